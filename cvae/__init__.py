@@ -1,0 +1,64 @@
+"""cvae: variational autoencoders, with or without labels, whose decoder ships as one self-describing ONNX file.
+
+    import cvae
+
+    model = cvae.load()                              # torch-free: onnxruntime alone
+    images = model.generate(16, label=7, seed=0)     # (16, 1, 28, 28) float32 in [0, 1]
+
+Importing this imports neither torch nor onnxruntime; each name below loads its room when it is first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cvae.config import TrainConfig
+    from cvae.engine import load_model, resume, train
+    from cvae.errors import CvaeError, UsageError
+    from cvae.runtime import Model, load
+    from cvae.spec import Spec
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "CvaeError": "cvae.errors",
+    "Model": "cvae.runtime",
+    "Spec": "cvae.spec",
+    "TrainConfig": "cvae.config",
+    "UsageError": "cvae.errors",
+    "load": "cvae.runtime",
+    "load_model": "cvae.engine",
+    "resume": "cvae.engine",
+    "train": "cvae.engine",
+}
+
+__all__ = [
+    "CvaeError",
+    "Model",
+    "Spec",
+    "TrainConfig",
+    "UsageError",
+    "__version__",
+    "load",
+    "load_model",
+    "resume",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'cvae' has no attribute {name!r}")
+    try:
+        room = import_module(_ROOMS[name])
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("cvae"):
+            raise
+        from cvae.errors import MissingExtraError
+
+        raise MissingExtraError(f"cvae.{name}") from error
+    return getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

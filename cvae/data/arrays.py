@@ -1,0 +1,130 @@
+"""Anyone's own arrays: an .npz file as `numpy.savez` writes it."""
+
+import math
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from cvae.data.dataset import Dataset, Split
+from cvae.data.images import resize
+from cvae.errors import CvaeError, UsageError
+
+SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or rows (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
+KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
+MAX_CLASSES = 65536
+
+
+def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
+    """The arrays of the file `argument`: `train` or `images`, and if there `validation` or `valid`, and `test`.
+
+    Images are uint8 in 0..255, bool, or float in 0..1, of the shapes in `SHAPES`; in four dimensions a last one of
+    1 or 3 is C (both readings fit only images under 4 pixels, which no model takes). Packed rows are uint8, one bit
+    a pixel. With `size` they become size x size.
+
+    `<key>_labels` (N,) are integers, which `classes` may name, or strings, which name the classes themselves: those of
+    `classes`, else those of train, sorted. Other keys are ignored.
+
+    Raises:
+        UsageError: no such file, no argument, or an array is not as above.
+        CvaeError: the file is damaged, or an array holds Python objects, which would need pickle.
+    """
+    if not argument:
+        raise UsageError("--data 'npz' needs a file; say --data npz:PATH")
+    path = Path(argument).expanduser()
+    if not path.is_file():
+        raise UsageError(f"--data 'npz:{argument}': there is no such file")
+    if not zipfile.is_zipfile(path):
+        raise CvaeError(f"{argument!r} is damaged or no .npz file; write one with numpy.savez(path, train=images)")
+    arrays = _read(path)
+    keys = {}
+    for name, synonyms in KEYS.items():
+        found = [key for key in synonyms if key in arrays]
+        if len(found) > 1:
+            raise UsageError(f"{argument!r} has both {found[0]!r} and {found[1]!r}; keep one")
+        if found:
+            keys[name] = found[0]
+    if "train" not in keys:
+        raise UsageError(f"{argument!r} has no array 'train' or 'images', only {', '.join(arrays) or 'unknown ones'}")
+
+    labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
+    classes, labels = _numbered(labels, arrays.get("classes"), argument)
+    return Dataset(
+        name=path.stem,
+        classes=classes,
+        terms="the owner's own images",
+        **{
+            name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
+            for name, key in keys.items()
+        },
+    )
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    known = {key for synonyms in KEYS.values() for key in synonyms}
+    known |= {f"{key}_labels" for key in known} | {"classes"}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {key: archive[key] for key in archive.files if key in known}
+    except Exception as error:  # a damaged file shows as anything from BadZipFile to MemoryError
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CvaeError(
+            f"can't read {str(path)!r}: {reason}; save plain arrays of numbers or text with numpy.savez"
+        ) from error
+
+
+def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
+    """An array of any shape and type that `npz` takes -> (N, C, H, W) uint8."""
+    shape = array.shape
+    if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
+        array = array.reshape(-1, 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
+    elif array.ndim == 2 and array.dtype == np.uint8 and math.isqrt(8 * shape[1]) ** 2 == 8 * shape[1]:
+        side = math.isqrt(8 * shape[1])
+        array = np.unpackbits(array, axis=1).reshape(-1, 1, side, side).view(bool)  # (N, H*H/8) -> (N, 1, H, H)
+    elif array.ndim == 3:
+        array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
+    elif array.ndim == 4 and shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+    elif array.ndim != 4 or shape[1] not in (1, 3):
+        raise UsageError(f"{key!r} of {argument!r} has the shape {shape}, not {SHAPES}")
+
+    if array.dtype == bool:
+        array = array * np.uint8(255)
+    elif array.dtype.kind == "f":
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        if not (low >= 0 and high <= 1):  # NaN fails too
+            raise UsageError(f"{key!r} of {argument!r} is float in {low:g}..{high:g}; scale it to 0..1")
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise UsageError(f"{key!r} of {argument!r} is {array.dtype}; make it uint8 in 0..255, bool, or float in 0..1")
+    return np.ascontiguousarray(array)
+
+
+def _numbered(
+    labels: dict[str, np.ndarray], names: np.ndarray | None, argument: str
+) -> tuple[tuple[str, ...] | None, dict[str, np.ndarray]]:
+    """Labels as integers or strings, and the array `classes` -> the classes' names, and labels int64."""
+    if not labels:
+        return None, {}
+    if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
+        raise UsageError(f"'classes' of {argument!r} is {names.dtype} {names.shape}, not a row of strings")
+    kinds = {array.dtype.kind for array in labels.values()}
+    if kinds == {"U"}:
+        if names is None:
+            names = np.unique(labels["train"] if "train" in labels else np.concatenate(list(labels.values())))
+        number = {str(name): i for i, name in enumerate(names)}
+        for name, array in labels.items():
+            if unknown := sorted(set(array.ravel().tolist()) - set(number)):
+                raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is no class of train")
+            labels[name] = np.array([number[label] for label in array.ravel().tolist()], np.int64).reshape(array.shape)
+    elif kinds <= {"i", "u"}:
+        highest = max(int(array.max(initial=0)) for array in labels.values())
+        if highest >= MAX_CLASSES:
+            raise UsageError(f"{argument!r} has the label {highest}; labels are 0 ... K-1, K at most {MAX_CLASSES}")
+        if names is None:
+            names = np.arange(highest + 1).astype(str)
+        labels = {name: array.astype(np.int64) for name, array in labels.items()}
+    else:
+        types = ", ".join(str(array.dtype) for array in labels.values())
+        raise UsageError(f"the labels of {argument!r} are {types}; make them all integers or all strings")
+    return tuple(names.tolist()), labels

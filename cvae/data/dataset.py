@@ -1,0 +1,165 @@
+"""What a data set is to the rest of the program, and how flags turn a registered one into it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cvae.config import TrainConfig
+from cvae.errors import CvaeError, UsageError
+from cvae.registry import DATASETS
+
+STATIC_SEED = 20110411
+"""The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Split:
+    """Images (N, C, H, W) uint8 and, where there are labels, labels (N,) int64 in 0 ... K-1."""
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """The splits of a data set, the names of its classes, and the terms under which it may be used.
+
+    A factory registered under `cvae.datasets` returns one; it may leave `validation` and `test` out.
+    """
+
+    name: str
+    train: Split
+    validation: Split | None = None
+    test: Split | None = None
+    classes: tuple[str, ...] | None
+    terms: str
+
+
+def load_dataset(config: TrainConfig) -> Dataset:
+    """The data set that `config.data` names (`name` or `name:argument`), as the flags want it.
+
+    In this order: the factory's result is checked; where it has no validation split, a share
+    `config.validation` of train, drawn by `config.seed`, becomes one (what stays is in random order too, so that
+    the first images are of all classes); `config.limit` keeps the first images of train; `config.binarize` makes
+    each pixel 0 or 255, white with probability grey / 255. A fixed seed, `STATIC_SEED`, draws each split once,
+    but `dynamic` leaves train grey: the engine draws every batch anew.
+
+    Raises:
+        UsageError: no such data set, it doesn't take this argument, or the flags don't fit it.
+        CvaeError: the data can't be had, or a plug-in returned something else than a data set.
+    """
+    dataset = _checked(_made(config), config.data)
+    if config.conditional:
+        _require_labels(dataset, config.data)
+    if dataset.validation is None and config.validation > 0:
+        dataset = _held_out(dataset, config)
+    if config.limit is not None:
+        dataset = replace(dataset, train=_take(dataset.train, slice(config.limit)))
+    if config.binarize != "none":
+        dataset = _binarized(dataset, config)
+    return dataset
+
+
+def refuse_argument(name: str, argument: str) -> None:
+    """For the factory of a set that takes no argument.
+
+    Raises:
+        UsageError: it got one.
+    """
+    if argument:
+        raise UsageError(f"--data '{name}:{argument}': {name!r} takes no argument; say --data {name}")
+
+
+def _splits(dataset: Dataset) -> dict[str, Split]:
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split for name, split in splits.items() if split is not None}
+
+
+def _take(split: Split, rows: slice | np.ndarray) -> Split:
+    return Split(images=split.images[rows], labels=None if split.labels is None else split.labels[rows])
+
+
+def _made(config: TrainConfig) -> object:
+    name, _, argument = config.data.partition(":")
+    path = Path(config.data).expanduser()
+    if name not in DATASETS and path.exists():
+        kind = "npz" if path.suffix == ".npz" else "folder"
+        raise UsageError(f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}")
+    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
+    return DATASETS.get(name)(argument, data_dir, config.size)
+
+
+def _checked(dataset: object, data: str) -> Dataset:
+    """The factory's result, if it is what `Dataset` and `Split` say it is."""
+
+    def bad(what: str) -> CvaeError:
+        return CvaeError(f"data set {data!r}: {what}; repair the data or the plug-in they come from")
+
+    if not isinstance(dataset, Dataset):
+        raise bad(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
+    classes = dataset.classes
+    if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
+        raise bad(f"classes {classes!r} are no tuple of strings")
+    for name, split in _splits(dataset).items():
+        images, labels = split.images, split.labels
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
+            raise bad(f"the images of {name} are {found}, not a uint8 array (N, C, H, W)")
+        if 0 in images.shape:
+            raise bad(f"{name} has no images: shape {images.shape}")
+        if images.shape[1:] != dataset.train.images.shape[1:]:
+            raise bad(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
+        if labels is None:
+            continue
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+            found = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+            raise bad(f"the labels of {name} are {found}, not an int64 array {images.shape[:1]}")
+        if classes is None:
+            raise bad(f"{name} has labels, but classes is None")
+        if labels.min() < 0 or labels.max() >= len(classes):
+            raise bad(f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}")
+    return dataset
+
+
+def _require_labels(dataset: Dataset, data: str) -> None:
+    for name, split in _splits(dataset).items():
+        if split.labels is None:
+            raise UsageError(
+                f"--conditional needs labels, and {name} of {data!r} has none: make a sub-folder per class, "
+                "choose --data with labels, or leave --conditional out"
+            )
+
+
+def _held_out(dataset: Dataset, config: TrainConfig) -> Dataset:
+    count = len(dataset.train)
+    held = max(1, round(config.validation * count))
+    if held >= count:
+        raise UsageError(
+            f"--validation {config.validation} of {count} training images leaves none to train on; say --validation 0"
+        )
+    order = np.random.default_rng(config.seed).permutation(count)
+    return replace(
+        dataset, validation=_take(dataset.train, order[:held]), train=_take(dataset.train, order[held:])
+    )
+
+
+def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
+    channels = dataset.train.images.shape[1]
+    if channels != 1:
+        raise UsageError(
+            f"--binarize {config.binarize!r} needs grey images, and {config.data!r} has {channels} channels; "
+            "say --binarize none"
+        )
+    drawn = {}
+    for stream, (name, split) in enumerate(_splits(dataset).items()):
+        if config.binarize == "dynamic" and name == "train":
+            continue
+        rng = np.random.default_rng([STATIC_SEED, stream])
+        # Of the 255 values 0 ... 254, grey many are below grey: exactly Bernoulli(grey / 255), in one byte a pixel.
+        white = rng.integers(0, 255, split.images.shape, np.uint8) < split.images
+        drawn[name] = replace(split, images=white * np.uint8(255))
+    return replace(dataset, **drawn)

@@ -1,0 +1,48 @@
+"""What a person sees of a training: a live bar on a terminal, and a line for some of the epochs everywhere."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
+
+
+class TrainingProgress:
+    """A bar over all steps, with images per second and the terms of the bound. Silent when `quiet`."""
+
+    def __init__(self, total_steps: int, done: int, *, quiet: bool) -> None:
+        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=total_steps, completed=done, figures="")
+        self._drawn = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def due(self, seconds: float = 0.5) -> bool:
+        """Whether the bar was last drawn so long ago; reading the losses before that would only stall the device."""
+        return time.monotonic() - self._drawn >= seconds
+
+    def draw(self, step: int, description: str, figures: str) -> None:
+        self._drawn = time.monotonic()
+        self.bar.update(self.task, completed=step, description=description, figures=figures)
+
+    def line(self, text: str) -> None:
+        self.console.print(text, markup=False)

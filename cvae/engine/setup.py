@@ -1,0 +1,88 @@
+"""From what was asked, and the data at hand, to the full description of a run."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from cvae import __version__
+from cvae.config import Config, ModelConfig, Part, TrainConfig, flag
+from cvae.data import Dataset
+from cvae.errors import UsageError
+from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
+
+LEAST_EPOCHS, LEAST_STEPS = 10, 1500
+"""How long a run is by default: so many epochs, and on a small set more, for so many steps."""
+
+
+def configure(asked: TrainConfig, dataset: Dataset) -> Config:
+    """Fill in what was left to the data: image shape, classes, likelihood, epochs, and the options of every part.
+
+    Raises:
+        UsageError: a part or an option is unknown.
+    """
+    images = dataset.train.images
+    likelihood = asked.likelihood or ("bernoulli" if images.shape[1] == 1 else "gaussian-optimal")
+    steps = max(1, len(images) // asked.batch_size)
+    epochs = asked.epochs or max(LEAST_EPOCHS, math.ceil(LEAST_STEPS / steps))
+    options = {kind: dict(values) for kind, values in asked.options.items()}
+    for name in ("beta", "free_bits"):
+        value = getattr(asked, name)
+        if value is None:
+            continue
+        if name not in OBJECTIVES.options(asked.objective):
+            raise UsageError(f"{flag(name)} {value}: the objective {asked.objective!r} has no such option")
+        options.setdefault("objective", {})[name] = value
+
+    def part(registry: Registry, kind: str, name: str) -> Part:
+        resolved: dict[str, Any] = registry.resolve(name, options.pop(kind, {}))
+        return Part(name=name, options=resolved)
+
+    objective = part(OBJECTIVES, "objective", asked.objective)
+    model = ModelConfig(
+        image_shape=images.shape[1:],
+        latent_dim=asked.latent_dim,
+        classes=dataset.classes if asked.conditional else None,
+        architecture=part(ARCHITECTURES, "arch", asked.arch),
+        conditioning=part(CONDITIONINGS, "conditioning", asked.conditioning) if asked.conditional else None,
+        likelihood=part(LIKELIHOODS, "likelihood", likelihood),
+        prior=part(PRIORS, "prior", asked.prior),
+    )
+    if options:
+        raise UsageError(f"--set {next(iter(options))}.*: this run has no such part")
+    training = replace(
+        asked, likelihood=likelihood, epochs=epochs, options={**asked.options, "objective": objective.options}
+    )
+    return Config(cvae_version=__version__, data_terms=dataset.terms, model=model, training=training)
+
+
+def choose_device(device: str) -> str:
+    """ "auto" -> the best that is here; anything else must be here.
+
+    Raises:
+        UsageError: it is not.
+    """
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in here.items() if available)
+    if not here[device]:
+        raise UsageError(
+            f"--device {device!r} is not available here (torch {torch.__version__} sees "
+            f"{', '.join(name for name, available in here.items() if available)}); leave the flag out"
+        )
+    return device
+
+
+def choose_precision(precision: str, device: str) -> str:
+    """ "auto" -> "bf16" where the machine multiplies it faster than fp32, else "fp32"."""
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision 'fp16' needs a GPU; on a CPU use bf16 or fp32")
+    if precision != "auto":
+        return precision
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    if device == "cpu":
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
+        return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+    return "fp32"

@@ -1,0 +1,32 @@
+"""What can go wrong, said in one line that quotes the value and names the fix."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class CvaeError(Exception):
+    """It failed, through no wrong use: a damaged file, no network, a disk that is full. Exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(CvaeError, ValueError):
+    """What was asked for does not exist or does not fit. Exit code 2."""
+
+    exit_code = 2
+
+
+class MissingExtraError(CvaeError, ImportError):
+    """A part needs packages that the base install leaves out. Exit code 1."""
+
+    def __init__(self, what: str, extra: str = "train") -> None:
+        super().__init__(f"{what} needs packages that are not installed: pip install 'cvae-onnx[{extra}]'")
+
+
+def near(value: str, known: Iterable[str]) -> str:
+    """The end of an error line about an unknown name: the near names, or all of them when none is near."""
+    known = list(known)
+    close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    return "known: " + ", ".join(known)

@@ -1,0 +1,116 @@
+"""Strided convolutions with batch norm and LeakyReLU, fully connected layers to the code and back, transposed
+convolutions: the layers of DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434), for images of any size."""
+
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import leaky_relu
+
+from cvae.models.architectures.layers import Level, pyramid
+from cvae.models.conditioning import Conditioning
+
+SLOPE = 0.2
+"""The negative slope of LeakyReLU, as in DCGAN."""
+
+
+class Block(nn.Module):
+    """A (transposed) convolution, batch norm, modulation by the label, LeakyReLU."""
+
+    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.norm = nn.BatchNorm2d(convolution.out_channels)
+        self.modulation = conditioning.modulation(convolution.out_channels)
+
+    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+        return leaky_relu(self.modulation(self.norm(self.convolution(features)), label), SLOPE)
+
+
+def down(a: Level, b: Level) -> nn.Conv2d:
+    """A convolution from a level to the one below: (B, a.channels, H, W) -> (B, b.channels, ceil(H/2), ceil(W/2))."""
+    return nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1)
+
+
+def up(a: Level, b: Level) -> nn.ConvTranspose2d:
+    """A transposed convolution from a level to the one above, whose sides are 2n - 1 or 2n."""
+    padding = (b.height - 2 * a.height + 1, b.width - 2 * a.width + 1)
+    return nn.ConvTranspose2d(a.channels, b.channels, 3, stride=2, padding=1, output_padding=padding)
+
+
+class Encoder(nn.Module):
+    """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
+
+    def __init__(
+        self,
+        image_channels: int,
+        levels: list[Level],
+        hidden: int,
+        dropout: float,
+        latent_dim: int,
+        conditioning: Conditioning,
+    ) -> None:
+        super().__init__()
+        stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
+        self.blocks = nn.ModuleList(Block(c, conditioning) for c in (stem, *(down(a, b) for a, b in pairwise(levels))))
+        self.hidden = conditioning.linear(levels[-1].features, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, 2 * latent_dim)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+        features = image
+        for block in self.blocks:
+            features = block(features, label)  # (B, c, h, w) -> (B, 2c, h/2, w/2)
+        features = leaky_relu(self.hidden(features.flatten(1), label), SLOPE)  # (B, c, h, w) -> (B, hidden)
+        return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
+
+
+class Decoder(nn.Module):
+    """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
+
+    def __init__(
+        self,
+        param_channels: int,
+        levels: list[Level],
+        hidden: int,
+        dropout: float,
+        latent_dim: int,
+        conditioning: Conditioning,
+    ) -> None:
+        super().__init__()
+        self.smallest = levels[-1]
+        self.hidden = conditioning.linear(latent_dim, hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.spread = nn.Linear(hidden, self.smallest.features)
+        self.blocks = nn.ModuleList(Block(up(a, b), conditioning) for a, b in pairwise(levels[::-1]))
+        self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
+
+    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
+        features = self.dropout(leaky_relu(self.hidden(latent, label), SLOPE))  # (B, Z) -> (B, hidden)
+        features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)
+        for block in self.blocks:
+            features = block(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+        return self.head(features)  # (B, P, H, W)
+
+
+def conv(
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    param_channels: int,
+    conditioning: Conditioning,
+    *,
+    width: int = 32,
+    max_width: int = 128,
+    hidden: int = 256,
+    dropout: float = 0.0,
+) -> tuple[nn.Module, nn.Module]:
+    """`width` channels at full resolution, doubled at each halving up to `max_width`; `hidden` features before the
+    code and after it, with `dropout`."""
+    levels = pyramid(image_shape, width, max_width)
+    return (
+        Encoder(image_shape[0], levels, hidden, dropout, latent_dim, conditioning),
+        Decoder(param_channels, levels, hidden, dropout, latent_dim, conditioning),
+    )
+
+
+conv_small = partial(conv, width=16, max_width=64, hidden=128)

@@ -1,0 +1,113 @@
+"""Residual blocks down, inverse residual blocks up, for images of any size.
+
+Pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027) without normalization: the second
+convolution of a block starts at zero, so a deep network starts as a shallow one (Zhang et al. 2019, "Fixup",
+https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the same in a VAE). So
+training and evaluation are one function, a large batch is the sum of small ones, and the exported graph is
+convolutions alone.
+"""
+
+from functools import partial
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn.functional import silu
+
+from cvae.models.architectures.layers import Level, Upsample, pyramid
+from cvae.models.conditioning import Conditioning
+
+
+class Block(nn.Module):
+    """features + conv(silu(modulate(conv(silu(features))))); the shape stays (B, C, H, W)."""
+
+    def __init__(self, channels: int, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.modulation = conditioning.modulation(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+        update = self.modulation(self.conv1(silu(features)), label)
+        return features + self.conv2(silu(update))
+
+
+class Stage(nn.Module):
+    """A change of resolution (or none), then residual blocks."""
+
+    def __init__(self, resample: nn.Module, channels: int, blocks: int, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.resample = resample
+        self.blocks = nn.ModuleList(Block(channels, conditioning) for _ in range(blocks))
+
+    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+        features = self.resample(features)  # (B, a, h, w) -> (B, b, h', w')
+        for block in self.blocks:
+            features = block(features, label)
+        return features
+
+
+class Encoder(nn.Module):
+    """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
+
+    def __init__(
+        self, image_channels: int, levels: list[Level], blocks: int, latent_dim: int, conditioning: Conditioning
+    ) -> None:
+        super().__init__()
+        stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
+        downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
+        self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
+        self.head = conditioning.linear(levels[-1].features, 2 * latent_dim)
+
+    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+        features = image
+        for stage in self.stages:
+            features = stage(features, label)  # (B, c, h, w) -> (B, 2c, ceil(h/2), ceil(w/2))
+        return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
+
+
+class Decoder(nn.Module):
+    """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
+
+    def __init__(
+        self, param_channels: int, levels: list[Level], blocks: int, latent_dim: int, conditioning: Conditioning
+    ) -> None:
+        super().__init__()
+        self.smallest = levels[-1]
+        self.spread = conditioning.linear(latent_dim, self.smallest.features)
+        # Channels are reduced before the enlargement, where that costs a quarter.
+        ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels[::-1])]
+        self.stages = nn.ModuleList(
+            Stage(resample, level.channels, blocks, conditioning)
+            for resample, level in zip((nn.Identity(), *ups), levels[::-1], strict=True)
+        )
+        self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
+
+    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
+        features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
+        for stage in self.stages:
+            features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+        return self.head(silu(features))  # (B, P, H, W)
+
+
+def resnet(
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    param_channels: int,
+    conditioning: Conditioning,
+    *,
+    width: int = 16,
+    max_width: int = 64,
+    blocks: int = 1,
+) -> tuple[nn.Module, nn.Module]:
+    """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution."""
+    levels = pyramid(image_shape, width, max_width)
+    return (
+        Encoder(image_shape[0], levels, blocks, latent_dim, conditioning),
+        Decoder(param_channels, levels, blocks, latent_dim, conditioning),
+    )
+
+
+resnet_small = partial(resnet, width=8, max_width=32)
+resnet_large = partial(resnet, width=32, max_width=128, blocks=2)

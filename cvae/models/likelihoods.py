@@ -1,0 +1,86 @@
+"""p(x | z): from the decoder's output to nats and to pixels. The squashing to [0, 1] is done here and nowhere else.
+
+A likelihood is made with the image's channel count C and says in `param_channels` how many channels P the decoder
+must give. `nll(params (B, P, H, W), image (B, C, H, W))` is -log p(x | z) in nats per image (B,);
+`mean(params)` is the image (B, C, H, W) in [0, 1].
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def bernoulli_nll(logits: Tensor, image: Tensor) -> Tensor:
+    """-log Bernoulli(image | sigmoid(logits)) in nats per image (B,); for grey values, the cross-entropy."""
+    return F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(1).sum(1)  # (B, ...) -> (B,)
+
+
+def gaussian_nll(mean: Tensor, image: Tensor, log_sigma: Tensor) -> Tensor:
+    """-log Normal(image | mean, sigma^2) in nats per image (B,): a density over [0, 1], so it can be negative."""
+    squares = ((image - mean) * torch.exp(-log_sigma)).square()
+    return (0.5 * (squares + math.log(2 * math.pi)) + log_sigma).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
+
+
+class Bernoulli(nn.Module):
+    """Each pixel is black or white, with the probability sigmoid(params)."""
+
+    def __init__(self, image_channels: int) -> None:
+        super().__init__()
+        self.param_channels = image_channels
+
+    def nll(self, params: Tensor, image: Tensor) -> Tensor:
+        return bernoulli_nll(params, image)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return torch.sigmoid(params)
+
+
+class Gaussian(nn.Module):
+    """Each pixel is normal around sigmoid(params), with one fixed standard deviation in units of the value range.
+
+    The mean squared error of many scripts, summed over pixels, is sigma = 0.7071 up to a constant.
+    """
+
+    log_sigma: Tensor
+
+    def __init__(self, image_channels: int, *, sigma: float = 0.1) -> None:
+        super().__init__()
+        self.param_channels = image_channels
+        self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
+
+    def nll(self, params: Tensor, image: Tensor) -> Tensor:
+        return gaussian_nll(self.mean(params), image, self.log_sigma)
+
+    def mean(self, params: Tensor) -> Tensor:
+        return torch.sigmoid(params)
+
+
+class LearnedGaussian(Gaussian):
+    """The standard deviation, shared by all pixels, is a parameter of the model (Rybkin et al. 2021, section 3)."""
+
+    def __init__(self, image_channels: int) -> None:
+        super().__init__(image_channels)
+        log_sigma = self.log_sigma
+        del self.log_sigma
+        self.log_sigma = nn.Parameter(log_sigma)
+
+
+class OptimalGaussian(Gaussian):
+    """The standard deviation is the root mean squared error of the batch, its maximum-likelihood value.
+
+    Rybkin, Daniilidis & Levine 2021, "sigma-VAE", eq. 6, https://arxiv.org/abs/2006.13202. In evaluation it is the
+    running value from training, since one solved for on the images at hand would tell the decoder about them.
+    """
+
+    momentum = 0.1
+
+    def nll(self, params: Tensor, image: Tensor) -> Tensor:
+        if not self.training:
+            return super().nll(params, image)
+        mean = self.mean(params)
+        with torch.no_grad():  # at the optimum the derivative by sigma is zero
+            log_sigma = 0.5 * (image - mean).square().mean().clamp(min=1e-8).log()
+            self.log_sigma.lerp_(log_sigma, self.momentum)
+        return gaussian_nll(mean, image, log_sigma)

@@ -1,0 +1,36 @@
+"""What is minimized: pure functions of a model and a batch, in nats per image.
+
+An objective is called as `objective(model, image, label, kl_weight, **options)`; `kl_weight` is the engine's KL
+warm-up, from 0 to 1, and the options are keyword-only.
+"""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class Loss(NamedTuple):
+    """Scalars, averaged over the batch: the loss to minimize, and the two terms of the beta = 1 bound in nats."""
+
+    loss: Tensor
+    distortion: Tensor
+    rate: Tensor
+
+
+def elbo(
+    model: nn.Module,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    beta: float = 1.0,
+    free_bits: float = 0.0,
+) -> Loss:
+    """The negative evidence lower bound, distortion + beta * rate.
+
+    beta: Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl. free_bits: nats per latent dimension that
+    cost nothing, Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
+    """
+    distortion, rate = model(image, label)  # (B,), (B, D)
+    paid = rate.mean(0).clamp(min=free_bits).sum()  # (B, D) -> (D,) -> ()
+    return Loss(distortion.mean() + kl_weight * beta * paid, distortion.mean(), rate.sum(1).mean())

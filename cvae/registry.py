@@ -1,0 +1,204 @@
+"""Names -> parts. Listing never loads anything; getting loads one thing.
+
+A part is any callable; its keyword-only parameters with defaults are its options, which a run's config.json
+records in full. Built-in parts are written here as "module:attribute" and imported when asked for. Other
+packages add parts by an entry point in the registry's group:
+
+    [project.entry-points."cvae.architectures"]
+    mixer = "my_package:mixer"
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib import import_module, metadata
+from typing import Any, NamedTuple
+
+from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+
+
+class Builtin(NamedTuple):
+    """A part of cvae's own: where it is (`module:attribute`) and what it is, in a few words."""
+
+    target: str
+    summary: str
+
+
+class Registry:
+    """One kind of part, open to other packages through the entry point group `group`."""
+
+    def __init__(self, kind: str, group: str, builtin: Mapping[str, Builtin]) -> None:
+        self.kind = kind
+        self.group = group
+        self._builtin = dict(builtin)
+        self._registered: dict[str, Callable[..., Any]] = {}
+
+    @cached_property
+    def _plugins(self) -> dict[str, metadata.EntryPoint]:
+        plugins = {}
+        for entry_point in metadata.entry_points(group=self.group):
+            if entry_point.name in self._builtin:
+                warnings.warn(
+                    f"plug-in {entry_point.value!r} is skipped: {entry_point.name!r} is a built-in {self.kind}",
+                    stacklevel=2,
+                )
+            else:
+                plugins[entry_point.name] = entry_point
+        return plugins
+
+    def __iter__(self) -> Iterator[str]:
+        """All names, the built-in ones first; nothing is imported."""
+        return iter({**self._builtin, **self._plugins, **self._registered})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builtin or name in self._registered or name in self._plugins
+
+    def summary(self, name: str) -> str:
+        """What a part is, in a few words; nothing is imported."""
+        if name in self._builtin:
+            return self._builtin[name].summary
+        if name in self._plugins:
+            return f"plug-in {self._plugins[name].value}"
+        return "registered by this program"
+
+    def register(self, name: str, part: Callable[..., Any]) -> None:
+        """Add a part from the running program (a notebook, a test).
+
+        Raises:
+            UsageError: the name is taken.
+        """
+        if name in self:
+            raise UsageError(f"{self.kind} {name!r} exists already; choose another name")
+        self._registered[name] = part
+
+    def get(self, name: str) -> Callable[..., Any]:
+        """The part called `name`.
+
+        Raises:
+            UsageError: no part has this name; the message gives the near ones.
+            MissingExtraError: the part needs packages that are not installed.
+            CvaeError: a plug-in could not be imported.
+        """
+        if name in self._builtin:
+            module, _, attribute = self._builtin[name].target.partition(":")
+            try:
+                return getattr(import_module(module), attribute)
+            except ModuleNotFoundError as error:
+                if (error.name or "").startswith("cvae."):
+                    raise
+                raise MissingExtraError(f"the {self.kind} {name!r}") from error
+        if name in self._registered:
+            return self._registered[name]
+        if name in self._plugins:
+            try:
+                return self._plugins[name].load()
+            except Exception as error:
+                value = self._plugins[name].value
+                raise CvaeError(
+                    f"plug-in {self.kind} {name!r} ({value}) can't be loaded: {type(error).__name__}: {error}; "
+                    "repair or uninstall the package it comes from"
+                ) from error
+        raise UsageError(f"unknown {self.kind} {name!r}; {near(name, self)}")
+
+    def load_all(self) -> dict[str, Callable[..., Any]]:
+        """Every part that can be loaded; a broken plug-in warns and is skipped."""
+        parts = {}
+        for name in self:
+            try:
+                parts[name] = self.get(name)
+            except MissingExtraError:
+                raise
+            except CvaeError as error:
+                warnings.warn(str(error), stacklevel=2)
+        return parts
+
+    def options(self, name: str) -> dict[str, Any]:
+        """The options of a part and their defaults: its keyword-only parameters."""
+        parameters = inspect.signature(self.get(name)).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+
+    def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of a part, the given ones over the defaults.
+
+        Raises:
+            UsageError: the part has no such option, or its value is of another type than the default.
+        """
+        defaults = self.options(name)
+        for option, value in options.items():
+            if option not in defaults:
+                known = near(option, defaults) if defaults else "it has none"
+                raise UsageError(f"{self.kind} {name!r} has no option {option!r}; {known}")
+            default = defaults[option]
+            fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+            if not fits and not (isinstance(default, tuple) and isinstance(value, list)) and default is not None:
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not of the type of {default!r}")
+        # A list from JSON becomes the tuple, and a whole number the float, that the default is.
+        return {
+            option: default if option not in options else options[option] if default is None else
+            type(default)(options[option])
+            for option, default in defaults.items()
+        }
+
+
+ARCHITECTURES = Registry(
+    "architecture",
+    "cvae.architectures",
+    {
+        "mlp": Builtin("cvae.models.architectures.mlp:mlp", "fully connected, one hidden layer of 400"),
+        "mlp-large": Builtin("cvae.models.architectures.mlp:mlp_large", "fully connected, two hidden layers of 512"),
+        "conv": Builtin("cvae.models.architectures.conv:conv", "strided convolutions, batch norm, LeakyReLU"),
+        "conv-small": Builtin("cvae.models.architectures.conv:conv_small", "conv at half the width"),
+        "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks down, inverse blocks up"),
+        "resnet-small": Builtin("cvae.models.architectures.resnet:resnet_small", "resnet at half the width"),
+        "resnet-large": Builtin("cvae.models.architectures.resnet:resnet_large", "resnet at twice the width and depth"),
+    },
+)
+CONDITIONINGS = Registry(
+    "conditioning",
+    "cvae.conditionings",
+    {
+        "film": Builtin("cvae.models.conditioning:FiLM", "the label scales and shifts every block, and joins the code"),
+        "concat": Builtin("cvae.models.conditioning:Concat", "the label, one-hot, is joined to features and code"),
+    },
+)
+LIKELIHOODS = Registry(
+    "likelihood",
+    "cvae.likelihoods",
+    {
+        "bernoulli": Builtin("cvae.models.likelihoods:Bernoulli", "each pixel black or white; cross-entropy on greys"),
+        "gaussian": Builtin("cvae.models.likelihoods:Gaussian", "squared error at a fixed standard deviation"),
+        "gaussian-learned": Builtin("cvae.models.likelihoods:LearnedGaussian", "one standard deviation, learned"),
+        "gaussian-optimal": Builtin("cvae.models.likelihoods:OptimalGaussian", "one standard deviation, solved for"),
+    },
+)
+PRIORS = Registry(
+    "prior",
+    "cvae.priors",
+    {"normal": Builtin("cvae.models.priors:Normal", "standard normal")},
+)
+OBJECTIVES = Registry(
+    "objective",
+    "cvae.objectives",
+    {"elbo": Builtin("cvae.objectives:elbo", "negative evidence lower bound, with beta and free bits")},
+)
+DATASETS = Registry(
+    "dataset",
+    "cvae.datasets",
+    {
+        "digits": Builtin("cvae.data.digits:digits", "1,797 handwritten digits, 8x8 grey, bundled: no download"),
+        "mnist": Builtin("cvae.data.downloads:mnist", "70,000 handwritten digits, 28x28 grey"),
+        "fashion-mnist": Builtin("cvae.data.downloads:fashion_mnist", "70,000 pieces of clothing, 28x28 grey"),
+        "kmnist": Builtin("cvae.data.downloads:kmnist", "70,000 cursive Japanese characters, 28x28 grey"),
+        "emnist": Builtin("cvae.data.downloads:emnist", "131,600 letters and digits in 47 classes, 28x28 grey"),
+        "cifar10": Builtin("cvae.data.downloads:cifar10", "60,000 photographs in 10 classes, 32x32 colour"),
+        "svhn": Builtin("cvae.data.downloads:svhn", "99,289 house number digits, 32x32 colour"),
+        "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a sub-folder per class or flat"),
+        "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
+    },
+)
+EXPORTERS = Registry(
+    "exporter",
+    "cvae.exporters",
+    {"onnx": Builtin("cvae.exporters.onnx:export", "decoder.onnx and encoder.onnx, one self-describing file each")},
+)

@@ -1,0 +1,114 @@
+"""Arrays to pictures and back: PNG files, grids, strips and GIFs."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from cvae.errors import CvaeError, UsageError
+from cvae.files import whole
+
+LEGIBLE = 280
+"""Pictures smaller than this are enlarged by a whole factor when they are saved for a person to look at."""
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """Float values in [0, 1] -> uint8 0..255, rounded."""
+    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+
+
+def to_pil(image: np.ndarray) -> Image.Image:
+    """One image (C, H, W) float in [0, 1], C 1 or 3 -> a Pillow image of the same size.
+
+    Raises:
+        UsageError: the array is of another shape.
+    """
+    if np.ndim(image) != 3 or image.shape[0] not in (1, 3):
+        raise UsageError(f"an array of the shape {np.shape(image)} is no image (C, H, W) with 1 or 3 channels")
+    pixels = to_uint8(image)
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))  # (C, H, W) -> (H, W[, C])
+
+
+def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
+    """Images (N, C, H, W) row by row on one picture, with a thin gap; by default about as many columns as rows."""
+    count, channels, height, width = images.shape
+    columns = min(columns or math.ceil(math.sqrt(count)), count)
+    rows, gap = math.ceil(count / columns), max(1, height // 28)
+    sheet = np.full(
+        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.5, dtype=np.float32
+    )  # (C, rows, columns)
+    for i, image in enumerate(images):
+        y, x = i // columns * (height + gap), i % columns * (width + gap)
+        sheet[:, y : y + height, x : x + width] = image
+    return to_pil(sheet)
+
+
+def legible(picture: Image.Image) -> Image.Image:
+    """A small picture enlarged by a whole factor, each pixel a square; a large one as it is."""
+    factor = math.ceil(LEGIBLE / max(picture.size))
+    return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
+
+
+def save(picture: Image.Image, path: str | Path) -> None:
+    """Save in the format of the path's ending, whole or not at all.
+
+    Raises:
+        UsageError: no such format is known.
+        CvaeError: the file can't be written.
+    """
+    _check_ending(path)
+    with whole(path) as beside:
+        picture.save(beside)
+
+
+def save_gif(images: np.ndarray, path: str | Path, fps: float = 12.0) -> None:
+    """Images (N, C, H, W) as an animation that runs there and back, so that the loop has no seam."""
+    frames = [legible(to_pil(image)) for image in np.concatenate([images, images[-2:0:-1]])]
+    with whole(path) as beside:
+        frames[0].save(beside, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+
+
+def _check_ending(path: str | Path) -> None:
+    ending = Path(path).suffix.lower()
+    known = {extension for extension, name in Image.registered_extensions().items() if name in Image.SAVE}
+    if ending not in known:
+        raise UsageError(f"{str(path)!r}: no picture format has the ending {ending!r}; try .png, .gif or .jpg")
+
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""The formats that are read."""
+
+MAX_PIXELS = 100_000_000
+"""A picture with more pixels is not decoded."""
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say, transparency laid on white; grey stays grey ("L"), all else becomes "RGB"."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+
+
+def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Scaled to cover (width, height), and centre-cropped to it."""
+    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+
+
+def read(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Read a picture as an image (C, H, W) float32 in [0, 1]: grey or RGB, scaled to cover (H, W), centre-cropped.
+
+    Raises:
+        CvaeError: the file can't be read or is no picture.
+    """
+    channels, height, width = image_shape
+    try:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                raise CvaeError(f"{str(path)!r} has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
+            pixels = np.asarray(cover(opaque(picture), (width, height)).convert("L" if channels == 1 else "RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise CvaeError(f"can't read {str(path)!r} as a picture: {error}") from error
+    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32) / 255

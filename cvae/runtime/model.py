@@ -1,0 +1,200 @@
+"""An exported model as an object: noise in, pictures out."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from cvae.errors import UsageError
+from cvae.runtime.find import DECODER, ENCODER, exported, find
+from cvae.runtime.session import Session
+from cvae.spec import Spec
+
+Label = int | str
+Labels = Label | Sequence[Label] | np.ndarray | None
+"""One label for all images, one for each, or none; by name or by number."""
+
+
+def load(
+    name_or_path: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    spinning: bool = False,
+    arena: bool = False,
+) -> "Model":
+    """Load an exported model: a run folder, a decoder's file, the name of a zoo model, or nothing for the default.
+
+    Args:
+        device: "cpu", "cuda", "auto" or an onnxruntime provider's name; what is not there is an error.
+        threads: for one run; None is one a core.
+        spinning: let waiting threads spin: quicker in a tight loop, at the price of CPU time between calls.
+        arena: keep freed memory for the next run.
+
+    Raises:
+        UsageError: there is no such model or device.
+        CvaeError: a file is damaged, was not exported by cvae, or was not exported yet.
+    """
+    return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
+
+
+class Model:
+    """A decoder, and its encoder when that is asked for and lies beside it. Safe to use from several threads.
+
+    Images are (N, C, H, W) float32 in [0, 1]; codes and noise (N, Z) float32. For a model with labels every method
+    takes them by name or by number: one for all images, or a sequence of N.
+    """
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        self._path = path
+        self._options = options
+        self._decoder = Session(exported(path, DECODER), "decoder", **options)
+        self._encoder: Session | None = None
+        self._lock = Lock()
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        labels = "no labels" if spec.classes is None else f"{len(spec.classes)} classes"
+        shape = "x".join(map(str, spec.image_shape))
+        return f"<cvae.Model {spec.name}: {spec.architecture}, {shape}, latent {spec.latent_dim}, {labels}>"
+
+    @property
+    def spec(self) -> Spec:
+        """What the file says of itself."""
+        return self._decoder.spec
+
+    def generate(
+        self, n: int = 1, label: Labels = None, seed: int | None = None, temperature: float = 1.0
+    ) -> np.ndarray:
+        """`n` new images (n, C, H, W) float32 in [0, 1].
+
+        Args:
+            label: by name or by number. A model with labels that is given none draws its classes in turn.
+            seed: repeats the same images on every machine; None draws new ones.
+            temperature: the standard deviation of the noise: below 1 more typical, above 1 more varied images.
+
+        Raises:
+            UsageError: the model has no such label, or n or temperature is out of range.
+        """
+        if n < 1:
+            raise UsageError(f"n is {n}: at least one image")
+        if not 0 <= temperature < float("inf"):
+            raise UsageError(f"temperature {temperature} must not be negative")
+        if label is None and self.spec.classes is not None:
+            label = np.arange(n) % len(self.spec.classes)
+        return self.decode(self.noise(n, seed) * np.float32(temperature), label)
+
+    def noise(self, n: int, seed: int | None = None) -> np.ndarray:
+        """Standard normal noise (n, Z) float32: the same for a seed, and the first rows the same whatever n."""
+        return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
+
+    def decode(self, noise: np.ndarray, label: Labels = None) -> np.ndarray:
+        """Noise or codes (N, Z) -> images (N, C, H, W) float32 in [0, 1].
+
+        Raises:
+            UsageError: the shape or a label does not fit the model.
+        """
+        noise = _array(noise, (self.spec.latent_dim,), "noise")
+        return self._decoder.run({"noise": noise} | self._labels(label, len(noise)))[0]
+
+    def encode(self, images: np.ndarray, label: Labels = None) -> tuple[np.ndarray, np.ndarray]:
+        """Images (N, C, H, W) in [0, 1] -> mean and standard deviation (N, Z) of their codes, in the noise's space.
+
+        Raises:
+            UsageError: the shape or a label does not fit the model.
+            CvaeError: there is no encoder beside the decoder.
+        """
+        images = _array(images, self.spec.image_shape, "images")
+        with self._lock:
+            if self._encoder is None:
+                self._encoder = Session(exported(self._path, ENCODER), "encoder", **self._options)
+                ours, its = self.spec, self._encoder.spec
+                if (its.image_shape, its.latent_dim, its.classes) != (ours.image_shape, ours.latent_dim, ours.classes):
+                    raise UsageError(f"the {ENCODER} beside {ours.name!r} belongs to another model, {its.name!r}")
+        mean, std = self._encoder.run({"image": images} | self._labels(label, len(images)))
+        return mean, std
+
+    def reconstruct(self, images: np.ndarray, label: Labels = None) -> np.ndarray:
+        """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
+        return self.decode(self.encode(images, label)[0], label)
+
+    def interpolate(
+        self,
+        a: int | np.ndarray,
+        b: int | np.ndarray,
+        steps: int = 10,
+        label: Label | tuple[Label, Label] | None = None,
+        mode: str = "slerp",
+    ) -> np.ndarray:
+        """Images (steps, C, H, W) on the way from `a` to `b`, both included.
+
+        Args:
+            a, b: each a seed (int), a code (Z,) or an image (C, H, W).
+            label: of both ends, or (of a, of b). Between two labels each picture is the mean of the two decodings,
+                weighted by the way gone: the decoder's mean when the label is drawn with those odds.
+            mode: "slerp" (on the sphere, where the prior's mass is; Shoemake 1985) or "lerp" (straight).
+
+        Raises:
+            UsageError: an argument is out of range or does not fit the model.
+        """
+        if steps < 2:
+            raise UsageError(f"steps is {steps}: at least 2, the two ends")
+        if mode not in ("slerp", "lerp"):
+            raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
+        if label is None and self.spec.classes is not None:
+            raise UsageError(f"{self.spec.name!r} has labels: give one, or a pair")
+        label_a, label_b = label if isinstance(label, tuple) else (label, label)
+        way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
+        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, label_a), self._code(b, label_b), way)
+        images = self.decode(codes, label_a)  # (steps, C, H, W)
+        if label_a != label_b:
+            weight = way[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
+            images = (1 - weight) * images + weight * self.decode(codes, label_b)
+        return images
+
+    def _code(self, end: int | np.ndarray, label: Label | None) -> np.ndarray:
+        """A seed, a code or an image -> a code (Z,)."""
+        if isinstance(end, int | np.integer):
+            return self.noise(1, int(end))[0]
+        if np.ndim(end) == 1:
+            return _array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
+        return self.encode(np.asarray(end)[None], label)[0][0]
+
+    def _labels(self, label: Labels, count: int) -> dict[str, np.ndarray]:
+        """Labels as the graph's input. The range is checked here: onnxruntime would let -1 wrap round."""
+        if label is None:
+            if self.spec.classes is None:
+                return {}
+            raise UsageError(f"{self.spec.name!r} has labels: give one of {', '.join(self.spec.classes[:20])}")
+        one = isinstance(label, int | str | np.integer)
+        labels = [label] * count if one else list(label)  # type: ignore[arg-type]
+        if len(labels) != count:
+            raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
+        index = {value: self.spec.label_index(value) for value in set(labels)}
+        return {"label": np.array([index[value] for value in labels], dtype=np.int64)}
+
+
+def lerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """The straight line from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z)."""
+    return (1 - way) * a + way * b
+
+
+def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
+    """The great-circle arc from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z). Shoemake 1985, section 3.3."""
+    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+    angle = np.arccos(np.clip(cosine, -1, 1))
+    if np.sin(angle) < 1e-4:  # parallel or opposite: no arc is the shortest
+        return lerp(a, b, way)
+    codes = (np.sin((1 - way) * angle) * a + np.sin(way * angle) * b) / np.sin(angle)
+    return codes.astype(np.float32)
+
+
+def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    values = np.asarray(values)
+    if values.shape[1:] != shape or values.ndim != len(shape) + 1 or len(values) == 0:
+        raise UsageError(f"{what} of the shape {values.shape} should be (N, {', '.join(map(str, shape))})")
+    if not np.isfinite(values).all():
+        raise UsageError(f"{what} hold values that are not finite")
+    return np.ascontiguousarray(values, dtype=np.float32)

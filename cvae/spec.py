@@ -1,0 +1,89 @@
+"""What an exported file says of itself: a versioned JSON text in the ONNX metadata, under the key "cvae"."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from cvae.config import from_dict, to_dict
+from cvae.errors import CvaeError, UsageError
+
+KEY = "cvae"
+"""The key of the ONNX metadata entry that holds the spec."""
+
+FORMAT = 1
+"""The version of the spec's layout. A reader refuses a newer one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The self-description of `decoder.onnx` and `encoder.onnx`.
+
+    A decoder maps `noise` (B, latent_dim) float32, standard normal, and for conditional models `label` (B,) int64,
+    to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,
+    both (B, latent_dim) float32, in the same noise space.
+
+    `agreement` holds the largest absolute difference between onnxruntime and torch, and the batch sizes compared.
+    """
+
+    format: int = FORMAT
+    role: str
+    name: str
+    architecture: str
+    image_shape: tuple[int, int, int]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    latent_dim: int
+    classes: tuple[str, ...] | None
+    likelihood: str
+    prior: str
+    data: str
+    data_terms: str
+    agreement: Mapping[str, Any] = field(default_factory=dict)
+    license: str = "Apache-2.0"
+    producer: str = "cvae-onnx"
+
+    def __post_init__(self) -> None:
+        if self.role not in ("decoder", "encoder"):
+            raise UsageError(f"role {self.role!r} is neither 'decoder' nor 'encoder'")
+        if self.latent_dim < 1 or min(self.image_shape) < 1:
+            raise UsageError(f"latent_dim {self.latent_dim} and image_shape {self.image_shape} must be positive")
+        if self.classes is not None and not self.classes:
+            raise UsageError("classes is empty; a model without labels has null")
+
+    def to_json(self) -> str:
+        return json.dumps(to_dict(self))
+
+    @classmethod
+    def from_json(cls, text: str, source: str) -> Self:
+        """Read a spec; `source` names the file in errors.
+
+        Raises:
+            CvaeError: the text is no spec, or one of a newer format.
+        """
+        try:
+            data = json.loads(text)
+            if not isinstance(data, dict):
+                raise UsageError("it is not a JSON object")
+            if data.get("format") != FORMAT:
+                raise UsageError(f"format {data.get('format')!r}, this cvae reads {FORMAT}; upgrade cvae-onnx")
+            return from_dict(cls, data)
+        except (ValueError, RecursionError) as error:
+            raise CvaeError(f"{source!r} has no valid cvae spec: {error}") from error
+
+    def label_index(self, label: int | str) -> int:
+        """A label by name or by number -> its number.
+
+        A name comes first: in a model with the classes "5" and "7", 7 is the class called "7".
+
+        Raises:
+            UsageError: the model has no labels, or not this one.
+        """
+        if self.classes is None:
+            raise UsageError(f"{self.name!r} was trained without labels, so label {label!r} means nothing to it")
+        if str(label) in self.classes:
+            return self.classes.index(str(label))
+        number = int(label) if str(label).lstrip("-").isdecimal() else -1
+        if 0 <= number < len(self.classes):
+            return number
+        names = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
+        raise UsageError(f"{self.name!r} has no label {label!r}; it has: {names}")

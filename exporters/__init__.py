@@ -1,0 +1,1 @@
+"""From a trained run to files for other programs; a registry too."""

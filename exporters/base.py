@@ -1,0 +1,55 @@
+"""What every exporter shares: the two functions of noise that leave a model, and the spec that goes with them."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from cvae.config import Config
+from cvae.models import VAE
+from cvae.spec import Spec
+
+
+class Decoder(nn.Module):
+    """noise (B, Z), label (B,) -> image (B, C, H, W) in [0, 1]."""
+
+    inputs, outputs = ("noise", "label"), ("image",)
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.model.decode(noise, label)
+
+
+class Encoder(nn.Module):
+    """image (B, C, H, W), label (B,) -> mean (B, Z), std (B, Z) in the space of the noise."""
+
+    inputs, outputs = ("image", "label"), ("mean", "std")
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.model.encode(image, label)
+
+
+ROLES = {"decoder": Decoder, "encoder": Encoder}
+
+
+def spec_of(config: Config, role: str, run: Path) -> Spec:
+    """The self-description of a run's decoder or encoder."""
+    model = config.model
+    return Spec(
+        role=role,
+        name=run.resolve().name,
+        architecture=model.architecture.name,
+        image_shape=model.image_shape,
+        latent_dim=model.latent_dim,
+        classes=model.classes,
+        likelihood=model.likelihood.name,
+        prior=model.prior.name,
+        data=config.training.data.partition(":")[0],  # the kind of an own set, not where it lies on somebody's disk
+        data_terms=config.data_terms,
+    )

@@ -1,0 +1,135 @@
+"""decoder.onnx and encoder.onnx: one self-describing file each, compared with torch before anything is written."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import Tensor, nn
+
+from cvae.engine import load_model
+from cvae.errors import CvaeError
+from cvae.exporters.base import ROLES, spec_of
+from cvae.files import whole
+from cvae.spec import KEY, Spec
+
+OPSET = 20
+"""From 21 on GroupNormalization is an operator that onnxruntime expands and runs slower."""
+
+BATCHES = (1, 2, 7, 64)
+"""The batch sizes at which a file is compared with torch."""
+
+TOLERANCE = 1e-5
+"""The largest absolute difference from torch that is accepted."""
+
+
+def export(run: str | Path) -> list[Path]:
+    """Write `decoder.onnx` and `encoder.onnx` into a run's folder, both or neither.
+
+    Raises:
+        CvaeError: the run is damaged, or a file would not agree with torch within 1e-5; nothing was written.
+    """
+    run = Path(run)
+    model, config = load_model(run)
+    files = {}
+    for role, wrapper in ROLES.items():
+        spec = spec_of(config, role, run)
+        graph = to_onnx(wrapper(model), spec)
+        difference = compare(graph, wrapper(model), spec)
+        if not difference <= TOLERANCE:
+            raise CvaeError(
+                f"the {role} of {str(run)!r} differs from torch by {difference:.2e}, more than {TOLERANCE:.0e}; "
+                "nothing was written"
+            )
+        agreement = {"max_abs_difference": float(f"{difference:.3g}"), "batches": list(BATCHES)}
+        describe(graph, replace(spec, agreement=agreement))
+        files[run / f"{role}.onnx"] = graph.SerializeToString(deterministic=True)
+    with ExitStack() as both:
+        for beside, data in [(both.enter_context(whole(path)), data) for path, data in files.items()]:
+            beside.write_bytes(data)
+    return list(files)
+
+
+def to_onnx(module: nn.Module, spec: Spec) -> onnx.ModelProto:
+    """Trace a decoder or encoder with a free batch size. The graph says nothing of this machine and no date."""
+    named = example_inputs(spec, 2)
+    batch = torch.export.Dim("batch", min=1)
+    with quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=named,
+            input_names=list(named),
+            output_names=list(module.outputs),
+            dynamic_shapes={name: {0: batch} for name in named},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # with dynamo a program is always returned
+    graph = program.model_proto
+    for proto in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
+        proto.doc_string = ""
+        del proto.metadata_props[:]  # stack traces, with the paths of this machine
+    for proto in (*graph.graph.initializer,):
+        proto.doc_string = ""
+        del proto.metadata_props[:]
+    del graph.graph.value_info[:]
+    graph.producer_version = ""
+    return graph
+
+
+def describe(graph: onnx.ModelProto, spec: Spec) -> None:
+    """Put the spec into the graph's metadata."""
+    graph.producer_name = spec.producer
+    graph.graph.name = spec.role
+    onnx.helper.set_model_props(graph, {KEY: spec.to_json()})
+
+
+def compare(graph: onnx.ModelProto, module: nn.Module, spec: Spec) -> float:
+    """The largest absolute difference between onnxruntime and torch over all outputs and batch sizes."""
+    session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for count in BATCHES:
+        inputs = example_inputs(spec, count)
+        with torch.inference_mode():
+            expected = module(**inputs)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        actual = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+        for ours, theirs in zip(actual, expected, strict=True):
+            worst = max(worst, float(np.abs(ours - theirs.numpy()).max()))
+            if not np.isfinite(ours).all():
+                return float("nan")
+    return worst
+
+
+def example_inputs(spec: Spec, count: int) -> dict[str, Tensor]:
+    """`count` inputs of a decoder or an encoder, the labels in turn."""
+    generator = torch.Generator().manual_seed(count)
+    if spec.role == "decoder":
+        inputs = {"noise": torch.randn(count, spec.latent_dim, generator=generator)}
+    else:
+        inputs = {"image": torch.rand(count, *spec.image_shape, generator=generator)}
+    if spec.classes is not None:
+        inputs["label"] = torch.arange(count) % len(spec.classes)
+    return inputs
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter's own deprecation warnings and log lines tell a user nothing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
