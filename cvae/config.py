@@ -161,7 +161,9 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {getattr(self, name)} must be at least 0 and less than 1")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise UsageError(f"{flag(name)} {getattr(self, name)!r} is unknown; {near(getattr(self, name), choices)}")
+                raise UsageError(
+                    f"{flag(name)} {getattr(self, name)!r} is unknown; {near(getattr(self, name), choices)}"
+                )
 
 
 CHOICES = {

@@ -135,8 +135,11 @@ class Registry:
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not of the type of {default!r}")
         # A list from JSON becomes the tuple, and a whole number the float, that the default is.
         return {
-            option: default if option not in options else options[option] if default is None else
-            type(default)(options[option])
+            option: default
+            if option not in options
+            else options[option]
+            if default is None
+            else type(default)(options[option])
             for option, default in defaults.items()
         }
 

@@ -71,18 +71,16 @@ class Spec:
             raise CvaeError(f"{source!r} has no valid cvae spec: {error}") from error
 
     def label_index(self, label: int | str) -> int:
-        """A label by name or by number -> its number.
-
-        A name comes first: in a model with the classes "5" and "7", 7 is the class called "7".
+        """A label -> its number: an int is a number, a string a name or, when no class has that name, a number.
 
         Raises:
             UsageError: the model has no labels, or not this one.
         """
         if self.classes is None:
             raise UsageError(f"{self.name!r} was trained without labels, so label {label!r} means nothing to it")
-        if str(label) in self.classes:
+        if label in self.classes:
             return self.classes.index(str(label))
-        number = int(label) if str(label).lstrip("-").isdecimal() else -1
+        number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
         if 0 <= number < len(self.classes):
             return number
         names = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")

@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         return self.model.encode(image, label)
 
 
-ROLES = {"decoder": Decoder, "encoder": Encoder}
+ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
 
 
 def spec_of(config: Config, role: str, run: Path) -> Spec:

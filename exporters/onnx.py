@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cvae.engine import load_model
 from cvae.errors import CvaeError
-from cvae.exporters.base import ROLES, spec_of
+from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
 from cvae.files import whole
 from cvae.spec import KEY, Spec
 
@@ -56,7 +56,7 @@ def export(run: str | Path) -> list[Path]:
     return list(files)
 
 
-def to_onnx(module: nn.Module, spec: Spec) -> onnx.ModelProto:
+def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
     """Trace a decoder or encoder with a free batch size. The graph says nothing of this machine and no date."""
     named = example_inputs(spec, 2)
     batch = torch.export.Dim("batch", min=1)

@@ -10,7 +10,9 @@ from cvae.data.dataset import Dataset, Split
 from cvae.data.images import resize
 from cvae.errors import CvaeError, UsageError
 
-SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or rows (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
+SHAPES = (
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or rows (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
+)
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
 MAX_CLASSES = 65536
 
@@ -22,8 +24,8 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     1 or 3 is C (both readings fit only images under 4 pixels, which no model takes). Packed rows are uint8, one bit
     a pixel. With `size` they become size x size.
 
-    `<key>_labels` (N,) are integers, which `classes` may name, or strings, which name the classes themselves: those of
-    `classes`, else those of train, sorted. Other keys are ignored.
+    `<key>_labels` (N,), and for `images` also `labels`, are integers, which `classes` may name, or strings, which are
+    the classes' names: those in `classes`, else those in train, sorted. Other keys are ignored.
 
     Raises:
         UsageError: no such file, no argument, or an array is not as above.
@@ -45,8 +47,12 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         if found:
             keys[name] = found[0]
     if "train" not in keys:
-        raise UsageError(f"{argument!r} has no array 'train' or 'images', only {', '.join(arrays) or 'unknown ones'}")
+        raise UsageError(
+            f"{argument!r} has no array 'train' or 'images'; save one with numpy.savez(path, train=images)"
+        )
 
+    if "labels" in arrays and keys["train"] == "images":
+        arrays.setdefault("images_labels", arrays["labels"])
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
     classes, labels = _numbered(labels, arrays.get("classes"), argument)
     return Dataset(
@@ -62,7 +68,7 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     known = {key for synonyms in KEYS.values() for key in synonyms}
-    known |= {f"{key}_labels" for key in known} | {"classes"}
+    known |= {f"{key}_labels" for key in known} | {"labels", "classes"}
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files if key in known}
@@ -77,10 +83,10 @@ def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
     """An array of any shape and type that `npz` takes -> (N, C, H, W) uint8."""
     shape = array.shape
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
-        array = array.reshape(-1, 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
+        array = array.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
     elif array.ndim == 2 and array.dtype == np.uint8 and math.isqrt(8 * shape[1]) ** 2 == 8 * shape[1]:
         side = math.isqrt(8 * shape[1])
-        array = np.unpackbits(array, axis=1).reshape(-1, 1, side, side).view(bool)  # (N, H*H/8) -> (N, 1, H, H)
+        array = np.unpackbits(array, axis=1).reshape(shape[0], 1, side, side).view(bool)  # (N, H*H/8) -> (N, 1, H, H)
     elif array.ndim == 3:
         array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
     elif array.ndim == 4 and shape[3] in (1, 3):
@@ -115,7 +121,7 @@ def _numbered(
         number = {str(name): i for i, name in enumerate(names)}
         for name, array in labels.items():
             if unknown := sorted(set(array.ravel().tolist()) - set(number)):
-                raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is no class of train")
+                raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is none of the classes")
             labels[name] = np.array([number[label] for label in array.ravel().tolist()], np.int64).reshape(array.shape)
     elif kinds <= {"i", "u"}:
         highest = max(int(array.max(initial=0)) for array in labels.values())

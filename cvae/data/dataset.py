@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,9 @@ from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
 from cvae.registry import DATASETS
 
-STATIC_SEED = 20110411
-"""The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set."""
+STATIC_SEED = 0
+"""The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set.
+The draw of MNIST that the literature shares is another one, a file; give it as npz:PATH."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -75,8 +77,8 @@ def refuse_argument(name: str, argument: str) -> None:
 
 
 def _splits(dataset: Dataset) -> dict[str, Split]:
-    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    return {name: split for name, split in splits.items() if split is not None}
+    splits: dict[str, Any] = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    return {name: split for name, split in splits.items() if name == "train" or split is not None}
 
 
 def _take(split: Split, rows: slice | np.ndarray) -> Split:
@@ -88,7 +90,9 @@ def _made(config: TrainConfig) -> object:
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
         kind = "npz" if path.suffix == ".npz" else "folder"
-        raise UsageError(f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}")
+        raise UsageError(
+            f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}"
+        )
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
     return DATASETS.get(name)(argument, data_dir, config.size)
 
@@ -105,6 +109,8 @@ def _checked(dataset: object, data: str) -> Dataset:
     if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
         raise bad(f"classes {classes!r} are no tuple of strings")
     for name, split in _splits(dataset).items():
+        if not isinstance(split, Split):
+            raise bad(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
             found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
@@ -142,9 +148,7 @@ def _held_out(dataset: Dataset, config: TrainConfig) -> Dataset:
             f"--validation {config.validation} of {count} training images leaves none to train on; say --validation 0"
         )
     order = np.random.default_rng(config.seed).permutation(count)
-    return replace(
-        dataset, validation=_take(dataset.train, order[:held]), train=_take(dataset.train, order[held:])
-    )
+    return replace(dataset, validation=_take(dataset.train, order[:held]), train=_take(dataset.train, order[held:]))
 
 
 def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
@@ -154,12 +158,16 @@ def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
             f"--binarize {config.binarize!r} needs grey images, and {config.data!r} has {channels} channels; "
             "say --binarize none"
         )
-    drawn = {}
-    for stream, (name, split) in enumerate(_splits(dataset).items()):
-        if config.binarize == "dynamic" and name == "train":
-            continue
+
+    def drawn(split: Split, stream: int) -> Split:
         rng = np.random.default_rng([STATIC_SEED, stream])
         # Of the 255 values 0 ... 254, grey many are below grey: exactly Bernoulli(grey / 255), in one byte a pixel.
         white = rng.integers(0, 255, split.images.shape, np.uint8) < split.images
-        drawn[name] = replace(split, images=white * np.uint8(255))
-    return replace(dataset, **drawn)
+        return replace(split, images=white * np.uint8(255))
+
+    return replace(
+        dataset,
+        train=dataset.train if config.binarize == "dynamic" else drawn(dataset.train, 0),
+        validation=dataset.validation and drawn(dataset.validation, 1),
+        test=dataset.test and drawn(dataset.test, 2),
+    )

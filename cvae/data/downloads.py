@@ -7,7 +7,7 @@ take, and a CvaeError when there is no network or the copy is damaged. No pickle
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,24 @@ CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_RECORDS = 10_000
 """Images in each of the six files."""
+CIFAR10_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
+CIFAR10_TEST = "test_batch"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     """60,000 training and 10,000 test images of handwritten digits, grey, 28x28 or `size` x `size`."""
     refuse_argument("mnist", argument)
     terms = "Yann LeCun and Corinna Cortes, CC BY-SA 3.0, http://yann.lecun.com/exdb/mnist/"
-    return _idx("mnist", datasets.MNIST, data_dir, size, DIGITS, terms)
+    return _dataset("mnist", _idx("mnist", datasets.MNIST, data_dir), size, DIGITS, terms)
 
 
 def fashion_mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     """60,000 training and 10,000 test images of clothing, grey, 28x28 or `size` x `size`."""
     refuse_argument("fashion-mnist", argument)
     terms = "Zalando SE, MIT licence, https://github.com/zalandoresearch/fashion-mnist"
-    return _idx("fashion-mnist", datasets.FashionMNIST, data_dir, size, datasets.FashionMNIST.classes, terms)
+    arrays = _idx("fashion-mnist", datasets.FashionMNIST, data_dir)
+    return _dataset("fashion-mnist", arrays, size, datasets.FashionMNIST.classes, terms)
 
 
 def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -52,7 +56,7 @@ def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         "KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others), "
         "doi:10.20676/00000341, CC BY-SA 4.0, http://codh.rois.ac.jp/kmnist/"
     )
-    return _idx("kmnist", datasets.KMNIST, data_dir, size, datasets.KMNIST.classes, terms)
+    return _dataset("kmnist", _idx("kmnist", datasets.KMNIST, data_dir), size, datasets.KMNIST.classes, terms)
 
 
 def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -64,17 +68,128 @@ def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     if selection not in datasets.EMNIST.splits:
         raise UsageError(f"--data 'emnist:{argument}': no such selection; {near(argument, datasets.EMNIST.splits)}")
     classes = datasets.EMNIST.classes_split_dict[selection]
+    first = 1 if classes[0] == "N/A" else 0  # the letters are counted from 1
+    arrays = {
+        # The files hold columns where MNIST's hold rows.
+        split: (images.transpose(0, 1, 3, 2), labels - first)
+        for split, (images, labels) in _idx("emnist", datasets.EMNIST, data_dir, split=selection).items()
+    }
     terms = (
-        "G. Cohen, S. Afshar, J. Tapson and A. van Schaik, from NIST Special Database 19, terms: see "
+        "G. Cohen, S. Afshar, J. Tapson and A. van Schaik, from NIST Special Database 19; for the terms see "
         "https://www.nist.gov/itl/products-and-services/emnist-dataset"
     )
-    dataset = _idx("emnist", datasets.EMNIST, data_dir, None, classes, terms, split=selection)
+    return _dataset("emnist", arrays, size, classes[first:], terms)
 
-    def upright(split: Split | None) -> Split | None:
-        if split is None or split.labels is None:
-            return split
-        # The files hold columns where MNIST's hold rows, and count the letters from 1, with "N/A" for 0.
-        images = np.ascontiguousarray(split.images.transpose(0, 1, 3, 2))
-        return Split(images=resize(images, size), labels=split.labels - (classes[0] == "N/A"))
 
-    return dataset
+def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
+    """50,000 training and 10,000 test photographs, colour, 32x32 or `size` x `size`.
+
+    The binary version, in `cifar-10-batches-bin`: the usual one, which torchvision reads, is a pickle.
+    """
+    refuse_argument("cifar10", argument)
+    root = _root(data_dir)
+    files = [root / "cifar-10-batches-bin" / f"{stem}.bin" for stem in (*CIFAR10_TRAIN, CIFAR10_TEST)]
+    if not all(file.is_file() for file in files):
+        archive, pickled = root / "cifar-10-binary.tar.gz", root / "cifar-10-batches-py"
+        if pickled.is_dir() and not archive.is_file():
+            raise CvaeError(
+                f"{str(pickled)!r} is not read: it is a pickle, which can run any code; put {archive.name} beside it, "
+                f"from {CIFAR10_URL}, or choose another --data-dir, into which that is downloaded"
+            )
+        with _downloading("cifar10", root):
+            download_and_extract_archive(CIFAR10_URL, root, filename=archive.name, md5=CIFAR10_MD5)
+    with _reading("cifar10", root):
+        # A record is a byte for the label, then red, green and blue, each row by row.
+        records = [np.fromfile(file, np.uint8).reshape(CIFAR10_RECORDS, 1 + 3 * 32 * 32) for file in files]
+    train, test = np.concatenate(records[:-1]), records[-1]
+    arrays = {
+        split: (rows[:, 1:].reshape(-1, 3, 32, 32), rows[:, 0].astype(np.int64))  # (N, 3072) -> (N, 3, 32, 32)
+        for split, rows in (("train", train), ("test", test))
+    }
+    terms = "A. Krizhevsky, V. Nair and G. Hinton; for the terms see https://www.cs.toronto.edu/~kriz/cifar.html"
+    return _dataset("cifar10", arrays, size, CIFAR10_CLASSES, terms)
+
+
+def svhn(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
+    """73,257 training and 26,032 test images of house number digits, colour, 32x32 or `size` x `size`."""
+    refuse_argument("svhn", argument)
+    root = _root(data_dir)
+    arrays = {}
+    with _reading("svhn", root):
+        for split in ("train", "test"):
+            loaded = _reader(datasets.SVHN, "svhn")(root, split=split, download=True)
+            arrays[split] = loaded.data, loaded.labels
+    terms = (
+        "Y. Netzer et al., Stanford University, for non-commercial use only, http://ufldl.stanford.edu/housenumbers/"
+    )
+    return _dataset("svhn", arrays, size, DIGITS, terms)
+
+
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Of "train" and "test": images (N, C, H, W) uint8, labels (N,) int64."""
+
+
+def _dataset(name: str, arrays: Arrays, size: int | None, classes: Sequence[str], terms: str) -> Dataset:
+    train, test = (
+        Split(images=resize(np.ascontiguousarray(images), size), labels=labels)
+        for images, labels in (arrays["train"], arrays["test"])
+    )
+    return Dataset(name=name, train=train, test=test, classes=tuple(classes), terms=terms)
+
+
+def _idx(name: str, base: type, data_dir: Path | None, **options: str) -> Arrays:
+    """MNIST or one of its kin; the arrays are taken whole, not image by image."""
+    root = _root(data_dir)
+    arrays = {}
+    with _reading(name, root):
+        for split in ("train", "test"):
+            loaded = _reader(base, name)(root, train=split == "train", download=True, **options)
+            arrays[split] = loaded.data.numpy()[:, None], loaded.targets.numpy()  # (N, 28, 28) -> (N, 1, 28, 28)
+    return arrays
+
+
+def _root(data_dir: Path | None) -> Path:
+    return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
+
+
+def _reader(base: Any, name: str) -> Any:
+    """torchvision's `base`, with the errors of its download in one line, and without its taste for pickles."""
+
+    def download(self: Any) -> None:
+        with _downloading(name, Path(self.root)):
+            base.download(self)
+
+    # Called as its base is, for torchvision takes the folder's name from the class's. From the MNIST family it would
+    # rather take `processed/training.pt`, left there by its early versions, than the files themselves.
+    return type(base.__name__, (base,), {"download": download, "_check_legacy_exist": lambda self: False})
+
+
+@contextmanager
+def _downloading(name: str, root: Path) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    except Exception as error:  # from URLError over a wrong checksum to a disk that is full
+        raise CvaeError(
+            f"can't download {name!r} into {str(root)!r} ({_line(error)}); "
+            "name a folder that holds it by --data-dir, or take the bundled set: --data digits"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+@contextmanager
+def _reading(name: str, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except CvaeError:
+        raise
+    except Exception as error:  # for a damaged file torchvision raises anything from AssertionError to KeyError
+        raise CvaeError(
+            f"the copy of {name!r} in {str(root)!r} is damaged ({_line(error)}); remove it, to have it downloaded anew"
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())

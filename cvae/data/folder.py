@@ -42,17 +42,35 @@ def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise UsageError(f"--data 'folder:{argument}': there is no such folder")
-    classes, listings = list_folder(root)
-    images, readable = decode([path for listing in listings.values() for path in listing.paths], size or DEFAULT_SIZE)
-    _report(root, listings, readable)
-    grey = bool((images == images[:, :1]).all())
+    try:
+        classes, listings = list_folder(root)
+    except OSError as error:
+        raise CvaeError(f"can't read the folder {str(root)!r}: {error.strerror}") from error
+    decoded = {split: decode(listing.paths, size or DEFAULT_SIZE) for split, listing in listings.items()}
 
-    splits, start = {}, 0
-    for name, listing in listings.items():
-        rows = start + np.flatnonzero(readable[start : start + len(listing.paths)])
-        labels = None if listing.labels is None else np.array(listing.labels, np.int64)[rows - start]
-        splits[name] = Split(images=np.ascontiguousarray(images[rows, : 1 if grey else 3]), labels=labels)
-        start += len(listing.paths)
+    skipped = []
+    for split, (_, readable) in decoded.items():
+        unread = [path for path, ok in zip(listings[split].paths, readable, strict=True) if not ok]
+        skipped += [str(path.relative_to(root)) for path in unread]
+        if not readable.any():
+            raise CvaeError(
+                f"none of the {len(unread)} images of {split} in {str(root)!r} can be read: {_some(skipped)}"
+            )
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of {sum(len(listing.paths) for listing in listings.values())} images in {str(root)!r} "
+            f"are skipped, as they are damaged, too large or of another format: {_some(skipped)}",
+            stacklevel=2,
+        )
+
+    channels = 1 if all((images == images[:, :1]).all() for images, _ in decoded.values()) else 3
+    splits = {}
+    for split, (images, readable) in decoded.items():
+        labels = listings[split].labels
+        splits[split] = Split(
+            images=np.ascontiguousarray(images[readable, :channels]),  # (N, 3, H, W) -> (readable, channels, H, W)
+            labels=None if labels is None else np.array(labels, np.int64)[readable],
+        )
     return Dataset(name=root.resolve().name, classes=classes, terms="the owner's own images", **splits)
 
 
@@ -71,7 +89,7 @@ def list_folder(root: Path) -> tuple[tuple[str, ...] | None, dict[str, Listing]]
         UsageError: there are no images, or the layout is another.
     """
     loose, classes = _images_of(root)
-    if not loose and "train" in classes and classes.keys() <= SPLITS.keys():
+    if "train" in classes and classes.keys() <= SPLITS.keys():
         found = {}
         for name in classes:
             if SPLITS[name] in found:
@@ -82,17 +100,17 @@ def list_folder(root: Path) -> tuple[tuple[str, ...] | None, dict[str, Listing]]
     if not any(loose or classes for loose, classes in found.values()):
         raise UsageError(f"no images in {str(root)!r}; a data set has some of {', '.join(sorted(SUFFIXES))}")
 
-    known = tuple(found["train"][1])
-    listings = {}
+    number = {name: i for i, name in enumerate(found["train"][1])}
+    listings: dict[str, Listing] = {}
     for split in ("train", "validation", "test"):
         if split not in found:
             continue
         loose, classes = found[split]
-        if unknown := [name for name in classes if name not in known]:
+        if unknown := [name for name in classes if name not in number]:
             raise UsageError(f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train has not")
-        labels = [known.index(name) for name, paths in classes.items() for _ in paths]
+        labels = [number[name] for name, paths in classes.items() for _ in paths]
         listings[split] = Listing(loose or [path for paths in classes.values() for path in paths], labels or None)
-    return known or None, listings
+    return tuple(number) or None, listings
 
 
 def _images_of(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
@@ -138,7 +156,8 @@ def _decode_one(path: Path, size: int) -> np.ndarray | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a half, quarter or eighth, if that is enough
-            square = fit(_rgb(ImageOps.exif_transpose(image)), size)
+            ImageOps.exif_transpose(image, in_place=True)
+            square = fit(_rgb(image), size)
     except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         return None
     return np.asarray(square).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
@@ -146,29 +165,17 @@ def _decode_one(path: Path, size: int) -> np.ndarray | None:
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
-        raise ValueError("an image of floats says nothing of its range")
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow's own conversion would clip to 255
-        image = Image.fromarray(np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8))
+        raise ValueError("floats have no known white")
+    if image.mode.startswith("I"):  # 16-bit grey (from PNG "I" before Pillow 11), which `convert` would clip to 255
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("32-bit integers have no known white")
+        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _report(root: Path, listings: dict[str, Listing], readable: np.ndarray) -> None:
-    """Warn of images that were skipped, or raise when a split has no other ones."""
-    paths = [path for listing in listings.values() for path in listing.paths]
-    skipped = [str(path.relative_to(root)) for path, ok in zip(paths, readable, strict=True) if not ok]
-    if not skipped:
-        return
-    named = ", ".join(map(repr, skipped[:5])) + (", ..." if len(skipped) > 5 else "")
-    start = 0
-    for name, listing in listings.items():
-        if not readable[start : start + len(listing.paths)].any():
-            raise CvaeError(f"none of the {len(listing.paths)} images of {name} in {str(root)!r} can be read: {named}")
-        start += len(listing.paths)
-    warnings.warn(
-        f"{len(skipped)} of {len(paths)} images in {str(root)!r} are skipped, as they are damaged, too large "
-        f"or of another format: {named}",
-        stacklevel=3,
-    )
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")

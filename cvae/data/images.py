@@ -16,5 +16,5 @@ def resize(images: np.ndarray, size: int | None) -> np.ndarray:
     planes = images.reshape(-1, *images.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
     fitted = np.empty((len(planes), size, size), np.uint8)
     for plane, target in zip(planes, fitted, strict=True):
-        target[:] = fit(Image.fromarray(plane), size)  # (H, W) -> (size, size)
+        target[:] = np.asarray(fit(Image.fromarray(plane), size))  # (H, W) -> (size, size)
     return fitted.reshape(*images.shape[:2], size, size)  # (N*C, size, size) -> (N, C, size, size)

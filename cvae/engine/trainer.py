@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
@@ -92,16 +92,16 @@ class Trainer:
         self.config, self.dataset, self.out = config, dataset, out
         asked = config.training
         device = choose_device(asked.device)
-        precision = choose_precision(asked.precision, device)
+        self.precision = choose_precision(asked.precision, device)
         AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
         self.accelerator = Accelerator(
-            mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu"
+            mixed_precision="no" if self.precision == "fp32" else self.precision, cpu=device == "cpu"
         )
         self.device = self.accelerator.device
         self.quiet = quiet or not self.accelerator.is_main_process
 
         torch.manual_seed(asked.seed)
-        model = build(config.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = build(config.model).to(memory_format=torch.channels_last)
         groups = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         optimizer = groups[asked.optimizer](
             model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
@@ -135,13 +135,12 @@ class Trainer:
     @property
     def bare_model(self) -> VAE:
         """The network without what the accelerator wraps around it."""
-        model: VAE = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        return model
+        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     @property
     def evaluated_model(self) -> VAE:
         """The network that is scored, sampled from and saved: the moving average where there is one."""
-        return self.bare_model if self.ema is None else self.ema.module
+        return self.bare_model if self.ema is None else cast(VAE, self.ema.module)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -155,7 +154,7 @@ class Trainer:
             progress.line(
                 f"{asked.arch}{' conditional' if asked.conditional else ''}, {parameters:,} parameters, on "
                 f"{len(self.dataset.train):,} images {size[0]}x{size[1]}x{size[2]} of {self.dataset.name}; "
-                f"{self.epochs} epochs of {len(self.batches)} steps, {self.accelerator.mixed_precision} on {self.device}"
+                f"{self.epochs} epochs of {len(self.batches)} steps, {self.precision} on {self.device}"
             )
             while self.step < self.total_steps:
                 self._epoch(self.step // len(self.batches), progress)
@@ -172,11 +171,13 @@ class Trainer:
             if progress.due():
                 figures = self._figures(self.step - epoch * steps)
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
-                progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", f"{_bound(figures)}, {speed:,.0f} images/s")
+                text = f"{_bound(figures)}, {speed:,.0f} images/s"
+                progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
             if self.stop_signal is not None:
                 self._save()
                 raise Interrupted(
-                    f"stopped at step {self.step:,} of {self.total_steps:,}; continue with: cvae train --resume {self.out}"
+                    f"stopped at step {self.step:,} of {self.total_steps:,}; "
+                    f"continue with: cvae train --resume --out {self.out}"
                 )
             if time.monotonic() - saved > CHECKPOINT_SECONDS and self.step % steps:
                 self._save()

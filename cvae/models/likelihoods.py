@@ -1,8 +1,7 @@
 """p(x | z): from the decoder's output to nats and to pixels. The squashing to [0, 1] is done here and nowhere else.
 
 A likelihood is made with the image's channel count C and says in `param_channels` how many channels P the decoder
-must give. `nll(params (B, P, H, W), image (B, C, H, W))` is -log p(x | z) in nats per image (B,);
-`mean(params)` is the image (B, C, H, W) in [0, 1].
+must give.
 """
 
 import math
@@ -23,7 +22,21 @@ def gaussian_nll(mean: Tensor, image: Tensor, log_sigma: Tensor) -> Tensor:
     return (0.5 * (squares + math.log(2 * math.pi)) + log_sigma).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
 
 
-class Bernoulli(nn.Module):
+class Likelihood(nn.Module):
+    """What every likelihood has."""
+
+    param_channels: int
+
+    def nll(self, params: Tensor, image: Tensor) -> Tensor:
+        """-log p(image | z) in nats per image: params (B, P, H, W), image (B, C, H, W) in [0, 1] -> (B,)."""
+        raise NotImplementedError
+
+    def mean(self, params: Tensor) -> Tensor:
+        """The mean of p(x | z): params (B, P, H, W) -> image (B, C, H, W) in [0, 1]."""
+        raise NotImplementedError
+
+
+class Bernoulli(Likelihood):
     """Each pixel is black or white, with the probability sigmoid(params)."""
 
     def __init__(self, image_channels: int) -> None:
@@ -37,7 +50,7 @@ class Bernoulli(nn.Module):
         return torch.sigmoid(params)
 
 
-class Gaussian(nn.Module):
+class Gaussian(Likelihood):
     """Each pixel is normal around sigmoid(params), with one fixed standard deviation in units of the value range.
 
     The mean squared error of many scripts, summed over pixels, is sigma = 0.7071 up to a constant.

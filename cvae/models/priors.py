@@ -1,9 +1,6 @@
 """p(z), as an invertible map between the latent space and standard normal noise.
 
-A prior is made with the latent dimension Z. `rate(latent, mean, log_var, label)` is KL(q(z | x) || p(z)) in nats,
-(B, D): exact where there is a formula, else its one-sample estimate at `latent`. `from_noise(noise (B, Z), label)`
-is the latent; `to_noise(mean, log_var, label)` is the mean and standard deviation (B, Z) of a posterior in the
-space of the noise.
+A prior is made with the latent dimension Z.
 """
 
 import torch
@@ -15,7 +12,23 @@ def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
-class Normal(nn.Module):
+class Prior(nn.Module):
+    """What every prior has."""
+
+    def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
+        """KL(q(z | x) || p(z)) in nats, (B, D): exact where there is a formula, else its estimate at `latent`."""
+        raise NotImplementedError
+
+    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """Standard normal noise (B, Z) -> latent (B, Z)."""
+        raise NotImplementedError
+
+    def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """A posterior in the latent space -> its mean and standard deviation (B, Z) in the space of the noise."""
+        raise NotImplementedError
+
+
+class Normal(Prior):
     """The standard normal prior: the latent space is the space of the noise."""
 
     def __init__(self, latent_dim: int) -> None:

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from cvae.config import ModelConfig
 from cvae.models.conditioning import Unconditional
+from cvae.models.likelihoods import Likelihood
+from cvae.models.priors import Prior
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS
 
 
@@ -31,7 +33,10 @@ class VAE(nn.Module):
         prior: p(z), as a map from standard normal noise.
     """
 
-    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, likelihood: nn.Module, prior: nn.Module) -> None:
+    likelihood: Likelihood
+    prior: Prior
+
+    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: Prior) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
@@ -51,7 +56,8 @@ class VAE(nn.Module):
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Image (B, C, H, W) -> mean (B, Z), std (B, Z) in the space of the noise: the exported encoder."""
-        return self.prior.to_noise(*self.encoder(image, label), label)
+        mean, log_var = self.encoder(image, label)
+        return self.prior.to_noise(mean, log_var, label)
 
 
 def build(config: ModelConfig) -> VAE:

@@ -13,8 +13,8 @@ DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 
 def runs(folder: Path = RUNS) -> list[Path]:
     """The run folders in `folder`, the newest first."""
-    found = [path.parent for path in folder.glob("*/config.json")]
-    return sorted(found, key=lambda run: (run / "config.json").stat().st_mtime_ns, reverse=True)
+    found = [path.parent for path in folder.glob("*/model.safetensors")]
+    return sorted(found, key=lambda run: (run / "model.safetensors").stat().st_mtime_ns, reverse=True)
 
 
 def find(name_or_path: str | Path | None = None) -> Path:

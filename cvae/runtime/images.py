@@ -62,11 +62,15 @@ def save(picture: Image.Image, path: str | Path) -> None:
         picture.save(beside)
 
 
-def save_gif(images: np.ndarray, path: str | Path, fps: float = 12.0) -> None:
-    """Images (N, C, H, W) as an animation that runs there and back, so that the loop has no seam."""
-    frames = [legible(to_pil(image)) for image in np.concatenate([images, images[-2:0:-1]])]
+def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
+    """Pictures as an animation that runs there and back, so that the loop has no seam.
+
+    Raises:
+        CvaeError: the file can't be written.
+    """
+    first, *rest = [legible(frame) for frame in frames + frames[-2:0:-1]]
     with whole(path) as beside:
-        frames[0].save(beside, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+        first.save(beside, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 
 
 def _check_ending(path: str | Path) -> None:

@@ -120,6 +120,20 @@ class Model:
         """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
         return self.decode(self.encode(images, label)[0], label)
 
+    def nearest_label(self, images: np.ndarray) -> np.ndarray:
+        """Images (N, C, H, W) -> for each the label (N,) under which it is reconstructed with the least squared error.
+
+        Raises:
+            UsageError: the model has no labels.
+        """
+        if self.spec.classes is None:
+            raise UsageError(f"{self.spec.name!r} was trained without labels")
+        errors = [
+            ((self.reconstruct(images, label) - images) ** 2).sum(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
+            for label in range(len(self.spec.classes))
+        ]
+        return np.argmin(errors, axis=0)
+
     def interpolate(
         self,
         a: int | np.ndarray,
@@ -168,8 +182,7 @@ class Model:
             if self.spec.classes is None:
                 return {}
             raise UsageError(f"{self.spec.name!r} has labels: give one of {', '.join(self.spec.classes[:20])}")
-        one = isinstance(label, int | str | np.integer)
-        labels = [label] * count if one else list(label)  # type: ignore[arg-type]
+        labels = [label] * count if isinstance(label, int | str | np.integer) else list(label)
         if len(labels) != count:
             raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
         index = {value: self.spec.label_index(value) for value in set(labels)}

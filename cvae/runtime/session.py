@@ -102,11 +102,11 @@ def _provider(device: str) -> str:
 def _check_signature(session: ort.InferenceSession, spec: Spec, source: str) -> None:
     """Inputs and outputs must be what the spec says: names, element types, shapes."""
     noise, image = ("tensor(float)", [spec.latent_dim]), ("tensor(float)", list(spec.image_shape))
-    label = {} if spec.classes is None else {"label": ("tensor(int64)", [])}
+    label: dict[str, tuple[str, list[int]]] = {} if spec.classes is None else {"label": ("tensor(int64)", [])}
     if spec.role == "decoder":
-        inputs, outputs = {"noise": noise} | label, {"image": image}
+        inputs, outputs = {"noise": noise, **label}, {"image": image}
     else:
-        inputs, outputs = {"image": image} | label, {"mean": noise, "std": noise}
+        inputs, outputs = {"image": image, **label}, {"mean": noise, "std": noise}
     for kind, wanted, found in (("inputs", inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
         actual = {arg.name: (arg.type, list(arg.shape[1:])) for arg in found}
         if actual != wanted:

@@ -1,0 +1,42 @@
+"""The commands, one short module each. Heavy imports stand inside the functions, so that `--help` is quick."""
+
+from typing import Annotated
+
+import typer
+
+from cvae.cli import archs, export, generate, info, interpolate, reconstruct, train
+
+app = typer.Typer(
+    name="cvae",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from cvae import __version__
+
+        print(f"cvae-onnx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def cvae(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Train variational autoencoders, export them to ONNX, and sample from them without torch.
+
+    Start with: cvae generate --digit 7
+    """
+
+
+app.command()(train.train)
+app.add_typer(export.app, name="export")
+app.command()(generate.generate)
+app.command()(interpolate.interpolate)
+app.command()(reconstruct.reconstruct)
+app.command()(info.info)
+app.command()(archs.archs)

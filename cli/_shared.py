@@ -1,0 +1,76 @@
+"""What several commands share: their common options, and how they choose a model and report what they did."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvae.errors import UsageError
+
+if TYPE_CHECKING:
+    from cvae.runtime import Model
+
+ModelName = Annotated[
+    str | None, typer.Argument(metavar="[MODEL]", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+]
+Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
+Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]
+Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [drawn, and printed]")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, auto, or an onnxruntime provider.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Out = Annotated[Path, typer.Option(help="Picture to write.")]
+
+
+def say(text: str) -> None:
+    """A remark for a person, on standard error."""
+    print(text, file=sys.stderr)
+
+
+def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
+    """The result of a command, on standard output."""
+    print(json.dumps(facts) if as_json else text)
+
+
+def open_model(name: str | None, device: str) -> "Model":
+    """The model named, or else the newest run or the zoo's default, saying which."""
+    from cvae.runtime import load
+    from cvae.runtime.find import newest
+
+    path, remark = newest(name)
+    model = load(path, device=device)
+    if remark:
+        say(remark)
+    return model
+
+
+def one_label(label: str | None, digit: str | None) -> str | None:
+    """--label and --digit are one thing."""
+    if label is not None and digit is not None and label != digit:
+        raise UsageError(f"--label {label!r} and --digit {digit!r} contradict each other; give one")
+    return digit if label is None else label
+
+
+def nearest_labels(model: "Model", images: Any, label: str | None, names: list[str]) -> list[int] | None:
+    """The label of each image: the one given, else the one that reconstructs it best, saying so.
+
+    None for a model without labels.
+    """
+    if model.spec.classes is None:
+        if label is not None:
+            model.spec.label_index(label)  # raises
+        return None
+    if label is not None:
+        return [model.spec.label_index(label)] * len(images)
+    labels = [int(i) for i in model.nearest_label(images)]
+    for name, index in zip(names, labels, strict=True):
+        say(f"{name}: no label given; {model.spec.classes[index]!r} reconstructs it best")
+    return labels
+
+
+def new_seed(seed: int | None) -> int:
+    """The seed given, or one drawn."""
+    import secrets
+
+    return secrets.randbelow(2**31) if seed is None else seed

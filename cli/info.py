@@ -1,0 +1,70 @@
+"""cvae info"""
+
+from pathlib import Path
+from typing import Any
+
+from cvae.cli import _shared
+
+
+def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
+    """Say what a run, an exported file or a zoo model is.
+
+    Example: cvae info mnist-resnet-conditional
+    """
+    from cvae.runtime.find import newest
+
+    path, remark = newest(model)
+    if remark:
+        _shared.say(remark)
+    facts = _file(path) if path.is_file() else _run(path)
+    lines = [f"{key:{max(map(len, facts))}}  {_text(value)}" for key, value in facts.items() if value is not None]
+    _shared.report(json, facts, "\n".join(lines))
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """What an exported file says of itself."""
+    from cvae.config import to_dict
+    from cvae.runtime.session import read_spec
+
+    return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
+
+
+def _run(path: Path) -> dict[str, Any]:
+    """What a run's folder holds."""
+    import json
+
+    from cvae.config import Config, to_dict
+
+    config = Config.read(path / "config.json")
+    model, training = to_dict(config.model), to_dict(config.training)
+    metrics = path / "metrics.jsonl"
+    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    bounds = {
+        split: f"{record[split]['bound']:.2f} nats ({record[split]['distortion']:.2f} + {record[split]['rate']:.2f})"
+        for record in records
+        for split in ("train", "validation", "test")
+        if split in record
+    }
+    return {
+        "run": str(path),
+        **{key: _part(value) for key, value in model.items()},
+        "data": training["data"],
+        "data_terms": config.data_terms,
+        "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
+        **{f"{split}_bound": bound for split, bound in bounds.items()},
+        "files": sorted(entry.name for entry in path.iterdir() if entry.is_file()),
+    }
+
+
+def _part(value: Any) -> Any:
+    """A part of a model as one text: resnet (width 16, blocks 1)."""
+    if not isinstance(value, dict):
+        return value
+    options = ", ".join(f"{option} {setting}" for option, setting in value["options"].items())
+    return value["name"] + (f" ({options})" if options else "")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,42 @@
+"""cvae reconstruct"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvae.cli import _shared
+
+
+def reconstruct(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any size; they are scaled and cropped.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    ] = None,
+    label: _shared.Label = None,
+    digit: _shared.Digit = None,
+    out: _shared.Out = Path("reconstruction.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Encode pictures and decode them again: originals above, reconstructions below.
+
+    Example: cvae reconstruct seven.png --digit 7
+    """
+    import numpy as np
+
+    from cvae.runtime import images as pictures
+
+    coder = _shared.open_model(model, device)
+    originals = np.stack([pictures.read(path, coder.spec.image_shape) for path in images])  # (N, C, H, W)
+    labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
+    again = coder.reconstruct(originals, labels)
+    mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
+    pictures.save(pictures.legible(pictures.grid(np.concatenate([originals, again]), len(images))), out)
+    facts = {
+        "out": str(out),
+        "model": coder.spec.name,
+        "labels": None if labels is None else [coder.spec.classes[index] for index in labels],  # type: ignore[index]
+        "mean_squared_error": [round(float(value), 6) for value in mse],
+    }
+    _shared.report(json, facts, f"{out} (mean squared error {float(mse.mean()):.4f})")

@@ -1,0 +1,36 @@
+"""What several test files share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Real data beside the checkout, where there is any."""
+
+needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two small runs on the bundled digits, trained and exported: "labels" and "plain"."""
+    from cvae.config import TrainConfig
+    from cvae.engine import train
+    from cvae.exporters.onnx import export
+
+    folder = tmp_path_factory.mktemp("trained")
+    runs = {}
+    for name, conditional in {"labels": True, "plain": False}.items():
+        asked = TrainConfig(arch="mlp", conditional=conditional, epochs=3, latent_dim=8)
+        runs[name] = train(asked, folder / name, quiet=True)
+        export(runs[name])
+    return runs
+
+
+@pytest.fixture
+def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Work in an empty folder, where there are no runs."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
