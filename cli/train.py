@@ -52,7 +52,7 @@ def train(
         str | None, _flag("Learning rate over time: constant, cosine, step.", _default.schedule)
     ] = None,
     warmup: Annotated[int | None, _flag("Steps until the full learning rate.", _default.warmup)] = None,
-    clip: Annotated[float | None, _flag("Largest norm of the gradient.", _default.clip)] = None,
+    clip: Annotated[float | None, _flag("Largest norm of the gradient; 0: any.", _default.clip)] = None,
     ema: Annotated[float | None, _flag("Decay of the averaged weights, as 0.999; 0: none.", _default.ema)] = None,
     seed: Annotated[int | None, _flag("Of weights, noise and order.", _default.seed)] = None,
     device: Annotated[str | None, _flag("auto, cpu, cuda, mps.", _default.device)] = None,

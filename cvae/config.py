@@ -149,13 +149,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
-        for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "seed"):
+        for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
                 raise UsageError(f"{flag(name)} {value} must not be negative")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UsageError(f"{flag(name)} {getattr(self, name)} must be positive")
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"--lr {self.lr} must be positive")
         for name in ("validation", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} {getattr(self, name)} must be at least 0 and less than 1")

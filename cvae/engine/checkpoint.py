@@ -117,8 +117,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
     """Put back what `pack_optimizer` gave."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        prefix, index, name = key.split(".", 2)
-        if prefix == "optimizer":
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".")
             states.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})

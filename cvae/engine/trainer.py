@@ -202,7 +202,8 @@ class Trainer:
         loss = self.objective(self.model, image.contiguous(memory_format=torch.channels_last), label, kl_weight)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss.loss)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), asked.clip)
+        if asked.clip:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), asked.clip)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update_parameters(self.bare_model)

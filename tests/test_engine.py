@@ -1,0 +1,280 @@
+"""The trainer: exact, resumable, without a pickle, and right about its own figures."""
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from cvae.config import Config, TrainConfig, from_dict
+from cvae.data import Split, load_dataset
+from cvae.engine import Interrupted, load_model, resume, train
+from cvae.engine import trainer as trainer_module
+from cvae.engine.batches import Batches
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.schedule import kl_factor, lr_factor
+from cvae.engine.setup import configure
+from cvae.engine.trainer import Trainer
+from cvae.errors import CvaeError, UsageError
+
+QUICK = TrainConfig(
+    arch="mlp",
+    conditional=True,
+    latent_dim=4,
+    epochs=3,
+    limit=600,
+    batch_size=32,
+    lr=5e-3,
+    options={"arch": {"hidden": (24,)}},
+)
+STEPS = 600 // 32
+"""In an epoch of QUICK."""
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return train(QUICK, tmp_path_factory.mktemp("runs") / "a", quiet=True)
+
+
+def test_a_run_holds_what_the_design_says(run):
+    assert {entry.name for entry in run.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "last",
+        "metrics.jsonl",
+        "samples",
+    }
+    assert len(list((run / "last").glob("*.safetensors"))) == len(list((run / "last").glob("*.json"))) == 2
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+def test_the_bound_falls_and_is_the_sum_of_its_terms(run):
+    *epochs, test = records(run)
+    bounds = [record["validation"]["bound"] for record in epochs]
+    assert bounds == sorted(bounds, reverse=True)
+    for figures in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
+        assert figures["bound"] == pytest.approx(figures["distortion"] + figures["rate"])
+
+
+def test_the_test_bound_is_that_of_the_saved_weights(run):
+    """Recomputed from the run's files with other noise, and averaged over it."""
+    model, config = load_model(run)
+    test = load_dataset(config.training).test
+    image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        bounds = [sum(t.flatten(1).sum(1) if t.ndim > 1 else t for t in model(image, label)).mean() for _ in range(10)]
+    assert records(run)[-1]["test"]["bound"] == pytest.approx(float(torch.stack(bounds).mean()), abs=0.15)
+
+
+def test_sample_pictures_show_ten_classes_and_originals_above_reconstructions(run):
+    with Image.open(run / "samples" / "epoch-0003-samples.png") as samples:
+        assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
+    with Image.open(run / "samples" / "epoch-0003-reconstructions.png") as picture:
+        pairs = np.asarray(picture)
+    assert pairs.shape == (2 * 9 - 1, 8 * 9 - 1)
+    validation = load_dataset(QUICK).validation.images
+    assert (pairs[:8, :8] == validation[0, 0]).all()
+    assert pairs[9:].std() > 20
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):
+    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
+    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stop_at", [1, STEPS, STEPS + 7])  # in an epoch, at its end, in the next
+def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, stop_at):
+    asked = replace(QUICK, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic")
+    whole = train(asked, tmp_path / "whole", quiet=True)
+    step = Trainer._train_step
+
+    def stopping(self, *batch):
+        step(self, *batch)
+        if self.step == stop_at:
+            self.stop_signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stopping)
+        with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
+            train(asked, tmp_path / "parts", quiet=True)
+    torch.manual_seed(99)  # what a new process would not have
+    resume(tmp_path / "parts", quiet=True)
+    assert same(weights(tmp_path / "parts"), weights(whole))
+    unclocked = [
+        [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert unclocked[0] == unclocked[1]
+
+
+def test_resume_for_more_epochs_goes_on(run, tmp_path):
+    longer = train(QUICK, tmp_path / "longer", quiet=True)
+    resume(longer, epochs=5, quiet=True)
+    assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
+    assert Config.read(longer / "config.json").training.epochs == 5
+
+
+def test_ctrl_c_saves_exits_130_and_resumes(tmp_path):
+    command = [sys.executable, "-m", "cvae", "train", "--arch", "mlp", "--epochs", "100000", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "model.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "continue with: cvae train --resume --out run" in stderr and "Traceback" not in stderr
+    step = load_checkpoint(tmp_path / "run" / "last").state["step"]
+    assert step > 0
+
+
+def test_nothing_is_pickled(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    for module, names in {pickle: ("dump", "dumps", "load", "loads"), torch: ("save", "load")}.items():
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    resume(train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True), epochs=2, quiet=True)
+    assert {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()} == {
+        ".json", ".jsonl", ".safetensors", ".png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "json"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage):
+    run = train(QUICK, tmp_path / "run", quiet=True)
+    older, newer = sorted((run / "last").glob("*.safetensors"))
+    data = newer.read_bytes()
+    if damage == "json":
+        newer.with_suffix(".json").write_text("{")
+    else:
+        newer.write_bytes(data[:-1000] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    assert load_checkpoint(run / "last").state["step"] == int(older.stem)
+    older.unlink()
+    with pytest.raises(CvaeError, match=f"no checkpoint to resume from .* damaged: {newer.stem}"):
+        load_checkpoint(run / "last")
+
+
+def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_good_weights(tmp_path):
+    asked = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
+    with pytest.raises(CvaeError, match=r"the loss is .* near step .*lower --lr"):
+        train(asked, tmp_path / "run", quiet=True)
+    model = tmp_path / "run" / "model.safetensors"
+    assert not model.exists() or all(t.isfinite().all() for t in load_file(model).values())
+
+
+def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
+    run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
+    tensors = load_checkpoint(run / "last").tensors
+    saved = weights(run)
+    for name, tensor in saved.items():
+        torch.testing.assert_close(tensor, tensors[f"ema.module.{name}"], rtol=0, atol=0)
+    assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
+
+
+def test_an_epoch_is_a_permutation_and_processes_share_it_without_overlap():
+    images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
+    make = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
+    split = Split(images=images, labels=np.arange(100))
+    whole = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0)]
+    order = [label for batch in whole for label in batch]
+    assert sorted(order) == list(range(100)) != order
+    ranks = [
+        [label.tolist() for _, label in Batches(split, **make, rank=r, world_size=2).shuffled(3, epoch=0)]
+        for r in (0, 1)
+    ]
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in whole]
+    later = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0, start=2)]
+    assert later == whole[2:]
+    assert whole != [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=1)]
+
+
+def test_dynamic_binarization_draws_each_pixel_with_the_odds_of_its_grey():
+    split = Split(images=np.full((1, 1, 200, 200), 64, np.uint8))
+    batches = Batches(split, 1, torch.device("cpu"), labelled=False, binarize=True)
+    (first, _), (second, _) = next(batches.in_order()), next(batches.in_order())
+    assert set(first.unique().tolist()) == {0.0, 1.0}
+    assert first.mean().item() == pytest.approx(64 / 255, abs=0.01)
+    assert not torch.equal(first, second)
+
+
+def test_schedules_against_their_formulas():
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
+    for step in range(50):
+        assert lr_factor("cosine", step, 50, 0) == pytest.approx(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    assert [lr_factor("constant", step, 9, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+    assert [lr_factor("step", step, 8, 0) for step in range(8)] == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    assert [kl_factor(step, 4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
+    assert kl_factor(0, 0) == 1
+
+
+def test_defaults_are_filled_in_by_the_data():
+    dataset = load_dataset(QUICK)
+    colour = replace(dataset, train=Split(images=np.zeros((600, 3, 8, 8), np.uint8), labels=dataset.train.labels))
+    assert configure(QUICK, dataset).model.likelihood.name == "bernoulli"
+    assert configure(QUICK, colour).model.likelihood.name == "gaussian-optimal"
+    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
+    config = configure(replace(QUICK, beta=4.0), dataset)
+    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
+    assert from_dict(Config, json.loads(config.to_json())) == from_dict(Config, json.loads(config.to_json()))
+
+
+def test_options_of_a_part_that_is_not_there_are_refused():
+    with pytest.raises(UsageError, match="conditioning"):
+        configure(replace(QUICK, conditional=False, options={"conditioning": {"x": 1}}), load_dataset(QUICK))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_an_unwritable_folder_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CvaeError, match="can't write"):
+        train(QUICK, tmp_path / "run", quiet=True)
+
+
+def test_labels_are_learned(trained):
+    """Generated digits fall to the asked class under a nearest-mean classifier of real ones."""
+    import cvae
+
+    split = load_dataset(TrainConfig()).train
+    means = np.stack([split.images[split.labels == c].mean(0).ravel() for c in range(10)]) / 255  # (10, 64)
+    images = cvae.load(trained["labels"]).generate(200, seed=0).reshape(200, 64)
+    nearest = ((images[:, None] - means) ** 2).sum(2).argmin(1)
+    assert (nearest == np.arange(200) % 10).mean() > 0.8
+
+
+def test_one_process_may_train_at_several_precisions(tmp_path):
+    for precision in ("fp32", "bf16", "fp32"):
+        train(
+            replace(QUICK, epochs=1, precision=precision), tmp_path / f"{precision}-{time.monotonic_ns()}", quiet=True
+        )
+    assert trainer_module.Trainer is Trainer

@@ -1,0 +1,250 @@
+"""Every architecture, with and without labels, under every likelihood: builds, learns, exports and agrees."""
+
+import math
+from itertools import product
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import distributions as D
+from torch import nn
+
+from cvae.config import ModelConfig, Part
+from cvae.errors import UsageError
+from cvae.exporters.base import Decoder, Encoder
+from cvae.exporters.onnx import to_onnx
+from cvae.models import VAE, build
+from cvae.models.architectures.layers import pyramid
+from cvae.models.conditioning import FeatureModulation, LabelLinear
+from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, OptimalGaussian
+from cvae.models.priors import normal_kl
+from cvae.objectives import elbo
+from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
+from cvae.spec import Spec
+
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
+FAMILIES = ["mlp", "conv", "resnet"]
+"""The parametric functions; the other names are sizes of these."""
+NARROW = {"mlp": {"hidden": [16]}, "conv": {"width": 4, "max_width": 8, "hidden": 16}, "resnet": {"width": 4}}
+"""Options that keep a test quick."""
+
+
+def model_config(
+    arch: str = "mlp",
+    shape: tuple[int, int, int] = (1, 8, 8),
+    labels: bool = False,
+    likelihood: str = "bernoulli",
+    conditioning: str = "film",
+    prior: str = "normal",
+    **options: object,
+) -> ModelConfig:
+    return ModelConfig(
+        image_shape=shape,
+        latent_dim=5,
+        classes=("a", "b", "c") if labels else None,
+        architecture=Part(name=arch, options=options or NARROW.get(arch, {})),
+        conditioning=Part(name=conditioning) if labels else None,
+        likelihood=Part(name=likelihood),
+        prior=Part(name=prior),
+    )
+
+
+def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[torch.Tensor, torch.Tensor | None]:
+    image = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
+    return image, torch.arange(count) % 3 if labels else None
+
+
+def learn(model: VAE, image: torch.Tensor, label: torch.Tensor | None, objective: str = "elbo", steps: int = 3) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        loss = OBJECTIVES.get(objective)(model, image, label, 1.0).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()
+
+
+def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
+    """The exported graph, at another batch size than it was traced with, gives what torch gives."""
+    spec = Spec(
+        role=role,
+        name="test",
+        architecture=config.architecture.name,
+        image_shape=config.image_shape,
+        latent_dim=config.latent_dim,
+        classes=config.classes,
+        likelihood=config.likelihood.name,
+        prior=config.prior.name,
+        data="random",
+        data_terms="none",
+    )
+    module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
+    session = ort.InferenceSession(to_onnx(module, spec).SerializeToString(), providers=["CPUExecutionProvider"])
+    image, label = batch(config.image_shape, config.classes is not None, count)
+    first = image if role == "encoder" else torch.randn(count, config.latent_dim)
+    named = {module.inputs[0]: first} | ({} if label is None else {"label": label})
+    with torch.no_grad():
+        expected = module(**named)
+    actual = session.run(None, {name: value.numpy() for name, value in named.items()})
+    for ours, theirs in zip(actual, expected if role == "encoder" else (expected,), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+    if role == "decoder":
+        assert actual[0].shape == (count, *config.image_shape)
+        assert actual[0].min() >= 0 and actual[0].max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arch", "labels", "likelihood", "shape"), product(FAMILIES, [False, True], LIKELIHOODS, SHAPES)
+)
+def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likelihood, shape):
+    torch.manual_seed(0)
+    config = model_config(arch, shape, labels, likelihood)
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
+    if likelihood == "bernoulli":  # an encoder knows nothing of the likelihood
+        agree(model, config, "encoder")
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
+def test_every_parameter_learns(arch, conditioning):
+    torch.manual_seed(0)
+    model = build(model_config(arch, (3, 13, 10), conditioning is not None, conditioning=conditioning or "film"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    learn(model, *batch((3, 13, 10), conditioning is not None))
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == []
+
+
+@pytest.mark.parametrize(("prior", "objective"), product(PRIORS, OBJECTIVES))
+@pytest.mark.parametrize("labels", [False, True])
+def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
+    torch.manual_seed(0)
+    config = model_config(labels=labels, prior=prior)
+    model = build(config)
+    learn(model, *batch((1, 8, 8), labels), objective)
+    agree(model, config, "decoder")
+    agree(model, config, "encoder")
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_the_label_reaches_encoder_and_decoder(arch, conditioning):
+    torch.manual_seed(0)
+    model = build(model_config(arch, labels=True, conditioning=conditioning))
+    learn(model, *batch((1, 8, 8), True))
+    model.eval()
+    image, noise = torch.rand(1, 1, 8, 8), torch.randn(1, 5)
+    a, b = torch.tensor([0]), torch.tensor([1])
+    with torch.no_grad():
+        assert not torch.allclose(model.decode(noise, a), model.decode(noise, b), atol=1e-6)
+        assert not torch.allclose(model.encode(image, a)[0], model.encode(image, b)[0], atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["conv", "resnet"]), st.sampled_from([1, 3]), st.integers(8, 128), st.integers(8, 128))
+def test_any_size_comes_back_as_it_was(arch, channels, height, width):
+    model = build(model_config(arch, (channels, height, width), width=2, max_width=2)).eval()
+    with torch.no_grad():
+        mean, std = model.encode(torch.rand(1, channels, height, width))
+        assert mean.shape == std.shape == (1, 5)
+        assert model.decode(mean).shape == (1, channels, height, width)
+
+
+def test_a_pyramid_halves_and_doubles():
+    levels = [tuple(level) for level in pyramid((3, 33, 8), 16, 64)]
+    assert levels == [(16, 33, 8), (32, 17, 4), (64, 9, 2), (64, 5, 1), (64, 3, 1)]
+
+
+def test_mlp_is_the_network_of_pytorchs_example():
+    model = build(model_config("mlp", (1, 28, 28), hidden=[400]))
+    latent = 5
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == (784 + 1) * 400 + 401 * 2 * latent + (latent + 1) * 400 + 401 * 784
+    )
+
+
+def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
+    layer = LabelLinear(4, 6, classes=3)
+    x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
+    joined = torch.cat([x, nn.functional.one_hot(y, 3).float()], 1)
+    weight = torch.cat([layer.linear.weight, layer.table.weight.T], 1)
+    torch.testing.assert_close(layer(x, y), nn.functional.linear(joined, weight, layer.linear.bias))
+
+
+def test_modulation_starts_as_the_identity_and_scales_and_shifts_by_label():
+    layer = FeatureModulation(2, classes=3)
+    x, y = torch.randn(3, 2, 4, 4), torch.tensor([2, 0, 1])
+    torch.testing.assert_close(layer(x, y), x)
+    nn.init.normal_(layer.table.weight)
+    scale, shift = layer.table.weight[2, :2], layer.table.weight[2, 2:]
+    torch.testing.assert_close(layer(x, y)[0], x[0] * (1 + scale[:, None, None]) + shift[:, None, None])
+
+
+def test_bernoulli_against_torch_distributions():
+    params, image = torch.randn(4, 1, 3, 3), (torch.rand(4, 1, 3, 3) < 0.5).float()
+    expected = -D.Bernoulli(logits=params).log_prob(image).sum((1, 2, 3))
+    torch.testing.assert_close(Bernoulli(1).nll(params, image), expected)
+    torch.testing.assert_close(Bernoulli(1).mean(params), D.Bernoulli(logits=params).mean)
+
+
+@pytest.mark.parametrize(("likelihood", "sigma"), [(Gaussian(3, sigma=0.3), 0.3), (LearnedGaussian(3), 0.1)])
+def test_gaussian_against_torch_distributions(likelihood, sigma):
+    params, image = torch.randn(4, 3, 5, 2), torch.rand(4, 3, 5, 2)
+    expected = -D.Normal(params.sigmoid(), sigma).log_prob(image).sum((1, 2, 3))
+    torch.testing.assert_close(likelihood.nll(params, image), expected)
+
+
+def test_optimal_sigma_is_the_minimum_over_sigma_and_fixed_in_evaluation():
+    torch.manual_seed(0)
+    params, image = torch.randn(8, 3, 5, 2), torch.rand(8, 3, 5, 2)
+    likelihood = OptimalGaussian(3).train()
+    optimal = likelihood.nll(params, image).mean()
+    others = [Gaussian(3, sigma=s).nll(params, image).mean() for s in np.geomspace(0.05, 2, 200)]
+    assert optimal <= min(others) and math.isclose(optimal, min(others), rel_tol=1e-3)
+    likelihood.eval()
+    one_by_one = torch.cat([likelihood.nll(params[i : i + 1], image[i : i + 1]) for i in range(8)])
+    torch.testing.assert_close(one_by_one, likelihood.nll(params, image))
+
+
+def test_kl_against_torch_and_monte_carlo():
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(3, 4), torch.randn(3, 4)
+    q, p = D.Normal(mean, (0.5 * log_var).exp()), D.Normal(0.0, 1.0)
+    torch.testing.assert_close(normal_kl(mean, log_var), D.kl_divergence(q, p))
+    z = q.sample((200_000,))
+    torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), normal_kl(mean, log_var), atol=0.03, rtol=0)
+
+
+class FixedTerms(nn.Module):
+    """A model whose terms are known."""
+
+    def forward(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        return torch.tensor([10.0, 20.0]), torch.tensor([[0.2, 3.0], [0.4, 5.0]])
+
+
+@pytest.mark.parametrize(
+    ("kl_weight", "options", "expected"),
+    [
+        (1.0, {}, 15 + 0.3 + 4.0),
+        (0.5, {}, 15 + 0.5 * 4.3),
+        (1.0, {"beta": 4.0}, 15 + 4 * 4.3),
+        (1.0, {"free_bits": 1.0}, 15 + 1.0 + 4.0),
+        (0.5, {"beta": 2.0, "free_bits": 1.0}, 15 + 5.0),
+    ],
+)
+def test_elbo_by_hand(kl_weight, options, expected):
+    loss = elbo(FixedTerms(), torch.empty(0), None, kl_weight, **options)
+    assert loss.loss.item() == pytest.approx(expected)
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # always those of beta = 1
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8), (0, 8, 8), (17, 8, 8)])
+def test_impossible_image_shapes_are_refused(shape):
+    with pytest.raises(UsageError, match="image shape"):
+        model_config(shape=shape)
