@@ -8,14 +8,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from cvae.data.dataset import Dataset, Split
-from cvae.data.images import fit
 from cvae.errors import CvaeError, UsageError
+from cvae.runtime.images import FORMATS, cover, to_rgb
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
 SPLITS = {"train": "train", "valid": "validation", "val": "validation", "validation": "validation", "test": "test"}
 DEFAULT_SIZE = 64
 
@@ -29,8 +28,8 @@ def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
       each again of one of the two kinds. The classes are those of `train`.
     - Files whose name, or whose folder's name, begins with a dot are ignored, and so are sub-folders without images.
 
-    Images are turned as EXIF says, composited on white where they are transparent, and by `cvae.data.images.fit`
-    squared. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
+    Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to a
+    square. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
     read is skipped with a warning; so is one over Pillow's `Image.MAX_IMAGE_PIXELS` (89 megapixels).
 
     Raises:
@@ -156,25 +155,10 @@ def _decode_one(path: Path, size: int) -> np.ndarray | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a half, quarter or eighth, if that is enough
-            ImageOps.exif_transpose(image, in_place=True)
-            square = fit(_rgb(image), size)
+            square = cover(to_rgb(image), (size, size))
     except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         return None
     return np.asarray(square).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F":
-        raise ValueError("floats have no known white")
-    if image.mode.startswith("I"):  # 16-bit grey (from PNG "I" before Pillow 11), which `convert` would clip to 255
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("32-bit integers have no known white")
-        image = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _some(names: Sequence[str]) -> str:

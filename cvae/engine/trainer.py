@@ -158,6 +158,7 @@ class Trainer:
             )
             while self.step < self.total_steps:
                 self._epoch(self.step // len(self.batches), progress)
+                self._stop_if_asked()
             self._test(progress)
         return self.out
 
@@ -173,15 +174,11 @@ class Trainer:
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
                 text = f"{_bound(figures)}, {speed:,.0f} images/s"
                 progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
-            if self.stop_signal is not None:
-                self._save()
-                raise Interrupted(
-                    f"stopped at step {self.step:,} of {self.total_steps:,}; "
-                    f"continue with: cvae train --resume --out {self.out}"
-                )
-            if time.monotonic() - saved > CHECKPOINT_SECONDS and self.step % steps:
+            due = self.stop_signal is not None or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if due and self.step % steps:  # the end of an epoch saves by itself
                 self._save()
                 saved = time.monotonic()
+                self._stop_if_asked()
         seconds = time.monotonic() - started
         record = {
             "epoch": epoch + 1,
@@ -192,6 +189,14 @@ class Trainer:
             "images_per_second": round((self.step - first) * self.batches.batch_size / seconds, 1),
         }
         self._end_of_epoch(record, progress)
+
+    def _stop_if_asked(self) -> None:
+        """Called where the run has just been saved."""
+        if self.stop_signal is not None and self.step < self.total_steps:
+            raise Interrupted(
+                f"stopped at step {self.step:,} of {self.total_steps:,}; "
+                f"continue with: cvae train --resume --out {self.out}"
+            )
 
     def _train_step(self, image: Tensor, label: Tensor | None) -> None:
         asked = self.config.training

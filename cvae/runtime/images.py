@@ -1,6 +1,7 @@
 """Arrays to pictures and back: PNG files, grids, strips and GIFs."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -80,39 +81,48 @@ def _check_ending(path: str | Path) -> None:
         raise UsageError(f"{str(path)!r}: no picture format has the ending {ending!r}; try .png, .gif or .jpg")
 
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""The formats that are read."""
-
-MAX_PIXELS = 100_000_000
-"""A picture with more pixels is not decoded."""
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
+"""The formats that are read; Pillow knows dozens, some of them through other programs."""
 
 
-def opaque(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say, transparency laid on white; grey stays grey ("L"), all else becomes "RGB"."""
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Turned as its EXIF data say, transparency laid on white, 8-bit RGB whatever it was.
+
+    Raises:
+        ValueError: it holds floats or 32-bit integers, which say nothing of their range.
+    """
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode == "F":
+        raise ValueError("its pixels are floats of no known range")
+    if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip to 255
+        grey = np.asarray(picture)
+        if grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("its pixels are 32-bit integers of no known range")
+        picture = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    return picture.convert("RGB")
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Scaled to cover (width, height), and centre-cropped to it."""
-    return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
+    """Scaled to cover (width, height), bicubic and antialiased, and centre-cropped to it."""
+    return ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
 
 
 def read(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Read a picture as an image (C, H, W) float32 in [0, 1]: grey or RGB, scaled to cover (H, W), centre-cropped.
 
     Raises:
-        CvaeError: the file can't be read or is no picture.
+        CvaeError: the file can't be read, is no picture, or has more than Pillow's `Image.MAX_IMAGE_PIXELS`.
     """
     channels, height, width = image_shape
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_PIXELS:
-                raise CvaeError(f"{str(path)!r} has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS:,}")
-            pixels = np.asarray(cover(opaque(picture), (width, height)).convert("L" if channels == 1 else "RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # comes before the pixels are decoded
+            with Image.open(path, formats=FORMATS) as file:
+                picture = cover(to_rgb(file), (width, height))
+    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as a picture: {error}") from error
-    return (pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)).astype(np.float32) / 255
+    pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)
