@@ -34,7 +34,7 @@ def cvae(
 
 
 app.command()(train.train)
-app.add_typer(export.app, name="export")
+app.command()(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)

@@ -45,6 +45,16 @@ def open_model(name: str | None, device: str) -> "Model":
     return model
 
 
+def require_torch(what: str) -> None:
+    """One line on what is missing, where the training packages are not installed."""
+    import importlib.util
+
+    from cvae.errors import MissingExtraError
+
+    if importlib.util.find_spec("torch") is None:
+        raise MissingExtraError(what)
+
+
 def one_label(label: str | None, digit: str | None) -> str | None:
     """--label and --digit are one thing."""
     if label is not None and digit is not None and label != digit:

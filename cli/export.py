@@ -1,33 +1,42 @@
 """cvae export <format>"""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cvae.cli import _shared
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Turn a trained run into files for other programs.")
 
-Run = Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run. [the newest]")]
+def export(
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx; `cvae archs` lists all.")],
+    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run. [the newest]")] = None,
+    license: Annotated[str | None, typer.Option(help="Of the weights, for the file to say: as Apache-2.0.")] = None,
+    json: _shared.Json = False,
+) -> None:
+    """Turn a trained run into files for other programs, compared with torch, in the run's folder.
 
-
-@app.command("onnx")
-def onnx(run: Run = None, json: _shared.Json = False) -> None:
-    """Write decoder.onnx and encoder.onnx, compared with torch, into the run's folder.
-
-    Example: cvae export onnx runs/digits-resnet-conditional
+    Example: cvae export onnx
     """
     from cvae.errors import UsageError
     from cvae.registry import EXPORTERS
     from cvae.runtime.find import find, runs
-    from cvae.runtime.session import read_spec
 
+    _shared.require_torch("cvae export")
+    exporter = EXPORTERS.get(format)
     if run is None:
         if not runs():
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
         _shared.say(f"newest run: {runs()[0]}")
-    folder = runs()[0] if run is None else find(run)
-    files = EXPORTERS.get("onnx")(folder)
-    agreement = {path.name: read_spec(path)[0].agreement["max_abs_difference"] for path in files}
-    lines = [f"{path} ({path.stat().st_size:,} bytes, within {agreement[path.name]} of torch)" for path in files]
-    _shared.report(json, {"files": [str(path) for path in files], "max_abs_difference": agreement}, "\n".join(lines))
+    files = exporter(runs()[0] if run is None else find(run), license=license)
+    lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
+    _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
+
+
+def _agreement(path: Path) -> str:
+    """How far an exported file is from torch, where it says so."""
+    from cvae.runtime.session import read_spec
+
+    if path.suffix != ".onnx":
+        return ""
+    return f", within {read_spec(path)[0].agreement['max_abs_difference']} of torch"

@@ -66,6 +66,7 @@ def train(
 
     Example: cvae train --arch resnet --conditional
     """
+    _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
     run = _continue(out, given) if resume else _start(recipe, out, given, set_ or [])
     import json as encoder
@@ -75,6 +76,7 @@ def train(
 
 
 def _start(recipe: str | None, out: Path | None, given: dict[str, Any], assignments: list[str]) -> Path:
+    import cvae
     from cvae import model_zoo
     from cvae.config import from_dict, parse_options, read_recipe
     from cvae.runtime.find import RUNS
@@ -86,13 +88,17 @@ def _start(recipe: str | None, out: Path | None, given: dict[str, Any], assignme
     config = from_dict(TrainConfig, {**flags, **given, "options": options})
     if out is None:
         data = config.data.partition(":")[0]
-        name = Path(recipe).stem if recipe else "-".join([data, config.arch, *["conditional"] * config.conditional])
+        source = Path(recipe or "")
+        if source.name == "config.json":
+            source = source.parent
+        name = source.stem if recipe else "-".join([data, config.arch, *["conditional"] * config.conditional])
         tries = [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]
         out = next(path for path in tries if not path.exists())
-    return _engine().train(config, out)
+    return cvae.train(config, out)
 
 
 def _continue(out: Path | None, given: dict[str, Any]) -> Path:
+    import cvae
     from cvae.errors import UsageError
     from cvae.runtime.find import runs
 
@@ -103,17 +109,4 @@ def _continue(out: Path | None, given: dict[str, Any]) -> Path:
     if out is None and not runs():
         raise UsageError("there is no run under 'runs' to resume; name one with --out")
     run = runs()[0] if out is None else out
-    return _engine().resume(run, epochs=given.get("epochs"))
-
-
-def _engine() -> Any:
-    """cvae.engine, or one line on what is missing."""
-    import importlib.util
-
-    from cvae.errors import MissingExtraError
-
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError("cvae train")
-    from cvae import engine
-
-    return engine
+    return cvae.resume(run, epochs=given.get("epochs"))

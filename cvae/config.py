@@ -113,7 +113,7 @@ class TrainConfig:
     conditional: bool = False
     conditioning: str = "film"
     likelihood: str | None = None
-    prior: str = "normal"
+    prior: str = "flow"
     latent_dim: int = 32
     # data
     data: str = "digits"

@@ -16,6 +16,12 @@ class UsageError(CvaeError, ValueError):
     exit_code = 2
 
 
+class Interrupted(CvaeError):
+    """A training was asked to stop, and has saved itself. Exit code 130, as a shell has it for Ctrl-C."""
+
+    exit_code = 130
+
+
 class MissingExtraError(CvaeError, ImportError):
     """A part needs packages that the base install leaves out. Exit code 1."""
 

@@ -24,7 +24,7 @@ def whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
-            with beside.open("rb") as written:
+            with beside.open("r+b") as written:
                 os.fsync(written.fileno())
             beside.replace(path)
         finally:

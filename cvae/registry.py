@@ -178,7 +178,10 @@ LIKELIHOODS = Registry(
 PRIORS = Registry(
     "prior",
     "cvae.priors",
-    {"normal": Builtin("cvae.models.priors:Normal", "standard normal")},
+    {
+        "normal": Builtin("cvae.models.priors:Normal", "standard normal"),
+        "flow": Builtin("cvae.models.priors:Flow", "RealNVP, by label: learned, better samples and likelihood"),
+    },
 )
 OBJECTIVES = Registry(
     "objective",

@@ -39,7 +39,7 @@ class Spec:
     data: str
     data_terms: str
     agreement: Mapping[str, Any] = field(default_factory=dict)
-    license: str = "Apache-2.0"
+    license: str | None = None
     producer: str = "cvae-onnx"
 
     def __post_init__(self) -> None:

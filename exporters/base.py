@@ -38,7 +38,7 @@ class Encoder(nn.Module):
 ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
 
 
-def spec_of(config: Config, role: str, run: Path) -> Spec:
+def spec_of(config: Config, role: str, run: Path, license: str | None) -> Spec:
     """The self-description of a run's decoder or encoder."""
     model = config.model
     return Spec(
@@ -52,4 +52,5 @@ def spec_of(config: Config, role: str, run: Path) -> Spec:
         prior=model.prior.name,
         data=config.training.data.partition(":")[0],  # the kind of an own set, not where it lies on somebody's disk
         data_terms=config.data_terms,
+        license=license,
     )

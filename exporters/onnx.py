@@ -29,8 +29,10 @@ TOLERANCE = 1e-5
 """The largest absolute difference from torch that is accepted."""
 
 
-def export(run: str | Path) -> list[Path]:
+def export(run: str | Path, *, license: str | None = None) -> list[Path]:
     """Write `decoder.onnx` and `encoder.onnx` into a run's folder, both or neither.
+
+    `license` is that of the weights, for the spec: an SPDX name such as Apache-2.0.
 
     Raises:
         CvaeError: the run is damaged, or a file would not agree with torch within 1e-5; nothing was written.
@@ -39,7 +41,7 @@ def export(run: str | Path) -> list[Path]:
     model, config = load_model(run)
     files = {}
     for role, wrapper in ROLES.items():
-        spec = spec_of(config, role, run)
+        spec = spec_of(config, role, run, license)
         graph = to_onnx(wrapper(model), spec)
         difference = compare(graph, wrapper(model), spec)
         if not difference <= TOLERANCE:

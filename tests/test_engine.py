@@ -19,14 +19,14 @@ from safetensors.torch import load_file
 
 from cvae.config import Config, TrainConfig, from_dict
 from cvae.data import Split, load_dataset
-from cvae.engine import Interrupted, load_model, resume, train
+from cvae.engine import load_model, resume, train
 from cvae.engine import trainer as trainer_module
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import configure
 from cvae.engine.trainer import Trainer
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, Interrupted, UsageError
 
 QUICK = TrainConfig(
     arch="mlp",

@@ -31,7 +31,7 @@ from cvae.engine.checkpoint import (
 from cvae.engine.progress import TrainingProgress
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import choose_device, choose_precision, configure
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.files import write_whole
 from cvae.models import VAE, build
 from cvae.registry import OBJECTIVES
@@ -45,12 +45,6 @@ REPORTS = 15
 
 EVALUATION_SEED = 20_131_220
 """Seeds the noise of validation and test bounds and of the sample pictures, so that they compare over a run."""
-
-
-class Interrupted(CvaeError):
-    """A training was asked to stop, and has saved itself. Exit code 130."""
-
-    exit_code = 130
 
 
 def train(asked: TrainConfig, out: str | Path, *, quiet: bool = False) -> Path:

@@ -1,10 +1,15 @@
 """p(z), as an invertible map between the latent space and standard normal noise.
 
-A prior is made with the latent dimension Z.
+A prior is made with the latent dimension Z and the conditioning, so that it may depend on the label.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
+
+from cvae.errors import UsageError
+from cvae.models.conditioning import Conditioning
 
 
 def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
@@ -31,7 +36,7 @@ class Prior(nn.Module):
 class Normal(Prior):
     """The standard normal prior: the latent space is the space of the noise."""
 
-    def __init__(self, latent_dim: int) -> None:
+    def __init__(self, latent_dim: int, conditioning: Conditioning) -> None:
         super().__init__()
 
     def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
@@ -42,3 +47,80 @@ class Normal(Prior):
 
     def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         return mean, torch.exp(0.5 * log_var)
+
+
+class Coupling(nn.Module):
+    """An affine coupling layer: one half of the vector is shifted and scaled by functions of the other and the label.
+
+    Dinh, Sohl-Dickstein & Bengio 2016, "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803. It begins as the
+    identity, and then swaps the halves, so that the next layer changes the other one.
+    """
+
+    def __init__(self, latent_dim: int, kept: int, hidden: int, conditioning: Conditioning) -> None:
+        super().__init__()
+        self.kept, self.changed = kept, latent_dim - kept
+        self.first = conditioning.linear(kept, hidden)
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2 * self.changed))
+        nn.init.zeros_(self.rest[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.rest[-1].bias)  # type: ignore[arg-type]
+
+    def _scale_and_shift(self, kept: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self.rest(self.first(kept, label)).chunk(2, dim=1)  # (B, K) -> (B, Z - K) each
+        return 2 * torch.tanh(log_scale / 2), shift  # a scale within e^2 of 1 keeps the inverse well conditioned
+
+    def forward(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Towards the noise: (B, Z) -> (B, Z), and the logarithm of the scale of each number of the result."""
+        kept, changed = latent.split([self.kept, self.changed], dim=1)
+        log_scale, shift = self._scale_and_shift(kept, label)
+        noise = torch.cat([(changed + shift) * log_scale.exp(), kept], dim=1)
+        return noise, torch.cat([log_scale, torch.zeros_like(kept)], dim=1)
+
+    def inverse(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """From the noise: (B, Z) -> (B, Z)."""
+        changed, kept = noise.split([self.changed, self.kept], dim=1)
+        log_scale, shift = self._scale_and_shift(kept, label)
+        return torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
+
+
+class Flow(Prior):
+    """A learned prior: standard normal noise through an invertible network that sees the label.
+
+    A flow in the prior rather than in the posterior: Huang et al. 2017, https://arxiv.org/abs/1712.04569; Xu et al.
+    2019, https://arxiv.org/abs/1905.13452.
+    """
+
+    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 128) -> None:
+        super().__init__()
+        if latent_dim < 2:
+            raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
+        halves = [latent_dim // 2, latent_dim - latent_dim // 2]
+        self.couplings = nn.ModuleList(
+            Coupling(latent_dim, halves[i % 2], hidden, conditioning) for i in range(couplings)
+        )
+
+    def _to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latent (B, Z) -> noise (B, Z), and the logarithm of the scale of each number on its way (B, Z)."""
+        log_scale = torch.zeros_like(latent)
+        for coupling in self.couplings:
+            latent, step = coupling(latent, label)
+            kept = coupling.kept
+            log_scale = torch.cat([log_scale[:, kept:], log_scale[:, :kept]], dim=1) + step  # swapped alike
+        return latent, log_scale
+
+    def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
+        """E log q(z | x), which has a formula, minus log p(z) at the sample: (B, 1)."""
+        noise, log_scale = self._to_noise(latent, label)
+        negative_entropy = -0.5 * (1 + math.log(2 * math.pi) + log_var)
+        log_prior = -0.5 * (noise.square() + math.log(2 * math.pi)) + log_scale
+        return (negative_entropy - log_prior).sum(1, keepdim=True)  # (B, Z) -> (B, 1)
+
+    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        for coupling in reversed(self.couplings):
+            noise = coupling.inverse(noise, label)  # type: ignore[operator]
+        return noise
+
+    def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The image of the posterior's mean, and its standard deviation times the local scale: the posterior itself
+        is not normal in the space of the noise."""
+        noise, log_scale = self._to_noise(mean, label)
+        return noise, torch.exp(0.5 * log_var + log_scale)

@@ -48,7 +48,8 @@ class VAE(nn.Module):
         mean, log_var = (out.float() for out in self.encoder(image, label))
         latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
         params = self.decoder(latent, label).float()
-        return Terms(self.likelihood.nll(params, image), self.prior.rate(latent, mean, log_var, label))
+        with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
+            return Terms(self.likelihood.nll(params, image), self.prior.rate(latent, mean, log_var, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Standard normal noise (B, Z) -> image (B, C, H, W) in [0, 1]: the exported decoder."""
@@ -81,5 +82,5 @@ def build(config: ModelConfig) -> VAE:
     encoder, decoder = ARCHITECTURES.get(architecture.name)(
         config.image_shape, config.latent_dim, p_x.param_channels, conditioning, **options(ARCHITECTURES, architecture)
     )
-    p_z = PRIORS.get(prior.name)(config.latent_dim, **options(PRIORS, prior))
+    p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **options(PRIORS, prior))
     return VAE(encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)

@@ -1,0 +1,150 @@
+"""What the base install can do: everything but training, without a single training package."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+ABSENT = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
+
+# Python as it is where these packages were never installed: its own finder does not find them.
+WITHOUT = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {ABSENT!r} else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
+"""
+
+
+def python(program: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "error", "-c", WITHOUT + program, *map(str, args)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+def cvae(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return python("from cvae.__main__ import main; main()", *args, cwd=cwd)
+
+
+def size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        return picture.size
+
+
+@pytest.mark.parametrize("package", ABSENT)
+def test_the_packages_are_absent_here(package, tmp_path):
+    done = python(f"import {package}", cwd=tmp_path)
+    assert f"ModuleNotFoundError: No module named '{package}'" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["import cvae", "import cvae; dir(cvae)", "import cvae.__main__, cvae.cli"])
+def test_importing_is_light(program, tmp_path):
+    heavy = {"numpy", "onnxruntime", "PIL", *ABSENT}
+    done = python(f"{program}\nprint(*{heavy!r} & set(sys.modules))", cwd=tmp_path)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_the_runtime_imports_none_of_the_packages_where_they_are_installed(trained, tmp_path):
+    program = f"""if True:
+        import sys, cvae
+        model = cvae.load({str(trained["labels"])!r})
+        model.reconstruct(model.generate(2, label=7), 7)
+        print(*set({ABSENT!r}) & set(sys.modules))
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_a_program_loads_generates_and_interpolates(trained, tmp_path):
+    program = """
+import cvae
+model = cvae.load(sys.argv[1])
+print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label="7").shape)
+"""
+    done = python(program, trained["labels"], cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("(3, 1, 8, 8) (4, 1, 8, 8)\n", "")
+
+
+def every_command(run: Path, cvae) -> None:
+    """Each command of the base install, through `cvae`, which runs one and returns its standard output."""
+    facts = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
+    assert facts["labels"] == ["7"] and facts["seed"] == 1
+    cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "way.gif")
+    cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "again.png")
+    assert json.loads(cvae("info", run, "--json"))["classes"] == list("0123456789")
+    assert json.loads(cvae("info", run / "decoder.onnx", "--json"))["role"] == "decoder"
+    assert "resnet" in json.loads(cvae("archs", "--json"))["--arch"]
+
+
+def test_every_command_but_training_works(trained, tmp_path):
+    def run(*args: object) -> str:
+        done = cvae(*args, cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    every_command(trained["labels"], run)
+    assert size(tmp_path / "seven.png") == (280, 280)
+    assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train"], ["train", "--arch", "mlp", "--epochs", "1"], ["train", "--resume"], ["export", "onnx"]],
+    ids=" ".join,
+)
+def test_training_and_exporting_say_in_one_line_what_to_install(trained, tmp_path, arguments):
+    shutil.copytree(trained["labels"], tmp_path / "runs" / "mine")
+    before = sorted(tmp_path.rglob("*"))
+    done = cvae(*arguments, cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout == ""
+    assert re.fullmatch(r"cvae: error: .*pip install 'cvae-onnx\[train\]'\n", done.stderr), done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["train", "resume", "load_model"])
+def test_a_program_that_trains_is_told_what_to_install(tmp_path, name):
+    done = python(f"import cvae; cvae.{name}", cwd=tmp_path)
+    assert "MissingExtraError: " in done.stderr and "pip install 'cvae-onnx[train]'" in done.stderr.splitlines()[-1]
+
+
+def test_an_attribute_that_is_none_is_an_attribute_error(tmp_path):
+    done = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
+    assert done.stdout == "False\n"
+
+
+@pytest.mark.slow
+def test_a_real_base_install_runs_every_command(trained, tmp_path):
+    ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
+    checkout = shutil.copytree(ROOT, tmp_path / "checkout", ignore=ignored, symlinks=True)
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    folder = tmp_path / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    pip = [folder / "python", "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--quiet", checkout], check=True)
+    installed = json.loads(subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True).stdout)
+    names = {package["name"] for package in installed}
+    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert names >= {"cvae-onnx", *(re.split("[<>=]", requirement)[0] for requirement in wanted)}
+    assert not names & {*ABSENT, "scikit-learn"}
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(*args: object) -> str:
+        done = subprocess.run([folder / "cvae", *map(str, args)], cwd=work, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    every_command(trained["labels"], run)
+    done = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
+    assert done.returncode == 1 and "pip install 'cvae-onnx[train]'" in done.stderr and done.stderr.count("\n") == 1
