@@ -39,7 +39,9 @@ def train(
     limit: Annotated[int | None, _flag("Train on the first N images only.")] = None,
     objective: Annotated[str | None, _flag("What is minimized.", _default.objective)] = None,
     beta: Annotated[float | None, _flag("Weight of the KL term. [1]")] = None,
-    free_bits: Annotated[float | None, _flag("Nats per latent dimension that cost nothing. [0]")] = None,
+    free_bits: Annotated[
+        float | None, _flag("Nats that cost nothing: per latent dimension; with a flow, in all. [0]")
+    ] = None,
     kl_warmup: Annotated[
         float | None, _flag("Epochs until the KL term has its full weight.", _default.kl_warmup)
     ] = None,
@@ -66,11 +68,14 @@ def train(
 
     Example: cvae train --arch resnet --conditional
     """
+    import json as encoder
+    import os
+
     _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
     run = _continue(out, given) if resume else _start(recipe, out, given, set_ or [])
-    import json as encoder
-
+    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
+        return
     last = encoder.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     _shared.report(json, {"run": str(run), **last}, f"{run}: trained; next: cvae export onnx {run}")
 

@@ -28,8 +28,9 @@ def elbo(
 ) -> Loss:
     """The negative evidence lower bound, distortion + beta * rate.
 
-    beta: Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl. free_bits: nats per latent dimension that
-    cost nothing, Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
+    beta: Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl. free_bits: nats that cost
+    nothing in each group of the rate (a latent dimension under the normal prior, all of them under a flow),
+    Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
     """
     distortion, rate = model(image, label)  # (B,), (B, D)
     paid = rate.mean(0).clamp(min=free_bits).sum()  # (B, D) -> (D,) -> ()

@@ -154,6 +154,18 @@ def test_ctrl_c_saves_exits_130_and_resumes(tmp_path):
     assert step > 0
 
 
+def test_two_processes_train_one_model(tmp_path):
+    """torchrun, over gloo: one run, written once, whose bound is that of one process."""
+    flags = ["train", "--arch", "mlp", "--epochs", "4", "--precision", "fp32", "--device", "cpu"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "cvae", *flags]
+    for command, out in ((launch, "two"), ([sys.executable, "-m", "cvae", *flags], "one")):
+        done = subprocess.run([*command, "--out", out], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("trained; next") == 1
+    one, two = (records(tmp_path / out)[-2]["validation"]["bound"] for out in ("one", "two"))
+    assert two == pytest.approx(one, abs=0.5)
+
+
 def test_nothing_is_pickled(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("pickle was used")

@@ -18,9 +18,9 @@ from cvae.exporters.base import Decoder, Encoder
 from cvae.exporters.onnx import to_onnx
 from cvae.models import VAE, build
 from cvae.models.architectures.layers import pyramid
-from cvae.models.conditioning import FeatureModulation, LabelLinear
+from cvae.models.conditioning import FeatureModulation, FiLM, LabelLinear, Unconditional
 from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, OptimalGaussian
-from cvae.models.priors import normal_kl
+from cvae.models.priors import Flow, normal_kl
 from cvae.objectives import elbo
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
 from cvae.spec import Spec
@@ -97,7 +97,7 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "labels", "likelihood", "shape"), product(FAMILIES, [False, True], LIKELIHOODS, SHAPES)
+    ("arch", "labels", "likelihood", "shape"), list(product(FAMILIES, [False, True], LIKELIHOODS, SHAPES))
 )
 def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likelihood, shape):
     torch.manual_seed(0)
@@ -109,7 +109,7 @@ def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likeli
         agree(model, config, "encoder")
 
 
-@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
 def test_every_parameter_learns(arch, conditioning):
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_every_parameter_learns(arch, conditioning):
     assert unchanged == []
 
 
-@pytest.mark.parametrize(("prior", "objective"), product(PRIORS, OBJECTIVES))
+@pytest.mark.parametrize(("prior", "objective"), list(product(PRIORS, OBJECTIVES)))
 @pytest.mark.parametrize("labels", [False, True])
 def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
     torch.manual_seed(0)
@@ -131,7 +131,7 @@ def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
     agree(model, config, "encoder")
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("conditioning", list(CONDITIONINGS))
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_the_label_reaches_encoder_and_decoder(arch, conditioning):
     torch.manual_seed(0)
@@ -219,6 +219,41 @@ def test_kl_against_torch_and_monte_carlo():
     torch.testing.assert_close(normal_kl(mean, log_var), D.kl_divergence(q, p))
     z = q.sample((200_000,))
     torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), normal_kl(mean, log_var), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 5, 8])
+@pytest.mark.parametrize("classes", [None, 3])
+def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes):
+    torch.manual_seed(0)
+    flow = Flow(latent_dim, Unconditional() if classes is None else FiLM(classes), couplings=4, hidden=8).double()
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    label = None if classes is None else torch.tensor([1])
+    mean, log_var = torch.randn(1, latent_dim).double(), torch.randn(1, latent_dim).double()
+    latent = mean + (0.5 * log_var).exp() * torch.randn(1, latent_dim).double()
+
+    def to_noise(z: torch.Tensor) -> torch.Tensor:
+        return flow.to_noise(z[None], torch.zeros_like(z)[None], label)[0][0]
+
+    noise = to_noise(latent[0])
+    torch.testing.assert_close(flow.from_noise(noise[None], label), latent, atol=1e-6, rtol=0)
+    jacobian = torch.autograd.functional.jacobian(to_noise, latent[0])
+    log_prior = D.Normal(0.0, 1.0).log_prob(noise).sum() + torch.linalg.slogdet(jacobian)[1]
+    expected = -D.Normal(mean, (0.5 * log_var).exp()).entropy().sum() - log_prior
+    torch.testing.assert_close(flow.rate(latent, mean, log_var, label).sum(), expected, atol=1e-6, rtol=0)
+
+
+def test_a_fresh_flow_is_the_normal_prior_in_expectation():
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(1, 6), torch.randn(1, 6)
+    latent = mean + (0.5 * log_var).exp() * torch.randn(100_000, 6)
+    rate = Flow(6, Unconditional()).rate(latent, mean, log_var.expand(100_000, 6), None)
+    torch.testing.assert_close(rate.mean(), normal_kl(mean, log_var).sum(), atol=0.05, rtol=0)
+
+
+def test_a_flow_needs_two_latent_dimensions():
+    with pytest.raises(UsageError, match=r"flow.* at least 2, not 1"):
+        Flow(1, Unconditional())
 
 
 class FixedTerms(nn.Module):

@@ -96,8 +96,8 @@ class Trainer:
 
         torch.manual_seed(asked.seed)
         model = build(config.model).to(memory_format=torch.channels_last)
-        groups = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        optimizer = groups[asked.optimizer](
+        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+        optimizer = kinds[asked.optimizer](
             model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
@@ -164,12 +164,14 @@ class Trainer:
         for image, label in self.batches.shuffled(self.config.training.seed, epoch, self.step - epoch * steps):
             self._train_step(image, label)
             if progress.due():
-                figures = self._figures(self.step - epoch * steps)
+                figures = self._figures(self.sums, self.step - epoch * steps)
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
                 text = f"{_bound(figures)}, {speed:,.0f} images/s"
                 progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
-            due = self.stop_signal is not None or time.monotonic() - saved > CHECKPOINT_SECONDS
-            if due and self.step % steps:  # the end of an epoch saves by itself
+            at_end = self.step % steps == 0  # where an epoch is saved anyway
+            if not at_end and self._agreed(
+                self.stop_signal is not None or time.monotonic() - saved > CHECKPOINT_SECONDS
+            ):
                 self._save()
                 saved = time.monotonic()
                 self._stop_if_asked()
@@ -177,7 +179,7 @@ class Trainer:
         record = {
             "epoch": epoch + 1,
             "step": self.step,
-            "train": self._figures(steps),
+            "train": self._figures(self.accelerator.reduce(self.sums, "mean"), steps),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(seconds, 3),
             "images_per_second": round((self.step - first) * self.batches.batch_size / seconds, 1),
@@ -186,11 +188,19 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Called where the run has just been saved."""
-        if self.stop_signal is not None and self.step < self.total_steps:
+        if self._agreed(self.stop_signal is not None, now=True) and self.step < self.total_steps:
             raise Interrupted(
                 f"stopped at step {self.step:,} of {self.total_steps:,}; "
                 f"continue with: cvae train --resume --out {self.out}"
             )
+
+    def _agreed(self, wanted: bool, *, now: bool = False) -> bool:
+        """Whether any process wants it. They ask each other at the same steps, every 20th, or all of them now."""
+        if self.accelerator.num_processes == 1:
+            return wanted
+        if self.step % 20 and not now:
+            return False
+        return bool(self.accelerator.gather(torch.tensor([wanted], device=self.device)).any())
 
     def _train_step(self, image: Tensor, label: Tensor | None) -> None:
         asked = self.config.training
@@ -209,13 +219,13 @@ class Trainer:
         self.sums += torch.stack([value.detach() for value in loss])
         self.step += 1
 
-    def _figures(self, steps: int) -> dict[str, float]:
-        """The means over the epoch so far, in nats per image. Reading them waits for the device.
+    def _figures(self, sums: Tensor, steps: int) -> dict[str, float]:
+        """The means over `steps` of the loss and its terms, in nats per image. Reading them waits for the device.
 
         Raises:
             CvaeError: they are not finite.
         """
-        loss, distortion, rate = (self.accelerator.reduce(self.sums, "mean") / steps).tolist()
+        loss, distortion, rate = (sums / steps).tolist()
         if not abs(loss) < float("inf"):
             raise CvaeError(
                 f"the loss is {loss} near step {self.step:,}: the learning rate {self.config.training.lr} is probably "
@@ -269,6 +279,7 @@ class Trainer:
         """Score the weights that were kept on the test images."""
         if self.dataset.test is None:
             return
+        self.accelerator.wait_for_everyone()  # for the main process to have written them
         model, _ = load_model(self.out)
         test = self._evaluate(model.to(self.device), self.dataset.test)
         self.records.append({"step": self.step, "test": test})

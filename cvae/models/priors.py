@@ -89,7 +89,7 @@ class Flow(Prior):
     2019, https://arxiv.org/abs/1905.13452.
     """
 
-    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 128) -> None:
+    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 64) -> None:
         super().__init__()
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
