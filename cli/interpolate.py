@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvae.cli import _shared
+from cvae.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,8 +72,10 @@ def _end(decoder: "Model", text: str) -> "int | np.ndarray":
 
 
 def _label(decoder: "Model", end: "int | np.ndarray", name: str, label: str | None) -> int:
-    if label is not None or isinstance(end, int):
-        return decoder.spec.label_index(label if label is not None else "")
+    if label is not None:
+        return decoder.spec.label_index(label)
+    if isinstance(end, int):
+        raise UsageError(f"seed {name} has no label of its own: give one with --label, or both with --to-label")
     labels = _shared.nearest_labels(decoder, end[None], None, [name])
     assert labels is not None
     return labels[0]

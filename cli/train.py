@@ -73,7 +73,10 @@ def train(
 
     _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
-    run = _continue(out, given) if resume else _start(recipe, out, given, set_ or [])
+    if resume:
+        run = _continue(out, {**given, **({"recipe": recipe} if recipe else {}), **({"set": set_} if set_ else {})})
+    else:
+        run = _start(recipe, out, given, set_ or [])
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
         return
     last = encoder.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -113,5 +116,7 @@ def _continue(out: Path | None, given: dict[str, Any]) -> Path:
         )
     if out is None and not runs():
         raise UsageError("there is no run under 'runs' to resume; name one with --out")
-    run = runs()[0] if out is None else out
-    return cvae.resume(run, epochs=given.get("epochs"))
+    if out is None:
+        out = runs()[0]
+        _shared.say(f"newest run: {out}")
+    return cvae.resume(out, epochs=given.get("epochs"))

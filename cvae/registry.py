@@ -94,9 +94,9 @@ class Registry:
             try:
                 return self._plugins[name].load()
             except Exception as error:
-                value = self._plugins[name].value
+                value, reason = self._plugins[name].value, " ".join(str(error).split())
                 raise CvaeError(
-                    f"plug-in {self.kind} {name!r} ({value}) can't be loaded: {type(error).__name__}: {error}; "
+                    f"plug-in {self.kind} {name!r} ({value}) can't be loaded: {type(error).__name__}: {reason}; "
                     "repair or uninstall the package it comes from"
                 ) from error
         raise UsageError(f"unknown {self.kind} {name!r}; {near(name, self)}")
@@ -129,19 +129,29 @@ class Registry:
             if option not in defaults:
                 known = near(option, defaults) if defaults else "it has none"
                 raise UsageError(f"{self.kind} {name!r} has no option {option!r}; {known}")
-            default = defaults[option]
-            fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-            if not fits and not (isinstance(default, tuple) and isinstance(value, list)) and default is not None:
-                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not of the type of {default!r}")
-        # A list from JSON becomes the tuple, and a whole number the float, that the default is.
-        return {
-            option: default
-            if option not in options
-            else options[option]
-            if default is None
-            else type(default)(options[option])
-            for option, default in defaults.items()
-        }
+            try:
+                defaults[option] = _like(defaults[option], value)
+            except TypeError:
+                expected = defaults[option]
+                raise UsageError(
+                    f"{self.kind} {name!r}: {option}={value!r} is not of the type of {expected!r}"
+                ) from None
+        return defaults
+
+
+def _like(default: Any, value: Any) -> Any:
+    """`value` in the type of `default`: a list from JSON becomes a tuple, a whole number a float.
+
+    Raises:
+        TypeError: it is of another type.
+    """
+    if default is None or type(value) is type(default) is not tuple:
+        return value
+    if isinstance(default, tuple) and isinstance(value, list | tuple):
+        return tuple(_like(default[0], entry) for entry in value) if default else tuple(value)
+    if isinstance(default, float) and type(value) is int:
+        return float(value)
+    raise TypeError
 
 
 ARCHITECTURES = Registry(

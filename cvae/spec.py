@@ -1,6 +1,7 @@
 """What an exported file says of itself: a versioned JSON text in the ONNX metadata, under the key "cvae"."""
 
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -78,10 +79,14 @@ class Spec:
         """
         if self.classes is None:
             raise UsageError(f"{self.name!r} was trained without labels, so label {label!r} means nothing to it")
-        if label in self.classes:
-            return self.classes.index(str(label))
-        number = int(label) if not isinstance(label, str) or label.isdecimal() else -1
+        if isinstance(label, str):
+            if label in self.classes:
+                return self.classes.index(label)
+            number = int(label) if label.isdecimal() and len(label) < 10 else -1
+        else:
+            number = operator.index(label) if hasattr(label, "__index__") else -1
         if 0 <= number < len(self.classes):
             return number
+        label = label if len(str(label)) < 80 else f"{str(label)[:80]}..."
         names = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
         raise UsageError(f"{self.name!r} has no label {label!r}; it has: {names}")

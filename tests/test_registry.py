@@ -18,7 +18,13 @@ GROUP = "cvae.things"
 
 
 def part(
-    image: int, *, width: int = 8, rate: float = 0.5, sizes: tuple[int, ...] = (4,), deep: bool = False, name: str = "a"
+    image: int = 1,
+    *,
+    width: int = 8,
+    rate: float = 0.5,
+    sizes: tuple[int, ...] = (4,),
+    deep: bool = False,
+    name: str = "a",
 ) -> dict[str, object]:
     return {"width": width}
 

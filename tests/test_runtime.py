@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -328,7 +329,7 @@ def test_the_modes_differ_between_the_ends(models):
         ("plain", {"a": np.zeros((8, 8))}, r"\(1, 8, 8\).*\(N, 1, 8, 8\)"),
         ("labels", {}, "has labels"),
         ("labels", {"label": (3, 10)}, "10"),
-        pytest.param("labels", {"label": (1, 2, 3)}, "", marks=bug("ValueError from unpacking three labels")),
+        pytest.param("labels", {"label": (1, 2, 3)}, "label", marks=bug("ValueError from unpacking three labels")),
     ],
     ids=str,
 )
@@ -389,14 +390,23 @@ def test_lists_and_other_float_types_are_taken(models):
 # -- files and sessions ------------------------------------------------------------------------------------------------
 
 
-def test_eight_threads_get_what_one_gets(trained, models):
-    shared = cvae.load(trained["labels"])  # fresh: its encoder is loaded by whichever thread comes first
+def test_eight_threads_get_what_one_gets(trained, models, monkeypatch):
+    shared = cvae.load(trained["labels"])
+    real, made = ort.InferenceSession, []
+
+    def slow(*args, **kwargs):
+        made.append(args)
+        time.sleep(0.05)  # long enough for a second thread to find no encoder either
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ort, "InferenceSession", slow)
 
     def work(model: cvae.Model, seed: int) -> np.ndarray:
         return model.reconstruct(model.generate(70, seed=seed), np.arange(70) % 10)
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda seed: work(shared, seed), range(32)))
+    assert len(made) == 1
     assert all(np.array_equal(result, work(models["labels"], seed)) for seed, result in enumerate(results))
 
 
@@ -575,12 +585,23 @@ def test_the_walk_reads_a_file_as_the_onnx_package_does(trained, kind, file):
     assert onnx.GraphProto.FromString(bytes(graph)) == model.graph
 
 
+keys_and_values = st.lists(st.fixed_dictionaries({}, optional={"key": words, "value": words}), max_size=5)
+
+
 @quick
-@given(st.dictionaries(words, words, max_size=5), st.integers(-(2**63), 2**63 - 1), words)
-def test_the_walk_reads_any_metadata(entries, version, text):
-    model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, doc_string=text)
-    onnx.helper.set_model_props(model, entries)
-    assert protobuf.metadata(model.SerializeToString(), "file") == entries
+@given(keys_and_values, st.integers(-(2**63), 2**63 - 1), words, st.integers(0, 300))
+def test_the_walk_reads_any_metadata_and_no_part_of_a_field(entries, version, text, length):
+    props = [onnx.StringStringEntryProto(**entry) for entry in entries]
+    model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
+    data = model.SerializeToString()
+    assert protobuf.metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
+    found = list(protobuf.fields(memoryview(data)))
+    try:
+        cut = list(protobuf.fields(memoryview(data[:length])))
+    except ValueError:
+        assert length < len(data)
+    else:
+        assert cut == found[: len(cut)] and (length < len(data) or cut == found)
 
 
 @quick
@@ -627,9 +648,9 @@ def test_a_dimension_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
 
 
 @bug("onnxruntime prints 'EP Error ... Falling back' on standard output; InferenceSession(..., enable_fallback=0)")
-def test_a_node_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
+def test_an_operator_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
-    name = onnx.load_from_string(data).graph.node[0].name.encode()
+    name = onnx.load_from_string(data).graph.node[0].op_type.encode()
     refused_in_silence(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)
 
 
@@ -697,6 +718,7 @@ def test_a_picture_of_unknown_ending_is_not_written(in_tmp, name):
 def truth(mode: str) -> tuple[Image.Image, np.ndarray]:
     """A picture of a mode, and what is to be seen, RGB (8, 8, 3)."""
     rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    rgb[0, :2] = [[0], [255]]
     grey = rgb[..., :1].repeat(3, axis=2)
     alpha = np.random.default_rng(1).integers(0, 256, (8, 8, 1), dtype=np.uint8)
 
@@ -732,7 +754,7 @@ def test_pictures_of_all_modes_are_read_right(tmp_path, mode):
     with Image.open(path) as written:
         assert written.mode == mode
     colour = pictures.read(path, (3, 8, 8)).transpose(1, 2, 0) * 255
-    assert np.abs(colour - seen).max() <= 1.01
+    assert np.abs(colour - seen).max() <= (1.01 if "A" in mode else 0.001)  # blending rounds twice
     grey = pictures.read(path, (1, 8, 8))[0] * 255
     assert np.abs(grey - seen @ [0.299, 0.587, 0.114]).max() <= 1.6  # ITU-R 601
 

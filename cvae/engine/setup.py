@@ -34,6 +34,10 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
         if name not in OBJECTIVES.options(asked.objective):
             raise UsageError(f"{flag(name)} {value}: the objective {asked.objective!r} has no such option")
         options.setdefault("objective", {})[name] = value
+    for name, value in options.get("objective", {}).items():
+        if isinstance(value, int | float) and value < 0:
+            raise UsageError(f"objective.{name} {value} must not be negative")
+    CONDITIONINGS.get(asked.conditioning)  # a wrong name is an error without --conditional too
 
     def part(registry: Registry, kind: str, name: str) -> Part:
         resolved: dict[str, Any] = registry.resolve(name, options.pop(kind, {}))
@@ -52,7 +56,12 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
     if options:
         raise UsageError(f"--set {next(iter(options))}.*: this run has no such part")
     training = replace(
-        asked, likelihood=likelihood, epochs=epochs, options={**asked.options, "objective": objective.options}
+        asked,
+        likelihood=likelihood,
+        epochs=epochs,
+        beta=None,  # it is among the options now
+        free_bits=None,
+        options={**asked.options, "objective": objective.options},
     )
     return Config(cvae_version=__version__, data_terms=dataset.terms, model=model, training=training)
 

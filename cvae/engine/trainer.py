@@ -227,13 +227,18 @@ class Trainer:
         """
         loss, distortion, rate = (sums / steps).tolist()
         if not abs(loss) < float("inf"):
-            raise CvaeError(
-                f"the loss is {loss} near step {self.step:,}: the learning rate {self.config.training.lr} is probably "
-                "too high (lower --lr, or use --warmup 1000 or --precision fp32); the last good weights are kept"
-            )
+            raise self._diverged(f"the loss is {loss}")
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
 
+    def _diverged(self, what: str) -> CvaeError:
+        return CvaeError(
+            f"{what} near step {self.step:,}: the learning rate {self.config.training.lr} is probably too high "
+            "(lower --lr, or use --warmup 1000 or --precision fp32); the last good weights are kept"
+        )
+
     def _end_of_epoch(self, record: dict[str, Any], progress: TrainingProgress) -> None:
+        if not all(parameter.isfinite().all() for parameter in self.bare_model.parameters()):
+            raise self._diverged("weights are no longer finite")
         score = record["train"]["bound"]
         if self.dataset.validation is not None:
             record["validation"] = self._evaluate(self.evaluated_model, self.dataset.validation)

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvae.errors import UsageError
+
 
 def bernoulli_nll(logits: Tensor, image: Tensor) -> Tensor:
     """-log Bernoulli(image | sigmoid(logits)) in nats per image (B,); for grey values, the cross-entropy."""
@@ -60,6 +62,8 @@ class Gaussian(Likelihood):
 
     def __init__(self, image_channels: int, *, sigma: float = 0.1) -> None:
         super().__init__()
+        if not 0 < sigma < math.inf:
+            raise UsageError(f"option sigma={sigma}: a standard deviation is positive")
         self.param_channels = image_channels
         self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 

@@ -93,6 +93,8 @@ class Flow(Prior):
         super().__init__()
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
+        if couplings < 1 or hidden < 1:
+            raise UsageError(f"options couplings={couplings}, hidden={hidden}: at least 1 is needed")
         halves = [latent_dim // 2, latent_dim - latent_dim // 2]
         self.couplings = nn.ModuleList(
             Coupling(latent_dim, halves[i % 2], hidden, conditioning) for i in range(couplings)

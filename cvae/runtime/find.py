@@ -36,6 +36,8 @@ def find(name_or_path: str | Path | None = None) -> Path:
         return zoo[name]
     if path.exists():
         raise UsageError(f"{name!r} is no run: it holds neither config.json nor {DECODER}")
+    if not zoo and not runs():
+        raise UsageError(f"there is no run, file or zoo model {name!r}; make a run with: cvae train")
     known = [*(run.name for run in runs()), *zoo]
     raise UsageError(f"there is no run, file or zoo model {name!r}; {near(name, known)}")
 

@@ -45,6 +45,11 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     return to_pil(sheet)
 
 
+def strip(images: np.ndarray) -> Image.Image:
+    """Images (N, C, H, W) side by side, with a thin gap."""
+    return grid(images, columns=len(images))
+
+
 def legible(picture: Image.Image) -> Image.Image:
     """A small picture enlarged by a whole factor, each pixel a square; a large one as it is."""
     factor = math.ceil(LEGIBLE / max(picture.size))

@@ -13,6 +13,8 @@ from cvae.runtime.session import Session
 from cvae.spec import Spec
 
 Label = int | str
+MAX_TEMPERATURE = 1000
+
 Labels = Label | Sequence[Label] | np.ndarray | None
 """One label for all images, one for each, or none; by name or by number."""
 
@@ -80,14 +82,16 @@ class Model:
         """
         if n < 1:
             raise UsageError(f"n is {n}: at least one image")
-        if not 0 <= temperature < float("inf"):
-            raise UsageError(f"temperature {temperature} must not be negative")
+        if not 0 <= temperature <= MAX_TEMPERATURE:
+            raise UsageError(f"temperature {temperature} is not in 0..{MAX_TEMPERATURE}")
         if label is None and self.spec.classes is not None:
             label = np.arange(n) % len(self.spec.classes)
         return self.decode(self.noise(n, seed) * np.float32(temperature), label)
 
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Standard normal noise (n, Z) float32: the same for a seed, and the first rows the same whatever n."""
+        if seed is not None and seed < 0:
+            raise UsageError(f"seed {seed} must not be negative")
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
     def decode(self, noise: np.ndarray, label: Labels = None) -> np.ndarray:
@@ -107,6 +111,8 @@ class Model:
             CvaeError: there is no encoder beside the decoder.
         """
         images = _array(images, self.spec.image_shape, "images")
+        if images.min() < 0 or images.max() > 1:
+            raise UsageError(f"images hold values in {images.min():g}..{images.max():g}; scale them to 0..1")
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported(self._path, ENCODER), "encoder", **self._options)
@@ -159,6 +165,8 @@ class Model:
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
         if label is None and self.spec.classes is not None:
             raise UsageError(f"{self.spec.name!r} has labels: give one, or a pair")
+        if isinstance(label, tuple) and len(label) != 2:
+            raise UsageError(f"label {label!r} should be one label, or a pair: of a and of b")
         label_a, label_b = label if isinstance(label, tuple) else (label, label)
         way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
         codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, label_a), self._code(b, label_b), way)
@@ -182,7 +190,7 @@ class Model:
             if self.spec.classes is None:
                 return {}
             raise UsageError(f"{self.spec.name!r} has labels: give one of {', '.join(self.spec.classes[:20])}")
-        labels = [label] * count if isinstance(label, int | str | np.integer) else list(label)
+        labels: list[Any] = [label] * count if np.ndim(label) == 0 else list(label)  # type: ignore[arg-type]
         if len(labels) != count:
             raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
         index = {value: self.spec.label_index(value) for value in set(labels)}

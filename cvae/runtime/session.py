@@ -61,7 +61,7 @@ class Session:
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         try:
-            self._session = ort.InferenceSession(data, options, providers=[provider])
+            self._session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types without a common base
             raise CvaeError(f"onnxruntime refuses {str(path)!r}: {str(error).splitlines()[0]}") from error
         if provider not in self._session.get_providers():
@@ -107,7 +107,12 @@ def _check_signature(session: ort.InferenceSession, spec: Spec, source: str) -> 
         inputs, outputs = {"noise": noise, **label}, {"image": image}
     else:
         inputs, outputs = {"image": image, **label}, {"mean": noise, "std": noise}
-    for kind, wanted, found in (("inputs", inputs, session.get_inputs()), ("outputs", outputs, session.get_outputs())):
-        actual = {arg.name: (arg.type, list(arg.shape[1:])) for arg in found}
-        if actual != wanted:
-            raise CvaeError(f"{source!r} contradicts its own spec: its {kind} are {actual}, the spec says {wanted}")
+    try:
+        actual = [
+            {arg.name: (arg.type, list(arg.shape[1:])) for arg in found}
+            for found in (session.get_inputs(), session.get_outputs())
+        ]
+    except UnicodeDecodeError as error:
+        raise CvaeError(f"{source!r} is damaged: a name in it is no text") from error
+    if actual != [inputs, outputs]:
+        raise CvaeError(f"{source!r} contradicts its own spec: its inputs and outputs are {actual}")

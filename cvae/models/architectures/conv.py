@@ -7,7 +7,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from cvae.models.architectures.layers import Level, pyramid
+from cvae.errors import UsageError
+from cvae.models.architectures.layers import Level, at_least_one, pyramid
 from cvae.models.conditioning import Conditioning
 
 SLOPE = 0.2
@@ -106,6 +107,9 @@ def conv(
 ) -> tuple[nn.Module, nn.Module]:
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `hidden` features before the
     code and after it, with `dropout`."""
+    at_least_one(width=width, max_width=max_width, hidden=hidden)
+    if not 0 <= dropout < 1:
+        raise UsageError(f"option dropout={dropout} is not in 0..1")
     levels = pyramid(image_shape, width, max_width)
     return (
         Encoder(image_shape[0], levels, hidden, dropout, latent_dim, conditioning),

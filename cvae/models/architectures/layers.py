@@ -5,6 +5,19 @@ from typing import NamedTuple
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from cvae.errors import UsageError
+
+
+def at_least_one(**options: int | tuple[int, ...]) -> None:
+    """Refuse widths and depths that make no network.
+
+    Raises:
+        UsageError: an option, or an entry of it, is less than 1, or it has no entries.
+    """
+    for name, value in options.items():
+        if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
+            raise UsageError(f"option {name}={value!r}: at least 1 is needed")
+
 
 class Level(NamedTuple):
     """One resolution of a network: feature maps (channels, height, width)."""

@@ -6,6 +6,7 @@ from math import prod
 
 from torch import Tensor, nn
 
+from cvae.models.architectures.layers import at_least_one
 from cvae.models.conditioning import Conditioning
 
 
@@ -66,6 +67,7 @@ def mlp(
     With the default and a latent dimension of 20 it is the network of PyTorch's VAE example,
     https://github.com/pytorch/examples/tree/main/vae.
     """
+    at_least_one(hidden=hidden)
     return (
         Encoder(prod(image_shape), hidden, latent_dim, conditioning),
         Decoder(latent_dim, hidden[::-1], (param_channels, *image_shape[1:]), conditioning),

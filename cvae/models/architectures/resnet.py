@@ -13,7 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from cvae.models.architectures.layers import Level, Upsample, pyramid
+from cvae.models.architectures.layers import Level, Upsample, at_least_one, pyramid
 from cvae.models.conditioning import Conditioning
 
 
@@ -102,6 +102,7 @@ def resnet(
     blocks: int = 1,
 ) -> tuple[nn.Module, nn.Module]:
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution."""
+    at_least_one(width=width, max_width=max_width, blocks=blocks)
     levels = pyramid(image_shape, width, max_width)
     return (
         Encoder(image_shape[0], levels, blocks, latent_dim, conditioning),
