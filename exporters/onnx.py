@@ -45,7 +45,7 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
         graph = to_onnx(wrapper(model), spec)
         difference = compare(graph, wrapper(model), spec)
         if not difference <= TOLERANCE:
-            hint = "" if config.model.prior.name == "normal" else "; the prior amplifies rounding: --prior normal does not"
+            hint = "; a flow prior amplifies rounding, retrain with --prior normal" * (config.model.prior.name == "flow")
             raise CvaeError(
                 f"the {role} of {str(run)!r} differs from torch by {difference:.2e}, more than {TOLERANCE:.0e}; "
                 f"nothing was written{hint}"

@@ -160,7 +160,6 @@ def test_a_broken_plug_in_warns_and_is_skipped_among_all(monkeypatch, broken_mod
     assert loaded == {"thing": part, "wide": wide, "unbounded": unbounded, "good": wide}
 
 
-@pytest.mark.xfail(strict=True, reason="bug: an import error of several lines makes a message of several lines")
 def test_the_error_of_a_broken_plug_in_is_one_line(monkeypatch, broken_module):
     with pytest.raises(CvaeError) as caught:
         things(monkeypatch, broken=BROKEN["raises"]).get("broken")
@@ -220,7 +219,6 @@ def test_a_value_of_another_type_is_refused_and_quoted(monkeypatch, given):
 
 
 @pytest.mark.parametrize("sizes", [["a"], [1.5], [[1]], [None]], ids=str)
-@pytest.mark.xfail(strict=True, reason="bug: what is in a list is not compared with what is in the default")
 def test_an_entry_of_another_type_is_refused(monkeypatch, sizes):
     with pytest.raises(UsageError):
         things(monkeypatch).resolve("thing", {"sizes": sizes})

@@ -29,10 +29,6 @@ both_kinds = pytest.mark.parametrize("kind", ["labels", "plain"])
 quick = settings(deadline=None, max_examples=60)
 
 
-def bug(reason: str):
-    return pytest.mark.xfail(strict=True, reason=f"bug: {reason}")
-
-
 @pytest.fixture(scope="module")
 def models(trained) -> dict[str, cvae.Model]:
     return {kind: cvae.load(run) for kind, run in trained.items()}
@@ -136,8 +132,8 @@ def test_generate_refuses_what_is_out_of_range_and_quotes_it(models, arguments):
 @pytest.mark.parametrize(
     "arguments",
     [
-        pytest.param({"seed": -1}, marks=bug("a negative seed is numpy's own ValueError, which does not quote it")),
-        pytest.param({"temperature": 1e39}, marks=bug("a temperature beyond float32 is a RuntimeWarning")),
+        {"seed": -1},
+        {"temperature": 1e39},
     ],
     ids=str,
 )
@@ -195,11 +191,11 @@ def test_a_model_with_labels_needs_one_and_one_without_takes_none(models):
 @pytest.mark.parametrize(
     "label",
     [
-        pytest.param([1.7], marks=bug("a fraction is cut to a whole number")),
-        pytest.param(1.0, marks=bug("TypeError: 'float' object is not iterable")),
-        pytest.param([None], marks=bug("TypeError from int()")),
-        pytest.param([float("nan")], marks=bug("ValueError from int()")),
-        pytest.param("9" * 5000, marks=bug("ValueError from int(): more than 4300 digits")),
+        [1.7],
+        1.0,
+        [None],
+        [float("nan")],
+        "9" * 5000,
     ],
     ids=["fraction", "float", "none", "nan", "5000 digits"],
 )
@@ -329,7 +325,7 @@ def test_the_modes_differ_between_the_ends(models):
         ("plain", {"a": np.zeros((8, 8))}, r"\(1, 8, 8\).*\(N, 1, 8, 8\)"),
         ("labels", {}, "has labels"),
         ("labels", {"label": (3, 10)}, "10"),
-        pytest.param("labels", {"label": (1, 2, 3)}, "label", marks=bug("ValueError from unpacking three labels")),
+        ("labels", {"label": (1, 2, 3)}, "label"),
     ],
     ids=str,
 )
@@ -375,7 +371,6 @@ def test_images_of_a_wrong_shape_or_not_finite_are_refused(models, images):
         models["plain"].encode(images)
 
 
-@bug("pixels in 0..255 are encoded as if they were in [0, 1]: codes in the hundreds, infinite deviations")
 def test_images_beyond_0_to_1_are_refused(models):
     with pytest.raises(UsageError):
         models["plain"].encode(np.full((1, 1, 8, 8), 255))
@@ -641,13 +636,11 @@ def refused_in_silence(path: Path, data: bytes, capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-@bug("UnicodeDecodeError from get_outputs() where a dimension's name is not UTF-8")
 def test_a_dimension_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     refused_in_silence(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
 
 
-@bug("onnxruntime prints 'EP Error ... Falling back' on standard output; InferenceSession(..., enable_fallback=0)")
 def test_an_operator_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     name = onnx.load_from_string(data).graph.node[0].op_type.encode()

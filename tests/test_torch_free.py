@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cvae import model_zoo
+
 ROOT = Path(__file__).resolve().parents[1]
 ABSENT = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
 
@@ -97,6 +99,16 @@ def test_every_command_but_training_works(trained, tmp_path):
     every_command(trained["labels"], run)
     assert size(tmp_path / "seven.png") == (280, 280)
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
+
+
+@pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
+def test_nothing_named_is_the_zoos_default_model(tmp_path):
+    done = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
+    assert json.loads(done.stdout)["labels"] == ["7"]
+    with Image.open(tmp_path / "generated.png") as picture:
+        assert min(picture.size) >= 280 and picture.convert("L").getextrema()[1] > 200
+    assert python("import cvae; print(cvae.load())", cwd=tmp_path).stdout.startswith("<cvae.Model ")
 
 
 @pytest.mark.parametrize(

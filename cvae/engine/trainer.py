@@ -243,6 +243,8 @@ class Trainer:
         if self.dataset.validation is not None:
             record["validation"] = self._evaluate(self.evaluated_model, self.dataset.validation)
             score = record["validation"]["bound"]
+            if not abs(score) < float("inf"):
+                raise self._diverged(f"the validation bound is {score}")
         self.records.append(record)
         self.sums.zero_()
         # Only the validation bound selects weights; without one the newest are the ones to use.

@@ -15,8 +15,8 @@ LEGIBLE = 280
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float values in [0, 1] -> uint8 0..255, rounded."""
-    return np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8)
+    """Float values in [0, 1] -> uint8 0..255, rounded; what is not a number becomes 0."""
+    return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
