@@ -45,7 +45,8 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
         graph = to_onnx(wrapper(model), spec)
         difference = compare(graph, wrapper(model), spec)
         if not difference <= TOLERANCE:
-            hint = "; a flow prior amplifies rounding, retrain with --prior normal" * (config.model.prior.name == "flow")
+            flow = config.model.prior.name == "flow"
+            hint = "; a flow prior amplifies rounding: retrain with --prior normal" if flow else ""
             raise CvaeError(
                 f"the {role} of {str(run)!r} differs from torch by {difference:.2e}, more than {TOLERANCE:.0e}; "
                 f"nothing was written{hint}"
