@@ -13,7 +13,7 @@ def generate(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, help="How many images. [1; of each class with --grid 8]")
+        int | None, typer.Option("-n", min=1, max=10_000, help="How many images. [1; of each class with --grid 8]")
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="All classes, a row each.")] = False,
     seed: _shared.Seed = None,

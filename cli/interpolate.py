@@ -21,7 +21,7 @@ def interpolate(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     to_label: Annotated[str | None, typer.Option(help="Class at the other end. [the same]")] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Pictures, both ends included.")] = 10,
+    steps: Annotated[int, typer.Option(min=2, max=1_000, help="Pictures, both ends included.")] = 10,
     mode: Annotated[str, typer.Option(help="slerp (along the sphere) or lerp (straight).")] = "slerp",
     fps: Annotated[float, typer.Option(min=0.1, max=100, help="Pictures a second, in a GIF.")] = 12.0,
     out: _shared.Out = Path("interpolation.png"),

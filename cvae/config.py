@@ -15,6 +15,9 @@ from cvae.errors import CvaeError, UsageError, near
 FORMAT = 1
 """The version of config.json's layout. A reader refuses a newer one."""
 
+MAX_SIDE = 4096
+"""Pixels of an image's side, at most."""
+
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as JSON or TOML gives it -> what the type hint says, or an error that quotes it."""
@@ -91,8 +94,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         channels, height, width = self.image_shape
-        if not (1 <= channels <= 16 and 4 <= height <= 4096 and 4 <= width <= 4096):
-            raise UsageError(f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in 4..4096")
+        if not (1 <= channels <= 16 and 4 <= height <= MAX_SIDE and 4 <= width <= MAX_SIDE):
+            raise UsageError(
+                f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in 4..{MAX_SIDE}"
+            )
         if not 1 <= self.latent_dim <= 65536:
             raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
         if (self.classes is None) != (self.conditioning is None):
@@ -149,10 +154,12 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
+        if self.size is not None and self.size > MAX_SIDE:
+            raise UsageError(f"--size {self.size} is too large: at most {MAX_SIDE}")
         for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip", "seed"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
-                raise UsageError(f"{flag(name)} {value} must not be negative")
+                raise UsageError(f"{flag(name)} {value} must be a number that is not negative")
         if not 0 < self.lr < float("inf"):
             raise UsageError(f"--lr {self.lr} must be positive")
         for name in ("validation", "ema"):

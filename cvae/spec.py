@@ -24,7 +24,9 @@ class Spec:
     to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,
     both (B, latent_dim) float32, in the same noise space.
 
-    `agreement` holds the largest absolute difference between onnxruntime and torch, and the batch sizes compared.
+    `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
+    together when it is the same. `agreement` holds the largest absolute difference between onnxruntime and torch,
+    and the batch sizes compared.
     """
 
     format: int = FORMAT
@@ -39,6 +41,7 @@ class Spec:
     prior: str
     data: str
     data_terms: str
+    weights: str
     agreement: Mapping[str, Any] = field(default_factory=dict)
     license: str | None = None
     producer: str = "cvae-onnx"

@@ -1,10 +1,12 @@
 """What every exporter shares: the two functions of noise that leave a model, and the spec that goes with them."""
 
+import hashlib
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from cvae.config import Config
+from cvae.engine.checkpoint import WEIGHTS
 from cvae.models import VAE
 from cvae.spec import Spec
 
@@ -52,5 +54,6 @@ def spec_of(config: Config, role: str, run: Path, license: str | None) -> Spec:
         prior=model.prior.name,
         data=config.training.data.partition(":")[0],  # the kind of an own set, not where it lies on somebody's disk
         data_terms=config.data_terms,
+        weights=hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
         license=license,
     )

@@ -23,7 +23,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("trained")
     runs = {}
     for name, conditional in {"labels": True, "plain": False}.items():
-        asked = TrainConfig(arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8)
+        prior = "flow" if conditional else "normal"
+        asked = TrainConfig(arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8, prior=prior)
         runs[name] = train(asked, folder / name, quiet=True)
         export(runs[name])
     return runs

@@ -80,6 +80,7 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
         prior=config.prior.name,
         data="random",
         data_terms="none",
+        weights="",
     )
     module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
     session = ort.InferenceSession(to_onnx(module, spec).SerializeToString(), providers=["CPUExecutionProvider"])

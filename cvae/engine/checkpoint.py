@@ -16,7 +16,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from cvae.config import Config
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, UsageError
 from cvae.files import write_whole
 from cvae.models import VAE, build
 
@@ -63,7 +63,10 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     """
     run = Path(run)
     config = Config.read(run / "config.json")
-    model = build(config.model)
+    try:
+        model = build(config.model)
+    except UsageError as error:
+        raise CvaeError(f"{str(run / 'config.json')!r} describes no model that can be built: {error}") from error
     model.load_state_dict(load_weights(run / WEIGHTS, model.state_dict()))
     return model.eval(), config
 

@@ -35,8 +35,8 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
             raise UsageError(f"{flag(name)} {value}: the objective {asked.objective!r} has no such option")
         options.setdefault("objective", {})[name] = value
     for name, value in options.get("objective", {}).items():
-        if isinstance(value, int | float) and value < 0:
-            raise UsageError(f"objective.{name} {value} must not be negative")
+        if isinstance(value, int | float) and not 0 <= value < math.inf:
+            raise UsageError(f"objective.{name} {value} must be a number that is not negative")
     CONDITIONINGS.get(asked.conditioning)  # a wrong name is an error without --conditional too
 
     def part(registry: Registry, kind: str, name: str) -> Part:

@@ -76,6 +76,9 @@ def resume(out: str | Path, *, epochs: int | None = None, quiet: bool = False) -
         config = Config(**{**vars(config), "training": training})
     trainer = Trainer(config, load_dataset(config.training), out, quiet=quiet)
     trainer.restore(load_checkpoint(out / "last"))
+    if trainer.step > trainer.total_steps:
+        done = trainer.step // len(trainer.batches)
+        raise UsageError(f"--epochs {epochs}: {str(out)!r} has {done} epochs behind it; name more, in all")
     return trainer.run()
 
 
@@ -289,6 +292,8 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # for the main process to have written them
         model, _ = load_model(self.out)
         test = self._evaluate(model.to(self.device), self.dataset.test)
+        if not abs(test["bound"]) < float("inf"):
+            raise self._diverged(f"the test bound is {test['bound']}")
         self.records.append({"step": self.step, "test": test})
         if self.accelerator.is_main_process:
             self._write_metrics()

@@ -116,9 +116,12 @@ class Model:
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported(self._path, ENCODER), "encoder", **self._options)
-                ours, its = self.spec, self._encoder.spec
-                if (its.image_shape, its.latent_dim, its.classes) != (ours.image_shape, ours.latent_dim, ours.classes):
-                    raise UsageError(f"the {ENCODER} beside {ours.name!r} belongs to another model, {its.name!r}")
+                if self._encoder.spec.weights != self.spec.weights:
+                    name, self._encoder = self._encoder.spec.name, None
+                    raise UsageError(
+                        f"the {ENCODER} beside {self.spec.name!r} was exported from other weights, of {name!r}; "
+                        f"export both again: cvae export onnx {self._path}"
+                    )
         mean, std = self._encoder.run({"image": images} | self._labels(label, len(images)))
         return mean, std
 
