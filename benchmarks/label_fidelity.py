@@ -1,9 +1,9 @@
 """Are generated digits the digits that were asked for? Judged by a classifier trained on real MNIST.
 
-    python benchmarks/label_fidelity.py MODEL [--data-dir DIR] [--per-class 100] [--seed 0]
+    python benchmarks/label_fidelity.py MODEL [--data-dir DIR] [--per-class 100] [--seed 0] [--temperature 1]
 
 MODEL is anything that `cvae generate` takes. The classifier is trained first (a minute or two on 2 cores) and kept
-beside MNIST's cache, under CLASSIFIER; it must reach 99 % on the real test images, or the figure would mean nothing.
+under runs/ in the working folder; it must reach 99 % on the real test images, or the figure would mean nothing.
 """
 
 import argparse

@@ -19,6 +19,7 @@ def export(
     Example: cvae export onnx
     """
     from cvae.errors import UsageError
+    from cvae.model_zoo import models
     from cvae.registry import EXPORTERS
     from cvae.runtime.find import find, runs
 
@@ -28,6 +29,8 @@ def export(
         if not runs():
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
         _shared.say(f"newest run: {runs()[0]}")
+    elif run in models() and not Path(run).exists():
+        raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
     files = exporter(runs()[0] if run is None else find(run), license=license)
     lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
     _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
@@ -39,4 +42,4 @@ def _agreement(path: Path) -> str:
 
     if path.suffix != ".onnx":
         return ""
-    return f", within {read_spec(path)[0].agreement['max_abs_difference']} of torch"
+    return f", within {read_spec(path)[0].agreement.get('max_abs_difference')} of torch"

@@ -13,7 +13,8 @@ def generate(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     n: Annotated[
-        int | None, typer.Option("-n", min=1, max=10_000, help="How many images. [1; of each class with --grid 8]")
+        int | None,
+        typer.Option("-n", min=1, max=10_000, help="How many; of each class when no label is given."),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="All classes, a row each.")] = False,
     seed: _shared.Seed = None,
@@ -46,9 +47,7 @@ def generate(
         columns = each if grid or each > 1 else None
         if not grid:
             _shared.say(f"no label given: {each} of each of the {len(classes)} classes")
-    elif grid:
-        columns = n or 8
-    count = len(labels) if labels is not None else columns * columns if grid and columns else n or 1
+    count = len(labels) if labels is not None else n or (64 if grid else 1)
     seed = _shared.new_seed(seed)
     drawn = decoder.generate(count, None if labels is None else np.array(labels), seed, temperature)
     pictures.save(pictures.legible(pictures.grid(drawn, columns)), out)

@@ -108,15 +108,17 @@ def _start(recipe: str | None, out: Path | None, given: dict[str, Any], assignme
 def _continue(out: Path | None, given: dict[str, Any]) -> Path:
     import cvae
     from cvae.errors import UsageError
-    from cvae.runtime.find import runs
+    from cvae.runtime.find import RUNS
 
-    if extra := [name for name in given if name != "epochs"]:
+    if extra := [name for name in given if name not in ("epochs", "device")]:
         raise UsageError(
-            f"--resume continues a run as it was begun; of its flags only --epochs can change, not {extra[0]!r}"
+            "--resume continues a run as it was begun; of its flags only --epochs and --device can change, "
+            f"not {extra[0]!r}"
         )
-    if out is None and not runs():
+    checkpoints = sorted(RUNS.glob("*/last/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if out is None and not checkpoints:
         raise UsageError("there is no run under 'runs' to resume; name one with --out")
     if out is None:
-        out = runs()[0]
+        out = checkpoints[-1].parent.parent
         _shared.say(f"newest run: {out}")
-    return cvae.resume(out, epochs=given.get("epochs"))
+    return cvae.resume(out, epochs=given.get("epochs"), device=given.get("device"))

@@ -13,7 +13,7 @@ from typing import Any, Self
 from cvae.errors import CvaeError, UsageError, near
 
 FORMAT = 1
-"""The version of config.json's layout. A reader refuses a newer one."""
+"""The version of config.json's layout. A reader refuses another one."""
 
 MAX_SIDE = 4096
 """Pixels of an image's side, at most."""
@@ -156,10 +156,12 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
         if self.size is not None and self.size > MAX_SIDE:
             raise UsageError(f"--size {self.size} is too large: at most {MAX_SIDE}")
-        for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip", "seed"):
+        for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
                 raise UsageError(f"{flag(name)} {value} must be a number that is not negative")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"--seed {self.seed} must be in 0..{2**32 - 1}")
         if not 0 < self.lr < float("inf"):
             raise UsageError(f"--lr {self.lr} must be positive")
         for name in ("validation", "ema"):

@@ -33,5 +33,7 @@ def elbo(
     Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
     """
     distortion, rate = model(image, label)  # (B,), (B, D)
-    paid = rate.mean(0).clamp(min=free_bits).sum()  # (B, D) -> (D,) -> ()
-    return Loss(distortion.mean() + kl_weight * beta * paid, distortion.mean(), rate.sum(1).mean())
+    paid = rate.mean(0)  # (B, D) -> (D,)
+    if free_bits:  # an estimated rate may be below zero, so even a floor of zero would bias it
+        paid = paid.clamp(min=free_bits)
+    return Loss(distortion.mean() + kl_weight * beta * paid.sum(), distortion.mean(), rate.sum(1).mean())

@@ -13,7 +13,7 @@ KEY = "cvae"
 """The key of the ONNX metadata entry that holds the spec."""
 
 FORMAT = 1
-"""The version of the spec's layout. A reader refuses a newer one."""
+"""The version of the spec's layout. A reader refuses another one."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,12 +78,10 @@ def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
         )
     assert program is not None  # with dynamo a program is always returned
     graph = program.model_proto
-    for proto in (graph, graph.graph, *graph.graph.node, *graph.graph.input, *graph.graph.output):
+    inner = graph.graph
+    for proto in (graph, inner, *inner.node, *inner.input, *inner.output, *inner.initializer):
         proto.doc_string = ""
         del proto.metadata_props[:]  # stack traces, with the paths of this machine
-    for proto in (*graph.graph.initializer,):
-        proto.doc_string = ""
-        del proto.metadata_props[:]
     del graph.graph.value_info[:]
     graph.producer_version = ""
     return graph

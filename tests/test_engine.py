@@ -27,6 +27,7 @@ from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import configure
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.models.likelihoods import Bernoulli
 
 QUICK = TrainConfig(
     arch="mlp",
@@ -106,10 +107,19 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):
     assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
 
 
+NARROW = {"mlp": {"hidden": (24,)}, "conv": {"width": 4, "hidden": 16}, "resnet": {"width": 4}}
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("stop_at", [1, STEPS, STEPS + 7])  # in an epoch, at its end, in the next
-def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, stop_at):
-    asked = replace(QUICK, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic")
+@pytest.mark.parametrize(
+    ("arch", "stop_at"),  # in an epoch, at its end, in the next
+    [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
+)
+def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
+    options = {"arch": NARROW[arch]}
+    asked = replace(
+        QUICK, arch=arch, options=options, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic", epochs=2
+    )
     whole = train(asked, tmp_path / "whole", quiet=True)
     step = Trainer._train_step
 
@@ -192,6 +202,41 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
     older.unlink()
     with pytest.raises(CvaeError, match=f"no checkpoint to resume from .* damaged: {newer.stem}"):
         load_checkpoint(run / "last")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_networks_run_in_the_precision_asked_for(tmp_path, monkeypatch, precision, expected):
+    seen, scored = set(), set()
+    nll = Bernoulli.nll
+
+    class Watched(trainer_module.Trainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.bare_model.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+
+    def watched_nll(self, params, image):
+        scored.add(params.dtype)
+        return nll(self, params, image)
+
+    monkeypatch.setattr(trainer_module, "Trainer", Watched)
+    monkeypatch.setattr(Bernoulli, "nll", watched_nll)
+    train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
+    assert expected in seen and scored == {torch.float32}
+
+
+def test_resume_refuses_data_that_changed(tmp_path):
+    def save(count):
+        np.savez(tmp_path / "data.npz", train=np.zeros((count, 8, 8), np.uint8))
+
+    save(100)
+    asked = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
+    run = train(asked, tmp_path / "run", quiet=True)
+    save(101)
+    with pytest.raises(CvaeError, match="has 91 training images, the run was begun with 90"):
+        resume(run, epochs=5, quiet=True)
+    np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
+    with pytest.raises(CvaeError, match=r"images \(1, 9, 9\).*\(1, 8, 8\)"):
+        resume(run, epochs=5, quiet=True)
 
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_good_weights(tmp_path):

@@ -222,11 +222,20 @@ def test_kl_against_torch_and_monte_carlo():
     torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), normal_kl(mean, log_var), atol=0.03, rtol=0)
 
 
+def test_elbo_is_the_bound_where_an_estimated_rate_is_negative():
+    class Estimated(nn.Module):
+        def forward(self, image: torch.Tensor, label: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+            return torch.tensor([10.0]), torch.tensor([[-0.5]])
+
+    assert elbo(Estimated(), torch.empty(0), None, 1.0).loss.item() == 9.5
+
+
 @pytest.mark.parametrize("latent_dim", [2, 5, 8])
-@pytest.mark.parametrize("classes", [None, 3])
-def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes):
+@pytest.mark.parametrize(("classes", "couplings"), [(None, 4), (3, 4), (None, 3)])
+def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes, couplings):
     torch.manual_seed(0)
-    flow = Flow(latent_dim, Unconditional() if classes is None else FiLM(classes), couplings=4, hidden=8).double()
+    conditioning = Unconditional() if classes is None else FiLM(classes)
+    flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8).double()
     for parameter in flow.parameters():
         nn.init.normal_(parameter, std=0.3)
     label = None if classes is None else torch.tensor([1])
@@ -242,6 +251,13 @@ def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes)
     log_prior = D.Normal(0.0, 1.0).log_prob(noise).sum() + torch.linalg.slogdet(jacobian)[1]
     expected = -D.Normal(mean, (0.5 * log_var).exp()).entropy().sum() - log_prior
     torch.testing.assert_close(flow.rate(latent, mean, log_var, label).sum(), expected, atol=1e-6, rtol=0)
+
+
+def test_a_fresh_flow_moves_each_deviation_along_with_its_mean():
+    mean, std = torch.tensor([[1.0, 2, 3, 4, 5]]), torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]])
+    for couplings in (1, 2, 3):
+        noise, scale = Flow(5, Unconditional(), couplings=couplings).to_noise(mean, 2 * std.log(), None)
+        torch.testing.assert_close(scale, noise / 10)
 
 
 def test_a_fresh_flow_is_the_normal_prior_in_expectation():

@@ -125,3 +125,9 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
             states.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
+    # A file holds rows; the fused kernels want moments laid out in memory as their parameter is, channels last.
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        state = optimizer.state.get(parameter, {})
+        for name, tensor in state.items():
+            if tensor.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter).copy_(tensor)

@@ -35,7 +35,7 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
             raise UsageError(f"{flag(name)} {value}: the objective {asked.objective!r} has no such option")
         options.setdefault("objective", {})[name] = value
     for name, value in options.get("objective", {}).items():
-        if isinstance(value, int | float) and not 0 <= value < math.inf:
+        if name in ("beta", "free_bits") and not 0 <= value < math.inf:
             raise UsageError(f"objective.{name} {value} must be a number that is not negative")
     CONDITIONINGS.get(asked.conditioning)  # a wrong name is an error without --conditional too
 
@@ -93,5 +93,5 @@ def choose_precision(precision: str, device: str) -> str:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "cpu":
         capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
-        return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
+        return "bf16" if capabilities.get("amx_bf16") else "fp32"
     return "fp32"

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -63,18 +64,26 @@ def train(asked: TrainConfig, out: str | Path, *, quiet: bool = False) -> Path:
     return Trainer(config, dataset, out, quiet=quiet).run()
 
 
-def resume(out: str | Path, *, epochs: int | None = None, quiet: bool = False) -> Path:
-    """Continue a run from its newest checkpoint, for `epochs` in all when given.
+def resume(out: str | Path, *, epochs: int | None = None, device: str | None = None, quiet: bool = False) -> Path:
+    """Continue a run from its newest checkpoint, for `epochs` in all and on `device` when given.
 
     Raises:
-        CvaeError: the folder is no run, or none of its checkpoints is intact.
+        CvaeError: the folder is no run, none of its checkpoints is intact, or the data are no longer the same.
     """
     out = Path(out)
     config = Config.read(out / "config.json")
-    if epochs is not None:
-        training = TrainConfig(**{**vars(config.training), "epochs": epochs})
-        config = Config(**{**vars(config), "training": training})
-    trainer = Trainer(config, load_dataset(config.training), out, quiet=quiet)
+    changes: dict[str, Any] = {
+        name: value for name, value in {"epochs": epochs, "device": device}.items() if value is not None
+    }
+    config = replace(config, training=replace(config.training, **changes))
+    dataset = load_dataset(config.training)
+    shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
+    if (shape, classes) != (config.model.image_shape, config.model.classes):
+        raise CvaeError(
+            f"{config.training.data!r} has images {shape} and classes {classes}, the run was begun with "
+            f"{config.model.image_shape} and {config.model.classes}; bring the data back, or start a new run"
+        )
+    trainer = Trainer(config, dataset, out, quiet=quiet)
     trainer.restore(load_checkpoint(out / "last"))
     if trainer.step > trainer.total_steps:
         done = trainer.step // len(trainer.batches)
@@ -86,10 +95,12 @@ class Trainer:
     """A run in progress: the network, its optimizer, and the position in the data."""
 
     def __init__(self, config: Config, dataset: Dataset, out: Path, *, quiet: bool = False) -> None:
-        self.config, self.dataset, self.out = config, dataset, out
+        self.dataset, self.out = dataset, out
         asked = config.training
         device = choose_device(asked.device)
         self.precision = choose_precision(asked.precision, device)
+        # A run that is resumed on another machine goes on as it began.
+        self.config = replace(config, training=replace(asked, precision=self.precision))
         AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
         self.accelerator = Accelerator(
             mixed_precision="no" if self.precision == "fp32" else self.precision, cpu=device == "cpu"
@@ -104,6 +115,9 @@ class Trainer:
             model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
         )
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Without the precision that `prepare` puts around forward: a copy, such as the moving average, would call the
+        # original through it. Each training step asks for it by `autocast` instead.
+        self.bare_model: VAE = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.ema = None
         if asked.ema:
             self.ema = AveragedModel(self.bare_model, multi_avg_fn=get_ema_multi_avg_fn(asked.ema), use_buffers=True)
@@ -120,6 +134,11 @@ class Trainer:
             rank=self.accelerator.process_index,
             world_size=self.accelerator.num_processes,
         )
+        if self.batches.batch_size % self.accelerator.num_processes:
+            raise UsageError(
+                f"--batch-size {self.batches.batch_size} can't be shared equally by {self.accelerator.num_processes} "
+                "processes; choose a multiple"
+            )
         assert asked.epochs is not None  # filled in by configure()
         self.epochs = asked.epochs
         self.total_steps = asked.epochs * len(self.batches)
@@ -128,11 +147,6 @@ class Trainer:
         self.best = float("inf")
         self.records: list[dict[str, Any]] = []
         self.stop_signal: int | None = None
-
-    @property
-    def bare_model(self) -> VAE:
-        """The network without what the accelerator wraps around it."""
-        return self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     @property
     def evaluated_model(self) -> VAE:
@@ -211,7 +225,9 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
-        loss = self.objective(self.model, image.contiguous(memory_format=torch.channels_last), label, kl_weight)
+        image = image.contiguous(memory_format=torch.channels_last)
+        with self.accelerator.autocast():
+            loss = self.objective(self.model, image, label, kl_weight)
         self.optimizer.zero_grad()
         self.accelerator.backward(loss.loss)
         if asked.clip:
@@ -258,10 +274,10 @@ class Trainer:
         if self.accelerator.is_main_process:
             if improved:
                 save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
-            if report:
-                self._pictures(epoch)
             self._write_metrics()
         self._save()
+        if report and self.accelerator.is_main_process and self.config.model.image_shape[0] in (1, 3):
+            self._pictures(epoch)
         if report:
             text = f"epoch {epoch:>3}/{self.epochs}  train {_bound(record['train'])}"
             if "validation" in record:
@@ -280,7 +296,7 @@ class Trainer:
             batches = Batches(split, 500, self.device, labelled=self.config.model.classes is not None)
             for image, label in batches.in_order():
                 distortion, rate = model(image, label)
-                sums += torch.stack([distortion.sum(), rate.sum()]).double().cpu()
+                sums += torch.stack([distortion.sum(), rate.sum()]).cpu().double()
         model.train(training)
         distortion, rate = (sums / len(split)).tolist()
         return {"distortion": distortion, "rate": rate, "bound": distortion + rate}
@@ -310,9 +326,8 @@ class Trainer:
             noise = torch.randn(rows * 8, self.config.model.latent_dim, device=self.device)
             label = None if classes is None else torch.arange(rows, device=self.device).repeat_interleave(8)
             samples = model.decode(noise, label).float().cpu().numpy()
-            shown = Split(images=(s := self.dataset.validation or self.dataset.train).images[:8], labels=s.labels)
-            image, label = next(Batches(shown, 8, self.device, labelled=classes is not None).in_order())
-            label = None if label is None else label[: len(image)]
+            split = self.dataset.validation or self.dataset.train
+            image, label = next(Batches(split, 8, self.device, labelled=classes is not None).in_order())
             again = model.decode(model.encode(image, label)[0], label)
             pairs = torch.cat([image, again]).float().cpu().numpy()
         model.train(training)
@@ -322,10 +337,13 @@ class Trainer:
 
     @contextmanager
     def _fixed_noise(self) -> Iterator[None]:
-        devices = [self.device] if self.device.type in ("cuda", "mps") else []
-        with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
-            torch.manual_seed(EVALUATION_SEED)
+        """The same noise each time, and the random state as it was afterwards."""
+        state = self._random_state()
+        torch.manual_seed(EVALUATION_SEED)
+        try:
             yield
+        finally:
+            self._set_random_state(state)
 
     # -- stopping and going on -----------------------------------------------------------------------------------
 
@@ -357,6 +375,7 @@ class Trainer:
             "step": self.step,
             "best": self.best,
             "records": self.records,
+            "images": len(self.dataset.train),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
@@ -364,6 +383,11 @@ class Trainer:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go back to where a checkpoint was saved."""
         tensors, state = checkpoint
+        if state.get("images") != len(self.dataset.train):
+            raise CvaeError(
+                f"{self.config.training.data!r} has {len(self.dataset.train)} training images, the run was begun with "
+                f"{state.get('images')}; bring the data back, or start a new run"
+            )
         try:
             self.bare_model.load_state_dict(_below("model.", tensors))
             if self.ema is not None:
@@ -383,10 +407,11 @@ class Trainer:
     def _set_random_state(self, state: Tensor) -> None:
         length = len(torch.get_rng_state())
         torch.set_rng_state(state[:length])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(state[length:], self.device)
-        if self.device.type == "mps":
-            torch.mps.set_rng_state(state[length:])
+        of_device = state[length:]  # empty when the run comes from a CPU
+        if self.device.type == "cuda" and len(of_device) == len(torch.cuda.get_rng_state(self.device)):
+            torch.cuda.set_rng_state(of_device, self.device)
+        if self.device.type == "mps" and len(of_device) == len(torch.mps.get_rng_state()):
+            torch.mps.set_rng_state(of_device)
 
     @contextmanager
     def _stoppable(self) -> Iterator[None]:

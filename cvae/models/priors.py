@@ -70,14 +70,14 @@ class Coupling(nn.Module):
 
     def forward(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """Towards the noise: (B, Z) -> (B, Z), and the logarithm of the scale of each number of the result."""
-        kept, changed = latent.split([self.kept, self.changed], dim=1)
+        kept, changed = latent.split([self.kept, self.changed], dim=1)  # (B, Z) -> (B, K), (B, Z - K)
         log_scale, shift = self._scale_and_shift(kept, label)
-        noise = torch.cat([(changed + shift) * log_scale.exp(), kept], dim=1)
+        noise = torch.cat([(changed + shift) * log_scale.exp(), kept], dim=1)  # (B, Z - K), (B, K) -> (B, Z)
         return noise, torch.cat([log_scale, torch.zeros_like(kept)], dim=1)
 
     def inverse(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """From the noise: (B, Z) -> (B, Z)."""
-        changed, kept = noise.split([self.changed, self.kept], dim=1)
+        changed, kept = noise.split([self.changed, self.kept], dim=1)  # (B, Z) -> (B, Z - K), (B, K)
         log_scale, shift = self._scale_and_shift(kept, label)
         return torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
 
@@ -100,18 +100,17 @@ class Flow(Prior):
             Coupling(latent_dim, halves[i % 2], hidden, conditioning) for i in range(couplings)
         )
 
-    def _to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latent (B, Z) -> noise (B, Z), and the logarithm of the scale of each number on its way (B, Z)."""
-        log_scale = torch.zeros_like(latent)
+    def _to_noise(self, latent: Tensor, log_scale: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latent (B, Z) -> noise (B, Z); and the logarithm of each number's scale (B, Z) on the same way."""
         for coupling in self.couplings:
             latent, step = coupling(latent, label)
             kept = coupling.kept
-            log_scale = torch.cat([log_scale[:, kept:], log_scale[:, :kept]], dim=1) + step  # swapped alike
+            log_scale = torch.cat([log_scale[:, kept:], log_scale[:, :kept]], dim=1) + step  # (B, Z), swapped alike
         return latent, log_scale
 
     def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
         """E log q(z | x), which has a formula, minus log p(z) at the sample: (B, 1)."""
-        noise, log_scale = self._to_noise(latent, label)
+        noise, log_scale = self._to_noise(latent, torch.zeros_like(latent), label)
         negative_entropy = -0.5 * (1 + math.log(2 * math.pi) + log_var)
         log_prior = -0.5 * (noise.square() + math.log(2 * math.pi)) + log_scale
         return (negative_entropy - log_prior).sum(1, keepdim=True)  # (B, Z) -> (B, 1)
@@ -124,5 +123,5 @@ class Flow(Prior):
     def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """The image of the posterior's mean, and its standard deviation times the local scale: the posterior itself
         is not normal in the space of the noise."""
-        noise, log_scale = self._to_noise(mean, label)
-        return noise, torch.exp(0.5 * log_var + log_scale)
+        noise, log_std = self._to_noise(mean, 0.5 * log_var, label)
+        return noise, log_std.exp()

@@ -1,15 +1,15 @@
 """The variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from cvae.config import ModelConfig
+from cvae.config import ModelConfig, Part
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior
-from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS
+from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
 
 
 class Terms(NamedTuple):
@@ -46,8 +46,8 @@ class VAE(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None = None) -> Terms:
         """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 -> terms in nats."""
         mean, log_var = (out.float() for out in self.encoder(image, label))
-        latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-        params = self.decoder(latent, label).float()
+        latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)  # (B, Z)
+        params = self.decoder(latent, label).float()  # (B, Z) -> (B, P, H, W)
         with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
             return Terms(self.likelihood.nll(params, image), self.prior.rate(latent, mean, log_var, label))
 
@@ -68,7 +68,7 @@ def build(config: ModelConfig) -> VAE:
         UsageError: a part or one of its options is unknown.
     """
 
-    def options(registry, part):  # type: ignore[no-untyped-def]
+    def options(registry: Registry, part: Part) -> dict[str, Any]:
         return registry.resolve(part.name, part.options)
 
     architecture, likelihood, prior = config.architecture, config.likelihood, config.prior

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features = image
         for block in self.blocks:
-            features = block(features, label)  # (B, c, h, w) -> (B, 2c, h/2, w/2)
+            features = block(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
         features = leaky_relu(self.hidden(features.flatten(1), label), SLOPE)  # (B, c, h, w) -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 

@@ -63,7 +63,7 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features = image
         for stage in self.stages:
-            features = stage(features, label)  # (B, c, h, w) -> (B, 2c, ceil(h/2), ceil(w/2))
+            features = stage(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
         return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
