@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from cvae.runtime import Model
 
 ModelName = Annotated[
-    str | None, typer.Argument(metavar="[MODEL]", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    str | None, typer.Argument(metavar="MODEL", help="Run, exported file or zoo name. [newest run, else the zoo's]")
 ]
 Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]

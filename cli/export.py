@@ -10,7 +10,7 @@ from cvae.cli import _shared
 
 def export(
     format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx; `cvae archs` lists all.")],
-    run: Annotated[str | None, typer.Argument(metavar="[RUN]", help="A run. [the newest]")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run. [the newest]")] = None,
     license: Annotated[str | None, typer.Option(help="Of the weights, for the file to say: as Apache-2.0.")] = None,
     json: _shared.Json = False,
 ) -> None:

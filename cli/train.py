@@ -26,7 +26,7 @@ def train(
     arch: Annotated[str | None, _flag("Architecture; `cvae archs` lists them.", _default.arch)] = None,
     conditional: Annotated[bool | None, _flag("Learn to draw by label.")] = None,
     conditioning: Annotated[str | None, _flag("How labels enter: film or concat.", _default.conditioning)] = None,
-    likelihood: Annotated[str | None, _flag("p(x|z). [bernoulli for grey, gaussian-optimal for colour]")] = None,
+    likelihood: Annotated[str | None, _flag("p(x|z). [bernoulli for black on white, else gaussian-optimal]")] = None,
     prior: Annotated[str | None, _flag("p(z).", _default.prior)] = None,
     latent_dim: Annotated[int | None, _flag("Numbers in a code.", _default.latent_dim)] = None,
     data: Annotated[str | None, _flag("Data set: a name, folder:PATH or npz:PATH.", _default.data)] = None,

@@ -33,6 +33,7 @@ QUICK = TrainConfig(
     arch="mlp",
     conditional=True,
     latent_dim=4,
+    likelihood="bernoulli",
     epochs=3,
     limit=600,
     batch_size=32,
@@ -298,8 +299,11 @@ def test_schedules_against_their_formulas():
 def test_defaults_are_filled_in_by_the_data():
     dataset = load_dataset(QUICK)
     colour = replace(dataset, train=Split(images=np.zeros((600, 3, 8, 8), np.uint8), labels=dataset.train.labels))
-    assert configure(QUICK, dataset).model.likelihood.name == "bernoulli"
-    assert configure(QUICK, colour).model.likelihood.name == "gaussian-optimal"
+    ink = replace(dataset, train=replace(dataset.train, images=(dataset.train.images > 127) * np.uint8(255)))
+    free = replace(QUICK, likelihood=None)
+    assert configure(free, dataset).model.likelihood.name == "gaussian-optimal"  # shades of grey
+    assert configure(free, ink).model.likelihood.name == "bernoulli"
+    assert configure(free, colour).model.likelihood.name == "gaussian-optimal"
     assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
     config = configure(replace(QUICK, beta=4.0), dataset)
     assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}

@@ -5,6 +5,7 @@ must give.
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -24,18 +25,18 @@ def gaussian_nll(mean: Tensor, image: Tensor, log_sigma: Tensor) -> Tensor:
     return (0.5 * (squares + math.log(2 * math.pi)) + log_sigma).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
 
 
-class Likelihood(nn.Module):
+class Likelihood(nn.Module, ABC):
     """What every likelihood has."""
 
     param_channels: int
 
+    @abstractmethod
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
         """-log p(image | z) in nats per image: params (B, P, H, W), image (B, C, H, W) in [0, 1] -> (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
         """The mean of p(x | z): params (B, P, H, W) -> image (B, C, H, W) in [0, 1]."""
-        raise NotImplementedError
 
 
 class Bernoulli(Likelihood):

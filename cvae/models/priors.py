@@ -4,6 +4,7 @@ A prior is made with the latent dimension Z and the conditioning, so that it may
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
@@ -17,20 +18,20 @@ def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
-class Prior(nn.Module):
+class Prior(nn.Module, ABC):
     """What every prior has."""
 
+    @abstractmethod
     def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
         """KL(q(z | x) || p(z)) in nats, (B, D): exact where there is a formula, else its estimate at `latent`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """Standard normal noise (B, Z) -> latent (B, Z)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """A posterior in the latent space -> its mean and standard deviation (B, Z) in the space of the noise."""
-        raise NotImplementedError
 
 
 class Normal(Prior):
