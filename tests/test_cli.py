@@ -342,7 +342,9 @@ def three_runs(trained: dict[str, Path]) -> None:
     """The newest is runs/new, a model with labels; the others, copied earlier and later, have none."""
     for name, kind, seconds in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
         shutil.copytree(trained[kind], Path("runs") / name)
-        os.utime(Path("runs") / name / "model.safetensors", (seconds, seconds))
+        run = Path("runs") / name
+        for path in (run / "model.safetensors", *(run / "last").glob("*.json")):
+            os.utime(path, (seconds, seconds))
 
 
 @pytest.mark.parametrize(
@@ -516,7 +518,7 @@ BAD_TRAINING = {
     "rate": (2, "--lr -1", ["--lr -1", "positive"]),
     "rate nan": (2, "--lr nan", ["--lr nan", "positive"]),
     "beta": (2, "--beta -1", ["--beta -1", "negative"]),
-    "seed": (2, "--seed -1", ["--seed -1", "negative"]),
+    "seed": (2, "--seed -1", ["--seed -1", "0..4294967295"]),
     "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
     "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
     "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
