@@ -26,12 +26,15 @@ def export(
     _shared.require_torch("cvae export")
     exporter = EXPORTERS.get(format)
     if run is None:
-        if not runs():
+        if not (newest := runs()):
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
-        _shared.say(f"newest run: {runs()[0]}")
+        folder = newest[0]
+        _shared.say(f"newest run: {folder}")
     elif run in models() and not Path(run).exists():
         raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
-    files = exporter(runs()[0] if run is None else find(run), license=license)
+    else:
+        folder = find(run)
+    files = exporter(folder, license=license)
     lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
     _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
 
