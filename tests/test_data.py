@@ -52,6 +52,12 @@ def same(a: Split | None, b: Split | None) -> bool:
     return np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)  # type: ignore[arg-type]
 
 
+@pytest.fixture(autouse=True)
+def root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What image folders are decoded to stays in the test."""
+    monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "caches"))
+
+
 @pytest.fixture
 def shared() -> Path:
     path = Path(__file__).parents[1].parent / "shared" / "data"
@@ -662,13 +668,20 @@ class TestDownloads:
         for legacy in ("training.pt", "test.pt"):
             (root / kind / "processed" / legacy).write_bytes(b"a pickle")
         assert same(load(name, data_dir=str(root), validation=0).train, first.train)
-        for content in (IDX["train-images-idx3-ubyte"][:-100], b"", b"\0\0\x09\x03" * 9, b"\xff" * 50):
+        good = IDX["train-images-idx3-ubyte"]
+        four = idx(IMAGES[..., None])
+        for content in (good[:-100], good[:9], good + b"x", four, b"", b"\0\0\x09\x03" * 9, b"\xff" * 50):
             (raw / "train-images-idx3-ubyte").write_bytes(content)
             refused(name, repr(name), str(root), "damaged", kind=CvaeError, data_dir=str(root))
 
     def test_classes(self) -> None:
         assert tuple("0123456789") == downloads.DIGITS
-        assert datasets.KMNIST.classes[:3] == ["o", "ki", "su"] and datasets.FashionMNIST.classes[9] == "Ankle boot"
+        assert list(downloads.KUZUSHIJI) == datasets.KMNIST.classes
+        assert list(downloads.FASHION) == datasets.FashionMNIST.classes
+        truth = {
+            key: [name for name in row if name != "N/A"] for key, row in datasets.EMNIST.classes_split_dict.items()
+        }
+        assert truth == downloads.EMNIST and tuple(truth) == datasets.EMNIST.splits == tuple(downloads.EMNIST)
 
     @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
     def test_where_it_goes(

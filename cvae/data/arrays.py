@@ -1,4 +1,4 @@
-"""Anyone's own arrays: an .npz file as `numpy.savez` writes it."""
+"""Anyone's own arrays: an .npz file as `numpy.savez` writes it, or images alone as `numpy.save` does."""
 
 import math
 import zipfile
@@ -8,6 +8,7 @@ import numpy as np
 
 from cvae.data.dataset import Dataset, Split
 from cvae.data.images import resize
+from cvae.data.rows import Rows
 from cvae.errors import CvaeError, UsageError
 
 SHAPES = (
@@ -27,6 +28,9 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     `<key>_labels` (N,), and for `images` also `labels`, are integers, which `classes` may name, or strings, which are
     the classes' names: those in `classes`, else those in train, sorted. Other keys are ignored.
 
+    An .npy file holds the images of train, without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than
+    memory, for its images are read when they are wanted, and so they are taken in the size that they have.
+
     Raises:
         UsageError: no such file, no argument, or an array is not as above.
         CvaeError: the file is damaged, or an array holds Python objects, which would need pickle.
@@ -36,6 +40,9 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     path = Path(argument).expanduser()
     if not path.is_file():
         raise UsageError(f"--data 'npz:{argument}': there is no such file")
+    terms = "the owner's own images"
+    if path.suffix == ".npy":
+        return Dataset(name=path.stem, train=Split(images=_rows(path, argument, size)), classes=None, terms=terms)
     if not zipfile.is_zipfile(path):
         raise CvaeError(f"{argument!r} is damaged or no .npz file; write one with numpy.savez(path, train=images)")
     arrays = _read(path)
@@ -58,12 +65,24 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     return Dataset(
         name=path.stem,
         classes=classes,
-        terms="the owner's own images",
+        terms=terms,
         **{
             name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
             for name, key in keys.items()
         },
     )
+
+
+def _rows(path: Path, argument: str, size: int | None) -> Rows:
+    images = Rows.open(path)
+    if images.shape[1] not in (1, 3):
+        raise UsageError(f"{argument!r} has the shape {images.shape}, not (N, H, W) or (N, C, H, W) with C 1 or 3")
+    if size is not None and images.shape[2:] != (size, size):
+        raise UsageError(
+            f"--size {size}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an .npy file is "
+            "taken as it is; leave --size out, or save it by numpy.savez(path, train=images)"
+        )
+    return images
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

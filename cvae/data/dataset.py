@@ -1,14 +1,19 @@
 """What a data set is to the rest of the program, and how flags turn a registered one into it."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cvae.config import TrainConfig
+from cvae.data.rows import Rows
 from cvae.errors import CvaeError, UsageError
 from cvae.registry import DATASETS
+
+MEMORY = 2**28
+"""Bytes of images up to which a set that lies in a file is read into memory whole."""
 
 STATIC_SEED = 0
 """The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set.
@@ -17,13 +22,25 @@ The draw of MNIST that the literature shares is another one, a file; give it as 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images (N, C, H, W) uint8 and, where there are labels, labels (N,) int64 in 0 ... K-1."""
+    """Images (N, C, H, W) uint8 and, where there are labels, labels (N,) int64 in 0 ... K-1.
 
-    images: np.ndarray
+    Images are in memory, or `Rows` of a file; of both, `images[slice or array of numbers]` is an array in memory.
+    """
+
+    images: np.ndarray | Rows
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def nbytes(self) -> int:
+        """Of all images, wherever they are."""
+        return self.images.nbytes
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.images, np.ndarray)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -50,11 +67,14 @@ def load_dataset(config: TrainConfig) -> Dataset:
     each pixel 0 or 255, white with probability grey / 255. A fixed seed, `STATIC_SEED`, draws each split once,
     but `dynamic` leaves train grey: the engine draws every batch anew.
 
+    Images in a file are read into memory first if they are few (`MEMORY`); else all this only chooses among them, and
+    `static` draws each image by a seed of its own, whenever it is read.
+
     Raises:
         UsageError: no such data set, it doesn't take this argument, or the flags don't fit it.
         CvaeError: the data can't be had, or a plug-in returned something else than a data set.
     """
-    dataset = _checked(_made(config), config.data)
+    dataset = _small_in_memory(_checked(_made(config), config.data))
     if config.conditional:
         _require_labels(dataset, config.data)
     if dataset.validation is None and config.validation > 0:
@@ -82,14 +102,22 @@ def _splits(dataset: Dataset) -> dict[str, Split]:
 
 
 def _take(split: Split, rows: slice | np.ndarray) -> Split:
-    return Split(images=split.images[rows], labels=None if split.labels is None else split.labels[rows])
+    images = split.images.select(rows) if isinstance(split.images, Rows) else split.images[rows]
+    return Split(images=images, labels=None if split.labels is None else split.labels[rows])
+
+
+def _small_in_memory(dataset: Dataset) -> Dataset:
+    if sum(split.nbytes for split in _splits(dataset).values()) > MEMORY:
+        return dataset
+    loaded: dict[str, Any] = {name: replace(split, images=split.images[:]) for name, split in _splits(dataset).items()}
+    return replace(dataset, **loaded)
 
 
 def _made(config: TrainConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
-        kind = "npz" if path.suffix == ".npz" else "folder"
+        kind = "npz" if path.suffix in (".npz", ".npy") else "folder"
         raise UsageError(
             f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}"
         )
@@ -112,9 +140,9 @@ def _checked(dataset: object, data: str) -> Dataset:
         if not isinstance(split, Split):
             raise bad(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
-        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray) else type(images).__name__
-            raise bad(f"the images of {name} are {found}, not a uint8 array (N, C, H, W)")
+        if not isinstance(images, np.ndarray | Rows) or images.dtype != np.uint8 or len(images.shape) != 4:
+            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray | Rows) else type(images).__name__
+            raise bad(f"the images of {name} are {found}, not a uint8 array or Rows (N, C, H, W)")
         if 0 in images.shape:
             raise bad(f"{name} has no images: shape {images.shape}")
         if images.shape[1:] != dataset.train.images.shape[1:]:
@@ -160,10 +188,9 @@ def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
         )
 
     def drawn(split: Split, stream: int) -> Split:
-        rng = np.random.default_rng([STATIC_SEED, stream])
-        # Of the 255 values 0 ... 254, grey many are below grey: exactly Bernoulli(grey / 255), in one byte a pixel.
-        white = rng.integers(0, 255, split.images.shape, np.uint8) < split.images
-        return replace(split, images=white * np.uint8(255))
+        if isinstance(split.images, Rows):
+            return replace(split, images=replace(split.images, draw=partial(_draw_one, stream=stream)))
+        return replace(split, images=_draw(split.images, np.random.default_rng([STATIC_SEED, stream])))
 
     return replace(
         dataset,
@@ -171,3 +198,13 @@ def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
         validation=dataset.validation and drawn(dataset.validation, 1),
         test=dataset.test and drawn(dataset.test, 2),
     )
+
+
+def _draw(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    # Of the 255 values 0 ... 254, grey many are below grey: exactly Bernoulli(grey / 255), in one byte a pixel.
+    white = rng.integers(0, 255, images.shape, np.uint8) < images
+    return white * np.uint8(255)
+
+
+def _draw_one(image: np.ndarray, row: int, stream: int) -> np.ndarray:
+    return _draw(image, np.random.default_rng([STATIC_SEED, stream, row]))

@@ -1,12 +1,13 @@
 """The bundled digits: scikit-learn's copy of https://archive.ics.uci.edu/dataset/80, so that nothing is downloaded."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
+from cvae.errors import MissingExtraError
 
 
 def digits(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -16,9 +17,9 @@ def digits(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         UsageError: an argument was given.
     """
     refuse_argument("digits", argument)
-    bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[:, None]  # 0..16 (N, 8, 8) -> 0..255 (N, 1, 8, 8)
-    images, labels = resize(images, size), bunch.target.astype(np.int64)
+    table = _table()
+    greys = table[:, :-1].reshape(-1, 1, 8, 8)  # (N, 64) -> (N, 1, 8, 8)
+    images, labels = resize(np.rint(greys * (255 / 16)).astype(np.uint8), size), table[:, -1]  # 0..16 -> 0..255
     # The same for every run, whatever its seed: figures on the test split are to be compared.
     order = np.random.default_rng(0).permutation(len(images))
     train, test = np.split(order, [len(order) - len(order) // 5])
@@ -29,3 +30,17 @@ def digits(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         classes=tuple("0123456789"),
         terms="E. Alpaydin and C. Kaynak, CC BY 4.0, https://archive.ics.uci.edu/dataset/80",
     )
+
+
+def _table() -> np.ndarray:
+    """64 grey values 0..16, row by row, and the label: (1797, 65) int64."""
+    sklearn = find_spec("sklearn")
+    if sklearn is None or sklearn.origin is None:
+        raise MissingExtraError("the data set 'digits'")
+    file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
+    if file.is_file():  # to import scikit-learn takes a second, this some milliseconds
+        return np.loadtxt(file, np.int64, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return np.column_stack([bunch.data, bunch.target]).astype(np.int64)

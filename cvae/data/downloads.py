@@ -1,29 +1,46 @@
 """Named sets, downloaded on first use by torchvision: https://docs.pytorch.org/vision/stable/datasets.html
 
 They lie as torchvision lays them, under `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae; what is there is not
-downloaded again. Every factory takes (argument, data_dir, size) and raises a UsageError for an argument that it doesn't
-take, and a CvaeError when there is no network or the copy is damaged. No pickle is read.
+downloaded again, and of MNIST and its kin it is read without torchvision, whose import takes more than a second. Every
+factory takes (argument, data_dir, size) and raises a UsageError for an argument that it doesn't take, and a CvaeError
+when there is no network or the copy is damaged. No pickle is read.
 """
 
-import os
+import math
 import socket
-from collections.abc import Iterator, Sequence
+import string
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torchvision import datasets
-from torchvision.datasets.utils import download_and_extract_archive
 
+from cvae.data.cache import cache_root
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, MissingExtraError, UsageError, near
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails; torchvision itself would wait for ever."""
 
 DIGITS = tuple("0123456789")
+FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+ALL = sorted(string.digits + string.ascii_letters)
+MERGED = sorted(set(ALL) - set("cijklmopsuvwxyz"))
+"""Without the small letters that are written as the capitals are, and count as these."""
+EMNIST = {
+    "byclass": ALL,
+    "bymerge": MERGED,
+    "balanced": MERGED,
+    "letters": list(string.ascii_lowercase),
+    "digits": list(string.digits),
+    "mnist": list(string.digits),
+}
+"""The classes of each selection."""
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
@@ -38,15 +55,14 @@ def mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     """60,000 training and 10,000 test images of handwritten digits, grey, 28x28 or `size` x `size`."""
     refuse_argument("mnist", argument)
     terms = "Yann LeCun and Corinna Cortes, CC BY-SA 3.0, http://yann.lecun.com/exdb/mnist/"
-    return _dataset("mnist", _idx("mnist", datasets.MNIST, data_dir), size, DIGITS, terms)
+    return _dataset("mnist", _idx("mnist", "MNIST", data_dir), size, DIGITS, terms)
 
 
 def fashion_mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     """60,000 training and 10,000 test images of clothing, grey, 28x28 or `size` x `size`."""
     refuse_argument("fashion-mnist", argument)
     terms = "Zalando SE, MIT licence, https://github.com/zalandoresearch/fashion-mnist"
-    arrays = _idx("fashion-mnist", datasets.FashionMNIST, data_dir)
-    return _dataset("fashion-mnist", arrays, size, datasets.FashionMNIST.classes, terms)
+    return _dataset("fashion-mnist", _idx("fashion-mnist", "FashionMNIST", data_dir), size, FASHION, terms)
 
 
 def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -56,7 +72,7 @@ def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         "KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others), "
         "doi:10.20676/00000341, CC BY-SA 4.0, http://codh.rois.ac.jp/kmnist/"
     )
-    return _dataset("kmnist", _idx("kmnist", datasets.KMNIST, data_dir), size, datasets.KMNIST.classes, terms)
+    return _dataset("kmnist", _idx("kmnist", "KMNIST", data_dir), size, KUZUSHIJI, terms)
 
 
 def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -65,20 +81,20 @@ def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     `argument` is the selection: balanced (the default), letters, digits, mnist, byclass or bymerge.
     """
     selection = argument or "balanced"
-    if selection not in datasets.EMNIST.splits:
-        raise UsageError(f"--data 'emnist:{argument}': no such selection; {near(argument, datasets.EMNIST.splits)}")
-    classes = datasets.EMNIST.classes_split_dict[selection]
-    first = 1 if classes[0] == "N/A" else 0  # the letters are counted from 1
+    if selection not in EMNIST:
+        raise UsageError(f"--data 'emnist:{argument}': no such selection; {near(argument, EMNIST)}")
+    stems = {split: f"emnist-{selection}-{split}" for split in ("train", "test")}
+    first = 1 if selection == "letters" else 0  # the letters are counted from 1
     arrays = {
         # The files hold columns where MNIST's hold rows.
         split: (images.transpose(0, 1, 3, 2), labels - first)
-        for split, (images, labels) in _idx("emnist", datasets.EMNIST, data_dir, split=selection).items()
+        for split, (images, labels) in _idx("emnist", "EMNIST", data_dir, stems, split=selection).items()
     }
     terms = (
         "G. Cohen, S. Afshar, J. Tapson and A. van Schaik, from NIST Special Database 19; for the terms see "
         "https://www.nist.gov/itl/products-and-services/emnist-dataset"
     )
-    return _dataset("emnist", arrays, size, classes[first:], terms)
+    return _dataset("emnist", arrays, size, EMNIST[selection], terms)
 
 
 def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
@@ -87,7 +103,7 @@ def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     The binary version, in `cifar-10-batches-bin`: the usual one, which torchvision reads, is a pickle.
     """
     refuse_argument("cifar10", argument)
-    root = _root(data_dir)
+    root = cache_root(data_dir)
     files = [root / "cifar-10-batches-bin" / f"{stem}.bin" for stem in (*CIFAR10_TRAIN, CIFAR10_TEST)]
     if not all(file.is_file() for file in files):
         archive, pickled = root / "cifar-10-binary.tar.gz", root / "cifar-10-batches-py"
@@ -96,6 +112,7 @@ def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
                 f"{str(pickled)!r} is not read: it is a pickle, which can run any code; put {archive.name} beside it, "
                 f"from {CIFAR10_URL}, or choose another --data-dir, into which that is downloaded"
             )
+        download_and_extract_archive = _torchvision("cifar10").utils.download_and_extract_archive
         with _downloading("cifar10", root):
             download_and_extract_archive(CIFAR10_URL, root, filename=archive.name, md5=CIFAR10_MD5)
     with _reading("cifar10", root):
@@ -113,11 +130,12 @@ def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
 def svhn(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     """73,257 training and 26,032 test images of house number digits, colour, 32x32 or `size` x `size`."""
     refuse_argument("svhn", argument)
-    root = _root(data_dir)
+    root = cache_root(data_dir)
+    reader = _reader(_torchvision("svhn").SVHN, "svhn")
     arrays = {}
     with _reading("svhn", root):
         for split in ("train", "test"):
-            loaded = _reader(datasets.SVHN, "svhn")(root, split=split, download=True)
+            loaded = reader(root, split=split, download=True)
             arrays[split] = loaded.data, loaded.labels
     terms = (
         "Y. Netzer et al., Stanford University, for non-commercial use only, http://ufldl.stanford.edu/housenumbers/"
@@ -137,19 +155,47 @@ def _dataset(name: str, arrays: Arrays, size: int | None, classes: Sequence[str]
     return Dataset(name=name, train=train, test=test, classes=tuple(classes), terms=terms)
 
 
-def _idx(name: str, base: type, data_dir: Path | None, **options: str) -> Arrays:
-    """MNIST or one of its kin; the arrays are taken whole, not image by image."""
-    root = _root(data_dir)
+MNIST_STEMS = {"train": "train", "test": "t10k"}
+
+
+def _idx(name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str) -> Arrays:
+    """MNIST or one of its kin, torchvision's class `kind`, whose files of a split begin with its stem."""
+    root = cache_root(data_dir)
+    files = {
+        split: [root / kind / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
+        for split, stem in stems.items()
+    }
+    if not all(file.is_file() for pair in files.values() for file in pair):
+        reader = _reader(getattr(_torchvision(name), kind), name)
+        with _reading(name, root):
+            for train in (True, False):
+                reader(root, train=train, download=True, **options)
     arrays = {}
     with _reading(name, root):
-        for split in ("train", "test"):
-            loaded = _reader(base, name)(root, train=split == "train", download=True, **options)
-            arrays[split] = loaded.data.numpy()[:, None], loaded.targets.numpy()  # (N, 28, 28) -> (N, 1, 28, 28)
+        for split, (images, labels) in files.items():
+            # (N, H, W) -> (N, 1, H, W)
+            arrays[split] = _read_idx(images, 3)[:, None], _read_idx(labels, 1).astype(np.int64)
     return arrays
 
 
-def _root(data_dir: Path | None) -> Path:
-    return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
+def _read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """http://yann.lecun.com/exdb/mnist/: a magic number that tells type and dimensions, the big-endian sizes, bytes."""
+    header = np.fromfile(path, ">u4", 1 + dimensions).tolist()
+    if len(header) <= dimensions or header[0] != 0x800 + dimensions:
+        raise ValueError(f"{path.name} does not begin as bytes in {dimensions} dimensions do")
+    content, shape = np.fromfile(path, np.uint8, offset=4 * len(header)), header[1:]
+    if len(content) != math.prod(shape):
+        raise ValueError(f"{path.name} has {len(content)} bytes for the shape {shape}")
+    return content.reshape(shape)
+
+
+def _torchvision(name: str) -> Any:
+    """Its `datasets`, imported when it is wanted."""
+    try:
+        from torchvision import datasets
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(f"the data set {name!r}") from error
+    return datasets
 
 
 def _reader(base: Any, name: str) -> Any:

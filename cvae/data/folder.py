@@ -2,17 +2,14 @@
 
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from cvae.data.cache import decoded
 from cvae.data.dataset import Dataset, Split
 from cvae.errors import CvaeError, UsageError
-from cvae.runtime.images import FORMATS, cover, to_rgb
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 SPLITS = {"train": "train", "valid": "validation", "val": "validation", "validation": "validation", "test": "test"}
@@ -31,10 +28,11 @@ def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to a
     square. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
     read is skipped with a warning; so is one over Pillow's `Image.MAX_IMAGE_PIXELS` (89 megapixels).
+    They are decoded once, into a file under `data_dir` (`cvae.data.cache`), and again when a file has changed.
 
     Raises:
         UsageError: no argument, no such folder, no images in it, or the sub-folders are of neither kind.
-        CvaeError: no image of a split could be read.
+        CvaeError: no image of a split could be read, or the decoded ones can't be kept.
     """
     if not argument:
         raise UsageError("--data 'folder' needs a path; say --data folder:PATH")
@@ -45,30 +43,27 @@ def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
         classes, listings = list_folder(root)
     except OSError as error:
         raise CvaeError(f"can't read the folder {str(root)!r}: {error.strerror}") from error
-    decoded = {split: decode(listing.paths, size or DEFAULT_SIZE) for split, listing in listings.items()}
+    paths = [path for listing in listings.values() for path in listing.paths]
+    images, readable = decoded(root, paths, size or DEFAULT_SIZE, data_dir)
 
-    skipped = []
-    for split, (_, readable) in decoded.items():
-        unread = [path for path, ok in zip(listings[split].paths, readable, strict=True) if not ok]
-        skipped += [str(path.relative_to(root)) for path in unread]
-        if not readable.any():
+    splits, first = {}, 0
+    for split, listing in listings.items():
+        kept = readable[first : first + len(listing.paths)]
+        if not kept.any():
             raise CvaeError(
-                f"none of the {len(unread)} images of {split} in {str(root)!r} can be read: {_some(skipped)}"
+                f"none of the {len(kept)} images of {split} in {str(root)!r} can be read: {_some(listing.paths, root)}"
             )
-    if skipped:
-        warnings.warn(
-            f"{len(skipped)} of {sum(len(listing.paths) for listing in listings.values())} images in {str(root)!r} "
-            f"are skipped, as they are damaged, too large or of another format: {_some(skipped)}",
-            stacklevel=2,
-        )
-
-    channels = 1 if all((images == images[:, :1]).all() for images, _ in decoded.values()) else 3
-    splits = {}
-    for split, (images, readable) in decoded.items():
-        labels = listings[split].labels
         splits[split] = Split(
-            images=np.ascontiguousarray(images[readable, :channels]),  # (N, 3, H, W) -> (readable, channels, H, W)
-            labels=None if labels is None else np.array(labels, np.int64)[readable],
+            images=images.select(first + np.flatnonzero(kept)),
+            labels=None if listing.labels is None else np.array(listing.labels, np.int64)[kept],
+        )
+        first += len(kept)
+    if not readable.all():
+        skipped = [paths[i] for i in np.flatnonzero(~readable)]
+        warnings.warn(
+            f"{len(skipped)} of {len(paths)} images in {str(root)!r} are skipped, as they are damaged, too large or of "
+            f"another format: {_some(skipped, root)}",
+            stacklevel=2,
         )
     return Dataset(name=root.resolve().name, classes=classes, terms="the owner's own images", **splits)
 
@@ -133,33 +128,6 @@ def _is_image(path: Path, root: Path) -> bool:
     return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 
 
-def decode(paths: Sequence[Path], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read image files, in threads.
-
-    Returns:
-        Images (N, 3, size, size) uint8, and whether each could be read (N,) bool; the others are black.
-    """
-    images = np.zeros((len(paths), 3, size, size), np.uint8)
-    readable = np.zeros(len(paths), bool)
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Pillow's remarks on files that it reads are no use here; the one on huge files comes before it decodes them.
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for i, image in enumerate(pool.map(partial(_decode_one, size=size), paths)):
-            if image is not None:
-                images[i], readable[i] = image, True
-    return images, readable
-
-
-def _decode_one(path: Path, size: int) -> np.ndarray | None:
-    try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a half, quarter or eighth, if that is enough
-            square = cover(to_rgb(image), (size, size))
-    except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        return None
-    return np.asarray(square).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+def _some(paths: Sequence[Path], root: Path) -> str:
+    names = [repr(str(path.relative_to(root))) for path in paths[:5]]
+    return ", ".join(names) + (", ..." if len(paths) > 5 else "")

@@ -1,9 +1,18 @@
-"""Arrays of images to another size."""
+"""Image files and arrays of images, to arrays of one size."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from cvae.runtime.images import cover
+from cvae.runtime.images import FORMATS, cover, to_rgb
+
+AHEAD = 2**26
+"""Bytes of decoded images, at most, that wait for their turn."""
 
 
 def resize(images: np.ndarray, size: int | None) -> np.ndarray:
@@ -15,3 +24,27 @@ def resize(images: np.ndarray, size: int | None) -> np.ndarray:
     for plane, target in zip(planes, fitted, strict=True):
         target[:] = np.asarray(cover(Image.fromarray(plane), (size, size)))  # (H, W) -> (size, size)
     return fitted.reshape(*images.shape[:2], size, size)  # (N*C, size, size) -> (N, C, size, size)
+
+
+def decode(paths: Sequence[Path], size: int) -> Iterator[np.ndarray | None]:
+    """Read image files, in threads: each one, in order, as (3, size, size) uint8; None when it can't be read.
+
+    Threads, for Pillow decodes without the interpreter's lock, and processes would import the caller's program anew.
+    """
+    count = max(16, AHEAD // (3 * size * size))
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        # Pillow's remarks on files that it reads are no use here; the one on huge files comes before it decodes them.
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        for first in range(0, len(paths), count):
+            yield from pool.map(partial(_decode_one, size=size), paths[first : first + count])
+
+
+def _decode_one(path: Path, size: int) -> np.ndarray | None:
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a half, quarter or eighth, if that is enough
+            square = cover(to_rgb(image), (size, size))
+    except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+        return None
+    return np.asarray(square).transpose(2, 0, 1)  # (size, size, 3) -> (3, size, size)

@@ -1,0 +1,89 @@
+"""Train on a set that is larger than memory may be: peak resident memory, and images per second.
+
+    python benchmarks/large_set.py [--gigabytes 6] [--steps 100] [--arch resnet] [--batch-size 128] [--dir DIR]
+
+Makes an .npy file of colour images, 64x64, in a temporary folder under DIR (the working folder), trains on images from
+all over it in a process of its own, and removes it, also on failure. The system is asked to drop its copy of the file
+from memory first, so that the images come from the disk.
+"""
+
+import argparse
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+SHAPE = (3, 64, 64)
+BYTES = 3 * 64 * 64
+
+
+def make(path: Path, count: int) -> None:
+    """`count` different images: 8x8 tiles of random colours."""
+    rng = np.random.default_rng(0)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, count, 1024):
+            tiles = rng.integers(0, 256, (min(1024, count - first), 3, 8, 8), np.uint8)
+            file.write(tiles.repeat(8, 2).repeat(8, 3).tobytes())  # (n, 3, 8, 8) -> (n, 3, 64, 64)
+        file.flush()
+        os.fsync(file.fileno())
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def train(path: Path, count: int, args: argparse.Namespace) -> None:
+    """Run in the child: one epoch of as many steps as asked for, on images from all over the file."""
+    import cvae
+    from cvae.config import TrainConfig
+
+    asked = TrainConfig(
+        data=f"npz:{path}",
+        arch=args.arch,
+        batch_size=args.batch_size,
+        limit=args.steps * args.batch_size,
+        validation=args.batch_size / count,
+        epochs=1,
+    )
+    cvae.train(asked, path.parent / "run", quiet=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=6)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--arch", default="resnet")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--dir", type=Path, default=Path())
+    parser.add_argument("--train-on", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+
+    count = int(args.gigabytes * 1e9 / BYTES)
+    if count < (args.steps + 1) * args.batch_size:
+        parser.error(f"{args.gigabytes:g} GB are {count:,} images, too few for {args.steps} steps of {args.batch_size}")
+    if args.train_on:
+        train(args.train_on, count, args)
+        return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the file is removed then too
+    with TemporaryDirectory(dir=args.dir, prefix="large-set-") as folder:
+        path = Path(folder).resolve() / "images.npy"
+        make(path, count)
+        subprocess.run([sys.executable, __file__, *sys.argv[1:], "--train-on", path], check=True)
+        *_, record = (json.loads(line) for line in (path.parent / "run" / "metrics.jsonl").read_text().splitlines())
+        # Of the children there was one. Linux counts in KiB, macOS in bytes.
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        print(f"set            {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
+        print(f"peak resident  {peak / 1e9:8.2f} GB")
+        print(
+            f"images/s       {record['images_per_second']:8,.0f}, {args.arch}, {args.steps} steps of {args.batch_size}"
+        )
+
+
+if __name__ == "__main__":
+    main()
