@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cvae.cli import archs, export, generate, info, interpolate, reconstruct, train
+from cvae.cli import archs, export, generate, info, interpolate, reconstruct, train, tune
 
 app = typer.Typer(
     name="cvae",
@@ -34,6 +34,7 @@ def cvae(
 
 
 app.command()(train.train)
+app.command()(tune.tune)
 app.command()(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)

@@ -51,8 +51,9 @@ def test_every_command_shown_works(document, home, tmp_path):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
         subprocess.run([sys.executable, "-m", *map(str, install)], cwd=tmp_path, check=True)
     for command in commands(document):
-        # What is shown trains for minutes; here the first epoch must do.
-        short = command + " --epochs 1" * (command.startswith("cvae train") and "--epochs" not in command)
+        # What is shown trains for minutes; here the first epoch must do, and two trials of a search.
+        trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
+        short = command + " --epochs 1" * trains + " --trials 2" * command.startswith("cvae tune")
         done = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         if out := re.search(r"--out (\S+\.(?:png|gif))", command):

@@ -1,0 +1,153 @@
+"""What a study varies: flags of `cvae train` and options of parts, in ranges or by choices."""
+
+import json
+import re
+import tomllib
+import typing
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvae.config import PARTS, TrainConfig, flag, from_dict, to_dict
+from cvae.errors import UsageError, near
+
+MACHINE = ("data_dir", "device", "compile", "trackers")
+"""Flags in which the workers of one study may differ."""
+
+YARDSTICK = ("data", "size", "binarize", "validation", "likelihood", "seed", *MACHINE)
+"""Flags that are not searched: the bounds of two data sets or likelihoods do not compare, and a seed is no choice."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from `low` to `high`, both included. `log`: half of them below the geometric mean."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high:
+            raise UsageError(f"the search from {self.low} to {self.high} is empty; the lower end comes first")
+        if self.log and self.low <= 0:
+            raise UsageError(f"a search on the log scale can't begin at {self.low}; begin above 0")
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, int | float) and self.low <= value <= self.high
+
+
+Space = dict[str, Range | tuple[Any, ...]]
+"""What is varied: a flag (`lr`) or an option of a part (`arch.width`) -> a range, or the choices."""
+
+DEFAULT_SPACE: Space = {
+    "lr": Range(3e-4, 3e-2, log=True),
+    "batch_size": (32, 64, 128, 256),
+    "latent_dim": (8, 16, 32, 64),
+    "ema": (0.0, 0.99, 0.999),
+}
+
+
+def default_space(base: TrainConfig, given: Container[str]) -> Space:
+    """What is varied if nobody says: what `given` leaves open, around the values of `base`."""
+    space: Space = {}
+    for name, of in DEFAULT_SPACE.items():
+        if name in given:
+            continue
+        value = getattr(base, name)
+        if isinstance(of, Range):
+            space[name] = Range(min(of.low, value), max(of.high, value), of.log)
+        else:
+            space[name] = tuple(sorted({*of, value}))
+    return space
+
+
+def parse_search(assignments: list[str]) -> dict[str, Any]:
+    """["lr=1e-4..1e-2:log", "latent_dim=8,16"] -> what a recipe's table [search] would say.
+
+    Raises:
+        UsageError: an assignment is not of this form.
+    """
+    table: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not (name and equals and text):
+            raise UsageError(f"--search {assignment!r} is neither NAME=LOW..HIGH, NAME=LOW..HIGH:log nor NAME=A,B,C")
+        try:
+            if ends := re.fullmatch(r"(.+?)\.\.(.+?)(:log)?", text):
+                table[name] = {"low": json.loads(ends[1]), "high": json.loads(ends[2]), "log": ends[3] is not None}
+            else:
+                table[name] = json.loads(f"[{text}]")
+        except ValueError:
+            table[name] = text.split(",")
+    return table
+
+
+def read_search(recipe: Path) -> dict[str, Any]:
+    """The table [search] of a recipe that `read_recipe` has accepted."""
+    return tomllib.loads(recipe.read_text("utf-8")).get("search", {}) if recipe.suffix == ".toml" else {}
+
+
+def make_space(table: Mapping[str, Any]) -> Space:
+    """{"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} -> a space.
+
+    Raises:
+        UsageError: a name is no flag or can't be searched, or a range is none.
+    """
+    hints = typing.get_type_hints(TrainConfig)
+    space: Space = {}
+    for key, of in table.items():
+        part, dot, option = key.partition(".")
+        name = key if dot else key.replace("-", "_")
+        if not (part in PARTS and option if dot else name in hints and name != "options"):
+            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {near(name, hints)}")
+        if name in YARDSTICK:
+            raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
+        if isinstance(of, Mapping):
+            whole = type(of.get("low")) is type(of.get("high")) is int
+            whole = whole and float not in (hints.get(name), *typing.get_args(hints.get(name)))
+            space[name] = from_dict(Range, {"whole": whole, **of}, f"search {key}")
+        elif isinstance(of, list) and of:
+            space[name] = tuple(map(scalar, of))
+        else:
+            raise UsageError(f"search: {key} = {of!r} is neither {{low = ..., high = ...}} nor a list of choices")
+    return space
+
+
+def scalar(value: Any) -> Any:
+    """A list goes by its JSON text among the choices, which are scalars for Optuna."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def applied(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
+    """`base` with the values of a trial."""
+    data = to_dict(base)
+    for name, value in params.items():
+        part, dot, option = name.partition(".")
+        if dot:
+            is_list = isinstance(value, str) and value.startswith("[")
+            data["options"].setdefault(part, {})[option] = json.loads(value) if is_list else value
+        else:
+            data[name] = value
+    return from_dict(TrainConfig, data)
+
+
+def to_recipe(config: TrainConfig) -> str:
+    """The recipe, in TOML, that asks for `config`."""
+
+    def lines(values: Mapping[str, Any]) -> list[str]:  # a scalar or a list is the same in JSON and in TOML
+        return [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
+        ]
+
+    data, default = to_dict(config), to_dict(TrainConfig())
+    options = data.pop("options")
+    text = lines({key: value for key, value in data.items() if value != default[key]})
+    for part, values in options.items():
+        text += ["", f"[options.{part}]", *lines(values)]
+    return "\n".join(text) + "\n"
