@@ -1,5 +1,7 @@
 """cvae train"""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,9 @@ from cvae.cli import _shared
 from cvae.config import TrainConfig
 
 _default = TrainConfig()
+
+RESUMABLE = ("epochs", "device", "on_nan", "trackers")
+"""What may change when a run is resumed: the parameters of `cvae.resume`."""
 
 
 def _flag(text: str, default: Any = None, *names: str) -> Any:
@@ -37,6 +42,9 @@ def train(
     ] = None,
     validation: Annotated[float | None, _flag("Fraction held out to select weights by.", _default.validation)] = None,
     limit: Annotated[int | None, _flag("Train on the first N images only.")] = None,
+    flip: Annotated[bool | None, _flag("Mirror training images left to right, half of the time.")] = None,
+    shift: Annotated[int | None, _flag("Pixels by which training images move at most.", _default.shift)] = None,
+    crop: Annotated[float | None, _flag("Smallest part of a training image's side to be seen.", _default.crop)] = None,
     objective: Annotated[str | None, _flag("What is minimized.", _default.objective)] = None,
     beta: Annotated[float | None, _flag("Weight of the KL term. [1]")] = None,
     free_bits: Annotated[
@@ -47,6 +55,7 @@ def train(
     ] = None,
     epochs: Annotated[int | None, _flag("Passes over the data. [10; for small sets, until 1,500 steps]")] = None,
     batch_size: Annotated[int | None, _flag("Images per step.", _default.batch_size)] = None,
+    accumulate: Annotated[int | None, _flag("Parts in which a batch is computed, to save memory.", 1)] = None,
     optimizer: Annotated[str | None, _flag("adam or adamw.", _default.optimizer)] = None,
     lr: Annotated[float | None, _flag("Learning rate.", _default.lr)] = None,
     weight_decay: Annotated[float | None, _flag("Of the optimizer.", _default.weight_decay)] = None,
@@ -56,9 +65,20 @@ def train(
     warmup: Annotated[int | None, _flag("Steps until the full learning rate.", _default.warmup)] = None,
     clip: Annotated[float | None, _flag("Largest norm of the gradient; 0: any.", _default.clip)] = None,
     ema: Annotated[float | None, _flag("Decay of the averaged weights, as 0.999; 0: none.", _default.ema)] = None,
+    on_nan: Annotated[
+        str | None, _flag("At a loss that is not finite: stop, or skip the batch.", _default.on_nan)
+    ] = None,
     seed: Annotated[int | None, _flag("Of weights, noise and order.", _default.seed)] = None,
     device: Annotated[str | None, _flag("auto, cpu, cuda, mps.", _default.device)] = None,
     precision: Annotated[str | None, _flag("auto, fp32, bf16, fp16.", _default.precision)] = None,
+    compile: Annotated[
+        bool | None,
+        typer.Option("--compile/--no-compile", help="Compile the network. [when it pays]", show_default=False),
+    ] = None,
+    trackers: Annotated[
+        list[str] | None,
+        _flag("Log there too: tensorboard, wandb, mlflow, none. [the first, if installed]", None, "--tracker"),
+    ] = None,
     set_: Annotated[list[str] | None, _flag("An option of a part, as arch.width=32.", None, "--set")] = None,
     json: _shared.Json = False,
 ) -> None:
@@ -69,56 +89,88 @@ def train(
     Example: cvae train --arch resnet --conditional
     """
     import json as encoder
-    import os
 
     _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
     if resume:
         run = _continue(out, {**given, **({"recipe": recipe} if recipe else {}), **({"set": set_} if set_ else {})})
     else:
-        run = _start(recipe, out, given, set_ or [])
+        asked = asked_for(recipe, given, set_ or [])
+        run = _start(asked, name_for(recipe, asked), out)
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
         return
     last = encoder.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     _shared.report(json, {"run": str(run), **last}, f"{run}: trained; next: cvae export onnx {run}")
 
 
-def _start(recipe: str | None, out: Path | None, given: dict[str, Any], assignments: list[str]) -> Path:
-    import cvae
+def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> TrainConfig:
+    """What flags, `--set` and a recipe ask for together; a flag goes before the recipe."""
     from cvae import model_zoo
     from cvae.config import from_dict, parse_options, read_recipe
-    from cvae.runtime.find import RUNS
 
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
     options = {kind: dict(values) for kind, values in flags.get("options", {}).items()}
     for kind, values in parse_options(assignments).items():
         options.setdefault(kind, {}).update(values)
-    config = from_dict(TrainConfig, {**flags, **given, "options": options})
-    if out is None:
-        data = config.data.partition(":")[0]
-        source = Path(recipe or "")
-        if source.name == "config.json":
-            source = source.parent
-        name = source.stem if recipe else "-".join([data, config.arch, *["conditional"] * config.conditional])
-        tries = [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]
-        out = next(path for path in tries if not path.exists())
-    return cvae.train(config, out)
+    return from_dict(TrainConfig, {**flags, **given, "options": options})
+
+
+def name_for(recipe: str | None, asked: TrainConfig) -> str:
+    """What a run is called when nobody named it: after its recipe, or after its data and architecture."""
+    if recipe is None:
+        return "-".join([asked.data.partition(":")[0], asked.arch, *["conditional"] * asked.conditional])
+    path = Path(recipe)
+    return path.parent.name if path.name == "config.json" else path.stem
+
+
+def _start(asked: TrainConfig, name: str, out: Path | None) -> Path:
+    import cvae
+    from cvae.errors import UsageError
+
+    if out is not None:
+        return cvae.train(asked, out)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("several processes need one folder to train into; name it with --out")
+    out = _claimed(name)
+    try:
+        return cvae.train(asked, out)
+    finally:
+        with suppress(OSError):  # they are empty if the training could not begin
+            out.rmdir()
+            out.parent.rmdir()
+
+
+def _claimed(name: str) -> Path:
+    """A new folder under runs/, made at once, so that two trainings begun together get two."""
+    from cvae.errors import CvaeError
+    from cvae.runtime.find import RUNS
+
+    for path in [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CvaeError(f"can't write {str(path)!r}: {error.strerror}; name a folder with --out") from error
+    raise CvaeError(f"{str(RUNS)!r} is full of runs called {name!r}; name a folder with --out")
 
 
 def _continue(out: Path | None, given: dict[str, Any]) -> Path:
     import cvae
+    from cvae.config import flag
     from cvae.errors import UsageError
     from cvae.runtime.find import RUNS
 
-    if extra := [name for name in given if name not in ("epochs", "device")]:
+    if extra := [name for name in given if name not in RESUMABLE]:
         raise UsageError(
-            "--resume continues a run as it was begun; of its flags only --epochs and --device can change, "
-            f"not {extra[0]!r}"
+            f"--resume continues a run as it was begun; only {', '.join(map(flag, RESUMABLE))} can change, "
+            f"not {flag(extra[0])!r}"
         )
-    checkpoints = sorted(RUNS.glob("*/last/*.json"), key=lambda path: path.stat().st_mtime_ns)
-    if out is None and not checkpoints:
-        raise UsageError("there is no run under 'runs' to resume; name one with --out")
     if out is None:
-        out = checkpoints[-1].parent.parent
+        runs = [config.parent for config in RUNS.glob("*/config.json")]
+        if not runs:
+            raise UsageError("there is no run under 'runs' to resume; name one with --out")
+        out = max(runs, key=lambda run: max(p.stat().st_mtime_ns for p in [run / "config.json", *run.glob("last/*")]))
         _shared.say(f"newest run: {out}")
-    return cvae.resume(out, epochs=given.get("epochs"), device=given.get("device"))
+    return cvae.resume(out, **given)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from cvae.cli import _shared
-from cvae.cli.train import train
+from cvae.cli.train import asked_for, name_for, train
 
 
 def tune(
@@ -35,7 +35,6 @@ def tune(
     from importlib.util import find_spec
 
     from cvae import model_zoo
-    from cvae.config import TrainConfig, from_dict, parse_options, read_recipe
     from cvae.errors import MissingExtraError
 
     if not all(map(find_spec, ("torch", "optuna", "psutil"))):
@@ -45,17 +44,12 @@ def tune(
     from cvae.engine.tuning import Study
 
     path = model_zoo.recipe(recipe) if recipe else None
-    known = read_recipe(path) if path else {}
     given = {name: value for name, value in flags.items() if value is not None}
-    options = {kind: dict(values) for kind, values in known.get("options", {}).items()}
-    for kind, values in parse_options(set_ or []).items():
-        options.setdefault(kind, {}).update(values)
-    base = from_dict(TrainConfig, {**known, **given, "options": options})
+    base = asked_for(recipe, given, set_ or [])
     varied = {**(read_search(path) if path else {}), **parse_search(search or [])}
     space = make_space(varied) if varied else default_space(base, given)
 
-    labels = "-conditional" * base.conditional
-    name = study or (out.name if out else path.stem if path else f"{base.data.partition(':')[0]}-{base.arch}{labels}")
+    name = study or (out.name if out else name_for(recipe, base))
     search_of = Study(base, space, name=name, out=out or Path("studies") / name, storage=storage)
     search_of.run(trials)
     pictures = plot(search_of)

@@ -127,6 +127,9 @@ class TrainConfig:
     binarize: str = "none"
     validation: float = 0.1
     limit: int | None = None
+    flip: bool = False
+    shift: int = 0
+    crop: float = 1.0
     # objective
     objective: str = "elbo"
     beta: float | None = None
@@ -135,6 +138,7 @@ class TrainConfig:
     # optimization
     epochs: int | None = None
     batch_size: int = 128
+    accumulate: int = 1
     optimizer: str = "adam"
     lr: float = 1e-3
     weight_decay: float = 0.0
@@ -142,15 +146,26 @@ class TrainConfig:
     warmup: int = 0
     clip: float = 100.0
     ema: float = 0.0
+    on_nan: str = "stop"
     # machine
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
+    compile: bool | None = None
+    trackers: tuple[str, ...] | None = None
     # options of the parts above, by flag name
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, least in {"latent_dim": 1, "size": 4, "limit": 1, "epochs": 1, "batch_size": 1}.items():
+        for name, least in {
+            "latent_dim": 1,
+            "size": 4,
+            "limit": 1,
+            "shift": 0,
+            "epochs": 1,
+            "batch_size": 1,
+            "accumulate": 1,
+        }.items():
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
@@ -167,6 +182,8 @@ class TrainConfig:
         for name in ("validation", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"{flag(name)} {getattr(self, name)} must be at least 0 and less than 1")
+        if not 0 < self.crop <= 1:
+            raise UsageError(f"--crop {self.crop} must be more than 0 and at most 1, the whole image")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(
@@ -178,6 +195,7 @@ CHOICES = {
     "binarize": ("none", "dynamic", "static"),
     "optimizer": ("adam", "adamw"),
     "schedule": ("constant", "cosine", "step"),
+    "on_nan": ("stop", "skip"),
     "device": ("auto", "cpu", "cuda", "mps"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
 }
@@ -185,7 +203,7 @@ CHOICES = {
 
 def flag(name: str) -> str:
     """A key's name on the command line: kl_warmup -> --kl-warmup."""
-    return "--" + name.replace("_", "-")
+    return "--" + {"trackers": "tracker"}.get(name, name).replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +262,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"can't read the recipe {str(path)!r}: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"the recipe {str(path)!r} is not TOML: {error}") from error
-    recipe = {key.replace("-", "_"): value for key, value in data.items()}
+    recipe = {key.replace("-", "_"): value for key, value in data.items() if key != "search"}  # that is for cvae tune
     from_dict(TrainConfig, recipe, f"recipe {path.name}")
     return recipe
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, UsageError
 
 
 @contextmanager
@@ -27,6 +27,10 @@ def whole(path: str | Path) -> Iterator[Path]:
             with beside.open("r+b") as written:
                 os.fsync(written.fileno())
             beside.replace(path)
+            if os.name == "posix":  # the name too is to survive a power cut
+                folder = os.open(path.parent, os.O_RDONLY)
+                os.fsync(folder)
+                os.close(folder)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:
@@ -37,3 +41,37 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole(path) as beside:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def sweep(folder: str | Path) -> None:
+    """Remove from `folder` what a process that was killed while writing left beside its files."""
+    for left in Path(folder).glob(".????????.tmp*"):
+        left.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold `folder`, which is made if need be, for this process alone; the lock goes when the process goes.
+
+    Raises:
+        UsageError: another process holds it, and this one is not to wait.
+        CvaeError: the folder can't be made.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    except OSError as error:
+        raise CvaeError(f"can't write {str(folder)!r}: {error.strerror}") from error
+    if handle is None:  # elsewhere a folder can't be locked
+        yield
+        return
+    import fcntl
+
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"another process is writing {str(folder)!r}; wait for it, or choose another") from None
+        yield
+    finally:
+        os.close(handle)

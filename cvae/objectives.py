@@ -1,12 +1,17 @@
 """What is minimized: pure functions of a model and a batch, in nats per image.
 
-An objective is called as `objective(model, image, label, kl_weight, **options)`; `kl_weight` is the engine's KL
-warm-up, from 0 to 1, and the options are keyword-only.
+An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` gives the terms
+of the bound for image (B, C, H, W) and label (B,) or None, or for each of these images repeated K times in a row
+(K B, C, H, W); the engine supplies its noise. `kl_weight` is the engine's KL warm-up, from 0 to 1. The options are
+keyword-only.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from cvae.models import Terms
 
 
 class Loss(NamedTuple):
@@ -18,7 +23,7 @@ class Loss(NamedTuple):
 
 
 def elbo(
-    model: nn.Module,
+    model: Callable[[Tensor, Tensor | None], Terms],
     image: Tensor,
     label: Tensor | None,
     kl_weight: float,

@@ -24,7 +24,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs = {}
     for name, conditional in {"labels": True, "plain": False}.items():
         prior = "flow" if conditional else "normal"
-        asked = TrainConfig(arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8, prior=prior)
+        asked = TrainConfig(
+            arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8, prior=prior, trackers=("none",)
+        )
         runs[name] = train(asked, folder / name, quiet=True)
         export(runs[name])
     return runs

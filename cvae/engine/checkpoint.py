@@ -85,29 +85,36 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     write_whole(folder / f"{name}.safetensors", data)
     digest = hashlib.sha256(data).hexdigest()
     write_whole(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
-    for old in sorted(folder.glob("*.json"))[:-2]:
-        old.unlink()
-        old.with_suffix(".safetensors").unlink(missing_ok=True)
+    kept = {path.stem for path in sorted(folder.glob("*.json"))[-2:]}
+    for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
+        if path.stem not in kept:
+            path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> Checkpoint:
-    """The newest intact checkpoint in `folder`.
+def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest intact checkpoint in `folder`, and the names of the damaged ones that were passed over for it.
+
+    None when there is no checkpoint yet: a run may be stopped before its first.
 
     Raises:
-        CvaeError: there is none.
+        CvaeError: there are checkpoints, and all of them are damaged.
     """
-    refused = []
+    damaged: list[str] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
             state = json.loads(path.read_bytes())
             data = path.with_suffix(".safetensors").read_bytes()
             if hashlib.sha256(data).hexdigest() == state.pop("sha256"):
-                return Checkpoint(load(data), state)
+                return Checkpoint(load(data), state), damaged
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError):
             pass
-        refused.append(path.stem)
-    damaged = f"; damaged: {', '.join(refused)}" if refused else ""
-    raise CvaeError(f"there is no checkpoint to resume from in {str(folder)!r}{damaged}")
+        damaged.append(path.stem)
+    if damaged:
+        raise CvaeError(
+            f"no checkpoint in {str(folder)!r} is intact: damaged are {', '.join(damaged)}; "
+            "remove the folder to begin the run again"
+        )
+    return None, []
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """From what was asked, and the data at hand, to the full description of a run."""
 
+import importlib.util
 import math
+import os
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +12,7 @@ import torch
 
 from cvae import __version__
 from cvae.config import Config, ModelConfig, Part, TrainConfig, flag
-from cvae.data import Dataset
+from cvae.data import Dataset, Rows
 from cvae.errors import UsageError
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
 
@@ -67,7 +70,7 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
     return Config(cvae_version=__version__, data_terms=dataset.terms, model=model, training=training)
 
 
-def nearly_binary(images: np.ndarray) -> bool:
+def nearly_binary(images: np.ndarray | Rows) -> bool:
     """Whether grey images (N, 1, H, W) uint8 are mostly black and white, as ink on paper is, rather than shades.
 
     On shades the cross-entropy hardly rewards a sharp image: 8x8 digits then get 1 nat of code and a blur.
@@ -93,6 +96,29 @@ def choose_device(device: str) -> str:
     return device
 
 
+COMPILE_STEPS = 30_000
+"""Steps from which compiling pays: it takes up to a minute on two cores, and saves some milliseconds a step."""
+
+
+def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
+    """None -> whether a run of so many steps pays back the start-up, and the compiler is here: a function of the
+    run and the machine, not of a measurement, so that a seed gives the same weights each time.
+
+    Raises:
+        UsageError: it is asked for, and there is no compiler.
+    """
+    here = importlib.util.find_spec("triton") is not None if device == "cuda" else cxx_compiler() is not None
+    if compile and not here and device != "mps":
+        needed = "triton (pip install triton)" if device == "cuda" else "a C++ compiler (apt install g++)"
+        raise UsageError(f"--compile needs {needed}; leave the flag out to train without")
+    return steps >= COMPILE_STEPS and here and device != "mps" if compile is None else compile
+
+
+def cxx_compiler() -> str | None:
+    """The C++ compiler that torch.compile would call."""
+    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+
+
 def choose_precision(precision: str, device: str) -> str:
     """ "auto" -> "bf16" where the machine multiplies it faster than fp32, else "fp32"."""
     if precision == "fp16" and device == "cpu":
@@ -102,6 +128,6 @@ def choose_precision(precision: str, device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "cpu":
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
-        return "bf16" if capabilities.get("amx_bf16") else "fp32"
+        can: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
+        return "bf16" if can.get("amx_bf16") or can.get("avx512_bf16") else "fp32"
     return "fp32"

@@ -1,23 +1,29 @@
 """The one trainer: any model, any objective, on CPU, CUDA or MPS, in one process or several."""
 
+import copy
 import json
+import math
+import os
+import re
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, Split, load_dataset
+from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import (
     WEIGHTS,
@@ -30,11 +36,14 @@ from cvae.engine.checkpoint import (
     unpack_optimizer,
 )
 from cvae.engine.progress import TrainingProgress
+from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_device, choose_precision, configure
+from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
+from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Interrupted, UsageError
-from cvae.files import write_whole
-from cvae.models import VAE, build
+from cvae.files import locked, sweep, write_whole
+from cvae.models import VAE, Terms, build
+from cvae.objectives import Loss
 from cvae.registry import OBJECTIVES
 from cvae.runtime import images as pictures
 
@@ -47,9 +56,17 @@ REPORTS = 15
 EVALUATION_SEED = 20_131_220
 """Seeds the noise of validation and test bounds and of the sample pictures, so that they compare over a run."""
 
+Record = dict[str, Any]
+"""A line of metrics.jsonl."""
 
-def train(asked: TrainConfig, out: str | Path, *, quiet: bool = False) -> Path:
-    """Train a new run into the folder `out`, which must not hold one yet.
+
+def train(
+    asked: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch: Callable[[Record], None] | None = None
+) -> Path:
+    """Train a new run into the folder `out`, which must not hold one yet, and return it.
+
+    `on_epoch` gets the record of each epoch, after it was saved; what it raises ends the run. A process that torchrun
+    has started again continues the run.
 
     Raises:
         UsageError: what was asked does not fit together; nothing was written.
@@ -58,120 +75,170 @@ def train(asked: TrainConfig, out: str | Path, *, quiet: bool = False) -> Path:
     """
     out = Path(out)
     if (out / "config.json").exists():
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            return resume(out, quiet=quiet, on_epoch=on_epoch)
         raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
-    dataset = load_dataset(asked)
+    accelerator = _start(asked)
+    dataset = _load(asked, accelerator)
     config = configure(asked, dataset)
-    return Trainer(config, dataset, out, quiet=quiet).run()
+    return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run()
 
 
-def resume(out: str | Path, *, epochs: int | None = None, device: str | None = None, quiet: bool = False) -> Path:
-    """Continue a run from its newest checkpoint, for `epochs` in all and on `device` when given.
+def resume(
+    out: str | Path,
+    *,
+    epochs: int | None = None,
+    device: str | None = None,
+    on_nan: str | None = None,
+    trackers: tuple[str, ...] | None = None,
+    quiet: bool = False,
+    on_epoch: Callable[[Record], None] | None = None,
+) -> Path:
+    """Continue a run from its newest intact checkpoint, with what is given instead of what it was begun with.
+
+    `epochs` counts from the run's beginning.
 
     Raises:
+        UsageError: the run has more than `epochs` behind it.
         CvaeError: the folder is no run, none of its checkpoints is intact, or the data are no longer the same.
     """
     out = Path(out)
+    given = {"epochs": epochs, "device": device, "on_nan": on_nan, "trackers": trackers}
     config = Config.read(out / "config.json")
-    changes: dict[str, Any] = {
-        name: value for name, value in {"epochs": epochs, "device": device}.items() if value is not None
-    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
-    dataset = load_dataset(config.training)
+    accelerator = _start(config.training)
+    dataset = _load(config.training, accelerator)
     shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
     if (shape, classes) != (config.model.image_shape, config.model.classes):
         raise CvaeError(
             f"{config.training.data!r} has images {shape} and classes {classes}, the run was begun with "
             f"{config.model.image_shape} and {config.model.classes}; bring the data back, or start a new run"
         )
-    trainer = Trainer(config, dataset, out, quiet=quiet)
-    trainer.restore(load_checkpoint(out / "last"))
-    if trainer.step > trainer.total_steps:
-        done = trainer.step // len(trainer.batches)
-        raise UsageError(f"--epochs {epochs}: {str(out)!r} has {done} epochs behind it; name more, in all")
+    trainer = Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch)
+    trainer.restore()
     return trainer.run()
+
+
+def _start(asked: TrainConfig) -> Accelerator:
+    """Join the other processes, if torchrun or `accelerate launch` started several."""
+    device = choose_device(asked.device)
+    precision = choose_precision(asked.precision, device)
+    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and not dist.is_initialized():
+        # The addresses of the processes that are gone may still be in the store that torchrun hands out again.
+        store, rank, size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+
+
+def _load(asked: TrainConfig, accelerator: Accelerator) -> Dataset:
+    with accelerator.local_main_process_first():  # it downloads and decodes, the others find it done
+        return load_dataset(asked)
 
 
 class Trainer:
     """A run in progress: the network, its optimizer, and the position in the data."""
 
-    def __init__(self, config: Config, dataset: Dataset, out: Path, *, quiet: bool = False) -> None:
-        self.dataset, self.out = dataset, out
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        out: Path,
+        accelerator: Accelerator,
+        *,
+        quiet: bool = False,
+        on_epoch: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.dataset, self.out, self.accelerator, self.on_epoch = dataset, out, accelerator, on_epoch
+        self.device = accelerator.device
+        self.quiet = quiet or not accelerator.is_main_process
         asked = config.training
-        device = choose_device(asked.device)
-        self.precision = choose_precision(asked.precision, device)
-        # A run that is resumed on another machine goes on as it began.
-        self.config = replace(config, training=replace(asked, precision=self.precision))
-        AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
-        self.accelerator = Accelerator(
-            mixed_precision="no" if self.precision == "fp32" else self.precision, cpu=device == "cpu"
+        self.shard = Shard(accelerator.process_index, accelerator.num_processes)
+        self.batches = Batches(
+            dataset.train, asked.batch_size, self.device, labelled=asked.conditional, shard=self.shard
         )
-        self.device = self.accelerator.device
-        self.quiet = quiet or not self.accelerator.is_main_process
+        parts = accelerator.num_processes * asked.accumulate
+        if self.batches.batch_size % parts:
+            raise UsageError(
+                f"--batch-size {self.batches.batch_size} can't be shared equally by {accelerator.num_processes} "
+                f"processes in {asked.accumulate} parts each; choose a multiple of {parts}"
+            )
+        assert asked.epochs is not None  # filled in by configure()
+        self.epochs = asked.epochs
+        self.total_steps = asked.epochs * len(self.batches)
+        # A run that is resumed on another machine goes on as it began.
+        precision = accelerator.mixed_precision.replace("no", "fp32")
+        compiled = choose_compile(asked.compile, self.total_steps, self.device.type)
+        self.config = replace(config, training=replace(asked, precision=precision, compile=compiled))
+        self.tracking = Tracking(accelerator, choose(asked.trackers), out, self.config)
 
-        torch.manual_seed(asked.seed)
+        reseed(self.device, asked.seed, "weights")
         model = build(config.model).to(memory_format=torch.channels_last)
         kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
         optimizer = kinds[asked.optimizer](
             model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
         )
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
         # Without the precision that `prepare` puts around forward: a copy, such as the moving average, would call the
         # original through it. Each training step asks for it by `autocast` instead.
-        self.bare_model: VAE = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.ema = None
-        if asked.ema:
-            self.ema = AveragedModel(self.bare_model, multi_avg_fn=get_ema_multi_avg_fn(asked.ema), use_buffers=True)
-        objective = OBJECTIVES.get(asked.objective)
-        self.objective = lambda *batch: objective(*batch, **asked.options["objective"])
-        torch.manual_seed(asked.seed + 1_000_003 * self.accelerator.process_index)  # each process draws its own noise
+        self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+        self.network: Callable[..., Terms] = torch.compile(self.model) if compiled else self.model
+        self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if asked.ema else None
+        self.objective: Callable[..., Loss] = OBJECTIVES.get(asked.objective)
+        self.validation = None if dataset.validation is None else self._in_order(dataset.validation)
 
-        self.batches = Batches(
-            dataset.train,
-            asked.batch_size,
-            self.device,
-            labelled=asked.conditional,
-            binarize=asked.binarize == "dynamic",
-            rank=self.accelerator.process_index,
-            world_size=self.accelerator.num_processes,
-        )
-        if self.batches.batch_size % self.accelerator.num_processes:
-            raise UsageError(
-                f"--batch-size {self.batches.batch_size} can't be shared equally by {self.accelerator.num_processes} "
-                "processes; choose a multiple"
-            )
-        assert asked.epochs is not None  # filled in by configure()
-        self.epochs = asked.epochs
-        self.total_steps = asked.epochs * len(self.batches)
         self.step = 0
-        self.sums = torch.zeros(3, device=self.device)  # loss, distortion, rate over the epoch so far
+        self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate, and steps, over the epoch so far
+        self.bad_step = torch.full((), -1.0, device=self.device)  # the first whose gradient was not finite
         self.best = float("inf")
-        self.records: list[dict[str, Any]] = []
+        self.records: list[Record] = []
+        self.notes: list[str] = []
         self.stop_signal: int | None = None
 
     @property
     def evaluated_model(self) -> VAE:
         """The network that is scored, sampled from and saved: the moving average where there is one."""
-        return self.bare_model if self.ema is None else cast(VAE, self.ema.module)
+        return self.bare_model if self.ema is None else self.ema
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self) -> Path:
         """Train to the end, and return the run's folder."""
-        if self.accelerator.is_main_process:
-            write_whole(self.out / "config.json", self.config.to_json())
-        asked, size = self.config.training, self.config.model.image_shape
-        with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self._stoppable():
-            parameters = sum(p.numel() for p in self.bare_model.parameters())
-            progress.line(
-                f"{asked.arch}{' conditional' if asked.conditional else ''}, {parameters:,} parameters, on "
-                f"{len(self.dataset.train):,} images {size[0]}x{size[1]}x{size[2]} of {self.dataset.name}; "
-                f"{self.epochs} epochs of {len(self.batches)} steps, {self.precision} on {self.device}"
-            )
-            while self.step < self.total_steps:
-                self._epoch(self.step // len(self.batches), progress)
-                self._stop_if_asked()
-            self._test(progress)
+        with locked(self.out) if self.accelerator.is_main_process else nullcontext():
+            if self.accelerator.is_main_process:
+                sweep(self.out)
+                sweep(self.out / "last")
+                write_whole(self.out / "config.json", self.config.to_json())
+            with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self._stoppable():
+                try:
+                    self._run(progress)
+                except (OSError, RuntimeError) as error:
+                    if explained := self._explained(error):
+                        raise explained from error
+                    raise
+                finally:
+                    self.tracking.close()
         return self.out
+
+    def _run(self, progress: TrainingProgress) -> None:
+        asked, size = self.config.training, self.config.model.image_shape
+        for note in self.notes:
+            progress.line(note)
+        parameters = sum(p.numel() for p in self.bare_model.parameters())
+        processes = self.accelerator.num_processes
+        progress.line(
+            f"{asked.arch}{' conditional' if asked.conditional else ''}, {parameters:,} parameters, on "
+            f"{len(self.dataset.train):,} images {size[0]}x{size[1]}x{size[2]} of {self.dataset.name}; "
+            f"{self.epochs} epochs of {len(self.batches)} steps, {asked.precision}{' compiled' * bool(asked.compile)} "
+            f"on {self.device.type}{f' in {processes} processes' * (processes > 1)}"
+        )
+        while self.step < self.total_steps:
+            self._epoch(self.step // len(self.batches), progress)
+            self._stop_if_asked()
+        self._test(progress)
 
     def _epoch(self, epoch: int, progress: TrainingProgress) -> None:
         steps = len(self.batches)
@@ -181,27 +248,296 @@ class Trainer:
         for image, label in self.batches.shuffled(self.config.training.seed, epoch, self.step - epoch * steps):
             self._train_step(image, label)
             if progress.due():
-                figures = self._figures(self.sums, self.step - epoch * steps)
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
-                text = f"{_bound(figures)}, {speed:,.0f} images/s"
+                text = f"{_bound(self._figures(self.sums))}, {speed:,.0f} images/s"
                 progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
             at_end = self.step % steps == 0  # where an epoch is saved anyway
             if not at_end and self._agreed(
                 self.stop_signal is not None or time.monotonic() - saved > CHECKPOINT_SECONDS
             ):
+                self._figures(self.sums)  # raises, rather than save what is not finite
                 self._save()
                 saved = time.monotonic()
                 self._stop_if_asked()
+        sums = self.accelerator.reduce(self.sums, "sum")
+        train = self._figures(sums)
         seconds = time.monotonic() - started
         record = {
             "epoch": epoch + 1,
             "step": self.step,
-            "train": self._figures(self.accelerator.reduce(self.sums, "mean"), steps),
+            "train": train,
             "learning_rate": self.optimizer.param_groups[0]["lr"],
             "seconds": round(seconds, 3),
             "images_per_second": round((self.step - first) * self.batches.batch_size / seconds, 1),
         }
+        if skipped := steps - round(float(sums[3]) / self.shard.count):
+            record["skipped"] = skipped
         self._end_of_epoch(record, progress)
+
+    def _train_step(self, images: Tensor, label: Tensor | None) -> None:
+        """One step of the optimizer, on this process's part of a batch: images (B, C, H, W) uint8, label (B,)."""
+        asked = self.config.training
+        lr = asked.lr * lr_factor(asked.schedule, self.step, self.total_steps, asked.warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.zero_grad()
+        losses = []
+        for i in range(asked.accumulate):
+            last = i == asked.accumulate - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                part = slice(i, None, asked.accumulate)
+                loss = self._loss(
+                    images[part], None if label is None else label[part], self.shard.part(i, asked.accumulate)
+                )
+                self.accelerator.backward(loss.loss / asked.accumulate)
+            losses.append(torch.stack(loss).detach())
+        self._update(torch.stack(losses).mean(0))
+        self.step += 1
+
+    def _loss(self, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
+        asked = self.config.training
+        reseed(self.device, asked.seed, "step", self.step)
+        image = augment(images, asked, shard).contiguous(memory_format=torch.channels_last)
+        kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
+
+        def model(image: Tensor, label: Tensor | None) -> Terms:
+            """As an objective calls it: the batch, or each image of it several times in a row."""
+            times, latent_dim = len(image) // len(images), self.config.model.latent_dim
+            noise = shard.draw(torch.randn, len(images), times, latent_dim, device=self.device)
+            return self.network(image, label, noise.reshape(-1, latent_dim))  # (B, K, Z) -> (B K, Z)
+
+        with self.accelerator.autocast():
+            return self.objective(model, image, label, kl_weight, **asked.options["objective"])
+
+    def _update(self, figures: Tensor) -> None:
+        """Step the optimizer along the gradients, unless they are not finite; nothing here waits for the device.
+
+        `figures` (3,) are loss, distortion and rate. After a step that was not finite the weights stay as they are:
+        for that step when it is to be skipped, else until the loop next looks, and stops.
+        """
+        asked, parameters = self.config.training, list(self.model.parameters())
+        if asked.clip:
+            norm = self.accelerator.clip_grad_norm_(parameters, asked.clip)
+        else:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.accelerator.scaler is not None:  # which looks for what fp16 can't hold, and skips it, by itself
+            good = figures[0].isfinite()
+        else:
+            good = norm.isfinite()
+            bad = ~good if asked.on_nan == "skip" else ~good | (self.bad_step >= 0)
+            if self.device.type == "mps":  # without the fused optimizer
+                if bad:
+                    self.optimizer.zero_grad()
+            else:
+                self.optimizer.optimizer.found_inf = bad.float()  # as GradScaler tells the fused kernels
+        self.bad_step = torch.where(good | (self.bad_step >= 0), self.bad_step, float(self.step))
+        self.optimizer.step()
+        self.sums += torch.where(good, torch.cat([figures, figures.new_ones(1)]), 0.0)
+        if self.ema is not None:
+            self._average(min(asked.ema, (1 + self.step) / (10 + self.step)))
+
+    @torch.no_grad()
+    def _average(self, decay: float) -> None:
+        """The moving average of the weights; it begins with a small decay, to forget where the run began."""
+        assert self.ema is not None
+        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), list(self.bare_model.parameters()), 0)
+        for mean, buffer in zip(self.ema.buffers(), self.bare_model.buffers(), strict=True):
+            mean.copy_(buffer)
+
+    def _figures(self, sums: Tensor) -> dict[str, float]:
+        """The means of the loss and its terms, in nats per image. Reading them waits for the device.
+
+        Raises:
+            CvaeError: a step was not finite, and is not to be skipped.
+        """
+        bad_step = int(self.bad_step)
+        if bad_step >= 0 and self.config.training.on_nan == "stop":
+            raise self._diverged(f"the gradient is not finite at step {bad_step:,}")
+        *totals, steps = sums.tolist()
+        loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
+        return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
+
+    def _diverged(self, what: str) -> CvaeError:
+        weights = self.out / WEIGHTS
+        if self.accelerator.is_main_process and not weights.exists():
+            state = self.evaluated_model.state_dict()
+            if all(tensor.isfinite().all() for tensor in state.values()):
+                save_weights(weights, state)
+        return CvaeError(
+            f"{what}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
+            "1000, --precision fp32, or a smaller --clip), or an image is odd (--on-nan skip goes on without its "
+            "batch, with --resume too); the last good weights are kept"
+        )
+
+    def _explained(self, error: OSError | RuntimeError) -> CvaeError | None:
+        """What torch or the system raises -> one line that names the fix, where there is one."""
+        reason = " ".join(str(error).split())[:200]
+        again = f"cvae train --resume --out {self.out}"
+        if isinstance(error, OSError):
+            return CvaeError(f"step {self.step:,}: {reason}; when that is mended, continue with: {again}")
+        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in reason:
+            size = self.config.training.batch_size
+            return CvaeError(f"no memory for --batch-size {size}; --accumulate 4 computes it in parts ({reason})")
+        lost = isinstance(error, dist.DistError) or re.search("gloo|nccl|connection|peer", reason, re.I)
+        if self.shard.count > 1 and lost:
+            return CvaeError(
+                f"process {self.shard.index} of {self.shard.count} lost another one near step {self.step:,}; "
+                f"start all of them again with: {again} ({reason})"
+            )
+        return None
+
+    def _end_of_epoch(self, record: Record, progress: TrainingProgress) -> None:
+        """Score, save, and only then tell: what was told once is never lost."""
+        score = record["train"]["bound"]
+        if not math.isfinite(record["train"]["loss"]):
+            raise self._diverged(f"the loss is {record['train']['loss']} at step {self.step:,}")
+        if not all(parameter.isfinite().all() for parameter in self.bare_model.parameters()):
+            raise self._diverged(f"weights are no longer finite at step {self.step:,}")
+        if self.validation is not None:
+            record["validation"] = self._evaluate(self.evaluated_model, self.validation)
+            score = record["validation"]["bound"]
+            if not math.isfinite(score):
+                raise self._diverged(f"the validation bound is {score} at step {self.step:,}")
+        self.records.append(record)
+        self.sums.zero_()
+        # Only the validation bound selects weights; without one the newest are the ones to use.
+        improved = self.validation is None or score < self.best
+        self.best = min(self.best, score)
+        epoch = record["epoch"]
+        report = epoch == self.epochs or epoch == 1 or epoch % max(1, self.epochs // REPORTS) == 0
+        if self.accelerator.is_main_process and improved:
+            save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
+        self._save()
+        self._write_metrics()
+        if report and self.accelerator.is_main_process and self.config.model.image_shape[0] in (1, 3):
+            self._pictures(epoch)
+        self.tracking.log(record, self.step)
+        if report:
+            text = f"epoch {epoch:>3}/{self.epochs}  train {_bound(record['train'])}"
+            if "validation" in record:
+                text += f"  validation {_bound(record['validation'])}"
+            if "skipped" in record:
+                text += f"  {record['skipped']} steps skipped"
+            progress.line(f"{text}  {record['images_per_second']:,.0f} images/s")
+        if self.on_epoch is not None:
+            self.on_epoch(record)
+
+    # -- looking at the model ------------------------------------------------------------------------------------
+
+    def _in_order(self, split: Split) -> Batches:
+        return Batches(split, 500, self.device, labelled=self.config.model.classes is not None, shard=self.shard)
+
+    @torch.no_grad()
+    def _evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
+        """The beta = 1 bound on a split, one sample of noise per image, shared by the processes."""
+        model.eval()
+        terms = []
+        for i, (images, label) in enumerate(batches.in_order()):
+            reseed(self.device, EVALUATION_SEED, self.shard.index + i * self.shard.count)
+            distortion, rate = model(images.float() / 255, label)
+            terms.append(torch.stack([distortion.sum(), rate.sum()]))
+        sums = torch.stack(terms).sum(0) if terms else torch.zeros(2, device=self.device)
+        model.train()
+        distortion, rate = (self.accelerator.reduce(sums, "sum").cpu().double() / len(batches.split)).tolist()
+        return {"distortion": distortion, "rate": rate, "bound": distortion + rate}
+
+    def _test(self, progress: TrainingProgress) -> None:
+        """Score the weights that were kept on the test images."""
+        if self.dataset.test is None:
+            return
+        self.accelerator.wait_for_everyone()  # for the main process to have written them
+        model, _ = load_model(self.out)
+        test = self._evaluate(model.to(self.device), self._in_order(self.dataset.test))
+        if not math.isfinite(test["bound"]):
+            raise self._diverged(f"the test bound is {test['bound']}")
+        self.records = [record for record in self.records if "epoch" in record] + [{"step": self.step, "test": test}]
+        self._write_metrics()
+        self.tracking.log(self.records[-1], self.step)
+        progress.line(f"test {_bound(test)} on {len(self.dataset.test):,} images")
+
+    @torch.no_grad()
+    def _pictures(self, epoch: int) -> None:
+        """samples/: random images (a row a class, for a conditional model), and originals above reconstructions."""
+        model, classes = self.evaluated_model.eval(), self.config.model.classes
+        rows = 8 if classes is None else min(len(classes), 16)
+        reseed(self.device, EVALUATION_SEED, "pictures")
+        noise = torch.randn(rows * 8, self.config.model.latent_dim, device=self.device)
+        label = None if classes is None else torch.arange(rows, device=self.device).repeat_interleave(8)
+        samples = model.decode(noise, label).float().cpu().numpy()
+        split = self.dataset.validation or self.dataset.train
+        image = torch.from_numpy(split.images[:8]).to(self.device).float() / 255
+        labels = None if classes is None else split.labels
+        label = None if labels is None else torch.from_numpy(labels[:8]).to(self.device)
+        again = model.decode(model.encode(image, label)[0], label)
+        pairs = torch.cat([image, again]).float().cpu().numpy()
+        model.train()
+        folder = self.out / "samples"
+        pictures.save(pictures.grid(samples, columns=8), folder / f"epoch-{epoch:04d}-samples.png")
+        pictures.save(pictures.grid(pairs, columns=len(image)), folder / f"epoch-{epoch:04d}-reconstructions.png")
+
+    # -- stopping and going on -----------------------------------------------------------------------------------
+
+    def _write_metrics(self) -> None:
+        if self.accelerator.is_main_process:
+            write_whole(self.out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
+
+    def _save(self) -> None:
+        """Add a checkpoint that continues exactly from here."""
+        sums = self.accelerator.reduce(self.sums, "sum")  # over the processes; on resume the main one goes on with it
+        if not self.accelerator.is_main_process:
+            return
+        tensors = {f"model.{name}": tensor for name, tensor in self.bare_model.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
+        tensors |= pack_optimizer(self.optimizer)
+        tensors |= {"sums": sums}
+        scaler = self.accelerator.scaler
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "records": self.records,
+            "images": len(self.dataset.train),
+            "scaler": None if scaler is None else scaler.state_dict(),
+        }
+        save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
+
+    def restore(self) -> None:
+        """Go back to the run's newest intact checkpoint; to the beginning, if it was stopped before its first.
+
+        Raises:
+            CvaeError: no checkpoint is intact, or it does not fit the run, or the data have changed.
+            UsageError: it is further on than the run is to go.
+        """
+        checkpoint, damaged = load_checkpoint(self.out / "last")
+        self.notes += [f"checkpoint {name} is damaged and passed over for the one before" for name in damaged]
+        if checkpoint is None:
+            self.notes.append("there is no checkpoint yet: the run begins anew")
+            return
+        tensors, state = checkpoint
+        if state.get("images") != len(self.dataset.train):
+            raise CvaeError(
+                f"{self.config.training.data!r} has {len(self.dataset.train)} training images, the run was begun with "
+                f"{state.get('images')}; bring the data back, or start a new run"
+            )
+        try:
+            self.bare_model.load_state_dict(_below("model.", tensors))
+            if self.ema is not None:
+                self.ema.load_state_dict(_below("ema.", tensors))
+            unpack_optimizer(self.optimizer, tensors)
+            if self.accelerator.is_main_process:
+                self.sums.copy_(tensors["sums"])
+            self.step, self.best, self.records = state["step"], state["best"], state["records"]
+            if self.accelerator.scaler is not None and state["scaler"]:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise CvaeError(f"the checkpoint in {str(self.out / 'last')!r} does not fit the run: {reason}") from error
+        if self.step > self.total_steps:
+            done = self.step // len(self.batches)
+            raise UsageError(
+                f"--epochs {self.epochs}: {str(self.out)!r} has {done} epochs behind it; name more, in all"
+            )
+        self._write_metrics()  # the run may have been killed just before
 
     def _stop_if_asked(self) -> None:
         """Called where the run has just been saved."""
@@ -219,206 +555,15 @@ class Trainer:
             return False
         return bool(self.accelerator.gather(torch.tensor([wanted], device=self.device)).any())
 
-    def _train_step(self, image: Tensor, label: Tensor | None) -> None:
-        asked = self.config.training
-        lr = asked.lr * lr_factor(asked.schedule, self.step, self.total_steps, asked.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
-        image = image.contiguous(memory_format=torch.channels_last)
-        with self.accelerator.autocast():
-            loss = self.objective(self.model, image, label, kl_weight)
-        self.optimizer.zero_grad()
-        self.accelerator.backward(loss.loss)
-        if asked.clip:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), asked.clip)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.bare_model)
-        self.sums += torch.stack([value.detach() for value in loss])
-        self.step += 1
-
-    def _figures(self, sums: Tensor, steps: int) -> dict[str, float]:
-        """The means over `steps` of the loss and its terms, in nats per image. Reading them waits for the device.
-
-        Raises:
-            CvaeError: they are not finite.
-        """
-        loss, distortion, rate = (sums / steps).tolist()
-        if not abs(loss) < float("inf"):
-            raise self._diverged(f"the loss is {loss}")
-        return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
-
-    def _diverged(self, what: str) -> CvaeError:
-        return CvaeError(
-            f"{what} near step {self.step:,}: the learning rate {self.config.training.lr} is probably too high "
-            "(lower --lr, or use --warmup 1000 or --precision fp32); the last good weights are kept"
-        )
-
-    def _end_of_epoch(self, record: dict[str, Any], progress: TrainingProgress) -> None:
-        if not all(parameter.isfinite().all() for parameter in self.bare_model.parameters()):
-            raise self._diverged("weights are no longer finite")
-        score = record["train"]["bound"]
-        if self.dataset.validation is not None:
-            record["validation"] = self._evaluate(self.evaluated_model, self.dataset.validation)
-            score = record["validation"]["bound"]
-            if not abs(score) < float("inf"):
-                raise self._diverged(f"the validation bound is {score}")
-        self.records.append(record)
-        self.sums.zero_()
-        # Only the validation bound selects weights; without one the newest are the ones to use.
-        improved = self.dataset.validation is None or score < self.best
-        self.best = min(self.best, score)
-        epoch = record["epoch"]
-        report = epoch == self.epochs or epoch == 1 or epoch % max(1, self.epochs // REPORTS) == 0
-        if self.accelerator.is_main_process:
-            if improved:
-                save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
-            self._write_metrics()
-        self._save()
-        if report and self.accelerator.is_main_process and self.config.model.image_shape[0] in (1, 3):
-            self._pictures(epoch)
-        if report:
-            text = f"epoch {epoch:>3}/{self.epochs}  train {_bound(record['train'])}"
-            if "validation" in record:
-                text += f"  validation {_bound(record['validation'])}"
-            progress.line(f"{text}  {record['images_per_second']:,.0f} images/s")
-
-    # -- looking at the model ------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def _evaluate(self, model: VAE, split: Split) -> dict[str, float]:
-        """The beta = 1 bound on a split, one sample of noise per image, without touching the random state."""
-        sums = torch.zeros(2, dtype=torch.float64)
-        training = model.training
-        model.eval()
-        with self._fixed_noise():
-            batches = Batches(split, 500, self.device, labelled=self.config.model.classes is not None)
-            for image, label in batches.in_order():
-                distortion, rate = model(image, label)
-                sums += torch.stack([distortion.sum(), rate.sum()]).cpu().double()
-        model.train(training)
-        distortion, rate = (sums / len(split)).tolist()
-        return {"distortion": distortion, "rate": rate, "bound": distortion + rate}
-
-    def _test(self, progress: TrainingProgress) -> None:
-        """Score the weights that were kept on the test images."""
-        if self.dataset.test is None:
-            return
-        self.accelerator.wait_for_everyone()  # for the main process to have written them
-        model, _ = load_model(self.out)
-        test = self._evaluate(model.to(self.device), self.dataset.test)
-        if not abs(test["bound"]) < float("inf"):
-            raise self._diverged(f"the test bound is {test['bound']}")
-        self.records.append({"step": self.step, "test": test})
-        if self.accelerator.is_main_process:
-            self._write_metrics()
-        progress.line(f"test {_bound(test)} on {len(self.dataset.test):,} images")
-
-    @torch.no_grad()
-    def _pictures(self, epoch: int) -> None:
-        """samples/: random images (a row a class, for a conditional model), and originals above reconstructions."""
-        model, classes = self.evaluated_model, self.config.model.classes
-        training = model.training
-        model.eval()
-        rows = 8 if classes is None else min(len(classes), 16)
-        with self._fixed_noise():
-            noise = torch.randn(rows * 8, self.config.model.latent_dim, device=self.device)
-            label = None if classes is None else torch.arange(rows, device=self.device).repeat_interleave(8)
-            samples = model.decode(noise, label).float().cpu().numpy()
-            split = self.dataset.validation or self.dataset.train
-            image, label = next(Batches(split, 8, self.device, labelled=classes is not None).in_order())
-            again = model.decode(model.encode(image, label)[0], label)
-            pairs = torch.cat([image, again]).float().cpu().numpy()
-        model.train(training)
-        folder = self.out / "samples"
-        pictures.save(pictures.grid(samples, columns=8), folder / f"epoch-{epoch:04d}-samples.png")
-        pictures.save(pictures.grid(pairs, columns=len(image)), folder / f"epoch-{epoch:04d}-reconstructions.png")
-
-    @contextmanager
-    def _fixed_noise(self) -> Iterator[None]:
-        """The same noise each time, and the random state as it was afterwards."""
-        state = self._random_state()
-        torch.manual_seed(EVALUATION_SEED)
-        try:
-            yield
-        finally:
-            self._set_random_state(state)
-
-    # -- stopping and going on -----------------------------------------------------------------------------------
-
-    def _write_metrics(self) -> None:
-        write_whole(self.out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
-
-    def _random_state(self) -> Tensor:
-        state = torch.get_rng_state()
-        if self.device.type == "cuda":
-            state = torch.cat([state, torch.cuda.get_rng_state(self.device)])
-        if self.device.type == "mps":
-            state = torch.cat([state, torch.mps.get_rng_state()])
-        return state
-
-    def _save(self) -> None:
-        """Add a checkpoint that continues exactly from here."""
-        random = self.accelerator.gather(self._random_state().to(self.device)).reshape(
-            self.accelerator.num_processes, -1
-        )  # (processes, bytes)
-        if not self.accelerator.is_main_process:
-            return
-        tensors = {f"model.{name}": tensor for name, tensor in self.bare_model.state_dict().items()}
-        if self.ema is not None:
-            tensors |= {f"ema.{name}": tensor for name, tensor in self.ema.state_dict().items()}
-        tensors |= pack_optimizer(self.optimizer)
-        tensors |= {"random": random, "sums": self.sums}
-        scaler = self.accelerator.scaler
-        state = {
-            "step": self.step,
-            "best": self.best,
-            "records": self.records,
-            "images": len(self.dataset.train),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
-        save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
-
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Go back to where a checkpoint was saved."""
-        tensors, state = checkpoint
-        if state.get("images") != len(self.dataset.train):
-            raise CvaeError(
-                f"{self.config.training.data!r} has {len(self.dataset.train)} training images, the run was begun with "
-                f"{state.get('images')}; bring the data back, or start a new run"
-            )
-        try:
-            self.bare_model.load_state_dict(_below("model.", tensors))
-            if self.ema is not None:
-                self.ema.load_state_dict(_below("ema.", tensors))
-            unpack_optimizer(self.optimizer, tensors)
-            self.sums.copy_(tensors["sums"])
-            random = tensors["random"]
-            if len(random) == self.accelerator.num_processes:
-                self._set_random_state(random[self.accelerator.process_index])
-            self.step, self.best, self.records = state["step"], state["best"], state["records"]
-            if self.accelerator.scaler is not None and state["scaler"]:
-                self.accelerator.scaler.load_state_dict(state["scaler"])
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise CvaeError(f"the checkpoint in {str(self.out / 'last')!r} does not fit the run: {reason}") from error
-
-    def _set_random_state(self, state: Tensor) -> None:
-        length = len(torch.get_rng_state())
-        torch.set_rng_state(state[:length])
-        of_device = state[length:]  # empty when the run comes from a CPU
-        if self.device.type == "cuda" and len(of_device) == len(torch.cuda.get_rng_state(self.device)):
-            torch.cuda.set_rng_state(of_device, self.device)
-        if self.device.type == "mps" and len(of_device) == len(torch.mps.get_rng_state()):
-            torch.mps.set_rng_state(of_device)
-
     @contextmanager
     def _stoppable(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run after the step at hand, saved; the second ends it at once."""
+        """The first Ctrl-C or SIGTERM ends the run after the step at hand, saved; the same again ends it at once.
+
+        The same again, since after a Ctrl-C torchrun sends a SIGTERM of its own.
+        """
 
         def stop(number: int, frame: FrameType | None) -> None:
-            if self.stop_signal is not None:
+            if self.stop_signal == number:
                 raise KeyboardInterrupt
             self.stop_signal = number
 

@@ -8,6 +8,7 @@ import math
 from abc import ABC, abstractmethod
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -99,6 +100,10 @@ class OptimalGaussian(Gaussian):
             return super().nll(params, image)
         mean = self.mean(params)
         with torch.no_grad():  # at the optimum the derivative by sigma is zero
-            log_sigma = 0.5 * (image - mean).square().mean().clamp(min=1e-8).log()
+            error = (image - mean).square().mean()
+            if dist.is_available() and dist.is_initialized():  # the batch is spread over several processes
+                dist.all_reduce(error)
+                error = error / dist.get_world_size()
+            log_sigma = 0.5 * error.clamp(min=1e-8).log()
             self.log_sigma.lerp_(log_sigma, self.momentum)
         return gaussian_nll(mean, image, log_sigma)

@@ -43,10 +43,14 @@ class VAE(nn.Module):
         self.likelihood = likelihood
         self.prior = prior
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> Terms:
-        """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 -> terms in nats."""
+    def forward(self, image: Tensor, label: Tensor | None = None, noise: Tensor | None = None) -> Terms:
+        """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 -> terms in nats.
+
+        `noise` (B, Z), standard normal, chooses the sample of q(z | x); it is drawn when it is not given.
+        """
         mean, log_var = (out.float() for out in self.encoder(image, label))
-        latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)  # (B, Z)
+        noise = torch.randn_like(mean) if noise is None else noise
+        latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
         params = self.decoder(latent, label).float()  # (B, Z) -> (B, P, H, W)
         with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
             return Terms(self.likelihood.nll(params, image), self.prior.rate(latent, mean, log_var, label))
