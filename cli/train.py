@@ -156,6 +156,11 @@ def _claimed(name: str) -> Path:
     raise CvaeError(f"{str(RUNS)!r} is full of runs called {name!r}; name a folder with --out")
 
 
+def _last_saved(run: Path) -> int:
+    saved = list(run.glob("last/*.json")) or [run / "config.json"]  # killed before its first checkpoint
+    return max(path.stat().st_mtime_ns for path in saved)
+
+
 def _continue(out: Path | None, given: dict[str, Any]) -> Path:
     import cvae
     from cvae.config import flag
@@ -171,6 +176,6 @@ def _continue(out: Path | None, given: dict[str, Any]) -> Path:
         runs = [config.parent for config in RUNS.glob("*/config.json")]
         if not runs:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
-        out = max(runs, key=lambda run: max(p.stat().st_mtime_ns for p in [run / "config.json", *run.glob("last/*")]))
+        out = max(runs, key=_last_saved)
         _shared.say(f"newest run: {out}")
     return cvae.resume(out, **given)

@@ -16,6 +16,10 @@ class UsageError(CvaeError, ValueError):
     exit_code = 2
 
 
+class Diverged(CvaeError):
+    """The loss of a training, or a gradient, is no longer finite. Exit code 1."""
+
+
 class Interrupted(CvaeError):
     """A training was asked to stop, and has saved itself. Exit code 130, as a shell has it for Ctrl-C."""
 

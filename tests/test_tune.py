@@ -198,7 +198,7 @@ from pathlib import Path
 from cvae.data import load_dataset
 from cvae.engine import tuning
 from cvae.engine.setup import configure
-from cvae.errors import CvaeError, Interrupted
+from cvae.errors import CvaeError, Diverged, Interrupted
 
 seen = []
 
@@ -219,7 +219,9 @@ def train(asked, out, *, quiet, on_epoch):
         if event == "stop":
             raise Interrupted("stopped at step 7")
         if event == "diverge":
-            raise CvaeError("the loss is nan near step 7")
+            raise Diverged("the loss is nan near step 7")
+        if event == "fail":
+            raise CvaeError("the disk is full")
     return out
 
 tuning.train = train
@@ -277,20 +279,20 @@ def test_a_study_proposes_the_same_again(fake):
 
 
 def test_a_trial_that_diverges_is_one_that_failed(fake, capsys):
-    study = fake(6, {2: "diverge", 3: "diverge", 5: "diverge"})
-    assert [number for number, outcome in outcomes(study).items() if outcome == "failed"] == [2, 3, 5]
+    study = fake(7, dict.fromkeys([0, 2, 3, 4, 6], "diverge"))
+    assert [number for number, outcome in outcomes(study).items() if outcome == "failed"] == [0, 2, 3, 4, 6]
     assert "trial 2: failed (the loss is nan near step 7); lr" in capsys.readouterr().err
 
 
 def test_failures_one_after_the_other_end_the_study(fake):
-    with pytest.raises(CvaeError, match="loss is nan"):
-        fake(20, {2: "diverge", 3: "diverge", 4: "diverge"})
+    with pytest.raises(CvaeError, match="disk is full"):
+        fake(20, {2: "fail", 3: "fail", 4: "fail"})
     assert len(outcomes(fake(6))) == 6  # and it goes on
 
 
 def test_a_first_trial_that_fails_ends_the_study_and_leaves_it_open(fake):
-    with pytest.raises(CvaeError, match="loss is nan"):
-        fake(4, {0: "diverge"})
+    with pytest.raises(CvaeError, match="disk is full"):
+        fake(4, {0: "fail"})
     changed = replace(BASE, lr=5e-3)
     study = fake(4, base=changed)
     assert outcomes(study) == {0: "failed", 1: "complete", 2: "complete", 3: "complete", 4: "complete"}

@@ -40,7 +40,7 @@ from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
 from cvae.engine.tracking import Tracking, choose
-from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import locked, sweep, write_whole
 from cvae.models import VAE, Terms, build
 from cvae.objectives import Loss
@@ -70,7 +70,8 @@ def train(
 
     Raises:
         UsageError: what was asked does not fit together; nothing was written.
-        CvaeError: the data can't be had, the disk can't be written, or the loss is no longer finite.
+        CvaeError: the data can't be had, the disk can't be written, or a process was lost.
+        Diverged: the loss, or a gradient, is no longer finite.
         Interrupted: the first Ctrl-C or SIGTERM; the run can be resumed.
     """
     out = Path(out)
@@ -348,7 +349,7 @@ class Trainer:
         """The means of the loss and its terms, in nats per image. Reading them waits for the device.
 
         Raises:
-            CvaeError: a step was not finite, and is not to be skipped.
+            Diverged: a step was not finite, and is not to be skipped.
         """
         bad_step = int(self.bad_step)
         if bad_step >= 0 and self.config.training.on_nan == "stop":
@@ -357,13 +358,13 @@ class Trainer:
         loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
 
-    def _diverged(self, what: str) -> CvaeError:
+    def _diverged(self, what: str) -> Diverged:
         weights = self.out / WEIGHTS
         if self.accelerator.is_main_process and not weights.exists():
             state = self.evaluated_model.state_dict()
             if all(tensor.isfinite().all() for tensor in state.values()):
                 save_weights(weights, state)
-        return CvaeError(
+        return Diverged(
             f"{what}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
             "1000, --precision fp32, or a smaller --clip), or an image is odd (--on-nan skip goes on without its "
             "batch, with --resume too); the last good weights are kept"

@@ -32,14 +32,14 @@ from cvae.data import load_dataset
 from cvae.engine.setup import configure
 from cvae.engine.space import MACHINE, Range, Space, applied, scalar, to_recipe
 from cvae.engine.trainer import train
-from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import write_whole
 
 LOOKS = 20
 """How often a run is compared with the others, at the same fractions of its epochs; never in its first quarter."""
 
 FAILURES = 3
-"""Trials that may fail one after the other: of two learning rates one may be too high, but a full disk stays full."""
+"""Trials that may fail one after the other, but for those whose loss is not finite: a full disk stays full."""
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 """The trials that count. One that was stopped, or killed, is done again."""
@@ -113,6 +113,8 @@ class Study:
                     trial = self.optuna.ask()
                     error = self._train(trial)
                     self._keep_best()
+                    if isinstance(error, Diverged):
+                        continue
                     failures = failures + 1 if error else 0
                     if error and (failures == FAILURES or is_start(trial)):
                         raise error
@@ -176,7 +178,8 @@ class Study:
             self._give_up(trial, again=True)
             raise
         except CvaeError as caught:
-            error, state = caught, TrialState.FAIL if is_start(trial) else TrialState.PRUNED
+            broke = is_start(trial) and not isinstance(caught, Diverged)
+            error, state = caught, TrialState.FAIL if broke else TrialState.PRUNED
             trial.set_user_attr("error", str(error))
         trial.set_user_attr("seconds", round(time.monotonic() - begun, 1))
         bound = min(bounds) if state == TrialState.COMPLETE else None

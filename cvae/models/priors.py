@@ -54,14 +54,13 @@ class Coupling(nn.Module):
     """An affine coupling layer: one half of the vector is shifted and scaled by functions of the other and the label.
 
     Dinh, Sohl-Dickstein & Bengio 2016, "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803. It begins as the
-    identity, and then swaps the halves, so that the next layer changes the other one.
+    identity.
     """
 
-    def __init__(self, latent_dim: int, kept: int, hidden: int, conditioning: Conditioning) -> None:
+    def __init__(self, kept: int, changed: int, hidden: int, conditioning: Conditioning) -> None:
         super().__init__()
-        self.kept, self.changed = kept, latent_dim - kept
         self.first = conditioning.linear(kept, hidden)
-        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2 * self.changed))
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 2 * changed))
         nn.init.zeros_(self.rest[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.rest[-1].bias)  # type: ignore[arg-type]
 
@@ -69,18 +68,15 @@ class Coupling(nn.Module):
         log_scale, shift = self.rest(self.first(kept, label)).chunk(2, dim=1)  # (B, K) -> (B, Z - K) each
         return 2 * torch.tanh(log_scale / 2), shift  # a scale within e^2 of 1 keeps the inverse well conditioned
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Towards the noise: (B, Z) -> (B, Z), and the logarithm of the scale of each number of the result."""
-        kept, changed = latent.split([self.kept, self.changed], dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+    def forward(self, kept: Tensor, changed: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Towards the noise: (B, K), (B, Z - K) -> the second changed, and the logarithm of its scale (B, Z - K)."""
         log_scale, shift = self._scale_and_shift(kept, label)
-        noise = torch.cat([(changed + shift) * log_scale.exp(), kept], dim=1)  # (B, Z - K), (B, K) -> (B, Z)
-        return noise, torch.cat([log_scale, torch.zeros_like(kept)], dim=1)
+        return (changed + shift) * log_scale.exp(), log_scale
 
-    def inverse(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        """From the noise: (B, Z) -> (B, Z)."""
-        changed, kept = noise.split([self.changed, self.kept], dim=1)  # (B, Z) -> (B, Z - K), (B, K)
+    def inverse(self, kept: Tensor, changed: Tensor, label: Tensor | None) -> Tensor:
+        """From the noise: (B, K), (B, Z - K) -> the second as it was."""
         log_scale, shift = self._scale_and_shift(kept, label)
-        return torch.cat([kept, changed * (-log_scale).exp() - shift], dim=1)
+        return changed * (-log_scale).exp() - shift
 
 
 class Flow(Prior):
@@ -96,18 +92,20 @@ class Flow(Prior):
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
         if couplings < 1 or hidden < 1:
             raise UsageError(f"options couplings={couplings}, hidden={hidden}: at least 1 is needed")
-        halves = [latent_dim // 2, latent_dim - latent_dim // 2]
+        first = latent_dim // 2
+        self.halves = first, latent_dim - first  # each layer keeps the one that the layer before has changed
         self.couplings = nn.ModuleList(
-            Coupling(latent_dim, halves[i % 2], hidden, conditioning) for i in range(couplings)
+            Coupling(self.halves[i % 2], self.halves[(i + 1) % 2], hidden, conditioning) for i in range(couplings)
         )
 
     def _to_noise(self, latent: Tensor, log_scale: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latent (B, Z) -> noise (B, Z); and the logarithm of each number's scale (B, Z) on the same way."""
+        """Latent (B, Z) -> noise (B, Z); and the logarithm of each number's scale (B, Z), added to `log_scale`."""
+        kept, changed = latent.split(self.halves, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+        kept_log, changed_log = log_scale.split(self.halves, dim=1)
         for coupling in self.couplings:
-            latent, step = coupling(latent, label)
-            kept = coupling.kept
-            log_scale = torch.cat([log_scale[:, kept:], log_scale[:, :kept]], dim=1) + step  # (B, Z), swapped alike
-        return latent, log_scale
+            changed, step = coupling(kept, changed, label)
+            kept, changed, kept_log, changed_log = changed, kept, changed_log + step, kept_log
+        return torch.cat([kept, changed], dim=1), torch.cat([kept_log, changed_log], dim=1)  # (B, Z) each
 
     def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
         """E log q(z | x), which has a formula, minus log p(z) at the sample: (B, 1)."""
@@ -117,9 +115,11 @@ class Flow(Prior):
         return (negative_entropy - log_prior).sum(1, keepdim=True)  # (B, Z) -> (B, 1)
 
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        halves = self.halves if len(self.couplings) % 2 == 0 else self.halves[::-1]
+        kept, changed = noise.split(halves, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
         for coupling in reversed(self.couplings):
-            noise = coupling.inverse(noise, label)  # type: ignore[operator]
-        return noise
+            kept, changed = changed, coupling.inverse(changed, kept, label)  # type: ignore[operator]
+        return torch.cat([kept, changed], dim=1)  # (B, Z)
 
     def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         """The image of the posterior's mean, and its standard deviation times the local scale: the posterior itself
