@@ -12,7 +12,7 @@ from cvae.config import TrainConfig
 
 _default = TrainConfig()
 
-RESUMABLE = ("epochs", "device", "on_nan", "trackers")
+RESUMABLE = ("epochs", "device", "on_nan", "compile", "trackers")
 """What may change when a run is resumed: the parameters of `cvae.resume`."""
 
 

@@ -3,7 +3,7 @@
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cvae.errors import CvaeError, UsageError
@@ -29,7 +29,8 @@ def whole(path: str | Path) -> Iterator[Path]:
             beside.replace(path)
             if os.name == "posix":  # the name too is to survive a power cut
                 folder = os.open(path.parent, os.O_RDONLY)
-                os.fsync(folder)
+                with suppress(OSError):  # not every file system can
+                    os.fsync(folder)
                 os.close(folder)
         finally:
             beside.unlink(missing_ok=True)

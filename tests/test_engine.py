@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -17,14 +18,14 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cvae.config import Config, TrainConfig, from_dict
-from cvae.data import Split, load_dataset
+from cvae.data import Rows, Split, load_dataset
 from cvae.engine import load_model, resume, train
 from cvae.engine import trainer as trainer_module
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import load_checkpoint
-from cvae.engine.randomness import Shard
+from cvae.engine.randomness import WHOLE, Shard
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_compile, choose_precision, configure, cxx_compiler
+from cvae.engine.setup import choose_compile, choose_precision, configure
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.models.likelihoods import Bernoulli
@@ -132,7 +133,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
     def stopping(self, *batch):
         step(self, *batch)
         if self.step == stop_at:
-            self.stop_signal = signal.SIGTERM
+            self.stop.signals.add(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", stopping)
@@ -160,7 +161,7 @@ def gradients(asked: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Ten
     """Of the first step."""
     found = {}
 
-    def update(self, figures):
+    def update(self, figures, before):
         found.update({name: p.grad.clone() for name, p in self.bare_model.named_parameters()})
         raise KeyboardInterrupt
 
@@ -201,7 +202,7 @@ def test_an_objective_may_take_several_samples_of_each_image(tmp_path, monkeypat
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(cxx_compiler() is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
     bounds = [
@@ -217,13 +218,17 @@ def test_a_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run
     assert same(weights(resume(tmp_path / "parts", quiet=True)), weights(compiled))
 
 
-def test_compiling_is_chosen_for_long_runs_where_a_compiler_is_here(monkeypatch):
-    assert choose_compile(None, 100, "cpu") is False
-    assert choose_compile(None, 10**6, "cpu") is (cxx_compiler() is not None)
-    assert choose_compile(False, 10**6, "cpu") is False
-    monkeypatch.setenv("PATH", "")
+def test_compiling_is_chosen_for_long_runs_where_it_works(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
+    assert [choose_compile(asked, 10**6, "cpu") for asked in (False, True)] == [False, True]
+
+    def broken(function):
+        raise RuntimeError("No working C++ compiler found\nin many lines")
+
+    monkeypatch.setattr(torch, "compile", broken)
     assert choose_compile(None, 10**6, "cpu") is False
-    with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler"):
+    with pytest.raises(UsageError, match=r"--compile does not work here: .*No working C\+\+ compiler found in many"):
         choose_compile(True, 10, "cpu")
 
 
@@ -334,7 +339,7 @@ def test_resume_refuses_data_that_changed(tmp_path):
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     asked = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
-    with pytest.raises(CvaeError, match=r"the gradient is not finite at step \d+: .*lower --lr"):
+    with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
         train(asked, tmp_path / "run", quiet=True)
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
@@ -362,6 +367,35 @@ def test_an_epoch_is_a_permutation_and_processes_share_it_without_overlap():
     later = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0, start=2)]
     assert later == whole[2:]
     assert whole != [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=1)]
+
+
+@pytest.mark.parametrize("shard", [WHOLE, Shard(1, 2)], ids=str)
+def test_a_set_in_its_file_gives_the_batches_of_one_in_memory(tmp_path, shard):
+    images, labels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), np.uint8), np.arange(50)
+    np.save(tmp_path / "images.npy", images)
+    make = {"batch_size": 12, "device": torch.device("cpu"), "labelled": True, "shard": shard}
+    memory = Batches(Split(images=images, labels=labels), **make)
+    file = Batches(Split(images=Rows.open(tmp_path / "images.npy"), labels=labels), **make)
+    assert memory.resident and not file.resident
+    for ours, theirs in ((file.shuffled(1, 2, 1), memory.shuffled(1, 2, 1)), (file.in_order(), memory.in_order())):
+        pairs = list(zip(ours, theirs, strict=True))
+        assert len(pairs) > 1
+        for (image, label), (expected_image, expected_label) in pairs:
+            assert torch.equal(image, expected_image) and torch.equal(label, expected_label)
+    started = threading.active_count()
+    first = file.shuffled(1, 2)
+    next(first)
+    first.close()  # as at a Ctrl-C; its thread must not stay
+    assert threading.active_count() == started
+
+
+def test_a_file_that_is_cut_short_under_a_run_is_one_line(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 1, 8, 8), np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    split = Split(images=Rows.open(tmp_path / "images.npy"))
+    os.truncate(tmp_path / "images.npy", 1000)
+    with pytest.raises(CvaeError, match="has become shorter"):
+        list(Batches(split, 100, torch.device("cpu"), labelled=False).shuffled(0, 0))
 
 
 def test_schedules_against_their_formulas():

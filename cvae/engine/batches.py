@@ -1,6 +1,6 @@
 """Batches of uint8 images: cut from the device's memory where the set fits, else read ahead from its file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from queue import Queue
 from threading import Event, Thread
 
@@ -17,6 +17,9 @@ Batch = tuple[Tensor, Tensor | None]
 AHEAD = 4
 """Batches that are read before they are wanted."""
 
+CHUNK = 2**26
+"""Bytes that are copied to a GPU in one go, when a set is put there."""
+
 
 class Batches:
     """A split, cut into batches.
@@ -26,6 +29,7 @@ class Batches:
 
     Args:
         batch_size: images per step over all processes; a smaller split is one batch.
+        labelled: give out the labels too.
         shard: the part of each batch that is this process's.
     """
 
@@ -41,10 +45,10 @@ class Batches:
             self.images = torch.from_numpy(np.ascontiguousarray(split.images[:]))  # shares the memory
         elif self.resident:
             self.images = torch.empty((len(split), *split.images.shape[1:]), dtype=torch.uint8, device=device)
-            for index in torch.arange(len(split)).split(4096):
-                self.images[index[0] : index[-1] + 1] = torch.from_numpy(split.images[index.numpy()])
-        labels = split.labels if labelled else None
-        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
+            step = max(1, CHUNK * len(split) // split.nbytes)
+            for start in range(0, len(split), step):
+                self.images[start : start + step] = torch.from_numpy(split.images[start : start + step])
+        self.labels = split.labels if labelled else None
 
     def __len__(self) -> int:
         """Steps in a shuffled epoch; the few images left over take part in other epochs."""
@@ -58,32 +62,32 @@ class Batches:
         return self._cut(order[:, self.shard.index :: self.shard.count])
 
     def in_order(self) -> Iterator[Batch]:
-        """Every image once; of several processes, each gets every so-manieth batch."""
+        """Every image once; of `count` processes, each gets every `count`-th batch."""
         batches = torch.arange(len(self.split)).split(self.batch_size)
         return self._cut(batches[self.shard.index :: self.shard.count])
 
-    def _cut(self, indices: Tensor | tuple[Tensor, ...]) -> Iterator[Batch]:
+    def _cut(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
         if not self.resident:
             yield from self._read_ahead(indices)
             return
-        if isinstance(indices, Tensor):
-            indices = indices.to(self.device)
-        for index in indices:
+        labels = None if self.labels is None else torch.from_numpy(self.labels).to(self.device)
+        for index in indices.to(self.device) if isinstance(indices, Tensor) else indices:
             index = index.to(self.device)
-            yield self.images.index_select(0, index), self._labels(index)
+            yield self.images.index_select(0, index), None if labels is None else labels.index_select(0, index)
 
-    def _labels(self, index: Tensor) -> Tensor | None:
-        return None if self.labels is None else self.labels.index_select(0, index)
-
-    def _read_ahead(self, indices: Tensor | tuple[Tensor, ...]) -> Iterator[Batch]:
-        ready: Queue[Tensor | BaseException] = Queue(AHEAD)
+    def _read_ahead(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
+        cuda = self.device.type == "cuda"
+        ready: Queue[Batch | BaseException] = Queue(AHEAD)
         enough = Event()
 
         def read() -> None:
             try:
                 for index in indices:
                     images = torch.from_numpy(self.split.images[index.numpy()])
-                    ready.put(images.pin_memory() if self.device.type == "cuda" else images)
+                    label = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
+                    if cuda:  # from where it can be copied while the device computes
+                        images, label = images.pin_memory(), None if label is None else label.pin_memory()
+                    ready.put((images, label))
                     if enough.is_set():
                         return
             except BaseException as error:  # to be raised where the batch is wanted
@@ -92,11 +96,15 @@ class Batches:
         reader = Thread(target=read, daemon=True)
         reader.start()
         try:
-            for index in indices:
-                images = ready.get()
-                if isinstance(images, BaseException):
-                    raise images
-                yield images.to(self.device, non_blocking=True), self._labels(index.to(self.device))
+            for _ in indices:
+                batch = ready.get()
+                if isinstance(batch, BaseException):
+                    raise batch
+                images, label = batch
+                yield (
+                    images.to(self.device, non_blocking=cuda),
+                    None if label is None else label.to(self.device, non_blocking=cuda),
+                )
         finally:
             enough.set()
             while reader.is_alive():  # it may wait for a place in the queue

@@ -25,7 +25,12 @@ WEIGHTS = "model.safetensors"
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all."""
-    write_whole(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}))
+    write_whole(path, _bytes(state))
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+    return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
 def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -80,7 +85,7 @@ class Checkpoint(NamedTuple):
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to `folder`, and remove all but the two newest."""
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()})
+    data = _bytes(checkpoint.tensors)
     name = f"{step:09d}"
     write_whole(folder / f"{name}.safetensors", data)
     digest = hashlib.sha256(data).hexdigest()

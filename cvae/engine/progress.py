@@ -8,6 +8,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_SECONDS = 60
+"""Where there is no terminal for a bar, as in a log, a line is printed this often."""
+
 
 class TrainingProgress:
     """A bar over all steps, with images per second and the terms of the bound. Silent when `quiet`."""
@@ -25,7 +28,7 @@ class TrainingProgress:
             disable=quiet or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("training", total=total_steps, completed=done, figures="")
-        self._drawn = time.monotonic()
+        self._drawn = self._told = time.monotonic()
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -43,6 +46,9 @@ class TrainingProgress:
     def draw(self, step: int, description: str, figures: str) -> None:
         self._drawn = time.monotonic()
         self.bar.update(self.task, completed=step, description=description, figures=figures)
+        if not self.console.is_terminal and self._drawn - self._told > LINE_SECONDS:
+            self.line(f"{description}  step {step:,}  {figures}")
 
     def line(self, text: str) -> None:
+        self._told = time.monotonic()
         self.console.print(text, markup=False)

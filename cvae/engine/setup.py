@@ -1,9 +1,6 @@
 """From what was asked, and the data at hand, to the full description of a run."""
 
-import importlib.util
 import math
-import os
-import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -101,22 +98,22 @@ COMPILE_STEPS = 30_000
 
 
 def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
-    """None -> whether a run of so many steps pays back the start-up, and the compiler is here: a function of the
-    run and the machine, not of a measurement, so that a seed gives the same weights each time.
+    """None -> whether a run of so many steps pays back the start-up, and the machine can: a function of the run and
+    the machine, not of a measurement, so that a seed gives the same weights each time.
 
     Raises:
-        UsageError: it is asked for, and there is no compiler.
+        UsageError: it is asked for, and the machine can't.
     """
-    here = importlib.util.find_spec("triton") is not None if device == "cuda" else cxx_compiler() is not None
-    if compile and not here and device != "mps":
-        needed = "triton (pip install triton)" if device == "cuda" else "a C++ compiler (apt install g++)"
-        raise UsageError(f"--compile needs {needed}; leave the flag out to train without")
-    return steps >= COMPILE_STEPS and here and device != "mps" if compile is None else compile
-
-
-def cxx_compiler() -> str | None:
-    """The C++ compiler that torch.compile would call."""
-    return shutil.which(os.environ.get("CXX") or "g++") or shutil.which("clang++")
+    if compile is False or (compile is None and steps < COMPILE_STEPS):
+        return False
+    try:  # inductor finds out by itself what is missing: a C++ compiler, Python's headers, Triton
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(64, device=device))
+    except Exception as error:
+        if compile:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(f"--compile does not work here: {type(error).__name__}: {reason}") from error
+        return False
+    return True
 
 
 def choose_precision(precision: str, device: str) -> str:

@@ -1,17 +1,15 @@
 """The one trainer: any model, any objective, on CPU, CUDA or MPS, in one process or several."""
 
+import atexit
 import copy
 import json
 import math
 import os
-import re
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -39,6 +37,7 @@ from cvae.engine.progress import TrainingProgress
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
+from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import locked, sweep, write_whole
@@ -91,6 +90,7 @@ def resume(
     epochs: int | None = None,
     device: str | None = None,
     on_nan: str | None = None,
+    compile: bool | None = None,
     trackers: tuple[str, ...] | None = None,
     quiet: bool = False,
     on_epoch: Callable[[Record], None] | None = None,
@@ -104,7 +104,7 @@ def resume(
         CvaeError: the folder is no run, none of its checkpoints is intact, or the data are no longer the same.
     """
     out = Path(out)
-    given = {"epochs": epochs, "device": device, "on_nan": on_nan, "trackers": trackers}
+    given = {"epochs": epochs, "device": device, "on_nan": on_nan, "compile": compile, "trackers": trackers}
     config = Config.read(out / "config.json")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
@@ -116,9 +116,7 @@ def resume(
             f"{config.training.data!r} has images {shape} and classes {classes}, the run was begun with "
             f"{config.model.image_shape} and {config.model.classes}; bring the data back, or start a new run"
         )
-    trainer = Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch)
-    trainer.restore()
-    return trainer.run()
+    return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
 
 
 def _start(asked: TrainConfig) -> Accelerator:
@@ -132,7 +130,15 @@ def _start(asked: TrainConfig) -> Accelerator:
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
-    return Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+    if accelerator.num_processes > 1:
+        atexit.register(_leave)
+    return accelerator
+
+
+def _leave() -> None:
+    if dist.is_initialized():  # left to the interpreter's end, its threads may abort the process
+        dist.destroy_process_group()
 
 
 def _load(asked: TrainConfig, accelerator: Accelerator) -> Dataset:
@@ -197,7 +203,7 @@ class Trainer:
         self.best = float("inf")
         self.records: list[Record] = []
         self.notes: list[str] = []
-        self.stop_signal: int | None = None
+        self.stop = Stop()
 
     @property
     def evaluated_model(self) -> VAE:
@@ -206,17 +212,20 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
-    def run(self) -> Path:
-        """Train to the end, and return the run's folder."""
+    def run(self, *, resuming: bool = False) -> Path:
+        """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
         with locked(self.out) if self.accelerator.is_main_process else nullcontext():
+            if resuming:
+                self._restore()
             if self.accelerator.is_main_process:
-                sweep(self.out)
-                sweep(self.out / "last")
+                for folder in (self.out, self.out / "last", self.out / "samples"):
+                    sweep(folder)
                 write_whole(self.out / "config.json", self.config.to_json())
-            with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self._stoppable():
+                self._write_metrics()  # the run may have been killed just before it did
+            with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
                 try:
                     self._run(progress)
-                except (OSError, RuntimeError) as error:
+                except (MemoryError, OSError, RuntimeError) as error:
                     if explained := self._explained(error):
                         raise explained from error
                     raise
@@ -248,19 +257,21 @@ class Trainer:
         self.model.train()
         for image, label in self.batches.shuffled(self.config.training.seed, epoch, self.step - epoch * steps):
             self._train_step(image, label)
-            if progress.due():
+            if due := progress.due():
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
                 text = f"{_bound(self._figures(self.sums))}, {speed:,.0f} images/s"
                 progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
-            at_end = self.step % steps == 0  # where an epoch is saved anyway
-            if not at_end and self._agreed(
-                self.stop_signal is not None or time.monotonic() - saved > CHECKPOINT_SECONDS
-            ):
-                self._figures(self.sums)  # raises, rather than save what is not finite
+            if self.step % steps == 0:
+                break  # the end of the epoch looks and saves anyway
+            save = self.stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS
+            if self._agreed(due or save):
+                self._raise_if_bad()
+            if self._agreed(save):
                 self._save()
                 saved = time.monotonic()
                 self._stop_if_asked()
-        sums = self.accelerator.reduce(self.sums, "sum")
+        self._raise_if_bad()
+        sums = self.accelerator.reduce(self.sums, "mean")
         train = self._figures(sums)
         seconds = time.monotonic() - started
         record = {
@@ -271,7 +282,7 @@ class Trainer:
             "seconds": round(seconds, 3),
             "images_per_second": round((self.step - first) * self.batches.batch_size / seconds, 1),
         }
-        if skipped := steps - round(float(sums[3]) / self.shard.count):
+        if skipped := steps - round(float(sums[3])):
             record["skipped"] = skipped
         self._end_of_epoch(record, progress)
 
@@ -282,17 +293,22 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
+        before = [buffer.clone() for buffer in self.bare_model.buffers()]
         losses = []
         for i in range(asked.accumulate):
             last = i == asked.accumulate - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 part = slice(i, None, asked.accumulate)
-                loss = self._loss(
-                    images[part], None if label is None else label[part], self.shard.part(i, asked.accumulate)
+                loss = torch.stack(
+                    self._loss(
+                        images[part], None if label is None else label[part], self.shard.part(i, asked.accumulate)
+                    )
                 )
-                self.accelerator.backward(loss.loss / asked.accumulate)
-            losses.append(torch.stack(loss).detach())
-        self._update(torch.stack(losses).mean(0))
+                losses.append(loss.detach())
+                # What is not finite in the loss alone makes the gradient so too, on which all processes agree.
+                finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
+                self.accelerator.backward(loss[0] * finite / asked.accumulate)
+        self._update(torch.stack(losses).mean(0), before)
         self.step += 1
 
     def _loss(self, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
@@ -305,39 +321,41 @@ class Trainer:
             """As an objective calls it: the batch, or each image of it several times in a row."""
             times, latent_dim = len(image) // len(images), self.config.model.latent_dim
             noise = shard.draw(torch.randn, len(images), times, latent_dim, device=self.device)
+            if shard.count > 1:  # what a plug-in's network draws by itself should not be the same in each part
+                reseed(self.device, asked.seed, "network", self.step, shard.index)
             return self.network(image, label, noise.reshape(-1, latent_dim))  # (B, K, Z) -> (B K, Z)
 
         with self.accelerator.autocast():
             return self.objective(model, image, label, kl_weight, **asked.options["objective"])
 
-    def _update(self, figures: Tensor) -> None:
+    @torch.no_grad()
+    def _update(self, figures: Tensor, before: list[Tensor]) -> None:
         """Step the optimizer along the gradients, unless they are not finite; nothing here waits for the device.
 
-        `figures` (3,) are loss, distortion and rate. After a step that was not finite the weights stay as they are:
-        for that step when it is to be skipped, else until the loop next looks, and stops.
+        `figures` (3,) are loss, distortion and rate, `before` the model's buffers as they were. After a step that was
+        not finite all stays as it was: for that step when it is to be skipped, else until the loop looks, and stops.
         """
         asked, parameters = self.config.training, list(self.model.parameters())
         if asked.clip:
             norm = self.accelerator.clip_grad_norm_(parameters, asked.clip)
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.accelerator.scaler is not None:  # which looks for what fp16 can't hold, and skips it, by itself
-            good = figures[0].isfinite()
-        else:
-            good = norm.isfinite()
-            bad = ~good if asked.on_nan == "skip" else ~good | (self.bad_step >= 0)
-            if self.device.type == "mps":  # without the fused optimizer
-                if bad:
-                    self.optimizer.zero_grad()
-            else:
-                self.optimizer.optimizer.found_inf = bad.float()  # as GradScaler tells the fused kernels
-        self.bad_step = torch.where(good | (self.bad_step >= 0), self.bad_step, float(self.step))
+        good = norm.isfinite()
+        if self.accelerator.scaler is None:  # which finds and skips by itself what fp16 can't hold
+            self.bad_step = torch.where(good | (self.bad_step >= 0), self.bad_step, float(self.step))
+            if asked.on_nan == "stop":
+                good = self.bad_step < 0
+            if self.device.type != "mps":
+                self.optimizer.optimizer.found_inf = (~good).float()  # as GradScaler tells the fused kernels
+            elif not good:  # MPS has none
+                self.optimizer.zero_grad()
         self.optimizer.step()
+        for buffer, old in zip(self.bare_model.buffers(), before, strict=True):
+            buffer.copy_(torch.where(good, buffer, old))
         self.sums += torch.where(good, torch.cat([figures, figures.new_ones(1)]), 0.0)
         if self.ema is not None:
             self._average(min(asked.ema, (1 + self.step) / (10 + self.step)))
 
-    @torch.no_grad()
     def _average(self, decay: float) -> None:
         """The moving average of the weights; it begins with a small decay, to forget where the run began."""
         assert self.ema is not None
@@ -345,15 +363,15 @@ class Trainer:
         for mean, buffer in zip(self.ema.buffers(), self.bare_model.buffers(), strict=True):
             mean.copy_(buffer)
 
-    def _figures(self, sums: Tensor) -> dict[str, float]:
-        """The means of the loss and its terms, in nats per image. Reading them waits for the device.
-
-        Raises:
-            Diverged: a step was not finite, and is not to be skipped.
-        """
+    def _raise_if_bad(self) -> None:
+        """Looks at what `_update` has found, which waits for the device; all processes look at the same steps."""
         bad_step = int(self.bad_step)
         if bad_step >= 0 and self.config.training.on_nan == "stop":
-            raise self._diverged(f"the gradient is not finite at step {bad_step:,}")
+            raise self._diverged(f"the loss or its gradient is not finite at step {bad_step:,}")
+
+    @staticmethod
+    def _figures(sums: Tensor) -> dict[str, float]:
+        """The means of the loss and its terms, in nats per image; not a number where no step was finite."""
         *totals, steps = sums.tolist()
         loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
@@ -370,17 +388,16 @@ class Trainer:
             "batch, with --resume too); the last good weights are kept"
         )
 
-    def _explained(self, error: OSError | RuntimeError) -> CvaeError | None:
+    def _explained(self, error: Exception) -> CvaeError | None:
         """What torch or the system raises -> one line that names the fix, where there is one."""
         reason = " ".join(str(error).split())[:200]
         again = f"cvae train --resume --out {self.out}"
         if isinstance(error, OSError):
             return CvaeError(f"step {self.step:,}: {reason}; when that is mended, continue with: {again}")
-        if isinstance(error, torch.OutOfMemoryError) or "not enough memory" in reason:
+        if out_of_memory(error):
             size = self.config.training.batch_size
             return CvaeError(f"no memory for --batch-size {size}; --accumulate 4 computes it in parts ({reason})")
-        lost = isinstance(error, dist.DistError) or re.search("gloo|nccl|connection|peer", reason, re.I)
-        if self.shard.count > 1 and lost:
+        if self.shard.count > 1 and lost_connection(error):
             return CvaeError(
                 f"process {self.shard.index} of {self.shard.count} lost another one near step {self.step:,}; "
                 f"start all of them again with: {again} ({reason})"
@@ -392,7 +409,7 @@ class Trainer:
         score = record["train"]["bound"]
         if not math.isfinite(record["train"]["loss"]):
             raise self._diverged(f"the loss is {record['train']['loss']} at step {self.step:,}")
-        if not all(parameter.isfinite().all() for parameter in self.bare_model.parameters()):
+        if not all(tensor.isfinite().all() for tensor in self.bare_model.state_dict().values()):
             raise self._diverged(f"weights are no longer finite at step {self.step:,}")
         if self.validation is not None:
             record["validation"] = self._evaluate(self.evaluated_model, self.validation)
@@ -426,7 +443,10 @@ class Trainer:
     # -- looking at the model ------------------------------------------------------------------------------------
 
     def _in_order(self, split: Split) -> Batches:
-        return Batches(split, 500, self.device, labelled=self.config.model.classes is not None, shard=self.shard)
+        """In batches that fit where a training step does, and are the same for any number of processes."""
+        asked = self.config.training
+        together = min(64, -(-asked.batch_size // asked.accumulate))
+        return Batches(split, together, self.device, labelled=self.config.model.classes is not None, shard=self.shard)
 
     @torch.no_grad()
     def _evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
@@ -455,6 +475,7 @@ class Trainer:
         self._write_metrics()
         self.tracking.log(self.records[-1], self.step)
         progress.line(f"test {_bound(test)} on {len(self.dataset.test):,} images")
+        self.accelerator.wait_for_everyone()  # none leaves while another still counts on it
 
     @torch.no_grad()
     def _pictures(self, epoch: int) -> None:
@@ -484,7 +505,7 @@ class Trainer:
 
     def _save(self) -> None:
         """Add a checkpoint that continues exactly from here."""
-        sums = self.accelerator.reduce(self.sums, "sum")  # over the processes; on resume the main one goes on with it
+        sums = self.accelerator.reduce(self.sums, "mean")  # each process goes on with it
         if not self.accelerator.is_main_process:
             return
         tensors = {f"model.{name}": tensor for name, tensor in self.bare_model.state_dict().items()}
@@ -502,7 +523,7 @@ class Trainer:
         }
         save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         """Go back to the run's newest intact checkpoint; to the beginning, if it was stopped before its first.
 
         Raises:
@@ -525,8 +546,7 @@ class Trainer:
             if self.ema is not None:
                 self.ema.load_state_dict(_below("ema.", tensors))
             unpack_optimizer(self.optimizer, tensors)
-            if self.accelerator.is_main_process:
-                self.sums.copy_(tensors["sums"])
+            self.sums.copy_(tensors["sums"])
             self.step, self.best, self.records = state["step"], state["best"], state["records"]
             if self.accelerator.scaler is not None and state["scaler"]:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
@@ -538,11 +558,20 @@ class Trainer:
             raise UsageError(
                 f"--epochs {self.epochs}: {str(self.out)!r} has {done} epochs behind it; name more, in all"
             )
-        self._write_metrics()  # the run may have been killed just before
+        if self.step < self.total_steps:
+            self.notes.append(f"going on at step {self.step + 1:,} of {self.total_steps:,}")
+        else:
+            self.notes.append(f"this run is at its end; name more than {self.epochs} --epochs to go on")
+        steps = self.accelerator.gather(torch.tensor([self.step], device=self.device))
+        if len(set(steps.tolist())) > 1:
+            raise CvaeError(
+                f"the processes found checkpoints of different steps, {steps.tolist()}: all of them need "
+                f"{str(self.out)!r} on one drive that they share"
+            )
 
     def _stop_if_asked(self) -> None:
         """Called where the run has just been saved."""
-        if self._agreed(self.stop_signal is not None, now=True) and self.step < self.total_steps:
+        if self._agreed(self.stop.asked, now=True) and self.step < self.total_steps:
             raise Interrupted(
                 f"stopped at step {self.step:,} of {self.total_steps:,}; "
                 f"continue with: cvae train --resume --out {self.out}"
@@ -555,30 +584,6 @@ class Trainer:
         if self.step % 20 and not now:
             return False
         return bool(self.accelerator.gather(torch.tensor([wanted], device=self.device)).any())
-
-    @contextmanager
-    def _stoppable(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM ends the run after the step at hand, saved; the same again ends it at once.
-
-        The same again, since after a Ctrl-C torchrun sends a SIGTERM of its own.
-        """
-
-        def stop(number: int, frame: FrameType | None) -> None:
-            if self.stop_signal == number:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        try:
-            before = {number: signal.signal(number, stop) for number in numbers}
-        except ValueError:  # not in the main thread, where signals are somebody else's
-            yield
-            return
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
