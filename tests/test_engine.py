@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
