@@ -18,7 +18,7 @@ RESUMABLE = ("epochs", "device", "on_nan", "compile", "trackers")
 
 def _flag(text: str, default: Any = None, *names: str) -> Any:
     """An option that is None unless given, so that a recipe's value stands; its help tells the default."""
-    shown = "" if default in (None, False) else f" [{default}]"
+    shown = "" if default is None or default is False else f" [{default}]"
     return typer.Option(*names, help=text + shown, show_default=False)
 
 

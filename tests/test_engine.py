@@ -184,7 +184,7 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path, monkeypatc
 
 
 def test_a_batch_that_cannot_be_cut_equally_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"--batch-size 32 .* 3 parts"):
+    with pytest.raises(UsageError, match=r"--batch-size 32 .* 3 equal parts"):
         train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
 
 
@@ -240,19 +240,20 @@ def test_auto_precision_is_bf16_where_the_cpu_multiplies_it_fast(monkeypatch):
 
 
 @needs_mnist
-@pytest.mark.parametrize("arch", ["mlp", pytest.param("resnet", marks=pytest.mark.slow)])
-def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch):
+@pytest.mark.parametrize(
+    ("arch", "images", "epochs"), [("mlp", 6_000, 2), pytest.param("resnet", 54_000, 3, marks=pytest.mark.slow)]
+)
+def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, images, epochs):
+    """Within 0.3 nats, or a better one: of a training this short some of the difference is chance."""
     asked = TrainConfig(
-        arch=arch, conditional=True, latent_dim=16, data="mnist", data_dir=str(SHARED), limit=6_000, validation=0.02,
-        epochs=2, lr=2e-3, binarize="static", trackers=("none",),
-    )  # fmt: skip
-    bounds = [
+        arch=arch, conditional=True, data="mnist", data_dir=str(SHARED), limit=images, epochs=epochs, trackers=("none",)
+    )
+    fp32, bf16 = (
         records(train(replace(asked, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
         for precision in ("fp32", "bf16")
-    ]
-    print(arch, bounds)
-    assert bounds[0] < 200
-    assert abs(bounds[1] - bounds[0]) < 0.3
+    )
+    assert fp32 < 200
+    assert bf16 < fp32 + 0.3
 
 
 def test_each_epoch_is_told_after_it_was_saved(tmp_path):

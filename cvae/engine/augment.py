@@ -12,7 +12,7 @@ def augment(images: Tensor, asked: TrainConfig, shard: Shard) -> Tensor:
     """uint8 images (B, C, H, W) -> float32 in [0, 1], flipped, shifted, cropped and binarized as asked.
 
     What a shift moves in is the image's edge, repeated. `dynamic` binarization draws each pixel from
-    Bernoulli(grey value) anew, every time it is seen (Burda et al. 2015, https://arxiv.org/abs/1509.00519).
+    Bernoulli(grey value) anew, every time it is seen (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
     """
     device, (rows, _, height, width) = images.device, images.shape
     if asked.flip:

@@ -170,8 +170,8 @@ class Trainer:
         parts = accelerator.num_processes * asked.accumulate
         if self.batches.batch_size % parts:
             raise UsageError(
-                f"--batch-size {self.batches.batch_size} can't be shared equally by {accelerator.num_processes} "
-                f"processes in {asked.accumulate} parts each; choose a multiple of {parts}"
+                f"--batch-size {self.batches.batch_size} can't be cut into {parts} equal parts (processes: "
+                f"{accelerator.num_processes}, --accumulate {asked.accumulate}); choose a multiple of {parts}"
             )
         assert asked.epochs is not None  # filled in by configure()
         self.epochs = asked.epochs

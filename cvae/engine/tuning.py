@@ -111,6 +111,9 @@ class Study:
                 failures = 0
                 while self._done() < trials:
                     trial = self.optuna.ask()
+                    if is_start(trial) and self._is_first_elsewhere(trial):
+                        self.optuna.tell(trial, state=TrialState.FAIL)
+                        continue
                     error = self._train(trial)
                     self._keep_best()
                     if isinstance(error, Diverged):
@@ -214,6 +217,11 @@ class Study:
         states = (TrialState.WAITING, TrialState.RUNNING, *DONE)
         if not any(is_start(trial) for trial in self.optuna.get_trials(deepcopy=False, states=states)):
             self.optuna.enqueue_trial(self.start, user_attrs={"start": True})
+
+    def _is_first_elsewhere(self, trial: Trial) -> bool:
+        """Whether a worker that began at the same time has queued, and got, the first trial before."""
+        begun = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING, *DONE))
+        return any(is_start(other) and other.number < trial.number for other in begun)
 
     def _give_up(self, trial: FrozenTrial | Trial, *, again: bool) -> None:
         """End a trial and, the first aside, which `_recover` sees to, queue its values anew."""
