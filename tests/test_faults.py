@@ -62,7 +62,9 @@ torch.optim.Adam([torch.zeros(1)])  # imports much, once for all
 for line in sys.stdin:  # a number of seconds; a new process is trained in, and killed after that time
     child = os.fork()
     if child == 0:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
         main(sys.argv[1:] if not os.path.exists("run/config.json") else ["train", "--resume", "--out", "run"])
     time.sleep(float(line))
     os.kill(child, signal.SIGKILL)
