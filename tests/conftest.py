@@ -2,8 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from cvae.config import TrainConfig
+from cvae.errors import CvaeError, UsageError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -16,7 +20,6 @@ needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Two small runs on the bundled digits, trained and exported: "labels" and "plain"."""
-    from cvae.config import TrainConfig
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
@@ -37,3 +40,21 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, where there are no runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def load(data: object, **flags: Any) -> Any:
+    """The data set that `--data` names."""
+    from cvae.data import load_dataset
+
+    return load_dataset(TrainConfig(data=str(data), **flags))
+
+
+def refused(data: object, *words: str, kind: type[CvaeError] = UsageError, **flags: Any) -> None:
+    """Loading fails with one line in which all the words are."""
+    with pytest.raises(CvaeError) as caught:
+        load(data, **flags)
+    message = str(caught.value)
+    assert type(caught.value) is kind, message
+    assert "\n" not in message
+    for word in words:
+        assert word in message

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load, refused
 from PIL import Image
 
-from cvae.config import TrainConfig
-from cvae.data import Dataset, Rows, Split, cache, dataset, load_dataset
+from cvae.data import Dataset, Rows, Split, cache, dataset
 from cvae.errors import CvaeError, UsageError
 
 RNG = np.random.default_rng(5)
@@ -30,20 +30,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def in_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """No set is small."""
     monkeypatch.setattr(dataset, "MEMORY", 0)
-
-
-def load(data: object, **flags: Any) -> Dataset:
-    return load_dataset(TrainConfig(data=str(data), **flags))
-
-
-def refused(data: object, *words: str, kind: type[CvaeError] = CvaeError, **flags: Any) -> None:
-    with pytest.raises(CvaeError) as caught:
-        load(data, **flags)
-    message = str(caught.value)
-    assert type(caught.value) is kind, message
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def run(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -343,7 +329,9 @@ class TestFolder:
 
     def test_cache_that_cannot_be_written(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        refused(f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"))
+        refused(
+            f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"), kind=CvaeError
+        )
 
     def test_full_disk(self, photos: Path, root: Path) -> None:
         child = run(

@@ -21,30 +21,15 @@ import numpy as np
 import pytest
 import scipy.io
 import sklearn.datasets
+from conftest import load, refused
 from PIL import Image
 from torchvision import datasets
 
-from cvae.config import TrainConfig
-from cvae.data import Dataset, Split, downloads, load_dataset
-from cvae.errors import CvaeError, UsageError
+from cvae.data import Dataset, Split, downloads
+from cvae.errors import CvaeError
 from cvae.registry import DATASETS
 
 NAMED = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn")
-
-
-def load(data: object, **flags: Any) -> Dataset:
-    return load_dataset(TrainConfig(data=str(data), **flags))
-
-
-def refused(data: object, *words: str, kind: type[CvaeError] = UsageError, **flags: Any) -> None:
-    """Loading fails with one line in which all the words are."""
-    with pytest.raises(CvaeError) as caught:
-        load(data, **flags)
-    message = str(caught.value)
-    assert type(caught.value) is kind, message
-    assert "\n" not in message
-    for word in words:
-        assert word in message
 
 
 def same(a: Split | None, b: Split | None) -> bool:
