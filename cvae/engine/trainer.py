@@ -75,7 +75,7 @@ def train(
     """
     out = Path(out)
     if (out / "config.json").exists():
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        if _restarts():
             return resume(out, quiet=quiet, on_epoch=on_epoch)
         raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
     accelerator = _start(asked)
@@ -123,10 +123,10 @@ def _start(asked: TrainConfig) -> Accelerator:
     """Join the other processes, if torchrun or `accelerate launch` started several."""
     device = choose_device(asked.device)
     precision = choose_precision(asked.precision, device)
-    if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0 and not dist.is_initialized():
+    if _restarts() and not dist.is_initialized():
         # The addresses of the processes that are gone may still be in the store that torchrun hands out again.
         store, rank, size = next(dist.rendezvous("env://"))
-        store = dist.PrefixStore(f"restart-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        store = dist.PrefixStore(f"restart-{_restarts()}", store)
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     AcceleratorState._reset_state(reset_partial_state=True)  # one process may train several runs, one by one
@@ -134,6 +134,11 @@ def _start(asked: TrainConfig) -> Accelerator:
     if accelerator.num_processes > 1:
         atexit.register(_leave)
     return accelerator
+
+
+def _restarts() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _leave() -> None:
@@ -189,6 +194,7 @@ class Trainer:
             model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.parameters = list(self.model.parameters())
         # Without the precision that `prepare` puts around forward: a copy, such as the moving average, would call the
         # original through it. Each training step asks for it by `autocast` instead.
         self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
@@ -237,7 +243,7 @@ class Trainer:
         asked, size = self.config.training, self.config.model.image_shape
         for note in self.notes:
             progress.line(note)
-        parameters = sum(p.numel() for p in self.bare_model.parameters())
+        parameters = sum(p.numel() for p in self.parameters)
         processes = self.accelerator.num_processes
         progress.line(
             f"{asked.arch}{' conditional' if asked.conditional else ''}, {parameters:,} parameters, on "
@@ -335,11 +341,11 @@ class Trainer:
         `figures` (3,) are loss, distortion and rate, `before` the model's buffers as they were. After a step that was
         not finite all stays as it was: for that step when it is to be skipped, else until the loop looks, and stops.
         """
-        asked, parameters = self.config.training, list(self.model.parameters())
+        asked = self.config.training
         if asked.clip:
-            norm = self.accelerator.clip_grad_norm_(parameters, asked.clip)
+            norm = self.accelerator.clip_grad_norm_(self.parameters, asked.clip)
         else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         good = norm.isfinite()
         if self.accelerator.scaler is None:  # which finds and skips by itself what fp16 can't hold
             self.bad_step = torch.where(good | (self.bad_step >= 0), self.bad_step, float(self.step))
@@ -359,7 +365,7 @@ class Trainer:
     def _average(self, decay: float) -> None:
         """The moving average of the weights; it begins with a small decay, to forget where the run began."""
         assert self.ema is not None
-        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), list(self.bare_model.parameters()), 0)
+        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), self.parameters, 0)
         for mean, buffer in zip(self.ema.buffers(), self.bare_model.buffers(), strict=True):
             mean.copy_(buffer)
 
