@@ -47,7 +47,7 @@ def flops_per_image(config: Config, batch: int = 128) -> float:
     image = torch.rand(batch, *config.model.image_shape)
     label = None if config.model.classes is None else torch.zeros(batch, dtype=torch.int64)
     with FlopCounterMode(display=False) as counter:
-        distortion, rate = model(image, label)
+        distortion, rate, *_ = model(image, label)
         (distortion.mean() + rate.sum(1).mean()).backward()
     return counter.get_total_flops() / batch
 

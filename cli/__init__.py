@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cvae.cli import archs, export, generate, info, interpolate, reconstruct, train, tune
+from cvae.cli import archs, evaluate, export, generate, info, interpolate, reconstruct, train, tune
 
 app = typer.Typer(
     name="cvae",
@@ -35,6 +35,7 @@ def cvae(
 
 app.command()(train.train)
 app.command()(tune.tune)
+app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from cvae.runtime import Model
 
 ModelName = Annotated[
@@ -31,6 +34,26 @@ def say(text: str) -> None:
 def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
     """The result of a command, on standard output."""
     print(json.dumps(facts) if as_json else text)
+
+
+@contextmanager
+def progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """A bar on standard error for each part of a long command, on a terminal only: called with (part, done, total)."""
+    if not sys.stderr.isatty():
+        yield lambda part, done, total: None
+        return
+    with ExitStack() as open_bars:
+        bars: dict[str, Any] = {}
+
+        def tell(part: str, done: int, total: int) -> None:
+            if part not in bars:
+                open_bars.close()
+                bars[part] = open_bars.enter_context(
+                    typer.progressbar(length=total, label=f"{part:20}", file=sys.stderr)
+                )
+            bars[part].update(done - bars[part].pos)
+
+        yield tell
 
 
 def open_model(name: str | None, device: str) -> "Model":

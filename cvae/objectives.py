@@ -1,17 +1,24 @@
 """What is minimized: pure functions of a model and a batch, in nats per image.
 
 An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` gives the terms
-of the bound for image (B, C, H, W) and label (B,) or None, or for each of these images repeated K times in a row
-(K B, C, H, W); the engine supplies its noise. `kl_weight` is the engine's KL warm-up, from 0 to 1. The options are
-keyword-only.
+of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` those of K samples in a
+row for each image, (B K, ...). The engine supplies the noise. `kl_weight` is the engine's KL warm-up, from 0 to 1. The
+options are keyword-only.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from cvae.models import Terms
+
+
+class Model(Protocol):
+    """A model as an objective sees it."""
+
+    def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1) -> Terms: ...
 
 
 class Loss(NamedTuple):
@@ -23,13 +30,7 @@ class Loss(NamedTuple):
 
 
 def elbo(
-    model: Callable[[Tensor, Tensor | None], Terms],
-    image: Tensor,
-    label: Tensor | None,
-    kl_weight: float,
-    *,
-    beta: float = 1.0,
-    free_bits: float = 0.0,
+    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 1.0, free_bits: float = 0.0
 ) -> Loss:
     """The negative evidence lower bound, distortion + beta * rate.
 
@@ -37,8 +38,69 @@ def elbo(
     nothing in each group of the rate (a latent dimension under the normal prior, all of them under a flow),
     Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
     """
-    distortion, rate = model(image, label)  # (B,), (B, D)
-    paid = rate.mean(0)  # (B, D) -> (D,)
+    terms = model(image, label)
+    paid = terms.rate.mean(0)  # (B, D) -> (D,)
     if free_bits:  # an estimated rate may be below zero, so even a floor of zero would bias it
         paid = paid.clamp(min=free_bits)
-    return Loss(distortion.mean() + kl_weight * beta * paid.sum(), distortion.mean(), rate.sum(1).mean())
+    return _loss(terms, terms.distortion.mean() + kl_weight * beta * paid.sum())
+
+
+def iwae(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, samples: int = 5) -> Loss:
+    """The negative importance-weighted bound of `samples` samples (Burda et al. 2015, eq. 8,
+    https://arxiv.org/abs/1509.00519): tighter than the ELBO, at the price of a decoding for each sample."""
+    terms = model(image, label, samples)
+    log_weight = -terms.distortion - kl_weight * terms.log_ratio  # (B K,)
+    bound = log_weight.unflatten(0, (-1, samples)).logsumexp(1) - math.log(samples)  # (B K,) -> (B,)
+    return _loss(terms, -bound.mean())
+
+
+def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 4.0) -> Loss:
+    """The ELBO with `beta` on the total correlation alone, so that latent dimensions become independent.
+
+    Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling; its constant, the
+    logarithm of the data set's size, has no gradient and is left out. In a hierarchy of latents q(z | x) of another
+    image is taken along that image's own sample.
+    """
+    terms = model(image, label)
+    return _loss(terms, (terms.distortion + kl_weight * terms.rate.sum(1)).mean() + kl_weight * (beta - 1) * _tc(terms))
+
+
+def _tc(terms: Terms) -> Tensor:
+    """KL(q(z) || prod_d q(z_d)), with q(z) the mean of the batch's posteriors."""
+    offset = terms.latent[:, None] - terms.mean  # (B, Z), (B, Z) -> (B, B, Z): sample i under the posterior of image j
+    log_q = -0.5 * (offset.square() * torch.exp(-terms.log_var) + terms.log_var + math.log(2 * math.pi))
+    count = math.log(len(offset))
+    joint = log_q.sum(2).logsumexp(1) - count  # (B, B, Z) -> (B,)
+    product = (log_q.logsumexp(1) - count).sum(1)  # (B, B, Z) -> (B, Z) -> (B,)
+    return (joint - product).mean()
+
+
+def info(
+    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, alpha: float = 0.5, mmd: float = 100.0
+) -> Loss:
+    """The ELBO with 1 - `alpha` of the rate, and `mmd` times the squared distance of q(z) from p(z).
+
+    Zhao, Song & Ermon 2017, "InfoVAE", eq. 6, https://arxiv.org/abs/1706.02262: a code that says more of the image,
+    and still has the prior's distribution.
+    """
+    terms = model(image, label)
+    elbo_part = (terms.distortion + kl_weight * (1 - alpha) * terms.rate.sum(1)).mean()
+    return _loss(terms, elbo_part + kl_weight * mmd * _mmd(terms.noise))
+
+
+def _mmd(noise: Tensor) -> Tensor:
+    """The squared maximum mean discrepancy of samples (B, Z) from the standard normal (Gretton et al. 2012, eq. 3).
+
+    With the kernel exp(-|a - b|^2 / Z) all expectations over the normal distribution have a formula.
+    """
+    count, dim = noise.shape
+    # exp(-|a - b|^2 / 2 s) has the expectation (s / (s + v))^(Z / 2) exp(-|m|^2 / 2 (s + v)) for a - b ~ N(m, v).
+    width = dim / 2
+    among = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
+    within = (among.sum() - count) / (count * max(count - 1, 1))  # without each sample and itself
+    across = (width / (width + 1)) ** (dim / 2) * torch.exp(-noise.square().sum(1) / (2 * (width + 1))).mean()
+    return within - 2 * across + (width / (width + 2)) ** (dim / 2)
+
+
+def _loss(terms: Terms, loss: Tensor) -> Loss:
+    return Loss(loss, terms.distortion.mean(), terms.rate.sum(1).mean())

@@ -165,6 +165,7 @@ ARCHITECTURES = Registry(
         "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks down, inverse blocks up"),
         "resnet-small": Builtin("cvae.models.architectures.resnet:resnet_small", "resnet at half the width"),
         "resnet-large": Builtin("cvae.models.architectures.resnet:resnet_large", "resnet at twice the width and depth"),
+        "ladder": Builtin("cvae.models.architectures.ladder:ladder", "a hierarchy of latents, from coarse to fine"),
     },
 )
 CONDITIONINGS = Registry(
@@ -183,6 +184,7 @@ LIKELIHOODS = Registry(
         "gaussian": Builtin("cvae.models.likelihoods:Gaussian", "squared error at a fixed standard deviation"),
         "gaussian-learned": Builtin("cvae.models.likelihoods:LearnedGaussian", "one standard deviation, learned"),
         "gaussian-optimal": Builtin("cvae.models.likelihoods:OptimalGaussian", "one standard deviation, solved for"),
+        "logistic-mixture": Builtin("cvae.models.likelihoods:LogisticMixture", "a probability for each of 256 values"),
     },
 )
 PRIORS = Registry(
@@ -196,7 +198,12 @@ PRIORS = Registry(
 OBJECTIVES = Registry(
     "objective",
     "cvae.objectives",
-    {"elbo": Builtin("cvae.objectives:elbo", "negative evidence lower bound, with beta and free bits")},
+    {
+        "elbo": Builtin("cvae.objectives:elbo", "negative evidence lower bound, with beta and free bits"),
+        "iwae": Builtin("cvae.objectives:iwae", "importance-weighted bound of several samples: tighter, slower"),
+        "beta-tc": Builtin("cvae.objectives:beta_tc", "beta on the total correlation: independent latent dimensions"),
+        "info": Builtin("cvae.objectives:info", "less of the rate, and a distance of all codes from the prior"),
+    },
 )
 DATASETS = Registry(
     "dataset",

@@ -61,16 +61,20 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
 
 
 def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
-    """Trace a decoder or encoder with a free batch size. The graph says nothing of this machine and no date."""
-    named = example_inputs(spec, 2)
+    """The graph of a decoder or encoder, with a free batch size."""
+    return trace(module, example_inputs(spec, 2), module.outputs)
+
+
+def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """A graph with a free batch size, of a module called with named inputs. It holds no path and no date."""
     batch = torch.export.Dim("batch", min=1)
     with quiet():
         program = torch.onnx.export(
             module.eval(),
-            kwargs=named,
-            input_names=list(named),
-            output_names=list(module.outputs),
-            dynamic_shapes={name: {0: batch} for name in named},
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: batch} for name in inputs},
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

@@ -323,13 +323,13 @@ class Trainer:
         image = augment(images, asked, shard).contiguous(memory_format=torch.channels_last)
         kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
 
-        def model(image: Tensor, label: Tensor | None) -> Terms:
-            """As an objective calls it: the batch, or each image of it several times in a row."""
-            times, latent_dim = len(image) // len(images), self.config.model.latent_dim
-            noise = shard.draw(torch.randn, len(images), times, latent_dim, device=self.device)
+        def model(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+            """As an objective calls it."""
+            latent_dim = self.config.model.latent_dim
+            noise = shard.draw(torch.randn, len(image), samples, latent_dim, device=self.device)
             if shard.count > 1:  # what a plug-in's network draws by itself should not be the same in each part
                 reseed(self.device, asked.seed, "network", self.step, shard.index)
-            return self.network(image, label, noise.reshape(-1, latent_dim))  # (B, K, Z) -> (B K, Z)
+            return self.network(image, label, noise.flatten(0, 1))  # (B, K, Z) -> (B K, Z)
 
         with self.accelerator.autocast():
             return self.objective(model, image, label, kl_weight, **asked.options["objective"])
@@ -461,7 +461,7 @@ class Trainer:
         terms = []
         for i, (images, label) in enumerate(batches.in_order()):
             reseed(self.device, EVALUATION_SEED, self.shard.index + i * self.shard.count)
-            distortion, rate = model(images.float() / 255, label)
+            distortion, rate, *_ = model(images.float() / 255, label)
             terms.append(torch.stack([distortion.sum(), rate.sum()]))
         sums = torch.stack(terms).sum(0) if terms else torch.zeros(2, device=self.device)
         model.train()

@@ -18,20 +18,33 @@ def normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_var.exp() - 1 - log_var)
 
 
-class Prior(nn.Module, ABC):
-    """What every prior has."""
+def normal_log_prob(noise: Tensor) -> Tensor:
+    """log N(noise | 0, 1) in nats, elementwise."""
+    return -0.5 * (noise.square() + math.log(2 * math.pi))
 
-    @abstractmethod
-    def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
-        """KL(q(z | x) || p(z)) in nats, (B, D): exact where there is a formula, else its estimate at `latent`."""
+
+class Prior(nn.Module, ABC):
+    """What every prior has: the map to standard normal noise, and back."""
 
     @abstractmethod
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
         """Standard normal noise (B, Z) -> latent (B, Z)."""
 
     @abstractmethod
-    def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """A posterior in the latent space -> its mean and standard deviation (B, Z) in the space of the noise."""
+    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Latent (B, Z) -> noise (B, Z), and the logarithm of each number's local scale (B, Z).
+
+        The scales' logarithms add up to that of the Jacobian's determinant.
+        """
+
+    def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
+        """KL(q(z | x) || p(z)) in nats, (B, D), for q = N(mean, exp(log_var)) and a sample as `to_noise` gives it.
+
+        Exact where there is a formula. Here only the entropy of q has one; the rest is its estimate at the sample,
+        and D = 1, since such a prior does not factorize.
+        """
+        negative_entropy = -0.5 * (1 + math.log(2 * math.pi) + log_var)
+        return (negative_entropy - normal_log_prob(noise) - log_scale).sum(1, keepdim=True)  # (B, Z) -> (B, 1)
 
 
 class Normal(Prior):
@@ -40,14 +53,14 @@ class Normal(Prior):
     def __init__(self, latent_dim: int, conditioning: Conditioning) -> None:
         super().__init__()
 
-    def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
-        return normal_kl(mean, log_var)  # (B, Z)
-
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
         return noise
 
-    def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        return mean, torch.exp(0.5 * log_var)
+    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        return latent, torch.zeros_like(latent)
+
+    def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
+        return normal_kl(mean, log_var)  # (B, Z)
 
 
 class Coupling(nn.Module):
@@ -98,21 +111,13 @@ class Flow(Prior):
             Coupling(self.halves[i % 2], self.halves[(i + 1) % 2], hidden, conditioning) for i in range(couplings)
         )
 
-    def _to_noise(self, latent: Tensor, log_scale: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Latent (B, Z) -> noise (B, Z); and the logarithm of each number's scale (B, Z), added to `log_scale`."""
+    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         kept, changed = latent.split(self.halves, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
-        kept_log, changed_log = log_scale.split(self.halves, dim=1)
+        kept_log, changed_log = torch.zeros_like(kept), torch.zeros_like(changed)
         for coupling in self.couplings:
             changed, step = coupling(kept, changed, label)
             kept, changed, kept_log, changed_log = changed, kept, changed_log + step, kept_log
         return torch.cat([kept, changed], dim=1), torch.cat([kept_log, changed_log], dim=1)  # (B, Z) each
-
-    def rate(self, latent: Tensor, mean: Tensor, log_var: Tensor, label: Tensor | None) -> Tensor:
-        """E log q(z | x), which has a formula, minus log p(z) at the sample: (B, 1)."""
-        noise, log_scale = self._to_noise(latent, torch.zeros_like(latent), label)
-        negative_entropy = -0.5 * (1 + math.log(2 * math.pi) + log_var)
-        log_prior = -0.5 * (noise.square() + math.log(2 * math.pi)) + log_scale
-        return (negative_entropy - log_prior).sum(1, keepdim=True)  # (B, Z) -> (B, 1)
 
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
         halves = self.halves if len(self.couplings) % 2 == 0 else self.halves[::-1]
@@ -120,9 +125,3 @@ class Flow(Prior):
         for coupling in reversed(self.couplings):
             kept, changed = changed, coupling.inverse(changed, kept, label)  # type: ignore[operator]
         return torch.cat([kept, changed], dim=1)  # (B, Z)
-
-    def to_noise(self, mean: Tensor, log_var: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The image of the posterior's mean, and its standard deviation times the local scale: the posterior itself
-        is not normal in the space of the noise."""
-        noise, log_std = self._to_noise(mean, 0.5 * log_var, label)
-        return noise, log_std.exp()

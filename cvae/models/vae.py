@@ -1,5 +1,7 @@
 """The variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,27 +10,60 @@ from torch import Tensor, nn
 from cvae.config import ModelConfig, Part
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
-from cvae.models.priors import Prior
+from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
 
 
+class Posterior(NamedTuple):
+    """q(z | x), a sample of it, and what the decoder makes of that sample."""
+
+    mean: Tensor  # (B, Z)
+    log_var: Tensor  # (B, Z)
+    latent: Tensor  # (B, Z)
+    params: Tensor  # (B, P, H, W), of the likelihood
+
+
+class Hierarchical(nn.Module, ABC):
+    """A decoder whose latents come in groups, each inferred given the ones before it.
+
+    Its encoder gives features instead of mean and log-variance; `forward`, (latent (B, Z), label) -> parameters
+    (B, P, H, W), is that of any decoder.
+    """
+
+    groups: tuple[int, ...]
+    """How many of the latent dimensions are in each group, the first drawn first; they add up to Z."""
+
+    @abstractmethod
+    def infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+        """What the encoder saw, and noise (B, Z) that chooses the sample -> the posterior along that sample."""
+
+
 class Terms(NamedTuple):
-    """The two terms of the negative evidence lower bound for a batch, in nats.
+    """The terms of the negative evidence lower bound for a batch, in nats, and the sample that they were taken at.
 
     `distortion` (B,) is -log p(x | z); `rate` (B, D) is the KL divergence of q(z | x) from the prior, per latent
-    dimension where the prior factorizes (D = Z), else in as many groups as it has.
+    dimension where the prior factorizes (D = Z), else in as many groups as it has. `log_ratio` (B,) is
+    log q(z | x) - log p(z) at the sample, whose expectation is the rate: -distortion - log_ratio is the logarithm of
+    the sample's importance weight (Burda et al. 2015, https://arxiv.org/abs/1509.00519).
     """
 
     distortion: Tensor
     rate: Tensor
+    log_ratio: Tensor
+    mean: Tensor  # (B, Z), of q(z | x)
+    log_var: Tensor  # (B, Z)
+    latent: Tensor  # (B, Z), the sample
+    noise: Tensor  # (B, Z), the sample as the prior's standard normal noise
 
 
 class VAE(nn.Module):
     """A variational autoencoder made of ready parts.
 
     Args:
+        latent_dim: Z.
         encoder: (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
-        decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
+        decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W); a `Hierarchical` one infers by itself
+            from whatever its encoder gives.
         likelihood: p(x | z), given those parameters.
         prior: p(z), as a map from standard normal noise.
     """
@@ -36,33 +71,71 @@ class VAE(nn.Module):
     likelihood: Likelihood
     prior: Prior
 
-    def __init__(self, *, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: Prior) -> None:
+    def __init__(
+        self, *, latent_dim: int, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: Prior
+    ) -> None:
         super().__init__()
+        self.latent_dim = latent_dim
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
 
     def forward(self, image: Tensor, label: Tensor | None = None, noise: Tensor | None = None) -> Terms:
-        """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 -> terms in nats.
+        """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 or None -> terms in nats.
 
-        `noise` (B, Z), standard normal, chooses the sample of q(z | x); it is drawn when it is not given.
+        `noise` (B, Z), standard normal, chooses the sample of q(z | x); it is drawn when it is not given. With
+        (B K, Z) there are K samples in a row for each image, and terms of as many rows; the encoder is run once.
         """
-        mean, log_var = (out.float() for out in self.encoder(image, label))
-        noise = torch.randn_like(mean) if noise is None else noise
-        latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
-        params = self.decoder(latent, label).float()  # (B, Z) -> (B, P, H, W)
+        noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
+        return self.terms(image, label, self.encoder(image, label), noise)
+
+    def terms(self, image: Tensor, label: Tensor | None, seen: Sequence[Tensor], noise: Tensor) -> Terms:
+        """`forward` after the encoder, which has given `seen`."""
+        samples = len(noise) // len(image)
+        if samples > 1:
+            image, *seen = (t.repeat_interleave(samples, dim=0) for t in (image, *seen))  # (B, ...) -> (B K, ...)
+            label = None if label is None else label.repeat_interleave(samples)
+        mean, log_var, latent, params = self._infer(seen, label, noise)
         with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
-            return Terms(self.likelihood.nll(params, image), self.prior.rate(latent, mean, log_var, label))
+            standard, log_scale = self.prior.to_noise(latent, label)
+            log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
+            log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)
+            return Terms(
+                distortion=self.likelihood.nll(params.float(), image),
+                rate=self.prior.rate(mean, log_var, standard, log_scale),
+                log_ratio=log_posterior - log_prior,
+                mean=mean,
+                log_var=log_var,
+                latent=latent,
+                noise=standard,
+            )
+
+    def _infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+        if isinstance(self.decoder, Hierarchical):
+            return self.decoder.infer(seen, label, noise)
+        mean, log_var = (out.float() for out in seen)
+        latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
+        return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
         """Standard normal noise (B, Z) -> image (B, C, H, W) in [0, 1]: the exported decoder."""
         return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, label), label))
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Image (B, C, H, W) -> mean (B, Z), std (B, Z) in the space of the noise: the exported encoder."""
-        mean, log_var = self.encoder(image, label)
-        return self.prior.to_noise(mean, log_var, label)
+        """Image (B, C, H, W) -> mean (B, Z), std (B, Z) in the space of the noise: the exported encoder.
+
+        They are the image of the posterior's mean and its deviation times the prior's local scale; under a learned
+        prior the posterior itself is not normal in the space of the noise. The groups of a hierarchy are taken at
+        the mean of those before.
+        """
+        seen = self.encoder(image, label)
+        if isinstance(self.decoder, Hierarchical):
+            mean, log_var, *_ = self.decoder.infer(seen, label, image.new_zeros(image.shape[0], self.latent_dim))
+        else:
+            mean, log_var = seen
+        noise, log_scale = self.prior.to_noise(mean, label)
+        return noise, torch.exp(0.5 * log_var + log_scale)
 
 
 def build(config: ModelConfig) -> VAE:
@@ -87,4 +160,4 @@ def build(config: ModelConfig) -> VAE:
         config.image_shape, config.latent_dim, p_x.param_channels, conditioning, **options(ARCHITECTURES, architecture)
     )
     p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **options(PRIORS, prior))
-    return VAE(encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)
+    return VAE(latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)

@@ -13,7 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from cvae.models.architectures.layers import Level, Upsample, at_least_one, pyramid
+from cvae.models.architectures.layers import Fold, Level, Unfold, Upsample, at_least_one, pyramid
 from cvae.models.conditioning import Conditioning
 
 
@@ -52,16 +52,23 @@ class Encoder(nn.Module):
     """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
 
     def __init__(
-        self, image_channels: int, levels: list[Level], blocks: int, latent_dim: int, conditioning: Conditioning
+        self,
+        image_channels: int,
+        levels: list[Level],
+        blocks: int,
+        patch: int,
+        latent_dim: int,
+        conditioning: Conditioning,
     ) -> None:
         super().__init__()
-        stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
+        self.fold = Fold(patch)
+        stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
         downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
         self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
         self.head = conditioning.linear(levels[-1].features, 2 * latent_dim)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features = image
+        features = self.fold(image)
         for stage in self.stages:
             features = stage(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
         return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
@@ -71,7 +78,13 @@ class Decoder(nn.Module):
     """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
-        self, param_channels: int, levels: list[Level], blocks: int, latent_dim: int, conditioning: Conditioning
+        self,
+        shape: tuple[int, int, int],
+        levels: list[Level],
+        blocks: int,
+        patch: int,
+        latent_dim: int,
+        conditioning: Conditioning,
     ) -> None:
         super().__init__()
         self.smallest = levels[-1]
@@ -82,13 +95,14 @@ class Decoder(nn.Module):
             Stage(resample, level.channels, blocks, conditioning)
             for resample, level in zip((nn.Identity(), *ups), levels[::-1], strict=True)
         )
-        self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
+        self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
+        self.unfold = Unfold(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
             features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
-        return self.head(silu(features))  # (B, P, H, W)
+        return self.unfold(self.head(silu(features)))  # (B, P, H, W)
 
 
 def resnet(
@@ -100,13 +114,20 @@ def resnet(
     width: int = 16,
     max_width: int = 64,
     blocks: int = 1,
+    patch: int = 1,
+    smallest: int = 4,
 ) -> tuple[nn.Module, nn.Module]:
-    """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution."""
-    at_least_one(width=width, max_width=max_width, blocks=blocks)
-    levels = pyramid(image_shape, width, max_width)
+    """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution.
+
+    The full resolution is that of squares of `patch` pixels' side; it is halved until no side is longer than
+    `smallest`.
+    """
+    at_least_one(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
+    levels = pyramid(image_shape, width, max_width, smallest, patch)
+    shape = (param_channels, *image_shape[1:])
     return (
-        Encoder(image_shape[0], levels, blocks, latent_dim, conditioning),
-        Decoder(param_channels, levels, blocks, latent_dim, conditioning),
+        Encoder(image_shape[0], levels, blocks, patch, latent_dim, conditioning),
+        Decoder(shape, levels, blocks, patch, latent_dim, conditioning),
     )
 
 

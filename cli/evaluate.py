@@ -1,0 +1,97 @@
+"""cvae evaluate"""
+
+from typing import Annotated, Any
+
+import typer
+
+from cvae.cli import _shared
+
+
+def evaluate(
+    model: _shared.ModelName = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")] = None,
+    binarize: Annotated[str | None, typer.Option(help="none, dynamic or static. [as in training]")] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N images only.")] = None,
+    samples: Annotated[
+        int | None, typer.Option(min=1, help="Samples K of the importance-weighted bound. [not taken]")
+    ] = None,
+    generated: Annotated[int, typer.Option(min=0, help="Images drawn for distances and label accuracy.")] = 10_000,
+    features: Annotated[
+        str | None, typer.Option(help="Features for the distances: mnist, or MODULE:CALLABLE. [by the data set]")
+    ] = None,
+    cas: Annotated[
+        bool, typer.Option("--cas", help="Train a classifier on generated images (minutes; torch).")
+    ] = False,
+    exported: Annotated[
+        bool, typer.Option("--exported", help="Score the exported files, without torch. [if there is nothing else]")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
+    device: Annotated[str, typer.Option(help="Of torch or onnxruntime: auto, cpu, cuda.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Of torch: fp32, bf16, fp16 or auto.")] = "fp32",
+    json: _shared.Json = False,
+) -> None:
+    """Measure a model: likelihood bounds, reconstructions, labels, and the distance of its images from real ones.
+
+    Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+    """
+    import importlib.util
+    from dataclasses import replace
+
+    from cvae.errors import UsageError
+    from cvae.evaluation.evaluate import data_of
+    from cvae.evaluation.evaluate import evaluate as measure
+    from cvae.evaluation.scorers import ExportedScorer, RunScorer
+    from cvae.runtime import load
+    from cvae.runtime.find import newest
+
+    if split not in ("test", "validation", "train"):
+        raise UsageError(f"--split {split!r} is neither test, validation nor train")
+    path, remark = newest(model)
+    if remark:
+        _shared.say(remark)
+    scorer: ExportedScorer | RunScorer
+    if path.is_file() or exported or importlib.util.find_spec("torch") is None:
+        scorer = ExportedScorer(load(path, device=device))
+        asked = data_of(path, scorer.model.spec.data)
+    else:
+        scorer = RunScorer(path, device, precision)
+        asked = data_of(path, "")
+    given: dict[str, Any] = {"data": data, "data_dir": data_dir, "binarize": binarize}
+    asked = replace(asked, **{name: value for name, value in given.items() if value is not None})
+    with _shared.progress() as progress:
+        report = measure(
+            scorer,
+            asked,
+            split=split,
+            limit=limit,
+            samples=samples,
+            generated=generated,
+            features=features,
+            accuracy_score=cas,
+            seed=seed,
+            progress=progress,
+        )
+    _shared.report(json, report, text(report))
+
+
+def text(report: dict[str, Any]) -> str:
+    """The report for a person: a line a figure, with its name as in the JSON."""
+    lines = [
+        f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
+        f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"
+    ]
+    for part, figures in report.items():
+        if isinstance(figures, dict) and part != "protocol":
+            lines.append(part.replace("_", " "))
+            lines += [f"  {name.replace('_', ' '):40} {_figure(value)}" for name, value in figures.items()]
+    return "\n".join(lines)
+
+
+def _figure(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_figure, value))
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

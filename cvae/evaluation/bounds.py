@@ -1,0 +1,168 @@
+"""Bounds on the negative log-likelihood, from samples of the posterior: torch or onnxruntime, the arithmetic is here.
+
+In nats per image, lower is better. Torch-free.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+BATCH, ROWS = 64, 512
+"""Images that are encoded together, and samples that are decoded together. The noise is drawn in these portions, so
+that a seed gives the same figures however much memory or however many cores there are."""
+
+ACTIVE = 0.01
+"""Share of a latent dimension's variance that must tell images apart for the dimension to count as active."""
+
+
+class Samples(NamedTuple):
+    """K samples of the posterior for each of B images.
+
+    `distortion` (B, K) is -log p(x | z), `log_ratio` (B, K) log q(z | x) - log p(z), `rate` (B, K, D) the KL divergence
+    in groups; all in nats.
+    """
+
+    distortion: np.ndarray
+    log_ratio: np.ndarray
+    rate: np.ndarray
+    mean: np.ndarray  # (B, K, Z), of q(z | x)
+    var: np.ndarray  # (B, K, Z)
+
+
+class Scorer(Protocol):
+    """A model that can be evaluated; labels (B,) int64, or None for a model without."""
+
+    name: str
+    backend: str
+    """What the samples are drawn from, for the report."""
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    classes: tuple[str, ...] | None
+    likelihood: str
+
+    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """Standard normal noise (B, Z) -> images (B, C, H, W) float32 in [0, 1]."""
+        ...
+
+    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        """Images at the mean of their codes, (B, C, H, W)."""
+        ...
+
+    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        """Images (B, C, H, W) float32 in [0, 1], labels (B,) -> what `sample` wants; the encoder runs once."""
+        ...
+
+    def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
+        """Samples chosen by standard normal noise (B, K, Z)."""
+        ...
+
+
+class Bounds(NamedTuple):
+    """Of each image, in nats: the two terms of the bound, and the importance-weighted bound of K samples (N,) each."""
+
+    distortion: np.ndarray
+    rate: np.ndarray  # (N, D)
+    importance_weighted: np.ndarray
+    active_units: int
+
+    @property
+    def bound(self) -> np.ndarray:
+        """The beta = 1 bound of each image (N,)."""
+        return self.distortion + self.rate.sum(1)
+
+
+def bounds(
+    scorer: Scorer,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Bounds:
+    """The negative evidence lower bound of each image, averaged over `samples`, and the importance-weighted one.
+
+    Burda, Grosse & Salakhutdinov 2015, eq. 8, https://arxiv.org/abs/1509.00519; active units as in their appendix C,
+    with the variance of a dimension's posterior means as a share of the dimension's whole variance, so that the scale
+    of the latent space does not matter. Images (N, C, H, W) uint8, or float32 in [0, 1].
+    """
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    means: list[np.ndarray] = []
+    variances: list[np.ndarray] = []
+    for start, image, label in batches(images, labels):
+        encoded = scorer.encode(image, label)
+        random = np.random.default_rng([seed, start])
+        distortion, rate, log_weights = np.zeros(len(image)), None, []
+        for count in _portions(samples, max(1, ROWS // len(image))):
+            noise = random.standard_normal((len(image), count, scorer.latent_dim), dtype=np.float32)
+            drawn = scorer.sample(encoded, noise)
+            distortion += drawn.distortion.sum(1, dtype=np.float64)
+            total = drawn.rate.sum(1, dtype=np.float64)  # (B, K, D) -> (B, D)
+            rate = total if rate is None else rate + total
+            log_weights.append(-drawn.distortion.astype(np.float64) - drawn.log_ratio)
+            if len(log_weights) == 1:  # the first portion of each batch is enough
+                means.append(drawn.mean[:, 0])
+                variances.append(drawn.var[:, 0])
+        assert rate is not None
+        parts.append((distortion / samples, rate / samples, -log_mean_exp(np.concatenate(log_weights, axis=1))))
+        if progress is not None:
+            progress(start + len(image), len(images))
+    distortion, rate, weighted = (np.concatenate(part) for part in zip(*parts, strict=True))
+    between = np.concatenate(means).var(0)  # (N, Z) -> (Z,)
+    within = np.concatenate(variances).mean(0)
+    return Bounds(distortion, rate, weighted, int((between > ACTIVE * (between + within)).sum()))
+
+
+def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
+    """log of the mean of exp over the last axis, without overflow."""
+    largest = log_weights.max(-1, keepdims=True)
+    return (largest + np.log(np.exp(log_weights - largest).mean(-1, keepdims=True)))[..., 0]
+
+
+def classify(
+    scorer: Scorer,
+    images: np.ndarray,
+    *,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """The label under which the beta = 1 bound of each image is best (N,): all labels alike a priori.
+
+    The same noise is used for each label.
+    """
+    assert scorer.classes is not None
+    scores = []
+    for label in range(len(scorer.classes)):
+        labels = np.full(len(images), label)
+
+        def so_far(done: int, total: int, label: int = label) -> None:
+            if progress is not None:
+                progress(label * total + done, len(scorer.classes or ()) * total)
+
+        scores.append(bounds(scorer, images, labels, samples=samples, seed=seed, progress=so_far).bound)
+    return np.stack(scores).argmin(0)
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean of (N,), and its standard error."""
+    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+
+
+def batches(images: np.ndarray, labels: np.ndarray | None) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """The number of the first image of each batch, the batch (B, C, H, W) in [0, 1], and its labels."""
+    for start in range(0, len(images), BATCH):
+        rows = slice(start, start + BATCH)
+        yield start, as_float(images[rows]), None if labels is None else labels[rows]
+
+
+def as_float(images: np.ndarray) -> np.ndarray:
+    """uint8 -> float32 in [0, 1]; what is float already stays."""
+    return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
+
+
+def _portions(total: int, most: int) -> Iterator[int]:
+    for start in range(0, total, most):
+        yield min(most, total - start)
