@@ -15,7 +15,7 @@ def evaluate(
     data_dir: Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")] = None,
     binarize: Annotated[str | None, typer.Option(help="none, dynamic or static. [as in training]")] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Score the first N images only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Score N images only, spread over the split.")] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples K of the importance-weighted bound. [not taken]")
     ] = None,
@@ -42,9 +42,10 @@ def evaluate(
     from dataclasses import replace
 
     from cvae.errors import UsageError
+    from cvae.evaluation.bounds import Scorer
     from cvae.evaluation.evaluate import data_of
     from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.scorers import ExportedScorer, RunScorer
+    from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.runtime import load
     from cvae.runtime.find import newest
 
@@ -53,11 +54,14 @@ def evaluate(
     path, remark = newest(model)
     if remark:
         _shared.say(remark)
-    scorer: ExportedScorer | RunScorer
+    scorer: Scorer
     if path.is_file() or exported or importlib.util.find_spec("torch") is None:
-        scorer = ExportedScorer(load(path, device=device))
-        asked = data_of(path, scorer.model.spec.data)
+        exported_model = load(path, device=device)
+        scorer = ExportedScorer(exported_model)
+        asked = data_of(path, exported_model.spec.data)
     else:
+        from cvae.evaluation.run_scorer import RunScorer
+
         scorer = RunScorer(path, device, precision)
         asked = data_of(path, "")
     given: dict[str, Any] = {"data": data, "data_dir": data_dir, "binarize": binarize}
@@ -71,10 +75,14 @@ def evaluate(
             samples=samples,
             generated=generated,
             features=features,
-            accuracy_score=cas,
             seed=seed,
             progress=progress,
         )
+        if cas:
+            _shared.require_torch("--cas")
+            from cvae.evaluation.classifier import accuracy_score
+
+            report.setdefault("labels", {}).update(accuracy_score(scorer, asked, seed=seed, progress=progress))
     _shared.report(json, report, text(report))
 
 

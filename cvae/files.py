@@ -1,6 +1,7 @@
 """Files appear whole or not at all: write beside, fsync, rename."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -42,6 +43,29 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
     """Write `data` to `path`, whole or not at all."""
     with whole(path) as beside:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """Copy a folder of files to `target`, which must not exist, whole or not at all.
+
+    Raises:
+        UsageError: something is at `target` already.
+        CvaeError: it can't be written.
+    """
+    if target.exists():
+        raise UsageError(f"{str(target)!r} exists already; choose another --out")
+    beside = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        try:
+            for path in source.iterdir():
+                if path.is_file():
+                    write_whole(beside / path.name, path.read_bytes())
+            beside.rename(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
 
 
 def sweep(folder: str | Path) -> None:

@@ -1,8 +1,11 @@
 """Recipes and trained models that come with the package, by name. Torch-free."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from cvae.errors import UsageError, near
+from cvae.files import copy_folder
 
 DEFAULT = "mnist-resnet-conditional"
 """The model that is used when none is named."""
@@ -11,8 +14,39 @@ _HERE = Path(__file__).resolve().parent
 
 
 def models() -> dict[str, Path]:
-    """The trained models: name -> folder, laid out as a run's."""
+    """The trained models: name -> folder, laid out as a run's, with `evaluation.json` besides."""
     return {path.parent.name: path.parent for path in sorted(_HERE.glob("*/config.json"))}
+
+
+def model(name: str) -> Path:
+    """The folder of the model called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in models():
+        raise UsageError(f"there is no zoo model {name!r}; {near(name, models())}")
+    return models()[name]
+
+
+def facts(name: str) -> dict[str, Any]:
+    """A model's summary, its size in bytes, and what `cvae evaluate --json` has said of it."""
+    folder = model(name)
+    return {
+        "summary": summary(name),
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),
+        "evaluation": json.loads((folder / "evaluation.json").read_text("utf-8")),
+    }
+
+
+def copy(name: str, target: Path) -> None:
+    """Copy a model's folder to `target`, whole or not at all.
+
+    Raises:
+        UsageError: there is no such model, or something is at `target` already.
+        CvaeError: the folder can't be written.
+    """
+    copy_folder(model(name), target)
 
 
 def recipes() -> dict[str, Path]:
@@ -32,3 +66,8 @@ def recipe(name: str) -> Path:
     if name not in recipes():
         raise UsageError(f"unknown recipe {name!r}; {near(name, recipes())}; a file of yours ends in .toml")
     return recipes()[name]
+
+
+def summary(name: str) -> str:
+    """The first line of a recipe, which says what it makes. A model has the recipe of its name."""
+    return recipe(name).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()

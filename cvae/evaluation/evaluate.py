@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvae.config import Config, TrainConfig
-from cvae.data import Dataset, Split, load_dataset
+from cvae.data import Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer, batches, bounds, classify, mean_and_error
@@ -40,7 +40,6 @@ def evaluate(
     samples: int | None = None,
     generated: int = GENERATED,
     features: str | None = None,
-    accuracy_score: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -48,11 +47,10 @@ def evaluate(
 
     Args:
         data: names the set, its size and its binarization, and what was held out of it.
-        limit: only the first images of the split.
+        limit: only so many images, spread evenly over the split, which may be sorted.
         samples: for the importance-weighted bound too, with so many.
         generated: images to draw for the distances and the label accuracy; 0 leaves both out.
         features: a shipped classifier's name, or module:callable. By the name of the data set if it is one of these.
-        accuracy_score: train a classifier on as many generated images as there are real ones (needs torch).
         seed: of all noise.
 
     Raises:
@@ -71,8 +69,11 @@ def evaluate(
             f"{data.data!r} has images {shape} and classes {classes}, {scorer.name!r} was made for "
             f"{scorer.image_shape} and {scorer.classes}; choose its own data with --data and --size"
         )
-    images: np.ndarray = part.images[:limit]
-    labels = part.labels[:limit] if conditional and part.labels is not None else None
+    part = spread(part, limit)
+    images: np.ndarray = part.images[:]
+    labels = part.labels if conditional else None
+    if conditional and labels is None:
+        raise UsageError(f"{scorer.name!r} has labels and the {split} images of {data.data!r} have none")
     report: dict[str, Any] = {
         "model": scorer.name,
         "backend": scorer.backend,
@@ -99,9 +100,15 @@ def evaluate(
             report["labels"]["label_accuracy"] = accuracy
             report["labels"]["label_accuracy_of_real_images"] = by.accuracy
         report["generated"] = found
-    if accuracy_score:
-        report["labels"] = report.get("labels", {}) | _accuracy_score(scorer, data, seed, tell)
     return report
+
+
+def spread(split: Split, limit: int | None) -> Split:
+    """At most `limit` images, at equal distances: a split may be sorted by class."""
+    if limit is None or limit >= len(split):
+        return split
+    rows = np.linspace(0, len(split) - 1, limit).astype(int)
+    return Split(images=split.images[rows], labels=None if split.labels is None else split.labels[rows])
 
 
 def _pixels(binarize: str) -> str:
@@ -156,7 +163,7 @@ def _reconstruction(scorer: Scorer, images: np.ndarray, labels: np.ndarray | Non
     }
 
 
-def _drawn(
+def drawn(
     scorer: Scorer, labels: np.ndarray | None, count: int, seed: int, black_and_white: bool
 ) -> Iterator[np.ndarray]:
     """`count` images in batches (B, C, H, W); where the real ones are black and white, pixels drawn by their means."""
@@ -178,7 +185,7 @@ def _distances(
         assert real.labels is not None
         labels = np.resize(real.labels, count)  # the real images' labels, as often as need be
     features, classes, done = [], [], 0
-    for image in _drawn(scorer, labels, count, seed, binary):
+    for image in drawn(scorer, labels, count, seed, binary):
         features.append(by.features(image))
         if by.predict is not None and labels is not None and by.classes == scorer.classes:
             classes.append(by.predict(image))
@@ -203,31 +210,3 @@ def _distances(
     if classes:
         report["label_accuracy"] = float((np.concatenate(classes) == labels).mean())
     return report
-
-
-def _accuracy_score(scorer: Scorer, data: TrainConfig, seed: int, tell: Progress) -> dict[str, Any]:
-    """Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887: train on generated images, test on real ones."""
-    from cvae.evaluation.classifier import fit, predict
-
-    if scorer.classes is None:
-        raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; leave out --cas")
-    dataset: Dataset = load_dataset(replace(data, conditional=True, binarize="none", validation=0.0, limit=None))
-    if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
-        raise UsageError(f"{data.data!r} has no test images to try a classifier on; leave out --cas")
-    real, labels = dataset.train.images[:], dataset.train.labels
-    binary = bool(np.isin(real, (0, 255)).all())
-    parts = []
-    for image in _drawn(scorer, labels, len(real), seed, binary):
-        parts.append(np.round(255 * image).astype(np.uint8))
-        tell("images to learn from", sum(map(len, parts)), len(real))
-    accuracy = {}
-    for name, images in (("generated", np.concatenate(parts)), ("real", real)):
-        model = fit(
-            images, labels, len(scorer.classes), progress=lambda *at, name=name: tell(f"learning from {name}", *at)
-        )
-        accuracy[name] = float((predict(model, dataset.test.images[:]) == dataset.test.labels).mean())
-    return {
-        "classification_accuracy_score": accuracy["generated"],
-        "classification_accuracy_of_real_data": accuracy["real"],
-        "images_learnt_from": len(real),
-    }

@@ -1,0 +1,62 @@
+"""cvae zoo"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvae.cli import _shared
+
+app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
+
+Name = Annotated[str, typer.Argument(help="A model of `cvae zoo list`.")]
+
+
+@app.command("list")
+def list_(json: _shared.Json = False) -> None:
+    """List the trained models, and the recipes of `cvae train --recipe`.
+
+    Example: cvae zoo list
+    """
+    from cvae import model_zoo
+
+    models = {name: model_zoo.facts(name) for name in model_zoo.models()}
+    recipes = {name: model_zoo.summary(name) for name in model_zoo.recipes()}
+    width = max(map(len, [*models, *recipes]))
+    lines = ["models (cvae generate --model NAME, cvae zoo show NAME)"]
+    for name, facts in models.items():
+        default = " (the default)" if name == model_zoo.DEFAULT else ""
+        lines.append(f"  {name:{width}}  {facts['summary']}{default}")
+    lines += ["recipes (cvae train --recipe NAME)"]
+    lines += [f"  {name:{width}}  {summary}" for name, summary in recipes.items()]
+    _shared.report(json, {"default": model_zoo.DEFAULT, "models": models, "recipes": recipes}, "\n".join(lines))
+
+
+@app.command()
+def show(name: Name, json: _shared.Json = False) -> None:
+    """Print a model's card: its data and their terms, its training, every figure, its use and limits.
+
+    Example: cvae zoo show mnist-resnet-conditional
+    """
+    from cvae import model_zoo
+
+    card = (model_zoo.model(name) / "README.md").read_text("utf-8")
+    _shared.report(json, {"name": name, **model_zoo.facts(name), "card": card}, card.rstrip())
+
+
+@app.command()
+def copy(
+    name: Name,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. [runs/NAME]")] = None,
+    json: _shared.Json = False,
+) -> None:
+    """Copy a model's folder, to put its files into an app or to look at them.
+
+    Example: cvae zoo copy mnist-resnet-conditional
+    """
+    from cvae import model_zoo
+
+    target = out or Path("runs") / name
+    model_zoo.copy(name, target)
+    files = sorted(path.name for path in target.iterdir())
+    _shared.report(json, {"out": str(target), "files": files}, f"{target}: {', '.join(files)}")

@@ -1,0 +1,63 @@
+"""Exported files as a model that can be evaluated: onnxruntime, without torch."""
+
+from typing import Any
+
+import numpy as np
+
+from cvae.errors import UsageError
+from cvae.evaluation.bounds import Samples
+from cvae.runtime.model import Model
+
+SMALLEST = np.float32(2**-24)
+"""A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
+
+
+class ExportedScorer:
+    """An exported decoder and encoder in onnxruntime.
+
+    The encoder's mean and deviation in the space of the noise are a normal proposal for importance sampling, and the
+    prior there is standard normal: the bounds are bounds of the same model. Under a flow prior or in a hierarchy the
+    proposal is not the posterior that the model was trained with, and so they are looser than those of the run.
+    """
+
+    backend = "onnxruntime, normal proposal in the space of the noise"
+
+    def __init__(self, model: Model) -> None:
+        spec = model.spec
+        if spec.likelihood != "bernoulli":
+            raise UsageError(
+                f"an exported file gives the mean of p(x | z) alone, which is all of it for 'bernoulli' only, and "
+                f"{spec.name!r} has {spec.likelihood!r}: evaluate the run's folder (with torch: pip install "
+                "'cvae-onnx[train]')"
+            )
+        self.model = model
+        self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim
+        self.classes, self.likelihood = spec.classes, spec.likelihood
+
+    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        return self.model.decode(noise, labels)
+
+    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        return self.model.reconstruct(images, labels)
+
+    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
+        return images, labels, *self.model.encode(images, labels)
+
+    def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
+        images, labels, mean, std = encoded
+        batch, count, latent_dim = noise.shape
+        code = mean[:, None] + std[:, None] * noise  # (B, K, Z)
+        repeated = None if labels is None else labels.repeat(count)
+        white = self.model.decode(code.reshape(-1, latent_dim), repeated).reshape(batch, count, -1)  # (B, K, C H W)
+        white = white.clip(SMALLEST, 1 - SMALLEST)
+        image = images.reshape(batch, 1, -1)
+        log_prob = image * np.log(white) + (1 - image) * np.log1p(-white)
+        rate = 0.5 * (mean**2 + std**2 - 1) - np.log(std)  # (B, Z)
+        each = (batch, count, latent_dim)
+        return Samples(
+            distortion=-log_prob.sum(2),
+            log_ratio=(0.5 * (code**2 - noise**2) - np.log(std)[:, None]).sum(2),
+            rate=np.broadcast_to(rate[:, None], each),
+            mean=np.broadcast_to(mean[:, None], each),
+            var=np.broadcast_to(std[:, None] ** 2, each),
+        )

@@ -1,0 +1,70 @@
+"""A run's weights as a model that can be evaluated: torch, with the posterior that they were trained with."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae.engine import load_model
+from cvae.engine.setup import choose_device, choose_precision
+from cvae.evaluation.bounds import Samples
+from cvae.models import VAE
+
+
+class Seen(NamedTuple):
+    """A batch of images, their labels, and what the encoder gave for them."""
+
+    image: Tensor
+    label: Tensor | None
+    features: tuple[Tensor, ...]
+
+
+class RunScorer:
+    """A run's weights in torch, with the posterior that they were trained with."""
+
+    def __init__(self, run: Path, device: str = "auto", precision: str = "fp32") -> None:
+        self.device = choose_device(device)
+        precision = choose_precision(precision, self.device)
+        self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        model, config = load_model(run)
+        self.model: VAE = model.to(self.device).eval()
+        self.name, self.backend = run.resolve().name, f"torch, {precision}"
+        self.image_shape, self.latent_dim = config.model.image_shape, config.model.latent_dim
+        self.classes, self.likelihood = config.model.classes, config.model.likelihood.name
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
+
+    def _tensor(self, array: np.ndarray | None) -> Any:
+        return None if array is None else torch.from_numpy(array).to(self.device)
+
+    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        with torch.inference_mode():
+            return self.model.decode(self._tensor(noise), self._tensor(labels)).cpu().numpy()
+
+    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+        label = self._tensor(labels)
+        with torch.inference_mode():
+            return self.model.decode(self.model.encode(self._tensor(images), label)[0], label).cpu().numpy()
+
+    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Seen:
+        image, label = self._tensor(images), self._tensor(labels)
+        with torch.inference_mode(), self._autocast():
+            return Seen(image, label, self.model.encoder(image, label))
+
+    def sample(self, encoded: Seen, noise: np.ndarray) -> Samples:
+        batch, count, _ = noise.shape
+        drawn = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
+        with torch.inference_mode(), self._autocast():
+            terms = self.model.terms(encoded.image, encoded.label, encoded.features, drawn)
+        rate = terms.rate
+        groups = getattr(self.model.decoder, "groups", None)
+        if groups is not None and rate.shape[1] == self.latent_dim:
+            rate = torch.stack([group.sum(1) for group in rate.split(groups, dim=1)], dim=1)  # (B K, Z) -> (B K, G)
+        distortion, log_ratio, rate, mean, var = (
+            each.unflatten(0, (batch, count)).cpu().numpy()
+            for each in (terms.distortion, terms.log_ratio, rate, terms.mean, terms.log_var.exp())
+        )
+        return Samples(distortion, log_ratio, rate, mean, var)
