@@ -31,6 +31,7 @@ from cvae.config import TrainConfig, flag
 from cvae.engine import load_model
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+SUBCOMMANDS = [["export", "onnx"], ["zoo", "list"], ["zoo", "show"], ["zoo", "copy"]]
 QUICK = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64"]
 
 
@@ -109,11 +110,11 @@ def originals(paths: list[Path]) -> np.ndarray:
 
 
 def test_the_commands_are_those_promised():
-    assert {"train", "generate", "interpolate", "reconstruct", "info", "archs", "export"} <= set(COMMANDS)
+    assert {"train", "evaluate", "generate", "interpolate", "reconstruct", "info", "archs", "export"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + [["export", "onnx"]], ids=" ".join)
+@pytest.mark.parametrize("command", [[name] for name in COMMANDS] + SUBCOMMANDS, ids=" ".join)
 def test_every_command_helps_with_an_example(cvae, command, flag):
     done = cvae(*command, flag)
     assert (done.code, done.err) == (0, "")
@@ -796,3 +797,93 @@ def test_a_damaged_run_is_not_exported(refused, trained, damage, words):
 def test_a_damaged_config_is_refused_everywhere(refused, trained, command, damage, words):
     damage(Path(shutil.copytree(trained["plain"], "run")))
     refused(1, words, *command)
+
+
+# -- evaluate ----------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_what_it_measured(cvae, trained):
+    facts = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").facts
+    assert facts["model"] == "labels" and facts["data"] == "digits" and facts["protocol"]["images"] == 50
+    assert set(facts) == {
+        "model",
+        "backend",
+        "data",
+        "protocol",
+        "bound",
+        "importance_weighted",
+        "reconstruction",
+        "labels",
+    }
+    done = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
+    assert done.code == 0 and done.err == ""
+    for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
+        assert re.search(rf"^  {name} +[-0-9.]+$", done.out, flags=re.MULTILINE)
+    assert f"{facts['importance_weighted']['nats']:.4f}" in done.out  # the same figures again
+
+
+def test_evaluate_takes_the_newest_run_and_says_so(cvae, trained):
+    shutil.copytree(trained["plain"], "runs/mine")
+    done = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
+    assert done.facts["model"] == "mine" and done.facts["protocol"]["split"] == "validation"
+    assert "newest run: runs/mine" in done.err
+
+
+def test_exported_files_are_evaluated_alone(cvae, in_tmp):
+    assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
+    assert cvae("export", "onnx", "run").code == 0
+    by_run = cvae("evaluate", "run", "--json").facts
+    for arguments in (["run", "--exported"], ["run/decoder.onnx"]):
+        facts = cvae("evaluate", *arguments, "--json").facts
+        assert facts["backend"].startswith("onnxruntime")
+        assert facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+    Path("alone").mkdir()
+    for name in ("decoder.onnx", "encoder.onnx"):
+        shutil.copy(Path("run") / name, "alone")
+    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["--split", "tset"], 2, "'tset'"),
+        (["--data", "digit"], 2, "'digits'"),
+        (["--binarize", "yes"], 2, "'yes'"),
+        (["--features", "mnits"], 2, "'mnits'"),
+        (["--precision", "bf61"], 2, "'bf61'"),
+        (["--device", "tpu"], 2, "'tpu'"),
+        (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
+        (["--exported"], 2, "gaussian-optimal"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(cvae, trained, flags, code, word):
+    done = cvae("evaluate", trained["plain"], *flags)
+    assert done.code == code and done.out == ""
+    assert word in done.err and "Traceback" not in done.err
+
+
+# -- the zoo -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_zoo_lists_shows_and_copies(cvae):
+    facts = cvae("zoo", "list", "--json").facts
+    assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
+    done = cvae("zoo", "list")
+    for name, model in facts["models"].items():
+        assert model["evaluation"]["model"] == name
+        assert f"{name} " in done.out and model["summary"] in done.out
+        shown = cvae("zoo", "show", name)
+        assert shown.code == 0 and f"# {name}" in shown.out
+    name = facts["default"]
+    copied = cvae("zoo", "copy", name, "--json").facts
+    assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
+    assert cvae("generate", "--digit", 7, "--seed", 1, "--json").facts["model"] == name  # it is the newest run now
+    again = cvae("zoo", "copy", name)
+    assert again.code == 2 and "exists already" in again.err
+    assert not list(Path("runs").glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["show", "copy"])
+def test_an_unknown_zoo_model_is_refused(cvae, command):
+    done = cvae("zoo", command, "mnist-resnet-conditonal")
+    assert done.code == 2 and "did you mean 'mnist-resnet-conditional'?" in done.err

@@ -20,9 +20,9 @@ from cvae.exporters.onnx import to_onnx
 from cvae.models import VAE, Terms, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, FiLM, LabelLinear, Unconditional
-from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, OptimalGaussian
+from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, LogisticMixture, OptimalGaussian
 from cvae.models.priors import Flow, normal_kl
-from cvae.objectives import elbo
+from cvae.objectives import _mmd, beta_tc, elbo, info, iwae
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
 from cvae.spec import Spec
 
@@ -223,6 +223,57 @@ def test_optimal_sigma_is_the_minimum_over_sigma_and_fixed_in_evaluation():
     torch.testing.assert_close(one_by_one, likelihood.nll(params, image))
 
 
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_mixtures_probabilities_of_all_values_sum_to_one(channels):
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(channels, components=3)
+    params = 3 * torch.randn(1, likelihood.param_channels, 1, 1).double()
+    levels = torch.linspace(0, 1, 256, dtype=torch.float64)
+    values = torch.cartesian_prod(*[levels] * channels).reshape(-1, channels, 1, 1)  # every pixel there is
+    log_prob = -likelihood.nll(params.expand(len(values), -1, 1, 1), values)
+    assert float(log_prob.logsumexp(0)) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_mixture_against_torch_distributions():
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(1, components=2)
+    params, image = torch.randn(5, 6, 2, 3).double(), torch.randint(1, 255, (5, 1, 2, 3)).double() / 255
+    weight, mean, log_scale = params.unflatten(1, (2, 3)).unbind(2)  # (B, K, H, W) each
+    logistic = D.TransformedDistribution(
+        D.Uniform(torch.zeros_like(mean), 1.0),
+        [D.SigmoidTransform().inv, D.AffineTransform(mean, log_scale.exp())],
+    )
+    x = 2 * image - 1
+    chance = (weight.softmax(1) * (logistic.cdf(x + 1 / 255) - logistic.cdf(x - 1 / 255))).sum(1)
+    torch.testing.assert_close(likelihood.nll(params, image), -chance.log().sum((1, 2)))
+
+
+def test_the_mixtures_mean_is_that_of_its_values():
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(1)
+    params = torch.randn(1, likelihood.param_channels, 1, 1).double()
+    _, means, log_scale, _ = likelihood._split(params)
+    means[0].clamp_(-0.5, 0.5)  # away from the ends, where the values are cut off
+    log_scale.fill_(-4.0)
+    values = torch.linspace(0, 1, 256, dtype=torch.float64).reshape(-1, 1, 1, 1)
+    chance = (-likelihood.nll(params.expand(256, -1, 1, 1), values)).exp()
+    torch.testing.assert_close(likelihood.mean(params).squeeze(), (chance * values.squeeze()).sum(), atol=1e-3, rtol=0)
+
+
+def test_a_later_colour_depends_on_the_one_before():
+    likelihood = LogisticMixture(3, components=1)
+    params = torch.zeros(1, likelihood.param_channels, 1, 1)
+    params[0, 7] = math.atanh(0.9)  # the coefficient of green from red
+    params[0, 1] = 0.8  # red's mean
+    params[0, 4:7] = -7.0  # sharply
+    red, green, blue = ((2 * likelihood.mean(params) - 1).flatten()).tolist()
+    assert (red, green, blue) == pytest.approx((0.8, 0.72, 0.0), abs=1e-3)
+    image = (torch.tensor([0.2, 0.18, 0.0]).reshape(1, 3, 1, 1) + 1) / 2
+    assert likelihood.nll(params, image) > 10  # red is far from its mean, green where that red puts it
+    params[0, 1] = 0.2
+    assert likelihood.nll(params, image) < 0.1
+
+
 def test_kl_against_torch_and_monte_carlo():
     torch.manual_seed(0)
     mean, log_var = torch.randn(3, 4), torch.randn(3, 4)
@@ -303,6 +354,92 @@ def test_elbo_by_hand(kl_weight, options, expected):
     loss = elbo(model, torch.empty(0), None, kl_weight, **options)
     assert loss.loss.item() == pytest.approx(expected)
     assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # always those of beta = 1
+
+
+def test_iwae_by_hand():
+    """Two samples for each of two images, in a row."""
+    model = fixed_terms(
+        distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
+        rate=torch.ones(4, 3),
+        log_ratio=torch.tensor([1.0, 2.0, 3.0, -4.0]),
+    )
+    each = [math.log((math.exp(-11) + math.exp(-14)) / 2), math.log((math.exp(-23) + math.exp(-21)) / 2)]
+    loss = iwae(model, torch.empty(0), None, 1.0, samples=2)
+    assert loss.loss.item() == pytest.approx(-sum(each) / 2)
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((16.75, 3.0))
+    half = [math.log((math.exp(-10.5) + math.exp(-13)) / 2), math.log((math.exp(-21.5) + math.exp(-23)) / 2)]
+    assert iwae(model, torch.empty(0), None, 0.5, samples=2).loss.item() == pytest.approx(-sum(half) / 2)
+
+
+def test_total_correlation_of_codes_is_zero_when_independent_and_known_when_not():
+    """Of a correlated normal it is -ln(1 - r^2) / 2; codes are told by their means, with little variance."""
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 3000, 1)
+
+    def found(r: float) -> float:
+        mean = torch.cat([first, r * first + (1 - r**2) ** 0.5 * second], dim=1)
+        log_var = torch.full_like(mean, math.log(0.01))
+        terms = {"mean": mean, "log_var": log_var, "latent": mean + 0.1 * torch.randn_like(mean)}
+        model = fixed_terms(distortion=torch.zeros(3000), rate=torch.zeros(3000, 1), **terms)
+        return beta_tc(model, torch.empty(0), None, 1.0, beta=2.0).loss.item()
+
+    assert found(0.0) == pytest.approx(0, abs=0.05)
+    assert found(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
+
+
+def test_mmd_against_a_sample_of_the_prior():
+    torch.manual_seed(0)
+    codes, prior = 0.5 + 0.8 * torch.randn(400, 6), torch.randn(8000, 6)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-torch.cdist(a, b).square() / 6)
+
+    within = (kernel(codes, codes).sum() - 400) / (400 * 399)
+    prior_within = (kernel(prior, prior).sum() - 8000) / (8000 * 7999)
+    torch.testing.assert_close(_mmd(codes), within - 2 * kernel(codes, prior).mean() + prior_within, atol=2e-3, rtol=0)
+    assert abs(_mmd(torch.randn(4000, 6))) < 1e-3 < _mmd(codes)
+
+
+def test_info_by_hand():
+    noise = torch.randn(20, 4)
+    model = fixed_terms(distortion=torch.tensor([3.0]), rate=torch.tensor([[1.0, 1.0]]), noise=noise)
+    loss = info(model, torch.empty(0), None, 0.5, alpha=0.25, mmd=10.0)
+    assert loss.loss.item() == pytest.approx(3 + 0.5 * (0.75 * 2 + 10 * _mmd(noise).item()))
+
+
+@pytest.mark.parametrize("prior", list(PRIORS))
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_the_ratio_of_a_sample_is_that_of_its_densities(arch, prior):
+    """log q(z | x) - log p(z), recomputed with torch's distributions and the determinant of the whole map."""
+    torch.manual_seed(0)
+    model = build(model_config(arch, prior=prior)).double().eval()
+    for parameter in model.prior.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    image, noise = torch.rand(2, 1, 8, 8).double(), torch.randn(6, 5).double()
+    terms = model(image, None, noise)  # three samples of each image
+    q = D.Normal(terms.mean, (0.5 * terms.log_var).exp())
+    for i in range(6):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda z: model.prior.to_noise(z[None], None)[0][0], terms.latent[i]
+        )
+        log_prior = D.Normal(0.0, 1.0).log_prob(terms.noise[i]).sum() + torch.linalg.slogdet(jacobian)[1]
+        expected = q.log_prob(terms.latent)[i].sum() - log_prior
+        torch.testing.assert_close(terms.log_ratio[i], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.prior.from_noise(terms.noise, None), terms.latent)
+    params = model.decoder(terms.latent, None)
+    torch.testing.assert_close(terms.distortion, model.likelihood.nll(params, image.repeat_interleave(3, 0)))
+
+
+def test_a_ladder_infers_each_group_given_those_above():
+    torch.manual_seed(0)
+    model = build(model_config("ladder", (1, 16, 16), width=4, blocks=1, patch=1)).eval()
+    assert model.decoder.groups == (2, 2, 1)
+    image, noise = torch.rand(1, 1, 16, 16), torch.randn(1, 5)
+    other = noise.clone()
+    other[:, 2:4] += 1  # the middle group
+    a, b = (model(image, None, each).mean[0] for each in (noise, other))
+    torch.testing.assert_close(a[:4], b[:4])
+    assert (a[4:] != b[4:]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 8), (0, 8, 8), (17, 8, 8)])

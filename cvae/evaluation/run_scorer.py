@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvae.config import TrainConfig
 from cvae.engine import load_model
 from cvae.engine.setup import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
@@ -22,9 +23,15 @@ class Seen(NamedTuple):
 
 
 class RunScorer:
-    """A run's weights in torch, with the posterior that they were trained with."""
+    """A run's weights in torch, with the posterior that they were trained with.
+
+    Raises:
+        UsageError: there is no such device or precision.
+        CvaeError: the run is damaged.
+    """
 
     def __init__(self, run: Path, device: str = "auto", precision: str = "fp32") -> None:
+        TrainConfig(device=device, precision=precision)  # raises where there is no such thing
         self.device = choose_device(device)
         precision = choose_precision(precision, self.device)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
