@@ -160,3 +160,26 @@ def test_a_real_base_install_runs_every_command(trained, tmp_path):
     every_command(trained["labels"], run)
     done = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
     assert done.returncode == 1 and "pip install 'cvae-onnx[train]'" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_exported_files_are_evaluated(tmp_path):
+    """The bundled digits are read without scikit-learn's import, so here of a set of one's own."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
+    program = """if True:
+        import sys
+        import numpy as np
+        labels = np.arange(20) % 10
+        train, test = np.zeros((20, 28, 28), np.uint8), np.eye(28, dtype=bool)[None].repeat(20, 0)
+        np.savez("set.npz", train=train, train_labels=labels, test=test, test_labels=labels)
+        from cvae.__main__ import main
+        main()
+    """
+    done = python(
+        program, "evaluate", folder / "decoder.onnx", "--data", "npz:set.npz", "--binarize", "none", "--samples", 2,
+        "--json", cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["backend"].startswith("onnxruntime") and report["protocol"]["images"] == 20
+    assert report["importance_weighted"]["nats"] > 100  # a diagonal is no digit
