@@ -13,7 +13,10 @@ def evaluate(
         str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")] = None,
-    binarize: Annotated[str | None, typer.Option(help="none, dynamic or static. [as in training]")] = None,
+    size: Annotated[int | None, typer.Option(help="Side in pixels that images are made. [as in training]")] = None,
+    binarize: Annotated[
+        str | None, typer.Option(help="none, dynamic or static. [as in training; of an exported file alone: none]")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Score N images only, spread over the split.")] = None,
     samples: Annotated[
@@ -55,7 +58,8 @@ def evaluate(
     if remark:
         _shared.say(remark)
     scorer: Scorer
-    if path.is_file() or exported or importlib.util.find_spec("torch") is None:
+    whole_run = (path / "config.json").is_file() and (path / "model.safetensors").is_file()
+    if exported or not whole_run or importlib.util.find_spec("torch") is None:
         exported_model = load(path, device=device)
         scorer = ExportedScorer(exported_model)
         asked = data_of(path, exported_model.spec.data)
@@ -64,7 +68,11 @@ def evaluate(
 
         scorer = RunScorer(path, device, precision)
         asked = data_of(path, "")
-    given: dict[str, Any] = {"data": data, "data_dir": data_dir, "binarize": binarize}
+    if cas:
+        _shared.require_torch("--cas")
+        if scorer.classes is None:
+            raise UsageError(f"--cas: {scorer.name!r} has no labels, so that no classifier can learn from its images")
+    given: dict[str, Any] = {"data": data, "data_dir": data_dir, "size": size, "binarize": binarize}
     asked = replace(asked, **{name: value for name, value in given.items() if value is not None})
     with _shared.progress() as progress:
         report = measure(
@@ -79,10 +87,9 @@ def evaluate(
             progress=progress,
         )
         if cas:
-            _shared.require_torch("--cas")
             from cvae.evaluation.classifier import accuracy_score
 
-            report.setdefault("labels", {}).update(accuracy_score(scorer, asked, seed=seed, progress=progress))
+            report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
     _shared.report(json, report, text(report))
 
 

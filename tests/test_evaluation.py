@@ -15,11 +15,11 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 
 import cvae
 from cvae.config import TrainConfig
-from cvae.data import Split
+from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import evaluate as evaluate_module
 from cvae.evaluation import judge as judge_module
-from cvae.evaluation.bounds import bounds, classify, log_mean_exp
+from cvae.evaluation.bounds import bound_by_label, bounds, log_mean_exp
 from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.fidelity import density_and_coverage, frechet, psnr, ssim
@@ -92,6 +92,7 @@ class LinearScorer(RunScorer):
         )
         self.device, self.dtype, self.name = "cpu", None, "linear"
         self.image_shape, self.latent_dim, self.classes, self.likelihood = (1, 4, 4), LATENT, classes, "linear"
+        self.groups, self.discrete = (LATENT,), False
 
     def log_likelihood(self, images, label):
         """log N(x | offset, W W^T + sigma^2 I): Tipping & Bishop 1999, eq. 4."""
@@ -141,10 +142,7 @@ def test_labels_by_the_bound_and_their_sum_are_those_of_the_exact_mixture():
     ]
     marginal = logsumexp(by_label, axis=0) - math.log(3)
     np.testing.assert_allclose(marginal.mean(), (logsumexp(exact, axis=0) - math.log(3)).mean(), atol=0.02)
-    # knowing the label is worth at most ln 3
-    own = np.choose(np.repeat(range(3), 60), by_label)
-    assert 0 <= (own - marginal).mean() <= math.log(3) + 1e-6
-    assert (classify(scorer, images, samples=100) == exact.argmax(0)).mean() > 0.95
+    assert (bound_by_label(scorer, images).argmin(1) == exact.argmax(0)).mean() > 0.95
 
 
 def test_latent_dimensions_that_say_nothing_are_not_active():
@@ -220,7 +218,7 @@ def test_the_shipped_classifier_is_the_one_that_was_hashed(tmp_path, monkeypatch
         judge("mnist")
 
 
-@pytest.mark.parametrize("name", ["mnits", "no_such_module:f", "math:no_such_function"])
+@pytest.mark.parametrize("name", ["mnits", "no_such_module:f", "math:no_such_function", "math:pi", ":f", "math:"])
 def test_unknown_features_are_refused(name):
     with pytest.raises(UsageError, match=name):
         judge(name)
@@ -231,8 +229,11 @@ def means(images):
     return images.reshape(len(images), 4, -1).mean(2)
 
 
-def test_features_of_ones_own(monkeypatch):
-    assert judge(f"{__name__}:means").features is means
+def test_features_of_ones_own():
+    images = np.random.default_rng(0).random((3, 1, 8, 8))
+    np.testing.assert_array_equal(judge(f"{__name__}:means").features(images), means(images))
+    with pytest.raises(UsageError, match=r"gave \(3, 4, 2, 8\) for 3 images"):
+        judge("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
 
 def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path):
@@ -244,7 +245,7 @@ def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path):
     from cvae.exporters.onnx import export
 
     export(folder)
-    test = evaluate_module.load_dataset(asked).test
+    test = load_dataset(asked).test
     with_torch, without = (
         bounds(scorer, test.images, test.labels, samples=20)
         for scorer in (RunScorer(folder, "cpu"), ExportedScorer(cvae.load(folder)))
@@ -263,20 +264,24 @@ def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path):
 @pytest.mark.parametrize("name", ["labels", "plain"])
 def test_a_report_of_a_run_and_of_its_files(trained, name, monkeypatch):
     monkeypatch.setitem(SHIPPED, "digits", ("", ""))
-    own = judge_module.Judge("quarters", means, lambda images: np.zeros(len(images), int), tuple("0123456789"), 0.5)
+    classes = tuple("0123456789")
+    own = judge_module.Judge("quarters", means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5)
     monkeypatch.setattr(evaluate_module, "judge", lambda name: own)
-    report = evaluate(RunScorer(trained[name], "cpu"), TrainConfig(), samples=5, limit=100, generated=300)
+    report = evaluate(RunScorer(trained[name], "cpu"), TrainConfig(), samples=5, limit=100)
     test_bound = json.loads((trained[name] / "metrics.jsonl").read_text().splitlines()[-1])["test"]["bound"]
     assert report["bound"]["nats"] == pytest.approx(test_bound, abs=6 * report["bound"]["standard_error"])
     assert report["bound"]["nats"] == pytest.approx(report["bound"]["distortion"] + report["bound"]["rate"])
     assert report["importance_weighted"]["nats"] < report["bound"]["nats"]
     assert report["protocol"]["images"] == 100
     generated = report["generated"]
-    assert 0 <= generated["frechet_of_real_images"] < generated["frechet"]
+    assert 0 <= generated["frechet_of_training_images"] < generated["frechet"]
+    assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as there are real ones
     assert 0 < generated["coverage"] <= 1 and generated["features"] == "quarters"
     if name == "labels":
         assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # of a judge that says 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
+        extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
+        assert 0 < extra <= math.log(10) + 0.5  # another draw of the noise
     else:
         assert "labels" not in report
     json.dumps(report)

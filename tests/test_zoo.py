@@ -11,7 +11,7 @@ from conftest import SHARED, needs_mnist
 import cvae
 from cvae import model_zoo
 from cvae.cli.train import asked_for
-from cvae.config import Config
+from cvae.config import Config, read_recipe
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.evaluate import evaluate, load_dataset, spread
 from cvae.evaluation.exported_scorer import ExportedScorer
@@ -33,11 +33,17 @@ def test_the_zoo_is_small_enough_to_clone():
 
 @each_model
 def test_a_model_has_its_recipe_and_was_trained_by_it(name):
-    asked, trained = asked_for(name, {}, []), Config.read(model_zoo.model(name) / "config.json").training
-    for key in ("arch", "conditional", "prior", "latent_dim", "data", "binarize", "epochs", "batch_size", "lr", "ema"):
-        assert getattr(trained, key) == getattr(asked, key), key
-    for part, options in asked.options.items():
-        assert options.items() <= trained.options[part].items() or part != "objective"
+    asked, trained = asked_for(name, {}, []), Config.read(model_zoo.model(name) / "config.json")
+    recipe = read_recipe(model_zoo.recipe(name))
+    for key in recipe.keys() - {"options"}:
+        assert getattr(trained.training, key) == getattr(asked, key), key
+    built = {
+        "arch": trained.model.architecture.options,
+        "prior": trained.model.prior.options,
+        **trained.training.options,
+    }
+    for part, options in recipe.get("options", {}).items():
+        assert options.items() <= built[part].items()
 
 
 @each_model

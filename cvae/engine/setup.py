@@ -16,6 +16,15 @@ from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES,
 LEAST_EPOCHS, LEAST_STEPS = 10, 1500
 """How long a run is by default: so many epochs, and on a small set more, for so many steps."""
 
+RANGES = {
+    "beta": (0.0, math.inf),
+    "free_bits": (0.0, math.inf),
+    "samples": (1, 10_000),
+    "alpha": (0.0, 1.0),
+    "mmd": (0.0, math.inf),
+}
+"""Of the objectives' options, by name."""
+
 
 def configure(asked: TrainConfig, dataset: Dataset) -> Config:
     """Fill in what was left to the data: image shape, classes, likelihood, epochs, and the options of every part.
@@ -36,8 +45,9 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
             raise UsageError(f"{flag(name)} {value}: the objective {asked.objective!r} has no such option")
         options.setdefault("objective", {})[name] = value
     for name, value in options.get("objective", {}).items():
-        if name in ("beta", "free_bits") and not 0 <= value < math.inf:
-            raise UsageError(f"objective.{name} {value} must be a number that is not negative")
+        least, most = RANGES.get(name, (-math.inf, math.inf))
+        if isinstance(value, int | float) and not (least <= value <= most and math.isfinite(value)):
+            raise UsageError(f"objective.{name} {value} must be a number from {least} to {most}")
     CONDITIONINGS.get(asked.conditioning)  # a wrong name is an error without --conditional too
 
     def part(registry: Registry, kind: str, name: str) -> Part:

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-BATCH, ROWS = 64, 512
-"""Images that are encoded together, and samples that are decoded together. The noise is drawn in these portions, so
-that a seed gives the same figures however much memory or however many cores there are."""
+from cvae.data import Rows
+from cvae.errors import UsageError
+
+BATCH, ROWS, NUMBERS = 64, 512, 512 * 28 * 28
+"""Images that are encoded together, and samples that are decoded together: fewer where these are more numbers. The
+noise is drawn in these portions, which depend on the image shape alone, so that a seed gives the same figures however
+much memory or however many cores there are."""
 
 ACTIVE = 0.01
 """Share of a latent dimension's variance that must tell images apart for the dimension to count as active."""
@@ -39,8 +43,12 @@ class Scorer(Protocol):
     """What the samples are drawn from, for the report."""
     image_shape: tuple[int, int, int]
     latent_dim: int
+    groups: tuple[int, ...]
+    """How the latent dimensions are divided, the first drawn first; all in one for most models."""
     classes: tuple[str, ...] | None
     likelihood: str
+    discrete: bool
+    """Whether p(x | z) is of a pixel's 256 values, so that bits per dimension have meaning."""
 
     def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         """Standard normal noise (B, Z) -> images (B, C, H, W) float32 in [0, 1]."""
@@ -75,7 +83,7 @@ class Bounds(NamedTuple):
 
 def bounds(
     scorer: Scorer,
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     labels: np.ndarray | None,
     *,
     samples: int = 1,
@@ -86,8 +94,12 @@ def bounds(
 
     Burda, Grosse & Salakhutdinov 2015, eq. 8, https://arxiv.org/abs/1509.00519; active units as in their appendix C,
     with the variance of a dimension's posterior means as a share of the dimension's whole variance, so that the scale
-    of the latent space does not matter. Images (N, C, H, W) uint8, or float32 in [0, 1].
+    of the latent space does not matter (in a hierarchy along the sample: what lower groups do with upper ones counts
+    too). Images (N, C, H, W) uint8, or float32 in [0, 1].
     """
+    if samples < 1:
+        raise UsageError(f"samples is {samples}: at least one")
+    rows = min(ROWS, max(1, NUMBERS // math.prod(scorer.image_shape)))
     parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     means: list[np.ndarray] = []
     variances: list[np.ndarray] = []
@@ -95,7 +107,7 @@ def bounds(
         encoded = scorer.encode(image, label)
         random = np.random.default_rng([seed, start])
         distortion, rate, log_weights = np.zeros(len(image)), None, []
-        for count in _portions(samples, max(1, ROWS // len(image))):
+        for count in _portions(samples, max(1, rows // len(image))):
             noise = random.standard_normal((len(image), count, scorer.latent_dim), dtype=np.float32)
             drawn = scorer.sample(encoded, noise)
             distortion += drawn.distortion.sum(1, dtype=np.float64)
@@ -121,29 +133,21 @@ def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
     return (largest + np.log(np.exp(log_weights - largest).mean(-1, keepdims=True)))[..., 0]
 
 
-def classify(
+def bound_by_label(
     scorer: Scorer,
-    images: np.ndarray,
+    images: np.ndarray | Rows,
     *,
-    samples: int = 1,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """The label under which the beta = 1 bound of each image is best (N,): all labels alike a priori.
-
-    The same noise is used for each label.
-    """
+    """The beta = 1 bound of each image under every label (N, K), with the same noise."""
     assert scorer.classes is not None
-    scores = []
+    columns = []
     for label in range(len(scorer.classes)):
-        labels = np.full(len(images), label)
-
-        def so_far(done: int, total: int, label: int = label) -> None:
-            if progress is not None:
-                progress(label * total + done, len(scorer.classes or ()) * total)
-
-        scores.append(bounds(scorer, images, labels, samples=samples, seed=seed, progress=so_far).bound)
-    return np.stack(scores).argmin(0)
+        columns.append(bounds(scorer, images, np.full(len(images), label), seed=seed).bound)
+        if progress is not None:
+            progress(label + 1, len(scorer.classes))
+    return np.stack(columns, axis=1)
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -151,10 +155,13 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / math.sqrt(len(values)))
 
 
-def batches(images: np.ndarray, labels: np.ndarray | None) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+def batches(
+    images: np.ndarray | Rows, labels: np.ndarray | None
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """The number of the first image of each batch, the batch (B, C, H, W) in [0, 1], and its labels."""
-    for start in range(0, len(images), BATCH):
-        rows = slice(start, start + BATCH)
+    together = min(BATCH, max(1, NUMBERS // math.prod(images.shape[1:])))
+    for start in range(0, len(images), together):
+        rows = slice(start, start + together)
         yield start, as_float(images[rows]), None if labels is None else labels[rows]
 
 

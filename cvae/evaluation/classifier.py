@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy, pad
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
+from cvae.engine.setup import choose_device
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer
-from cvae.evaluation.evaluate import Progress, drawn
+from cvae.evaluation.evaluate import Progress, black_and_white, drawn
 
 FEATURES = 128
 """Numbers of the last hidden layer, on which distances between sets of images are taken."""
@@ -50,11 +51,12 @@ def fit(
     classes: int,
     *,
     seed: int = 0,
+    device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
     """Train one on images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), moved by a 14th of a side."""
     torch.manual_seed(seed)
-    model = Classifier(images.shape[1:], classes)
+    model = Classifier(images.shape[1:], classes).to(device)
     pixels, truth = torch.from_numpy(images), torch.from_numpy(labels)
     steps = -(-len(pixels) // BATCH)
     epochs = max(EPOCHS, -(-STEPS // steps))
@@ -64,12 +66,12 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * steps)
     for epoch in range(epochs):
         for step, index in enumerate(torch.randperm(len(pixels)).split(BATCH)):
-            image = pixels[index]
+            image = pixels[index].to(device)
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             top, left = torch.randint(2 * shift + 1, (2,)).tolist()
             wider = pad(image, (shift,) * 4, mode="replicate")
             logits, _ = model(wider[:, :, top : top + height, left : left + width])
-            loss = cross_entropy(logits, truth[index])
+            loss = cross_entropy(logits, truth[index].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -82,14 +84,18 @@ def fit(
 @torch.inference_mode()
 def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
     """Images (N, C, H, W), uint8 or float32 in [0, 1] -> the most probable class of each (N,)."""
+    device = next(model.parameters()).device
     classes = []
     for part in torch.from_numpy(images).split(500):
+        part = part.to(device)
         part = part.float() / 255 if part.dtype == torch.uint8 else part
-        classes.append(model(part)[0].argmax(1))
+        classes.append(model(part)[0].argmax(1).cpu())
     return torch.cat(classes).numpy()
 
 
-def accuracy_score(scorer: Scorer, data: TrainConfig, *, seed: int = 0, progress: Progress) -> dict[str, Any]:
+def accuracy_score(
+    scorer: Scorer, data: TrainConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
+) -> dict[str, Any]:
     """The classification accuracy score: train on generated images, as many as there are real ones; test on real ones.
 
     Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887. Beside it that of the same classifier on the real images.
@@ -103,7 +109,7 @@ def accuracy_score(scorer: Scorer, data: TrainConfig, *, seed: int = 0, progress
     if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
         raise UsageError(f"{data.data!r} has no test images to try a classifier on; leave out --cas")
     real, labels = dataset.train.images[:], dataset.train.labels
-    binary = bool(np.isin(real, (0, 255)).all())
+    binary = black_and_white(real)
     parts = []
     for image in drawn(scorer, labels, len(real), seed, binary):
         parts.append(np.round(255 * image).astype(np.uint8))
@@ -111,7 +117,11 @@ def accuracy_score(scorer: Scorer, data: TrainConfig, *, seed: int = 0, progress
     accuracy = {}
     for name, images in (("generated", np.concatenate(parts)), ("real", real)):
         model = fit(
-            images, labels, len(scorer.classes), progress=lambda *at, name=name: progress(f"learning from {name}", *at)
+            images,
+            labels,
+            len(scorer.classes),
+            device=choose_device(device),
+            progress=lambda *at, name=name: progress(f"learning from {name}", *at),
         )
         accuracy[name] = float((predict(model, dataset.test.images[:]) == dataset.test.labels).mean())
     return {

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from cvae.config import Config, TrainConfig
-from cvae.data import Split, load_dataset
+from cvae.data import Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
-from cvae.evaluation.bounds import Scorer, batches, bounds, classify, mean_and_error
-from cvae.evaluation.fidelity import density_and_coverage, frechet, psnr, ssim
+from cvae.evaluation.bounds import Scorer, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
+from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet, psnr, require_ssim, ssim
 from cvae.evaluation.judge import SHIPPED, Judge, judge
 
 GENERATED = 10_000
@@ -24,7 +24,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def data_of(path: Path, spec_data: str) -> TrainConfig:
-    """What a run, or an exported file that lies in one, was trained on; else the set that the file names."""
+    """What a run, or an exported file that lies in one, was trained on; else the set that the file names, as it is."""
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file():
         return Config.read(folder / "config.json").training
@@ -49,15 +49,19 @@ def evaluate(
         data: names the set, its size and its binarization, and what was held out of it.
         limit: only so many images, spread evenly over the split, which may be sorted.
         samples: for the importance-weighted bound too, with so many.
-        generated: images to draw for the distances and the label accuracy; 0 leaves both out.
-        features: a shipped classifier's name, or module:callable. By the name of the data set if it is one of these.
+        generated: images to draw for the distances and the label accuracy, at most as many as there are real ones; 0
+            leaves both out.
+        features: a shipped classifier's name, or module:callable. If the data set has the name of a classifier that
+            fits, that one.
         seed: of all noise.
 
     Raises:
-        UsageError: the split does not exist, or the images or labels are not those of the model.
+        UsageError: the split or the features do not exist, or images or labels are not those of the model.
         CvaeError: the data can't be had.
+        MissingExtraError: scikit-image is not installed.
     """
     tell = progress or (lambda part, done, total: None)
+    require_ssim()
     conditional = scorer.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
     part: Split | None = getattr(dataset, split)
@@ -69,38 +73,45 @@ def evaluate(
             f"{data.data!r} has images {shape} and classes {classes}, {scorer.name!r} was made for "
             f"{scorer.image_shape} and {scorer.classes}; choose its own data with --data and --size"
         )
+    by = _judge_for(features, dataset.name, shape) if generated else None
     part = spread(part, limit)
-    images: np.ndarray = part.images[:]
     labels = part.labels if conditional else None
-    if conditional and labels is None:
-        raise UsageError(f"{scorer.name!r} has labels and the {split} images of {data.data!r} have none")
     report: dict[str, Any] = {
         "model": scorer.name,
         "backend": scorer.backend,
         "data": dataset.name,
         "protocol": {
             "split": split,
-            "images": len(images),
+            "images": len(part),
             "pixels": _pixels(data.binarize),
+            "likelihood": f"{scorer.likelihood}, given the label" if conditional else scorer.likelihood,
             "seed": seed,
         },
     }
-    report |= _likelihood(scorer, images, labels, samples, seed, tell)
-    report["reconstruction"] = _reconstruction(scorer, images, labels, tell)
+    report |= _likelihood(scorer, part, labels, samples, seed, tell)
+    report["reconstruction"] = _reconstruction(scorer, part, labels, tell)
     if conditional:
-        right = classify(scorer, images, seed=seed, progress=lambda *at: tell("labels by the bound", *at)) == labels
-        report["labels"] = {"accuracy_of_the_bound_as_a_classifier": float(right.mean())}
-
-    features = features or (dataset.name if dataset.name in SHIPPED else None)
-    if features and generated:
+        report["labels"] = _labels(scorer, part, seed, tell)
+    if by is not None:
         grey = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
-        by = judge(features)
         found = _distances(scorer, getattr(grey, split), grey.train, by, generated, seed, tell)
         if (accuracy := found.pop("label_accuracy", None)) is not None:
             report["labels"]["label_accuracy"] = accuracy
             report["labels"]["label_accuracy_of_real_images"] = by.accuracy
         report["generated"] = found
     return report
+
+
+def _judge_for(features: str | None, data: str, image_shape: tuple[int, int, int]) -> Judge | None:
+    """The features that were asked for, or else the shipped classifier of this very data set."""
+    if features is None:
+        if data not in SHIPPED or (by := judge(data)).image_shape != image_shape:
+            return None
+        return by
+    by = judge(features)
+    if by.image_shape not in (None, image_shape):
+        raise UsageError(f"--features {features!r} are of images {by.image_shape}, not {image_shape}")
+    return by
 
 
 def spread(split: Split, limit: int | None) -> Split:
@@ -120,12 +131,12 @@ def _pixels(binarize: str) -> str:
 
 
 def _likelihood(
-    scorer: Scorer, images: np.ndarray, labels: np.ndarray | None, samples: int | None, seed: int, tell: Progress
+    scorer: Scorer, part: Split, labels: np.ndarray | None, samples: int | None, seed: int, tell: Progress
 ) -> dict[str, Any]:
     def progress(done: int, total: int) -> None:
         tell("likelihood", done, total)
 
-    found = bounds(scorer, images, labels, samples=samples or 1, seed=seed, progress=progress)
+    found = bounds(scorer, part.images, labels, samples=1 if samples is None else samples, seed=seed, progress=progress)
     nats, error = mean_and_error(found.bound)
     report: dict[str, Any] = {
         "bound": {
@@ -137,25 +148,35 @@ def _likelihood(
             "latent_dim": scorer.latent_dim,
         }
     }
-    if 1 < found.rate.shape[1] < scorer.latent_dim:
-        report["bound"]["rate_per_level"] = [float(rate) for rate in found.rate.mean(0)]
+    if found.rate.shape[1] == len(scorer.groups) > 1:
+        report["bound"]["rate_per_group"] = [float(rate) for rate in found.rate.mean(0)]
     if samples is not None:
         nats, error = mean_and_error(found.importance_weighted)
         report["importance_weighted"] = {"samples": samples, "nats": nats, "standard_error": error}
-    if scorer.likelihood == "logistic-mixture":  # probabilities of the 256 values; other nats are of another kind
-        for part in report.values():
-            part["bits_per_dimension"] = part["nats"] / math.log(2) / math.prod(scorer.image_shape)
+    if scorer.discrete:
+        for figures in report.values():
+            figures["bits_per_dimension"] = figures["nats"] / math.log(2) / math.prod(scorer.image_shape)
     return report
 
 
-def _reconstruction(scorer: Scorer, images: np.ndarray, labels: np.ndarray | None, tell: Progress) -> dict[str, float]:
+def _labels(scorer: Scorer, part: Split, seed: int, tell: Progress) -> dict[str, float]:
+    """The bound under every label: the best one as a classifier, and their sum, the bound without the label."""
+    assert part.labels is not None
+    each = bound_by_label(scorer, part.images, seed=seed, progress=lambda *at: tell("all labels", *at))  # (N, K)
+    return {
+        "accuracy_of_the_bound_as_a_classifier": float((each.argmin(1) == part.labels).mean()),
+        "bound_without_the_label": float(-log_mean_exp(-each).mean()),
+    }
+
+
+def _reconstruction(scorer: Scorer, part: Split, labels: np.ndarray | None, tell: Progress) -> dict[str, float]:
     ratios, similarities, squares = [], [], []
-    for start, image, label in batches(images, labels):
+    for start, image, label in batches(part.images, labels):
         again = scorer.reconstruct(image, label)
         ratios.append(psnr(image, again))
         similarities.append(ssim(image, again))
         squares.append(((image - again) ** 2).mean(axis=(1, 2, 3)))  # (B, C, H, W) -> (B,)
-        tell("reconstruction", start + len(image), len(images))
+        tell("reconstruction", start + len(image), len(part))
     return {
         "psnr": float(np.concatenate(ratios).mean()),
         "ssim": float(np.concatenate(similarities).mean()),
@@ -174,39 +195,42 @@ def drawn(
         yield (random.random(image.shape, np.float32) < image).astype(np.float32) if black_and_white else image
 
 
+def black_and_white(images: np.ndarray | Rows) -> bool:
+    """Whether all pixels are 0 or 1."""
+    return all(bool(((part == 0) | (part == 1)).all()) for _, part, _ in batches(images, None))
+
+
 def _distances(
     scorer: Scorer, real: Split, train: Split, by: Judge, count: int, seed: int, tell: Progress
 ) -> dict[str, Any]:
-    """Distances of generated images from real ones, beside those of other real images, and their labels."""
-    reference, others = real.images[:count], train.images[: len(real.images[:count])]
-    binary = bool(np.isin(reference, (0, 255)).all())
-    labels = None
-    if scorer.classes is not None:
-        assert real.labels is not None
-        labels = np.resize(real.labels, count)  # the real images' labels, as often as need be
-    features, classes, done = [], [], 0
+    """Distances of generated images from real ones, beside those of as many training images, and their labels."""
+    count = min(count, len(real), len(train))
+    if count <= NEIGHBOURS:
+        raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
+    reference, others = spread(real, count), spread(train, count)
+    binary = black_and_white(reference.images)
+    labels = reference.labels if scorer.classes is not None else None  # as many of each class as there are real ones
+    features, right, done = [], [], 0
     for image in drawn(scorer, labels, count, seed, binary):
         features.append(by.features(image))
-        if by.predict is not None and labels is not None and by.classes == scorer.classes:
-            classes.append(by.predict(image))
+        if labels is not None and by.predict is not None and by.classes == scorer.classes:
+            right.append(by.predict(image) == labels[done : done + len(image)])
         tell("generated images", done := done + len(image), count)
     generated = np.concatenate(features)
     of_real, of_others = (
-        np.concatenate([by.features(image) for _, image, _ in batches(each, None)]) for each in (reference, others)
+        np.concatenate([by.features(image) for _, image, _ in batches(each.images, None)])
+        for each in (reference, others)
     )
-    near = density_and_coverage(of_real, generated)
-    near_real = density_and_coverage(of_real, of_others)
     report: dict[str, Any] = {
         "features": by.name,
-        "protocol": f"{count} generated images {'with drawn pixels ' * binary}against the first {len(reference)} of "
-        f"the split; real: the first {len(others)} training images against the same",
+        "images": count,
+        "pixels": "drawn black or white" if binary else "grey or colour",
         "frechet": frechet(generated, of_real),
-        "frechet_of_real_images": frechet(of_others, of_real),
-        "density": near.density,
-        "density_of_real_images": near_real.density,
-        "coverage": near.coverage,
-        "coverage_of_real_images": near_real.coverage,
+        "frechet_of_training_images": frechet(of_others, of_real),
     }
-    if classes:
-        report["label_accuracy"] = float((np.concatenate(classes) == labels).mean())
+    for name, each in ("", generated), ("_of_training_images", of_others):
+        near = density_and_coverage(of_real, each)
+        report |= {f"density{name}": near.density, f"coverage{name}": near.coverage}
+    if right:
+        report["label_accuracy"] = float(np.concatenate(right).mean())
     return report

@@ -32,7 +32,8 @@ class ExportedScorer:
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim
-        self.classes, self.likelihood = spec.classes, spec.likelihood
+        self.classes, self.likelihood, self.discrete = spec.classes, spec.likelihood, False
+        self.groups: tuple[int, ...] = (spec.latent_dim,)
 
     def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         return self.model.decode(noise, labels)

@@ -1,5 +1,6 @@
 """How near two sets of images are, pixel by pixel or as distributions of features. Torch-free."""
 
+import importlib.util
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -20,19 +21,26 @@ def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return -10 * np.log10(mse.clip(1e-10))
 
 
+def require_ssim() -> None:
+    """Raises:
+    MissingExtraError: scikit-image is not installed.
+    """
+    if importlib.util.find_spec("skimage") is None:
+        raise MissingExtraError("structural similarity", "evaluate")
+
+
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Structural similarity of each pair of images (N, C, H, W) in [0, 1]: (N,), at most 1.
 
-    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its Gaussian window of sigma 1.5 (11 pixels; smaller
-    for images under 11 pixels) and the mean over channels, by scikit-image.
+    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its Gaussian window of sigma 1.5 and 11 pixels (for
+    images under 11 pixels a uniform one that fits) and the mean over channels, by scikit-image.
 
     Raises:
         MissingExtraError: scikit-image is not installed.
     """
-    try:
-        from skimage.metrics import structural_similarity
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("structural similarity", "evaluate") from error
+    require_ssim()
+    from skimage.metrics import structural_similarity
+
     side = min(images.shape[2:])
     window = {} if side >= 11 else {"win_size": side - 1 + side % 2}
     return np.array(

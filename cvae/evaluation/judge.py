@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,14 @@ CHUNK = 500
 class Judge:
     """Features of images and, of a classifier, the classes.
 
-    `name` names the protocol in a report; `features` maps images (N, C, H, W) float32 in [0, 1] to (N, D). `classes`
-    and `accuracy`, on real test images, are those of a classifier; `predict` gives (N,).
+    `name` names the protocol in a report; `features` maps images (N, C, H, W) float32 in [0, 1] to (N, D). The rest is
+    that of a classifier: the images it takes, `predict`, which gives (N,), and its accuracy on real test images.
     """
 
     name: str
     features: Callable[[np.ndarray], np.ndarray]
     predict: Callable[[np.ndarray], np.ndarray] | None = None
+    image_shape: tuple[int, int, int] | None = None
     classes: tuple[str, ...] | None = None
     accuracy: float | None = None
 
@@ -40,19 +42,32 @@ class Judge:
 def judge(name: str) -> Judge:
     """A shipped classifier by its name, or `module:callable`, which maps images (N, C, H, W) to features (N, D).
 
+    The module may lie in the working folder.
+
     Raises:
-        UsageError: there is no such classifier, module or callable.
+        UsageError: there is no such classifier, module or callable, or it gives something else.
         CvaeError: the classifier's file is damaged.
     """
     if name in SHIPPED:
         return _shipped(name)
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
         raise UsageError(f"--features {name!r}: {near(name, SHIPPED)}; or MODULE:CALLABLE for features of your own")
+    if "" not in sys.path:
+        sys.path.append("")  # the command's own folder stands there instead of the working folder
     try:
-        features = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"--features {name!r} can't be imported: {error}") from error
+        function = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # the module is the user's, and may raise anything
+        raise UsageError(f"--features {name!r} can't be imported: {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise UsageError(f"--features {name!r} is no function: it should map images (N, C, H, W) to features (N, D)")
+
+    def features(images: np.ndarray) -> np.ndarray:
+        found = np.asarray(function(images))
+        if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
+            raise UsageError(f"--features {name!r} gave {found.shape} for {len(images)} images, not finite (N, D)")
+        return found
+
     return Judge(name=name, features=features)
 
 
@@ -73,6 +88,7 @@ def _shipped(name: str) -> Judge:
         name=f"{file}, sha256 {sha256[:12]}",
         features=lambda images: run("features", images),
         predict=lambda images: run("logits", images).argmax(1),
+        image_shape=tuple(session.get_inputs()[0].shape[1:]),
         classes=tuple(facts["classes"]),
         accuracy=facts["accuracy"],
     )

@@ -11,7 +11,7 @@ from cvae.config import TrainConfig
 from cvae.engine import load_model
 from cvae.engine.setup import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
-from cvae.models import VAE
+from cvae.models import VAE, Hierarchical
 
 
 class Seen(NamedTuple):
@@ -37,9 +37,12 @@ class RunScorer:
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
         model, config = load_model(run)
         self.model: VAE = model.to(self.device).eval()
-        self.name, self.backend = run.resolve().name, f"torch, {precision}"
+        self.name, self.backend = run.resolve().name, f"torch, bounds in {precision}"
         self.image_shape, self.latent_dim = config.model.image_shape, config.model.latent_dim
         self.classes, self.likelihood = config.model.classes, config.model.likelihood.name
+        self.discrete = model.likelihood.discrete
+        decoder = model.decoder
+        self.groups: tuple[int, ...] = decoder.groups if isinstance(decoder, Hierarchical) else (self.latent_dim,)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, self.dtype, enabled=self.dtype is not None)
@@ -67,9 +70,8 @@ class RunScorer:
         with torch.inference_mode(), self._autocast():
             terms = self.model.terms(encoded.image, encoded.label, encoded.features, drawn)
         rate = terms.rate
-        groups = getattr(self.model.decoder, "groups", None)
-        if groups is not None and rate.shape[1] == self.latent_dim:
-            rate = torch.stack([group.sum(1) for group in rate.split(groups, dim=1)], dim=1)  # (B K, Z) -> (B K, G)
+        if rate.shape[1] == self.latent_dim:  # a prior that factorizes
+            rate = torch.stack([group.sum(1) for group in rate.split(self.groups, dim=1)], dim=1)  # -> (B K, G)
         distortion, log_ratio, rate, mean, var = (
             each.unflatten(0, (batch, count)).cpu().numpy()
             for each in (terms.distortion, terms.log_ratio, rate, terms.mean, terms.log_var.exp())

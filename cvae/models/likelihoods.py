@@ -30,6 +30,8 @@ class Likelihood(nn.Module, ABC):
     """What every likelihood has."""
 
     param_channels: int
+    discrete = False
+    """Whether it gives probabilities of a pixel's 256 values: bits per dimension have meaning then."""
 
     @abstractmethod
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
@@ -116,6 +118,8 @@ class LogisticMixture(Likelihood):
     before. Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2, https://arxiv.org/abs/1701.05517.
     """
 
+    discrete = True
+
     def __init__(self, image_channels: int, *, components: int = 5) -> None:
         super().__init__()
         if components < 1:
@@ -127,37 +131,36 @@ class LogisticMixture(Likelihood):
         self.param_channels = components * (1 + 2 * image_channels + len(self.earlier))
 
     def _split(self, params: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """(B, P, H, W) -> log-weights (B, K, H, W), C means of this shape, log-scales (B, K, C, H, W), coefficients."""
-        params = params.unflatten(
-            1, (self.components, self.param_channels // self.components)
-        )  # (B, P, H, W) -> (B, K, P / K, H, W)
-        colours = self.channels
-        means = [params[:, :, 1 + c] for c in range(colours)]  # C of (B, K, H, W)
-        return (
-            params[:, :, 0].log_softmax(1),
-            means,
-            params[:, :, 1 + colours : 1 + 2 * colours],
-            params[:, :, 1 + 2 * colours :],
-        )
+        """(B, P, H, W) -> log-weights (B, K, H, W), C means of this shape, scales (B, K, C, H, W), coefficients."""
+        each = self.param_channels // self.components
+        params = params.unflatten(1, (self.components, each))  # (B, P, H, W) -> (B, K, P / K, H, W)
+        means = [params[:, :, 1 + c] for c in range(self.channels)]  # C of (B, K, H, W)
+        log_scale = params[:, :, 1 + self.channels : 1 + 2 * self.channels]
+        coefficients = params[:, :, 1 + 2 * self.channels :]
+        return params[:, :, 0].log_softmax(1), means, torch.exp(log_scale.clamp(-7, 7)), coefficients
 
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
-        log_weight, means, log_scale, coefficient = self._split(params)
+        log_weight, means, scale, coefficient = self._split(params)
         image = (2 * image - 1).unsqueeze(1)  # (B, C, H, W) in [0, 1] -> (B, 1, C, H, W) in [-1, 1]
         for i, (c, j) in enumerate(self.earlier):
             means[c] = means[c] + torch.tanh(coefficient[:, :, i]) * image[:, :, j]
         offset = image - torch.stack(means, dim=2)  # (B, K, C, H, W)
-        rate = torch.exp(-log_scale.clamp(min=-7))
-        low, high = rate * (offset - 1 / 255), rate * (offset + 1 / 255)  # the interval's ends, half way to the next
+        low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # the interval's ends, half way to the next
         # sigmoid(high) - sigmoid(low) = sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation
-        inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+        inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-2 / 255 / scale))
         edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))  # to infinity at both ends
         log_prob = torch.where(image.abs() < 1 - 1 / 255, inside, edges)
         log_mixture = (log_weight + log_prob.sum(2)).logsumexp(1)  # (B, K, C, H, W) -> (B, K, H, W) -> (B, H, W)
         return -log_mixture.flatten(1).sum(1)  # (B, H, W) -> (B,)
 
     def mean(self, params: Tensor) -> Tensor:
-        log_weight, means, _, coefficient = self._split(params)
-        for i, (c, j) in enumerate(self.earlier):
-            means[c] = means[c] + torch.tanh(coefficient[:, :, i]) * F.hardtanh(means[j])
-        mixed = (log_weight.exp().unsqueeze(2) * F.hardtanh(torch.stack(means, dim=2))).sum(1)  # -> (B, C, H, W)
-        return (mixed + 1) / 2
+        log_weight, means, scale, coefficient = self._split(params)
+        for c, mean in enumerate(means):
+            for i, (later, j) in enumerate(self.earlier):
+                if later == c:
+                    mean = mean + torch.tanh(coefficient[:, :, i]) * means[j]  # (B, K, H, W)
+            # E clamp(x, -1, 1) = 1 - the integral of the distribution function from -1 to 1
+            above, below = F.softplus((1 - mean) / scale[:, :, c]), F.softplus((-1 - mean) / scale[:, :, c])
+            means[c] = 1 - scale[:, :, c] * (above - below)
+        mixed = (log_weight.exp().unsqueeze(2) * torch.stack(means, dim=2)).sum(1)  # (B, K, C, H, W) -> (B, C, H, W)
+        return ((mixed + 1) / 2).clamp(0, 1)

@@ -1,10 +1,9 @@
 """A hierarchy of latents, drawn and inferred from the top down, with convolutions.
 
 The bottom-up network sees the image once; the top-down one is shared by generation and inference (Sønderby et al.
-2016, https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). All groups of latents are
-standard normal a priori and enter the features through a layer that sees the features' own scale, so that the
-posterior of a group is relative to what the groups above have decided (Vahdat & Kautz 2020, section 3.2,
-https://arxiv.org/abs/2007.03898). To the outside they are one flat vector.
+2016, https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). A group of latents is standard
+normal a priori: what the groups above have decided shows in the features that it is added to, and the posterior sees
+these features. So to the outside all groups are one flat vector of noise.
 """
 
 from collections.abc import Sequence
@@ -15,42 +14,28 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Fold, Level, Unfold, Upsample, at_least_one, pyramid
-from cvae.models.architectures.resnet import Block, Stage
-from cvae.models.conditioning import Conditioning
+from cvae.models.architectures.layers import Level, Unfold, Upsample, at_least_one, pyramid
+from cvae.models.architectures.resnet import Block, BottomUp, Stage
+from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
 
-
-class BottomUp(nn.Module):
-    """Image (B, C, H, W) -> its features at each level, the smallest first."""
-
-    def __init__(
-        self, image_channels: int, levels: list[Level], blocks: int, patch: int, conditioning: Conditioning
-    ) -> None:
-        super().__init__()
-        self.fold = Fold(patch)
-        stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
-        downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
-        self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
-
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features, seen = self.fold(image), []
-        for stage in self.stages:
-            features = stage(features, label)
-            seen.append(features)  # (B, c, h, w)
-        return tuple(reversed(seen))
+LARGEST = 16
+"""Side of the largest feature maps that latents enter; beyond it the layers between would be larger than all else."""
 
 
 class Rung(nn.Module):
     """A change of resolution (or none), then one group of latents enters, then a residual block."""
 
-    def __init__(self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning) -> None:
+    def __init__(
+        self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning, *, first: bool
+    ) -> None:
         super().__init__()
         self.resample = resample
         self.level = level
         self.look = nn.Conv2d(2 * level.channels, level.channels, 3, padding=1)
         self.posterior = conditioning.linear(level.features, 2 * latents)
-        self.enter = conditioning.linear(latents, level.features)
+        # One table of the size of a feature map is enough to tell the label; later the blocks adapt to it.
+        self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
         self.block = Block(level.channels, conditioning)
 
     def infer(self, features: Tensor, seen: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -77,41 +62,55 @@ class TopDown(Hierarchical):
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
-        count = blocks * len(levels)
+        noisy = max(1, sum(max(level.height, level.width) <= LARGEST for level in levels))
+        count = blocks * noisy
         if latent_dim < count:
             raise UsageError(f"the ladder has {count} groups of latents, so --latent-dim {latent_dim} is too small")
         # The top groups, which decide most, get what is left over.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
-        self.start = nn.Parameter(torch.zeros(1, *levels[-1]))
-        ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels[::-1])]
-        resamples = [part for up in (nn.Identity(), *ups) for part in (up, *[nn.Identity()] * (blocks - 1))]
+        levels = levels[::-1]  # from here on the smallest first
+        self.start = nn.Parameter(torch.zeros(1, *levels[0]))
+        ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
+        resamples = (nn.Identity(), *ups)
         self.level_of = [i // blocks for i in range(count)]
         self.rungs = nn.ModuleList(
-            Rung(resample, levels[::-1][level], latents, conditioning)
-            for resample, level, latents in zip(resamples, self.level_of, self.groups, strict=True)
+            Rung(
+                nn.Identity() if i % blocks else resamples[level],
+                levels[level],
+                latents,
+                conditioning,
+                first=i == 0,
+            )
+            for i, (level, latents) in enumerate(zip(self.level_of, self.groups, strict=True))
         )
-        self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
+        self.stages = nn.ModuleList(
+            Stage(resample, level.channels, blocks, conditioning)
+            for resample, level in zip(resamples[noisy:], levels[noisy:], strict=True)
+        )
+        self.head = nn.Conv2d(levels[-1].channels, shape[0] * patch**2, 3, padding=1)
         self.unfold = Unfold(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         features = self.start  # (1, c, h, w): the first latents that enter make it (B, c, h, w)
         for rung, part in zip(self.rungs, latent.split(self.groups, dim=1), strict=True):  # (B, Z) -> (B, z) each
             features = rung(rung.resample(features), part, label)  # type: ignore[operator]
-        return self._end(features)
+        return self._end(features, label)
 
     def infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        features = self.start.expand_as(seen[0])  # (1, c, h, w) -> (B, c, h, w)
+        features = self.start.expand_as(seen[-1])  # (1, c, h, w) -> (B, c, h, w)
         parts = []
         for rung, level, drawn in zip(self.rungs, self.level_of, noise.split(self.groups, dim=1), strict=True):
             features = rung.resample(features)  # type: ignore[operator]
-            mean, log_var = rung.infer(features, seen[level], label)  # type: ignore[operator]
+            mean, log_var = rung.infer(features, seen[-1 - level], label)  # type: ignore[operator]
             latent = mean + torch.exp(0.5 * log_var) * drawn  # (B, z)
             features = rung(features, latent, label)
             parts.append((mean, log_var, latent))
         mean, log_var, latent = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))  # (B, Z) each
-        return Posterior(mean, log_var, latent, self._end(features))
+        return Posterior(mean, log_var, latent, self._end(features, label))
 
-    def _end(self, features: Tensor) -> Tensor:
+    def _end(self, features: Tensor, label: Tensor | None) -> Tensor:
+        for stage in self.stages:
+            features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.unfold(self.head(silu(features)))  # (B, c, h, w) -> (B, P, H, W)
 
 
@@ -127,7 +126,7 @@ def ladder(
     patch: int = 2,
     smallest: int = 4,
 ) -> tuple[nn.Module, nn.Module]:
-    """`blocks` groups of latents per resolution, each before a residual block; widths and sizes as those of `resnet`.
+    """As `resnet`, with a group of latents before each residual block of the decoder at resolutions up to 16 x 16.
 
     The latent dimension is divided among all groups as evenly as it can be.
     """

@@ -48,7 +48,27 @@ class Stage(nn.Module):
         return features
 
 
-class Encoder(nn.Module):
+class BottomUp(nn.Module):
+    """Image (B, C, H, W) -> its features (B, c, h, w) at each level, the largest first."""
+
+    def __init__(
+        self, image_channels: int, levels: list[Level], blocks: int, patch: int, conditioning: Conditioning
+    ) -> None:
+        super().__init__()
+        self.fold = Fold(patch)
+        stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
+        downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
+        self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
+
+    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+        features, seen = self.fold(image), []
+        for stage in self.stages:
+            features = stage(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
+            seen.append(features)
+        return tuple(seen)
+
+
+class Encoder(BottomUp):
     """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
 
     def __init__(
@@ -60,17 +80,11 @@ class Encoder(nn.Module):
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
-        super().__init__()
-        self.fold = Fold(patch)
-        stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
-        downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
-        self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
+        super().__init__(image_channels, levels, blocks, patch, conditioning)
         self.head = conditioning.linear(levels[-1].features, 2 * latent_dim)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features = self.fold(image)
-        for stage in self.stages:
-            features = stage(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
+        features = super().forward(image, label)[-1]
         return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
