@@ -2,7 +2,7 @@
 
     cvae train --recipe NAME
     cvae export onnx runs/NAME --license Apache-2.0
-    cvae evaluate runs/NAME --samples 1000 --json > runs/NAME/evaluation.json
+    cvae evaluate runs/NAME --samples 1000 --cas --json > runs/NAME/evaluation.json  # --cas: if it has labels
     python benchmarks/publish_model.py runs/NAME "2 CPU cores"
 
 The model gets the name of the run, which should be that of its recipe. Figures in the card come from the files alone.
@@ -10,8 +10,8 @@ The model gets the name of the run, which should be that of its recipe. Figures 
 
 import argparse
 import json
-import shlex
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 import cvae
 from cvae.config import Config
+from cvae.files import copy_folder
 from cvae.runtime import images as pictures
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
@@ -57,12 +58,12 @@ def card(run: Path, machine: str) -> str:
     summary = (ZOO / "recipes" / f"{name}.toml").read_text().partition("\n")[0].removeprefix("# ")
     labelled = "labels" in report
     agreement = spec.agreement["max_abs_difference"]
-    samples = report.get("importance_weighted", {}).get("samples")
-    command = f"cvae evaluate {name}" + (f" --samples {samples}" if samples else "") + " --json"
-    if "classification_accuracy_score" in report.get("labels", {}):
-        command = command.replace(" --json", " --cas --json")
-    if "bf16" in report["backend"]:
-        command = command.replace(" --json", " --precision bf16 --json")
+    samples = report["importance_weighted"]["samples"]
+    flags = [f"--samples {samples}", "--precision bf16" * ("bf16" in report["backend"])]
+    flags += ["--cas" * ("classification_accuracy_score" in report.get("labels", {}))]
+    command = " ".join(["cvae evaluate", name, *filter(None, flags), "--json"])
+    optimizer = {"adam": "Adam", "adamw": "AdamW"}[training.optimizer]
+    decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
     lines = figures(report)
     picture = "Eight digits of each class, drawn by this model" if labelled else "Digits drawn by this model"
@@ -89,7 +90,9 @@ tags:
         config.data_terms
     } |
 | pixels in training | binarization: {training.binarize} |
-| training | {len(epochs)} epochs, batch {training.batch_size}, Adam {training.lr:g}, {training.schedule} schedule, \
+| training | {len(epochs)} epochs, batch {training.batch_size}, {optimizer} {training.lr:g}{decay}, {
+        training.schedule
+    } schedule, \
 {training.precision}; {minutes:.0f} minutes on {machine} |
 | weights | those of the best validation bound{", averaged over steps" if training.ema else ""} |
 | agreement of onnxruntime with torch | within {agreement:.1e} (decoder) |
@@ -123,14 +126,19 @@ def main() -> None:
     args = parser.parse_args()
 
     target = ZOO / args.run.name
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in FILES:
-        shutil.copy(args.run / name, target)
-    pictures.save(sheet(cvae.load(args.run)), target / "samples.png")
-    (target / "README.md").write_text(card(args.run, args.machine))
+    if missing := [name for name in FILES if not (args.run / name).is_file()]:
+        parser.error(f"{args.run} has no {', '.join(missing)}: see above how to make them")
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / args.run.name
+        ready.mkdir()
+        for name in FILES:
+            shutil.copy(args.run / name, ready)
+        pictures.save(sheet(cvae.load(args.run)), ready / "samples.png")
+        (ready / "README.md").write_text(card(args.run, args.machine))
+        shutil.rmtree(target, ignore_errors=True)
+        copy_folder(ready, target)
     size = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {size / 1e6:.1f} MB; now look at {shlex.quote(str(target / 'samples.png'))}")
+    print(f"{target}: {size / 1e6:.1f} MB; now look at its samples.png")
 
 
 if __name__ == "__main__":

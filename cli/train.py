@@ -53,6 +53,7 @@ def train(
     kl_warmup: Annotated[
         float | None, _flag("Epochs until the KL term has its full weight.", _default.kl_warmup)
     ] = None,
+    init: Annotated[str | None, _flag("Begin with the weights of this run or zoo model. [drawn by --seed]")] = None,
     epochs: Annotated[int | None, _flag("Passes over the data. [10; for small sets, until 1,500 steps]")] = None,
     batch_size: Annotated[int | None, _flag("Images per step.", _default.batch_size)] = None,
     accumulate: Annotated[int | None, _flag("Parts in which a batch is computed, to save memory.", 1)] = None,
@@ -109,10 +110,31 @@ def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str])
     from cvae.config import from_dict, parse_options, read_recipe
 
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
-    options = {kind: dict(values) for kind, values in flags.get("options", {}).items()}
-    for kind, values in parse_options(assignments).items():
-        options.setdefault(kind, {}).update(values)
-    return from_dict(TrainConfig, {**flags, **given, "options": options})
+    init = given.get("init", flags.get("init"))
+    network = {} if init is None else _network_of(init)
+    options: dict[str, dict[str, Any]] = {}
+    for source in (network.pop("options", {}), flags.get("options", {}), parse_options(assignments)):
+        for kind, values in source.items():
+            options.setdefault(kind, {}).update(values)
+    return from_dict(TrainConfig, {**network, **flags, **given, "options": options})
+
+
+def _network_of(init: str) -> dict[str, Any]:
+    """The flags that make the network of a run, for one that begins with its weights."""
+    from cvae.config import Config
+    from cvae.runtime.find import find
+
+    config = Config.read(find(init) / "config.json")
+    model, training = config.model, config.training
+    parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
+    if model.conditioning is not None:
+        parts["conditioning"] = model.conditioning
+    return {
+        **{flag: part.name for flag, part in parts.items()},
+        "conditional": training.conditional,
+        "latent_dim": model.latent_dim,
+        "options": {flag: dict(part.options) for flag, part in parts.items()},
+    }
 
 
 def name_for(recipe: str | None, asked: TrainConfig) -> str:

@@ -136,6 +136,7 @@ class TrainConfig:
     free_bits: float | None = None
     kl_warmup: float = 0.0
     # optimization
+    init: str | None = None
     epochs: int | None = None
     batch_size: int = 128
     accumulate: int = 1

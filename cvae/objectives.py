@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from cvae.errors import UsageError
 from cvae.models import Terms
 
 
@@ -67,6 +68,7 @@ def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float,
 
 def _tc(terms: Terms) -> Tensor:
     """KL(q(z) || prod_d q(z_d)), with q(z) the mean of the batch's posteriors."""
+    _several(len(terms.latent))
     offset = terms.latent[:, None] - terms.mean  # (B, Z), (B, Z) -> (B, B, Z): sample i under the posterior of image j
     log_q = -0.5 * (offset.square() * torch.exp(-terms.log_var) + terms.log_var + math.log(2 * math.pi))
     count = math.log(len(offset))
@@ -94,12 +96,18 @@ def _mmd(noise: Tensor) -> Tensor:
     With the kernel exp(-|a - b|^2 / Z) all expectations over the normal distribution have a formula.
     """
     count, dim = noise.shape
+    _several(count)
     # exp(-|a - b|^2 / 2 s) has the expectation (s / (s + v))^(Z / 2) exp(-|m|^2 / 2 (s + v)) for a - b ~ N(m, v).
     width = dim / 2
     among = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
-    within = (among.sum() - count) / (count * max(count - 1, 1))  # without each sample and itself
+    within = (among.sum() - count) / (count * (count - 1))  # without each sample and itself
     across = (width / (width + 1)) ** (dim / 2) * torch.exp(-noise.square().sum(1) / (2 * (width + 1))).mean()
     return within - 2 * across + (width / (width + 2)) ** (dim / 2)
+
+
+def _several(count: int) -> None:
+    if count < 2:
+        raise UsageError("the distribution of codes needs several images in a batch, or in a part of --accumulate")
 
 
 def _loss(terms: Terms, loss: Tensor) -> Loss:

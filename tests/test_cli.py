@@ -887,3 +887,13 @@ def test_the_zoo_lists_shows_and_copies(cvae):
 def test_an_unknown_zoo_model_is_refused(cvae, command):
     done = cvae("zoo", command, "mnist-resnet-conditonal")
     assert done.code == 2 and "did you mean 'mnist-resnet-conditional'?" in done.err
+
+
+def test_a_run_that_begins_with_anothers_weights_has_its_network(cvae, trained):
+    done = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
+    assert done.code == 0, done.err
+    config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))
+    assert config["model"] == source["model"]
+    refused = cvae("train", "--init", trained["labels"], "--latent-dim", 5, "--out", "other")
+    assert refused.code == 2 and "another network" in refused.err and not Path("other", "config.json").exists()
+    assert "nowhere" in cvae("train", "--init", "nowhere").err

@@ -1,5 +1,6 @@
 """The trainer: exact, resumable, without a pickle, and right about its own figures."""
 
+import copy
 import json
 import math
 import os
@@ -456,3 +457,28 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
             replace(QUICK, epochs=1, precision=precision), tmp_path / f"{precision}-{time.monotonic_ns()}", quiet=True
         )
     assert trainer_module.Trainer is Trainer
+
+
+def test_a_run_begins_with_the_weights_of_another(tmp_path, run, monkeypatch):
+    """Its first step starts there; killed before its first checkpoint, it starts there again."""
+    begun = []
+    step = trainer_module.Trainer._train_step
+    monkeypatch.setattr(
+        trainer_module.Trainer,
+        "_train_step",
+        lambda self, *batch: (begun.append(copy.deepcopy(self.bare_model.state_dict())), step(self, *batch))[1],
+    )
+    asked = replace(QUICK, epochs=1, init=str(run), ema=0.9)
+    train(asked, tmp_path / "run", quiet=True)
+    assert same(begun[0], weights(run))
+    shutil.rmtree(tmp_path / "run" / "last")
+    begun.clear()
+    resume(tmp_path / "run", quiet=True)
+    assert same(begun[0], weights(run))
+
+
+def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_path, run):
+    for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
+        with pytest.raises(UsageError, match=word):
+            train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)
+        assert not list(tmp_path.glob("run/*.json"))

@@ -45,6 +45,7 @@ from cvae.models import VAE, Terms, build
 from cvae.objectives import Loss
 from cvae.registry import OBJECTIVES
 from cvae.runtime import images as pictures
+from cvae.runtime.find import find
 
 CHECKPOINT_SECONDS = 120.0
 """A run is saved at the end of each epoch, and within a longer one this often."""
@@ -221,8 +222,8 @@ class Trainer:
     def run(self, *, resuming: bool = False) -> Path:
         """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
         with locked(self.out) if self.accelerator.is_main_process else nullcontext():
-            if resuming:
-                self._restore()
+            if not (resuming and self._restore()):
+                self._initialize()
             if self.accelerator.is_main_process:
                 for folder in (self.out, self.out / "last", self.out / "samples"):
                     sweep(folder)
@@ -529,8 +530,28 @@ class Trainer:
         }
         save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
 
-    def _restore(self) -> None:
-        """Go back to the run's newest intact checkpoint; to the beginning, if it was stopped before its first.
+    def _initialize(self) -> None:
+        """Take the weights that the run is to begin with from another one, if it is.
+
+        Raises:
+            UsageError: there is no such run, or it is another network.
+        """
+        init = self.config.training.init
+        if init is None:
+            return
+        weights = load_model(find(init))[0].state_dict()
+        try:
+            for model in (self.bare_model, self.ema):
+                if model is not None:
+                    model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"--init {init!r} is another network than what was asked for, or for other images ({reason})"
+            ) from error
+
+    def _restore(self) -> bool:
+        """Go back to the run's newest intact checkpoint; False if it was stopped before its first.
 
         Raises:
             CvaeError: no checkpoint is intact, or it does not fit the run, or the data have changed.
@@ -540,7 +561,7 @@ class Trainer:
         self.notes += [f"checkpoint {name} is damaged and passed over for the one before" for name in damaged]
         if checkpoint is None:
             self.notes.append("there is no checkpoint yet: the run begins anew")
-            return
+            return False
         tensors, state = checkpoint
         if state.get("images") != len(self.dataset.train):
             raise CvaeError(
@@ -574,6 +595,7 @@ class Trainer:
                 f"the processes found checkpoints of different steps, {steps.tolist()}: all of them need "
                 f"{str(self.out)!r} on one drive that they share"
             )
+        return True
 
     def _stop_if_asked(self) -> None:
         """Called where the run has just been saved."""
