@@ -400,12 +400,15 @@ def test_every_flag_reaches_the_config(cvae):
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
-        "trackers": ["none"],
+        "trackers": ["none"], "init": "first",
     }  # fmt: skip
     assert set(asked) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     flags = [f"{flag(name)}={value}" for name, value in asked.items() if not isinstance(value, bool | list)]
     flags += ["--conditional", "--flip", "--no-compile", "--tracker", "none"]
-    facts = cvae("train", *flags, "--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2", "--json").facts
+    flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
+    first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
+    assert first.code == 0, first.err
+    facts = cvae("train", *flags, "--json").facts
     assert facts["run"] == "runs/digits-mlp-large-conditional"
     config = json.loads(Path(facts["run"], "config.json").read_text())
     kept = {name: value for name, value in asked.items() if name not in ("beta", "free_bits")}

@@ -25,8 +25,10 @@ def find(name_or_path: str | Path | None = None) -> Path:
     Raises:
         UsageError: there is no such thing.
     """
-    name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     zoo = model_zoo.models()
+    if name_or_path is None and zoo:
+        return zoo[model_zoo.DEFAULT]  # not a run of that name, which may be half trained
+    name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() or (path / "config.json").is_file() or (path / DECODER).is_file():
         return path
