@@ -23,7 +23,7 @@ def list_(json: _shared.Json = False) -> None:
     models = {name: model_zoo.facts(name) for name in model_zoo.models()}
     recipes = {name: model_zoo.summary(name) for name in model_zoo.recipes()}
     width = max(map(len, [*models, *recipes]))
-    lines = ["models (cvae generate --model NAME, cvae zoo show NAME)"]
+    lines = ["models (cvae generate NAME, cvae zoo show NAME)"]
     for name, facts in models.items():
         default = " (the default)" if name == model_zoo.DEFAULT else ""
         lines.append(f"  {name:{width}}  {facts['summary']}{default}")
