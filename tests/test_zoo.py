@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from cvae.evaluation.judge import judge
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.runtime.session import read_spec
 
+ROOT = Path(__file__).resolve().parents[1]
 MODELS = list(model_zoo.models())
 each_model = pytest.mark.parametrize("name", MODELS)
 
@@ -54,7 +56,8 @@ def test_the_files_of_a_model_belong_together(name):
         spec, data = read_spec(folder / f"{role}.onnx")
         assert (spec.weights, spec.name, spec.license) == (digest, name, "Apache-2.0")
         assert spec.agreement["max_abs_difference"] <= 1e-5
-        assert b"/home/" not in data and b"/work/" not in data
+        # Where it was made does not show, as in the stack traces that torch puts into a graph.
+        assert b"site-packages" not in data and b".py" not in data and bytes(ROOT) not in data
     assert Config.read(folder / "config.json").training.data_dir is None
 
 
