@@ -7,15 +7,14 @@ these features. So to the outside all groups are one flat vector of noise.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, Unfold, Upsample, at_least_one, pyramid
-from cvae.models.architectures.resnet import Block, BottomUp, Stage
+from cvae.models.architectures.layers import Level, Unfold, at_least_one, pyramid
+from cvae.models.architectures.resnet import Block, BottomUp, Stage, enlargements
 from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
 
@@ -70,8 +69,7 @@ class TopDown(Hierarchical):
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
         levels = levels[::-1]  # from here on the smallest first
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
-        ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
-        resamples = (nn.Identity(), *ups)
+        resamples = enlargements(levels)
         self.level_of = [i // blocks for i in range(count)]
         self.rungs = nn.ModuleList(
             Rung(

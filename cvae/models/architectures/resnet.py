@@ -88,6 +88,13 @@ class Encoder(BottomUp):
         return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
+def enlargements(levels: list[Level]) -> list[nn.Module]:
+    """What comes before each level, the smallest first: nothing, then (B, 2c, h/2, w/2) -> (B, c, h, w)."""
+    # Channels are reduced before the enlargement, where that costs a quarter.
+    ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
+    return [nn.Identity(), *ups]
+
+
 class Decoder(nn.Module):
     """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
 
@@ -103,11 +110,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.smallest = levels[-1]
         self.spread = conditioning.linear(latent_dim, self.smallest.features)
-        # Channels are reduced before the enlargement, where that costs a quarter.
-        ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels[::-1])]
         self.stages = nn.ModuleList(
             Stage(resample, level.channels, blocks, conditioning)
-            for resample, level in zip((nn.Identity(), *ups), levels[::-1], strict=True)
+            for resample, level in zip(enlargements(levels[::-1]), levels[::-1], strict=True)
         )
         self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
         self.unfold = Unfold(patch, *shape[1:])
