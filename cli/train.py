@@ -41,6 +41,7 @@ def train(
         str | None, _flag("Draw pixels black or white: none, dynamic, static.", _default.binarize)
     ] = None,
     validation: Annotated[float | None, _flag("Fraction held out to select weights by.", _default.validation)] = None,
+    without: Annotated[list[str] | None, _flag("Leave out the images of this class; may be repeated.")] = None,
     limit: Annotated[int | None, _flag("Train on the first N images only.")] = None,
     flip: Annotated[bool | None, _flag("Mirror training images left to right, half of the time.")] = None,
     shift: Annotated[int | None, _flag("Pixels by which training images move at most.", _default.shift)] = None,
@@ -62,6 +63,10 @@ def train(
     weight_decay: Annotated[float | None, _flag("Of the optimizer.", _default.weight_decay)] = None,
     schedule: Annotated[
         str | None, _flag("Learning rate over time: constant, cosine, step.", _default.schedule)
+    ] = None,
+    milestones: Annotated[
+        list[int] | None,
+        _flag("Epochs after which --schedule step takes a tenth. [half, three quarters]", None, "--milestone"),
     ] = None,
     warmup: Annotated[int | None, _flag("Steps until the full learning rate.", _default.warmup)] = None,
     clip: Annotated[float | None, _flag("Largest norm of the gradient; 0: any.", _default.clip)] = None,

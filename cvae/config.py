@@ -126,6 +126,7 @@ class TrainConfig:
     size: int | None = None
     binarize: str = "none"
     validation: float = 0.1
+    without: tuple[str, ...] = ()
     limit: int | None = None
     flip: bool = False
     shift: int = 0
@@ -144,6 +145,7 @@ class TrainConfig:
     lr: float = 1e-3
     weight_decay: float = 0.0
     schedule: str = "cosine"
+    milestones: tuple[int, ...] | None = None
     warmup: int = 0
     clip: float = 100.0
     ema: float = 0.0
@@ -185,6 +187,8 @@ class TrainConfig:
                 raise UsageError(f"{flag(name)} {getattr(self, name)} must be at least 0 and less than 1")
         if not 0 < self.crop <= 1:
             raise UsageError(f"--crop {self.crop} must be more than 0 and at most 1, the whole image")
+        if self.milestones is not None and (self.schedule != "step" or min(self.milestones, default=0) < 1):
+            raise UsageError(f"--milestone {self.milestones}: epochs from 1 on, for --schedule step")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(
@@ -204,7 +208,7 @@ CHOICES = {
 
 def flag(name: str) -> str:
     """A key's name on the command line: kl_warmup -> --kl-warmup."""
-    return "--" + {"trackers": "tracker"}.get(name, name).replace("_", "-")
+    return "--" + {"trackers": "tracker", "milestones": "milestone"}.get(name, name).replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True)

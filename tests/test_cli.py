@@ -400,11 +400,12 @@ def test_every_flag_reaches_the_config(cvae):
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
-        "trackers": ["none"], "init": "first",
+        "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
     assert set(asked) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     flags = [f"{flag(name)}={value}" for name, value in asked.items() if not isinstance(value, bool | list)]
     flags += ["--conditional", "--flip", "--no-compile", "--tracker", "none"]
+    flags += ["--without", "3", "--without", "5", "--milestone", "1"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
     assert first.code == 0, first.err
@@ -415,7 +416,7 @@ def test_every_flag_reaches_the_config(cvae):
     assert {name: config["training"][name] for name in kept} == kept
     assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5}
     model = config["model"]
-    assert (model["image_shape"], model["latent_dim"], model["classes"]) == ([1, 10, 10], 5, list("0123456789"))
+    assert (model["image_shape"], model["latent_dim"], model["classes"]) == ([1, 10, 10], 5, list("01246789"))
     assert model["architecture"] == {"name": "mlp-large", "options": {"hidden": [32]}}
     assert (model["conditioning"]["name"], model["prior"]["name"]) == ("concat", "normal")
     assert model["likelihood"] == {"name": "gaussian", "options": {"sigma": 0.2}}
@@ -531,6 +532,10 @@ BAD_TRAINING = {
     "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
     "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
     "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
+    "milestone": (2, "--milestone 5", ["--milestone (5,)", "--schedule step"]),
+    "early milestone": (2, "--schedule step --milestone 0", ["--milestone (0,)", "from 1"]),
+    "without": (2, "--without 11", ["--without '11'", "'1'"]),
+    "without any": (2, " ".join(f"--without {i}" for i in range(10)), ["leaves no images in train"]),
     "precision": (2, "--precision fp17", ["'fp17'", "'fp16'"]),
     "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
     "device": (2, "--device gpu", ["'gpu'", "'cpu'"]),

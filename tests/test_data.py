@@ -111,6 +111,21 @@ class TestLoad:
         assert same(more.train, whole.train) and same(few.test, whole.test)
         assert validation == 0 or same(few.validation, whole.validation)
 
+    def test_classes_can_be_left_out(self, toy: Callable[..., str]) -> None:
+        whole = numbered()
+        left = load(toy(whole), validation=0, without=("3", "5", "199"))
+        assert left.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
+        assert len(left.train) == 197 and len(left.test) == 8
+        for split, of in ((left.train, whole.train), (left.test, whole.test)):
+            names = [int(left.classes[i]) for i in split.labels]  # type: ignore[union-attr]
+            assert names == [i for i in range(len(of)) if i not in (3, 5, 199)]
+            assert np.array_equal(split.images, of.images[names])
+
+    def test_leaving_out_needs_labels(self, toy: Callable[..., str]) -> None:
+        whole = numbered()
+        bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, terms="")
+        refused(toy(bare), "--without needs labels", "train", without=("3",))
+
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
     def test_binarize(self, toy: Callable[..., str], mode: str) -> None:
         greys = np.arange(256, dtype=np.uint8)

@@ -25,6 +25,7 @@ from cvae.engine import load_model, resume, train
 from cvae.engine import trainer as trainer_module
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.progress import report_every
 from cvae.engine.randomness import WHOLE, Shard
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import choose_compile, choose_precision, configure
@@ -108,6 +109,8 @@ def test_sample_pictures_show_ten_classes_and_originals_above_reconstructions(ru
     validation = load_dataset(QUICK).validation.images
     assert (pairs[:8, :8] == validation[0, 0]).all()
     assert pairs[9:].std() > 20
+    before = sorted(path.name for path in (run / "samples").glob("epoch-0000-*"))  # what the network drew untrained
+    assert before == ["epoch-0000-reconstructions.png", "epoch-0000-samples.png"]
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):
@@ -409,9 +412,17 @@ def test_schedules_against_their_formulas():
         optimizer.step()
         cosine.step()
     assert [lr_factor("constant", step, 9, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    assert [lr_factor("step", step, 8, 0) for step in range(8)] == [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]
+    halves = [lr_factor("step", step, 8, 0) for step in range(8)]
+    assert halves == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    factors = [lr_factor("step", step, 8, 2, [3, 6, 9]) for step in range(8)]
+    assert factors == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
     assert [kl_factor(step, 4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
     assert kl_factor(0, 0) == 1
+
+
+@pytest.mark.parametrize("epochs, every", {1: 1, 10: 1, 20: 1, 21: 2, 60: 5, 100: 5, 101: 10, 1300: 100}.items())
+def test_pictures_and_lines_come_at_round_epochs(epochs, every):
+    assert report_every(epochs) == every
 
 
 def test_defaults_are_filled_in_by_the_data():

@@ -9,7 +9,7 @@ import numpy as np
 
 from cvae.config import TrainConfig
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, near
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
@@ -61,11 +61,11 @@ class Dataset:
 def load_dataset(config: TrainConfig) -> Dataset:
     """The data set that `config.data` names (`name` or `name:argument`), as the flags want it.
 
-    In this order: the factory's result is checked; where it has no validation split, a share
-    `config.validation` of train, drawn by `config.seed`, becomes one (what stays is in random order too, so that
-    the first images are of all classes); `config.limit` keeps the first images of train; `config.binarize` makes
-    each pixel 0 or 255, white with probability grey / 255. A fixed seed, `STATIC_SEED`, draws each split once,
-    but `dynamic` leaves train grey: the engine draws every batch anew.
+    In this order: the factory's result is checked; the classes `config.without` are left out of every split; where it
+    has no validation split, a share `config.validation` of train, drawn by `config.seed`, becomes one (what stays is
+    in random order too, so that the first images are of all classes); `config.limit` keeps the first images of train;
+    `config.binarize` makes each pixel 0 or 255, white with probability grey / 255. A fixed seed, `STATIC_SEED`, draws
+    each split once, but `dynamic` leaves train grey: the engine draws every batch anew.
 
     Images in a file are read into memory first if they are few (`MEMORY`); else all this only chooses among them, and
     `static` draws each image by a seed of its own, whenever it is read.
@@ -76,7 +76,9 @@ def load_dataset(config: TrainConfig) -> Dataset:
     """
     dataset = _small_in_memory(_checked(_made(config), config.data))
     if config.conditional:
-        _require_labels(dataset, config.data)
+        _require_labels(dataset, config.data, "--conditional")
+    if config.without:
+        dataset = _left_out(dataset, config)
     if dataset.validation is None and config.validation > 0:
         dataset = _held_out(dataset, config)
     if config.limit is not None:
@@ -159,13 +161,31 @@ def _checked(dataset: object, data: str) -> Dataset:
     return dataset
 
 
-def _require_labels(dataset: Dataset, data: str) -> None:
+def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
     for name, split in _splits(dataset).items():
         if split.labels is None:
             raise UsageError(
-                f"--conditional needs labels, and {name} of {data!r} has none: make a sub-folder per class, "
-                "choose --data with labels, or leave --conditional out"
+                f"{flag} needs labels, and {name} of {data!r} has none: make a sub-folder per class, "
+                f"choose --data with labels, or leave {flag} out"
             )
+
+
+def _left_out(dataset: Dataset, config: TrainConfig) -> Dataset:
+    """The data set without some of its classes; the others are numbered anew."""
+    _require_labels(dataset, config.data, "--without")
+    assert dataset.classes is not None
+    for name in config.without:
+        if name not in dataset.classes:
+            raise UsageError(f"--without {name!r}: {config.data!r} has no such class; {near(name, dataset.classes)}")
+    kept = [i for i, name in enumerate(dataset.classes) if name not in config.without]
+    splits: dict[str, Any] = {}
+    for split, of in _splits(dataset).items():
+        assert of.labels is not None
+        rows = np.flatnonzero(np.isin(of.labels, kept))
+        if len(rows) == 0:
+            raise UsageError(f"--without {', '.join(config.without)} leaves no images in {split} of {config.data!r}")
+        splits[split] = replace(_take(of, rows), labels=np.searchsorted(kept, of.labels[rows]))
+    return replace(dataset, classes=tuple(dataset.classes[i] for i in kept), **splits)
 
 
 def _held_out(dataset: Dataset, config: TrainConfig) -> Dataset:

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from itertools import count
 from types import TracebackType
 from typing import Self
 
@@ -10,6 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LINE_SECONDS = 60
 """Where there is no terminal for a bar, as in a log, a line is printed this often."""
+
+REPORTS = 20
+"""At most so many epochs of a run print a line and save sample pictures, besides the first and the last."""
+
+
+def report_every(epochs: int) -> int:
+    """1, 2, 5, 10, 20, 50, ...: the first that gives no more than `REPORTS` in a run of so many epochs."""
+    steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    return next(step for step in steps if epochs <= step * REPORTS)
 
 
 class TrainingProgress:

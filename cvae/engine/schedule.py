@@ -1,13 +1,14 @@
 """Schedules as functions of the step alone, so that they have no state to save."""
 
 import math
+from collections.abc import Sequence
 
 
-def lr_factor(schedule: str, step: int, total: int, warmup: int) -> float:
+def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Sequence[float] | None = None) -> float:
     """What the learning rate is multiplied by at `step` of `total`.
 
     A linear warm-up over the first `warmup` steps, then: "constant"; "cosine", to zero at the end; "step", a tenth
-    from half way on and a hundredth from three quarters on.
+    from each of `milestones` on, which are steps: if None, half way and three quarters of the way after the warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -15,7 +16,8 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int) -> float:
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     if schedule == "step":
-        return 1.0 if done < 0.5 else 0.1 if done < 0.75 else 0.01
+        passed = [done >= 0.5, done >= 0.75] if milestones is None else [step >= at for at in milestones]
+        return 0.1 ** sum(passed)
     return 1.0
 
 

@@ -15,7 +15,7 @@ from cvae.errors import UsageError, near
 MACHINE = ("data_dir", "device", "compile", "trackers")
 """Flags in which the workers of one study may differ."""
 
-YARDSTICK = ("data", "size", "binarize", "validation", "likelihood", "seed", *MACHINE)
+YARDSTICK = ("data", "size", "binarize", "validation", "without", "likelihood", "seed", *MACHINE)
 """Flags that are not searched: the bounds of two data sets or likelihoods do not compare, and a seed is no choice."""
 
 

@@ -33,7 +33,7 @@ from cvae.engine.checkpoint import (
     save_weights,
     unpack_optimizer,
 )
-from cvae.engine.progress import TrainingProgress
+from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
@@ -49,9 +49,6 @@ from cvae.runtime.find import find
 
 CHECKPOINT_SECONDS = 120.0
 """A run is saved at the end of each epoch, and within a longer one this often."""
-
-REPORTS = 15
-"""About how many epochs of a run print a line and save sample pictures."""
 
 EVALUATION_SEED = 20_131_220
 """Seeds the noise of validation and test bounds and of the sample pictures, so that they compare over a run."""
@@ -252,6 +249,8 @@ class Trainer:
             f"{self.epochs} epochs of {len(self.batches)} steps, {asked.precision}{' compiled' * bool(asked.compile)} "
             f"on {self.device.type}{f' in {processes} processes' * (processes > 1)}"
         )
+        if self.step == 0:
+            self._pictures(0)
         while self.step < self.total_steps:
             self._epoch(self.step // len(self.batches), progress)
             self._stop_if_asked()
@@ -296,7 +295,8 @@ class Trainer:
     def _train_step(self, images: Tensor, label: Tensor | None) -> None:
         """One step of the optimizer, on this process's part of a batch: images (B, C, H, W) uint8, label (B,)."""
         asked = self.config.training
-        lr = asked.lr * lr_factor(asked.schedule, self.step, self.total_steps, asked.warmup)
+        milestones = asked.milestones and [epoch * len(self.batches) for epoch in asked.milestones]
+        lr = asked.lr * lr_factor(asked.schedule, self.step, self.total_steps, asked.warmup, milestones)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.zero_grad()
@@ -429,12 +429,12 @@ class Trainer:
         improved = self.validation is None or score < self.best
         self.best = min(self.best, score)
         epoch = record["epoch"]
-        report = epoch == self.epochs or epoch == 1 or epoch % max(1, self.epochs // REPORTS) == 0
+        report = epoch == self.epochs or epoch == 1 or epoch % report_every(self.epochs) == 0
         if self.accelerator.is_main_process and improved:
             save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
         self._save()
         self._write_metrics()
-        if report and self.accelerator.is_main_process and self.config.model.image_shape[0] in (1, 3):
+        if report:
             self._pictures(epoch)
         self.tracking.log(record, self.step)
         if report:
@@ -487,6 +487,8 @@ class Trainer:
     @torch.no_grad()
     def _pictures(self, epoch: int) -> None:
         """samples/: random images (a row a class, for a conditional model), and originals above reconstructions."""
+        if not self.accelerator.is_main_process or self.config.model.image_shape[0] not in (1, 3):
+            return
         model, classes = self.evaluated_model.eval(), self.config.model.classes
         rows = 8 if classes is None else min(len(classes), 16)
         reseed(self.device, EVALUATION_SEED, "pictures")

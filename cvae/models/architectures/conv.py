@@ -1,5 +1,6 @@
 """Strided convolutions with batch norm and LeakyReLU, fully connected layers to the code and back, transposed
-convolutions: the layers of DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434), for images of any size."""
+convolutions: the layers of DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434), for images of any size.
+With max pooling in place of strides, those of many a classifier."""
 
 from functools import partial
 from itertools import pairwise
@@ -16,21 +17,25 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """A (transposed) convolution, batch norm, modulation by the label, LeakyReLU."""
+    """A (transposed) convolution, max pooling or none, batch norm, modulation by the label, LeakyReLU."""
 
-    def __init__(self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning) -> None:
+    def __init__(
+        self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning, *, pool: bool = False
+    ) -> None:
         super().__init__()
         self.convolution = convolution
+        self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.norm = nn.BatchNorm2d(convolution.out_channels)
         self.modulation = conditioning.modulation(convolution.out_channels)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        return leaky_relu(self.modulation(self.norm(self.convolution(features)), label), SLOPE)
+        return leaky_relu(self.modulation(self.norm(self.pool(self.convolution(features))), label), SLOPE)
 
 
-def down(a: Level, b: Level) -> nn.Conv2d:
-    """A convolution from a level to the one below: (B, a.channels, H, W) -> (B, b.channels, ceil(H/2), ceil(W/2))."""
-    return nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1)
+def down(a: Level, b: Level, conditioning: Conditioning, *, pool: bool) -> Block:
+    """From a level to the one below: (B, a.channels, H, W) -> (B, b.channels, ceil(H/2), ceil(W/2))."""
+    convolution = nn.Conv2d(a.channels, b.channels, 3, stride=1 if pool else 2, padding=1)
+    return Block(convolution, conditioning, pool=pool)
 
 
 def up(a: Level, b: Level) -> nn.ConvTranspose2d:
@@ -48,12 +53,14 @@ class Encoder(nn.Module):
         levels: list[Level],
         hidden: int,
         dropout: float,
+        pool: bool,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
         stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
-        self.blocks = nn.ModuleList(Block(c, conditioning) for c in (stem, *(down(a, b) for a, b in pairwise(levels))))
+        downs = [down(a, b, conditioning, pool=pool) for a, b in pairwise(levels)]
+        self.blocks = nn.ModuleList([Block(stem, conditioning), *downs])
         self.hidden = conditioning.linear(levels[-1].features, hidden)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, 2 * latent_dim)
@@ -62,7 +69,8 @@ class Encoder(nn.Module):
         features = image
         for block in self.blocks:
             features = block(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
-        features = leaky_relu(self.hidden(features.flatten(1), label), SLOPE)  # (B, c, h, w) -> (B, hidden)
+        features = self.dropout(features).flatten(1)  # (B, c, h, w) -> (B, c h w)
+        features = leaky_relu(self.hidden(features, label), SLOPE)  # -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
@@ -104,15 +112,17 @@ def conv(
     max_width: int = 128,
     hidden: int = 256,
     dropout: float = 0.0,
+    pool: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `hidden` features before the
-    code and after it, with `dropout`."""
+    code and after it. The encoder halves by strides or, with `pool`, by max pooling; `dropout` comes after its last
+    convolution and after each hidden layer."""
     at_least_one(width=width, max_width=max_width, hidden=hidden)
     if not 0 <= dropout < 1:
         raise UsageError(f"option dropout={dropout} is not in 0..1")
     levels = pyramid(image_shape, width, max_width)
     return (
-        Encoder(image_shape[0], levels, hidden, dropout, latent_dim, conditioning),
+        Encoder(image_shape[0], levels, hidden, dropout, pool, latent_dim, conditioning),
         Decoder(param_channels, levels, hidden, dropout, latent_dim, conditioning),
     )
 
