@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 ModelName = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Run, exported file or zoo name. [newest run, else the zoo's]")
 ]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+]
 Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [drawn, and printed]")]

@@ -1,5 +1,6 @@
 """cvae interpolate"""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +22,12 @@ def interpolate(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     to_label: Annotated[str | None, typer.Option(help="Class at the other end. [the same]")] = None,
-    steps: Annotated[int, typer.Option(min=2, max=1_000, help="Pictures, both ends included.")] = 10,
+    via: Annotated[
+        list[str] | None, typer.Option(help="A stop on the way, a picture's path or a seed; may be repeated.")
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, max=1_000, help="Pictures from one stop to the next, both included.")
+    ] = 10,
     mode: Annotated[str, typer.Option(help="slerp (along the sphere) or lerp (straight).")] = "slerp",
     fps: Annotated[float, typer.Option(min=0.1, max=100, help="Pictures a second, in a GIF.")] = 12.0,
     out: _shared.Out = Path("interpolation.png"),
@@ -30,7 +36,8 @@ def interpolate(
 ) -> None:
     """Go from one image to another: a strip (.png), or an animation that runs there and back (.gif).
 
-    Between two pictures, two seeds, or two labels (--label 3 --to-label 8).
+    Between pictures, seeds, or two labels (--label 3 --to-label 8). An animation that ends where it began, through
+    --via, goes round and round.
 
     Example: cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
@@ -39,30 +46,43 @@ def interpolate(
     from cvae.runtime import images as pictures
 
     decoder = _shared.open_model(model, device)
-    classes = decoder.spec.classes
-    a, b = (_end(decoder, text) for text in (start, end))
+    names = [start, *(via or []), end]
+    stops = [_stop(decoder, name) for name in names]
     first = _shared.one_label(label, digit)
-    last = first if to_label is None else to_label
-    pairs: list[tuple[int, int] | None]
+    rows = []
+    for labels in _labels(decoder, stops, names, first, first if to_label is None else to_label):
+        legs = [
+            decoder.interpolate(a, b, steps, pair, mode) for (a, b), pair in zip(pairwise(stops), labels, strict=True)
+        ]
+        rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), each stop once
+    count = len(rows[0])
+    if out.suffix.lower() == ".gif":
+        frames = [pictures.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
+        around = len(names) > 2 and start == end
+        pictures.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
+    else:
+        pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), count)), out)
+    facts = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
+    _shared.report(json, facts, f"{out} ({count} steps)")
+
+
+def _labels(
+    decoder: "Model", stops: "list[int | np.ndarray]", names: list[str], first: str | None, last: str | None
+) -> "list[list[tuple[int, int]] | list[None]]":
+    """A row for each, with the labels at both ends of its legs; None for a model without labels."""
+    classes = decoder.spec.classes
     if classes is None:
         if first is not None or last is not None:
             decoder.spec.label_index(first or last or "")  # raises
-        pairs = [None]
-    elif first is None and last is None and isinstance(a, int) and isinstance(b, int):
+        return [[None] * (len(stops) - 1)]
+    if first is None and last is None and all(isinstance(stop, int) for stop in stops):
         _shared.say(f"no label given: one row for each of the {len(classes)} classes")
-        pairs = [(index, index) for index in range(len(classes))]
-    else:
-        pairs = [(_label(decoder, a, start, first or last), _label(decoder, b, end, last))]
-    rows = [decoder.interpolate(a, b, steps, pair, mode) for pair in pairs]  # (steps, C, H, W) each
-    if out.suffix.lower() == ".gif":
-        pictures.save_gif([pictures.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)], out, fps)
-    else:
-        pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), steps)), out)
-    facts = {"out": str(out), "model": decoder.spec.name, "steps": steps, "from": start, "to": end, "mode": mode}
-    _shared.report(json, facts, f"{out} ({steps} steps)")
+        return [[(index, index)] * (len(stops) - 1) for index in range(len(classes))]
+    wanted = [first or last] * (len(stops) - 1) + [last]
+    return [list(pairwise(_label(decoder, *of) for of in zip(stops, names, wanted, strict=True)))]
 
 
-def _end(decoder: "Model", text: str) -> "int | np.ndarray":
+def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
     """A seed, or the image (C, H, W) in a picture's file."""
     if text.isdecimal():
         return int(text)
@@ -71,11 +91,11 @@ def _end(decoder: "Model", text: str) -> "int | np.ndarray":
     return pictures.read(text, decoder.spec.image_shape)
 
 
-def _label(decoder: "Model", end: "int | np.ndarray", name: str, label: str | None) -> int:
+def _label(decoder: "Model", stop: "int | np.ndarray", name: str, label: str | None) -> int:
     if label is not None:
         return decoder.spec.label_index(label)
-    if isinstance(end, int):
+    if isinstance(stop, int):
         raise UsageError(f"seed {name} has no label of its own: give one with --label, or both with --to-label")
-    labels = _shared.nearest_labels(decoder, end[None], None, [name])
+    labels = _shared.nearest_labels(decoder, stop[None], None, [name])
     assert labels is not None
     return labels[0]

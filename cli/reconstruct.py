@@ -10,9 +10,7 @@ from cvae.cli import _shared
 
 def reconstruct(
     images: Annotated[list[Path], typer.Argument(help="Pictures of any size; they are scaled and cropped.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="Run, exported file or zoo name. [newest run, else the zoo's]")
-    ] = None,
+    model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     out: _shared.Out = Path("reconstruction.png"),

@@ -110,7 +110,9 @@ def originals(paths: list[Path]) -> np.ndarray:
 
 
 def test_the_commands_are_those_promised():
-    assert {"train", "evaluate", "generate", "interpolate", "reconstruct", "info", "archs", "export"} <= set(COMMANDS)
+    assert {"train", "evaluate", "generate", "interpolate", "reconstruct", "restyle", "info", "archs", "export"} <= set(
+        COMMANDS
+    )
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -232,7 +234,7 @@ def test_a_picture_that_is_there_is_replaced(cvae, trained):
 
 def test_a_strip_goes_from_seed_to_seed(cvae, trained):
     facts = cvae("interpolate", trained["labels"], "--digit", 3, "--from", 4, "--to", 9, "--steps", 6, "--json").facts
-    assert facts["steps"] == 6 and (facts["from"], facts["to"], facts["mode"]) == ("4", "9", "slerp")
+    assert facts["steps"] == 6 and (facts["stops"], facts["mode"]) == (["4", "9"], "slerp")
     found = panels("interpolation.png", 6, 1)
     ends = np.concatenate([noise(4, 1), noise(9, 1)])
     assert shown(found[[0, -1]], in_torch(trained["labels"], "decode", ends, [3, 3]))
@@ -279,6 +281,46 @@ def test_an_animation_runs_there_and_back(cvae, trained, fps, milliseconds):
         np.array_equal(frame, np.kron(strip[i], np.ones((35, 35))))
         for (frame, _), i in zip(frames, [0, 1, 2, 3, 4, 3, 2, 1], strict=True)
     )
+
+
+def test_an_animation_that_ends_where_it_began_goes_round(cvae, trained):
+    flags = ["--from", 4, "--via", 9, "--via", 2, "--to", 4, "--steps", 3]
+    assert cvae("interpolate", trained["plain"], *flags, "--out", "loop.gif").code == 0
+    facts = cvae("interpolate", trained["plain"], *flags, "--out", "strip.png", "--json").facts
+    assert facts["steps"] == 7 and facts["stops"] == ["4", "9", "2", "4"]
+    strip = panels("strip.png", 7, 1)
+    stops = np.concatenate([noise(4, 1), noise(9, 1), noise(2, 1), noise(4, 1)])
+    assert shown(strip[::2], in_torch(trained["plain"], "decode", stops, None))
+    with Image.open("loop.gif") as gif:
+        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
+    assert len(frames) == 6  # the last stop is the first again
+    assert all(np.array_equal(frame, np.kron(strip[i], np.ones((35, 35)))) for i, frame in enumerate(frames))
+
+
+def test_stops_on_the_way_have_the_first_label(cvae, trained):
+    flags = ["--digit", 3, "--to-label", 8, "--via", 5, "--steps", 2]
+    assert cvae("interpolate", trained["labels"], *flags).code == 0
+    stops = np.concatenate([noise(0, 1), noise(5, 1), noise(1, 1)])
+    assert shown(panels("interpolation.png", 3, 1), in_torch(trained["labels"], "decode", stops, [3, 3, 8]))
+
+
+def test_restyle_keeps_the_code_and_changes_the_label(cvae, trained, pictures):
+    run, (a, b) = trained["labels"], pictures
+    facts = cvae("restyle", a, b, "--model", run, "--digit", 4, "--to", 7, "--to", 9, "--json").facts
+    assert (facts["labels"], facts["to"]) == (["4", "4"], ["7", "9"])
+    code = in_torch(run, "encode", originals(pictures), [4, 4])
+    drawn = [in_torch(run, "decode", code, [label, label]) for label in (7, 9)]
+    assert shown(panels("restyled.png", 2, 3), np.concatenate([originals(pictures), *drawn]))
+
+
+def test_restyle_draws_every_label_when_none_is_named_and_finds_that_of_the_picture(cvae, trained, pictures):
+    run, (a, _) = trained["labels"], pictures
+    done = cvae("restyle", a, "--model", run)
+    assert done.code == 0 and f"{a}: no label given" in done.err
+    found = panels("restyled.png", 11, 1)  # beside each other, for one picture
+    best = cvae("reconstruct", a, "--model", run, "--json").facts["labels"]
+    code = in_torch(run, "encode", originals(pictures)[:1], [int(best[0])])
+    assert shown(found[1:], in_torch(run, "decode", np.repeat(code, 10, axis=0), DIGITS))
 
 
 @pytest.mark.parametrize(("kind", "flags", "labels"), [("plain", [], None), ("labels", ["--digit", "4"], [4, 4])])
@@ -387,8 +429,8 @@ def test_the_flags_of_train_are_the_fields_of_its_config():
     wanted, found = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
         kinds = {*(typing.get_args(wanted[name]) or [wanted[name]]), types.NoneType}
-        if name == "trackers":  # given one by one
-            kinds = {list[str], types.NoneType}
+        if name in ("trackers", "without", "milestones"):  # given one by one
+            kinds = {list[int] if name == "milestones" else list[str], types.NoneType}
         assert set(typing.get_args(found[name])) == kinds and parameters[name].default is None, name
 
 
@@ -624,6 +666,12 @@ BAD_USE = {
     "ending": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
     "no ending": (2, "generate {labels} --out empty-folder", ["'empty-folder'", ".png"]),
     "device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
+    "restyle to": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
+    "restyle from": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
+    "restyle without labels": (2, "restyle seven.png -m {plain} --to 1", ["'1'", "without labels"]),
+    "restyle without any": (2, "restyle seven.png -m {plain}", ["without labels"]),
+    "restyle no picture": (1, "restyle text.png -m {labels} --to 1", ["'text.png'"]),
+    "via": (1, "interpolate {plain} --via nowhere.png", ["'nowhere.png'"]),
     "mode": (2, "interpolate {labels} --mode foo", ["'foo'", "'slerp'", "'lerp'"]),
     "no start": (1, "interpolate {plain} --from nowhere.png", ["'nowhere.png'"]),
     "no end": (1, "interpolate {plain} --to -3", ["'-3'"]),

@@ -10,8 +10,9 @@ from PIL import Image, ImageOps
 from cvae.errors import CvaeError, UsageError
 from cvae.files import whole
 
-LEGIBLE = 280
-"""Pictures smaller than this are enlarged by a whole factor when they are saved for a person to look at."""
+LEGIBLE, NARROW, WIDE = 280, 96, 1280
+"""Pictures smaller than the first are enlarged by a whole factor when they are saved for a person to look at; so are
+strips narrower than the second, as long as they are not wider than the third then."""
 
 ENLARGE = Image.Resampling.LANCZOS
 """How: smoothly, since an eye reads a digit of 8x8 pixels more easily so than as 64 squares."""
@@ -54,8 +55,9 @@ def strip(images: np.ndarray) -> Image.Image:
 
 
 def legible(picture: Image.Image) -> Image.Image:
-    """A small picture enlarged by a whole factor, a large one as it is."""
-    factor = math.ceil(LEGIBLE / max(picture.size))
+    """A small picture, or a thin strip, enlarged by a whole factor; a large one as it is."""
+    thin, long = sorted(picture.size)
+    factor = max(math.ceil(LEGIBLE / long), min(math.ceil(NARROW / thin), WIDE // long))
     return picture.resize((picture.width * factor, picture.height * factor), ENLARGE)
 
 
@@ -72,12 +74,12 @@ def save(picture: Image.Image, path: str | Path) -> None:
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Pictures as an animation that runs there and back, so that the loop has no seam.
+    """Pictures as an animation that begins again after the last.
 
     Raises:
         CvaeError: the file can't be written.
     """
-    first, *rest = [legible(frame) for frame in frames + frames[-2:0:-1]]
+    first, *rest = [legible(frame) for frame in frames]
     with whole(path) as beside:
         first.save(beside, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
 

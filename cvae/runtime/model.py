@@ -129,6 +129,10 @@ class Model:
         """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
         return self.decode(self.encode(images, label)[0], label)
 
+    def restyle(self, images: np.ndarray, label: Labels, to: Labels) -> np.ndarray:
+        """Images (N, C, H, W) of the class `label` -> the same codes drawn as the class `to`: the style is kept."""
+        return self.decode(self.encode(images, label)[0], to)
+
     def nearest_label(self, images: np.ndarray) -> np.ndarray:
         """Images (N, C, H, W) -> for each the label (N,) under which it is reconstructed with the least squared error.
 

@@ -1,0 +1,47 @@
+"""cvae restyle"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cvae.cli import _shared
+
+
+def restyle(
+    images: Annotated[list[Path], typer.Argument(help="Pictures of any size; they are scaled and cropped.")],
+    model: _shared.ModelOption = None,
+    label: _shared.Label = None,
+    digit: _shared.Digit = None,
+    to: Annotated[list[str] | None, typer.Option(help="Class to draw; may be repeated. [every class]")] = None,
+    out: _shared.Out = Path("restyled.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Keep a picture's style and change its label: the pictures, then what becomes of them, a row for each class.
+
+    Example: cvae restyle three.png --digit 3 --to 7
+    """
+    import numpy as np
+
+    from cvae.errors import UsageError
+    from cvae.runtime import images as pictures
+
+    coder = _shared.open_model(model, device)
+    classes = coder.spec.classes
+    targets = [coder.spec.label_index(name) for name in to or []]
+    if classes is None:
+        raise UsageError(f"{coder.spec.name!r} was trained without labels: it has nothing to change")
+    targets = targets or list(range(len(classes)))
+    originals = np.stack([pictures.read(path, coder.spec.image_shape) for path in images])  # (N, C, H, W)
+    labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
+    rows = [originals, *(coder.restyle(originals, labels, target) for target in targets)]
+    columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other
+    pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), columns)), out)
+    facts = {
+        "out": str(out),
+        "model": coder.spec.name,
+        "labels": [classes[index] for index in labels or []],
+        "to": [classes[index] for index in targets],
+    }
+    _shared.report(json, facts, f"{out} ({len(images)} x {len(targets)} images)")
