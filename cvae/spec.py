@@ -24,6 +24,8 @@ class Spec:
     to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,
     both (B, latent_dim) float32, in the same noise space.
 
+    `sigma` is the standard deviation of a gaussian likelihood, in units of the value range.
+
     `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
     together when it is the same. `agreement` holds the largest absolute difference between onnxruntime and torch,
     and the batch sizes compared.
@@ -38,6 +40,7 @@ class Spec:
     latent_dim: int
     classes: tuple[str, ...] | None
     likelihood: str
+    sigma: float | None = None
     prior: str
     data: str
     data_terms: str

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cvae.config import Config
 from cvae.engine.checkpoint import WEIGHTS
 from cvae.models import VAE
+from cvae.models.likelihoods import Gaussian
 from cvae.spec import Spec
 
 
@@ -40,9 +41,9 @@ class Encoder(nn.Module):
 ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
 
 
-def spec_of(config: Config, role: str, run: Path, license: str | None) -> Spec:
+def spec_of(network: VAE, config: Config, role: str, run: Path, license: str | None) -> Spec:
     """The self-description of a run's decoder or encoder."""
-    model = config.model
+    model, p_x = config.model, network.likelihood
     return Spec(
         role=role,
         name=run.resolve().name,
@@ -51,6 +52,7 @@ def spec_of(config: Config, role: str, run: Path, license: str | None) -> Spec:
         latent_dim=model.latent_dim,
         classes=model.classes,
         likelihood=model.likelihood.name,
+        sigma=p_x.log_sigma.detach().exp().item() if isinstance(p_x, Gaussian) else None,
         prior=model.prior.name,
         data=config.training.data.partition(":")[0],  # the kind of an own set, not where it lies on somebody's disk
         data_terms=config.data_terms,

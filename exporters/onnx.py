@@ -41,7 +41,7 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
     model, config = load_model(run)
     files = {}
     for role, wrapper in ROLES.items():
-        spec = spec_of(config, role, run, license)
+        spec = spec_of(model, config, role, run, license)
         graph = to_onnx(wrapper(model), spec)
         difference = compare(graph, wrapper(model), spec)
         if not difference <= TOLERANCE:

@@ -1,5 +1,6 @@
 """Exported files as a model that can be evaluated: onnxruntime, without torch."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,11 @@ class ExportedScorer:
 
     def __init__(self, model: Model) -> None:
         spec = model.spec
-        if spec.likelihood != "bernoulli":
+        if spec.likelihood != "bernoulli" and spec.sigma is None:
             raise UsageError(
-                f"an exported file gives the mean of p(x | z) alone, which is all of it for 'bernoulli' only, and "
-                f"{spec.name!r} has {spec.likelihood!r}: evaluate the run's folder (with torch: pip install "
-                "'cvae-onnx[train]')"
+                f"an exported file gives the mean of p(x | z) alone, which is all of it for 'bernoulli' and, with its "
+                f"sigma in the spec, for a gaussian; {spec.name!r} has {spec.likelihood!r}: evaluate the run's folder "
+                "(with torch: pip install 'cvae-onnx[train]')"
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim
@@ -49,10 +50,8 @@ class ExportedScorer:
         batch, count, latent_dim = noise.shape
         code = mean[:, None] + std[:, None] * noise  # (B, K, Z)
         repeated = None if labels is None else labels.repeat(count)
-        white = self.model.decode(code.reshape(-1, latent_dim), repeated).reshape(batch, count, -1)  # (B, K, C H W)
-        white = white.clip(SMALLEST, 1 - SMALLEST)
-        image = images.reshape(batch, 1, -1)
-        log_prob = image * np.log(white) + (1 - image) * np.log1p(-white)
+        pixels = self.model.decode(code.reshape(-1, latent_dim), repeated).reshape(batch, count, -1)  # (B, K, C H W)
+        log_prob = self._log_prob(images.reshape(batch, 1, -1), pixels)
         rate = 0.5 * (mean**2 + std**2 - 1) - np.log(std)  # (B, Z)
         each = (batch, count, latent_dim)
         return Samples(
@@ -62,3 +61,10 @@ class ExportedScorer:
             mean=np.broadcast_to(mean[:, None], each),
             var=np.broadcast_to(std[:, None] ** 2, each),
         )
+
+    def _log_prob(self, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        """log p(x | z) of each number, given the mean of p(x | z)."""
+        if (sigma := self.model.spec.sigma) is not None:
+            return -0.5 * (((images - mean) / sigma) ** 2 + math.log(2 * math.pi)) - math.log(sigma)
+        white = mean.clip(SMALLEST, 1 - SMALLEST)
+        return images * np.log(white) + (1 - images) * np.log1p(-white)
