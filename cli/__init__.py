@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from cvae.cli import archs, evaluate, export, generate, info, interpolate, reconstruct, train, tune, zoo
+from cvae.cli import archs, evaluate, export, generate, info, interpolate, plot, reconstruct, train, tune, zoo
 
 app = typer.Typer(
     name="cvae",
@@ -40,6 +40,7 @@ app.command()(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)
+app.add_typer(plot.app, name="plot")
 app.add_typer(zoo.app, name="zoo")
 app.command()(info.info)
 app.command()(archs.archs)

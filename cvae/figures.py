@@ -10,17 +10,20 @@ from cvae.files import whole
 
 GREY = "#767676"
 
+DPI = 144
+"""Pixels an inch, in a PNG."""
+
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 """Eight colours for every kind of eye (https://jfly.uni-koeln.de/color/), the palest last."""
 
 PETROFF = (
-    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
-    *("#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
-)
+    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
+    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+)  # fmt: skip
 """Ten, as far apart as ten can be (https://arxiv.org/abs/2107.02270)."""
 
-MARKERS = "osD^vP*X<>p"
-"""Eleven shapes of a point, so that with ten colours 110 classes differ."""
+MARKERS = "osD^vP*<X>p"
+"""Eleven shapes of a point, so that with ten colours 110 classes differ; the two greys have very different ones."""
 
 ENDINGS = (".png", ".svg")
 
@@ -54,4 +57,4 @@ def save(figure: Figure, path: Path) -> None:
     check_ending(path)
     undated = {"Date": None} if path.suffix.lower() == ".svg" else None
     with rc_context({"svg.hashsalt": "cvae"}), whole(path) as beside:
-        figure.savefig(beside, dpi=144, metadata=undated)
+        figure.savefig(beside, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=undated)
