@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from cvae.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from cvae.config import TrainConfig
     from cvae.runtime import Model
 
 ModelName = Annotated[
@@ -27,6 +29,13 @@ Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [
 Device = Annotated[str, typer.Option(help="cpu, cuda, auto, or an onnxruntime provider.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Out = Annotated[Path, typer.Option(help="Picture to write.")]
+Data = Annotated[str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")]
+DataDir = Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")]
+Size = Annotated[int | None, typer.Option(help="Side in pixels that images are made. [as in training]")]
+Binarize = Annotated[
+    str | None, typer.Option(help="none, dynamic or static. [as in training; of an exported file alone: none]")
+]
+SplitName = Annotated[str, typer.Option(help="test, validation or train.")]
 
 
 def say(text: str) -> None:
@@ -79,6 +88,11 @@ def require_torch(what: str) -> None:
 
     if importlib.util.find_spec("torch") is None:
         raise MissingExtraError(what)
+
+
+def given(asked: "TrainConfig", **flags: Any) -> "TrainConfig":
+    """What a model was trained on, where the flags of the command line do not say otherwise."""
+    return replace(asked, **{name: value for name, value in flags.items() if value is not None})
 
 
 def one_label(label: str | None, digit: str | None) -> str | None:

@@ -9,15 +9,11 @@ from cvae.cli import _shared
 
 def evaluate(
     model: _shared.ModelName = None,
-    data: Annotated[
-        str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")] = None,
-    size: Annotated[int | None, typer.Option(help="Side in pixels that images are made. [as in training]")] = None,
-    binarize: Annotated[
-        str | None, typer.Option(help="none, dynamic or static. [as in training; of an exported file alone: none]")
-    ] = None,
-    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    data: _shared.Data = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    binarize: _shared.Binarize = None,
+    split: _shared.SplitName = "test",
     limit: Annotated[int | None, typer.Option(min=1, help="Score N images only, spread over the split.")] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples K of the importance-weighted bound. [not taken]")
@@ -42,7 +38,6 @@ def evaluate(
     Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
     """
     import importlib.util
-    from dataclasses import replace
 
     from cvae.errors import UsageError
     from cvae.evaluation.bounds import Scorer
@@ -52,8 +47,6 @@ def evaluate(
     from cvae.runtime import load
     from cvae.runtime.find import newest
 
-    if split not in ("test", "validation", "train"):
-        raise UsageError(f"--split {split!r} is neither test, validation nor train")
     path, remark = newest(model)
     if remark:
         _shared.say(remark)
@@ -72,8 +65,7 @@ def evaluate(
         _shared.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(f"--cas: {scorer.name!r} has no labels, so that no classifier can learn from its images")
-    given: dict[str, Any] = {"data": data, "data_dir": data_dir, "size": size, "binarize": binarize}
-    asked = replace(asked, **{name: value for name, value in given.items() if value is not None})
+    asked = _shared.given(asked, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.progress() as progress:
         report = measure(
             scorer,

@@ -32,6 +32,7 @@ from cvae.engine import load_model
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
 SUBCOMMANDS = [["export", "onnx"], ["zoo", "list"], ["zoo", "show"], ["zoo", "copy"]]
+SUBCOMMANDS += [["plot", what] for what in ("latent", "traverse", "grid", "losses", "progress")]
 QUICK = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64"]
 
 

@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.engine.space import Range
 from cvae.engine.tuning import Study, is_start, outcome, short
-from cvae.files import whole
+from cvae.figures import GREY, OKABE_ITO, save
 
-BLUE, GREY = "#1f5fa8", "#9a9a9a"
+BLUE = OKABE_ITO[0]
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -108,8 +108,7 @@ def _bound(trial: FrozenTrial) -> float:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    with whole(path) as beside:
-        figure.savefig(beside, dpi=120)
+    save(figure, path)
     return path
 
 

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 
 from cvae.config import Config, TrainConfig
-from cvae.data import Rows, Split, load_dataset
+from cvae.data import Dataset, Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
 from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet, psnr, require_ssim, ssim
 from cvae.evaluation.judge import SHIPPED, Judge, judge
+from cvae.spec import Spec
 
 GENERATED = 10_000
 """Images drawn for the distances; the number is part of their protocol."""
@@ -29,6 +30,29 @@ def data_of(path: Path, spec_data: str) -> TrainConfig:
     if (folder / "config.json").is_file():
         return Config.read(folder / "config.json").training
     return TrainConfig(data=spec_data)
+
+
+def load_split(data: TrainConfig, split: str, model: Scorer | Spec) -> tuple[Dataset, Split]:
+    """The data set, and the images of one of its splits, which must be such as the model was made for.
+
+    Raises:
+        UsageError: the split does not exist, or images or labels are not those of the model.
+        CvaeError: the data can't be had.
+    """
+    if split not in ("test", "validation", "train"):
+        raise UsageError(f"--split {split!r} is neither test, validation nor train")
+    conditional = model.classes is not None
+    dataset = load_dataset(replace(data, conditional=conditional, limit=None))
+    part: Split | None = getattr(dataset, split)
+    if part is None:
+        raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
+    shape, classes = part.images.shape[1:], dataset.classes if conditional else None
+    if shape != model.image_shape or classes != model.classes:
+        raise UsageError(
+            f"{data.data!r} has images {shape} and classes {classes}, {model.name!r} was made for "
+            f"{model.image_shape} and {model.classes}; choose its own data with --data and --size"
+        )
+    return dataset, part
 
 
 def evaluate(
@@ -63,17 +87,8 @@ def evaluate(
     tell = progress or (lambda part, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset = load_dataset(replace(data, conditional=conditional, limit=None))
-    part: Split | None = getattr(dataset, split)
-    if part is None:
-        raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
-    shape, classes = part.images.shape[1:], dataset.classes if conditional else None
-    if shape != scorer.image_shape or classes != scorer.classes:
-        raise UsageError(
-            f"{data.data!r} has images {shape} and classes {classes}, {scorer.name!r} was made for "
-            f"{scorer.image_shape} and {scorer.classes}; choose its own data with --data and --size"
-        )
-    by = _judge_for(features, dataset.name, shape) if generated else None
+    dataset, part = load_split(data, split, scorer)
+    by = _judge_for(features, dataset.name, scorer.image_shape) if generated else None
     part = spread(part, limit)
     labels = part.labels if conditional else None
     report: dict[str, Any] = {

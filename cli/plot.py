@@ -1,0 +1,252 @@
+"""cvae plot"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvae.cli import _shared
+from cvae.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from cvae.config import TrainConfig
+    from cvae.runtime import Model
+
+app = typer.Typer(no_args_is_help=True, help="Draw what a model has learned, and how. Figures are .png or .svg.")
+
+Limit = Annotated[int, typer.Option(min=1, help="Encode at most N images, spread over the split.")]
+
+
+@app.command()
+def latent(
+    model: _shared.ModelName = None,
+    method: Annotated[str, typer.Option(help="tsne, pca or umap.")] = "tsne",
+    perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE: about how many neighbours count.")] = 30.0,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Show some of the images at their places.")] = False,
+    data: _shared.Data = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    binarize: _shared.Binarize = None,
+    split: _shared.SplitName = "test",
+    limit: Limit = 2_000,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the method.")] = 0,
+    out: _shared.Out = Path("latent.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Map the codes of real images to a plane, coloured by class: what the encoder finds alike lies together.
+
+    Example: cvae plot latent mnist-resnet-conditional --thumbnails
+    """
+    _ready(out)
+    from cvae import figures
+    from cvae.plots.codes import encode
+    from cvae.plots.latent import check_method, draw, flatten
+
+    check_method(method)
+    encoder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(encoder, asked, split=split, limit=limit)
+    if encoder.spec.classes is not None:
+        _shared.say("the label tells this model the class, so that its codes need not: expect the classes mixed")
+    places = flatten(codes.mean, method, perplexity=perplexity, seed=seed)
+    count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
+    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
+    figures.save(draw(codes, places, title, thumbnails=thumbnails), out)
+    facts = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
+    _shared.report(json, {**facts, "method": method}, f"{out} ({count:,} images)")
+
+
+@app.command()
+def traverse(
+    model: _shared.ModelName = None,
+    image: Annotated[Path | None, typer.Option(help="Start from the code of this picture. [the zero code]")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Start from the code that this seed draws.")] = None,
+    label: _shared.Label = None,
+    digit: _shared.Digit = None,
+    dimensions: Annotated[int, typer.Option(min=1, max=1_000, help="Rows.")] = 10,
+    steps: Annotated[int, typer.Option(min=2, max=100, help="Columns.")] = 9,
+    range_: Annotated[float, typer.Option("--range", min=0.01, max=100, help="From -R to R.")] = 3.0,
+    data: _shared.Data = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    binarize: _shared.Binarize = None,
+    split: _shared.SplitName = "test",
+    limit: Limit = 2_000,
+    out: _shared.Out = Path("traverse.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Vary one dimension of the code at a time, a row each, those that say most about the data's images first.
+
+    Example: cvae plot traverse mnist-resnet-conditional --digit 7
+    """
+    _ready(out)
+    import numpy as np
+
+    from cvae import figures
+    from cvae.plots.codes import encode
+    from cvae.plots.traverse import draw, strongest
+
+    if image is not None and seed is not None:
+        raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
+    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    code, index = _start(coder, image, seed, _shared.one_label(label, digit))
+    name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
+    codes = encode(coder, asked, split=split, limit=limit)
+    kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
+    title = coder.spec.name + ("" if name is None else f", label {name}")
+    figures.save(draw(coder, code, index, kl, values, dimensions, title), out)
+    chosen = [int(d) for d in strongest(kl, dimensions)]
+    facts: dict[str, Any] = {"out": str(out), "model": coder.spec.name, "label": name, "images": len(codes.mean)}
+    facts |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
+    _shared.report(json, facts, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
+
+
+@app.command()
+def grid(
+    model: _shared.ModelName = None,
+    label: _shared.Label = None,
+    digit: _shared.Digit = None,
+    columns: Annotated[int | None, typer.Option(min=1, max=100, help="Styles; 20 for a manifold. [10]")] = None,
+    seed: _shared.Seed = None,
+    out: _shared.Out = Path("grid.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Draw every class in the same styles; of a code of two numbers without labels, or with --label, the whole plane.
+
+    Example: cvae plot grid mnist-resnet-conditional --seed 0
+    """
+    _ready(out)
+    from cvae import figures
+    from cvae.plots.grid import manifold, styles
+
+    decoder = _shared.open_model(model, device)
+    spec, wanted = decoder.spec, _shared.one_label(label, digit)
+    index = None if wanted is None else spec.label_index(wanted)
+    facts = {"out": str(out), "model": spec.name}
+    if spec.classes is not None and index is None:
+        columns, seed = columns or 10, _shared.new_seed(seed)
+        figures.save(styles(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
+        text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
+        _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
+        return
+    if spec.latent_dim != 2:
+        instead = "cvae generate --grid" if index is None else f"cvae generate --label {wanted} -n 64"
+        raise UsageError(
+            f"{spec.name!r} has a code of {spec.latent_dim} numbers, and a plane takes 2; "
+            f"see its images with: {instead}, or: cvae plot traverse"
+        )
+    if seed is not None:
+        raise UsageError(f"--seed {seed}: no noise is drawn for the plane of a code; leave it out")
+    columns = columns or 20
+    name = None if index is None or spec.classes is None else spec.classes[index]
+    title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
+    figures.save(manifold(decoder, index, columns, title), out)
+    _shared.report(json, {**facts, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
+
+
+@app.command()
+def losses(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="Runs or zoo names. [newest run, else the zoo's]")
+    ] = None,
+    out: _shared.Out = Path("losses.png"),
+    json: _shared.Json = False,
+) -> None:
+    """Draw the bound of trainings, and its two parts, by epoch.
+
+    Example: cvae plot losses mnist-resnet-conditional
+    """
+    _ready(out)
+    from cvae import figures
+    from cvae.plots.losses import draw, read
+
+    folders = [_run(name) for name in runs or (None,)]
+    ends = [folder.resolve().name for folder in folders]
+    names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
+    records = {name: read(folder) for name, folder in zip(names, folders, strict=True)}
+    figures.save(draw(records), out)
+    epochs = {name: sum("epoch" in record for record in of) for name, of in records.items()}
+    _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
+
+
+@app.command()
+def progress(
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run. [newest run]")] = None,
+    epochs: Annotated[str | None, typer.Option(help="Which, as 1,10,20. [at most 8, evenly]")] = None,
+    out: _shared.Out = Path("progress.png"),
+    json: _shared.Json = False,
+) -> None:
+    """Show how reconstructions became better: the originals, and below them a row an epoch.
+
+    Example: cvae plot progress runs/digits-resnet-conditional
+    """
+    _ready(out)
+    from cvae import figures
+    from cvae.config import Config
+    from cvae.plots.progress import choose, draw, saved
+
+    folder = _run(run)
+    image_shape = Config.read(folder / "config.json").model.image_shape
+    there = saved(folder)
+    chosen = choose(list(there), epochs)
+    figure = draw({epoch: there[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
+    figures.save(figure, out)
+    _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
+
+
+def _ready(out: Path) -> None:
+    """Before anything takes time: the packages are here, and figures are written with this ending."""
+    from importlib.util import find_spec
+
+    from cvae.errors import MissingExtraError
+
+    if not all(map(find_spec, ("matplotlib", "sklearn"))):
+        raise MissingExtraError("cvae plot", "plot")
+    from cvae.figures import check_ending
+
+    check_ending(out)
+
+
+def _run(name: str | None) -> Path:
+    """The folder of the run named, or else of the newest, saying which."""
+    from cvae.runtime.find import newest
+
+    path, remark = newest(name)
+    if remark:
+        _shared.say(remark)
+    return path if path.is_dir() else path.parent
+
+
+def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, TrainConfig]":
+    """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
+    from cvae.evaluation.evaluate import data_of
+    from cvae.runtime import load
+    from cvae.runtime.find import ENCODER, exported, newest
+
+    path, remark = newest(name)
+    model = load(path, device=device)
+    if remark:
+        _shared.say(remark)
+    exported(path, ENCODER)  # raises, before data are downloaded
+    return model, _shared.given(data_of(path, model.spec.data), **flags)
+
+
+def _start(model: "Model", image: Path | None, seed: int | None, label: str | None) -> "tuple[np.ndarray, int | None]":
+    """The code to start from (Z,), and the label it is decoded with."""
+    import numpy as np
+
+    from cvae.runtime import images as pictures
+
+    if image is not None:
+        pixels = pictures.read(image, model.spec.image_shape)[None]  # (C, H, W) -> (1, C, H, W)
+        labels = _shared.nearest_labels(model, pixels, label, [str(image)])
+        return model.encode(pixels, labels)[0][0], None if labels is None else labels[0]
+    code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
+    if label is None and model.spec.classes is not None:
+        _shared.say(f"no label given: {model.spec.classes[0]!r}, the first")
+        return code, 0
+    return code, None if label is None else model.spec.label_index(label)
