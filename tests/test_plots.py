@@ -518,7 +518,7 @@ def test_the_epochs_are_chosen_evenly(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     done = plot("progress", "--json")
     assert "newest run: runs/mine" in done.err
-    assert done.facts["epochs"] == progress.choose(list(range(1, 21)), None) == [1, 4, 6, 9, 12, 15, 17, 20]
+    assert done.facts["epochs"] == progress.choose(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
     assert progress.choose([3], None) == [3] and progress.choose([1, 5], None) == [1, 5]
 
 
@@ -560,7 +560,7 @@ BAD = {
     "no metrics": (1, "losses raw", ["metrics.jsonl", "cvae train"]),
     "no samples": (1, f"progress {ZOO}", ["samples/"]),
     "not saved": (2, "progress {plain} --epochs 1,99", ["99", "1, 2, 3"]),
-    "no epochs": (2, "progress {plain} --epochs 1-5", ["'1-5'", "1,2,3"]),
+    "no epochs": (2, "progress {plain} --epochs 1-5", ["'1-5'", "0,1,2"]),
     "not exported": (1, "latent raw", ["cvae export onnx raw"]),
     "no encoder": (1, "traverse alone/decoder.onnx", ["encoder.onnx"]),
 }  # fmt: skip
@@ -600,9 +600,9 @@ def test_more_runs_than_colours_are_refused():
 
 def test_damaged_samples_are_refused(refused, trained):
     shutil.copytree(trained["plain"], "run")
-    path = Path("run/samples/epoch-0001-reconstructions.png")
+    path = Path("run/samples/epoch-0000-reconstructions.png")
     path.write_bytes(path.read_bytes()[:50])
-    refused(1, ["epoch-0001-reconstructions.png"], "progress", "run")
+    refused(1, ["epoch-0000-reconstructions.png"], "progress", "run")
 
 
 def test_the_extra_is_named_where_it_is_missing(refused, trained, monkeypatch):
