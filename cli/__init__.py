@@ -4,7 +4,21 @@ from typing import Annotated
 
 import typer
 
-from cvae.cli import archs, evaluate, export, generate, info, interpolate, plot, reconstruct, restyle, train, tune, zoo
+from cvae.cli import (
+    archs,
+    detect,
+    evaluate,
+    export,
+    generate,
+    info,
+    interpolate,
+    plot,
+    reconstruct,
+    restyle,
+    train,
+    tune,
+    zoo,
+)
 
 app = typer.Typer(
     name="cvae",
@@ -41,6 +55,7 @@ app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)
 app.command()(restyle.restyle)
+app.add_typer(detect.app, name="detect")
 app.add_typer(plot.app, name="plot")
 app.add_typer(zoo.app, name="zoo")
 app.command()(info.info)

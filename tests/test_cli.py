@@ -111,9 +111,8 @@ def originals(paths: list[Path]) -> np.ndarray:
 
 
 def test_the_commands_are_those_promised():
-    assert {"train", "evaluate", "generate", "interpolate", "reconstruct", "restyle", "info", "archs", "export"} <= set(
-        COMMANDS
-    )
+    promised = "train tune evaluate generate interpolate reconstruct restyle info archs export"
+    assert set(promised.split()) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

@@ -183,3 +183,26 @@ def test_exported_files_are_evaluated(tmp_path):
     report = json.loads(done.stdout)
     assert report["backend"].startswith("onnxruntime") and report["protocol"]["images"] == 20
     assert report["importance_weighted"]["nats"] > 100  # a diagonal is no digit
+
+
+def test_anomalies_are_detected(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
+    program = """if True:
+        import numpy as np
+        import cvae
+        normal = cvae.load().generate(20, seed=0)
+        np.save("normal.npy", (255 * normal[:, 0]).astype(np.uint8))
+        from cvae.runtime import images
+        for i in range(2):
+            images.save(images.to_pil(1 - i - (1 - 2 * i) * normal[i]), f"{i}.png")  # a negative, and as it is
+        from cvae.__main__ import main
+        main()
+    """
+    done = python(program, "detect", "fit", folder, "--data", "npz:normal.npy", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    done = python(
+        program, "detect", "score", "0.png", "1.png", "--model", folder, "--by", "bound", "--json", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert [row["verdict"] for row in json.loads(done.stdout)["images"]] == ["anomaly", "normal"]

@@ -32,8 +32,10 @@ def data_of(path: Path, spec_data: str) -> TrainConfig:
     return TrainConfig(data=spec_data)
 
 
-def load_split(data: TrainConfig, split: str, model: Scorer | Spec) -> tuple[Dataset, Split]:
+def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled: bool = True) -> tuple[Dataset, Split]:
     """The data set, and the images of one of its splits, which must be such as the model was made for.
+
+    With `labelled` they have the labels that a conditional model was trained with.
 
     Raises:
         UsageError: the split does not exist, or images or labels are not those of the model.
@@ -41,13 +43,13 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec) -> tuple[Dat
     """
     if split not in ("test", "validation", "train"):
         raise UsageError(f"--split {split!r} is neither test, validation nor train")
-    conditional = model.classes is not None
+    conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
     part: Split | None = getattr(dataset, split)
     if part is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
     shape, classes = part.images.shape[1:], dataset.classes if conditional else None
-    if shape != model.image_shape or classes != model.classes:
+    if shape != model.image_shape or (labelled and classes != model.classes):
         raise UsageError(
             f"{data.data!r} has images {shape} and classes {classes}, {model.name!r} was made for "
             f"{model.image_shape} and {model.classes}; choose its own data with --data and --size"

@@ -123,10 +123,17 @@ def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     return ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
 
 
-def read(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
+def error_maps(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Where images (N, C, H, W) in [0, 1] differ: (N, 3, H, W), from black by red and yellow to white."""
+    error = np.abs(images - others).mean(axis=1, keepdims=True)  # (N, C, H, W) -> (N, 1, H, W)
+    return (3 * error - np.arange(3).reshape(3, 1, 1)).clip(0, 1).astype(np.float32)
+
+
+def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = False) -> np.ndarray:
     """Read a picture as an image (C, H, W) float32 in [0, 1]: grey or RGB, scaled to cover (H, W), centre-cropped.
 
     Raises:
+        UsageError: with `exact`, it is not of this size, or in colour where C is 1.
         CvaeError: the file can't be read, is no picture, or has more than Pillow's `Image.MAX_IMAGE_PIXELS`.
     """
     channels, height, width = image_shape
@@ -134,8 +141,16 @@ def read(path: str | Path, image_shape: tuple[int, int, int]) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # comes before the pixels are decoded
             with Image.open(path, formats=FORMATS) as file:
-                picture = cover(to_rgb(file), (width, height))
+                original = to_rgb(file)
+                picture = cover(original, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as a picture: {error}") from error
+    if exact:
+        coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
+        if original.size != (width, height) or coloured:
+            raise UsageError(
+                f"{str(path)!r} has {original.width}x{original.height} pixels{' in colour' if coloured else ''}, the "
+                f"model takes {width}x{height}{' in grey' if channels == 1 else ''}; --resize scales and crops it"
+            )
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)

@@ -1,0 +1,169 @@
+"""cvae detect"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cvae.cli import _shared
+from cvae.errors import UsageError, near
+
+if TYPE_CHECKING:
+    from cvae.config import TrainConfig
+    from cvae.data import Dataset, Split
+    from cvae.evaluation.exported_scorer import ExportedScorer
+
+app = typer.Typer(no_args_is_help=True, help="Find images that are unlike those a model was trained on.")
+
+WORST = 8
+"""Images in the picture of the worst."""
+
+
+@app.command()
+def fit(
+    model: _shared.ModelName = None,
+    quantile: Annotated[float, typer.Option(help="Share of normal images that the thresholds let pass.")] = 0.95,
+    data: Annotated[str | None, typer.Option(help="Normal images, as of cvae train. [those of the training]")] = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Of them: validation, test or train. [validation; all of train with --data]"),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most N images, spread over the split.")] = 5_000,
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Learn from normal images which scores are normal, and keep that beside the model.
+
+    They should be images that the model was not trained on, which look a little too normal to it.
+
+    Example: cvae detect fit runs/digits-resnet-conditional
+    """
+    from cvae.config import to_dict
+    from cvae.evaluation.anomaly import Detector, measure
+    from cvae.evaluation.evaluate import data_of, spread
+
+    scorer, folder = _scorer(model, device)
+    asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
+    dataset, part = _normal(scorer, asked, split, own=data is None)
+    part = spread(part, limit)
+    with _shared.progress() as progress:
+        normal = measure(scorer, part.images, progress=lambda *at: progress("normal images", *at))
+    detector = Detector.fit(scorer, normal, data=dataset.name, quantile=quantile)
+    files, facts = detector.save(folder), detector.facts
+    text = [f"{files[0]}: from {facts.images:,} images of {facts.data}; an image is an anomaly above"]
+    text += [f"  {score:15}{value:12.3f}" for score, value in facts.thresholds.items()]
+    _shared.report(json, {"out": str(files[0]), **to_dict(facts)}, "\n".join(text))
+
+
+@app.command()
+def score(
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
+    model: _shared.ModelOption = None,
+    by: Annotated[str | None, typer.Option(help="Score that the verdict goes by. [ratio, else neighbours]")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Scale and crop pictures of another size.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for scores.csv, worst.png and maps/.")] = Path("anomalies"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Score pictures, say which are anomalies, and show where their reconstructions differ.
+
+    Example: cvae detect score photos --model runs/mnist-resnet --out anomalies
+    """
+    import numpy as np
+
+    from cvae.evaluation.anomaly import Detector, measure
+    from cvae.runtime import images as pictures
+
+    scorer, folder = _scorer(model, device)
+    detector = Detector.load(folder, scorer)
+    thresholds = detector.facts.thresholds
+    by = by or next(name for name in ("ratio", "neighbours") if name in thresholds)
+    if by not in thresholds:
+        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
+    files = _files(images)
+    pixels = np.stack([pictures.read(file, scorer.image_shape, exact=not resize) for file in files.values()])
+    with _shared.progress() as progress:
+        measured = measure(scorer, pixels, progress=lambda *at: progress("images", *at))
+    scores = detector.scores(measured)
+    anomalies = scores[by] > thresholds[by]
+    rows = [
+        {
+            "image": name,
+            "verdict": "anomaly" if anomalies[i] else "normal",
+            **{score: round(float(values[i]), 6) for score, values in scores.items()},
+            **({} if measured.label is None else {"label": scorer.model.spec.classes[measured.label[i]]}),  # type: ignore[index]
+        }
+        for i, name in enumerate(files)
+    ]
+    maps = pictures.error_maps(pixels, measured.again)  # (N, 3, H, W)
+    for name, drawn in zip(files, maps, strict=True):
+        pictures.save(
+            pictures.legible(pictures.to_pil(drawn)), out / "maps" / (name if name.endswith(".png") else f"{name}.png")
+        )
+    worst = np.argsort(-scores[by], kind="stable")[:WORST]
+    shape = (3, *scorer.image_shape[1:])
+    panels = [np.broadcast_to(of[i], shape) for i in worst for of in (pixels, measured.again, maps)]
+    pictures.save(pictures.legible(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
+    _write_csv(out / "scores.csv", rows)
+    text = [f"{'anomaly' if anomalies[i] else 'normal ':8} {scores[by][i]:10.3f}  {rows[i]['image']}" for i in worst]
+    text += [f"{out}: {anomalies.sum()} of {len(rows)} images are anomalies ({by} above {thresholds[by]:.3f})"]
+    facts = {"out": str(out), "model": scorer.name, "by": by, "thresholds": dict(thresholds), "images": rows}
+    _shared.report(json, facts, "\n".join(text))
+
+
+def _scorer(name: str | None, device: str) -> "tuple[ExportedScorer, Path]":
+    """The exported files of the model named, and the folder that they lie in."""
+    from cvae.evaluation.exported_scorer import ExportedScorer
+    from cvae.runtime import load
+    from cvae.runtime.find import ENCODER, exported, newest
+
+    path, remark = newest(name)
+    model = load(path, device=device)
+    if remark:
+        _shared.say(remark)
+    exported(path, ENCODER)  # raises, before anything takes time
+    return ExportedScorer(model), path if path.is_dir() else path.parent
+
+
+def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":
+    """The normal images: such as were held out of the model's `own` training set, or all of another set."""
+    from dataclasses import replace
+
+    from cvae.evaluation.evaluate import load_split
+
+    asked = replace(asked, binarize="none")  # pictures to be scored are not drawn black or white either
+    if split is None and not own:
+        asked = replace(asked, validation=0.0)
+    return load_split(asked, split or ("validation" if own else "train"), scorer, labelled=False)
+
+
+def _files(paths: list[Path]) -> dict[str, Path]:
+    """The pictures named, and those in the folders named: by their path below the folder that holds them all."""
+    import os
+
+    from cvae.data.folder import SUFFIXES
+
+    files: list[Path] = []
+    for path in paths:
+        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+        if path.is_dir() and not inside:
+            raise UsageError(f"{str(path)!r} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
+        files += inside if path.is_dir() else [path]
+    files = [file.absolute() for file in files]
+    root = os.path.commonpath([file.parent for file in files])
+    return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    import csv
+    import io
+
+    from cvae.files import write_whole
+
+    text = io.StringIO()
+    table = csv.DictWriter(text, rows[0])
+    table.writeheader()
+    table.writerows(rows)
+    write_whole(path, text.getvalue())

@@ -1,0 +1,221 @@
+"""How unlike normal images an image is: scores of a model, and a detector that knows which of their values are normal.
+
+Torch-free.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from cvae.config import from_dict, to_dict
+from cvae.data import Rows
+from cvae.errors import CvaeError, UsageError
+from cvae.evaluation.bounds import batches, log_mean_exp
+from cvae.evaluation.exported_scorer import ExportedScorer
+from cvae.files import whole
+
+SCORES = {
+    "reconstruction": "squared error of the reconstruction, summed over pixels",
+    "bound": "bound on -log p(x), in nats",
+    "kl": "KL divergence of the code from the prior, in nats",
+    "neighbours": "distance of the code from those of the nearest normal images",
+    "ratio": "log-likelihood ratio of the other labels to the best one, in deviations of normal images",
+}
+"""The higher, the less normal. `ratio` is of models with several labels only."""
+
+SAMPLES = 8
+"""Samples of the posterior for each image and label."""
+
+NEIGHBOURS = 5
+
+FORMAT = 1
+"""The version of a detector's layout. A reader refuses another one."""
+
+FACTS, CODES = "detector.json", "detector-codes.npy"
+"""The files of a detector, beside the model's."""
+
+
+class Measured(NamedTuple):
+    """Of N images, without anything known of normal ones: nats (N,) and so on, and the label (N,) that fits best."""
+
+    reconstruction: np.ndarray
+    bound: np.ndarray
+    kl: np.ndarray
+    ratio: np.ndarray | None
+    label: np.ndarray | None
+    code: np.ndarray  # (N, Z), with that label
+    again: np.ndarray  # (N, C, H, W), the reconstruction
+
+
+def measure(
+    scorer: ExportedScorer,
+    images: np.ndarray | Rows,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Measured:
+    """Measure images (N, C, H, W), uint8 or float32 in [0, 1]. No label is asked for: all are tried."""
+    parts = []
+    for start, image, _ in batches(images, None):
+        parts.append(_measure(scorer, image, np.random.default_rng([seed, start])))
+        if progress is not None:
+            progress(start + len(image), len(images))
+    joined: list[Any] = [None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True)]
+    return Measured(*joined)
+
+
+def _measure(scorer: ExportedScorer, image: np.ndarray, random: np.random.Generator) -> Measured:
+    count = len(image)
+    noise = random.standard_normal((count, SAMPLES, scorer.latent_dim), dtype=np.float32)  # the same for all labels
+    labels = [None] if scorer.classes is None else [np.full(count, k) for k in range(len(scorer.classes))]
+    drawn = [scorer.sample(scorer.encode(image, label), noise) for label in labels]
+    kl = np.stack([each.rate.sum(2).mean(1) for each in drawn], axis=1)  # (N, S, D) -> (N,), of K labels (N, K)
+    bound = kl + np.stack([each.distortion.mean(1) for each in drawn], axis=1)
+    rows, best = np.arange(count), bound.argmin(1)
+    label = None if scorer.classes is None else best
+    others = (bound.sum(1) - bound[rows, best]) / max(1, len(labels) - 1)  # the mean of the others
+    again = scorer.reconstruct(image, label)
+    return Measured(
+        reconstruction=((image - again) ** 2).sum(axis=(1, 2, 3)),  # (N, C, H, W) -> (N,)
+        bound=-log_mean_exp(-bound),  # each label as probable as the others
+        kl=kl[rows, best],
+        ratio=bound[rows, best] - others if len(labels) > 1 else None,
+        label=label,
+        code=scorer.model.encode(image, label)[0],
+        again=again,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is normal, in numbers.
+
+    `weights` is the SHA-256 of the model's; `thresholds` has for each score the value that a share `quantile` of the
+    `images` normal ones stays below. The score `ratio` is counted in deviations `scale` from a mean `centre`, each
+    by label, since some classes are more alike than others.
+    """
+
+    format: int = FORMAT
+    weights: str
+    data: str
+    images: int
+    quantile: float
+    thresholds: Mapping[str, float]
+    centre: tuple[float, ...] | None
+    scale: tuple[float, ...] | None
+
+
+class Detector:
+    """What is normal for a model: `Facts`, and the codes (M, Z) of normal images."""
+
+    def __init__(self, facts: Facts, codes: np.ndarray) -> None:
+        self.facts, self.codes = facts, codes
+
+    @classmethod
+    def fit(cls, scorer: ExportedScorer, normal: Measured, *, data: str, quantile: float) -> Self:
+        """Learn from the measures of normal images, at best such as the model was not trained on.
+
+        Raises:
+            UsageError: there are too few of them, or the quantile is not between 0 and 1.
+        """
+        count = len(normal.bound)
+        if not 0 < quantile < 1:
+            raise UsageError(f"--quantile {quantile} is not between 0 and 1")
+        if count <= NEIGHBOURS:
+            raise UsageError(f"{count} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
+        centre = scale = None
+        if normal.ratio is not None and scorer.classes is not None:
+            centre, scale = _by_label(normal, len(scorer.classes))
+        facts = Facts(
+            weights=scorer.model.spec.weights,
+            data=data,
+            images=count,
+            quantile=quantile,
+            thresholds={},
+            centre=centre,
+            scale=scale,
+        )
+        scores = cls(facts, normal.code)._scores(normal, skip=1)  # each is its own nearest neighbour
+        thresholds = {name: float(np.quantile(score, quantile)) for name, score in scores.items()}
+        return cls(Facts(**{**vars(facts), "thresholds": thresholds}), normal.code)
+
+    def scores(self, measured: Measured) -> dict[str, np.ndarray]:
+        """Every score of `SCORES` that the model has, (N,) each."""
+        return self._scores(measured, skip=0)
+
+    def _scores(self, measured: Measured, skip: int) -> dict[str, np.ndarray]:
+        scores = {
+            "reconstruction": measured.reconstruction,
+            "bound": measured.bound,
+            "kl": measured.kl,
+            "neighbours": _distance(measured.code, self.codes, skip),
+        }
+        if measured.ratio is not None and measured.label is not None:
+            centre, scale = np.array(self.facts.centre), np.array(self.facts.scale)
+            scores["ratio"] = (measured.ratio - centre[measured.label]) / scale[measured.label]
+        return scores
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the detector's two files into a model's folder, both or neither.
+
+        Raises:
+            CvaeError: they can't be written.
+        """
+        paths = [folder / FACTS, folder / CODES]
+        with ExitStack() as both:
+            facts, codes = (both.enter_context(whole(path)) for path in paths)
+            facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
+            np.save(codes, self.codes)
+        return paths
+
+    @classmethod
+    def load(cls, folder: Path, scorer: ExportedScorer) -> Self:
+        """Read the detector beside a model.
+
+        Raises:
+            CvaeError: there is none, it is damaged, or it was made for other weights.
+        """
+        path, again = folder / FACTS, f"make one with: cvae detect fit {folder}"
+        if not path.is_file():
+            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {again}")
+        try:
+            facts = from_dict(Facts, json.loads(path.read_bytes()))
+            codes = np.load(folder / CODES, allow_pickle=False)
+        except (OSError, ValueError, RecursionError) as error:
+            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({error}); {again}") from error
+        model = scorer.model.spec
+        labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
+        fits = codes.ndim == 2 and codes.shape[1] == model.latent_dim and np.isfinite(codes).all()
+        if facts.format != FORMAT or not fits or not (len(facts.centre or ()) == len(facts.scale or ()) == labels):
+            raise CvaeError(f"the detector in {str(folder)!r} is damaged or of another version; {again}")
+        if facts.weights != model.weights:
+            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
+        return cls(facts, codes)
+
+
+def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the ratio for each best label; those of all images where a label has too few."""
+    assert normal.ratio is not None
+    centre, scale = [], []
+    for label in range(labels):
+        ratio = normal.ratio[normal.label == label]
+        ratio = ratio if len(ratio) > NEIGHBOURS else normal.ratio
+        centre.append(float(ratio.mean()))
+        scale.append(float(ratio.std().clip(min=1e-6)))
+    return tuple(centre), tuple(scale)
+
+
+def _distance(code: np.ndarray, codes: np.ndarray, skip: int) -> np.ndarray:
+    """The mean distance of each code (N, Z) to the nearest `NEIGHBOURS` among codes (M, Z), after the first `skip`."""
+    squares, last = (codes**2).sum(1), skip + NEIGHBOURS
+    found = []
+    for part in np.array_split(code, -(-len(code) // 500)):
+        squared = (part**2).sum(1)[:, None] + squares - 2 * part @ codes.T  # (n, Z), (M, Z) -> (n, M)
+        near = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, skip:]
+        found.append(np.sqrt(near.clip(min=0)).mean(1))
+    return np.concatenate(found)

@@ -1,0 +1,265 @@
+"""Anomaly detection: the scores against their formulas, and what the commands write and refuse."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import load
+from PIL import Image
+
+import cvae
+from cvae.__main__ import main
+from cvae.data import Split
+from cvae.errors import CvaeError, UsageError
+from cvae.evaluation import anomaly
+from cvae.evaluation.anomaly import CODES, FACTS, NEIGHBOURS, SCORES, Detector, measure
+from cvae.evaluation.bounds import bounds
+from cvae.evaluation.exported_scorer import ExportedScorer
+
+KINDS = ["labels", "plain"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Split:
+    """Images that the runs were not trained on."""
+    test = load("digits").test
+    return Split(images=test.images[:200], labels=test.labels[:200])
+
+
+@pytest.fixture(scope="module")
+def scorers(trained) -> dict[str, ExportedScorer]:
+    return {kind: ExportedScorer(cvae.load(trained[kind])) for kind in KINDS}
+
+
+@pytest.fixture
+def detect(monkeypatch, in_tmp, capsys) -> Callable[..., tuple[int, str, str]]:
+    """`cvae detect ...` in an empty folder -> exit code, standard output, standard error."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as caught:
+            main(["detect", *map(str, args)])
+        return int(caught.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def run(trained, in_tmp) -> Path:
+    """A run with labels, that can be written to."""
+    return Path(shutil.copytree(trained["labels"], "run"))
+
+
+def pictures(folder: Path, images: np.ndarray) -> list[Path]:
+    folder.mkdir(parents=True)
+    paths = [folder / f"{i}.png" for i in range(len(images))]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image[0]).save(path)
+    return paths
+
+
+# -- scores ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
+    measured = measure(scorers["plain"], digits.images)
+    found = bounds(scorers["plain"], digits.images, None, samples=anomaly.SAMPLES)
+    np.testing.assert_allclose(measured.bound, found.bound, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(measured.kl, found.rate.sum(1), rtol=1e-4, atol=1e-3)
+    again = scorers["plain"].reconstruct(digits.images / np.float32(255), None)
+    squares = ((again - digits.images / 255) ** 2).reshape(len(again), -1).sum(1)
+    np.testing.assert_allclose(measured.reconstruction, squares, rtol=1e-4)
+
+
+def test_labels_are_tried_one_by_one(scorers, digits):
+    scorer, images = scorers["labels"], digits.images[:40]
+    measured = measure(scorer, images)
+    each = np.stack(
+        [bounds(scorer, images, np.full(40, k), samples=anomaly.SAMPLES).bound for k in range(10)], axis=1
+    )  # (N, K)
+    assert measured.label.tolist() == each.argmin(1).tolist()
+    assert (measured.label == digits.labels[:40]).mean() > 0.7
+    np.testing.assert_allclose(measured.bound, -np.log(np.exp(-each).mean(1)), rtol=1e-4, atol=1e-3)
+    ratio = [row[row.argmin()] - np.delete(row, row.argmin()).mean() for row in each]
+    np.testing.assert_allclose(measured.ratio, ratio, rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
+    normal = measure(scorers[kind], digits.images)
+    detector = Detector.fit(scorers[kind], normal, data="digits", quantile=0.9)
+    thresholds = detector.facts.thresholds
+    assert list(thresholds) == [name for name in SCORES if name != "ratio" or kind == "labels"]
+    for name, score in detector.scores(normal).items():
+        if name != "neighbours":  # among them each image is its own nearest neighbour
+            assert (score <= thresholds[name]).mean() == pytest.approx(0.9, abs=0.01)
+    distances = np.linalg.norm(normal.code[:, None] - normal.code, axis=2)
+    nearest = np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
+    assert thresholds["neighbours"] == pytest.approx(float(np.quantile(nearest, 0.9)), rel=1e-3)
+
+
+def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
+    normal = measure(scorers["labels"], digits.images)
+    detector = Detector.fit(scorers["labels"], normal, data="digits", quantile=0.9)
+    score = detector.scores(normal)["ratio"]
+    for label in range(10):
+        of_label = score[normal.label == label]
+        if len(of_label) > NEIGHBOURS:
+            assert of_label.mean() == pytest.approx(0, abs=1e-4) and of_label.std() == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "by"), [("labels", "ratio"), ("plain", "neighbours"), ("plain", "reconstruction")])
+def test_what_is_no_digit_is_found(scorers, digits, kind, by):
+    detector = Detector.fit(scorers[kind], measure(scorers[kind], digits.images), data="digits", quantile=0.95)
+    others = load("digits").test.images[200:]
+    negatives = 255 - others
+    found = [detector.scores(measure(scorers[kind], images))[by] for images in (others, negatives)]
+    normal, odd = (float((score > detector.facts.thresholds[by]).mean()) for score in found)
+    assert normal < 0.2 and odd > normal + 0.1
+
+
+def test_the_same_images_get_the_same_scores_whatever_comes_after(scorers, digits):
+    few, many = (measure(scorers["plain"], digits.images[:count]) for count in (64, 200))
+    np.testing.assert_array_equal(few.bound, many.bound[:64])
+
+
+def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path):
+    scorer = scorers["labels"]
+    measured = measure(scorer, digits.images)
+    detector = Detector.fit(scorer, measured, data="digits", quantile=0.9)
+    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES]
+    again = Detector.load(tmp_path, scorer)
+    assert again.facts == detector.facts and np.array_equal(again.codes, detector.codes)
+
+
+def test_too_little_to_learn_from_is_refused(scorers, digits):
+    few = measure(scorers["plain"], digits.images[:NEIGHBOURS])
+    with pytest.raises(UsageError, match="5 normal images are too few"):
+        Detector.fit(scorers["plain"], few, data="digits", quantile=0.9)
+    for quantile in (0, 1, float("nan")):
+        with pytest.raises(UsageError, match=rf"--quantile {quantile}"):
+            Detector.fit(scorers["plain"], few, data="digits", quantile=quantile)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------------
+
+
+def test_fit_then_score(detect, run, digits, scorers):
+    code, out, _ = detect("fit", "run", "--quantile", 0.9, "--json")
+    facts = json.loads(out)
+    validation = load("digits").validation.images
+    assert code == 0 and facts["out"] == "run/detector.json" and facts["images"] == len(validation)
+    normal = measure(scorers["labels"], validation)
+    expected = Detector.fit(scorers["labels"], normal, data="digits", quantile=0.9)
+    assert facts["thresholds"] == pytest.approx(dict(expected.facts.thresholds), rel=1e-4)
+
+    odd = digits.images[20:23, :, ::-1]
+    pictures(Path("mine/a"), digits.images[:9])
+    pictures(Path("mine/b"), odd)
+    code, out, _ = detect("score", "mine", "--model", "run", "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["by"] == "ratio"
+    names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
+    assert [row["image"] for row in facts["images"]] == names
+    everything = np.concatenate([digits.images[:9], odd])
+    measured = measure(scorers["labels"], everything)
+    for name, values in expected.scores(measured).items():
+        assert [row[name] for row in facts["images"]] == pytest.approx(values.tolist(), rel=1e-3, abs=1e-3)
+    for row in facts["images"]:
+        assert row["verdict"] == ("anomaly" if row["ratio"] > facts["thresholds"]["ratio"] else "normal")
+
+    with Path("anomalies/scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image"] for row in rows] == names and set(rows[0]) == {"image", "verdict", "label", *SCORES}
+    worst = sorted(range(12), key=lambda i: -facts["images"][i]["ratio"])[:8]
+    with Image.open("anomalies/worst.png") as picture:
+        sheet = picture.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
+    assert picture.width * (8 * 9 - 1) == picture.height * (3 * 9 - 1)  # 8 rows: picture, reconstruction, map
+    top = np.asarray(sheet.crop((0, 0, 8, 8)), dtype=float)
+    assert np.abs(top - everything[worst[0], 0][:, :, None]).mean() < 25  # enlarged smoothly, and back
+    for i, name in enumerate(names):
+        with Image.open(Path("anomalies/maps") / name) as drawn:
+            shown = np.asarray(drawn.convert("RGB"), dtype=float).mean()
+        error = np.abs(everything[i] / 255 - measured.again[i])
+        assert shown == pytest.approx(255 * (3 * error).clip(0, 3).mean() / 3, abs=12)
+
+
+def test_normal_images_of_ones_own(detect, run, digits):
+    pictures(Path("normal"), digits.images[:30])
+    code, out, _ = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
+    assert code == 0 and (json.loads(out)["images"], json.loads(out)["data"]) == (30, "normal")
+
+
+def test_a_score_to_go_by_and_a_picture_of_another_size(detect, run, digits):
+    assert detect("fit", "run", "--limit", 50)[0] == 0
+    Image.fromarray(digits.images[0, 0]).resize((20, 30)).save("large.png")
+    code, out, _ = detect("score", "large.png", "-m", "run", "--resize", "--by", "bound", "--out", "found", "--json")
+    assert code == 0 and json.loads(out)["by"] == "bound" and Path("found/maps/large.png").is_file()
+
+
+BAD: dict[str, tuple[int, str, list[str]]] = {
+    "no detector": (1, "score 0.png -m {plain}", ["detector.json", "cvae detect fit"]),
+    "no picture": (1, "score nowhere.png -m run", ["nowhere.png"]),
+    "no picture in it": (1, "score text.png -m run", ["text.png"]),
+    "empty folder": (2, "score empty -m run", ["'empty'", ".png"]),
+    "another size": (2, "score large.png -m run", ["20x30", "8x8", "--resize"]),
+    "colour": (2, "score colour.png -m run", ["8x8", "in colour", "--resize"]),
+    "by": (2, "score 0.png -m run --by ratios", ["'ratios'", "'ratio'"]),
+    "quantile": (2, "fit run --quantile 1.5", ["--quantile 1.5"]),
+    "split": (2, "fit run --split tset", ["'tset'", "test"]),
+    "data": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),
+    "other data": (2, "fit run --data folder:pictures", ["(3, 64, 64)", "(1, 8, 8)", "--size"]),
+    "no model": (2, "fit nowhere", ["'nowhere'"]),
+}
+
+
+@pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
+def test_wrong_use_is_one_line_and_writes_nothing(detect, run, trained, digits, code, command, words):
+    detect("fit", "run", "--limit", 50)
+    Path("text.png").write_text("no picture")
+    Path("empty").mkdir()
+    Image.fromarray(digits.images[0, 0]).save("0.png")
+    Image.new("L", (20, 30)).save("large.png")
+    Image.new("RGB", (8, 8), "red").save("colour.png")
+    pictures(Path("pictures"), np.zeros((2, 1, 9, 9), np.uint8))
+    Image.new("RGB", (80, 80), "red").save("pictures/red.png")
+    before = {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()}
+    done, out, err = detect(*(word.format(**trained) for word in command.split()))
+    line = err.splitlines()[-1]
+    assert (done, out) == (code, "") and line.startswith("cvae: error: ") and "Traceback" not in err, err
+    assert [word for word in words if word not in line] == [], line
+    assert {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()} == before
+
+
+def damage(**changes: Any) -> Callable[[Path], None]:
+    def rewrite(folder: Path) -> None:
+        facts = json.loads((folder / FACTS).read_text())
+        (folder / FACTS).write_text(json.dumps({**facts, **changes}))
+
+    return rewrite
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no JSON": (lambda folder: (folder / FACTS).write_text("{"), "can't be read"),
+    "another version": (damage(format=2), "of another version"),
+    "unknown key": (damage(more=2), "can't be read"),
+    "other weights": (damage(weights="0" * 64), "for other weights"),
+    "few labels": (damage(centre=[1.0], scale=[1.0]), "damaged"),
+    "no codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
+    "codes cut": (lambda folder: (folder / CODES).write_bytes((folder / CODES).read_bytes()[:200]), "can't be read"),
+    "codes of another size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
+    "a pickle": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
+}
+
+
+@pytest.mark.parametrize(("spoil", "words"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_detector_is_refused(scorers, digits, tmp_path, spoil, words):
+    scorer = scorers["labels"]
+    Detector.fit(scorer, measure(scorer, digits.images), data="digits", quantile=0.9).save(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(CvaeError, match=f"{words}.*; make one with: cvae detect fit"):
+        Detector.load(tmp_path, scorer)
