@@ -105,6 +105,37 @@ def traverse(
 
 
 @app.command()
+def reconstructions(
+    model: _shared.ModelName = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Images, spread over the split.")] = 16,
+    columns: Annotated[int, typer.Option(min=1, max=100, help="Images beside each other.")] = 8,
+    data: _shared.Data = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    binarize: _shared.Binarize = None,
+    split: _shared.SplitName = "test",
+    out: _shared.Out = Path("reconstructions.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Show images of a data set, and below them what the model makes of them.
+
+    Example: cvae plot reconstructions mnist-resnet-conditional
+    """
+    _ready(out)
+    from cvae import figures
+    from cvae.plots.codes import encode
+    from cvae.plots.reconstructions import draw
+
+    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(coder, asked, split=split, limit=n)
+    count = len(codes.mean)
+    figures.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
+    facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}
+    _shared.report(json, facts, f"{out} ({count:,} images)")
+
+
+@app.command()
 def grid(
     model: _shared.ModelName = None,
     label: _shared.Label = None,

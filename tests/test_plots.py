@@ -22,6 +22,7 @@ from cvae.__main__ import main
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
+from cvae.evaluation.evaluate import spread
 from cvae.plots import grid, latent, losses, progress, traverse
 from cvae.plots.codes import Codes, encode
 from cvae.plots.sheet import sheet
@@ -346,6 +347,23 @@ def test_umap_draws_by_the_seed(monkeypatch):
     assert np.array_equal(latent.flatten(codes, "umap", seed=3), codes[:, :2] + 3)
 
 
+# -- reconstructions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
+    facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
+    assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
+    found = cells(shown[0], 4, 3)
+    test = spread(load_dataset(TrainConfig()).test, 5)
+    images = test.images / np.float32(255)
+    again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
+    assert close(found[0], images[:3]) and close(found[1], again[:3])
+    assert close(found[2, :2], images[3:]) and close(found[3, :2], again[3:])
+    assert (found[2:, 2] == 255).all() and names(shown[0])[0] == ["image", "reconstruction"] * 2
+    picture("reconstructions.png")
+
+
 # -- traverse ----------------------------------------------------------------------------------------------------------
 
 
@@ -551,6 +569,8 @@ BAD = {
     "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
     "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "picture"]),
     "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),
+    "no reconstructions": (1, "reconstructions alone/decoder.onnx", ["encoder.onnx"]),
+    "reconstructions split": (2, "reconstructions {plain} --split tset", ["'tset'", "test"]),
     "two starts": (2, "traverse {labels} --image text.png --seed 1", ["--image 'text.png'", "--seed 1", "give one"]),
     "label": (2, "traverse {labels} --label x", ["'x'", "0, 1, 2"]),
     "no labels": (2, "traverse {plain} --label 1", ["without labels"]),
@@ -607,7 +627,7 @@ def test_damaged_samples_are_refused(refused, trained):
 
 def test_the_extra_is_named_where_it_is_missing(refused, trained, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for command in (["latent"], ["traverse"], ["grid"], ["losses"], ["progress"]):
+    for command in (["latent"], ["traverse"], ["reconstructions"], ["grid"], ["losses"], ["progress"]):
         refused(1, ["pip install 'cvae-onnx[plot]'"], *command, trained["labels"])
 
 

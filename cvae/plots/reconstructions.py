@@ -1,0 +1,23 @@
+"""What a model makes of a data set's images."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from cvae.plots.codes import Codes
+from cvae.plots.sheet import sheet
+from cvae.runtime import Model
+
+
+def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
+    """Rows of images, each above a row of their reconstructions."""
+    labels = None if model.spec.classes is None else codes.images.labels
+    originals = codes.images.images[:].astype(np.float32) / 255
+    again = model.decode(codes.mean, labels)
+    rows, names = [], []
+    for start in range(0, len(originals), columns):
+        for name, images in ("image", originals), ("reconstruction", again):
+            row = images[start : start + columns]
+            blank = np.ones((columns - len(row), *row.shape[1:]), np.float32)  # the last row may be shorter
+            rows.append(np.concatenate([row, blank]))
+            names.append(name)
+    return sheet(np.concatenate(rows), names, [""] * columns, title)
