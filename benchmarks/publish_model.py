@@ -66,6 +66,11 @@ def card(run: Path, machine: str) -> str:
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
     lines = figures(report)
+    stages = [training.init] * (training.init is not None) + [name]
+    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in stages)
+    objective = f"objective {training.objective}, "
+    if training.init is not None:
+        objective = f"from the weights of {training.init} on, {objective}"
     picture = "Eight digits of each class, drawn by this model" if labelled else "Digits drawn by this model"
     return f"""---
 license: {spec.license.lower() if spec.license else "other"}
@@ -90,7 +95,7 @@ tags:
         config.data_terms
     } |
 | pixels in training | binarization: {training.binarize} |
-| training | {len(epochs)} epochs, batch {training.batch_size}, {optimizer} {training.lr:g}{decay}, {
+| training | {objective}{len(epochs)} epochs, batch {training.batch_size}, {optimizer} {training.lr:g}{decay}, {
         training.schedule
     } schedule, \
 {training.precision}; {minutes:.0f} minutes on {machine} |
@@ -107,7 +112,7 @@ Scored on {report["protocol"]["images"]:,} {report["protocol"]["split"]} images,
 Retrain it, and repeat the figures:
 
 ```bash
-cvae train --recipe {name}
+{retrain}
 cvae export onnx runs/{name} --license Apache-2.0
 {command}
 ```

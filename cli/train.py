@@ -126,10 +126,18 @@ def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str])
 
 def _network_of(init: str) -> dict[str, Any]:
     """The flags that make the network of a run, for one that begins with its weights."""
+    from cvae import model_zoo
     from cvae.config import Config
+    from cvae.errors import UsageError
     from cvae.runtime.find import find
 
-    config = Config.read(find(init) / "config.json")
+    try:
+        folder = find(init)
+    except UsageError as error:
+        if init not in model_zoo.recipes():
+            raise
+        raise UsageError(f"--init {init!r}: train it first, with: cvae train --recipe {init}") from error
+    config = Config.read(folder / "config.json")
     model, training = config.model, config.training
     parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
     if model.conditioning is not None:

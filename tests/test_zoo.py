@@ -11,8 +11,7 @@ from conftest import SHARED, needs_mnist
 
 import cvae
 from cvae import model_zoo
-from cvae.cli.train import asked_for
-from cvae.config import Config, read_recipe
+from cvae.config import Config, TrainConfig, from_dict, read_recipe
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.evaluate import evaluate, load_dataset, spread
 from cvae.evaluation.exported_scorer import ExportedScorer
@@ -35,8 +34,8 @@ def test_the_zoo_is_small_enough_to_clone():
 
 @each_model
 def test_a_model_has_its_recipe_and_was_trained_by_it(name):
-    asked, trained = asked_for(name, {}, []), Config.read(model_zoo.model(name) / "config.json")
-    recipe = read_recipe(model_zoo.recipe(name))
+    recipe, trained = read_recipe(model_zoo.recipe(name)), Config.read(model_zoo.model(name) / "config.json")
+    asked = from_dict(TrainConfig, recipe)
     for key in recipe.keys() - {"options"}:
         assert getattr(trained.training, key) == getattr(asked, key), key
     built = {
