@@ -40,11 +40,14 @@ def fit(
 
     Example: cvae detect fit runs/digits-resnet-conditional
     """
+    from cvae import model_zoo
     from cvae.config import to_dict
     from cvae.evaluation.anomaly import Detector, measure
     from cvae.evaluation.evaluate import data_of, spread
 
     scorer, folder = _scorer(model, device)
+    if folder in model_zoo.models().values():
+        raise UsageError(f"{folder.name!r} belongs to the package; copy it first: cvae zoo copy {folder.name}")
     asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
     dataset, part = _normal(scorer, asked, split, own=data is None)
     part = spread(part, limit)

@@ -1,11 +1,15 @@
 """What several test files share."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from PIL import Image
 
+from cvae.__main__ import main
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
 
@@ -40,6 +44,33 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder, where there are no runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What --json printed, of a command that worked."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
+    """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
+    monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
+
+    def run(*args: object) -> Done:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main([str(arg) for arg in args])
+        assert isinstance(caught.value.code, int)
+        return Done(caught.value.code, *capsys.readouterr())
+
+    return run
 
 
 def load(data: object, **flags: Any) -> Any:

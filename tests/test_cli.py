@@ -13,7 +13,7 @@ import types
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,43 +24,20 @@ from PIL import Image, ImageSequence
 
 import cvae as package
 from cvae import registry
-from cvae.__main__ import main
 from cvae.cli import app
 from cvae.cli.train import train
 from cvae.config import TrainConfig, flag
 from cvae.engine import load_model
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
-SUBCOMMANDS = [["export", "onnx"], ["zoo", "list"], ["zoo", "show"], ["zoo", "copy"]]
-SUBCOMMANDS += [["plot", what] for what in ("latent", "traverse", "grid", "losses", "progress")]
+SUBCOMMANDS = [["export", "onnx"]] + [
+    [str(group.name), command.name or command.callback.__name__]
+    for group in app.registered_groups
+    if group.typer_instance
+    for command in group.typer_instance.registered_commands
+    if command.callback
+]
 QUICK = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64"]
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What --json printed, of a command that worked."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
-    """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
-
-    def run(*args: object) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main([str(arg) for arg in args])
-        assert isinstance(caught.value.code, int)
-        return Done(caught.value.code, *capsys.readouterr())
-
-    return run
 
 
 def noise(seed: int, n: int) -> np.ndarray:
@@ -910,7 +887,6 @@ def test_exported_files_are_evaluated_alone(cvae, in_tmp):
         (["--precision", "bf61"], 2, "'bf61'"),
         (["--device", "tpu"], 2, "'tpu'"),
         (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
-        (["--exported"], 2, "gaussian-optimal"),
     ],
 )
 def test_evaluate_refuses_in_one_line(cvae, trained, flags, code, word):

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from conftest import load
 from PIL import Image
 
 import cvae
-from cvae.__main__ import main
 from cvae.data import Split
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import anomaly
@@ -37,15 +37,9 @@ def scorers(trained) -> dict[str, ExportedScorer]:
 
 
 @pytest.fixture
-def detect(monkeypatch, in_tmp, capsys) -> Callable[..., tuple[int, str, str]]:
-    """`cvae detect ...` in an empty folder -> exit code, standard output, standard error."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as caught:
-            main(["detect", *map(str, args)])
-        return int(caught.value.code or 0), *capsys.readouterr()
-
-    return run
+def detect(cvae) -> Callable[..., Any]:
+    """Run `cvae detect` in an empty folder."""
+    return partial(cvae, "detect")
 
 
 @pytest.fixture
@@ -149,10 +143,9 @@ def test_too_little_to_learn_from_is_refused(scorers, digits):
 
 
 def test_fit_then_score(detect, run, digits, scorers):
-    code, out, _ = detect("fit", "run", "--quantile", 0.9, "--json")
-    facts = json.loads(out)
+    facts = detect("fit", "run", "--quantile", 0.9, "--json").facts
     validation = load("digits").validation.images
-    assert code == 0 and facts["out"] == "run/detector.json" and facts["images"] == len(validation)
+    assert facts["out"] == "run/detector.json" and facts["images"] == len(validation)
     normal = measure(scorers["labels"], validation)
     expected = Detector.fit(scorers["labels"], normal, data="digits", quantile=0.9)
     assert facts["thresholds"] == pytest.approx(dict(expected.facts.thresholds), rel=1e-4)
@@ -160,9 +153,8 @@ def test_fit_then_score(detect, run, digits, scorers):
     odd = digits.images[20:23, :, ::-1]
     pictures(Path("mine/a"), digits.images[:9])
     pictures(Path("mine/b"), odd)
-    code, out, _ = detect("score", "mine", "--model", "run", "--json")
-    facts = json.loads(out)
-    assert code == 0 and facts["by"] == "ratio"
+    facts = detect("score", "mine", "--model", "run", "--json").facts
+    assert facts["by"] == "ratio"
     names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
     assert [row["image"] for row in facts["images"]] == names
     everything = np.concatenate([digits.images[:9], odd])
@@ -190,15 +182,16 @@ def test_fit_then_score(detect, run, digits, scorers):
 
 def test_normal_images_of_ones_own(detect, run, digits):
     pictures(Path("normal"), digits.images[:30])
-    code, out, _ = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
-    assert code == 0 and (json.loads(out)["images"], json.loads(out)["data"]) == (30, "normal")
+    facts = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json").facts
+    assert (facts["images"], facts["data"]) == (30, "normal")
 
 
 def test_a_score_to_go_by_and_a_picture_of_another_size(detect, run, digits):
     assert detect("fit", "run", "--limit", 50)[0] == 0
     Image.fromarray(digits.images[0, 0]).resize((20, 30)).save("large.png")
-    code, out, _ = detect("score", "large.png", "-m", "run", "--resize", "--by", "bound", "--out", "found", "--json")
-    assert code == 0 and json.loads(out)["by"] == "bound" and Path("found/maps/large.png").is_file()
+    flags = ["--resize", "--by", "bound", "--out", "found", "--json"]
+    assert detect("score", "large.png", "-m", "run", *flags).facts["by"] == "bound"
+    assert Path("found/maps/large.png").is_file()
 
 
 BAD: dict[str, tuple[int, str, list[str]]] = {
@@ -214,6 +207,7 @@ BAD: dict[str, tuple[int, str, list[str]]] = {
     "data": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),
     "other data": (2, "fit run --data folder:pictures", ["(3, 64, 64)", "(1, 8, 8)", "--size"]),
     "no model": (2, "fit nowhere", ["'nowhere'"]),
+    "zoo model": (2, "fit mnist-resnet-conditional", ["cvae zoo copy mnist-resnet-conditional"]),
 }
 
 
@@ -228,9 +222,9 @@ def test_wrong_use_is_one_line_and_writes_nothing(detect, run, trained, digits, 
     pictures(Path("pictures"), np.zeros((2, 1, 9, 9), np.uint8))
     Image.new("RGB", (80, 80), "red").save("pictures/red.png")
     before = {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()}
-    done, out, err = detect(*(word.format(**trained) for word in command.split()))
-    line = err.splitlines()[-1]
-    assert (done, out) == (code, "") and line.startswith("cvae: error: ") and "Traceback" not in err, err
+    done = detect(*(word.format(**trained) for word in command.split()))
+    line = done.err.splitlines()[-1]
+    assert (done.code, done.out) == (code, "") and line.startswith("cvae: error: "), done.err
     assert [word for word in words if word not in line] == [], line
     assert {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()} == before
 

@@ -5,9 +5,10 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -18,7 +19,6 @@ from PIL import Image
 
 import cvae as package
 from cvae import figures, model_zoo
-from cvae.__main__ import main
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
@@ -30,29 +30,10 @@ from cvae.plots.sheet import sheet
 ZOO = model_zoo.DEFAULT
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def plot(in_tmp, capsys) -> Callable[..., Done]:
+def plot(cvae) -> Callable[..., Any]:
     """Run `cvae plot` in an empty folder."""
-
-    def run(*args: object) -> Done:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            main(["plot", *map(str, args)])
-        assert isinstance(caught.value.code, int)
-        return Done(caught.value.code, *capsys.readouterr())
-
-    return run
+    return partial(cvae, "plot")
 
 
 @pytest.fixture
