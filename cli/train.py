@@ -117,11 +117,15 @@ def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str])
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
     init = given.get("init", flags.get("init"))
     network = {} if init is None else _network_of(init)
+    asked = {**vars(_default), **network, **flags, **given}
     options: dict[str, dict[str, Any]] = {}
-    for source in (network.pop("options", {}), flags.get("options", {}), parse_options(assignments)):
-        for kind, values in source.items():
-            options.setdefault(kind, {}).update(values)
-    return from_dict(TrainConfig, {**network, **flags, **given, "options": options})
+    so_far = vars(_default)
+    for layer in (network, flags, {**given, "options": parse_options(assignments)}):
+        so_far = {**so_far, **layer}
+        for kind, values in layer.get("options", {}).items():
+            if so_far.get(kind) == asked.get(kind):  # another part than in the recipe has options of its own
+                options.setdefault(kind, {}).update(values)
+    return from_dict(TrainConfig, {**asked, "options": options})
 
 
 def _network_of(init: str) -> dict[str, Any]:

@@ -457,6 +457,23 @@ def test_a_recipe_is_overridden_by_flags(cvae):
     assert config["model"]["architecture"]["options"]["hidden"] == [32]
 
 
+def test_options_of_a_recipe_go_with_its_part(cvae):
+    """A flag that names another part leaves out the options of the recipe's."""
+    Path("mine.toml").write_text(
+        'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
+    )
+    assert cvae("train", "--recipe", "mine.toml", "--prior", "normal", "--out", "normal").code == 0
+    model = json.loads(Path("normal/config.json").read_text())["model"]
+    assert model["prior"] == {"name": "normal", "options": {}}
+    assert model["architecture"]["options"] == {"hidden": [16]}
+    assert (
+        cvae("train", "--recipe", "mine.toml", "--prior", "flow", "--set", "prior.couplings=2", "--out", "flow").code
+        == 0
+    )
+    model = json.loads(Path("flow/config.json").read_text())["model"]
+    assert model["prior"]["options"] == {"couplings": 2, "hidden": 8}
+
+
 def test_runs_get_names_of_their_own_and_a_runs_config_repeats_it(cvae):
     first = cvae(*QUICK, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
     second = cvae("train", "--recipe", f"{first}/config.json", "--json").facts["run"]

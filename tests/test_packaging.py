@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import cvae
+from cvae import model_zoo
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -133,11 +134,12 @@ def test_the_wheel_holds_every_module_and_nothing_on_the_top_level_but_cvae(whee
         assert wheel.read(name) == path.read_bytes(), name
 
 
-def test_the_wheel_holds_the_type_marker_and_the_zoo(wheel):
+def test_the_wheel_holds_the_type_marker_every_recipe_and_the_default_model(wheel):
     zoo = ROOT / "model_zoo"
-    kinds = (".toml", ".json", ".onnx", ".md", ".png")
-    wanted = {f"cvae/{path.relative_to(ROOT).as_posix()}" for path in zoo.rglob("*") if path.suffix in kinds}
-    assert any(name.endswith(".toml") for name in wanted)
+    default = [path for path in (zoo / model_zoo.DEFAULT).iterdir() if path.suffix != ".safetensors"]
+    paths = [*zoo.glob("recipes/*.toml"), *default]
+    wanted = {f"cvae/{path.relative_to(ROOT).as_posix()}" for path in paths}
+    assert len(wanted) >= 7
     assert {"cvae/py.typed", *wanted} <= set(wheel.namelist())
     assert wheel.filename is not None and Path(wheel.filename).stat().st_size <= 12e6
 
