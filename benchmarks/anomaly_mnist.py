@@ -47,8 +47,7 @@ def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     scorer = ExportedScorer(cvae.load(run))
     normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None
-    learnt = measure(scorer, normal.validation.images)
-    detector = Detector.fit(scorer, learnt, data="mnist", quantile=0.95)
+    detector = Detector.fit(scorer, normal.validation.images[:], data="mnist", quantile=0.95)
     scores = detector.scores(measure(scorer, everything.test.images))
     positive = everything.test.labels == everything.classes.index(digit)
     found: dict[str, Any] = {}

@@ -92,6 +92,8 @@ def require_torch(what: str) -> None:
 
 def given(asked: "TrainConfig", **flags: Any) -> "TrainConfig":
     """What a model was trained on, where the flags of the command line do not say otherwise."""
+    if flags.get("data") not in (None, asked.data):
+        asked = replace(asked, without=())  # another set has other classes
     return replace(asked, **{name: value for name, value in flags.items() if value is not None})
 
 

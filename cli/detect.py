@@ -1,5 +1,6 @@
 """cvae detect"""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,18 +43,18 @@ def fit(
     """
     from cvae import model_zoo
     from cvae.config import to_dict
-    from cvae.evaluation.anomaly import Detector, measure
+    from cvae.evaluation.anomaly import Detector
     from cvae.evaluation.evaluate import data_of, spread
 
     scorer, folder = _scorer(model, device)
-    if folder in model_zoo.models().values():
+    if folder.resolve() in model_zoo.models().values():
         raise UsageError(f"{folder.name!r} belongs to the package; copy it first: cvae zoo copy {folder.name}")
     asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
     dataset, part = _normal(scorer, asked, split, own=data is None)
     part = spread(part, limit)
     with _shared.progress() as progress:
-        normal = measure(scorer, part.images, progress=lambda *at: progress("normal images", *at))
-    detector = Detector.fit(scorer, normal, data=dataset.name, quantile=quantile)
+        tell = partial(progress, "normal images")
+        detector = Detector.fit(scorer, part.images, data=dataset.name, quantile=quantile, progress=tell)
     files, facts = detector.save(folder), detector.facts
     text = [f"{files[0]}: from {facts.images:,} images of {facts.data}; an image is an anomaly above"]
     text += [f"  {score:15}{value:12.3f}" for score, value in facts.thresholds.items()]
@@ -85,10 +86,10 @@ def score(
     by = by or next(name for name in ("ratio", "neighbours") if name in thresholds)
     if by not in thresholds:
         raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
-    files = _files(images)
+    files = _files(images, out)
     pixels = np.stack([pictures.read(file, scorer.image_shape, exact=not resize) for file in files.values()])
     with _shared.progress() as progress:
-        measured = measure(scorer, pixels, progress=lambda *at: progress("images", *at))
+        measured = measure(scorer, pixels, progress=partial(progress, "images"))
     scores = detector.scores(measured)
     anomalies = scores[by] > thresholds[by]
     rows = [
@@ -100,14 +101,14 @@ def score(
         }
         for i, name in enumerate(files)
     ]
-    maps = pictures.error_maps(pixels, measured.again)  # (N, 3, H, W)
+    maps = pictures.error_maps(pixels, measured.reconstruction)  # (N, 3, H, W)
     for name, drawn in zip(files, maps, strict=True):
         pictures.save(
             pictures.legible(pictures.to_pil(drawn)), out / "maps" / (name if name.endswith(".png") else f"{name}.png")
         )
     worst = np.argsort(-scores[by], kind="stable")[:WORST]
     shape = (3, *scorer.image_shape[1:])
-    panels = [np.broadcast_to(of[i], shape) for i in worst for of in (pixels, measured.again, maps)]
+    panels = [np.broadcast_to(of[i], shape) for i in worst for of in (pixels, measured.reconstruction, maps)]
     pictures.save(pictures.legible(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
     _write_csv(out / "scores.csv", rows)
     text = [f"{'anomaly' if anomalies[i] else 'normal ':8} {scores[by][i]:10.3f}  {rows[i]['image']}" for i in worst]
@@ -142,20 +143,25 @@ def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, o
     return load_split(asked, split or ("validation" if own else "train"), scorer, labelled=False)
 
 
-def _files(paths: list[Path]) -> dict[str, Path]:
-    """The pictures named, and those in the folders named: by their path below the folder that holds them all."""
+def _files(paths: list[Path], out: Path) -> dict[str, Path]:
+    """The pictures named, and those in the folders named but not in `out`, by their path below what holds them all."""
     import os
 
-    from cvae.data.folder import SUFFIXES
+    from cvae.data.folder import SUFFIXES, is_image
 
     files: list[Path] = []
-    for path in paths:
-        inside = [file for file in sorted(path.rglob("*")) if file.suffix.lower() in SUFFIXES and file.is_file()]
+    for given in paths:
+        path = given.resolve()
+        inside = [
+            file for file in sorted(path.rglob("*")) if is_image(file, path) and out.resolve() not in file.parents
+        ]
         if path.is_dir() and not inside:
-            raise UsageError(f"{str(path)!r} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
+            raise UsageError(f"{str(given)!r} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
         files += inside if path.is_dir() else [path]
-    files = [file.absolute() for file in files]
-    root = os.path.commonpath([file.parent for file in files])
+    try:
+        root = os.path.commonpath([file.parent for file in files])
+    except ValueError as error:
+        raise UsageError(f"{paths[0]} and {paths[-1]} lie on different drives; score them one by one") from error
     return {file.relative_to(root).as_posix(): file for file in files}
 
 

@@ -14,7 +14,9 @@ def evaluate(
     size: _shared.Size = None,
     binarize: _shared.Binarize = None,
     split: _shared.SplitName = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Score N images only, spread over the split.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Score N images only, spread over the split; not for distances.")
+    ] = None,
     samples: Annotated[
         int | None, typer.Option(min=1, help="Samples K of the importance-weighted bound. [not taken]")
     ] = None,
@@ -55,6 +57,10 @@ def evaluate(
     if exported or not whole_run or importlib.util.find_spec("torch") is None:
         exported_model = load(path, device=device)
         scorer = ExportedScorer(exported_model)
+        if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
+            _shared.say(
+                "without torch the posterior is an approximation here: bounds are far looser than those of the run"
+            )
         asked = data_of(path, exported_model.spec.data)
     else:
         from cvae.evaluation.run_scorer import RunScorer
@@ -82,6 +88,10 @@ def evaluate(
             from cvae.evaluation.classifier import accuracy_score
 
             report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
+    if generated and "generated" not in report:
+        _shared.say(
+            f"no features for {report['data']!r}: distances are left out; give them with --features MODULE:CALLABLE"
+        )
     _shared.report(json, report, text(report))
 
 

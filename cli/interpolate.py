@@ -58,7 +58,7 @@ def interpolate(
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
         frames = [pictures.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
-        around = len(names) > 2 and start == end
+        around = len(names) > 2 and start == end and to_label in (None, first)
         pictures.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
     else:
         pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), count)), out)
@@ -78,7 +78,8 @@ def _labels(
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
         _shared.say(f"no label given: one row for each of the {len(classes)} classes")
         return [[(index, index)] * (len(stops) - 1) for index in range(len(classes))]
-    wanted = [first or last] * (len(stops) - 1) + [last]
+    # A picture has a label of its own, a seed has that of the other end.
+    wanted = [first or (last if isinstance(stop, int) else None) for stop in stops[:-1]] + [last]
     return [list(pairwise(_label(decoder, *of) for of in zip(stops, names, wanted, strict=True)))]
 
 

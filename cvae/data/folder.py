@@ -109,11 +109,11 @@ def list_folder(root: Path) -> tuple[tuple[str, ...] | None, dict[str, Listing]]
 
 def _images_of(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
     """The images in a folder itself, and those under each of its sub-folders that has any; one of the two is empty."""
-    loose = sorted(path for path in root.iterdir() if _is_image(path, root))
+    loose = sorted(path for path in root.iterdir() if is_image(path, root))
     classes = {
         sub.name: paths
         for sub in sorted(root.iterdir())
-        if sub.is_dir() and (paths := sorted(path for path in sub.rglob("*") if _is_image(path, root)))
+        if sub.is_dir() and (paths := sorted(path for path in sub.rglob("*") if is_image(path, root)))
     }
     if loose and classes:
         raise UsageError(
@@ -123,7 +123,8 @@ def _images_of(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
     return loose, classes
 
 
-def _is_image(path: Path, root: Path) -> bool:
+def is_image(path: Path, root: Path) -> bool:
+    """Whether a file has the ending of an image, and nothing below `root` begins with a dot."""
     hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
 

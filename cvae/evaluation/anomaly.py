@@ -6,7 +6,7 @@ Torch-free.
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -21,17 +21,20 @@ from cvae.files import whole
 
 SCORES = {
     "reconstruction": "squared error of the reconstruction, summed over pixels",
-    "bound": "bound on -log p(x), in nats",
+    "bound": "importance-weighted bound on -log p(x), in nats, under the label that fits best",
     "kl": "KL divergence of the code from the prior, in nats",
     "neighbours": "distance of the code from those of the nearest normal images",
     "ratio": "log-likelihood ratio of the other labels to the best one, in deviations of normal images",
 }
 """The higher, the less normal. `ratio` is of models with several labels only."""
 
-SAMPLES = 8
-"""Samples of the posterior for each image and label."""
+SAMPLES = 16
+"""Samples of the importance-weighted bound."""
 
 NEIGHBOURS = 5
+
+LEAST = 20
+"""Images from which on a label has a mean and a deviation of its own."""
 
 FORMAT = 1
 """The version of a detector's layout. A reader refuses another one."""
@@ -41,15 +44,18 @@ FACTS, CODES = "detector.json", "detector-codes.npy"
 
 
 class Measured(NamedTuple):
-    """Of N images, without anything known of normal ones: nats (N,) and so on, and the label (N,) that fits best."""
+    """Of N images, without anything known of normal ones; all of it under the label that fits best, if there are any.
 
-    reconstruction: np.ndarray
+    `bound`, `kl` and `ratio` (N,) are in nats.
+    """
+
+    squared_error: np.ndarray  # (N,)
     bound: np.ndarray
     kl: np.ndarray
     ratio: np.ndarray | None
-    label: np.ndarray | None
-    code: np.ndarray  # (N, Z), with that label
-    again: np.ndarray  # (N, C, H, W), the reconstruction
+    label: np.ndarray | None  # (N,)
+    code: np.ndarray  # (N, Z)
+    reconstruction: np.ndarray  # (N, C, H, W)
 
 
 def measure(
@@ -59,35 +65,45 @@ def measure(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
-    """Measure images (N, C, H, W), uint8 or float32 in [0, 1]. No label is asked for: all are tried."""
+    """Measure images (N, C, H, W), uint8 or float32 in [0, 1]. No label is asked for: all are tried.
+
+    The noise is the same for every image, so that its figures do not depend on those before it.
+    """
+    noise = np.random.default_rng(seed).standard_normal((1, SAMPLES, scorer.latent_dim), dtype=np.float32)
     parts = []
     for start, image, _ in batches(images, None):
-        parts.append(_measure(scorer, image, np.random.default_rng([seed, start])))
+        parts.append(_measure(scorer, image, noise))
         if progress is not None:
             progress(start + len(image), len(images))
     joined: list[Any] = [None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True)]
     return Measured(*joined)
 
 
-def _measure(scorer: ExportedScorer, image: np.ndarray, random: np.random.Generator) -> Measured:
-    count = len(image)
-    noise = random.standard_normal((count, SAMPLES, scorer.latent_dim), dtype=np.float32)  # the same for all labels
-    labels = [None] if scorer.classes is None else [np.full(count, k) for k in range(len(scorer.classes))]
-    drawn = [scorer.sample(scorer.encode(image, label), noise) for label in labels]
-    kl = np.stack([each.rate.sum(2).mean(1) for each in drawn], axis=1)  # (N, S, D) -> (N,), of K labels (N, K)
-    bound = kl + np.stack([each.distortion.mean(1) for each in drawn], axis=1)
-    rows, best = np.arange(count), bound.argmin(1)
-    label = None if scorer.classes is None else best
-    others = (bound.sum(1) - bound[rows, best]) / max(1, len(labels) - 1)  # the mean of the others
-    again = scorer.reconstruct(image, label)
+def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Measured:
+    count, rows = len(image), np.arange(len(image))
+    label = ratio = None
+    if scorer.classes is not None:
+        # The terms of the bound at the mean code: samples would be too noisy to compare labels by.
+        middle, terms = np.zeros((count, 1, scorer.latent_dim), np.float32), []
+        for k in range(len(scorer.classes)):
+            at = scorer.sample(scorer.encode(image, np.full(count, k)), middle)
+            terms.append(at.distortion[:, 0] + at.rate[:, 0].sum(1))  # (N, 1), (N, 1, D) -> (N,)
+        bounds = np.stack(terms, axis=1)  # (N, K)
+        label = bounds.argmin(1)
+        if len(terms) > 1:
+            best = bounds[rows, label]
+            ratio = best - (bounds.sum(1) - best) / (len(terms) - 1)  # from the mean of the other labels
+    encoded = scorer.encode(image, label)
+    drawn = scorer.sample(encoded, noise.repeat(count, axis=0))  # (1, S, Z) -> (N, S, Z)
+    reconstruction = scorer.decode(encoded.mean, label)
     return Measured(
-        reconstruction=((image - again) ** 2).sum(axis=(1, 2, 3)),  # (N, C, H, W) -> (N,)
-        bound=-log_mean_exp(-bound),  # each label as probable as the others
-        kl=kl[rows, best],
-        ratio=bound[rows, best] - others if len(labels) > 1 else None,
+        squared_error=((image - reconstruction) ** 2).sum(axis=(1, 2, 3)),  # (N, C, H, W) -> (N,)
+        bound=-log_mean_exp(-drawn.distortion - drawn.log_ratio),
+        kl=drawn.rate[:, 0].sum(1),
+        ratio=ratio,
         label=label,
-        code=scorer.model.encode(image, label)[0],
-        again=again,
+        code=encoded.mean,
+        reconstruction=reconstruction,
     )
 
 
@@ -117,24 +133,32 @@ class Detector:
         self.facts, self.codes = facts, codes
 
     @classmethod
-    def fit(cls, scorer: ExportedScorer, normal: Measured, *, data: str, quantile: float) -> Self:
-        """Learn from the measures of normal images, at best such as the model was not trained on.
+    def fit(
+        cls,
+        scorer: ExportedScorer,
+        images: np.ndarray | Rows,
+        *,
+        data: str,
+        quantile: float,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Learn from normal images (N, C, H, W), at best such as the model was not trained on; `data` names them.
 
         Raises:
             UsageError: there are too few of them, or the quantile is not between 0 and 1.
         """
-        count = len(normal.bound)
         if not 0 < quantile < 1:
-            raise UsageError(f"--quantile {quantile} is not between 0 and 1")
-        if count <= NEIGHBOURS:
-            raise UsageError(f"{count} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
+            raise UsageError(f"--quantile {quantile} is not between 0 and 1, as 0.95 is")
+        if len(images) <= NEIGHBOURS:
+            raise UsageError(f"{len(images)} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
+        normal = measure(scorer, images, progress=progress)
         centre = scale = None
         if normal.ratio is not None and scorer.classes is not None:
             centre, scale = _by_label(normal, len(scorer.classes))
         facts = Facts(
             weights=scorer.model.spec.weights,
             data=data,
-            images=count,
+            images=len(images),
             quantile=quantile,
             thresholds={},
             centre=centre,
@@ -142,7 +166,7 @@ class Detector:
         )
         scores = cls(facts, normal.code)._scores(normal, skip=1)  # each is its own nearest neighbour
         thresholds = {name: float(np.quantile(score, quantile)) for name, score in scores.items()}
-        return cls(Facts(**{**vars(facts), "thresholds": thresholds}), normal.code)
+        return cls(replace(facts, thresholds=thresholds), normal.code)
 
     def scores(self, measured: Measured) -> dict[str, np.ndarray]:
         """Every score of `SCORES` that the model has, (N,) each."""
@@ -150,7 +174,7 @@ class Detector:
 
     def _scores(self, measured: Measured, skip: int) -> dict[str, np.ndarray]:
         scores = {
-            "reconstruction": measured.reconstruction,
+            "reconstruction": measured.squared_error,
             "bound": measured.bound,
             "kl": measured.kl,
             "neighbours": _distance(measured.code, self.codes, skip),
@@ -161,7 +185,7 @@ class Detector:
         return scores
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the detector's two files into a model's folder, both or neither.
+        """Write the detector's two files into a model's folder.
 
         Raises:
             CvaeError: they can't be written.
@@ -184,14 +208,24 @@ class Detector:
         if not path.is_file():
             raise CvaeError(f"{str(folder)!r} has no {FACTS}; {again}")
         try:
-            facts = from_dict(Facts, json.loads(path.read_bytes()))
+            data = json.loads(path.read_bytes())
+            if not isinstance(data, dict):
+                raise ValueError(f"{FACTS} is no JSON object")
+            facts = from_dict(Facts, data)
             codes = np.load(folder / CODES, allow_pickle=False)
         except (OSError, ValueError, RecursionError) as error:
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({error}); {again}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
-        fits = codes.ndim == 2 and codes.shape[1] == model.latent_dim and np.isfinite(codes).all()
-        if facts.format != FORMAT or not fits or not (len(facts.centre or ()) == len(facts.scale or ()) == labels):
+        names = [name for name in SCORES if name != "ratio" or labels]
+        if not (
+            facts.format == FORMAT
+            and list(facts.thresholds) == names
+            and len(facts.centre or ()) == len(facts.scale or ()) == labels
+            and codes.shape == (facts.images, model.latent_dim)
+            and facts.images > NEIGHBOURS
+            and np.isfinite(codes).all()
+        ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged or of another version; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
@@ -204,7 +238,7 @@ def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[f
     centre, scale = [], []
     for label in range(labels):
         ratio = normal.ratio[normal.label == label]
-        ratio = ratio if len(ratio) > NEIGHBOURS else normal.ratio
+        ratio = ratio if len(ratio) >= LEAST else normal.ratio
         centre.append(float(ratio.mean()))
         scale.append(float(ratio.std().clip(min=1e-6)))
     return tuple(centre), tuple(scale)

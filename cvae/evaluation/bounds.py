@@ -150,9 +150,9 @@ def bound_by_label(
     return np.stack(columns, axis=1)
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float]:
-    """The mean of (N,), and its standard error."""
-    return float(values.mean()), float(values.std() / math.sqrt(len(values)))
+def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
+    """The mean of (N,), and its standard error, which one value has not."""
+    return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def batches(

@@ -120,6 +120,7 @@ def accuracy_score(
             images,
             labels,
             len(scorer.classes),
+            seed=seed,
             device=choose_device(device),
             progress=lambda *at, name=name: progress(f"learning from {name}", *at),
         )

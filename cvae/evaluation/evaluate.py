@@ -12,7 +12,7 @@ from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
-from cvae.evaluation.bounds import Scorer, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
+from cvae.evaluation.bounds import Scorer, as_float, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
 from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet, psnr, require_ssim, ssim
 from cvae.evaluation.judge import SHIPPED, Judge, judge
 from cvae.spec import Spec
@@ -25,11 +25,14 @@ Progress = Callable[[str, int, int], None]
 
 
 def data_of(path: Path, spec_data: str) -> TrainConfig:
-    """What a run, or an exported file that lies in one, was trained on; else the set that the file names, as it is."""
+    """What a run, or an exported file that lies in one, was trained on; else the set that the file names, as it is.
+
+    Of a file alone nobody knows which images were held out, so that there are no validation images then.
+    """
     folder = path if path.is_dir() else path.parent
     if (folder / "config.json").is_file():
         return Config.read(folder / "config.json").training
-    return TrainConfig(data=spec_data)
+    return TrainConfig(data=spec_data, validation=0.0)
 
 
 def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled: bool = True) -> tuple[Dataset, Split]:
@@ -48,11 +51,15 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled:
     part: Split | None = getattr(dataset, split)
     if part is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
-    shape, classes = part.images.shape[1:], dataset.classes if conditional else None
-    if shape != model.image_shape or (labelled and classes != model.classes):
+    if (shape := part.images.shape[1:]) != model.image_shape:
         raise UsageError(
-            f"{data.data!r} has images {shape} and classes {classes}, {model.name!r} was made for "
-            f"{model.image_shape} and {model.classes}; choose its own data with --data and --size"
+            f"{data.data!r} has images {shape}, {model.name!r} was made for {model.image_shape}; choose its own data "
+            "with --data, or a --size"
+        )
+    if conditional and dataset.classes != model.classes:
+        raise UsageError(
+            f"{data.data!r} has the classes {dataset.classes}, {model.name!r} those of {model.classes}; choose its own "
+            "data with --data"
         )
     return dataset, part
 
@@ -91,6 +98,10 @@ def evaluate(
     conditional = scorer.classes is not None
     dataset, part = load_split(data, split, scorer)
     by = _judge_for(features, dataset.name, scorer.image_shape) if generated else None
+    if by is not None:  # what can't be is said before hours have gone by
+        if (count := min(generated, len(part), len(dataset.train))) <= NEIGHBOURS:
+            raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
+        by.features(as_float(part.images[:2]))
     part = spread(part, limit)
     labels = part.labels if conditional else None
     report: dict[str, Any] = {
@@ -111,7 +122,8 @@ def evaluate(
         report["labels"] = _labels(scorer, part, seed, tell)
     if by is not None:
         grey = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
-        found = _distances(scorer, getattr(grey, split), grey.train, by, generated, seed, tell)
+        others = None if split == "train" else grey.train  # they would be compared with themselves
+        found = _distances(scorer, getattr(grey, split), others, by, generated, seed, tell)
         if (accuracy := found.pop("label_accuracy", None)) is not None:
             report["labels"]["label_accuracy"] = accuracy
             report["labels"]["label_accuracy_of_real_images"] = by.accuracy
@@ -218,13 +230,11 @@ def black_and_white(images: np.ndarray | Rows) -> bool:
 
 
 def _distances(
-    scorer: Scorer, real: Split, train: Split, by: Judge, count: int, seed: int, tell: Progress
+    scorer: Scorer, real: Split, train: Split | None, by: Judge, count: int, seed: int, tell: Progress
 ) -> dict[str, Any]:
     """Distances of generated images from real ones, beside those of as many training images, and their labels."""
-    count = min(count, len(real), len(train))
-    if count <= NEIGHBOURS:
-        raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
-    reference, others = spread(real, count), spread(train, count)
+    count = min(count, len(real), len(real if train is None else train))
+    reference = spread(real, count)
     binary = black_and_white(reference.images)
     labels = reference.labels if scorer.classes is not None else None  # as many of each class as there are real ones
     features, right, done = [], [], 0
@@ -234,20 +244,23 @@ def _distances(
             right.append(by.predict(image) == labels[done : done + len(image)])
         tell("generated images", done := done + len(image), count)
     generated = np.concatenate(features)
-    of_real, of_others = (
-        np.concatenate([by.features(image) for _, image, _ in batches(each.images, None)])
-        for each in (reference, others)
-    )
+    of_real = _features(by, reference)
     report: dict[str, Any] = {
         "features": by.name,
         "images": count,
         "pixels": "drawn black or white" if binary else "grey or colour",
-        "frechet": frechet(generated, of_real),
-        "frechet_of_training_images": frechet(of_others, of_real),
     }
-    for name, each in ("", generated), ("_of_training_images", of_others):
+    compared = {"": generated}
+    if train is not None:
+        compared["_of_training_images"] = _features(by, spread(train, count))
+    report |= {f"frechet{name}": frechet(each, of_real) for name, each in compared.items()}
+    for name, each in compared.items():
         near = density_and_coverage(of_real, each)
         report |= {f"density{name}": near.density, f"coverage{name}": near.coverage}
     if right:
         report["label_accuracy"] = float(np.concatenate(right).mean())
     return report
+
+
+def _features(by: Judge, images: Split) -> np.ndarray:
+    return np.concatenate([by.features(image) for _, image, _ in batches(images.images, None)])  # (N, D)

@@ -1,7 +1,7 @@
 """Exported files as a model that can be evaluated: onnxruntime, without torch."""
 
 import math
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,6 +11,15 @@ from cvae.runtime.model import Model
 
 SMALLEST = np.float32(2**-24)
 """A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
+
+
+class Encoded(NamedTuple):
+    """A batch of images, their labels, and mean and deviation (B, Z) of their codes."""
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    mean: np.ndarray
+    std: np.ndarray
 
 
 class ExportedScorer:
@@ -42,10 +51,10 @@ class ExportedScorer:
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
         return self.model.reconstruct(images, labels)
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        return images, labels, *self.model.encode(images, labels)
+    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
+        return Encoded(images, labels, *self.model.encode(images, labels))
 
-    def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
+    def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
         images, labels, mean, std = encoded
         batch, count, latent_dim = noise.shape
         code = mean[:, None] + std[:, None] * noise  # (B, K, Z)

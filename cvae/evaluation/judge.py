@@ -63,7 +63,10 @@ def judge(name: str) -> Judge:
         raise UsageError(f"--features {name!r} is no function: it should map images (N, C, H, W) to features (N, D)")
 
     def features(images: np.ndarray) -> np.ndarray:
-        found = np.asarray(function(images))
+        try:
+            found = np.asarray(function(images))
+        except Exception as error:  # it is the user's, and may raise anything
+            raise UsageError(f"--features {name!r} failed: {type(error).__name__}: {error}") from error
         if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
             raise UsageError(f"--features {name!r} gave {found.shape} for {len(images)} images, not finite (N, D)")
         return found

@@ -117,11 +117,14 @@ class Flow(Prior):
         for coupling in self.couplings:
             changed, step = coupling(kept, changed, label)
             kept, changed, kept_log, changed_log = changed, kept, changed_log + step, kept_log
+        if len(self.couplings) % 2:  # back to the order of the latent
+            kept, changed, kept_log, changed_log = changed, kept, changed_log, kept_log
         return torch.cat([kept, changed], dim=1), torch.cat([kept_log, changed_log], dim=1)  # (B, Z) each
 
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        halves = self.halves if len(self.couplings) % 2 == 0 else self.halves[::-1]
-        kept, changed = noise.split(halves, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+        kept, changed = noise.split(self.halves, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+        if len(self.couplings) % 2:
+            kept, changed = changed, kept
         for coupling in reversed(self.couplings):
             kept, changed = changed, coupling.inverse(changed, kept, label)  # type: ignore[operator]
         return torch.cat([kept, changed], dim=1)  # (B, Z)
