@@ -80,6 +80,16 @@ def open_model(name: str | None, device: str) -> "Model":
     return model
 
 
+def open_pair(name: str | None, device: str) -> "tuple[Model, Path]":
+    """Like `open_model`, of a model that must have an encoder too; and the folder that its files lie in."""
+    from cvae.runtime.find import ENCODER, exported, newest
+
+    model = open_model(name, device)
+    path, _ = newest(name)
+    exported(path, ENCODER)  # raises, before anything takes time
+    return model, path if path.is_dir() else path.parent
+
+
 def require_torch(what: str) -> None:
     """One line on what is missing, where the training packages are not installed."""
     import importlib.util

@@ -41,14 +41,11 @@ def fit(
 
     Example: cvae detect fit runs/digits-resnet-conditional
     """
-    from cvae import model_zoo
     from cvae.config import to_dict
     from cvae.evaluation.anomaly import Detector
     from cvae.evaluation.evaluate import data_of, spread
 
     scorer, folder = _scorer(model, device)
-    if folder.resolve() in model_zoo.models().values():
-        raise UsageError(f"{folder.name!r} belongs to the package; copy it first: cvae zoo copy {folder.name}")
     asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
     dataset, part = _normal(scorer, asked, split, own=data is None)
     part = spread(part, limit)
@@ -118,17 +115,14 @@ def score(
 
 
 def _scorer(name: str | None, device: str) -> "tuple[ExportedScorer, Path]":
-    """The exported files of the model named, and the folder that they lie in."""
+    """The exported files of the model named, and the folder that they lie in, where its detector is or will be."""
+    from cvae import model_zoo
     from cvae.evaluation.exported_scorer import ExportedScorer
-    from cvae.runtime import load
-    from cvae.runtime.find import ENCODER, exported, newest
 
-    path, remark = newest(name)
-    model = load(path, device=device)
-    if remark:
-        _shared.say(remark)
-    exported(path, ENCODER)  # raises, before anything takes time
-    return ExportedScorer(model), path if path.is_dir() else path.parent
+    model, folder = _shared.open_pair(name, device)
+    if folder.resolve() in model_zoo.models().values():
+        raise UsageError(f"{folder.name!r} belongs to the package; copy it first: cvae zoo copy {folder.name}")
+    return ExportedScorer(model), folder
 
 
 def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":

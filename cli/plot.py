@@ -255,15 +255,9 @@ def _run(name: str | None) -> Path:
 def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, TrainConfig]":
     """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
     from cvae.evaluation.evaluate import data_of
-    from cvae.runtime import load
-    from cvae.runtime.find import ENCODER, exported, newest
 
-    path, remark = newest(name)
-    model = load(path, device=device)
-    if remark:
-        _shared.say(remark)
-    exported(path, ENCODER)  # raises, before data are downloaded
-    return model, _shared.given(data_of(path, model.spec.data), **flags)
+    model, folder = _shared.open_pair(name, device)
+    return model, _shared.given(data_of(folder, model.spec.data), **flags)
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, label: str | None) -> "tuple[np.ndarray, int | None]":
