@@ -12,6 +12,8 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "plugin" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY = ROOT / "docs" / "gallery.md"
+"""Its commands are those of test_gallery.py."""
 INSTALLS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in an environment of their own, and by CI."""
 
@@ -45,7 +47,9 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path / "site")}
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_every_command_shown_works(document, home, tmp_path):
     if "plugin" in str(document):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
