@@ -116,7 +116,7 @@ def combinations() -> Iterator[Any]:
                 yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), combinations())
+@pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), list(combinations()))
 def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likelihood, shape):
     torch.manual_seed(0)
     config = model_config(arch, shape, labels, likelihood)
