@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from cvae.config import TrainConfig
     from cvae.runtime import Model
 
+
+def as_size(text: str) -> int | str:
+    """The value of --size as a recipe has it: 64, or "48x80"."""
+    return int(text) if text.isdecimal() else text
+
+
 ModelName = Annotated[
     str | None, typer.Argument(metavar="MODEL", help="Run, exported file or zoo name. [newest run, else the zoo's]")
 ]
@@ -31,7 +37,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
 Out = Annotated[Path, typer.Option(help="Picture to write.")]
 Data = Annotated[str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")]
 DataDir = Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")]
-Size = Annotated[int | None, typer.Option(help="Side in pixels that images are made. [as in training]")]
+Size = Annotated[
+    str | None,
+    typer.Option(parser=as_size, metavar="SIZE", help="Side in pixels, or HxW, that images are made. [as in training]"),
+]
 Binarize = Annotated[
     str | None, typer.Option(help="none, dynamic or static. [as in training; of an exported file alone: none]")
 ]

@@ -1,11 +1,17 @@
 """cvae generate"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cvae.cli import _shared
+
+if TYPE_CHECKING:
+    from cvae.runtime import Model
+
+MOST = 10_000
+"""Images on one picture."""
 
 
 def generate(
@@ -14,27 +20,33 @@ def generate(
     digit: _shared.Digit = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", min=1, max=10_000, help="How many; of each class when no label is given."),
+        typer.Option("-n", min=1, help="How many; in one picture of each class, when no label is given."),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="All classes, a row each.")] = False,
     seed: _shared.Seed = None,
     temperature: Annotated[float, typer.Option(min=0, help="Below 1: more typical. Above: more varied.")] = 1.0,
-    out: _shared.Out = Path("generated.png"),
+    out: Annotated[Path, typer.Option(help="Picture to write; or .npy, .npz, or a folder, for many images.")] = Path(
+        "generated.png"
+    ),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Draw new images.
+    """Draw new images: on one picture, or as many as you like into an array (.npy, .npz) or a folder of PNG files.
 
     Example: cvae generate --digit 7 --out seven.png
     """
     import numpy as np
 
     from cvae.errors import UsageError
+    from cvae.runtime import bulk
     from cvae.runtime import images as pictures
 
     decoder = _shared.open_model(model, device)
     classes = decoder.spec.classes
     wanted = _shared.one_label(label, digit)
+    if out.suffix.lower() in bulk.ENDINGS:
+        _many(decoder, n or 1, out, wanted, seed, temperature, grid=grid, json=json)
+        return
     labels: list[int] | None = None
     columns = None
     if wanted is not None:
@@ -48,9 +60,42 @@ def generate(
         if not grid:
             _shared.say(f"no label given: {each} of each of the {len(classes)} classes")
     count = len(labels) if labels is not None else n or (64 if grid else 1)
+    if count > MOST:
+        raise UsageError(
+            f"{count:,} images are too many for one picture: at most {MOST:,}; --out images.npy takes more"
+        )
     seed = _shared.new_seed(seed)
     drawn = decoder.generate(count, None if labels is None else np.array(labels), seed, temperature)
     pictures.save(pictures.legible(pictures.grid(drawn, columns)), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
     facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
     _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
+
+
+def _many(
+    decoder: "Model",
+    n: int,
+    out: Path,
+    label: str | None,
+    seed: int | None,
+    temperature: float,
+    *,
+    grid: bool,
+    json: bool,
+) -> None:
+    """Into files that hold images one by one; of a model with labels, and none given, the classes in turn."""
+    from functools import partial
+
+    from cvae.errors import UsageError
+    from cvae.runtime import bulk
+
+    if grid:
+        raise UsageError(f"--grid makes one picture, {str(out)!r} holds images one by one; leave one of them out")
+    with _shared.progress() as progress:
+        files, seed = bulk.generate(
+            decoder, n, out, label=label, seed=seed, temperature=temperature, progress=partial(progress, "images")
+        )
+    names = [str(file) for file in files]
+    facts = {"out": names, "model": decoder.spec.name, "images": n, "label": label, "seed": seed}
+    told = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
+    _shared.report(json, facts, f"{told} ({n:,} image{'s' * (n > 1)}, seed {seed})")

@@ -36,7 +36,14 @@ def train(
     latent_dim: Annotated[int | None, _flag("Numbers in a code.", _default.latent_dim)] = None,
     data: Annotated[str | None, _flag("Data set: a name, folder:PATH or npz:PATH.", _default.data)] = None,
     data_dir: Annotated[str | None, _flag("Where data sets are, or are downloaded to. [~/.cache/cvae]")] = None,
-    size: Annotated[int | None, _flag("Side in pixels that images are made. [as they are; folders: 64]")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            parser=_shared.as_size,
+            metavar="SIZE",
+            help="Side in pixels, or HxW, that images are made. [as they are; folders: 64]",
+        ),
+    ] = None,
     binarize: Annotated[
         str | None, _flag("Draw pixels black or white: none, dynamic, static.", _default.binarize)
     ] = None,

@@ -15,8 +15,8 @@ from cvae.errors import CvaeError, UsageError, near
 FORMAT = 1
 """The version of config.json's layout. A reader refuses another one."""
 
-MAX_SIDE = 4096
-"""Pixels of an image's side, at most."""
+MIN_SIDE, MAX_SIDE = 4, 4096
+"""Pixels of an image's side, at least and at most."""
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
@@ -27,8 +27,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
-        hint = next(arg for arg in args if arg is not type(None))
-        return _convert(value, hint, where)
+        choices = [arg for arg in args if arg is not type(None)]
+        return _convert(value, next((arg for arg in choices if type(value) is arg), choices[0]), where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
         return from_dict(hint, value, where)
     if origin is tuple and isinstance(value, list | tuple):
@@ -123,7 +123,7 @@ class TrainConfig:
     # data
     data: str = "digits"
     data_dir: str | None = None
-    size: int | None = None
+    size: int | str | None = None
     binarize: str = "none"
     validation: float = 0.1
     without: tuple[str, ...] = ()
@@ -162,7 +162,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, least in {
             "latent_dim": 1,
-            "size": 4,
             "limit": 1,
             "shift": 0,
             "epochs": 1,
@@ -172,8 +171,9 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
-        if self.size is not None and self.size > MAX_SIDE:
-            raise UsageError(f"--size {self.size} is too large: at most {MAX_SIDE}")
+        for side in self.sides or ():
+            if not MIN_SIDE <= side <= MAX_SIDE:
+                raise UsageError(f"--size {self.size}: a side has {MIN_SIDE} to {MAX_SIDE} pixels")
         for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 2**63:
@@ -194,6 +194,20 @@ class TrainConfig:
                 raise UsageError(
                     f"{flag(name)} {getattr(self, name)!r} is unknown; {near(getattr(self, name), choices)}"
                 )
+
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width in pixels that images are made: `size` is the side of a square, or such as "48x80".
+
+        Raises:
+            UsageError: it is neither.
+        """
+        if self.size is None or isinstance(self.size, int):
+            return None if self.size is None else (self.size, self.size)
+        height, cross, width = self.size.partition("x")
+        if not (cross and height.isdecimal() and width.isdecimal() and len(self.size) < 12):
+            raise UsageError(f"--size {self.size!r} is neither a side, such as 64, nor HEIGHTxWIDTH, such as 48x80")
+        return int(height), int(width)
 
 
 CHOICES = {

@@ -11,10 +11,11 @@ from cvae.errors import CvaeError, UsageError
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def whole(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the name `path` when the block ends well, else it is removed.
 
-    The suffix is kept, so that writers which go by a file's ending (Pillow, numpy) still do.
+    The suffix is kept, so that writers which go by a file's ending (Pillow, numpy) still do. Without `sync` a power cut
+    may leave less than was written: for many small files, which can be made again.
 
     Raises:
         CvaeError: the folder or the file can't be written.
@@ -25,10 +26,11 @@ def whole(path: str | Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
-            with beside.open("r+b") as written:
-                os.fsync(written.fileno())
+            if sync:
+                with beside.open("r+b") as written:
+                    os.fsync(written.fileno())
             beside.replace(path)
-            if os.name == "posix":  # the name too is to survive a power cut
+            if sync and os.name == "posix":  # the name too is to survive a power cut
                 folder = os.open(path.parent, os.O_RDONLY)
                 with suppress(OSError):  # not every file system can
                     os.fsync(folder)

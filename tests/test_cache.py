@@ -220,7 +220,7 @@ class TestFolder:
         seen: list[int] = []
         decode = cache.decode
 
-        def counted(paths: Any, size: int) -> Any:
+        def counted(paths: Any, size: Any) -> Any:
             seen.append(len(paths))
             return decode(paths, size)
 
@@ -317,7 +317,7 @@ class TestFolder:
     ) -> None:
         decode = cache.decode
 
-        def late(paths: Any, size: int) -> Any:
+        def late(paths: Any, size: Any) -> Any:
             (photos / "a" / "02.png").unlink(missing_ok=True)
             return decode(paths, size)
 

@@ -423,6 +423,15 @@ class TestFolder:
         inner = only(tmp_path, size=16)[:, 2:-2, 2:-2]  # the filter sees a little of what is cut off
         assert (inner == np.reshape([0, 255, 0], (3, 1, 1))).all()
 
+    def test_height_by_width(self, tmp_path: Path) -> None:
+        image = Image.new("RGB", (96, 32), "red")
+        image.paste("blue", (72, 0, 96, 32))
+        image.paste("lime", (24, 0, 72, 32))
+        image.save(tmp_path / "x.png")
+        fitted = only(tmp_path, size="16x32")  # a third of the width is cut off
+        assert fitted.shape == (3, 16, 32)
+        assert fitted[:, 8, [0, 16, 31]].T.tolist() == [[255, 0, 0], [0, 255, 0], [0, 0, 255]]
+
     def test_antialias(self, tmp_path: Path) -> None:
         board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
         Image.fromarray(board).save(tmp_path / "x.png")

@@ -18,12 +18,12 @@ KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "te
 MAX_CLASSES = 65536
 
 
-def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
+def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """The arrays of the file `argument`: `train` or `images`, and if there `validation` or `valid`, and `test`.
 
     Images are uint8 in 0..255, bool, or float in 0..1, of the shapes in `SHAPES`; in four dimensions a last one of
     1 or 3 is C (both readings fit only images under 4 pixels, which no model takes). Packed rows are uint8, one bit
-    a pixel. With `size` they become size x size.
+    a pixel. They become `size` high and wide, if it is given.
 
     `<key>_labels` (N,), and for `images` also `labels`, are integers, which `classes` may name, or strings, which are
     the classes' names: those in `classes`, else those in train, sorted. Other keys are ignored.
@@ -73,14 +73,14 @@ def npz(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     )
 
 
-def _rows(path: Path, argument: str, size: int | None) -> Rows:
+def _rows(path: Path, argument: str, size: tuple[int, int] | None) -> Rows:
     images = Rows.open(path)
     if images.shape[1] not in (1, 3):
         raise UsageError(f"{argument!r} has the shape {images.shape}, not (N, H, W) or (N, C, H, W) with C 1 or 3")
-    if size is not None and images.shape[2:] != (size, size):
+    if size is not None and images.shape[2:] != size:
         raise UsageError(
-            f"--size {size}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an .npy file is "
-            "taken as it is; leave --size out, or save it by numpy.savez(path, train=images)"
+            f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an "
+            ".npy file is taken as it is; leave --size out, or save it by numpy.savez(path, train=images)"
         )
     return images
 

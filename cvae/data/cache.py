@@ -36,11 +36,13 @@ def cache_root(data_dir: Path | None) -> Path:
     return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
-def decoded(folder: Path, paths: Sequence[Path], size: int, data_dir: Path | None) -> tuple[Rows, np.ndarray]:
+def decoded(
+    folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None
+) -> tuple[Rows, np.ndarray]:
     """The images of `paths`, which lie in `folder`, decoded now or earlier; while another process decodes them, wait.
 
     Returns:
-        Images (N, C, size, size), C 1 when all are grey, and whether each could be read (N,) bool; if not, it is black.
+        Images (N, C, *size), C 1 when all are grey, and whether each could be read (N,) bool; if not, it is black.
 
     Raises:
         CvaeError: a file has gone, or the cache can't be written.
@@ -62,7 +64,7 @@ def decoded(folder: Path, paths: Sequence[Path], size: int, data_dir: Path | Non
                 decode(paths, size), f"decoding {title}", len(paths), console=console, transient=True, disable=hidden
             )
             about = {"folder": str(folder.resolve()), "size": size}
-            _make(target, images, (len(paths), 3, size, size), about)
+            _make(target, images, (len(paths), 3, *size), about)
         except (CvaeError, OSError) as error:
             raise CvaeError(f"{error}; decoded images are kept there, choose another place by --data-dir") from error
         for old in target.parent.iterdir():
@@ -74,9 +76,9 @@ def decoded(folder: Path, paths: Sequence[Path], size: int, data_dir: Path | Non
     raise CvaeError(f"{str(target)!r} was removed as soon as it was made; start again")
 
 
-def _names(folder: Path, paths: Sequence[Path], size: int) -> tuple[str, str]:
+def _names(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[str, str]:
     """The hash of where the images are, and that of what they are."""
-    place = hashlib.sha256(os.fsencode(folder.resolve()) + b"\0%d" % size)
+    place = hashlib.sha256(os.fsencode(folder.resolve()) + b"\0%d %d" % size)
     name = hashlib.sha256(b"%d" % FORMAT)
     try:
         for path in paths:

@@ -47,7 +47,9 @@ class Split:
 class Dataset:
     """The splits of a data set, the names of its classes, and the terms under which it may be used.
 
-    A factory registered under `cvae.datasets` returns one; it may leave `validation` and `test` out.
+    A factory registered under `cvae.datasets` returns one; it may leave `validation` and `test` out. It is called with
+    the text after the colon of --data, the folder for data sets or None, and the height and width in pixels that images
+    shall have, or None.
     """
 
     name: str
@@ -124,7 +126,7 @@ def _made(config: TrainConfig) -> object:
             f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}"
         )
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
-    return DATASETS.get(name)(argument, data_dir, config.size)
+    return DATASETS.get(name)(argument, data_dir, config.sides)
 
 
 def _checked(dataset: object, data: str) -> Dataset:

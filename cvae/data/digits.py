@@ -10,8 +10,8 @@ from cvae.data.images import resize
 from cvae.errors import MissingExtraError
 
 
-def digits(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """1,797 handwritten digits, grey, 8x8 or `size` x `size`; a fixed fifth of them, 359, is the test split.
+def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """1,797 handwritten digits, grey, 8x8 or `size`; a fixed fifth of them, 359, is the test split.
 
     Raises:
         UsageError: an argument was given.

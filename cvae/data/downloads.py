@@ -51,22 +51,22 @@ CIFAR10_TEST = "test_batch"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """60,000 training and 10,000 test images of handwritten digits, grey, 28x28 or `size` x `size`."""
+def mnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """60,000 training and 10,000 test images of handwritten digits, grey, 28x28 or `size`."""
     refuse_argument("mnist", argument)
     terms = "Yann LeCun and Corinna Cortes, CC BY-SA 3.0, http://yann.lecun.com/exdb/mnist/"
     return _dataset("mnist", _idx("mnist", "MNIST", data_dir), size, DIGITS, terms)
 
 
-def fashion_mnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """60,000 training and 10,000 test images of clothing, grey, 28x28 or `size` x `size`."""
+def fashion_mnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """60,000 training and 10,000 test images of clothing, grey, 28x28 or `size`."""
     refuse_argument("fashion-mnist", argument)
     terms = "Zalando SE, MIT licence, https://github.com/zalandoresearch/fashion-mnist"
     return _dataset("fashion-mnist", _idx("fashion-mnist", "FashionMNIST", data_dir), size, FASHION, terms)
 
 
-def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """60,000 training and 10,000 test images of cursive Japanese, grey, 28x28 or `size` x `size`."""
+def kmnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """60,000 training and 10,000 test images of cursive Japanese, grey, 28x28 or `size`."""
     refuse_argument("kmnist", argument)
     terms = (
         "KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others), "
@@ -75,8 +75,8 @@ def kmnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     return _dataset("kmnist", _idx("kmnist", "KMNIST", data_dir), size, KUZUSHIJI, terms)
 
 
-def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """Handwritten letters and digits, grey, 28x28 or `size` x `size`: https://arxiv.org/abs/1702.05373
+def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """Handwritten letters and digits, grey, 28x28 or `size`: https://arxiv.org/abs/1702.05373
 
     `argument` is the selection: balanced (the default), letters, digits, mnist, byclass or bymerge.
     """
@@ -97,8 +97,8 @@ def emnist(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     return _dataset("emnist", arrays, size, EMNIST[selection], terms)
 
 
-def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """50,000 training and 10,000 test photographs, colour, 32x32 or `size` x `size`.
+def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """50,000 training and 10,000 test photographs, colour, 32x32 or `size`.
 
     The binary version, in `cifar-10-batches-bin`: the usual one, which torchvision reads, is a pickle.
     """
@@ -127,8 +127,8 @@ def cifar10(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
     return _dataset("cifar10", arrays, size, CIFAR10_CLASSES, terms)
 
 
-def svhn(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """73,257 training and 26,032 test images of house number digits, colour, 32x32 or `size` x `size`."""
+def svhn(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """73,257 training and 26,032 test images of house number digits, colour, 32x32 or `size`."""
     refuse_argument("svhn", argument)
     root = cache_root(data_dir)
     reader = _reader(_torchvision("svhn").SVHN, "svhn")
@@ -147,7 +147,7 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 """Of "train" and "test": images (N, C, H, W) uint8, labels (N,) int64."""
 
 
-def _dataset(name: str, arrays: Arrays, size: int | None, classes: Sequence[str], terms: str) -> Dataset:
+def _dataset(name: str, arrays: Arrays, size: tuple[int, int] | None, classes: Sequence[str], terms: str) -> Dataset:
     train, test = (
         Split(images=resize(np.ascontiguousarray(images), size), labels=labels)
         for images, labels in (arrays["train"], arrays["test"])

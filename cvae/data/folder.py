@@ -13,11 +13,11 @@ from cvae.errors import CvaeError, UsageError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
 SPLITS = {"train": "train", "valid": "validation", "val": "validation", "validation": "validation", "test": "test"}
-DEFAULT_SIZE = 64
+DEFAULT_SIZE = (64, 64)
 
 
-def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
-    """The images under the folder `argument`, size x size pixels (64 when None).
+def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """The images under the folder `argument`, `size` pixels high and wide (64 when None).
 
     - A sub-folder per class, named by it, with its images at any depth; or all images in the folder itself, without
       labels. Both at once is an error: whether the loose ones are a class is not for a program to guess.
@@ -25,8 +25,8 @@ def folder(argument: str, data_dir: Path | None, size: int | None) -> Dataset:
       each again of one of the two kinds. The classes are those of `train`.
     - Files whose name, or whose folder's name, begins with a dot are ignored, and so are sub-folders without images.
 
-    Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to a
-    square. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
+    Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
+    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
     read is skipped with a warning; so is one over Pillow's `Image.MAX_IMAGE_PIXELS` (89 megapixels).
     They are decoded once, into a file under `data_dir` (`cvae.data.cache`), and again when a file has changed.
 

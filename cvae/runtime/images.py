@@ -19,12 +19,14 @@ ENLARGE = Image.Resampling.LANCZOS
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float values in [0, 1] -> uint8 0..255, rounded; what is not a number becomes 0."""
+    """Float values in [0, 1] -> uint8 0..255, rounded; what is not a number becomes 0. uint8 stays as it is."""
+    if images.dtype == np.uint8:
+        return images
     return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """One image (C, H, W) float in [0, 1], C 1 or 3 -> a Pillow image of the same size.
+    """One image (C, H, W), float in [0, 1] or uint8, C 1 or 3 -> a Pillow image of the same size.
 
     Raises:
         UsageError: the array is of another shape.

@@ -1,0 +1,215 @@
+"""Many images into files: streamed in constant memory, and continued where a run was stopped."""
+
+import json
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cvae.errors import CvaeError, UsageError
+from cvae.files import whole, write_whole
+from cvae.runtime import images as pictures
+from cvae.runtime.model import Label, Model
+from cvae.runtime.session import CHUNK
+
+BLOCK = 2**24
+"""Bytes of images, at most, that are in memory at a time, that are in a shard, and that a stopped run draws again."""
+
+ENDINGS = (".npy", ".npz", "")
+"""Of one array, of shards, and of a folder of pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What was asked for, which makes the same bytes each time."""
+
+    weights: str
+    n: int
+    label: int | None
+    seed: int
+    temperature: float
+
+
+def generate(
+    model: Model,
+    n: int,
+    out: Path,
+    *,
+    label: Label | None = None,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Path], int]:
+    """Write `n` images, uint8 in 0..255: those that `model.generate` gives for the seed, and its labels.
+
+    - `x.npy`: one array (n, C, H, W), and for a model with labels `x-labels.npy` (n,), their numbers.
+    - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and `labels` and `classes` if there are any; `x.npz`
+      itself when one is enough.
+    - `x`: a folder of PNG files, for a model with labels in a sub-folder for each class.
+
+    Stopped at any moment, the same call goes on where it was; without a `seed` it takes the one that it had drawn.
+
+    Returns:
+        The files or the folder, and the seed.
+
+    Raises:
+        UsageError: no such format or label, n or temperature is out of range, or `out` holds part of another order.
+        CvaeError: something can't be written.
+    """
+    if n < 1:
+        raise UsageError(f"n is {n}: at least one image")
+    state = out.with_name(f".{out.name}.part.json")
+    before = _read(state)
+    if seed is None:
+        seed = before["seed"] if before else int(np.random.default_rng().integers(2**31))
+    order = Order(
+        weights=model.spec.weights,
+        n=n,
+        label=None if label is None else model.spec.label_index(label),
+        seed=seed,
+        temperature=temperature,
+    )
+    if before is not None and {**asdict(order), "done": before["done"]} != before:
+        told = ", ".join(f"{name} {before[name]}" for name in ("n", "label", "seed", "temperature"))
+        raise UsageError(
+            f"{str(out)!r} is half written, with {told}; repeat that to finish it, or remove {str(state)!r}"
+        )
+    done = before["done"] if before else 0
+    block = max(CHUNK, BLOCK // int(np.prod(model.spec.image_shape)) // CHUNK * CHUNK)
+    sink = _sink(out, model, n, block)
+    for start, images, labels in _blocks(model, order, done, block):
+        sink.write(start, images, labels)
+        done = start + len(images)
+        write_whole(state, json.dumps({**asdict(order), "done": done}))
+        if progress is not None:
+            progress(done, n)
+    files = sink.close()
+    state.unlink(missing_ok=True)
+    return files, seed
+
+
+def _read(state: Path) -> dict[str, int] | None:
+    try:
+        return json.loads(state.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise CvaeError(f"can't read {str(state)!r} ({error}); remove it to begin anew") from error
+
+
+def _blocks(model: Model, order: Order, done: int, block: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+    """From the image `done` on: where a block begins, its images (b, C, H, W) uint8, its labels (b,)."""
+    random, classes = np.random.default_rng(order.seed), model.spec.classes
+    for start in range(0, order.n, block):
+        stop = min(start + block, order.n)
+        noise = random.standard_normal((stop - start, model.spec.latent_dim), dtype=np.float32)
+        if start < done:  # drawn all the same, so that what follows is what it would have been
+            continue
+        labels = None
+        if classes is not None:
+            labels = (
+                np.arange(start, stop) % len(classes) if order.label is None else np.full(stop - start, order.label)
+            )
+        images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
+        for at in range(0, stop - start, CHUNK):
+            part = slice(at, at + CHUNK)
+            decoded = model.decode(
+                noise[part] * np.float32(order.temperature), None if labels is None else labels[part]
+            )
+            images[part] = pictures.to_uint8(decoded)
+        yield start, images, labels
+
+
+class _Sink(ABC):
+    """Where blocks of images go."""
+
+    @abstractmethod
+    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        """Keep images (b, C, H, W), the first of which is the one with the number `start`; again if need be."""
+
+    @abstractmethod
+    def close(self) -> list[Path]:
+        """Nothing more comes: give the files their names."""
+
+
+def _sink(out: Path, model: Model, n: int, block: int) -> _Sink:
+    ending = out.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"{str(out)!r}: arrays are written as .npy or .npz, pictures into a folder")
+    if out.exists() and out.is_dir() != (ending == ""):
+        raise UsageError(
+            f"{str(out)!r} is there already, and is {'a' if out.is_dir() else 'no'} folder; choose another"
+        )
+    kinds: dict[str, Callable[[Path, Model, int, int], _Sink]] = {".npy": _Array, ".npz": _Shards, "": _Folder}
+    return kinds[ending](out, model, n, block)
+
+
+class _Array(_Sink):
+    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
+        self.n = n
+        self.parts: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
+        if model.spec.classes is not None:
+            self.parts.append((out.with_name(f"{out.stem}-labels.npy"), np.dtype(np.int64), ()))
+
+    @staticmethod
+    def _beside(path: Path) -> Path:
+        return path.with_name(f".{path.name}.part")
+
+    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        for (path, dtype, shape), values in zip(self.parts, (images, labels), strict=False):
+            beside = self._beside(path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with beside.open("r+b" if start else "w+b") as file:
+                    header = {"descr": dtype.str, "fortran_order": False, "shape": (self.n, *shape)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                    file.seek(start * dtype.itemsize * int(np.prod(shape, dtype=int)), os.SEEK_CUR)
+                    file.write(np.ascontiguousarray(values, dtype).tobytes())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise CvaeError(f"can't write {str(beside)!r}: {error.strerror}") from error
+
+    def close(self) -> list[Path]:
+        for path, _, _ in reversed(self.parts):
+            with suppress(FileNotFoundError):  # named already, before this run was stopped
+                self._beside(path).replace(path)
+        return [path for path, _, _ in self.parts]
+
+
+class _Shards(_Sink):
+    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
+        self.classes, self.block = model.spec.classes, block
+        count = -(-n // block)
+        self.files = [out] if count == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(count)]
+
+    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        named = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
+        with whole(self.files[start // self.block]) as beside:
+            np.savez(beside, images=images, **named)  # type: ignore[arg-type]
+
+    def close(self) -> list[Path]:
+        return self.files
+
+
+class _Folder(_Sink):
+    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
+        self.out, self.digits = out, len(str(n - 1))
+        classes = model.spec.classes
+        if classes is not None and not all(re.fullmatch(r"\w[\w +-]*", name) for name in classes):
+            classes = tuple(str(i) for i in range(len(classes)))  # a name may be "..": the file may be a stranger's
+        self.folders = [out] if classes is None else [out / name for name in classes]
+
+    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
+        for i, image in enumerate(images):
+            folder = self.folders[0 if labels is None else labels[i]]
+            with whole(folder / f"{start + i:0{self.digits}}.png", sync=False) as beside:
+                pictures.to_pil(image).save(beside)
+
+    def close(self) -> list[Path]:
+        return [self.out]

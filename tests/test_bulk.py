@@ -1,0 +1,143 @@
+"""Many images into files: the images that `generate` gives, however they are cut up, stopped and continued."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cvae
+from cvae.errors import CvaeError, UsageError
+from cvae.runtime import bulk, session
+
+N = 150
+LABELS = np.arange(N) % 10
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(bulk, "BLOCK", 28 * 28 * 64)  # 64 images: three blocks
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cvae.load()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return np.rint(model.generate(N, seed=5) * 255).astype(np.uint8)
+
+
+class Stopped(Exception):
+    """As Ctrl-C would."""
+
+
+def stop_after(blocks: int):
+    def progress(done: int, total: int) -> None:
+        if done >= min(blocks * 64, total):
+            raise Stopped
+
+    return progress
+
+
+def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The images and labels that files hold, in their order."""
+    if kind == ".npy":
+        return np.load(out), np.load(out.with_name(f"{out.stem}-labels.npy"))
+    if kind == ".npz":
+        shards = [np.load(path) for path in sorted(out.parent.glob("*.npz"))]
+        assert all(shard["classes"].tolist() == list("0123456789") for shard in shards)
+        return np.concatenate([s["images"] for s in shards]), np.concatenate([s["labels"] for s in shards])
+    files = sorted(out.rglob("*.png"), key=lambda path: path.name)
+    pictures = np.stack([np.asarray(Image.open(path)) for path in files])[:, None]  # (N, H, W) -> (N, 1, H, W)
+    return pictures, np.array([int(path.parent.name) for path in files])
+
+
+@pytest.mark.parametrize("kind", bulk.ENDINGS)
+def test_the_files_hold_what_generate_gives(kind, model, expected, tmp_path):
+    files, seed = bulk.generate(model, N, out := tmp_path / f"x{kind}", seed=5)
+    images, labels = read(kind, out)
+    assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
+    assert np.array_equal(labels, LABELS)
+    made = {path.name for path in files}
+    assert {path.name for path in tmp_path.iterdir()} == made, "something is left over"
+
+
+@pytest.mark.parametrize("kind", bulk.ENDINGS)
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_a_stopped_run_goes_on_with_its_own_seed(kind, blocks, model, tmp_path):
+    out = tmp_path / f"x{kind}"
+    with pytest.raises(Stopped):
+        bulk.generate(model, N, out, progress=stop_after(blocks))
+    if kind == ".npy":
+        assert not out.exists(), "an array is there before it is whole"
+    parts = []
+    _, seed = bulk.generate(model, N, out, progress=lambda done, total: parts.append(done))
+    assert parts == [64, 128, 150][blocks:], "what was done is not done again"
+    again = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
+    assert np.array_equal(read(kind, out)[0], again)
+
+
+def test_the_same_bytes_whatever_the_threads_and_the_chunk(model, expected, tmp_path, monkeypatch):
+    for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
+        monkeypatch.setattr(session, "CHUNK", chunk)
+        monkeypatch.setattr(bulk, "CHUNK", chunk)
+        bulk.generate(cvae.load(threads=threads), N, tmp_path / "x.npy", seed=5)
+        assert np.array_equal(np.load(tmp_path / "x.npy"), expected), (threads, chunk)
+
+
+def test_one_label_and_a_temperature(model, tmp_path):
+    bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
+    found = np.load(tmp_path / "x-00001.npz")
+    assert found["labels"].tolist() == [3] * 6
+    alike = model.generate(70, 3, seed=2, temperature=0.5)[64:]
+    assert np.array_equal(found["images"], np.rint(alike * 255).astype(np.uint8))
+
+
+def test_half_of_another_order_is_not_mixed_with_this_one(model, tmp_path):
+    with pytest.raises(Stopped):
+        bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
+    for n, seed in [(N, 2), (N + 1, 1)]:
+        with pytest.raises(UsageError, match="half written, with n 150, label None, seed 1"):
+            bulk.generate(model, n, out, seed=seed)
+    (tmp_path / ".x.npy.part.json").write_text("{")
+    with pytest.raises(CvaeError, match="remove it"):
+        bulk.generate(model, N, out, seed=1)
+
+
+def test_names_of_classes_do_not_lead_out_of_the_folder(model, tmp_path, monkeypatch):
+    names = ("..", "/tmp/x", *"23456789")
+    monkeypatch.setattr(model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "classes": names}))
+    bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
+    assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == list("0123456789")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_there_already_is_not_mistaken(model, tmp_path):
+    (tmp_path / "x.npy").mkdir()
+    (tmp_path / "y").write_text("mine")
+    for name in ("x.npy", "y"):
+        with pytest.raises(UsageError, match="is there already"):
+            bulk.generate(model, 1, tmp_path / name)
+    assert (tmp_path / "y").read_text() == "mine"
+
+
+def test_the_command(cvae):
+    facts = cvae("generate", "-n", 12, "--seed", 3, "--out", "many.npy", "--json").facts
+    assert facts["out"] == ["many.npy", "many-labels.npy"] and facts["images"] == 12 and facts["seed"] == 3
+    assert np.load("many.npy").shape == (12, 1, 28, 28)
+    assert "12 images, seed 3" in cvae("generate", "-n", 12, "--seed", 3, "--out", "many").out
+    assert len(list(Path("many").rglob("*.png"))) == 12
+    state = {"weights": "", "n": 1, "label": None, "seed": 1, "temperature": 1.0, "done": 0}
+    Path(".many.npy.part.json").write_text(json.dumps(state))
+    for arguments, code, word in [
+        (["--out", "many.npy"], 2, "half written"),
+        (["-n", 3, "--grid", "--out", "many.npz"], 2, "--grid"),
+        (["-n", 20_000, "--digit", 1], 2, "images.npy"),
+        (["-n", 3, "--digit", "ten", "--out", "x.npy"], 2, "'ten'"),
+    ]:
+        done = cvae("generate", *arguments)
+        assert done.code == code and word in done.err and done.err.count("\n") <= 2
+    assert not Path("many.npz").exists() and not Path("x.npy").exists()
