@@ -14,6 +14,8 @@ from cvae.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from PIL import Image
+
     from cvae.config import TrainConfig
     from cvae.runtime import Model
 
@@ -55,6 +57,19 @@ def say(text: str) -> None:
 def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
     """The result of a command, on standard output."""
     print(json.dumps(facts) if as_json else text)
+
+
+def save(picture: "Image.Image", out: Path) -> None:
+    """A command's picture, in a size to look at; a terminal that can show it does so."""
+    from cvae.runtime import images as pictures
+
+    picture = pictures.legible(picture)
+    pictures.save(picture, out)
+    if sys.stdout.isatty():
+        from cvae.runtime.terminal import inline
+
+        if shown := inline(picture):
+            say(shown)
 
 
 @contextmanager

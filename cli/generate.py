@@ -66,7 +66,7 @@ def generate(
         )
     seed = _shared.new_seed(seed)
     drawn = decoder.generate(count, None if labels is None else np.array(labels), seed, temperature)
-    pictures.save(pictures.legible(pictures.grid(drawn, columns)), out)
+    _shared.save(pictures.grid(drawn, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
     facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
     _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")

@@ -61,7 +61,7 @@ def interpolate(
         around = len(names) > 2 and start == end and to_label in (None, first)
         pictures.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
     else:
-        pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), count)), out)
+        _shared.save(pictures.grid(np.concatenate(rows), count), out)
     facts = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
     _shared.report(json, facts, f"{out} ({count} steps)")
 

@@ -30,7 +30,7 @@ def reconstruct(
     labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
     again = coder.reconstruct(originals, labels)
     mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
-    pictures.save(pictures.legible(pictures.grid(np.concatenate([originals, again]), len(images))), out)
+    _shared.save(pictures.grid(np.concatenate([originals, again]), len(images)), out)
     facts = {
         "out": str(out),
         "model": coder.spec.name,

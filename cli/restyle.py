@@ -37,7 +37,7 @@ def restyle(
     labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
     rows = [originals, *(coder.restyle(originals, labels, target) for target in targets)]
     columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other
-    pictures.save(pictures.legible(pictures.grid(np.concatenate(rows), columns)), out)
+    _shared.save(pictures.grid(np.concatenate(rows), columns), out)
     facts = {
         "out": str(out),
         "model": coder.spec.name,

@@ -1,5 +1,7 @@
 """The torch-free runtime against torch, numpy, Pillow and the onnx package."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -22,6 +24,7 @@ from cvae.errors import CvaeError, UsageError
 from cvae.runtime import images as pictures
 from cvae.runtime import protobuf, session
 from cvae.runtime.model import lerp, slerp
+from cvae.runtime.terminal import inline
 from cvae.spec import KEY, Spec
 
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
@@ -793,3 +796,36 @@ def test_an_animation_begins_again_after_the_last(tmp_path, fps, milliseconds):
         assert gif.size == (280, 140) and gif.info["loop"] == 0
         frames = [(frame.convert("L").getextrema(), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]
     assert frames == [((60 * i, 60 * i), milliseconds) for i in range(4)]
+
+
+def test_images_are_an_array_and_a_picture(tmp_path):
+    images = cvae.load().generate(3, 7, seed=0)
+    pixels = np.rint(np.asarray(images) * 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(images[1].to_pil()), pixels[1, 0])
+    assert images.to_pil().size == (2 * 28 + 1, 2 * 28 + 1)  # a grid of two by two
+    images[0].save(tmp_path / "seven.png")
+    header, _, data = images[0].data_url().partition(",")
+    assert header == "data:image/png;base64"
+    for file in (tmp_path / "seven.png", io.BytesIO(base64.b64decode(data)), io.BytesIO(images[0]._repr_png_())):
+        with Image.open(file) as picture:
+            assert picture.format == "PNG" and np.array_equal(np.asarray(picture), pixels[0, 0])
+    assert isinstance(images.mean(), np.floating) and type(np.asarray(images)) is np.ndarray
+    assert type(images * 2) is type(images.mean(axis=0)) is np.ndarray and images[:, 0, 0]._repr_png_() is None
+    with pytest.raises(UsageError, match="no image"):
+        images[0, 0].to_pil()
+
+
+def test_a_picture_for_the_terminal():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80), dtype=np.uint8))
+    kitty = inline(picture, {"TERM": "xterm-kitty"})
+    parts = re.findall("\033_G(.*?);(.*?)\033\\\\", kitty)
+    assert "".join(f"\033_G{head};{data}\033\\" for head, data in parts) == kitty and len(parts) > 1
+    assert [head for head, _ in parts] == ["a=T,f=100,m=1", *["m=1"] * (len(parts) - 2), "m=0"]
+    assert max(len(data) for _, data in parts) <= 4096
+    iterm = re.fullmatch("\033]1337;File=inline=1;size=([0-9]+):(.*)\a", inline(picture, {"TERM_PROGRAM": "iTerm.app"}))
+    assert iterm and len(base64.b64decode(iterm[2])) == int(iterm[1])
+    for data in ("".join(data for _, data in parts), iterm[2]):
+        with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
+            assert np.array_equal(np.asarray(shown), np.asarray(picture))
+    assert inline(picture, {"TERM": "xterm-256color"}) is None
+    assert inline(picture, {"TERM": "tmux-256color", "TERM_PROGRAM": "WezTerm", "TMUX": "x"}) is None

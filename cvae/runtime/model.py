@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from cvae.errors import UsageError
+from cvae.runtime.array import Images
 from cvae.runtime.find import DECODER, ENCODER, exported, find
 from cvae.runtime.session import Session
 from cvae.spec import Spec
@@ -45,8 +46,9 @@ def load(
 class Model:
     """A decoder, and its encoder when that is asked for and lies beside it. Safe to use from several threads.
 
-    Images are (N, C, H, W) float32 in [0, 1]; codes and noise (N, Z) float32. For a model with labels every method
-    takes them by name or by number: one for all images, or a sequence of N.
+    Images are (N, C, H, W) float32 in [0, 1], an array with `to_pil()` and `save(path)`; codes and noise are (N, Z)
+    float32. For a model with labels every method takes them by name or by number: one for all images, or one
+    for each.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
@@ -67,9 +69,7 @@ class Model:
         """What the file says of itself."""
         return self._decoder.spec
 
-    def generate(
-        self, n: int = 1, label: Labels = None, seed: int | None = None, temperature: float = 1.0
-    ) -> np.ndarray:
+    def generate(self, n: int = 1, label: Labels = None, seed: int | None = None, temperature: float = 1.0) -> Images:
         """`n` new images (n, C, H, W) float32 in [0, 1].
 
         Args:
@@ -94,14 +94,14 @@ class Model:
             raise UsageError(f"seed {seed} must not be negative")
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
-    def decode(self, noise: np.ndarray, label: Labels = None) -> np.ndarray:
+    def decode(self, noise: np.ndarray, label: Labels = None) -> Images:
         """Noise or codes (N, Z) -> images (N, C, H, W) float32 in [0, 1].
 
         Raises:
             UsageError: the shape or a label does not fit the model.
         """
         noise = _array(noise, (self.spec.latent_dim,), "noise")
-        return self._decoder.run({"noise": noise} | self._labels(label, len(noise)))[0]
+        return self._decoder.run({"noise": noise} | self._labels(label, len(noise)))[0].view(Images)
 
     def encode(self, images: np.ndarray, label: Labels = None) -> tuple[np.ndarray, np.ndarray]:
         """Images (N, C, H, W) in [0, 1] -> mean and standard deviation (N, Z) of their codes, in the noise's space.
@@ -125,11 +125,11 @@ class Model:
         mean, std = self._encoder.run({"image": images} | self._labels(label, len(images)))
         return mean, std
 
-    def reconstruct(self, images: np.ndarray, label: Labels = None) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, label: Labels = None) -> Images:
         """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
         return self.decode(self.encode(images, label)[0], label)
 
-    def restyle(self, images: np.ndarray, label: Labels, to: Labels) -> np.ndarray:
+    def restyle(self, images: np.ndarray, label: Labels, to: Labels) -> Images:
         """Images (N, C, H, W) of the class `label` -> the same codes drawn as the class `to`: the style is kept."""
         return self.decode(self.encode(images, label)[0], to)
 
@@ -154,7 +154,7 @@ class Model:
         steps: int = 10,
         label: Label | tuple[Label, Label] | None = None,
         mode: str = "slerp",
-    ) -> np.ndarray:
+    ) -> Images:
         """Images (steps, C, H, W) on the way from `a` to `b`, both included.
 
         Args:
@@ -180,7 +180,7 @@ class Model:
         images = self.decode(codes, label_a)  # (steps, C, H, W)
         if label_a != label_b:
             weight = way[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
-            images = (1 - weight) * images + weight * self.decode(codes, label_b)
+            images = ((1 - weight) * images + weight * self.decode(codes, label_b)).view(Images)
         return images
 
     def _code(self, end: int | np.ndarray, label: Label | None) -> np.ndarray:
