@@ -2,6 +2,9 @@
 
 import json
 import os
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +40,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         runs[name] = train(asked, folder / name, quiet=True)
         export(runs[name])
     return runs
+
+
+@pytest.fixture(scope="session")
+def wheel(request: pytest.FixtureRequest) -> Callable[[str], zipfile.ZipFile]:
+    """A package of the index as its file, not installed: for a definition or a header that it brings along."""
+    folder = request.config.cache.mkdir("wheels")
+
+    def fetch(requirement: str) -> zipfile.ZipFile:
+        name = requirement.replace("-", "_").replace("==", "-")
+        if not list(folder.glob(f"{name}-*.whl")):
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+            done = subprocess.run([*command, "--dest", folder, requirement], capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"no package index has {requirement} here: {done.stderr.strip().splitlines()[-1]}")
+        return zipfile.ZipFile(next(folder.glob(f"{name}-*.whl")))
+
+    return fetch
 
 
 @pytest.fixture
