@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     from cvae.config import TrainConfig
     from cvae.runtime import Model
 
+MODEL = "Run, exported file, zoo name or hf://owner/name. [newest run, else the zoo's]"
+
 ModelName = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    str | None,
+    typer.Argument(metavar="MODEL", help=MODEL),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    str | None,
+    typer.Option("--model", "-m", help=MODEL),
 ]
 Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]

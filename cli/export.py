@@ -42,6 +42,7 @@ def _trained(run: str | None) -> Path:
     from cvae.errors import UsageError
     from cvae.model_zoo import models
     from cvae.runtime.find import find, runs
+    from cvae.runtime.hub import SCHEME
 
     if run is None:
         if not (newest := runs()):
@@ -50,6 +51,8 @@ def _trained(run: str | None) -> Path:
         return newest[0]
     if run in models() and not Path(run).exists():
         raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
+    if run.startswith(SCHEME):
+        raise UsageError(f"{run!r} is exported already; what is exported is a run, which has its weights")
     return find(run)
 
 

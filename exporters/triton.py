@@ -58,7 +58,7 @@ def folder_name(name: str) -> str:
 
 
 def config(spec: Spec, name: str) -> str:
-    """The text of a config.pbtxt. The label, which the graph takes as (B,), is (B, 1) to clients: Triton wants a rank."""
+    """The text of a config.pbtxt. The label, (B,) to the graph, is (B, 1) to clients: Triton wants a dimension."""
     noise = _tensor("noise", "FP32", spec.latent_dim)
     image = _tensor("image", "FP32", *spec.image_shape)
     label = [] if spec.classes is None else [_tensor("label", "INT64", 1, more=" reshape { shape: [ ] }")]
