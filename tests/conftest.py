@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -57,6 +58,30 @@ def wheel(request: pytest.FixtureRequest) -> Callable[[str], zipfile.ZipFile]:
         return zipfile.ZipFile(next(folder.glob(f"{name}-*.whl")))
 
     return fetch
+
+
+@pytest.fixture(scope="session")
+def sdk(wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a release archive of onnxruntime for C and C++: `include`, and `lib` with its own library.
+
+    The library is that of the Python package. Headers are in no package of onnxruntime's; another one has them along.
+    They are of the API's version 17, which every later library serves.
+    """
+    import onnxruntime
+
+    found = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if not found or not shutil.which("g++"):
+        pytest.skip("needs g++, and an onnxruntime that brings libonnxruntime.so: Linux")
+    folder = tmp_path_factory.mktemp("onnxruntime")
+    for name in ("include", "lib"):
+        (folder / name).mkdir()
+    with wheel("amd-quark==0.13") as headers:
+        for name in headers.namelist():
+            if "/onnxruntime-1.17.0/" in name and name.endswith(".h"):
+                (folder / "include" / Path(name).name).write_bytes(headers.read(name))
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(found[0])
+    return folder
 
 
 @pytest.fixture
