@@ -1,11 +1,16 @@
 """The programs under examples/, each run as its page says. The plug-in has a file of its own."""
 
+import ast
 import io
 import json
 import os
+import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -14,9 +19,12 @@ import pytest
 from PIL import Image
 
 import cvae as package
+from cvae import model_zoo
+from cvae.evaluation.judge import judge
 from cvae.runtime.images import grid, to_uint8
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
 
 
 # -- FastAPI -----------------------------------------------------------------------------------------------------------
@@ -192,3 +200,104 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
 def test_cpp_fails_in_one_line(generate, trained, arguments, words):
     line = run(generate, *[word.format(**trained) for word in arguments], code=1)
     assert line.startswith("generate: error: ") and line.count("\n") == 1 and all(word in line for word in words), line
+
+
+# -- the notebook ------------------------------------------------------------------------------------------------------
+
+
+def test_every_cell_of_the_notebook_shows_what_it_says(in_tmp):
+    """Cell by cell, as Jupyter runs them: what the last line of one is, is shown under it."""
+    notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
+    assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
+    names: dict[str, object] = {}
+    shown = []
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "it is kept without its outputs"
+            *body, last = ast.parse("".join(cell["source"])).body
+            assert isinstance(last, ast.Expr)
+            exec(compile(ast.Module(body, []), "cell", "exec"), names)
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    model, *figures = shown
+    assert repr(model).startswith("<cvae.Model mnist-resnet-conditional: ") and len(figures) == 6
+    assert all(isinstance(figure, Image.Image) and np.asarray(figure).std() > 20 for figure in figures)
+    assert [path.name for path in in_tmp.iterdir()] == []
+
+
+# -- Ray ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_the_bulk_job_draws_each_image_from_its_own_number(tmp_path):
+    pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")
+    import pyarrow.parquet
+
+    command = [sys.executable, EXAMPLES / "ray" / "bulk.py", "--n", "600", "--seed", "3", "--out", tmp_path / "images"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = sorted(pyarrow.parquet.read_table(tmp_path / "images").to_pylist(), key=lambda row: row["id"])
+    assert [row["id"] for row in rows] == list(range(600))
+    model = package.load()
+    for i in (0, 17, 256, 599):  # of several batches
+        assert rows[i]["label"] == str(i % 10)
+        noise = np.random.default_rng([3, i]).standard_normal((1, model.spec.latent_dim), np.float32)
+        with Image.open(io.BytesIO(rows[i]["png"])) as picture:
+            expected = to_uint8(model.decode(noise, i % 10))[0, 0]
+            assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 2 and "exists already" in again.stderr.splitlines()[-1]
+
+
+# -- docs/embedding.md -------------------------------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+PATHS = {
+    section.partition("\n")[0]: "".join(blocks)
+    for section in PAGE.split("\n## ")
+    if (blocks := re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
+}
+"""What is to be typed for a host: its blocks of `sh`, one script. (`bash`: line by line, in test_readme.py;
+`console`: shown and not run.)"""
+
+NEEDS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub", "examples/ray": "ray"}
+"""Packages that a script needs, by a word of it."""
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    """The address of a hub that has the model of the page."""
+    from test_hub import Mirror
+
+    with Mirror({"somebody/digits": model_zoo.model(model_zoo.DEFAULT)}) as server:
+        threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
+        yield server.url
+        server.shutdown()
+
+
+@pytest.mark.parametrize("host", [pytest.param(h, marks=[pytest.mark.slow] * ("Ray Data" in h)) for h in PATHS])
+def test_the_shortest_path_works_as_it_is_written(host, tmp_path, request):
+    script = re.sub(r"^pip install .*\n", "", PATHS[host], flags=re.MULTILINE)
+    for word, needed in NEEDS.items():
+        if word in script:
+            pytest.importorskip(needed, reason=f"needs {needed}")
+    for tool in ("g++", "curl"):
+        if f"{tool} " in script and not shutil.which(tool):
+            pytest.skip(f"needs {tool}")
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    if "$ORT" in script:
+        env["ORT"] = str(request.getfixturevalue("sdk"))
+    if "hf://" in script:
+        env |= {"HF_ENDPOINT": request.getfixturevalue("hub"), "HF_HOME": str(tmp_path / "hf")}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        script = script.replace("8000", str(free.getsockname()[1]))
+    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if pictured := re.search(r"seven\.p\w+", script):
+        with Image.open(tmp_path / pictured[0]) as picture:
+            digit = np.asarray(picture.convert("L").resize((28, 28)), np.float32) / 255
+        assert judge("mnist").predict(digit[None, None]) == [7]
+    else:
+        assert [each for each in tmp_path.iterdir() if each.is_dir() and any(each.iterdir())]

@@ -177,6 +177,7 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         "generate hf://somebody/digits --digit 7",
         "interpolate hf://somebody/digits --digit 3",
         "info hf://somebody/digits",
+        "evaluate hf://somebody/digits --limit 20 --samples 2 --generated 0",
         "plot grid hf://somebody/digits --out grid.png",
         "export triton hf://somebody/digits --out repository --encoder",
     ],

@@ -1,19 +1,28 @@
 """The model repository of `cvae export triton`, held against Triton's own definition; no server is run here."""
 
 import json
+import subprocess
+import sys
+import threading
 import types
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
+from PIL import Image
 
 import cvae as package
 from cvae.errors import CvaeError, UsageError
 from cvae.exporters.triton import config, export, folder_name
+from cvae.runtime.images import to_uint8
 from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
 
+ROOT = Path(__file__).resolve().parents[1]
 TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
@@ -114,3 +123,109 @@ def test_the_command(cvae):
     assert done.err == f"zoo model: {name}\n"
     assert done.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
     assert all(Path(path).is_file() for path in done.facts["files"])
+
+
+# -- a client ----------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """The v2 protocol over a model repository: tensors are held against its config.pbtxt, and reshaped as it says."""
+
+    def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repository = repository
+        self.protobuf = protobuf
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, asked: dict[str, Any] | None) -> None:
+        from google.protobuf.json_format import MessageToDict
+
+        _, version, models, name, verb = self.path.split("/")
+        folder = self.server.repository / name
+        if (version, models) != ("v2", "models") or not folder.is_dir():
+            return self.send_error(400, f"unknown model {name}")
+        told = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
+        if verb == "config":
+            return self.send(MessageToDict(told, preserving_proto_field_name=True))
+        assert verb == "infer" and asked is not None
+        given = {each["name"]: each for each in asked["inputs"]}
+        feed = {}
+        for expected in told.input:
+            tensor = given.pop(expected.name)
+            values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
+            batch, *shape = tensor["shape"]
+            assert shape == list(expected.dims) and batch <= told.max_batch_size
+            feed[expected.name] = values.reshape(batch, *as_the_graph_sees_it(expected)[1])
+        assert not given
+        (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
+        output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+        return self.send({"model_name": name, "outputs": [output]})
+
+    def send(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def server(trained, protobuf, tmp_path_factory) -> Iterator[str]:
+    repository = tmp_path_factory.mktemp("repository")
+    for kind in ("labels", "plain"):
+        export(trained[kind], out=str(repository))
+    with Server(repository, protobuf) as running:
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "examples" / "triton" / "client.py", "--url", url, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
+def test_the_client_gets_what_python_draws(server, trained, tmp_path, kind, label):
+    given = ["--label", label] if label else []
+    done = client(server, "--model", kind, *given, "--seed", "5", "--out", "a.png", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with Image.open(tmp_path / "a.png") as picture:
+        drawn = np.asarray(picture).astype(int)
+    expected = to_uint8(package.load(trained[kind]).generate(1, label, seed=5))[0, 0]
+    assert drawn.std() > 10 and np.abs(drawn - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "labels", "--label", "12"], ["'12'", "0, 1, 2"]),
+        (["--model", "labels", "--label", "-1"], ["'-1'"]),
+        (["--model", "unknown"], ["models/unknown", "unknown model"]),
+        (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
+    ],
+)
+def test_the_client_fails_in_one_line(server, tmp_path, arguments, words):
+    done = client(server, *arguments, folder=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kserve_is_told_the_protocol_and_the_runtime():
+    yaml = pytest.importorskip("yaml")
+    service = yaml.safe_load((ROOT / "examples" / "triton" / "kserve.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert (model["protocolVersion"], model["runtime"]) == ("v2", "kserve-tritonserver")
+    assert model["storageUri"].endswith("/model_repository")

@@ -81,10 +81,8 @@ def draw(
 ) -> tuple[np.ndarray, list[int] | None, int]:
     """Images (n, C, H, W), the number of each one's label, and the seed."""
     spec = model.spec
-    if label is not None:
-        numbers = [spec.label_index(each) for each in label]
-    else:
-        numbers = list(range(len(spec.classes or ())))
+    wanted = range(len(spec.classes or ())) if label is None else label
+    numbers = [spec.label_index(each) for each in wanted]
     labels = [numbers[i % len(numbers)] for i in range(n)] if numbers else None
     seed = secrets.randbelow(2**31) if seed is None else seed
     return model.generate(n, labels, seed, temperature), labels, seed
