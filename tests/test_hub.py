@@ -165,6 +165,18 @@ def test_offline_and_never_downloaded_says_so(mirror, monkeypatch):
         package.load("hf://somebody/digits")
 
 
+@pytest.mark.parametrize("error", [RuntimeError("peer closed\nthe connection"), OSError(28, "disk full"), KeyError()])
+def test_a_download_that_breaks_off_is_one_line(monkeypatch, error):
+    def broken(*args: object, **options: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(
+        CvaeError, match=r"^'hf://a/b' can't be downloaded: (peer closed|.*disk full|KeyError); try again$"
+    ):
+        package.load("hf://a/b")
+
+
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):

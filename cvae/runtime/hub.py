@@ -48,8 +48,9 @@ def fetch(name: str) -> Path:
             f"{name!r}: {constants.ENDPOINT} can't be reached, and nothing is left of an earlier download; "
             "try again when there is a network"
         ) from error
-    except (errors.HfHubHTTPError, OSError) as error:
-        raise CvaeError(f"{name!r} can't be downloaded: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a connection cut off is an error of the HTTP client, which changes with the version
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CvaeError(f"{name!r} can't be downloaded: {reason}; try again") from error
     if not (Path(folder) / FILES[0]).is_file():
         raise CvaeError(f"{name!r} has no {FILES[0]}: it holds no model exported by cvae")
     return Path(folder)
