@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from cvae.config import TrainConfig
     from cvae.runtime import Model
 
+MODEL = "Run, exported file, zoo name or hf://owner/name. [newest run, else the zoo's]"
+
 
 def as_size(text: str) -> int | str:
     """The value of --size as a recipe has it: 64, or "48x80"."""
@@ -26,10 +28,12 @@ def as_size(text: str) -> int | str:
 
 
 ModelName = Annotated[
-    str | None, typer.Argument(metavar="MODEL", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    str | None,
+    typer.Argument(metavar="MODEL", help=MODEL),
 ]
 ModelOption = Annotated[
-    str | None, typer.Option("--model", "-m", help="Run, exported file or zoo name. [newest run, else the zoo's]")
+    str | None,
+    typer.Option("--model", "-m", help=MODEL),
 ]
 Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]

@@ -9,34 +9,61 @@ from cvae.cli import _shared
 
 
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx; `cvae archs` lists all.")],
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run. [the newest]")] = None,
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, triton; `cvae archs` lists all.")],
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="A run; with --out any exported model. [the newest]")
+    ] = None,
     license: Annotated[str | None, typer.Option(help="Of the weights, for the file to say: as Apache-2.0.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder, of formats that do not stay in the run's.")] = None,
+    encoder: Annotated[bool, typer.Option("--encoder", help="triton: the encoder too, as a second model.")] = False,
     json: _shared.Json = False,
 ) -> None:
-    """Turn a trained run into files for other programs, compared with torch, in the run's folder.
+    """Turn a trained run into files for other programs.
+
+    onnx, first: compared with torch, in the run's folder. Other formats are made of what that has written.
 
     Example: cvae export onnx
     """
     from cvae.errors import UsageError
-    from cvae.model_zoo import models
     from cvae.registry import EXPORTERS
-    from cvae.runtime.find import find, runs
 
-    _shared.require_torch("cvae export")
-    exporter = EXPORTERS.get(format)
+    exporter, options = EXPORTERS.get(format), EXPORTERS.options(format)
+    asked = {"license": license, "out": None if out is None else str(out), "encoder": encoder or None}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if unknown := given.keys() - options:
+        raise UsageError(f"--{min(unknown)} means nothing to: cvae export {format}")
+    files = exporter(_exported(run) if "out" in options else _trained(run), **given)
+    lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
+    _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
+
+
+def _trained(run: str | None) -> Path:
+    """The run named, or else the newest, saying which; not a model of the package, whose folder is not to change."""
+    from cvae.errors import UsageError
+    from cvae.model_zoo import models
+    from cvae.runtime.find import find, runs
+    from cvae.runtime.hub import SCHEME
+
     if run is None:
         if not (newest := runs()):
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
-        folder = newest[0]
-        _shared.say(f"newest run: {folder}")
-    elif run in models() and not Path(run).exists():
+        _shared.say(f"newest run: {newest[0]}")
+        return newest[0]
+    if run in models() and not Path(run).exists():
         raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
-    else:
-        folder = find(run)
-    files = exporter(folder, license=license)
-    lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
-    _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
+    if run.startswith(SCHEME):
+        raise UsageError(f"{run!r} is exported already; what is exported is a run, which has its weights")
+    return find(run)
+
+
+def _exported(name: str | None) -> Path:
+    """The model named, or else the newest run or the zoo's default, saying which."""
+    from cvae.runtime.find import newest
+
+    path, remark = newest(name)
+    if remark:
+        _shared.say(remark)
+    return path
 
 
 def _agreement(path: Path) -> str:

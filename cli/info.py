@@ -11,11 +11,13 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
 
     Example: cvae info mnist-resnet-conditional
     """
-    from cvae.runtime.find import newest
+    from cvae.runtime.find import DECODER, newest
 
     path, remark = newest(model)
     if remark:
         _shared.say(remark)
+    if path.is_dir() and not (path / "config.json").is_file():  # a download has the exported files alone
+        path /= DECODER
     facts = _file(path) if path.is_file() else _run(path)
     lines = [f"{key:{max(map(len, facts))}}  {_text(value)}" for key, value in facts.items() if value is not None]
     _shared.report(json, facts, "\n".join(lines))

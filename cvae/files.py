@@ -47,6 +47,30 @@ def write_whole(path: str | Path, data: bytes | str) -> None:
         beside.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
+@contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """A folder beside `target` to write to; it takes the name `target` when the block ends well, else it is removed.
+
+    Raises:
+        CvaeError: the folder or a file in it can't be written.
+    """
+    target = Path(target)
+    beside = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            for path in beside.rglob("*"):
+                if path.is_file():
+                    with path.open("r+b") as written:
+                        os.fsync(written.fileno())
+            beside.rename(target)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
+
+
 def copy_folder(source: Path, target: Path) -> None:
     """Copy a folder of files to `target`, which must not exist, whole or not at all.
 
@@ -56,18 +80,10 @@ def copy_folder(source: Path, target: Path) -> None:
     """
     if target.exists():
         raise UsageError(f"{str(target)!r} exists already; choose another --out")
-    beside = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        beside.mkdir(parents=True)
-        try:
-            for path in source.iterdir():
-                if path.is_file():
-                    write_whole(beside / path.name, path.read_bytes())
-            beside.rename(target)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
+    with whole_folder(target) as beside:
+        for path in source.iterdir():
+            if path.is_file():
+                (beside / path.name).write_bytes(path.read_bytes())
 
 
 def sweep(folder: str | Path) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
+from cvae.exporters.card import CARD, belongs_to_us, card
 from cvae.files import whole
 from cvae.spec import KEY, Spec
 
@@ -30,7 +31,7 @@ TOLERANCE = 1e-5
 
 
 def export(run: str | Path, *, license: str | None = None) -> list[Path]:
-    """Write `decoder.onnx` and `encoder.onnx` into a run's folder, both or neither.
+    """Write `decoder.onnx` and `encoder.onnx` into a run's folder, both or neither, with a card of the model.
 
     `license` is that of the weights, for the spec: an SPDX name such as Apache-2.0.
 
@@ -39,7 +40,8 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
     """
     run = Path(run)
     model, config = load_model(run)
-    files = {}
+    files: dict[Path, bytes] = {}
+    specs: dict[str, Spec] = {}
     for role, wrapper in ROLES.items():
         spec = spec_of(model, config, role, run, license)
         graph = to_onnx(wrapper(model), spec)
@@ -52,10 +54,13 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
                 f"nothing was written{hint}"
             )
         agreement = {"max_abs_difference": float(f"{difference:.3g}"), "batches": list(BATCHES)}
-        describe(graph, replace(spec, agreement=agreement))
+        specs[role] = replace(spec, agreement=agreement)
+        describe(graph, specs[role])
         files[run / f"{role}.onnx"] = graph.SerializeToString(deterministic=True)
-    with ExitStack() as both:
-        for beside, data in [(both.enter_context(whole(path)), data) for path, data in files.items()]:
+    if belongs_to_us(run / CARD):
+        files[run / CARD] = card(run, specs["decoder"]).encode()
+    with ExitStack() as all_of_them:
+        for beside, data in [(all_of_them.enter_context(whole(path)), data) for path, data in files.items()]:
             beside.write_bytes(data)
     return list(files)
 

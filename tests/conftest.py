@@ -2,6 +2,10 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +16,7 @@ from PIL import Image
 from cvae.__main__ import main
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
+from cvae.files import write_whole
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -37,6 +42,49 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         runs[name] = train(asked, folder / name, quiet=True)
         export(runs[name])
     return runs
+
+
+@pytest.fixture(scope="session")
+def downloaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """A package of the index as its file, not installed: for a definition or a header that it brings along."""
+    folder = request.config.cache.mkdir("wheels")
+
+    def fetch(requirement: str) -> zipfile.ZipFile:
+        kept = folder / f"{requirement}.whl"
+        if not kept.exists():
+            beside = tmp_path_factory.mktemp("download")
+            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+            done = subprocess.run([*command, "--dest", beside, requirement], capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"no package index has {requirement} here: {done.stderr.strip().splitlines()[-1]}")
+            write_whole(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
+        return zipfile.ZipFile(kept)
+
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def sdk(downloaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a release archive of onnxruntime for C and C++: `include`, and `lib` with its own library.
+
+    The library is that of the Python package. Headers are in no package of onnxruntime's; another one has them along.
+    They are of the API's version 17, which every later library serves.
+    """
+    import onnxruntime
+
+    found = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if not found or not shutil.which("g++"):
+        pytest.skip("needs g++, and an onnxruntime that brings libonnxruntime.so: Linux")
+    folder = tmp_path_factory.mktemp("onnxruntime")
+    for name in ("include", "lib"):
+        (folder / name).mkdir()
+    with downloaded("amd-quark==0.13") as headers:
+        for name in headers.namelist():
+            if "/onnxruntime-1.17.0/" in name and name.endswith(".h"):
+                (folder / "include" / Path(name).name).write_bytes(headers.read(name))
+    for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
+        (folder / "lib" / name).symlink_to(found[0])
+    return folder
 
 
 @pytest.fixture

@@ -390,7 +390,7 @@ def test_export_takes_the_newest_run_and_writes_what_it_names(cvae, trained):
     before = Path("runs/old/decoder.onnx").read_bytes()
     done = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
     assert done.err == "newest run: runs/new\n"
-    assert done.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx"]
+    assert done.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
     facts = cvae("info", "runs/new/decoder.onnx", "--json").facts
     assert (facts["license"], facts["name"]) == ("CC0-1.0", "new")
     assert Path("runs/old/decoder.onnx").read_bytes() == before
@@ -687,6 +687,9 @@ BAD_USE = {
     "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
     "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
     "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
+    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["--out", "export onnx"]),
+    "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
+    "licence of a copy": (2, "export triton {plain} --license MIT", ["--license", "export triton"]),
 }  # fmt: skip
 
 

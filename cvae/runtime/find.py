@@ -4,6 +4,7 @@ from pathlib import Path
 
 from cvae import model_zoo
 from cvae.errors import CvaeError, UsageError, near
+from cvae.runtime import hub
 
 RUNS = Path("runs")
 """Where `cvae train` puts its runs, in the working folder."""
@@ -20,11 +21,14 @@ def runs(folder: Path = RUNS) -> list[Path]:
 def find(name_or_path: str | Path | None = None) -> Path:
     """A run folder, an exported file, or the name of a run under `runs/` or of a zoo model -> where it is.
 
-    None: the zoo's default model.
+    hf://owner/name is downloaded. None: the zoo's default model.
 
     Raises:
         UsageError: there is no such thing.
+        CvaeError: it can't be downloaded.
     """
+    if str(name_or_path).startswith(hub.SCHEME):
+        return hub.fetch(str(name_or_path))
     zoo = model_zoo.models()
     if name_or_path is None and zoo:
         return zoo[model_zoo.DEFAULT]  # not a run of that name, which may be half trained

@@ -31,6 +31,7 @@ def load(
     """Load an exported model: a run folder, a decoder's file, the name of a zoo model, or nothing for the default.
 
     Args:
+        name_or_path: besides, hf://owner/name[@revision] is downloaded from the hub, or taken from its cache.
         device: "cpu", "cuda", "auto" or an onnxruntime provider's name; what is not there is an error.
         threads: for one run; None is one a core.
         spinning: let waiting threads spin: quicker in a tight loop, at the price of CPU time between calls.
@@ -38,7 +39,7 @@ def load(
 
     Raises:
         UsageError: there is no such model or device.
-        CvaeError: a file is damaged, was not exported by cvae, or was not exported yet.
+        CvaeError: a file is damaged, was not exported by cvae, was not exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
 
