@@ -14,6 +14,7 @@ def export(
         str | None, typer.Argument(metavar="RUN", help="A run; with --out any exported model. [the newest]")
     ] = None,
     license: Annotated[str | None, typer.Option(help="Of the weights, for the file to say: as Apache-2.0.")] = None,
+    half: Annotated[bool, typer.Option("--half", help="onnx: weights in 16 bits, half the size.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder, of formats that do not stay in the run's.")] = None,
     encoder: Annotated[bool, typer.Option("--encoder", help="triton: the encoder too, as a second model.")] = False,
     json: _shared.Json = False,
@@ -28,7 +29,12 @@ def export(
     from cvae.registry import EXPORTERS
 
     exporter, options = EXPORTERS.get(format), EXPORTERS.options(format)
-    asked = {"license": license, "out": None if out is None else str(out), "encoder": encoder or None}
+    asked = {
+        "license": license,
+        "half": half or None,
+        "out": None if out is None else str(out),
+        "encoder": encoder or None,
+    }
     given = {name: value for name, value in asked.items() if value is not None}
     if unknown := given.keys() - options:
         raise UsageError(f"--{min(unknown)} means nothing to: cvae export {format}")

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
+import cvae
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters import onnx as exporter
@@ -55,6 +57,17 @@ def test_the_same_weights_give_the_same_bytes(trained, tmp_path):
     again = copy_run(trained["labels"], tmp_path / "labels")
     exporter.export(again)
     assert [(again / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
+
+
+def test_weights_in_16_bits_halve_a_file_and_change_less_than_a_level_of_grey(trained, tmp_path):
+    run = copy_run(trained["plain"], tmp_path / "plain")
+    exporter.export(run, half=True)
+    for file in FILES:
+        spec, size = read_spec(run / file)[0], (run / file).stat().st_size
+        assert size < 0.55 * (trained["plain"] / file).stat().st_size
+        assert spec.agreement["weights"] == "float16" and 0 < spec.agreement["max_abs_difference"] <= 1 / 255
+    whole, halved = (cvae.load(folder).generate(50, seed=0) for folder in (trained["plain"], run))
+    assert 0 < np.abs(halved - whole).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
 
 
 def test_a_miss_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
