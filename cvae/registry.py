@@ -223,5 +223,8 @@ DATASETS = Registry(
 EXPORTERS = Registry(
     "exporter",
     "cvae.exporters",
-    {"onnx": Builtin("cvae.exporters.onnx:export", "decoder.onnx and encoder.onnx, one self-describing file each")},
+    {
+        "onnx": Builtin("cvae.exporters.onnx:export", "decoder.onnx and encoder.onnx, one self-describing file each"),
+        "web": Builtin("cvae.exporters.web:export", "a static folder to try an exported model in a browser"),
+    },
 )
