@@ -1,4 +1,4 @@
-"""A static folder to try a model in a browser: one page, the runtime, the exported files. No server code, no network."""
+"""A static folder to try a model in a browser: a page, the runtime, the exported files; no server code, no network."""
 
 import json
 import tempfile
