@@ -155,10 +155,12 @@ def test_images_agree_with_python_to_1e_4(checkout):
         import * as ort from "onnxruntime-node";
         import { load } from "./cvae.js";
         const files = ["decoder", "encoder"].map((role) => readFileSync(`${process.argv[2]}/${role}.onnx`));
-        const model = await load(ort, ...files);
+        const model = await load(ort, files[0]);
+        const refused = [];
+        await model.addEncoder(files[0]).catch((error) => refused.push(error.message));
+        await model.addEncoder(files[1]);
         const images = await model.decode(Float32Array.from(JSON.parse(process.argv[3])), ["7", 1, 0]);
         const { mean, std } = await model.encode(images, ["7", 1, 0]);
-        const refused = [];
         for (const [values, labels] of [[41, [0]], [40, []], [40, [-1]], [40, [10]], [0, []]]) {
             await model.decode(new Float32Array(values), labels).catch((error) => refused.push(error.message));
         }
@@ -174,7 +176,20 @@ def test_images_agree_with_python_to_1e_4(checkout):
     images = model.decode(noise, [7, 1, 0])
     for ours, theirs in zip(found, (images, *model.encode(images, [7, 1, 0])), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    assert len(refused) == 5 and '"-1"' in refused[2] and '"10"' in refused[3]
+    assert len(refused) == 6 and "an encoder is needed" in refused[0]
+    assert '"-1"' in refused[3] and '"10"' in refused[4]
+
+
+def test_the_program_of_the_readme_draws(checkout):
+    (program,) = re.findall(r"```js\n(.*?)```", (ROOT / "examples/node/README.md").read_text(), flags=re.DOTALL)
+    folder = checkout / "examples" / "node"
+    shutil.copy(models()[DEFAULT] / "decoder.onnx", folder)
+    (folder / "own.js").write_text(program + "console.log(JSON.stringify([[...image], [...normal(7, 40)]]));")
+    done = subprocess.run([str(NODE), "own.js"], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    image, noise = json.loads(done.stdout)
+    expected = cvae.load().decode(np.array(noise, np.float32)[None], 7)
+    np.testing.assert_allclose(np.reshape(image, expected.shape), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,10 @@ async function unpacked(packed) {
 
 async function start() {
   const { encoder, dimensions } = JSON.parse(new TextDecoder().decode(await bytes("model.json")));
-  const files = ["ort.wasm.gz", "decoder.onnx", ...(encoder ? ["encoder.onnx"] : [])];
-  const [wasm, ...models] = await Promise.all(files.map(bytes));
+  const [wasm, decoder] = await Promise.all(["ort.wasm.gz", "decoder.onnx"].map(bytes));
   ort.env.wasm.numThreads = 1; // several would need a server that sends COOP and COEP headers
   ort.env.wasm.wasmBinary = await unpacked(wasm);
-  model = await load(ort, ...models);
+  model = await load(ort, decoder);
   describe();
   makeClasses();
   makeSliders(dimensions);
@@ -53,7 +52,10 @@ async function start() {
   $("main").hidden = false;
   fit();
   say("Ready");
-  if (model.hasEncoder) await makePad();
+  await new Promise(requestAnimationFrame); // it is on the screen before the encoder is loaded
+  if (!encoder) return;
+  await model.addEncoder(await bytes("encoder.onnx"));
+  await makePad();
 }
 
 /** A remark for those who do not see the picture. */
@@ -229,7 +231,8 @@ function makeClasses() {
       if ($("tour").value === "classes") stop();
       choose(value);
     });
-    list.append(element("label", { className: "choice", title: name }, radio, canvas, element("span", { textContent: name })));
+    const caption = element("span", { textContent: name });
+    list.append(element("label", { className: "choice", title: name }, radio, canvas, caption));
     thumbnails.push(canvas);
   }
 }
@@ -374,7 +377,7 @@ async function makePad() {
   pen = paper.map((value) => (value < 0.5 ? 1 : 0));
   $("pen-row").hidden = channels === 1;
   $("pen").value = `#${pen.map((value) => (value ? "ff" : "00")).join("")}`;
-  $("drawn-as-row").hidden = !model.spec.classes;
+  $("drawn-as-row").hidden = $("restyle").hidden = !model.spec.classes;
   for (const [value, textContent] of (model.spec.classes ?? []).entries()) {
     $("drawn-as").append(element("option", { value, textContent }));
   }
@@ -390,12 +393,14 @@ async function usualBorder() {
   const labels = model.spec.classes ? Array.from({ length: count }, (_, i) => i % model.spec.classes.length) : [];
   const images = await model.decode(normal(1, count * model.spec.latent_dim), labels);
   const sums = [0, 0, 0];
+  let pixels = 0;
   for (let i = 0; i < images.length; i++) {
     const [x, y] = [i % width, Math.floor(i / width) % height];
-    if (x === 0 || y === 0 || x === width - 1 || y === height - 1) sums[Math.floor(i / (width * height)) % channels] += images[i];
+    if (x > 0 && y > 0 && x < width - 1 && y < height - 1) continue;
+    sums[Math.floor(i / (width * height)) % channels] += images[i];
+    pixels++;
   }
-  const border = width > 1 && height > 1 ? 2 * (width + height) - 4 : width * height;
-  const means = sums.slice(0, channels).map((sum) => sum / (count * border));
+  const means = sums.slice(0, channels).map((sum) => (sum * channels) / pixels);
   return channels === 3 ? means : Array(3).fill(Math.round(means[0]));
 }
 
@@ -475,8 +480,11 @@ function padImage() {
   for (let i = 0; i < data.length; i += 4) {
     const [x, y] = [(i / 4) % (width * scale), Math.floor(i / 4 / (width * scale))];
     const pixel = Math.floor(y / scale) * width + Math.floor(x / scale);
-    const values = channels === 3 ? [0, 1, 2].map((c) => data[i + c]) : [0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]];
-    for (const [channel, value] of values.entries()) image[channel * height * width + pixel] += value / (255 * scale * scale);
+    const [red, green, blue] = data.subarray(i, i + 3);
+    const values = channels === 3 ? [red, green, blue] : [0.299 * red + 0.587 * green + 0.114 * blue];
+    for (const [channel, value] of values.entries()) {
+      image[channel * height * width + pixel] += value / (255 * scale * scale);
+    }
   }
   return image.map((value) => Math.min(1, value));
 }
@@ -517,7 +525,7 @@ async function read() {
   if (classes) say(`Redrawn as ${classes[label]}`);
 }
 
-/** Nats that a pixel costs when r was drawn: under a normal distribution, or as the cross-entropy of black and white. */
+/** Nats that a pixel x costs when r was drawn: under a normal distribution, or as a cross-entropy. */
 function distortion(x, r) {
   if (model.spec.sigma) return (x - r) ** 2 / (2 * model.spec.sigma ** 2);
   const odds = Math.min(1 - 1e-6, Math.max(1e-6, r));

@@ -1,7 +1,7 @@
 /**
  * Files exported by cvae, in JavaScript: onnxruntime-web in a browser, onnxruntime-node in Node 20.19 or later.
  *
- *   const model = await load(ort, decoderBytes, encoderBytes);
+ *   const model = await load(ort, decoderBytes);
  *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
  *
  * An array of N codes or images is one Float32Array, row after row; labels are an array of N names or numbers.
@@ -54,38 +54,40 @@ export function readSpec(bytes) {
 }
 
 /**
- * Load a decoder, and the encoder that belongs to it if there is one.
+ * Load a decoder.
  *
  * @param ort the onnxruntime-web or onnxruntime-node module
- * @param {Uint8Array} decoder the bytes of decoder.onnx
- * @param {Uint8Array | null} encoder those of encoder.onnx
+ * @param {Uint8Array} bytes of decoder.onnx
  * @param {object} options of ort.InferenceSession.create
  */
-export async function load(ort, decoder, encoder = null, options = {}) {
-  const spec = readSpec(decoder);
+export async function load(ort, bytes, options = {}) {
+  const spec = readSpec(bytes);
   if (spec.role !== "decoder") throw new Error(`this file is an ${spec.role}, here a decoder is needed`);
-  if (encoder && readSpec(encoder).weights !== spec.weights) {
-    throw new Error("decoder and encoder were exported from different weights; export both again");
-  }
-  const sessions = [decoder, encoder].map((file) => file && ort.InferenceSession.create(file, options));
-  return new Model(ort, spec, ...(await Promise.all(sessions)));
+  return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
 }
 
-/** An exported model: noise in, images out. */
+/** An exported model: noise in, images out; and, once an encoder is added, images in, codes out. */
 class Model {
   #ort;
   #decoder;
-  #encoder;
+  #encoder = null;
+  #options;
 
-  constructor(ort, spec, decoder, encoder) {
+  constructor(ort, spec, decoder, options) {
     this.spec = spec;
     this.#ort = ort;
     this.#decoder = decoder;
-    this.#encoder = encoder;
+    this.#options = options;
   }
 
-  get hasEncoder() {
-    return this.#encoder !== null;
+  /** Load the encoder that was exported with the decoder, for `encode`. */
+  async addEncoder(bytes) {
+    const { role, weights } = readSpec(bytes);
+    if (role !== "encoder") throw new Error(`this file is a ${role}, here an encoder is needed`);
+    if (weights !== this.spec.weights) {
+      throw new Error("decoder and encoder were exported from different weights; export both again");
+    }
+    this.#encoder = await this.#ort.InferenceSession.create(bytes, this.#options);
   }
 
   /** Noise or codes (N, Z) and N labels -> images (N, C, H, W) in [0, 1]. */
@@ -96,7 +98,7 @@ class Model {
 
   /** Images (N, C, H, W) in [0, 1] and N labels -> mean and std (N, Z) of their codes, in the noise's space. */
   async encode(images, labels = []) {
-    if (!this.#encoder) throw new Error(`"${this.spec.name}" was loaded without its encoder`);
+    if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder yet: give its file to addEncoder`);
     const { mean, std } = await this.#encoder.run(this.#inputs("image", images, this.spec.image_shape, labels));
     return { mean: mean.data, std: std.data };
   }
@@ -118,10 +120,11 @@ class Model {
       throw new Error(`${values.length} values of ${name} are no whole number of (${shape.join(", ")})`);
     }
     const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
-    if (labels.length !== (this.spec.classes ? count : 0)) {
-      throw new Error(`${labels.length} labels for ${count} of ${name}: ${this.spec.classes ? "one for each" : "none"}`);
+    const { classes } = this.spec;
+    if (labels.length !== (classes ? count : 0)) {
+      throw new Error(`${labels.length} labels for ${count} of ${name}: ${classes ? "one for each" : "give none"}`);
     }
-    if (this.spec.classes) {
+    if (classes) {
       const numbers = BigInt64Array.from(labels, (label) => BigInt(this.labelIndex(label)));
       inputs.label = new this.#ort.Tensor("int64", numbers, [count]);
     }
