@@ -307,31 +307,56 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+class Visit:
+    """An open page, what it complained of on its console, and what it asked for."""
+
+    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
+        self.page = chromium.new_context(**options).new_page()
+        self.address, self.complaints, self.asked = address, [], []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("body.ready", timeout=60_000)
+        self.page.wait_for_selector("#pad", timeout=60_000)
+
+    def check(self) -> None:
+        """All well, and nothing asked for outside its folder."""
+        origin = self.address.partition("/below")[0]
+        allowed = (self.address, f"blob:{origin}/", "data:")
+        assert self.complaints == []
+        assert self.asked and [url for url in self.asked if not url.startswith(allowed)] == []
+
+
+@pytest.fixture(scope="module")
+def visits() -> dict[str, Visit]:
+    """The pages that several tests use, since each takes seconds to load."""
+    return {}
+
+
 @pytest.fixture
-def visit(sites, serve, chromium) -> Iterator[Callable[..., tuple[Any, Any]]]:
-    """Open a page, as served below a path; at the end, nothing on its console, nothing asked for outside its folder."""
-    contexts, complaints, asked, allowed = [], [], [], []
+def visit(sites, serve, chromium, visits) -> Iterator[Callable[..., tuple[Any, Any]]]:
+    """Open a page by name, or with options a page of the test's own; with the model that it shows."""
+    used = []
 
     def visit(name: str, **options: Any) -> tuple[Any, Any]:
         folder, model, _ = sites[name]
-        address = f"{serve(folder.parents[1])}/below%20a%20path/{name}/"
-        context = chromium.new_context(**options)
-        page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: asked.append(request.url))
-        contexts.append(context)
-        allowed.append((address, f"blob:{address.partition('/below')[0]}/", "data:"))
-        page.goto(address)
-        page.wait_for_selector("body.ready", timeout=60_000)
-        page.wait_for_selector("#pad", timeout=60_000)
-        return page, model
+        if options or name not in visits:
+            found = Visit(chromium, f"{serve(folder.parents[1])}/below%20a%20path/{name}/", **options)
+            if not options:
+                visits[name] = found
+        else:
+            found = visits[name]
+            found.page.locator("#drawn-as").evaluate("(select) => { select.value = ''; }")
+            found.page.locator("#clear").click()
+        used.append((found, bool(options)))
+        return found.page, model
 
     yield visit
-    for context in contexts:
-        context.close()
-    assert complaints == []
-    assert asked and [url for url in asked if not url.startswith(sum(allowed, ()))] == []
+    for found, own in used:
+        found.check()
+        if own:
+            found.page.context.close()
 
 
 def says(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
@@ -439,7 +464,7 @@ def test_between_two_classes_the_picture_is_the_mean_that_python_shows(visit):
 
 @needs_browser
 def test_everything_can_be_done_by_keyboard(visit):
-    page, model = visit("zoo")
+    page, model = visit("zoo", viewport={"width": 1000, "height": 700})
     before = state(page)
     reached = []
     for _ in range(40):
@@ -606,7 +631,7 @@ def test_the_picture_can_be_downloaded(visit, tmp_path):
     ("tour", "motion", "least", "most"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
 )
 def test_an_animation_plays_and_pauses(visit, tour, motion, least, most):
-    page, _ = visit("labels", reduced_motion=motion)
+    page, _ = visit("labels", **({"reduced_motion": motion} if motion == "reduce" else {}))
     page.locator("#tour").select_option(tour)
     before = state(page)
     page.evaluate(
@@ -629,8 +654,8 @@ def test_an_animation_plays_and_pauses(visit, tour, motion, least, most):
 
 
 SCREENS = {
-    "desktop": {"viewport": {"width": 1280, "height": 800}},
-    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "desktop": {},  # 1280 x 720
+    "dark": {"viewport": {"width": 1000, "height": 700}, "color_scheme": "dark"},
     "phone": {
         "viewport": {"width": 360, "height": 740}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True,
     },
@@ -641,6 +666,7 @@ SCREENS = {
 @pytest.mark.parametrize("screen", SCREENS)
 def test_it_fits_the_screen(visit, tmp_path, screen):
     page, _ = visit("zoo", **SCREENS[screen])
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(300)
     page.screenshot(path=tmp_path / f"{screen}.png", full_page=True)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
