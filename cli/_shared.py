@@ -143,7 +143,7 @@ def one_label(label: str | None, digit: str | None) -> str | None:
 
 
 def nearest_labels(model: "Model", images: Any, label: str | None, names: list[str]) -> list[int] | None:
-    """The label of each image: the one given, else the one that reconstructs it best, saying so.
+    """The label of each image: the one given, else the one that fits it best, saying so.
 
     None for a model without labels.
     """
@@ -155,7 +155,7 @@ def nearest_labels(model: "Model", images: Any, label: str | None, names: list[s
         return [model.spec.label_index(label)] * len(images)
     labels = [int(i) for i in model.nearest_label(images)]
     for name, index in zip(names, labels, strict=True):
-        say(f"{name}: no label given; {model.spec.classes[index]!r} reconstructs it best")
+        say(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
     return labels
 
 

@@ -9,7 +9,7 @@ from cvae.cli import _shared
 
 
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, triton; `cvae archs` lists all.")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, web, triton; `cvae archs` lists all.")],
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run; with --out any exported model. [the newest]")
     ] = None,
@@ -21,7 +21,7 @@ def export(
 ) -> None:
     """Turn a trained run into files for other programs.
 
-    onnx, first: compared with torch, in the run's folder. Other formats are made of what that has written.
+    onnx, first: compared with torch, in the run's folder. web and triton are made of what that has written.
 
     Example: cvae export onnx
     """
@@ -41,6 +41,8 @@ def export(
     files = exporter(_exported(run) if "out" in options else _trained(run), **given)
     lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
     _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
+    if page := next((path for path in files if path.name == "index.html"), None):
+        _shared.say(f"to see it: python -m http.server --directory {page.parent}")
 
 
 def _trained(run: str | None) -> Path:

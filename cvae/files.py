@@ -86,6 +86,11 @@ def copy_folder(source: Path, target: Path) -> None:
                 (beside / path.name).write_bytes(path.read_bytes())
 
 
+def cache_root(data_dir: Path | None) -> Path:
+    """Where downloads and the like are kept: `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae."""
+    return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
+
+
 def sweep(folder: str | Path) -> None:
     """Remove from `folder` what a process that was killed while writing left beside its files."""
     for left in Path(folder).glob(".????????.tmp*"):

@@ -225,6 +225,7 @@ EXPORTERS = Registry(
     "cvae.exporters",
     {
         "onnx": Builtin("cvae.exporters.onnx:export", "decoder.onnx and encoder.onnx, one self-describing file each"),
+        "web": Builtin("cvae.exporters.web:export", "a static folder to try an exported model in a browser"),
         "triton": Builtin("cvae.exporters.triton:export", "a model repository for Triton Inference Server"),
     },
 )

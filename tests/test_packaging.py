@@ -134,12 +134,12 @@ def test_the_wheel_holds_every_module_and_nothing_on_the_top_level_but_cvae(whee
         assert wheel.read(name) == path.read_bytes(), name
 
 
-def test_the_wheel_holds_the_type_marker_every_recipe_and_the_default_model(wheel):
+def test_the_wheel_holds_the_type_marker_every_recipe_the_default_model_and_the_page(wheel):
     zoo = ROOT / "model_zoo"
     default = [path for path in (zoo / model_zoo.DEFAULT).iterdir() if path.suffix != ".safetensors"]
-    paths = [*zoo.glob("recipes/*.toml"), *default]
+    paths = [*zoo.glob("recipes/*.toml"), *default, *(ROOT / "exporters" / "page").iterdir()]
     wanted = {f"cvae/{path.relative_to(ROOT).as_posix()}" for path in paths}
-    assert len(wanted) >= 7
+    assert len(wanted) >= 11
     assert {"cvae/py.typed", *wanted} <= set(wheel.namelist())
     assert wheel.filename is not None and Path(wheel.filename).stat().st_size <= 12e6
 

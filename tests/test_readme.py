@@ -11,11 +11,15 @@ import pytest
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "plugin" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
 """Its commands are those of test_gallery.py."""
 INSTALLS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in an environment of their own, and by CI."""
+
+HOSTS = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
+"""Run by tests/test_node.py and tests/test_web.py, where there is npm and a browser."""
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -24,7 +28,7 @@ def blocks(path: Path, language: str) -> list[str]:
 
 def commands(path: Path) -> list[str]:
     lines = [line for block in blocks(path, "bash") for line in block.splitlines()]
-    return [line for line in lines if line and not INSTALLS.match(line)]
+    return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
 
 
 @pytest.fixture

@@ -14,9 +14,12 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from conftest import SHARED, load, needs_mnist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
+from torch import distributions as D
+from torch.nn import functional as F
 
 import cvae
 from cvae.engine import load_model
@@ -240,15 +243,34 @@ def test_a_number_is_no_name(label):
         spec_with().label_index(label)
 
 
-def test_nearest_label_has_the_least_squared_error(models, networks):
-    images = models["labels"].generate(40, seed=0)
-    errors = []
+@pytest.mark.parametrize("sigma", [None, 0.2])
+def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigma):
+    model = models["labels"]
+    monkeypatch.setattr(model._decoder, "spec", Spec(**{**vars(model.spec), "sigma": sigma}))
+    images = model.generate(40, seed=0)
+    nats = []
     for k in range(10):
         label = np.full(40, k)
-        again = in_torch(networks["labels"].decode, in_torch(networks["labels"].encode, images, label)[0], label)
-        errors.append(((again - images) ** 2).reshape(40, -1).sum(1))
-    nearest = models["labels"].nearest_label(images)
-    assert np.array_equal(nearest, np.argmin(errors, axis=0)) and len(set(nearest.tolist())) > 3
+        mean, std = in_torch(networks["labels"].encode, images, label)
+        again = torch.as_tensor(in_torch(networks["labels"].decode, mean, label))
+        code, prior = D.Normal(torch.as_tensor(mean), torch.as_tensor(std)), D.Normal(0, 1)
+        target = torch.as_tensor(np.asarray(images))
+        if sigma is None:
+            cost = F.binary_cross_entropy(again, target, reduction="none")
+        else:
+            cost = -D.Normal(again, sigma).log_prob(target)
+        nats.append(cost.sum((1, 2, 3)) + D.kl_divergence(code, prior).sum(1))
+    nearest = model.nearest_label(images)
+    assert np.array_equal(nearest, np.argmin(np.stack(nats), axis=0)) and len(set(nearest.tolist())) > 3
+
+
+@needs_mnist
+def test_the_models_of_the_package_tell_digits_apart():
+    from cvae.evaluation.evaluate import spread
+
+    part = spread(load("mnist", data_dir=str(SHARED)).test, 200)
+    nearest = cvae.load().nearest_label(part.images.astype(np.float32) / 255)
+    assert (nearest == part.labels).mean() > 0.97
 
 
 # -- interpolation -----------------------------------------------------------------------------------------------------

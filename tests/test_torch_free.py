@@ -101,6 +101,17 @@ def test_every_command_but_training_works(trained, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
 
 
+def test_a_page_is_exported(trained, tmp_path):
+    program = """
+from cvae.exporters import onnxruntime_web
+onnxruntime_web.files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is to be fetched here
+from cvae.__main__ import main
+main()
+"""
+    done = python(program, "export", "web", trained["labels"], cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "web" / "index.html").is_file(), done.stderr
+
+
 @pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
 def test_nothing_named_is_the_zoos_default_model(tmp_path):
     done = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)

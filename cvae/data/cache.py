@@ -22,18 +22,13 @@ from rich.progress import track
 from cvae.data.images import decode
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError
-from cvae.files import locked, sweep, whole, write_whole
+from cvae.files import cache_root, locked, sweep, whole, write_whole
 
 FORMAT = 1
 """The version of what is kept; another one is not read, but made anew."""
 
 CHUNK = 2**24
 """Bytes that are rewritten in one go."""
-
-
-def cache_root(data_dir: Path | None) -> Path:
-    """`data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae."""
-    return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
 def decoded(

@@ -1,16 +1,12 @@
 """Exported files as a model that can be evaluated: onnxruntime, without torch."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Samples
-from cvae.runtime.model import Model
-
-SMALLEST = np.float32(2**-24)
-"""A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
+from cvae.runtime.model import Model, gaussian_kl, log_prob
 
 
 class Encoded(NamedTuple):
@@ -60,20 +56,13 @@ class ExportedScorer:
         code = mean[:, None] + std[:, None] * noise  # (B, K, Z)
         repeated = None if labels is None else labels.repeat(count)
         pixels = self.model.decode(code.reshape(-1, latent_dim), repeated).reshape(batch, count, -1)  # (B, K, C H W)
-        log_prob = self._log_prob(images.reshape(batch, 1, -1), pixels)
-        rate = 0.5 * (mean**2 + std**2 - 1) - np.log(std)  # (B, Z)
+        log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels)
+        rate = gaussian_kl(mean, std)  # (B, Z)
         each = (batch, count, latent_dim)
         return Samples(
-            distortion=-log_prob.sum(2),
+            distortion=-log_probs.sum(2),
             log_ratio=(0.5 * (code**2 - noise**2) - np.log(std)[:, None]).sum(2),
             rate=np.broadcast_to(rate[:, None], each),
             mean=np.broadcast_to(mean[:, None], each),
             var=np.broadcast_to(std[:, None] ** 2, each),
         )
-
-    def _log_prob(self, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
-        """log p(x | z) of each number, given the mean of p(x | z)."""
-        if (sigma := self.model.spec.sigma) is not None:
-            return -0.5 * (((images - mean) / sigma) ** 2 + math.log(2 * math.pi)) - math.log(sigma)
-        white = mean.clip(SMALLEST, 1 - SMALLEST)
-        return images * np.log(white) + (1 - images) * np.log1p(-white)

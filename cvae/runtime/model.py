@@ -1,5 +1,6 @@
 """An exported model as an object: noise in, pictures out."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -15,6 +16,9 @@ from cvae.spec import Spec
 
 Label = int | str
 MAX_TEMPERATURE = 1000
+
+SMALLEST = np.float32(2**-24)
+"""A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
 """One label for all images, one for each, or none; by name or by number."""
@@ -135,18 +139,21 @@ class Model:
         return self.decode(self.encode(images, label)[0], to)
 
     def nearest_label(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, C, H, W) -> for each the label (N,) under which it is reconstructed with the least squared error.
+        """Images (N, C, H, W) -> for each the label (N,) under which it takes the fewest nats at the mean of its code.
+
+        Those of the reconstruction alone would not do: a style that is rare for a label redraws the image well too.
 
         Raises:
             UsageError: the model has no labels.
         """
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
-        errors = [
-            ((self.reconstruct(images, label) - images) ** 2).sum(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
-            for label in range(len(self.spec.classes))
-        ]
-        return np.argmin(errors, axis=0)
+        nats = []
+        for label in range(len(self.spec.classes)):
+            mean, std = self.encode(images, label)
+            distortion = -log_prob(self.spec, images, self.decode(mean, label)).sum(axis=(1, 2, 3))  # -> (N,)
+            nats.append(distortion + gaussian_kl(mean, std).sum(1))  # (N, Z) -> (N,)
+        return np.argmin(nats, axis=0)
 
     def interpolate(
         self,
@@ -203,6 +210,22 @@ class Model:
             raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
         index = {value: self.spec.label_index(value) for value in set(labels)}
         return {"label": np.array([index[value] for value in labels], dtype=np.int64)}
+
+
+def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """log p(x | z) of each number of images in [0, 1], given the mean of p(x | z), of the same shape.
+
+    Where the file does not tell all of p(x | z), as under a mixture of logistics, it is the cross-entropy.
+    """
+    if spec.sigma is not None:
+        return -0.5 * (((images - mean) / spec.sigma) ** 2 + math.log(2 * math.pi)) - math.log(spec.sigma)
+    white = np.clip(mean, SMALLEST, 1 - SMALLEST)
+    return images * np.log(white) + (1 - images) * np.log1p(-white)
+
+
+def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """KL of normal distributions from the standard one, in nats, of each dimension: (N, Z), (N, Z) -> (N, Z)."""
+    return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
 
 
 def lerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:

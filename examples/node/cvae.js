@@ -1,0 +1,1 @@
+../../exporters/page/cvae.js

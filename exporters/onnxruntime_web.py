@@ -1,0 +1,142 @@
+"""onnxruntime for browsers, from its npm package: fetched once, checked, kept in the cache.
+
+Single-threaded WebAssembly is all that is taken: 2 of the package's files. Several threads would need a server that
+sends COOP and COEP headers. https://onnxruntime.ai/docs/tutorials/web/
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from cvae.errors import CvaeError
+from cvae.files import cache_root, write_whole
+
+VERSION = "1.30.0"
+
+PACKAGE = f"onnxruntime-web@{VERSION}"
+
+INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+"""Of the package as published: npm view onnxruntime-web@1.30.0 dist.integrity."""
+
+FILES = {
+    "ort.wasm.bundle.min.mjs": (
+        "sha512-1KcF8CWAZeqtTcvLgKPtOMXIbkWeh++LDCQpDhQ5ARVxHAL1VNL5rr0OI+MxTbmNIANldE/A/q+O4gSKgSMjWQ=="
+    ),
+    "ort-wasm-simd-threaded.wasm": (
+        "sha512-Gt7e1iIDIZ/PXEhM/OVleqWHVom0kEI/hs8cod0crXcV9jDGM39B23HuQnlOOgDOC3x4k5pxIgtdgzaL9up3MA=="
+    ),
+}
+"""What is needed of its `dist` folder."""
+
+CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/dist/"
+"""Serves the files of npm packages one by one, to those who have no npm."""
+
+REGISTRY = "npm_config_registry"
+"""npm's own environment variable for a registry of one's choice; npm heeds its other settings as well."""
+
+MAX_BYTES = 128 * 2**20
+SECONDS = 60
+
+
+def files() -> dict[str, bytes]:
+    """`ort.js`, an ES module, and `ort.wasm.gz`, packed, since a plain static server packs nothing.
+
+    They come from the cache, else from npm, else from the registry in $npm_config_registry, else from a CDN.
+
+    Raises:
+        CvaeError: none of these has them.
+    """
+    kept = cache_root(None) / PACKAGE
+    paths = {name: kept / f"{name}.gz" for name in FILES}
+    try:
+        module, wasm = (path.read_bytes() for path in paths.values())
+        unpacked = dict(zip(FILES, map(gzip.decompress, (module, wasm)), strict=True))
+        intact = all(integrity(data) == FILES[name] for name, data in unpacked.items())
+    except (OSError, EOFError, ValueError):  # not there, or damaged
+        intact = False
+    if not intact:
+        unpacked = fetch()
+        for name, data in unpacked.items():
+            write_whole(paths[name], gzip.compress(data, 9, mtime=0))
+        wasm = paths["ort-wasm-simd-threaded.wasm"].read_bytes()
+    return {"ort.js": unpacked["ort.wasm.bundle.min.mjs"], "ort.wasm.gz": wasm}
+
+
+def fetch() -> dict[str, bytes]:
+    """The files by name, from the first of npm, registry and CDN that has them.
+
+    Raises:
+        CvaeError: none has, or not the bytes that were published.
+    """
+    reasons = []
+    for way, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
+        try:
+            found = get()
+        except (OSError, ValueError, KeyError, tarfile.TarError, subprocess.SubprocessError) as error:
+            reasons.append(f"{way}: {' '.join(str(error).split())[:200]}")
+            continue
+        if found is None:  # there is no such way here
+            continue
+        if wrong := [name for name, data in found.items() if integrity(data) != FILES[name]]:
+            raise CvaeError(f"{wrong[0]} from {way} is not that of {PACKAGE}: its SHA-512 is another; nothing was kept")
+        return found
+    raise CvaeError(
+        f"{PACKAGE}, which the page needs, could not be fetched ({'; '.join(reasons)}); connect to a network for the "
+        f"first export, or set {REGISTRY} to an npm registry that this machine reaches"
+    )
+
+
+def integrity(data: bytes) -> str:
+    """The SHA-512 as npm writes it (https://www.w3.org/TR/SRI/)."""
+    return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
+
+
+def _from_npm() -> dict[str, bytes] | None:
+    npm = shutil.which("npm")
+    if npm is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        command = [npm, "pack", PACKAGE, "--ignore-scripts", "--loglevel=error"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5 * SECONDS)
+        packed = list(Path(folder).glob("*.tgz"))
+        if done.returncode != 0 or not packed:
+            raise OSError(done.stderr or "npm pack wrote nothing")
+        return _unpack(packed[0].read_bytes())
+
+
+def _from_registry() -> dict[str, bytes] | None:
+    registry = os.environ.get(REGISTRY)
+    if not registry:
+        return None
+    return _unpack(_download(f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"))
+
+
+def _from_cdn() -> dict[str, bytes]:
+    return {name: _download(CDN + name) for name in FILES}
+
+
+def _download(address: str) -> bytes:
+    if not address.startswith(("https://", "http://")):
+        raise ValueError(f"{address!r} is no http address")
+    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
+        data: bytes = answer.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{address!r} is larger than {MAX_BYTES >> 20} MB")
+    return data
+
+
+def _unpack(package: bytes) -> dict[str, bytes]:
+    """The files of an npm package, once it has proved to be the published one."""
+    if integrity(package) != INTEGRITY:
+        raise ValueError(f"its SHA-512 is not that of {PACKAGE}")
+    with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
+        members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
+        return {name: member.read() for name, member in members.items() if member is not None}

@@ -1,0 +1,180 @@
+/**
+ * Files exported by cvae, in JavaScript: onnxruntime-web in a browser, onnxruntime-node in Node 20.19 or later.
+ *
+ *   const model = await load(ort, decoderBytes);
+ *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
+ *
+ * An array of N codes or images is one Float32Array, row after row; labels are an array of N names or numbers.
+ */
+
+const KEY = "cvae"; // of the metadata entry that holds the spec
+const FORMAT = 1; // the version of the spec's layout that is read here
+const METADATA_PROPS = 14; // ModelProto.metadata_props, of StringStringEntryProto: key = 1, value = 2
+const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
+
+/** The fields of one protobuf message: [number, value as a number or as bytes]. Throws where the bytes are none. */
+function* fields(bytes) {
+  let position = 0;
+  const varint = () => {
+    for (let value = 0, factor = 1; position < bytes.length && factor < 2 ** 70; factor *= 128) {
+      const byte = bytes[position++];
+      value += (byte & 0x7f) * factor;
+      if (byte < 0x80) return value;
+    }
+    throw new Error("this is no intact ONNX file: a number is cut off or too long");
+  };
+  while (position < bytes.length) {
+    const key = varint();
+    const [number, kind] = [Math.floor(key / 8), key % 8];
+    if (kind === VARINT) {
+      yield [number, varint()];
+      continue;
+    }
+    const length = { [FIXED64]: () => 8, [BYTES]: varint, [FIXED32]: () => 4 }[kind]?.();
+    if (length === undefined || number === 0 || length > bytes.length - position) {
+      throw new Error(`this is no intact ONNX file: field ${number} is cut off or of the wire type ${kind}`);
+    }
+    yield [number, bytes.subarray(position, position + length)];
+    position += length;
+  }
+}
+
+/** What an exported file (Uint8Array) says of itself: role, name, image_shape, latent_dim, classes and more. */
+export function readSpec(bytes) {
+  const text = new TextDecoder("utf-8", { fatal: true });
+  for (const [number, value] of fields(bytes)) {
+    if (number !== METADATA_PROPS || typeof value === "number") continue;
+    const entry = Object.fromEntries(fields(value));
+    if (entry[1] === undefined || text.decode(entry[1]) !== KEY) continue;
+    const spec = JSON.parse(text.decode(entry[2]));
+    if (spec.format !== FORMAT) throw new Error(`the spec has format ${spec.format}, this program reads ${FORMAT}`);
+    return spec;
+  }
+  throw new Error(`this file was not exported by cvae: its metadata has no "${KEY}" entry`);
+}
+
+/**
+ * Load a decoder.
+ *
+ * @param ort the onnxruntime-web or onnxruntime-node module
+ * @param {Uint8Array} bytes of decoder.onnx
+ * @param {object} options of ort.InferenceSession.create
+ */
+export async function load(ort, bytes, options = {}) {
+  const spec = readSpec(bytes);
+  if (spec.role !== "decoder") throw new Error(`this file is an ${spec.role}, here a decoder is needed`);
+  return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
+}
+
+/** An exported model: noise in, images out; and, once an encoder is added, images in, codes out. */
+class Model {
+  #ort;
+  #decoder;
+  #encoder = null;
+  #options;
+
+  constructor(ort, spec, decoder, options) {
+    this.spec = spec;
+    this.#ort = ort;
+    this.#decoder = decoder;
+    this.#options = options;
+  }
+
+  /** Load the encoder that was exported with the decoder, for `encode`. */
+  async addEncoder(bytes) {
+    const { role, weights } = readSpec(bytes);
+    if (role !== "encoder") throw new Error(`this file is a ${role}, here an encoder is needed`);
+    if (weights !== this.spec.weights) {
+      throw new Error("decoder and encoder were exported from different weights; export both again");
+    }
+    this.#encoder = await this.#ort.InferenceSession.create(bytes, this.#options);
+  }
+
+  /** Noise or codes (N, Z) and N labels -> images (N, C, H, W) in [0, 1]. */
+  async decode(noise, labels = []) {
+    const inputs = this.#inputs("noise", noise, [this.spec.latent_dim], labels);
+    return (await this.#decoder.run(inputs)).image.data;
+  }
+
+  /** Images (N, C, H, W) in [0, 1] and N labels -> mean and std (N, Z) of their codes, in the noise's space. */
+  async encode(images, labels = []) {
+    if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder yet: give its file to addEncoder`);
+    const { mean, std } = await this.#encoder.run(this.#inputs("image", images, this.spec.image_shape, labels));
+    return { mean: mean.data, std: std.data };
+  }
+
+  /** A label's name or number -> its number. onnxruntime itself takes -1 without a word, for the last class. */
+  labelIndex(label) {
+    const { name, classes } = this.spec;
+    if (!classes) throw new Error(`"${name}" was trained without labels, so label "${label}" means nothing to it`);
+    const number = classes.includes(label) ? classes.indexOf(label) : /^\d+$/.test(label) ? Number(label) : -1;
+    if (number < 0 || number >= classes.length) {
+      throw new Error(`"${name}" has no label "${label}"; it has: ${classes.slice(0, 20).join(", ")}`);
+    }
+    return number;
+  }
+
+  #inputs(name, values, shape, labels) {
+    const count = values.length / shape.reduce((a, b) => a * b);
+    if (!Number.isInteger(count) || count < 1) {
+      throw new Error(`${values.length} values of ${name} are no whole number of (${shape.join(", ")})`);
+    }
+    const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
+    const { classes } = this.spec;
+    if (labels.length !== (classes ? count : 0)) {
+      throw new Error(`${labels.length} labels for ${count} of ${name}: ${classes ? "one for each" : "give none"}`);
+    }
+    if (classes) {
+      const numbers = BigInt64Array.from(labels, (label) => BigInt(this.labelIndex(label)));
+      inputs.label = new this.#ort.Tensor("int64", numbers, [count]);
+    }
+    return inputs;
+  }
+}
+
+/**
+ * `count` draws from the standard normal distribution, the same for a seed (0..2**32 - 1) everywhere: sfc32 (Chris
+ * Doty-Humphrey's, as in PractRand) started at (0, 0, seed, 1) and stirred 15 times; Box and Muller 1958, two at once.
+ * Not the draws of Python for that seed: pass those as noise to have the same picture.
+ */
+export function normal(seed, count) {
+  let [a, b, c, counter] = [0, 0, seed | 0, 1];
+  const next = () => {
+    const sum = (a + b + counter++) | 0;
+    a = b ^ (b >>> 9);
+    b = (c + (c << 3)) | 0;
+    c = (((c << 21) | (c >>> 11)) + sum) | 0;
+    return (sum >>> 0) / 2 ** 32; // in [0, 1)
+  };
+  for (let i = 0; i < 15; i++) next();
+  const draws = new Float32Array(count);
+  for (let i = 0; i < count; i += 2) {
+    const [radius, angle] = [Math.sqrt(-2 * Math.log(1 - next())), 2 * Math.PI * next()];
+    draws[i] = radius * Math.cos(angle);
+    if (i + 1 < count) draws[i + 1] = radius * Math.sin(angle);
+  }
+  return draws;
+}
+
+/** The great-circle arc from code a (Z) to code b (Z) at `way` in [0, 1]. Shoemake 1985, section 3.3. */
+export function slerp(a, b, way) {
+  const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
+  const cosine = dot(a, b) / Math.max(Math.sqrt(dot(a, a) * dot(b, b)), 1e-12);
+  const angle = Math.acos(Math.min(1, Math.max(-1, cosine)));
+  const straight = Math.sin(angle) < 1e-4; // parallel or opposite: no arc is the shortest
+  const [from, to] = straight
+    ? [1 - way, way]
+    : [Math.sin((1 - way) * angle) / Math.sin(angle), Math.sin(way * angle) / Math.sin(angle)];
+  return a.map((value, i) => from * value + to * b[i]);
+}
+
+/** One image (C, H, W) in [0, 1], C 1 or 3 -> its pixels (H, W, 4), 0..255. */
+export function toRGBA(image, [channels, height, width]) {
+  const pixels = new Uint8ClampedArray(4 * height * width); // rounds and clamps by itself
+  const plane = channels === 3 ? height * width : 0;
+  for (let i = 0; i < height * width; i++) {
+    for (let channel = 0; channel < 3; channel++) pixels[4 * i + channel] = 255 * image[channel * plane + i];
+    pixels[4 * i + 3] = 255;
+  }
+  return pixels;
+}

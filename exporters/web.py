@@ -1,0 +1,79 @@
+"""A static folder to try a model in a browser: a page, the runtime, the exported files; no server code, no network."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from cvae.errors import UsageError
+from cvae.exporters import onnxruntime_web
+from cvae.files import copy_folder
+from cvae.runtime import Model, load
+from cvae.runtime.find import DECODER, ENCODER, exported, find
+from cvae.runtime.session import read_spec
+
+PAGE = ("index.html", "style.css", "app.js", "cvae.js")
+"""The page itself, which reads what it shows from the exported files."""
+
+MANIFEST = "model.json"
+"""What those do not say: whether there is an encoder, and the order of the dimensions."""
+
+DECODINGS = 1024
+"""About as many are made to rank the dimensions."""
+
+
+def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
+    """Write a page that draws with an exported model into the new folder `out`, whole or not at all.
+
+    It works below any address of a plain static server. With an encoder, it redraws one's own drawings and pictures.
+
+    Args:
+        model: a run, or the name of a zoo model, or a decoder's file.
+
+    Raises:
+        UsageError: something is at `out` already, or the encoder has other weights.
+        CvaeError: the model was not exported yet, or onnxruntime's files can't be fetched.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UsageError(f"{str(out)!r} exists already; choose another --out")
+    decoder = exported(find(model), DECODER)
+    loaded = load(decoder)
+    encoder = decoder.with_name(ENCODER)
+    files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
+    files[DECODER] = decoder.read_bytes()
+    if encoder.is_file():
+        spec, files[ENCODER] = read_spec(encoder)
+        if spec.weights != loaded.spec.weights:
+            raise UsageError(
+                f"{str(encoder)!r} was exported from other weights than the decoder; "
+                f"export both again: cvae export onnx {decoder.parent}"
+            )
+    ranking = np.argsort(-effects(loaded), kind="stable")
+    manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
+    files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.files()}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in files.items():
+            (Path(folder) / name).write_bytes(data)
+        copy_folder(Path(folder), out)
+    return [out / name for name in files]
+
+
+def effects(model: Model) -> np.ndarray:
+    """How much each dimension of the noise changes the image: (Z,), in squared pixel values.
+
+    The mean squared difference of the images at -1 and at +1 of this dimension alone, over some codes. (`cvae plot`
+    ranks by the rate instead, for which it needs data.)
+    """
+    latent_dim, classes = model.spec.latent_dim, model.spec.classes
+    count = max(1, DECODINGS // (2 * latent_dim))
+    codes = model.noise(count, seed=0)  # (N, Z)
+    labels = None if classes is None else np.arange(count).repeat(2) % len(classes)
+    changes = []
+    for dimension in range(latent_dim):
+        ends = codes.repeat(2, axis=0)  # (N, Z) -> (2 * N, Z)
+        ends[:, dimension] = np.tile([-1, 1], count)
+        images = model.decode(ends, labels)
+        changes.append(np.square(images[1::2] - images[::2]).mean())
+    return np.array(changes)
