@@ -393,7 +393,7 @@ def test_without_a_label_the_class_taken_is_told(plot, trained):
     assert done.facts["label"] == "0" and "'0', the first" in done.err and len(done.facts["dimensions"]) == 8
     own_picture()
     done = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
-    assert f"'{done.facts['label']}' reconstructs it best" in done.err
+    assert f"'{done.facts['label']}' fits it best" in done.err
 
 
 # -- grid --------------------------------------------------------------------------------------------------------------
