@@ -17,6 +17,7 @@ from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
 from cvae.files import whole
+from cvae.runtime.scan import scan
 from cvae.spec import KEY, Spec
 
 OPSET = 20
@@ -35,7 +36,8 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
     `license` is that of the weights, for the spec: an SPDX name such as Apache-2.0.
 
     Raises:
-        CvaeError: the run is damaged, or a file would not agree with torch within 1e-5; nothing was written.
+        CvaeError: the run is damaged, a file would not agree with torch within 1e-5, or would not pass the scan that
+            stands before loading (`cvae.runtime.scan`); nothing was written.
     """
     run = Path(run)
     model, config = load_model(run)
@@ -52,8 +54,11 @@ def export(run: str | Path, *, license: str | None = None) -> list[Path]:
                 f"nothing was written{hint}"
             )
         agreement = {"max_abs_difference": float(f"{difference:.3g}"), "batches": list(BATCHES)}
-        describe(graph, replace(spec, agreement=agreement))
-        files[run / f"{role}.onnx"] = graph.SerializeToString(deterministic=True)
+        spec = replace(spec, agreement=agreement)
+        describe(graph, spec)
+        data = graph.SerializeToString(deterministic=True)
+        scan(data, spec, f"{role}.onnx")  # what nobody could load is not written
+        files[run / f"{role}.onnx"] = data
     with ExitStack() as both:
         for beside, data in [(both.enter_context(whole(path)), data) for path, data in files.items()]:
             beside.write_bytes(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cvae.runtime.images import FORMATS, cover, to_rgb
+from cvae.runtime.images import FORMATS, check_size, cover, to_rgb
 
 AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
@@ -43,6 +43,7 @@ def decode(paths: Sequence[Path], size: int) -> Iterator[np.ndarray | None]:
 def _decode_one(path: Path, size: int) -> np.ndarray | None:
     try:
         with Image.open(path, formats=FORMATS) as image:
+            check_size(image)
             image.draft(None, (2 * size, 2 * size))  # JPEG: decode at a half, quarter or eighth, if that is enough
             square = cover(to_rgb(image), (size, size))
     except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
