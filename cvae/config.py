@@ -323,8 +323,8 @@ class Config:
             raise CvaeError(f"{str(path)!r} is not a valid config: {one_line(error)}") from error
 
 
-MAX_RECIPE = 2**16
-"""Bytes of a recipe."""
+MAX_RECIPE = 2**14
+"""Bytes of a recipe: tomllib takes memory and time by the square of a key's length."""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:

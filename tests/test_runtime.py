@@ -504,6 +504,7 @@ specs = st.builds(
     data_terms=words,
     agreement=st.dictionaries(words, json_values, max_size=3),
     license=words,
+    weights=words,
     producer=words,
 )
 

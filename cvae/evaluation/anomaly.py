@@ -214,17 +214,9 @@ class Detector:
                 raise ValueError(f"{FACTS} is no JSON object")
             facts = from_dict(Facts, data)
             # A map, since a header that promises more than the file holds is refused before memory is asked for.
-            codes = np.load(folder / CODES, mmap_mode="r", allow_pickle=False)
-        except (
-            CvaeError,
-            OSError,
-            ValueError,
-            TypeError,
-            SyntaxError,
-            OverflowError,
-            RecursionError,
-            MemoryError,
-        ) as error:
+            with np.errstate(over="raise"):
+                codes = np.load(folder / CODES, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
