@@ -323,7 +323,7 @@ class Config:
             raise CvaeError(f"{str(path)!r} is not a valid config: {one_line(error)}") from error
 
 
-MAX_RECIPE = 2**14
+MAX_RECIPE = 2**13
 """Bytes of a recipe: tomllib takes memory and time by the square of a key's length."""
 
 

@@ -22,7 +22,7 @@ def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
         if not stat.S_ISREG(about.st_mode):
             raise CvaeError(f"{str(path)!r} is a folder or a device, not a file")
         if about.st_size > limit and not rest:
-            raise CvaeError(f"{str(path)!r} is larger than {limit / 2**20:g} MB; it is not read")
+            raise CvaeError(f"{str(path)!r} is larger than {limit:,} bytes; it is not read")
         with Path(path).open("rb") as file:
             return file.read(min(about.st_size, limit))  # not more, if it grows meanwhile
     except OSError as error:

@@ -217,15 +217,15 @@ def structure(data: bytearray, r: random.Random) -> None:
                 node.op_type = r.choice(
                     ["Tile", "Loop", "Einsum", "Softmax", "Identity", "Floor", "Gelu", "Cast", "Pad"]
                 )
-            case 2:
+            case 2 if node.input:
                 node.input[r.randrange(len(node.input))] = r.choice([other.output[0], *other.input, weight.name])
-            case 3:
+            case 3 if node.input:
                 del node.input[r.randrange(len(node.input))]
             case 4:
                 node.input.append(r.choice([other.output[0], weight.name, ""]))
             case 5:
                 node.output[0] = r.choice([other.output[0], weight.name, "x", ""])
-            case 6:
+            case 6 if len(graph.node) > 1:
                 graph.node.remove(node)
             case 7:
                 graph.node.insert(r.randrange(len(graph.node)), other)
@@ -243,13 +243,13 @@ def structure(data: bytearray, r: random.Random) -> None:
                 weight.dims[r.randrange(len(weight.dims))] = number
             case 11:
                 weight.data_type = r.randrange(20)
-            case 12 if constants := [t for t in graph.initializer if t.data_type == 7 and t.raw_data]:
+            case 12 if constants := [t for t in graph.initializer if t.data_type == 7 and len(t.raw_data) >= 8]:
                 constant = r.choice(constants)
                 values = bytearray(constant.raw_data)
                 at = 8 * r.randrange(len(values) // 8)
                 values[at : at + 8] = struct.pack("<q", number)
                 constant.raw_data = bytes(values)
-            case 13:
+            case 13 if weight.raw_data:
                 values = bytearray(weight.raw_data)
                 at = r.randrange(0, len(values), 4)
                 values[at : at + 4] = struct.pack("<f", r.choice([1e38, -1e38, 1e-44, float("nan"), float("inf"), 1e9]))

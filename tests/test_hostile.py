@@ -69,14 +69,20 @@ def test_the_scan_knows_every_shape_that_onnxruntime_computes(trained, kind, rol
     assert for_one <= elements <= 1.5 * for_one
 
 
-def test_the_scan_takes_milliseconds():
-    spec, data = read_spec(ZOO / "decoder.onnx")
+def quickest(do: Callable[[], object]) -> float:
     seconds = []
-    for _ in range(20):
+    for _ in range(10):
         start = time.perf_counter()
-        scanning.scan(data, spec, "")
+        do()
         seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.01
+    return min(seconds)
+
+
+def test_the_scan_takes_a_small_part_of_what_loading_takes():
+    """Of 3 ms and 30 on an idle machine."""
+    spec, data = read_spec(ZOO / "decoder.onnx")
+    loading = quickest(lambda: ort.InferenceSession(data, providers=["CPUExecutionProvider"]))
+    assert quickest(lambda: scanning.scan(data, spec, "")) < loading / 2
 
 
 def test_real_files_stay_far_from_the_caps(monkeypatch):
@@ -830,8 +836,8 @@ def write_others(folder: Path, run: Path) -> None:
 
     (folder / "_honest.toml").write_text("epochs = 1\n")
     recipes = {
-        "deep": "x = " + "[" * 8000 + "]" * 8000,
-        "deep_tables": "x" + ".x" * 8000 + " = 1",
+        "deep": "x = " + "[" * 4000 + "]" * 4000,
+        "deep_tables": "x" + ".x" * 4000 + " = 1",
         "long": "x = '" + "x" * 1_000_000 + "'",
         "twice": "epochs = 1\nepochs = 2",
         "unknown": "trust = true",
