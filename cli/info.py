@@ -36,17 +36,21 @@ def _run(path: Path) -> dict[str, Any]:
     import json
 
     from cvae.config import Config, to_dict
+    from cvae.errors import CvaeError
 
     config = Config.read(path / "config.json")
     model, training = to_dict(config.model), to_dict(config.training)
     metrics = path / "metrics.jsonl"
-    records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
-    bounds = {
-        split: f"{record[split]['bound']:.2f} nats ({record[split]['distortion']:.2f} + {record[split]['rate']:.2f})"
-        for record in records
-        for split in ("train", "validation", "test")
-        if split in record
-    }
+    try:
+        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        bounds = {
+            split: "{bound:.2f} nats ({distortion:.2f} + {rate:.2f})".format(**record[split])
+            for record in records
+            for split in ("train", "validation", "test")
+            if split in record
+        }
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CvaeError(f"{str(metrics)!r} is damaged; without it this works") from error
     return {
         "run": str(path),
         **{key: _part(value) for key, value in model.items()},

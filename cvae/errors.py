@@ -40,3 +40,10 @@ def near(value: str, known: Iterable[str]) -> str:
     if close:
         return "did you mean " + " or ".join(repr(name) for name in close) + "?"
     return "known: " + ", ".join(known)
+
+
+def one_line(reason: object, length: int = 200) -> str:
+    """A message that may quote a stranger's file: one line of at most `length` characters, all of them printable."""
+    line = " ".join(str(reason).split())
+    line = "".join(character if character.isprintable() else "?" for character in line[: length + 1])
+    return line if len(line) <= length else line[: length - 3] + "..."

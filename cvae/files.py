@@ -2,12 +2,31 @@
 
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from cvae.errors import CvaeError, UsageError
+
+
+def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
+    """The bytes of a file, if they are not more than `limit`; with `rest`, the first so many of a file of any length.
+
+    Raises:
+        CvaeError: they are more, or it can't be read, or is no file but a pipe or a device.
+    """
+    try:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise CvaeError(f"{str(path)!r} is a folder or a device, not a file")
+        if about.st_size > limit and not rest:
+            raise CvaeError(f"{str(path)!r} is larger than {limit:,} bytes; it is not read")
+        with Path(path).open("rb") as file:
+            return file.read(min(about.st_size, limit))  # not more, if it grows meanwhile
+    except OSError as error:
+        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
 
 
 @contextmanager

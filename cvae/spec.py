@@ -1,19 +1,23 @@
 """What an exported file says of itself: a versioned JSON text in the ONNX metadata, under the key "cvae"."""
 
 import json
+import math
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from cvae.config import from_dict, to_dict
-from cvae.errors import CvaeError, UsageError
+from cvae.config import MAX_SIDE, check_text, from_dict, parse_json, to_dict
+from cvae.errors import CvaeError, UsageError, one_line
 
 KEY = "cvae"
 """The key of the ONNX metadata entry that holds the spec."""
 
 FORMAT = 1
 """The version of the spec's layout. A reader refuses another one."""
+
+MAX_LATENT, MAX_CLASSES = 65536, 65536
+"""What a spec may say at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +58,19 @@ class Spec:
             raise UsageError(f"role {self.role!r} is neither 'decoder' nor 'encoder'")
         if self.latent_dim < 1 or min(self.image_shape) < 1:
             raise UsageError(f"latent_dim {self.latent_dim} and image_shape {self.image_shape} must be positive")
+        if self.latent_dim > MAX_LATENT or max(self.image_shape) > MAX_SIDE:
+            raise UsageError(f"latent_dim {self.latent_dim} or image_shape {self.image_shape} is beyond all use")
         if self.classes is not None and not self.classes:
             raise UsageError("classes is empty; a model without labels has null")
+        if self.classes is not None and len(self.classes) > MAX_CLASSES:
+            raise UsageError(f"{len(self.classes)} classes are more than {MAX_CLASSES}")
+        if self.value_range != (0.0, 1.0):
+            raise UsageError(f"value_range {self.value_range} is not (0.0, 1.0)")
+        if self.sigma is not None and not 0 < self.sigma < math.inf:
+            raise UsageError(f"sigma {self.sigma} is no standard deviation")
+        texts = [value for value in vars(self).values() if isinstance(value, str)]
+        for text in (*texts, *(self.classes or ())):
+            check_text(text)
 
     def to_json(self) -> str:
         return json.dumps(to_dict(self))
@@ -68,14 +83,16 @@ class Spec:
             CvaeError: the text is no spec, or one of a newer format.
         """
         try:
-            data = json.loads(text)
+            data = parse_json(text)
             if not isinstance(data, dict):
                 raise UsageError("it is not a JSON object")
             if data.get("format") != FORMAT:
-                raise UsageError(f"format {data.get('format')!r}, this cvae reads {FORMAT}; upgrade cvae-onnx")
+                raise UsageError(
+                    f"format {one_line(repr(data.get('format')), 40)}, this cvae reads {FORMAT}; upgrade cvae-onnx"
+                )
             return from_dict(cls, data)
-        except (ValueError, RecursionError) as error:
-            raise CvaeError(f"{source!r} has no valid cvae spec: {error}") from error
+        except ValueError as error:
+            raise CvaeError(f"{source!r} has no valid cvae spec: {one_line(error)}") from error
 
     def label_index(self, label: int | str) -> int:
         """A label -> its number: an int is a number, a string a name or, when no class has that name, a number.

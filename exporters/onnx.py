@@ -20,6 +20,7 @@ from cvae.errors import CvaeError
 from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
 from cvae.exporters.card import CARD, belongs_to_us, card
 from cvae.files import whole
+from cvae.runtime.scan import scan
 from cvae.spec import KEY, Spec
 
 OPSET = 20
@@ -45,8 +46,8 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
     bits, which halves the files; inputs, outputs and what is computed stay float32.
 
     Raises:
-        CvaeError: the run is damaged, or a file would not agree with torch within 1e-5, with `half` within a level of
-            grey; nothing was written.
+        CvaeError: the run is damaged, a file would not agree with torch within 1e-5, with `half` within a level of
+            grey, or would not pass the scan that stands before loading (`cvae.runtime.scan`); nothing was written.
     """
     run = Path(run)
     model, config = load_model(run)
@@ -71,7 +72,9 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
             agreement["weights"] = "float16"
         specs[role] = replace(spec, agreement=agreement)
         describe(graph, specs[role])
-        files[run / f"{role}.onnx"] = graph.SerializeToString(deterministic=True)
+        data = graph.SerializeToString(deterministic=True)
+        scan(data, specs[role], f"{role}.onnx")  # what nobody could load is not written
+        files[run / f"{role}.onnx"] = data
     if belongs_to_us(run / CARD):
         files[run / CARD] = card(run, specs["decoder"]).encode()
     with ExitStack() as all_of_them:

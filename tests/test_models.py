@@ -17,7 +17,7 @@ from torch import nn
 from cvae.config import ModelConfig, Part
 from cvae.errors import UsageError
 from cvae.exporters.base import Decoder, Encoder
-from cvae.exporters.onnx import to_onnx
+from cvae.exporters.onnx import describe, to_onnx
 from cvae.models import VAE, Terms, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, FiLM, LabelLinear, Unconditional
@@ -25,6 +25,7 @@ from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, Logist
 from cvae.models.priors import Flow, normal_kl
 from cvae.objectives import _mmd, beta_tc, elbo, info, iwae
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
+from cvae.runtime.scan import scan
 from cvae.spec import Spec
 
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
@@ -93,7 +94,11 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
         weights="",
     )
     module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
-    session = ort.InferenceSession(to_onnx(module, spec).SerializeToString(), providers=["CPUExecutionProvider"])
+    graph = to_onnx(module, spec)
+    describe(graph, spec)
+    data = graph.SerializeToString()
+    scan(data, spec, "it would be refused as a stranger's")
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     image, label = batch(config.image_shape, config.classes is not None, count)
     first = image if role == "encoder" else torch.randn(count, config.latent_dim)
     named = {module.inputs[0]: first} | ({} if label is None else {"label": label})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cvae.runtime.images import FORMATS, cover, to_rgb
+from cvae.runtime.images import FORMATS, check_size, cover, to_rgb
 
 AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
@@ -45,6 +45,7 @@ def _decode_one(path: Path, size: tuple[int, int]) -> np.ndarray | None:
     height, width = size
     try:
         with Image.open(path, formats=FORMATS) as image:
+            check_size(image)
             image.draft(None, (2 * width, 2 * height))  # JPEG: decode at a half, quarter or eighth, if that is enough
             fitted = cover(to_rgb(image), (width, height))
     except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError

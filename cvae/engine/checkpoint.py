@@ -6,21 +6,40 @@ in `<step>.safetensors`, everything else in `<step>.json`, which is written last
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
-from cvae.config import Config
-from cvae.errors import CvaeError, UsageError
-from cvae.files import write_whole
+from cvae.config import MAX_TEXT, Config, parse_json
+from cvae.errors import CvaeError, UsageError, one_line
+from cvae.files import read_at_most, write_whole
 from cvae.models import VAE, build
 
 WEIGHTS = "model.safetensors"
+
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+"""What safetensors calls them."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -39,25 +58,47 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     Raises:
         CvaeError: the file can't be read, is damaged, or holds something else.
     """
-    try:
-        tensors = load(path.read_bytes())
-    except OSError as error:
-        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
-    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(path)!r} is no intact safetensors file: {str(error).splitlines()[0]}") from error
-    for name in [*expected, *tensors]:
-        if name not in tensors or name not in expected:
-            where = "lacks" if name not in tensors else "has an unexpected"
-            raise CvaeError(f"{str(path)!r} {where} tensor {name!r}: it does not belong to this config.json")
-        found, wanted = tensors[name], expected[name]
-        if found.shape != wanted.shape or found.dtype != wanted.dtype:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
+    data = read_at_most(path, 8 + MAX_TEXT + size)  # and not more, before the header is compared
+    header = _header(path, data)
+    for name in [*expected, *header]:
+        if name not in header or name not in expected:
+            where = "lacks" if name not in header else "has an unexpected"
             raise CvaeError(
-                f"{str(path)!r}: tensor {name!r} is {found.dtype} {tuple(found.shape)}, "
-                f"the config says {wanted.dtype} {tuple(wanted.shape)}"
+                f"{str(path)!r} {where} tensor {one_line(repr(name))}: it does not belong to this config.json"
             )
-        if found.is_floating_point() and not found.isfinite().all():
+        found, wanted = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
+        if found != wanted:
+            raise CvaeError(f"{str(path)!r}: tensor {name!r} is {one_line(found)}, the config says {wanted}")
+    try:
+        tensors = load(data)  # which refuses overlaps and holes
+    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
+        raise CvaeError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CvaeError(f"{str(path)!r}: tensor {name!r} holds values that are not finite")
     return tensors
+
+
+def _header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
+    """Name -> type and shape of each tensor, as the file claims; `start` are its bytes, or the first of them.
+
+    Format: https://huggingface.co/docs/safetensors
+
+    Raises:
+        CvaeError: there is no such header, or one larger than that of any model.
+    """
+    try:
+        length = int.from_bytes(start[:8], "little")
+        if not len(start) >= 8 + length or length > MAX_TEXT:
+            raise ValueError(f"its header is said to have {length} bytes")
+        header = parse_json(start[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("its header is no JSON object")
+        header.pop("__metadata__", None)
+        return {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()}
+    except (ValueError, TypeError, KeyError) as error:
+        raise CvaeError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}") from error
 
 
 def load_model(run: str | Path) -> tuple[VAE, Config]:
@@ -68,12 +109,47 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     """
     run = Path(run)
     config = Config.read(run / "config.json")
+    path = run / WEIGHTS
+    header = _header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
     try:
+        with torch.device("meta"), _no_larger_than(len(header), path):
+            sketch = build(config.model).state_dict()  # shapes alone
+        tensors = load_weights(path, sketch)
         model = build(config.model)
-    except UsageError as error:
-        raise CvaeError(f"{str(run / 'config.json')!r} describes no model that can be built: {error}") from error
-    model.load_state_dict(load_weights(run / WEIGHTS, model.state_dict()))
+    except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise CvaeError(
+            f"{str(run / 'config.json')!r} describes no model that can be built: {one_line(error)}"
+        ) from error
+    model.load_state_dict(tensors)
     return model.eval(), config
+
+
+@contextmanager
+def _no_larger_than(tensors: int, path: Path) -> Iterator[None]:
+    """While a model is built that a config describes, stop when it has far more tensors than the file of its weights.
+
+    A config of a few bytes may ask for a billion layers. (That they are large costs nothing, on the device "meta".)
+
+    Raises:
+        CvaeError: it does.
+    """
+    left = {"tensors": 16 + 2 * tensors, "modules": 1000 + 16 * tensors}
+
+    def count(module: nn.Module, name: str, part: object) -> None:
+        left["tensors" if isinstance(part, Tensor) else "modules"] -= 1
+        if min(left.values()) < 0:
+            raise CvaeError(f"{str(path)!r} holds less than the model that its config.json describes")
+
+    hooks = [
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count),
+        register_module_buffer_registration_hook(count),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class Checkpoint(NamedTuple):
@@ -111,7 +187,7 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
             data = path.with_suffix(".safetensors").read_bytes()
             if hashlib.sha256(data).hexdigest() == state.pop("sha256"):
                 return Checkpoint(load(data), state), damaged
-        except (OSError, ValueError, KeyError, AttributeError, SafetensorError):
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError, RuntimeError, OverflowError):
             pass
         damaged.append(path.stem)
     if damaged:

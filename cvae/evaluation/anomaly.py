@@ -4,6 +4,7 @@ Torch-free.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,12 +13,12 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from cvae.config import from_dict, to_dict
+from cvae.config import MAX_TEXT, from_dict, parse_json, to_dict
 from cvae.data import Rows
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, one_line
 from cvae.evaluation.bounds import batches, log_mean_exp
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.files import whole
+from cvae.files import read_at_most, whole
 
 SCORES = {
     "reconstruction": "squared error of the reconstruction, summed over pixels",
@@ -208,13 +209,15 @@ class Detector:
         if not path.is_file():
             raise CvaeError(f"{str(folder)!r} has no {FACTS}; {again}")
         try:
-            data = json.loads(path.read_bytes())
+            data = parse_json(read_at_most(path, MAX_TEXT))
             if not isinstance(data, dict):
                 raise ValueError(f"{FACTS} is no JSON object")
             facts = from_dict(Facts, data)
-            codes = np.load(folder / CODES, allow_pickle=False)
-        except (OSError, ValueError, RecursionError) as error:
-            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({error}); {again}") from error
+            # A map, since a header that promises more than the file holds is refused before memory is asked for.
+            with np.errstate(over="raise"):
+                codes = np.load(folder / CODES, mmap_mode="r", allow_pickle=False)
+        except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
+            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
         names = [name for name in SCORES if name != "ratio" or labels]
@@ -222,14 +225,17 @@ class Detector:
             facts.format == FORMAT
             and list(facts.thresholds) == names
             and len(facts.centre or ()) == len(facts.scale or ()) == labels
+            and isinstance(codes, np.ndarray)  # not an archive
             and codes.shape == (facts.images, model.latent_dim)
+            and codes.dtype == np.float32
+            and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
             and facts.images > NEIGHBOURS
             and np.isfinite(codes).all()
         ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged or of another version; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
-        return cls(facts, codes)
+        return cls(facts, np.array(codes))
 
 
 def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, one_line
 from cvae.files import whole
 
 LEGIBLE, NARROW, WIDE = 280, 96, 1280
@@ -100,6 +100,20 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """The formats that are read; Pillow knows dozens, some of them through other programs."""
 
 
+MAX_PIXELS = 2**26
+"""A picture of more, 67 megapixels, is not decoded: a few kilobytes may hold so many, and each takes up to 16 bytes."""
+
+
+def check_size(picture: Image.Image) -> None:
+    """To be called before the pixels are decoded.
+
+    Raises:
+        ValueError: there are more than `MAX_PIXELS`.
+    """
+    if picture.width * picture.height > MAX_PIXELS:
+        raise ValueError(f"it has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}")
+
+
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF data say, transparency laid on white, 8-bit RGB whatever it was.
 
@@ -136,17 +150,19 @@ def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = F
 
     Raises:
         UsageError: with `exact`, it is not of this size, or in colour where C is 1.
-        CvaeError: the file can't be read, is no picture, or has more than Pillow's `Image.MAX_IMAGE_PIXELS`.
+        CvaeError: the file can't be read, is no picture, or has more than `MAX_PIXELS`.
     """
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # comes before the pixels are decoded
+            warnings.simplefilter("ignore")  # remarks on what Pillow reads all the same
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # above Pillow's own limit
             with Image.open(path, formats=FORMATS) as file:
+                check_size(file)
                 original = to_rgb(file)
                 picture = cover(original, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        raise CvaeError(f"can't read {str(path)!r} as a picture: {error}") from error
+        raise CvaeError(f"can't read {str(path)!r} as a picture: {one_line(error)}") from error
     if exact:
         coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
         if original.size != (width, height) or coloured:

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, one_line
+from cvae.files import read_at_most
 from cvae.runtime import protobuf
+from cvae.runtime.scan import scan
 from cvae.spec import KEY, Spec
 
 MAX_BYTES = 512 * 2**20
@@ -14,6 +16,9 @@ MAX_BYTES = 512 * 2**20
 
 CHUNK = 64
 """Images per run: faster than one large batch, in bounded memory, and the same bits whatever the total."""
+
+MAX_ELEMENTS = 2**26
+"""Numbers in all tensors of one run, 256 MB: a chunk has fewer images where one takes more than a 64th of it."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -24,12 +29,7 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
     Raises:
         CvaeError: the file can't be read, is too large, or was not exported by cvae.
     """
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise CvaeError(f"{str(path)!r} is larger than {MAX_BYTES >> 20} MB; it is not loaded")
-        data = path.read_bytes()
-    except OSError as error:
-        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
+    data = read_at_most(path, MAX_BYTES)
     text = protobuf.metadata(data, str(path)).get(KEY)
     if text is None:
         raise CvaeError(f"{str(path)!r} was not exported by cvae: its metadata has no {KEY!r} entry")
@@ -38,6 +38,8 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
 
 class Session:
     """An exported file, ready to run; safe to use from several threads.
+
+    What a stranger's file may hold and ask for is checked by `cvae.runtime.scan` before onnxruntime sees it.
 
     Args:
         path: the file.
@@ -55,30 +57,45 @@ class Session:
         if self.spec.role != role:
             raise UsageError(f"{str(path)!r} is an {self.spec.role}, here a {role} is needed")
         provider = _provider(device)
+        self._source = str(path)
+        self._most = max(1, MAX_ELEMENTS // max(1, scan(data, self.spec, self._source)))
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # errors only
+        options.log_severity_level = 4  # what goes wrong is raised
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was scanned
         options.enable_cpu_mem_arena = arena
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
         try:
             self._session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types without a common base
-            raise CvaeError(f"onnxruntime refuses {str(path)!r}: {str(error).splitlines()[0]}") from error
+            raise CvaeError(f"onnxruntime refuses {str(path)!r}: {one_line(error)}") from error
         if provider not in self._session.get_providers():
             raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {_GPU_FIX}")
         self.provider = provider
-        _check_signature(self._session, self.spec, str(path))
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs for a batch of any size; `inputs` by name, the batch along the first axis."""
+        """All outputs for a batch of any size; `inputs` by name, the batch along the first axis.
+
+        Raises:
+            CvaeError: onnxruntime fails, or an output is not finite.
+        """
         count = len(next(iter(inputs.values())))
+        step = min(CHUNK, self._most)
         outputs: list[np.ndarray] = []
-        for start in range(0, count, CHUNK):
-            chunk = self._session.run(None, {name: value[start : start + CHUNK] for name, value in inputs.items()})
+        for start in range(0, count, step):
+            try:
+                chunk = self._session.run(None, {name: value[start : start + step] for name, value in inputs.items()})
+            except Exception as error:  # as above
+                raise CvaeError(f"onnxruntime fails on {self._source!r}: {one_line(error)}") from error
             if not outputs:
                 outputs = [np.empty((count, *part.shape[1:]), part.dtype) for part in chunk]
             for whole, part in zip(outputs, chunk, strict=True):
-                whole[start : start + CHUNK] = part
+                if not (np.isfinite(part.min()) and np.isfinite(part.max())):  # both are NaN where one number is
+                    raise CvaeError(
+                        f"{self._source!r} gives numbers that are not finite: its weights are damaged, or the input is "
+                        "far beyond what it was trained on"
+                    )
+                whole[start : start + step] = part
         return outputs
 
 
@@ -97,22 +114,3 @@ def _provider(device: str) -> str:
         fix = _GPU_FIX if device == "cuda" else f"here are: {', '.join(['auto', *PROVIDERS, *available])}"
         raise UsageError(f"device {device!r} is not in this onnxruntime; {fix}")
     return provider
-
-
-def _check_signature(session: ort.InferenceSession, spec: Spec, source: str) -> None:
-    """Inputs and outputs must be what the spec says: names, element types, shapes."""
-    noise, image = ("tensor(float)", [spec.latent_dim]), ("tensor(float)", list(spec.image_shape))
-    label: dict[str, tuple[str, list[int]]] = {} if spec.classes is None else {"label": ("tensor(int64)", [])}
-    if spec.role == "decoder":
-        inputs, outputs = {"noise": noise, **label}, {"image": image}
-    else:
-        inputs, outputs = {"image": image, **label}, {"mean": noise, "std": noise}
-    try:
-        actual = [
-            {arg.name: (arg.type, list(arg.shape[1:])) for arg in found}
-            for found in (session.get_inputs(), session.get_outputs())
-        ]
-    except UnicodeDecodeError as error:
-        raise CvaeError(f"{source!r} is damaged: a name in it is no text") from error
-    if actual != [inputs, outputs]:
-        raise CvaeError(f"{source!r} contradicts its own spec: its inputs and outputs are {actual}")
