@@ -37,7 +37,9 @@ def export(
     }
     given = {name: value for name, value in asked.items() if value is not None}
     if unknown := given.keys() - options:
-        raise UsageError(f"--{min(unknown)} means nothing to: cvae export {format}")
+        name = min(unknown)
+        value = "" if given[name] is True else f" {given[name]!r}"
+        raise UsageError(f"--{name}{value} means nothing to cvae export {format!r}; leave it out")
     files = exporter(_exported(run) if "out" in options else _trained(run), **given)
     lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
     _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))

@@ -408,6 +408,8 @@ def test_the_flags_of_train_are_the_fields_of_its_config():
         kinds = {*(typing.get_args(wanted[name]) or [wanted[name]]), types.NoneType}
         if name in ("trackers", "without", "milestones"):  # given one by one
             kinds = {list[int] if name == "milestones" else list[str], types.NoneType}
+        if name == "size":  # read by a parser of its own
+            kinds -= {int}
         assert set(typing.get_args(found[name])) == kinds and parameters[name].default is None, name
 
 
@@ -660,7 +662,7 @@ BAD_USE = {
     "no run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
     "under a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),
     "ending": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
-    "no ending": (2, "generate {labels} --out empty-folder", ["'empty-folder'", ".png"]),
+    "no ending": (2, "interpolate {labels} --digit 3 --out empty-folder", ["'empty-folder'", ".png"]),
     "device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
     "restyle to": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
     "restyle from": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
@@ -813,16 +815,16 @@ WEIGHTS = {
     "empty": (file("model.safetensors", lambda data: b""), ["model.safetensors"]),
     "header length": (
         file("model.safetensors", lambda data: struct.pack("<Q", 2**62) + data[8:]),
-        ["header too large"],
+        ["model.safetensors", str(2**62)],
     ),
-    "shape": (changed_weights(turned), ["decoder.head.weight", "(400, 64)", "(64, 400)"]),
+    "shape": (changed_weights(turned), ["decoder.head.weight", "[400, 64]", "[64, 400]"]),
     "nan": (changed_weights(not_a_number), ["decoder.head.bias", "not finite"]),
     "endless": (changed_weights(endless), ["model.safetensors", str(2**62)]),
     "name": (changed_weights(renamed), ["model.safetensors", "decoder.head.bias"]),
     "missing": (lambda run: (run / "model.safetensors").unlink(), ["model.safetensors"]),
     "other config": (
         changed_config(lambda config: config["model"].update(latent_dim=9)),
-        ["model.safetensors", "(18, 400)", "(16, 400)"],
+        ["model.safetensors", "[18, 400]", "[16, 400]"],
     ),
 }
 
@@ -941,7 +943,7 @@ def test_the_zoo_lists_shows_and_copies(cvae):
 @pytest.mark.parametrize("command", ["show", "copy"])
 def test_an_unknown_zoo_model_is_refused(cvae, command):
     done = cvae("zoo", command, "mnist-resnet-conditonal")
-    assert done.code == 2 and "did you mean 'mnist-resnet-conditional'?" in done.err
+    assert done.code == 2 and "did you mean 'mnist-resnet-conditional'" in done.err
 
 
 def test_a_run_that_begins_with_anothers_weights_has_its_network(cvae, trained):

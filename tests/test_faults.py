@@ -49,7 +49,8 @@ def check_whole(run: Path) -> list[dict]:
         if not path.name.startswith("."):
             load_file(path)
     for path in run.rglob("*.json"):
-        json.loads(path.read_bytes())
+        if not path.name.startswith("."):
+            json.loads(path.read_bytes())
     metrics = run / "metrics.jsonl"
     return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
 

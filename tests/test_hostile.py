@@ -8,7 +8,6 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -67,22 +66,6 @@ def test_the_scan_knows_every_shape_that_onnxruntime_computes(trained, kind, rol
     assert {name: tuple(5 if d is None else d for d in known[name].shape) for name in actual} == actual
     for_one = sum(np.prod(known[name].shape[1:] if None in known[name].shape else known[name].shape) for name in actual)
     assert for_one <= elements <= 1.5 * for_one
-
-
-def quickest(do: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        do()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds)
-
-
-def test_the_scan_takes_a_small_part_of_what_loading_takes():
-    """Of 3 ms and 30 on an idle machine."""
-    spec, data = read_spec(ZOO / "decoder.onnx")
-    loading = quickest(lambda: ort.InferenceSession(data, providers=["CPUExecutionProvider"]))
-    assert quickest(lambda: scanning.scan(data, spec, "")) < loading / 2
 
 
 def test_real_files_stay_far_from_the_caps(monkeypatch):

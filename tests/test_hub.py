@@ -238,9 +238,9 @@ def test_a_licence_is_read_as_it_was_given(trained, license):
 
     from huggingface_hub import ModelCard
 
-    spec = replace(read_spec(trained["labels"] / "decoder.onnx")[0], license=license, name="a | b <script>\nc")
+    spec = replace(read_spec(trained["labels"] / "decoder.onnx")[0], license=license, name="a | b <script>c")
     told = ModelCard(card.card(trained["labels"], spec))
-    assert told.data.license == license.lower() and "# a \\| b &lt;script> c\n" in told.text
+    assert told.data.license == license.lower() and "# a \\| b &lt;script>c\n" in told.text
 
 
 def test_a_card_of_ones_own_stays(trained, tmp_path):

@@ -131,6 +131,15 @@ def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likeli
     agree(model, config, "encoder")
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_max_pooling_learns_exports_and_agrees(shape):
+    torch.manual_seed(0)
+    config = model_config("conv", shape, width=4, max_width=8, hidden=16, pool=True, dropout=0.1)
+    model = build(config)
+    learn(model, *batch(shape, False))
+    agree(model, config, "encoder")
+
+
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
 def test_every_parameter_learns(arch, conditioning):

@@ -65,7 +65,11 @@ class Linear:
             return helper.make_tensor_value_info(name, kind, ["batch", *shape])
 
         constants = {"w": self.weight, "o": self.offset, "shape": np.array([-1, *self.shape])}
-        constants |= {"v": np.ascontiguousarray(self.weight.T), "first": np.array([0])}
+        constants |= {
+            "v": np.ascontiguousarray(self.weight.T),
+            "first": np.array([0]),
+            "row": np.array([-1, self.weight.shape[1]]),
+        }
         noise, image = tensor("noise", (self.latent_dim,)), tensor("image", self.shape)
         label = [tensor("label", (), TensorProto.INT64)] if self.classes else []
         if role == "decoder":
@@ -80,9 +84,9 @@ class Linear:
         else:
             inputs, outputs = [image, *label], [tensor("mean", (self.latent_dim,)), tensor("std", (self.latent_dim,))]
             nodes = [
-                helper.make_node("Flatten", ["image"], ["flat"]),
+                helper.make_node("Reshape", ["image", "row"], ["flat"]),
                 helper.make_node("MatMul", ["flat", "v"], ["mean"]),
-                helper.make_node("Exp", ["mean"], ["std"]),
+                helper.make_node("Sigmoid", ["mean"], ["std"]),
             ]
         used = {name for node in nodes for name in node.input}
         initial = [numpy_helper.from_array(value, name) for name, value in constants.items() if name in used]

@@ -481,6 +481,28 @@ def _conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias:
     return Made([Tensor(_floats(x, weight, bias), shape)], work=spread * channels // group, scratch=spread)
 
 
+def _max_pool(attributes: dict[str, Any], x: Tensor) -> Made:
+    kernel, strides = attributes["kernel_shape"], attributes["strides"] or (1, 1)
+    fits = (
+        attributes["auto_pad"] == "NOTSET"
+        and set(attributes["pads"]) <= {0}
+        and set(attributes["dilations"]) <= {1}
+        and attributes["storage_order"] == 0
+        and attributes["ceil_mode"] in (0, 1)
+        and attributes["outputs"] == 1
+        and len(kernel) == len(strides) == 2
+        and all(1 <= stride <= size <= MAX_WINDOW for stride, size in zip(strides, kernel, strict=False))
+    )
+    _need(fits and len(x.shape) == 4 and None not in x.shape[1:], x)
+    sides = []
+    for size, side, stride in zip(x.shape[2:], kernel, strides, strict=True):
+        steps = (size or 0) - side
+        sides.append((-(-steps // stride) if attributes["ceil_mode"] else steps // stride) + 1)
+    _need(min(sides) > 0, x)
+    shape = (*x.shape[:2], *sides)
+    return Made([Tensor(_floats(x), shape)], work=_size(shape) * math.prod(kernel))
+
+
 def _resize(attributes: dict[str, Any], x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor) -> Made:
     shape = _integers(sizes)
     _need(roi is None and scales is None and attributes["mode"] == "nearest" and not attributes["antialias"], x)
@@ -615,6 +637,15 @@ class Operator(NamedTuple):
 
 
 WINDOW = {"auto_pad": "NOTSET", "dilations": (), "group": 1, "kernel_shape": (), "pads": (), "strides": ()}
+POOL = {
+    "auto_pad": "NOTSET",
+    "ceil_mode": 0,
+    "dilations": (),
+    "kernel_shape": (),
+    "pads": (),
+    "storage_order": 0,
+    "strides": (),
+}
 RESIZE = {
     "antialias": 0,
     "coordinate_transformation_mode": "half_pixel",
@@ -645,6 +676,7 @@ OPERATORS = {
     "LeakyRelu": Operator(_each, attributes={"alpha": 0.01}),
     "LogSoftmax": Operator(_along, attributes={"axis": -1}),
     "MatMul": Operator(_matmul, (2, 2)),
+    "MaxPool": Operator(_max_pool, attributes=POOL),
     "Pad": Operator(_pad, (2, 3), {"mode": "constant"}),
     "ReduceSum": Operator(_reduce_sum, (2, 2), {"keepdims": 1, "noop_with_empty_axes": 0}),
     "Reshape": Operator(_reshape, (2, 2), {"allowzero": 0}),

@@ -17,19 +17,19 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """A (transposed) convolution, max pooling or none, batch norm, modulation by the label, LeakyReLU."""
+    """A (transposed) convolution, batch norm, max pooling or none, modulation by the label, LeakyReLU."""
 
     def __init__(
         self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning, *, pool: bool = False
     ) -> None:
         super().__init__()
         self.convolution = convolution
+        self.norm = nn.BatchNorm2d(convolution.out_channels)  # next to the convolution, into which an export folds it
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
-        self.norm = nn.BatchNorm2d(convolution.out_channels)
         self.modulation = conditioning.modulation(convolution.out_channels)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        return leaky_relu(self.modulation(self.norm(self.pool(self.convolution(features))), label), SLOPE)
+        return leaky_relu(self.modulation(self.pool(self.norm(self.convolution(features))), label), SLOPE)
 
 
 def down(a: Level, b: Level, conditioning: Conditioning, *, pool: bool) -> Block:
