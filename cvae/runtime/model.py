@@ -38,7 +38,7 @@ def load(
         name_or_path: besides, hf://owner/name[@revision] is downloaded from the hub, or taken from its cache.
         device: "cpu", "cuda", "auto" or an onnxruntime provider's name; what is not there is an error.
         threads: for one run; None is one a core.
-        spinning: let waiting threads spin: quicker in a tight loop, at the price of CPU time between calls.
+        spinning: let threads spin between calls too: quicker in a tight loop, at the price of CPU time.
         arena: keep freed memory for the next run.
 
     Raises:
