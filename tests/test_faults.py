@@ -74,7 +74,8 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 """
 
 
-def test_kill_9_at_thirty_random_moments(tmp_path):
+@pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_kill_9_at_random_moments(tmp_path, times):
     """Each time the run goes on, no epoch that was told is lost, no file is half; the end is the uninterrupted end."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
     whole = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
@@ -88,7 +89,7 @@ def test_kill_9_at_thirty_random_moments(tmp_path):
     command = [sys.executable, "-c", KILLED, *flags, "--out", "run"]
     run, moments, longest, epochs, kills, halves = tmp_path / "run", random.Random(0), 0.6, 0, 0, 0
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainers:
-        while kills < 30:
+        while kills < times:
             trainers.stdin.write(f"{moments.uniform(0.05, longest)}\n")
             trainers.stdin.flush()
             status = int(trainers.stdout.readline())
@@ -109,7 +110,7 @@ def test_kill_9_at_thirty_random_moments(tmp_path):
     assert epochs > 0
     assert is_the_uninterrupted_one(resume(run, quiet=True))
     assert not list(run.rglob(".*.tmp*"))
-    print(f"{halves} of 30 kills fell into the writing of a file")
+    print(f"{halves} of {times} kills fell into the writing of a file")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
