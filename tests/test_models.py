@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -138,6 +139,31 @@ def test_max_pooling_learns_exports_and_agrees(shape):
     model = build(config)
     learn(model, *batch(shape, False))
     agree(model, config, "encoder")
+
+
+@pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
+def test_a_spatial_code_learns_exports_and_lies_where_the_image_differs(conditioning):
+    torch.manual_seed(0)
+    labels = conditioning is not None
+    shape = (3, 32, 24)
+    config = model_config("resnet", shape, labels, conditioning=conditioning or "film", width=4, spatial=True)
+    config = replace(config, latent_dim=2 * 4 * 3)
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
+    agree(model, config, "encoder")
+    image = torch.rand(1, *shape)
+    other = image.clone()
+    other[..., -1, -1] = 1 - other[..., -1, -1]
+    label = torch.zeros(1, dtype=torch.int64) if labels else None
+    a, b = (model.encoder(each, label)[0].view(2, 4, 3) for each in (image, other))
+    change = (a - b).abs().amax(0)  # (4, 3)
+    assert change[3, 2] == change.max() > 100 * change[0, 0]
+
+
+def test_a_spatial_code_of_another_length_is_refused():
+    with pytest.raises(UsageError, match=r"32 is no multiple of the 4 x 3 positions .* say 36"):
+        build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
 
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))

@@ -13,6 +13,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from cvae.errors import UsageError
 from cvae.models.architectures.layers import Fold, Level, Unfold, Upsample, at_least_one, pyramid
 from cvae.models.conditioning import Conditioning
 
@@ -68,6 +69,21 @@ class BottomUp(nn.Module):
         return tuple(seen)
 
 
+def per_position(level: Level, latent_dim: int) -> int:
+    """Numbers of a spatial code at each position of the smallest feature maps.
+
+    Raises:
+        UsageError: the latent dimension is no multiple of the positions.
+    """
+    positions = level.height * level.width
+    if latent_dim % positions:
+        raise UsageError(
+            f"option spatial: --latent-dim {latent_dim} is no multiple of the {level.height} x {level.width} positions "
+            f"of the smallest feature maps; say {positions * (latent_dim // positions + 1)}, or another 'smallest'"
+        )
+    return latent_dim // positions
+
+
 class Encoder(BottomUp):
     """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
 
@@ -77,15 +93,25 @@ class Encoder(BottomUp):
         levels: list[Level],
         blocks: int,
         patch: int,
+        spatial: bool,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
         super().__init__(image_channels, levels, blocks, patch, conditioning)
-        self.head = conditioning.linear(levels[-1].features, 2 * latent_dim)
+        smallest = levels[-1]
+        self.spatial = spatial
+        self.head = (
+            nn.Conv2d(smallest.channels, 2 * per_position(smallest, latent_dim), 1)
+            if spatial
+            else conditioning.linear(smallest.features, 2 * latent_dim)
+        )
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features = super().forward(image, label)[-1]
-        return self.head(silu(features).flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
+        features = silu(super().forward(image, label)[-1])  # (B, c, h, w)
+        if self.spatial:
+            mean, log_var = self.head(features).chunk(2, dim=1)  # (B, Z / hw, h, w) each
+            return mean.flatten(1), log_var.flatten(1)  # (B, Z), (B, Z)
+        return self.head(features.flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 def enlargements(levels: list[Level]) -> list[nn.Module]:
@@ -104,12 +130,18 @@ class Decoder(nn.Module):
         levels: list[Level],
         blocks: int,
         patch: int,
+        spatial: bool,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
         self.smallest = levels[-1]
-        self.spread = conditioning.linear(latent_dim, self.smallest.features)
+        self.spatial = spatial
+        self.spread = (
+            nn.Conv2d(per_position(self.smallest, latent_dim), self.smallest.channels, 3, padding=1)
+            if spatial
+            else conditioning.linear(latent_dim, self.smallest.features)
+        )
         self.stages = nn.ModuleList(
             Stage(resample, level.channels, blocks, conditioning)
             for resample, level in zip(enlargements(levels[::-1]), levels[::-1], strict=True)
@@ -118,7 +150,10 @@ class Decoder(nn.Module):
         self.unfold = Unfold(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
+        if self.spatial:
+            features = self.spread(latent.unflatten(1, (-1, *self.smallest[1:])))  # (B, Z / hw, h, w) -> (B, c, h, w)
+        else:
+            features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
             features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.unfold(self.head(silu(features)))  # (B, P, H, W)
@@ -135,18 +170,20 @@ def resnet(
     blocks: int = 1,
     patch: int = 1,
     smallest: int = 4,
+    spatial: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution.
 
     The full resolution is that of squares of `patch` pixels' side; it is halved until no side is longer than
-    `smallest`.
+    `smallest`. The code sees all of the image, or is `spatial`: equally many numbers of it belong to each position of
+    the smallest feature maps, which reconstructs better from few training images, and samples worse.
     """
     at_least_one(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
     return (
-        Encoder(image_shape[0], levels, blocks, patch, latent_dim, conditioning),
-        Decoder(shape, levels, blocks, patch, latent_dim, conditioning),
+        Encoder(image_shape[0], levels, blocks, patch, spatial, latent_dim, conditioning),
+        Decoder(shape, levels, blocks, patch, spatial, latent_dim, conditioning),
     )
 
 
