@@ -255,8 +255,36 @@ def test_bernoulli_against_torch_distributions():
 @pytest.mark.parametrize(("likelihood", "sigma"), [(Gaussian(3, sigma=0.3), 0.3), (LearnedGaussian(3), 0.1)])
 def test_gaussian_against_torch_distributions(likelihood, sigma):
     params, image = torch.randn(4, 3, 5, 2), torch.rand(4, 3, 5, 2)
-    expected = -D.Normal(params.sigmoid(), sigma).log_prob(image).sum((1, 2, 3))
+    expected = -D.Normal((0.5 + params).clip(0, 1), sigma).log_prob(image).sum((1, 2, 3))
     torch.testing.assert_close(likelihood.nll(params, image), expected)
+
+
+def test_a_gaussian_learns_from_pixels_beyond_black_and_white():
+    """There its derivative is that of the error's tangent: it leads back where the image differs, and nowhere else."""
+    params = torch.tensor([-3.0, -3.0, 3.0, 0.1]).reshape(1, 1, 2, 2).requires_grad_()
+    image = torch.tensor([0.0, 0.4, 0.4, 0.4]).reshape(1, 1, 2, 2)
+    Gaussian(1, sigma=0.5).nll(params, image).sum().backward()
+    assert params.grad is not None
+    torch.testing.assert_close(params.grad.flatten(), torch.tensor([0.0, -0.4, 0.6, 0.2]) / 0.25)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "gaussian-optimal"])
+def test_images_that_are_mostly_black_are_learned(likelihood):
+    """A stripe on black, in one of four places: a model that gives up draws all black, an error of 1/8."""
+    torch.manual_seed(0)
+    image = torch.zeros(4, 1, 8, 8)
+    for i in range(4):
+        image[i, 0, :, 2 * i] = 1
+    model = build(model_config("resnet", likelihood=likelihood, width=8))
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(150):
+        terms = model(image, None, torch.randn(4, 5))
+        optimizer.zero_grad()
+        terms.distortion.mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        redrawn = model.eval().decode(model(image, None, torch.zeros(4, 5)).noise, None)
+    assert (redrawn - image).square().mean() < 0.01
 
 
 def test_optimal_sigma_is_the_minimum_over_sigma_and_fixed_in_evaluation():

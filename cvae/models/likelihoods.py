@@ -57,9 +57,10 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Each pixel is normal around sigmoid(params), with one fixed standard deviation in units of the value range.
+    """Each pixel is normal around 0.5 + params, cut off at 0 and 1, with one fixed standard deviation.
 
-    The mean squared error of many scripts, summed over pixels, is sigma = 0.7071 up to a constant.
+    The mean squared error of many scripts, summed over pixels, is sigma = 0.7071 up to a constant. A sigmoid instead of
+    the cut would stop the learning of images that are mostly black: once all is black, its derivative is zero.
     """
 
     log_sigma: Tensor
@@ -72,10 +73,14 @@ class Gaussian(Likelihood):
         self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
-        return gaussian_nll(self.mean(params), image, self.log_sigma)
+        return gaussian_nll(self._mean_to_learn_from(params), image, self.log_sigma)
+
+    def _mean_to_learn_from(self, params: Tensor) -> Tensor:
+        """The mean, with the derivative that it would have without the cut: beyond it, that of the error's tangent."""
+        return params + (self.mean(params) - params).detach()
 
     def mean(self, params: Tensor) -> Tensor:
-        return torch.sigmoid(params)
+        return (0.5 + params).clamp(0, 1)
 
 
 class LearnedGaussian(Gaussian):
@@ -100,7 +105,7 @@ class OptimalGaussian(Gaussian):
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
         if not self.training:
             return super().nll(params, image)
-        mean = self.mean(params)
+        mean = self._mean_to_learn_from(params)
         with torch.no_grad():  # at the optimum the derivative by sigma is zero
             error = (image - mean).square().mean()
             if dist.is_available() and dist.is_initialized():  # the batch is spread over several processes
