@@ -411,7 +411,29 @@ def test_lists_and_other_float_types_are_taken(models):
 # -- files and sessions ------------------------------------------------------------------------------------------------
 
 
-def test_eight_threads_get_what_one_gets(trained, models, monkeypatch):
+@both_kinds
+def test_batches_are_filled_up_to_few_sizes_where_each_size_costs(models, trained, kind, monkeypatch):
+    expected = models[kind].generate(150, seed=5)
+    model = cvae.load(trained[kind])
+    decoder, seen = model._decoder, []
+    real = decoder._session
+
+    class Watched:
+        def run(self, names, inputs):
+            seen.append({len(value) for value in inputs.values()})
+            return real.run(names, inputs)
+
+    monkeypatch.setattr(decoder, "_session", Watched())
+    monkeypatch.setattr(decoder, "_batches", session.BATCHES)  # as on a GPU
+    assert np.array_equal(model.generate(150, seed=5), expected)
+    assert [model.generate(n, seed=5).shape[0] for n in (1, 3, 17)] == [1, 3, 17]
+    assert seen == [{64}, {64}, {64}, {1}, {4}, {64}]
+    monkeypatch.setattr(decoder, "_most", 5)  # what memory allows comes first
+    assert np.array_equal(model.generate(150, seed=5), expected)
+    assert seen[6:] == [{5}] * 30
+
+
+def test_sixteen_threads_get_what_one_gets(trained, models, monkeypatch):
     shared = cvae.load(trained["labels"])
     real, made = ort.InferenceSession, []
 
@@ -425,7 +447,7 @@ def test_eight_threads_get_what_one_gets(trained, models, monkeypatch):
     def work(model: cvae.Model, seed: int) -> np.ndarray:
         return model.reconstruct(model.generate(70, seed=seed), np.arange(70) % 10)
 
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(lambda seed: work(shared, seed), range(32)))
     assert len(made) == 1
     assert all(np.array_equal(result, work(models["labels"], seed)) for seed, result in enumerate(results))

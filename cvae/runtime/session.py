@@ -21,6 +21,9 @@ CHUNK = 64
 MAX_ELEMENTS = 2**26
 """Numbers in all tensors of one run, 256 MB: a chunk has fewer images where one takes more than a 64th of it."""
 
+BATCHES = (1, 4, 16, CHUNK)
+"""The batch sizes of runs that are not on the CPU: a GPU searches for its convolutions anew at each size it meets."""
+
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -75,6 +78,7 @@ class Session:
         if provider not in self._session.get_providers():
             raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {_GPU_FIX}")
         self.provider = provider
+        self._batches = () if provider == PROVIDERS["cpu"] else BATCHES
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """All outputs for a batch of any size; `inputs` by name, the batch along the first axis.
@@ -95,8 +99,12 @@ class Session:
         return outputs
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        count = len(next(iter(inputs.values())))
+        missing = next((size - count for size in self._batches if count <= size <= self._most), 0)
+        if missing:  # filled up with repetitions of the first
+            inputs = {name: np.concatenate([value, value[:1].repeat(missing, 0)]) for name, value in inputs.items()}
         try:
-            outputs = self._session.run(None, inputs)
+            outputs = [part[:count] for part in self._session.run(None, inputs)]
         except Exception as error:  # as above
             raise CvaeError(f"onnxruntime fails on {self._source!r}: {one_line(error)}") from error
         if not all(math.isfinite(part.sum()) for part in outputs):  # the quickest way to see one that is not
