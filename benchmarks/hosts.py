@@ -87,15 +87,28 @@ for n in 1, 64:
 """
 
 
+LAUNCHED = """
+import os, sys, time
+began = time.perf_counter()
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[(os.POSIX_SPAWN_DUP2, 2, 1)])
+_, status, usage = os.wait4(child, 0)
+print(time.perf_counter() - began, usage.ru_maxrss / 1e3)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def spent(*command: object) -> Found:
-    """Run a command to its end: seconds, and the most megabytes that it had resident."""
-    began = time.perf_counter()
-    child = subprocess.Popen(list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    _, status, usage = os.wait4(child.pid, 0)
-    seconds = time.perf_counter() - began
-    if status:
-        raise SystemExit(f"{command[0]} failed: {child.stderr.read().decode()}")  # type: ignore[union-attr]
-    return Found(seconds, resident=usage.ru_maxrss / 1e3)
+    """Run a command to its end: seconds, and the most megabytes that it had resident.
+
+    A small process starts it: a child's figure begins with the size of the one that it was forked from.
+    """
+    program = shutil.which(str(command[0])) or str(command[0])
+    words = [sys.executable, "-I", "-S", "-c", LAUNCHED, program, *map(str, command[1:])]
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{program} failed: {done.stderr}")
+    seconds, megabytes = map(float, done.stdout.split())
+    return Found(seconds, resident=megabytes)
 
 
 def warm(program: str, source: Path) -> list[float]:
@@ -103,14 +116,13 @@ def warm(program: str, source: Path) -> list[float]:
     return [float(line) for line in subprocess.check_output(command, text=True).split()]
 
 
-def by_command(source: Path, folder: Path) -> Found:
-    # The entry point that pip installs, beside this interpreter.
-    words = [Path(sys.executable).with_name("cvae"), "generate", source, "--label", 7, "--out", folder / "seven.png"]
-    return spent(*words)._replace(**dict(zip(("one", "many"), warm(PYTHON, source), strict=True)))
+def by_command(source: Path, folder: Path, cvae: Path) -> Found:
+    found = spent(cvae, "generate", source, "--label", 7, "--out", folder / "seven.png")
+    return found._replace(**dict(zip(("one", "many"), warm(PYTHON, source), strict=True)))
 
 
-def by_help(source: Path, folder: Path) -> Found:
-    return spent(Path(sys.executable).with_name("cvae"), "--help")
+def by_help(source: Path, folder: Path, cvae: Path) -> Found:
+    return spent(cvae, "--help")
 
 
 def by_torch(source: Path, folder: Path) -> Found:
@@ -335,6 +347,8 @@ def main() -> None:
     names = ["command", "help", "http", "cpp", "node", "browser", "torch", "import torch"]
     parser.add_argument("--hosts", nargs="+", choices=names, default=names)
     parser.add_argument("--model", type=Path, default=model(DEFAULT), help="a run folder that was exported")
+    beside = Path(sys.executable).with_name("cvae")
+    parser.add_argument("--command", type=Path, default=beside, help="cvae to run, as that of a base install")
     parser.add_argument("--ort", type=Path, help="onnxruntime's include and lib, for cpp")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
@@ -345,8 +359,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         hosts: dict[str, tuple[str, Callable[[Path, Path], Found], Callable[[], float]]] = {
-            "command": ("Python: `cvae`", by_command, lambda: decoder + installed("cvae-onnx")),
-            "help": ("`cvae --help`", by_help, lambda: installed("cvae-onnx")),
+            "command": (
+                "Python: `cvae`",
+                partial(by_command, cvae=args.command),
+                lambda: decoder + installed("cvae-onnx"),
+            ),
+            "help": ("`cvae --help`", partial(by_help, cvae=args.command), lambda: installed("cvae-onnx")),
             "http": ("FastAPI", by_http, lambda: decoder + installed("cvae-onnx", "fastapi", "uvicorn")),
             "cpp": ("C++", partial(by_cpp, ort=args.ort), lambda: decoder + size((args.ort / "lib").resolve())),
             "node": ("Node", by_node, lambda: decoder + size(*node_files(folder))),
