@@ -14,6 +14,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY = ROOT / "docs" / "gallery.md"
+"""Its commands are those of test_gallery.py."""
 INSTALLS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in an environment of their own, and by CI."""
 
