@@ -10,6 +10,7 @@ count the held-out digit as positive; the thresholds come from validation images
 import argparse
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to add to")
-    parser.add_argument("--plain", action="store_true", help="models without labels")
+    parser.add_argument("--plain", action="store_true", help="models without labels, with a normal prior")
     parser.add_argument("--data-dir", help="where MNIST is")
     parser.add_argument("--epochs", type=int, default=MODEL.epochs)
     parser.add_argument("--digits", nargs="+", default=DIGITS)
@@ -75,14 +76,10 @@ def main() -> None:
     for digit in asked.digits:
         if digit in results.setdefault(kind, {}):
             continue
-        flags = {
-            "conditional": not asked.plain,
-            "without": (digit,),
-            "data_dir": asked.data_dir,
-            "epochs": asked.epochs,
-        }
+        flags = {"without": (digit,), "data_dir": asked.data_dir, "epochs": asked.epochs}
+        kind_of_model = {"prior": "normal"} if asked.plain else {"conditional": True}
         with tempfile.TemporaryDirectory() as folder:
-            results[kind][digit] = figures(TrainConfig(**{**vars(MODEL), **flags}), digit, Path(folder))
+            results[kind][digit] = figures(replace(MODEL, **flags, **kind_of_model), digit, Path(folder))
         write_whole(asked.out, json.dumps(results, indent=2) + "\n")
         for name, found in results[kind][digit].items():
             print(f"{kind} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in found.items()))

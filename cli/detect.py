@@ -86,7 +86,8 @@ def score(
     files = _files(images, out)
     pixels = np.stack([pictures.read(file, scorer.image_shape, exact=not resize) for file in files.values()])
     with _shared.progress() as progress:
-        measured = measure(scorer, pixels, progress=partial(progress, "images"))
+        measured = measure(scorer, pixels, reconstructions=True, progress=partial(progress, "images"))
+    assert measured.reconstruction is not None
     scores = detector.scores(measured)
     anomalies = scores[by] > thresholds[by]
     rows = [
@@ -138,16 +139,19 @@ def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, o
 
 
 def _files(paths: list[Path], out: Path) -> dict[str, Path]:
-    """The pictures named, and those in the folders named but not in `out`, by their path below what holds them all."""
+    """The pictures named, and those in the folders named but for what `score` wrote, by their path below them all."""
     import os
 
     from cvae.data.folder import SUFFIXES, is_image
 
     files: list[Path] = []
+    written = {out.resolve() / "maps", out.resolve() / "worst.png"}
     for given in paths:
         path = given.resolve()
         inside = [
-            file for file in sorted(path.rglob("*")) if is_image(file, path) and out.resolve() not in file.parents
+            file
+            for file in sorted(path.rglob("*"))
+            if is_image(file, path) and written.isdisjoint((file, *file.parents))
         ]
         if path.is_dir() and not inside:
             raise UsageError(f"{str(given)!r} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")

@@ -29,7 +29,7 @@ def interpolate(
         int, typer.Option(min=2, max=1_000, help="Pictures from one stop to the next, both included.")
     ] = 10,
     mode: Annotated[str, typer.Option(help="slerp (along the sphere) or lerp (straight).")] = "slerp",
-    fps: Annotated[float, typer.Option(min=0.1, max=100, help="Pictures a second, in a GIF.")] = 12.0,
+    fps: Annotated[float, typer.Option(min=0.1, max=50, help="Pictures a second, in a GIF.")] = 12.0,
     out: _shared.Out = Path("interpolation.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,

@@ -165,10 +165,11 @@ def grid(
         _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
     if spec.latent_dim != 2:
-        instead = "cvae generate --grid" if index is None else f"cvae generate --label {wanted} -n 64"
+        which = "" if model is None else f" {model}"
+        of_class = "" if index is None else f" --label {wanted}"
         raise UsageError(
             f"{spec.name!r} has a code of {spec.latent_dim} numbers, and a plane takes 2; "
-            f"see its images with: {instead}, or: cvae plot traverse"
+            f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
         )
     if seed is not None:
         raise UsageError(f"--seed {seed}: no noise is drawn for the plane of a code; leave it out")

@@ -10,6 +10,7 @@ from cvae.cli import _shared
 app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
 
 Name = Annotated[str, typer.Argument(help="A model of `cvae zoo list`.")]
+ModelOrRecipe = Annotated[str, typer.Argument(help="A model or recipe of `cvae zoo list`.")]
 
 
 @app.command("list")
@@ -33,13 +34,19 @@ def list_(json: _shared.Json = False) -> None:
 
 
 @app.command()
-def show(name: Name, json: _shared.Json = False) -> None:
+def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     """Print a model's card: its data and their terms, its training, every figure, its use and limits.
+
+    Of a recipe alone, its flags, and what it needs.
 
     Example: cvae zoo show mnist-resnet-conditional
     """
     from cvae import model_zoo
 
+    if name in model_zoo.recipes() and name not in model_zoo.models():
+        flags = model_zoo.recipe(name).read_text("utf-8")
+        _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
+        return
     card = (model_zoo.model(name) / "README.md").read_text("utf-8")
     _shared.report(json, {"name": name, **model_zoo.facts(name), "card": card}, card.rstrip())
 

@@ -547,6 +547,8 @@ BAD = {
     "split": (2, "latent {plain} --split tset", ["'tset'"]),
     "data": (2, "traverse {plain} --data digit", ["'digits'"]),
     "no such data": (2, "latent {plain} --data npz:nowhere.npz", ["nowhere.npz"]),
+    "all the same": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
+    "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "made for 1"]),
     "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
     "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "picture"]),
     "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),
@@ -556,8 +558,8 @@ BAD = {
     "label": (2, "traverse {labels} --label x", ["'x'", "0, 1, 2"]),
     "no labels": (2, "traverse {plain} --label 1", ["without labels"]),
     "two labels": (2, "grid {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
-    "no plane": (2, "grid {plain}", ["'plain'", "8 numbers", "cvae generate --grid", "cvae plot traverse"]),
-    "no plane of a class": (2, "grid {labels} --label 3", ["8 numbers", "cvae generate --label 3"]),
+    "no plane": (2, "grid {plain}", ["8 numbers", "cvae generate ", " -n 64, or: cvae plot traverse "]),
+    "no plane of a class": (2, "grid {labels} --label 3", ["8 numbers", "cvae generate ", " -n 64 --label 3"]),
     "no metrics": (1, "losses raw", ["metrics.jsonl", "cvae train"]),
     "no samples": (1, f"progress {ZOO}", ["samples/"]),
     "not saved": (2, "progress {plain} --epochs 1,99", ["99", "1, 2, 3"]),
@@ -571,6 +573,8 @@ BAD = {
 def test_wrong_use_is_one_line(refused, trained, code, command, words):
     Path("empty-folder").mkdir()
     Path("text.png").write_text("this is no picture")
+    np.savez("same.npz", train=np.zeros((2, 1, 8, 8), np.uint8), test=np.zeros((40, 1, 8, 8), np.uint8))
+    np.savez("colour.npz", train=np.zeros((2, 3, 8, 8), np.uint8), test=np.zeros((40, 3, 8, 8), np.uint8))
     shutil.copytree(trained["plain"], "raw", ignore=shutil.ignore_patterns("*.onnx", "*.jsonl", "samples"))
     Path("alone").mkdir()
     shutil.copy(trained["plain"] / "decoder.onnx", "alone")

@@ -103,3 +103,8 @@ def test_the_default_draws_the_digits_that_it_is_asked_for():
     images = cvae.load().generate(1000, asked, seed=0)
     assert (judge("mnist").predict(images) == asked).mean() >= 0.98
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
+
+
+def test_a_recipe_without_a_model_is_shown_with_what_it_needs(cvae):
+    shown = cvae("zoo", "show", "cars").out
+    assert "Bring a folder cars/train" in shown and 'data = "folder:cars"' in shown

@@ -38,7 +38,10 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
         raise UsageError("--data 'folder' needs a path; say --data folder:PATH")
     root = Path(argument).expanduser()
     if not root.is_dir():
-        raise UsageError(f"--data 'folder:{argument}': there is no such folder")
+        raise UsageError(
+            f"--data 'folder:{argument}': there is no such folder; name yours by --data folder:PATH (what a recipe "
+            "needs: cvae zoo show RECIPE)"
+        )
     try:
         classes, listings = list_folder(root)
     except OSError as error:

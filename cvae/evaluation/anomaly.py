@@ -56,7 +56,7 @@ class Measured(NamedTuple):
     ratio: np.ndarray | None
     label: np.ndarray | None  # (N,)
     code: np.ndarray  # (N, Z)
-    reconstruction: np.ndarray  # (N, C, H, W)
+    reconstruction: np.ndarray | None  # (N, C, H, W), where it was asked for
 
 
 def measure(
@@ -64,6 +64,7 @@ def measure(
     images: np.ndarray | Rows,
     *,
     seed: int = 0,
+    reconstructions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measured:
     """Measure images (N, C, H, W), uint8 or float32 in [0, 1]. No label is asked for: all are tried.
@@ -73,7 +74,8 @@ def measure(
     noise = np.random.default_rng(seed).standard_normal((1, SAMPLES, scorer.latent_dim), dtype=np.float32)
     parts = []
     for start, image, _ in batches(images, None):
-        parts.append(_measure(scorer, image, noise))
+        part = _measure(scorer, image, noise)
+        parts.append(part if reconstructions else part._replace(reconstruction=None))
         if progress is not None:
             progress(start + len(image), len(images))
     joined: list[Any] = [None if each[0] is None else np.concatenate(each) for each in zip(*parts, strict=True)]

@@ -51,7 +51,13 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled:
     part: Split | None = getattr(dataset, split)
     if part is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
-    if (shape := part.images.shape[1:]) != model.image_shape:
+    shape, made_for = part.images.shape[1:], model.image_shape
+    if shape[0] != made_for[0]:
+        raise UsageError(
+            f"{data.data!r} has images of {shape[0]} channels, {model.name!r} was made for {made_for[0]} (1 is grey, 3 "
+            "colour); choose its own data with --data"
+        )
+    if shape != made_for:
         raise UsageError(
             f"{data.data!r} has images {shape}, {model.name!r} was made for {model.image_shape}; choose its own data "
             "with --data, or a --size"

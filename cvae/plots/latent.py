@@ -41,7 +41,7 @@ def flatten(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
     """Codes (N, Z) -> places in the plane (N, 2).
 
     Raises:
-        UsageError: there is no such method, or there are too few codes for it.
+        UsageError: there is no such method, or there are too few codes for it, or all are the same.
         CvaeError: its package is not installed.
     """
     check_method(method)
@@ -53,6 +53,8 @@ def flatten(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
             f"--perplexity {perplexity:g} needs more than {perplexity:g} images, here are {count}; "
             f"say --perplexity {max(1, (count - 1) // 3)}, or use more images"
         )
+    if not np.ptp(codes, axis=0).any():
+        raise UsageError(f"all {count} codes are the same, as if the images were: there is nothing to map")
     if dimensions == 1:
         codes = np.pad(codes, ((0, 0), (0, 1)))  # (N, 1) -> (N, 2): a line in the plane
     return _estimator(method, perplexity, seed).fit_transform(codes)

@@ -76,14 +76,14 @@ def save(picture: Image.Image, path: str | Path) -> None:
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Pictures as an animation that begins again after the last.
+    """Pictures as an animation that begins again after the last; a GIF counts hundredths of a second.
 
     Raises:
         CvaeError: the file can't be written.
     """
     first, *rest = [legible(frame) for frame in frames]
     with whole(path) as beside:
-        first.save(beside, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        first.save(beside, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
