@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -248,6 +249,22 @@ def many_empty_nodes(model):
     data = model.graph.SerializeToString() + b"\x0a\x00" * 1_000_000
     model.ClearField("graph")
     return model.SerializeToString() + b"\x3a" + strangers.varint(len(data)) + data
+
+
+@hostile
+def many_edges(model):
+    data = node("Concat", " ".join(["before"] * 250), "x").SerializeToString()
+    data = (b"\x0a" + strangers.varint(len(data)) + data) * 2000
+    data += model.graph.SerializeToString()
+    model.ClearField("graph")
+    return model.SerializeToString() + b"\x3a" + strangers.varint(len(data)) + data
+
+
+@hostile
+def a_shape_of_shapes_of_shapes(model):
+    """Three rows of integers, each hundreds of times as long as the one before: 60 million in the last."""
+    rows = [node("Concat", " ".join([a] * n), b, axis=0) for a, n, b in zip("pqr", (250, 250, 60), "qrs", strict=True)]
+    after(model, *rows, node("Reshape", "before s"), p=list(range(16)))
 
 
 @hostile
@@ -935,6 +952,22 @@ def test_each_demand_is_refused_for_what_it_asks(trained):
                 initializer.CopyFrom(constant(initializer.name, less[initializer.name]))
         if less:
             scanning.scan(model.SerializeToString(), spec, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("many_edges", "inputs"), ("a_shape_of_shapes_of_shapes", "not that of an export: what it is given")],
+)
+def test_what_takes_the_scan_itself_long_is_refused_early(corpus, name, reason):
+    spec, data = read_spec(corpus / f"{name}.onnx")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CvaeError, match=reason):
+            scanning.scan(data, spec, "x")
+        grown = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert grown < 2**20, grown
 
 
 def test_a_file_cut_off_at_every_kilobyte_is_refused(tmp_path):
