@@ -115,7 +115,7 @@ def check_size(picture: Image.Image) -> None:
     """To be called before the pixels are decoded.
 
     Raises:
-        ValueError: there are more than `MAX_PIXELS`, or `MAX_LENGTH` along a side, or they take more than `MAX_DECODED`.
+        ValueError: there are more than `MAX_PIXELS`, or `MAX_LENGTH` along a side, or they take over `MAX_DECODED`.
     """
     most = min(MAX_PIXELS, MAX_DECODED // _decoded_bytes(picture))
     if picture.width * picture.height > most or max(picture.size) > MAX_LENGTH:
