@@ -69,7 +69,7 @@ def save(picture: "Image.Image", out: Path) -> None:
 
     picture = pictures.legible(picture)
     pictures.save(picture, out)
-    if sys.stdout.isatty():
+    if sys.stderr.isatty():  # where it goes; what a script reads is left alone
         from cvae.runtime.terminal import inline
 
         if shown := inline(picture):

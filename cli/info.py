@@ -11,6 +11,7 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
 
     Example: cvae info mnist-resnet-conditional
     """
+    from cvae.errors import one_line
     from cvae.runtime.find import DECODER, newest
 
     path, remark = newest(model)
@@ -19,7 +20,11 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     if path.is_dir() and not (path / "config.json").is_file():  # a download has the exported files alone
         path /= DECODER
     facts = _file(path) if path.is_file() else _run(path)
-    lines = [f"{key:{max(map(len, facts))}}  {_text(value)}" for key, value in facts.items() if value is not None]
+    lines = [
+        f"{key:{max(map(len, facts))}}  {one_line(_text(value), 2**16)}"  # a stranger's file is not to steer a terminal
+        for key, value in facts.items()
+        if value is not None
+    ]
     _shared.report(json, facts, "\n".join(lines))
 
 

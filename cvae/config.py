@@ -26,6 +26,10 @@ MAX_TEXT, MAX_DEPTH, MAX_NAME = 2**21, 16, 1024
 """Bytes of a JSON file, how deep it may be nested, and characters of a name."""
 
 
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of controls, formats (as of the order of writing), surrogates, line and paragraph separators."""
+
+
 def parse_json(text: str | bytes) -> Any:
     """JSON as this package writes it, of a file that may be anyone's.
 
@@ -80,11 +84,11 @@ def _check_depth(data: Any) -> None:
 def check_text(text: str) -> None:
     """
     Raises:
-        UsageError: it is longer than a name or a remark, or has control characters, which would reach the terminal of
-            whoever lists it.
+        UsageError: it is longer than a name or a remark, or has characters that control the terminal of whoever lists
+            it, reorder or break its lines, or are halves of one.
     """
-    if len(text) > MAX_NAME or any(unicodedata.category(character) == "Cc" for character in text):
-        raise UsageError(f"the text {_quoted(text)} has control characters, or more than {MAX_NAME}")
+    if len(text) > MAX_NAME or any(unicodedata.category(character) in UNSEEN for character in text):
+        raise UsageError(f"the text {_quoted(text)} has characters that control or hide others, or over {MAX_NAME}")
 
 
 def _quoted(value: Any) -> str:

@@ -3,7 +3,7 @@
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -19,6 +19,13 @@ FORMAT = 1
 MAX_LATENT, MAX_CLASSES = 65536, 65536
 """What a spec may say at most."""
 
+AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
+    "max_abs_difference": lambda value: type(value) is float and 0 <= value < math.inf,
+    "batches": lambda value: type(value) is list and len(value) <= 16 and all(type(size) is int for size in value),
+    "weights": lambda value: value == "float16",
+}
+"""The keys of `agreement`, and what their values may be."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -32,7 +39,7 @@ class Spec:
 
     `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
     together when it is the same. `agreement` holds the largest absolute difference between onnxruntime and torch,
-    and the batch sizes compared.
+    the batch sizes compared and, where weights are kept in 16 bits, their type.
     """
 
     format: int = FORMAT
@@ -71,6 +78,9 @@ class Spec:
         texts = [value for value in vars(self).values() if isinstance(value, str)]
         for text in (*texts, *(self.classes or ())):
             check_text(text)
+        for key, value in self.agreement.items():
+            if not (key in AGREEMENT and AGREEMENT[key](value)):
+                raise UsageError(f"agreement says {one_line(repr(key), 40)}: {one_line(repr(value), 40)}")
 
     def to_json(self) -> str:
         return json.dumps(to_dict(self))

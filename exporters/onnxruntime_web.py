@@ -14,6 +14,7 @@ import subprocess
 import tarfile
 import tempfile
 import urllib.request
+import zlib
 from pathlib import Path
 
 from cvae.errors import CvaeError
@@ -60,7 +61,7 @@ def files() -> dict[str, bytes]:
         module, wasm = (path.read_bytes() for path in paths.values())
         unpacked = dict(zip(FILES, map(gzip.decompress, (module, wasm)), strict=True))
         intact = all(integrity(data) == FILES[name] for name, data in unpacked.items())
-    except (OSError, EOFError, ValueError):  # not there, or damaged
+    except (OSError, EOFError, ValueError, zlib.error):  # not there, or damaged
         intact = False
     if not intact:
         unpacked = fetch()

@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 
 from cvae.errors import UsageError
+from cvae.exporters.exported import read_exported
 from cvae.files import whole_folder
-from cvae.runtime.find import DECODER, ENCODER, exported
-from cvae.runtime.session import CHUNK, Session, read_spec
+from cvae.runtime.session import CHUNK
 from cvae.spec import Spec
 
 MAX_DELAY = 1000
@@ -30,17 +30,12 @@ def export(run: str | Path, *, out: str = "model_repository", encoder: bool = Fa
         run: a run's folder, or an exported decoder.
 
     Raises:
-        UsageError: the repository has a model of that name.
-        CvaeError: the run was not exported yet, a file is damaged, or the repository can't be written.
+        UsageError: the repository has a model of that name, or the encoder has other weights.
+        CvaeError: the run was not exported yet, a file is damaged or refused, or the repository can't be written.
     """
-    run, repository = Path(run), Path(out)
-    wanted = {"decoder": DECODER, "encoder": ENCODER} if encoder else {"decoder": DECODER}
     models = {}
-    for role, name in wanted.items():
-        path = exported(run, name)
-        Session(path, role, spinning=False, arena=False)  # raises if it can't be run, or is not what its spec says
-        spec, data = read_spec(path)
-        target = repository / (folder_name(spec.name) + "-encoder" * (role == "encoder"))
+    for role, (spec, data) in read_exported(Path(run), encoder=encoder).items():
+        target = Path(out) / (folder_name(spec.name) + "-encoder" * (role == "encoder"))
         if target.exists():
             raise UsageError(f"{str(target)!r} exists already; remove it, or choose another --out")
         models[target] = spec, data

@@ -1,17 +1,16 @@
 """A static folder to try a model in a browser: a page, the runtime, the exported files; no server code, no network."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from cvae.errors import UsageError
 from cvae.exporters import onnxruntime_web
-from cvae.files import copy_folder
+from cvae.exporters.exported import read_exported
+from cvae.files import whole_folder
 from cvae.runtime import Model, load
 from cvae.runtime.find import DECODER, ENCODER, exported, find
-from cvae.runtime.session import read_spec
 
 PAGE = ("index.html", "style.css", "app.js", "cvae.js")
 """The page itself, which reads what it shows from the exported files."""
@@ -33,30 +32,21 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
 
     Raises:
         UsageError: something is at `out` already, or the encoder has other weights.
-        CvaeError: the model was not exported yet, or onnxruntime's files can't be fetched.
+        CvaeError: the model was not exported yet, a file is refused, or onnxruntime's files can't be fetched.
     """
     out = Path(out)
     if out.exists():
         raise UsageError(f"{str(out)!r} exists already; choose another --out")
     decoder = exported(find(model), DECODER)
-    loaded = load(decoder)
-    encoder = decoder.with_name(ENCODER)
+    pair = read_exported(decoder, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
-    files[DECODER] = decoder.read_bytes()
-    if encoder.is_file():
-        spec, files[ENCODER] = read_spec(encoder)
-        if spec.weights != loaded.spec.weights:
-            raise UsageError(
-                f"{str(encoder)!r} was exported from other weights than the decoder; "
-                f"export both again: cvae export onnx {decoder.parent}"
-            )
-    ranking = np.argsort(-effects(loaded), kind="stable")
+    files |= {f"{role}.onnx": file.data for role, file in pair.items()}
+    ranking = np.argsort(-effects(load(decoder)), kind="stable")
     manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
     files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.files()}
-    with tempfile.TemporaryDirectory() as folder:
+    with whole_folder(out) as beside:
         for name, data in files.items():
-            (Path(folder) / name).write_bytes(data)
-        copy_folder(Path(folder), out)
+            (beside / name).write_bytes(data)
     return [out / name for name in files]
 
 

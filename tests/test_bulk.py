@@ -9,6 +9,7 @@ from PIL import Image
 
 import cvae
 from cvae.errors import CvaeError, UsageError
+from cvae.files import locked
 from cvae.runtime import bulk, session
 
 N = 150
@@ -113,6 +114,77 @@ def test_names_of_classes_do_not_lead_out_of_the_folder(model, tmp_path, monkeyp
     bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == list("0123456789")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "n"), [("x", "x", 3), ("x.npz", "x.npz", 70), ("x.npz", "x.npz", 3), ("x.NPZ", "x.NPZ", 3)]
+)
+def test_images_of_two_orders_are_not_mixed(model, tmp_path, first, then, n):
+    bulk.generate(model, N, tmp_path / first, seed=1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' holds other images already; remove"):
+        bulk.generate(model, n, tmp_path / then, seed=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    for path in before:
+        if path.suffix == ".npz":
+            path.unlink()
+    if first != "x":
+        bulk.generate(model, n, tmp_path / then, seed=2)
+
+
+def test_one_file_is_replaced_and_keeps_its_name(model, tmp_path):
+    for seed in (1, 2):
+        bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
+    with pytest.raises(UsageError, match=r"x.NPZ' holds other images"):
+        bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
+
+
+def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monkeypatch):
+    def broken(*args: object) -> None:
+        raise Stopped
+
+    out = tmp_path / "x"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(bulk.pictures, "to_pil", broken)
+        bulk.generate(model, 3, out)
+    _, seed = bulk.generate(model, 3, out)
+    assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
+
+
+def test_two_processes_do_not_write_one_output(model, tmp_path):
+    with locked(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
+        bulk.generate(model, 3, tmp_path / "x", seed=1)
+    bulk.generate(model, 3, tmp_path / "x", seed=1)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_an_output_needs_a_name(model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="names no new file or folder"):
+        bulk.generate(model, 3, Path(name))
+
+
+@pytest.mark.parametrize("temperature", [1e6, -1.0, float("nan")])
+def test_a_temperature_is_that_of_one_picture(model, tmp_path, temperature):
+    with pytest.raises(UsageError, match="temperature"):
+        bulk.generate(model, 3, tmp_path / "x", temperature=temperature)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
+def test_a_state_that_is_no_state_is_one_line(model, tmp_path, text):
+    (tmp_path / ".x.npy.part.json").write_text(text)
+    with pytest.raises(CvaeError, match="remove it to begin anew"):
+        bulk.generate(model, 3, tmp_path / "x.npy")
+
+
+def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tmp_path, monkeypatch):
+    sizes, decode = [], model.decode
+    monkeypatch.setattr(bulk, "PART", 4 * (28 * 28 + model.spec.latent_dim) * 5)
+    monkeypatch.setattr(model, "decode", lambda noise, labels: sizes.append(len(noise)) or decode(noise, labels))
+    bulk.generate(model, N, tmp_path / "x.npy", seed=5)
+    assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
 
 
 def test_what_is_there_already_is_not_mistaken(model, tmp_path):

@@ -347,6 +347,24 @@ def test_info_says_what_an_exported_file_is(cvae, trained, role):
     assert f"{path.stat().st_size}" in cvae("info", path).out
 
 
+def test_info_of_a_run_steers_no_terminal(cvae, trained):
+    shutil.copytree(trained["plain"], "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"
+    Path("run/config.json").write_text(json.dumps(config))
+    done = cvae("info", "run")
+    assert done.code in (0, 1) and not set("\x1b\u202e\ud800") & set(done.out + done.err), done
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_terminal_shows_the_picture_on_the_stream_of_remarks(cvae, trained, monkeypatch, stream):
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
+    done = cvae("generate", trained["plain"], "--seed", 1)
+    assert done.code == 0 and "\033_G" not in done.out and ("\033_G" in done.err) == (stream == "stderr")
+
+
 def test_archs_lists_every_part(cvae):
     facts = cvae("archs", "--json").facts
     kinds = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}

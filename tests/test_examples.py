@@ -195,11 +195,18 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
         (["{labels}/decoder.onnx", "a.pgm", "--noise", "{labels}/config.json"], ["config.json", "8 floats"]),
         (["{labels}/decoder.onnx", "{labels}/config.json/a.pgm"], ["config.json/a.pgm"]),
         (["nowhere.onnx", "a.pgm"], ["nowhere.onnx"]),
+        (["{plain}/decoder.onnx", "a.pgm", "--label", "7"], ["'7'", "no labels"]),
     ],
 )
 def test_cpp_fails_in_one_line(generate, trained, arguments, words):
     line = run(generate, *[word.format(**trained) for word in arguments], code=1)
     assert line.startswith("generate: error: ") and line.count("\n") == 1 and all(word in line for word in words), line
+
+
+@pytest.mark.parametrize("arguments", [["--lable", "7"], ["--label"], ["-l", "7", "--seed", "1"]], ids=" ".join)
+def test_cpp_shows_its_use_where_it_is_wrong(generate, trained, tmp_path, arguments):
+    line = run(generate, trained["labels"] / "decoder.onnx", tmp_path / "a.pgm", *arguments, code=2)
+    assert line.startswith("usage: generate ") and list(tmp_path.iterdir()) == []
 
 
 # -- the notebook ------------------------------------------------------------------------------------------------------

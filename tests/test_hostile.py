@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,10 +25,10 @@ from PIL import Image
 
 import cvae
 from cvae.config import MAX_TEXT, parse_json
-from cvae.errors import CvaeError, one_line
+from cvae.errors import CvaeError, UsageError, one_line
 from cvae.runtime import scan as scanning
 from cvae.runtime import session
-from cvae.runtime.images import MAX_PIXELS
+from cvae.runtime.images import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime.session import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -248,6 +249,21 @@ def many_empty_nodes(model):
     data = model.graph.SerializeToString() + b"\x0a\x00" * 1_000_000
     model.ClearField("graph")
     return model.SerializeToString() + b"\x3a" + strangers.varint(len(data)) + data
+
+
+@hostile
+def many_edges(model):
+    rows = [node("Concat", " ".join(["noise"] * 250), f"row{i}", axis=1) for i in range(2000)]
+    own = list(model.graph.node)
+    del model.graph.node[:]
+    model.graph.node.extend([*rows, *own])
+
+
+@hostile
+def a_shape_of_shapes_of_shapes(model):
+    """Three rows of integers, each hundreds of times as long as the one before: 60 million in the last."""
+    rows = [node("Concat", " ".join([a] * n), b, axis=0) for a, n, b in zip("pqr", (250, 250, 60), "qrs", strict=True)]
+    after(model, *rows, node("Reshape", "before s"), p=list(range(16)))
 
 
 @hostile
@@ -703,6 +719,9 @@ LIES: dict[str, dict[str, Any]] = {
     "another_format": {"format": "9" * 100_000},
     "agreement_that_is_deep": {"agreement": json.loads("[" * 100 + "]" * 100)},
     "agreement_that_is_no_object": {"agreement": 3},
+    "agreement_that_clears_the_screen": {"agreement": {"max_abs_difference": "\x1b[2J"}},
+    "half_a_character": {"name": "\ud800"},
+    "a_name_written_backwards": {"name": "\u202egnp.exe"},
 }
 for _name, _changes in LIES.items():
 
@@ -741,17 +760,22 @@ def spec_with_a_key_twice(model):
 # -- the suite in a process under limits -------------------------------------------------------------------------------
 
 
-def png(path: Path, width: int, height: int) -> None:
-    """A picture of one bit a pixel, all black: a few kilobytes whatever its size."""
+def png(path: Path, width: int, height: int, colour: int = 0) -> None:
+    """A picture, all black, of a few kilobytes whatever its size.
+
+    `colour` is that of the format: 0 has one bit of grey a pixel, 2 is RGB, 3 has a palette, here a transparent one.
+    """
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     packer = zlib.compressobj(9)
-    row = bytes(1 + width // 8)
+    row = bytes(1 + {0: width // 8, 2: 3 * width, 3: width}[colour])
     rows = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    header = struct.pack(">IIBBBBB", width, height, 8 if colour else 1, colour, 0, 0, 0)
+    palette = chunk(b"PLTE", bytes(3 * 256)) + chunk(b"tRNS", b"\x80") if colour == 3 else b""
+    parts = chunk(b"IHDR", header) + palette + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
 
 
 def write_pictures(folder: Path) -> None:
@@ -760,6 +784,12 @@ def write_pictures(folder: Path) -> None:
     side = int(MAX_PIXELS**0.5) // 8 * 8 + 8
     png(folder / "bomb.png", side, side)
     png(folder / "bomb_of_one_row.png", 2**29, 1)
+    png(folder / "one_row_of_transparency.png", 2**26, 1, colour=3)
+    png(folder / "bomb_in_colour.png", 6500, 6500, colour=2)
+    png(folder / "bomb_of_transparency.png", side, side, colour=3)
+    Image.new("L", (9000, 9000)).save(folder / "bomb.jpeg", quality=1)
+    Image.new("L", (5400, 5400)).save(folder / "bomb_in_passes.jpeg", quality=1, progressive=True)
+    Image.new("RGB", (3300, 3300)).save(folder / "bomb.webp", lossless=True, method=0)
     (folder / "claims_more_than_it_has.png").write_bytes(
         honest.replace(struct.pack(">II", 8, 8), b"\x7f\xff\xff\xff" * 2)
     )
@@ -902,6 +932,40 @@ def test_hostile_files_are_refused(trained, corpus):
     check_refused(found, names)
 
 
+def test_pictures_below_the_cap_are_read_in_as_little_memory(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "_honest.png")
+    png(tmp_path / "transparent.png", 8192, 8192, colour=3)
+    png(tmp_path / "wide.png", 2**16, 2**10, colour=3)
+    png(tmp_path / "colour.png", 6400, 6400, colour=2)
+    Image.new("L", (8000, 8000)).save(tmp_path / "photo.jpeg", quality=1)
+    Image.new("RGB", (5200, 5200)).save(tmp_path / "passes.jpeg", quality=1, progressive=True, subsampling=0)
+    Image.new("RGB", (3200, 3200)).save(tmp_path / "photo.webp", lossless=True, method=0)
+    for name in sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("_")):
+        (tmp_path / "one").mkdir()
+        for each in ("_honest.png", name):
+            (tmp_path / "one" / each).symlink_to(tmp_path / each)
+        found = verdicts(tmp_path / "one")
+        shutil.rmtree(tmp_path / "one")
+        print(found[name])
+        assert found[name]["kind"] == "accepted" and found[name]["grown"] < strangers.MEMORY, found
+
+
+def test_a_large_picture_is_the_same_picture(tmp_path):
+    """As Pillow scales it in one go, to a level of grey; with transparency, turned by its EXIF data."""
+    ramp = np.linspace(0, 255, 3000)
+    pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[::-1], ramp[None, :], ramp[:, None] / 2 + 127), -1)
+    whole = Image.fromarray(np.rint(np.ascontiguousarray(pixels[:, :2500])).astype(np.uint8), "RGBA")
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    whole.save(tmp_path / "large.png", compress_level=1, exif=exif)
+    white = Image.alpha_composite(Image.new("RGBA", whole.size, "white"), whole).convert("RGB")
+    expected = np.asarray(cover(white.transpose(Image.Transpose.ROTATE_270), (40, 30)), np.float32) / 255
+    found = read(tmp_path / "large.png", (3, 30, 40))
+    assert np.abs(found - expected.transpose(2, 0, 1)).max() < 1.5 / 255  # (H, W, 3) -> (3, H, W)
+    with pytest.raises(UsageError, match="has 3000x2500 pixels in colour"):
+        read(tmp_path / "large.png", (1, 30, 40), exact=True)
+
+
 def test_the_scan_refuses_before_onnxruntime_does(corpus):
     """All but weights that are not finite, which show in the images."""
     passed = []
@@ -935,6 +999,22 @@ def test_each_demand_is_refused_for_what_it_asks(trained):
                 initializer.CopyFrom(constant(initializer.name, less[initializer.name]))
         if less:
             scanning.scan(model.SerializeToString(), spec, "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("many_edges", "inputs"), ("a_shape_of_shapes_of_shapes", "not that of an export: what it is given")],
+)
+def test_what_takes_the_scan_itself_long_is_refused_early(corpus, name, reason):
+    spec, data = read_spec(corpus / f"{name}.onnx")
+    tracemalloc.start()
+    try:
+        with pytest.raises(CvaeError, match=reason):
+            scanning.scan(data, spec, "x")
+        grown = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert grown < 2**20, grown
 
 
 def test_a_file_cut_off_at_every_kilobyte_is_refused(tmp_path):

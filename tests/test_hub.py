@@ -58,10 +58,14 @@ class Answer(BaseHTTPRequestHandler):
         file = folder and folder / "/".join(filter(None, path))
         if folder is None:
             return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if api and not verb:  # the newest revision
+            verb, revision = "revision", "main"
         if revision not in ("main", COMMIT):
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
         if api and verb == "revision":
-            return self.send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": []}).encode())
+            sizes = [{"rfilename": each.name, "size": each.stat().st_size} for each in folder.iterdir()]
+            siblings = sizes if "blobs=" in self.path else []
+            return self.send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
         if api and verb == "tree":
             files = [
                 {"type": "file", "path": each.name, "size": each.stat().st_size, "oid": digest(each)[:40]}
@@ -136,6 +140,25 @@ def test_what_was_downloaded_is_not_downloaded_again_and_serves_offline(mirror, 
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
 
 
+@pytest.mark.parametrize("file", ["decoder.onnx", "encoder.onnx"])
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_a_file_that_would_not_be_loaded_is_not_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
+    sizes = {name: (trained["labels"] / name).stat().st_size for name in ("decoder.onnx", "encoder.onnx")}
+    large = tmp_path / "large"
+    large.mkdir()
+    for name, size in sizes.items():
+        with (large / name).open("wb") as written:
+            written.truncate(max(sizes.values()) + 1 if name == file else size)
+    mirror.repositories["somebody/large"] = large
+    monkeypatch.setattr("cvae.runtime.session.MAX_BYTES", max(sizes.values()))
+    with pytest.raises(
+        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes; .*"
+    ):
+        package.load(f"hf://somebody/large{revision}")
+    assert mirror.asked == []
+    package.load("hf://somebody/digits")
+
+
 def test_a_decoder_alone_generates(mirror):
     assert package.load("hf://somebody/decoder-alone").generate(2, seed=1).shape == (2, 1, 8, 8)
 
@@ -179,7 +202,7 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch, error):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install '\.\[hub\]'"):
         package.load("hf://a/b")
 
 

@@ -488,16 +488,37 @@ def test_cuda_that_is_not_there_names_the_two_pip_lines(trained):
         cvae.load(trained["plain"], device="cuda")
 
 
-def test_a_silent_fall_back_to_the_cpu_is_an_error(trained, monkeypatch):
+@pytest.fixture(params=["it falls back", "it raises"])
+def no_start(request, monkeypatch):
+    """An onnxruntime that lists CUDA and ROCm, of which none starts."""
     real = ort.InferenceSession
 
-    def fallen_back(data, options, *, providers, **other):
+    def start(data, options, *, providers, **other):
+        if providers != ["CPUExecutionProvider"] and request.param == "it raises":
+            raise RuntimeError("libcudnn.so.9 is not there")
         return real(data, options, providers=["CPUExecutionProvider"], **other)
 
-    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr(ort, "InferenceSession", fallen_back)
-    with pytest.raises(CvaeError, match=r"CUDAExecutionProvider.*pip uninstall -y onnxruntime"):
-        cvae.load(trained["plain"], device="cuda")
+    listed = ["CUDAExecutionProvider", "ROCMExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(ort, "InferenceSession", start)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("device", "fix"),
+    [("cuda", "NVIDIA driver.*CUDA and cuDNN"), ("ROCMExecutionProvider", "execution-providers")],
+)
+def test_a_device_that_does_not_start_is_an_error(trained, no_start, device, fix):
+    words = fix if no_start == "it falls back" else "libcudnn"
+    with pytest.raises(CvaeError, match=f"(CUDA|ROCM)ExecutionProvider.*{words}") as caught:
+        cvae.load(trained["plain"], device=device)
+    assert "pip uninstall" not in str(caught.value), "the package is the right one"
+
+
+def test_auto_takes_the_cpu_where_cuda_does_not_start(trained, models, no_start):
+    model = cvae.load(trained["plain"], device="auto")
+    assert model._decoder.provider == "CPUExecutionProvider"
+    assert close(model.generate(3, seed=1), models["plain"].generate(3, seed=1))
 
 
 def test_an_unknown_device_is_refused_with_the_known_ones(trained):
@@ -531,11 +552,14 @@ def test_a_name_finds_the_run_of_that_name(trained, in_tmp, models):
 
 # -- what a file says of itself ----------------------------------------------------------------------------------------
 
-words = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=12)
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
-    max_leaves=6,
+words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
+agreements = st.fixed_dictionaries(
+    {},
+    optional={
+        "max_abs_difference": st.floats(0, 1),
+        "batches": st.lists(st.integers(1, 64), max_size=4),
+        "weights": st.just("float16"),
+    },
 )
 specs = st.builds(
     Spec,
@@ -549,7 +573,7 @@ specs = st.builds(
     prior=words,
     data=words,
     data_terms=words,
-    agreement=st.dictionaries(words, json_values, max_size=3),
+    agreement=agreements,
     license=words,
     weights=words,
     producer=words,
@@ -577,6 +601,14 @@ def test_a_spec_survives_json(spec):
         ({"role": "other"}, "'other'"),
         ({"classes": []}, "classes"),
         ({"classes": [1, 2]}, "classes"),
+        *(({"name": f"a{character}b"}, "characters that control") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
+        ({"classes": ["a", "\udfff"]}, "characters that control"),
+        ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement says 'max_abs_difference'"),
+        ({"agreement": {"max_abs_difference": True}}, "agreement says 'max_abs_difference': True"),
+        ({"agreement": {"batches": ["\x1b[2J"]}}, "agreement says 'batches'"),
+        ({"agreement": {"batches": {"a": 1}}}, "agreement says 'batches'"),
+        ({"agreement": {"weights": ["float16"]}}, "agreement says 'weights'"),
+        ({"agreement": {"\x1b[2J": 1}}, "agreement says"),
     ],
     ids=str,
 )

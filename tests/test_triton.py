@@ -117,6 +117,26 @@ def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
     assert not (tmp_path / "repository").exists()
 
 
+def test_the_encoder_of_another_model_is_refused(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
+        (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
+    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from other weights .* cvae export onnx"):
+        export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
+    assert not (tmp_path / "repository").exists()
+    export(tmp_path / "run", out=str(tmp_path / "repository"))
+
+
+def test_a_file_that_asks_for_more_than_an_export_does_is_refused(trained, tmp_path):
+    import onnx
+
+    model = onnx.load(trained["plain"] / "decoder.onnx")
+    model.graph.node[-1].op_type = "Tile"
+    onnx.save(model, tmp_path / "decoder.onnx")
+    with pytest.raises(CvaeError, match="'Tile'"):
+        export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
+
+
 def test_the_command(cvae):
     done = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
@@ -212,6 +232,8 @@ def test_the_client_gets_what_python_draws(server, trained, tmp_path, kind, labe
     [
         (["--model", "labels", "--label", "12"], ["'12'", "0, 1, 2"]),
         (["--model", "labels", "--label", "-1"], ["'-1'"]),
+        (["--model", "labels", "--label", ""], ["''"]),
+        (["--model", "plain", "--label", "7"], ["'plain'", "without labels", "'7'"]),
         (["--model", "unknown"], ["models/unknown", "unknown model"]),
         (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     ],

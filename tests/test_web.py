@@ -243,7 +243,9 @@ def test_a_damaged_copy_is_fetched_again(published, serve, monkeypatch):
     unpack_cdn(published, serve, monkeypatch)
     files = onnxruntime_web.files()
     (kept,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
-    for damage in (b"", kept.read_bytes()[:-9], gzip.compress(b"something else")):
+    whole = kept.read_bytes()
+    flipped = whole[:10] + bytes([whole[10] ^ 0xFF]) + whole[11:]
+    for damage in (b"", whole[:-9], flipped, gzip.compress(b"something else")):
         kept.write_bytes(damage)
         assert onnxruntime_web.files() == files
 
@@ -499,6 +501,16 @@ def test_everything_can_be_done_by_keyboard(visit):
                 page.keyboard.press(key)
             says(page, "#origin", "your drawing")
             assert page.inner_text("#class-name") == "1" == page.inner_text("#status")[-1]
+            pad, pen = (page.locator(name).bounding_box() for name in ("#pad", "#pen-at"))
+            centre = [(pen[at] + pen[size] / 2 - pad[at]) / pad[size] for at, size in (("x", "width"), ("y", "height"))]
+            assert np.abs(np.subtract(centre, [0.5, 0.5 - 6 / 28])).max() < 0.02  # 6 pixels up of the middle
+            assert page.locator("#pen-at.down").count() == 1
+            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # to Clear and back
+                page.keyboard.press(key)
+            assert page.evaluate("document.activeElement.id") == "pad"
+            again = page.locator("#pen-at").bounding_box()
+            assert abs(again["y"] + again["height"] / 2 - pad["y"] - pad["height"] / 2) < 0.02 * pad["height"]
+            assert page.locator("#pen-at.down").count() == 0
             break
     assert [name for name in reached if name][:5] == ["surprise", "play", "download", "tour", "sharp"]
     assert {"class", "more", "centre", "variety", "pad"} <= set(reached)

@@ -27,7 +27,7 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
     `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
-    read is skipped with a warning; so is one of more than 67 megapixels.
+    read is skipped with a warning; so is one too large to decode (`cvae.runtime.images.check_size`).
     They are decoded once, into a file under `data_dir` (`cvae.data.cache`), and again when a file has changed.
 
     Raises:

@@ -5,20 +5,24 @@ import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cvae.errors import CvaeError, UsageError
-from cvae.files import whole, write_whole
+from cvae.files import locked, whole, write_whole
 from cvae.runtime import images as pictures
-from cvae.runtime.model import Label, Model
+from cvae.runtime.model import Label, Model, check_order
 from cvae.runtime.session import CHUNK
 
 BLOCK = 2**24
-"""Bytes of images, at most, that are in memory at a time, that are in a shard, and that a stopped run draws again."""
+"""Bytes of images, about, that are kept until they are written: a shard, and what a stopped run draws again."""
+
+PART = 2**24
+"""Bytes of noise and images, as float32, that are decoded at a time, unless one image takes more."""
 
 ENDINGS = (".npy", ".npz", "")
 """Of one array, of shards, and of a folder of pictures."""
@@ -58,31 +62,46 @@ def generate(
         The files or the folder, and the seed.
 
     Raises:
-        UsageError: no such format or label, n or temperature is out of range, or `out` holds part of another order.
+        UsageError: no such format or label, n or temperature is out of range, `out` holds part of another order, a
+            folder or shards hold images of one, or another process is writing there.
         CvaeError: something can't be written.
     """
-    if n < 1:
-        raise UsageError(f"n is {n}: at least one image")
+    check_order(n, temperature)
+    number = None if label is None else model.spec.label_index(label)
+    _check_out(out)
+    with _alone(out):
+        return _generate(model, n, out, number, seed, temperature, progress)
+
+
+def _generate(
+    model: Model,
+    n: int,
+    out: Path,
+    label: int | None,
+    seed: int | None,
+    temperature: float,
+    progress: Callable[[int, int], None] | None,
+) -> tuple[list[Path], int]:
     state = out.with_name(f".{out.name}.part.json")
     before = _read(state)
     if seed is None:
         seed = before["seed"] if before else int(np.random.default_rng().integers(2**31))
-    order = Order(
-        weights=model.spec.weights,
-        n=n,
-        label=None if label is None else model.spec.label_index(label),
-        seed=seed,
-        temperature=temperature,
-    )
+    order = Order(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
     if before is not None and {**asdict(order), "done": before["done"]} != before:
         told = ", ".join(f"{name} {before[name]}" for name in ("n", "label", "seed", "temperature"))
         raise UsageError(
             f"{str(out)!r} is half written, with {told}; repeat that to finish it, or remove {str(state)!r}"
         )
     done = before["done"] if before else 0
-    block = max(CHUNK, BLOCK // int(np.prod(model.spec.image_shape)) // CHUNK * CHUNK)
-    sink = _sink(out, model, n, block)
-    for start, images, labels in _blocks(model, order, done, block):
+    numbers = int(np.prod(model.spec.image_shape))
+    chunk = max(1, min(CHUNK, PART // (4 * (numbers + model.spec.latent_dim))))
+    block = max(chunk, BLOCK // max(numbers, 16) // chunk * chunk)
+    sink = SINKS[out.suffix.lower()](out, model, n, block)
+    if before is None:
+        if other := sink.other():
+            raise UsageError(f"{str(other)!r} holds other images already; remove them, or choose another --out")
+        write_whole(state, json.dumps({**asdict(order), "done": 0}))
+    for start, images, labels in _blocks(model, order, done, block, chunk):
         sink.write(start, images, labels)
         done = start + len(images)
         write_whole(state, json.dumps({**asdict(order), "done": done}))
@@ -93,22 +112,58 @@ def generate(
     return files, seed
 
 
-def _read(state: Path) -> dict[str, int] | None:
+def _check_out(out: Path) -> None:
+    if out.name in ("", ".."):
+        raise UsageError(f"{str(out)!r} names no new file or folder; give one, such as --out images")
+    ending = out.suffix.lower()
+    if ending not in ENDINGS:
+        raise UsageError(f"{str(out)!r}: arrays are written as .npy or .npz, pictures into a folder")
+    if out.exists() and out.is_dir() != (ending == ""):
+        raise UsageError(
+            f"{str(out)!r} is there already, and is {'a' if out.is_dir() else 'no'} folder; choose another"
+        )
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold `out` for this process alone, by a folder beside it."""
+    place = out.with_name(f".{out.name}.lock")
+    with locked(place):
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                place.rmdir()
+
+
+def _read(state: Path) -> dict[str, Any] | None:
     try:
-        return json.loads(state.read_bytes())
+        before = json.loads(state.read_bytes())
+        if before.keys() != {*Order.__annotations__, "done"} or not all(
+            type(before[name]) is int and before[name] >= 0 for name in ("seed", "done")
+        ):
+            raise ValueError("it is not what this cvae writes")
+        return before
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise CvaeError(f"can't read {str(state)!r} ({error}); remove it to begin anew") from error
 
 
-def _blocks(model: Model, order: Order, done: int, block: int) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
+def _blocks(
+    model: Model, order: Order, done: int, block: int, chunk: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """From the image `done` on: where a block begins, its images (b, C, H, W) uint8, its labels (b,)."""
     random, classes = np.random.default_rng(order.seed), model.spec.classes
     for start in range(0, order.n, block):
         stop = min(start + block, order.n)
-        noise = random.standard_normal((stop - start, model.spec.latent_dim), dtype=np.float32)
-        if start < done:  # drawn all the same, so that what follows is what it would have been
+        chunks = [slice(at, min(at + chunk, stop - start)) for at in range(0, stop - start, chunk)]
+        noises = (
+            random.standard_normal((part.stop - part.start, model.spec.latent_dim), dtype=np.float32) for part in chunks
+        )
+        if stop <= done:
+            for _ in noises:  # drawn all the same, so that what follows is what it would have been
+                pass
             continue
         labels = None
         if classes is not None:
@@ -116,11 +171,8 @@ def _blocks(model: Model, order: Order, done: int, block: int) -> Iterator[tuple
                 np.arange(start, stop) % len(classes) if order.label is None else np.full(stop - start, order.label)
             )
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
-        for at in range(0, stop - start, CHUNK):
-            part = slice(at, at + CHUNK)
-            decoded = model.decode(
-                noise[part] * np.float32(order.temperature), None if labels is None else labels[part]
-            )
+        for part, noise in zip(chunks, noises, strict=True):
+            decoded = model.decode(noise * np.float32(order.temperature), None if labels is None else labels[part])
             images[part] = pictures.to_uint8(decoded)
         yield start, images, labels
 
@@ -132,21 +184,13 @@ class _Sink(ABC):
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         """Keep images (b, C, H, W), the first of which is the one with the number `start`; again if need be."""
 
+    def other(self) -> Path | None:
+        """Where images of another order lie that this one would leave among its own."""
+        return None
+
     @abstractmethod
     def close(self) -> list[Path]:
         """Nothing more comes: give the files their names."""
-
-
-def _sink(out: Path, model: Model, n: int, block: int) -> _Sink:
-    ending = out.suffix.lower()
-    if ending not in ENDINGS:
-        raise UsageError(f"{str(out)!r}: arrays are written as .npy or .npz, pictures into a folder")
-    if out.exists() and out.is_dir() != (ending == ""):
-        raise UsageError(
-            f"{str(out)!r} is there already, and is {'a' if out.is_dir() else 'no'} folder; choose another"
-        )
-    kinds: dict[str, Callable[[Path, Model, int, int], _Sink]] = {".npy": _Array, ".npz": _Shards, "": _Folder}
-    return kinds[ending](out, model, n, block)
 
 
 class _Array(_Sink):
@@ -184,14 +228,21 @@ class _Array(_Sink):
 
 class _Shards(_Sink):
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
-        self.classes, self.block = model.spec.classes, block
+        self.out, self.classes, self.block = out, model.spec.classes, block
         count = -(-n // block)
         self.files = [out] if count == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(count)]
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         named = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
-        with whole(self.files[start // self.block]) as beside:
-            np.savez(beside, images=images, **named)  # type: ignore[arg-type]
+        with whole(self.files[start // self.block]) as beside, beside.open("wb") as file:  # numpy would add an ending
+            np.savez(file, images=images, **named)  # type: ignore[arg-type]
+
+    def other(self) -> Path | None:
+        shard = re.compile(re.escape(self.out.stem) + r"-\d{5,}\.npz", re.IGNORECASE)
+        found = [path for path in self.out.parent.iterdir() if shard.fullmatch(path.name)]
+        if self.files != [self.out] and self.out.exists():
+            found.append(self.out)
+        return min(found, default=None)
 
     def close(self) -> list[Path]:
         return self.files
@@ -211,5 +262,11 @@ class _Folder(_Sink):
             with whole(folder / f"{start + i:0{self.digits}}.png", sync=False) as beside:
                 pictures.to_pil(image).save(beside)
 
+    def other(self) -> Path | None:
+        return self.out if next(self.out.rglob("*.png"), None) else None
+
     def close(self) -> list[Path]:
         return [self.out]
+
+
+SINKS: dict[str, Callable[[Path, Model, int, int], _Sink]] = {".npy": _Array, ".npz": _Shards, "": _Folder}

@@ -9,7 +9,7 @@ from cvae.runtime import hub
 RUNS = Path("runs")
 """Where `cvae train` puts its runs, in the working folder."""
 
-DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
+DECODER, ENCODER = hub.FILES
 
 
 def runs(folder: Path = RUNS) -> list[Path]:

@@ -21,7 +21,8 @@ def fetch(name: str) -> Path:
     Raises:
         UsageError: the name is not of this form, or the hub knows no such repository or revision.
         MissingExtraError: huggingface_hub is not installed.
-        CvaeError: the hub can't be reached and there is no earlier download, or the repository has no decoder.onnx.
+        CvaeError: the hub can't be reached and there is no earlier download, or the repository has no decoder.onnx, or
+            a file too large to be loaded; nothing is downloaded then.
     """
     found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if found is None:
@@ -36,7 +37,10 @@ def fetch(name: str) -> Path:
     if not sys.stderr.isatty():
         disable_progress_bars()
     try:
+        _check_sizes(name, repository, revision)
         folder = huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(FILES))
+    except CvaeError:
+        raise
     except errors.HFValidationError as error:
         raise UsageError(f"{name!r} names no model of the hub: {str(error).splitlines()[0]}") from error
     except errors.RepositoryNotFoundError as error:
@@ -54,3 +58,23 @@ def fetch(name: str) -> Path:
     if not (Path(folder) / FILES[0]).is_file():
         raise CvaeError(f"{name!r} has no {FILES[0]}: it holds no model exported by cvae")
     return Path(folder)
+
+
+def _check_sizes(name: str, repository: str, revision: str | None) -> None:
+    """Before the download, which is to fill nobody's disk; that says too what is wrong when the hub gives no answer.
+
+    Raises:
+        CvaeError: a file is larger than what is loaded.
+    """
+    from huggingface_hub import HfApi, constants
+
+    from cvae.runtime.session import MAX_BYTES
+
+    try:
+        api = HfApi(endpoint=constants.ENDPOINT)
+        files = api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
+    except Exception:  # no network, no such model: as above
+        return
+    for file in files:
+        if file.rfilename in FILES and (file.size or 0) > MAX_BYTES:
+            raise CvaeError(f"{name!r}: its {file.rfilename} is larger than {MAX_BYTES:,} bytes; it is not downloaded")

@@ -100,27 +100,79 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 """The formats that are read; Pillow knows dozens, some of them through other programs."""
 
 
-MAX_PIXELS = 2**26
-"""A picture of more, 67 megapixels, is not decoded: a few kilobytes may hold so many, and each takes up to 16 bytes."""
+MAX_PIXELS, MAX_LENGTH, MAX_DECODED = 2**26, 2**16, 160 * 2**20
+"""A picture of more pixels, 67 million, of a longer side, or that takes more bytes while it is decoded, is not: a few
+kilobytes may hold so many. That is 42 megapixels in colour, 28 as a progressive JPEG, 10 as WebP."""
+
+LARGE, TILE = 2**22, 2**20
+"""Pixels above which a picture is shrunk before anything else, and of the tiles in which that is done."""
+
+ORIENTATION = 0x0112
+"""The EXIF tag."""
 
 
 def check_size(picture: Image.Image) -> None:
     """To be called before the pixels are decoded.
 
     Raises:
-        ValueError: there are more than `MAX_PIXELS`.
+        ValueError: there are more than `MAX_PIXELS`, or `MAX_LENGTH` along a side, or they take over `MAX_DECODED`.
     """
-    if picture.width * picture.height > MAX_PIXELS:
-        raise ValueError(f"it has {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}")
+    most = min(MAX_PIXELS, MAX_DECODED // _decoded_bytes(picture))
+    if picture.width * picture.height > most or max(picture.size) > MAX_LENGTH:
+        raise ValueError(
+            f"it has {picture.width}x{picture.height} pixels; of this kind {most} are read, {MAX_LENGTH} along a side"
+        )
+
+
+def _decoded_bytes(picture: Image.Image) -> int:
+    """What a pixel takes in Pillow and its libraries, as measured."""
+    if picture.format == "WEBP":  # four copies
+        return 16
+    if picture.format == "JPEG":  # all coefficients at once; else it is decoded at a half or less
+        return 6 if "progressive" in picture.info else 1
+    return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF data say, transparency laid on white, 8-bit RGB whatever it was.
 
+    One of more than `LARGE` pixels is shrunk by a whole factor to about so many: the rest of the way is the caller's.
+
     Raises:
         ValueError: it holds floats or 32-bit integers, which say nothing of their range.
     """
-    picture = ImageOps.exif_transpose(picture)
+    if (factor := _factor(picture)) > 1:
+        picture.draft(None, (picture.width // factor, picture.height // factor))  # JPEG: as far as its decoder can
+    if (factor := _factor(picture)) > 1:
+        picture = _shrunk(picture, factor)
+    picture = _eight_bits(ImageOps.exif_transpose(picture))
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def _factor(picture: Image.Image) -> int:
+    return math.ceil(math.sqrt(picture.width * picture.height / LARGE))
+
+
+def _shrunk(picture: Image.Image, factor: int) -> Image.Image:
+    """The mean of each square, RGB or RGBA: tile by tile, since a whole copy with more channels may take too much."""
+    width, height = picture.size
+    across = min(width, TILE // factor * factor)
+    down = max(1, TILE // (across * factor)) * factor
+    small = Image.new(
+        "RGBA" if picture.has_transparency_data else "RGB", (math.ceil(width / factor), math.ceil(height / factor))
+    )
+    for y in range(0, height, down):
+        for x in range(0, width, across):
+            tile = picture.crop((x, y, min(x + across, width), min(y + down, height)))
+            small.paste(_eight_bits(tile).reduce(factor), (x // factor, y // factor))
+    small.getexif()[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
+    return small
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """RGB, or RGBA where there is transparency."""
     if picture.mode == "F":
         raise ValueError("its pixels are floats of no known range")
     if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip to 255
@@ -128,10 +180,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
         if grey.min() < 0 or grey.max() > 65535:
             raise ValueError("its pixels are 32-bit integers of no known range")
         picture = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -150,7 +199,7 @@ def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = F
 
     Raises:
         UsageError: with `exact`, it is not of this size, or in colour where C is 1.
-        CvaeError: the file can't be read, is no picture, or has more than `MAX_PIXELS`.
+        CvaeError: the file can't be read, is no picture, or is too large, as `check_size` says.
     """
     channels, height, width = image_shape
     try:
@@ -159,15 +208,16 @@ def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = F
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # above Pillow's own limit
             with Image.open(path, formats=FORMATS) as file:
                 check_size(file)
+                size = file.size[:: -1 if file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else 1]
                 original = to_rgb(file)
                 picture = cover(original, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as a picture: {one_line(error)}") from error
     if exact:
         coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
-        if original.size != (width, height) or coloured:
+        if size != (width, height) or coloured:
             raise UsageError(
-                f"{str(path)!r} has {original.width}x{original.height} pixels{' in colour' if coloured else ''}, the "
+                f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if coloured else ''}, the "
                 f"model takes {width}x{height}{' in grey' if channels == 1 else ''}; --resize scales and crops it"
             )
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255

@@ -85,10 +85,7 @@ class Model:
         Raises:
             UsageError: the model has no such label, or n or temperature is out of range.
         """
-        if n < 1:
-            raise UsageError(f"n is {n}: at least one image")
-        if not 0 <= temperature <= MAX_TEMPERATURE:
-            raise UsageError(f"temperature {temperature} is not in 0..{MAX_TEMPERATURE}")
+        check_order(n, temperature)
         if label is None and self.spec.classes is not None:
             label = np.arange(n) % len(self.spec.classes)
         return self.decode(self.noise(n, seed) * np.float32(temperature), label)
@@ -210,6 +207,17 @@ class Model:
             raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
         index = {value: self.spec.label_index(value) for value in set(labels)}
         return {"label": np.array([index[value] for value in labels], dtype=np.int64)}
+
+
+def check_order(n: int, temperature: float) -> None:
+    """
+    Raises:
+        UsageError: n or temperature is out of range.
+    """
+    if n < 1:
+        raise UsageError(f"n is {n}: at least one image")
+    if not 0 <= temperature <= MAX_TEMPERATURE:
+        raise UsageError(f"temperature {temperature} is not in 0..{MAX_TEMPERATURE}")
 
 
 def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:

@@ -17,10 +17,10 @@ from cvae.errors import CvaeError, one_line
 from cvae.runtime.protobuf import BYTES, FIXED32, MAX_FIELDS, VARINT, strictly
 from cvae.spec import KEY, Spec
 
-MAX_NODES, MAX_WEIGHTS, MAX_EDGES, MAX_RANK = 4096, 16384, 256, 8
+MAX_NODES, MAX_WEIGHTS, MAX_EDGES, MAX_ALL_EDGES, MAX_RANK = 4096, 16384, 256, 16384, 8
 MAX_NAME, MAX_WINDOW = 512, 4096
-"""Nodes; weights and constants; fields of a node; axes of a tensor; bytes of a name; kernels, strides, dilations and
-padding of a convolution. The largest built-in export has 271 nodes."""
+"""Nodes; weights and constants; fields of a node; inputs of all nodes; axes of a tensor; bytes of a name; kernels,
+strides, dilations and padding of a convolution. The largest built-in export has 271 nodes."""
 
 MAX_IMAGE = 2**22
 """Numbers in an image, C * H * W: 3 x 1182 x 1182."""
@@ -185,9 +185,12 @@ def _cost(nodes: Sequence[memoryview], known: dict[str, Tensor], spec: Spec, wei
     pixels = math.prod(spec.image_shape[1:])
     most_elements = min(ELEMENTS + ELEMENTS_PER_PIXEL * pixels, MAX_ELEMENTS)
     most_work = min(WORK + weights * pixels, MAX_WORK)
-    elements = work = 0
+    elements = work = edges = 0
     for message in nodes:
         node = strictly(message, NODE, MAX_EDGES)
+        edges += len(node.get("input", ()))
+        if edges > MAX_ALL_EDGES:
+            raise ValueError(f"its nodes have more than {MAX_ALL_EDGES} inputs")
         kind = ".".join(filter(None, (_text(node, "domain"), _text(node, "op_type"))))
         if kind not in OPERATORS:
             raise ValueError(f"it has the operator {kind!r}, which no export has")
@@ -559,6 +562,7 @@ def _concat(attributes: dict[str, Any], *inputs: Tensor | None) -> Made:
     tensors = [tensor for tensor in inputs if tensor is not None]
     first, axis = tensors[0], attributes["axis"]
     if all(tensor.values is not None and len(tensor.shape) == 1 for tensor in tensors) and axis == 0:
+        _need(sum(map(_elements, tensors)) <= 2 * MAX_RANK, *tensors[:2])  # a shape; of shapes a long row grows fast
         values = tuple(value for tensor in tensors for value in _integers(tensor))
         return Made([Tensor(INT64, (len(values),), values)])
     axis = _axis(axis, first.shape)

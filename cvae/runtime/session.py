@@ -40,6 +40,19 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
     return Spec.from_json(text, str(path)), data
 
 
+def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
+    """The spec of an exported file, the bytes, and how many numbers an image takes, as `scan` found.
+
+    Raises:
+        UsageError: it is not of this role.
+        CvaeError: as `read_spec` and `cvae.runtime.scan` refuse it.
+    """
+    spec, data = read_spec(path)
+    if spec.role != role:
+        raise UsageError(f"{str(path)!r} is an {spec.role}, here a {role} is needed")
+    return spec, data, scan(data, spec, str(path))
+
+
 class Session:
     """An exported file, ready to run; safe to use from several threads.
 
@@ -48,7 +61,7 @@ class Session:
     Args:
         path: the file.
         role: "decoder" or "encoder", which the file must be.
-        device: "cpu", "cuda", "auto", or an onnxruntime provider by its name.
+        device: "cpu", "cuda", "auto" (CUDA where it starts, else the CPU), or an onnxruntime provider by its name.
         threads: of one run; None leaves it to onnxruntime, which takes one a core.
         spinning: let threads spin between runs too, while they wait for the next: quicker in a tight loop, but it burns
             CPU.
@@ -58,12 +71,9 @@ class Session:
     def __init__(
         self, path: Path, role: str, *, device: str = "cpu", threads: int | None = None, spinning: bool, arena: bool
     ) -> None:
-        self.spec, data = read_spec(path)
-        if self.spec.role != role:
-            raise UsageError(f"{str(path)!r} is an {self.spec.role}, here a {role} is needed")
-        provider = _provider(device)
+        self.spec, data, elements = read_checked(path, role)
         self._source = str(path)
-        self._most = max(1, MAX_ELEMENTS // max(1, scan(data, self.spec, self._source)))
+        self._most = max(1, MAX_ELEMENTS // max(1, elements))
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was scanned
@@ -71,14 +81,24 @@ class Session:
         options.intra_op_num_threads = threads or 0
         # Within a run threads spin while they wait for each other, for 1.2 times the speed; after it they sleep.
         options.add_session_config_entry("session.force_spinning_stop", str(int(not spinning)))
+        first, *others = _providers(device)
         try:
-            self._session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
+            self._session, self.provider = self._start(data, options, first), first
+        except CvaeError:
+            if not others:
+                raise
+            self._session, self.provider = self._start(data, options, others[0]), others[0]
+        self._batches = () if self.provider == PROVIDERS["cpu"] else BATCHES
+
+    def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+        try:
+            session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
         except Exception as error:  # onnxruntime raises a dozen types without a common base
-            raise CvaeError(f"onnxruntime refuses {str(path)!r}: {one_line(error)}") from error
-        if provider not in self._session.get_providers():
-            raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {_GPU_FIX}")
-        self.provider = provider
-        self._batches = () if provider == PROVIDERS["cpu"] else BATCHES
+            raise CvaeError(f"onnxruntime refuses {self._source!r} on {provider}: {one_line(error)}") from error
+        if provider not in session.get_providers():
+            fix = _CUDA_FIX if provider == PROVIDERS["cuda"] else _OTHER_FIX
+            raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {fix}")
+        return session
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """All outputs for a batch of any size; `inputs` by name, the batch along the first axis.
@@ -121,12 +141,21 @@ _GPU_FIX = (
 )
 
 
-def _provider(device: str) -> str:
+_CUDA_FIX = (
+    "it needs an NVIDIA driver (look with nvidia-smi) and the CUDA and cuDNN libraries that it was built for: "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]' brings these"
+)
+
+_OTHER_FIX = "what it needs is listed at https://onnxruntime.ai/docs/execution-providers"
+
+
+def _providers(device: str) -> list[str]:
+    """Of onnxruntime: the one to start, and for "auto" the one to take where that does not start."""
     available = ort.get_available_providers()
     if device == "auto":
-        device = next((name for name in ("cuda", "cpu") if PROVIDERS[name] in available), "cpu")
+        return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     provider = PROVIDERS.get(device, device)
     if provider not in available:
         fix = _GPU_FIX if device == "cuda" else f"here are: {', '.join(['auto', *PROVIDERS, *available])}"
         raise UsageError(f"device {device!r} is not in this onnxruntime; {fix}")
-    return provider
+    return [provider]

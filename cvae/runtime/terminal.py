@@ -3,7 +3,6 @@
 import base64
 import io
 import os
-import textwrap
 from collections.abc import Mapping
 
 from PIL import Image
@@ -26,7 +25,7 @@ def inline(picture: Image.Image, environment: Mapping[str, str] = os.environ) ->
     data = base64.b64encode(file.getvalue()).decode()
     if not kitty:
         return f"\033]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    parts = textwrap.wrap(data, 4096)  # the most that one sequence holds
+    parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the most that one sequence holds
     heads = ["a=T,f=100,"] + [""] * (len(parts) - 1)
     return "".join(
         f"\033_G{head}m={int(i + 1 < len(parts))};{part}\033\\"

@@ -90,7 +90,10 @@ uint64_t whole_number(const std::string& text) {
 int run(int argc, char** argv) {
   std::map<std::string, std::string> option;
   for (int i = 3; i + 1 < argc; i += 2) option[argv[i]] = argv[i + 1];
-  if (argc < 3 || argc % 2 == 0) {
+  bool known = std::all_of(option.begin(), option.end(), [](const auto& given) {
+    return given.first == "--label" || given.first == "--seed" || given.first == "--noise";
+  });
+  if (argc < 3 || argc % 2 == 0 || !known) {
     std::cerr << "usage: generate MODEL OUT.pgm [--label NAME] [--seed N] [--noise FILE]\n";
     return 2;
   }
@@ -127,6 +130,8 @@ int run(int argc, char** argv) {
     label = label_index(classes, option.count("--label") ? option["--label"] : classes[0]);
     names.push_back("label");
     inputs.push_back(Ort::Value::CreateTensor<int64_t>(memory, &label, 1, label_shape.data(), 1));
+  } else if (option.count("--label")) {
+    throw std::runtime_error("the model has no labels, so --label '" + option["--label"] + "' means nothing to it");
   }
   const char* output = "image";
   auto images = session.Run(Ort::RunOptions{}, names.data(), inputs.data(), inputs.size(), &output, 1);

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="mnist-resnet-conditional")
     parser.add_argument("--label", help="a class, by name")
     parser.add_argument("--seed", type=int)
-    parser.add_argument("--out", default="seven.png")
+    parser.add_argument("--out", default="generated.png")
     args = parser.parse_args()
 
     model = f"{args.url}/v2/models/{args.model}"
@@ -42,10 +42,12 @@ def main() -> None:
         noise = np.random.default_rng(args.seed).standard_normal((1, spec["latent_dim"]), dtype=np.float32)
         inputs = [tensor("noise", noise)]
         if spec["classes"] is not None:
-            label = args.label or spec["classes"][0]
+            label = spec["classes"][0] if args.label is None else args.label
             if label not in spec["classes"]:  # the server would take -1 for the last class
                 sys.exit(f"{args.model!r} has no label {label!r}; it has: {', '.join(spec['classes'])}")
             inputs.append(tensor("label", np.array([[spec["classes"].index(label)]])))  # (B, 1)
+        elif args.label is not None:
+            sys.exit(f"{args.model!r} was trained without labels, so --label {args.label!r} means nothing to it")
         (image,) = ask(f"{model}/infer", {"inputs": inputs})["outputs"]
     except URLError as error:
         sys.exit(f"{model} can't be asked: {error}")

@@ -1,7 +1,7 @@
 /** The page: controls on one side, one picture on the other. Whatever changes, the picture is decoded anew. */
 
 import * as ort from "./ort.js";
-import { load, normal, slerp, toRGBA } from "./cvae.js";
+import { load, normal, slerp, toRGBA, unpacked } from "./cvae.js";
 
 const SLIDERS = 8; // shown at first
 const REACH = 3; // of a slider, in standard deviations of the noise
@@ -26,13 +26,6 @@ async function bytes(name) {
   const answer = await fetch(name);
   if (!answer.ok) throw new Error(`${name} could not be read (${answer.status} ${answer.statusText})`);
   return new Uint8Array(await answer.arrayBuffer());
-}
-
-/** The bytes, unpacked unless the server has done so. */
-async function unpacked(packed) {
-  if (packed[0] !== 0x1f || packed[1] !== 0x8b) return packed;
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
 async function start() {
@@ -367,6 +360,8 @@ const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
 let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad for one of the model
 let touched = false; // whether there is anything on the pad
 let opened = false; // whether a picture is
+let place; // [x, y] of the pen that the keyboard moves
+let down = false; // whether it draws
 
 async function makePad() {
   const [channels, height, width] = model.spec.image_shape;
@@ -411,6 +406,15 @@ function clear() {
   context.fillStyle = css(paper);
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
   touched = opened = false;
+  movePen([context.canvas.width / 2, context.canvas.height / 2], false);
+}
+
+function movePen(to, isDown) {
+  [place, down] = [to, isDown];
+  const mark = $("pen-at");
+  mark.style.left = `${(100 * place[0]) / $("pad").width}%`;
+  mark.style.top = `${(100 * place[1]) / $("pad").height}%`;
+  mark.classList.toggle("down", down);
 }
 
 function stroke(from, to) {
@@ -452,19 +456,17 @@ function connectPad(pad) {
       readSoon();
     });
   }
-  let place = [pad.width / 2, pad.height / 2]; // of the pen that the keyboard moves
-  let down = false;
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   pad.addEventListener("keydown", (event) => {
     if (event.key === " ") {
-      down = !down;
+      movePen(place, !down);
       if (down) stroke(place, place);
       say(down ? "Pen down" : "Pen up");
     } else if (event.key in moves) {
       const [dx, dy] = moves[event.key].map((way) => way * scale);
       const next = [Math.min(pad.width, Math.max(0, place[0] + dx)), Math.min(pad.height, Math.max(0, place[1] + dy))];
       if (down) stroke(place, next);
-      place = next;
+      movePen(next, down);
       if (!down) return event.preventDefault();
     } else return;
     event.preventDefault();

@@ -178,3 +178,10 @@ export function toRGBA(image, [channels, height, width]) {
   }
   return pixels;
 }
+
+/** Bytes of a .gz file (Uint8Array), unpacked; servers that say so in Content-Encoding have had it unpacked already. */
+export async function unpacked(bytes) {
+  if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return new Uint8Array(await new Response(stream).arrayBuffer());
+}
