@@ -30,9 +30,7 @@ class MissingExtraError(CvaeError, ImportError):
     """A part needs packages that the base install leaves out. Exit code 1."""
 
     def __init__(self, what: str, extra: str = "train") -> None:
-        super().__init__(
-            f"{what} needs packages that are not installed; in a checkout of cvae: pip install '.[{extra}]'"
-        )
+        super().__init__(f"{what} needs packages that are not installed: pip install 'cvae-onnx[{extra}]'")
 
 
 def near(value: str, known: Iterable[str]) -> str:

@@ -48,7 +48,7 @@ A variational autoencoder{" by label" if classes else ""}. `decoder.onnx` draws 
 the noise of an image; each is one file that describes itself, and runs on onnxruntime without torch.
 
 ```python
-import cvae  # in a checkout of cvae: pip install '.[hub]'
+import cvae  # pip install 'cvae-onnx[hub]'
 
 model = cvae.load("hf://OWNER/NAME")
 images = model.generate(16{label})

@@ -310,14 +310,16 @@ def test_reconstruct_shows_originals_above_what_torch_makes_of_them(cvae, traine
     assert facts["mean_squared_error"] == pytest.approx(((again - images) ** 2).mean(axis=(1, 2, 3)), abs=2e-6)
 
 
-def test_without_a_label_the_one_that_reconstructs_best_is_taken_and_told(cvae, trained, pictures):
+def test_without_a_label_the_one_of_the_fewest_nats_is_taken_and_told(cvae, trained, pictures):
     done = cvae("reconstruct", *pictures, "-m", trained["labels"], "--json")
-    images = originals(pictures)
-    errors = []
+    images, model = originals(pictures), package.load(trained["labels"])
+    nats = []
     for k in DIGITS:
         again = in_torch(trained["labels"], "decode", in_torch(trained["labels"], "encode", images, [k, k]), [k, k])
-        errors.append(((again - images) ** 2).sum(axis=(1, 2, 3)))
-    best = [str(k) for k in np.argmin(errors, axis=0)]
+        mean, std = model.encode(images, k)
+        rate = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+        nats.append(((again - images) ** 2).sum(axis=(1, 2, 3)) / (2 * model.spec.sigma**2) + rate.sum(1))
+    best = [str(k) for k in np.argmin(nats, axis=0)]
     assert done.facts["labels"] == best
     assert all(f"{path}: no label given; '{label}'" in done.err for path, label in zip(pictures, best, strict=True))
 

@@ -202,7 +202,7 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch, error):
 
 def test_without_the_extra_the_error_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install '\.\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):
         package.load("hf://a/b")
 
 

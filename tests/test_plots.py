@@ -613,7 +613,7 @@ def test_damaged_samples_are_refused(refused, trained):
 def test_the_extra_is_named_where_it_is_missing(refused, trained, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for command in (["latent"], ["traverse"], ["reconstructions"], ["grid"], ["losses"], ["progress"]):
-        refused(1, ["pip install '.[plot]'"], *command, trained["labels"])
+        refused(1, ["pip install 'cvae-onnx[plot]'"], *command, trained["labels"])
 
 
 def test_no_figure_needs_torch(trained, tmp_path):

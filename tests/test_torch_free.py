@@ -139,7 +139,7 @@ def test_training_and_exporting_say_in_one_line_what_to_install(trained, tmp_pat
 @pytest.mark.parametrize("name", ["train", "resume", "load_model"])
 def test_a_program_that_trains_is_told_what_to_install(tmp_path, name):
     done = python(f"import cvae; cvae.{name}", cwd=tmp_path)
-    assert "MissingExtraError: " in done.stderr and "pip install '.[train]'" in done.stderr.splitlines()[-1]
+    assert "MissingExtraError: " in done.stderr and "pip install 'cvae-onnx[train]'" in done.stderr.splitlines()[-1]
 
 
 def test_an_attribute_that_is_none_is_an_attribute_error(tmp_path):
@@ -170,7 +170,7 @@ def test_a_real_base_install_runs_every_command(trained, tmp_path):
 
     every_command(trained["labels"], run)
     done = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
-    assert done.returncode == 1 and "pip install '.[train]'" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 1 and "pip install 'cvae-onnx[train]'" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_exported_files_are_evaluated(tmp_path):

@@ -390,7 +390,7 @@ def test_without_optuna_it_names_the_extra(in_tmp, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
     assert cvae("tune") == 1
-    assert capsys.readouterr().err.endswith("pip install '.[tune]'\n")
+    assert capsys.readouterr().err.endswith("pip install 'cvae-onnx[tune]'\n")
 
 
 def test_every_flag_of_train_is_a_flag_of_tune():
