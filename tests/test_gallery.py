@@ -5,6 +5,7 @@ The trainings are shortened, and their networks made small; nothing else differs
 
 import re
 import shlex
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -103,11 +104,13 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
         panels = tiles(pixels, int(np.ceil(count / columns)), columns)[:count]
         assert all(panel.std() > 0 for panel in panels), "a panel is blank"
         assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
-    elif words[1] in ("interpolate", "restyle"):
-        steps = int(words[words.index("--steps") + 1]) if "--steps" in words else 10
-        panels = tiles(pixels, 1, steps if words[1] == "interpolate" else 1 + len(facts["to"]))
+    elif words[1] == "restyle":
+        _, *drawn = tiles(pixels, 1, 1 + len(facts["to"]))
+        assert all((a != b).any() for a, b in combinations(drawn, 2)), "two classes are the same"
+    elif words[1] == "interpolate":
+        panels = tiles(pixels, 1, int(words[words.index("--steps") + 1]) if "--steps" in words else 10)
         way = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
-        assert way[0] == 0 < way[1] < way[-1], "it does not go from one image to another"
+        assert 0 < way[1] < way[-1], "it does not go from one image to another"
     else:
         assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is no figure on white"
 
