@@ -30,6 +30,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+from _timing import interleaved, ratios, spread
+
 from cvae.exporters.web import export
 from cvae.model_zoo import DEFAULT, model
 from cvae.runtime.session import read_spec
@@ -51,7 +53,7 @@ class Found(NamedTuple):
 # -- Python ------------------------------------------------------------------------------------------------------------
 
 TIMED = f"""
-import json, statistics, sys, time
+import statistics, sys, time
 def timed(decode):
     times = []
     for _ in range({REPEATS}):
@@ -372,13 +374,9 @@ def main() -> None:
             "torch": ("torch, eager", by_torch, lambda: decoder + installed("torch", "safetensors", "pillow")),
             "import torch": ("`import torch` alone", by_torch_alone, lambda: installed("torch")),
         }
-        found: dict[str, list[Found]] = {name: [] for name in args.hosts}
-        for number in range(args.rounds + 1):
-            for name in args.hosts:
-                print(f"round {number}/{args.rounds}: {name}".ljust(40), end="\r", file=sys.stderr, flush=True)
-                each = hosts[name][1](source, folder)
-                if number:  # the first fills the disk's cache
-                    found[name].append(each)
+        sides = {name: partial(hosts[name][1], source, folder) for name in args.hosts}
+        interleaved(1, **sides)  # fills the disk's cache
+        found: dict[str, list[Found]] = interleaved(args.rounds, **sides)
         print("| host | size | cold start | memory | one image | images a second |\n|---|---|---|---|---|---|")
         for name, rounds in found.items():
             cold, one, many, resident = map(median, zip(*rounds, strict=True))
@@ -386,11 +384,11 @@ def main() -> None:
             cells += [f"{resident:.0f} MB" if resident else "", f"{one * 1000:.2f} ms" if one else ""]
             print("| " + " | ".join([*cells, f"{64 / many:,.0f}" if many else ""]) + " |")
         if {"command", "torch"} <= found.keys():
-            ratios = [a.cold / b.cold for a, b in zip(found["command"], found["torch"], strict=True)]
-            print(f"cold start, command / torch: {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+            cold_starts = ([each.cold for each in found[side]] for side in ("command", "torch"))
+            print(f"cold start, command / torch: {spread(ratios(*cold_starts), 2)}")
 
 
-def median(values: tuple[float | None, ...] | list[float]) -> float | None:
+def median(values: tuple[float | None, ...]) -> float | None:
     seen = [value for value in values if value is not None]
     return statistics.median(seen) if seen else None
 

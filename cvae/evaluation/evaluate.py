@@ -59,7 +59,7 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled:
         )
     if shape != made_for:
         raise UsageError(
-            f"{data.data!r} has images {shape}, {model.name!r} was made for {model.image_shape}; choose its own data "
+            f"{data.data!r} has images {shape}, {model.name!r} was made for {made_for}; choose its own data "
             "with --data, or a --size"
         )
     if conditional and dataset.classes != model.classes:
