@@ -3,8 +3,9 @@
     python benchmarks/anomaly_mnist.py --out anomaly.json            # with the labels of the nine digits
     python benchmarks/anomaly_mnist.py --out anomaly.json --plain    # without
 
-A digit that has its figures in the file already is passed over, so that a stopped benchmark goes on. AUROC and AUPRC
-count the held-out digit as positive; the thresholds come from validation images of the nine digits.
+A digit that has its figures in the file already is passed over, so that a stopped benchmark goes on; with --runs the
+models stay, and another time are only scored. AUROC and AUPRC count the held-out digit as positive; the thresholds come
+from validation images of the nine digits.
 """
 
 import argparse
@@ -43,8 +44,9 @@ MODEL = TrainConfig(
 
 def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     """Train without a digit, and score the whole test set."""
-    run = cvae.train(asked, folder / digit)
-    export(run)
+    run = folder / digit
+    if not (run / "decoder.onnx").exists():
+        export(cvae.train(asked, run))
     scorer = ExportedScorer(cvae.load(run))
     normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None
@@ -67,6 +69,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="JSON file to add to")
     parser.add_argument("--plain", action="store_true", help="models without labels, with a normal prior")
+    parser.add_argument("--runs", type=Path, help="folder to keep the models in [a temporary one]")
     parser.add_argument("--data-dir", help="where MNIST is")
     parser.add_argument("--epochs", type=int, default=MODEL.epochs)
     parser.add_argument("--digits", nargs="+", default=DIGITS)
@@ -78,8 +81,9 @@ def main() -> None:
             continue
         flags = {"without": (digit,), "data_dir": asked.data_dir, "epochs": asked.epochs}
         kind_of_model = {"prior": "normal"} if asked.plain else {"conditional": True}
-        with tempfile.TemporaryDirectory() as folder:
-            results[kind][digit] = figures(replace(MODEL, **flags, **kind_of_model), digit, Path(folder))
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = asked.runs / kind if asked.runs else Path(temporary)
+            results[kind][digit] = figures(replace(MODEL, **flags, **kind_of_model), digit, folder)
         write_whole(asked.out, json.dumps(results, indent=2) + "\n")
         for name, found in results[kind][digit].items():
             print(f"{kind} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in found.items()))

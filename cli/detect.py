@@ -10,6 +10,8 @@ from cvae.cli import _shared
 from cvae.errors import UsageError, near
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from cvae.config import TrainConfig
     from cvae.data import Dataset, Split
     from cvae.evaluation.exported_scorer import ExportedScorer
@@ -62,7 +64,7 @@ def fit(
 def score(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of them.")],
     model: _shared.ModelOption = None,
-    by: Annotated[str | None, typer.Option(help="Score that the verdict goes by. [ratio, else neighbours]")] = None,
+    by: Annotated[str, typer.Option(help="Score that the verdict goes by.")] = "combined",
     resize: Annotated[bool, typer.Option("--resize", help="Scale and crop pictures of another size.")] = False,
     out: Annotated[Path, typer.Option(help="Folder for scores.csv, worst.png and maps/.")] = Path("anomalies"),
     device: _shared.Device = "cpu",
@@ -80,7 +82,6 @@ def score(
     scorer, folder = _scorer(model, device)
     detector = Detector.load(folder, scorer)
     thresholds = detector.facts.thresholds
-    by = by or next(name for name in ("ratio", "neighbours") if name in thresholds)
     if by not in thresholds:
         raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
     files = _files(images, out)
@@ -99,15 +100,8 @@ def score(
         }
         for i, name in enumerate(files)
     ]
-    maps = pictures.error_maps(pixels, measured.reconstruction)  # (N, 3, H, W)
-    for name, drawn in zip(files, maps, strict=True):
-        pictures.save(
-            pictures.legible(pictures.to_pil(drawn)), out / "maps" / (name if name.endswith(".png") else f"{name}.png")
-        )
     worst = np.argsort(-scores[by], kind="stable")[:WORST]
-    shape = (3, *scorer.image_shape[1:])
-    panels = [np.broadcast_to(of[i], shape) for i in worst for of in (pixels, measured.reconstruction, maps)]
-    pictures.save(pictures.legible(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
+    _draw(out, list(files), pixels, measured.reconstruction, worst)
     _write_csv(out / "scores.csv", rows)
     text = [f"{'anomaly' if anomalies[i] else 'normal ':8} {scores[by][i]:10.3f}  {rows[i]['image']}" for i in worst]
     text += [f"{out}: {anomalies.sum()} of {len(rows)} images are anomalies ({by} above {thresholds[by]:.3f})"]
@@ -161,6 +155,20 @@ def _files(paths: list[Path], out: Path) -> dict[str, Path]:
     except ValueError as error:
         raise UsageError(f"{paths[0]} and {paths[-1]} lie on different drives; score them one by one") from error
     return {file.relative_to(root).as_posix(): file for file in files}
+
+
+def _draw(out: Path, names: list[str], pixels: "np.ndarray", reconstruction: "np.ndarray", worst: "np.ndarray") -> None:
+    """A map of each picture's error in `maps`, and `worst.png`: picture, reconstruction, map."""
+    import numpy as np
+
+    from cvae.runtime import images as pictures
+
+    maps = pictures.error_maps(pixels, reconstruction)  # (N, 3, H, W)
+    for name, drawn in zip(names, maps, strict=True):
+        path = out / "maps" / (name if name.endswith(".png") else f"{name}.png")
+        pictures.save(pictures.legible(pictures.to_pil(drawn)), path)
+    panels = [np.broadcast_to(of[i], maps.shape[1:]) for i in worst for of in (pixels, reconstruction, maps)]
+    pictures.save(pictures.legible(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from conftest import SHARED, load, needs_mnist
 from PIL import Image
+from scipy.ndimage import gaussian_filter
+from scipy.stats import combine_pvalues
 
 import cvae
 from cvae.data import Split
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import anomaly
-from cvae.evaluation.anomaly import CODES, FACTS, NEIGHBOURS, SCORES, Detector, measure
+from cvae.evaluation.anomaly import CODES, COMBINED, FACTS, NEIGHBOURS, NORMAL, SCORES, Detector, measure
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -72,6 +74,15 @@ def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
     assert np.array_equal(measured.reconstruction, again)
 
 
+def test_the_local_error_is_the_largest_of_a_blur(scorers, digits):
+    measured = measure(scorers["plain"], digits.images[:20], reconstructions=True)
+    difference = (digits.images[:20] / 255 - measured.reconstruction)[:, 0]  # (N, 1, H, W) -> (N, H, W)
+    blur = partial(gaussian_filter, sigma=anomaly.BLUR * 8, mode="constant", truncate=20)
+    share = blur(np.ones((8, 8)))  # of the weights, inside the image
+    expected = [np.abs(blur(each) / share).max() for each in difference]
+    np.testing.assert_allclose(measured.local, expected, rtol=1e-4)
+
+
 def test_labels_are_compared_at_the_mean_code(scorers, digits):
     scorer, images = scorers["labels"], digits.images[:40] / np.float32(255)
     measured = measure(scorer, digits.images[:40])
@@ -101,7 +112,7 @@ def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
     thresholds = detector.facts.thresholds
     assert list(thresholds) == [name for name in SCORES if name != "ratio" or kind == "labels"]
     for name, score in detector.scores(normal).items():
-        if name != "neighbours":  # among them each image is its own nearest neighbour
+        if name not in ("neighbours", "combined"):  # among them each image is its own nearest neighbour
             assert (score <= thresholds[name]).mean() == pytest.approx(0.9, abs=0.01)
     distances = np.linalg.norm(normal.code[:, None] - normal.code, axis=2)
     nearest = np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
@@ -118,7 +129,23 @@ def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
             assert of_label.mean() == pytest.approx(0, abs=1e-4) and of_label.std() == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize(("kind", "by"), [("labels", "ratio"), ("plain", "neighbours"), ("plain", "reconstruction")])
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
+    detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
+    names = [name for name in COMBINED if name in detector.facts.thresholds]
+    normal = detector._single(measure(scorers[kind], digits.images), own=1)
+    scores = detector.scores(measure(scorers[kind], digits.images[::-1, :, ::-1]))
+    for i in range(len(digits.images)):
+        # The p-value of a permutation test: the score is one of those that are no lower.
+        p = [(1 + (normal[name] >= scores[name][i]).sum()) / (1 + len(normal[name])) for name in names]
+        assert scores["combined"][i] == pytest.approx(combine_pvalues(p, method="fisher").statistic, rel=1e-9)
+    assert (detector._scores(measure(scorers[kind], digits.images), own=1)["combined"] >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("kind", "by"),
+    [("labels", "combined"), ("labels", "ratio"), ("plain", "combined"), ("plain", "neighbours"), ("plain", "local")],
+)
 def test_what_is_no_digit_is_found(scorers, digits, kind, by):
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.95)
     others = load("digits").test.images[200:]
@@ -138,9 +165,10 @@ def test_an_image_has_its_scores_wherever_it_stands(scorers, digits, kind):
 def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path):
     scorer = scorers["labels"]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
-    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES]
+    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES, NORMAL]
     again = Detector.load(tmp_path, scorer)
     assert again.facts == detector.facts and np.array_equal(again.codes, detector.codes)
+    assert np.array_equal(again.normal, detector.normal)
 
 
 def test_too_little_to_learn_from_is_refused(scorers, digits):
@@ -166,7 +194,7 @@ def test_fit_then_score(detect, run, digits, scorers):
     pictures(Path("mine/a"), digits.images[:9])
     pictures(Path("mine/b"), odd)
     facts = detect("score", "mine", "--model", "run", "--json").facts
-    assert facts["by"] == "ratio"
+    assert facts["by"] == "combined"
     names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
     assert [row["image"] for row in facts["images"]] == names
     everything = np.concatenate([digits.images[:9], odd])
@@ -174,7 +202,7 @@ def test_fit_then_score(detect, run, digits, scorers):
     for name, values in expected.scores(measured).items():
         assert [row[name] for row in facts["images"]] == pytest.approx(values.tolist(), rel=1e-3, abs=1e-3)
     for row in facts["images"]:
-        assert row["verdict"] == ("anomaly" if row["ratio"] > facts["thresholds"]["ratio"] else "normal")
+        assert row["verdict"] == ("anomaly" if row["combined"] > facts["thresholds"]["combined"] else "normal")
 
     again = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
     once_more = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts  # nor what it wrote itself
@@ -184,7 +212,7 @@ def test_fit_then_score(detect, run, digits, scorers):
     with Path("anomalies/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == names and set(rows[0]) == {"image", "verdict", "label", *SCORES}
-    worst = sorted(range(12), key=lambda i: -facts["images"][i]["ratio"])[:8]
+    worst = sorted(range(12), key=lambda i: -facts["images"][i]["combined"])[:8]
     with Image.open("anomalies/worst.png") as picture:
         sheet = picture.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
     assert picture.width * (8 * 9 - 1) == picture.height * (3 * 9 - 1)  # 8 rows: picture, reconstruction, map
@@ -256,7 +284,7 @@ def damage(**changes: Any) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda folder: (folder / FACTS).write_text("{"), "can't be read"),
-    "another version": (damage(format=2), "of another version"),
+    "another version": (damage(format=1), "of another version"),
     "unknown key": (damage(more=2), "can't be read"),
     "other weights": (damage(weights="0" * 64), "for other weights"),
     "no object": (lambda folder: (folder / FACTS).write_text("[]"), "can't be read"),
@@ -266,6 +294,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
     "codes cut": (lambda folder: (folder / CODES).write_bytes((folder / CODES).read_bytes()[:200]), "can't be read"),
     "codes of another size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
+    "no scores": (lambda folder: (folder / NORMAL).unlink(), "can't be read"),
+    "few scores": (lambda folder: np.save(folder / NORMAL, np.zeros((200, 2))), "damaged"),
     "a pickle": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
 }
 

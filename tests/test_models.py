@@ -132,12 +132,21 @@ def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likeli
     agree(model, config, "encoder")
 
 
+OTHER_LAYERS = {
+    "conv": {"width": 4, "max_width": 8, "hidden": 16, "pool": True, "dropout": 0.1},
+    "resnet": {"width": 4, "blocks": 2, "batch_norm": True},
+}
+
+
 @pytest.mark.parametrize("shape", SHAPES)
-def test_max_pooling_learns_exports_and_agrees(shape):
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("arch", OTHER_LAYERS)
+def test_other_layers_learn_export_and_agree(arch, labels, shape):
     torch.manual_seed(0)
-    config = model_config("conv", shape, width=4, max_width=8, hidden=16, pool=True, dropout=0.1)
+    config = model_config(arch, shape, labels, **OTHER_LAYERS[arch])
     model = build(config)
-    learn(model, *batch(shape, False))
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
     agree(model, config, "encoder")
 
 

@@ -22,12 +22,20 @@ from cvae.files import read_at_most, whole
 
 SCORES = {
     "reconstruction": "squared error of the reconstruction, summed over pixels",
+    "local": "largest error of the reconstruction in one place: of the difference, blurred",
     "bound": "importance-weighted bound on -log p(x), in nats, under the label that fits best",
     "kl": "KL divergence of the code from the prior, in nats",
     "neighbours": "distance of the code from those of the nearest normal images",
     "ratio": "log-likelihood ratio of the other labels to the best one, in deviations of normal images",
+    "combined": "how rarely normal images score as high in local, neighbours and ratio",
 }
 """The higher, the less normal. `ratio` is of models with several labels only."""
+
+COMBINED = ("local", "neighbours", "ratio")
+"""What `combined` is made of: what the pixels, the code and the label tell. None of them sees every anomaly."""
+
+BLUR = 0.05
+"""Standard deviation of the blur of `local`, as a share of the shorter side."""
 
 SAMPLES = 16
 """Samples of the importance-weighted bound."""
@@ -37,10 +45,10 @@ NEIGHBOURS = 5
 LEAST = 20
 """Images from which on a label has a mean and a deviation of its own."""
 
-FORMAT = 1
+FORMAT = 2
 """The version of a detector's layout. A reader refuses another one."""
 
-FACTS, CODES = "detector.json", "detector-codes.npy"
+FACTS, CODES, NORMAL = "detector.json", "detector-codes.npy", "detector-scores.npy"
 """The files of a detector, beside the model's."""
 
 
@@ -51,6 +59,7 @@ class Measured(NamedTuple):
     """
 
     squared_error: np.ndarray  # (N,)
+    local: np.ndarray
     bound: np.ndarray
     kl: np.ndarray
     ratio: np.ndarray | None
@@ -101,6 +110,7 @@ def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Me
     reconstruction = scorer.decode(encoded.mean, label)
     return Measured(
         squared_error=((image - reconstruction) ** 2).sum(axis=(1, 2, 3)),  # (N, C, H, W) -> (N,)
+        local=np.abs(_blur(image - reconstruction)).mean(1).max(axis=(1, 2)),  # (N, C, H, W) -> (N,)
         bound=-log_mean_exp(-drawn.distortion - drawn.log_ratio),
         kl=drawn.rate[:, 0].sum(1),
         ratio=ratio,
@@ -108,6 +118,17 @@ def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Me
         code=encoded.mean,
         reconstruction=reconstruction,
     )
+
+
+def _blur(images: np.ndarray) -> np.ndarray:
+    """A Gaussian blur of (N, C, H, W), one side after the other."""
+    sigma = BLUR * min(images.shape[2:])
+    for axis in (2, 3):
+        place = np.arange(images.shape[axis], dtype=np.float32)
+        weight = np.exp(-0.5 * ((place[:, None] - place) / sigma) ** 2)  # (S, S)
+        weight /= weight.sum(0)
+        images = np.moveaxis(np.moveaxis(images, axis, -1) @ weight, -1, axis)
+    return images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,10 +151,11 @@ class Facts:
 
 
 class Detector:
-    """What is normal for a model: `Facts`, and the codes (M, Z) of normal images."""
+    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and their scores (M, S), each column
+    sorted, of those that are `COMBINED`."""
 
-    def __init__(self, facts: Facts, codes: np.ndarray) -> None:
-        self.facts, self.codes = facts, codes
+    def __init__(self, facts: Facts, codes: np.ndarray, normal: np.ndarray) -> None:
+        self.facts, self.codes, self.normal = facts, codes, normal
 
     @classmethod
     def fit(
@@ -167,20 +189,33 @@ class Detector:
             centre=centre,
             scale=scale,
         )
-        scores = cls(facts, normal.code)._scores(normal, skip=1)  # each is its own nearest neighbour
+        detector = cls(facts, normal.code, np.empty((len(images), 0)))
+        scores = detector._single(normal, own=1)
+        detector.normal = np.sort([scores[name] for name in COMBINED if name in scores], axis=1).T  # (S, M) -> (M, S)
+        scores = detector._scores(normal, own=1)
         thresholds = {name: float(np.quantile(score, quantile)) for name, score in scores.items()}
-        return cls(replace(facts, thresholds=thresholds), normal.code)
+        detector.facts = replace(facts, thresholds=thresholds)
+        return detector
 
     def scores(self, measured: Measured) -> dict[str, np.ndarray]:
         """Every score of `SCORES` that the model has, (N,) each."""
-        return self._scores(measured, skip=0)
+        return self._scores(measured, own=0)
 
-    def _scores(self, measured: Measured, skip: int) -> dict[str, np.ndarray]:
+    def _scores(self, measured: Measured, own: int) -> dict[str, np.ndarray]:
+        """`own` is 1 if the images are the normal ones themselves: each is left out of what it is compared with."""
+        scores = self._single(measured, own)
+        parts = [scores[name] for name in COMBINED if name in scores]
+        tails = [_log_tail(score, normal, own) for score, normal in zip(parts, self.normal.T, strict=True)]
+        # Fisher's method: -2 sum ln p. The parts depend on each other, so that it is no chi-squared; a quantile serves.
+        return scores | {"combined": -2 * np.sum(tails, axis=0)}
+
+    def _single(self, measured: Measured, own: int) -> dict[str, np.ndarray]:
         scores = {
             "reconstruction": measured.squared_error,
+            "local": measured.local,
             "bound": measured.bound,
             "kl": measured.kl,
-            "neighbours": _distance(measured.code, self.codes, skip),
+            "neighbours": _distance(measured.code, self.codes, own),
         }
         if measured.ratio is not None and measured.label is not None:
             centre, scale = np.array(self.facts.centre), np.array(self.facts.scale)
@@ -188,16 +223,17 @@ class Detector:
         return scores
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the detector's two files into a model's folder.
+        """Write the detector's three files into a model's folder.
 
         Raises:
             CvaeError: they can't be written.
         """
-        paths = [folder / FACTS, folder / CODES]
-        with ExitStack() as both:
-            facts, codes = (both.enter_context(whole(path)) for path in paths)
+        paths = [folder / FACTS, folder / CODES, folder / NORMAL]
+        with ExitStack() as together:
+            facts, codes, normal = (together.enter_context(whole(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
             np.save(codes, self.codes)
+            np.save(normal, self.normal)
         return paths
 
     @classmethod
@@ -215,9 +251,9 @@ class Detector:
             if not isinstance(data, dict):
                 raise ValueError(f"{FACTS} is no JSON object")
             facts = from_dict(Facts, data)
-            # A map, since a header that promises more than the file holds is refused before memory is asked for.
+            # Maps, since a header that promises more than the file holds is refused before memory is asked for.
             with np.errstate(over="raise"):
-                codes = np.load(folder / CODES, mmap_mode="r", allow_pickle=False)
+                codes, normal = (np.load(folder / of, mmap_mode="r", allow_pickle=False) for of in (CODES, NORMAL))
         except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
         model = scorer.model.spec
@@ -227,17 +263,25 @@ class Detector:
             facts.format == FORMAT
             and list(facts.thresholds) == names
             and len(facts.centre or ()) == len(facts.scale or ()) == labels
-            and isinstance(codes, np.ndarray)  # not an archive
-            and codes.shape == (facts.images, model.latent_dim)
-            and codes.dtype == np.float32
+            and _is_array(codes, (facts.images, model.latent_dim), np.float32)
+            and _is_array(normal, (facts.images, sum(name in COMBINED for name in names)), np.float64)
             and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
             and facts.images > NEIGHBOURS
-            and np.isfinite(codes).all()
         ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged or of another version; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
-        return cls(facts, np.array(codes))
+        return cls(facts, np.array(codes), np.array(normal))
+
+
+def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
+    """Whether it is no archive, but an array of finite numbers."""
+    return (
+        isinstance(loaded, np.ndarray)
+        and loaded.shape == shape
+        and loaded.dtype == dtype
+        and bool(np.isfinite(loaded).all())
+    )
 
 
 def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -252,12 +296,18 @@ def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[f
     return tuple(centre), tuple(scale)
 
 
-def _distance(code: np.ndarray, codes: np.ndarray, skip: int) -> np.ndarray:
-    """The mean distance of each code (N, Z) to the nearest `NEIGHBOURS` among codes (M, Z), after the first `skip`."""
-    squares, last = (codes**2).sum(1), skip + NEIGHBOURS
+def _log_tail(score: np.ndarray, normal: np.ndarray, own: int) -> np.ndarray:
+    """Of each score (N,) the logarithm of its p-value: the share of normal ones (M,), sorted, that are no lower."""
+    above = len(normal) - np.searchsorted(normal, score) - own  # (N,)
+    return np.log((above + 1) / (len(normal) - own + 1))  # the score itself is counted too, so never log 0
+
+
+def _distance(code: np.ndarray, codes: np.ndarray, own: int) -> np.ndarray:
+    """The mean distance of each code (N, Z) to the nearest `NEIGHBOURS` among codes (M, Z), after the first `own`."""
+    squares, last = (codes**2).sum(1), own + NEIGHBOURS
     found = []
     for part in np.array_split(code, -(-len(code) // 500)):
         squared = (part**2).sum(1)[:, None] + squares - 2 * part @ codes.T  # (n, Z), (M, Z) -> (n, M)
-        near = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, skip:]
+        near = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, own:]
         found.append(np.sqrt(near.clip(min=0)).mean(1))
     return np.concatenate(found)

@@ -1,10 +1,10 @@
 """Residual blocks down, inverse residual blocks up, for images of any size.
 
-Pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027) without normalization: the second
+Pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027), by default without normalization: the second
 convolution of a block starts at zero, so a deep network starts as a shallow one (Zhang et al. 2019, "Fixup",
 https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the same in a VAE). So
-training and evaluation are one function, a large batch is the sum of small ones, and the exported graph is
-convolutions alone.
+training and evaluation are one function, and a large batch is the sum of small ones. With batch norm, after each
+convolution of a block, larger learning rates are borne. The exported graph is convolutions alone either way.
 """
 
 from functools import partial
@@ -19,28 +19,33 @@ from cvae.models.conditioning import Conditioning
 
 
 class Block(nn.Module):
-    """features + conv(silu(modulate(conv(silu(features))))); the shape stays (B, C, H, W)."""
+    """features + norm(conv(silu(modulate(norm(conv(silu(features))))))); the shape stays (B, C, H, W)."""
 
-    def __init__(self, channels: int, conditioning: Conditioning) -> None:
+    def __init__(self, channels: int, conditioning: Conditioning, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = conditioning.modulation(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+        # A norm is next to its convolution, into which an export folds it.
+        norm = nn.BatchNorm2d if batch_norm else nn.Identity
+        self.norm1, self.norm2 = norm(channels), norm(channels)
+        for start in (self.norm2 if batch_norm else self.conv2).parameters():
+            nn.init.zeros_(start)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        update = self.modulation(self.conv1(silu(features)), label)
-        return features + self.conv2(silu(update))
+        update = self.modulation(self.norm1(self.conv1(silu(features))), label)
+        return features + self.norm2(self.conv2(silu(update)))
 
 
 class Stage(nn.Module):
     """A change of resolution (or none), then residual blocks."""
 
-    def __init__(self, resample: nn.Module, channels: int, blocks: int, conditioning: Conditioning) -> None:
+    def __init__(
+        self, resample: nn.Module, channels: int, blocks: int, conditioning: Conditioning, *, batch_norm: bool = False
+    ) -> None:
         super().__init__()
         self.resample = resample
-        self.blocks = nn.ModuleList(Block(channels, conditioning) for _ in range(blocks))
+        self.blocks = nn.ModuleList(Block(channels, conditioning, batch_norm=batch_norm) for _ in range(blocks))
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
         features = self.resample(features)  # (B, a, h, w) -> (B, b, h', w')
@@ -53,13 +58,22 @@ class BottomUp(nn.Module):
     """Image (B, C, H, W) -> its features (B, c, h, w) at each level, the largest first."""
 
     def __init__(
-        self, image_channels: int, levels: list[Level], blocks: int, patch: int, conditioning: Conditioning
+        self,
+        image_channels: int,
+        levels: list[Level],
+        blocks: int,
+        patch: int,
+        conditioning: Conditioning,
+        *,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         self.fold = Fold(patch)
         stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
         downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
-        self.stages = nn.ModuleList(Stage(down, down.out_channels, blocks, conditioning) for down in (stem, *downs))
+        self.stages = nn.ModuleList(
+            Stage(down, down.out_channels, blocks, conditioning, batch_norm=batch_norm) for down in (stem, *downs)
+        )
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features, seen = self.fold(image), []
@@ -93,11 +107,12 @@ class Encoder(BottomUp):
         levels: list[Level],
         blocks: int,
         patch: int,
+        batch_norm: bool,
         spatial: bool,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
-        super().__init__(image_channels, levels, blocks, patch, conditioning)
+        super().__init__(image_channels, levels, blocks, patch, conditioning, batch_norm=batch_norm)
         smallest = levels[-1]
         self.spatial = spatial
         self.head = (
@@ -130,6 +145,7 @@ class Decoder(nn.Module):
         levels: list[Level],
         blocks: int,
         patch: int,
+        batch_norm: bool,
         spatial: bool,
         latent_dim: int,
         conditioning: Conditioning,
@@ -143,7 +159,7 @@ class Decoder(nn.Module):
             else conditioning.linear(latent_dim, self.smallest.features)
         )
         self.stages = nn.ModuleList(
-            Stage(resample, level.channels, blocks, conditioning)
+            Stage(resample, level.channels, blocks, conditioning, batch_norm=batch_norm)
             for resample, level in zip(enlargements(levels[::-1]), levels[::-1], strict=True)
         )
         self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
@@ -170,6 +186,7 @@ def resnet(
     blocks: int = 1,
     patch: int = 1,
     smallest: int = 4,
+    batch_norm: bool = False,
     spatial: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution.
@@ -182,8 +199,8 @@ def resnet(
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
     return (
-        Encoder(image_shape[0], levels, blocks, patch, spatial, latent_dim, conditioning),
-        Decoder(shape, levels, blocks, patch, spatial, latent_dim, conditioning),
+        Encoder(image_shape[0], levels, blocks, patch, batch_norm, spatial, latent_dim, conditioning),
+        Decoder(shape, levels, blocks, patch, batch_norm, spatial, latent_dim, conditioning),
     )
 
 
