@@ -89,7 +89,7 @@ def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
         return int(text)
     from cvae.runtime import images as pictures
 
-    return pictures.read(text, decoder.spec.image_shape)
+    return pictures.read(text, decoder.spec.image_shape, remark=_shared.say)
 
 
 def _label(decoder: "Model", stop: "int | np.ndarray", name: str, label: str | None) -> int:

@@ -324,6 +324,24 @@ def test_without_a_label_the_one_of_the_fewest_nats_is_taken_and_told(cvae, trai
     assert all(f"{path}: no label given; '{label}'" in done.err for path, label in zip(pictures, best, strict=True))
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "reconstruct {picture} -m {model}",
+        "restyle {picture} --digit 4 -m {model}",
+        "interpolate {model} --from {picture} --digit 4",
+    ],
+)
+def test_a_picture_that_is_made_to_fit_is_named(cvae, trained, pictures, command):
+    Image.new("L", (20, 30), 100).save("large.png")
+    Image.new("RGB", (8, 8), "red").save("red.png")
+    for name, words in {"large.png": "20x30 pixels", "red.png": "8x8 pixels in colour", str(pictures[0]): None}.items():
+        done = cvae(*command.format(picture=name, model=trained["labels"]).split())
+        assert done.code == 0
+        told = f"'{name}' has {words}, the model takes 8x8 in grey: it is made to fit"
+        assert (told in done.err) if words else "made to fit" not in done.err
+
+
 # -- info, archs, export -----------------------------------------------------------------------------------------------
 
 

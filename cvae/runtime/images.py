@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -194,8 +195,16 @@ def error_maps(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     return (3 * error - np.arange(3).reshape(3, 1, 1)).clip(0, 1).astype(np.float32)
 
 
-def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = False) -> np.ndarray:
+def read(
+    path: str | Path,
+    image_shape: tuple[int, int, int],
+    *,
+    exact: bool = False,
+    remark: Callable[[str], None] | None = None,
+) -> np.ndarray:
     """Read a picture as an image (C, H, W) float32 in [0, 1]: grey or RGB, scaled to cover (H, W), centre-cropped.
+
+    `remark` is told of one that is of another size, or in colour where C is 1.
 
     Raises:
         UsageError: with `exact`, it is not of this size, or in colour where C is 1.
@@ -213,12 +222,15 @@ def read(path: str | Path, image_shape: tuple[int, int, int], *, exact: bool = F
                 picture = cover(original, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as a picture: {one_line(error)}") from error
-    if exact:
-        coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
-        if size != (width, height) or coloured:
-            raise UsageError(
-                f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if coloured else ''}, the "
-                f"model takes {width}x{height}{' in grey' if channels == 1 else ''}; --resize scales and crops it"
-            )
+    coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
+    if size != (width, height) or coloured:
+        unlike = (
+            f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if coloured else ''}, the "
+            f"model takes {width}x{height}{' in grey' if channels == 1 else ''}"
+        )
+        if exact:
+            raise UsageError(f"{unlike}; --resize scales and crops it")
+        if remark is not None:
+            remark(f"{unlike}: it is made to fit")
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)
