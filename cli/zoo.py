@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cvae.cli import _shared
+from cvae.errors import UsageError, near
 
 app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
 
@@ -43,7 +44,10 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     """
     from cvae import model_zoo
 
-    if name in model_zoo.recipes() and name not in model_zoo.models():
+    models, recipes = model_zoo.models(), model_zoo.recipes()
+    if name not in {**models, **recipes}:
+        raise UsageError(f"there is no zoo model or recipe {name!r}; {near(name, {**models, **recipes})}")
+    if name not in models:
         flags = model_zoo.recipe(name).read_text("utf-8")
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
         return

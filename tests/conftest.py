@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,11 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Real data beside the checkout, where there is any."""
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The blocks of a language in a Markdown text."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="session")

@@ -984,6 +984,11 @@ def test_an_unknown_zoo_model_is_refused(cvae, command):
     assert done.code == 2 and "did you mean 'mnist-resnet-conditional'" in done.err
 
 
+def test_an_unknown_recipe_has_recipes_for_near_names(cvae):
+    done = cvae("zoo", "show", "classic-car-bce")
+    assert done.code == 2 and "did you mean 'classic-cars-bce'" in done.err
+
+
 def test_a_run_that_begins_with_anothers_weights_has_its_network(cvae, trained):
     done = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
     assert done.code == 0, done.err

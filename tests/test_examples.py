@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import blocks
 from PIL import Image
 
 import cvae as package
@@ -259,9 +260,9 @@ def test_the_bulk_job_draws_each_image_from_its_own_number(tmp_path):
 
 PAGE = (ROOT / "docs" / "embedding.md").read_text("utf-8")
 PATHS = {
-    section.partition("\n")[0]: "".join(blocks)
+    section.partition("\n")[0]: "".join(scripts)
     for section in PAGE.split("\n## ")
-    if (blocks := re.findall(r"```sh\n(.*?)```", section, re.DOTALL))
+    if (scripts := blocks(section, "sh"))
 }
 """What is to be typed for a host: its blocks of `sh`, one script. (`bash`: line by line, in test_readme.py;
 `console`: shown and not run.)"""

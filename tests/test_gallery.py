@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import blocks, load
 from PIL import Image, ImageDraw, ImageSequence
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "gallery.md"
@@ -26,15 +27,11 @@ SHORT = {
 
 
 def commands(text: str) -> list[list[str]]:
-    return [
-        shlex.split(line) for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines()
-    ]
+    return [shlex.split(line) for block in blocks(text, "bash") for line in block.splitlines()]
 
 
 def write_mnist(raw: Path) -> None:
     """The bundled digits as MNIST's files."""
-    from conftest import load
-
     digits = load("digits", size=28)
     raw.mkdir(parents=True)
     for name, part in {"train": digits.train, "t10k": digits.test}.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import blocks
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,12 +24,8 @@ HOSTS = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\
 """Run by tests/test_node.py and tests/test_web.py, where there is npm and a browser."""
 
 
-def blocks(path: Path, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", path.read_text(), flags=re.DOTALL)
-
-
 def commands(path: Path) -> list[str]:
-    lines = [line for block in blocks(path, "bash") for line in block.splitlines()]
+    lines = [line for block in blocks(path.read_text(), "bash") for line in block.splitlines()]
     return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
 
 
@@ -78,7 +75,7 @@ def test_every_command_shown_works(document, home, tmp_path, cvae, monkeypatch):
 
 def test_every_program_shown_works(home, tmp_path):
     for document in DOCUMENTS:
-        for program in blocks(document, "python"):
+        for program in blocks(document.read_text(), "python"):
             done = subprocess.run(
                 [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
             )
