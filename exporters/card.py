@@ -54,7 +54,7 @@ model = cvae.load("hf://OWNER/NAME")
 images = model.generate(16{label})
 ```
 
-| | |
+{_pictures(run)}| | |
 |---|---|
 {chr(10).join(f"| {name} | {_plain(value)} |" for name, value in rows.items() if value)}
 """
@@ -63,6 +63,18 @@ images = model.generate(16{label})
 def belongs_to_us(path: Path) -> bool:
     """Whether a card may be written there: there is none, or one that nobody has made their own."""
     return not path.exists() or OURS in path.read_text("utf-8", errors="replace")
+
+
+def _pictures(run: Path) -> str:
+    """Those that the training drew last."""
+    newest = max((path.name[:10] for path in (run / "samples").glob("epoch-????-samples.png")), default="")
+    says = {
+        "samples": "Random images",
+        "interpolations": "From an image to another",
+        "reconstructions": "Images, and their reconstructions below",
+    }
+    paths = {text: f"samples/{newest}-{name}.png" for name, text in says.items()}
+    return "".join(f"![{text}]({path})\n\n" for text, path in paths.items() if (run / path).is_file())
 
 
 def _bound(metrics: Path) -> str:

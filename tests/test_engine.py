@@ -109,8 +109,19 @@ def test_sample_pictures_show_ten_classes_and_originals_above_reconstructions(ru
     validation = load_dataset(QUICK).validation.images
     assert (pairs[:8, :8] == validation[0, 0]).all()
     assert pairs[9:].std() > 20
-    before = sorted(path.name for path in (run / "samples").glob("epoch-0000-*"))  # what the network drew untrained
-    assert before == ["epoch-0000-reconstructions.png", "epoch-0000-samples.png"]
+    before = {path.name for path in (run / "samples").glob("epoch-0000-*")}  # what the network drew untrained
+    assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
+
+
+def test_sample_pictures_show_the_way_from_the_first_image_of_a_class_to_the_second(run):
+    with Image.open(run / "samples" / "epoch-0003-samples.png") as picture:
+        samples = np.asarray(picture)
+    with Image.open(run / "samples" / "epoch-0003-interpolations.png") as picture:
+        way = np.asarray(picture)
+    assert way.shape == samples.shape
+    assert np.abs(way[:, :8].astype(int) - samples[:, :8]).max() <= 1  # from the first column
+    assert np.abs(way[:, -8:].astype(int) - samples[:, 9:17]).max() <= 1  # to the second
+    assert (way[:, 36:44] != way[:, :8]).any()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):

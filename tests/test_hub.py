@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -253,6 +254,9 @@ def test_a_run_opens_as_a_model_repository(trained, kind):
     assert f"| bound on test images | {records[-1]['test']['bound']:.2f} nats per image |" in told.text
     assert "| training data | digits; E. Alpaydin and C. Kaynak, CC BY 4.0" in told.text
     assert str(trained[kind]) not in told.text
+    shown = re.findall(r"!\[.+\]\((\S+)\)", told.text)
+    assert shown == [f"samples/epoch-0020-{name}.png" for name in ("samples", "interpolations", "reconstructions")]
+    assert all((trained[kind] / picture).is_file() for picture in shown)
 
 
 @pytest.mark.parametrize("license", ["Apache-2.0", 'odd: "words" # and\\ more'])

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -46,6 +47,7 @@ from cvae.objectives import Loss
 from cvae.registry import OBJECTIVES
 from cvae.runtime import images as pictures
 from cvae.runtime.find import find
+from cvae.runtime.model import slerp
 
 CHECKPOINT_SECONDS = 120.0
 """A run is saved at the end of each epoch, and within a longer one this often."""
@@ -486,7 +488,8 @@ class Trainer:
 
     @torch.no_grad()
     def _pictures(self, epoch: int) -> None:
-        """samples/: random images (a row a class, for a conditional model), and originals above reconstructions."""
+        """samples/: random images (a row a class, for a conditional model), the way from the first image of each row to
+        the second, and originals above reconstructions."""
         if not self.accelerator.is_main_process or self.config.model.image_shape[0] not in (1, 3):
             return
         model, classes = self.evaluated_model.eval(), self.config.model.classes
@@ -494,17 +497,20 @@ class Trainer:
         reseed(self.device, EVALUATION_SEED, "pictures")
         noise = torch.randn(rows * 8, self.config.model.latent_dim, device=self.device)
         label = None if classes is None else torch.arange(rows, device=self.device).repeat_interleave(8)
-        samples = model.decode(noise, label).float().cpu().numpy()
+        starts, ends, way = noise[::8].cpu().numpy(), noise[1::8].cpu().numpy(), np.linspace(0, 1, 8)[:, None]
+        codes = np.concatenate([slerp(a, b, way) for a, b in zip(starts, ends, strict=True)], dtype=np.float32)
+        drawn = {"samples": noise, "interpolations": torch.from_numpy(codes).to(self.device)}  # (8 rows, Z) each
+        sheets = {name: model.decode(code, label).float().cpu().numpy() for name, code in drawn.items()}
         split = self.dataset.validation or self.dataset.train
         image = torch.from_numpy(split.images[:8]).to(self.device).float() / 255
         labels = None if classes is None else split.labels
         label = None if labels is None else torch.from_numpy(labels[:8]).to(self.device)
         again = model.decode(model.encode(image, label)[0], label)
-        pairs = torch.cat([image, again]).float().cpu().numpy()
+        sheets["reconstructions"] = torch.cat([image, again]).float().cpu().numpy()
         model.train()
-        folder = self.out / "samples"
-        pictures.save(pictures.grid(samples, columns=8), folder / f"epoch-{epoch:04d}-samples.png")
-        pictures.save(pictures.grid(pairs, columns=len(image)), folder / f"epoch-{epoch:04d}-reconstructions.png")
+        for name, sheet in sheets.items():
+            columns = min(8, len(sheet) // 2)  # fewer where there are fewer images to reconstruct
+            pictures.save(pictures.grid(sheet, columns), self.out / "samples" / f"epoch-{epoch:04d}-{name}.png")
 
     # -- stopping and going on -----------------------------------------------------------------------------------
 
