@@ -237,7 +237,6 @@ def test_every_cell_of_the_notebook_shows_what_it_says(in_tmp):
 
 @pytest.mark.slow
 def test_the_bulk_job_draws_each_image_from_its_own_number(tmp_path):
-    pytest.importorskip("ray", reason="needs ray: pip install 'ray[data]'")
     import pyarrow.parquet
 
     command = [sys.executable, EXAMPLES / "ray" / "bulk.py", "--n", "600", "--seed", "3", "--out", tmp_path / "images"]
@@ -256,6 +255,39 @@ def test_the_bulk_job_draws_each_image_from_its_own_number(tmp_path):
     assert again.returncode == 2 and "exists already" in again.stderr.splitlines()[-1]
 
 
+SERVE = """
+import sys, ray, httpx2
+from ray import serve
+sys.path.insert(0, {folder!r})
+import serving
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={{"host": "127.0.0.1", "port": {port}}})
+serve.run(serving.app({{"model": {model!r}}}))
+for query in ("label=7&seed=3", "label=12", "seed=-1"):
+    answer = httpx2.get("http://127.0.0.1:{port}/?" + query)
+    print(answer.status_code, answer.headers.get("X-Seed"), answer.content.hex())
+"""
+
+
+@pytest.mark.slow
+def test_ray_serve_draws_the_digit_that_is_asked_for(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    model = str(model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx")
+    program = SERVE.format(folder=str(EXAMPLES / "ray"), port=port, model=model)
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES / 'ray'}"}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    drawn, label, seed = (line.split(" ") for line in done.stdout.splitlines())
+    assert drawn[:2] == ["200", "3"]
+    with Image.open(io.BytesIO(bytes.fromhex(drawn[2]))) as picture:
+        expected = to_uint8(package.load().generate(1, 7, seed=3))[0, 0]
+        assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+    assert [label[0], seed[0]] == ["422", "422"]
+    assert "'12'" in bytes.fromhex(label[2]).decode() and "'-1'" in bytes.fromhex(seed[2]).decode()
+
+
 # -- docs/embedding.md -------------------------------------------------------------------------------------------------
 
 PAGE = (ROOT / "docs" / "embedding.md").read_text("utf-8")
@@ -267,7 +299,7 @@ PATHS = {
 """What is to be typed for a host: its blocks of `sh`, one script. (`bash`: line by line, in test_readme.py;
 `console`: shown and not run.)"""
 
-NEEDS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub", "examples/ray": "ray"}
+NEEDS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
 """Packages that a script needs, by a word of it."""
 
 
