@@ -14,6 +14,10 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+
+from cvae import model_zoo
+from cvae.config import read_recipe
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURES = DOCS / "gallery.md", DOCS / "gallery"
@@ -25,15 +29,28 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
-def started(words: list[str]) -> list[str]:
-    """A training that was begun before is continued."""
-    run = Path("runs") / words[words.index("--recipe") + 1]
-    return ["cvae", "train", "--resume", "--out", str(run)] if (run / "config.json").exists() else words
+def settings(recipe: Path) -> dict[str, Any]:
+    """What a recipe, or a run, sets, but for where its data are."""
+    flags = read_recipe(recipe)
+    options = {f"{part}.{key}": value for part, of in flags.pop("options", {}).items() for key, value in of.items()}
+    beta = {"objective.beta": flags["beta"]} if flags.get("beta") is not None else {}
+    return {key: value for key, value in flags.items() if key not in ("data", "beta")} | options | beta
 
 
-def finished(words: list[str]) -> bool:
-    metrics = Path("runs") / words[words.index("--recipe") + 1] / "metrics.jsonl"
-    return metrics.exists() and "test" in json.loads(metrics.read_text().splitlines()[-1])
+def train(words: list[str]) -> list[str] | None:
+    """The command that trains as `words` say: one begun before is continued, for one that is done there is none."""
+    flags = dict(zip(words[2::2], words[3::2], strict=True))
+    name = flags.pop("--recipe")
+    run = Path("runs") / name
+    if not (run / "config.json").exists():
+        return words
+    asked = settings(model_zoo.recipe(name)) | {flag.lstrip("-"): int(value) for flag, value in flags.items()}
+    trained = settings(run / "config.json")
+    if others := {key: trained.get(key) for key, value in asked.items() if trained.get(key) != value}:
+        sys.exit(f"{run} was trained otherwise, with {others}: remove it")
+    metrics = run / "metrics.jsonl"
+    done = metrics.exists() and "test" in json.loads(metrics.read_text().splitlines()[-1])
+    return None if done else ["cvae", "train", "--resume", "--out", str(run)]
 
 
 def main() -> None:
@@ -44,9 +61,9 @@ def main() -> None:
         if only is not None and not any(only in word for word in words):
             continue
         if words[1] == "train":
-            if finished(words):
+            if (training := train(words)) is None:
                 continue
-            words = started(words)
+            words = training
         print("$", shlex.join(words), flush=True)
         subprocess.run([sys.executable, "-m", *words], check=True)
         if "--out" in words and words[1] != "train":
