@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import cvae
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
+from cvae.engine import resume
 from cvae.evaluation.anomaly import Detector, measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.onnx import export
@@ -44,9 +45,9 @@ MODEL = TrainConfig(
 
 def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     """Train without a digit, and score the whole test set."""
-    run = folder / digit
+    run = folder / f"{digit}-{asked.epochs}-epochs"
     if not (run / "decoder.onnx").exists():
-        export(cvae.train(asked, run))
+        export(resume(run) if (run / "config.json").exists() else cvae.train(asked, run))
     scorer = ExportedScorer(cvae.load(run))
     normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None

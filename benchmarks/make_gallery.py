@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae import model_zoo
-from cvae.config import read_recipe
+from cvae.config import Config, TrainConfig, from_dict, read_recipe, to_dict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURES = DOCS / "gallery.md", DOCS / "gallery"
@@ -29,24 +29,28 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
-def settings(recipe: Path) -> dict[str, Any]:
-    """What a recipe, or a run, sets, but for where its data are."""
-    flags = read_recipe(recipe)
-    options = {f"{part}.{key}": value for part, of in flags.pop("options", {}).items() for key, value in of.items()}
-    beta = {"objective.beta": flags["beta"]} if flags.get("beta") is not None else {}
-    return {key: value for key, value in flags.items() if key not in ("data", "beta")} | options | beta
+def settings(training: TrainConfig) -> dict[str, Any]:
+    """All that a training says of itself, but for where its data are and what runs it."""
+    flags = to_dict(training)
+    options = flags.pop("options")
+    objective = {name: flags.pop(name) for name in ("beta", "free_bits")}  # a run has them among its options
+    options["objective"] = {**options.get("objective", {}), **{k: v for k, v in objective.items() if v is not None}}
+    for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):
+        flags.pop(name)
+    return flags | {f"{part}.{key}": value for part, of in options.items() for key, value in of.items()}
 
 
 def train(words: list[str]) -> list[str] | None:
     """The command that trains as `words` say: one begun before is continued, for one that is done there is none."""
-    flags = dict(zip(words[2::2], words[3::2], strict=True))
-    name = flags.pop("--recipe")
+    flags = {flag[2:].replace("-", "_"): value for flag, value in zip(words[2::2], words[3::2], strict=True)}
+    name = flags.pop("recipe")
     run = Path("runs") / name
     if not (run / "config.json").exists():
         return words
-    asked = settings(model_zoo.recipe(name)) | {flag.lstrip("-"): int(value) for flag, value in flags.items()}
-    trained = settings(run / "config.json")
-    if others := {key: trained.get(key) for key, value in asked.items() if trained.get(key) != value}:
+    numbers = {flag: int(value) for flag, value in flags.items()}
+    asked = settings(from_dict(TrainConfig, {**read_recipe(model_zoo.recipe(name)), **numbers}))
+    trained = settings(Config.read(run / "config.json").training)
+    if others := {key: trained.get(key) for key, value in asked.items() if value not in (None, trained.get(key))}:
         sys.exit(f"{run} was trained otherwise, with {others}: remove it")
     metrics = run / "metrics.jsonl"
     done = metrics.exists() and "test" in json.loads(metrics.read_text().splitlines()[-1])

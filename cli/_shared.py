@@ -14,6 +14,7 @@ from cvae.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import numpy as np
     from PIL import Image
 
     from cvae.config import TrainConfig
@@ -157,6 +158,13 @@ def nearest_labels(model: "Model", images: Any, label: str | None, names: list[s
     for name, index in zip(names, labels, strict=True):
         say(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
     return labels
+
+
+def read_picture(path: "str | Path", model: "Model") -> "np.ndarray":
+    """A picture as an image (C, H, W) of the model; one that has to be made to fit is named on standard error."""
+    from cvae.runtime import images as pictures
+
+    return pictures.read(path, model.spec.image_shape, remark=say)
 
 
 def new_seed(seed: int | None) -> int:

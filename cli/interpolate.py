@@ -87,9 +87,7 @@ def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
     """A seed, or the image (C, H, W) in a picture's file."""
     if text.isdecimal():
         return int(text)
-    from cvae.runtime import images as pictures
-
-    return pictures.read(text, decoder.spec.image_shape, remark=_shared.say)
+    return _shared.read_picture(text, decoder)
 
 
 def _label(decoder: "Model", stop: "int | np.ndarray", name: str, label: str | None) -> int:

@@ -265,10 +265,8 @@ def _start(model: "Model", image: Path | None, seed: int | None, label: str | No
     """The code to start from (Z,), and the label it is decoded with."""
     import numpy as np
 
-    from cvae.runtime import images as pictures
-
     if image is not None:
-        pixels = pictures.read(image, model.spec.image_shape)[None]  # (C, H, W) -> (1, C, H, W)
+        pixels = _shared.read_picture(image, model)[None]  # (C, H, W) -> (1, C, H, W)
         labels = _shared.nearest_labels(model, pixels, label, [str(image)])
         return model.encode(pixels, labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]

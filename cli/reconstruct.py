@@ -26,9 +26,7 @@ def reconstruct(
     from cvae.runtime import images as pictures
 
     coder = _shared.open_model(model, device)
-    originals = np.stack(
-        [pictures.read(path, coder.spec.image_shape, remark=_shared.say) for path in images]
-    )  # (N, C, H, W)
+    originals = np.stack([_shared.read_picture(path, coder) for path in images])  # (N, C, H, W)
     labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
     again = coder.reconstruct(originals, labels)
     mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)

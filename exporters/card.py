@@ -67,10 +67,11 @@ def belongs_to_us(path: Path) -> bool:
 
 def _pictures(run: Path) -> str:
     """Those that the training drew last."""
-    newest = max((path.name[:10] for path in (run / "samples").glob("epoch-????-samples.png")), default="")
+    names = [path.name.removesuffix("-samples.png") for path in (run / "samples").glob("epoch-*-samples.png")]
+    newest = max(names, key=lambda name: (len(name), name), default="")  # epoch-9999 comes before epoch-10000
     says = {
         "samples": "Random images",
-        "interpolations": "From an image to another",
+        "interpolations": "From one image to another",
         "reconstructions": "Images, and their reconstructions below",
     }
     paths = {text: f"samples/{newest}-{name}.png" for name, text in says.items()}

@@ -330,6 +330,7 @@ def test_without_a_label_the_one_of_the_fewest_nats_is_taken_and_told(cvae, trai
         "reconstruct {picture} -m {model}",
         "restyle {picture} --digit 4 -m {model}",
         "interpolate {model} --from {picture} --digit 4",
+        "plot traverse {model} --image {picture} --label 4",
     ],
 )
 def test_a_picture_that_is_made_to_fit_is_named(cvae, trained, pictures, command):

@@ -13,13 +13,13 @@ import pytest
 from conftest import SHARED, load, needs_mnist
 from PIL import Image
 from scipy.ndimage import gaussian_filter
-from scipy.stats import combine_pvalues
+from scipy.stats import combine_pvalues, expon
 
 import cvae
 from cvae.data import Split
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import anomaly
-from cvae.evaluation.anomaly import CODES, COMBINED, FACTS, NEIGHBOURS, NORMAL, SCORES, Detector, measure
+from cvae.evaluation.anomaly import CALIBRATION, CODES, COMBINED, FACTS, NEIGHBOURS, SCORES, Detector, measure
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -105,6 +105,12 @@ def test_the_label_found_is_the_true_one():
     assert (measured.label == test.labels[:200]).mean() >= 0.97
 
 
+def nearest(code: np.ndarray) -> np.ndarray:
+    """The mean distance of each code to the nearest others."""
+    distances = np.linalg.norm(code[:, None] - code, axis=2)
+    return np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
     normal = measure(scorers[kind], digits.images)
@@ -114,9 +120,7 @@ def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
     for name, score in detector.scores(normal).items():
         if name not in ("neighbours", "combined"):  # among them each image is its own nearest neighbour
             assert (score <= thresholds[name]).mean() == pytest.approx(0.9, abs=0.01)
-    distances = np.linalg.norm(normal.code[:, None] - normal.code, axis=2)
-    nearest = np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
-    assert thresholds["neighbours"] == pytest.approx(float(np.quantile(nearest, 0.9)), rel=1e-3)
+    assert thresholds["neighbours"] == pytest.approx(float(np.quantile(nearest(normal.code), 0.9)), rel=1e-3)
 
 
 def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
@@ -131,15 +135,49 @@ def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
+    """Among scores that are usual the p-values are counted; the calibration is that of the images themselves."""
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
-    names = [name for name in COMBINED if name in detector.facts.thresholds]
-    normal = detector._single(measure(scorers[kind], digits.images), own=1)
-    scores = detector.scores(measure(scorers[kind], digits.images[::-1, :, ::-1]))
-    for i in range(len(digits.images)):
-        # The p-value of a permutation test: the score is one of those that are no lower.
-        p = [(1 + (normal[name] >= scores[name][i]).sum()) / (1 + len(normal[name])) for name in names]
-        assert scores["combined"][i] == pytest.approx(combine_pvalues(p, method="fisher").statistic, rel=1e-9)
-    assert (detector._scores(measure(scorers[kind], digits.images), own=1)["combined"] >= 0).all()
+    others = measure(scorers[kind], load("digits").test.images[200:])
+    scores = detector.scores(others)
+    names = [name for name in COMBINED if name in scores]
+    assert names == [name for name in COMBINED if name != "ratio" or kind == "labels"]
+    usual = 0
+    for i in range(len(others.code)):
+        p = [(normal >= scores[name][i]).mean() for name, normal in zip(names, detector.calibration.T, strict=True)]
+        expected = combine_pvalues(p, method="fisher").statistic if min(p) > 0 else np.inf
+        if min(p) > anomaly.TAIL:
+            usual += 1
+            assert scores["combined"][i] == pytest.approx(expected, rel=1e-9)
+        else:  # fitted
+            assert scores["combined"][i] >= 2 * np.log(1 / anomaly.TAIL)
+    assert usual >= 20
+
+    normal = measure(scorers[kind], digits.images)
+    alone = detector.scores(normal) | {"neighbours": nearest(normal.code)}
+    tails = [anomaly._log_p(alone[name], column) for name, column in zip(names, detector.calibration.T, strict=True)]
+    threshold = float(np.quantile(-2 * np.sum(tails, axis=0), 0.9))
+    assert detector.facts.thresholds["combined"] == pytest.approx(threshold, rel=1e-3)
+
+
+def test_a_rare_score_has_the_p_value_of_an_exponential_tail():
+    random = np.random.default_rng(0)
+    normal = np.sort(random.exponential(3.0, 20_000))
+    found = anomaly._log_p(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
+    np.testing.assert_allclose(found, expon.logsf([1.0, 6.0, 12.0, 30.0, 60.0], scale=3.0), rtol=0.06)
+    same = anomaly._log_p(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # no spread at all
+    assert np.isfinite(same).all() and same[0] == same[1] == 0 > same[2]
+
+
+@pytest.mark.parametrize("count", [NEIGHBOURS + 1, 30, 144])
+def test_what_is_extreme_in_one_score_alone_is_found_from_few_normal_images(count):
+    random = np.random.default_rng(0)
+    parts = {name: random.standard_normal(count) for name in COMBINED}
+    calibration = np.sort(list(parts.values()), axis=1).T
+    threshold = np.quantile(anomaly._combined(parts, calibration), 0.95)
+    for name in COMBINED:
+        odd = {other: np.zeros(2) for other in COMBINED} | {name: np.array([50.0, 60.0])}
+        combined = anomaly._combined(odd, calibration)
+        assert threshold < combined[0] < combined[1]
 
 
 @pytest.mark.parametrize(
@@ -162,13 +200,14 @@ def test_an_image_has_its_scores_wherever_it_stands(scorers, digits, kind):
         np.testing.assert_allclose(getattr(back, name)[::-1], getattr(forth, name), rtol=1e-4, atol=1e-3)
 
 
-def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path):
-    scorer = scorers["labels"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path, kind):
+    scorer = scorers[kind]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
-    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES, NORMAL]
+    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES, CALIBRATION]
     again = Detector.load(tmp_path, scorer)
     assert again.facts == detector.facts and np.array_equal(again.codes, detector.codes)
-    assert np.array_equal(again.normal, detector.normal)
+    assert np.array_equal(again.calibration, detector.calibration)
 
 
 def test_too_little_to_learn_from_is_refused(scorers, digits):
@@ -284,7 +323,8 @@ def damage(**changes: Any) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda folder: (folder / FACTS).write_text("{"), "can't be read"),
-    "another version": (damage(format=1), "of another version"),
+    "another version": (lambda folder: (damage(format=1)(folder), (folder / CALIBRATION).unlink()), "format 1, not 2"),
+    "no version": (damage(format=None), "format None, not 2"),
     "unknown key": (damage(more=2), "can't be read"),
     "other weights": (damage(weights="0" * 64), "for other weights"),
     "no object": (lambda folder: (folder / FACTS).write_text("[]"), "can't be read"),
@@ -294,8 +334,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
     "codes cut": (lambda folder: (folder / CODES).write_bytes((folder / CODES).read_bytes()[:200]), "can't be read"),
     "codes of another size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
-    "no scores": (lambda folder: (folder / NORMAL).unlink(), "can't be read"),
-    "few scores": (lambda folder: np.save(folder / NORMAL, np.zeros((200, 2))), "damaged"),
+    "no scores": (lambda folder: (folder / CALIBRATION).unlink(), "can't be read"),
+    "few scores": (lambda folder: np.save(folder / CALIBRATION, np.zeros((200, 2))), "damaged"),
     "a pickle": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
 }
 

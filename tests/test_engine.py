@@ -124,6 +124,17 @@ def test_sample_pictures_show_the_way_from_the_first_image_of_a_class_to_the_sec
     assert (way[:, 36:44] != way[:, :8]).any()
 
 
+def test_a_single_class_is_one_row_of_pictures(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(40, np.int64))
+    run = train(replace(QUICK, data=f"npz:{tmp_path / 'one.npz'}", limit=None, epochs=1), tmp_path / "run", quiet=True)
+    sizes = {}
+    for name in ("samples", "interpolations", "reconstructions"):
+        with Image.open(run / "samples" / f"epoch-0001-{name}.png") as picture:
+            sizes[name] = picture.size
+    assert sizes == {"samples": (71, 8), "interpolations": (71, 8), "reconstructions": (35, 17)}  # of 4 to validate
+
+
 def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):
     assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
     assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))

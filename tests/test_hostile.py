@@ -863,20 +863,20 @@ def write_others(folder: Path, run: Path) -> None:
     honest.mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(run / name, honest / name)
-    from cvae.evaluation.anomaly import CODES, FACTS, Detector
+    from cvae.evaluation.anomaly import CALIBRATION, CODES, FACTS, Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
 
     normal = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)
     Detector.fit(ExportedScorer(cvae.load(run)), normal, data="noise", quantile=0.9).save(honest)
     facts, codes = json.loads((honest / FACTS).read_text()), np.load(honest / CODES)
 
-    def detector(name: str, facts: str, codes: bytes | np.ndarray) -> None:
+    def detector(name: str, facts: str, codes: bytes | np.ndarray, file: str = CODES) -> None:
         place = Path(shutil.copytree(honest, folder / f"{name}.detector"))
         (place / FACTS).write_text(facts)
         if isinstance(codes, bytes):
-            (place / CODES).write_bytes(codes)
+            (place / file).write_bytes(codes)
         else:
-            np.save(place / CODES, codes)
+            np.save(place / file, codes)
 
     def header(shape: str, type: str = "<f4") -> bytes:
         text = f"{{'descr': '{type}', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
@@ -893,6 +893,9 @@ def write_others(folder: Path, run: Path) -> None:
     detector("codes_not_finite", text, np.full_like(codes, np.nan))
     detector("codes_cut_off", text, (honest / CODES).read_bytes()[:-1])
     detector("codes_empty", text, b"")
+    detector("scores_that_claim_a_terabyte", text, header("(30, 8000000000)", "<f8"), CALIBRATION)
+    detector("scores_of_objects", text, header("(30, 3)", "|O") + bytes(720), CALIBRATION)
+    detector("scores_not_finite", text, np.full((30, 3), np.nan), CALIBRATION)
     detector("facts_not_finite", text.replace("0.9", "NaN"), codes)
     detector("facts_twice", text.replace("{", '{"format": 1, ', 1), codes)
     detector("facts_deep", "[" * 100_000, codes)

@@ -509,7 +509,7 @@ class Trainer:
         sheets["reconstructions"] = torch.cat([image, again]).float().cpu().numpy()
         model.train()
         for name, sheet in sheets.items():
-            columns = min(8, len(sheet) // 2)  # fewer where there are fewer images to reconstruct
+            columns = len(image) if name == "reconstructions" else 8
             pictures.save(pictures.grid(sheet, columns), self.out / "samples" / f"epoch-{epoch:04d}-{name}.png")
 
     # -- stopping and going on -----------------------------------------------------------------------------------

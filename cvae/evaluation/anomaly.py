@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -34,6 +34,9 @@ SCORES = {
 COMBINED = ("local", "neighbours", "ratio")
 """What `combined` is made of: what the pixels, the code and the label tell. None of them sees every anomaly."""
 
+TAIL = 0.1
+"""Share of the highest normal scores, whose distribution is fitted instead of counted."""
+
 BLUR = 0.05
 """Standard deviation of the blur of `local`, as a share of the shorter side."""
 
@@ -48,7 +51,7 @@ LEAST = 20
 FORMAT = 2
 """The version of a detector's layout. A reader refuses another one."""
 
-FACTS, CODES, NORMAL = "detector.json", "detector-codes.npy", "detector-scores.npy"
+FACTS, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
 """The files of a detector, beside the model's."""
 
 
@@ -151,11 +154,11 @@ class Facts:
 
 
 class Detector:
-    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and their scores (M, S), each column
-    sorted, of those that are `COMBINED`."""
+    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and a `calibration` (M, S): their scores,
+    of those that are `COMBINED`, each column sorted."""
 
-    def __init__(self, facts: Facts, codes: np.ndarray, normal: np.ndarray) -> None:
-        self.facts, self.codes, self.normal = facts, codes, normal
+    def __init__(self, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+        self.facts, self.codes, self.calibration = facts, codes, calibration
 
     @classmethod
     def fit(
@@ -180,47 +183,26 @@ class Detector:
         centre = scale = None
         if normal.ratio is not None and scorer.classes is not None:
             centre, scale = _by_label(normal, len(scorer.classes))
+        scores = _scores(normal, normal.code, centre, scale, itself=1)
+        calibration = np.sort(
+            [scores[name].astype(np.float64) for name in COMBINED if name in scores], axis=1
+        )  # (S, M)
+        scores["combined"] = _combined(scores, calibration.T)
         facts = Facts(
             weights=scorer.model.spec.weights,
             data=data,
             images=len(images),
             quantile=quantile,
-            thresholds={},
+            thresholds={name: float(np.quantile(score, quantile)) for name, score in scores.items()},
             centre=centre,
             scale=scale,
         )
-        detector = cls(facts, normal.code, np.empty((len(images), 0)))
-        scores = detector._single(normal, own=1)
-        detector.normal = np.sort([scores[name] for name in COMBINED if name in scores], axis=1).T  # (S, M) -> (M, S)
-        scores = detector._scores(normal, own=1)
-        thresholds = {name: float(np.quantile(score, quantile)) for name, score in scores.items()}
-        detector.facts = replace(facts, thresholds=thresholds)
-        return detector
+        return cls(facts, normal.code, calibration.T)
 
     def scores(self, measured: Measured) -> dict[str, np.ndarray]:
         """Every score of `SCORES` that the model has, (N,) each."""
-        return self._scores(measured, own=0)
-
-    def _scores(self, measured: Measured, own: int) -> dict[str, np.ndarray]:
-        """`own` is 1 if the images are the normal ones themselves: each is left out of what it is compared with."""
-        scores = self._single(measured, own)
-        parts = [scores[name] for name in COMBINED if name in scores]
-        tails = [_log_tail(score, normal, own) for score, normal in zip(parts, self.normal.T, strict=True)]
-        # Fisher's method: -2 sum ln p. The parts depend on each other, so that it is no chi-squared; a quantile serves.
-        return scores | {"combined": -2 * np.sum(tails, axis=0)}
-
-    def _single(self, measured: Measured, own: int) -> dict[str, np.ndarray]:
-        scores = {
-            "reconstruction": measured.squared_error,
-            "local": measured.local,
-            "bound": measured.bound,
-            "kl": measured.kl,
-            "neighbours": _distance(measured.code, self.codes, own),
-        }
-        if measured.ratio is not None and measured.label is not None:
-            centre, scale = np.array(self.facts.centre), np.array(self.facts.scale)
-            scores["ratio"] = (measured.ratio - centre[measured.label]) / scale[measured.label]
-        return scores
+        scores = _scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
+        return scores | {"combined": _combined(scores, self.calibration)}
 
     def save(self, folder: Path) -> list[Path]:
         """Write the detector's three files into a model's folder.
@@ -228,12 +210,12 @@ class Detector:
         Raises:
             CvaeError: they can't be written.
         """
-        paths = [folder / FACTS, folder / CODES, folder / NORMAL]
+        paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
         with ExitStack() as together:
-            facts, codes, normal = (together.enter_context(whole(path)) for path in paths)
+            facts, codes, calibration = (together.enter_context(whole(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
             np.save(codes, self.codes)
-            np.save(normal, self.normal)
+            np.save(calibration, self.calibration)
         return paths
 
     @classmethod
@@ -250,28 +232,30 @@ class Detector:
             data = parse_json(read_at_most(path, MAX_TEXT))
             if not isinstance(data, dict):
                 raise ValueError(f"{FACTS} is no JSON object")
+            if (version := data.get("format")) != FORMAT:
+                raise ValueError(f"it has the format {one_line(version)}, not {FORMAT}")
             facts = from_dict(Facts, data)
             # Maps, since a header that promises more than the file holds is refused before memory is asked for.
             with np.errstate(over="raise"):
-                codes, normal = (np.load(folder / of, mmap_mode="r", allow_pickle=False) for of in (CODES, NORMAL))
+                paths = (folder / CODES, folder / CALIBRATION)
+                codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
         except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
         names = [name for name in SCORES if name != "ratio" or labels]
         if not (
-            facts.format == FORMAT
-            and list(facts.thresholds) == names
+            list(facts.thresholds) == names
             and len(facts.centre or ()) == len(facts.scale or ()) == labels
             and _is_array(codes, (facts.images, model.latent_dim), np.float32)
-            and _is_array(normal, (facts.images, sum(name in COMBINED for name in names)), np.float64)
+            and _is_array(calibration, (facts.images, sum(name in COMBINED for name in names)), np.float64)
             and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
             and facts.images > NEIGHBOURS
         ):
-            raise CvaeError(f"the detector in {str(folder)!r} is damaged or of another version; {again}")
+            raise CvaeError(f"the detector in {str(folder)!r} is damaged; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
-        return cls(facts, np.array(codes), np.array(normal))
+        return cls(facts, np.array(codes), np.array(calibration))
 
 
 def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
@@ -296,18 +280,54 @@ def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[f
     return tuple(centre), tuple(scale)
 
 
-def _log_tail(score: np.ndarray, normal: np.ndarray, own: int) -> np.ndarray:
-    """Of each score (N,) the logarithm of its p-value: the share of normal ones (M,), sorted, that are no lower."""
-    above = len(normal) - np.searchsorted(normal, score) - own  # (N,)
-    return np.log((above + 1) / (len(normal) - own + 1))  # the score itself is counted too, so never log 0
+def _scores(
+    measured: Measured,
+    codes: np.ndarray,
+    centre: tuple[float, ...] | None,
+    scale: tuple[float, ...] | None,
+    itself: int,
+) -> dict[str, np.ndarray]:
+    """Each score alone, (N,). `itself` is 1 where `codes` (M, Z) are those of the images measured, so that each is its
+    own nearest neighbour, else 0."""
+    scores = {
+        "reconstruction": measured.squared_error,
+        "local": measured.local,
+        "bound": measured.bound,
+        "kl": measured.kl,
+        "neighbours": _distance(measured.code, codes, itself),
+    }
+    if measured.ratio is not None and measured.label is not None:
+        scores["ratio"] = (measured.ratio - np.array(centre)[measured.label]) / np.array(scale)[measured.label]
+    return scores
 
 
-def _distance(code: np.ndarray, codes: np.ndarray, own: int) -> np.ndarray:
-    """The mean distance of each code (N, Z) to the nearest `NEIGHBOURS` among codes (M, Z), after the first `own`."""
-    squares, last = (codes**2).sum(1), own + NEIGHBOURS
+def _combined(scores: Mapping[str, np.ndarray], calibration: np.ndarray) -> np.ndarray:
+    """Fisher's method: -2 sum ln p over the scores that are `COMBINED` (Fisher 1925, Statistical Methods for Research
+    Workers, section 21.1). They depend on each other, so that it is no chi-squared variable; a quantile serves."""
+    parts = [scores[name] for name in COMBINED if name in scores]
+    return -2 * np.sum([_log_p(score, normal) for score, normal in zip(parts, calibration.T, strict=True)], axis=0)
+
+
+def _log_p(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """The logarithm of each score's (N,) p-value: the share of normal ones (M,), sorted, that are no lower.
+
+    Beyond all but `TAIL` of them it falls on as an exponential fitted there (peaks over threshold, Pickands 1975,
+    https://doi.org/10.1214/aos/1176343003, with the shape 0), so that no two extremes are alike.
+    """
+    count = len(normal)
+    tail = max(NEIGHBOURS, int(TAIL * count))
+    start, share = normal[-tail - 1], tail / count
+    excess = max((normal[-tail:] - start).mean(), 1e-6 * max(1.0, abs(start)))
+    lower = np.searchsorted(normal, score) / count  # (N,)
+    return np.log(np.maximum(1 - lower, share)) - np.maximum(score - start, 0) / excess
+
+
+def _distance(code: np.ndarray, codes: np.ndarray, itself: int) -> np.ndarray:
+    """The mean distance of each code (N, Z) to the `NEIGHBOURS` nearest of codes (M, Z), after the first `itself`."""
+    squares, last = (codes**2).sum(1), itself + NEIGHBOURS
     found = []
     for part in np.array_split(code, -(-len(code) // 500)):
         squared = (part**2).sum(1)[:, None] + squares - 2 * part @ codes.T  # (n, Z), (M, Z) -> (n, M)
-        near = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, own:]
+        near = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, itself:]
         found.append(np.sqrt(near.clip(min=0)).mean(1))
     return np.concatenate(found)

@@ -192,8 +192,9 @@ def resnet(
     """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution.
 
     The full resolution is that of squares of `patch` pixels' side; it is halved until no side is longer than
-    `smallest`. The code sees all of the image, or is `spatial`: equally many numbers of it belong to each position of
-    the smallest feature maps, which reconstructs better from few training images, and samples worse.
+    `smallest`. `batch_norm` bears larger learning rates; the loss of an image then depends on the rest of its batch.
+    The code sees all of the image, or is `spatial`: equally many numbers of it belong to each position of the smallest
+    feature maps, which reconstructs better from few training images, and samples worse.
     """
     at_least_one(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
