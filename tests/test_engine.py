@@ -381,6 +381,22 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
 
 
+def test_the_statistics_of_batch_norm_are_averaged_with_the_weights(tmp_path, monkeypatch):
+    name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), Trainer._average
+
+    def record(trainer: Trainer, decay: float) -> None:
+        mean.mul_(decay).add_(dict(trainer.bare_model.named_buffers())[name], alpha=1 - decay)
+        average(trainer, decay)
+
+    monkeypatch.setattr(Trainer, "_average", record)
+    small = {"arch": {"width": 4, "max_width": 4, "hidden": 8}}
+    run = train(replace(QUICK, arch="conv", options=small, ema=0.9), tmp_path / "run", quiet=True)
+    tensors = load_checkpoint(run / "last")[0].tensors
+    torch.testing.assert_close(tensors[f"ema.{name}"], mean)
+    assert not torch.allclose(tensors[f"model.{name}"], mean)
+    assert tensors["ema.encoder.blocks.0.norm.num_batches_tracked"] == 3 * STEPS
+
+
 def test_an_epoch_is_a_permutation_and_processes_share_it_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     make = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}

@@ -366,11 +366,17 @@ class Trainer:
             self._average(min(asked.ema, (1 + self.step) / (10 + self.step)))
 
     def _average(self, decay: float) -> None:
-        """The moving average of the weights; it begins with a small decay, to forget where the run began."""
+        """The moving average of the weights; it begins with a small decay, to forget where the run began.
+
+        Buffers are averaged as well: the statistics of batch norm are those of a few batches, under the last weights.
+        """
         assert self.ema is not None
         get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), self.parameters, 0)
         for mean, buffer in zip(self.ema.buffers(), self.bare_model.buffers(), strict=True):
-            mean.copy_(buffer)
+            if buffer.is_floating_point():
+                mean.lerp_(buffer, 1 - decay)
+            else:
+                mean.copy_(buffer)  # a count of batches
 
     def _raise_if_bad(self) -> None:
         """Looks at what `_update` has found, which waits for the device; all processes look at the same steps."""
