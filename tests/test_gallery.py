@@ -22,7 +22,7 @@ SHORT = {
     "classic-mnist-mlp": ["--epochs", "3"],
     "classic-cars-mse": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
     "classic-cars-bce": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
-    "cars": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
+    "cars": ["--epochs", "30", "--batch-size", "8", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
 }
 
 
