@@ -132,10 +132,9 @@ class Registry:
             try:
                 defaults[option] = _like(defaults[option], value)
             except TypeError:
-                expected = defaults[option]
-                raise UsageError(
-                    f"{self.kind} {name!r}: {option}={value!r} is not of the type of {expected!r}"
-                ) from None
+                default = defaults[option]
+                kind = "true or false" if isinstance(default, bool) else f"of the type of {default!r}"
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {kind}") from None
         return defaults
 
 

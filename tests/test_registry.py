@@ -235,3 +235,11 @@ def test_a_default_of_none_takes_anything(monkeypatch):
 def test_an_unknown_option_is_refused_with_the_near_ones(monkeypatch, name, option, near):
     with pytest.raises(UsageError, match=f"'{name}' has no option '{option}'.*{near}"):
         things(monkeypatch).resolve(name, {option: 1})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "of the type of 16")]
+)
+def test_an_option_of_another_type_is_refused_by_what_it_should_be(option, value, kind):
+    with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):
+        registry.ARCHITECTURES.resolve("resnet", {option: value})
