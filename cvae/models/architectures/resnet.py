@@ -124,8 +124,7 @@ class Encoder(BottomUp):
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features = silu(super().forward(image, label)[-1])  # (B, c, h, w)
         if self.spatial:
-            mean, log_var = self.head(features).chunk(2, dim=1)  # (B, Z / hw, h, w) each
-            return mean.flatten(1), log_var.flatten(1)  # (B, Z), (B, Z)
+            return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2Z / hw, h, w) -> (B, Z), (B, Z)
         return self.head(features.flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
