@@ -45,8 +45,9 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     from cvae import model_zoo
 
     models, recipes = model_zoo.models(), model_zoo.recipes()
-    if name not in {**models, **recipes}:
-        raise UsageError(f"there is no zoo model or recipe {name!r}; {near(name, {**models, **recipes})}")
+    known = {**models, **recipes}
+    if name not in known:
+        raise UsageError(f"there is no zoo model or recipe {name!r}; {near(name, known)}")
     if name not in models:
         flags = model_zoo.recipe(name).read_text("utf-8")
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
