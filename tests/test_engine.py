@@ -530,4 +530,20 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_p
     for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
             train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)
-        assert not list(tmp_path.glob("run/*.json"))
+        assert not list(tmp_path.glob("run/*"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "several images in a batch"),
+        ({"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}}, "objective.dreg"),
+    ],
+)
+def test_what_the_first_step_finds_wrong_leaves_nothing_behind(tmp_path, wrong, message):
+    notes = tmp_path / "run" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(UsageError, match=message):
+        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+    assert list(notes.parent.iterdir()) == [notes]

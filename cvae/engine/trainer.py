@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -42,7 +43,7 @@ from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import locked, sweep, write_whole
-from cvae.models import VAE, Terms, build
+from cvae.models import VAE, LatentHook, Terms, build
 from cvae.objectives import Loss
 from cvae.registry import OBJECTIVES
 from cvae.runtime import images as pictures
@@ -221,23 +222,33 @@ class Trainer:
     def run(self, *, resuming: bool = False) -> Path:
         """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
         with locked(self.out) if self.accelerator.is_main_process else nullcontext():
-            if not (resuming and self._restore()):
-                self._initialize()
-            if self.accelerator.is_main_process:
-                for folder in (self.out, self.out / "last", self.out / "samples"):
-                    sweep(folder)
-                write_whole(self.out / "config.json", self.config.to_json())
-                self._write_metrics()  # the run may have been killed just before it did
-            with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
-                try:
-                    self._run(progress)
-                except (MemoryError, OSError, RuntimeError) as error:
-                    if explained := self._explained(error):
-                        raise explained from error
-                    raise
-                finally:
-                    self.tracking.close()
+            before = set(self.out.glob("*"))
+            try:
+                self._train(resuming)
+            except UsageError:  # some can only be found out at the first step
+                if self.accelerator.is_main_process and self.step == 0 and not resuming:
+                    for path in set(self.out.glob("*")) - before:
+                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                raise
         return self.out
+
+    def _train(self, resuming: bool) -> None:
+        if not (resuming and self._restore()):
+            self._initialize()
+        if self.accelerator.is_main_process:
+            for folder in (self.out, self.out / "last", self.out / "samples"):
+                sweep(folder)
+            write_whole(self.out / "config.json", self.config.to_json())
+            self._write_metrics()  # the run may have been killed just before it did
+        with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
+            try:
+                self._run(progress)
+            except (MemoryError, OSError, RuntimeError) as error:
+                if explained := self._explained(error):
+                    raise explained from error
+                raise
+            finally:
+                self.tracking.close()
 
     def _run(self, progress: TrainingProgress) -> None:
         asked, size = self.config.training, self.config.model.image_shape
@@ -326,13 +337,15 @@ class Trainer:
         image = augment(images, asked, shard).contiguous(memory_format=torch.channels_last)
         kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
 
-        def model(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+        def model(
+            image: Tensor, label: Tensor | None, samples: int = 1, latent_hook: LatentHook | None = None
+        ) -> Terms:
             """As an objective calls it."""
             latent_dim = self.config.model.latent_dim
             noise = shard.draw(torch.randn, len(image), samples, latent_dim, device=self.device)
             if shard.count > 1:  # what a plug-in's network draws by itself should not be the same in each part
                 reseed(self.device, asked.seed, "network", self.step, shard.index)
-            return self.network(image, label, noise.flatten(0, 1))  # (B, K, Z) -> (B K, Z)
+            return self.network(image, label, noise.flatten(0, 1), latent_hook)  # (B, K, Z) -> (B K, Z)
 
         with self.accelerator.autocast():
             return self.objective(model, image, label, kl_weight, **asked.options["objective"])
