@@ -4,7 +4,7 @@ An objective is called as `objective(model, image, label, kl_weight, **options)`
 of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` those of K samples in a
 row for each image, (B K, ...). With `latent_hook` the gradient of the samples (B K, Z) passes through that function on
 its way to the encoder. The engine supplies the noise. `kl_weight` is the engine's KL warm-up, from 0 to 1. The options
-are keyword-only.
+are keyword-only; where one is `samples`, validation takes as many for its importance-weighted bound.
 """
 
 import math

@@ -31,7 +31,7 @@ from cvae.config import Config, TrainConfig, flag, to_dict
 from cvae.data import load_dataset
 from cvae.engine.setup import configure
 from cvae.engine.space import MACHINE, Range, Space, applied, scalar, to_recipe
-from cvae.engine.trainer import train
+from cvae.engine.trainer import tightest, train
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import write_whole
 
@@ -163,7 +163,7 @@ class Study:
 
         def on_epoch(record: dict[str, Any]) -> None:
             nonlocal epochs, looks
-            bounds.append(record["validation"]["bound"])
+            bounds.append(tightest(record["validation"]))
             epochs = epochs or Config.read(self.folder(trial) / "config.json").training.epochs or 1
             if (look := record["epoch"] * LOOKS // epochs) > looks:
                 looks = look
