@@ -125,8 +125,8 @@ def test_an_importance_weighted_run_is_validated_on_its_own_bound(tmp_path):
     *epochs, test = records(run)
     scorer, images = RunScorer(run, "cpu"), load_dataset(Config.read(run / "config.json").training).test
     expected = bounds(scorer, images.images, images.labels, samples=8)
-    assert test["test"]["importance_weighted"] == pytest.approx(expected.importance_weighted.mean(), abs=0.05)
-    assert test["test"]["bound"] == pytest.approx(expected.bound.mean(), abs=0.1)
+    assert test["test"]["importance_weighted"] == pytest.approx(expected.importance_weighted.mean(), abs=0.2)
+    assert test["test"]["bound"] == pytest.approx(expected.bound.mean(), abs=0.4)
     for record in epochs:
         assert record["validation"]["importance_weighted"] < record["validation"]["bound"]
 
