@@ -65,7 +65,7 @@ def iwae(
     weight: Tensor  # (B, K), of each sample, adding up to 1
 
     def weigh(gradient: Tensor) -> Tensor:
-        """The gradient (B K, Z) has come with the weight once; it is wanted squared where log q counts in full."""
+        """The gradient (B K, Z) has come with the weight w; w (1 - k + k w) is wanted, k being `kl_weight`."""
         return gradient * torch.lerp(torch.ones_like(weight), weight, kl_weight).flatten()[:, None]
 
     terms = model(image, label, samples, latent_hook=weigh) if dreg else model(image, label, samples)

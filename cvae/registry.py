@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError, near
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list, as [400] is"}
+"""What an option's value must be, by the type of its default."""
+
 
 class Builtin(NamedTuple):
     """A part of cvae's own: where it is (`module:attribute`) and what it is, in a few words."""
@@ -133,7 +136,7 @@ class Registry:
                 defaults[option] = _like(defaults[option], value)
             except TypeError:
                 default = defaults[option]
-                kind = "true or false" if isinstance(default, bool) else f"of the type of {default!r}"
+                kind = KINDS.get(type(default), f"of the type of {default!r}")
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {kind}") from None
         return defaults
 

@@ -568,7 +568,10 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_p
     ("wrong", "message"),
     [
         ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "several images in a batch"),
-        ({"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}}, "objective.dreg"),
+        (
+            {"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}},
+            "several groups of latents",
+        ),
     ],
 )
 def test_what_the_first_step_finds_wrong_leaves_nothing_behind(tmp_path, wrong, message):
@@ -578,3 +581,7 @@ def test_what_the_first_step_finds_wrong_leaves_nothing_behind(tmp_path, wrong, 
     with pytest.raises(UsageError, match=message):
         train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
     assert list(notes.parent.iterdir()) == [notes]
+    notes.unlink()
+    with pytest.raises(UsageError, match=message):
+        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+    assert not notes.parent.exists()

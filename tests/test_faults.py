@@ -306,10 +306,24 @@ def test_processes_train_one_model_and_a_lost_one_ends_or_restarts_the_run(tmp_p
     lost = torchrun(tmp_path, "crashing.py", *flags, "lost")
     assert lost.returncode != 0
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
+
+
+def test_a_restarted_run_of_processes_ends_as_the_uninterrupted_one(tmp_path):
+    """With batch norm and averaged statistics, which each process has of its own part of a batch."""
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
+    flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]
+    whole = torchrun(tmp_path, "-m", "cvae", *flags, "whole")
     again = torchrun(tmp_path, "--max-restarts", "1", "crashing.py", *flags, "again")
-    assert again.returncode == 0, again.stderr
-    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("two", "again")]
-    assert weights[0] == weights[1]
+    for done in (whole, again):
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "model.safetensors"
+    ).read_bytes()
+    figures = [
+        [(r.get("validation"), r.get("test")) for r in check_whole(tmp_path / name)] for name in ("whole", "again")
+    ]
+    assert figures[0] == figures[1]
 
 
 def test_several_processes_need_a_folder(monkeypatch, in_tmp, capsys):

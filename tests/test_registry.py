@@ -238,7 +238,7 @@ def test_an_unknown_option_is_refused_with_the_near_ones(monkeypatch, name, opti
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "of the type of 16")]
+    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "a whole number")]
 )
 def test_an_option_of_another_type_is_refused_by_what_it_should_be(option, value, kind):
     with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):

@@ -5,10 +5,9 @@ import copy
 import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,15 +221,22 @@ class Trainer:
     def run(self, *, resuming: bool = False) -> Path:
         """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
         with locked(self.out) if self.accelerator.is_main_process else nullcontext():
-            before = set(self.out.glob("*"))
             try:
                 self._train(resuming)
             except UsageError:  # some can only be found out at the first step
                 if self.accelerator.is_main_process and self.step == 0 and not resuming:
-                    for path in set(self.out.glob("*")) - before:
-                        shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    self._take_back()
                 raise
         return self.out
+
+    def _take_back(self) -> None:
+        """Delete what was written before the first step; folders only where nothing else is in them."""
+        samples = self.out / "samples"
+        for path in (self.out / "config.json", self.out / "metrics.jsonl", *samples.glob("epoch-0000-*.png")):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):
+            samples.rmdir()
+            self.out.rmdir()
 
     def _train(self, resuming: bool) -> None:
         if not (resuming and self._restore()):
@@ -439,6 +445,10 @@ class Trainer:
             raise self._diverged(f"the loss is {record['train']['loss']} at step {self.step:,}")
         if not all(tensor.isfinite().all() for tensor in self.bare_model.state_dict().values()):
             raise self._diverged(f"weights are no longer finite at step {self.step:,}")
+        if self.ema is not None and self.shard.count > 1:
+            # The networks' buffers are those of the first process at each step, the averages' only where it averages.
+            for buffer in self.ema.buffers():
+                dist.broadcast(buffer, 0)
         if self.validation is not None:
             record["validation"] = self._evaluate(self.evaluated_model, self.validation)
             score = tightest(record["validation"])

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from math import inf
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -159,11 +160,13 @@ class Study:
 
         begun = time.monotonic()
         bounds: list[float] = []
+        # Importance-weighted bounds of several numbers of samples do not compare; the ELBO's always do.
+        score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else tightest
         epochs = looks = 0
 
         def on_epoch(record: dict[str, Any]) -> None:
             nonlocal epochs, looks
-            bounds.append(tightest(record["validation"]))
+            bounds.append(score(record["validation"]))
             epochs = epochs or Config.read(self.folder(trial) / "config.json").training.epochs or 1
             if (look := record["epoch"] * LOOKS // epochs) > looks:
                 looks = look

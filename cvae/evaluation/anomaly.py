@@ -37,6 +37,9 @@ COMBINED = ("local", "neighbours", "ratio")
 TAIL = 0.1
 """Share of the highest normal scores, whose distribution is fitted instead of counted."""
 
+FOLDS = 10
+"""Parts in which normal images are scored by all others."""
+
 BLUR = 0.05
 """Standard deviation of the blur of `local`, as a share of the shorter side."""
 
@@ -138,9 +141,9 @@ def _blur(images: np.ndarray) -> np.ndarray:
 class Facts:
     """What is normal, in numbers.
 
-    `weights` is the SHA-256 of the model's; `thresholds` has for each score the value that a share `quantile` of the
-    `images` normal ones stays below. The score `ratio` is counted in deviations `scale` from a mean `centre`, each
-    by label, since some classes are more alike than others.
+    `weights` is the SHA-256 of the model's; `thresholds` has for each score the value that a share `quantile` of normal
+    images is not above, learned from so many `images`. The score `ratio` is counted in deviations `scale` from a mean
+    `centre`, each by label, since some classes are more alike than others.
     """
 
     format: int = FORMAT
@@ -184,20 +187,17 @@ class Detector:
         if normal.ratio is not None and scorer.classes is not None:
             centre, scale = _by_label(normal, len(scorer.classes))
         scores = _scores(normal, normal.code, centre, scale, itself=1)
-        calibration = np.sort(
-            [scores[name].astype(np.float64) for name in COMBINED if name in scores], axis=1
-        )  # (S, M)
-        scores["combined"] = _combined(scores, calibration.T)
+        scores["combined"] = _combined_of_normal(scores)
         facts = Facts(
             weights=scorer.model.spec.weights,
             data=data,
             images=len(images),
             quantile=quantile,
-            thresholds={name: float(np.quantile(score, quantile)) for name, score in scores.items()},
+            thresholds={name: _threshold(score, quantile) for name, score in scores.items()},
             centre=centre,
             scale=scale,
         )
-        return cls(facts, normal.code, calibration.T)
+        return cls(facts, normal.code, _calibration(scores))
 
     def scores(self, measured: Measured) -> dict[str, np.ndarray]:
         """Every score of `SCORES` that the model has, (N,) each."""
@@ -301,11 +301,38 @@ def _scores(
     return scores
 
 
+def _threshold(score: np.ndarray, quantile: float) -> float:
+    """From the scores (M,) of normal images the one that a new normal image is not above with probability `quantile`.
+
+    Split conformal prediction (Lei et al. 2018, algorithm 2, https://arxiv.org/abs/1604.04173); the largest where there
+    are too few images for that.
+    """
+    rank = min(len(score), math.ceil((len(score) + 1) * quantile))
+    return float(np.sort(score)[rank - 1])
+
+
+def _calibration(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Those scores (M,) of normal images that are `COMBINED`, each sorted: (M, S)."""
+    return np.sort([scores[name].astype(np.float64) for name in COMBINED if name in scores], axis=1).T
+
+
 def _combined(scores: Mapping[str, np.ndarray], calibration: np.ndarray) -> np.ndarray:
-    """Fisher's method: -2 sum ln p over the scores that are `COMBINED` (Fisher 1925, Statistical Methods for Research
-    Workers, section 21.1). They depend on each other, so that it is no chi-squared variable; a quantile serves."""
+    """Fisher's method: -2 sum ln p over the scores that are `COMBINED` (Fisher 1932, Statistical Methods for Research
+    Workers, 4th edition, section 21.1). They depend on each other, so that it is no chi-squared variable; a quantile
+    serves."""
     parts = [scores[name] for name in COMBINED if name in scores]
-    return -2 * np.sum([_log_p(score, normal) for score, normal in zip(parts, calibration.T, strict=True)], axis=0)
+    logs = [_log_p(score, normal) for score, normal in zip(parts, calibration.T, strict=True)]
+    return -2 * np.sum(logs, axis=0) + 0.0  # which makes -0 a 0
+
+
+def _combined_of_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Of the normal images themselves (M,), each fold against all others, so that they score as new ones do."""
+    fold = np.arange(len(next(iter(scores.values())))) % FOLDS
+    combined = np.zeros(len(fold))
+    for own in (fold == number for number in range(FOLDS)):
+        others = _calibration({name: score[~own] for name, score in scores.items()})
+        combined[own] = _combined({name: score[own] for name, score in scores.items()}, others)
+    return combined
 
 
 def _log_p(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
@@ -315,7 +342,7 @@ def _log_p(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
     https://doi.org/10.1214/aos/1176343003, with the shape 0), so that no two extremes are alike.
     """
     count = len(normal)
-    tail = max(NEIGHBOURS, int(TAIL * count))
+    tail = min(max(NEIGHBOURS, int(TAIL * count)), count - 1)
     start, share = normal[-tail - 1], tail / count
     excess = max((normal[-tail:] - start).mean(), 1e-6 * max(1.0, abs(start)))
     lower = np.searchsorted(normal, score) / count  # (N,)

@@ -137,12 +137,15 @@ class VAE(nn.Module):
     ) -> Posterior:
         if isinstance(self.decoder, Hierarchical):
             if latent_hook is not None:  # what passes from group to group would meet it several times
-                raise UsageError("objective.dreg is for one group of latents, not for a hierarchy such as 'ladder'")
+                raise UsageError(
+                    "this architecture has several groups of latents, latent_hook (objective.dreg) needs one: leave it "
+                    "out, or choose another --arch"
+                )
             return self.decoder.infer(seen, label, noise)
         mean, log_var = (out.float() for out in seen)
         latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
         if latent_hook is not None and latent.requires_grad:
-            latent.register_hook(latent_hook)
+            _register_hook(latent, latent_hook)
         return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -163,6 +166,12 @@ class VAE(nn.Module):
             mean, log_var = seen
         noise, log_scale = self.prior.to_noise(mean, label)
         return noise, torch.exp(0.5 * log_var + log_scale)
+
+
+@torch.compiler.disable
+def _register_hook(latent: Tensor, hook: LatentHook) -> None:
+    """Between two compiled graphs: a hook may want what is computed after the latent."""
+    latent.register_hook(hook)
 
 
 def build(config: ModelConfig) -> VAE:
