@@ -626,7 +626,7 @@ BAD_TRAINING = {
     "set": (2, "--set arch.hidden", ["'arch.hidden'", "PART.OPTION=VALUE"]),
     "set part": (2, "--set archs.hidden=3", ["'archs.hidden=3'", "arch, "]),
     "set option": (2, "--arch mlp --set arch.hiden=[3]", ["'hiden'", "'hidden'"]),
-    "set type": (2, "--arch mlp --set arch.hidden=3", ["hidden=3", "(400,)"]),
+    "set type": (2, "--arch mlp --set arch.hidden=3", ["hidden=3", "[400]"]),
     "set without part": (2, "--set conditioning.x=1", ["conditioning"]),
     "no run": (2, "--resume", ["'runs'", "--out"]),
     "no such run": (1, "--resume --out nowhere", ["nowhere"]),

@@ -361,7 +361,8 @@ class Trainer:
         """Step the optimizer along the gradients, unless they are not finite; nothing here waits for the device.
 
         `figures` (3,) are loss, distortion and rate, `before` the model's buffers as they were. After a step that was
-        not finite all stays as it was: for that step when it is to be skipped, else until the loop looks, and stops.
+        not finite the network stays as it was: for that step when it is to be skipped, else until the loop looks, and
+        stops. The moving average takes in what there is.
         """
         asked = self.config.training
         if asked.clip:
@@ -671,4 +672,5 @@ def tightest(figures: dict[str, float]) -> float:
 
 
 def _bound(figures: dict[str, float]) -> str:
-    return f"{figures['bound']:.2f} nats ({figures['distortion']:.2f} + {figures['rate']:.2f})"
+    text = f"{figures['bound']:.2f} nats ({figures['distortion']:.2f} + {figures['rate']:.2f})"
+    return f"{text}, {figures['importance_weighted']:.2f} weighted" if "importance_weighted" in figures else text
