@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 import cvae
-from cvae.config import Config
+from cvae import model_zoo
+from cvae.config import Config, read_recipe
 from cvae.files import copy_folder
 from cvae.runtime import images as pictures
 
@@ -46,6 +47,12 @@ def figures(report: dict[str, Any]) -> list[str]:
     return lines
 
 
+def stages(name: str) -> list[str]:
+    """The recipes to train by, one after the other: each begins with the weights of the one before."""
+    init = read_recipe(model_zoo.recipe(name)).get("init")
+    return [*(stages(init) if init else []), name]
+
+
 def card(run: Path, machine: str) -> str:
     config = Config.read(run / "config.json")
     training, name = config.training, run.name
@@ -66,8 +73,7 @@ def card(run: Path, machine: str) -> str:
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
     lines = figures(report)
-    stages = [training.init] * (training.init is not None) + [name]
-    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in stages)
+    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in stages(name))
     objective = f"objective {training.objective}, "
     if training.init is not None:
         objective = f"from the weights of {training.init} on, {objective}"

@@ -618,7 +618,7 @@ BAD_TRAINING = {
     "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
     "device": (2, "--device gpu", ["'gpu'", "'cpu'"]),
     "recipe": (2, "--recipe mnist-resnet", ["'mnist-resnet'", "'mnist-resnet-flow'", ".toml"]),
-    "first stage": (2, "--recipe mnist-resnet-flow", ["'mnist-resnet-flow-elbo'", "--recipe mnist-resnet-flow-elbo"]),
+    "first stage": (2, "--recipe mnist-resnet-flow", ["'mnist-resnet-flow-iwae'", "--recipe mnist-resnet-flow-iwae"]),
     "no recipe": (2, "--recipe nowhere.toml", ["'nowhere.toml'"]),
     "recipe key": (2, "--recipe unknown-key.toml", ["unknown-key.toml", "'epochz'", "'epochs'"]),
     "recipe type": (2, "--recipe wrong-type.toml", ["wrong-type.toml", "epochs", "'3'", "int"]),
