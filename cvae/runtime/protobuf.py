@@ -9,6 +9,13 @@ from typing import Any
 from cvae.errors import CvaeError, one_line
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+"""Wire types."""
+
+VARINT64, VARINT32 = 64, 32
+"""Types of fields that are varints on the wire, and how many bits of one protobuf keeps."""
+
+MAX_KEY = MAX_LENGTH = 5
+"""Bytes of a varint that is the key of a field, or its length; protobuf reads no longer one."""
 
 METADATA_PROPS = 14
 """ModelProto.metadata_props, of StringStringEntryProto: key = 1, value = 2."""
@@ -17,18 +24,24 @@ MAX_FIELDS, MAX_ENTRY = 64, 2**21
 """Fields of a model, whose graph is one; bytes of a metadata entry."""
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number, and the position after it."""
+def _varint(message: memoryview, position: int, longest: int = 10) -> tuple[int, int]:
+    """Read an unsigned number, and the position after it."""
     value = 0
-    for shift in range(0, 70, 7):
+    for i in range(longest):
         if position >= len(message):
             break
         byte = message[position]
         position += 1
-        value |= (byte & 0x7F) << shift
+        value |= (byte & 0x7F) << 7 * i
         if byte < 0x80:
             return value, position
     raise ValueError("a number is cut off or too long")
+
+
+def _signed(value: int, bits: int) -> int:
+    """Return the integer that protobuf makes of a varint: its lowest 32 or 64 bits, in two's complement."""
+    value &= 2**bits - 1
+    return value - 2**bits if value >= 2 ** (bits - 1) else value
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
@@ -43,14 +56,16 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         if key < 0x80:  # most numbers are of one byte, and a call costs more than all else here
             position += 1
         else:
-            key, position = _varint(message, position)
+            key, position = _varint(message, position, MAX_KEY)
         number, kind = key >> 3, key & 7
-        if kind == BYTES and number:
+        if not 0 < number < 2**29:
+            raise ValueError(f"a field has the number {number}")
+        if kind == BYTES:
             if position < end and message[position] < 0x80:
                 length = message[position]
                 position += 1
             else:
-                length, position = _varint(message, position)
+                length, position = _varint(message, position, MAX_LENGTH)
         elif kind == VARINT:
             if position < end and message[position] < 0x80:
                 yield number, kind, message[position]
@@ -59,7 +74,7 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
                 value, position = _varint(message, position)
                 yield number, kind, value
             continue
-        elif kind in (FIXED64, FIXED32) and number:
+        elif kind in (FIXED64, FIXED32):
             length = 8 if kind == FIXED64 else 4
         else:
             raise ValueError(f"field {number} has the wire type {kind}")
@@ -70,37 +85,41 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 Layout = Mapping[int, tuple[str, int, bool]]
-"""The fields that a message may have: number -> name, wire type, whether it may come more than once."""
+"""The fields that a message may have: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether it may be
+repeated."""
 
 
-def strictly(message: memoryview, layout: Layout, most: int = 16) -> dict[str, Any]:
-    """The fields of a message by name, those that may come more than once as lists.
+def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> dict[str, Any]:
+    """Return the fields of a message by name, repeated ones as lists, integers as protobuf reads them.
 
-    Where two readers of protobuf could disagree, it is refused: a field that is not in the layout (one reader skips
-    it, another knows it), one of another wire type, and a single one that comes twice (the last wins, or both are
-    merged). So are more than `most` fields, counting the numbers packed into one.
+    Where two readers of protobuf could disagree, the message is rejected: a field that is not in the layout (one reader
+    skips it, another knows it), one of another wire type, and a single one that comes twice (the last wins, or both are
+    merged). So are more than `max_fields` fields, counting the numbers packed into one.
 
     Raises:
-        ValueError: it is no message of this layout.
+        ValueError: it is not a message of this layout.
     """
     found: dict[str, Any] = {}
-    for count, (number, kind, value) in enumerate(fields(message)):
-        if count >= most:
-            raise ValueError(f"a message has more than {most} fields")
+    for count, (number, wire_type, value) in enumerate(fields(message)):
+        if count >= max_fields:
+            raise ValueError(f"a message has more than {max_fields} fields")
         try:
-            name, expected, many = layout[number]
+            name, kind, repeated = layout[number]
         except KeyError:
             raise ValueError(f"it has a field {number} that no export has") from None
-        if many and kind == BYTES and expected == VARINT and isinstance(value, memoryview):  # packed into one field
+        if kind in (VARINT32, VARINT64) and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # packed
             numbers, position = found.setdefault(name, []), 0
-            while position < len(value) and len(numbers) < most:
+            while position < len(value) and len(numbers) < max_fields:
                 one, position = _varint(value, position)
-                numbers.append(one)
+                numbers.append(_signed(one, kind))
             if position < len(value):
-                raise ValueError(f"the field {name!r} has more than {most} numbers")
-        elif kind != expected:
-            raise ValueError(f"the field {name!r} has the wire type {kind}")
-        elif many:
+                raise ValueError(f"the field {name!r} has more than {max_fields} numbers")
+            continue
+        if wire_type != (VARINT if kind in (VARINT32, VARINT64) else kind):
+            raise ValueError(f"the field {name!r} has the wire type {wire_type}")
+        if isinstance(value, int):
+            value = _signed(value, kind)
+        if repeated:
             found.setdefault(name, []).append(value)
         elif name in found:
             raise ValueError(f"the field {name!r} is there twice")

@@ -10,17 +10,18 @@ Torch-free, and quick: it reads names, shapes and attributes, not weights.
 
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from cvae.errors import CvaeError, one_line
-from cvae.runtime.protobuf import BYTES, FIXED32, MAX_FIELDS, VARINT, strictly
+from cvae.runtime.protobuf import BYTES, FIXED32, MAX_FIELDS, VARINT32, VARINT64, parse_message
 from cvae.spec import KEY, Spec
 
 MAX_NODES, MAX_WEIGHTS, MAX_EDGES, MAX_ALL_EDGES, MAX_RANK = 4096, 16384, 256, 16384, 8
 MAX_NAME, MAX_WINDOW = 512, 4096
-"""Nodes; weights and constants; fields of a node; inputs of all nodes; axes of a tensor; bytes of a name; kernels,
-strides, dilations and padding of a convolution. The largest built-in export has 271 nodes."""
+"""Nodes; weights and constants; fields of a node; inputs and outputs of all nodes; axes of a tensor; bytes of a name;
+kernels, strides, dilations and padding of a convolution. The largest built-in export has 271 nodes."""
 
 MAX_IMAGE = 2**22
 """Numbers in an image, C * H * W: 3 x 1182 x 1182."""
@@ -41,17 +42,17 @@ BYTES_EACH = {FLOAT: 4, INT64: 8, HALF: 2}
 """TensorProto.DataType of weights, and their size."""
 
 MODEL = {
-    1: ("ir_version", VARINT, False),
+    1: ("ir_version", VARINT64, False),
     2: ("producer_name", BYTES, False),
     3: ("producer_version", BYTES, False),
     4: ("domain", BYTES, False),
-    5: ("model_version", VARINT, False),
+    5: ("model_version", VARINT64, False),
     6: ("doc_string", BYTES, False),
     7: ("graph", BYTES, False),
     8: ("opset_import", BYTES, True),
     14: ("metadata_props", BYTES, True),
 }
-OPSET = {1: ("domain", BYTES, False), 2: ("version", VARINT, False)}
+OPSET = {1: ("domain", BYTES, False), 2: ("version", VARINT64, False)}
 ENTRY = {1: ("key", BYTES, False), 2: ("value", BYTES, False)}
 GRAPH = {
     1: ("node", BYTES, True),
@@ -73,24 +74,24 @@ NODE = {
 ATTRIBUTE = {
     1: ("name", BYTES, False),
     2: ("f", FIXED32, False),
-    3: ("i", VARINT, False),
+    3: ("i", VARINT64, False),
     4: ("s", BYTES, False),
-    8: ("ints", VARINT, True),
+    8: ("ints", VARINT64, True),
     13: ("doc_string", BYTES, False),
-    20: ("type", VARINT, False),
+    20: ("type", VARINT32, False),
 }
 TENSOR = {
-    1: ("dims", VARINT, True),
-    2: ("data_type", VARINT, False),
+    1: ("dims", VARINT64, True),
+    2: ("data_type", VARINT32, False),
     8: ("name", BYTES, False),
     9: ("raw_data", BYTES, False),
     12: ("doc_string", BYTES, False),
 }
 VALUE = {1: ("name", BYTES, False), 2: ("type", BYTES, False), 3: ("doc_string", BYTES, False)}
 TYPE = {1: ("tensor_type", BYTES, False), 6: ("denotation", BYTES, False)}
-TENSOR_TYPE = {1: ("elem_type", VARINT, False), 2: ("shape", BYTES, False)}
+TENSOR_TYPE = {1: ("elem_type", VARINT32, False), 2: ("shape", BYTES, False)}
 SHAPE = {1: ("dim", BYTES, True)}
-DIMENSION = {1: ("dim_value", VARINT, False), 2: ("dim_param", BYTES, False), 3: ("denotation", BYTES, False)}
+DIMENSION = {1: ("dim_value", VARINT64, False), 2: ("dim_param", BYTES, False), 3: ("denotation", BYTES, False)}
 """The messages of onnx.proto, with the fields that an export has. Not among them are functions, training, sparse and
 quantized weights, subgraphs (attributes g, graphs), data outside the file, and value_info."""
 
@@ -105,7 +106,7 @@ class Tensor(NamedTuple):
     values: tuple[Dimension, ...] | None = None
 
 
-class Made(NamedTuple):
+class NodeResult(NamedTuple):
     """What a node makes: its outputs, the multiplications beyond one for each number of them, and scratch memory."""
 
     outputs: Sequence[Tensor]
@@ -147,18 +148,18 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
         raise ValueError("it is in a format of onnxruntime's own")
     if math.prod(spec.image_shape) > MAX_IMAGE:
         raise ValueError(f"an image of the shape {spec.image_shape} has more than {MAX_IMAGE} numbers")
-    model = strictly(memoryview(data), MODEL, MAX_FIELDS)
+    model = parse_message(memoryview(data), MODEL, MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
         raise ValueError(f"its ir_version is {model.get('ir_version')}, that of an export is 10")
-    opsets = [strictly(opset, OPSET) for opset in model.get("opset_import", ())]
+    opsets = [parse_message(opset, OPSET) for opset in model.get("opset_import", ())]
     if [(_text(opset, "domain"), 18 <= opset.get("version", 0) <= 20) for opset in opsets] != [("", True)]:
         raise ValueError("it imports operators other than the standard ones of opset 18 to 20")
-    keys = [_text(strictly(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
+    keys = [_text(parse_message(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
     if keys != [KEY]:
         raise ValueError(f"its metadata has the keys {keys}, those of an export {[KEY]}")
     if "graph" not in model:
         raise ValueError("it has no graph")
-    graph = strictly(model["graph"], GRAPH, MAX_NODES + MAX_WEIGHTS + MAX_FIELDS)
+    graph = parse_message(model["graph"], GRAPH, MAX_NODES + MAX_WEIGHTS + MAX_FIELDS)
     nodes, weights = graph.get("node", ()), graph.get("initializer", ())
     if len(nodes) > MAX_NODES or len(weights) > MAX_WEIGHTS:
         raise ValueError(f"{len(nodes)} nodes and {len(weights)} weights are more than {MAX_NODES} and {MAX_WEIGHTS}")
@@ -187,23 +188,23 @@ def _cost(nodes: Sequence[memoryview], known: dict[str, Tensor], spec: Spec, wei
     most_work = min(WORK + weights * pixels, MAX_WORK)
     elements = work = edges = 0
     for message in nodes:
-        node = strictly(message, NODE, MAX_EDGES)
-        edges += len(node.get("input", ()))
+        node = parse_message(message, NODE, MAX_EDGES)
+        edges += len(node.get("input", ())) + len(node.get("output", ()))
         if edges > MAX_ALL_EDGES:
-            raise ValueError(f"its nodes have more than {MAX_ALL_EDGES} inputs")
+            raise ValueError(f"its nodes have more than {MAX_ALL_EDGES} inputs and outputs")
         kind = ".".join(filter(None, (_text(node, "domain"), _text(node, "op_type"))))
         if kind not in OPERATORS:
             raise ValueError(f"it has the operator {kind!r}, which no export has")
         name = _text(node, "name")
         try:
-            made = _infer(node, OPERATORS[kind], known, spec)
-            for output, tensor in zip(_names(node, "output"), made.outputs, strict=True):
+            result = _infer(node, OPERATORS[kind], known, spec)
+            for output, tensor in zip(_names(node, "output"), result.outputs, strict=True):
                 _add(known, output, tensor)
         except ValueError as error:
             raise ValueError(f"its {kind} {name!r} is not that of an export: {error}") from None
-        new = made.scratch + sum(_elements(tensor) for tensor in made.outputs)
+        new = result.scratch + sum(_elements(tensor) for tensor in result.outputs)
         elements += new
-        work += new + made.work
+        work += new + result.work
         if elements > most_elements or work > most_work:
             raise ValueError(
                 f"it asks too much for images of the shape {spec.image_shape}: {elements} numbers and {work} "
@@ -212,24 +213,27 @@ def _cost(nodes: Sequence[memoryview], known: dict[str, Tensor], spec: Spec, wei
     return elements
 
 
-def _infer(node: Mapping[str, Any], operator: "Operator", known: Mapping[str, Tensor], spec: Spec) -> Made:
-    """What a node makes of the tensors that are known."""
+def _infer(node: Mapping[str, Any], operator: "Operator", known: Mapping[str, Tensor], spec: Spec) -> NodeResult:
+    """Return what a node makes of the tensors that are known."""
     names = _names(node, "input")
     if unknown := [name for name in names if name and name not in known]:
         raise ValueError(f"its input {unknown[0]!r} is not made before it")
     inputs = [known[name] if name else None for name in names]
-    fewest, most = operator.inputs
-    if not fewest <= len(inputs) <= most or None in inputs[:1]:
+    required, most = operator.inputs
+    if not required <= len(inputs) <= most or None in inputs[:required]:
         raise ValueError(f"it has the inputs {names}")
-    attributes, given = dict(operator.attributes), set()
+    values: dict[str, Any] = {}
     for message in node.get("attribute", ()):
         name, value = _attribute(message)
-        if name not in attributes or type(value) is not type(attributes[name]) or name in given:
+        if name not in operator.attributes or name in values:
+            raise ValueError(f"it has the attribute {name!r}, unknown or twice")
+        values[name] = value
+    for name, attribute in operator.attributes.items():
+        value = values.setdefault(name, attribute.default)
+        if type(value) is not type(attribute.default) or value not in attribute.allowed:
             raise ValueError(f"its attribute {name!r} is {value!r}")
-        attributes[name] = value
-        given.add(name)
-    attributes |= {"outputs": len(node.get("output", ())), "classes": len(spec.classes or ())}
-    return operator.infer(attributes, *inputs)
+    values |= {"outputs": len(node.get("output", ())), "classes": len(spec.classes or ())}
+    return operator.infer(values, *inputs)
 
 
 # -- reading messages --------------------------------------------------------------------------------------------------
@@ -263,9 +267,11 @@ def _shown(tensor: Tensor) -> str:
 
 def _declared(message: memoryview) -> tuple[str, Tensor]:
     """An input or output as the graph declares it: ValueInfoProto."""
-    value = strictly(message, VALUE)
-    kind = strictly(strictly(value.get("type", EMPTY), TYPE).get("tensor_type", EMPTY), TENSOR_TYPE)
-    dimensions = [strictly(dim, DIMENSION) for dim in strictly(kind.get("shape", EMPTY), SHAPE).get("dim", ())]
+    value = parse_message(message, VALUE)
+    kind = parse_message(parse_message(value.get("type", EMPTY), TYPE).get("tensor_type", EMPTY), TENSOR_TYPE)
+    dimensions = [
+        parse_message(dim, DIMENSION) for dim in parse_message(kind.get("shape", EMPTY), SHAPE).get("dim", ())
+    ]
     shape = tuple(None if _text(dim, "dim_param") else dim.get("dim_value") for dim in dimensions)
     if any("dim_value" in dim and "dim_param" in dim for dim in dimensions):
         raise ValueError("an axis of an input or output has both a size and a name")
@@ -274,7 +280,7 @@ def _declared(message: memoryview) -> tuple[str, Tensor]:
 
 def _weight(message: memoryview) -> tuple[str, Tensor]:
     """A weight or constant, in the file itself and as long as its shape says: TensorProto."""
-    weight = strictly(message, TENSOR)
+    weight = parse_message(message, TENSOR)
     name, kind, shape = _text(weight, "name"), weight.get("data_type", 0), tuple(weight.get("dims", ()))
     data = weight.get("raw_data", EMPTY)
     if kind not in BYTES_EACH or len(data) != BYTES_EACH[kind] * math.prod(shape):
@@ -287,7 +293,7 @@ def _weight(message: memoryview) -> tuple[str, Tensor]:
 
 def _attribute(message: memoryview) -> tuple[str, Any]:
     """The name of an attribute, and its value: a float, an int, a str or a tuple of ints."""
-    attribute = strictly(message, ATTRIBUTE)
+    attribute = parse_message(message, ATTRIBUTE)
     name, kind = _text(attribute, "name"), attribute.get("type")
     field = {1: "f", 2: "i", 3: "s", 7: "ints"}.get(kind or 0, "")
     if attribute.keys() - {"name", "type", "doc_string", field}:
@@ -295,15 +301,10 @@ def _attribute(message: memoryview) -> tuple[str, Any]:
     if field == "s":
         return name, _text(attribute, "s")
     if field == "ints":
-        return name, tuple(_signed(value) for value in attribute.get("ints", ()))
+        return name, tuple(attribute.get("ints", ()))
     if field not in attribute:
         raise ValueError(f"its attribute {name!r} has no value")
-    return name, struct.unpack("<f", attribute["f"])[0] if field == "f" else _signed(attribute["i"])
-
-
-def _signed(value: int) -> int:
-    """A varint of protobuf as an int64."""
-    return value - 2**64 if value >= 2**63 else value
+    return name, struct.unpack("<f", attribute["f"])[0] if field == "f" else attribute["i"]
 
 
 # -- what operators make: shapes, work ---------------------------------------------------------------------------------
@@ -318,7 +319,7 @@ def _elements(tensor: Tensor) -> int:
     return _size(tensor.shape)
 
 
-def _need(fits: bool, *tensors: Tensor | None) -> None:
+def _require(fits: bool, *tensors: Tensor | None) -> None:
     """Refuse a node whose inputs or attributes do not fit together."""
     if not fits:
         shown = ", ".join(_shown(tensor) for tensor in tensors if tensor is not None)
@@ -328,7 +329,7 @@ def _need(fits: bool, *tensors: Tensor | None) -> None:
 def _floats(*tensors: Tensor | None) -> int:
     """The one float type of the tensors."""
     kinds = {tensor.type for tensor in tensors if tensor is not None}
-    _need(len(kinds) == 1 and kinds <= {FLOAT, HALF}, *tensors)
+    _require(len(kinds) == 1 and kinds <= {FLOAT, HALF}, *tensors)
     return kinds.pop()
 
 
@@ -342,7 +343,7 @@ def _integers(tensor: Tensor | None) -> tuple[Dimension, ...]:
 def _constants(tensor: Tensor | None) -> tuple[int, ...]:
     """The values of a row of integers, none of them the batch's size."""
     values = _integers(tensor)
-    _need(None not in values, tensor)
+    _require(None not in values, tensor)
     return tuple(value for value in values if value is not None)
 
 
@@ -374,58 +375,57 @@ def _broadcast(*shapes: Sequence[Dimension]) -> tuple[Dimension, ...]:
     return tuple(result)
 
 
-def _each(attributes: dict[str, Any], *inputs: Tensor | None) -> Made:
+def _elementwise(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
     """Number by number; two or more inputs are broadcast."""
     tensors = [tensor for tensor in inputs if tensor is not None]
-    return Made([Tensor(_floats(*tensors), _broadcast(*(tensor.shape for tensor in tensors)))])
+    return NodeResult([Tensor(_floats(*tensors), _broadcast(*(tensor.shape for tensor in tensors)))])
 
 
-def _compare(attributes: dict[str, Any], a: Tensor, b: Tensor) -> Made:
+def _compare(attributes: dict[str, Any], a: Tensor, b: Tensor) -> NodeResult:
     _floats(a, b)
-    return Made([Tensor(BOOL, _broadcast(a.shape, b.shape))])
+    return NodeResult([Tensor(BOOL, _broadcast(a.shape, b.shape))])
 
 
-def _where(attributes: dict[str, Any], condition: Tensor, a: Tensor, b: Tensor) -> Made:
-    _need(condition.type == BOOL, condition)
-    return Made([Tensor(_floats(a, b), _broadcast(condition.shape, a.shape, b.shape))])
+def _where(attributes: dict[str, Any], condition: Tensor, a: Tensor, b: Tensor) -> NodeResult:
+    _require(condition.type == BOOL, condition)
+    return NodeResult([Tensor(_floats(a, b), _broadcast(condition.shape, a.shape, b.shape))])
 
 
-def _clip(attributes: dict[str, Any], x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Made:
-    _need(all(limit is None or limit.shape == () for limit in (low, high)), low, high)
-    return Made([Tensor(_floats(x, low, high), x.shape)])
+def _clip(attributes: dict[str, Any], x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> NodeResult:
+    _require(all(limit is None or limit.shape == () for limit in (low, high)), low, high)
+    return NodeResult([Tensor(_floats(x, low, high), x.shape)])
 
 
-def _cast(attributes: dict[str, Any], x: Tensor) -> Made:
+def _cast(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     """Between the two types of floats, for weights of half precision behind float32 inputs and outputs."""
     _floats(x)
-    _need(attributes["to"] in (FLOAT, HALF), x)
-    return Made([Tensor(attributes["to"], x.shape)])
+    return NodeResult([Tensor(attributes["to"], x.shape)])
 
 
-def _along(attributes: dict[str, Any], x: Tensor) -> Made:
+def _along(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     _axis(attributes["axis"], x.shape)
-    return Made([Tensor(_floats(x), x.shape)], work=4 * _elements(x))
+    return NodeResult([Tensor(_floats(x), x.shape)], work=4 * _elements(x))
 
 
-def _layer_norm(attributes: dict[str, Any], x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Made:
+def _layer_norm(attributes: dict[str, Any], x: Tensor, scale: Tensor, bias: Tensor | None = None) -> NodeResult:
     normal = x.shape[_axis(attributes["axis"], x.shape) :]
-    _need(scale.shape == normal and (bias is None or bias.shape == normal), x, scale, bias)
-    return Made([Tensor(_floats(x, scale, bias), x.shape)], work=4 * _elements(x))
+    _require(scale.shape == normal and (bias is None or bias.shape == normal), x, scale, bias)
+    return NodeResult([Tensor(_floats(x, scale, bias), x.shape)], work=4 * _elements(x))
 
 
-def _gemm(attributes: dict[str, Any], a: Tensor, b: Tensor, c: Tensor | None = None) -> Made:
-    _need(len(a.shape) == len(b.shape) == 2 and attributes["transA"] == 0 and attributes["transB"] in (0, 1), a, b)
+def _gemm(attributes: dict[str, Any], a: Tensor, b: Tensor, c: Tensor | None = None) -> NodeResult:
+    _require(len(a.shape) == len(b.shape) == 2, a, b)
     rows, columns = b.shape[::-1] if attributes["transB"] else b.shape  # (k, n)
     shape = (a.shape[0], columns)
-    _need(a.shape[1] == rows and None not in b.shape, a, b)
-    _need(c is None or _broadcast(shape, c.shape) == shape, a, b, c)
-    return Made([Tensor(_floats(a, b, c), shape)], work=_elements(a) * _length(shape, 1))
+    _require(a.shape[1] == rows and None not in b.shape, a, b)
+    _require(c is None or _broadcast(shape, c.shape) == shape, a, b, c)
+    return NodeResult([Tensor(_floats(a, b, c), shape)], work=_elements(a) * _length(shape, 1))
 
 
-def _matmul(attributes: dict[str, Any], a: Tensor, b: Tensor) -> Made:
-    _need(len(a.shape) >= 2 and len(b.shape) >= 2 and a.shape[-1] == b.shape[-2] is not None, a, b)
+def _matmul(attributes: dict[str, Any], a: Tensor, b: Tensor) -> NodeResult:
+    _require(len(a.shape) >= 2 and len(b.shape) >= 2 and a.shape[-1] == b.shape[-2] is not None, a, b)
     shape = (*_broadcast(a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1])
-    return Made([Tensor(_floats(a, b), shape)], work=_size(shape) * _length(b.shape, -2))
+    return NodeResult([Tensor(_floats(a, b), shape)], work=_size(shape) * _length(b.shape, -2))
 
 
 def _window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
@@ -433,262 +433,332 @@ def _window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list
     kernel = [_length(weight.shape, axis) for axis in range(2, len(weight.shape))]
     strides, dilations = (list(attributes[name] or (1, 1)) for name in ("strides", "dilations"))
     pads = list(attributes["pads"] or (0, 0, 0, 0))
-    _need(len(x.shape) == len(weight.shape) == 4 and None not in (*x.shape[1:], *weight.shape), x, weight)
-    fits = (
-        attributes["auto_pad"] == "NOTSET"
-        and list(attributes["kernel_shape"] or kernel) == kernel
-        and len(strides) == len(dilations) == 2
-        and len(pads) == 4
-        and all(1 <= value <= MAX_WINDOW for value in (*kernel, *strides, *dilations))
-        and all(0 <= value <= MAX_WINDOW for value in pads)
-        and 1 <= attributes["group"] <= _length(weight.shape, 0)
-    )
-    _need(fits, x, weight)
+    _require(len(x.shape) == len(weight.shape) == 4 and None not in (*x.shape[1:], *weight.shape), x, weight)
+    _require(list(attributes["kernel_shape"] or kernel) == kernel, x, weight)
+    _require(max(kernel) <= MAX_WINDOW and attributes["group"] <= _length(weight.shape, 0), x, weight)
     sizes = [_length(x.shape, 2), _length(x.shape, 3)]
     return sizes, kernel, strides, dilations, [pads[0] + pads[2], pads[1] + pads[3]]
 
 
-def _conv(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Made:
+def _conv(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> NodeResult:
     sides = []
     for size, kernel, stride, dilation, pad in zip(*_window(attributes, x, weight), strict=True):
         sides.append((size + pad - dilation * (kernel - 1) - 1) // stride + 1)
     channels, each, group = _length(weight.shape, 0), _length(weight.shape, 1), attributes["group"]
-    _need(x.shape[1] == each * group and channels % group == 0, x, weight)
-    _need(bias is None or bias.shape == (channels,), weight, bias)
-    _need(min(sides) > 0, x, weight)
+    _require(x.shape[1] == each * group and channels % group == 0, x, weight)
+    _require(bias is None or bias.shape == (channels,), weight, bias)
+    _require(min(sides) > 0, x, weight)
     # onnxruntime may lay channels out in blocks of 16, the rest of which is padding.
     blocked = _size((x.shape[0], -(-channels // 16) * 16, *sides))
     shape = (x.shape[0], channels, *sides)
-    return Made(
+    return NodeResult(
         [Tensor(_floats(x, weight, bias), shape)],
         work=_size(shape) * _size(weight.shape[1:]),
         scratch=blocked - _size(shape),
     )
 
 
-def _conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Made:
+def _conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> NodeResult:
     more = attributes["output_padding"] or (0, 0)
-    _need(len(more) == 2 and attributes["output_shape"] == (), x, weight)
     sides = []
     for size, kernel, stride, dilation, pad, extra in zip(*_window(attributes, x, weight), more, strict=True):
-        _need(0 <= extra < max(stride, dilation), x, weight)
+        _require(extra < max(stride, dilation), x, weight)
         sides.append((size - 1) * stride + dilation * (kernel - 1) + 1 + extra - pad)
     channels, each, group = _length(weight.shape, 0), _length(weight.shape, 1), attributes["group"]
-    _need(x.shape[1] == channels and channels % group == 0, x, weight)
-    _need(bias is None or bias.shape == (each * group,), weight, bias)
-    _need(min(sides) > 0, x, weight)
+    _require(x.shape[1] == channels and channels % group == 0, x, weight)
+    _require(bias is None or bias.shape == (each * group,), weight, bias)
+    _require(min(sides) > 0, x, weight)
     spread = (
         _size(x.shape[2:]) * each * group * _size(weight.shape[2:])
     )  # each position of x gives a whole kernel, added later
     shape = (x.shape[0], each * group, *sides)
-    return Made([Tensor(_floats(x, weight, bias), shape)], work=spread * channels // group, scratch=spread)
+    return NodeResult([Tensor(_floats(x, weight, bias), shape)], work=spread * channels // group, scratch=spread)
 
 
-def _max_pool(attributes: dict[str, Any], x: Tensor) -> Made:
+def _max_pool(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     kernel, strides = attributes["kernel_shape"], attributes["strides"] or (1, 1)
-    fits = (
-        attributes["auto_pad"] == "NOTSET"
-        and set(attributes["pads"]) <= {0}
-        and set(attributes["dilations"]) <= {1}
-        and attributes["storage_order"] == 0
-        and attributes["ceil_mode"] in (0, 1)
-        and attributes["outputs"] == 1
-        and len(kernel) == len(strides) == 2
-        and all(1 <= stride <= size <= MAX_WINDOW for stride, size in zip(strides, kernel, strict=False))
-    )
-    _need(fits and len(x.shape) == 4 and None not in x.shape[1:], x)
+    _require(attributes["outputs"] == 1 and len(x.shape) == 4 and None not in x.shape[1:], x)
+    _require(len(kernel) == 2 and all(stride <= size for stride, size in zip(strides, kernel, strict=True)), x)
     sides = []
     for size, side, stride in zip(x.shape[2:], kernel, strides, strict=True):
         steps = (size or 0) - side
         sides.append((-(-steps // stride) if attributes["ceil_mode"] else steps // stride) + 1)
-    _need(min(sides) > 0, x)
+    _require(min(sides) > 0, x)
     shape = (*x.shape[:2], *sides)
-    return Made([Tensor(_floats(x), shape)], work=_size(shape) * math.prod(kernel))
+    return NodeResult([Tensor(_floats(x), shape)], work=_size(shape) * math.prod(kernel))
 
 
-def _resize(attributes: dict[str, Any], x: Tensor, roi: Tensor | None, scales: Tensor | None, sizes: Tensor) -> Made:
+def _resize(
+    attributes: dict[str, Any],
+    x: Tensor,
+    roi: Tensor | None = None,
+    scales: Tensor | None = None,
+    sizes: Tensor | None = None,
+) -> NodeResult:
     shape = _integers(sizes)
-    _need(roi is None and scales is None and attributes["mode"] == "nearest" and not attributes["antialias"], x)
-    _need(len(x.shape) == len(shape) == 4 and x.shape[:2] == shape[:2] and None not in shape[2:], x)
-    return Made([Tensor(_floats(x), shape)])
+    _require(roi is None and scales is None, x, roi, scales)
+    _require(len(x.shape) == len(shape) == 4 and x.shape[:2] == shape[:2] and None not in shape[2:], x)
+    return NodeResult([Tensor(_floats(x), shape)])
 
 
-def _depth_to_space(attributes: dict[str, Any], x: Tensor) -> Made:
-    _need(len(x.shape) == 4 and None not in x.shape[1:], x)
+def _depth_to_space(attributes: dict[str, Any], x: Tensor) -> NodeResult:
+    _require(len(x.shape) == 4 and None not in x.shape[1:], x)
     side, (batch, channels, height, width) = attributes["blocksize"], x.shape
-    _need(1 <= side <= MAX_WINDOW and channels % side**2 == 0, x)
-    return Made([Tensor(_floats(x), (batch, channels // side**2, height * side, width * side))])
+    _require(channels % side**2 == 0, x)
+    return NodeResult([Tensor(_floats(x), (batch, channels // side**2, height * side, width * side))])
 
 
-def _pad(attributes: dict[str, Any], x: Tensor, pads: Tensor, value: Tensor | None = None) -> Made:
+def _pad(attributes: dict[str, Any], x: Tensor, pads: Tensor, value: Tensor | None = None) -> NodeResult:
     amounts, rank = _constants(pads), len(x.shape)
-    _need(attributes["mode"] == "constant" and len(amounts) == 2 * rank and min(amounts, default=0) >= 0, x, pads)
-    _need(value is None or value.shape == (), value)
+    _require(len(amounts) == 2 * rank and min(amounts, default=0) >= 0, x, pads)
+    _require(value is None or value.shape == (), value)
     shape: list[Dimension] = []
     for size, before, after in zip(x.shape, amounts[:rank], amounts[rank:], strict=True):
-        _need(size is not None or before == after == 0, x)
+        _require(size is not None or before == after == 0, x)
         shape.append(None if size is None else size + before + after)
-    return Made([Tensor(_floats(x, value), tuple(shape))])
+    return NodeResult([Tensor(_floats(x, value), tuple(shape))])
 
 
-def _reshape(attributes: dict[str, Any], x: Tensor, wanted: Tensor) -> Made:
+def _reshape(attributes: dict[str, Any], x: Tensor, wanted: Tensor) -> NodeResult:
     shape = list(_integers(wanted))
     if -1 in shape:  # this axis takes what the others leave, and the batch if none of them is it
         at = shape.index(-1)
         shape[at] = 1
         rest = _size(shape)
-        _need(rest > 0 and _elements(x) % rest == 0, x, wanted)
+        _require(rest > 0 and _elements(x) % rest == 0, x, wanted)
         shape[at] = _elements(x) // rest
         if None in x.shape and None not in shape:
-            _need(shape[at] == 1, x, wanted)
+            _require(shape[at] == 1, x, wanted)
             shape[at] = None
-    _need(_size(shape) == _elements(x) and (None in shape) == (None in x.shape), x, wanted)
-    return Made([Tensor(_floats(x), tuple(shape))])
+    _require(_size(shape) == _elements(x) and (None in shape) == (None in x.shape), x, wanted)
+    return NodeResult([Tensor(_floats(x), tuple(shape))])
 
 
-def _transpose(attributes: dict[str, Any], x: Tensor) -> Made:
+def _transpose(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     order = attributes["perm"]
-    _need(sorted(order) == list(range(len(x.shape))), x)
-    return Made([Tensor(_floats(x), tuple(x.shape[axis] for axis in order))])
+    _require(sorted(order) == list(range(len(x.shape))), x)
+    return NodeResult([Tensor(_floats(x), tuple(x.shape[axis] for axis in order))])
 
 
-def _unsqueeze(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> Made:
+def _unsqueeze(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> NodeResult:
     (axis,) = _constants(axes)[:1] or (0,)
-    _need(axes.shape in ((), (1,)) and 0 <= axis <= len(x.shape), x, axes)
-    return Made([Tensor(_floats(x), (*x.shape[:axis], 1, *x.shape[axis:]))])
+    _require(axes.shape in ((), (1,)) and 0 <= axis <= len(x.shape), x, axes)
+    return NodeResult([Tensor(_floats(x), (*x.shape[:axis], 1, *x.shape[axis:]))])
 
 
-def _concat(attributes: dict[str, Any], *inputs: Tensor | None) -> Made:
+def _concat(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
     tensors = [tensor for tensor in inputs if tensor is not None]
+    _require(len(tensors) == len(inputs), *tensors[:2])
     first, axis = tensors[0], attributes["axis"]
     if all(tensor.values is not None and len(tensor.shape) == 1 for tensor in tensors) and axis == 0:
-        _need(sum(map(_elements, tensors)) <= 2 * MAX_RANK, *tensors[:2])  # a shape; of shapes a long row grows fast
+        _require(sum(map(_elements, tensors)) <= 2 * MAX_RANK, *tensors[:2])  # a shape; of shapes a long row grows fast
         values = tuple(value for tensor in tensors for value in _integers(tensor))
-        return Made([Tensor(INT64, (len(values),), values)])
+        return NodeResult([Tensor(INT64, (len(values),), values)])
     axis = _axis(axis, first.shape)
     for tensor in tensors:
         same = len(tensor.shape) == len(first.shape) and all(
             a == b for i, (a, b) in enumerate(zip(tensor.shape, first.shape, strict=True)) if i != axis
         )
-        _need(same, *tensors)
+        _require(same, *tensors)
     length = sum(_length(tensor.shape, axis) for tensor in tensors)
-    return Made([Tensor(_floats(*tensors), (*first.shape[:axis], length, *first.shape[axis + 1 :]))])
+    return NodeResult([Tensor(_floats(*tensors), (*first.shape[:axis], length, *first.shape[axis + 1 :]))])
 
 
-def _split(attributes: dict[str, Any], x: Tensor, sizes: Tensor | None = None) -> Made:
+def _split(attributes: dict[str, Any], x: Tensor, sizes: Tensor | None = None) -> NodeResult:
     axis, parts = _axis(attributes["axis"], x.shape), attributes["outputs"]
     length = _length(x.shape, axis)
     if sizes is None:
-        _need(attributes["num_outputs"] == parts and length % parts == 0, x)
+        _require(attributes["num_outputs"] == parts and length % parts == 0, x)
         lengths: tuple[int, ...] = (length // parts,) * parts
     else:
         lengths = _constants(sizes)
-    _need(len(lengths) == parts and sum(lengths) == length and min(lengths, default=0) > 0, x, sizes)
-    return Made([Tensor(_floats(x), (*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in lengths])
+        _require(attributes["num_outputs"] == 0, x, sizes)
+    _require(len(lengths) == parts and sum(lengths) == length and min(lengths, default=0) > 0, x, sizes)
+    return NodeResult([Tensor(_floats(x), (*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in lengths])
 
 
-def _slice(attributes: dict[str, Any], x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor) -> Made:
+def _slice(
+    attributes: dict[str, Any], x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor
+) -> NodeResult:
     shape: list[Dimension] = list(x.shape)
     bounds = [_constants(tensor) for tensor in (starts, ends, axes, steps)]
     for start, end, axis, step in zip(*bounds, strict=True):
         at = _axis(axis, x.shape)
-        _need(step == 1, x)
+        _require(step == 1, x)
         shape[at] = len(range(*slice(start, end).indices(_length(x.shape, at))))
-    _need(len(set(bounds[2])) == len(bounds[2]), x)
-    return Made([Tensor(_floats(x), tuple(shape))])
+    _require(len(set(bounds[2])) == len(bounds[2]), x)
+    return NodeResult([Tensor(_floats(x), tuple(shape))])
 
 
-def _gather(attributes: dict[str, Any], x: Tensor, indices: Tensor) -> Made:
+def _gather(attributes: dict[str, Any], x: Tensor, indices: Tensor) -> NodeResult:
     """A row of a table for each label, or constant places along another axis than the batch's."""
     axis = _axis(attributes["axis"], x.shape)
     if indices == Tensor(INT64, (None,)):  # the label is the only such tensor
-        _need(axis == 0 and None not in x.shape, x)
+        _require(axis == 0 and None not in x.shape, x)
         if x.shape[0] != attributes["classes"]:
             raise ValueError(f"it contradicts its own spec, which has {attributes['classes']} classes: {_shown(x)}")
     else:
         length = _length(x.shape, axis)
-        _need(all(-length <= index < length for index in _constants(indices)), x, indices)
-    return Made([Tensor(_floats(x), (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))])
+        _require(all(-length <= index < length for index in _constants(indices)), x, indices)
+    return NodeResult([Tensor(_floats(x), (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))])
 
 
-def _reduce_sum(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> Made:
+def _reduce_sum(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> NodeResult:
     over = {_axis(axis, x.shape) for axis in _constants(axes)}
-    _need(bool(over), x, axes)
+    _require(bool(over), x, axes)
     kept = dict.fromkeys(over, 1) if attributes["keepdims"] else {}
     shape = [kept.get(axis, size) for axis, size in enumerate(x.shape) if axis not in over or kept]
-    return Made([Tensor(_floats(x), tuple(shape))], work=_elements(x))
+    return NodeResult([Tensor(_floats(x), tuple(shape))], work=_elements(x))
 
 
-def _shape(attributes: dict[str, Any], x: Tensor) -> Made:
+def _shape(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     values = x.shape[attributes["start"] : attributes["end"]]
-    return Made([Tensor(INT64, (len(values),), values)])
+    return NodeResult([Tensor(INT64, (len(values),), values)])
 
 
-def _expand(attributes: dict[str, Any], x: Tensor, wanted: Tensor) -> Made:
-    return Made([Tensor(_floats(x), _broadcast(x.shape, _integers(wanted)))])
+def _expand(attributes: dict[str, Any], x: Tensor, wanted: Tensor) -> NodeResult:
+    return NodeResult([Tensor(_floats(x), _broadcast(x.shape, _integers(wanted)))])
 
 
-def _constant_of_shape(attributes: dict[str, Any], wanted: Tensor) -> Made:
-    return Made([Tensor(FLOAT, _integers(wanted))])
+def _constant_of_shape(attributes: dict[str, Any], wanted: Tensor) -> NodeResult:
+    return NodeResult([Tensor(FLOAT, _integers(wanted))])
+
+
+# -- the operators, and what their attributes may be ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Floats:
+    """The floats from `least` to `most`; NaN is not among them."""
+
+    least: float
+    most: float
+
+    def __contains__(self, value: Any) -> bool:
+        return self.least <= value <= self.most
+
+
+@dataclass(frozen=True)
+class Ints:
+    """Tuples of integers: as many as `lengths` says, each one of `values`."""
+
+    lengths: Container[int]
+    values: Container[int]
+
+    def __contains__(self, ints: Any) -> bool:
+        return len(ints) in self.lengths and all(value in self.values for value in ints)
+
+
+class Attribute(NamedTuple):
+    """The default of an attribute, and all values that it may have.
+
+    What is allowed is closed on purpose: a value that shape inference does not know of is what onnxruntime and the scan
+    could take differently.
+    """
+
+    default: Any
+    allowed: Container[Any]
 
 
 class Operator(NamedTuple):
-    """How to infer what it makes, the fewest and most inputs, and the attributes with their defaults."""
+    """The shape inference of an operator, its least and most inputs, and its attributes by name."""
 
-    infer: Callable[..., Made]
+    infer: Callable[..., NodeResult]
     inputs: tuple[int, int] = (1, 1)
-    attributes: Mapping[str, Any] = {}
+    attributes: Mapping[str, Attribute] = {}
 
 
-WINDOW = {"auto_pad": "NOTSET", "dilations": (), "group": 1, "kernel_shape": (), "pads": (), "strides": ()}
+FINITE = Floats(-3.0e38, 3.0e38)
+FLAG = (0, 1)
+AXIS = range(-MAX_RANK, MAX_RANK)
+SIDE = range(1, MAX_WINDOW + 1)
+PAIR, QUADRUPLE = (0, 2), (0, 4)
+"""Lengths of a list with a number for each of two axes, or for both ends of each; or of none at all."""
+
+WINDOW = {
+    "auto_pad": Attribute("NOTSET", ("NOTSET",)),
+    "dilations": Attribute((), Ints(PAIR, SIDE)),
+    "group": Attribute(1, range(1, 2**16)),
+    "kernel_shape": Attribute((), Ints(PAIR, SIDE)),
+    "pads": Attribute((), Ints(QUADRUPLE, range(MAX_WINDOW + 1))),
+    "strides": Attribute((), Ints(PAIR, SIDE)),
+}
 POOL = {
-    "auto_pad": "NOTSET",
-    "ceil_mode": 0,
-    "dilations": (),
-    "kernel_shape": (),
-    "pads": (),
-    "storage_order": 0,
-    "strides": (),
+    "auto_pad": Attribute("NOTSET", ("NOTSET",)),
+    "ceil_mode": Attribute(0, FLAG),
+    "dilations": Attribute((), Ints(PAIR, (1,))),
+    "kernel_shape": Attribute((), Ints((2,), SIDE)),
+    "pads": Attribute((), Ints(QUADRUPLE, (0,))),
+    "storage_order": Attribute(0, (0,)),
+    "strides": Attribute((), Ints(PAIR, SIDE)),
 }
 RESIZE = {
-    "antialias": 0,
-    "coordinate_transformation_mode": "half_pixel",
-    "cubic_coeff_a": -0.75,
-    "exclude_outside": 0,
-    "extrapolation_value": 0.0,
-    "keep_aspect_ratio_policy": "stretch",
-    "mode": "nearest",
-    "nearest_mode": "round_prefer_floor",
+    "antialias": Attribute(0, (0,)),
+    "coordinate_transformation_mode": Attribute("half_pixel", ("half_pixel", "asymmetric")),
+    "cubic_coeff_a": Attribute(-0.75, (-0.75,)),
+    "exclude_outside": Attribute(0, (0,)),
+    "extrapolation_value": Attribute(0.0, (0.0,)),
+    "keep_aspect_ratio_policy": Attribute("stretch", ("stretch",)),
+    "mode": Attribute("nearest", ("nearest",)),
+    "nearest_mode": Attribute("round_prefer_floor", ("round_prefer_floor", "floor")),
 }
 
 OPERATORS = {
-    **{name: Operator(_each) for name in ("Exp", "Neg", "Relu", "Sigmoid", "Softplus", "Tanh")},
-    **{name: Operator(_each, (2, 2)) for name in ("Add", "Div", "Mul", "Sub")},
-    "Cast": Operator(_cast, attributes={"saturate": 1, "to": 0}),
+    **{name: Operator(_elementwise) for name in ("Exp", "Neg", "Relu", "Sigmoid", "Softplus", "Tanh")},
+    **{name: Operator(_elementwise, (2, 2)) for name in ("Add", "Div", "Mul", "Sub")},
+    "Cast": Operator(_cast, attributes={"saturate": Attribute(1, (1,)), "to": Attribute(0, (FLOAT, HALF))}),
     "Clip": Operator(_clip, (1, 3)),
-    "Concat": Operator(_concat, (1, MAX_EDGES), {"axis": 0}),
+    "Concat": Operator(_concat, (1, MAX_EDGES), {"axis": Attribute(0, AXIS)}),
     "ConstantOfShape": Operator(_constant_of_shape),
     "Conv": Operator(_conv, (2, 3), WINDOW),
-    "ConvTranspose": Operator(_conv_transpose, (2, 3), WINDOW | {"output_padding": (), "output_shape": ()}),
-    "DepthToSpace": Operator(_depth_to_space, attributes={"blocksize": 0, "mode": "DCR"}),
+    "ConvTranspose": Operator(
+        _conv_transpose,
+        (2, 3),
+        WINDOW
+        | {
+            "output_padding": Attribute((), Ints(PAIR, range(MAX_WINDOW))),
+            "output_shape": Attribute((), Ints((0,), ())),
+        },
+    ),
+    "DepthToSpace": Operator(
+        _depth_to_space, attributes={"blocksize": Attribute(0, SIDE), "mode": Attribute("DCR", ("DCR", "CRD"))}
+    ),
     "Expand": Operator(_expand, (2, 2)),
-    "Gather": Operator(_gather, (2, 2), {"axis": 0}),
-    "Gelu": Operator(_each, attributes={"approximate": "none"}),
-    "Gemm": Operator(_gemm, (2, 3), {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}),
+    "Gather": Operator(_gather, (2, 2), {"axis": Attribute(0, AXIS)}),
+    "Gelu": Operator(_elementwise, attributes={"approximate": Attribute("none", ("none", "tanh"))}),
+    "Gemm": Operator(
+        _gemm,
+        (2, 3),
+        {
+            "alpha": Attribute(1.0, FINITE),
+            "beta": Attribute(1.0, FINITE),
+            "transA": Attribute(0, (0,)),
+            "transB": Attribute(0, FLAG),
+        },
+    ),
     "Greater": Operator(_compare, (2, 2)),
-    "LayerNormalization": Operator(_layer_norm, (2, 3), {"axis": -1, "epsilon": 1e-5, "stash_type": 1}),
-    "LeakyRelu": Operator(_each, attributes={"alpha": 0.01}),
-    "LogSoftmax": Operator(_along, attributes={"axis": -1}),
+    "LayerNormalization": Operator(
+        _layer_norm,
+        (2, 3),
+        {"axis": Attribute(-1, AXIS), "epsilon": Attribute(1e-5, Floats(0.0, 1.0)), "stash_type": Attribute(1, (1,))},
+    ),
+    "LeakyRelu": Operator(_elementwise, attributes={"alpha": Attribute(0.01, FINITE)}),
+    "LogSoftmax": Operator(_along, attributes={"axis": Attribute(-1, AXIS)}),
     "MatMul": Operator(_matmul, (2, 2)),
     "MaxPool": Operator(_max_pool, attributes=POOL),
-    "Pad": Operator(_pad, (2, 3), {"mode": "constant"}),
-    "ReduceSum": Operator(_reduce_sum, (2, 2), {"keepdims": 1, "noop_with_empty_axes": 0}),
-    "Reshape": Operator(_reshape, (2, 2), {"allowzero": 0}),
-    "Resize": Operator(_resize, (4, 4), RESIZE),
-    "Shape": Operator(_shape, attributes={"start": 0, "end": MAX_RANK}),
+    "Pad": Operator(_pad, (2, 3), {"mode": Attribute("constant", ("constant",))}),
+    "ReduceSum": Operator(
+        _reduce_sum, (2, 2), {"keepdims": Attribute(1, FLAG), "noop_with_empty_axes": Attribute(0, FLAG)}
+    ),
+    "Reshape": Operator(_reshape, (2, 2), {"allowzero": Attribute(0, FLAG)}),
+    "Resize": Operator(_resize, (1, 4), RESIZE),
+    "Shape": Operator(
+        _shape,
+        attributes={"start": Attribute(0, AXIS), "end": Attribute(MAX_RANK, range(-MAX_RANK, MAX_RANK + 1))},
+    ),
     "Slice": Operator(_slice, (5, 5)),
-    "Split": Operator(_split, (1, 2), {"axis": 0, "num_outputs": 0}),
-    "Transpose": Operator(_transpose, attributes={"perm": ()}),
+    "Split": Operator(_split, (1, 2), {"axis": Attribute(0, AXIS), "num_outputs": Attribute(0, range(MAX_EDGES))}),
+    "Transpose": Operator(_transpose, attributes={"perm": Attribute((), Ints(range(MAX_RANK + 1), range(MAX_RANK)))}),
     "Unsqueeze": Operator(_unsqueeze, (2, 2)),
     "Where": Operator(_where, (3, 3)),
 }

@@ -9,7 +9,7 @@ import onnxruntime as ort
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.files import read_at_most
 from cvae.runtime import protobuf
-from cvae.runtime.scan import scan
+from cvae.runtime.scan import scan, signature
 from cvae.spec import KEY, Spec
 
 MAX_BYTES = 512 * 2**20
@@ -74,6 +74,7 @@ class Session:
         self.spec, data, elements = read_checked(path, role)
         self._source = str(path)
         self._most = max(1, MAX_ELEMENTS // max(1, elements))
+        self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what goes wrong is raised
         options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was scanned
@@ -104,7 +105,7 @@ class Session:
         """All outputs for a batch of any size; `inputs` by name, the batch along the first axis.
 
         Raises:
-            CvaeError: onnxruntime fails, or an output is not finite.
+            CvaeError: onnxruntime fails, or an output is not finite or not of the shape that the spec says.
         """
         count = len(next(iter(inputs.values())))
         step = min(CHUNK, self._most)
@@ -120,13 +121,19 @@ class Session:
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         count, padded = len(next(iter(inputs.values()))), inputs
-        missing = self._batches and next((size - count for size in self._batches if count <= size <= self._most), 0)
+        missing = next((size - count for size in self._batches if count <= size <= self._most), 0)
         if missing:  # filled up with repetitions of the first
             padded = {name: np.concatenate([value, value[:1].repeat(missing, 0)]) for name, value in inputs.items()}
         try:
-            outputs = self._session.run(None, padded)
+            outputs = self._session.run(list(self._outputs), padded)
         except Exception as error:  # as above
             raise CvaeError(f"onnxruntime fails on {self._source!r}: {one_line(error)}") from error
+        for (name, shape), part in zip(self._outputs.items(), outputs, strict=True):
+            if part.shape != (count + missing, *shape) or part.dtype != np.float32:
+                raise CvaeError(
+                    f"{self._source!r} contradicts its own spec: its output {name!r} is {part.dtype} {part.shape}, not "
+                    f"float32 {(count + missing, *shape)}; use a file that cvae export onnx has written"
+                )
         # A sum is the quickest way to see one that is not.
         if not all(math.isfinite(np.add.reduce(part, axis=None)) for part in outputs):
             raise CvaeError(
