@@ -135,20 +135,18 @@ def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, o
 def _files(paths: list[Path], out: Path) -> dict[str, Path]:
     """The pictures named, and those in the folders named but for what `score` wrote, by their path below them all."""
     import os
+    from collections import Counter
 
-    from cvae.data.folder import SUFFIXES, is_image
+    from cvae.data.listing import EXTENSIONS, read_folder
 
     files: list[Path] = []
     written = {out.resolve() / "maps", out.resolve() / "worst.png"}
     for given in paths:
         path = given.resolve()
-        inside = [
-            file
-            for file in sorted(path.rglob("*"))
-            if is_image(file, path) and written.isdisjoint((file, *file.parents))
-        ]
+        images = read_folder(path, Counter()).all_images() if path.is_dir() else []
+        inside = [file for file in images if written.isdisjoint((file, *file.parents))]
         if path.is_dir() and not inside:
-            raise UsageError(f"{str(given)!r} has no pictures; they end in {', '.join(sorted(SUFFIXES))}")
+            raise UsageError(f"{str(given)!r} has no images; they end in {', '.join(sorted(EXTENSIONS))}")
         files += inside if path.is_dir() else [path]
     try:
         root = os.path.commonpath([file.parent for file in files])

@@ -219,6 +219,9 @@ DATASETS = Registry(
         "cifar10": Builtin("cvae.data.downloads:cifar10", "60,000 photographs in 10 classes, 32x32 colour"),
         "svhn": Builtin("cvae.data.downloads:svhn", "99,289 house number digits, 32x32 colour"),
         "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a sub-folder per class or flat"),
+        "folder-classes": Builtin(
+            "cvae.data.folder:folder_classes", "the same, each sub-folder a class whatever its name"
+        ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
     },
 )

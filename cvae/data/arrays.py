@@ -3,6 +3,7 @@
 import math
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,15 +63,11 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
         arrays.setdefault("images_labels", arrays["labels"])
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
     classes, labels = _numbered(labels, arrays.get("classes"), argument)
-    return Dataset(
-        name=path.stem,
-        classes=classes,
-        terms=terms,
-        **{
-            name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
-            for name, key in keys.items()
-        },
-    )
+    splits: dict[str, Any] = {
+        name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
+        for name, key in keys.items()
+    }
+    return Dataset(name=path.stem, classes=classes, terms=terms, **splits)
 
 
 def _rows(path: Path, argument: str, size: tuple[int, int] | None) -> Rows:

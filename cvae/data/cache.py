@@ -1,9 +1,9 @@
-"""What is kept on this machine: downloads, and the images of a folder, decoded once into one .npy file.
+"""The cache of this machine: the images of a folder, decoded once into one .npy file.
 
-    <root>/folders/<hash of the folder's path and the size>/<hash of what is in it>.npy    the images
-                                                            <the same>.json                which could not be read
+    <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy    the images
+                                                            <the same>.json            how they were read
 
-A file of the folder that is added, removed or changed changes the second hash, and the images are decoded anew.
+A file of the folder that is added, removed or changed changes the second hash, and the images are decoded again.
 """
 
 import hashlib
@@ -11,63 +11,75 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from cvae.data.images import decode
+from cvae.data.images import DecodedImage, Unreadable, decode
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError
 from cvae.files import cache_root, locked, sweep, whole, write_whole
+from cvae.runtime.images import describe_range
 
-FORMAT = 1
-"""The version of what is kept; another one is not read, but made anew."""
+FORMAT = 2
+"""The version of the cache's files; those of another one are not read, but made again."""
 
 CHUNK = 2**24
 """Bytes that are rewritten in one go."""
 
 
-def decoded(
-    folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None
-) -> tuple[Rows, np.ndarray]:
-    """The images of `paths`, which lie in `folder`, decoded now or earlier; while another process decodes them, wait.
+@dataclass(frozen=True)
+class DecodedFolder:
+    """The decoded images of a folder.
 
-    Returns:
-        Images (N, C, *size), C 1 when all are grey, and whether each could be read (N,) bool; if not, it is black.
+    Attributes:
+        images: (N, C, H, W), C 1 when all are grey; one that can't be read is black.
+        unreadable: why each image can't be read that can't, by its position.
+        remark: how values of more than 8 bits were understood, where there are any.
+    """
+
+    images: Rows
+    unreadable: dict[int, str]
+    remark: str | None
+
+
+def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
+    """Decode the images `paths` of a folder, or take them from the cache; while another process decodes them, wait.
 
     Raises:
-        CvaeError: a file has gone, or the cache can't be written.
+        CvaeError: a file is gone, or the cache can't be written.
     """
     place, name = _names(folder, paths, size)
     target = cache_root(data_dir) / "folders" / place / f"{name}.npy"
-    if kept := _kept(target, len(paths)):
-        return kept
+    if cached := _read(target, paths, size):
+        return cached
     console, title = Console(stderr=True), escape(folder.resolve().name)
     with ExitStack() as stack:
         try:
             with console.status(f"waiting for another process that decodes {title}"):
                 stack.enter_context(locked(target.parent, wait=True))
-            if kept := _kept(target, len(paths)):
-                return kept
+            if cached := _read(target, paths, size):
+                return cached
             sweep(target.parent)
             hidden = not console.is_terminal
             images = track(
                 decode(paths, size), f"decoding {title}", len(paths), console=console, transient=True, disable=hidden
             )
-            about = {"folder": str(folder.resolve()), "size": size}
-            _make(target, images, (len(paths), 3, *size), about)
+            facts = {"folder": str(folder.resolve()), "size": size}
+            _write(target, images, paths, size, facts)
         except (CvaeError, OSError) as error:
             raise CvaeError(f"{error}; decoded images are kept there, choose another place by --data-dir") from error
         for old in target.parent.iterdir():
             if old.stem != name:
                 with suppress(OSError):  # Windows keeps what another run still reads; elsewhere that run reads on
                     old.unlink()
-        if kept := _kept(target, len(paths)):
-            return kept
+        if cached := _read(target, paths, size, retry=False):
+            return cached
     raise CvaeError(f"{str(target)!r} was removed as soon as it was made; start again")
 
 
@@ -86,31 +98,74 @@ def _names(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[
     return place.hexdigest()[:16], name.hexdigest()[:16]
 
 
-def _kept(target: Path, count: int) -> tuple[Rows, np.ndarray] | None:
-    """What `decoded` returns, if it is there, and whole."""
+def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: bool = True) -> DecodedFolder | None:
+    """Return what `decode_folder` does, if it is in the cache, and intact.
+
+    With `retry`, it is not if an image can be read by now that could not when the drive, or the memory, failed.
+    """
     try:
-        images, readable = Rows.open(target), np.ones(count, bool)
-        readable[np.array(json.loads(target.with_suffix(".json").read_bytes())["unreadable"], np.int64)] = False
-    except (CvaeError, OSError, ValueError, LookupError, TypeError):
+        facts = json.loads(target.with_suffix(".json").read_bytes())
+        unreadable = {int(i): str(reason) for i, reason in facts["unreadable"].items()}
+        transient, remark = [int(i) for i in facts["transient"]], facts["remark"]
+        images = Rows.open(target)
+        if len(images) != len(paths) or not all(0 <= i < len(paths) for i in (*unreadable, *transient)):
+            return None
+    except (CvaeError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
-    return (images, readable) if len(images) == count else None
+    if retry and transient:
+        again = decode([paths[i] for i in transient], size)
+        if not all(isinstance(image, Unreadable) and image.transient for image in again):
+            return None
+    return DecodedFolder(images, unreadable, remark)
 
 
-def _make(target: Path, images: Iterable[np.ndarray | None], shape: tuple[int, int, int, int], about: dict) -> None:
+def _write(
+    target: Path,
+    images: Iterable[DecodedImage | Unreadable],
+    paths: Sequence[Path],
+    size: tuple[int, int],
+    facts: dict[str, Any],
+) -> None:
+    shape = (len(paths), 3, *size)
     # Written, not mapped: on a full disk a write fails, where a map would kill the process.
     with whole(target) as beside, beside.open("w+b") as file:
         _write_header(file, shape)
-        unreadable, grey, black = [], True, np.zeros(shape[1:], np.uint8)
+        start, grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
+        unreadable: dict[int, Unreadable] = {}
+        depths: dict[int, tuple[int, int]] = {}  # bits and largest value of images of more than 8 bits
         for i, image in enumerate(images):
-            if image is None:
-                unreadable.append(i)
-                image = black
-            grey = grey and bool((image == image[:1]).all())
-            file.write(image.tobytes())
+            if isinstance(image, Unreadable):
+                unreadable[i] = image
+                pixels = black
+            else:
+                pixels = image.pixels
+                if image.bits is not None:
+                    depths[i] = image.bits, image.peak
+            grey = grey and bool((pixels == pixels[:1]).all())
+            file.write(pixels.tobytes())
+        bits = max((bits for bits, _ in depths.values()), default=0)
+        # One range for all: the darkest image of a set must not be the brightest.
+        narrower = [i for i, (own, _) in depths.items() if own < bits]
+        again = decode([paths[i] for i in narrower], size, bits) if narrower else ()
+        for i, image in zip(narrower, again, strict=True):
+            if isinstance(image, DecodedImage):
+                file.seek(start + i * black.size)
+                file.write(image.pixels.tobytes())
         if grey:
             _drop_colour(file, shape)
+        facts |= {
+            "unreadable": {str(i): image.reason for i, image in unreadable.items()},
+            "transient": [i for i, image in unreadable.items() if image.transient],
+            "remark": _remark(depths, bits),
+        }
         # First, so that no images are without.
-        write_whole(target.with_suffix(".json"), json.dumps({**about, "unreadable": unreadable}))
+        write_whole(target.with_suffix(".json"), json.dumps(facts))
+
+
+def _remark(depths: dict[int, tuple[int, int]], bits: int) -> str | None:
+    """How the values of images of more than 8 bits were understood, unless they fill 16 bits."""
+    said = describe_range(bits, max(peak for _, peak in depths.values())) if depths else None
+    return said and f"{len(depths):,} images have 16 or 32 bits for each value: {said}"
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

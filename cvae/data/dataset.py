@@ -1,5 +1,6 @@
 """What a data set is to the rest of the program, and how flags turn a registered one into it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,11 +10,13 @@ import numpy as np
 
 from cvae.config import TrainConfig
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, near, one_line
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
 """Bytes of images up to which a set that lies in a file is read into memory whole."""
+
+MAX_CLASSES_SHOWN = 20
 
 STATIC_SEED = 0
 """The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set.
@@ -45,7 +48,7 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """The splits of a data set, the names of its classes, and the terms under which it may be used.
+    """The splits of a data set, the names of its classes, the terms under which it may be used, and remarks for users.
 
     A factory registered under `cvae.datasets` returns one; it may leave `validation` and `test` out. It is called with
     the text after the colon of --data, the folder for data sets or None, and the height and width in pixels that images
@@ -58,6 +61,7 @@ class Dataset:
     test: Split | None = None
     classes: tuple[str, ...] | None
     terms: str
+    remarks: Sequence[str] = ()
 
 
 def load_dataset(config: TrainConfig) -> Dataset:
@@ -81,6 +85,7 @@ def load_dataset(config: TrainConfig) -> Dataset:
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
         dataset = _left_out(dataset, config)
+    dataset = replace(dataset, remarks=[*dataset.remarks, describe(dataset)])
     if dataset.validation is None and config.validation > 0:
         dataset = _held_out(dataset, config)
     if config.limit is not None:
@@ -88,6 +93,20 @@ def load_dataset(config: TrainConfig) -> Dataset:
     if config.binarize != "none":
         dataset = _binarized(dataset, config)
     return dataset
+
+
+def describe(dataset: Dataset) -> str:
+    """Count the images of each split and, where there are labels, those of each class, in one line."""
+    texts = []
+    for name, split in _splits(dataset).items():
+        text = f"{len(split):,} {'training' if name == 'train' else name} images"
+        if split.labels is not None and dataset.classes is not None:
+            counts = np.bincount(split.labels, minlength=len(dataset.classes))
+            known = [f"{one_line(name, 40)} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
+            more = len(known) - MAX_CLASSES_SHOWN
+            text += f" ({', '.join(known[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
+        texts.append(text)
+    return f"{dataset.name}: {', '.join(texts)}"
 
 
 def refuse_argument(name: str, argument: str) -> None:

@@ -1,19 +1,19 @@
-"""Anyone's own images: a folder of them, of any size and mode."""
+"""Your own images: a folder of them, of any size and mode."""
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cvae.data.cache import decoded
+from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
+from cvae.data.listing import list_folder
 from cvae.errors import CvaeError, UsageError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"})
-SPLITS = {"train": "train", "valid": "validation", "val": "validation", "validation": "validation", "test": "test"}
 DEFAULT_SIZE = (64, 64)
+MAX_REASONS, MAX_NAMES = 5, 5
+"""Of images that are skipped, in a warning; the names for each reason."""
 
 
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -21,33 +21,53 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     - A sub-folder per class, named by it, with its images at any depth; or all images in the folder itself, without
       labels. Both at once is an error: whether the loose ones are a class is not for a program to guess.
-    - When the only sub-folders are `train` and any of `valid`, `val`, `validation` and `test`, they are the splits,
-      each again of one of the two kinds. The classes are those of `train`.
+    - Sub-folders whose names stand for splits (`train`, `Testing`, `my_val`; see `cvae.data.listing`) are the splits,
+      each again of one of the two kinds; they may be one level deeper, or below each class. The classes are those of
+      `train`. Where it is unclear which of the two they are, it is an error that shows the tree.
     - Files whose name, or whose folder's name, begins with a dot are ignored, and so are sub-folders without images.
+      Symbolic links are followed. Files without the extension of an image are images if they begin like one.
 
     Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
-    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. An image that can't be
-    read is skipped with a warning; so is one too large to decode (`cvae.runtime.images.check_size`).
+    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. Values of more than 8 bits
+    are taken for as many as the largest of all images needs. An image that can't be read is skipped with a warning.
     They are decoded once, into a file under `data_dir` (`cvae.data.cache`), and again when a file has changed.
 
     Raises:
-        UsageError: no argument, no such folder, no images in it, or the sub-folders are of neither kind.
+        UsageError: no argument, no such folder, no images in it, or it is unclear what the sub-folders are.
         CvaeError: no image of a split could be read, or the decoded ones can't be kept.
     """
+    return _load(argument, data_dir, size, classes_only=False)
+
+
+def folder_classes(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """The images under the folder `argument` like `folder`, but each sub-folder is a class, whatever its name."""
+    return _load(argument, data_dir, size, classes_only=True)
+
+
+def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *, classes_only: bool) -> Dataset:
+    name = "folder-classes" if classes_only else "folder"
     if not argument:
-        raise UsageError("--data 'folder' needs a path; say --data folder:PATH")
+        raise UsageError(f"--data {name!r} needs a path; say --data {name}:PATH")
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise UsageError(
-            f"--data 'folder:{argument}': there is no such folder; name yours by --data folder:PATH (what a recipe "
+            f"--data '{name}:{argument}': there is no such folder; name yours by --data {name}:PATH (what a recipe "
             "needs: cvae zoo show RECIPE)"
         )
     try:
-        classes, listings = list_folder(root)
+        contents = list_folder(root, argument, classes_only=classes_only)
     except OSError as error:
         raise CvaeError(f"can't read the folder {str(root)!r}: {error.strerror}") from error
+    listings = contents.splits
+    classes = tuple(dict.fromkeys(listings["train"].labels or ()))
+    index = {name: i for i, name in enumerate(classes)}
+    for split, listing in listings.items():
+        if unknown := [label for label in dict.fromkeys(listing.labels or ()) if label not in index]:
+            raise UsageError(f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train does not have")
     paths = [path for listing in listings.values() for path in listing.paths]
-    images, readable = decoded(root, paths, size or DEFAULT_SIZE, data_dir)
+    decoded = decode_folder(root, paths, size or DEFAULT_SIZE, data_dir)
+    readable = np.ones(len(paths), bool)
+    readable[list(decoded.unreadable)] = False
 
     splits, first = {}, 0
     for split, listing in listings.items():
@@ -56,82 +76,33 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
             raise CvaeError(
                 f"none of the {len(kept)} images of {split} in {str(root)!r} can be read: {_some(listing.paths, root)}"
             )
+        labels = None if listing.labels is None else np.array([index[label] for label in listing.labels], np.int64)
         splits[split] = Split(
-            images=images.select(first + np.flatnonzero(kept)),
-            labels=None if listing.labels is None else np.array(listing.labels, np.int64)[kept],
+            images=decoded.images.select(first + np.flatnonzero(kept)),
+            labels=None if labels is None else labels[kept],
         )
         first += len(kept)
-    if not readable.all():
-        skipped = [paths[i] for i in np.flatnonzero(~readable)]
+    if decoded.unreadable:
         warnings.warn(
-            f"{len(skipped)} of {len(paths)} images in {str(root)!r} are skipped, as they are damaged, too large or of "
-            f"another format: {_some(skipped, root)}",
-            stacklevel=2,
+            f"{len(decoded.unreadable)} of {len(paths)} images in {str(root)!r} are skipped: "
+            f"{_by_reason(decoded.unreadable, paths, root)}",
+            stacklevel=3,
         )
-    return Dataset(name=root.resolve().name, classes=classes, terms="the owner's own images", **splits)
+    remarks = [*contents.remarks, *([decoded.remark] if decoded.remark else [])]
+    return Dataset(
+        name=root.resolve().name, classes=classes or None, terms="the owner's own images", remarks=remarks, **splits
+    )
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The image files of a split, sorted, and the number of each one's class."""
-
-    paths: Sequence[Path]
-    labels: Sequence[int] | None
-
-
-def list_folder(root: Path) -> tuple[tuple[str, ...] | None, dict[str, Listing]]:
-    """The classes, and the files of each split, by the layout that `folder` describes; no image is opened.
-
-    Raises:
-        UsageError: there are no images, or the layout is another.
-    """
-    loose, classes = _images_of(root)
-    if "train" in classes and classes.keys() <= SPLITS.keys():
-        found = {}
-        for name in classes:
-            if SPLITS[name] in found:
-                raise UsageError(f"folder {str(root)!r} has two validation splits: {', '.join(classes)}; keep one")
-            found[SPLITS[name]] = _images_of(root / name)
-    else:
-        found = {"train": (loose, classes)}
-    if not any(loose or classes for loose, classes in found.values()):
-        raise UsageError(f"no images in {str(root)!r}; a data set has some of {', '.join(sorted(SUFFIXES))}")
-
-    number = {name: i for i, name in enumerate(found["train"][1])}
-    listings: dict[str, Listing] = {}
-    for split in ("train", "validation", "test"):
-        if split not in found:
-            continue
-        loose, classes = found[split]
-        if unknown := [name for name in classes if name not in number]:
-            raise UsageError(f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train has not")
-        labels = [number[name] for name, paths in classes.items() for _ in paths]
-        listings[split] = Listing(loose or [path for paths in classes.values() for path in paths], labels or None)
-    return tuple(number) or None, listings
-
-
-def _images_of(root: Path) -> tuple[list[Path], dict[str, list[Path]]]:
-    """The images in a folder itself, and those under each of its sub-folders that has any; one of the two is empty."""
-    loose = sorted(path for path in root.iterdir() if is_image(path, root))
-    classes = {
-        sub.name: paths
-        for sub in sorted(root.iterdir())
-        if sub.is_dir() and (paths := sorted(path for path in sub.rglob("*") if is_image(path, root)))
-    }
-    if loose and classes:
-        raise UsageError(
-            f"folder {str(root)!r} has images both in itself ({loose[0].name!r}) and in sub-folders "
-            f"({', '.join(map(repr, list(classes)[:3]))}); put all into sub-folders, one a class, or none"
-        )
-    return loose, classes
-
-
-def is_image(path: Path, root: Path) -> bool:
-    """Whether a file has the ending of an image, and nothing below `root` begins with a dot."""
-    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-    return not hidden and path.suffix.lower() in SUFFIXES and path.is_file()
+def _by_reason(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:
+    """Group images by the reason why they can't be read, with the names of some."""
+    groups: dict[str, list[Path]] = {}
+    for i, reason in unreadable.items():
+        groups.setdefault(reason, []).append(paths[i])
+    texts = [f"{reason}: {_some(group, root)}" for reason, group in groups.items()]
+    return "; ".join([*texts[:MAX_REASONS], *["..."] * (len(texts) > MAX_REASONS)])
 
 
 def _some(paths: Sequence[Path], root: Path) -> str:
-    names = [repr(str(path.relative_to(root))) for path in paths[:5]]
-    return ", ".join(names) + (", ..." if len(paths) > 5 else "")
+    names = [repr(str(path.relative_to(root))) for path in paths[:MAX_NAMES]]
+    return ", ".join(names) + (", ..." if len(paths) > MAX_NAMES else "")

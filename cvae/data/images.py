@@ -4,16 +4,22 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from cvae.runtime.images import FORMATS, check_size, cover, to_rgb
+from cvae.runtime.images import bytes_per_pixel, check_size, cover, explain, open_image, to_rgb
 
 AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
+
+LARGE, ONE_LARGE = 2**26, Lock()
+"""Bytes above which images are decoded one after the other, so that threads don't take the memory of several."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -27,8 +33,23 @@ def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return fitted.reshape(*images.shape[:2], *size)  # (N*C, *size) -> (N, C, *size)
 
 
-def decode(paths: Sequence[Path], size: tuple[int, int]) -> Iterator[np.ndarray | None]:
-    """Read image files, in threads: each one, in order, as (3, *size) uint8; None when it can't be read.
+class Unreadable(NamedTuple):
+    """Why an image can't be read; `transient` if it may be read another time, since the file or the memory failed."""
+
+    reason: str
+    transient: bool
+
+
+class DecodedImage(NamedTuple):
+    """Pixels (3, H, W) uint8, and what `cvae.runtime.images.Decoded` says of the values that they were made from."""
+
+    pixels: np.ndarray
+    bits: int | None
+    peak: int
+
+
+def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> Iterator[DecodedImage | Unreadable]:
+    """Read image files, in threads: each one, in order, as (3, *size), or why it can't be read.
 
     Threads, for Pillow decodes without the interpreter's lock, and processes would import the caller's program anew.
     """
@@ -38,16 +59,22 @@ def decode(paths: Sequence[Path], size: tuple[int, int]) -> Iterator[np.ndarray 
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for first in range(0, len(paths), count):
-            yield from pool.map(partial(_decode_one, size=size), paths[first : first + count])
+            yield from pool.map(partial(_decode_one, size=size, min_bits=min_bits), paths[first : first + count])
 
 
-def _decode_one(path: Path, size: tuple[int, int]) -> np.ndarray | None:
+def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImage | Unreadable:
     height, width = size
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            check_size(image)
-            image.draft(None, (2 * width, 2 * height))  # JPEG: decode at a half, quarter or eighth, if that is enough
-            fitted = cover(to_rgb(image), (width, height))
-    except Exception:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        return None
-    return np.asarray(fitted).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        with open_image(path) as image:
+            check_size(image, max_bytes=None)  # the user's own images may take what they need, one at a time
+            large = image.width * image.height * bytes_per_pixel(image) > LARGE
+            with ONE_LARGE if large else nullcontext():
+                image.draft(
+                    None, (2 * width, 2 * height)
+                )  # JPEG: decode at a half, quarter or eighth, if that is enough
+                rgb, _, bits, peak = to_rgb(image, min_bits)
+            pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+        transient = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        return Unreadable(explain(error), transient)
+    return DecodedImage(pixels, bits, peak)

@@ -4,9 +4,10 @@ import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.files import whole
@@ -97,91 +98,181 @@ def _check_ending(path: str | Path) -> None:
         raise UsageError(f"{str(path)!r}: pictures are not written with the ending {ending!r}; try .png, .gif or .jpg")
 
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
-"""The formats that are read; Pillow knows dozens, some of them through other programs."""
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
+"""The formats that are read, by content; Pillow knows dozens, some of them through other programs."""
 
+TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
+"""A TGA file has no signature, so that it is known by its extension alone."""
 
 MAX_PIXELS, MAX_LENGTH, MAX_DECODED = 2**26, 2**16, 160 * 2**20
-"""A picture of more pixels, 67 million, of a longer side, or that takes more bytes while it is decoded, is not: a few
-kilobytes may hold so many. That is 42 megapixels in colour, 28 as a progressive JPEG, 10 as WebP."""
+"""An image of more pixels, 67 million, or of a longer side is not decoded, for a few kilobytes may hold so many; nor is
+one from an untrusted source that takes more bytes while it is decoded: that is 42 megapixels in colour, 28 as a
+progressive JPEG, 10 as WebP or AVIF, 4 as JPEG 2000."""
 
 LARGE, TILE = 2**22, 2**20
-"""Pixels above which a picture is shrunk before anything else, and of the tiles in which that is done."""
+"""Pixels above which an image is shrunk before anything else, and of the tiles in which that is done."""
 
 ORIENTATION = 0x0112
 """The EXIF tag."""
 
+DEPTHS = (8, 12, 16)
+"""Bits that the values of an image may have, in a file that could hold 16 or 32."""
 
-def check_size(picture: Image.Image) -> None:
-    """To be called before the pixels are decoded.
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file by its content; its pixels are decoded later.
 
     Raises:
-        ValueError: there are more than `MAX_PIXELS`, or `MAX_LENGTH` along a side, or they take over `MAX_DECODED`.
+        Exception: it is not an image of a format that is read, or it is damaged; Pillow raises anything.
     """
-    most = min(MAX_PIXELS, MAX_DECODED // _decoded_bytes(picture))
-    if picture.width * picture.height > most or max(picture.size) > MAX_LENGTH:
-        raise ValueError(
-            f"it has {picture.width}x{picture.height} pixels; of this kind {most} are read, {MAX_LENGTH} along a side"
+    tga = ("TGA",) if Path(path).suffix.lower() in TGA_EXTENSIONS else ()
+    return Image.open(path, formats=(*FORMATS, *tga))
+
+
+def explain(error: Exception) -> str:
+    """Return why an image can't be read, in a few words, from what Pillow or this module raised."""
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged, or not an image of a format that is read"
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return f"too large ({one_line(error, 80)})"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or type(error).__name__
+    if isinstance(error, UnreadableImage):
+        return str(error)
+    return f"damaged ({one_line(error, 80)})"
+
+
+class UnreadableImage(ValueError):
+    """An image that is whole, but is not read: it is too large, or the range of its values is unknown."""
+
+
+def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED) -> None:
+    """Check the size of an image before its pixels are decoded.
+
+    Raises:
+        UnreadableImage: there are more than `MAX_PIXELS`, or `MAX_LENGTH` along a side, or they take over `max_bytes`.
+    """
+    limit = MAX_PIXELS if max_bytes is None else min(MAX_PIXELS, max_bytes // bytes_per_pixel(image))
+    if image.width * image.height > limit or max(image.size) > MAX_LENGTH:
+        raise UnreadableImage(
+            f"{image.width}x{image.height} pixels are too many: at most {limit:,} of this kind are read, and "
+            f"{MAX_LENGTH:,} along a side"
         )
 
 
-def _decoded_bytes(picture: Image.Image) -> int:
-    """What a pixel takes in Pillow and its libraries, as measured."""
-    if picture.format == "WEBP":  # four copies
+def bytes_per_pixel(image: Image.Image) -> int:
+    """Return what a pixel takes in Pillow and its libraries while it is decoded, as measured."""
+    if image.format in ("WEBP", "AVIF"):  # four copies
         return 16
-    if picture.format == "JPEG":  # all coefficients at once; else it is decoded at a half or less
-        return 6 if "progressive" in picture.info else 1
-    return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(picture.mode, 4)
+    if image.format == "JPEG2000":  # an int32 for each channel, twice; and it is slow
+        return 40
+    if image.format == "JPEG":  # all coefficients at once; else it is decoded at a half or less
+        return 6 if "progressive" in image.info else 1
+    return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF data say, transparency laid on white, 8-bit RGB whatever it was.
+class Decoded(NamedTuple):
+    """A decoded image.
 
-    One of more than `LARGE` pixels is shrunk by a whole factor to about so many: the rest of the way is the caller's.
+    Attributes:
+        rgb: the image, upright, on white where it was transparent.
+        size: width and height of the original, upright.
+        bits: of its values, where the file has integers of 16 or 32 bits for them; else None.
+        peak: the largest of those values.
+    """
+
+    rgb: Image.Image
+    size: tuple[int, int]
+    bits: int | None = None
+    peak: int = 255
+
+    @property
+    def remark(self) -> str | None:
+        """How the values were understood, where the file does not say it."""
+        return None if self.bits is None else describe_range(self.bits, self.peak)
+
+
+def describe_range(bits: int, peak: int) -> str | None:
+    """Return how values of at most `peak` were understood, in files of 16 or 32 bits; None where they fill 16 bits."""
+    if bits < DEPTHS[-1]:
+        return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
+    if peak < 2 ** DEPTHS[-2]:
+        return f"values of at most {peak:,} of 65,535 are nearly black; scale them to 16 bits"
+    return None
+
+
+def to_rgb(image: Image.Image, min_bits: int = 0) -> Decoded:
+    """Turn an opened image upright as its EXIF data say, lay transparency on white, and make it 8-bit RGB.
+
+    Values of 16 or 32 bits are taken for as many bits as the largest of them needs (`DEPTHS`), and at least `min_bits`:
+    cameras and scanners keep 12 bits in files of 16.
+
+    An image of more than `LARGE` pixels is shrunk by a whole factor to about that many; the caller does the rest.
 
     Raises:
-        ValueError: it holds floats or 32-bit integers, which say nothing of their range.
+        UnreadableImage: its values are floats, negative, or above 16 bits, which say nothing of their range.
     """
-    if (factor := _factor(picture)) > 1:
-        picture.draft(None, (picture.width // factor, picture.height // factor))  # JPEG: as far as its decoder can
-    if (factor := _factor(picture)) > 1:
-        picture = _shrunk(picture, factor)
-    picture = _eight_bits(ImageOps.exif_transpose(picture))
-    if picture.mode == "RGBA":
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    width, height = image.size
+    if (factor := _factor(image)) > 1:
+        image.draft(None, (width // factor, height // factor))  # JPEG: as far as its decoder can
+    bits, peak = _depth(image, min_bits)
+    # After decoding, in which Pillow turns TIFF images itself and removes the tag; their size was right before.
+    turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    if (factor := _factor(image)) > 1:
+        image = _shrunk(image, factor, bits)
+    image = _eight_bits(ImageOps.exif_transpose(image), bits)
+    if image.mode == "RGBA":
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return Decoded(image.convert("RGB"), (height, width) if turned else (width, height), bits, peak)
 
 
-def _factor(picture: Image.Image) -> int:
-    return math.ceil(math.sqrt(picture.width * picture.height / LARGE))
+def _depth(image: Image.Image, min_bits: int) -> tuple[int | None, int]:
+    """Decode an image; return the bits of its values, None for those that Pillow gives as 8 bits, and the largest."""
+    if image.mode == "F":
+        raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
+    sixteen = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # for each channel, in the file
+    image.load()
+    if not image.mode.startswith("I"):
+        if not sixteen or len(image.getbands()) < 2:
+            return None, 255
+        colours = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]
+        return DEPTHS[-1], int(colours.max()) * 257  # Pillow has dropped the lower 8
+    values = np.asarray(image)  # Pillow's own extrema can't be had of big-endian ones
+    least, peak = int(values.min()), int(values.max())
+    if least < 0 or peak >= 2 ** DEPTHS[-1]:
+        raise UnreadableImage(
+            f"its pixels are integers from {least:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
+        )
+    return next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits), peak
 
 
-def _shrunk(picture: Image.Image, factor: int) -> Image.Image:
+def _factor(image: Image.Image) -> int:
+    return math.ceil(math.sqrt(image.width * image.height / LARGE))
+
+
+def _shrunk(image: Image.Image, factor: int, bits: int | None) -> Image.Image:
     """The mean of each square, RGB or RGBA: tile by tile, since a whole copy with more channels may take too much."""
-    width, height = picture.size
+    width, height = image.size
     across = min(width, TILE // factor * factor)
     down = max(1, TILE // (across * factor)) * factor
     small = Image.new(
-        "RGBA" if picture.has_transparency_data else "RGB", (math.ceil(width / factor), math.ceil(height / factor))
+        "RGBA" if image.has_transparency_data else "RGB", (math.ceil(width / factor), math.ceil(height / factor))
     )
     for y in range(0, height, down):
         for x in range(0, width, across):
-            tile = picture.crop((x, y, min(x + across, width), min(y + down, height)))
-            small.paste(_eight_bits(tile).reduce(factor), (x // factor, y // factor))
-    small.getexif()[ORIENTATION] = picture.getexif().get(ORIENTATION, 1)
+            tile = image.crop((x, y, min(x + across, width), min(y + down, height)))
+            small.paste(_eight_bits(tile, bits).reduce(factor), (x // factor, y // factor))
+    small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return small
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, bits: int | None) -> Image.Image:
     """RGB, or RGBA where there is transparency."""
-    if picture.mode == "F":
-        raise ValueError("its pixels are floats of no known range")
-    if picture.mode.startswith("I"):  # 16-bit grey, which `convert` would clip to 255
-        grey = np.asarray(picture)
-        if grey.min() < 0 or grey.max() > 65535:
-            raise ValueError("its pixels are 32-bit integers of no known range")
-        picture = Image.fromarray(np.rint(grey / 257).astype(np.uint8))
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    if bits is not None and image.mode.startswith("I"):  # grey, which `convert` would clip to 255
+        image = Image.fromarray(np.rint(np.asarray(image) * (255 / (2**bits - 1))).astype(np.uint8))
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -215,14 +306,14 @@ def read(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on what Pillow reads all the same
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # above Pillow's own limit
-            with Image.open(path, formats=FORMATS) as file:
+            with open_image(path) as file:
                 check_size(file)
-                size = file.size[:: -1 if file.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8) else 1]
-                original = to_rgb(file)
-                picture = cover(original, (width, height))
+                decoded = to_rgb(file)
+                picture = cover(decoded.rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        raise CvaeError(f"can't read {str(path)!r} as a picture: {one_line(error)}") from error
-    coloured = channels == 1 and np.ptp(np.asarray(original), axis=2).any()
+        raise CvaeError(f"can't read {str(path)!r} as an image: {explain(error)}") from error
+    size = decoded.size
+    coloured = channels == 1 and np.ptp(np.asarray(decoded.rgb), axis=2).any()
     if size != (width, height) or coloured:
         unlike = (
             f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if coloured else ''}, the "
@@ -232,5 +323,7 @@ def read(
             raise UsageError(f"{unlike}; --resize scales and crops it")
         if remark is not None:
             remark(f"{unlike}: it is made to fit")
+    if remark is not None and decoded.remark is not None:
+        remark(f"{str(path)!r}: {decoded.remark}")
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)

@@ -1,0 +1,38 @@
+"""Reading one image file for a model: upright, in the model's size, as bright as its values."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvae.runtime.images import read
+
+
+@pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", "avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """White above black once upright, whatever the file says of turning; Pillow turns TIFF files by itself."""
+    upright = Image.new("RGB", (48, 64), "black")
+    upright.paste("white", (0, 0, 48, 32))
+    undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = upright.transpose(Image.Transpose[undo[orientation]]) if orientation in undo else upright
+    stored.save(tmp_path / f"x.{suffix}", exif=exif)
+    remarks: list[str] = []
+    image = read(tmp_path / f"x.{suffix}", (3, 64, 48), exact=True, remark=remarks.append)
+    assert remarks == []
+    assert image[:, :28].min() > 0.9 and image[:, 36:].max() < 0.1
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "png"), (">u2", "tif")])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_deep_values_are_read_at_their_range_and_said(tmp_path: Path, dtype: str, suffix: str, bits: int) -> None:
+    ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
+    Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
+    remarks: list[str] = []
+    image = read(tmp_path / f"x.{suffix}", (1, 8, 8), remark=remarks.append)
+    assert np.abs(image[0] - ramp / (2**bits - 1)).max() < 1 / 254
+    assert len(remarks) == (bits < 16) and all(f"read as {bits} bits" in remark for remark in remarks)

@@ -1,0 +1,199 @@
+"""What the sub-folders of an image folder are, splits or classes, and which of its files are images."""
+
+import errno
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import load, refused
+from PIL import Image
+
+from cvae.data import images as decoding
+from cvae.data.listing import list_folder, split_of
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of this test is outside of its image folder."""
+    monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    return folder
+
+
+def fill(root: Path, *layout: str) -> None:
+    """Write images: "train/cat 3" is three of them in train/cat."""
+    for part in layout:
+        name, _, count = part.rpartition(" ")
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(int(count)):
+            Image.new("L", (4, 4), i).save(root / name / f"{i}.png")
+
+
+def understood(root: Path) -> dict[str, dict[str, int] | int]:
+    """For each split the images of each class, or without labels their number."""
+    splits = list_folder(root, str(root)).splits
+    return {name: dict(Counter(each.labels)) if each.labels else len(each.paths) for name, each in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        *[(name, "train") for name in ("train", "Train", "TRAIN", "training", "Training", "training_set", "train2017")],
+        *[(name, "train") for name in ("seg_train", "asl_alphabet_train", "TrainImages", "my-train", "trainset")],
+        *[(name, "validation") for name in ("val", "Valid", "validation", "dev", "eval", "Evaluation", "x_val_data")],
+        *[(name, "test") for name in ("test", "Testing", "TEST", "seg_test", "tests", "test images")],
+        *[
+            (name, None)
+            for name in ("cat", "test_tube", "trainers", "train_station", "contest", "valley", "10", "data")
+        ],
+        ("train_test", ""),
+    ],
+)
+def test_split_of(name: str, split: str | None) -> None:
+    assert split_of(name) == split
+
+
+BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
+
+
+@pytest.mark.parametrize(
+    ("layout", "expected"),
+    [
+        (["Training/cat 2", "Training/dog 3", "Testing/cat 1", "Testing/dog 1"], BOTH),
+        (["Train/cat 2", "Train/dog 3", "Test/cat 1", "Test/dog 1"], BOTH),
+        (["a_train/a_train/cat 2", "a_train/a_train/dog 3", "a_test/a_test/cat 1", "a_test/a_test/dog 1",
+          "a_pred/a_pred 4"], BOTH),
+        (["archive/train/cat 2", "archive/train/dog 3", "archive/test/cat 1", "archive/test/dog 1"], BOTH),
+        (["a/b/train/cat 2", "a/b/train/dog 3", "a/b/test/cat 1", "a/b/test/dog 1", "a/more 9"], BOTH),
+        (["train/cat 2", "train/dog 3", "test/cat 1", "test/dog 1", "sample_images 4"], BOTH),
+        (["cat/train 2", "cat/test 1", "dog/train 3", "dog/test 1"], BOTH),
+        (["train 5", "dev 2", "eval 3"], {"train": 5, "validation": 2, "test": 3}),
+        (["train 5", "eval 2"], {"train": 5, "validation": 2}),
+        (["train 5", "valid 2", "test 3"], {"train": 5, "validation": 2, "test": 3}),
+        (["images/train 5", "images/val 2"], {"train": 5, "validation": 2}),
+        (["train/cat 2", "train/dog 3"], {"train": {"cat": 2, "dog": 3}}),
+        (["train/train 2", "train/bus 3", "test/bus 1", "test/train 1"],
+         {"train": {"bus": 3, "train": 2}, "test": {"bus": 1, "train": 1}}),
+        (["bus 1", "car 2", "train 3"], {"train": {"bus": 1, "car": 2, "train": 3}}),
+        (["beaker 1", "test_tube 2"], {"train": {"beaker": 1, "test_tube": 2}}),
+        (["cat/young 1", "cat/old 2", "dog 3"], {"train": {"cat": 3, "dog": 3}}),
+    ],
+)  # fmt: skip
+def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: object) -> None:
+    fill(root, *layout)
+    assert understood(root) == expected
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        ["Testing/cat 1", "Testing/dog 1"],
+        ["test/cat 1", "val/cat 1"],
+        ["train/cat 1", "extra/cat 1"],
+        ["train1/cat 1", "train2/cat 1", "test/cat 1"],
+        ["train 3", "sample_images 3"],
+        ["test 3", "bus 3"],
+        ["train/train/cat 1", "train/test/cat 1", "test/cat 1"],
+        ["train_test/cat 1", "train/cat 1"],
+        ["cat/train 1", "cat/test 1", "dog 1"],
+        ["a/train/cat 1", "a/test/cat 1", "b/train/cat 1", "b/test/cat 1"],
+    ],
+)
+def test_unclear_folder_shows_the_tree_and_both_ways_out(root: Path, layout: list[str]) -> None:
+    fill(root, *layout)
+    refused(
+        f"folder:{root}", "unclear", " 1" if "cat" in layout[0] else "3 images", f"folder-classes:{root}", "call them"
+    )
+    classes = load(f"folder-classes:{root}", validation=0, size=4).classes
+    assert classes == tuple(sorted({part.split("/")[0].rpartition(" ")[0] or part.split("/")[0] for part in layout}))
+
+
+def test_left_out_folders_are_named(root: Path) -> None:
+    fill(root, "train/cat 2", "test/cat 1", "sample_images 4")
+    (root / "train" / "cat" / "notes.txt").touch()
+    (root / "labels.csv").touch()
+    remarks = load(f"folder:{root}", size=4).remarks
+    assert remarks[0] == "left out, beside the splits: sample_images (4 images)"
+    assert "1 .txt file" in remarks[1] and "1 .csv file" in remarks[1]
+
+
+def test_classes_are_counted(root: Path) -> None:
+    fill(root, "Training/cat 2", "Training/dog 3", "Testing/dog 1")
+    assert (
+        load(f"folder:{root}", size=4).remarks[-1]
+        == "set: 5 training images (cat 2, dog 3), 1 test images (cat 0, dog 1)"
+    )
+
+
+def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -> None:
+    fill(tmp_path, "store/a 5", "store/b 6", "set/a 2")
+    (root / "b").mkdir()
+    (root / "a" / "part").symlink_to(tmp_path / "store" / "a")
+    (root / "b" / "part").symlink_to(tmp_path / "store" / "b")
+    (root / "a" / "loop").symlink_to(root)
+    (root / "a" / "self").symlink_to(".")
+    (root / "a" / "gone.png").symlink_to("nowhere.png")
+    contents = list_folder(root, "")
+    assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
+    assert contents.remarks == ["left out, not images: 1 broken link"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.avif", "AVIF"), ("a.ppm", "PPM"), ("a.pgm", "PPM"), ("a.tga", "TGA"),
+     ("a.jp2", "JPEG2000"), ("a.dib", "BMP"), ("a", "PNG"), ("a.0001", "PNG"), ("a", "JPEG"), ("a.unknown", "WEBP")],
+)  # fmt: skip
+def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: str) -> None:
+    Image.new("L" if name == "a.pgm" else "RGB", (8, 8), 200 if name == "a.pgm" else (200, 100, 50)).save(
+        root / name, kind
+    )
+    loaded = load(f"folder:{root}", size=8, validation=0)
+    assert len(loaded.train) == 1 and abs(int(loaded.train.images[0, 0, 4, 4]) - 200) < 4
+
+
+def test_an_error_of_the_drive_is_not_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(root, "a 3")
+    real, broken = decoding.open_image, [True]
+
+    def opened(path: Path) -> Image.Image:
+        if path.name == "1.png" and broken[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(decoding, "open_image", opened)
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"1 of 3 images .* are skipped: Input/output error: 'a/1\.png'"):
+            assert len(load(f"folder:{root}", size=4, validation=0).train) == 2
+    broken[0] = False
+    assert len(load(f"folder:{root}", size=4, validation=0).train) == 3
+
+
+def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(root, "a 2")
+    monkeypatch.setattr("cvae.runtime.images.MAX_PIXELS", 100)
+    Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
+    Image.new("F", (4, 4)).save(root / "a" / "float.tif")
+    (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])
+    with pytest.warns(UserWarning) as caught:
+        load(f"folder:{root}", size=4, validation=0)
+    message = str(caught[0].message)
+    assert "3 of 5 images" in message and "\n" not in message
+    assert "20x30 pixels are too many: at most 100" in message and "'a/big.webp'" in message
+    assert "floats of an unknown range" in message and "damaged" in message and "'a/cut.png'" in message
+
+
+@pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_deep_images_are_as_bright_as_their_values(root: Path, dtype: type, suffix: str, bits: int) -> None:
+    """A ramp to the largest value, and a dark image beside it, which must not become brighter than it."""
+    ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
+    Image.fromarray(ramp).save(root / f"a.{suffix}")
+    Image.fromarray(np.full((8, 8), 2**bits // 20, dtype)).save(root / f"b.{suffix}")
+    loaded = load(f"folder:{root}", size=8, validation=0)
+    images = loaded.train.images[:, 0].astype(float)
+    assert np.abs(images[0] - ramp * (255 / (2**bits - 1))).max() <= 1
+    assert np.abs(images[1] - 255 / 20).max() <= 1.1
+    assert (f"read as {bits} bits" in loaded.remarks[0]) == (bits < 16)
