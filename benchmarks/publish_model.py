@@ -31,7 +31,8 @@ def sheet(model: cvae.Model) -> np.ndarray:
     """Eight images of each class, a row a class; of a model without labels 80."""
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
-    return pictures.legible(pictures.grid(model.generate(80 if labels is None else len(labels), labels, seed=0), 8))
+    images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
+    return pictures.legible(pictures.grid(images, 8))
 
 
 def figures(report: dict[str, Any]) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cvae.config import TrainConfig
     from cvae.runtime import Model
+    from cvae.spec import Spec
 
 MODEL = "Run, exported file, zoo name or hf://owner/name. [newest run, else the zoo's]"
 
@@ -36,8 +37,11 @@ ModelOption = Annotated[
     str | None,
     typer.Option("--model", "-m", help=MODEL),
 ]
-Label = Annotated[str | None, typer.Option(help="Class, by name or by number.")]
+Label = Annotated[str | None, typer.Option(help="Class, by name.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]
+LabelIndex = Annotated[
+    int | None, typer.Option(metavar="N", help="Class, by its place among the model's classes, from 0.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [drawn, and printed]")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, auto, or an onnxruntime provider.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -136,24 +140,30 @@ def given(asked: "TrainConfig", **flags: Any) -> "TrainConfig":
     return replace(asked, **{name: value for name, value in flags.items() if value is not None})
 
 
-def one_label(label: str | None, digit: str | None) -> str | None:
-    """--label and --digit are one thing."""
-    if label is not None and digit is not None and label != digit:
-        raise UsageError(f"--label {label!r} and --digit {digit!r} contradict each other; give one")
-    return digit if label is None else label
+def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
+    """Return the index of the class that these flags choose, by name (str) or by index (int); None without any.
+
+    Raises:
+        UsageError: the model has no such class, or two flags contradict each other.
+    """
+    values = {f"--{flag.replace('_', '-')}": value for flag, value in flags.items() if value is not None}
+    if len(set(values.values())) > 1:
+        both = " and ".join(f"{flag} {value!r}" for flag, value in values.items())
+        raise UsageError(f"{both} contradict each other; give one")
+    for value in values.values():
+        return spec.check_index(value) if isinstance(value, int) else spec.label_index(value)
+    return None
 
 
-def nearest_labels(model: "Model", images: Any, label: str | None, names: list[str]) -> list[int] | None:
-    """The label of each image: the one given, else the one that fits it best, saying so.
+def nearest_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:
+    """The index of each image's class: the one given, else the one that fits it best, saying so.
 
     None for a model without labels.
     """
     if model.spec.classes is None:
-        if label is not None:
-            model.spec.label_index(label)  # raises
         return None
-    if label is not None:
-        return [model.spec.label_index(label)] * len(images)
+    if index is not None:
+        return [index] * len(images)
     labels = [int(i) for i in model.nearest_label(images)]
     for name, index in zip(names, labels, strict=True):
         say(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")

@@ -18,6 +18,7 @@ def generate(
     model: _shared.ModelName = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     n: Annotated[
         int | None,
         typer.Option("-n", min=1, help="How many; in one picture of each class, when no label is given."),
@@ -35,24 +36,23 @@ def generate(
 
     Example: cvae generate --digit 7 --out seven.png
     """
-    import numpy as np
-
     from cvae.errors import UsageError
     from cvae.runtime import bulk
     from cvae.runtime import images as pictures
 
     decoder = _shared.open_model(model, device)
     classes = decoder.spec.classes
-    wanted = _shared.one_label(label, digit)
+    wanted = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
+    name = None if wanted is None or classes is None else classes[wanted]
     if out.suffix.lower() in bulk.ENDINGS:
-        _many(decoder, n or 1, out, wanted, seed, temperature, grid=grid, json=json)
+        _many(decoder, n or 1, out, wanted, name, seed, temperature, grid=grid, json=json)
         return
     labels: list[int] | None = None
     columns = None
     if wanted is not None:
         if grid:
-            raise UsageError(f"--grid draws all classes, --label {wanted!r} only one; give one of the two")
-        labels = [decoder.spec.label_index(wanted)] * (n or 1)
+            raise UsageError(f"--grid draws all classes, and only {name!r} was chosen; give one of the two")
+        labels = [wanted] * (n or 1)
     elif classes is not None:
         each = n or (8 if grid else 1)
         labels = [index for index in range(len(classes)) for _ in range(each)]
@@ -65,7 +65,7 @@ def generate(
             f"{count:,} images are too many for one picture: at most {MOST:,}; --out images.npy takes more"
         )
     seed = _shared.new_seed(seed)
-    drawn = decoder.generate(count, None if labels is None else np.array(labels), seed, temperature)
+    drawn = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
     _shared.save(pictures.grid(drawn, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
     facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
@@ -76,7 +76,8 @@ def _many(
     decoder: "Model",
     n: int,
     out: Path,
-    label: str | None,
+    index: int | None,
+    name: str | None,
     seed: int | None,
     temperature: float,
     *,
@@ -93,9 +94,9 @@ def _many(
         raise UsageError(f"--grid makes one picture, {str(out)!r} holds images one by one; leave one of them out")
     with _shared.progress() as progress:
         files, seed = bulk.generate(
-            decoder, n, out, label=label, seed=seed, temperature=temperature, progress=partial(progress, "images")
+            decoder, n, out, label_index=index, seed=seed, temperature=temperature, progress=partial(progress, "images")
         )
     names = [str(file) for file in files]
-    facts = {"out": names, "model": decoder.spec.name, "images": n, "label": label, "seed": seed}
+    facts = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
     told = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
     _shared.report(json, facts, f"{told} ({n:,} image{'s' * (n > 1)}, seed {seed})")

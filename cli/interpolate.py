@@ -21,7 +21,11 @@ def interpolate(
     end: Annotated[str, typer.Option("--to", help="A picture's path, or a seed.")] = "1",
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     to_label: Annotated[str | None, typer.Option(help="Class at the other end. [the same]")] = None,
+    to_label_index: Annotated[
+        int | None, typer.Option(metavar="N", help="Class at the other end, as --label-index. [the same]")
+    ] = None,
     via: Annotated[
         list[str] | None, typer.Option(help="A stop on the way, a picture's path or a seed; may be repeated.")
     ] = None,
@@ -48,17 +52,20 @@ def interpolate(
     decoder = _shared.open_model(model, device)
     names = [start, *(via or []), end]
     stops = [_stop(decoder, name) for name in names]
-    first = _shared.one_label(label, digit)
+    first = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
+    last = _shared.choose_class(decoder.spec, to_label=to_label, to_label_index=to_label_index)
+    last = first if last is None else last
     rows = []
-    for labels in _labels(decoder, stops, names, first, first if to_label is None else to_label):
+    for labels in _labels(decoder, stops, names, first, last):
         legs = [
-            decoder.interpolate(a, b, steps, pair, mode) for (a, b), pair in zip(pairwise(stops), labels, strict=True)
+            decoder.interpolate(a, b, steps, mode=mode, label_index=pair)
+            for (a, b), pair in zip(pairwise(stops), labels, strict=True)
         ]
         rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), each stop once
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
         frames = [pictures.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
-        around = len(names) > 2 and start == end and to_label in (None, first)
+        around = len(names) > 2 and start == end and first == last
         pictures.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
     else:
         _shared.save(pictures.grid(np.concatenate(rows), count), out)
@@ -67,19 +74,17 @@ def interpolate(
 
 
 def _labels(
-    decoder: "Model", stops: "list[int | np.ndarray]", names: list[str], first: str | None, last: str | None
+    decoder: "Model", stops: "list[int | np.ndarray]", names: list[str], first: int | None, last: int | None
 ) -> "list[list[tuple[int, int]] | list[None]]":
-    """A row for each, with the labels at both ends of its legs; None for a model without labels."""
+    """A row for each, with the classes' indices at both ends of its legs; None for a model without labels."""
     classes = decoder.spec.classes
     if classes is None:
-        if first is not None or last is not None:
-            decoder.spec.label_index(first or last or "")  # raises
         return [[None] * (len(stops) - 1)]
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
         _shared.say(f"no label given: one row for each of the {len(classes)} classes")
         return [[(index, index)] * (len(stops) - 1) for index in range(len(classes))]
     # A picture has a label of its own, a seed has that of the other end.
-    wanted = [first or (last if isinstance(stop, int) else None) for stop in stops[:-1]] + [last]
+    wanted = [last if first is None and isinstance(stop, int) else first for stop in stops[:-1]] + [last]
     return [list(pairwise(_label(decoder, *of) for of in zip(stops, names, wanted, strict=True)))]
 
 
@@ -90,9 +95,9 @@ def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
     return _shared.read_picture(text, decoder)
 
 
-def _label(decoder: "Model", stop: "int | np.ndarray", name: str, label: str | None) -> int:
-    if label is not None:
-        return decoder.spec.label_index(label)
+def _label(decoder: "Model", stop: "int | np.ndarray", name: str, index: int | None) -> int:
+    if index is not None:
+        return index
     if isinstance(stop, int):
         raise UsageError(f"seed {name} has no label of its own: give one with --label, or both with --to-label")
     labels = _shared.nearest_labels(decoder, stop[None], None, [name])

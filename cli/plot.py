@@ -1,5 +1,6 @@
 """cvae plot"""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,7 @@ def traverse(
     seed: Annotated[int | None, typer.Option(min=0, help="Start from the code that this seed draws.")] = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     dimensions: Annotated[int, typer.Option(min=1, max=1_000, help="Rows.")] = 10,
     steps: Annotated[int, typer.Option(min=2, max=100, help="Columns.")] = 9,
     range_: Annotated[float, typer.Option("--range", min=0.01, max=100, help="From -R to R.")] = 3.0,
@@ -92,7 +94,8 @@ def traverse(
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
     coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    code, index = _start(coder, image, seed, _shared.one_label(label, digit))
+    wanted = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
+    code, index = _start(coder, image, seed, wanted)
     name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
     codes = encode(coder, asked, split=split, limit=limit)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
@@ -140,6 +143,7 @@ def grid(
     model: _shared.ModelName = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     columns: Annotated[int | None, typer.Option(min=1, max=100, help="Styles; 20 for a manifold. [10]")] = None,
     seed: _shared.Seed = None,
     out: _shared.Out = Path("grid.png"),
@@ -155,8 +159,9 @@ def grid(
     from cvae.plots.grid import manifold, styles
 
     decoder = _shared.open_model(model, device)
-    spec, wanted = decoder.spec, _shared.one_label(label, digit)
-    index = None if wanted is None else spec.label_index(wanted)
+    spec = decoder.spec
+    index = _shared.choose_class(spec, label=label, digit=digit, label_index=label_index)
+    name = None if index is None or spec.classes is None else spec.classes[index]
     facts = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, _shared.new_seed(seed)
@@ -166,7 +171,7 @@ def grid(
         return
     if spec.latent_dim != 2:
         which = "" if model is None else f" {model}"
-        of_class = "" if index is None else f" --label {wanted}"
+        of_class = "" if name is None else f" --label {shlex.quote(name)}"
         raise UsageError(
             f"{spec.name!r} has a code of {spec.latent_dim} numbers, and a plane takes 2; "
             f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
@@ -174,7 +179,6 @@ def grid(
     if seed is not None:
         raise UsageError(f"--seed {seed}: no noise is drawn for the plane of a code; leave it out")
     columns = columns or 20
-    name = None if index is None or spec.classes is None else spec.classes[index]
     title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
     figures.save(manifold(decoder, index, columns, title), out)
     _shared.report(json, {**facts, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
@@ -261,16 +265,16 @@ def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple
     return model, _shared.given(data_of(folder, model.spec.data), **flags)
 
 
-def _start(model: "Model", image: Path | None, seed: int | None, label: str | None) -> "tuple[np.ndarray, int | None]":
-    """The code to start from (Z,), and the label it is decoded with."""
+def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":
+    """The code to start from (Z,), and the index of the class it is decoded with."""
     import numpy as np
 
     if image is not None:
         pixels = _shared.read_picture(image, model)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = _shared.nearest_labels(model, pixels, label, [str(image)])
-        return model.encode(pixels, labels)[0][0], None if labels is None else labels[0]
+        labels = _shared.nearest_labels(model, pixels, index, [str(image)])
+        return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
-    if label is None and model.spec.classes is not None:
+    if index is None and model.spec.classes is not None:
         _shared.say(f"no label given: {model.spec.classes[0]!r}, the first")
         return code, 0
-    return code, None if label is None else model.spec.label_index(label)
+    return code, index

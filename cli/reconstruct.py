@@ -13,6 +13,7 @@ def reconstruct(
     model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     out: _shared.Out = Path("reconstruction.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
@@ -26,9 +27,10 @@ def reconstruct(
     from cvae.runtime import images as pictures
 
     coder = _shared.open_model(model, device)
+    index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
     originals = np.stack([_shared.read_picture(path, coder) for path in images])  # (N, C, H, W)
-    labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
-    again = coder.reconstruct(originals, labels)
+    labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
+    again = coder.reconstruct(originals, label_index=labels)
     mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
     _shared.save(pictures.grid(np.concatenate([originals, again]), len(images)), out)
     facts = {

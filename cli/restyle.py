@@ -13,7 +13,11 @@ def restyle(
     model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
+    label_index: _shared.LabelIndex = None,
     to: Annotated[list[str] | None, typer.Option(help="Class to draw; may be repeated. [every class]")] = None,
+    to_index: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Class to draw, as --label-index; may be repeated.")
+    ] = None,
     out: _shared.Out = Path("restyled.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
@@ -29,13 +33,17 @@ def restyle(
 
     coder = _shared.open_model(model, device)
     classes = coder.spec.classes
+    if to and to_index:
+        raise UsageError(f"--to {to[0]!r} and --to-index {to_index[0]} both choose classes; give names or indices")
     targets = [coder.spec.label_index(name) for name in to or []]
+    targets += [coder.spec.check_index(index) for index in to_index or []]
+    index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
     if classes is None:
         raise UsageError(f"{coder.spec.name!r} was trained without labels: it has nothing to change")
     targets = targets or list(range(len(classes)))
     originals = np.stack([_shared.read_picture(path, coder) for path in images])  # (N, C, H, W)
-    labels = _shared.nearest_labels(coder, originals, _shared.one_label(label, digit), [str(path) for path in images])
-    rows = [originals, *(coder.restyle(originals, labels, target) for target in targets)]
+    labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
+    rows = [originals, *(coder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
     columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other
     _shared.save(pictures.grid(np.concatenate(rows), columns), out)
     facts = {

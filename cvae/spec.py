@@ -3,8 +3,12 @@
 import json
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from numbers import Real
 from typing import Any, Self
 
 from cvae.config import MAX_SIDE, check_text, from_dict, parse_json, to_dict
@@ -26,6 +30,9 @@ AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
 }
 """The keys of `agreement`, and what their values may be."""
 
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
+"""A text that reads as a number: class names such as 10, 007, -5, 0.5 or 1e-4."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -38,8 +45,8 @@ class Spec:
     `sigma` is the standard deviation of a gaussian likelihood, in units of the value range.
 
     `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
-    together when it is the same. `agreement` holds the largest absolute difference between onnxruntime and torch,
-    the batch sizes compared and, where weights are kept in 16 bits, their type.
+    together when it is the same. `agreement` holds the largest difference between onnxruntime and torch, divided by the
+    scale of the output where that is above 1, the batch sizes compared and, where weights are kept in 16 bits, their type.
     """
 
     format: int = FORMAT
@@ -104,22 +111,98 @@ class Spec:
         except ValueError as error:
             raise CvaeError(f"{source!r} has no valid cvae spec: {one_line(error)}") from error
 
-    def label_index(self, label: int | str) -> int:
-        """A label -> its number: an int is a number, a string a name or, when no class has that name, a number.
+    def label_index(self, label: float | str) -> int:
+        """Return the index of the class that a label names.
+
+        A label names the class whose name it equals, as a text or else as a number: 1, "1" and 1.0 all name the class
+        "01". Where no class name reads as a number, a non-negative integer is an index.
 
         Raises:
-            UsageError: the model has no labels, or not this one.
+            UsageError: the model has no labels, or not this one, or several classes read as this number.
         """
         if self.classes is None:
-            raise UsageError(f"{self.name!r} was trained without labels, so label {label!r} means nothing to it")
-        if isinstance(label, str):
-            if label in self.classes:
-                return self.classes.index(label)
-            number = int(label) if label.isdecimal() and len(label) < 10 else -1
-        else:
-            number = operator.index(label) if hasattr(label, "__index__") else -1
+            raise self._no_labels(f"label {quote_label(label)}")
+        text = _text(label)
+        if text is None:
+            raise self._unknown(label)
+        if text in self.classes:
+            return self.classes.index(text)
+        number, numbers = _number(text), _numbers(self.classes)
+        matches = [] if number is None else numbers.get(number, [])
+        if len(matches) > 1:
+            names = ", ".join(self.classes[index] for index in matches[:20])
+            raise UsageError(
+                f"label {quote_label(label)} is ambiguous for {self.name!r}: as numbers, the classes {names} "
+                "all equal it; give the name as it is written"
+            )
+        if matches:
+            return matches[0]
+        index = int(text) if text.isdecimal() and len(text) < 10 else -1
+        if not 0 <= index < len(self.classes):
+            raise self._unknown(label)
+        if numbers:
+            raise self._unknown(label, f"; an index is requested with label_index={index} (--label-index {index})")
+        return index
+
+    def check_index(self, index: int) -> int:
+        """Return the index of a class as an int, checked here because onnxruntime takes -1 for the last class.
+
+        Raises:
+            UsageError: the model has no labels, or the index is out of range or not an integer.
+        """
+        if self.classes is None:
+            raise self._no_labels(f"label_index {quote_label(index)}")
+        try:
+            number = -1 if isinstance(index, bool) else operator.index(index)
+        except TypeError:
+            number = -1
         if 0 <= number < len(self.classes):
             return number
-        label = label if len(str(label)) < 80 else f"{str(label)[:80]}..."
-        names = ", ".join(self.classes[:20]) + (", ..." if len(self.classes) > 20 else "")
-        raise UsageError(f"{self.name!r} has no label {label!r}; it has: {names}")
+        raise UsageError(
+            f"{self.name!r} has no class with the index {quote_label(index)}; its classes are "
+            f"0..{len(self.classes) - 1}, named {self._names()}"
+        )
+
+    def _names(self) -> str:
+        classes = self.classes or ()
+        return ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+
+    def _unknown(self, label: object, hint: str = "") -> UsageError:
+        return UsageError(
+            f"{self.name!r} has no label {quote_label(label)}; its classes are named {self._names()}{hint}"
+        )
+
+    def _no_labels(self, label: str) -> UsageError:
+        return UsageError(f"{self.name!r} was trained without labels, so {label} means nothing to it")
+
+
+def _text(label: object) -> str | None:
+    """Return a label as a text, or None for what is neither a text nor a number."""
+    try:
+        if isinstance(label, str | Real):  # numpy's numbers too
+            return str(label)
+        return str(operator.index(label))  # type: ignore[arg-type]  # such as a tensor of one number
+    except (TypeError, ValueError):  # Python refuses to write an int of thousands of digits
+        return None
+
+
+def quote_label(label: object) -> str:
+    """Return a label as error messages quote it."""
+    try:
+        return one_line(repr(str(label)) if isinstance(label, str) else label, 80)
+    except ValueError:
+        return "of thousands of digits"
+
+
+def _number(text: str) -> Decimal | None:
+    return Decimal(text) if NUMBER.fullmatch(text) else None
+
+
+@lru_cache(maxsize=16)
+def _numbers(classes: tuple[str, ...]) -> dict[Decimal, list[int]]:
+    """Return the indices of the classes whose names read as a number, by that number."""
+    found: dict[Decimal, list[int]] = {}
+    for index, name in enumerate(classes):
+        if (number := _number(name)) is not None:
+            found.setdefault(number, []).append(index)
+    return found

@@ -64,6 +64,6 @@ def effects(model: Model) -> np.ndarray:
     for dimension in range(latent_dim):
         ends = codes.repeat(2, axis=0)  # (N, Z) -> (2 * N, Z)
         ends[:, dimension] = np.tile([-1, 1], count)
-        images = model.decode(ends, labels)
+        images = model.decode(ends, label_index=labels)
         changes.append(np.square(images[1::2] - images[::2]).mean())
     return np.array(changes)

@@ -182,7 +182,7 @@ def test_a_state_that_is_no_state_is_one_line(model, tmp_path, text):
 def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tmp_path, monkeypatch):
     sizes, decode = [], model.decode
     monkeypatch.setattr(bulk, "PART", 4 * (28 * 28 + model.spec.latent_dim) * 5)
-    monkeypatch.setattr(model, "decode", lambda noise, labels: sizes.append(len(noise)) or decode(noise, labels))
+    monkeypatch.setattr(model, "decode", lambda noise, **label: sizes.append(len(noise)) or decode(noise, **label))
     bulk.generate(model, N, tmp_path / "x.npy", seed=5)
     assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
 

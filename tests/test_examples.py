@@ -58,6 +58,8 @@ def test_the_service_answers_numbers_that_are_what_cvae_draws(client):
     expected = package.load().generate(5, [7, 3, 7, 3, 7], seed=1, temperature=0.7)
     np.testing.assert_allclose(np.array(answer["images"], np.float32), expected, atol=1e-6)
     assert client.get("/images", params={"n": 12}).json()["labels"] == [*"0123456789", "0", "1"]
+    by_index = client.get("/images", params={"label_index": [7, 3], "n": 5, "seed": 1, "temperature": 0.7}).json()
+    assert by_index == answer
 
 
 def test_the_service_answers_a_picture(client):
@@ -77,6 +79,9 @@ def test_the_service_answers_a_picture(client):
         ("label=12", ["'12'", "0, 1, 2"]),
         ("label=-1", ["'-1'"]),
         ("label=7&label=x", ["'x'"]),
+        ("label_index=3&label_index=10", ["index 10"]),
+        ("label_index=-1", ["index -1"]),
+        ("label=7&label_index=7", ["give one"]),
         ("n=0", ["greater than or equal to 1"]),
         ("n=100000", ["less than or equal to 256"]),
         ("n=two", ["integer"]),
@@ -105,7 +110,7 @@ def test_the_service_describes_itself(client):
 
 @pytest.fixture(scope="module")
 def generate(sdk, tmp_path_factory) -> Path:
-    """examples/cpp, compiled as docs/embedding.md says, but for the optimization, which takes time."""
+    """examples/cpp, compiled as docs/deploy.md says, but for the optimization, which takes time."""
     program = tmp_path_factory.mktemp("cpp") / "generate"
     folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
     warnings = ["-Wall", "-Wextra", "-Werror"]
@@ -130,6 +135,16 @@ def test_cpp_draws_what_python_draws_from_the_same_noise(generate, trained, tmp_
     with Image.open(tmp_path / "a.pgm") as picture:
         drawn = np.asarray(picture).astype(int)
     assert drawn.std() > 10 and np.abs(drawn - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
+
+
+def test_cpp_leaves_nothing_in_the_home_folder(generate, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    home.mkdir()
+    for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(home))
+    run(generate, model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx", tmp_path / "a.pgm", "--label", "7")
+    assert list(home.iterdir()) == []
 
 
 def test_cpp_draws_a_seed_again_and_another_one_differently(generate, trained, tmp_path):
@@ -288,9 +303,9 @@ def test_ray_serve_draws_the_digit_that_is_asked_for(tmp_path):
     assert "'12'" in bytes.fromhex(label[2]).decode() and "'-1'" in bytes.fromhex(seed[2]).decode()
 
 
-# -- docs/embedding.md -------------------------------------------------------------------------------------------------
+# -- docs/deploy.md ----------------------------------------------------------------------------------------------------
 
-PAGE = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 PATHS = {
     section.partition("\n")[0]: "".join(scripts)
     for section in PAGE.split("\n## ")

@@ -42,21 +42,21 @@ class ExportedScorer:
         self.groups: tuple[int, ...] = (spec.latent_dim,)
 
     def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        return self.model.decode(noise, labels)
+        return self.model.decode(noise, label_index=labels)
 
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        return self.model.reconstruct(images, labels)
+        return self.model.reconstruct(images, label_index=labels)
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
-        return Encoded(images, labels, *self.model.encode(images, labels))
+        return Encoded(images, labels, *self.model.encode(images, label_index=labels))
 
     def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
         images, labels, mean, std = encoded
         batch, count, latent_dim = noise.shape
         code = mean[:, None] + std[:, None] * noise  # (B, K, Z)
         repeated = None if labels is None else labels.repeat(count)
-        pixels = self.model.decode(code.reshape(-1, latent_dim), repeated).reshape(batch, count, -1)  # (B, K, C H W)
-        log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels)
+        pixels = self.model.decode(code.reshape(-1, latent_dim), label_index=repeated)  # (B K, C, H, W)
+        log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels.reshape(batch, count, -1))
         rate = gaussian_kl(mean, std)  # (B, Z)
         each = (batch, count, latent_dim)
         return Samples(

@@ -37,6 +37,6 @@ def encode(model: Model, data: TrainConfig, *, split: str = "test", limit: int |
     dataset, part = load_split(data, split, model.spec)
     part = spread(part, limit)
     labels = None if model.spec.classes is None else part.labels
-    encoded = [model.encode(image, label) for _, image, label in batches(part.images, labels)]
+    encoded = [model.encode(image, label_index=label) for _, image, label in batches(part.images, labels)]
     mean, std = (np.concatenate(each) for each in zip(*encoded, strict=True))
     return Codes(dataset.name, dataset.classes, part, mean, std)

@@ -12,7 +12,7 @@ def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
     """Rows of images, each above a row of their reconstructions."""
     labels = None if model.spec.classes is None else codes.images.labels
     originals = codes.images.images[:].astype(np.float32) / 255
-    again = model.decode(codes.mean, labels)
+    again = model.decode(codes.mean, label_index=labels)
     rows, names = [], []
     for start in range(0, len(originals), columns):
         for name, images in ("image", originals), ("reconstruction", again):

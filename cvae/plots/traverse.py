@@ -21,11 +21,11 @@ def varied(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.n
 
 
 def draw(
-    model: Model, code: np.ndarray, label: int | None, kl: np.ndarray, values: np.ndarray, dimensions: int, title: str
+    model: Model, code: np.ndarray, index: int | None, kl: np.ndarray, values: np.ndarray, dimensions: int, title: str
 ) -> Figure:
     """A row for each of the dimensions with the largest KL (Z,), around the code (Z,)."""
     chosen = strongest(kl, dimensions)
-    images = model.decode(varied(code, chosen, values), label)
+    images = model.decode(varied(code, chosen, values), label_index=index)
     return sheet(
         images, [f"z{d}  {kl[d]:.2f} nats" for d in chosen], [_signed(float(value)) for value in values], title
     )

@@ -15,7 +15,7 @@ import numpy as np
 from cvae.errors import CvaeError, UsageError
 from cvae.files import locked, whole, write_whole
 from cvae.runtime import images as pictures
-from cvae.runtime.model import Label, Model, check_order
+from cvae.runtime.model import Label, Model, check_order, label_indices
 from cvae.runtime.session import CHUNK
 
 BLOCK = 2**24
@@ -48,15 +48,17 @@ def generate(
     seed: int | None = None,
     temperature: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
+    label_index: int | None = None,
 ) -> tuple[list[Path], int]:
     """Write `n` images, uint8 in 0..255: those that `model.generate` gives for the seed, and its labels.
 
-    - `x.npy`: one array (n, C, H, W), and for a model with labels `x-labels.npy` (n,), their numbers.
+    - `x.npy`: one array (n, C, H, W), and for a model with labels `x-labels.npy` (n,), their indices.
     - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and `labels` and `classes` if there are any; `x.npz`
       itself when one is enough.
     - `x`: a folder of PNG files, for a model with labels in a sub-folder for each class.
 
     Stopped at any moment, the same call goes on where it was; without a `seed` it takes the one that it had drawn.
+    `label_index` is the class by its index, in place of `label`.
 
     Returns:
         The files or the folder, and the seed.
@@ -67,10 +69,12 @@ def generate(
         CvaeError: something can't be written.
     """
     check_order(n, temperature)
-    number = None if label is None else model.spec.label_index(label)
+    if label is not None or label_index is not None:
+        indices = label_indices(model.spec, label, label_index, 1)
+        label_index = None if indices is None else int(indices[0])
     _check_out(out)
     with _alone(out):
-        return _generate(model, n, out, number, seed, temperature, progress)
+        return _generate(model, n, out, label_index, seed, temperature, progress)
 
 
 def _generate(
@@ -89,6 +93,7 @@ def _generate(
     order = Order(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
     if before is not None and {**asdict(order), "done": before["done"]} != before:
         told = ", ".join(f"{name} {before[name]}" for name in ("n", "label", "seed", "temperature"))
+        told = told if before["label"] is None else told.replace("label", "label_index")
         raise UsageError(
             f"{str(out)!r} is half written, with {told}; repeat that to finish it, or remove {str(state)!r}"
         )
@@ -172,7 +177,8 @@ def _blocks(
             )
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
         for part, noise in zip(chunks, noises, strict=True):
-            decoded = model.decode(noise * np.float32(order.temperature), None if labels is None else labels[part])
+            indices = None if labels is None else labels[part]
+            decoded = model.decode(noise * np.float32(order.temperature), label_index=indices)
             images[part] = pictures.to_uint8(decoded)
         yield start, images, labels
 
@@ -252,7 +258,7 @@ class _Folder(_Sink):
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.out, self.digits = out, len(str(n - 1))
         classes = model.spec.classes
-        if classes is not None and not all(re.fullmatch(r"\w[\w +-]*", name) for name in classes):
+        if classes is not None and not all(re.fullmatch(r"-?\w([\w .+-]*[\w+-])?", name) for name in classes):
             classes = tuple(str(i) for i in range(len(classes)))  # a name may be "..": the file may be a stranger's
         self.folders = [out] if classes is None else [out / name for name in classes]
 

@@ -1,7 +1,7 @@
 """An exported model as an object: noise in, pictures out."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -12,16 +12,19 @@ from cvae.errors import UsageError
 from cvae.runtime.array import Images
 from cvae.runtime.find import DECODER, ENCODER, exported, find
 from cvae.runtime.session import Session
-from cvae.spec import Spec
+from cvae.spec import Spec, quote_label
 
-Label = int | str
+Label = float | str
 MAX_TEMPERATURE = 1000
 
 SMALLEST = np.float32(2**-24)
 """A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
-"""One label for all images, one for each, or none; by name or by number."""
+"""One label for all images, one for each, or none: names of classes, or what equals one as a number."""
+
+Indices = int | Sequence[int] | np.ndarray | None
+"""One index for all images, one for each, or none: places in the spec's list of classes, from 0."""
 
 
 def load(
@@ -52,8 +55,8 @@ class Model:
     """A decoder, and its encoder when that is asked for and lies beside it. Safe to use from several threads.
 
     Images are (N, C, H, W) float32 in [0, 1], an array with `to_pil()` and `save(path)`; codes and noise are (N, Z)
-    float32. For a model with labels every method takes them by name or by number: one for all images, or one
-    for each.
+    float32. For a model with labels every method takes the class as `label`, by name (see `Spec.label_index`), or as
+    `label_index`, by its place in `spec.classes`: one for all images, or one for each.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
@@ -74,21 +77,30 @@ class Model:
         """What the file says of itself."""
         return self._decoder.spec
 
-    def generate(self, n: int = 1, label: Labels = None, seed: int | None = None, temperature: float = 1.0) -> Images:
+    def generate(
+        self,
+        n: int = 1,
+        label: Labels = None,
+        seed: int | None = None,
+        temperature: float = 1.0,
+        *,
+        label_index: Indices = None,
+    ) -> Images:
         """`n` new images (n, C, H, W) float32 in [0, 1].
 
         Args:
-            label: by name or by number. A model with labels that is given none draws its classes in turn.
+            label: by name. A model with labels that is given none draws its classes in turn.
             seed: repeats the same images on every machine; None draws new ones.
             temperature: the standard deviation of the noise: below 1 more typical, above 1 more varied images.
+            label_index: the class by its index, in place of `label`.
 
         Raises:
             UsageError: the model has no such label, or n or temperature is out of range.
         """
         check_order(n, temperature)
-        if label is None and self.spec.classes is not None:
-            label = np.arange(n) % len(self.spec.classes)
-        return self.decode(self.noise(n, seed) * np.float32(temperature), label)
+        if label is None and label_index is None and self.spec.classes is not None:
+            label_index = np.arange(n) % len(self.spec.classes)
+        return self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
 
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Standard normal noise (n, Z) float32: the same for a seed, and the first rows the same whatever n."""
@@ -96,16 +108,18 @@ class Model:
             raise UsageError(f"seed {seed} must not be negative")
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
-    def decode(self, noise: np.ndarray, label: Labels = None) -> Images:
+    def decode(self, noise: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
         """Noise or codes (N, Z) -> images (N, C, H, W) float32 in [0, 1].
 
         Raises:
             UsageError: the shape or a label does not fit the model.
         """
         noise = _array(noise, (self.spec.latent_dim,), "noise")
-        return self._decoder.run({"noise": noise} | self._labels(label, len(noise)))[0].view(Images)
+        return self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0].view(Images)
 
-    def encode(self, images: np.ndarray, label: Labels = None) -> tuple[np.ndarray, np.ndarray]:
+    def encode(
+        self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Images (N, C, H, W) in [0, 1] -> mean and standard deviation (N, Z) of their codes, in the noise's space.
 
         Raises:
@@ -124,19 +138,30 @@ class Model:
                         f"the {ENCODER} beside {self.spec.name!r} was exported from other weights, of {name!r}; "
                         f"export both again: cvae export onnx {self._path}"
                     )
-        mean, std = self._encoder.run({"image": images} | self._labels(label, len(images)))
+        mean, std = self._encoder.run({"image": images} | self._labels(label, label_index, len(images)))
         return mean, std
 
-    def reconstruct(self, images: np.ndarray, label: Labels = None) -> Images:
+    def reconstruct(self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
         """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
-        return self.decode(self.encode(images, label)[0], label)
+        return self.decode(self.encode(images, label, label_index=label_index)[0], label, label_index=label_index)
 
-    def restyle(self, images: np.ndarray, label: Labels, to: Labels) -> Images:
-        """Images (N, C, H, W) of the class `label` -> the same codes drawn as the class `to`: the style is kept."""
-        return self.decode(self.encode(images, label)[0], to)
+    def restyle(
+        self,
+        images: np.ndarray,
+        label: Labels = None,
+        to: Labels = None,
+        *,
+        label_index: Indices = None,
+        to_index: Indices = None,
+    ) -> Images:
+        """Images (N, C, H, W) of the class `label` -> the same codes drawn as the class `to`: the style is kept.
+
+        `label_index` and `to_index` are the same classes by their indices.
+        """
+        return self.decode(self.encode(images, label, label_index=label_index)[0], to, label_index=to_index)
 
     def nearest_label(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, C, H, W) -> for each the label (N,) under which it takes the fewest nats at the mean of its code.
+        """Images (N, C, H, W) -> the index (N,) of the class under which each takes the fewest nats at its code's mean.
 
         Those of the reconstruction alone would not do: a style that is rare for a label redraws the image well too.
 
@@ -146,9 +171,10 @@ class Model:
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
         nats = []
-        for label in range(len(self.spec.classes)):
-            mean, std = self.encode(images, label)
-            distortion = -log_prob(self.spec, images, self.decode(mean, label)).sum(axis=(1, 2, 3))  # -> (N,)
+        for index in range(len(self.spec.classes)):
+            mean, std = self.encode(images, label_index=index)
+            again = self.decode(mean, label_index=index)
+            distortion = -log_prob(self.spec, images, again).sum(axis=(1, 2, 3))  # -> (N,)
             nats.append(distortion + gaussian_kl(mean, std).sum(1))  # (N, Z) -> (N,)
         return np.argmin(nats, axis=0)
 
@@ -159,6 +185,8 @@ class Model:
         steps: int = 10,
         label: Label | tuple[Label, Label] | None = None,
         mode: str = "slerp",
+        *,
+        label_index: int | tuple[int, int] | None = None,
     ) -> Images:
         """Images (steps, C, H, W) on the way from `a` to `b`, both included.
 
@@ -167,6 +195,7 @@ class Model:
             label: of both ends, or (of a, of b). Between two labels each picture is the mean of the two decodings,
                 weighted by the way gone: the decoder's mean when the label is drawn with those odds.
             mode: "slerp" (on the sphere, where the prior's mass is; Shoemake 1985) or "lerp" (straight).
+            label_index: of both ends, or (of a, of b), in place of `label`.
 
         Raises:
             UsageError: an argument is out of range or does not fit the model.
@@ -175,38 +204,61 @@ class Model:
             raise UsageError(f"steps is {steps}: at least 2, the two ends")
         if mode not in ("slerp", "lerp"):
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
-        if label is None and self.spec.classes is not None:
-            raise UsageError(f"{self.spec.name!r} has labels: give one, or a pair")
-        if isinstance(label, tuple) and len(label) != 2:
-            raise UsageError(f"label {label!r} should be one label, or a pair: of a and of b")
-        label_a, label_b = label if isinstance(label, tuple) else (label, label)
+        indices = label_indices(self.spec, label, label_index, 2, "ends")
+        first, last = (None, None) if indices is None else indices.tolist()
         way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
-        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, label_a), self._code(b, label_b), way)
-        images = self.decode(codes, label_a)  # (steps, C, H, W)
-        if label_a != label_b:
+        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, first), self._code(b, last), way)
+        images = self.decode(codes, label_index=first)  # (steps, C, H, W)
+        if first != last:
             weight = way[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
-            images = ((1 - weight) * images + weight * self.decode(codes, label_b)).view(Images)
+            images = ((1 - weight) * images + weight * self.decode(codes, label_index=last)).view(Images)
         return images
 
-    def _code(self, end: int | np.ndarray, label: Label | None) -> np.ndarray:
+    def _code(self, end: int | np.ndarray, index: int | None) -> np.ndarray:
         """A seed, a code or an image -> a code (Z,)."""
         if isinstance(end, int | np.integer):
             return self.noise(1, int(end))[0]
         if np.ndim(end) == 1:
             return _array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
-        return self.encode(np.asarray(end)[None], label)[0][0]
+        return self.encode(np.asarray(end)[None], label_index=index)[0][0]
 
-    def _labels(self, label: Labels, count: int) -> dict[str, np.ndarray]:
-        """Labels as the graph's input. The range is checked here: onnxruntime would let -1 wrap round."""
-        if label is None:
-            if self.spec.classes is None:
-                return {}
-            raise UsageError(f"{self.spec.name!r} has labels: give one of {', '.join(self.spec.classes[:20])}")
-        labels: list[Any] = [label] * count if np.ndim(label) == 0 else list(label)  # type: ignore[arg-type]
-        if len(labels) != count:
-            raise UsageError(f"{len(labels)} labels for {count} images: give one, or one for each")
-        index = {value: self.spec.label_index(value) for value in set(labels)}
-        return {"label": np.array([index[value] for value in labels], dtype=np.int64)}
+    def _labels(self, label: Labels, label_index: Indices, count: int) -> dict[str, np.ndarray]:
+        """Return the labels as the graph's input."""
+        indices = label_indices(self.spec, label, label_index, count)
+        return {} if indices is None else {"label": indices}
+
+
+def label_indices(
+    spec: Spec, label: Labels, label_index: Indices, count: int, what: str = "images"
+) -> np.ndarray | None:
+    """Resolve `label`, by name, or `label_index` to the indices of the classes (count,) int64.
+
+    None for a model without labels.
+
+    Raises:
+        UsageError: the model has no such label or index, or both or a wrong number of them are given.
+    """
+    values: Any = label if label_index is None else label_index
+    resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
+    if label is not None and label_index is not None:
+        raise UsageError(
+            f"label {quote_label(label)} and label_index {quote_label(label_index)} both choose the class; give one"
+        )
+    if values is None:
+        if spec.classes is None:
+            return None
+        raise UsageError(f"{spec.name!r} has labels: give one of {', '.join(spec.classes[:20])}")
+    try:
+        dimensions = np.ndim(values)
+    except ValueError:  # sequences of different lengths
+        dimensions = 2
+    if dimensions > 1:
+        raise UsageError(f"labels {quote_label(values)} are nested; give one, or a flat sequence of {count}")
+    if dimensions == 0:
+        return np.full(count, resolve(values), np.int64)
+    if len(values) != count:
+        raise UsageError(f"{len(values)} labels for {count} {what}: give one, or one for each")
+    return np.array([resolve(value) for value in values], np.int64)
 
 
 def check_order(n: int, temperature: float) -> None:

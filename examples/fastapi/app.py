@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 
 import cvae
 from cvae.runtime import images as pictures
+from cvae.runtime.model import label_indices
 
 MAX_IMAGES = 256
 """Of one request: what a server decodes for one caller is to stay a matter of milliseconds."""
@@ -27,7 +28,8 @@ MAX_IMAGES = 256
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
 app = FastAPI(title=f"cvae: {model.spec.name}")
 
-Label = Annotated[list[str] | None, Query(description="By name or by number; several for several classes.")]
+Label = Annotated[list[str] | None, Query(description="By name; several for several classes.")]
+LabelIndex = Annotated[list[int] | None, Query(description="Classes by their place in the list of /health, from 0.")]
 Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="How many; the labels are drawn in turn.")]
 Seed = Annotated[int | None, Query(ge=0, lt=2**53, description="Repeats the same images. [drawn, and told]")]
 Temperature = Annotated[float, Query(ge=0, le=4, description="Below 1: more typical. Above: more varied.")]
@@ -60,29 +62,41 @@ def health() -> Health:
 
 
 @app.get("/images")
-def images(label: Label = None, n: Count = 1, seed: Seed = None, temperature: Temperature = 1.0) -> Drawn:
+def images(
+    label: Label = None,
+    label_index: LabelIndex = None,
+    n: Count = 1,
+    seed: Seed = None,
+    temperature: Temperature = 1.0,
+) -> Drawn:
     """New images, as numbers."""
-    drawn, labels, seed = draw(label, n, seed, temperature)
+    drawn, labels, seed = draw(label, label_index, n, seed, temperature)
     names = None if labels is None else [model.spec.classes[index] for index in labels]
     return Drawn(model=model.spec.name, seed=seed, labels=names, images=drawn.tolist())
 
 
 @app.get("/images.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
-def png(label: Label = None, n: Count = 1, seed: Seed = None, temperature: Temperature = 1.0) -> Response:
+def png(
+    label: Label = None,
+    label_index: LabelIndex = None,
+    n: Count = 1,
+    seed: Seed = None,
+    temperature: Temperature = 1.0,
+) -> Response:
     """New images on one picture; X-Seed tells the seed."""
-    drawn, _, seed = draw(label, n, seed, temperature)
+    drawn, _, seed = draw(label, label_index, n, seed, temperature)
     data = io.BytesIO()
     pictures.grid(drawn).save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": str(seed)})
 
 
 def draw(
-    label: list[str] | None, n: int, seed: int | None, temperature: float
+    label: list[str] | None, label_index: list[int] | None, n: int, seed: int | None, temperature: float
 ) -> tuple[np.ndarray, list[int] | None, int]:
-    """Images (n, C, H, W), the number of each one's label, and the seed."""
-    spec = model.spec
-    wanted = range(len(spec.classes or ())) if label is None else label
-    numbers = [spec.label_index(each) for each in wanted]
-    labels = [numbers[i % len(numbers)] for i in range(n)] if numbers else None
+    """Images (n, C, H, W), the index of each one's class, and the seed."""
+    classes, chosen = model.spec.classes or (), label or label_index
+    every = np.arange(len(classes))
+    indices = every if chosen is None else label_indices(model.spec, label, label_index, len(chosen))
+    labels = [int(indices[i % len(indices)]) for i in range(n)] if classes else None
     seed = secrets.randbelow(2**31) if seed is None else seed
-    return model.generate(n, labels, seed, temperature), labels, seed
+    return model.generate(n, seed=seed, temperature=temperature, label_index=labels), labels, seed

@@ -35,7 +35,7 @@ class Draw:
         )  # (N, Z)
         labels = None if spec.classes is None else ids % len(spec.classes)
         files = [io.BytesIO() for _ in ids]
-        for image, file in zip(self.model.decode(noise, labels), files, strict=True):
+        for image, file in zip(self.model.decode(noise, label_index=labels), files, strict=True):
             to_pil(image).save(file, "PNG")
         names = [""] * len(ids) if spec.classes is None else [spec.classes[label] for label in labels]
         return {"id": ids, "label": np.array(names), "png": [file.getvalue() for file in files]}

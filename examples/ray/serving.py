@@ -24,9 +24,9 @@ class Digits:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def draw(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
-        """For each request of a batch its label and seed -> its image (C, H, W)."""
+        """For each request of a batch the index of its class and its seed -> its image (C, H, W)."""
         noise = np.concatenate([self.model.noise(1, seed) for seed in seeds])  # (N, Z)
-        return list(self.model.decode(noise, None if self.model.spec.classes is None else labels))
+        return list(self.model.decode(noise, label_index=None if self.model.spec.classes is None else labels))
 
     async def __call__(self, request: Request) -> Response:
         query, spec = request.query_params, self.model.spec

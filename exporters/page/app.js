@@ -17,7 +17,7 @@ const $ = (id) => document.getElementById(id);
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 
 export let model;
-/** What is shown: `mix` of the way from class `label` to class `next`. */
+/** What is shown: `mix` of the way from class `label` to class `next`, by their indices. */
 export const state = { code: null, label: 0, next: 0, mix: 0, origin: "", image: null };
 
 // -- start ------------------------------------------------------------------------------------------------------------
@@ -94,6 +94,9 @@ function describe() {
   }
 }
 
+/** Indices of classes, as the model takes them in place of names. */
+const indexed = (indices) => indices.map((index) => ({ index }));
+
 function element(tag, properties, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
   made.append(...children);
@@ -132,7 +135,7 @@ export async function drawn() {
 
 async function decode() {
   const { code, label, next, mix } = state;
-  const labels = (count) => (model.spec.classes ? [label, next].slice(0, count) : []);
+  const labels = (count) => (model.spec.classes ? indexed([label, next].slice(0, count)) : []);
   if (mix === 0) {
     state.image = await model.decode(code, labels(1));
     return;
@@ -257,7 +260,7 @@ async function drawThumbnails() {
   for (let first = 0; first < thumbnails.length; first += CHUNK) {
     if (state.code !== code || drawing) return; // it moves again; another call follows
     const labels = thumbnails.slice(first, first + CHUNK).map((_, i) => first + i);
-    const images = await model.decode(Float32Array.from(labels.flatMap(() => [...code])), labels);
+    const images = await model.decode(Float32Array.from(labels.flatMap(() => [...code])), indexed(labels));
     for (const [i, label] of labels.entries()) {
       const image = images.subarray(i * channels * height * width, (i + 1) * channels * height * width);
       thumbnails[label].getContext("2d").putImageData(new ImageData(toRGBA(image, image_shape), width, height), 0, 0);
@@ -386,7 +389,7 @@ async function usualBorder() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
   const labels = model.spec.classes ? Array.from({ length: count }, (_, i) => i % model.spec.classes.length) : [];
-  const images = await model.decode(normal(1, count * model.spec.latent_dim), labels);
+  const images = await model.decode(normal(1, count * model.spec.latent_dim), indexed(labels));
   const sums = [0, 0, 0];
   let pixels = 0;
   for (let i = 0; i < images.length; i++) {
@@ -522,7 +525,7 @@ async function read() {
   const { image_shape, classes } = model.spec;
   const image = image_shape[0] === 1 && !opened ? centred(padImage()) : padImage();
   const label = $("drawn-as").value === "" && classes ? await nearest(image) : Number($("drawn-as").value);
-  const { mean } = await model.encode(image, classes ? [label] : []);
+  const { mean } = await model.encode(image, classes ? indexed([label]) : []);
   show(mean, label, opened ? "your picture" : "your drawing");
   if (classes) say(`Redrawn as ${classes[label]}`);
 }
@@ -543,8 +546,8 @@ async function nearest(image) {
     const labels = all.slice(first, first + CHUNK);
     const images = new Float32Array(labels.length * image.length);
     for (const i of labels.keys()) images.set(image, i * image.length);
-    const { mean, std } = await model.encode(images, labels);
-    const again = await model.decode(mean, labels);
+    const { mean, std } = await model.encode(images, indexed(labels));
+    const again = await model.decode(mean, indexed(labels));
     for (const [i, label] of labels.entries()) {
       let bound = image.reduce((sum, value, j) => sum + distortion(value, again[i * image.length + j]), 0);
       for (let j = i * size; j < (i + 1) * size; j++) bound += (mean[j] ** 2 + std[j] ** 2 - 1) / 2 - Math.log(std[j]);

@@ -4,7 +4,9 @@
  *   const model = await load(ort, decoderBytes);
  *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
  *
- * An array of N codes or images is one Float32Array, row after row; labels are an array of N names or numbers.
+ * An array of N codes or images is one Float32Array, row after row. Labels are an array of N: a class's name, as a text
+ * or as a number ("7" or 7), or its place in `spec.classes`, as { index: 7 }. A bare number is an index only where no
+ * class name reads as a number.
  */
 
 const KEY = "cvae"; // of the metadata entry that holds the spec
@@ -66,6 +68,37 @@ export async function load(ort, bytes, options = {}) {
   return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
 }
 
+/**
+ * The number that a text reads as, written so that equal numbers are equal texts ("01" and "1.0" are "1e0"), or null.
+ * A Number would not do: long ones round to the same.
+ */
+function numberIn(text) {
+  const parts = /^([+-]?)(\p{Nd}*)\.?(\p{Nd}*)(?:e([+-]?\d{1,3}))?$/iu.exec(text);
+  if (!parts || !(parts[2] || parts[3])) return null;
+  const [, sign, whole, fraction, exponent = 0] = parts;
+  const digits = (whole + fraction).replace(/^0+/, "");
+  const significant = digits.replace(/0+$/, "");
+  if (!significant) return "0";
+  const shift = Number(exponent) - fraction.length + digits.length - significant.length;
+  return `${sign === "-" ? "-" : ""}${significant}e${shift}`;
+}
+
+/**
+ * The index of the class whose name a label equals, as a text or else as a number; where no class name reads as a
+ * number, a number is the index itself. As `Spec.label_index` in Python, but for an unknown label it is out of range.
+ */
+function indexOf(label, classes) {
+  const text = String(label);
+  if (classes.includes(text)) return classes.indexOf(text);
+  const [number, numbers] = [numberIn(text), classes.map(numberIn)];
+  if (numbers.every((each) => each === null)) return /^\d{1,9}$/.test(text) ? Number(text) : -1;
+  const index = number === null ? -1 : numbers.indexOf(number);
+  if (index !== numbers.lastIndexOf(number) && index >= 0) {
+    throw new Error(`label "${label}" is ambiguous: several classes equal it as a number; give the name as written`);
+  }
+  return index;
+}
+
 /** An exported model: noise in, images out; and, once an encoder is added, images in, codes out. */
 class Model {
   #ort;
@@ -103,15 +136,18 @@ class Model {
     return { mean: mean.data, std: std.data };
   }
 
-  /** A label's name or number -> its number. onnxruntime itself takes -1 without a word, for the last class. */
+  /** A label or { index } -> the index of its class. onnxruntime itself takes -1 without a word, for the last class. */
   labelIndex(label) {
     const { name, classes } = this.spec;
-    if (!classes) throw new Error(`"${name}" was trained without labels, so label "${label}" means nothing to it`);
-    const number = classes.includes(label) ? classes.indexOf(label) : /^\d+$/.test(label) ? Number(label) : -1;
-    if (number < 0 || number >= classes.length) {
-      throw new Error(`"${name}" has no label "${label}"; it has: ${classes.slice(0, 20).join(", ")}`);
+    const byIndex = typeof label === "object";
+    const text = byIndex ? `class with the index ${label?.index}` : `label "${label}"`;
+    if (!classes) throw new Error(`"${name}" was trained without labels, so ${text} means nothing to it`);
+    const index = byIndex ? label?.index : indexOf(label, classes);
+    if (!Number.isInteger(index) || index < 0 || index >= classes.length) {
+      const names = classes.slice(0, 20).join(", ");
+      throw new Error(`"${name}" has no ${text}; its classes are named ${names}; an index is given as { index: 0 }`);
     }
-    return number;
+    return index;
   }
 
   #inputs(name, values, shape, labels) {
