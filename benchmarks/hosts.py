@@ -2,7 +2,7 @@
 
     python benchmarks/hosts.py [--hosts python torch] [--model RUN] [--rounds 5]
 
-Prints the rows of the table in docs/embedding.md. Cold start is from the process's or the page's begin to the picture
+Prints the rows of the table in docs/deploy.md. Cold start is from the process's or the page's begin to the picture
 of a seven in a file, or in sight. Each round goes through all hosts; figures are medians. `command` is `cvae generate`,
 `torch` the shortest script that does the same with torch, also without anything else that cvae imports.
 
@@ -207,6 +207,7 @@ def median_of(call: Callable[[], object]) -> float:
 
 # -- C++ ---------------------------------------------------------------------------------------------------------------
 
+# Programs in C++ and Node inherit ORT_DISABLE_TELEMETRY, which importing cvae has set here.
 CPP = r"""
 #include <onnxruntime_cxx_api.h>
 #include <algorithm>

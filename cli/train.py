@@ -3,16 +3,19 @@
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cvae.cli import _shared
 from cvae.config import TrainConfig
 
+if TYPE_CHECKING:
+    from cvae.config import Config
+
 _default = TrainConfig()
 
-RESUMABLE = ("epochs", "device", "on_nan", "compile", "trackers")
+RESUMABLE = ("epochs", "device", "on_nan", "compile", "trackers", "data_dir")
 """What may change when a run is resumed: the parameters of `cvae.resume`."""
 
 
@@ -106,7 +109,7 @@ def train(
     _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
     if resume:
-        run = _continue(out, {**given, **({"recipe": recipe} if recipe else {}), **({"set": set_} if set_ else {})})
+        run = _continue(out, merge_flags(layers_of(recipe, given, set_ or [])))
     else:
         asked = asked_for(recipe, given, set_ or [])
         run = _start(asked, name_for(recipe, asked), out)
@@ -118,21 +121,34 @@ def train(
 
 def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> TrainConfig:
     """What flags, `--set` and a recipe ask for together; a flag goes before the recipe."""
+    from cvae.config import from_dict
+
+    layers = layers_of(recipe, given, assignments)
+    init = merge_flags(layers).get("init")
+    network = {} if init is None else _network_of(init)
+    return from_dict(TrainConfig, {**vars(_default), **merge_flags([network, *layers])})
+
+
+def layers_of(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> list[dict[str, Any]]:
+    """Return the flags of a recipe, and those of the command line with the options that `--set` assigns."""
     from cvae import model_zoo
-    from cvae.config import from_dict, parse_options, read_recipe
+    from cvae.config import parse_options, read_recipe
 
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
-    init = given.get("init", flags.get("init"))
-    network = {} if init is None else _network_of(init)
-    asked = {**vars(_default), **network, **flags, **given}
+    return [flags, {**given, "options": parse_options(assignments)}]
+
+
+def merge_flags(layers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Merge layers of flags, a later one over an earlier one. Defaults are not filled in."""
+    merged = {name: value for layer in layers for name, value in layer.items()}
     options: dict[str, dict[str, Any]] = {}
     so_far = vars(_default)
-    for layer in (network, flags, {**given, "options": parse_options(assignments)}):
+    for layer in layers:
         so_far = {**so_far, **layer}
         for kind, values in layer.get("options", {}).items():
-            if so_far.get(kind) == asked.get(kind):  # another part than in the recipe has options of its own
+            if so_far.get(kind) == {**vars(_default), **merged}.get(kind):  # a later layer's part has its own options
                 options.setdefault(kind, {}).update(values)
-    return from_dict(TrainConfig, {**asked, "options": options})
+    return {**merged, "options": options}
 
 
 def _network_of(init: str) -> dict[str, Any]:
@@ -207,21 +223,97 @@ def _last_saved(run: Path) -> int:
     return max(path.stat().st_mtime_ns for path in saved)
 
 
-def _continue(out: Path | None, given: dict[str, Any]) -> Path:
+def _continue(out: Path | None, flags: dict[str, Any]) -> Path:
     import cvae
-    from cvae.config import flag
+    from cvae.config import Config
     from cvae.errors import UsageError
     from cvae.runtime.find import RUNS
 
-    if extra := [name for name in given if name not in RESUMABLE]:
-        raise UsageError(
-            f"--resume continues a run as it was begun; only {', '.join(map(flag, RESUMABLE))} can change, "
-            f"not {flag(extra[0])!r}"
-        )
     if out is None:
         runs = [config.parent for config in RUNS.glob("*/config.json")]
         if not runs:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
         out = max(runs, key=_last_saved)
         _shared.say(f"newest run: {out}")
-    return cvae.resume(out, **given)
+    check_agreement(flags, Config.read(out / "config.json"), out)
+    return cvae.resume(out, **{name: _as_tuple(flags[name]) for name in RESUMABLE if name in flags})
+
+
+def check_agreement(flags: dict[str, Any], config: "Config", run: Path) -> None:
+    """Check that flags repeat what a run was started with, except for those that may change.
+
+    Raises:
+        UsageError: a flag says something else.
+    """
+    from cvae.config import flag
+    from cvae.errors import UsageError
+
+    recorded, model = config.training, config.model
+    parts = {
+        "arch": model.architecture,
+        "conditioning": model.conditioning,
+        "likelihood": model.likelihood,
+        "prior": model.prior,
+    }
+    options = {kind: part.options for kind, part in parts.items() if part}
+    options["objective"] = recorded.options.get("objective", {})
+
+    def difference(name: str, value: Any, start: Any) -> UsageError:
+        return UsageError(
+            f"{_spelled(name, value)}: {str(run)!r} was started "
+            f"{f'without {name}' if start is None else f'with {_spelled(name, start)}'}; leave it out (only "
+            f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with another --out"
+        )
+
+    for name, value in flags.items():
+        if name in ("beta", "free_bits"):  # recorded among the options
+            start = options["objective"].get(name)
+            if value not in (None, start):
+                raise difference(flag(name), value, start)
+        elif name not in (*RESUMABLE, "options"):
+            start = getattr(recorded, name)
+            if not _agree(name, value, start, config):
+                raise difference(flag(name), value, start)
+    for kind, values in flags["options"].items():
+        for option, value in values.items():
+            start = options.get(kind, {}).get(option)
+            overruled = kind == "objective" and flags.get(option) is not None  # by --beta or --free-bits
+            if value != start and not overruled:
+                raise difference(f"--set {kind}.{option}", value, start)
+
+
+def _agree(name: str, value: Any, recorded: Any, config: "Config") -> bool:
+    """Return whether a flag's value leads to what the config of a run records for it."""
+    match name:
+        case "likelihood":
+            return value in (None, recorded)  # None: chosen by the data, which are the same
+        case "precision":
+            return value in ("auto", recorded)
+        case "size":
+            return value == recorded or TrainConfig(size=value).sides == config.model.image_shape[1:]
+        case "data":
+            (kind, _, path), (recorded_kind, _, recorded_path) = value.partition(":"), recorded.partition(":")
+            return kind == recorded_kind and _resolved(path) == _resolved(recorded_path)
+        case "init":
+            return value == recorded or (None not in (value, recorded) and _resolved(value) == _resolved(recorded))
+        case "without":
+            return set(value) == set(recorded)
+        case _:
+            return _as_tuple(value) == recorded
+
+
+def _resolved(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _spelled(name: str, value: Any) -> str:
+    """A flag with its value, about as it is typed."""
+    from cvae.errors import one_line
+
+    if isinstance(value, bool) and name.startswith("--") and " " not in name:
+        return name if value else name.replace("--", "--no-", 1)
+    return f"{name}{'=' if ' ' in name else ' '}{one_line(repr(value), 80)}"

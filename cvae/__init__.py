@@ -8,6 +8,7 @@
 Importing this imports neither torch nor onnxruntime; each name below loads its room when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from cvae.spec import Spec
 
 __version__ = "0.1.0"
+
+# onnxruntime 1.32 and later sends telemetry unless this is set before its first import, and importing any module of
+# this package runs this line first.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _ROOMS = {
     "CvaeError": "cvae.errors",

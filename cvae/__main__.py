@@ -1,7 +1,9 @@
 """The command line: `cvae` and `python -m cvae`."""
 
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import cvae
 
@@ -16,6 +18,8 @@ def main(args: Sequence[str] | None = None) -> None:
     from cvae.cli import app
     from cvae.errors import CvaeError, Interrupted
 
+    _replace_unprintable()
+    warnings.formatwarning = _format_warning
     try:
         app(args=args)
     except Interrupted as stopped:
@@ -29,6 +33,20 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader, as in `cvae archs | head`, has seen enough
         sys.stderr.close()
         sys.exit(1)
+
+
+def _replace_unprintable() -> None:
+    """Write what standard output and error can't encode, such as a file name's characters, as an escape sequence."""
+    for stream in (sys.stdout, sys.stderr):
+        if reconfigure := getattr(stream, "reconfigure", None):  # a program may have put another object there
+            reconfigure(errors="backslashreplace")
+
+
+def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Format a Python warning as one line, without the line of code that it comes from."""
+    from cvae.errors import one_line
+
+    return f"cvae: warning: {one_line(message, 1000)}\n"
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,7 @@ class Done(NamedTuple):
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
     """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
     monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets it
 
     def run(*args: object) -> Done:
         capsys.readouterr()

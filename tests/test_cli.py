@@ -647,8 +647,8 @@ BAD_OPTIONS = {
     "dropout": ("--arch conv --set arch.dropout=2.0", ["dropout=2.0"]),
     "sigma": ("--arch mlp --likelihood gaussian --set likelihood.sigma=0.0", ["sigma=0.0"]),
     "beta": ("--arch mlp --set objective.beta=-1.0", ["beta -1.0"]),
-    "resume recipe": ("--resume --out run --recipe nowhere.toml", ["'--recipe'", "--epochs"]),
-    "resume set": ("--resume --out run --set arch.hidden=[1]", ["'--set'", "--epochs"]),
+    "resume recipe": ("--resume --out run --recipe nowhere.toml", ["'nowhere.toml'"]),
+    "resume set": ("--resume --out run --set arch.hidden=[1]", ["--set arch.hidden=[1]", "[400]", "--epochs"]),
 }
 
 
@@ -672,7 +672,7 @@ def test_a_device_that_is_not_here_is_refused(refused):
 def test_a_run_is_not_overwritten_and_not_changed(refused, trained):
     shutil.copytree(trained["plain"], "run")
     refused(2, ["'run'", "--resume"], *QUICK, "--out", "run")
-    refused(2, ["lr", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
+    refused(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
 
 
 def test_beta_needs_an_objective_that_has_it(refused, monkeypatch):

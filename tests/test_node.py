@@ -107,9 +107,7 @@ def lines(document: Path, heading: str = "") -> list[str]:
     return block.splitlines()
 
 
-@pytest.mark.parametrize(
-    ("document", "heading"), [("docs/embedding.md", "## In Node"), ("examples/node/README.md", "")]
-)
+@pytest.mark.parametrize(("document", "heading"), [("docs/deploy.md", "## In Node"), ("examples/node/README.md", "")])
 def test_the_commands_shown_give_a_seven(checkout, document, heading):
     commands = lines(ROOT / document, heading)
     assert "npm install" in commands

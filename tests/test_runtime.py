@@ -176,7 +176,7 @@ def test_a_label_that_is_none_is_refused_and_quoted(models, label):
         lambda: models["labels"].generate(count, label=label),
         lambda: models["labels"].encode(some_images(count), label),
     ):
-        with pytest.raises(UsageError, match=f"label {wrong!r}.*it has: 0, 1, 2"):
+        with pytest.raises(UsageError, match=f"label {wrong!r}.*named 0, 1, 2"):
             call()
 
 
@@ -198,14 +198,13 @@ def test_a_model_with_labels_needs_one_and_one_without_takes_none(models):
     "label",
     [
         [1.7],
-        1.0,
         [None],
         [float("nan")],
         "9" * 5000,
     ],
-    ids=["fraction", "float", "none", "nan", "5000 digits"],
+    ids=["fraction", "none", "nan", "5000 digits"],
 )
-def test_what_is_neither_a_name_nor_a_whole_number_is_refused(models, label):
+def test_a_label_that_equals_no_name_is_refused(models, label):
     with pytest.raises(UsageError):
         models["labels"].generate(1, label=label)
 
@@ -227,22 +226,6 @@ def spec_with(**changes) -> Spec:
     return Spec(**{**fields, **changes})
 
 
-@pytest.mark.parametrize(("label", "number"), [(0, 0), (1, 1), ("5", 0), ("7", 1), ("1", 1), ("0", 0)], ids=repr)
-def test_an_int_is_a_number_and_a_str_a_name_first(label, number):
-    assert spec_with().label_index(label) == number
-
-
-def test_a_name_goes_before_a_number():
-    spec = spec_with(classes=("1", "0"))
-    assert [spec.label_index(label) for label in ("0", "1", 0, 1)] == [1, 0, 0, 1]
-
-
-@pytest.mark.parametrize("label", [5, 7, -1, 2, "2", "6", "x", "-1", "²"], ids=repr)
-def test_a_number_is_no_name(label):
-    with pytest.raises(UsageError, match=f"{label!r}; it has: 5, 7"):
-        spec_with().label_index(label)
-
-
 @pytest.mark.parametrize("sigma", [None, 0.2])
 def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigma):
     model = models["labels"]
@@ -256,12 +239,16 @@ def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigm
         code, prior = D.Normal(torch.as_tensor(mean), torch.as_tensor(std)), D.Normal(0, 1)
         target = torch.as_tensor(np.asarray(images))
         if sigma is None:
+            again = again.clamp(2**-24, 1 - 2**-24)  # an exact 0 or 1 counts as what float32 leaves beside it
             cost = F.binary_cross_entropy(again, target, reduction="none")
         else:
             cost = -D.Normal(again, sigma).log_prob(target)
         nats.append(cost.sum((1, 2, 3)) + D.kl_divergence(code, prior).sum(1))
     nearest = model.nearest_label(images)
-    assert np.array_equal(nearest, np.argmin(np.stack(nats), axis=0)) and len(set(nearest.tolist())) > 3
+    table = np.stack(nats)  # (10, 40)
+    # Compare values, not labels: which of two nearly equal values is less depends on the processor.
+    excess = table[nearest, np.arange(40)] - table.min(axis=0)
+    assert excess.max() < 0.01 and len(set(nearest.tolist())) > 3
 
 
 @needs_mnist

@@ -718,7 +718,7 @@ def test_a_folder_that_is_not_whole_is_said(sites, serve, chromium, tmp_path):
 @needs_browser
 def test_the_commands_of_the_document_give_a_seven(chromium, tmp_path):
     """As written, but for the port, which the system chooses here."""
-    text = (ROOT / "docs" / "embedding.md").read_text()
+    text = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(r"## In a browser.*?```bash\n(.*?)```", text, flags=re.DOTALL)
     first, server = block.splitlines()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
@@ -746,7 +746,7 @@ def test_the_commands_of_the_document_give_a_seven(chromium, tmp_path):
 
 @needs_browser
 def test_the_program_of_the_document_draws_in_a_page_of_one_s_own(sites, serve, chromium, tmp_path):
-    text = (ROOT / "docs" / "embedding.md").read_text()
+    text = (ROOT / "docs" / "deploy.md").read_text()
     (program,) = re.findall(r"## In a browser.*?```js\n(.*?)```", text, flags=re.DOTALL)
     site, model, _ = sites["zoo"]
     shutil.copytree(site, tmp_path / "site")

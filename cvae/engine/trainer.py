@@ -87,6 +87,7 @@ def train(
 def resume(
     out: str | Path,
     *,
+    data_dir: str | None = None,
     epochs: int | None = None,
     device: str | None = None,
     on_nan: str | None = None,
@@ -104,7 +105,14 @@ def resume(
         CvaeError: the folder is no run, none of its checkpoints is intact, or the data are no longer the same.
     """
     out = Path(out)
-    given = {"epochs": epochs, "device": device, "on_nan": on_nan, "compile": compile, "trackers": trackers}
+    given = {
+        "data_dir": data_dir,
+        "epochs": epochs,
+        "device": device,
+        "on_nan": on_nan,
+        "compile": compile,
+        "trackers": trackers,
+    }
     config = Config.read(out / "config.json")
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
@@ -258,7 +266,7 @@ class Trainer:
 
     def _run(self, progress: TrainingProgress) -> None:
         asked, size = self.config.training, self.config.model.image_shape
-        for note in self.notes:
+        for note in (*self.dataset.remarks, *self.notes):
             progress.line(note)
         parameters = sum(p.numel() for p in self.parameters)
         processes = self.accelerator.num_processes

@@ -11,6 +11,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <map>
@@ -98,6 +99,9 @@ int run(int argc, char** argv) {
     return 2;
   }
 
+#ifndef _WIN32
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // unless the user has set it; onnxruntime reads it when Env is created
+#endif
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "generate");
   Ort::SessionOptions options;
   options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // waiting threads burn no CPU

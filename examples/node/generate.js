@@ -2,9 +2,12 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
-import * as ort from "onnxruntime-node";
 import { load, normal, toRGBA } from "./cvae.js";
 import { png } from "./png.js";
+
+// onnxruntime may send telemetry unless this is set first. A static import would run before this line.
+process.env.ORT_DISABLE_TELEMETRY ??= "1";
+const ort = await import("onnxruntime-node");
 
 function seed(text) {
   if (!/^\d{1,9}$/.test(text)) throw new Error(`seed "${text}" is no number of at most 9 digits`);

@@ -1,0 +1,93 @@
+"""What the command line prints where a terminal can't show all characters, and how it prints warnings."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from cvae import model_zoo
+from cvae.__main__ import main
+
+ENCODINGS = ["ascii", "cp1252", "latin-1"]
+
+
+def cvae(*args: object, cwd: Path, encoding: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "cvae", *map(str, args)]
+    return subprocess.run(command, cwd=cwd, env={**os.environ, "PYTHONIOENCODING": encoding}, capture_output=True)
+
+
+@pytest.fixture
+def zoo_model(tmp_path) -> Path:
+    """A copy of the zoo's default model, its folder named with a character that few encodings have."""
+    return Path(shutil.copytree(model_zoo.model(model_zoo.DEFAULT), tmp_path / "猫"))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_name_that_can_not_be_encoded_is_printed_as_escapes(zoo_model, encoding):
+    done = cvae("info", "猫", cwd=zoo_model.parent, encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"\\u732b" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_an_image_is_written_to_a_name_that_can_not_be_encoded(zoo_model, encoding):
+    done = cvae(
+        "generate", "猫", "--label", "7", "--seed", "1", "--out", "猫.png", cwd=zoo_model.parent, encoding=encoding
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
+
+
+def test_a_training_ends_well_in_a_folder_that_can_not_be_encoded(tmp_path):
+    flags = ["--data", "digits", "--limit", "100", "--epochs", "1", "--arch", "mlp", "--tracker", "none"]
+    done = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert b"runs/\\u732b: trained" in done.stdout and (tmp_path / "runs" / "猫" / "model.safetensors").is_file()
+
+
+def test_an_error_that_can_not_be_encoded_is_one_line(tmp_path):
+    done = cvae("info", "猫", cwd=tmp_path, encoding="ascii")
+    assert done.returncode == 2 and done.stderr.startswith(b"cvae: error: ") and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
+    folder = zoo_model.rename(zoo_model.with_name(os.fsdecode(b"run\xff")))
+    done = cvae(
+        "generate", folder.name, "--label", "7", "--out", os.fsdecode(b"\xff.png"), cwd=folder.parent, encoding=encoding
+    )
+    assert (done.returncode, done.stdout[:6]) == (0, b"\\udcff"), done.stderr
+    assert cvae("info", folder.name, cwd=folder.parent, encoding=encoding).returncode == 0
+
+
+def test_characters_that_can_be_encoded_are_left_alone(zoo_model):
+    done = cvae("info", "猫", cwd=zoo_model.parent, encoding="utf-8")
+    assert "猫" in done.stdout.decode()
+
+
+def test_an_output_that_is_not_a_text_file_is_written_to(zoo_model, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())  # it has no `reconfigure`
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets it
+    with pytest.raises(SystemExit) as caught:
+        main(["info", str(zoo_model), "--json"])
+    assert caught.value.code == 0
+    assert json.loads(sys.stdout.getvalue())["latent_dim"] > 0
+
+
+def test_a_warning_is_one_line(tmp_path):
+    program = """if True:
+        import warnings
+        import cvae.cli
+        cvae.cli.app = lambda args: warnings.warn("a cause;\\n  and a fix", stacklevel=1)
+        from cvae.__main__ import main
+        main([])
+    """
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "cvae: warning: a cause; and a fix\n")
