@@ -46,7 +46,7 @@ class Spec:
 
     `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
     together when it is the same. `agreement` holds the largest difference between onnxruntime and torch, divided by the
-    scale of the output where that is above 1, the batch sizes compared and, where weights are kept in 16 bits, their type.
+    scale of the output where that is above 1, the batch sizes compared, and the type of weights kept in 16 bits.
     """
 
     format: int = FORMAT

@@ -20,14 +20,15 @@ import onnx
 import onnxruntime as ort
 import pytest
 import strangers
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import cvae
 from cvae.config import MAX_TEXT, parse_json
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.runtime import protobuf, session
 from cvae.runtime import scan as scanning
-from cvae.runtime import session
 from cvae.runtime.images import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime.session import read_spec
 
@@ -67,6 +68,55 @@ def test_the_scan_knows_every_shape_that_onnxruntime_computes(trained, kind, rol
     assert {name: tuple(5 if d is None else d for d in known[name].shape) for name in actual} == actual
     for_one = sum(np.prod(known[name].shape[1:] if None in known[name].shape else known[name].shape) for name in actual)
     assert for_one <= elements <= 1.5 * for_one
+
+
+def test_the_scan_agrees_with_onnxruntime_on_random_graphs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import fuzz_scan
+
+    report = fuzz_scan.fuzz(200, seed=1)  # the script takes 20,000
+    assert [text for kind, text in report if kind == "difference"] == []
+    assert sum(count for (kind, _), count in report.items() if kind == "accepted") > 1000
+
+
+VARINTS = [0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**66]
+
+
+@pytest.mark.parametrize("value", VARINTS)
+def test_integers_are_read_as_protobuf_reads_them(value):
+    """Fields of 64 and of 32 bits, single, repeated and packed, of numbers that take up to ten bytes."""
+    number = strangers.varint(value)
+    attribute = b"\x18" + number + b"\x40" + number + b"\x42" + strangers.varint(2 * len(number)) + number * 2
+    theirs = onnx.AttributeProto.FromString(attribute)
+    ours = protobuf.parse_message(memoryview(attribute), scanning.ATTRIBUTE)
+    assert (ours["i"], ours["ints"]) == (theirs.i, list(theirs.ints))
+    tensor = b"\x08" + number + b"\x10" + number
+    theirs = onnx.TensorProto.FromString(tensor)
+    ours = protobuf.parse_message(memoryview(tensor), scanning.TENSOR)
+    assert (ours["dims"], ours["data_type"]) == (list(theirs.dims), theirs.data_type)
+
+
+@pytest.mark.parametrize("data", [b"\x18" + b"\x80" * 10 + b"\x00", b"\x98\x80\x80\x80\x80\x80\x00\x01", b"\x00\x01"])
+def test_numbers_that_protobuf_refuses_are_refused(data):
+    """One of eleven bytes, a key of seven, the field 0."""
+    with pytest.raises(DecodeError):
+        onnx.AttributeProto.FromString(data)
+    with pytest.raises(ValueError):
+        protobuf.parse_message(memoryview(data), scanning.ATTRIBUTE)
+
+
+def test_outputs_of_another_shape_than_the_spec_says_are_an_error(trained, monkeypatch):
+    """Even if the scan had missed it."""
+    model = cvae.load(trained["plain"])
+    run = model._decoder._session.run
+
+    class Wrong:
+        def run(self, names: Any, inputs: dict[str, np.ndarray]) -> Any:
+            return [output[:, :, :4] for output in run(names, inputs)]
+
+    monkeypatch.setattr(model._decoder, "_session", Wrong())
+    with pytest.raises(CvaeError, match=r"'image' is float32 \(3, 1, 4, 8\), not float32 \(3, 1, 8, 8\)"):
+        model.generate(3)
 
 
 def test_real_files_stay_far_from_the_caps(monkeypatch):
@@ -324,6 +374,88 @@ def index_before_bounds(model):
 @hostile
 def split_into_more_than_there_is(model):
     after(model, node("Split", "before sizes", "image rest", axis=2), sizes=[8, 2**40])
+
+
+# Attributes: each value that the scan does not expect may mean another shape to onnxruntime.
+
+
+@hostile
+def resize_that_keeps_the_aspect_ratio(model):
+    pair = node("Shape", "before", "pair", start=0, end=2)
+    to = node("Concat", "pair wide", "target", axis=0)
+    big = node("Resize", "before - - target", "big", mode="nearest", keep_aspect_ratio_policy="not_smaller")
+    after(model, pair, to, big, CUT, wide=[8, 384], **SMALL)
+
+
+@hostile
+def sum_that_keeps_its_axes_by_a_two(model):
+    """onnxruntime takes only 1 for true, so that a column becomes a row, and their sum a square."""
+    reduced = node("ReduceSum", "column second", "row", keepdims=2)
+    total = [node("Add", "column row", "square"), node("ReduceSum", "square both", "sum", keepdims=0)]
+    ones = np.ones((16384, 1), np.float32)
+    after(model, reduced, *total, node("Add", "before sum"), column=ones, second=[1], both=[0, 1])
+
+
+@hostile
+def sum_that_keeps_its_axes_by_66_bits(model):
+    """protobuf keeps 64 of them, which are 0."""
+    sum_that_keeps_its_axes_by_a_two(model)
+    attribute = next(node for node in model.graph.node if node.op_type == "ReduceSum").attribute[0]
+    attribute.i = -1  # takes the ten bytes that the longer number takes too
+    data, minus_one = model.SerializeToString(), b"\x18" + b"\xff" * 9 + b"\x01"
+    assert data.count(minus_one) == 1
+    return data.replace(minus_one, b"\x18" + b"\x80" * 9 + b"\x04")
+
+
+for _op, _inputs, _wrong in (
+    ("Resize", "before - - shape", {"mode": "linear"}),
+    ("Resize", "before - - shape", {"coordinate_transformation_mode": "tf_crop_and_resize"}),
+    ("Resize", "before - - shape", {"nearest_mode": "up"}),
+    ("Resize", "before - - shape", {"antialias": 2}),
+    ("DepthToSpace", "before", {"blocksize": 1, "mode": "ABC"}),
+    ("DepthToSpace", "before", {}),
+    ("Gelu", "before", {"approximate": "erf"}),
+    ("LeakyRelu", "before", {"alpha": float("nan")}),
+    ("LogSoftmax", "before", {"axis": 2**40}),
+    ("Cast", "before", {}),
+    ("Cast", "before", {"to": 1, "saturate": 0}),
+    ("Transpose", "before", {"perm": [0, 1, 2, 2**32 + 3]}),
+):
+
+    def _edit_attribute(model: onnx.ModelProto, op: str = _op, inputs: str = _inputs, wrong: Any = _wrong) -> None:
+        mode = {"mode": "nearest"} if op == "Resize" else {}
+        shape = {} if op != "Resize" else {"shape": [1, 1, 8, 8]}
+        after(model, node(op, inputs, **{**mode, **wrong}), **shape)
+
+    EDITS[f"{_op}_with_{'_'.join(map(str, _wrong)) or 'nothing'}_{len(EDITS)}"] = _edit_attribute
+
+
+for _op, _inputs in (
+    ("MatMul", "before -"),
+    ("Add", "before -"),
+    ("Conv", "before -"),
+    ("Where", "before - -"),
+    ("Gemm", "before -"),
+    ("Concat", "before -"),
+    ("LayerNormalization", "before -"),
+    ("Resize", "before - - -"),
+    ("Reshape", "before -"),
+):
+
+    def _edit_input(model: onnx.ModelProto, op: str = _op, inputs: str = _inputs) -> None:
+        after(model, node(op, inputs))
+
+    EDITS[f"{_op}_with_an_empty_input"] = _edit_input
+
+
+@hostile
+def many_outputs(model):
+    splits = [
+        node("Split", "before", " ".join(f"s{i}x{j}" for j in range(248)), axis=2, num_outputs=248) for i in range(4000)
+    ]
+    after(model, node("Concat", " ".join(["before"] * 31), "long", axis=2), *splits, node("Neg", "before"))
+    for split in splits:
+        split.input[0] = "long"
 
 
 # What no export has.
@@ -790,16 +922,20 @@ def write_pictures(folder: Path) -> None:
     Image.new("L", (9000, 9000)).save(folder / "bomb.jpeg", quality=1)
     Image.new("L", (5400, 5400)).save(folder / "bomb_in_passes.jpeg", quality=1, progressive=True)
     Image.new("RGB", (3300, 3300)).save(folder / "bomb.webp", lossless=True, method=0)
+    Image.new("RGB", (1800, 1800)).save(folder / "bomb.avif", speed=10)
+    Image.new("RGB", (1200, 1200)).save(folder / "bomb.jp2")
+    (folder / "bomb.ppm").write_bytes(b"P6 30000 30000 255 ")
+    (folder / "bomb.tga").write_bytes(struct.pack("<BBBHHBHHHHBB", 0, 0, 10, 0, 0, 0, 0, 0, 30000, 30000, 24, 0))
     (folder / "claims_more_than_it_has.png").write_bytes(
         honest.replace(struct.pack(">II", 8, 8), b"\x7f\xff\xff\xff" * 2)
     )
     (folder / "cut_off.png").write_bytes(honest[:40])
-    for kind in ("gif", "bmp", "jpeg", "webp", "tiff"):
+    for kind in ("gif", "bmp", "jpeg", "webp", "tiff", "avif", "ppm", "jp2", "tga"):
         Image.new("L", (64, 64), 128).save(folder / f"_honest.{kind}")
         data = (folder / f"_honest.{kind}").read_bytes()
         (folder / f"cut_off.{kind}").write_bytes(data[: len(data) // 3])
-    for kind in ("ppm", "eps", "pcx", "ico", "tga"):  # of which Pillow knows, and would read
-        Image.new("RGB", (64, 64)).save(folder / f"other_format.{kind}")
+    for kind in ("eps", "pcx", "ico", "sgi", "msp"):  # formats that Pillow knows, and would read
+        Image.new("1" if kind == "msp" else "RGB", (64, 64)).save(folder / f"other_format.{kind}")
         shutil.copy(folder / f"other_format.{kind}", folder / f"other_format_{kind}_as.png")
     (folder / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n")
     (folder / "empty.png").write_bytes(b"")
@@ -943,6 +1079,10 @@ def test_pictures_below_the_cap_are_read_in_as_little_memory(tmp_path):
     Image.new("L", (8000, 8000)).save(tmp_path / "photo.jpeg", quality=1)
     Image.new("RGB", (5200, 5200)).save(tmp_path / "passes.jpeg", quality=1, progressive=True, subsampling=0)
     Image.new("RGB", (3200, 3200)).save(tmp_path / "photo.webp", lossless=True, method=0)
+    Image.new("RGB", (1790, 1790)).save(tmp_path / "photo.avif", speed=10)
+    Image.new("RGB", (1140, 1140)).save(tmp_path / "photo.jp2")
+    Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.ppm")
+    Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.tga", compression="tga_rle")
     for name in sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("_")):
         (tmp_path / "one").mkdir()
         for each in ("_honest.png", name):

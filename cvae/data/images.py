@@ -19,7 +19,7 @@ AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
 
 LARGE, ONE_LARGE = 2**26, Lock()
-"""Bytes above which images are decoded one after the other, so that threads don't take the memory of several."""
+"""Bytes above which images are decoded one after the other: threads would take the memory of several."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

@@ -107,7 +107,7 @@ TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
 MAX_PIXELS, MAX_LENGTH, MAX_DECODED = 2**26, 2**16, 160 * 2**20
 """An image of more pixels, 67 million, or of a longer side is not decoded, for a few kilobytes may hold so many; nor is
 one from an untrusted source that takes more bytes while it is decoded: that is 42 megapixels in colour, 28 as a
-progressive JPEG, 10 as WebP or AVIF, 4 as JPEG 2000."""
+progressive JPEG, 10 as WebP, 3 as AVIF, 1.3 as JPEG 2000."""
 
 LARGE, TILE = 2**22, 2**20
 """Pixels above which an image is shrunk before anything else, and of the tiles in which that is done."""
@@ -163,11 +163,14 @@ def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED) -> None:
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
-    """Return what a pixel takes in Pillow and its libraries while it is decoded, as measured."""
-    if image.format in ("WEBP", "AVIF"):  # four copies
+    """Return what a pixel takes in Pillow and its libraries while it is decoded, as measured.
+
+    For AVIF and JPEG 2000 it is several times that, so that an image within the limit takes at most a second.
+    """
+    if image.format == "WEBP":  # four copies
         return 16
-    if image.format == "JPEG2000":  # an int32 for each channel, twice; and it is slow
-        return 40
+    if image.format in ("AVIF", "JPEG2000"):
+        return {"AVIF": 52, "JPEG2000": 128}[image.format]
     if image.format == "JPEG":  # all coefficients at once; else it is decoded at a half or less
         return 6 if "progressive" in image.info else 1
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
