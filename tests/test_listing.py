@@ -138,7 +138,7 @@ def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -
     (root / "a" / "gone.png").symlink_to("nowhere.png")
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
-    assert contents.remarks == ["left out, not images: 1 broken link"]
+    assert contents.remarks == ["left out, not readable as images: 1 broken link"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     try:
         contents = list_folder(root, argument, classes_only=classes_only)
     except OSError as error:
-        raise CvaeError(f"can't read the folder {str(root)!r}: {error.strerror}") from error
+        raise CvaeError(f"can't read {str(error.filename or root)!r}: {error.strerror}") from error
     listings = contents.splits
     classes = tuple(dict.fromkeys(listings["train"].labels or ()))
     index = {name: i for i, name in enumerate(classes)}

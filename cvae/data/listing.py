@@ -2,12 +2,15 @@
 
 import os
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cvae.errors import UsageError
+from PIL import Image
+
+from cvae.errors import UsageError, one_line
 from cvae.runtime.images import TGA_EXTENSIONS, open_image
 
 EXTENSIONS = frozenset(
@@ -105,44 +108,53 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Con
     splits, left_out = (None, []) if classes_only else find_splits(folder, argument)
     remarks = [f"left out, beside the splits: {', '.join(left_out)}"] if left_out else []
     if others:
-        remarks.append(f"left out, not images: {_counted(others)}")
+        remarks.append(f"left out, not readable as images: {_counted(others)}")
     return Contents({split: _listing(sub) for split, sub in (splits or {"train": folder}).items()}, remarks)
 
 
 def read_folder(path: Path, others: Counter[str], parents: tuple[tuple[int, int], ...] = ()) -> Folder:
     """Read a folder and its sub-folders, those behind symbolic links too, but no link back into a folder it is in.
 
-    Names that begin with a dot are ignored. Files that are not images are counted in `others` by their extension.
+    Names that begin with a dot are ignored. Files that are not images are counted in `others` by their extension, as are
+    folders that can't be read.
     """
     status = path.stat()
     chain = (*parents, (status.st_dev, status.st_ino))
     images, folders = [], {}
-    with os.scandir(path) as entries:
-        names = sorted(entry.name for entry in entries if not entry.name.startswith("."))
-    for name in names:
-        child = path / name
-        if child.is_dir():
-            status = child.stat()
+    try:
+        with os.scandir(path) as scanned:
+            entries = sorted((entry for entry in scanned if not entry.name.startswith(".")), key=lambda each: each.name)
+    except PermissionError:
+        if not parents:
+            raise
+        others["unreadable folder"] += 1
+        entries = []
+    for entry in entries:
+        child = path / entry.name
+        if entry.is_dir():
+            status = entry.stat()
             if (status.st_dev, status.st_ino) in chain:
                 continue
             sub = read_folder(child, others, chain)
             if sub.images or sub.folders:
-                folders[name] = sub
-        elif is_image(child):
+                folders[entry.name] = sub
+        elif entry.is_file() and is_image(child):
             images.append(child)
-        elif name.lower() not in CLUTTER:
-            others[child.suffix.lower() if child.exists() else "broken link"] += 1
+        elif entry.name.lower() not in CLUTTER:
+            others["broken link" if entry.is_symlink() and not child.exists() else child.suffix.lower()] += 1
     return Folder(path, images, folders)
 
 
 def is_image(path: Path) -> bool:
     """Return whether a file ends, or begins, like an image."""
-    if not path.is_file():
-        return False
     if path.suffix.lower() in EXTENSIONS:
         return True
     try:
-        open_image(path).close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            open_image(path).close()
+    except Image.DecompressionBombError:  # an image, if too large a one
+        return True
     except Exception:  # Pillow raises anything for what is not an image
         return False
     return True
@@ -284,7 +296,7 @@ def count_of(count: int, noun: str) -> str:
 def _counted(others: Counter[str]) -> str:
     def items() -> Iterator[str]:
         for extension, count in others.most_common(8):
-            kind = extension if extension in ("", "broken link") or len(extension) < 12 else f"{extension[:12]}..."
-            yield count_of(count, f"{kind} file" if kind not in ("", "broken link") else kind or "other file")
+            file = f"{one_line(extension, 12)} file" if extension else "other file"
+            yield count_of(count, extension if extension in ("broken link", "unreadable folder") else file)
 
     return ", ".join([*items(), *["..."] * (len(others) > 8)])
