@@ -115,8 +115,8 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Con
 def read_folder(path: Path, others: Counter[str], parents: tuple[tuple[int, int], ...] = ()) -> Folder:
     """Read a folder and its sub-folders, those behind symbolic links too, but no link back into a folder it is in.
 
-    Names that begin with a dot are ignored. Files that are not images are counted in `others` by their extension, as are
-    folders that can't be read.
+    Names that begin with a dot are ignored. Files that are not images are counted in `others` by their extension, and
+    folders that can't be read are counted too.
     """
     status = path.stat()
     chain = (*parents, (status.st_dev, status.st_ino))
