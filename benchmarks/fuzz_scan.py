@@ -17,7 +17,6 @@ import multiprocessing
 import os
 import random
 import re
-import resource
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor
@@ -316,6 +315,8 @@ def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
 def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
     """Compare graphs in processes of limited memory; one that dies is halved down to the graph that kills it."""
     if graphs <= CHUNK:
+        import resource  # not on Windows, where tests call `fuzz`
+
         spawn, limit = multiprocessing.get_context("spawn"), (resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         try:
             with ProcessPoolExecutor(1, spawn, resource.setrlimit, limit) as pool:

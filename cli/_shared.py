@@ -39,9 +39,7 @@ ModelOption = Annotated[
 ]
 Label = Annotated[str | None, typer.Option(help="Class, by name.")]
 Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]
-LabelIndex = Annotated[
-    int | None, typer.Option(metavar="N", help="Class, by its place among the model's classes, from 0.")
-]
+LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Index of the class, from 0.")]
 Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [drawn, and printed]")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, auto, or an onnxruntime provider.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
@@ -146,13 +144,14 @@ def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
     Raises:
         UsageError: the model has no such class, or two flags contradict each other.
     """
-    values = {f"--{flag.replace('_', '-')}": value for flag, value in flags.items() if value is not None}
-    if len(set(values.values())) > 1:
-        both = " and ".join(f"{flag} {value!r}" for flag, value in values.items())
-        raise UsageError(f"{both} contradict each other; give one")
-    for value in values.values():
-        return spec.check_index(value) if isinstance(value, int) else spec.label_index(value)
-    return None
+    indices: dict[str, int] = {}
+    for flag, value in flags.items():
+        if value is not None:
+            index = spec.check_index(value) if isinstance(value, int) else spec.label_index(value)
+            indices[f"--{flag.replace('_', '-')} {value!r}"] = index
+    if len(set(indices.values())) > 1:
+        raise UsageError(f"{' and '.join(indices)} contradict each other; give one")
+    return next(iter(indices.values()), None)
 
 
 def nearest_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:

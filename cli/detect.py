@@ -135,18 +135,24 @@ def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, o
 def _files(paths: list[Path], out: Path) -> dict[str, Path]:
     """The pictures named, and those in the folders named but for what `score` wrote, by their path below them all."""
     import os
-    from collections import Counter
 
-    from cvae.data.listing import EXTENSIONS, read_folder
+    from cvae.data.listing import read_folder
+    from cvae.errors import CvaeError
 
     files: list[Path] = []
     written = {out.resolve() / "maps", out.resolve() / "worst.png"}
     for given in paths:
-        path = given.resolve()
-        images = read_folder(path, Counter()).all_images() if path.is_dir() else []
-        inside = [file for file in images if written.isdisjoint((file, *file.parents))]
-        if path.is_dir() and not inside:
-            raise UsageError(f"{str(given)!r} has no images; they end in {', '.join(sorted(EXTENSIONS))}")
+        path, inside = given.resolve(), []
+        if path.is_dir():
+            try:
+                folder = read_folder(path)
+            except OSError as error:
+                raise CvaeError(f"can't read {str(error.filename or given)!r}: {error.strerror}") from error
+            inside = [file for file in folder.all_images() if written.isdisjoint((file, *file.parents))]
+            if not inside:
+                raise UsageError(f"{str(given)!r} has no images that can be read, such as .png or .jpg files")
+            if folder.others:
+                _shared.say(f"{given}: left out, not readable as images: {folder.left_out()}")
         files += inside if path.is_dir() else [path]
     try:
         root = os.path.commonpath([file.parent for file in files])

@@ -24,7 +24,7 @@ def interpolate(
     label_index: _shared.LabelIndex = None,
     to_label: Annotated[str | None, typer.Option(help="Class at the other end. [the same]")] = None,
     to_label_index: Annotated[
-        int | None, typer.Option(metavar="N", help="Class at the other end, as --label-index. [the same]")
+        int | None, typer.Option(metavar="N", help="Index of the class at the other end. [the same]")
     ] = None,
     via: Annotated[
         list[str] | None, typer.Option(help="A stop on the way, a picture's path or a seed; may be repeated.")

@@ -37,7 +37,9 @@ def train(
     likelihood: Annotated[str | None, _flag("p(x|z). [bernoulli for black on white, else gaussian-optimal]")] = None,
     prior: Annotated[str | None, _flag("p(z).", _default.prior)] = None,
     latent_dim: Annotated[int | None, _flag("Numbers in a code.", _default.latent_dim)] = None,
-    data: Annotated[str | None, _flag("Data set: a name, folder:PATH or npz:PATH.", _default.data)] = None,
+    data: Annotated[
+        str | None, _flag("Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.", _default.data)
+    ] = None,
     data_dir: Annotated[str | None, _flag("Where data sets are, or are downloaded to. [~/.cache/cvae]")] = None,
     size: Annotated[
         str | None,
@@ -261,7 +263,7 @@ def check_agreement(flags: dict[str, Any], config: "Config", run: Path) -> None:
     def difference(name: str, value: Any, start: Any) -> UsageError:
         return UsageError(
             f"{_spelled(name, value)}: {str(run)!r} was started "
-            f"{f'without {name}' if start is None else f'with {_spelled(name, start)}'}; leave it out (only "
+            f"{f'without {name}' if start in (None, ()) else f'with {_spelled(name, start)}'}; leave it out (only "
             f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with another --out"
         )
 
@@ -283,7 +285,7 @@ def check_agreement(flags: dict[str, Any], config: "Config", run: Path) -> None:
 
 
 def _agree(name: str, value: Any, recorded: Any, config: "Config") -> bool:
-    """Return whether a flag's value leads to what the config of a run records for it."""
+    """Return whether a flag's value agrees with the run's config."""
     match name:
         case "likelihood":
             return value in (None, recorded)  # None: chosen by the data, which are the same
@@ -303,7 +305,10 @@ def _agree(name: str, value: Any, recorded: Any, config: "Config") -> bool:
 
 
 def _resolved(path: str) -> Path:
-    return Path(path).expanduser().resolve()
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError:  # the home folder of an unknown user
+        return Path(path)
 
 
 def _as_tuple(value: Any) -> Any:
@@ -311,8 +316,11 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _spelled(name: str, value: Any) -> str:
-    """A flag with its value, about as it is typed."""
+    """Format a flag and its value as on the command line."""
     from cvae.errors import one_line
+
+    if isinstance(value, tuple | list) and " " not in name:
+        return " ".join(_spelled(name, each) for each in value)
 
     if isinstance(value, bool) and name.startswith("--") and " " not in name:
         return name if value else name.replace("--", "--no-", 1)

@@ -47,3 +47,8 @@ def one_line(reason: object, length: int = 200) -> str:
     line = " ".join(str(reason).split())
     line = "".join(character if character.isprintable() else "?" for character in line[: length + 1])
     return line if len(line) <= length else line[: length - 3] + "..."
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a count with its noun, such as "1 image" or "1,200 images"."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"

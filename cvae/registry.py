@@ -220,7 +220,7 @@ DATASETS = Registry(
         "svhn": Builtin("cvae.data.downloads:svhn", "99,289 house number digits, 32x32 colour"),
         "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a sub-folder per class or flat"),
         "folder-classes": Builtin(
-            "cvae.data.folder:folder_classes", "the same, each sub-folder a class whatever its name"
+            "cvae.data.folder:folder_classes", "your own images, each sub-folder a class: folder-classes:PATH"
         ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
     },

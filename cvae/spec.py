@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import lru_cache
+from functools import cached_property
 from numbers import Real
 from typing import Any, Self
 
@@ -31,7 +31,7 @@ AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
 """The keys of `agreement`, and what their values may be."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
-"""A text that reads as a number: class names such as 10, 007, -5, 0.5 or 1e-4."""
+"""Text that reads as a number, such as 10, 007, -5, 0.5 or 1e-4."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ class Spec:
 
     `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
     together when it is the same. `agreement` holds the largest difference between onnxruntime and torch, divided by the
-    scale of the output where that is above 1, the batch sizes compared, and the type of weights kept in 16 bits.
+    scale of the output (`cvae.exporters.onnx.compare`), the batch sizes compared, and the type of weights in 16 bits.
     """
 
     format: int = FORMAT
@@ -127,7 +127,7 @@ class Spec:
             raise self._unknown(label)
         if text in self.classes:
             return self.classes.index(text)
-        number, numbers = _number(text), _numbers(self.classes)
+        number, numbers = _number(text), self._numbers
         matches = [] if number is None else numbers.get(number, [])
         if len(matches) > 1:
             names = ", ".join(self.classes[index] for index in matches[:20])
@@ -141,7 +141,7 @@ class Spec:
         if not 0 <= index < len(self.classes):
             raise self._unknown(label)
         if numbers:
-            raise self._unknown(label, f"; an index is requested with label_index={index} (--label-index {index})")
+            raise self._unknown(label, f"; to choose by index, pass label_index={index} (--label-index {index})")
         return index
 
     def check_index(self, index: int) -> int:
@@ -162,6 +162,15 @@ class Spec:
             f"{self.name!r} has no class with the index {quote_label(index)}; its classes are "
             f"0..{len(self.classes) - 1}, named {self._names()}"
         )
+
+    @cached_property
+    def _numbers(self) -> dict[Decimal, list[int]]:
+        """The indices of the classes whose names read as a number, by that number."""
+        indices: dict[Decimal, list[int]] = {}
+        for index, name in enumerate(self.classes or ()):
+            if (number := _number(name)) is not None:
+                indices.setdefault(number, []).append(index)
+        return indices
 
     def _names(self) -> str:
         classes = self.classes or ()
@@ -196,13 +205,3 @@ def quote_label(label: object) -> str:
 
 def _number(text: str) -> Decimal | None:
     return Decimal(text) if NUMBER.fullmatch(text) else None
-
-
-@lru_cache(maxsize=16)
-def _numbers(classes: tuple[str, ...]) -> dict[Decimal, list[int]]:
-    """Return the indices of the classes whose names read as a number, by that number."""
-    found: dict[Decimal, list[int]] = {}
-    for index, name in enumerate(classes):
-        if (number := _number(name)) is not None:
-            found.setdefault(number, []).append(index)
-    return found

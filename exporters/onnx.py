@@ -41,8 +41,8 @@ PIXEL_NOISE = 0.1
 the data set changes count too."""
 
 ROUNDING_MARGIN = 8
-"""The largest difference from torch that is accepted where the network amplifies rounding, in units of that effect:
-right graphs differ by 0.3 to 1.4 of it, in models of all architectures."""
+"""The largest difference that is accepted where the network amplifies rounding, as a multiple of `rounding_effect`;
+correct graphs of all architectures reach 0.3 to 1.4."""
 
 LEAST = 64
 """Numbers that a weight must have to be halved; fewer would not make the file smaller."""
@@ -67,13 +67,18 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
         graph = to_onnx(wrapper(model), spec)
         if half:
             halve(graph)
-        difference = compare(graph, wrapper(model), spec)
         tolerance = HALF_TOLERANCE if half else TOLERANCE
+        difference = compare(graph, wrapper(model), spec, tolerance)
+        if math.isnan(difference):
+            raise CvaeError(
+                f"the {role} of {str(run)!r} gives values that are not finite for its own samples; nothing was "
+                "written; the weights have diverged: train again with a lower --lr, or with --clip"
+            )
         if not difference <= tolerance:
             raise CvaeError(
                 f"the {role} of {str(run)!r} differs from torch by {difference:.2e}, more than {tolerance:.0e} of the "
-                "scale of its outputs: the file computes something else than the network; nothing was written; if a "
-                "part is a plug-in of yours, look at its operators, else report this with the run's config.json"
+                "scale of its outputs: the file does not compute what the network computes; nothing was written; if "
+                "a part is a plug-in of yours, look at its operators, else report this with the run's config.json"
             )
         agreement: dict[str, Any] = {"max_abs_difference": float(f"{difference:.3g}"), "batches": list(BATCHES)}
         if half:
@@ -142,12 +147,13 @@ def describe(graph: onnx.ModelProto, spec: Spec) -> None:
     onnx.helper.set_model_props(graph, {KEY: spec.to_json()})
 
 
-def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec) -> float:
+def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, tolerance: float | None = None) -> float:
     """Return the largest difference between onnxruntime and torch over all outputs and batch sizes.
 
     It is divided by the scale of the output: its largest absolute value in a batch, at least 1, and more where the
-    network itself amplifies rounding (`rounding_effect`). NaN where an output is not finite.
+    network itself amplifies rounding (`rounding_effect`) beyond the tolerance. NaN where an output is not finite.
     """
+    tolerance = TOLERANCE if tolerance is None else tolerance
     session = ort.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     worst = 0.0
     for count in BATCHES:
@@ -156,14 +162,14 @@ def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec) -> fl
             expected = module(**inputs)
         expected = expected if isinstance(expected, tuple) else (expected,)
         actual = session.run(None, {name: value.numpy() for name, value in inputs.items()})
-        for i, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
-            scale = max(1.0, float(theirs.abs().max()))
-            difference = float(np.abs(ours - theirs.numpy()).max())
-            if not (math.isfinite(difference) and math.isfinite(scale)):
-                return math.nan
-            if difference > TOLERANCE * scale:
-                scale = max(scale, ROUNDING_MARGIN * rounding_effect(module, inputs)[i] / TOLERANCE)
-            worst = max(worst, difference / scale)
+        differences = [float(np.abs(a - b.numpy()).max()) for a, b in zip(actual, expected, strict=True)]
+        scales = [max(1.0, float(output.abs().max())) for output in expected]
+        if not all(map(math.isfinite, (*differences, *scales))):
+            return math.nan
+        if any(difference > tolerance * scale for difference, scale in zip(differences, scales, strict=True)):
+            effects = [ROUNDING_MARGIN * effect / tolerance for effect in rounding_effect(module, inputs)]
+            scales = list(map(max, scales, effects))
+        worst = max(worst, *(difference / scale for difference, scale in zip(differences, scales, strict=True)))
     return worst
 
 
@@ -183,10 +189,10 @@ def rounding_effect(module: nn.Module, inputs: dict[str, Tensor]) -> list[float]
 
 
 def comparison_inputs(module: Decoder | Encoder, spec: Spec, count: int) -> dict[str, Tensor]:
-    """Return `count` inputs of a decoder or an encoder like those that it is made for.
+    """Return `count` realistic inputs for a decoder or an encoder.
 
-    An encoder's images are drawn by the model, every second one with noise on its pixels: on uniform noise, which is
-    unlike any data, codes reach hundreds, and so does their rounding.
+    Images are drawn by the model, and every second one gets pixel noise. On uniform noise codes reach hundreds, and
+    rounding errors grow with them.
     """
     inputs = example_inputs(spec, count)
     if "image" in inputs:

@@ -696,6 +696,11 @@ def a_huge_name(model):
 
 
 @hostile
+def a_huge_name_of_an_input(model):
+    after(model, node("Neg", "x" * 100_000_000))
+
+
+@hostile
 def no_graph(model):
     model.ClearField("graph")
 
@@ -1081,6 +1086,8 @@ def test_pictures_below_the_cap_are_read_in_as_little_memory(tmp_path):
     Image.new("RGB", (3200, 3200)).save(tmp_path / "photo.webp", lossless=True, method=0)
     Image.new("RGB", (1790, 1790)).save(tmp_path / "photo.avif", speed=10)
     Image.new("RGB", (1140, 1140)).save(tmp_path / "photo.jp2")
+    Image.fromarray(np.zeros((8000, 8000), np.uint16)).save(tmp_path / "deep.png")
+    Image.fromarray(np.zeros((6400, 6400), np.int32)).save(tmp_path / "deep.tiff", compression="tiff_adobe_deflate")
     Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.ppm")
     Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.tga", compression="tga_rle")
     for name in sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("_")):

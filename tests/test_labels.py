@@ -196,7 +196,7 @@ def test_the_error_tells_how_an_index_is_requested(label, shown):
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
         f"'run' has no label {shown}; its classes are named 1, 10, 2; "
-        "an index is requested with label_index=0 (--label-index 0)"
+        "to choose by index, pass label_index=0 (--label-index 0)"
     )
     with pytest.raises(UsageError, match=r"no label 3; its classes are named 1, 10, 2$"):
         spec(NUMBERS).label_index(3)
@@ -493,8 +493,8 @@ def test_interpolate_goes_from_class_to_class(cvae, folder, flags, first, last):
         ("generate {folder} --digit 0 --out x.npy", ["has no label '0'", "--label-index 0"]),
         ("generate {folder} --label-index 3", ["index 3", "0..2"]),
         ("generate {folder} --label-index -1", ["index -1", "0..2"]),
-        ("generate {folder} --label 1 --label-index 0", ["--label '1' and --label-index 0", "give one"]),
-        ("generate {folder} --digit 1 --label-index 0", ["--digit '1' and --label-index 0", "give one"]),
+        ("generate {folder} --label 1 --label-index 1", ["--label '1' and --label-index 1", "give one"]),
+        ("generate {folder} --digit 1 --label-index 2", ["--digit '1' and --label-index 2", "give one"]),
         ("generate {folder} --label-index 1 --grid", ["--grid", "'10'", "give one"]),
         ("interpolate {folder} --label 1 --label-index 1", ["give one"]),
         ("interpolate {folder} --label 1 --to-label 2 --to-label-index 1", ["--to-label '2'", "give one"]),

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import load, refused
-from PIL import Image
+from PIL import Image, features
 
+from cvae.data import cache
 from cvae.data import images as decoding
-from cvae.data.listing import list_folder, split_of
+from cvae.data.splits import list_folder, split_of
+from cvae.errors import CvaeError
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,8 @@ BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
         (["train 5", "eval 2"], {"train": 5, "validation": 2}),
         (["train 5", "valid 2", "test 3"], {"train": 5, "validation": 2, "test": 3}),
         (["images/train 5", "images/val 2"], {"train": 5, "validation": 2}),
+        (["train/images/cat 2", "train/images/dog 3", "test/images/cat 1", "test/images/dog 1"], BOTH),
+        (["train/images 5", "test/images 2"], {"train": 5, "test": 2}),
         (["train/cat 2", "train/dog 3"], {"train": {"cat": 2, "dog": 3}}),
         (["train/train 2", "train/bus 3", "test/bus 1", "test/train 1"],
          {"train": {"bus": 3, "train": 2}, "test": {"bus": 1, "train": 1}}),
@@ -88,27 +92,34 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
 
 
 @pytest.mark.parametrize(
-    "layout",
+    ("layout", "tree", "classes"),
     [
-        ["Testing/cat 1", "Testing/dog 1"],
-        ["test/cat 1", "val/cat 1"],
-        ["train/cat 1", "extra/cat 1"],
-        ["train1/cat 1", "train2/cat 1", "test/cat 1"],
-        ["train 3", "sample_images 3"],
-        ["test 3", "bus 3"],
-        ["train/train/cat 1", "train/test/cat 1", "test/cat 1"],
-        ["train_test/cat 1", "train/cat 1"],
-        ["cat/train 1", "cat/test 1", "dog 1"],
-        ["a/train/cat 1", "a/test/cat 1", "b/train/cat 1", "b/test/cat 1"],
+        (["Testing/cat 1", "Testing/dog 1"], "Testing/ (cat 1, dog 1)", ("Testing",)),
+        (["test/cat 1", "val/cat 1"], "test/ (cat 1), val/ (cat 1)", ("test", "val")),
+        (["extra/cat 1", "train/cat 1"], "train/ (cat 1), extra/ (cat 1)", ("extra", "train")),
+        (["train1/cat 1", "train2/cat 1", "test/a 1"], "the train split: train1, train2", ("test", "train1", "train2")),
+        (["train 3", "sample_images 3"], "train/ (3 images), sample_images/ (3 images)", ("sample_images", "train")),
+        (["test 3", "bus 2"], "test/ (3 images), bus/ (2 images)", ("bus", "test")),
+        (["train/train/cat 1", "train/test/cat 1", "test/cat 1"], "train/ (test 1, train 1)", ("test", "train")),
+        (["train/a/train 1", "train/a/test 1", "test/a 1"], "train/ (a 2)", ("test", "train")),
+        (["train_test/cat 1", "train/cat 1"], "train_test/ (cat 1)", ("train", "train_test")),
+        (["cat/train 1", "cat/test 1", "dog 1"], "cat/ (test 1, train 1), dog/ (1 image)", ("cat", "dog")),
+        (["a/train/x 1", "a/test/x 1", "b/train/x 1", "b/test/x 1"], "a/ (test 1, train 1)", ("a", "b")),
+        (["trainA 1", "testA 2"], "testA/ (2 images), trainA/ (1 image)", ("testA", "trainA")),
+        (["images/train 1", "images/val 1", "labels/train 1", "labels/val 1"], "images/ (", ("images", "labels")),
     ],
 )
-def test_unclear_folder_shows_the_tree_and_both_ways_out(root: Path, layout: list[str]) -> None:
+def test_unclear_folder_shows_the_tree_and_both_ways_out(
+    root: Path, layout: list[str], tree: str, classes: tuple[str, ...]
+) -> None:
     fill(root, *layout)
-    refused(
-        f"folder:{root}", "unclear", " 1" if "cat" in layout[0] else "3 images", f"folder-classes:{root}", "call them"
-    )
-    classes = load(f"folder-classes:{root}", validation=0, size=4).classes
-    assert classes == tuple(sorted({part.split("/")[0].rpartition(" ")[0] or part.split("/")[0] for part in layout}))
+    refused(f"folder:{root}", "unclear", tree, "call them train, validation and test", f"folder-classes:{root}")
+    assert load(f"folder-classes:{root}", validation=0, size=4).classes == classes
+
+
+def test_a_tree_that_is_cut_says_so(root: Path) -> None:
+    fill(root, "train/x 1", *(f"more{i}/x 1" for i in range(12)))
+    refused(f"folder:{root}", "train/ (x 1)", "...")
 
 
 def test_left_out_folders_are_named(root: Path) -> None:
@@ -124,7 +135,7 @@ def test_classes_are_counted(root: Path) -> None:
     fill(root, "Training/cat 2", "Training/dog 3", "Testing/dog 1")
     assert (
         load(f"folder:{root}", size=4).remarks[-1]
-        == "set: 5 training images (cat 2, dog 3), 1 test images (cat 0, dog 1)"
+        == "set: 5 training images (cat 2, dog 3), 1 test image (cat 0, dog 1)"
     )
 
 
@@ -136,9 +147,26 @@ def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -
     (root / "a" / "loop").symlink_to(root)
     (root / "a" / "self").symlink_to(".")
     (root / "a" / "gone.png").symlink_to("nowhere.png")
+    (root / "a" / "itself").symlink_to("itself")
+    (root / "b" / "again").symlink_to(tmp_path / "store" / "b")
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
-    assert contents.remarks == ["left out, not readable as images: 1 broken link"]
+    assert contents.remarks == ["left out, not readable as images: 2 broken links"]
+
+
+def test_a_folder_that_cannot_be_read_is_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(root, "a 2", "b 1")
+    scandir = os.scandir
+
+    def refusing(path: Path) -> object:
+        if path.name == "b":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert list_folder(root, "").remarks == ["left out, not readable as images: 1 unreadable folder"]
+    monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
+    refused(f"folder:{root / 'b'}", "b'", "Permission denied", kind=CvaeError)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +175,8 @@ def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -
      ("a.jp2", "JPEG2000"), ("a.dib", "BMP"), ("a", "PNG"), ("a.0001", "PNG"), ("a", "JPEG"), ("a.unknown", "WEBP")],
 )  # fmt: skip
 def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
     Image.new("L" if name == "a.pgm" else "RGB", (8, 8), 200 if name == "a.pgm" else (200, 100, 50)).save(
         root / name, kind
     )
@@ -169,6 +199,30 @@ def test_an_error_of_the_drive_is_not_kept(root: Path, monkeypatch: pytest.Monke
             assert len(load(f"folder:{root}", size=4, validation=0).train) == 2
     broken[0] = False
     assert len(load(f"folder:{root}", size=4, validation=0).train) == 3
+
+
+def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that could not be read is black; once it can, it must not count as read before it is."""
+    fill(root, "a 3")
+    real, failing = decoding.open_image, [True]
+
+    def opened(path: Path) -> Image.Image:
+        if path.name == "1.png" and failing[0]:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(path)
+
+    monkeypatch.setattr(decoding, "open_image", opened)
+    with pytest.warns(UserWarning, match="1 of 3"):
+        load(f"folder:{root}", size=4, validation=0)
+    failing[0] = False
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            load(f"folder:{root}", size=4, validation=0)
+    images = load(f"folder:{root}", size=4, validation=0).train.images
+    assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
 def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,3 +251,22 @@ def test_deep_images_are_as_bright_as_their_values(root: Path, dtype: type, suff
     assert np.abs(images[0] - ramp * (255 / (2**bits - 1))).max() <= 1
     assert np.abs(images[1] - 255 / 20).max() <= 1.1
     assert (f"read as {bits} bits" in loaded.remarks[0]) == (bits < 16)
+
+
+def test_dark_images_among_those_of_16_bits_are_named(root: Path) -> None:
+    for i in range(5):
+        Image.fromarray(np.full((8, 8), 2000, np.uint16)).save(root / f"{i}.png")
+    pixels = np.full((8, 8), 2000, np.uint16)
+    pixels[0, 0] = 65535
+    Image.fromarray(pixels).save(root / "saturated.png")
+    remarks = load(f"folder:{root}", size=8, validation=0).remarks
+    assert "5 of 6 images of 16 bits have no value above 2,000 of 65,535" in remarks[0]
+
+
+@pytest.mark.parametrize(("peak", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])
+def test_a_pgm_file_says_its_range(root: Path, peak: int, value: int, expected: int) -> None:
+    pixels = np.full(64, value, np.uint8 if peak < 256 else np.dtype(">u2"))
+    (root / "x.pgm").write_bytes(f"P5 8 8 {peak} ".encode() + pixels.tobytes())
+    loaded = load(f"folder:{root}", size=8, validation=0)
+    assert np.abs(loaded.train.images.astype(int) - expected).max() <= 1
+    assert len(loaded.remarks) == 1

@@ -143,6 +143,17 @@ def test_rounding_that_the_network_amplifies_passes() -> None:
     assert all(exporter.compare(wrong, module, spec) > exporter.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
 
 
+def test_half_precision_is_held_to_a_level_of_grey() -> None:
+    """The allowance for rounding must not make it several."""
+    model = varied_model("resnet")
+    spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)
+    graph = exporter.to_onnx(module, spec)
+    graph.graph.initializer.append(numpy_helper.from_array(np.float32(2 / 255), "offset"))
+    graph.graph.node[-1].output[0] = "before"
+    graph.graph.node.append(onnx.helper.make_node("Add", ["before", "offset"], ["image"]))
+    assert exporter.compare(graph, module, spec, exporter.HALF_TOLERANCE) == pytest.approx(2 / 255, rel=0.01)
+
+
 def test_encoders_are_compared_on_images_of_the_model() -> None:
     model = varied_model("mlp")
     spec = spec_for(model, "mlp", "encoder")

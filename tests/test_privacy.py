@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 
 MODULES = [
-    ".".join(["cvae", *path.relative_to(ROOT / "cvae" if "cvae" in path.parts[:-1] else ROOT).with_suffix("").parts])
+    ".".join(["cvae", *path.relative_to(ROOT).with_suffix("").parts]).replace("cvae.cvae.", "cvae.")
     for folder in ("cvae", "cli", "exporters")
     for path in sorted((ROOT / folder).rglob("*.py"))
     if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text("utf-8"), flags=re.MULTILINE)
@@ -126,7 +126,7 @@ def test_nothing_is_written_to_the_home_folder(results, name):
 def test_a_home_folder_that_is_not_writable_brings_no_warning(tmp_path):
     home = tmp_path / "file"
     home.touch()
-    assert "telemetry" in python("import onnxruntime", home=home, cwd=tmp_path).stderr
+    assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # else this would prove nothing
     done = python("import cvae.runtime.session", home=home, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -155,7 +155,9 @@ def test_a_flag_that_differs_is_refused_and_named(refused, name, flags):
     flag, *_ = flags.replace("--no-", "--").split()
     recorded = {"beta": 2.0, "free_bits": 0.0, "likelihood": "gaussian-optimal", "precision": "bf16"}
     start = recorded.get(name, getattr(START, name))
-    shown = flag if start is True else f"{flag} {start!r}"
+    shown = (
+        flag if start is True else " ".join(f"{flag} {v!r}" for v in (start if isinstance(start, tuple) else [start]))
+    )
     refused([flags.split()[0], f"was started with {shown};", "--epochs", "--out"], *split(flags))
 
 

@@ -1,4 +1,4 @@
-"""The cache of this machine: the images of a folder, decoded once into one .npy file.
+"""Cache of decoded image folders, one .npy file each.
 
     <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy    the images
                                                             <the same>.json            how they were read
@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
-from cvae.data.images import DecodedImage, Unreadable, decode
+from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, count_of
 from cvae.files import cache_root, locked, sweep, whole, write_whole
-from cvae.runtime.images import describe_range
+from cvae.runtime.images import DEPTHS, describe_range
 
 FORMAT = 2
 """The version of the cache's files; those of another one are not read, but made again."""
@@ -39,8 +39,8 @@ class DecodedFolder:
 
     Attributes:
         images: (N, C, H, W), C 1 when all are grey; one that can't be read is black.
-        unreadable: why each image can't be read that can't, by its position.
-        remark: how values of more than 8 bits were understood, where there are any.
+        unreadable: for each image that can't be read, its position and the reason.
+        remark: how values of more than 8 bits were read, if the files don't say their range.
     """
 
     images: Rows
@@ -49,7 +49,9 @@ class DecodedFolder:
 
 
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
-    """Decode the images `paths` of a folder, or take them from the cache; while another process decodes them, wait.
+    """Decode the images `paths` of a folder, or read them from the cache. Waits while another process decodes them.
+
+    All of them are decoded again when one can be read by now that could not when the drive, or the memory, failed.
 
     Raises:
         CvaeError: a file is gone, or the cache can't be written.
@@ -99,9 +101,9 @@ def _names(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[
 
 
 def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: bool = True) -> DecodedFolder | None:
-    """Return what `decode_folder` does, if it is in the cache, and intact.
+    """Return the cached result, or None if it is missing or damaged.
 
-    With `retry`, it is not if an image can be read by now that could not when the drive, or the memory, failed.
+    With `retry`, also None if an image that failed with an I/O or memory error can be read now.
     """
     try:
         facts = json.loads(target.with_suffix(".json").read_bytes())
@@ -114,58 +116,68 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
         return None
     if retry and transient:
         again = decode([paths[i] for i in transient], size)
-        if not all(isinstance(image, Unreadable) and image.transient for image in again):
+        if not all(isinstance(image, ReadFailure) and image.transient for image in again):
             return None
     return DecodedFolder(images, unreadable, remark)
 
 
 def _write(
     target: Path,
-    images: Iterable[DecodedImage | Unreadable],
+    images: Iterable[DecodedImage | ReadFailure],
     paths: Sequence[Path],
     size: tuple[int, int],
     facts: dict[str, Any],
 ) -> None:
     shape = (len(paths), 3, *size)
+    # The .json is written last, and without it the .npy is not read: after a kill they never are of two decodings.
+    target.with_suffix(".json").unlink(missing_ok=True)
     # Written, not mapped: on a full disk a write fails, where a map would kill the process.
     with whole(target) as beside, beside.open("w+b") as file:
         _write_header(file, shape)
         start, grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
-        unreadable: dict[int, Unreadable] = {}
-        depths: dict[int, tuple[int, int]] = {}  # bits and largest value of images of more than 8 bits
+        failures: dict[int, ReadFailure] = {}
+        ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
         for i, image in enumerate(images):
-            if isinstance(image, Unreadable):
-                unreadable[i] = image
+            if isinstance(image, ReadFailure):
+                failures[i] = image
                 pixels = black
             else:
                 pixels = image.pixels
-                if image.bits is not None:
-                    depths[i] = image.bits, image.peak
+                if image.peak is not None:
+                    ranges[i] = image.bits, image.peak
             grey = grey and bool((pixels == pixels[:1]).all())
             file.write(pixels.tobytes())
-        bits = max((bits for bits, _ in depths.values()), default=0)
-        # One range for all: the darkest image of a set must not be the brightest.
-        narrower = [i for i, (own, _) in depths.items() if own < bits]
-        again = decode([paths[i] for i in narrower], size, bits) if narrower else ()
-        for i, image in zip(narrower, again, strict=True):
-            if isinstance(image, DecodedImage):
-                file.seek(start + i * black.size)
-                file.write(image.pixels.tobytes())
+        depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
+        # One depth for all: the darkest image of a set must not become the brightest.
+        shallow = [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
+        again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
+        for i, image in zip(shallow, again, strict=True):
+            if isinstance(image, ReadFailure):
+                failures[i] = image
+            file.seek(start + i * black.size)
+            file.write((black if isinstance(image, ReadFailure) else image.pixels).tobytes())
         if grey:
             _drop_colour(file, shape)
-        facts |= {
-            "unreadable": {str(i): image.reason for i, image in unreadable.items()},
-            "transient": [i for i, image in unreadable.items() if image.transient],
-            "remark": _remark(depths, bits),
-        }
-        # First, so that no images are without.
-        write_whole(target.with_suffix(".json"), json.dumps(facts))
+    facts |= {
+        "unreadable": {str(i): failure.reason for i, failure in failures.items()},
+        "transient": [i for i, failure in failures.items() if failure.transient],
+        "remark": _remark(ranges, depth),
+    }
+    write_whole(target.with_suffix(".json"), json.dumps(facts))
 
 
-def _remark(depths: dict[int, tuple[int, int]], bits: int) -> str | None:
-    """How the values of images of more than 8 bits were understood, unless they fill 16 bits."""
-    said = describe_range(bits, max(peak for _, peak in depths.values())) if depths else None
-    return said and f"{len(depths):,} images have 16 or 32 bits for each value: {said}"
+def _remark(ranges: dict[int, tuple[int | None, int]], depth: int) -> str | None:
+    """Return how values of more than 8 bits were read, or None if they fill 16 bits."""
+    grey = [peak for bits, peak in ranges.values() if bits is not None]
+    if grey and depth < DEPTHS[-1]:
+        return f"{count_of(len(grey), 'image')} of 16 or 32 bits: {describe_range(depth, max(grey))}"
+    dark = [peak for _, peak in ranges.values() if peak < 2 ** DEPTHS[-2]]
+    if not dark:
+        return None
+    return (
+        f"{len(dark):,} of {count_of(len(ranges), 'image')} of 16 bits have no value above {max(dark):,} of 65,535, "
+        "which is nearly black; scale them to 16 bits"
+    )
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

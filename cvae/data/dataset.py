@@ -10,7 +10,7 @@ import numpy as np
 
 from cvae.config import TrainConfig
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError, UsageError, near, one_line
+from cvae.errors import CvaeError, UsageError, count_of, near, one_line
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
@@ -99,14 +99,14 @@ def describe(dataset: Dataset) -> str:
     """Count the images of each split and, where there are labels, those of each class, in one line."""
     texts = []
     for name, split in _splits(dataset).items():
-        text = f"{len(split):,} {'training' if name == 'train' else name} images"
+        text = count_of(len(split), f"{'training' if name == 'train' else name} image")
         if split.labels is not None and dataset.classes is not None:
             counts = np.bincount(split.labels, minlength=len(dataset.classes))
             known = [f"{one_line(name, 40)} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
             more = len(known) - MAX_CLASSES_SHOWN
             text += f" ({', '.join(known[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
         texts.append(text)
-    return f"{dataset.name}: {', '.join(texts)}"
+    return f"{one_line(dataset.name, 40)}: {', '.join(texts)}"
 
 
 def refuse_argument(name: str, argument: str) -> None:

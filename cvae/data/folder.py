@@ -8,12 +8,12 @@ import numpy as np
 
 from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
-from cvae.data.listing import list_folder
+from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
 
 DEFAULT_SIZE = (64, 64)
 MAX_REASONS, MAX_NAMES = 5, 5
-"""Of images that are skipped, in a warning; the names for each reason."""
+"""Reasons that a warning about skipped images lists, and names per reason."""
 
 
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -21,16 +21,17 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     - A sub-folder per class, named by it, with its images at any depth; or all images in the folder itself, without
       labels. Both at once is an error: whether the loose ones are a class is not for a program to guess.
-    - Sub-folders whose names stand for splits (`train`, `Testing`, `my_val`; see `cvae.data.listing`) are the splits,
+    - Sub-folders whose names stand for splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are the splits,
       each again of one of the two kinds; they may be one level deeper, or below each class. The classes are those of
       `train`. Where it is unclear which of the two they are, it is an error that shows the tree.
     - Files whose name, or whose folder's name, begins with a dot are ignored, and so are sub-folders without images.
       Symbolic links are followed. Files without the extension of an image are images if they begin like one.
 
     Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
-    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. Values of more than 8 bits
-    are taken for as many as the largest of all images needs. An image that can't be read is skipped with a warning.
-    They are decoded once, into a file under `data_dir` (`cvae.data.cache`), and again when a file has changed.
+    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. Grey values of more than 8
+    bits are read at the smallest depth (8, 12 or 16 bits) that holds the largest value of all images. An image that
+    can't be read is skipped with a warning. They are decoded once, into a file under `data_dir` (`cvae.data.cache`),
+    and again when a file has changed.
 
     Raises:
         UsageError: no argument, no such folder, no images in it, or it is unclear what the sub-folders are.
@@ -95,7 +96,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
 
 
 def _by_reason(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:
-    """Group images by the reason why they can't be read, with the names of some."""
+    """Group unreadable images by reason, with the names of some."""
     groups: dict[str, list[Path]] = {}
     for i, reason in unreadable.items():
         groups.setdefault(reason, []).append(paths[i])

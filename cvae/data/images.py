@@ -19,7 +19,7 @@ AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
 
 LARGE, ONE_LARGE = 2**26, Lock()
-"""Bytes above which images are decoded one after the other: threads would take the memory of several."""
+"""Images that take more bytes are decoded one at a time, since threads would each take as much memory."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -33,22 +33,22 @@ def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     return fitted.reshape(*images.shape[:2], *size)  # (N*C, *size) -> (N, C, *size)
 
 
-class Unreadable(NamedTuple):
-    """Why an image can't be read; `transient` if it may be read another time, since the file or the memory failed."""
+class ReadFailure(NamedTuple):
+    """Why an image can't be read. `transient` if another try may succeed: the drive failed, or the memory."""
 
     reason: str
     transient: bool
 
 
 class DecodedImage(NamedTuple):
-    """Pixels (3, H, W) uint8, and what `cvae.runtime.images.Decoded` says of the values that they were made from."""
+    """Pixels (3, H, W) uint8, and the `bits` and `peak` of `cvae.runtime.images.RGBImage`."""
 
     pixels: np.ndarray
     bits: int | None
-    peak: int
+    peak: int | None
 
 
-def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> Iterator[DecodedImage | Unreadable]:
+def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
     """Read image files, in threads: each one, in order, as (3, *size), or why it can't be read.
 
     Threads, for Pillow decodes without the interpreter's lock, and processes would import the caller's program anew.
@@ -62,19 +62,18 @@ def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> I
             yield from pool.map(partial(_decode_one, size=size, min_bits=min_bits), paths[first : first + count])
 
 
-def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImage | Unreadable:
+def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImage | ReadFailure:
     height, width = size
     try:
         with open_image(path) as image:
             check_size(image, max_bytes=None)  # the user's own images may take what they need, one at a time
             large = image.width * image.height * bytes_per_pixel(image) > LARGE
             with ONE_LARGE if large else nullcontext():
-                image.draft(
-                    None, (2 * width, 2 * height)
-                )  # JPEG: decode at a half, quarter or eighth, if that is enough
+                # JPEG: decode at a half, quarter or eighth, if that is enough.
+                image.draft(None, (2 * width, 2 * height))
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         transient = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
-        return Unreadable(explain(error), transient)
+        return ReadFailure(explain(error), transient)
     return DecodedImage(pixels, bits, peak)

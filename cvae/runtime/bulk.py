@@ -92,8 +92,9 @@ def _generate(
         seed = before["seed"] if before else int(np.random.default_rng().integers(2**31))
     order = Order(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
     if before is not None and {**asdict(order), "done": before["done"]} != before:
-        told = ", ".join(f"{name} {before[name]}" for name in ("n", "label", "seed", "temperature"))
-        told = told if before["label"] is None else told.replace("label", "label_index")
+        label_name = "label" if before["label"] is None else "label_index"
+        fields = (("n", "n"), (label_name, "label"), ("seed", "seed"), ("temperature", "temperature"))
+        told = ", ".join(f"{name} {before[key]}" for name, key in fields)
         raise UsageError(
             f"{str(out)!r} is half written, with {told}; repeat that to finish it, or remove {str(state)!r}"
         )

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,21 +102,27 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000
 """The formats that are read, by content; Pillow knows dozens, some of them through other programs."""
 
 TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
-"""A TGA file has no signature, so that it is known by its extension alone."""
+"""TGA files have no signature, so they are recognized by their extension."""
+
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *TGA_EXTENSIONS)
+)  # fmt: skip
+"""Extensions of image files. Other files count as images if their content begins like one."""
 
 MAX_PIXELS, MAX_LENGTH, MAX_DECODED = 2**26, 2**16, 160 * 2**20
 """An image of more pixels, 67 million, or of a longer side is not decoded, for a few kilobytes may hold so many; nor is
 one from an untrusted source that takes more bytes while it is decoded: that is 42 megapixels in colour, 28 as a
 progressive JPEG, 10 as WebP, 3 as AVIF, 1.3 as JPEG 2000."""
 
-LARGE, TILE = 2**22, 2**20
+LARGE, TILE = 2**22, 2**18
 """Pixels above which an image is shrunk before anything else, and of the tiles in which that is done."""
 
 ORIENTATION = 0x0112
 """The EXIF tag."""
 
 DEPTHS = (8, 12, 16)
-"""Bits that the values of an image may have, in a file that could hold 16 or 32."""
+"""Bit depths that 16- and 32-bit files are read at."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -134,7 +140,7 @@ def explain(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "damaged, or not an image of a format that is read"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
-        return f"too large ({one_line(error, 80)})"
+        return f"too large: at most {MAX_PIXELS:,} pixels are read; scale it down"
     if isinstance(error, MemoryError):
         return "out of memory"
     if isinstance(error, OSError) and error.errno is not None:
@@ -145,7 +151,7 @@ def explain(error: Exception) -> str:
 
 
 class UnreadableImage(ValueError):
-    """An image that is whole, but is not read: it is too large, or the range of its values is unknown."""
+    """An intact image that is not read, because it is too large or the range of its values is unknown."""
 
 
 def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED) -> None:
@@ -158,12 +164,12 @@ def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED) -> None:
     if image.width * image.height > limit or max(image.size) > MAX_LENGTH:
         raise UnreadableImage(
             f"{image.width}x{image.height} pixels are too many: at most {limit:,} of this kind are read, and "
-            f"{MAX_LENGTH:,} along a side"
+            f"{MAX_LENGTH:,} along a side; scale it down"
         )
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
-    """Return what a pixel takes in Pillow and its libraries while it is decoded, as measured.
+    """Return the bytes per pixel that decoding takes, as measured.
 
     For AVIF and JPEG 2000 it is several times that, so that an image within the limit takes at most a second.
     """
@@ -176,41 +182,41 @@ def bytes_per_pixel(image: Image.Image) -> int:
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
 
 
-class Decoded(NamedTuple):
+class RGBImage(NamedTuple):
     """A decoded image.
 
     Attributes:
         rgb: the image, upright, on white where it was transparent.
         size: width and height of the original, upright.
-        bits: of its values, where the file has integers of 16 or 32 bits for them; else None.
-        peak: the largest of those values.
+        bits: the depth that grey values of 16 or 32 bits in the file were read at; else None.
+        peak: the largest value, if the file has 16 or 32 bits for each and does not say their range; else None.
     """
 
     rgb: Image.Image
     size: tuple[int, int]
     bits: int | None = None
-    peak: int = 255
+    peak: int | None = None
 
     @property
     def remark(self) -> str | None:
-        """How the values were understood, where the file does not say it."""
-        return None if self.bits is None else describe_range(self.bits, self.peak)
+        """How the values were read, where the file does not say their range, and they don't fill 16 bits."""
+        if self.peak is None or self.peak >= 2 ** DEPTHS[-2]:
+            return None
+        if self.bits is None or self.bits == DEPTHS[-1]:
+            return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale them to 16 bits"
+        return describe_range(self.bits, self.peak)
 
 
-def describe_range(bits: int, peak: int) -> str | None:
-    """Return how values of at most `peak` were understood, in files of 16 or 32 bits; None where they fill 16 bits."""
-    if bits < DEPTHS[-1]:
-        return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
-    if peak < 2 ** DEPTHS[-2]:
-        return f"values of at most {peak:,} of 65,535 are nearly black; scale them to 16 bits"
-    return None
+def describe_range(bits: int, peak: int) -> str:
+    """Return in words that values of at most `peak` were read as `bits` bits."""
+    return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
 
 
-def to_rgb(image: Image.Image, min_bits: int = 0) -> Decoded:
+def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     """Turn an opened image upright as its EXIF data say, lay transparency on white, and make it 8-bit RGB.
 
-    Values of 16 or 32 bits are taken for as many bits as the largest of them needs (`DEPTHS`), and at least `min_bits`:
-    cameras and scanners keep 12 bits in files of 16.
+    Grey values of 16 or 32 bits are read at the smallest depth (`DEPTHS`) that holds the largest of them, and at
+    `min_bits` at least: cameras and scanners keep 12 bits in files of 16.
 
     An image of more than `LARGE` pixels is shrunk by a whole factor to about that many; the caller does the rest.
 
@@ -221,34 +227,43 @@ def to_rgb(image: Image.Image, min_bits: int = 0) -> Decoded:
     if (factor := _factor(image)) > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG: as far as its decoder can
     bits, peak = _depth(image, min_bits)
-    # After decoding, in which Pillow turns TIFF images itself and removes the tag; their size was right before.
-    turned = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    # Read the tag after decoding: Pillow turns TIFF images itself and removes it. Their size was right before.
+    swaps_sides = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     if (factor := _factor(image)) > 1:
         image = _shrunk(image, factor, bits)
     image = _eight_bits(ImageOps.exif_transpose(image), bits)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return Decoded(image.convert("RGB"), (height, width) if turned else (width, height), bits, peak)
+    return RGBImage(image.convert("RGB"), (height, width) if swaps_sides else (width, height), bits, peak)
 
 
-def _depth(image: Image.Image, min_bits: int) -> tuple[int | None, int]:
-    """Decode an image; return the bits of its values, None for those that Pillow gives as 8 bits, and the largest."""
+def _depth(image: Image.Image, min_bits: int) -> tuple[int | None, int | None]:
+    """Decode an image, and return `bits` and `peak` of `RGBImage`."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
-    sixteen = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # for each channel, in the file
+    has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # for each channel, in the file
     image.load()
     if not image.mode.startswith("I"):
-        if not sixteen or len(image.getbands()) < 2:
-            return None, 255
-        colours = np.asarray(image)[..., : 1 if image.mode == "LA" else 3]
-        return DEPTHS[-1], int(colours.max()) * 257  # Pillow has dropped the lower 8
-    values = np.asarray(image)  # Pillow's own extrema can't be had of big-endian ones
-    least, peak = int(values.min()), int(values.max())
-    if least < 0 or peak >= 2 ** DEPTHS[-1]:
+        if not has_16_bits or len(image.getbands()) < 2:
+            return None, None
+        return None, 257 * _extrema(image, 1 if image.mode == "LA" else 3)[1]  # Pillow has dropped the lower 8 bits
+    if image.format == "PPM":  # it says its range, and Pillow has scaled it
+        return DEPTHS[-1], None
+    minimum, peak = _extrema(image)
+    if minimum < 0 or peak >= 2 ** DEPTHS[-1]:
         raise UnreadableImage(
-            f"its pixels are integers from {least:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
+            f"its pixels are integers from {minimum:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
         )
     return next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits), peak
+
+
+def _extrema(image: Image.Image, channels: int = 1) -> tuple[int, int]:
+    """Return the smallest and the largest value of the first channels; Pillow can't for all kinds of 16 bits."""
+    extrema = []
+    for box in _tiles(image.size, 1):  # a copy of the whole may take too much
+        values = np.asarray(image.crop(box)).reshape(-1, len(image.getbands()))[:, :channels]
+        extrema.append((int(values.min()), int(values.max())))
+    return min(low for low, _ in extrema), max(high for _, high in extrema)
 
 
 def _factor(image: Image.Image) -> int:
@@ -258,17 +273,23 @@ def _factor(image: Image.Image) -> int:
 def _shrunk(image: Image.Image, factor: int, bits: int | None) -> Image.Image:
     """The mean of each square, RGB or RGBA: tile by tile, since a whole copy with more channels may take too much."""
     width, height = image.size
-    across = min(width, TILE // factor * factor)
-    down = max(1, TILE // (across * factor)) * factor
-    small = Image.new(
-        "RGBA" if image.has_transparency_data else "RGB", (math.ceil(width / factor), math.ceil(height / factor))
-    )
-    for y in range(0, height, down):
-        for x in range(0, width, across):
-            tile = image.crop((x, y, min(x + across, width), min(y + down, height)))
-            small.paste(_eight_bits(tile, bits).reduce(factor), (x // factor, y // factor))
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
+    for box in _tiles(image.size, factor):
+        tile = _eight_bits(image.crop(box), bits)
+        small.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
     small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return small
+
+
+def _tiles(size: tuple[int, int], factor: int) -> Iterator[tuple[int, int, int, int]]:
+    """Cut an image of (width, height) into boxes of about `TILE` pixels, whose sides are multiples of `factor`."""
+    width, height = size
+    across = min(width, TILE // factor * factor)
+    down = max(1, TILE // (across * factor)) * factor
+    for y in range(0, height, down):
+        for x in range(0, width, across):
+            yield x, y, min(x + across, width), min(y + down, height)
 
 
 def _eight_bits(image: Image.Image, bits: int | None) -> Image.Image:
@@ -314,7 +335,7 @@ def read(
                 decoded = to_rgb(file)
                 picture = cover(decoded.rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        raise CvaeError(f"can't read {str(path)!r} as an image: {explain(error)}") from error
+        raise CvaeError(f"can't read {str(path)!r} as a picture: {explain(error)}") from error
     size = decoded.size
     coloured = channels == 1 and np.ptp(np.asarray(decoded.rgb), axis=2).any()
     if size != (width, height) or coloured:

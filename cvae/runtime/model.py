@@ -21,10 +21,10 @@ SMALLEST = np.float32(2**-24)
 """A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
-"""One label for all images, one for each, or none: names of classes, or what equals one as a number."""
+"""One label for all images, one for each, or none. A label is a class's name, or a number equal to it."""
 
 Indices = int | Sequence[int] | np.ndarray | None
-"""One index for all images, one for each, or none: places in the spec's list of classes, from 0."""
+"""One class index for all images, one for each, or none. Indices count from 0."""
 
 
 def load(
@@ -89,7 +89,7 @@ class Model:
         """`n` new images (n, C, H, W) float32 in [0, 1].
 
         Args:
-            label: by name. A model with labels that is given none draws its classes in turn.
+            label: the class, by name. A model with labels draws its classes in turn if there is no label.
             seed: repeats the same images on every machine; None draws new ones.
             temperature: the standard deviation of the noise: below 1 more typical, above 1 more varied images.
             label_index: the class by its index, in place of `label`.

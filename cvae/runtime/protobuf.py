@@ -12,10 +12,10 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
 
 VARINT64, VARINT32 = 64, 32
-"""Types of fields that are varints on the wire, and how many bits of one protobuf keeps."""
+"""Types of fields that are varints: how many bits protobuf keeps."""
 
 MAX_KEY = MAX_LENGTH = 5
-"""Bytes of a varint that is the key of a field, or its length; protobuf reads no longer one."""
+"""Longest key of a field, and longest length of one, that protobuf reads, in bytes."""
 
 METADATA_PROPS = 14
 """ModelProto.metadata_props, of StringStringEntryProto: key = 1, value = 2."""
@@ -24,10 +24,10 @@ MAX_FIELDS, MAX_ENTRY = 64, 2**21
 """Fields of a model, whose graph is one; bytes of a metadata entry."""
 
 
-def _varint(message: memoryview, position: int, longest: int = 10) -> tuple[int, int]:
+def _varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
     """Read an unsigned number, and the position after it."""
     value = 0
-    for i in range(longest):
+    for i in range(max_bytes):
         if position >= len(message):
             break
         byte = message[position]

@@ -219,8 +219,8 @@ def _infer(node: Mapping[str, Any], operator: "Operator", known: Mapping[str, Te
     if unknown := [name for name in names if name and name not in known]:
         raise ValueError(f"its input {unknown[0]!r} is not made before it")
     inputs = [known[name] if name else None for name in names]
-    required, most = operator.inputs
-    if not required <= len(inputs) <= most or None in inputs[:required]:
+    min_inputs, max_inputs = operator.inputs
+    if not min_inputs <= len(inputs) <= max_inputs or None in inputs[:min_inputs]:
         raise ValueError(f"it has the inputs {names}")
     values: dict[str, Any] = {}
     for message in node.get("attribute", ()):
@@ -241,20 +241,23 @@ def _infer(node: Mapping[str, Any], operator: "Operator", known: Mapping[str, Te
 
 def _text(message: Mapping[str, Any], field: str) -> str:
     """A short text; "" where there is none."""
-    value = message.get(field, b"")
-    if len(value) > MAX_NAME:
-        raise ValueError(f"a {field} has {len(value)} bytes, more than {MAX_NAME}")
-    return str(value, "utf-8")
+    return _decode(message.get(field, EMPTY), field)
 
 
 def _names(message: Mapping[str, Any], field: str) -> list[str]:
-    return [str(value, "utf-8") for value in message.get(field, ())]
+    return [_decode(value, field) for value in message.get(field, ())]
+
+
+def _decode(value: memoryview, field: str) -> str:
+    if len(value) > MAX_NAME:
+        raise ValueError(f"its {field} has {len(value)} bytes, more than {MAX_NAME}")
+    return str(value, "utf-8")
 
 
 def _add(known: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     """A new tensor, of a size that makes sense, with the batch, if at all, along the first axis."""
-    if not name or name in known or len(name) > MAX_NAME:
-        raise ValueError(f"the name {name!r} is empty, too long or given twice")
+    if not name or name in known:
+        raise ValueError(f"the name {name!r} is empty or there twice")
     if len(tensor.shape) > MAX_RANK or None in tensor.shape[1:] or not all(d is None or d > 0 for d in tensor.shape):
         raise ValueError(f"{name!r} is {_shown(tensor)}")
     known[name] = tensor
@@ -468,9 +471,8 @@ def _conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias:
     _require(x.shape[1] == channels and channels % group == 0, x, weight)
     _require(bias is None or bias.shape == (each * group,), weight, bias)
     _require(min(sides) > 0, x, weight)
-    spread = (
-        _size(x.shape[2:]) * each * group * _size(weight.shape[2:])
-    )  # each position of x gives a whole kernel, added later
+    # Each position of x gives a whole kernel, added later.
+    spread = _size(x.shape[2:]) * each * group * _size(weight.shape[2:])
     shape = (x.shape[0], each * group, *sides)
     return NodeResult([Tensor(_floats(x, weight, bias), shape)], work=spread * channels // group, scratch=spread)
 
@@ -629,13 +631,13 @@ def _constant_of_shape(attributes: dict[str, Any], wanted: Tensor) -> NodeResult
 
 @dataclass(frozen=True)
 class Floats:
-    """The floats from `least` to `most`; NaN is not among them."""
+    """The floats from `minimum` to `maximum`; NaN is not among them."""
 
-    least: float
-    most: float
+    minimum: float
+    maximum: float
 
     def __contains__(self, value: Any) -> bool:
-        return self.least <= value <= self.most
+        return self.minimum <= value <= self.maximum
 
 
 @dataclass(frozen=True)
@@ -652,8 +654,7 @@ class Ints:
 class Attribute(NamedTuple):
     """The default of an attribute, and all values that it may have.
 
-    What is allowed is closed on purpose: a value that shape inference does not know of is what onnxruntime and the scan
-    could take differently.
+    The set of allowed values is closed: shape inference and onnxruntime could read any other value differently.
     """
 
     default: Any
@@ -661,7 +662,7 @@ class Attribute(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """The shape inference of an operator, its least and most inputs, and its attributes by name."""
+    """Shape inference of an operator, its minimum and maximum number of inputs, and its attributes by name."""
 
     infer: Callable[..., NodeResult]
     inputs: tuple[int, int] = (1, 1)
@@ -673,7 +674,7 @@ FLAG = (0, 1)
 AXIS = range(-MAX_RANK, MAX_RANK)
 SIDE = range(1, MAX_WINDOW + 1)
 PAIR, QUADRUPLE = (0, 2), (0, 4)
-"""Lengths of a list with a number for each of two axes, or for both ends of each; or of none at all."""
+"""Lengths of a list with one number per axis, or one per end of each axis; it may also be empty."""
 
 WINDOW = {
     "auto_pad": Attribute("NOTSET", ("NOTSET",)),
