@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
-from functools import cached_property
+from functools import lru_cache
 from numbers import Real
 from typing import Any, Self
 
@@ -127,7 +127,7 @@ class Spec:
             raise self._unknown(label)
         if text in self.classes:
             return self.classes.index(text)
-        number, numbers = _number(text), self._numbers
+        number, numbers = _number(text), _numbers(self.classes)
         matches = [] if number is None else numbers.get(number, [])
         if len(matches) > 1:
             names = ", ".join(self.classes[index] for index in matches[:20])
@@ -163,15 +163,6 @@ class Spec:
             f"0..{len(self.classes) - 1}, named {self._names()}"
         )
 
-    @cached_property
-    def _numbers(self) -> dict[Decimal, list[int]]:
-        """The indices of the classes whose names read as a number, by that number."""
-        indices: dict[Decimal, list[int]] = {}
-        for index, name in enumerate(self.classes or ()):
-            if (number := _number(name)) is not None:
-                indices.setdefault(number, []).append(index)
-        return indices
-
     def _names(self) -> str:
         classes = self.classes or ()
         return ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
@@ -205,3 +196,13 @@ def quote_label(label: object) -> str:
 
 def _number(text: str) -> Decimal | None:
     return Decimal(text) if NUMBER.fullmatch(text) else None
+
+
+@lru_cache(maxsize=16)
+def _numbers(classes: tuple[str, ...]) -> dict[Decimal, list[int]]:
+    """Return the indices of the classes whose names read as a number, by that number."""
+    indices: dict[Decimal, list[int]] = {}
+    for index, name in enumerate(classes):
+        if (number := _number(name)) is not None:
+            indices.setdefault(number, []).append(index)
+    return indices
