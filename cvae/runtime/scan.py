@@ -198,7 +198,10 @@ def _cost(nodes: Sequence[memoryview], known: dict[str, Tensor], spec: Spec, wei
         name = _text(node, "name")
         try:
             result = _infer(node, OPERATORS[kind], known, spec)
-            for output, tensor in zip(_names(node, "output"), result.outputs, strict=True):
+            outputs = _names(node, "output")
+            if len(outputs) != len(result.outputs):
+                raise ValueError(f"it has the outputs {outputs}")
+            for output, tensor in zip(outputs, result.outputs, strict=True):
                 _add(known, output, tensor)
         except ValueError as error:
             raise ValueError(f"its {kind} {name!r} is not that of an export: {error}") from None
