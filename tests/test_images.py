@@ -38,3 +38,18 @@ def test_deep_values_are_read_at_their_range_and_said(tmp_path: Path, dtype: str
     image = read(tmp_path / f"x.{suffix}", (1, 8, 8), remark=remarks.append)
     assert np.abs(image[0] - ramp / (2**bits - 1)).max() < 1 / 254
     assert len(remarks) == (bits < 16) and all(f"read as {bits} bits" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB"])
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_turned_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orientation: int) -> None:
+    """Pillow scrambles the rows of one that it maps into memory, unless it is RGB."""
+    white = 65535 if mode == "I;16" else "white"
+    upright = Image.new(mode, (48, 64), 0 if mode == "I;16" else "black")
+    upright.paste(white, (0, 0, 48, 32))
+    undo = {5: "TRANSPOSE", 6: "ROTATE_90", 7: "TRANSVERSE", 8: "ROTATE_270"}
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    upright.transpose(Image.Transpose[undo[orientation]]).save(tmp_path / "x.tif", exif=exif)
+    image = read(tmp_path / "x.tif", (3, 64, 48), exact=True)
+    assert image[:, :28].min() > 0.9 and image[:, 36:].max() < 0.1

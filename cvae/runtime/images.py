@@ -132,7 +132,10 @@ def open_image(path: str | Path) -> Image.Image:
         Exception: it is not an image of a format that is read, or it is damaged; Pillow raises anything.
     """
     tga = ("TGA",) if Path(path).suffix.lower() in TGA_EXTENSIONS else ()
-    return Image.open(path, formats=(*FORMATS, *tga))
+    image = Image.open(path, formats=(*FORMATS, *tga))
+    # Without a name Pillow reads the file rather than mapping it, which scrambles turned TIFF images that are not RGB.
+    image.filename = ""
+    return image
 
 
 def explain(error: Exception) -> str:
