@@ -74,8 +74,10 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     for split, listing in listings.items():
         kept = readable[first : first + len(listing.paths)]
         if not kept.any():
+            failures = {i: decoded.unreadable[i] for i in range(first, first + len(kept))}
             raise CvaeError(
-                f"none of the {len(kept)} images of {split} in {str(root)!r} can be read: {_some(listing.paths, root)}"
+                f"none of the {len(kept)} images of {split} in {str(root)!r} can be read: "
+                f"{_by_reason(failures, paths, root)}"
             )
         labels = None if listing.labels is None else np.array([index[label] for label in listing.labels], np.int64)
         splits[split] = Split(

@@ -84,7 +84,7 @@ def _read(path: Path, parents: tuple[tuple[int, int], ...], visited: set[tuple[i
         below.add(identity)
         try:
             sub = _read(child, chain, below)
-        except OSError:
+        except (OSError, RecursionError):  # a thousand levels deep
             folder.others[UNREADABLE_FOLDER] += 1
             continue
         folder.others.update(sub.others)

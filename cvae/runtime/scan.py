@@ -587,6 +587,7 @@ def _slice(
 ) -> NodeResult:
     shape: list[Dimension] = list(x.shape)
     bounds = [_constants(tensor) for tensor in (starts, ends, axes, steps)]
+    _require(len({len(values) for values in bounds}) == 1, starts, ends, axes, steps)
     for start, end, axis, step in zip(*bounds, strict=True):
         at = _axis(axis, x.shape)
         _require(step == 1, x)
