@@ -25,6 +25,7 @@ from cvae.evaluation.anomaly import Detector, measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.onnx import export
 from cvae.files import write_whole
+from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
 """Those that are hardest for a plain VAE, on which papers report."""
@@ -46,8 +47,8 @@ MODEL = TrainConfig(
 def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     """Train without a digit, and score the whole test set."""
     run = folder / f"{digit}-{asked.epochs}-epochs"
-    if not (run / "decoder.onnx").exists():
-        export(resume(run) if (run / "config.json").exists() else cvae.train(asked, run))
+    if not (run / DECODER).exists():
+        export(resume(run) if is_run(run) else cvae.train(asked, run))
     scorer = ExportedScorer(cvae.load(run))
     normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None

@@ -19,12 +19,13 @@ import numpy as np
 
 import cvae
 from cvae import model_zoo
-from cvae.config import Config, read_recipe
+from cvae.config import read_recipe
 from cvae.files import copy_folder
+from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
 from cvae.runtime import images as pictures
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
-FILES = ("config.json", "model.safetensors", "metrics.jsonl", "decoder.onnx", "encoder.onnx", "evaluation.json")
+FILES = (CONFIG, WEIGHTS, METRICS, DECODER, ENCODER, "evaluation.json")
 
 
 def sheet(model: cvae.Model) -> np.ndarray:
@@ -55,10 +56,10 @@ def stages(name: str) -> list[str]:
 
 
 def card(run: Path, machine: str) -> str:
-    config = Config.read(run / "config.json")
+    config = read_config(run)
     training, name = config.training, run.name
     report = json.loads((run / "evaluation.json").read_text())
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(run)
     epochs = [record for record in records if "epoch" in record]
     minutes = sum(record["seconds"] for record in epochs) / 60
     model = cvae.load(run)
@@ -146,7 +147,7 @@ def main() -> None:
         for name in FILES:
             shutil.copy(args.run / name, ready)
         pictures.save(sheet(cvae.load(args.run)), ready / "samples.png")
-        (ready / "README.md").write_text(card(args.run, args.machine))
+        (ready / CARD).write_text(card(args.run, args.machine))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(ready, target)
     size = sum(path.stat().st_size for path in target.iterdir())

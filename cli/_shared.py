@@ -113,11 +113,12 @@ def open_model(name: str | None, device: str) -> "Model":
 
 def open_pair(name: str | None, device: str) -> "tuple[Model, Path]":
     """Like `open_model`, of a model that must have an encoder too; and the folder that its files lie in."""
-    from cvae.runtime.find import ENCODER, exported, newest
+    from cvae.run import ENCODER, exported_file
+    from cvae.runtime.find import newest
 
     model = open_model(name, device)
     path, _ = newest(name)
-    exported(path, ENCODER)  # raises, before anything takes time
+    exported_file(path, ENCODER)  # raises, before anything takes time
     return model, path if path.is_dir() else path.parent
 
 

@@ -222,11 +222,11 @@ def progress(
     """
     _ready(out)
     from cvae import figures
-    from cvae.config import Config
     from cvae.plots.progress import choose, draw, saved
+    from cvae.run import read_config
 
     folder = _run(run)
-    image_shape = Config.read(folder / "config.json").model.image_shape
+    image_shape = read_config(folder).model.image_shape
     there = saved(folder)
     chosen = choose(list(there), epochs)
     figure = draw({epoch: there[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
-from cvae.exporters.card import CARD, belongs_to_us, card
+from cvae.exporters.card import belongs_to_us, card
 from cvae.files import whole
+from cvae.run import CARD
 from cvae.runtime.scan import scan
 from cvae.spec import KEY, Spec
 

@@ -25,9 +25,7 @@ from cvae.config import MAX_TEXT, Config, parse_json
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.files import read_at_most, write_whole
 from cvae.models import VAE, build
-
-WEIGHTS = "model.safetensors"
-
+from cvae.run import CONFIG, WEIGHTS, read_config
 
 DTYPES = {
     torch.float64: "F64",
@@ -108,7 +106,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
         CvaeError: the folder is no run, or a file in it is damaged.
     """
     run = Path(run)
-    config = Config.read(run / "config.json")
+    config = read_config(run)
     path = run / WEIGHTS
     header = _header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
     try:
@@ -117,9 +115,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
         tensors = load_weights(path, sketch)
         model = build(config.model)
     except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise CvaeError(
-            f"{str(run / 'config.json')!r} describes no model that can be built: {one_line(error)}"
-        ) from error
+        raise CvaeError(f"{str(run / CONFIG)!r} describes no model that can be built: {one_line(error)}") from error
     model.load_state_dict(tensors)
     return model.eval(), config
 

@@ -25,7 +25,6 @@ from cvae.data import Dataset, Split, load_dataset
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import (
-    WEIGHTS,
     Checkpoint,
     load_checkpoint,
     load_model,
@@ -45,6 +44,7 @@ from cvae.files import locked, sweep, write_whole
 from cvae.models import VAE, LatentHook, Terms, build
 from cvae.objectives import Loss, iwae
 from cvae.registry import OBJECTIVES
+from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, is_run, read_config, sample_path
 from cvae.runtime import images as pictures
 from cvae.runtime.find import find
 from cvae.runtime.model import slerp
@@ -74,7 +74,7 @@ def train(
         Interrupted: the first Ctrl-C or SIGTERM; the run can be resumed.
     """
     out = Path(out)
-    if (out / "config.json").exists():
+    if is_run(out):
         if _restarts():
             return resume(out, quiet=quiet, on_epoch=on_epoch)
         raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
@@ -113,7 +113,7 @@ def resume(
         "compile": compile,
         "trackers": trackers,
     }
-    config = Config.read(out / "config.json")
+    config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
     accelerator = _start(config.training)
@@ -239,8 +239,8 @@ class Trainer:
 
     def _take_back(self) -> None:
         """Delete what was written before the first step; folders only where nothing else is in them."""
-        samples = self.out / "samples"
-        for path in (self.out / "config.json", self.out / "metrics.jsonl", *samples.glob("epoch-0000-*.png")):
+        samples = self.out / SAMPLES
+        for path in (self.out / CONFIG, self.out / METRICS, *samples.glob("epoch-0000-*.png")):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             samples.rmdir()
@@ -250,9 +250,9 @@ class Trainer:
         if not (resuming and self._restore()):
             self._initialize()
         if self.accelerator.is_main_process:
-            for folder in (self.out, self.out / "last", self.out / "samples"):
+            for folder in (self.out, self.out / CHECKPOINTS, self.out / SAMPLES):
                 sweep(folder)
-            write_whole(self.out / "config.json", self.config.to_json())
+            write_whole(self.out / CONFIG, self.config.to_json())
             self._write_metrics()  # the run may have been killed just before it did
         with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
             try:
@@ -558,13 +558,13 @@ class Trainer:
         model.train()
         for name, sheet in sheets.items():
             columns = len(image) if name == "reconstructions" else 8
-            pictures.save(pictures.grid(sheet, columns), self.out / "samples" / f"epoch-{epoch:04d}-{name}.png")
+            pictures.save(pictures.grid(sheet, columns), sample_path(self.out, epoch, name))
 
     # -- stopping and going on -----------------------------------------------------------------------------------
 
     def _write_metrics(self) -> None:
         if self.accelerator.is_main_process:
-            write_whole(self.out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
+            write_whole(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def _save(self) -> None:
         """Add a checkpoint that continues exactly from here."""
@@ -584,7 +584,7 @@ class Trainer:
             "images": len(self.dataset.train),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
+        save_checkpoint(self.out / CHECKPOINTS, self.step, Checkpoint(tensors, state))
 
     def _initialize(self) -> None:
         """Take the weights that the run is to begin with from another one, if it is.
@@ -613,7 +613,7 @@ class Trainer:
             CvaeError: no checkpoint is intact, or it does not fit the run, or the data have changed.
             UsageError: it is further on than the run is to go.
         """
-        checkpoint, damaged = load_checkpoint(self.out / "last")
+        checkpoint, damaged = load_checkpoint(self.out / CHECKPOINTS)
         self.notes += [f"checkpoint {name} is damaged and passed over for the one before" for name in damaged]
         if checkpoint is None:
             self.notes.append("there is no checkpoint yet: the run begins anew")

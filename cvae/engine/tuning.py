@@ -28,13 +28,14 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cvae.config import Config, TrainConfig, flag, to_dict
+from cvae.config import TrainConfig, flag, to_dict
 from cvae.data import load_dataset
 from cvae.engine.setup import configure
 from cvae.engine.space import MACHINE, Range, Space, applied, scalar, to_recipe
 from cvae.engine.trainer import tightest, train
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import write_whole
+from cvae.run import read_config
 
 LOOKS = 20
 """How often a run is compared with the others, at the same fractions of its epochs; never in its first quarter."""
@@ -167,7 +168,7 @@ class Study:
         def on_epoch(record: dict[str, Any]) -> None:
             nonlocal epochs, looks
             bounds.append(score(record["validation"]))
-            epochs = epochs or Config.read(self.folder(trial) / "config.json").training.epochs or 1
+            epochs = epochs or read_config(self.folder(trial)).training.epochs or 1
             if (look := record["epoch"] * LOOKS // epochs) > looks:
                 looks = look
                 trial.report(bounds[-1], look)

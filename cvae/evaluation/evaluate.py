@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import Config, TrainConfig
+from cvae.config import TrainConfig
 from cvae.data import Dataset, Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer, as_float, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
 from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet, psnr, require_ssim, ssim
 from cvae.evaluation.judge import SHIPPED, Judge, judge
+from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 GENERATED = 10_000
@@ -30,8 +31,8 @@ def data_of(path: Path, spec_data: str) -> TrainConfig:
     Of a file alone nobody knows which images were held out, so that there are no validation images then.
     """
     folder = path if path.is_dir() else path.parent
-    if (folder / "config.json").is_file():
-        return Config.read(folder / "config.json").training
+    if is_run(folder):
+        return read_config(folder).training
     return TrainConfig(data=spec_data, validation=0.0)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from cvae.errors import CvaeError, UsageError
 from cvae.plots.sheet import sheet
+from cvae.run import sample_images
 
 ROWS = 8
 """Epochs, at most, that are chosen when none are named."""
@@ -20,13 +21,10 @@ def saved(run: Path) -> dict[int, Path]:
     Raises:
         CvaeError: there is none.
     """
-    found = {}
-    for path in sorted((run / "samples").glob("epoch-*-reconstructions.png")):
-        if number := re.fullmatch(r"epoch-(\d+)-reconstructions", path.stem):
-            found[int(number[1])] = path
+    found = sample_images(run, "reconstructions")
     if not found:
         raise CvaeError(f"{str(run)!r} has no pictures in samples/; cvae train saves them, of grey and colour images")
-    return dict(sorted(found.items()))
+    return found
 
 
 def choose(there: list[int], asked: str | None) -> list[int]:

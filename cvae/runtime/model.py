@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from cvae.errors import UsageError
+from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.array import Images
-from cvae.runtime.find import DECODER, ENCODER, exported, find
+from cvae.runtime.find import find
 from cvae.runtime.session import Session
 from cvae.spec import Spec, quote_label
 
@@ -62,7 +63,7 @@ class Model:
     def __init__(self, path: Path, **options: Any) -> None:
         self._path = path
         self._options = options
-        self._decoder = Session(exported(path, DECODER), "decoder", **options)
+        self._decoder = Session(exported_file(path, DECODER), "decoder", **options)
         self._encoder: Session | None = None
         self._lock = Lock()
 
@@ -131,7 +132,7 @@ class Model:
             raise UsageError(f"images hold values in {images.min():g}..{images.max():g}; scale them to 0..1")
         with self._lock:
             if self._encoder is None:
-                self._encoder = Session(exported(self._path, ENCODER), "encoder", **self._options)
+                self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
                 if self._encoder.spec.weights != self.spec.weights:
                     name, self._encoder = self._encoder.spec.name, None
                     raise UsageError(
