@@ -27,8 +27,8 @@ from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.progress import report_every
 from cvae.engine.randomness import WHOLE, Shard
+from cvae.engine.resolve import choose_compile, choose_precision, configure
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_compile, choose_precision, configure
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.evaluation.bounds import bounds

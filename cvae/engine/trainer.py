@@ -35,8 +35,8 @@ from cvae.engine.checkpoint import (
 )
 from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
+from cvae.engine.resolve import choose_compile, choose_device, choose_precision, configure
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
 from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError

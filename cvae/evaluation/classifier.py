@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, pad
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.engine.setup import choose_device
+from cvae.engine.resolve import choose_device
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer
 from cvae.evaluation.evaluate import Progress, black_and_white, drawn

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvae.config import TrainConfig
 from cvae.engine import load_model
-from cvae.engine.setup import choose_device, choose_precision
+from cvae.engine.resolve import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
 from cvae.models import VAE, Hierarchical
 
