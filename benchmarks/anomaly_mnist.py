@@ -20,8 +20,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 import cvae
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
+from cvae.detection.detector import Detector
+from cvae.detection.scores import measure
 from cvae.engine import resume
-from cvae.evaluation.anomaly import Detector, measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.onnx import export
 from cvae.files import write_whole

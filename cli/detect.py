@@ -44,7 +44,7 @@ def fit(
     Example: cvae detect fit runs/digits-resnet-conditional
     """
     from cvae.config import to_dict
-    from cvae.evaluation.anomaly import Detector
+    from cvae.detection.detector import Detector
     from cvae.evaluation.evaluate import data_of, spread
 
     scorer, folder = _scorer(model, device)
@@ -76,7 +76,8 @@ def score(
     """
     import numpy as np
 
-    from cvae.evaluation.anomaly import Detector, measure
+    from cvae.detection.detector import Detector
+    from cvae.detection.scores import measure
     from cvae.runtime import images as pictures
 
     scorer, folder = _scorer(model, device)

@@ -73,7 +73,7 @@ def recipe(path: Path) -> None:
 
 
 def detector(folder: Path) -> None:
-    from cvae.evaluation.anomaly import Detector
+    from cvae.detection.detector import Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.runtime import load
 

@@ -1004,7 +1004,7 @@ def write_others(folder: Path, run: Path) -> None:
     honest.mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(run / name, honest / name)
-    from cvae.evaluation.anomaly import CALIBRATION, CODES, FACTS, Detector
+    from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
 
     normal = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import cvae as package
+from cvae.detection.scores import measure
 from cvae.errors import UsageError
-from cvae.evaluation.anomaly import measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.web import effects
 from cvae.plots import grid as grid_plot
