@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 
 import cvae
-from cvae import model_zoo
+from cvae import imaging, model_zoo
 from cvae.config import read_recipe
 from cvae.files import copy_folder
 from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
-from cvae.runtime import images as pictures
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
 FILES = (CONFIG, WEIGHTS, METRICS, DECODER, ENCODER, "evaluation.json")
@@ -33,7 +32,7 @@ def sheet(model: cvae.Model) -> np.ndarray:
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
     images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
-    return pictures.legible(pictures.grid(images, 8))
+    return imaging.legible(imaging.grid(images, 8))
 
 
 def figures(report: dict[str, Any]) -> list[str]:
@@ -146,7 +145,7 @@ def main() -> None:
         ready.mkdir()
         for name in FILES:
             shutil.copy(args.run / name, ready)
-        pictures.save(sheet(cvae.load(args.run)), ready / "samples.png")
+        imaging.save(sheet(cvae.load(args.run)), ready / "samples.png")
         (ready / CARD).write_text(card(args.run, args.machine))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(ready, target)

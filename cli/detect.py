@@ -76,9 +76,9 @@ def score(
     """
     import numpy as np
 
+    from cvae import imaging as pictures
     from cvae.detection.detector import Detector
     from cvae.detection.scores import measure
-    from cvae.runtime import images as pictures
 
     scorer, folder = _scorer(model, device)
     detector = Detector.load(folder, scorer)
@@ -166,7 +166,7 @@ def _draw(out: Path, names: list[str], pixels: "np.ndarray", reconstruction: "np
     """A map of each picture's error in `maps`, and `worst.png`: picture, reconstruction, map."""
     import numpy as np
 
-    from cvae.runtime import images as pictures
+    from cvae import imaging as pictures
 
     maps = pictures.error_maps(pixels, reconstruction)  # (N, 3, H, W)
     for name, drawn in zip(names, maps, strict=True):

@@ -49,7 +49,7 @@ def draw(path: Path, count: int = 2) -> None:
 
 
 def picture(path: Path) -> None:
-    from cvae.runtime.images import read
+    from cvae.imaging import read
 
     read(path, (1, 8, 8))
 

@@ -22,7 +22,7 @@ from PIL import Image
 import cvae as package
 from cvae import model_zoo
 from cvae.evaluation.judge import judge
-from cvae.runtime.images import grid, to_uint8
+from cvae.imaging import grid, to_uint8
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

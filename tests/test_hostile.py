@@ -27,9 +27,9 @@ from PIL import Image
 import cvae
 from cvae.config import MAX_TEXT, parse_json
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.imaging.reader import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime import protobuf, session
 from cvae.runtime import scan as scanning
-from cvae.runtime.images import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime.session import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]

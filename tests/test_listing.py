@@ -227,7 +227,7 @@ def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
 
 def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2")
-    monkeypatch.setattr("cvae.runtime.images.MAX_PIXELS", 100)
+    monkeypatch.setattr("cvae.imaging.reader.MAX_PIXELS", 100)
     Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
     Image.new("F", (4, 4)).save(root / "a" / "float.tif")
     (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])

@@ -72,7 +72,7 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def shown(monkeypatch) -> list[Figure]:
     """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
     kept: list[Figure] = []
     save = figures.save
     monkeypatch.setattr("cvae.figures.save", lambda figure, path: (kept.append(figure), save(figure, path)))
@@ -522,10 +522,10 @@ def test_the_epochs_are_chosen_evenly(plot, trained):
 
 
 def test_large_and_coloured_pictures_are_cut_too(tmp_path):
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 60, 40), np.uint8)
-    pictures.save(pictures.grid(images / np.float32(255), columns=3), tmp_path / "pairs.png")
+    imaging.save(imaging.grid(images / np.float32(255), columns=3), tmp_path / "pairs.png")
     above, below = progress.halves(tmp_path / "pairs.png", (3, 60, 40))
     assert np.array_equal(above, images[:3]) and np.array_equal(below, images[3:])
     for shape in ((3, 60, 41), (3, 59, 40)):

@@ -24,7 +24,7 @@ from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError, count_of
 from cvae.files import cache_root, locked, sweep, whole, write_whole
-from cvae.runtime.images import DEPTHS, describe_range
+from cvae.imaging.reader import DEPTHS, describe_range
 
 FORMAT = 2
 """The version of the cache's files; those of another one are not read, but made again."""

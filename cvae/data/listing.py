@@ -1,15 +1,12 @@
 """The image files below a folder."""
 
 import os
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
 from cvae.errors import count_of, one_line
-from cvae.runtime.images import EXTENSIONS, open_image
+from cvae.imaging.reader import is_image
 
 CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
 """Files of the operating system, in lower case."""
@@ -98,18 +95,3 @@ def _add_file(folder: Folder, path: Path, regular: bool) -> None:
         folder.images.append(path)
     elif path.name.lower() not in CLUTTER:
         folder.others[BROKEN_LINK if path.is_symlink() and not regular else path.suffix.lower()] += 1
-
-
-def is_image(path: Path) -> bool:
-    """Return whether a file has the extension of an image, or its content begins like one."""
-    if path.suffix.lower() in EXTENSIONS:
-        return True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            open_image(path).close()
-    except Image.DecompressionBombError:  # an image, if too large a one
-        return True
-    except Exception:  # Pillow raises anything for what is not an image
-        return False
-    return True

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cvae.data.listing import Folder, read_folder
 from cvae.errors import UsageError, one_line
-from cvae.runtime.images import EXTENSIONS
+from cvae.imaging.reader import EXTENSIONS
 
 SPLITS = ("train", "validation", "test")
 

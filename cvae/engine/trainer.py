@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from cvae import imaging as pictures
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.engine.augment import augment
@@ -41,13 +42,12 @@ from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.files import locked, sweep, write_whole
+from cvae.imaging import slerp
 from cvae.models import VAE, LatentHook, Terms, build
 from cvae.objectives import Loss, iwae
 from cvae.registry import OBJECTIVES
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, is_run, read_config, sample_path
-from cvae.runtime import images as pictures
 from cvae.runtime.find import find
-from cvae.runtime.model import slerp
 
 CHECKPOINT_SECONDS = 120.0
 """A run is saved at the end of each epoch, and within a longer one this often."""

@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from cvae import imaging
 from cvae.errors import CvaeError, UsageError, near
 from cvae.figures import MARKERS, OKABE_ITO, colours, plain
 from cvae.plots.codes import Codes
-from cvae.runtime import images as pictures
 
 METHODS = ("tsne", "pca", "umap")
 
@@ -139,7 +139,7 @@ def _thumbnails(axes: Axes, places: np.ndarray, codes: Codes, colour: list[str])
     axes.autoscale(False)  # else `imshow` sets limits to those of an image
     for i in apart(places, 1.1 * side):
         left, bottom = places[i] - (across / 2, up / 2)
-        image = np.asarray(pictures.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
+        image = np.asarray(imaging.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + across, bottom, bottom + up), zorder=3)
         axes.add_patch(Rectangle((left, bottom), across, up, fill=False, edgecolor=colour[i], linewidth=1.5, zorder=4))
     axes.autoscale(True)

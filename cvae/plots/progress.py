@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cvae.errors import CvaeError, UsageError
+from cvae.imaging.grids import grid_gap
 from cvae.plots.sheet import sheet
 from cvae.run import sample_images
 
@@ -52,7 +53,7 @@ def halves(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, n
         CvaeError: the file can't be read, or is not of such images.
     """
     channels, height, width = image_shape
-    gap = max(1, height // 28)  # as `cvae.runtime.images.grid` leaves it
+    gap = grid_gap(height)
     try:
         with Image.open(path, formats=("PNG",)) as file:
             picture = file.convert("L" if channels == 1 else "RGB")

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cvae import imaging
 from cvae.errors import CvaeError, UsageError
 from cvae.files import locked, whole, write_whole
-from cvae.runtime import images as pictures
 from cvae.runtime.model import Label, Model, check_order, label_indices
 from cvae.runtime.session import CHUNK
 
@@ -180,7 +180,7 @@ def _blocks(
         for part, noise in zip(chunks, noises, strict=True):
             indices = None if labels is None else labels[part]
             decoded = model.decode(noise * np.float32(order.temperature), label_index=indices)
-            images[part] = pictures.to_uint8(decoded)
+            images[part] = imaging.to_uint8(decoded)
         yield start, images, labels
 
 
@@ -267,7 +267,7 @@ class _Folder(_Sink):
         for i, image in enumerate(images):
             folder = self.folders[0 if labels is None else labels[i]]
             with whole(folder / f"{start + i:0{self.digits}}.png", sync=False) as beside:
-                pictures.to_pil(image).save(beside)
+                imaging.to_pil(image).save(beside)
 
     def other(self) -> Path | None:
         return self.out if next(self.out.rglob("*.png"), None) else None

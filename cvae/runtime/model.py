@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvae.errors import UsageError
+from cvae.imaging.interpolation import lerp, slerp
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.array import Images
 from cvae.runtime.find import find
@@ -287,21 +288,6 @@ def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """KL of normal distributions from the standard one, in nats, of each dimension: (N, Z), (N, Z) -> (N, Z)."""
     return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
-
-
-def lerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The straight line from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z)."""
-    return (1 - way) * a + way * b
-
-
-def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The great-circle arc from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z). Shoemake 1985, section 3.3."""
-    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-4:  # parallel or opposite: no arc is the shortest
-        return lerp(a, b, way)
-    codes = (np.sin((1 - way) * angle) * a + np.sin(way * angle) * b) / np.sin(angle)
-    return codes.astype(np.float32)
 
 
 def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Arrays to pictures and back: PNG files, grids, strips and GIFs."""
+"""Image files to arrays, within limits. Torch-free."""
 
 import math
 import warnings
@@ -10,93 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.files import whole
-
-LEGIBLE, NARROW, WIDE = 280, 96, 1280
-"""Pictures smaller than the first are enlarged by a whole factor when they are saved for a person to look at; so are
-strips narrower than the second, as long as they are not wider than the third then."""
-
-ENLARGE = Image.Resampling.LANCZOS
-"""How: smoothly, since an eye reads a digit of 8x8 pixels more easily so than as 64 squares."""
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float values in [0, 1] -> uint8 0..255, rounded; what is not a number becomes 0. uint8 stays as it is."""
-    if images.dtype == np.uint8:
-        return images
-    return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
-
-
-def to_pil(image: np.ndarray) -> Image.Image:
-    """One image (C, H, W), float in [0, 1] or uint8, C 1 or 3 -> a Pillow image of the same size.
-
-    Raises:
-        UsageError: the array is of another shape.
-    """
-    if np.ndim(image) != 3 or image.shape[0] not in (1, 3):
-        raise UsageError(f"an array of the shape {np.shape(image)} is no image (C, H, W) with 1 or 3 channels")
-    pixels = to_uint8(image)
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))  # (C, H, W) -> (H, W[, C])
-
-
-def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Images (N, C, H, W) row by row on one picture, with a thin gap; by default about as many columns as rows."""
-    count, channels, height, width = images.shape
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows, gap = math.ceil(count / columns), max(1, height // 28)
-    sheet = np.full(
-        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.5, dtype=np.float32
-    )  # (C, rows, columns)
-    for i, image in enumerate(images):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[:, y : y + height, x : x + width] = image
-    return to_pil(sheet)
-
-
-def strip(images: np.ndarray) -> Image.Image:
-    """Images (N, C, H, W) side by side, with a thin gap."""
-    return grid(images, columns=len(images))
-
-
-def legible(picture: Image.Image) -> Image.Image:
-    """A small picture, or a thin strip, enlarged by a whole factor; a large one as it is."""
-    thin, long = sorted(picture.size)
-    factor = max(math.ceil(LEGIBLE / long), min(math.ceil(NARROW / thin), WIDE // long))
-    return picture.resize((picture.width * factor, picture.height * factor), ENLARGE)
-
-
-def save(picture: Image.Image, path: str | Path) -> None:
-    """Save in the format of the path's ending, whole or not at all.
-
-    Raises:
-        UsageError: no such format is known.
-        CvaeError: the file can't be written.
-    """
-    _check_ending(path)
-    with whole(path) as beside:
-        picture.save(beside)
-
-
-def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Pictures as an animation that begins again after the last; a GIF counts hundredths of a second.
-
-    Raises:
-        CvaeError: the file can't be written.
-    """
-    first, *rest = [legible(frame) for frame in frames]
-    with whole(path) as beside:
-        first.save(beside, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
-
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-"""The pictures that are written."""
-
-
-def _check_ending(path: str | Path) -> None:
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        raise UsageError(f"{str(path)!r}: pictures are not written with the ending {ending!r}; try .png, .gif or .jpg")
-
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
 """The formats that are read, by content; Pillow knows dozens, some of them through other programs."""
@@ -136,6 +49,21 @@ def open_image(path: str | Path) -> Image.Image:
     # Without a name Pillow reads the file rather than mapping it, which scrambles turned TIFF images that are not RGB.
     image.filename = ""
     return image
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file has the extension of an image, or its content begins like one."""
+    if path.suffix.lower() in EXTENSIONS:
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            open_image(path).close()
+    except Image.DecompressionBombError:  # an image, if too large a one
+        return True
+    except Exception:  # Pillow raises anything for what is not an image
+        return False
+    return True
 
 
 def explain(error: Exception) -> str:
@@ -305,12 +233,6 @@ def _eight_bits(image: Image.Image, bits: int | None) -> Image.Image:
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scaled to cover (width, height), bicubic and antialiased, and centre-cropped to it."""
     return ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
-
-
-def error_maps(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Where images (N, C, H, W) in [0, 1] differ: (N, 3, H, W), from black by red and yellow to white."""
-    error = np.abs(images - others).mean(axis=1, keepdims=True)  # (N, C, H, W) -> (N, 1, H, W)
-    return (3 * error - np.arange(3).reshape(3, 1, 1)).clip(0, 1).astype(np.float32)
 
 
 def read(
