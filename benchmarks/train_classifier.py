@@ -2,7 +2,8 @@
 
     python benchmarks/train_classifier.py [--data-dir DIR] [--out FILE]
 
-A few minutes. It writes one ONNX file and prints what it is worth, and the hash that cvae/evaluation/judge.py wants.
+A few minutes. It writes one ONNX file and prints what it is worth, and the hash that
+cvae/evaluation/feature_extractor.py wants.
 Retrained on another machine it is another classifier: figures by the old one and the new one do not compare.
 """
 
@@ -15,8 +16,8 @@ import torch
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.evaluation.classifier import fit, predict
-from cvae.evaluation.judge import KEY
+from cvae.evaluation.feature_extractor import KEY
+from cvae.evaluation.run_scorer.classifier import fit, predict
 from cvae.exporters.onnx import trace
 
 

@@ -85,7 +85,7 @@ def evaluate(
             progress=progress,
         )
         if cas:
-            from cvae.evaluation.classifier import accuracy_score
+            from cvae.evaluation.run_scorer.classifier import accuracy_score
 
             report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:

@@ -12,7 +12,7 @@ from PIL import Image
 
 import cvae
 from cvae import imaging
-from cvae.evaluation.judge import judge
+from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.model_zoo import DEFAULT, models
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -120,7 +120,7 @@ def test_the_commands_shown_give_a_seven(checkout, document, heading):
     with Image.open(seven) as picture:
         assert picture.size == (28, 28)
         drawn = np.asarray(picture.convert("L"), np.float32)[None, None] / 255
-    predict = judge("mnist").predict
+    predict = load_feature_extractor("mnist").predict
     assert predict is not None and predict(drawn)[0] == 7
 
 

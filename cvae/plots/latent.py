@@ -17,8 +17,8 @@ from sklearn.manifold import TSNE
 
 from cvae import imaging
 from cvae.errors import CvaeError, UsageError, near
-from cvae.figures import MARKERS, OKABE_ITO, colours, plain
 from cvae.plots.codes import Codes
+from cvae.plots.style import MARKERS, OKABE_ITO, colours, plain
 
 METHODS = ("tsne", "pca", "umap")
 
@@ -73,7 +73,7 @@ def _estimator(method: str, perplexity: float, seed: int) -> Any:
 def draw(codes: Codes, places: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
     """The codes at their places (N, 2), by class where the data have classes; `thumbnails` shows some of the images."""
     figure = Figure(figsize=(8, 7))
-    axes = figure.add_axes((0, 0, 1, 1))  # the legend lies outside, where `cvae.figures.save` makes room for it
+    axes = figure.add_axes((0, 0, 1, 1))  # the legend lies outside, where `cvae.plots.style.save` makes room for it
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
     axes.set_title(plain(title))

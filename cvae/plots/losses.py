@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cvae.errors import CvaeError, UsageError
-from cvae.figures import GREY, PETROFF, colours, plain
+from cvae.plots.style import GREY, PETROFF, colours, plain
 from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}

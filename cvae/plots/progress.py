@@ -9,7 +9,7 @@ from PIL import Image
 
 from cvae.errors import CvaeError, UsageError
 from cvae.imaging.grids import grid_gap
-from cvae.plots.sheet import sheet
+from cvae.plots.image_grid import image_grid
 from cvae.run import sample_images
 
 ROWS = 8
@@ -80,4 +80,4 @@ def draw(pictures: dict[int, Path], image_shape: tuple[int, int, int], title: st
     cut = {epoch: halves(path, image_shape) for epoch, path in pictures.items()}
     originals = next(iter(cut.values()))[0]
     images = np.concatenate([originals, *(below for _, below in cut.values())]) / np.float32(255)
-    return sheet(images, ["original", *(f"epoch {epoch}" for epoch in cut)], [""] * len(originals), title)
+    return image_grid(images, ["original", *(f"epoch {epoch}" for epoch in cut)], [""] * len(originals), title)

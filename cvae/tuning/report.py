@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.figures import GREY, OKABE_ITO, save
+from cvae.plots.style import GREY, OKABE_ITO, save
 from cvae.run import WEIGHTS
 from cvae.tuning.search_space import Range
 from cvae.tuning.study import Study, is_start, outcome, short
