@@ -18,6 +18,7 @@ from typing import Any
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import cvae
+from cvae.atomic import write_file
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
 from cvae.detection.detector import Detector
@@ -25,7 +26,6 @@ from cvae.detection.scores import measure
 from cvae.engine import resume
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.onnx import export
-from cvae.files import write_whole
 from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
@@ -87,7 +87,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = asked.runs / kind if asked.runs else Path(temporary)
             results[kind][digit] = figures(replace(MODEL, **flags, **kind_of_model), digit, folder)
-        write_whole(asked.out, json.dumps(results, indent=2) + "\n")
+        write_file(asked.out, json.dumps(results, indent=2) + "\n")
         for name, found in results[kind][digit].items():
             print(f"{kind} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in found.items()))
 

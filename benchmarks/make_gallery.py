@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cvae import model_zoo
-from cvae.config import TrainConfig, from_dict, read_recipe, to_dict
+from cvae.config import TrainConfig
+from cvae.recipes import read_recipe
 from cvae.run import METRICS, is_run, read_config, read_metrics
+from cvae.serialization import from_dict, to_dict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, PICTURES = DOCS / "gallery.md", DOCS / "gallery"

@@ -19,8 +19,8 @@ import numpy as np
 
 import cvae
 from cvae import imaging, model_zoo
-from cvae.config import read_recipe
-from cvae.files import copy_folder
+from cvae.atomic import copy_folder
+from cvae.recipes import read_recipe
 from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
 
 ZOO = Path(__file__).resolve().parents[1] / "model_zoo"

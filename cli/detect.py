@@ -43,9 +43,9 @@ def fit(
 
     Example: cvae detect fit runs/digits-resnet-conditional
     """
-    from cvae.config import to_dict
     from cvae.detection.detector import Detector
     from cvae.evaluation.evaluate import data_of, spread
+    from cvae.serialization import to_dict
 
     scorer, folder = _scorer(model, device)
     asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
@@ -180,10 +180,10 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
     import io
 
-    from cvae.files import write_whole
+    from cvae.atomic import write_file
 
     text = io.StringIO()
     table = csv.DictWriter(text, rows[0])
     table.writeheader()
     table.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_file(path, text.getvalue())

@@ -31,17 +31,17 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
 
 def _file(path: Path) -> dict[str, Any]:
     """What an exported file says of itself."""
-    from cvae.config import to_dict
     from cvae.runtime.session import read_spec
+    from cvae.serialization import to_dict
 
     return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
 
 
 def _run(path: Path) -> dict[str, Any]:
     """What a run's folder holds."""
-    from cvae.config import to_dict
     from cvae.errors import CvaeError
     from cvae.run import METRICS, read_config, read_metrics
+    from cvae.serialization import to_dict
 
     config = read_config(path)
     model, training = to_dict(config.model), to_dict(config.training)

@@ -123,7 +123,7 @@ def train(
 
 def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> TrainConfig:
     """What flags, `--set` and a recipe ask for together; a flag goes before the recipe."""
-    from cvae.config import from_dict
+    from cvae.serialization import from_dict
 
     layers = layers_of(recipe, given, assignments)
     init = merge_flags(layers).get("init")
@@ -134,7 +134,7 @@ def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str])
 def layers_of(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> list[dict[str, Any]]:
     """Return the flags of a recipe, and those of the command line with the options that `--set` assigns."""
     from cvae import model_zoo
-    from cvae.config import parse_options, read_recipe
+    from cvae.recipes import parse_options, read_recipe
 
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
     return [flags, {**given, "options": parse_options(assignments)}]

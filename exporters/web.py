@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from cvae.atomic import atomic_folder
 from cvae.errors import UsageError
 from cvae.exporters import onnxruntime_web
 from cvae.exporters.exported import read_exported
-from cvae.files import whole_folder
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime import Model, load
 from cvae.runtime.find import find
@@ -45,9 +45,9 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     ranking = np.argsort(-effects(load(decoder)), kind="stable")
     manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
     files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.files()}
-    with whole_folder(out) as beside:
+    with atomic_folder(out) as temporary_path:
         for name, data in files.items():
-            (beside / name).write_bytes(data)
+            (temporary_path / name).write_bytes(data)
     return [out / name for name in files]
 
 

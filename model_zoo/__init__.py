@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cvae.atomic import copy_folder
 from cvae.errors import UsageError, near
-from cvae.files import copy_folder
 from cvae.run import CONFIG
 
 DEFAULT = "mnist-resnet-conditional"

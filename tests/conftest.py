@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from cvae.__main__ import main
+from cvae.atomic import write_file
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
-from cvae.files import write_whole
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -64,7 +64,7 @@ def downloaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             done = subprocess.run([*command, "--dest", beside, requirement], capture_output=True, text=True)
             if done.returncode != 0:
                 pytest.skip(f"no package index has {requirement} here: {done.stderr.strip().splitlines()[-1]}")
-            write_whole(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
+            write_file(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
         return zipfile.ZipFile(kept)
 
     return fetch

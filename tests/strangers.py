@@ -67,7 +67,7 @@ def config(path: Path) -> None:
 
 
 def recipe(path: Path) -> None:
-    from cvae.config import read_recipe
+    from cvae.recipes import read_recipe
 
     read_recipe(path)
 

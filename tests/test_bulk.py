@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import cvae
+from cvae.atomic import lock_folder
 from cvae.errors import CvaeError, UsageError
-from cvae.files import locked
 from cvae.runtime import bulk, session
 
 N = 150
@@ -153,7 +153,7 @@ def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monke
 
 
 def test_two_processes_do_not_write_one_output(model, tmp_path):
-    with locked(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
+    with lock_folder(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
         bulk.generate(model, 3, tmp_path / "x", seed=1)
     bulk.generate(model, 3, tmp_path / "x", seed=1)
 

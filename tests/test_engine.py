@@ -19,7 +19,7 @@ from conftest import SHARED, needs_mnist
 from PIL import Image
 from safetensors.torch import load_file
 
-from cvae.config import Config, TrainConfig, from_dict
+from cvae.config import Config, TrainConfig
 from cvae.data import Rows, Split, load_dataset
 from cvae.engine import load_model, resume, train
 from cvae.engine import trainer as trainer_module
@@ -35,7 +35,8 @@ from cvae.evaluation.bounds import bounds
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.likelihoods import Bernoulli
-from cvae.objectives import Loss
+from cvae.models.objectives import Loss
+from cvae.serialization import from_dict
 
 QUICK = TrainConfig(
     arch="mlp",

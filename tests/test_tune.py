@@ -18,10 +18,12 @@ from PIL import Image
 from cvae.__main__ import main
 from cvae.cli.train import train as train_command
 from cvae.cli.tune import tune as tune_command
-from cvae.config import Config, TrainConfig, from_dict, read_recipe
+from cvae.config import Config, TrainConfig
 from cvae.data import load_dataset
 from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.recipes import read_recipe
+from cvae.serialization import from_dict
 from cvae.tuning import search_space
 from cvae.tuning import study as study_module
 from cvae.tuning.search_space import Range, apply_params, default_space, make_space, parse_search, to_recipe

@@ -11,13 +11,15 @@ from conftest import SHARED, needs_mnist
 
 import cvae
 from cvae import model_zoo
-from cvae.config import Config, TrainConfig, from_dict, read_recipe
+from cvae.config import Config, TrainConfig
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.evaluate import evaluate, load_dataset, spread
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.evaluation.run_scorer import RunScorer
+from cvae.recipes import read_recipe
 from cvae.runtime.session import read_spec
+from cvae.serialization import from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = list(model_zoo.models())

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from cvae.config import MAX_TEXT, from_dict, parse_json, to_dict
+from cvae.atomic import atomic_write, read_at_most
 from cvae.data import Rows
 from cvae.detection.calibration import (
     COMBINED,
@@ -23,7 +23,7 @@ from cvae.detection.calibration import (
 from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, measure, separate_scores
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.files import read_at_most, whole
+from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
 
 FORMAT = 2
 """The version of a detector's layout. A reader refuses another one."""
@@ -107,7 +107,7 @@ class Detector:
         """
         paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
         with ExitStack() as together:
-            facts, codes, calibration = (together.enter_context(whole(path)) for path in paths)
+            facts, codes, calibration = (together.enter_context(atomic_write(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
             np.save(codes, self.codes)
             np.save(calibration, self.calibration)

@@ -21,11 +21,12 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from cvae.config import MAX_TEXT, Config, parse_json
+from cvae.atomic import read_at_most, write_file
+from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.files import read_at_most, write_whole
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
+from cvae.serialization import MAX_TEXT, parse_json
 
 DTYPES = {
     torch.float64: "F64",
@@ -42,7 +43,7 @@ DTYPES = {
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all."""
-    write_whole(path, _bytes(state))
+    write_file(path, _bytes(state))
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -159,9 +160,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to `folder`, and remove all but the two newest."""
     data = _bytes(checkpoint.tensors)
     name = f"{step:09d}"
-    write_whole(folder / f"{name}.safetensors", data)
+    write_file(folder / f"{name}.safetensors", data)
     digest = hashlib.sha256(data).hexdigest()
-    write_whole(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
+    write_file(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
     kept = {path.stem for path in sorted(folder.glob("*.json"))[-2:]}
     for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
         if path.stem not in kept:

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae import imaging as pictures
+from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.engine.augment import augment
@@ -41,10 +42,9 @@ from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
-from cvae.files import locked, sweep, write_whole
 from cvae.imaging import slerp
 from cvae.models import VAE, LatentHook, Terms, build
-from cvae.objectives import Loss, iwae
+from cvae.models.objectives import Loss, iwae
 from cvae.registry import OBJECTIVES
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, is_run, read_config, sample_path
 from cvae.runtime.find import find
@@ -228,7 +228,7 @@ class Trainer:
 
     def run(self, *, resuming: bool = False) -> Path:
         """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
-        with locked(self.out) if self.accelerator.is_main_process else nullcontext():
+        with lock_folder(self.out) if self.accelerator.is_main_process else nullcontext():
             try:
                 self._train(resuming)
             except UsageError:  # some can only be found out at the first step
@@ -251,8 +251,8 @@ class Trainer:
             self._initialize()
         if self.accelerator.is_main_process:
             for folder in (self.out, self.out / CHECKPOINTS, self.out / SAMPLES):
-                sweep(folder)
-            write_whole(self.out / CONFIG, self.config.to_json())
+                remove_stale_files(folder)
+            write_file(self.out / CONFIG, self.config.to_json())
             self._write_metrics()  # the run may have been killed just before it did
         with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
             try:
@@ -564,7 +564,7 @@ class Trainer:
 
     def _write_metrics(self) -> None:
         if self.accelerator.is_main_process:
-            write_whole(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self.records))
+            write_file(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def _save(self) -> None:
         """Add a checkpoint that continues exactly from here."""

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cvae.atomic import atomic_write
 from cvae.errors import UsageError
-from cvae.files import whole
 from cvae.imaging.grids import legible
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
@@ -20,8 +20,8 @@ def save(picture: Image.Image, path: str | Path) -> None:
         CvaeError: the file can't be written.
     """
     _check_ending(path)
-    with whole(path) as beside:
-        picture.save(beside)
+    with atomic_write(path) as temporary_path:
+        picture.save(temporary_path)
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
@@ -31,8 +31,8 @@ def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> 
         CvaeError: the file can't be written.
     """
     first, *rest = [legible(frame) for frame in frames]
-    with whole(path) as beside:
-        first.save(beside, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
+    with atomic_write(path) as temporary_path:
+        first.save(temporary_path, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 
 
 def _check_ending(path: str | Path) -> None:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.config import PARTS, TrainConfig, flag, from_dict, to_dict
+from cvae.config import TrainConfig, flag
 from cvae.errors import UsageError, near
+from cvae.recipes import PARTS
+from cvae.serialization import from_dict, to_dict
 
 MACHINE = ("data_dir", "device", "compile", "trackers")
 """Flags in which the workers of one study may differ."""

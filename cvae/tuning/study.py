@@ -28,13 +28,14 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cvae.config import TrainConfig, flag, to_dict
+from cvae.atomic import write_file
+from cvae.config import TrainConfig, flag
 from cvae.data import load_dataset
 from cvae.engine.resolve import configure
 from cvae.engine.trainer import tightest, train
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
-from cvae.files import write_whole
 from cvae.run import read_config
+from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE, Range, Space, apply_params, scalar, to_recipe
 
 PRUNING_STEPS = 20
@@ -205,7 +206,7 @@ class Study:
                 shutil.rmtree(self.folder(trial), ignore_errors=True)
         if best is not None:
             title = f"# Trial {best.number} of the study {self.name!r}: {best.value:.2f} nats on the validation images"
-            write_whole(self.out / "best.toml", f"{title}\n{to_recipe(self.config(best))}")
+            write_file(self.out / "best.toml", f"{title}\n{to_recipe(self.config(best))}")
 
     # -- stopping and going on -------------------------------------------------------------------------------------
 
