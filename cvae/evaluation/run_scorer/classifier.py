@@ -1,6 +1,6 @@
 """The classifier that judges generated images, and that the classification accuracy score trains on them. With torch.
 
-`benchmarks/train_classifier.py` trains the one for MNIST that comes with cvae.
+`model_zoo/scripts/train_classifier.py` trains the one for MNIST that comes with cvae.
 """
 
 from collections.abc import Callable

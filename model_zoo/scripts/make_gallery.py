@@ -1,6 +1,6 @@
 """Make the pictures of docs/gallery.md by running the commands that stand on it, in their order.
 
-    python benchmarks/make_gallery.py [--only classic-mnist-mlp]
+    python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
 Trainings are resumed, or passed over when they are done, so that a stopped gallery goes on. The cars lie in `cars/`, or
 where a link of that name leads; MNIST is downloaded, or where CVAE_DATA_DIR says.
@@ -21,7 +21,7 @@ from cvae.recipes import read_recipe
 from cvae.run import METRICS, is_run, read_config, read_metrics
 from cvae.serialization import from_dict, to_dict
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PICTURES = DOCS / "gallery.md", DOCS / "gallery"
 
 
