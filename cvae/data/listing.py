@@ -13,8 +13,8 @@ from PIL import Image
 from cvae.errors import UsageError, count_of, one_line
 from cvae.runtime.images import EXTENSIONS, explain, open_image
 
-CLUTTER = frozenset({"thumbs.db", "desktop.ini"})
-"""Files of the operating system, in lower case."""
+CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+"""Files and folders of operating systems, in lower case."""
 
 MAX_REPEATS = 10_000
 """Folders, at most, that are read again because another link leads there too."""
@@ -91,7 +91,7 @@ def by_reason(problems: Iterable[tuple[str, str]]) -> str:
 def name_some(names: Sequence[str]) -> str:
     """Return the first names, quoted: "'a', 'b', ... (12 in all)"."""
     more = [f"... ({len(names):,} in all)"] if len(names) > MAX_NAMES else []
-    return ", ".join([*map(repr, names[:MAX_NAMES]), *more])
+    return ", ".join([*(repr(one_line(name, 120)) for name in names[:MAX_NAMES]), *more])
 
 
 def read_folder(path: Path) -> Folder:
@@ -125,7 +125,7 @@ class _Reader:
         self.visited.add(identity)
         folder = Folder(path, [], {}, identity=identity)
         with os.scandir(path) as iterator:
-            entries = sorted((each for each in iterator if not each.name.startswith(".")), key=lambda each: each.name)
+            entries = sorted(filter(_is_wanted, iterator), key=lambda entry: entry.name)
         for entry in entries:
             child = path / entry.name
             try:
@@ -153,12 +153,16 @@ class _Reader:
             folder.empty.append(child.name)
 
 
+def _is_wanted(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and entry.name.lower() not in CLUTTER
+
+
 def _add_file(folder: Folder, path: Path, regular: bool) -> None:
     if regular and is_image(path):
         folder.images.append(path)
     elif path.is_symlink() and not regular:
         folder.skipped.append((path, "broken link"))
-    elif path.name.lower() not in CLUTTER:
+    else:
         folder.others[path.suffix.lower()] += 1
 
 
