@@ -24,7 +24,7 @@ from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_file
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError, count_of
-from cvae.imaging.reader import DEPTHS, describe_range
+from cvae.imaging.reader import DARK, DEPTHS, describe_range
 
 FORMAT = 2
 """The version of the cache's files; those of another one are not read, but made again."""
@@ -171,7 +171,7 @@ def _remark(ranges: dict[int, tuple[int | None, int]], depth: int) -> str | None
     grey = [peak for bits, peak in ranges.values() if bits is not None]
     if grey and depth < DEPTHS[-1]:
         return f"{count_of(len(grey), 'image')} of 16 or 32 bits: {describe_range(depth, max(grey))}"
-    dark = [peak for _, peak in ranges.values() if peak < 2 ** DEPTHS[-2]]
+    dark = [peak for _, peak in ranges.values() if peak < DARK]
     if not dark:
         return None
     return (

@@ -34,8 +34,14 @@ LARGE, TILE = 2**22, 2**18
 ORIENTATION = 0x0112
 """The EXIF tag."""
 
-DEPTHS = (8, 12, 16)
+DEPTHS = (8, 10, 12, 14, 16)
 """Bit depths that 16- and 32-bit files are read at."""
+
+DARK = 2**12
+"""An image of 16 bits without a value as large as this, a sixteenth of the range, may have been meant otherwise."""
+
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""TIFF tags, and a value of the second."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -131,11 +137,13 @@ class RGBImage(NamedTuple):
     @property
     def remark(self) -> str | None:
         """How the values were read, where the file does not say their range, and they don't fill 16 bits."""
-        if self.peak is None or self.peak >= 2 ** DEPTHS[-2]:
+        if self.peak is None:
             return None
-        if self.bits is None or self.bits == DEPTHS[-1]:
+        if self.bits is not None and self.bits < DEPTHS[-1]:
+            return describe_range(self.bits, self.peak)
+        if self.peak < DARK:
             return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale them to 16 bits"
-        return describe_range(self.bits, self.peak)
+        return None
 
 
 def describe_range(bits: int, peak: int) -> str:
@@ -157,57 +165,74 @@ def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     width, height = image.size
     if (factor := _factor(image)) > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG: as far as its decoder can
-    bits, peak = _depth(image, min_bits)
+    grey, peak = _grey_range(image, min_bits)
     # Read the tag after decoding: Pillow turns TIFF images itself and removes it. Their size was right before.
     swaps_sides = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     if (factor := _factor(image)) > 1:
-        image = _shrunk(image, factor, bits)
-    image = _eight_bits(ImageOps.exif_transpose(image), bits)
+        image = _shrunk(image, factor, grey)
+    image = _eight_bits(ImageOps.exif_transpose(image), grey)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return RGBImage(image.convert("RGB"), (height, width) if swaps_sides else (width, height), bits, peak)
+    size = (height, width) if swaps_sides else (width, height)
+    return RGBImage(image.convert("RGB"), size, None if grey is None else grey.bits, peak)
 
 
-def _depth(image: Image.Image, min_bits: int) -> tuple[int | None, int | None]:
-    """Decode an image, and return `bits` and `peak` of `RGBImage`."""
+class _GreyRange(NamedTuple):
+    """What grey values of 16 or 32 bits mean: 0..2**bits - 1, from white to black if `white_is_zero`."""
+
+    bits: int
+    white_is_zero: bool = False
+    transparent: int | None = None
+
+
+def _grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | None, int | None]:
+    """Decode an image, and return the range of its grey values, and `peak` of `RGBImage`."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
+    tags = getattr(image, "tag_v2", {})  # decoding removes them
     has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # for each channel, in the file
     image.load()
     if not image.mode.startswith("I"):
         if not has_16_bits or len(image.getbands()) < 2:
             return None, None
-        return None, 257 * _extrema(image, 1 if image.mode == "LA" else 3)[1]  # Pillow has dropped the lower 8 bits
-    if image.format == "PPM":  # it says its range, and Pillow has scaled it
-        return DEPTHS[-1], None
-    minimum, peak = _extrema(image)
+        # Pillow has dropped the lower 8 bits.
+        return None, 256 * _extrema(image, 1 if image.mode == "LA" else 3)[1] + 255
+    if image.format in ("PPM", "JPEG2000"):  # it says its range, and Pillow has scaled it
+        return _GreyRange(DEPTHS[-1]), None
+    white_is_zero, transparent = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO, image.info.get("transparency")
+    if tags.get(BITS_PER_SAMPLE) == (12,):
+        return _GreyRange(12, white_is_zero, transparent), None
+    minimum, peak = _extrema(image, ignored=transparent)
     if minimum < 0 or peak >= 2 ** DEPTHS[-1]:
         raise UnreadableImage(
             f"its pixels are integers from {minimum:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
         )
-    return next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits), peak
+    bits = next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits)
+    return _GreyRange(bits, white_is_zero, transparent), peak
 
 
-def _extrema(image: Image.Image, channels: int = 1) -> tuple[int, int]:
+def _extrema(image: Image.Image, channels: int = 1, ignored: int | None = None) -> tuple[int, int]:
     """Return the smallest and the largest value of the first channels; Pillow can't for all kinds of 16 bits."""
     extrema = []
     for box in _tiles(image.size, 1):  # a copy of the whole may take too much
         values = np.asarray(image.crop(box)).reshape(-1, len(image.getbands()))[:, :channels]
-        extrema.append((int(values.min()), int(values.max())))
-    return min(low for low, _ in extrema), max(high for _, high in extrema)
+        values = values[values != ignored] if ignored is not None else values
+        if values.size:
+            extrema.append((int(values.min()), int(values.max())))
+    return min((low for low, _ in extrema), default=0), max((high for _, high in extrema), default=0)
 
 
 def _factor(image: Image.Image) -> int:
     return math.ceil(math.sqrt(image.width * image.height / LARGE))
 
 
-def _shrunk(image: Image.Image, factor: int, bits: int | None) -> Image.Image:
+def _shrunk(image: Image.Image, factor: int, grey: _GreyRange | None) -> Image.Image:
     """The mean of each square, RGB or RGBA: tile by tile, since a whole copy with more channels may take too much."""
     width, height = image.size
     mode = "RGBA" if image.has_transparency_data else "RGB"
     small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
     for box in _tiles(image.size, factor):
-        tile = _eight_bits(image.crop(box), bits)
+        tile = _eight_bits(image.crop(box), grey)
         small.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
     small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return small
@@ -223,10 +248,16 @@ def _tiles(size: tuple[int, int], factor: int) -> Iterator[tuple[int, int, int, 
             yield x, y, min(x + across, width), min(y + down, height)
 
 
-def _eight_bits(image: Image.Image, bits: int | None) -> Image.Image:
+def _eight_bits(image: Image.Image, grey: _GreyRange | None) -> Image.Image:
     """RGB, or RGBA where there is transparency."""
-    if bits is not None and image.mode.startswith("I"):  # grey, which `convert` would clip to 255
-        image = Image.fromarray(np.rint(np.asarray(image) * (255 / (2**bits - 1))).astype(np.uint8))
+    if grey is not None and image.mode.startswith("I"):  # `convert` would clip the values to 255
+        values = np.asarray(image)
+        pixels = np.rint(values * (255 / (2**grey.bits - 1))).clip(0, 255).astype(np.uint8)
+        if grey.white_is_zero:
+            pixels = 255 - pixels
+        if grey.transparent is not None:
+            pixels[values == grey.transparent] = 255  # on white
+        return Image.fromarray(pixels).convert("RGB")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
