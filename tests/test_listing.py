@@ -281,7 +281,7 @@ def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
         load(f"folder:{root}", size=4, validation=0)
     failing[0] = False
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cache, "write_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load(f"folder:{root}", size=4, validation=0)
     images = load(f"folder:{root}", size=4, validation=0).train.images
