@@ -1,4 +1,4 @@
-"""The data room, against files made or read by hand."""
+"""The data sets, against files made or read by hand."""
 
 import gc
 import gzip

@@ -260,10 +260,10 @@ def test_a_run_has_one_writer(tmp_path):
 def test_two_trainings_begun_together_get_two_folders(in_tmp):
     from concurrent.futures import ThreadPoolExecutor
 
-    from cvae.cli.train import _claimed
+    from cvae.run import create_run_folder
 
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(_claimed, ["run"] * 32))
+        folders = list(pool.map(create_run_folder, ["run"] * 32))
     assert len(set(folders)) == 32 and all(folder.is_dir() for folder in folders)
 
 
