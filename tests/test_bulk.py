@@ -146,7 +146,7 @@ def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monke
 
     out = tmp_path / "x"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(bulk.pictures, "to_pil", broken)
+        patch.setattr(bulk.imaging, "to_pil", broken)
         bulk.generate(model, 3, out)
     _, seed = bulk.generate(model, 3, out)
     assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
