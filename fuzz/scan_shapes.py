@@ -223,9 +223,9 @@ class Proposal:
         name = f"c{len(self.graph.constants) + len(self.constants)}"
         self.tensors[name] = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
         if self.rng.random() < 0.03:
-            wrong, kinds = array.flatten(), (array.dtype, array.dtype, *DTYPES.values())
-            wrong[:1] = self.rng.choice(INTS)
-            shapes = wrong, wrong[1:], np.append(wrong, wrong[:1]), wrong[:, None], wrong.reshape(array.shape), array.T
+            flat, kinds = array.flatten(), (array.dtype, array.dtype, *DTYPES.values())
+            flat[:1] = self.rng.choice(INTS)
+            shapes = flat, flat[1:], np.append(flat, flat[:1]), flat[:, None], flat.reshape(array.shape), array.T
             array = self.rng.choice(shapes).astype(self.rng.choice(kinds))
         self.constants[name] = array
         return name

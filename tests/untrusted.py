@@ -324,20 +324,20 @@ def fuzz(first: int, count: int, paths: list[Path]) -> None:
         edit_graph(bytearray(data), random.Random(0))
     limit_memory()
     for seed in range(first, first + count):
-        changed = Path(f"{seed}.onnx")
-        changed.write_bytes(mutate(originals[seed % len(paths)], seed))
-        attempt(changed.name, lambda changed=changed: run_model(changed))  # type: ignore[misc]
-        changed.unlink()
+        path = Path(f"{seed}.onnx")
+        path.write_bytes(mutate(originals[seed % len(paths)], seed))
+        attempt(path.name, lambda path=path: run_model(path))  # type: ignore[misc]
+        path.unlink()
 
 
 # -- called by the tests -----------------------------------------------------------------------------------------------
 
 
-def start(command: str, *arguments: object, folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Run this script, and return its reports of files and what it printed on stderr."""
+def run_script(command: str, *arguments: object, folder: Path) -> tuple[list[dict[str, Any]], str]:
+    """Run this script in a process, and return its reports of files and its stderr."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    line = [sys.executable, "-P", __file__, command, *map(str, arguments)]
-    process = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True)
+    arguments = (sys.executable, "-P", __file__, command, *map(str, arguments))
+    process = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True)
     reports = [json.loads(line) for line in process.stdout.splitlines()]
     assert process.returncode == 0, f"exit status {process.returncode} in {reports[-1:]}: {process.stderr[-2000:]}"
     return [report for report in reports if "outcome" in report], process.stderr
@@ -345,7 +345,7 @@ def start(command: str, *arguments: object, folder: Path) -> tuple[list[dict[str
 
 def load_in_process(folder: Path) -> dict[str, dict[str, Any]]:
     """Load all files of a folder in one process under limits, and return its reports by file name."""
-    reports, stderr = start("load", folder, folder=folder)
+    reports, stderr = run_script("load", folder, folder=folder)
     assert stderr == "", "more was printed than one line per error"
     return {report["name"]: report for report in reports}
 
@@ -360,7 +360,7 @@ def assert_rejected(folder: Path) -> None:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     assert sorted(reports) == names and any(name.startswith("_valid") for name in names)
     print(f"{len(names)} files; the slowest takes {max(report['seconds'] for report in reports.values()):.2f} s")
-    wrong = []
+    failures = []
     for name, report in reports.items():
         outcome, message = report["outcome"], report["message"]
         if name.startswith("_valid"):
@@ -369,8 +369,8 @@ def assert_rejected(folder: Path) -> None:
             one_line = "\n" not in message and len(message) < 600 and name in message
             correct = outcome == "rejected" and one_line and report["seconds"] < 1 and report["memory"] < MEMORY
         if not correct:
-            wrong.append(report)
-    assert not wrong, wrong
+            failures.append(report)
+    assert not failures, failures
 
 
 def fuzz_in_process(first: int, count: int, paths: list[Path], folder: Path) -> dict[str, int]:
@@ -379,15 +379,15 @@ def fuzz_in_process(first: int, count: int, paths: list[Path], folder: Path) -> 
     Returns:
         The number of mutations that were "rejected" and "accepted", and of those rejected "by onnxruntime".
     """
-    reports, _ = start("fuzz", first, count, *paths, folder=folder)
+    reports, _ = run_script("fuzz", first, count, *paths, folder=folder)
     assert len(reports) == count
     messages = [report["message"] for report in reports]
-    wrong = [
+    failures = [
         report
         for report, message in zip(reports, messages, strict=True)
         if report["outcome"] == "failed" or "alloc" in message or "\n" in message
     ]
-    assert not wrong, wrong[:5]
+    assert not failures, failures[:5]
     outcomes = [report["outcome"] for report in reports]
     return {
         "rejected": outcomes.count("rejected"),

@@ -242,7 +242,7 @@ def reduce_sum_with_keepdims_of_66_bits(model):
     return data.replace(minus_one, b"\x18" + b"\x80" * 9 + b"\x04")
 
 
-for _op, _inputs, _wrong in (
+for _op, _inputs, _attributes in (
     ("Resize", "before - - shape", {"mode": "linear"}),
     ("Resize", "before - - shape", {"coordinate_transformation_mode": "tf_crop_and_resize"}),
     ("Resize", "before - - shape", {"nearest_mode": "up"}),
@@ -257,12 +257,14 @@ for _op, _inputs, _wrong in (
     ("Transpose", "before", {"perm": [0, 1, 2, 2**32 + 3]}),
 ):
 
-    def _edit_attribute(model: onnx.ModelProto, op: str = _op, inputs: str = _inputs, wrong: Any = _wrong) -> None:
+    def _edit_attribute(
+        model: onnx.ModelProto, op: str = _op, inputs: str = _inputs, attributes: Any = _attributes
+    ) -> None:
         mode = {"mode": "nearest"} if op == "Resize" else {}
         shape = {} if op != "Resize" else {"shape": [1, 1, 8, 8]}
-        append_nodes(model, node(op, inputs, **{**mode, **wrong}), **shape)
+        append_nodes(model, node(op, inputs, **{**mode, **attributes}), **shape)
 
-    EDITS[f"{_op}_with_{'_'.join(map(str, _wrong)) or 'nothing'}_{len(EDITS)}"] = _edit_attribute
+    EDITS[f"{_op}_with_{'_'.join(map(str, _attributes)) or 'nothing'}_{len(EDITS)}"] = _edit_attribute
 
 
 for _op, _inputs in (

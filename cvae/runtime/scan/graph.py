@@ -76,10 +76,10 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
 
     inputs, outputs = signature(spec)
     for part, expected in (("input", inputs), ("output", outputs)):
-        declared = [read_value_info(value) for value in graph.get(part, ())]
-        if dict(declared) != expected or len(declared) != len(expected):
-            actual = ", ".join(f"{name!r} {tensor}" for name, tensor in declared)
-            raise ValueError(f"it contradicts its own spec: its {part}s are {actual or 'missing'}")
+        actual = [read_value_info(value) for value in graph.get(part, ())]
+        if dict(actual) != expected or len(actual) != len(expected):
+            description = ", ".join(f"{name!r} {tensor}" for name, tensor in actual)
+            raise ValueError(f"it contradicts its own spec: its {part}s are {description or 'missing'}")
     tensors = dict(inputs)
     for weight in weights:
         _add_tensor(tensors, *read_weight(weight))
@@ -91,7 +91,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
 
 
 def _read_graph(data: bytes) -> dict[str, Any]:
-    """Check the fields of a model message beside the graph, and return the fields of its graph."""
+    """Check the fields of a model message other than its graph, and return the fields of the graph."""
     model = parse_message(memoryview(data), MODEL, limits.MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
         raise ValueError(f"its ir_version is {model.get('ir_version')}; exports have 10")
@@ -130,9 +130,9 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
                 _add_tensor(tensors, output, tensor)
         except ValueError as error:
             raise ValueError(f"its {operator} node {name!r} is not one that exports have: {error}") from None
-        computed = result.scratch + sum(map(num_elements, result.outputs))
-        elements += computed
-        work += computed + result.work
+        node_elements = result.scratch + sum(map(num_elements, result.outputs))
+        elements += node_elements
+        work += node_elements + result.work
         if elements > max_elements or work > max_work:
             raise ValueError(
                 f"it costs too much for images of the shape {spec.image_shape}: {elements} values and {work} "
