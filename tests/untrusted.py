@@ -56,7 +56,7 @@ def run_model(path: Path, count: int = 2) -> None:
 
 
 def read_image(path: Path) -> None:
-    from cvae.runtime.images import read
+    from cvae.imaging import read
 
     read(path, (1, 8, 8))
 
@@ -74,13 +74,13 @@ def read_config(path: Path) -> None:
 
 
 def load_recipe(path: Path) -> None:
-    from cvae.config import read_recipe
+    from cvae.recipes import read_recipe
 
     read_recipe(path)
 
 
 def load_detector(folder: Path) -> None:
-    from cvae.evaluation.anomaly import Detector
+    from cvae.detection.detector import Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.runtime import load
 

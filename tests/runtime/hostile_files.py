@@ -11,7 +11,7 @@ from model_edits import EDITS, append_nodes, change_spec, constant, largest_weig
 from onnx import TensorProto, helper, numpy_helper
 from untrusted import varint
 
-from cvae.config import MAX_TEXT
+from cvae.serialization import MAX_TEXT
 
 # -- contents that no export has ---------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ import pytest
 from untrusted import assert_rejected
 
 import cvae
-from cvae.config import MAX_TEXT, parse_json
 from cvae.errors import one_line
+from cvae.serialization import MAX_TEXT, parse_json
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 
@@ -74,7 +74,7 @@ def npy_header(shape: str, dtype: str = "<f4") -> bytes:
 
 
 def write_hostile_detectors(folder: Path, run: Path) -> None:
-    from cvae.evaluation.anomaly import CALIBRATION, CODES, FACTS, Detector
+    from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
 
     valid = folder / "_valid.detector"
