@@ -27,7 +27,8 @@ from cvae.engine import load_model
 from cvae.errors import CvaeError, UsageError
 from cvae.imaging import lerp, slerp
 from cvae.imaging.terminal import inline
-from cvae.runtime import protobuf, session
+from cvae.runtime import session
+from cvae.runtime.scan import protobuf
 from cvae.spec import KEY, Spec
 
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
@@ -415,7 +416,7 @@ def test_batches_are_filled_up_to_few_sizes_where_each_size_costs(models, traine
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert [model.generate(n, seed=5).shape[0] for n in (1, 3, 17)] == [1, 3, 17]
     assert seen == [{64}, {64}, {64}, {1}, {4}, {64}]
-    monkeypatch.setattr(decoder, "_most", 5)  # what memory allows comes first
+    monkeypatch.setattr(decoder, "_max_batch", 5)  # what memory allows comes first
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert seen[6:] == [{5}] * 30
 
