@@ -89,7 +89,8 @@ def measure(
     noise = np.random.default_rng(seed).standard_normal((1, SAMPLES, scorer.latent_dim), dtype=np.float32)
     parts = []
     for start, image, _ in batches(images, None):
-        part = _measure(scorer, image, noise)
+        with np.errstate(all="ignore"):  # numbers that overflow make scores that are not finite, which are refused
+            part = _measure(scorer, image, noise)
         parts.append(part if reconstructions else part._replace(reconstruction=None))
         if progress is not None:
             progress(start + len(image), len(images))
@@ -157,11 +158,13 @@ class Facts:
 
 
 class Detector:
-    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and a `calibration` (M, S): their scores,
-    of those that are `COMBINED`, each column sorted."""
+    """What is normal for the model `name`: `Facts`, the codes (M, Z) of normal images, and a `calibration` (M, S).
 
-    def __init__(self, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
-        self.facts, self.codes, self.calibration = facts, codes, calibration
+    The calibration is their scores, of those that are `COMBINED`, each column sorted.
+    """
+
+    def __init__(self, name: str, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+        self.name, self.facts, self.codes, self.calibration = name, facts, codes, calibration
 
     @classmethod
     def fit(
@@ -177,6 +180,7 @@ class Detector:
 
         Raises:
             UsageError: there are too few of them, or the quantile is not between 0 and 1.
+            CvaeError: a score is not finite.
         """
         if not 0 < quantile < 1:
             raise UsageError(f"--quantile {quantile} is not between 0 and 1, as 0.95 is")
@@ -184,10 +188,12 @@ class Detector:
             raise UsageError(f"{len(images)} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
         normal = measure(scorer, images, progress=progress)
         centre = scale = None
-        if normal.ratio is not None and scorer.classes is not None:
-            centre, scale = _by_label(normal, len(scorer.classes))
-        scores = _scores(normal, normal.code, centre, scale, itself=1)
-        scores["combined"] = _combined_of_normal(scores)
+        with np.errstate(all="ignore"):
+            if normal.ratio is not None and scorer.classes is not None:
+                centre, scale = _by_label(normal, len(scorer.classes))
+            scores = _scores(normal, normal.code, centre, scale, itself=1)
+            scores["combined"] = _combined_of_normal(scores)
+        _require_finite(scores, scorer.name)
         facts = Facts(
             weights=scorer.model.spec.weights,
             data=data,
@@ -197,12 +203,19 @@ class Detector:
             centre=centre,
             scale=scale,
         )
-        return cls(facts, normal.code, _calibration(scores))
+        return cls(scorer.name, facts, normal.code, _calibration(scores))
 
     def scores(self, measured: Measured) -> dict[str, np.ndarray]:
-        """Every score of `SCORES` that the model has, (N,) each."""
-        scores = _scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
-        return scores | {"combined": _combined(scores, self.calibration)}
+        """Every score of `SCORES` that the model has, (N,) each.
+
+        Raises:
+            CvaeError: a score is not finite.
+        """
+        with np.errstate(all="ignore"):
+            scores = _scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
+            scores["combined"] = _combined(scores, self.calibration)
+        _require_finite(scores, self.name)
+        return scores
 
     def save(self, folder: Path) -> list[Path]:
         """Write the detector's three files into a model's folder.
@@ -255,7 +268,7 @@ class Detector:
             raise CvaeError(f"the detector in {str(folder)!r} is damaged; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
-        return cls(facts, np.array(codes), np.array(calibration))
+        return cls(scorer.name, facts, np.array(codes), np.array(calibration))
 
 
 def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
@@ -266,6 +279,15 @@ def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
         and loaded.dtype == dtype
         and bool(np.isfinite(loaded).all())
     )
+
+
+def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise CvaeError(
+                f"the score {name!r} of {model!r} is not finite: its codes or their deviations are too large or too "
+                "small to compute with; export it again from a run that has not diverged"
+            )
 
 
 def _by_label(normal: Measured, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
