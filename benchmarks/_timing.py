@@ -20,6 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 import cvae
 from cvae.config import Config, TrainConfig
 from cvae.models import build
+from cvae.run import read_config, read_metrics
 
 
 class Run(NamedTuple):
@@ -49,8 +50,8 @@ def train(asked: TrainConfig) -> Run:
     try:
         with TemporaryDirectory() as folder:
             out = cvae.train(asked, Path(folder) / "run", quiet=True)
-            records = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-            config = Config.read(out / "config.json")
+            records = read_metrics(out)
+            config = read_config(out)
     finally:
         hook.remove()
     speeds = [record["images_per_second"] for record in records if "images_per_second" in record][1:]

@@ -18,13 +18,15 @@ from typing import Any
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 import cvae
+from cvae.atomic import write_file
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
+from cvae.detection.detector import Detector
+from cvae.detection.scores import measure
 from cvae.engine import resume
-from cvae.evaluation.anomaly import Detector, measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.onnx import export
-from cvae.files import write_whole
+from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
 """Those that are hardest for a plain VAE, on which papers report."""
@@ -46,8 +48,8 @@ MODEL = TrainConfig(
 def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     """Train without a digit, and score the whole test set."""
     run = folder / f"{digit}-{asked.epochs}-epochs"
-    if not (run / "decoder.onnx").exists():
-        export(resume(run) if (run / "config.json").exists() else cvae.train(asked, run))
+    if not (run / DECODER).exists():
+        export(resume(run) if is_run(run) else cvae.train(asked, run))
     scorer = ExportedScorer(cvae.load(run))
     normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None
@@ -85,7 +87,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = asked.runs / kind if asked.runs else Path(temporary)
             results[kind][digit] = figures(replace(MODEL, **flags, **kind_of_model), digit, folder)
-        write_whole(asked.out, json.dumps(results, indent=2) + "\n")
+        write_file(asked.out, json.dumps(results, indent=2) + "\n")
         for name, found in results[kind][digit].items():
             print(f"{kind} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in found.items()))
 

@@ -34,6 +34,7 @@ from _timing import interleaved, ratios, spread
 
 from cvae.exporters.web import export
 from cvae.model_zoo import DEFAULT, model
+from cvae.run import DECODER
 from cvae.runtime.session import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,7 +253,7 @@ def compiled(source: Path, program: Path, ort: Path) -> Path:
 
 def by_cpp(source: Path, folder: Path, ort: Path) -> Found:
     """examples/cpp, and a loop of its call."""
-    decoder = source / "decoder.onnx"
+    decoder = source / DECODER
     generate = compiled(ROOT / "examples" / "cpp" / "generate.cpp", folder / "generate", ort)
     (folder / "measure.cpp").write_text(CPP)
     measure = compiled(folder / "measure.cpp", folder / "measure", ort)
@@ -339,7 +340,7 @@ def example(folder: Path) -> Path:
 
 
 def by_node(source: Path, folder: Path) -> Found:
-    node, decoder = example(folder), source / "decoder.onnx"
+    node, decoder = example(folder), source / DECODER
     cold = spent("node", node / "generate.js", decoder, "--label", 7, "--out", folder / "seven.png")
     one, many = json.loads(subprocess.check_output(["node", "measure.js", decoder], cwd=node, text=True))
     return cold._replace(one=one, many=many)
@@ -358,7 +359,7 @@ def main() -> None:
     if "cpp" in args.hosts and args.ort is None:
         args.hosts.remove("cpp")
     source = args.model.resolve()
-    decoder = size(source / "decoder.onnx")
+    decoder = size(source / DECODER)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         hosts: dict[str, tuple[str, Callable[[Path, Path], Found], Callable[[], float]]] = {

@@ -8,7 +8,6 @@ from memory first, so that the images come from the disk.
 """
 
 import argparse
-import json
 import os
 import resource
 import signal
@@ -18,6 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+
+from cvae.run import read_metrics
 
 SHAPE = (3, 64, 64)
 BYTES = 3 * 64 * 64
@@ -75,7 +76,7 @@ def main() -> None:
         path = Path(folder).resolve() / "images.npy"
         make(path, count)
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--train-on", path], check=True)
-        *_, record = (json.loads(line) for line in (path.parent / "run" / "metrics.jsonl").read_text().splitlines())
+        record = read_metrics(path.parent / "run")[-1]
         # Of the children there was one. Linux counts in KiB, macOS in bytes.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"set            {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")

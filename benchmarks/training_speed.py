@@ -39,7 +39,7 @@ from torch.utils.data import DataLoader
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.engine.setup import choose_precision, configure
+from cvae.engine.resolve import choose_precision, configure
 from cvae.models import build
 from cvae.registry import ARCHITECTURES
 

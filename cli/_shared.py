@@ -68,12 +68,12 @@ def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
 
 def save(picture: "Image.Image", out: Path) -> None:
     """A command's picture, in a size to look at; a terminal that can show it does so."""
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
-    picture = pictures.legible(picture)
-    pictures.save(picture, out)
+    picture = imaging.legible(picture)
+    imaging.save(picture, out)
     if sys.stderr.isatty():  # where it goes; what a script reads is left alone
-        from cvae.runtime.terminal import inline
+        from cvae.imaging.terminal import inline
 
         if shown := inline(picture):
             say(shown)
@@ -113,11 +113,12 @@ def open_model(name: str | None, device: str) -> "Model":
 
 def open_pair(name: str | None, device: str) -> "tuple[Model, Path]":
     """Like `open_model`, of a model that must have an encoder too; and the folder that its files lie in."""
-    from cvae.runtime.find import ENCODER, exported, newest
+    from cvae.run import ENCODER, exported_file
+    from cvae.runtime.find import newest
 
     model = open_model(name, device)
     path, _ = newest(name)
-    exported(path, ENCODER)  # raises, before anything takes time
+    exported_file(path, ENCODER)  # raises, before anything takes time
     return model, path if path.is_dir() else path.parent
 
 
@@ -171,9 +172,9 @@ def nearest_labels(model: "Model", images: Any, index: int | None, names: list[s
 
 def read_picture(path: "str | Path", model: "Model") -> "np.ndarray":
     """A picture as an image (C, H, W) of the model; one that has to be made to fit is named on standard error."""
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
-    return pictures.read(path, model.spec.image_shape, remark=say)
+    return imaging.read(path, model.spec.image_shape, remark=say)
 
 
 def new_seed(seed: int | None) -> int:

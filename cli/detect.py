@@ -43,9 +43,9 @@ def fit(
 
     Example: cvae detect fit runs/digits-resnet-conditional
     """
-    from cvae.config import to_dict
-    from cvae.evaluation.anomaly import Detector
+    from cvae.detection.detector import Detector
     from cvae.evaluation.evaluate import data_of, spread
+    from cvae.serialization import to_dict
 
     scorer, folder = _scorer(model, device)
     asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
@@ -76,8 +76,9 @@ def score(
     """
     import numpy as np
 
-    from cvae.evaluation.anomaly import Detector, measure
-    from cvae.runtime import images as pictures
+    from cvae import imaging as pictures
+    from cvae.detection.detector import Detector
+    from cvae.detection.scores import measure
 
     scorer, folder = _scorer(model, device)
     detector = Detector.load(folder, scorer)
@@ -165,7 +166,7 @@ def _draw(out: Path, names: list[str], pixels: "np.ndarray", reconstruction: "np
     """A map of each picture's error in `maps`, and `worst.png`: picture, reconstruction, map."""
     import numpy as np
 
-    from cvae.runtime import images as pictures
+    from cvae import imaging as pictures
 
     maps = pictures.error_maps(pixels, reconstruction)  # (N, 3, H, W)
     for name, drawn in zip(names, maps, strict=True):
@@ -179,10 +180,10 @@ def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
     import csv
     import io
 
-    from cvae.files import write_whole
+    from cvae.atomic import write_file
 
     text = io.StringIO()
     table = csv.DictWriter(text, rows[0])
     table.writeheader()
     table.writerows(rows)
-    write_whole(path, text.getvalue())
+    write_file(path, text.getvalue())

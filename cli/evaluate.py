@@ -46,6 +46,7 @@ def evaluate(
     from cvae.evaluation.evaluate import data_of
     from cvae.evaluation.evaluate import evaluate as measure
     from cvae.evaluation.exported_scorer import ExportedScorer
+    from cvae.run import has_weights
     from cvae.runtime import load
     from cvae.runtime.find import newest
 
@@ -53,8 +54,7 @@ def evaluate(
     if remark:
         _shared.say(remark)
     scorer: Scorer
-    whole_run = (path / "config.json").is_file() and (path / "model.safetensors").is_file()
-    if exported or not whole_run or importlib.util.find_spec("torch") is None:
+    if exported or not has_weights(path) or importlib.util.find_spec("torch") is None:
         exported_model = load(path, device=device)
         scorer = ExportedScorer(exported_model)
         if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
@@ -85,7 +85,7 @@ def evaluate(
             progress=progress,
         )
         if cas:
-            from cvae.evaluation.classifier import accuracy_score
+            from cvae.evaluation.run_scorer.classifier import accuracy_score
 
             report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:

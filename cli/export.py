@@ -51,14 +51,15 @@ def _trained(run: str | None) -> Path:
     """The run named, or else the newest, saying which; not a model of the package, whose folder is not to change."""
     from cvae.errors import UsageError
     from cvae.model_zoo import models
-    from cvae.runtime.find import find, runs
+    from cvae.run import newest_run
+    from cvae.runtime.find import find
     from cvae.runtime.hub import SCHEME
 
     if run is None:
-        if not (newest := runs()):
+        if (newest := newest_run()) is None:
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
-        _shared.say(f"newest run: {newest[0]}")
-        return newest[0]
+        _shared.say(f"newest run: {newest}")
+        return newest
     if run in models() and not Path(run).exists():
         raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
     if run.startswith(SCHEME):

@@ -36,9 +36,9 @@ def generate(
 
     Example: cvae generate --digit 7 --out seven.png
     """
+    from cvae import imaging
     from cvae.errors import UsageError
     from cvae.runtime import bulk
-    from cvae.runtime import images as pictures
 
     decoder = _shared.open_model(model, device)
     classes = decoder.spec.classes
@@ -66,7 +66,7 @@ def generate(
         )
     seed = _shared.new_seed(seed)
     drawn = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
-    _shared.save(pictures.grid(drawn, columns), out)
+    _shared.save(imaging.grid(drawn, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
     facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
     _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")

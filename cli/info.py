@@ -12,12 +12,13 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     Example: cvae info mnist-resnet-conditional
     """
     from cvae.errors import one_line
-    from cvae.runtime.find import DECODER, newest
+    from cvae.run import DECODER, is_run
+    from cvae.runtime.find import newest
 
     path, remark = newest(model)
     if remark:
         _shared.say(remark)
-    if path.is_dir() and not (path / "config.json").is_file():  # a download has the exported files alone
+    if path.is_dir() and not is_run(path):  # a download has the exported files alone
         path /= DECODER
     facts = _file(path) if path.is_file() else _run(path)
     lines = [
@@ -30,31 +31,30 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
 
 def _file(path: Path) -> dict[str, Any]:
     """What an exported file says of itself."""
-    from cvae.config import to_dict
     from cvae.runtime.session import read_spec
+    from cvae.serialization import to_dict
 
     return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
 
 
 def _run(path: Path) -> dict[str, Any]:
     """What a run's folder holds."""
-    import json
-
-    from cvae.config import Config, to_dict
     from cvae.errors import CvaeError
+    from cvae.run import METRICS, read_config, read_metrics
+    from cvae.serialization import to_dict
 
-    config = Config.read(path / "config.json")
+    config = read_config(path)
     model, training = to_dict(config.model), to_dict(config.training)
-    metrics = path / "metrics.jsonl"
+    metrics = path / METRICS
     try:
-        records = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        records = read_metrics(path) if metrics.exists() else []
         bounds = {
             split: "{bound:.2f} nats ({distortion:.2f} + {rate:.2f})".format(**record[split])
             for record in records
             for split in ("train", "validation", "test")
             if split in record
         }
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (CvaeError, ValueError, LookupError, TypeError) as error:
         raise CvaeError(f"{str(metrics)!r} is damaged; without it this works") from error
     return {
         "run": str(path),

@@ -47,7 +47,7 @@ def interpolate(
     """
     import numpy as np
 
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
     decoder = _shared.open_model(model, device)
     names = [start, *(via or []), end]
@@ -64,11 +64,11 @@ def interpolate(
         rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), each stop once
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
-        frames = [pictures.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
+        frames = [imaging.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
         around = len(names) > 2 and start == end and first == last
-        pictures.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
+        imaging.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
     else:
-        _shared.save(pictures.grid(np.concatenate(rows), count), out)
+        _shared.save(imaging.grid(np.concatenate(rows), count), out)
     facts = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
     _shared.report(json, facts, f"{out} ({count} steps)")
 

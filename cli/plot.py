@@ -42,7 +42,7 @@ def latent(
     Example: cvae plot latent mnist-resnet-conditional --thumbnails
     """
     _ready(out)
-    from cvae import figures
+    from cvae.plots import style
     from cvae.plots.codes import encode
     from cvae.plots.latent import check_method, draw, flatten
 
@@ -54,7 +54,7 @@ def latent(
     places = flatten(codes.mean, method, perplexity=perplexity, seed=seed)
     count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
-    figures.save(draw(codes, places, title, thumbnails=thumbnails), out)
+    style.save(draw(codes, places, title, thumbnails=thumbnails), out)
     facts = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
     _shared.report(json, {**facts, "method": method}, f"{out} ({count:,} images)")
 
@@ -87,7 +87,7 @@ def traverse(
     _ready(out)
     import numpy as np
 
-    from cvae import figures
+    from cvae.plots import style
     from cvae.plots.codes import encode
     from cvae.plots.traverse import draw, strongest
 
@@ -100,7 +100,7 @@ def traverse(
     codes = encode(coder, asked, split=split, limit=limit)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = coder.spec.name + ("" if name is None else f", label {name}")
-    figures.save(draw(coder, code, index, kl, values, dimensions, title), out)
+    style.save(draw(coder, code, index, kl, values, dimensions, title), out)
     chosen = [int(d) for d in strongest(kl, dimensions)]
     facts: dict[str, Any] = {"out": str(out), "model": coder.spec.name, "label": name, "images": len(codes.mean)}
     facts |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
@@ -126,14 +126,14 @@ def reconstructions(
     Example: cvae plot reconstructions mnist-resnet-conditional
     """
     _ready(out)
-    from cvae import figures
+    from cvae.plots import style
     from cvae.plots.codes import encode
     from cvae.plots.reconstructions import draw
 
     coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
     codes = encode(coder, asked, split=split, limit=n)
     count = len(codes.mean)
-    figures.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
+    style.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
     facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}
     _shared.report(json, facts, f"{out} ({count:,} images)")
 
@@ -155,7 +155,7 @@ def grid(
     Example: cvae plot grid mnist-resnet-conditional --seed 0
     """
     _ready(out)
-    from cvae import figures
+    from cvae.plots import style
     from cvae.plots.grid import manifold, styles
 
     decoder = _shared.open_model(model, device)
@@ -165,7 +165,7 @@ def grid(
     facts = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, _shared.new_seed(seed)
-        figures.save(styles(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
+        style.save(styles(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
         _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
@@ -180,7 +180,7 @@ def grid(
         raise UsageError(f"--seed {seed}: no noise is drawn for the plane of a code; leave it out")
     columns = columns or 20
     title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
-    figures.save(manifold(decoder, index, columns, title), out)
+    style.save(manifold(decoder, index, columns, title), out)
     _shared.report(json, {**facts, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
 
 
@@ -197,14 +197,14 @@ def losses(
     Example: cvae plot losses mnist-resnet-conditional
     """
     _ready(out)
-    from cvae import figures
+    from cvae.plots import style
     from cvae.plots.losses import draw, read
 
     folders = [_run(name) for name in runs or (None,)]
     ends = [folder.resolve().name for folder in folders]
     names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
     records = {name: read(folder) for name, folder in zip(names, folders, strict=True)}
-    figures.save(draw(records), out)
+    style.save(draw(records), out)
     epochs = {name: sum("epoch" in record for record in of) for name, of in records.items()}
     _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
 
@@ -221,16 +221,16 @@ def progress(
     Example: cvae plot progress runs/digits-resnet-conditional
     """
     _ready(out)
-    from cvae import figures
-    from cvae.config import Config
+    from cvae.plots import style
     from cvae.plots.progress import choose, draw, saved
+    from cvae.run import read_config
 
     folder = _run(run)
-    image_shape = Config.read(folder / "config.json").model.image_shape
+    image_shape = read_config(folder).model.image_shape
     there = saved(folder)
     chosen = choose(list(there), epochs)
     figure = draw({epoch: there[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
-    figures.save(figure, out)
+    style.save(figure, out)
     _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
 
 
@@ -242,7 +242,7 @@ def _ready(out: Path) -> None:
 
     if not all(map(find_spec, ("matplotlib", "sklearn"))):
         raise MissingExtraError("cvae plot", "plot")
-    from cvae.figures import check_ending
+    from cvae.plots.style import check_ending
 
     check_ending(out)
 

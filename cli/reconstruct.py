@@ -24,7 +24,7 @@ def reconstruct(
     """
     import numpy as np
 
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
     coder = _shared.open_model(model, device)
     index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
@@ -32,7 +32,7 @@ def reconstruct(
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
     again = coder.reconstruct(originals, label_index=labels)
     mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
-    _shared.save(pictures.grid(np.concatenate([originals, again]), len(images)), out)
+    _shared.save(imaging.grid(np.concatenate([originals, again]), len(images)), out)
     facts = {
         "out": str(out),
         "model": coder.spec.name,

@@ -28,8 +28,8 @@ def restyle(
     """
     import numpy as np
 
+    from cvae import imaging
     from cvae.errors import UsageError
-    from cvae.runtime import images as pictures
 
     coder = _shared.open_model(model, device)
     classes = coder.spec.classes
@@ -45,7 +45,7 @@ def restyle(
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
     rows = [originals, *(coder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
     columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other
-    _shared.save(pictures.grid(np.concatenate(rows), columns), out)
+    _shared.save(imaging.grid(np.concatenate(rows), columns), out)
     facts = {
         "out": str(out),
         "model": coder.spec.name,

@@ -106,7 +106,7 @@ def train(
 
     Example: cvae train --arch resnet --conditional
     """
-    import json as encoder
+    from cvae.run import read_metrics
 
     _shared.require_torch("cvae train")
     given = {name: value for name, value in locals().items() if value is not None and hasattr(_default, name)}
@@ -117,13 +117,13 @@ def train(
         run = _start(asked, name_for(recipe, asked), out)
     if os.environ.get("RANK", "0") != "0":  # under torchrun the first process speaks for all
         return
-    last = encoder.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    last = read_metrics(run)[-1]
     _shared.report(json, {"run": str(run), **last}, f"{run}: trained; next: cvae export onnx {run}")
 
 
 def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> TrainConfig:
     """What flags, `--set` and a recipe ask for together; a flag goes before the recipe."""
-    from cvae.config import from_dict
+    from cvae.serialization import from_dict
 
     layers = layers_of(recipe, given, assignments)
     init = merge_flags(layers).get("init")
@@ -134,7 +134,7 @@ def asked_for(recipe: str | None, given: dict[str, Any], assignments: list[str])
 def layers_of(recipe: str | None, given: dict[str, Any], assignments: list[str]) -> list[dict[str, Any]]:
     """Return the flags of a recipe, and those of the command line with the options that `--set` assigns."""
     from cvae import model_zoo
-    from cvae.config import parse_options, read_recipe
+    from cvae.recipes import parse_options, read_recipe
 
     flags = read_recipe(model_zoo.recipe(recipe)) if recipe else {}
     return [flags, {**given, "options": parse_options(assignments)}]
@@ -156,8 +156,8 @@ def merge_flags(layers: list[dict[str, Any]]) -> dict[str, Any]:
 def _network_of(init: str) -> dict[str, Any]:
     """The flags that make the network of a run, for one that begins with its weights."""
     from cvae import model_zoo
-    from cvae.config import Config
     from cvae.errors import UsageError
+    from cvae.run import read_config
     from cvae.runtime.find import find
 
     try:
@@ -166,7 +166,7 @@ def _network_of(init: str) -> dict[str, Any]:
         if init not in model_zoo.recipes():
             raise
         raise UsageError(f"--init {init!r}: train it first, with: cvae train --recipe {init}") from error
-    config = Config.read(folder / "config.json")
+    config = read_config(folder)
     model, training = config.model, config.training
     parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
     if model.conditioning is not None:
@@ -183,19 +183,22 @@ def name_for(recipe: str | None, asked: TrainConfig) -> str:
     """What a run is called when nobody named it: after its recipe, or after its data and architecture."""
     if recipe is None:
         return "-".join([asked.data.partition(":")[0], asked.arch, *["conditional"] * asked.conditional])
+    from cvae.run import CONFIG
+
     path = Path(recipe)
-    return path.parent.name if path.name == "config.json" else path.stem
+    return path.parent.name if path.name == CONFIG else path.stem
 
 
 def _start(asked: TrainConfig, name: str, out: Path | None) -> Path:
     import cvae
     from cvae.errors import UsageError
+    from cvae.run import create_run_folder
 
     if out is not None:
         return cvae.train(asked, out)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("several processes need one folder to train into; name it with --out")
-    out = _claimed(name)
+    out = create_run_folder(name)
     try:
         return cvae.train(asked, out)
     finally:
@@ -204,40 +207,16 @@ def _start(asked: TrainConfig, name: str, out: Path | None) -> Path:
             out.parent.rmdir()
 
 
-def _claimed(name: str) -> Path:
-    """A new folder under runs/, made at once, so that two trainings begun together get two."""
-    from cvae.errors import CvaeError
-    from cvae.runtime.find import RUNS
-
-    for path in [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]:
-        try:
-            path.mkdir(parents=True)
-            return path
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise CvaeError(f"can't write {str(path)!r}: {error.strerror}; name a folder with --out") from error
-    raise CvaeError(f"{str(RUNS)!r} is full of runs called {name!r}; name a folder with --out")
-
-
-def _last_saved(run: Path) -> int:
-    saved = list(run.glob("last/*.json")) or [run / "config.json"]  # killed before its first checkpoint
-    return max(path.stat().st_mtime_ns for path in saved)
-
-
 def _continue(out: Path | None, flags: dict[str, Any]) -> Path:
     import cvae
-    from cvae.config import Config
     from cvae.errors import UsageError
-    from cvae.runtime.find import RUNS
+    from cvae.run import last_saved_run, read_config
 
     if out is None:
-        runs = [config.parent for config in RUNS.glob("*/config.json")]
-        if not runs:
+        if (out := last_saved_run()) is None:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
-        out = max(runs, key=_last_saved)
         _shared.say(f"newest run: {out}")
-    check_agreement(flags, Config.read(out / "config.json"), out)
+    check_agreement(flags, read_config(out), out)
     return cvae.resume(out, **{name: _as_tuple(flags[name]) for name in RESUMABLE if name in flags})
 
 

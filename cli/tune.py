@@ -39,9 +39,9 @@ def tune(
 
     if not all(map(find_spec, ("torch", "optuna", "psutil"))):
         raise MissingExtraError("cvae tune", "tune")
-    from cvae.engine.report import plot, summary, table
-    from cvae.engine.space import default_space, make_space, parse_search, read_search
-    from cvae.engine.tuning import Study
+    from cvae.tuning.report import plot, summary, table
+    from cvae.tuning.search_space import default_space, make_space, parse_search, read_search
+    from cvae.tuning.study import Study
 
     path = model_zoo.recipe(recipe) if recipe else None
     given = {name: value for name, value in flags.items() if value is not None}

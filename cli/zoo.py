@@ -43,6 +43,7 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     Example: cvae zoo show mnist-resnet-conditional
     """
     from cvae import model_zoo
+    from cvae.run import CARD
 
     models, recipes = model_zoo.models(), model_zoo.recipes()
     known = {**models, **recipes}
@@ -52,7 +53,7 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
         flags = model_zoo.recipe(name).read_text("utf-8")
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
         return
-    card = (model_zoo.model(name) / "README.md").read_text("utf-8")
+    card = (model_zoo.model(name) / CARD).read_text("utf-8")
     _shared.report(json, {"name": name, **model_zoo.facts(name), "card": card}, card.rstrip())
 
 

@@ -5,7 +5,7 @@
     model = cvae.load()                              # torch-free: onnxruntime alone
     images = model.generate(16, label=7, seed=0)     # (16, 1, 28, 28) float32 in [0, 1]
 
-Importing this imports neither torch nor onnxruntime; each name below loads its room when it is first used.
+Importing this imports neither torch nor onnxruntime; each name below loads its module when it is first used.
 """
 
 import os
@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 # this package runs this line first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_ROOMS = {
+_MODULES = {
     "CvaeError": "cvae.errors",
     "Model": "cvae.runtime",
     "Spec": "cvae.spec",
@@ -52,17 +52,17 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ROOMS:
+    if name not in _MODULES:
         raise AttributeError(f"module 'cvae' has no attribute {name!r}")
     try:
-        room = import_module(_ROOMS[name])
+        module = import_module(_MODULES[name])
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("cvae"):
             raise
         from cvae.errors import MissingExtraError
 
         raise MissingExtraError(f"cvae.{name}") from error
-    return getattr(room, name)
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

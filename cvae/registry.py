@@ -201,10 +201,12 @@ OBJECTIVES = Registry(
     "objective",
     "cvae.objectives",
     {
-        "elbo": Builtin("cvae.objectives:elbo", "negative evidence lower bound, with beta and free bits"),
-        "iwae": Builtin("cvae.objectives:iwae", "importance-weighted bound of several samples: tighter, slower"),
-        "beta-tc": Builtin("cvae.objectives:beta_tc", "beta on the total correlation: independent latent dimensions"),
-        "info": Builtin("cvae.objectives:info", "less of the rate, and a distance of all codes from the prior"),
+        "elbo": Builtin("cvae.models.objectives:elbo", "negative evidence lower bound, with beta and free bits"),
+        "iwae": Builtin("cvae.models.objectives:iwae", "importance-weighted bound of several samples: tighter, slower"),
+        "beta-tc": Builtin(
+            "cvae.models.objectives:beta_tc", "beta on the total correlation: independent latent dimensions"
+        ),
+        "info": Builtin("cvae.models.objectives:info", "less of the rate, and a distance of all codes from the prior"),
     },
 )
 DATASETS = Registry(

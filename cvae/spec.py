@@ -11,8 +11,9 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Self
 
-from cvae.config import MAX_SIDE, check_text, from_dict, parse_json, to_dict
+from cvae.config import MAX_SIDE
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.serialization import check_text, from_dict, parse_json, to_dict
 
 KEY = "cvae"
 """The key of the ONNX metadata entry that holds the spec."""

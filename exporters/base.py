@@ -6,9 +6,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from cvae.config import Config
-from cvae.engine.checkpoint import WEIGHTS
 from cvae.models import VAE
 from cvae.models.likelihoods import Gaussian
+from cvae.run import WEIGHTS
 from cvae.spec import Spec
 
 

@@ -6,9 +6,9 @@ Front matter: https://huggingface.co/docs/hub/model-cards
 import json
 from pathlib import Path
 
+from cvae.errors import CvaeError
+from cvae.run import read_metrics, sample_images, sample_path
 from cvae.spec import Spec
-
-CARD = "README.md"
 
 OURS = "<!-- Written by cvae export, again each time; without this line it is yours and stays as it is. -->"
 
@@ -24,7 +24,7 @@ def card(run: Path, spec: Spec) -> str:
         "images": f"{width}x{height} {'grey' if channels == 1 else f'in {channels} channels'}",
         "classes": names,
         "training data": f"{spec.data}; {spec.data_terms}",
-        "bound on test images": _bound(run / "metrics.jsonl"),
+        "bound on test images": _bound(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",
         "licence of the weights": spec.license or "not said",
     }
@@ -67,23 +67,24 @@ def belongs_to_us(path: Path) -> bool:
 
 def _pictures(run: Path) -> str:
     """Those that the training drew last."""
-    names = [path.name.removesuffix("-samples.png") for path in (run / "samples").glob("epoch-*-samples.png")]
-    newest = max(names, key=lambda name: (len(name), name), default="")  # epoch-9999 comes before epoch-10000
+    epoch = max(sample_images(run, "samples"), default=0)
     says = {
         "samples": "Random images",
         "interpolations": "From one image to another",
         "reconstructions": "Images, and their reconstructions below",
     }
-    paths = {text: f"samples/{newest}-{name}.png" for name, text in says.items()}
-    return "".join(f"![{text}]({path})\n\n" for text, path in paths.items() if (run / path).is_file())
+    paths = {text: sample_path(run, epoch, name) for name, text in says.items()}
+    return "".join(
+        f"![{text}]({path.relative_to(run).as_posix()})\n\n" for text, path in paths.items() if path.is_file()
+    )
 
 
-def _bound(metrics: Path) -> str:
+def _bound(run: Path) -> str:
     """The figure of the test images, if the training has got so far."""
     try:
-        records = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+        records = read_metrics(run)
         return next((f"{each['test']['bound']:.2f} nats per image" for each in records if "test" in each), "")
-    except (OSError, ValueError, KeyError, TypeError):
+    except (CvaeError, ValueError, KeyError, TypeError):
         return ""  # a run that is whole but for its metrics is exported too
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cvae.errors import UsageError
-from cvae.runtime.find import DECODER, ENCODER, exported
+from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.session import read_checked
 from cvae.spec import Spec
 
@@ -23,9 +23,9 @@ def read_exported(run: Path, *, encoder: bool) -> dict[str, File]:
         UsageError: a file is not of its role, or the two have other weights.
         CvaeError: one was not exported yet, is damaged, or is refused by `cvae.runtime.scan`.
     """
-    paths = {"decoder": exported(run, DECODER)}
+    paths = {"decoder": exported_file(run, DECODER)}
     if encoder:
-        paths["encoder"] = exported(run, ENCODER)
+        paths["encoder"] = exported_file(run, ENCODER)
     files = {role: File(*read_checked(path, role)[:2]) for role, path in paths.items()}
     if len({file.spec.weights for file in files.values()}) > 1:
         raise UsageError(

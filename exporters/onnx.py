@@ -16,11 +16,12 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from cvae.atomic import atomic_write
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import ROLES, Decoder, Encoder, spec_of
-from cvae.exporters.card import CARD, belongs_to_us, card
-from cvae.files import whole
+from cvae.exporters.card import belongs_to_us, card
+from cvae.run import CARD
 from cvae.runtime.scan import scan
 from cvae.spec import KEY, Spec
 
@@ -91,8 +92,10 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
     if belongs_to_us(run / CARD):
         files[run / CARD] = card(run, specs["decoder"]).encode()
     with ExitStack() as all_of_them:
-        for beside, data in [(all_of_them.enter_context(whole(path)), data) for path, data in files.items()]:
-            beside.write_bytes(data)
+        for temporary_path, data in [
+            (all_of_them.enter_context(atomic_write(path)), data) for path, data in files.items()
+        ]:
+            temporary_path.write_bytes(data)
     return list(files)
 
 

@@ -17,8 +17,8 @@ import urllib.request
 import zlib
 from pathlib import Path
 
+from cvae.atomic import cache_root, write_file
 from cvae.errors import CvaeError
-from cvae.files import cache_root, write_whole
 
 VERSION = "1.30.0"
 
@@ -66,7 +66,7 @@ def files() -> dict[str, bytes]:
     if not intact:
         unpacked = fetch()
         for name, data in unpacked.items():
-            write_whole(paths[name], gzip.compress(data, 9, mtime=0))
+            write_file(paths[name], gzip.compress(data, 9, mtime=0))
         wasm = paths["ort-wasm-simd-threaded.wasm"].read_bytes()
     return {"ort.js": unpacked["ort.wasm.bundle.min.mjs"], "ort.wasm.gz": wasm}
 

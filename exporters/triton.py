@@ -8,9 +8,9 @@ import json
 import re
 from pathlib import Path
 
+from cvae.atomic import atomic_folder
 from cvae.errors import UsageError
 from cvae.exporters.exported import read_exported
-from cvae.files import whole_folder
 from cvae.runtime.session import CHUNK
 from cvae.spec import Spec
 
@@ -40,10 +40,10 @@ def export(run: str | Path, *, out: str = "model_repository", encoder: bool = Fa
             raise UsageError(f"{str(target)!r} exists already; remove it, or choose another --out")
         models[target] = spec, data
     for target, (spec, data) in models.items():
-        with whole_folder(target) as beside:
-            (beside / CONFIG).write_text(config(spec, target.name), "utf-8")
-            (beside / "1").mkdir()
-            (beside / "1" / "model.onnx").write_bytes(data)
+        with atomic_folder(target) as temporary_path:
+            (temporary_path / CONFIG).write_text(config(spec, target.name), "utf-8")
+            (temporary_path / "1").mkdir()
+            (temporary_path / "1" / "model.onnx").write_bytes(data)
     return [target / name for target in models for name in (CONFIG, "1/model.onnx")]
 
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
+from cvae.atomic import atomic_folder
 from cvae.errors import UsageError
 from cvae.exporters import onnxruntime_web
 from cvae.exporters.exported import read_exported
-from cvae.files import whole_folder
+from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime import Model, load
-from cvae.runtime.find import DECODER, ENCODER, exported, find
+from cvae.runtime.find import find
 
 PAGE = ("index.html", "style.css", "app.js", "cvae.js")
 """The page itself, which reads what it shows from the exported files."""
@@ -37,16 +38,16 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     out = Path(out)
     if out.exists():
         raise UsageError(f"{str(out)!r} exists already; choose another --out")
-    decoder = exported(find(model), DECODER)
+    decoder = exported_file(find(model), DECODER)
     pair = read_exported(decoder, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
     files |= {f"{role}.onnx": file.data for role, file in pair.items()}
     ranking = np.argsort(-effects(load(decoder)), kind="stable")
     manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
     files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.files()}
-    with whole_folder(out) as beside:
+    with atomic_folder(out) as temporary_path:
         for name, data in files.items():
-            (beside / name).write_bytes(data)
+            (temporary_path / name).write_bytes(data)
     return [out / name for name in files]
 
 

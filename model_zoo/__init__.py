@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cvae.atomic import copy_folder
 from cvae.errors import UsageError, near
-from cvae.files import copy_folder
+from cvae.run import CONFIG
 
 DEFAULT = "mnist-resnet-conditional"
 """The model that is used when none is named."""
@@ -15,7 +16,7 @@ _HERE = Path(__file__).resolve().parent
 
 def models() -> dict[str, Path]:
     """The trained models: name -> folder, laid out as a run's, with `evaluation.json` besides."""
-    return {path.parent.name: path.parent for path in sorted(_HERE.glob("*/config.json"))}
+    return {path.parent.name: path.parent for path in sorted(_HERE.glob(f"*/{CONFIG}"))}
 
 
 def model(name: str) -> Path:

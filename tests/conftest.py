@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 from cvae.__main__ import main
+from cvae.atomic import write_file
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
-from cvae.files import write_whole
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
@@ -64,7 +64,7 @@ def downloaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
             done = subprocess.run([*command, "--dest", beside, requirement], capture_output=True, text=True)
             if done.returncode != 0:
                 pytest.skip(f"no package index has {requirement} here: {done.stderr.strip().splitlines()[-1]}")
-            write_whole(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
+            write_file(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
         return zipfile.ZipFile(kept)
 
     return fetch
@@ -116,7 +116,7 @@ class Done(NamedTuple):
 @pytest.fixture
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
     """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets it
 
     def run(*args: object) -> Done:

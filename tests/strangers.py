@@ -49,7 +49,7 @@ def draw(path: Path, count: int = 2) -> None:
 
 
 def picture(path: Path) -> None:
-    from cvae.runtime.images import read
+    from cvae.imaging import read
 
     read(path, (1, 8, 8))
 
@@ -67,13 +67,13 @@ def config(path: Path) -> None:
 
 
 def recipe(path: Path) -> None:
-    from cvae.config import read_recipe
+    from cvae.recipes import read_recipe
 
     read_recipe(path)
 
 
 def detector(folder: Path) -> None:
-    from cvae.evaluation.anomaly import Detector
+    from cvae.detection.detector import Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.runtime import load
 

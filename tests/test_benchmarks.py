@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cvae.config import TrainConfig
-from cvae.objectives import elbo
+from cvae.models.objectives import elbo
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 import cvae
+from cvae.atomic import lock_folder
 from cvae.errors import CvaeError, UsageError
-from cvae.files import locked
 from cvae.runtime import bulk, session
 
 N = 150
@@ -146,14 +146,14 @@ def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monke
 
     out = tmp_path / "x"
     with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(bulk.pictures, "to_pil", broken)
+        patch.setattr(bulk.imaging, "to_pil", broken)
         bulk.generate(model, 3, out)
     _, seed = bulk.generate(model, 3, out)
     assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
 
 
 def test_two_processes_do_not_write_one_output(model, tmp_path):
-    with locked(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
+    with lock_folder(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
         bulk.generate(model, 3, tmp_path / "x", seed=1)
     bulk.generate(model, 3, tmp_path / "x", seed=1)
 

@@ -1,4 +1,4 @@
-"""The data room, against files made or read by hand."""
+"""The data sets, against files made or read by hand."""
 
 import gc
 import gzip
@@ -339,7 +339,8 @@ class TestFolder:
     def test_train_among_others_is_a_class(self, tmp_path: Path) -> None:
         paint(tmp_path / "train" / "x.png")
         paint(tmp_path / "bus" / "x.png")
-        assert load(f"folder:{tmp_path}", validation=0).classes == ("bus", "train")
+        paint(tmp_path / "car" / "x.png")
+        assert load(f"folder:{tmp_path}", validation=0).classes == ("bus", "car", "train")
 
     def test_bad_layouts(self, tmp_path: Path) -> None:
         refused(f"folder:{tmp_path}", str(tmp_path), "no images")
@@ -377,9 +378,9 @@ class TestFolder:
         assert np.abs(image.astype(int) - np.reshape(expected, (-1, 1, 1))).max() <= 1
 
     def test_16_bit_tiff(self, tmp_path: Path) -> None:
-        big_endian = Image.frombytes("I;16B", (8, 8), struct.pack(">64H", *[257 * 50] * 64))
+        big_endian = Image.frombytes("I;16B", (8, 8), struct.pack(">64H", *[257 * 150] * 64))
         big_endian.save(tmp_path / "x.tif")
-        assert (only(tmp_path) == 50).all()
+        assert (only(tmp_path) == 150).all()
 
     def test_palette_with_transparency(self, tmp_path: Path) -> None:
         image = Image.new("P", (8, 8), 0)

@@ -18,9 +18,19 @@ from scipy.stats import combine_pvalues, expon
 
 import cvae
 from cvae.data import Split
+from cvae.detection import calibration as calibration_module
+from cvae.detection import scores as scores_module
+from cvae.detection.calibration import (
+    COMBINED,
+    combine,
+    combine_normal,
+    conformal_threshold,
+    log_p_value,
+    sorted_scores,
+)
+from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
+from cvae.detection.scores import NEIGHBOURS, SCORES, measure
 from cvae.errors import CvaeError, UsageError
-from cvae.evaluation import anomaly
-from cvae.evaluation.anomaly import CALIBRATION, CODES, COMBINED, FACTS, NEIGHBOURS, SCORES, Detector, measure
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -65,7 +75,7 @@ def pictures(folder: Path, images: np.ndarray) -> list[Path]:
 def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
     """With the noise of every image drawn anew, the means over images are the same."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
-    found = bounds(scorers["plain"], digits.images, None, samples=anomaly.SAMPLES)
+    found = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
     np.testing.assert_allclose(measured.kl, found.rate.sum(1), rtol=1e-4, atol=1e-3)
     difference = measured.bound - found.importance_weighted
     assert difference.mean() == pytest.approx(0, abs=4 * difference.std() / np.sqrt(len(difference)))
@@ -78,7 +88,7 @@ def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
 def test_the_local_error_is_the_largest_of_a_blur(scorers, digits):
     measured = measure(scorers["plain"], digits.images[:20], reconstructions=True)
     difference = (digits.images[:20] / 255 - measured.reconstruction)[:, 0]  # (N, 1, H, W) -> (N, H, W)
-    blur = partial(gaussian_filter, sigma=anomaly.BLUR * 8, mode="constant", truncate=20)
+    blur = partial(gaussian_filter, sigma=scores_module.BLUR * 8, mode="constant", truncate=20)
     share = blur(np.ones((8, 8)))  # of the weights, inside the image
     expected = [np.abs(blur(each) / share).max() for each in difference]
     np.testing.assert_allclose(measured.local, expected, rtol=1e-4)
@@ -131,7 +141,7 @@ def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
     score = detector.scores(normal)["ratio"]
     for label in range(10):
         of_label = score[normal.label == label]
-        if len(of_label) >= anomaly.LEAST:
+        if len(of_label) >= calibration_module.MIN_IMAGES:
             assert of_label.mean() == pytest.approx(0, abs=1e-4) and of_label.std() == pytest.approx(1, abs=1e-4)
 
 
@@ -147,19 +157,19 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
     for i in range(len(others.code)):
         p = [(normal >= scores[name][i]).mean() for name, normal in zip(names, detector.calibration.T, strict=True)]
         expected = combine_pvalues(p, method="fisher").statistic if min(p) > 0 else np.inf
-        if min(p) > anomaly.TAIL:
+        if min(p) > calibration_module.TAIL:
             usual += 1
             assert scores["combined"][i] == pytest.approx(expected, rel=1e-9)
         else:  # fitted
-            assert scores["combined"][i] >= 2 * np.log(1 / anomaly.TAIL)
+            assert scores["combined"][i] >= 2 * np.log(1 / calibration_module.TAIL)
     assert usual >= 20
 
     normal = measure(scorers[kind], digits.images)
     alone = detector.scores(normal) | {"neighbours": nearest(normal.code)}
-    fold, combined = np.arange(len(digits.images)) % anomaly.FOLDS, []
+    fold, combined = np.arange(len(digits.images)) % calibration_module.FOLDS, []
     for i in range(len(fold)):  # each against those of the other folds
         against = [np.sort(alone[name][fold != fold[i]]) for name in names]
-        tails = [anomaly._log_p(alone[name][i : i + 1], column)[0] for name, column in zip(names, against, strict=True)]
+        tails = [log_p_value(alone[name][i : i + 1], column)[0] for name, column in zip(names, against, strict=True)]
         combined.append(-2 * sum(tails))
     threshold = np.sort(combined)[math.ceil((len(fold) + 1) * 0.9) - 1]
     assert detector.facts.thresholds["combined"] == pytest.approx(threshold, rel=1e-3)
@@ -172,9 +182,9 @@ def test_new_normal_images_pass_as_often_as_was_asked(count):
     above = []
     for _ in range(300):
         normal, new = (dict(zip(COMBINED, random.standard_normal((3, n)), strict=True)) for n in (count, 500))
-        normal["combined"] = anomaly._combined_of_normal(normal)
-        new["combined"] = anomaly._combined(new, anomaly._calibration(normal))
-        above.append([(new[name] > anomaly._threshold(normal[name], 0.95)).mean() for name in new])
+        normal["combined"] = combine_normal(normal)
+        new["combined"] = combine(new, sorted_scores(normal))
+        above.append([(new[name] > conformal_threshold(normal[name], 0.95)).mean() for name in new])
     alarms = np.mean(above, axis=0)
     expected = 1 - math.ceil((count + 1) * 0.95) / (count + 1)
     np.testing.assert_allclose(alarms, expected, atol=0.006)
@@ -183,9 +193,9 @@ def test_new_normal_images_pass_as_often_as_was_asked(count):
 def test_a_rare_score_has_the_p_value_of_an_exponential_tail():
     random = np.random.default_rng(0)
     normal = np.sort(random.exponential(3.0, 20_000))
-    found = anomaly._log_p(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
+    found = log_p_value(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
     np.testing.assert_allclose(found, expon.logsf([1.0, 6.0, 12.0, 30.0, 60.0], scale=3.0), rtol=0.06)
-    same = anomaly._log_p(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # no spread at all
+    same = log_p_value(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # no spread at all
     assert np.isfinite(same).all() and same[0] == same[1] == 0 > same[2]
 
 
@@ -194,10 +204,10 @@ def test_what_is_extreme_in_one_score_alone_is_found_from_few_normal_images(coun
     random = np.random.default_rng(0)
     parts = {name: random.standard_normal(count) for name in COMBINED}
     calibration = np.sort(list(parts.values()), axis=1).T
-    threshold = anomaly._threshold(anomaly._combined_of_normal(parts), 0.95)
+    threshold = conformal_threshold(combine_normal(parts), 0.95)
     for name in COMBINED:
         odd = {other: np.zeros(2) for other in COMBINED} | {name: np.array([50.0, 60.0])}
-        combined = anomaly._combined(odd, calibration)
+        combined = combine(odd, calibration)
         assert threshold < combined[0] < combined[1]
 
 

@@ -19,23 +19,26 @@ from conftest import SHARED, needs_mnist
 from PIL import Image
 from safetensors.torch import load_file
 
-from cvae.config import Config, TrainConfig, from_dict
+from cvae.config import Config, TrainConfig
 from cvae.data import Rows, Split, load_dataset
 from cvae.engine import load_model, resume, train
+from cvae.engine import step as step_module
 from cvae.engine import trainer as trainer_module
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.progress import report_every
 from cvae.engine.randomness import WHOLE, Shard
+from cvae.engine.resolve import choose_compile, choose_precision, configure
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_compile, choose_precision, configure
+from cvae.engine.step import RecordedStep, TrainingStep
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.likelihoods import Bernoulli
-from cvae.objectives import Loss
+from cvae.models.objectives import Loss
+from cvae.serialization import from_dict
 
 QUICK = TrainConfig(
     arch="mlp",
@@ -219,12 +222,12 @@ def gradients(asked: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Ten
     """Of the first step."""
     found = {}
 
-    def update(self, figures, before):
+    def update(self, scalars, metrics, before):
         found.update({name: p.grad.clone() for name, p in self.bare_model.named_parameters()})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Trainer, "_update", update)
+        patch.setattr(TrainingStep, "_update", update)
         train(asked, out, quiet=True)
     return found
 
@@ -253,11 +256,95 @@ def test_an_objective_may_take_several_samples_of_each_image(tmp_path, monkeypat
         assert distortion.view(-1, 3).std(1).min() > 0  # of one image, with different noise
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
 
-    monkeypatch.setattr(trainer_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
     whole = gradients(QUICK, tmp_path / "whole", monkeypatch)
     parts = gradients(replace(QUICK, accumulate=4), tmp_path / "parts", monkeypatch)
     for name, gradient in whole.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+def as_recorded(monkeypatch) -> None:
+    """Take the steps as on one GPU, where a graph is recorded of them: here launch by launch."""
+    monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
+def test_step_that_can_be_recorded_gives_the_same_bytes(tmp_path, monkeypatch, arch):
+    """Rates that float32 holds exactly: on the device all scalars are in float32."""
+    config = replace(
+        QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
+        schedule="constant", kl_warmup=0.0, epochs=2,
+    )  # fmt: skip
+    expected = train(config, tmp_path / "eager", quiet=True)
+    as_recorded(monkeypatch)
+    recorded = train(config, tmp_path / "recorded", quiet=True)
+    assert same(weights(recorded), weights(expected))
+    times = {"seconds", "images_per_second"}
+    a, b = ([{k: v for k, v in r.items() if k not in times} for r in records(run)] for run in (expected, recorded))
+    assert a == b
+
+
+def test_step_that_can_be_recorded_follows_all_schedules_and_averages(tmp_path, monkeypatch):
+    config = replace(QUICK, ema=0.9, kl_warmup=1.5, schedule="cosine", lr=3e-3, warmup=10, objective="iwae")
+    expected = load_checkpoint(train(config, tmp_path / "eager", quiet=True) / "last")[0].tensors
+    as_recorded(monkeypatch)
+    recorded = load_checkpoint(train(config, tmp_path / "recorded", quiet=True) / "last")[0].tensors
+    assert recorded.keys() == expected.keys() and any(name.startswith("ema.") for name in recorded)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(recorded[name], tensor, rtol=2e-3, atol=2e-4)
+
+
+def test_step_that_can_be_recorded_resumes_within_an_epoch_and_in_another_mode(tmp_path, monkeypatch):
+    config = replace(QUICK, ema=0.9, binarize="dynamic", epochs=2)
+    step = Trainer._train_step
+
+    def stopping(self, *batch):
+        step(self, *batch)
+        if self.step == STEPS + 7:
+            self.stop.signals.add(signal.SIGTERM)
+
+    def interrupted(out: Path) -> Path:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Trainer, "_train_step", stopping)
+            train(config, out, quiet=True)
+        return out
+
+    eager = interrupted(tmp_path / "eager")
+    as_recorded(monkeypatch)
+    expected = train(config, tmp_path / "whole", quiet=True)
+    assert same(weights(resume(interrupted(tmp_path / "parts"), quiet=True)), weights(expected))
+    for name, tensor in weights(resume(eager, quiet=True)).items():
+        torch.testing.assert_close(tensor, weights(expected)[name], rtol=2e-3, atol=2e-4)
+
+
+def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
+    """With an optimizer that has stepped before, and with a new one."""
+    as_recorded(monkeypatch)
+    steps: list[RecordedStep] = []
+    init = RecordedStep.__init__
+    monkeypatch.setattr(RecordedStep, "__init__", lambda self, *a, **k: (steps.append(self), init(self, *a, **k))[1])
+    train(replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, epochs=1), tmp_path / "a", quiet=True)
+    (step,) = steps
+    step.shuffled(0, 3)
+    for fresh in (False, True):
+        if fresh:
+            step.optimizer.optimizer.state.clear()
+        tensors = [*step._tensors()]
+        values = [tensor.detach().clone() for tensor in tensors]
+        step._compute_at_position()
+        assert not torch.equal(tensors[0], values[0])
+        step._put_back(tensors, values)
+        assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
+    assert not any(tensor.any() for state in step.optimizer.state.values() for tensor in state.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
+def test_recorded_step_on_cuda_gives_the_bytes_of_launches_one_by_one(tmp_path, monkeypatch, arch):
+    config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
+    recorded = train(config, tmp_path / "recorded", quiet=True)
+    monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)
+    assert same(weights(train(config, tmp_path / "eager", quiet=True)), weights(recorded))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
@@ -413,13 +500,13 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
 
 
 def test_the_statistics_of_batch_norm_are_averaged_with_the_weights(tmp_path, monkeypatch):
-    name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), Trainer._average
+    name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
-    def record(trainer: Trainer, decay: float) -> None:
-        mean.mul_(decay).add_(dict(trainer.bare_model.named_buffers())[name], alpha=1 - decay)
-        average(trainer, decay)
+    def record(step: TrainingStep, ema: VAE, decay: float) -> None:
+        mean.mul_(decay).add_(dict(step.bare_model.named_buffers())[name], alpha=1 - decay)
+        average(step, ema, decay)
 
-    monkeypatch.setattr(Trainer, "_average", record)
+    monkeypatch.setattr(TrainingStep, "_average", record)
     small = {"arch": {"width": 4, "max_width": 4, "hidden": 8}}
     run = train(replace(QUICK, arch="conv", options=small, ema=0.9), tmp_path / "run", quiet=True)
     tensors = load_checkpoint(run / "last")[0].tensors

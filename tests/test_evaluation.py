@@ -19,12 +19,12 @@ from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import evaluate as evaluate_module
-from cvae.evaluation import judge as judge_module
+from cvae.evaluation import feature_extractor as feature_extractor_module
 from cvae.evaluation.bounds import bound_by_label, bounds, log_mean_exp
 from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
+from cvae.evaluation.feature_extractor import SHIPPED, load_feature_extractor
 from cvae.evaluation.fidelity import density_and_coverage, frechet, psnr, ssim
-from cvae.evaluation.judge import SHIPPED, judge
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
@@ -210,19 +210,19 @@ def test_density_and_coverage_by_their_definition():
 
 
 def test_the_shipped_classifier_is_the_one_that_was_hashed(tmp_path, monkeypatch):
-    found = judge("mnist")
+    found = load_feature_extractor("mnist")
     assert found.classes == tuple("0123456789") and found.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
     assert found.features(image).shape == (3, 128) and found.predict(image).shape == (3,)
     monkeypatch.setitem(SHIPPED, "mnist", (SHIPPED["mnist"][0], "0" * 64))
     with pytest.raises(CvaeError, match="damaged: install"):
-        judge("mnist")
+        load_feature_extractor("mnist")
 
 
 @pytest.mark.parametrize("name", ["mnits", "no_such_module:f", "math:no_such_function", "math:pi", ":f", "math:"])
 def test_unknown_features_are_refused(name):
     with pytest.raises(UsageError, match=name):
-        judge(name)
+        load_feature_extractor(name)
 
 
 def means(images):
@@ -232,9 +232,9 @@ def means(images):
 
 def test_features_of_ones_own():
     images = np.random.default_rng(0).random((3, 1, 8, 8))
-    np.testing.assert_array_equal(judge(f"{__name__}:means").features(images), means(images))
+    np.testing.assert_array_equal(load_feature_extractor(f"{__name__}:means").features(images), means(images))
     with pytest.raises(UsageError, match=r"gave \(3, 4, 2, 8\) for 3 images"):
-        judge("numpy:asarray").features(images.reshape(3, 4, 2, 8))
+        load_feature_extractor("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
@@ -267,8 +267,10 @@ def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path, likelihood)
 def test_a_report_of_a_run_and_of_its_files(trained, name, monkeypatch):
     monkeypatch.setitem(SHIPPED, "digits", ("", ""))
     classes = tuple("0123456789")
-    own = judge_module.Judge("quarters", means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5)
-    monkeypatch.setattr(evaluate_module, "judge", lambda name: own)
+    own = feature_extractor_module.FeatureExtractor(
+        "quarters", means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5
+    )
+    monkeypatch.setattr(evaluate_module, "load_feature_extractor", lambda name: own)
     report = evaluate(RunScorer(trained[name], "cpu"), TrainConfig(), samples=5, limit=100)
     test_bound = json.loads((trained[name] / "metrics.jsonl").read_text().splitlines()[-1])["test"]["bound"]
     assert report["bound"]["nats"] == pytest.approx(test_bound, abs=6 * report["bound"]["standard_error"])
@@ -290,7 +292,7 @@ def test_a_report_of_a_run_and_of_its_files(trained, name, monkeypatch):
 
 
 def test_a_classifier_learns_from_generated_images(trained):
-    from cvae.evaluation.classifier import accuracy_score
+    from cvae.evaluation.run_scorer.classifier import accuracy_score
 
     score = accuracy_score(RunScorer(trained["labels"], "cpu"), TrainConfig(), progress=lambda *at: None)
     assert score["classification_accuracy_of_real_data"] > 0.9

@@ -21,8 +21,8 @@ from PIL import Image
 
 import cvae as package
 from cvae import model_zoo
-from cvae.evaluation.judge import judge
-from cvae.runtime.images import grid, to_uint8
+from cvae.evaluation.feature_extractor import load_feature_extractor
+from cvae.imaging import grid, to_uint8
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -353,6 +353,6 @@ def test_the_shortest_path_works_as_it_is_written(host, tmp_path, request):
     if pictured := re.search(r"seven\.p\w+", script):
         with Image.open(tmp_path / pictured[0]) as picture:
             digit = np.asarray(picture.convert("L").resize((28, 28)), np.float32) / 255
-        assert judge("mnist").predict(digit[None, None]) == [7]
+        assert load_feature_extractor("mnist").predict(digit[None, None]) == [7]
     else:
         assert [each for each in tmp_path.iterdir() if each.is_dir() and any(each.iterdir())]

@@ -16,13 +16,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cvae.atomic import lock_folder, write_file
 from cvae.config import TrainConfig
 from cvae.engine import resume, train
 from cvae.engine import trainer as trainer_module
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, UsageError
-from cvae.files import locked, write_whole
 from cvae.registry import OBJECTIVES
 
 FLAGS = ["--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none"]
@@ -246,13 +246,13 @@ def test_on_nan_skip_goes_on_without_that_batch(tmp_path, odd_batch, monkeypatch
 
 def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path):
     whole = train(QUICK, tmp_path / "whole", quiet=True)
-    write_whole(tmp_path / "run" / "config.json", (whole / "config.json").read_bytes())
+    write_file(tmp_path / "run" / "config.json", (whole / "config.json").read_bytes())
     run = resume(tmp_path / "run", quiet=True)
     assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
 def test_a_run_has_one_writer(tmp_path):
-    with locked(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
+    with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
         train(QUICK, tmp_path / "run", quiet=True)
     train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
@@ -260,10 +260,10 @@ def test_a_run_has_one_writer(tmp_path):
 def test_two_trainings_begun_together_get_two_folders(in_tmp):
     from concurrent.futures import ThreadPoolExecutor
 
-    from cvae.cli.train import _claimed
+    from cvae.run import create_run_folder
 
     with ThreadPoolExecutor(8) as pool:
-        folders = list(pool.map(_claimed, ["run"] * 32))
+        folders = list(pool.map(create_run_folder, ["run"] * 32))
     assert len(set(folders)) == 32 and all(folder.is_dir() for folder in folders)
 
 

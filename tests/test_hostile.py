@@ -25,12 +25,12 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 import cvae
-from cvae.config import MAX_TEXT, parse_json
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.imaging.reader import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime import protobuf, session
 from cvae.runtime import scan as scanning
-from cvae.runtime.images import MAX_PIXELS, ORIENTATION, cover, read
 from cvae.runtime.session import read_spec
+from cvae.serialization import MAX_TEXT, parse_json
 
 ROOT = Path(__file__).resolve().parents[1]
 ZOO = ROOT / "model_zoo" / "mnist-resnet-conditional"
@@ -1004,7 +1004,7 @@ def write_others(folder: Path, run: Path) -> None:
     honest.mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(run / name, honest / name)
-    from cvae.evaluation.anomaly import CALIBRATION, CODES, FACTS, Detector
+    from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
 
     normal = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)

@@ -1,12 +1,14 @@
 """Reading one image file for a model: upright, in the model's size, as bright as its values."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, features
 
-from cvae.runtime.images import read
+from cvae.imaging import read
 
 AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF"))
 
@@ -30,7 +32,7 @@ def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orien
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "png"), (">u2", "tif")])
-@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_deep_values_are_read_at_their_range_and_said(tmp_path: Path, dtype: str, suffix: str, bits: int) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
@@ -53,3 +55,54 @@ def test_a_turned_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orienta
     upright.transpose(Image.Transpose[undo[orientation]]).save(tmp_path / "x.tif", exif=exif)
     image = read(tmp_path / "x.tif", (3, 64, 48), exact=True)
     assert image[:, :28].min() > 0.9 and image[:, 36:].max() < 0.1
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_a_tiff_whose_zero_is_white_is_not_read_as_a_negative(tmp_path: Path, bits: int) -> None:
+    ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "x.tif", tiffinfo={262: 0})
+    image = read(tmp_path / "x.tif", (1, 8, 8))
+    assert np.abs(image[0] - (1 - ramp / (2**bits - 1))).max() < 1 / 254
+
+
+def test_a_tiff_of_12_bits_says_its_range(tmp_path: Path) -> None:
+    """Two values of 12 bits take 3 bytes; here all are 200 of 4,095."""
+    data = bytes([0x0C, 0x80, 0xC8]) * 32
+    fields = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 8), (279, len(data))]
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    header = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + directory
+    (tmp_path / "x.tif").write_bytes(header.ljust(128, b"\0") + data)
+    remarks: list[str] = []
+    image = read(tmp_path / "x.tif", (1, 8, 8), remark=remarks.append)
+    assert remarks == [] and np.abs(image - 200 / 4095).max() < 1 / 254
+
+
+@pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+def test_a_dark_jpeg_2000_of_16_bits_stays_dark(tmp_path: Path) -> None:
+    Image.fromarray(np.full((32, 32), 2000, np.uint16)).save(tmp_path / "x.jp2")
+    assert np.abs(read(tmp_path / "x.jp2", (1, 32, 32)) - 2000 / 65535).max() < 1 / 254
+
+
+@pytest.mark.parametrize("key", [0, 700, 65535])
+def test_a_transparent_value_of_16_bits_lies_on_white(tmp_path: Path, key: int) -> None:
+    """The value does not count for the range of the others."""
+    pixels = np.full((8, 8), 4095, np.uint16)
+    pixels[:, :4] = key
+    pixels[:, 4:6] = 1000
+    Image.fromarray(pixels).save(tmp_path / "x.png", transparency=key)
+    image = read(tmp_path / "x.png", (1, 8, 8))[0]
+    assert image[:, :4].min() == 1
+    assert np.abs(image[:, 4:6] - 1000 / 4095).max() < 1 / 254
+
+
+def test_colour_of_16_bits_without_bright_values_is_named(tmp_path: Path) -> None:
+    """Pillow drops the lower 8 bits of each value."""
+    rows = b"".join(b"\0" + struct.pack(">24H", *[200] * 24) for _ in range(8))
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    content = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    remarks: list[str] = []
+    read(tmp_path / "x.png", (3, 8, 8), remark=remarks.append)
+    assert len(remarks) == 1 and "no value is above 255 of 65,535" in remarks[0]

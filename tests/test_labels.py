@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 import cvae as package
+from cvae.detection.scores import measure
 from cvae.errors import UsageError
-from cvae.evaluation.anomaly import measure
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.web import effects
 from cvae.plots import grid as grid_plot
@@ -388,7 +388,7 @@ def test_scores_and_plots_draw_the_class_of_each_index(model, monkeypatch):
     assert effects(model).tolist() == [0, 0]
 
     shown = []
-    monkeypatch.setattr(grid_plot, "sheet", lambda images, *_: shown.extend(drawn(images)))
+    monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: shown.extend(drawn(images)))
     grid_plot.styles(model, 2, 0, "")
     grid_plot.manifold(model, 1, 2, "")
     assert shown == ["1", "1", "10", "10", "2", "2", *["10"] * 4]

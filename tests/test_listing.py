@@ -82,6 +82,12 @@ BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
         (["train/train 2", "train/bus 3", "test/bus 1", "test/train 1"],
          {"train": {"bus": 3, "train": 2}, "test": {"bus": 1, "train": 1}}),
         (["bus 1", "car 2", "train 3"], {"train": {"bus": 1, "car": 2, "train": 3}}),
+        (["DIV2K_train_HR 4", "DIV2K_valid_HR 2"], {"train": 4, "validation": 2}),
+        (["ds1_train_v2/cat 2", "ds1_train_v2/dog 3", "ds1_test_v2/cat 1", "ds1_test_v2/dog 1", "more 1"], BOTH),
+        (["mytrain 4", "mytest 2"], {"train": 4, "test": 2}),
+        (["trn 4", "tst 2"], {"train": 4, "test": 2}),
+        (["trainA 4", "testA 2"], {"train": 4, "test": 2}),
+        (["train 4", "test/cat 1", "test/dog 1"], {"train": 4, "test": 2}),
         (["beaker 1", "test_tube 2"], {"train": {"beaker": 1, "test_tube": 2}}),
         (["cat/young 1", "cat/old 2", "dog 3"], {"train": {"cat": 3, "dog": 3}}),
     ],
@@ -105,7 +111,23 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
         (["train_test/cat 1", "train/cat 1"], "train_test/ (cat 1)", ("train", "train_test")),
         (["cat/train 1", "cat/test 1", "dog 1"], "cat/ (test 1, train 1), dog/ (1 image)", ("cat", "dog")),
         (["a/train/x 1", "a/test/x 1", "b/train/x 1", "b/test/x 1"], "a/ (test 1, train 1)", ("a", "b")),
-        (["trainA 1", "testA 2"], "testA/ (2 images), trainA/ (1 image)", ("testA", "trainA")),
+        (
+            ["trainA 1", "trainB 1", "testA 2", "testB 2"],
+            "several are the train split",
+            ("testA", "testB", "trainA", "trainB"),
+        ),
+        (
+            ["ds_train_v2 1", "ds_test_v1 2"],
+            "ds_test_v1/ (2 images), ds_train_v2/ (1 image)",
+            ("ds_test_v1", "ds_train_v2"),
+        ),
+        (["tr 1", "va 1", "te 1"], "te/ (1 image), tr/ (1 image)", ("te", "tr", "va")),
+        (["train 3", "bus 2"], "train/ (3 images), bus/ (2 images)", ("bus", "train")),
+        *[(["train 3", f"{name} 2"], f"{name}/ (2 images)", (name, "train")) for name in ("holdout", "pred", "query")],
+        (["train 3", "unseen 2"], "unseen/ (2 images)", ("train", "unseen")),
+        (["train 3", "masks 2", "extra 1"], "masks/ (2 images)", ("extra", "masks", "train")),
+        (["train/images 3", "train/masks 3", "test/images 1", "test/masks 1"], "masks/ (3 images)", ("test", "train")),
+        (["images 3", "annotations 3"], "annotations/ (3 images)", ("annotations", "images")),
         (["images/train 1", "images/val 1", "labels/train 1", "labels/val 1"], "images/ (", ("images", "labels")),
     ],
 )
@@ -151,11 +173,52 @@ def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -
     (root / "b" / "again").symlink_to(tmp_path / "store" / "b")
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
-    assert contents.remarks == ["left out, not readable as images: 2 broken links"]
+    assert contents.remarks == [
+        "left out: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
+    ]
 
 
-def test_a_folder_that_cannot_be_read_is_counted(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fill(root, "a 2", "b 1")
+def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp_path: Path) -> None:
+    fill(tmp_path, "store/a 5", "store/b 6")
+    for split in ("train", "test"):
+        (root / "dataset" / split).mkdir(parents=True)
+        for name in "ab":
+            (root / "dataset" / split / name).symlink_to(tmp_path / "store" / name)
+    assert understood(root) == {"train": {"a": 5, "b": 6}, "test": {"a": 5, "b": 6}}
+
+
+def test_links_across_and_across_end_in_one_line(root: Path) -> None:
+    """20 levels of two links each would be a million folders."""
+    fill(root, "20 1")
+    for level in range(20):
+        (root / str(level)).mkdir()
+        for name in "ab":
+            (root / str(level) / name).symlink_to(root / str(level + 1))
+    refused(f"folder:{root}", "links lead to the same folders more than 10,000 times")
+
+
+def test_folders_without_images_are_named(root: Path) -> None:
+    fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
+    assert list_folder(root, "").remarks == [
+        "left out, beside the splits: test (no images)",
+        "left out, without images: 'fox'",
+    ]
+
+
+def test_an_empty_training_split_is_an_error(root: Path) -> None:
+    fill(root, "train/cat 0", "test/cat 1")
+    refused(f"folder:{root}", "the training split of", "has no images")
+
+
+def test_labels_of_test_images_are_not_used_where_training_images_have_none(root: Path) -> None:
+    fill(root, "train 4", "test/cat 1", "test/dog 1")
+    loaded = load(f"folder:{root}", size=4, validation=0)
+    assert loaded.classes is None and loaded.test is not None and loaded.test.labels is None
+    assert loaded.remarks[0] == "labels are not used: test has a folder for each class, train does not"
+
+
+def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(root, "a 2", "b 1", "c 0")
     scandir = os.scandir
 
     def refusing(path: Path) -> object:
@@ -164,7 +227,7 @@ def test_a_folder_that_cannot_be_read_is_counted(root: Path, monkeypatch: pytest
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert list_folder(root, "").remarks == ["left out, not readable as images: 1 unreadable folder"]
+    assert list_folder(root, "").remarks == ["left out: Permission denied: 'b'", "left out, without images: 'c'"]
     monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
     refused(f"folder:{root / 'b'}", "b'", "Permission denied", kind=CvaeError)
 
@@ -218,7 +281,7 @@ def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
         load(f"folder:{root}", size=4, validation=0)
     failing[0] = False
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_whole", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(cache, "write_file", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             load(f"folder:{root}", size=4, validation=0)
     images = load(f"folder:{root}", size=4, validation=0).train.images
@@ -227,7 +290,7 @@ def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
 
 def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2")
-    monkeypatch.setattr("cvae.runtime.images.MAX_PIXELS", 100)
+    monkeypatch.setattr("cvae.imaging.reader.MAX_PIXELS", 100)
     Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
     Image.new("F", (4, 4)).save(root / "a" / "float.tif")
     (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])
@@ -240,7 +303,7 @@ def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatc
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
-@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_deep_images_are_as_bright_as_their_values(root: Path, dtype: type, suffix: str, bits: int) -> None:
     """A ramp to the largest value, and a dark image beside it, which must not become brighter than it."""
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)

@@ -23,8 +23,8 @@ from cvae.models import VAE, Terms, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, FiLM, LabelLinear, Unconditional
 from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, LogisticMixture, OptimalGaussian
+from cvae.models.objectives import _mmd, beta_tc, elbo, info, iwae
 from cvae.models.priors import Flow, normal_kl
-from cvae.objectives import _mmd, beta_tc, elbo, info, iwae
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
 from cvae.runtime.scan import scan
 from cvae.spec import Spec

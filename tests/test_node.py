@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 import cvae
-from cvae.evaluation.judge import judge
+from cvae import imaging
+from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.model_zoo import DEFAULT, models
-from cvae.runtime import images as pictures
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE = ROOT / "exporters" / "page" / "cvae.js"
@@ -51,7 +51,7 @@ def test_noise_is_standard_normal_and_repeats():
 @pytest.mark.parametrize("way", [0, 0.3, 1])
 @pytest.mark.parametrize("b", [[0.3, -1, 2], [-2, 0, 1], [2, 4, -2]], ids=["near", "far", "parallel"])
 def test_the_arc_is_that_of_python(way, b):
-    from cvae.runtime.model import slerp
+    from cvae.imaging import slerp
 
     a = [1, 2, -1]
     done = node(
@@ -120,7 +120,7 @@ def test_the_commands_shown_give_a_seven(checkout, document, heading):
     with Image.open(seven) as picture:
         assert picture.size == (28, 28)
         drawn = np.asarray(picture.convert("L"), np.float32)[None, None] / 255
-    predict = judge("mnist").predict
+    predict = load_feature_extractor("mnist").predict
     assert predict is not None and predict(drawn)[0] == 7
 
 
@@ -141,7 +141,7 @@ def test_the_same_noise_gives_python_s_picture(checkout, trained, tmp_path, kind
     assert done.returncode == 0, done.stderr
     with Image.open(tmp_path / "x.png") as picture:
         pixels = np.asarray(picture.convert("L")).astype(int)
-    expected = pictures.to_uint8(model.decode(noise, 7 if label else None))[0, 0]
+    expected = imaging.to_uint8(model.decode(noise, 7 if label else None))[0, 0]
     assert np.abs(pixels - expected).max() <= 1 and expected.std() > 20
 
 

@@ -22,13 +22,14 @@ LINKS = ("cli", "exporters", "model_zoo")
 
 
 def module_files() -> dict[str, Path]:
-    """Every Python file of the package as installed, to where it is in the checkout."""
+    """Every Python file of the package as installed, to where it is in the checkout; scripts are not installed."""
     folders = {"cvae": ROOT / "cvae", **{name: ROOT / path for name, path in SETUPTOOLS["package-dir"].items()}}
     return {
         f"{name.replace('.', '/')}/{path.relative_to(folder).as_posix()}": path
         for name, folder in folders.items()
         for path in folder.rglob("*.py")
-        if not any(part.is_symlink() for part in path.parents) and "__pycache__" not in path.parts
+        if not any(part.is_symlink() for part in path.parents)
+        and not {"__pycache__", "scripts"} & set(path.relative_to(folder).parts)
     }
 
 

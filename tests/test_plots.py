@@ -18,14 +18,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 import cvae as package
-from cvae import figures, model_zoo
+from cvae import model_zoo
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation.evaluate import spread
-from cvae.plots import grid, latent, losses, progress, traverse
+from cvae.plots import grid, latent, losses, progress, style, traverse
 from cvae.plots.codes import Codes, encode
-from cvae.plots.sheet import sheet
+from cvae.plots.image_grid import image_grid
 
 ZOO = model_zoo.DEFAULT
 
@@ -72,10 +72,10 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def shown(monkeypatch) -> list[Figure]:
     """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.runtime.images.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
     kept: list[Figure] = []
-    save = figures.save
-    monkeypatch.setattr("cvae.figures.save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    save = style.save
+    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (kept.append(figure), save(figure, path)))
     return kept
 
 
@@ -122,36 +122,36 @@ def legends(figure: Figure) -> list[Any]:
 
 @pytest.mark.parametrize("count", [1, 8, 9, 10, 110])
 def test_colours_and_markers_tell_classes_apart(count):
-    found = figures.colours(count)
+    found = style.colours(count)
     assert len(found) == count and all(to_rgb(colour) for colour in found)
-    looks = {(colour, figures.MARKERS[i % len(figures.MARKERS)]) for i, colour in enumerate(found)}
+    looks = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(found)}
     assert len(looks) == count
 
 
 def test_a_figure_is_saved_by_its_ending_twice_the_same(tmp_path):
-    for ending in figures.ENDINGS:
+    for ending in style.ENDINGS:
         for name in "ab":
             figure = Figure()
             figure.subplots().plot([1, 2], label="x")
-            figures.save(figure, tmp_path / f"{name}{ending}")
+            style.save(figure, tmp_path / f"{name}{ending}")
         assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
     with pytest.raises(UsageError, match=r"'.*x\.pdf'.*\.png or \.svg"):
-        figures.save(Figure(), tmp_path / "x.pdf")
+        style.save(Figure(), tmp_path / "x.pdf")
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_names_are_no_formulas(tmp_path):
     images = np.random.default_rng(0).random((6, 3, 5, 9), np.float32)
-    figure = sheet(images, ["a$b", "$c$_"], ["$", "", "2"], "5$ and $5")
+    figure = image_grid(images, ["a$b", "$c$_"], ["$", "", "2"], "5$ and $5")
     factor = 10  # 0.65 inches are 94 pixels
     assert figure.axes[0].images[0].get_array().shape == (5 * 2 * factor + 1, 9 * 3 * factor + 2, 3)
-    figures.save(figure, tmp_path / "sheet.png")
+    style.save(figure, tmp_path / "sheet.png")
     picture(tmp_path / "sheet.png")
 
 
 def test_a_tall_sheet_is_still_drawn(tmp_path):
-    figure = sheet(np.zeros((3_000, 1, 4, 4), np.float32), [""] * 3_000, [""], "")
+    figure = image_grid(np.zeros((3_000, 1, 4, 4), np.float32), [""] * 3_000, [""], "")
     assert figure.get_size_inches().max() * 144 < 2**16
 
 
@@ -224,7 +224,7 @@ def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbn
     (axes,) = figure.axes
     for label, points in enumerate(axes.collections):
         assert np.allclose(points.get_offsets(), places[labels == label]) and points.get_label() == "abcde"[label]
-        assert np.allclose(points.get_facecolor()[0, :3], to_rgb(figures.OKABE_ITO[label]))
+        assert np.allclose(points.get_facecolor()[0, :3], to_rgb(style.OKABE_ITO[label]))
     assert len(axes.collections) == 5
     (legend,) = legends(figure)
     assert [text.get_text() for text in legend.get_texts()] == list("abcde")
@@ -232,7 +232,7 @@ def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbn
     assert set(written) == (set() if thumbnails else set("abcde"))
     for name, place in written.items():
         assert np.allclose(place, np.median(places[labels == "abcde".index(name)], axis=0))
-    figures.save(figure, tmp_path / "map.png")
+    style.save(figure, tmp_path / "map.png")
     assert (np.abs(picture(tmp_path / "map.png").astype(int) - [0, 114, 178]).max(-1) <= 2).sum() > 100
 
 
@@ -277,7 +277,7 @@ def test_names_that_would_cover_each_other_are_left_to_the_legend(tmp_path):
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert 5 < len(boxes) < 50 and all(not a.count_overlaps(boxes[:i]) for i, a in enumerate(boxes))
     assert len(legends(figure)[0].get_texts()) == 50
-    figures.save(figure, tmp_path / "map.png")
+    style.save(figure, tmp_path / "map.png")
     assert picture(tmp_path / "map.png").shape[1] > 1.3 * picture(tmp_path / "map.png").shape[0]  # the legend's room
 
 
@@ -451,7 +451,7 @@ def test_the_curves_are_those_recorded(plot, trained, shown):
     assert [axes.get_title().split()[0] for axes in panels] == ["bound", "distortion", "rate"]
     for axes, term in zip(panels, ("bound", "distortion", "rate"), strict=True):
         lines = iter(axes.lines)
-        for run, colour in zip(trained.values(), figures.OKABE_ITO, strict=False):
+        for run, colour in zip(trained.values(), style.OKABE_ITO, strict=False):
             *epochs, last = records(run)
             for split in ("train", "validation"):
                 line = next(lines)
@@ -522,10 +522,10 @@ def test_the_epochs_are_chosen_evenly(plot, trained):
 
 
 def test_large_and_coloured_pictures_are_cut_too(tmp_path):
-    from cvae.runtime import images as pictures
+    from cvae import imaging
 
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 60, 40), np.uint8)
-    pictures.save(pictures.grid(images / np.float32(255), columns=3), tmp_path / "pairs.png")
+    imaging.save(imaging.grid(images / np.float32(255), columns=3), tmp_path / "pairs.png")
     above, below = progress.halves(tmp_path / "pairs.png", (3, 60, 40))
     assert np.array_equal(above, images[:3]) and np.array_equal(below, images[3:])
     for shape in ((3, 60, 41), (3, 59, 40)):

@@ -92,8 +92,10 @@ def test_links_and_pictures_are_there(document):
 
 def test_every_recipe_can_be_read_and_names_parts_that_exist():
     from cvae import model_zoo
-    from cvae.config import TrainConfig, from_dict, read_recipe
+    from cvae.config import TrainConfig
+    from cvae.recipes import read_recipe
     from cvae.registry import ARCHITECTURES, DATASETS
+    from cvae.serialization import from_dict
 
     assert len(model_zoo.recipes()) >= 2
     for name, path in model_zoo.recipes().items():

@@ -7,7 +7,9 @@ from conftest import SHARED, needs_mnist
 
 import cvae
 from cvae import model_zoo
-from cvae.config import TrainConfig, from_dict, read_recipe
+from cvae.config import TrainConfig
+from cvae.recipes import read_recipe
+from cvae.serialization import from_dict
 
 pytestmark = [pytest.mark.slow, needs_mnist]
 

@@ -16,7 +16,7 @@ import cvae as package
 from cvae.cli.train import RESUMABLE
 from cvae.config import TrainConfig
 from cvae.data import Dataset, Split
-from cvae.engine.setup import configure
+from cvae.engine.resolve import configure
 from cvae.model_zoo import recipes
 
 START = TrainConfig(

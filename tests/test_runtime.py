@@ -22,12 +22,12 @@ from torch import distributions as D
 from torch.nn import functional as F
 
 import cvae
+from cvae import imaging
 from cvae.engine import load_model
 from cvae.errors import CvaeError, UsageError
-from cvae.runtime import images as pictures
+from cvae.imaging import lerp, slerp
+from cvae.imaging.terminal import inline
 from cvae.runtime import protobuf, session
-from cvae.runtime.model import lerp, slerp
-from cvae.runtime.terminal import inline
 from cvae.spec import KEY, Spec
 
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
@@ -720,15 +720,15 @@ def test_an_operator_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
 
 def test_bytes_are_rounded_and_clipped():
     exact = np.arange(256) / 255
-    assert pictures.to_uint8(exact).tolist() == list(range(256))
-    assert pictures.to_uint8(exact[1:] - 0.4 / 255).tolist() == list(range(1, 256))
-    assert pictures.to_uint8(np.float32([-1, 2])).tolist() == [0, 255]
+    assert imaging.to_uint8(exact).tolist() == list(range(256))
+    assert imaging.to_uint8(exact[1:] - 0.4 / 255).tolist() == list(range(1, 256))
+    assert imaging.to_uint8(np.float32([-1, 2])).tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (4, 8, 8), (8, 8, 3), (1, 1, 8, 8)], ids=str)
 def test_an_array_of_another_shape_is_no_picture(shape):
     with pytest.raises(UsageError, match=re.escape(str(shape))):
-        pictures.to_pil(np.zeros(shape))
+        imaging.to_pil(np.zeros(shape))
 
 
 @pytest.mark.parametrize("side", [8, 28, 56])
@@ -736,7 +736,7 @@ def test_an_array_of_another_shape_is_no_picture(shape):
 @pytest.mark.parametrize(("count", "columns", "across", "down"), [(6, 3, 3, 2), (10, None, 4, 3), (1, 5, 1, 1)])
 def test_a_grid_shows_each_image_in_its_place(count, columns, across, down, channels, side):
     images = np.random.default_rng(0).random((count, channels, side, side))
-    sheet = pictures.grid(images, columns)
+    sheet = imaging.grid(images, columns)
     width, height = sheet.size
     gap = (width - across * side) // max(1, across - 1)
     assert (width, height) == (across * (side + gap) - gap, down * (side + gap) - gap)
@@ -752,9 +752,9 @@ def test_a_grid_shows_each_image_in_its_place(count, columns, across, down, chan
     [((8, 8), 35), ((26, 8), 12), ((279, 3), 4), ((280, 280), 1), ((300, 20), 4), ((318, 28), 4), ((2000, 20), 1)],
 )
 def test_a_small_picture_and_a_thin_strip_are_enlarged_by_a_whole_factor(size, factor, monkeypatch):
-    monkeypatch.setattr(pictures, "ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
     pixels = np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8)
-    large = np.asarray(pictures.legible(Image.fromarray(pixels)))
+    large = np.asarray(imaging.legible(Image.fromarray(pixels)))
     assert np.array_equal(large, np.kron(pixels, np.ones((factor, factor), np.uint8)))
 
 
@@ -763,8 +763,8 @@ def test_a_small_picture_and_a_thin_strip_are_enlarged_by_a_whole_factor(size, f
 def test_a_saved_picture_is_read_again(tmp_path, ending, channels):
     ramp = np.linspace(0, 1, 16 * 16).reshape(1, 16, 16).repeat(channels, axis=0).astype(np.float32)
     path = tmp_path / f"new folder/ramp{ending}"
-    pictures.save(pictures.to_pil(ramp), path)
-    again = pictures.read(path, (channels, 16, 16))
+    imaging.save(imaging.to_pil(ramp), path)
+    again = imaging.read(path, (channels, 16, 16))
     assert again.dtype == np.float32 and again.shape == ramp.shape
     exact = ending not in (".jpg", ".webp") and not (ending == ".gif" and channels == 3)
     assert np.abs(again - ramp).max() <= (0.5 / 255 + 1e-6 if exact else 0.05)
@@ -774,7 +774,7 @@ def test_a_saved_picture_is_read_again(tmp_path, ending, channels):
 @pytest.mark.parametrize("name", ["x.foo", "x", "x.mp4", "png"])
 def test_a_picture_of_unknown_ending_is_not_written(in_tmp, name):
     with pytest.raises(UsageError, match=rf"'{name}'.*\.png"):
-        pictures.save(Image.new("L", (8, 8)), name)
+        imaging.save(Image.new("L", (8, 8)), name)
     assert not list(in_tmp.iterdir())
 
 
@@ -816,9 +816,9 @@ def test_pictures_of_all_modes_are_read_right(tmp_path, mode):
     picture.save(path)
     with Image.open(path) as written:
         assert written.mode == mode
-    colour = pictures.read(path, (3, 8, 8)).transpose(1, 2, 0) * 255
+    colour = imaging.read(path, (3, 8, 8)).transpose(1, 2, 0) * 255
     assert np.abs(colour - seen).max() <= (1.01 if "A" in mode else 0.001)  # blending rounds twice
-    grey = pictures.read(path, (1, 8, 8))[0] * 255
+    grey = imaging.read(path, (1, 8, 8))[0] * 255
     assert np.abs(grey - seen @ [0.299, 0.587, 0.114]).max() <= 1.6  # ITU-R 601
 
 
@@ -826,7 +826,7 @@ def test_pictures_of_all_modes_are_read_right(tmp_path, mode):
 def test_pixels_of_unknown_range_are_refused(tmp_path, kind):
     Image.fromarray(np.full((8, 8), 70_000, kind)).save(tmp_path / "x.tif")
     with pytest.raises(CvaeError, match=r"x\.tif.*range"):
-        pictures.read(tmp_path / "x.tif", (1, 8, 8))
+        imaging.read(tmp_path / "x.tif", (1, 8, 8))
 
 
 def test_a_picture_is_turned_as_its_camera_says(tmp_path):
@@ -834,28 +834,28 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
     Image.fromarray(pixels).save(tmp_path / "x.png", exif=exif)
-    assert np.array_equal(pictures.read(tmp_path / "x.png", (1, 8, 8))[0] * 255, np.rot90(pixels, -1))
+    assert np.array_equal(imaging.read(tmp_path / "x.png", (1, 8, 8))[0] * 255, np.rot90(pixels, -1))
 
 
 def test_a_picture_is_scaled_to_cover_and_cropped_in_the_middle(tmp_path):
     pixels = np.zeros((20, 60), np.uint8)
     pixels[:, 20:40] = 200  # the middle third
     Image.fromarray(pixels).save(tmp_path / "x.png")
-    read = pictures.read(tmp_path / "x.png", (1, 10, 10)) * 255
+    read = imaging.read(tmp_path / "x.png", (1, 10, 10)) * 255
     assert read.shape == (1, 10, 10) and np.abs(read[0, :, 1:-1] - 200).max() <= 3
-    assert (pictures.read(tmp_path / "x.png", (1, 10, 30))[0, :, [0, 29]] == 0).all()
+    assert (imaging.read(tmp_path / "x.png", (1, 10, 30))[0, :, [0, 29]] == 0).all()
 
 
 def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     Image.new("L", (100, 100)).save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99 * 100)
     with pytest.raises(CvaeError, match=r"x\.png"):
-        pictures.read(tmp_path / "x.png", (1, 8, 8))
+        imaging.read(tmp_path / "x.png", (1, 8, 8))
 
 
 @pytest.mark.parametrize(("fps", "milliseconds"), [(10, 100), (20, 50), (30, 30), (60, 20), (7, 140)])
 def test_an_animation_begins_again_after_the_last(tmp_path, fps, milliseconds):
-    pictures.save_gif([Image.new("L", (8, 4), 60 * i) for i in range(4)], tmp_path / "x.gif", fps)
+    imaging.save_gif([Image.new("L", (8, 4), 60 * i) for i in range(4)], tmp_path / "x.gif", fps)
     with Image.open(tmp_path / "x.gif") as gif:
         assert gif.size == (280, 140) and gif.info["loop"] == 0
         frames = [(frame.convert("L").getextrema(), frame.info["duration"]) for frame in ImageSequence.Iterator(gif)]

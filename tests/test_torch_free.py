@@ -208,9 +208,9 @@ def test_anomalies_are_detected(tmp_path):
         import cvae
         normal = cvae.load().generate(20, seed=0)
         np.save("normal.npy", (255 * normal[:, 0]).astype(np.uint8))
-        from cvae.runtime import images
+        from cvae import imaging
         for i in range(2):
-            images.save(images.to_pil(1 - i - (1 - 2 * i) * normal[i]), f"{i}.png")  # a negative, and as it is
+            imaging.save(imaging.to_pil(1 - i - (1 - 2 * i) * normal[i]), f"{i}.png")  # a negative, and as it is
         from cvae.__main__ import main
         main()
     """

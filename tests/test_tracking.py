@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cvae.config import Config, TrainConfig
 from cvae.data import load_dataset
-from cvae.engine.setup import configure
+from cvae.engine.resolve import configure
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, UsageError
 

@@ -18,7 +18,7 @@ from PIL import Image
 import cvae as package
 from cvae.errors import CvaeError, UsageError
 from cvae.exporters.triton import config, export, folder_name
-from cvae.runtime.images import to_uint8
+from cvae.imaging import to_uint8
 from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
 

@@ -18,13 +18,16 @@ from PIL import Image
 from cvae.__main__ import main
 from cvae.cli.train import train as train_command
 from cvae.cli.tune import tune as tune_command
-from cvae.config import Config, TrainConfig, from_dict, read_recipe
+from cvae.config import Config, TrainConfig
 from cvae.data import load_dataset
-from cvae.engine import space, tuning
-from cvae.engine.setup import configure
-from cvae.engine.space import Range, applied, default_space, make_space, parse_search, to_recipe
-from cvae.engine.tuning import Study
+from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.recipes import read_recipe
+from cvae.serialization import from_dict
+from cvae.tuning import search_space
+from cvae.tuning import study as study_module
+from cvae.tuning.search_space import Range, apply_params, default_space, make_space, parse_search, to_recipe
+from cvae.tuning.study import Study
 
 BASE = TrainConfig(arch="mlp", limit=200, epochs=4, options={"arch": {"hidden": [16]}}, trackers=("none",))
 SPACE = {"lr": Range(1e-4, 1e-2, log=True), "latent_dim": (4, 8, 32)}
@@ -42,7 +45,7 @@ def test_flags_and_recipe_say_the_same(tmp_path):
     )
     flags = ["lr=1e-4..1e-2:log", "batch-size=32,64", "kl_warmup=0..10", "latent_dim=2..8", "schedule=cosine,step"]
     flags.append("arch.hidden=[200],[200,100]")
-    assert make_space(parse_search(flags)) == make_space(space.read_search(recipe))
+    assert make_space(parse_search(flags)) == make_space(search_space.read_search(recipe))
     assert make_space(parse_search(flags)) == {
         "lr": Range(1e-4, 1e-2, log=True),
         "batch_size": (32, 64),
@@ -73,7 +76,7 @@ def test_flags_and_recipe_say_the_same(tmp_path):
 def test_a_search_that_can_not_be_is_refused(assignment, words):
     with pytest.raises(UsageError) as caught:
         made = make_space(parse_search([assignment]))
-        applied(TrainConfig(), {name: of[0] for name, of in made.items() if isinstance(of, tuple)})
+        apply_params(TrainConfig(), {name: of[0] for name, of in made.items() if isinstance(of, tuple)})
     assert all(word in str(caught.value) for word in words)
 
 
@@ -196,8 +199,8 @@ FAKE = '''
 import math, os, signal
 from pathlib import Path
 from cvae.data import load_dataset
-from cvae.engine import tuning
-from cvae.engine.setup import configure
+from cvae.tuning import study
+from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Diverged, Interrupted
 
 seen = []
@@ -224,7 +227,7 @@ def train(asked, out, *, quiet, on_epoch):
             raise CvaeError("the disk is full")
     return out
 
-tuning.train = train
+study.train = train
 '''
 
 
@@ -234,21 +237,21 @@ def fake(in_tmp, monkeypatch) -> Callable[..., Study]:
 
     def run(trials: int, events: dict[int, str] | None = None, base: TrainConfig = BASE, **options: Any) -> Study:
         names: dict[str, Any] = {"events": events or {}}
-        before = tuning.train
+        before = study_module.train
         try:
             exec(FAKE, names)
             study = Study(base, options.pop("space", SPACE), name="s", **{"out": Path("s"), **options})
             study.seen = names["seen"]  # type: ignore[attr-defined]
             study.run(trials)
         finally:
-            monkeypatch.setattr(tuning, "train", before)
+            monkeypatch.setattr(study_module, "train", before)
         return study
 
     return run
 
 
 def outcomes(study: Study) -> dict[int, str]:
-    return {trial.number: tuning.outcome(trial) for trial in sorted(study.trials, key=lambda trial: trial.number)}
+    return {trial.number: study_module.outcome(trial) for trial in sorted(study.trials, key=lambda trial: trial.number)}
 
 
 def test_the_first_trial_is_what_was_asked_for_even_outside_the_space(fake):
@@ -316,9 +319,9 @@ def worker(events: dict[int, str], trials: int, out: str, storage: str | None) -
 events = {events!r}
 {FAKE}
 from cvae.config import TrainConfig
-from cvae.engine.space import Range
+from cvae.tuning.search_space import Range
 base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "limit", "epochs", "options", "trackers")}!r})
-tuning.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).run({trials})
+study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).run({trials})
 """
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
 
@@ -341,14 +344,14 @@ def test_two_workers_share_a_study(fake, storage):
         _, said = process.communicate()
         assert process.returncode == 0, said
     study = fake(8, storage=storage, out=Path("c"))
-    done = [trial for trial in study.trials if trial.state in tuning.DONE]
+    done = [trial for trial in study.trials if trial.state in study_module.DONE]
     assert not study.seen and 8 <= len(done) <= 9
     assert len({tuple(trial.params.items()) for trial in done}) == len(done)
     assert study.best is not None
     kept = [path for out in ("a", "b") for path in Path(out).glob("trial-*")]
     assert any(path.name == study.folder(study.best).name for path in kept)
     assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)  # its run is elsewhere
-    from cvae.engine.report import summary, table
+    from cvae.tuning.report import summary, table
 
     assert summary(study)["best"]["run"] is None and "its run is on" in table(study)
 

@@ -22,10 +22,10 @@ import pytest
 from PIL import Image
 
 import cvae as package
+from cvae import imaging
 from cvae.errors import CvaeError, UsageError
 from cvae.exporters import onnxruntime_web, web
 from cvae.model_zoo import DEFAULT
-from cvae.runtime import images as pictures
 from cvae.spec import KEY, Spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -453,7 +453,7 @@ def test_the_pixels_on_the_screen_are_those_of_the_image(visit, name, label):
         picture = np.asarray(file.convert("RGB")).astype(int)
     rows = ((np.arange(height) + 0.5) * picture.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * picture.shape[1] / width).astype(int)
-    expected = pictures.to_uint8(decoded(model, shown)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    expected = imaging.to_uint8(decoded(model, shown)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
     inner = (slice(1, -1), slice(1, -1))  # the corners are round
     assert np.abs(picture[rows][:, columns][inner] - expected[inner]).max() <= 2
     assert expected.std() > 20 and channels in (1, 3)
@@ -548,7 +548,7 @@ def test_all_thumbnails_are_the_same_hand(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     show(page, code, 3)
-    expected = pictures.to_uint8(model.decode(np.tile(code, (10, 1)), range(10)))[:, 0]
+    expected = imaging.to_uint8(model.decode(np.tile(code, (10, 1)), range(10)))[:, 0]
 
     def check() -> None:
         found = page.evaluate(
@@ -618,12 +618,12 @@ def test_a_picture_can_be_opened(visit, tmp_path, name):
     page, model = visit(name)
     label = 7 if model.spec.classes else None
     image = model.generate(1, label, seed=2)
-    pictures.to_pil(image[0]).save(tmp_path / "own.png")
+    imaging.to_pil(image[0]).save(tmp_path / "own.png")
     page.locator("#open").set_input_files(tmp_path / "own.png")
     says(page, "#origin", "your picture")
     shown = state(page)
     assert shown["label"] == (label or 0)
-    rounded = pictures.read(tmp_path / "own.png", model.spec.image_shape)[None]
+    rounded = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
     np.testing.assert_allclose(shown["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
     (tmp_path / "text.png").write_text("no picture")
     page.locator("#open").set_input_files(tmp_path / "text.png")
@@ -642,7 +642,7 @@ def test_the_picture_can_be_downloaded(visit, tmp_path):
     with Image.open(tmp_path / "seven.png") as picture:
         assert picture.size == (560, 560)
         pixels = np.asarray(picture.convert("L"))[35::70, 35::70].astype(int)
-    assert np.abs(pixels - pictures.to_uint8(decoded(model, shown))[0]).max() <= 1
+    assert np.abs(pixels - imaging.to_uint8(decoded(model, shown))[0]).max() <= 1
 
 
 @needs_browser

@@ -11,13 +11,15 @@ from conftest import SHARED, needs_mnist
 
 import cvae
 from cvae import model_zoo
-from cvae.config import Config, TrainConfig, from_dict, read_recipe
+from cvae.config import Config, TrainConfig
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.evaluate import evaluate, load_dataset, spread
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.evaluation.judge import judge
+from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.evaluation.run_scorer import RunScorer
+from cvae.recipes import read_recipe
 from cvae.runtime.session import read_spec
+from cvae.serialization import from_dict
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = list(model_zoo.models())
@@ -101,7 +103,7 @@ def test_the_default_draws_the_digits_that_it_is_asked_for():
     """By the shipped classifier, which is right on 99.5 % of real test images."""
     asked = np.arange(1000) % 10
     images = cvae.load().generate(1000, asked, seed=0)
-    assert (judge("mnist").predict(images) == asked).mean() >= 0.98
+    assert (load_feature_extractor("mnist").predict(images) == asked).mean() >= 0.98
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 

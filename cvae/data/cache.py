@@ -20,11 +20,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 
+from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_files, write_file
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError, count_of
-from cvae.files import cache_root, locked, sweep, whole, write_whole
-from cvae.runtime.images import DEPTHS, describe_range
+from cvae.imaging.reader import DARK, DEPTHS, describe_range
 
 FORMAT = 2
 """The version of the cache's files; those of another one are not read, but made again."""
@@ -64,10 +64,10 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
     with ExitStack() as stack:
         try:
             with console.status(f"waiting for another process that decodes {title}"):
-                stack.enter_context(locked(target.parent, wait=True))
+                stack.enter_context(lock_folder(target.parent, wait=True))
             if cached := _read(target, paths, size):
                 return cached
-            sweep(target.parent)
+            remove_stale_files(target.parent)
             hidden = not console.is_terminal
             images = track(
                 decode(paths, size), f"decoding {title}", len(paths), console=console, transient=True, disable=hidden
@@ -132,7 +132,7 @@ def _write(
     # The .json is written last, and without it the .npy is not read: after a kill they never are of two decodings.
     target.with_suffix(".json").unlink(missing_ok=True)
     # Written, not mapped: on a full disk a write fails, where a map would kill the process.
-    with whole(target) as beside, beside.open("w+b") as file:
+    with atomic_write(target) as temporary_path, temporary_path.open("w+b") as file:
         _write_header(file, shape)
         start, grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
         failures: dict[int, ReadFailure] = {}
@@ -163,7 +163,7 @@ def _write(
         "transient": [i for i, failure in failures.items() if failure.transient],
         "remark": _remark(ranges, depth),
     }
-    write_whole(target.with_suffix(".json"), json.dumps(facts))
+    write_file(target.with_suffix(".json"), json.dumps(facts))
 
 
 def _remark(ranges: dict[int, tuple[int | None, int]], depth: int) -> str | None:
@@ -171,7 +171,7 @@ def _remark(ranges: dict[int, tuple[int | None, int]], depth: int) -> str | None
     grey = [peak for bits, peak in ranges.values() if bits is not None]
     if grey and depth < DEPTHS[-1]:
         return f"{count_of(len(grey), 'image')} of 16 or 32 bits: {describe_range(depth, max(grey))}"
-    dark = [peak for _, peak in ranges.values() if peak < 2 ** DEPTHS[-2]]
+    dark = [peak for _, peak in ranges.values() if peak < DARK]
     if not dark:
         return None
     return (

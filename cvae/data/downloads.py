@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from cvae.atomic import cache_root
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
 from cvae.errors import CvaeError, MissingExtraError, UsageError, near
-from cvae.files import cache_root
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails; torchvision itself would wait for ever."""

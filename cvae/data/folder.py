@@ -8,12 +8,11 @@ import numpy as np
 
 from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
+from cvae.data.listing import by_reason
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
 
 DEFAULT_SIZE = (64, 64)
-MAX_REASONS, MAX_NAMES = 5, 5
-"""Reasons that a warning about skipped images lists, and names per reason."""
 
 
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -29,7 +28,7 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
     `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. Grey values of more than 8
-    bits are read at the smallest depth (8, 12 or 16 bits) that holds the largest value of all images. An image that
+    bits are read at the smallest even depth (8 to 16 bits) that holds the largest value of all images. An image that
     can't be read is skipped with a warning. They are decoded once, into a file under `data_dir` (`cvae.data.cache`),
     and again when a file has changed.
 
@@ -64,7 +63,10 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     index = {name: i for i, name in enumerate(classes)}
     for split, listing in listings.items():
         if unknown := [label for label in dict.fromkeys(listing.labels or ()) if label not in index]:
-            raise UsageError(f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train does not have")
+            raise UsageError(
+                f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train does not have; "
+                f"add it to train, or remove it from {split}"
+            )
     paths = [path for listing in listings.values() for path in listing.paths]
     decoded = decode_folder(root, paths, size or DEFAULT_SIZE, data_dir)
     readable = np.ones(len(paths), bool)
@@ -98,14 +100,4 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
 
 
 def _by_reason(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:
-    """Group unreadable images by reason, with the names of some."""
-    groups: dict[str, list[Path]] = {}
-    for i, reason in unreadable.items():
-        groups.setdefault(reason, []).append(paths[i])
-    texts = [f"{reason}: {_some(group, root)}" for reason, group in groups.items()]
-    return "; ".join([*texts[:MAX_REASONS], *["..."] * (len(texts) > MAX_REASONS)])
-
-
-def _some(paths: Sequence[Path], root: Path) -> str:
-    names = [repr(str(path.relative_to(root))) for path in paths[:MAX_NAMES]]
-    return ", ".join(names) + (", ..." if len(paths) > MAX_NAMES else "")
+    return by_reason([(str(paths[i].relative_to(root)), reason) for i, reason in unreadable.items()])

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cvae.runtime.images import bytes_per_pixel, check_size, cover, explain, open_image, to_rgb
+from cvae.imaging.reader import bytes_per_pixel, check_size, cover, explain, open_image, to_rgb
 
 AHEAD = 2**26
 """Bytes of decoded images, at most, that wait for their turn."""
@@ -41,7 +41,7 @@ class ReadFailure(NamedTuple):
 
 
 class DecodedImage(NamedTuple):
-    """Pixels (3, H, W) uint8, and the `bits` and `peak` of `cvae.runtime.images.RGBImage`."""
+    """Pixels (3, H, W) uint8, and the `bits` and `peak` of `cvae.imaging.reader.RGBImage`."""
 
     pixels: np.ndarray
     bits: int | None

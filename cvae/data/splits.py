@@ -2,13 +2,13 @@
 
 import re
 import shlex
-from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cvae.data.listing import Folder, read_folder
+from cvae.data.listing import Folder, name_some, read_folder
 from cvae.errors import UsageError, one_line
-from cvae.runtime.images import EXTENSIONS
+from cvae.imaging.reader import EXTENSIONS
 
 SPLITS = ("train", "validation", "test")
 
@@ -17,6 +17,7 @@ SPLIT_WORDS = {
     "training": "train",
     "trainset": "train",
     "trainval": "train",
+    "trn": "train",
     "val": "validation",
     "valid": "validation",
     "validation": "validation",
@@ -29,11 +30,27 @@ SPLIT_WORDS = {
     "testing": "test",
     "testset": "test",
     "tests": "test",
+    "tst": "test",
 }
 """Words that name a split, and the split."""
 
+SPLIT_PART = re.compile("train(?:ing)?|trn|validation|valid|val|dev|eval|test(?:ing)?|tst")
+"""What stands for a split where the name of a sibling differs only in it: DIV2K_train_HR beside DIV2K_valid_HR."""
+
+ABBREVIATIONS = {"tr": "train", "va": "validation", "vl": "validation", "te": "test", "ts": "test"}
+"""Names that may stand for splits, or for languages and countries."""
+
 FILLER_WORDS = frozenset({"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"})
 """Words that may follow a split word, and folders that stand for nothing."""
+
+IMAGE_WORDS = frozenset({"images", "image", "imgs", "img", "pictures", "photos"})
+
+NOT_CLASS_WORDS = frozenset(
+    {"mask", "masks", "label", "labels", "annotation", "annotations", "groundtruth", "gt", "segmentation",
+     "segmentations", "unseen", "holdout", "heldout", "unlabeled", "unlabelled", "extra", "pred", "predict",
+     "prediction", "predictions", "sample", "samples", "query", "gallery", "public", "private", "submission"}
+)  # fmt: skip
+"""Words of folders that accompany splits or images; as classes they are improbable."""
 
 MAX_FOLDERS_SHOWN = 8
 
@@ -72,7 +89,17 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     remarks = [f"left out, beside the splits: {', '.join(left_out)}"] if left_out else []
     if folder.others:
         remarks.append(f"left out, not readable as images: {folder.left_out()}")
-    return FolderListing({name: _listing(sub) for name, sub in (splits or {"train": folder}).items()}, remarks)
+    if folder.skipped:
+        remarks.append(f"left out: {folder.skipped_by_reason()}")
+    listings = {}
+    for name, sub in (splits or {"train": folder}).items():
+        listings[name] = _listing(sub)
+        if sub.folders and sub.empty:
+            remarks.append(f"left out, without images: {name_some(sub.empty)}")
+    if listings["train"].labels is None and (labelled := [name for name in listings if listings[name].labels]):
+        remarks.append(f"labels are not used: {' and '.join(labelled)} has a folder for each class, train does not")
+        listings = {name: Listing(listing.paths, None) for name, listing in listings.items()}
+    return FolderListing(listings, remarks)
 
 
 def split_of(name: str) -> str | None:
@@ -97,12 +124,15 @@ def find_splits(folder: Folder, argument: str) -> tuple[dict[str, Folder] | None
     Raises:
         UsageError: it is unclear.
     """
-    named = _group_by_split(folder)
-    if named:
-        return _named_splits(folder, named, argument)
-    starts = {SPLIT_WORDS[match[0]] for name in folder.folders if (match := re.match("train|test|val", name.lower()))}
-    if len(starts) > 1 and "train" in starts:
-        raise _unclear(folder, argument)  # trainA, testA
+    split_of_folder = splits_of(folder.folders)
+    if split_of_folder:
+        return _named_splits(folder, split_of_folder, argument)
+    mentioned = {split for name in folder.folders for split in _mentioned_splits(name)}
+    if len(mentioned) > 1 and "train" in mentioned:
+        raise _unclear(folder, argument)  # train_v2, test_v1
+    if len(folder.folders) > 1 and all(name.lower() in ABBREVIATIONS for name in folder.folders):
+        raise _unclear(folder, argument)
+    _check_no_annotations(folder, argument)
     nested = {name: result for name, sub in folder.folders.items() if (result := find_splits(sub, argument))[0]}
     if not nested:
         return None, []
@@ -124,13 +154,43 @@ def find_splits(folder: Folder, argument: str) -> tuple[dict[str, Folder] | None
     return splits, left_out
 
 
+def splits_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the split that each of several sibling folders stands for, without those that stand for none.
+
+    Names that differ only in a part are recognized too: "DIV2K_train_HR" beside "DIV2K_valid_HR", "mytrain" beside
+    "mytest".
+    """
+    splits = {name: split for name in names if (split := split_of(name)) is not None}
+    siblings: dict[tuple[str, str], dict[str, str]] = {}
+    for name in names:
+        for match in SPLIT_PART.finditer(name.lower()):
+            frame = name.lower()[: match.start()], name.lower()[match.end() :]
+            siblings.setdefault(frame, {})[name] = SPLIT_WORDS[match[0]]
+    for frame, found in siblings.items():
+        if any(frame) and "train" in found.values() and len(set(found.values())) > 1:
+            splits |= found
+    return splits
+
+
+def _mentioned_splits(name: str) -> set[str]:
+    words = [*_words(name), *re.findall("^(?:train|test|val)", name.lower())]
+    return {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
+
+
+def _names_with(words: frozenset[str], folder: Folder) -> list[str]:
+    return [name for name in folder.folders if words.intersection(_words(name))]
+
+
 def _named_splits(
-    folder: Folder, named: dict[str, list[Folder]], argument: str
+    folder: Folder, split_of_folder: dict[str, str], argument: str
 ) -> tuple[dict[str, Folder] | None, list[str]]:
     """The result of `find_splits` for a folder with sub-folders called after splits."""
-    others = {name: sub for name, sub in folder.folders.items() if split_of(name) is None}
-    if _is_class_named_train(named, others):
+    named = _group_by_split(folder, split_of_folder)
+    others = {name: sub for name, sub in folder.folders.items() if name not in split_of_folder}
+    if _is_class_named_train(folder, named, others):
         return None, []
+    if "train" not in named and any(split_of(name) == "train" for name in folder.empty):
+        raise UsageError(f"the training split of {str(folder.path)!r} has no images; put some there")
     for split, subs in named.items():
         if len(subs) > 1:
             names = ", ".join(sub.path.name for sub in subs)
@@ -140,13 +200,15 @@ def _named_splits(
     _check_no_loose_images(folder)
     splits = {split: _unwrap(split, subs[0]) for split, subs in named.items()}
     for sub in splits.values():
+        _check_no_annotations(sub, argument)
         try:
             inner, _ = find_splits(sub, argument)
         except UsageError:  # classes with such names
             continue
         if inner and len(inner) > 1:
             raise _unclear(folder, argument)  # train and test within train
-    return splits, [f"{one_line(name, 40)} ({sub.summary()})" for name, sub in others.items()]
+    left_out = [f"{one_line(name, 40)} ({sub.summary()})" for name, sub in others.items()]
+    return splits, [*left_out, *(f"{one_line(name, 40)} (no images)" for name in folder.empty if split_of(name))]
 
 
 def _words(name: str) -> list[str]:
@@ -158,7 +220,8 @@ def _is_filler(name: str) -> bool:
 
 
 def _unclear(folder: Folder, argument: str, reason: str = "") -> UsageError:
-    ordered = sorted(folder.folders, key=lambda name: split_of(name) is None)
+    split_of_folder = splits_of(folder.folders)
+    ordered = sorted(folder.folders, key=lambda name: name not in split_of_folder)
     tree = ", ".join(
         f"{one_line(name, 40)}/ ({folder.folders[name].summary()})" for name in ordered[:MAX_FOLDERS_SHOWN]
     )
@@ -170,12 +233,11 @@ def _unclear(folder: Folder, argument: str, reason: str = "") -> UsageError:
     )
 
 
-def _group_by_split(folder: Folder) -> dict[str, list[Folder]]:
+def _group_by_split(folder: Folder, split_of_folder: dict[str, str]) -> dict[str, list[Folder]]:
     """Group the sub-folders by split. Beside another validation set, "eval" is the test set."""
     named: dict[str, list[Folder]] = {}
-    for name, sub in folder.folders.items():
-        if (split := split_of(name)) is not None:
-            named.setdefault(split, []).append(sub)
+    for name, split in split_of_folder.items():
+        named.setdefault(split, []).append(folder.folders[name])
     validations = named.get("validation", [])
     if len(validations) == 2 and "test" not in named:
         evaluation = [sub for sub in validations if re.search("eval", sub.path.name, re.IGNORECASE)]
@@ -185,13 +247,17 @@ def _group_by_split(folder: Folder) -> dict[str, list[Folder]]:
     return {split: named[split] for split in (*SPLITS, "") if split in named}
 
 
-def _is_class_named_train(named: dict[str, list[Folder]], others: dict[str, Folder]) -> bool:
-    """Return whether "train" is a class, as beside bus and car, rather than a split, as beside sample_images."""
+def _is_class_named_train(folder: Folder, named: dict[str, list[Folder]], others: dict[str, Folder]) -> bool:
+    """Return whether "train" is a class, as beside bus and car, rather than a split, as beside sample_images.
+
+    Beside a single folder it stays unclear.
+    """
     return (
         [sub.path.name.lower() for subs in named.values() for sub in subs] == ["train"]
-        and bool(others)
+        and len(others) > 1
         and not any(sub.folders for sub in (*named["train"], *others.values()))
         and not any(_words(name)[-1] in FILLER_WORDS for name in others if _words(name))
+        and not _names_with(NOT_CLASS_WORDS, folder)
     )
 
 
@@ -208,12 +274,16 @@ def _unwrap(split: str, folder: Folder) -> Folder:
 def _join_classes(classes: dict[str, dict[str, Folder]]) -> dict[str, Folder]:
     """cat/train, cat/test, dog/train, dog/test -> train with cat and dog, test with cat and dog."""
     return {
-        split: Folder(
-            Path(split), [], {name: splits[split] for name, splits in classes.items() if split in splits}, Counter()
-        )
+        split: Folder(Path(split), [], {name: splits[split] for name, splits in classes.items() if split in splits})
         for split in SPLITS
         if any(split in splits for splits in classes.values())
     }
+
+
+def _check_no_annotations(folder: Folder, argument: str) -> None:
+    """Check that images are not beside their masks, which would be a class too."""
+    if any(set(_words(name)) <= IMAGE_WORDS for name in folder.folders) and _names_with(NOT_CLASS_WORDS, folder):
+        raise _unclear(folder, argument)
 
 
 def _check_no_loose_images(folder: Folder) -> None:

@@ -56,10 +56,13 @@ class Batches:
 
     def shuffled(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; the order is a function of seed and epoch alone."""
+        return self._cut(self.order(seed, epoch)[start:, self.shard.index :: self.shard.count])
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """Return the numbers of the images (steps, B) in each batch of an epoch."""
         generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
         order = torch.randperm(len(self.split), generator=generator)
-        order = order[: len(self) * self.batch_size].view(len(self), -1)[start:]  # (N,) -> (steps, B)
-        return self._cut(order[:, self.shard.index :: self.shard.count])
+        return order[: len(self) * self.batch_size].view(len(self), -1)  # (N,) -> (steps, B)
 
     def in_order(self) -> Iterator[Batch]:
         """Every image once; of `count` processes, each gets every `count`-th batch."""

@@ -21,13 +21,12 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from cvae.config import MAX_TEXT, Config, parse_json
+from cvae.atomic import read_at_most, write_file
+from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.files import read_at_most, write_whole
 from cvae.models import VAE, build
-
-WEIGHTS = "model.safetensors"
-
+from cvae.run import CONFIG, WEIGHTS, read_config
+from cvae.serialization import MAX_TEXT, parse_json
 
 DTYPES = {
     torch.float64: "F64",
@@ -44,7 +43,7 @@ DTYPES = {
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, whole or not at all."""
-    write_whole(path, _bytes(state))
+    write_file(path, _bytes(state))
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -108,7 +107,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
         CvaeError: the folder is no run, or a file in it is damaged.
     """
     run = Path(run)
-    config = Config.read(run / "config.json")
+    config = read_config(run)
     path = run / WEIGHTS
     header = _header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
     try:
@@ -117,9 +116,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
         tensors = load_weights(path, sketch)
         model = build(config.model)
     except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise CvaeError(
-            f"{str(run / 'config.json')!r} describes no model that can be built: {one_line(error)}"
-        ) from error
+        raise CvaeError(f"{str(run / CONFIG)!r} describes no model that can be built: {one_line(error)}") from error
     model.load_state_dict(tensors)
     return model.eval(), config
 
@@ -163,9 +160,9 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to `folder`, and remove all but the two newest."""
     data = _bytes(checkpoint.tensors)
     name = f"{step:09d}"
-    write_whole(folder / f"{name}.safetensors", data)
+    write_file(folder / f"{name}.safetensors", data)
     digest = hashlib.sha256(data).hexdigest()
-    write_whole(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
+    write_file(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
     kept = {path.stem for path in sorted(folder.glob("*.json"))[-2:]}
     for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
         if path.stem not in kept:

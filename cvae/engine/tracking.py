@@ -11,8 +11,9 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
-from cvae.config import Config, to_dict
+from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, near
+from cvae.serialization import to_dict
 
 
 def choose(asked: tuple[str, ...] | None) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """The one trainer: any model, any objective, on CPU, CUDA or MPS, in one process or several."""
 
 import atexit
-import copy
 import json
 import math
 import os
@@ -18,14 +17,13 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from cvae import imaging as pictures
+from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, Split, load_dataset
-from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import (
-    WEIGHTS,
     Checkpoint,
     load_checkpoint,
     load_model,
@@ -36,18 +34,16 @@ from cvae.engine.checkpoint import (
 )
 from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
-from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.engine.setup import choose_compile, choose_device, choose_precision, configure
+from cvae.engine.resolve import choose_compile, choose_device, choose_precision, configure
+from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
-from cvae.files import locked, sweep, write_whole
+from cvae.imaging import slerp
 from cvae.models import VAE, LatentHook, Terms, build
-from cvae.objectives import Loss, iwae
-from cvae.registry import OBJECTIVES
-from cvae.runtime import images as pictures
+from cvae.models.objectives import iwae
+from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, is_run, read_config, sample_path
 from cvae.runtime.find import find
-from cvae.runtime.model import slerp
 
 CHECKPOINT_SECONDS = 120.0
 """A run is saved at the end of each epoch, and within a longer one this often."""
@@ -74,7 +70,7 @@ def train(
         Interrupted: the first Ctrl-C or SIGTERM; the run can be resumed.
     """
     out = Path(out)
-    if (out / "config.json").exists():
+    if is_run(out):
         if _restarts():
             return resume(out, quiet=quiet, on_epoch=on_epoch)
         raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
@@ -113,7 +109,7 @@ def resume(
         "compile": compile,
         "trackers": trackers,
     }
-    config = Config.read(out / "config.json")
+    config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
     accelerator = _start(config.training)
@@ -197,23 +193,20 @@ class Trainer:
 
         reseed(self.device, asked.seed, "weights")
         model = build(config.model).to(memory_format=torch.channels_last)
-        kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        optimizer = kinds[asked.optimizer](
-            model.parameters(), lr=asked.lr, weight_decay=asked.weight_decay, fused=self.device.type != "mps"
-        )
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
-        self.parameters = list(self.model.parameters())
-        # Without the precision that `prepare` puts around forward: a copy, such as the moving average, would call the
-        # original through it. Each training step asks for it by `autocast` instead.
-        self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-        self.network: Callable[..., Terms] = torch.compile(self.model) if compiled else self.model
-        self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if asked.ema else None
-        self.objective: Callable[..., Loss] = OBJECTIVES.get(asked.objective)
+        if can_record(self.config, accelerator, self.batches):
+            self.training_step: TrainingStep = RecordedStep(
+                self.config, accelerator, model, self.batches, epochs=self.epochs
+            )
+        else:
+            self.training_step = TrainingStep(
+                self.config, accelerator, model, self.batches, epochs=self.epochs, shard=self.shard
+            )
+        self.model, self.bare_model = self.training_step.model, self.training_step.bare_model
+        self.optimizer, self.ema = self.training_step.optimizer, self.training_step.ema
+        self.sums = self.training_step.sums
         self.validation = None if dataset.validation is None else self._in_order(dataset.validation)
 
         self.step = 0
-        self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate, and steps, over the epoch so far
-        self.bad_step = torch.full((), -1.0, device=self.device)  # the first whose gradient was not finite
         self.best = float("inf")
         self.records: list[Record] = []
         self.notes: list[str] = []
@@ -228,7 +221,7 @@ class Trainer:
 
     def run(self, *, resuming: bool = False) -> Path:
         """Train to the end, from the beginning or from the newest checkpoint, and return the run's folder."""
-        with locked(self.out) if self.accelerator.is_main_process else nullcontext():
+        with lock_folder(self.out) if self.accelerator.is_main_process else nullcontext():
             try:
                 self._train(resuming)
             except UsageError:  # some can only be found out at the first step
@@ -239,8 +232,8 @@ class Trainer:
 
     def _take_back(self) -> None:
         """Delete what was written before the first step; folders only where nothing else is in them."""
-        samples = self.out / "samples"
-        for path in (self.out / "config.json", self.out / "metrics.jsonl", *samples.glob("epoch-0000-*.png")):
+        samples = self.out / SAMPLES
+        for path in (self.out / CONFIG, self.out / METRICS, *samples.glob("epoch-0000-*.png")):
             path.unlink(missing_ok=True)
         with suppress(OSError):
             samples.rmdir()
@@ -250,9 +243,9 @@ class Trainer:
         if not (resuming and self._restore()):
             self._initialize()
         if self.accelerator.is_main_process:
-            for folder in (self.out, self.out / "last", self.out / "samples"):
-                sweep(folder)
-            write_whole(self.out / "config.json", self.config.to_json())
+            for folder in (self.out, self.out / CHECKPOINTS, self.out / SAMPLES):
+                remove_stale_files(folder)
+            write_file(self.out / CONFIG, self.config.to_json())
             self._write_metrics()  # the run may have been killed just before it did
         with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
             try:
@@ -268,7 +261,7 @@ class Trainer:
         asked, size = self.config.training, self.config.model.image_shape
         for note in (*self.dataset.remarks, *self.notes):
             progress.line(note)
-        parameters = sum(p.numel() for p in self.parameters)
+        parameters = sum(p.numel() for p in self.bare_model.parameters())
         processes = self.accelerator.num_processes
         progress.line(
             f"{asked.arch}{' conditional' if asked.conditional else ''}, {parameters:,} parameters, on "
@@ -278,6 +271,9 @@ class Trainer:
         )
         if self.step == 0:
             self._pictures(0)
+        self.model.train()
+        if remark := self.training_step.prepare(self.step):
+            progress.line(remark)
         while self.step < self.total_steps:
             self._epoch(self.step // len(self.batches), progress)
             self._stop_if_asked()
@@ -288,8 +284,8 @@ class Trainer:
         started, first = time.monotonic(), self.step
         saved = started
         self.model.train()
-        for image, label in self.batches.shuffled(self.config.training.seed, epoch, self.step - epoch * steps):
-            self._train_step(image, label)
+        for batch in self.training_step.shuffled(epoch, self.step - epoch * steps):
+            self._train_step(*batch)
             if due := progress.due():
                 speed = (self.step - first) * self.batches.batch_size / (time.monotonic() - started)
                 text = f"{_bound(self._figures(self.sums))}, {speed:,.0f} images/s"
@@ -311,7 +307,7 @@ class Trainer:
             "epoch": epoch + 1,
             "step": self.step,
             "train": train,
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "learning_rate": self.training_step.learning_rate(self.step - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round((self.step - first) * self.batches.batch_size / seconds, 1),
         }
@@ -319,96 +315,13 @@ class Trainer:
             record["skipped"] = skipped
         self._end_of_epoch(record, progress)
 
-    def _train_step(self, images: Tensor, label: Tensor | None) -> None:
-        """One step of the optimizer, on this process's part of a batch: images (B, C, H, W) uint8, label (B,)."""
-        asked = self.config.training
-        milestones = asked.milestones and [epoch * len(self.batches) for epoch in asked.milestones]
-        lr = asked.lr * lr_factor(asked.schedule, self.step, self.total_steps, asked.warmup, milestones)
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        self.optimizer.zero_grad()
-        before = [buffer.clone() for buffer in self.bare_model.buffers()]
-        losses = []
-        for i in range(asked.accumulate):
-            last = i == asked.accumulate - 1
-            with nullcontext() if last else self.accelerator.no_sync(self.model):
-                part = slice(i, None, asked.accumulate)
-                loss = torch.stack(
-                    self._loss(
-                        images[part], None if label is None else label[part], self.shard.part(i, asked.accumulate)
-                    )
-                )
-                losses.append(loss.detach())
-                # What is not finite in the loss alone makes the gradient so too, on which all processes agree.
-                finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
-                self.accelerator.backward(loss[0] * finite / asked.accumulate)
-        self._update(torch.stack(losses).mean(0), before)
+    def _train_step(self, *batch: Tensor | None) -> None:
+        self.training_step(self.step, *batch)
         self.step += 1
 
-    def _loss(self, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
-        asked = self.config.training
-        reseed(self.device, asked.seed, "step", self.step)
-        image = augment(images, asked, shard).contiguous(memory_format=torch.channels_last)
-        kl_weight = kl_factor(self.step, asked.kl_warmup * len(self.batches))
-
-        def model(
-            image: Tensor, label: Tensor | None, samples: int = 1, latent_hook: LatentHook | None = None
-        ) -> Terms:
-            """As an objective calls it."""
-            latent_dim = self.config.model.latent_dim
-            noise = shard.draw(torch.randn, len(image), samples, latent_dim, device=self.device)
-            if shard.count > 1:  # what a plug-in's network draws by itself should not be the same in each part
-                reseed(self.device, asked.seed, "network", self.step, shard.index)
-            return self.network(image, label, noise.flatten(0, 1), latent_hook)  # (B, K, Z) -> (B K, Z)
-
-        with self.accelerator.autocast():
-            return self.objective(model, image, label, kl_weight, **asked.options["objective"])
-
-    @torch.no_grad()
-    def _update(self, figures: Tensor, before: list[Tensor]) -> None:
-        """Step the optimizer along the gradients, unless they are not finite; nothing here waits for the device.
-
-        `figures` (3,) are loss, distortion and rate, `before` the model's buffers as they were. After a step that was
-        not finite the network stays as it was: for that step when it is to be skipped, else until the loop looks, and
-        stops. The moving average takes in what there is.
-        """
-        asked = self.config.training
-        if asked.clip:
-            norm = self.accelerator.clip_grad_norm_(self.parameters, asked.clip)
-        else:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
-        good = norm.isfinite()
-        if self.accelerator.scaler is None:  # which finds and skips by itself what fp16 can't hold
-            self.bad_step = torch.where(good | (self.bad_step >= 0), self.bad_step, float(self.step))
-            if asked.on_nan == "stop":
-                good = self.bad_step < 0
-            if self.device.type != "mps":
-                self.optimizer.optimizer.found_inf = (~good).float()  # as GradScaler tells the fused kernels
-            elif not good:  # MPS has none
-                self.optimizer.zero_grad()
-        self.optimizer.step()
-        for buffer, old in zip(self.bare_model.buffers(), before, strict=True):
-            buffer.copy_(torch.where(good, buffer, old))
-        self.sums += torch.where(good, torch.cat([figures, figures.new_ones(1)]), 0.0)
-        if self.ema is not None:
-            self._average(min(asked.ema, (1 + self.step) / (10 + self.step)))
-
-    def _average(self, decay: float) -> None:
-        """The moving average of the weights; it begins with a small decay, to forget where the run began.
-
-        Buffers are averaged as well: the statistics of batch norm are those of a few batches, under the last weights.
-        """
-        assert self.ema is not None
-        get_ema_multi_avg_fn(decay)(list(self.ema.parameters()), self.parameters, 0)
-        for mean, buffer in zip(self.ema.buffers(), self.bare_model.buffers(), strict=True):
-            if buffer.is_floating_point():
-                mean.lerp_(buffer, 1 - decay)
-            else:
-                mean.copy_(buffer)  # a count of batches
-
     def _raise_if_bad(self) -> None:
-        """Looks at what `_update` has found, which waits for the device; all processes look at the same steps."""
-        bad_step = int(self.bad_step)
+        """Looks at what the steps have found, which waits for the device; all processes look at the same steps."""
+        bad_step = int(self.training_step.bad_step)
         if bad_step >= 0 and self.config.training.on_nan == "stop":
             raise self._diverged(f"the loss or its gradient is not finite at step {bad_step:,}")
 
@@ -558,13 +471,13 @@ class Trainer:
         model.train()
         for name, sheet in sheets.items():
             columns = len(image) if name == "reconstructions" else 8
-            pictures.save(pictures.grid(sheet, columns), self.out / "samples" / f"epoch-{epoch:04d}-{name}.png")
+            pictures.save(pictures.grid(sheet, columns), sample_path(self.out, epoch, name))
 
     # -- stopping and going on -----------------------------------------------------------------------------------
 
     def _write_metrics(self) -> None:
         if self.accelerator.is_main_process:
-            write_whole(self.out / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in self.records))
+            write_file(self.out / METRICS, "".join(json.dumps(record) + "\n" for record in self.records))
 
     def _save(self) -> None:
         """Add a checkpoint that continues exactly from here."""
@@ -584,7 +497,7 @@ class Trainer:
             "images": len(self.dataset.train),
             "scaler": None if scaler is None else scaler.state_dict(),
         }
-        save_checkpoint(self.out / "last", self.step, Checkpoint(tensors, state))
+        save_checkpoint(self.out / CHECKPOINTS, self.step, Checkpoint(tensors, state))
 
     def _initialize(self) -> None:
         """Take the weights that the run is to begin with from another one, if it is.
@@ -613,7 +526,7 @@ class Trainer:
             CvaeError: no checkpoint is intact, or it does not fit the run, or the data have changed.
             UsageError: it is further on than the run is to go.
         """
-        checkpoint, damaged = load_checkpoint(self.out / "last")
+        checkpoint, damaged = load_checkpoint(self.out / CHECKPOINTS)
         self.notes += [f"checkpoint {name} is damaged and passed over for the one before" for name in damaged]
         if checkpoint is None:
             self.notes.append("there is no checkpoint yet: the run begins anew")

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import Config, TrainConfig
+from cvae.config import TrainConfig
 from cvae.data import Dataset, Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer, as_float, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
+from cvae.evaluation.feature_extractor import SHIPPED, FeatureExtractor, load_feature_extractor
 from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet, psnr, require_ssim, ssim
-from cvae.evaluation.judge import SHIPPED, Judge, judge
+from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 GENERATED = 10_000
@@ -30,8 +31,8 @@ def data_of(path: Path, spec_data: str) -> TrainConfig:
     Of a file alone nobody knows which images were held out, so that there are no validation images then.
     """
     folder = path if path.is_dir() else path.parent
-    if (folder / "config.json").is_file():
-        return Config.read(folder / "config.json").training
+    if is_run(folder):
+        return read_config(folder).training
     return TrainConfig(data=spec_data, validation=0.0)
 
 
@@ -103,11 +104,11 @@ def evaluate(
     require_ssim()
     conditional = scorer.classes is not None
     dataset, part = load_split(data, split, scorer)
-    by = _judge_for(features, dataset.name, scorer.image_shape) if generated else None
-    if by is not None:  # what can't be is said before hours have gone by
+    extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
+    if extractor is not None:  # what can't be is said before hours have gone by
         if (count := min(generated, len(part), len(dataset.train))) <= NEIGHBOURS:
             raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
-        by.features(as_float(part.images[:2]))
+        extractor.features(as_float(part.images[:2]))
     part = spread(part, limit)
     labels = part.labels if conditional else None
     report: dict[str, Any] = {
@@ -126,27 +127,27 @@ def evaluate(
     report["reconstruction"] = _reconstruction(scorer, part, labels, tell)
     if conditional:
         report["labels"] = _labels(scorer, part, seed, tell)
-    if by is not None:
+    if extractor is not None:
         grey = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
         others = None if split == "train" else grey.train  # they would be compared with themselves
-        found = _distances(scorer, getattr(grey, split), others, by, generated, seed, tell)
+        found = _distances(scorer, getattr(grey, split), others, extractor, generated, seed, tell)
         if (accuracy := found.pop("label_accuracy", None)) is not None:
             report["labels"]["label_accuracy"] = accuracy
-            report["labels"]["label_accuracy_of_real_images"] = by.accuracy
+            report["labels"]["label_accuracy_of_real_images"] = extractor.accuracy
         report["generated"] = found
     return report
 
 
-def _judge_for(features: str | None, data: str, image_shape: tuple[int, int, int]) -> Judge | None:
+def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, int, int]) -> FeatureExtractor | None:
     """The features that were asked for, or else the shipped classifier of this very data set."""
     if features is None:
-        if data not in SHIPPED or (by := judge(data)).image_shape != image_shape:
+        if data not in SHIPPED or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
-        return by
-    by = judge(features)
-    if by.image_shape not in (None, image_shape):
-        raise UsageError(f"--features {features!r} are of images {by.image_shape}, not {image_shape}")
-    return by
+        return extractor
+    extractor = load_feature_extractor(features)
+    if extractor.image_shape not in (None, image_shape):
+        raise UsageError(f"--features {features!r} are of images {extractor.image_shape}, not {image_shape}")
+    return extractor
 
 
 def spread(split: Split, limit: int | None) -> Split:
@@ -219,7 +220,7 @@ def _reconstruction(scorer: Scorer, part: Split, labels: np.ndarray | None, tell
     }
 
 
-def drawn(
+def generate_batches(
     scorer: Scorer, labels: np.ndarray | None, count: int, seed: int, black_and_white: bool
 ) -> Iterator[np.ndarray]:
     """`count` images in batches (B, C, H, W); where the real ones are black and white, pixels drawn by their means."""
@@ -236,7 +237,7 @@ def black_and_white(images: np.ndarray | Rows) -> bool:
 
 
 def _distances(
-    scorer: Scorer, real: Split, train: Split | None, by: Judge, count: int, seed: int, tell: Progress
+    scorer: Scorer, real: Split, train: Split | None, extractor: FeatureExtractor, count: int, seed: int, tell: Progress
 ) -> dict[str, Any]:
     """Distances of generated images from real ones, beside those of as many training images, and their labels."""
     count = min(count, len(real), len(real if train is None else train))
@@ -244,21 +245,21 @@ def _distances(
     binary = black_and_white(reference.images)
     labels = reference.labels if scorer.classes is not None else None  # as many of each class as there are real ones
     features, right, done = [], [], 0
-    for image in drawn(scorer, labels, count, seed, binary):
-        features.append(by.features(image))
-        if labels is not None and by.predict is not None and by.classes == scorer.classes:
-            right.append(by.predict(image) == labels[done : done + len(image)])
+    for image in generate_batches(scorer, labels, count, seed, binary):
+        features.append(extractor.features(image))
+        if labels is not None and extractor.predict is not None and extractor.classes == scorer.classes:
+            right.append(extractor.predict(image) == labels[done : done + len(image)])
         tell("generated images", done := done + len(image), count)
     generated = np.concatenate(features)
-    of_real = _features(by, reference)
+    of_real = _features(extractor, reference)
     report: dict[str, Any] = {
-        "features": by.name,
+        "features": extractor.name,
         "images": count,
         "pixels": "drawn black or white" if binary else "grey or colour",
     }
     compared = {"": generated}
     if train is not None:
-        compared["_of_training_images"] = _features(by, spread(train, count))
+        compared["_of_training_images"] = _features(extractor, spread(train, count))
     report |= {f"frechet{name}": frechet(each, of_real) for name, each in compared.items()}
     for name, each in compared.items():
         near = density_and_coverage(of_real, each)
@@ -268,5 +269,5 @@ def _distances(
     return report
 
 
-def _features(by: Judge, images: Split) -> np.ndarray:
-    return np.concatenate([by.features(image) for _, image, _ in batches(images.images, None)])  # (N, D)
+def _features(extractor: FeatureExtractor, images: Split) -> np.ndarray:
+    return np.concatenate([extractor.features(image) for _, image, _ in batches(images.images, None)])  # (N, D)

@@ -5,7 +5,7 @@ from statistics import NormalDist
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvae.plots.sheet import sheet
+from cvae.plots.image_grid import image_grid
 from cvae.runtime import Model
 
 
@@ -15,7 +15,7 @@ def styles(model: Model, columns: int, seed: int, title: str) -> Figure:
     classes = model.spec.classes
     noise = np.tile(model.noise(columns, seed), (len(classes), 1))  # (K, Z) -> (classes*K, Z)
     images = model.decode(noise, label_index=np.arange(len(classes)).repeat(columns))
-    return sheet(images, classes, [""] * columns, title)
+    return image_grid(images, classes, [""] * columns, title)
 
 
 def quantiles(count: int) -> np.ndarray:
@@ -33,4 +33,4 @@ def manifold(model: Model, index: int | None, columns: int, title: str) -> Figur
     images = model.decode(np.stack([right, down], axis=-1).reshape(-1, 2), label_index=index)
     step = -(-columns // 20)  # more names would run into each other
     names = [f"{value:+.1f}" if i % step == 0 else "" for i, value in enumerate(values)]
-    return sheet(images, names, names, title)
+    return image_grid(images, names, names, title)

@@ -15,10 +15,10 @@ from matplotlib.transforms import Bbox
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
+from cvae import imaging
 from cvae.errors import CvaeError, UsageError, near
-from cvae.figures import MARKERS, OKABE_ITO, colours, plain
 from cvae.plots.codes import Codes
-from cvae.runtime import images as pictures
+from cvae.plots.style import MARKERS, OKABE_ITO, colours, plain
 
 METHODS = ("tsne", "pca", "umap")
 
@@ -73,7 +73,7 @@ def _estimator(method: str, perplexity: float, seed: int) -> Any:
 def draw(codes: Codes, places: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
     """The codes at their places (N, 2), by class where the data have classes; `thumbnails` shows some of the images."""
     figure = Figure(figsize=(8, 7))
-    axes = figure.add_axes((0, 0, 1, 1))  # the legend lies outside, where `cvae.figures.save` makes room for it
+    axes = figure.add_axes((0, 0, 1, 1))  # the legend lies outside, where `cvae.plots.style.save` makes room for it
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
     axes.set_title(plain(title))
@@ -139,7 +139,7 @@ def _thumbnails(axes: Axes, places: np.ndarray, codes: Codes, colour: list[str])
     axes.autoscale(False)  # else `imshow` sets limits to those of an image
     for i in apart(places, 1.1 * side):
         left, bottom = places[i] - (across / 2, up / 2)
-        image = np.asarray(pictures.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
+        image = np.asarray(imaging.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + across, bottom, bottom + up), zorder=3)
         axes.add_patch(Rectangle((left, bottom), across, up, fill=False, edgecolor=colour[i], linewidth=1.5, zorder=4))
     axes.autoscale(True)

@@ -1,6 +1,5 @@
 """The curves of trainings: the bound and its two parts, from metrics.jsonl."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cvae.errors import CvaeError, UsageError
-from cvae.figures import GREY, PETROFF, colours, plain
+from cvae.plots.style import GREY, PETROFF, colours, plain
+from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}
 
@@ -31,28 +31,22 @@ def read(run: Path) -> Records:
     Raises:
         CvaeError: there is no such file, it is damaged, or the first epoch has not ended yet.
     """
-    path = run / "metrics.jsonl"
-    try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise CvaeError(f"can't read {str(path)!r}, which cvae train writes: {error.strerror}") from error
-    records: Records = []
-    for number, line in enumerate(lines, 1):
+    path, records = run / METRICS, read_metrics(run)
+    for number, record in enumerate(records, 1):
         try:
-            records.append(_record(json.loads(line)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            _check(record)
+        except (ValueError, KeyError, TypeError) as error:
             raise CvaeError(f"{str(path)!r} is damaged: line {number} is no record of a training") from error
     if not any("epoch" in record for record in records):
         raise CvaeError(f"{str(path)!r} holds no epoch; let the run train for one at least")
     return records
 
 
-def _record(record: Any) -> dict[str, Any]:
-    """The record; raises one of several errors if it is none."""
+def _check(record: dict[str, Any]) -> None:
+    """Raise one of several errors if it is not a record."""
     numbers = [record[split][term] for split in STYLES if split in record for term in TERMS]
     if not numbers or not all(isinstance(number, int | float) for number in (*numbers, record.get("epoch", 0))):
         raise ValueError
-    return record
 
 
 def curve(records: Records, split: str, term: str) -> tuple[list[int], list[float]]:

@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cvae.errors import CvaeError, UsageError
-from cvae.plots.sheet import sheet
+from cvae.imaging.grids import grid_gap
+from cvae.plots.image_grid import image_grid
+from cvae.run import sample_images
 
 ROWS = 8
 """Epochs, at most, that are chosen when none are named."""
@@ -20,13 +22,10 @@ def saved(run: Path) -> dict[int, Path]:
     Raises:
         CvaeError: there is none.
     """
-    found = {}
-    for path in sorted((run / "samples").glob("epoch-*-reconstructions.png")):
-        if number := re.fullmatch(r"epoch-(\d+)-reconstructions", path.stem):
-            found[int(number[1])] = path
+    found = sample_images(run, "reconstructions")
     if not found:
         raise CvaeError(f"{str(run)!r} has no pictures in samples/; cvae train saves them, of grey and colour images")
-    return dict(sorted(found.items()))
+    return found
 
 
 def choose(there: list[int], asked: str | None) -> list[int]:
@@ -54,7 +53,7 @@ def halves(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, n
         CvaeError: the file can't be read, or is not of such images.
     """
     channels, height, width = image_shape
-    gap = max(1, height // 28)  # as `cvae.runtime.images.grid` leaves it
+    gap = grid_gap(height)
     try:
         with Image.open(path, formats=("PNG",)) as file:
             picture = file.convert("L" if channels == 1 else "RGB")
@@ -81,4 +80,4 @@ def draw(pictures: dict[int, Path], image_shape: tuple[int, int, int], title: st
     cut = {epoch: halves(path, image_shape) for epoch, path in pictures.items()}
     originals = next(iter(cut.values()))[0]
     images = np.concatenate([originals, *(below for _, below in cut.values())]) / np.float32(255)
-    return sheet(images, ["original", *(f"epoch {epoch}" for epoch in cut)], [""] * len(originals), title)
+    return image_grid(images, ["original", *(f"epoch {epoch}" for epoch in cut)], [""] * len(originals), title)

@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from cvae.plots.codes import Codes
-from cvae.plots.sheet import sheet
+from cvae.plots.image_grid import image_grid
 from cvae.runtime import Model
 
 
@@ -20,4 +20,4 @@ def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
             blank = np.ones((columns - len(row), *row.shape[1:]), np.float32)  # the last row may be shorter
             rows.append(np.concatenate([row, blank]))
             names.append(name)
-    return sheet(np.concatenate(rows), names, [""] * columns, title)
+    return image_grid(np.concatenate(rows), names, [""] * columns, title)

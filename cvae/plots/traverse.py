@@ -3,7 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from cvae.plots.sheet import sheet
+from cvae.plots.image_grid import image_grid
 from cvae.runtime import Model
 
 
@@ -26,7 +26,7 @@ def draw(
     """A row for each of the dimensions with the largest KL (Z,), around the code (Z,)."""
     chosen = strongest(kl, dimensions)
     images = model.decode(varied(code, chosen, values), label_index=index)
-    return sheet(
+    return image_grid(
         images, [f"z{d}  {kl[d]:.2f} nats" for d in chosen], [_signed(float(value)) for value in values], title
     )
 

@@ -27,10 +27,10 @@ class Images(np.ndarray):
         Raises:
             UsageError: this is a part or a result of another shape, which is no image.
         """
-        from cvae.runtime import images as pictures
+        from cvae import imaging
 
         array = np.asarray(self)
-        return pictures.grid(array) if array.ndim == 4 and array.shape[1] in (1, 3) else pictures.to_pil(array)
+        return imaging.grid(array) if array.ndim == 4 and array.shape[1] in (1, 3) else imaging.to_pil(array)
 
     def save(self, path: str | Path) -> None:
         """Save the picture in the format of the path's ending, whole or not at all.
@@ -39,9 +39,9 @@ class Images(np.ndarray):
             UsageError: no such format is known, or this is no image.
             CvaeError: the file can't be written.
         """
-        from cvae.runtime import images as pictures
+        from cvae import imaging
 
-        pictures.save(self.to_pil(), path)
+        imaging.save(self.to_pil(), path)
 
     def to_png(self) -> bytes:
         """The picture as a PNG file's bytes."""

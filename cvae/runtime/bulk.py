@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from cvae import imaging
+from cvae.atomic import atomic_write, lock_folder, write_file
 from cvae.errors import CvaeError, UsageError
-from cvae.files import locked, whole, write_whole
-from cvae.runtime import images as pictures
 from cvae.runtime.model import Label, Model, check_order, label_indices
 from cvae.runtime.session import CHUNK
 
@@ -106,11 +106,11 @@ def _generate(
     if before is None:
         if other := sink.other():
             raise UsageError(f"{str(other)!r} holds other images already; remove them, or choose another --out")
-        write_whole(state, json.dumps({**asdict(order), "done": 0}))
+        write_file(state, json.dumps({**asdict(order), "done": 0}))
     for start, images, labels in _blocks(model, order, done, block, chunk):
         sink.write(start, images, labels)
         done = start + len(images)
-        write_whole(state, json.dumps({**asdict(order), "done": done}))
+        write_file(state, json.dumps({**asdict(order), "done": done}))
         if progress is not None:
             progress(done, n)
     files = sink.close()
@@ -134,7 +134,7 @@ def _check_out(out: Path) -> None:
 def _alone(out: Path) -> Iterator[None]:
     """Hold `out` for this process alone, by a folder beside it."""
     place = out.with_name(f".{out.name}.lock")
-    with locked(place):
+    with lock_folder(place):
         try:
             yield
         finally:
@@ -180,7 +180,7 @@ def _blocks(
         for part, noise in zip(chunks, noises, strict=True):
             indices = None if labels is None else labels[part]
             decoded = model.decode(noise * np.float32(order.temperature), label_index=indices)
-            images[part] = pictures.to_uint8(decoded)
+            images[part] = imaging.to_uint8(decoded)
         yield start, images, labels
 
 
@@ -208,15 +208,15 @@ class _Array(_Sink):
             self.parts.append((out.with_name(f"{out.stem}-labels.npy"), np.dtype(np.int64), ()))
 
     @staticmethod
-    def _beside(path: Path) -> Path:
+    def _temporary_path(path: Path) -> Path:
         return path.with_name(f".{path.name}.part")
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         for (path, dtype, shape), values in zip(self.parts, (images, labels), strict=False):
-            beside = self._beside(path)
+            temporary_path = self._temporary_path(path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with beside.open("r+b" if start else "w+b") as file:
+                with temporary_path.open("r+b" if start else "w+b") as file:
                     header = {"descr": dtype.str, "fortran_order": False, "shape": (self.n, *shape)}
                     np.lib.format.write_array_header_1_0(file, header)
                     file.seek(start * dtype.itemsize * int(np.prod(shape, dtype=int)), os.SEEK_CUR)
@@ -224,12 +224,12 @@ class _Array(_Sink):
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:
-                raise CvaeError(f"can't write {str(beside)!r}: {error.strerror}") from error
+                raise CvaeError(f"can't write {str(temporary_path)!r}: {error.strerror}") from error
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.parts):
             with suppress(FileNotFoundError):  # named already, before this run was stopped
-                self._beside(path).replace(path)
+                self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.parts]
 
 
@@ -241,7 +241,10 @@ class _Shards(_Sink):
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         named = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
-        with whole(self.files[start // self.block]) as beside, beside.open("wb") as file:  # numpy would add an ending
+        with (
+            atomic_write(self.files[start // self.block]) as temporary_path,
+            temporary_path.open("wb") as file,
+        ):  # numpy would add an ending
             np.savez(file, images=images, **named)  # type: ignore[arg-type]
 
     def other(self) -> Path | None:
@@ -266,8 +269,8 @@ class _Folder(_Sink):
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         for i, image in enumerate(images):
             folder = self.folders[0 if labels is None else labels[i]]
-            with whole(folder / f"{start + i:0{self.digits}}.png", sync=False) as beside:
-                pictures.to_pil(image).save(beside)
+            with atomic_write(folder / f"{start + i:0{self.digits}}.png", sync=False) as temporary_path:
+                imaging.to_pil(image).save(temporary_path)
 
     def other(self) -> Path | None:
         return self.out if next(self.out.rglob("*.png"), None) else None

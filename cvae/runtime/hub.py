@@ -5,10 +5,11 @@ import sys
 from pathlib import Path
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError
+from cvae.run import DECODER, ENCODER
 
 SCHEME = "hf://"
 
-FILES = ("decoder.onnx", "encoder.onnx")
+FILES = (DECODER, ENCODER)
 """All that is downloaded: no weights, no other code or data of a stranger's repository."""
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from cvae.errors import UsageError
+from cvae.imaging.interpolation import lerp, slerp
+from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.array import Images
-from cvae.runtime.find import DECODER, ENCODER, exported, find
+from cvae.runtime.find import find
 from cvae.runtime.session import Session
 from cvae.spec import Spec, quote_label
 
@@ -62,7 +64,7 @@ class Model:
     def __init__(self, path: Path, **options: Any) -> None:
         self._path = path
         self._options = options
-        self._decoder = Session(exported(path, DECODER), "decoder", **options)
+        self._decoder = Session(exported_file(path, DECODER), "decoder", **options)
         self._encoder: Session | None = None
         self._lock = Lock()
 
@@ -131,7 +133,7 @@ class Model:
             raise UsageError(f"images hold values in {images.min():g}..{images.max():g}; scale them to 0..1")
         with self._lock:
             if self._encoder is None:
-                self._encoder = Session(exported(self._path, ENCODER), "encoder", **self._options)
+                self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
                 if self._encoder.spec.weights != self.spec.weights:
                     name, self._encoder = self._encoder.spec.name, None
                     raise UsageError(
@@ -287,21 +289,6 @@ def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """KL of normal distributions from the standard one, in nats, of each dimension: (N, Z), (N, Z) -> (N, Z)."""
     return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
-
-
-def lerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The straight line from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z)."""
-    return (1 - way) * a + way * b
-
-
-def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The great-circle arc from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z). Shoemake 1985, section 3.3."""
-    cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
-    angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-4:  # parallel or opposite: no arc is the shortest
-        return lerp(a, b, way)
-    codes = (np.sin((1 - way) * angle) * a + np.sin(way * angle) * b) / np.sin(angle)
-    return codes.astype(np.float32)
 
 
 def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
+from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.files import read_at_most
 from cvae.runtime import protobuf
 from cvae.runtime.scan import scan, signature
 from cvae.spec import KEY, Spec

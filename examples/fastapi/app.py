@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 import cvae
-from cvae.runtime import images as pictures
+from cvae import imaging
 from cvae.runtime.model import label_indices
 
 MAX_IMAGES = 256
@@ -86,7 +86,7 @@ def png(
     """New images on one picture; X-Seed tells the seed."""
     drawn, _, seed = draw(label, label_index, n, seed, temperature)
     data = io.BytesIO()
-    pictures.grid(drawn).save(data, "PNG")
+    imaging.grid(drawn).save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": str(seed)})
 
 

@@ -27,7 +27,7 @@ class Draw:
         self.seed = seed
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        from cvae.runtime.images import to_pil
+        from cvae.imaging import to_pil
 
         ids, spec = batch["id"], self.model.spec
         noise = np.stack(

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 import cvae
-from cvae.runtime.images import to_pil
+from cvae.imaging import to_pil
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 1})

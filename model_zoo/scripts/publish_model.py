@@ -3,7 +3,7 @@
     cvae train --recipe NAME
     cvae export onnx runs/NAME --license Apache-2.0
     cvae evaluate runs/NAME --samples 1000 --cas --json > runs/NAME/evaluation.json  # --cas: if it has labels
-    python benchmarks/publish_model.py runs/NAME "2 CPU cores"
+    python model_zoo/scripts/publish_model.py runs/NAME "2 CPU cores"
 
 The model gets the name of the run, which should be that of its recipe. Figures in the card come from the files alone.
 """
@@ -16,26 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 import cvae
-from cvae import model_zoo
-from cvae.config import Config, read_recipe
-from cvae.files import copy_folder
-from cvae.runtime import images as pictures
+from cvae import imaging, model_zoo
+from cvae.atomic import copy_folder
+from cvae.recipes import read_recipe
+from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
 
-ZOO = Path(__file__).resolve().parents[1] / "model_zoo"
-FILES = ("config.json", "model.safetensors", "metrics.jsonl", "decoder.onnx", "encoder.onnx", "evaluation.json")
+ZOO = Path(__file__).resolve().parents[1]
+FILES = (CONFIG, WEIGHTS, METRICS, DECODER, ENCODER, "evaluation.json")
 
 
-def sheet(model: cvae.Model) -> np.ndarray:
+def sample_grid(model: cvae.Model) -> Image.Image:
     """Eight images of each class, a row a class; of a model without labels 80."""
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
     images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
-    return pictures.legible(pictures.grid(images, 8))
+    return imaging.legible(imaging.grid(images, 8))
 
 
-def figures(report: dict[str, Any]) -> list[str]:
+def metric_rows(report: dict[str, Any]) -> list[str]:
     """A line of the card's table for each number of `cvae evaluate`, under its name in the JSON."""
     lines = []
     for part, values in report.items():
@@ -55,10 +56,10 @@ def stages(name: str) -> list[str]:
 
 
 def card(run: Path, machine: str) -> str:
-    config = Config.read(run / "config.json")
+    config = read_config(run)
     training, name = config.training, run.name
     report = json.loads((run / "evaluation.json").read_text())
-    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    records = read_metrics(run)
     epochs = [record for record in records if "epoch" in record]
     minutes = sum(record["seconds"] for record in epochs) / 60
     model = cvae.load(run)
@@ -73,7 +74,7 @@ def card(run: Path, machine: str) -> str:
     optimizer = {"adam": "Adam", "adamw": "AdamW"}[training.optimizer]
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
-    lines = figures(report)
+    lines = metric_rows(report)
     retrain = "\n".join(f"cvae train --recipe {stage}" for stage in stages(name))
     objective = f"objective {training.objective}, "
     if training.init is not None:
@@ -145,8 +146,8 @@ def main() -> None:
         ready.mkdir()
         for name in FILES:
             shutil.copy(args.run / name, ready)
-        pictures.save(sheet(cvae.load(args.run)), ready / "samples.png")
-        (ready / "README.md").write_text(card(args.run, args.machine))
+        imaging.save(sample_grid(cvae.load(args.run)), ready / "samples.png")
+        (ready / CARD).write_text(card(args.run, args.machine))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(ready, target)
     size = sum(path.stat().st_size for path in target.iterdir())

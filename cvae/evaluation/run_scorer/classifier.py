@@ -1,6 +1,6 @@
 """The classifier that judges generated images, and that the classification accuracy score trains on them. With torch.
 
-`benchmarks/train_classifier.py` trains the one for MNIST that comes with cvae.
+`model_zoo/scripts/train_classifier.py` trains the one for MNIST that comes with cvae.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from torch.nn.functional import cross_entropy, pad
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.engine.setup import choose_device
+from cvae.engine.resolve import choose_device
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer
-from cvae.evaluation.evaluate import Progress, black_and_white, drawn
+from cvae.evaluation.evaluate import Progress, black_and_white, generate_batches
 
 FEATURES = 128
 """Numbers of the last hidden layer, on which distances between sets of images are taken."""
@@ -111,7 +111,7 @@ def accuracy_score(
     real, labels = dataset.train.images[:], dataset.train.labels
     binary = black_and_white(real)
     parts = []
-    for image in drawn(scorer, labels, len(real), seed, binary):
+    for image in generate_batches(scorer, labels, len(real), seed, binary):
         parts.append(np.round(255 * image).astype(np.uint8))
         progress("images to learn from", sum(map(len, parts)), len(real))
     accuracy = {}

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from cvae.config import TrainConfig
 from cvae.engine import load_model
-from cvae.engine.setup import choose_device, choose_precision
+from cvae.engine.resolve import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
 from cvae.models import VAE, Hierarchical
 
 
-class Seen(NamedTuple):
+class Encoded(NamedTuple):
     """A batch of images, their labels, and what the encoder gave for them."""
 
     image: Tensor
@@ -59,12 +59,12 @@ class RunScorer:
         with torch.inference_mode():
             return self.model.decode(self.model.encode(self._tensor(images), label)[0], label).cpu().numpy()
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Seen:
+    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
         image, label = self._tensor(images), self._tensor(labels)
         with torch.inference_mode(), self._autocast():
-            return Seen(image, label, self.model.encoder(image, label))
+            return Encoded(image, label, self.model.encoder(image, label))
 
-    def sample(self, encoded: Seen, noise: np.ndarray) -> Samples:
+    def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
         batch, count, _ = noise.shape
         drawn = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
         with torch.inference_mode(), self._autocast():

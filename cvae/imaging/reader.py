@@ -1,4 +1,4 @@
-"""Arrays to pictures and back: PNG files, grids, strips and GIFs."""
+"""Image files to arrays, within limits. Torch-free."""
 
 import math
 import warnings
@@ -10,93 +10,6 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.files import whole
-
-LEGIBLE, NARROW, WIDE = 280, 96, 1280
-"""Pictures smaller than the first are enlarged by a whole factor when they are saved for a person to look at; so are
-strips narrower than the second, as long as they are not wider than the third then."""
-
-ENLARGE = Image.Resampling.LANCZOS
-"""How: smoothly, since an eye reads a digit of 8x8 pixels more easily so than as 64 squares."""
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Float values in [0, 1] -> uint8 0..255, rounded; what is not a number becomes 0. uint8 stays as it is."""
-    if images.dtype == np.uint8:
-        return images
-    return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
-
-
-def to_pil(image: np.ndarray) -> Image.Image:
-    """One image (C, H, W), float in [0, 1] or uint8, C 1 or 3 -> a Pillow image of the same size.
-
-    Raises:
-        UsageError: the array is of another shape.
-    """
-    if np.ndim(image) != 3 or image.shape[0] not in (1, 3):
-        raise UsageError(f"an array of the shape {np.shape(image)} is no image (C, H, W) with 1 or 3 channels")
-    pixels = to_uint8(image)
-    return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))  # (C, H, W) -> (H, W[, C])
-
-
-def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Images (N, C, H, W) row by row on one picture, with a thin gap; by default about as many columns as rows."""
-    count, channels, height, width = images.shape
-    columns = min(columns or math.ceil(math.sqrt(count)), count)
-    rows, gap = math.ceil(count / columns), max(1, height // 28)
-    sheet = np.full(
-        (channels, rows * (height + gap) - gap, columns * (width + gap) - gap), 0.5, dtype=np.float32
-    )  # (C, rows, columns)
-    for i, image in enumerate(images):
-        y, x = i // columns * (height + gap), i % columns * (width + gap)
-        sheet[:, y : y + height, x : x + width] = image
-    return to_pil(sheet)
-
-
-def strip(images: np.ndarray) -> Image.Image:
-    """Images (N, C, H, W) side by side, with a thin gap."""
-    return grid(images, columns=len(images))
-
-
-def legible(picture: Image.Image) -> Image.Image:
-    """A small picture, or a thin strip, enlarged by a whole factor; a large one as it is."""
-    thin, long = sorted(picture.size)
-    factor = max(math.ceil(LEGIBLE / long), min(math.ceil(NARROW / thin), WIDE // long))
-    return picture.resize((picture.width * factor, picture.height * factor), ENLARGE)
-
-
-def save(picture: Image.Image, path: str | Path) -> None:
-    """Save in the format of the path's ending, whole or not at all.
-
-    Raises:
-        UsageError: no such format is known.
-        CvaeError: the file can't be written.
-    """
-    _check_ending(path)
-    with whole(path) as beside:
-        picture.save(beside)
-
-
-def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Pictures as an animation that begins again after the last; a GIF counts hundredths of a second.
-
-    Raises:
-        CvaeError: the file can't be written.
-    """
-    first, *rest = [legible(frame) for frame in frames]
-    with whole(path) as beside:
-        first.save(beside, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
-
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-"""The pictures that are written."""
-
-
-def _check_ending(path: str | Path) -> None:
-    ending = Path(path).suffix.lower()
-    if ending not in ENDINGS:
-        raise UsageError(f"{str(path)!r}: pictures are not written with the ending {ending!r}; try .png, .gif or .jpg")
-
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
 """The formats that are read, by content; Pillow knows dozens, some of them through other programs."""
@@ -121,8 +34,14 @@ LARGE, TILE = 2**22, 2**18
 ORIENTATION = 0x0112
 """The EXIF tag."""
 
-DEPTHS = (8, 12, 16)
+DEPTHS = (8, 10, 12, 14, 16)
 """Bit depths that 16- and 32-bit files are read at."""
+
+DARK = 2**12
+"""An image of 16 bits without a value as large as this, a sixteenth of the range, may have been meant otherwise."""
+
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
+"""TIFF tags, and a value of the second."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -136,6 +55,21 @@ def open_image(path: str | Path) -> Image.Image:
     # Without a name Pillow reads the file rather than mapping it, which scrambles turned TIFF images that are not RGB.
     image.filename = ""
     return image
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file has the extension of an image, or its content begins like one."""
+    if path.suffix.lower() in EXTENSIONS:
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            open_image(path).close()
+    except Image.DecompressionBombError:  # an image, if too large a one
+        return True
+    except Exception:  # Pillow raises anything for what is not an image
+        return False
+    return True
 
 
 def explain(error: Exception) -> str:
@@ -203,11 +137,13 @@ class RGBImage(NamedTuple):
     @property
     def remark(self) -> str | None:
         """How the values were read, where the file does not say their range, and they don't fill 16 bits."""
-        if self.peak is None or self.peak >= 2 ** DEPTHS[-2]:
+        if self.peak is None:
             return None
-        if self.bits is None or self.bits == DEPTHS[-1]:
+        if self.bits is not None and self.bits < DEPTHS[-1]:
+            return describe_range(self.bits, self.peak)
+        if self.peak < DARK:
             return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale them to 16 bits"
-        return describe_range(self.bits, self.peak)
+        return None
 
 
 def describe_range(bits: int, peak: int) -> str:
@@ -229,57 +165,74 @@ def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     width, height = image.size
     if (factor := _factor(image)) > 1:
         image.draft(None, (width // factor, height // factor))  # JPEG: as far as its decoder can
-    bits, peak = _depth(image, min_bits)
+    grey, peak = _grey_range(image, min_bits)
     # Read the tag after decoding: Pillow turns TIFF images itself and removes it. Their size was right before.
     swaps_sides = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     if (factor := _factor(image)) > 1:
-        image = _shrunk(image, factor, bits)
-    image = _eight_bits(ImageOps.exif_transpose(image), bits)
+        image = _shrunk(image, factor, grey)
+    image = _eight_bits(ImageOps.exif_transpose(image), grey)
     if image.mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return RGBImage(image.convert("RGB"), (height, width) if swaps_sides else (width, height), bits, peak)
+    size = (height, width) if swaps_sides else (width, height)
+    return RGBImage(image.convert("RGB"), size, None if grey is None else grey.bits, peak)
 
 
-def _depth(image: Image.Image, min_bits: int) -> tuple[int | None, int | None]:
-    """Decode an image, and return `bits` and `peak` of `RGBImage`."""
+class _GreyRange(NamedTuple):
+    """What grey values of 16 or 32 bits mean: 0..2**bits - 1, from white to black if `white_is_zero`."""
+
+    bits: int
+    white_is_zero: bool = False
+    transparent: int | None = None
+
+
+def _grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | None, int | None]:
+    """Decode an image, and return the range of its grey values, and `peak` of `RGBImage`."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
+    tags = getattr(image, "tag_v2", {})  # decoding removes them
     has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # for each channel, in the file
     image.load()
     if not image.mode.startswith("I"):
         if not has_16_bits or len(image.getbands()) < 2:
             return None, None
-        return None, 257 * _extrema(image, 1 if image.mode == "LA" else 3)[1]  # Pillow has dropped the lower 8 bits
-    if image.format == "PPM":  # it says its range, and Pillow has scaled it
-        return DEPTHS[-1], None
-    minimum, peak = _extrema(image)
+        # Pillow has dropped the lower 8 bits.
+        return None, 256 * _extrema(image, 1 if image.mode == "LA" else 3)[1] + 255
+    if image.format in ("PPM", "JPEG2000"):  # it says its range, and Pillow has scaled it
+        return _GreyRange(DEPTHS[-1]), None
+    white_is_zero, transparent = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO, image.info.get("transparency")
+    if tags.get(BITS_PER_SAMPLE) == (12,):
+        return _GreyRange(12, white_is_zero, transparent), None
+    minimum, peak = _extrema(image, ignored=transparent)
     if minimum < 0 or peak >= 2 ** DEPTHS[-1]:
         raise UnreadableImage(
             f"its pixels are integers from {minimum:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
         )
-    return next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits), peak
+    bits = next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits)
+    return _GreyRange(bits, white_is_zero, transparent), peak
 
 
-def _extrema(image: Image.Image, channels: int = 1) -> tuple[int, int]:
+def _extrema(image: Image.Image, channels: int = 1, ignored: int | None = None) -> tuple[int, int]:
     """Return the smallest and the largest value of the first channels; Pillow can't for all kinds of 16 bits."""
     extrema = []
     for box in _tiles(image.size, 1):  # a copy of the whole may take too much
         values = np.asarray(image.crop(box)).reshape(-1, len(image.getbands()))[:, :channels]
-        extrema.append((int(values.min()), int(values.max())))
-    return min(low for low, _ in extrema), max(high for _, high in extrema)
+        values = values[values != ignored] if ignored is not None else values
+        if values.size:
+            extrema.append((int(values.min()), int(values.max())))
+    return min((low for low, _ in extrema), default=0), max((high for _, high in extrema), default=0)
 
 
 def _factor(image: Image.Image) -> int:
     return math.ceil(math.sqrt(image.width * image.height / LARGE))
 
 
-def _shrunk(image: Image.Image, factor: int, bits: int | None) -> Image.Image:
+def _shrunk(image: Image.Image, factor: int, grey: _GreyRange | None) -> Image.Image:
     """The mean of each square, RGB or RGBA: tile by tile, since a whole copy with more channels may take too much."""
     width, height = image.size
     mode = "RGBA" if image.has_transparency_data else "RGB"
     small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
     for box in _tiles(image.size, factor):
-        tile = _eight_bits(image.crop(box), bits)
+        tile = _eight_bits(image.crop(box), grey)
         small.paste(tile.reduce(factor), (box[0] // factor, box[1] // factor))
     small.getexif()[ORIENTATION] = image.getexif().get(ORIENTATION, 1)
     return small
@@ -295,22 +248,22 @@ def _tiles(size: tuple[int, int], factor: int) -> Iterator[tuple[int, int, int, 
             yield x, y, min(x + across, width), min(y + down, height)
 
 
-def _eight_bits(image: Image.Image, bits: int | None) -> Image.Image:
+def _eight_bits(image: Image.Image, grey: _GreyRange | None) -> Image.Image:
     """RGB, or RGBA where there is transparency."""
-    if bits is not None and image.mode.startswith("I"):  # grey, which `convert` would clip to 255
-        image = Image.fromarray(np.rint(np.asarray(image) * (255 / (2**bits - 1))).astype(np.uint8))
+    if grey is not None and image.mode.startswith("I"):  # `convert` would clip the values to 255
+        values = np.asarray(image)
+        pixels = np.rint(values * (255 / (2**grey.bits - 1))).clip(0, 255).astype(np.uint8)
+        if grey.white_is_zero:
+            pixels = 255 - pixels
+        if grey.transparent is not None:
+            pixels[values == grey.transparent] = 255  # on white
+        return Image.fromarray(pixels).convert("RGB")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def cover(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Scaled to cover (width, height), bicubic and antialiased, and centre-cropped to it."""
     return ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
-
-
-def error_maps(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Where images (N, C, H, W) in [0, 1] differ: (N, 3, H, W), from black by red and yellow to white."""
-    error = np.abs(images - others).mean(axis=1, keepdims=True)  # (N, C, H, W) -> (N, 1, H, W)
-    return (3 * error - np.arange(3).reshape(3, 1, 1)).clip(0, 1).astype(np.float32)
 
 
 def read(

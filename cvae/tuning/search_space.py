@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.config import PARTS, TrainConfig, flag, from_dict, to_dict
+from cvae.config import TrainConfig, flag
 from cvae.errors import UsageError, near
+from cvae.recipes import PARTS
+from cvae.serialization import from_dict, to_dict
 
 MACHINE = ("data_dir", "device", "compile", "trackers")
 """Flags in which the workers of one study may differ."""
 
-YARDSTICK = ("data", "size", "binarize", "validation", "without", "likelihood", "seed", *MACHINE)
+NOT_SEARCHABLE = ("data", "size", "binarize", "validation", "without", "likelihood", "seed", *MACHINE)
 """Flags that are not searched: the bounds of two data sets or likelihoods do not compare, and a seed is no choice."""
 
 
@@ -106,7 +108,7 @@ def make_space(table: Mapping[str, Any]) -> Space:
         name = key if dot else key.replace("-", "_")
         if not (part in PARTS and option if dot else name in hints and name != "options"):
             raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {near(name, hints)}")
-        if name in YARDSTICK:
+        if name in NOT_SEARCHABLE:
             raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
         if isinstance(of, Mapping):
             whole = type(of.get("low")) is type(of.get("high")) is int
@@ -124,7 +126,7 @@ def scalar(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
-def applied(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
+def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
     """`base` with the values of a trial."""
     data = to_dict(base)
     for name, value in params.items():

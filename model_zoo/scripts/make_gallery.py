@@ -1,13 +1,12 @@
 """Make the pictures of docs/gallery.md by running the commands that stand on it, in their order.
 
-    python benchmarks/make_gallery.py [--only classic-mnist-mlp]
+    python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
 Trainings are resumed, or passed over when they are done, so that a stopped gallery goes on. The cars lie in `cars/`, or
 where a link of that name leads; MNIST is downloaded, or where CVAE_DATA_DIR says.
 """
 
 import argparse
-import json
 import re
 import shlex
 import shutil
@@ -17,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from cvae import model_zoo
-from cvae.config import Config, TrainConfig, from_dict, read_recipe, to_dict
+from cvae.config import TrainConfig
+from cvae.recipes import read_recipe
+from cvae.run import METRICS, is_run, read_config, read_metrics
+from cvae.serialization import from_dict, to_dict
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, PICTURES = DOCS / "gallery.md", DOCS / "gallery"
 
 
@@ -45,15 +47,14 @@ def train(words: list[str]) -> list[str] | None:
     flags = {flag[2:].replace("-", "_"): value for flag, value in zip(words[2::2], words[3::2], strict=True)}
     name = flags.pop("recipe")
     run = Path("runs") / name
-    if not (run / "config.json").exists():
+    if not is_run(run):
         return words
     numbers = {flag: int(value) for flag, value in flags.items()}
     asked = settings(from_dict(TrainConfig, {**read_recipe(model_zoo.recipe(name)), **numbers}))
-    trained = settings(Config.read(run / "config.json").training)
+    trained = settings(read_config(run).training)
     if others := {key: trained.get(key) for key, value in asked.items() if value not in (None, trained.get(key))}:
         sys.exit(f"{run} was trained otherwise, with {others}: remove it")
-    metrics = run / "metrics.jsonl"
-    done = metrics.exists() and "test" in json.loads(metrics.read_text().splitlines()[-1])
+    done = (run / METRICS).exists() and "test" in read_metrics(run)[-1]
     return None if done else ["cvae", "train", "--resume", "--out", str(run)]
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cvae.figures import DPI, plain
-from cvae.runtime import images as pictures
+from cvae.imaging import grids
+from cvae.plots.style import DPI, plain
 
 
-def sheet(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
+def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
     """Images (R*K, C, H, W), row by row, under a title; R names before the rows and K above the columns, or ""."""
     height, width = images.shape[2:]
     most = max(len(rows), len(columns))
@@ -18,9 +18,9 @@ def sheet(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], title
     down, across = cell * height / max(height, width), cell * width / max(height, width)
     font = min(10.0, 50 * cell)
     figure = Figure(figsize=(across * len(columns), down * len(rows)))
-    axes = figure.add_axes((0, 0, 1, 1))  # the names lie outside, where `cvae.figures.save` makes room for them
+    axes = figure.add_axes((0, 0, 1, 1))  # the names lie outside, where `cvae.plots.style.save` makes room for them
     large = _enlarged(images, max(1, round(cell * DPI / max(height, width))))
-    picture = np.asarray(pictures.grid(large, len(columns)))
+    picture = np.asarray(grids.grid(large, len(columns)))
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255)
     axes.set_yticks(_centres(len(rows), large.shape[2], picture.shape[0]), list(map(plain, rows)), fontsize=font)
     axes.set_xticks(_centres(len(columns), large.shape[3], picture.shape[1]), list(map(plain, columns)), fontsize=font)
@@ -35,7 +35,7 @@ def _enlarged(images: np.ndarray, factor: int) -> np.ndarray:
     count, channels, height, width = images.shape
     planes = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
     size = (width * factor, height * factor)
-    large = np.stack([np.asarray(Image.fromarray(plane).resize(size, pictures.ENLARGE)) for plane in planes])
+    large = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.ENLARGE)) for plane in planes])
     return large.reshape(count, channels, *large.shape[1:])  # (N*C, H*factor, W*factor) -> (N, C, ...)
 
 

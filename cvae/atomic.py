@@ -30,7 +30,7 @@ def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
 
 
 @contextmanager
-def whole(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """A path beside `path` to write to; it takes the name `path` when the block ends well, else it is removed.
 
     The suffix is kept, so that writers which go by a file's ending (Pillow, numpy) still do. Without `sync` a power cut
@@ -40,52 +40,52 @@ def whole(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         CvaeError: the folder or the file can't be written.
     """
     path = Path(path)
-    beside = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
+    temporary_path = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield beside
+            yield temporary_path
             if sync:
-                with beside.open("r+b") as written:
+                with temporary_path.open("r+b") as written:
                     os.fsync(written.fileno())
-            beside.replace(path)
+            temporary_path.replace(path)
             if sync and os.name == "posix":  # the name too is to survive a power cut
                 folder = os.open(path.parent, os.O_RDONLY)
                 with suppress(OSError):  # not every file system can
                     os.fsync(folder)
                 os.close(folder)
         finally:
-            beside.unlink(missing_ok=True)
+            temporary_path.unlink(missing_ok=True)
     except OSError as error:
         raise CvaeError(f"can't write {str(path)!r}: {error.strerror or error}") from error
 
 
-def write_whole(path: str | Path, data: bytes | str) -> None:
+def write_file(path: str | Path, data: bytes | str) -> None:
     """Write `data` to `path`, whole or not at all."""
-    with whole(path) as beside:
-        beside.write_bytes(data.encode() if isinstance(data, str) else data)
+    with atomic_write(path) as temporary_path:
+        temporary_path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
-def whole_folder(target: str | Path) -> Iterator[Path]:
+def atomic_folder(target: str | Path) -> Iterator[Path]:
     """A folder beside `target` to write to; it takes the name `target` when the block ends well, else it is removed.
 
     Raises:
         CvaeError: the folder or a file in it can't be written.
     """
     target = Path(target)
-    beside = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
+    temporary_path = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
     try:
-        beside.mkdir(parents=True)
+        temporary_path.mkdir(parents=True)
         try:
-            yield beside
-            for path in beside.rglob("*"):
+            yield temporary_path
+            for path in temporary_path.rglob("*"):
                 if path.is_file():
                     with path.open("r+b") as written:
                         os.fsync(written.fileno())
-            beside.rename(target)
+            temporary_path.rename(target)
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary_path, ignore_errors=True)
     except OSError as error:
         raise CvaeError(f"can't write {str(target)!r}: {error.strerror or error}") from error
 
@@ -99,10 +99,10 @@ def copy_folder(source: Path, target: Path) -> None:
     """
     if target.exists():
         raise UsageError(f"{str(target)!r} exists already; choose another --out")
-    with whole_folder(target) as beside:
+    with atomic_folder(target) as temporary_path:
         for path in source.iterdir():
             if path.is_file():
-                (beside / path.name).write_bytes(path.read_bytes())
+                (temporary_path / path.name).write_bytes(path.read_bytes())
 
 
 def cache_root(data_dir: Path | None) -> Path:
@@ -110,14 +110,14 @@ def cache_root(data_dir: Path | None) -> Path:
     return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
-def sweep(folder: str | Path) -> None:
+def remove_stale_files(folder: str | Path) -> None:
     """Remove from `folder` what a process that was killed while writing left beside its files."""
     for left in Path(folder).glob(".????????.tmp*"):
         left.unlink(missing_ok=True)
 
 
 @contextmanager
-def locked(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
+def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
     """Hold `folder`, which is made if need be, for this process alone; the lock goes when the process goes.
 
     Raises:

@@ -1,8 +1,9 @@
 """Train the classifier that comes with cvae and judges images of MNIST, anew.
 
-    python benchmarks/train_classifier.py [--data-dir DIR] [--out FILE]
+    python model_zoo/scripts/train_classifier.py [--data-dir DIR] [--out FILE]
 
-A few minutes. It writes one ONNX file and prints what it is worth, and the hash that cvae/evaluation/judge.py wants.
+A few minutes. It writes one ONNX file and prints what it is worth, and the hash that
+cvae/evaluation/feature_extractor.py wants.
 Retrained on another machine it is another classifier: figures by the old one and the new one do not compare.
 """
 
@@ -15,8 +16,8 @@ import torch
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.evaluation.classifier import fit, predict
-from cvae.evaluation.judge import KEY
+from cvae.evaluation.feature_extractor import KEY
+from cvae.evaluation.run_scorer.classifier import fit, predict
 from cvae.exporters.onnx import trace
 
 
@@ -27,11 +28,12 @@ def main() -> None:
     args = parser.parse_args()
 
     dataset = load_dataset(TrainConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
-    train, test = dataset.train, dataset.test
-    model = fit(train.images, train.labels, len(dataset.classes))
-    accuracy = float((predict(model, test.images) == test.labels).mean())
+    train, test, classes = dataset.train, dataset.test, dataset.classes
+    assert classes is not None and train.labels is not None and test is not None and test.labels is not None
+    model = fit(train.images[:], train.labels, len(classes))
+    accuracy = float((predict(model, test.images[:]) == test.labels).mean())
     graph = trace(model, {"image": torch.rand(2, *train.images.shape[1:])}, ("logits", "features"))
-    facts = {"name": "mnist", "data": "mnist", "classes": dataset.classes, "accuracy": accuracy}
+    facts = {"name": "mnist", "data": "mnist", "classes": classes, "accuracy": accuracy}
     graph.metadata_props.add(key=KEY, value=json.dumps(facts))
     data = graph.SerializeToString(deterministic=True)
     args.out.write_bytes(data)

@@ -5,8 +5,8 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from cvae.atomic import atomic_write
 from cvae.errors import UsageError
-from cvae.files import whole
 
 GREY = "#767676"
 
@@ -56,5 +56,5 @@ def save(figure: Figure, path: Path) -> None:
     """
     check_ending(path)
     undated = {"Date": None} if path.suffix.lower() == ".svg" else None
-    with rc_context({"svg.hashsalt": "cvae"}), whole(path) as beside:
-        figure.savefig(beside, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=undated)
+    with rc_context({"svg.hashsalt": "cvae"}), atomic_write(path) as temporary_path:
+        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=undated)

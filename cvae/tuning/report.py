@@ -10,9 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
-from cvae.engine.space import Range
-from cvae.engine.tuning import Study, is_start, outcome, short
-from cvae.figures import GREY, OKABE_ITO, save
+from cvae.plots.style import GREY, OKABE_ITO, save
+from cvae.run import WEIGHTS
+from cvae.tuning.search_space import Range
+from cvae.tuning.study import Study, is_start, outcome, short
 
 BLUE = OKABE_ITO[0]
 
@@ -127,4 +128,4 @@ def _facts(trial: FrozenTrial) -> dict[str, Any]:
 
 def _run(study: Study, trial: FrozenTrial) -> str | None:
     folder = study.folder(trial)
-    return str(folder) if (folder / "model.safetensors").exists() else None
+    return str(folder) if (folder / WEIGHTS).exists() else None

@@ -28,15 +28,17 @@ from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from cvae.config import Config, TrainConfig, flag, to_dict
+from cvae.atomic import write_file
+from cvae.config import TrainConfig, flag
 from cvae.data import load_dataset
-from cvae.engine.setup import configure
-from cvae.engine.space import MACHINE, Range, Space, applied, scalar, to_recipe
+from cvae.engine.resolve import configure
 from cvae.engine.trainer import tightest, train
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
-from cvae.files import write_whole
+from cvae.run import read_config
+from cvae.serialization import to_dict
+from cvae.tuning.search_space import MACHINE, Range, Space, apply_params, scalar, to_recipe
 
-LOOKS = 20
+PRUNING_STEPS = 20
 """How often a run is compared with the others, at the same fractions of its epochs; never in its first quarter."""
 
 FAILURES = 3
@@ -75,7 +77,7 @@ class Study:
         return optuna.create_study(
             study_name=self.name,
             storage=self.storage if "://" in self.storage else _journal(Path(self.storage)),
-            pruner=MedianPruner(n_warmup_steps=LOOKS // 4),
+            pruner=MedianPruner(n_warmup_steps=PRUNING_STEPS // 4),
             load_if_exists=True,
         )
 
@@ -86,7 +88,7 @@ class Study:
             raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; give 0.1")
         for name, of in self.space.items():
             for value in of.ends if isinstance(of, Range) else of:
-                configure(applied(self.base, {name: value}), dataset)
+                configure(apply_params(self.base, {name: value}), dataset)
         config = configure(self.base, dataset)
         model = config.model
         parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
@@ -141,7 +143,7 @@ class Study:
 
     def config(self, trial: FrozenTrial | Trial) -> TrainConfig:
         """What a trial asked of `cvae train`."""
-        return self.base if is_start(trial) else applied(self.base, trial.params)
+        return self.base if is_start(trial) else apply_params(self.base, trial.params)
 
     def folder(self, trial: FrozenTrial | Trial) -> Path:
         """Where its run is, if this worker ran it and it was kept."""
@@ -167,8 +169,8 @@ class Study:
         def on_epoch(record: dict[str, Any]) -> None:
             nonlocal epochs, looks
             bounds.append(score(record["validation"]))
-            epochs = epochs or Config.read(self.folder(trial) / "config.json").training.epochs or 1
-            if (look := record["epoch"] * LOOKS // epochs) > looks:
+            epochs = epochs or read_config(self.folder(trial)).training.epochs or 1
+            if (look := record["epoch"] * PRUNING_STEPS // epochs) > looks:
                 looks = look
                 trial.report(bounds[-1], look)
                 if trial.should_prune():
@@ -204,7 +206,7 @@ class Study:
                 shutil.rmtree(self.folder(trial), ignore_errors=True)
         if best is not None:
             title = f"# Trial {best.number} of the study {self.name!r}: {best.value:.2f} nats on the validation images"
-            write_whole(self.out / "best.toml", f"{title}\n{to_recipe(self.config(best))}")
+            write_file(self.out / "best.toml", f"{title}\n{to_recipe(self.config(best))}")
 
     # -- stopping and going on -------------------------------------------------------------------------------------
 

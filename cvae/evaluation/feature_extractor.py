@@ -24,7 +24,7 @@ CHUNK = 500
 
 
 @dataclass(frozen=True)
-class Judge:
+class FeatureExtractor:
     """Features of images and, of a classifier, the classes.
 
     `name` names the protocol in a report; `features` maps images (N, C, H, W) float32 in [0, 1] to (N, D). The rest is
@@ -39,7 +39,7 @@ class Judge:
     accuracy: float | None = None
 
 
-def judge(name: str) -> Judge:
+def load_feature_extractor(name: str) -> FeatureExtractor:
     """A shipped classifier by its name, or `module:callable`, which maps images (N, C, H, W) to features (N, D).
 
     The module may lie in the working folder.
@@ -71,10 +71,10 @@ def judge(name: str) -> Judge:
             raise UsageError(f"--features {name!r} gave {found.shape} for {len(images)} images, not finite (N, D)")
         return found
 
-    return Judge(name=name, features=features)
+    return FeatureExtractor(name=name, features=features)
 
 
-def _shipped(name: str) -> Judge:
+def _shipped(name: str) -> FeatureExtractor:
     file, sha256 = SHIPPED[name]
     path = Path(__file__).parent / file
     data = path.read_bytes()
@@ -87,7 +87,7 @@ def _shipped(name: str) -> Judge:
         parts = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
         return np.concatenate([session.run([output], {"image": part})[0] for part in parts])
 
-    return Judge(
+    return FeatureExtractor(
         name=f"{file}, sha256 {sha256[:12]}",
         features=lambda images: run("features", images),
         predict=lambda images: run("logits", images).argmax(1),

@@ -1,0 +1,1 @@
+"""Anomaly detection with exported files: scores, a detector and its calibration. Torch-free."""

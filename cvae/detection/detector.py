@@ -1,0 +1,163 @@
+"""A detector that knows which scores are normal for a model. Torch-free."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from cvae.atomic import atomic_write, read_at_most
+from cvae.data import Rows
+from cvae.detection.calibration import (
+    COMBINED,
+    combine,
+    combine_normal,
+    conformal_threshold,
+    ratio_by_label,
+    sorted_scores,
+)
+from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, measure, separate_scores
+from cvae.errors import CvaeError, UsageError, one_line
+from cvae.evaluation.exported_scorer import ExportedScorer
+from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
+
+FORMAT = 2
+"""The version of a detector's layout. A reader refuses another one."""
+
+FACTS, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
+"""The files of a detector, beside the model's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What is normal, in numbers.
+
+    `weights` is the SHA-256 of the model's; `thresholds` has for each score the value that a share `quantile` of normal
+    images is not above, learned from so many `images`. The score `ratio` is counted in deviations `scale` from a mean
+    `centre`, each by label, since some classes are more alike than others.
+    """
+
+    format: int = FORMAT
+    weights: str
+    data: str
+    images: int
+    quantile: float
+    thresholds: Mapping[str, float]
+    centre: tuple[float, ...] | None
+    scale: tuple[float, ...] | None
+
+
+class Detector:
+    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and a `calibration` (M, S): their scores,
+    of those that are `COMBINED`, each column sorted."""
+
+    def __init__(self, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+        self.facts, self.codes, self.calibration = facts, codes, calibration
+
+    @classmethod
+    def fit(
+        cls,
+        scorer: ExportedScorer,
+        images: np.ndarray | Rows,
+        *,
+        data: str,
+        quantile: float,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Self:
+        """Learn from normal images (N, C, H, W), at best such as the model was not trained on; `data` names them.
+
+        Raises:
+            UsageError: there are too few of them, or the quantile is not between 0 and 1.
+        """
+        if not 0 < quantile < 1:
+            raise UsageError(f"--quantile {quantile} is not between 0 and 1, as 0.95 is")
+        if len(images) <= NEIGHBOURS:
+            raise UsageError(f"{len(images)} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
+        normal = measure(scorer, images, progress=progress)
+        centre = scale = None
+        if normal.ratio is not None and scorer.classes is not None:
+            centre, scale = ratio_by_label(normal, len(scorer.classes))
+        scores = separate_scores(normal, normal.code, centre, scale, itself=1)
+        scores["combined"] = combine_normal(scores)
+        facts = Facts(
+            weights=scorer.model.spec.weights,
+            data=data,
+            images=len(images),
+            quantile=quantile,
+            thresholds={name: conformal_threshold(score, quantile) for name, score in scores.items()},
+            centre=centre,
+            scale=scale,
+        )
+        return cls(facts, normal.code, sorted_scores(scores))
+
+    def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
+        """Every score of `SCORES` that the model has, (N,) each."""
+        scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
+        return scores | {"combined": combine(scores, self.calibration)}
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write the detector's three files into a model's folder.
+
+        Raises:
+            CvaeError: they can't be written.
+        """
+        paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
+        with ExitStack() as together:
+            facts, codes, calibration = (together.enter_context(atomic_write(path)) for path in paths)
+            facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
+            np.save(codes, self.codes)
+            np.save(calibration, self.calibration)
+        return paths
+
+    @classmethod
+    def load(cls, folder: Path, scorer: ExportedScorer) -> Self:
+        """Read the detector beside a model.
+
+        Raises:
+            CvaeError: there is none, it is damaged, or it was made for other weights.
+        """
+        path, again = folder / FACTS, f"make one with: cvae detect fit {folder}"
+        if not path.is_file():
+            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {again}")
+        try:
+            data = parse_json(read_at_most(path, MAX_TEXT))
+            if not isinstance(data, dict):
+                raise ValueError(f"{FACTS} is no JSON object")
+            if (version := data.get("format")) != FORMAT:
+                raise ValueError(f"it has the format {one_line(version)}, not {FORMAT}")
+            facts = from_dict(Facts, data)
+            # Maps, since a header that promises more than the file holds is refused before memory is asked for.
+            with np.errstate(over="raise"):
+                paths = (folder / CODES, folder / CALIBRATION)
+                codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
+            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
+        model = scorer.model.spec
+        labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
+        names = [name for name in SCORES if name != "ratio" or labels]
+        if not (
+            list(facts.thresholds) == names
+            and len(facts.centre or ()) == len(facts.scale or ()) == labels
+            and _is_array(codes, (facts.images, model.latent_dim), np.float32)
+            and _is_array(calibration, (facts.images, sum(name in COMBINED for name in names)), np.float64)
+            and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
+            and facts.images > NEIGHBOURS
+        ):
+            raise CvaeError(f"the detector in {str(folder)!r} is damaged; {again}")
+        if facts.weights != model.weights:
+            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
+        return cls(facts, np.array(codes), np.array(calibration))
+
+
+def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
+    """Whether it is no archive, but an array of finite numbers."""
+    return (
+        isinstance(loaded, np.ndarray)
+        and loaded.shape == shape
+        and loaded.dtype == dtype
+        and bool(np.isfinite(loaded).all())
+    )

@@ -1,0 +1,132 @@
+"""The folder of a run: the names of its files, its config and metrics, and the runs that there are. Torch-free."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from cvae.config import Config
+from cvae.errors import CvaeError
+
+RUNS = Path("runs")
+"""The folder of `cvae train`'s runs, in the working folder."""
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CHECKPOINTS = "last"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples"
+DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
+CARD = "README.md"
+"""The names of a run's files and folders. The exported files and the card are written by an export."""
+
+
+def is_run(folder: Path) -> bool:
+    """Return whether a folder has the config of a run."""
+    return (folder / CONFIG).is_file()
+
+
+def has_weights(folder: Path) -> bool:
+    """Return whether a folder is a run with the weights of its model."""
+    return is_run(folder) and (folder / WEIGHTS).is_file()
+
+
+def read_config(run: Path) -> Config:
+    """Read the config of a run.
+
+    Raises:
+        CvaeError: it can't be read, is not a valid config, or was written by a newer cvae.
+    """
+    return Config.read(run / CONFIG)
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run: a record for each epoch, and one of the test images at the end.
+
+    Raises:
+        CvaeError: they can't be read, or a line is not a JSON object.
+    """
+    path = run / METRICS
+    try:
+        lines = path.read_text("utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise CvaeError(f"can't read {str(path)!r}, which cvae train writes: {error.strerror}") from error
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CvaeError(f"{str(path)!r} is damaged: line {number} is not JSON") from error
+        if not isinstance(record, dict):
+            raise CvaeError(f"{str(path)!r} is damaged: line {number} is not a JSON object")
+        records.append(record)
+    return records
+
+
+def sample_path(run: Path, epoch: int, kind: str) -> Path:
+    """Return the path of the sample image of an epoch: "samples", "interpolations" or "reconstructions"."""
+    return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"
+
+
+def sample_images(run: Path, kind: str) -> dict[int, Path]:
+    """Return the sample images of a kind by epoch, in ascending order."""
+    images = {}
+    for path in (run / SAMPLES).glob(f"epoch-*-{kind}.png"):
+        if match := re.fullmatch(rf"epoch-(\d+)-{kind}", path.stem):
+            images[int(match[1])] = path
+    return dict(sorted(images.items()))
+
+
+def exported_file(path: Path, name: str) -> Path:
+    """Return the exported file `name` of a run folder, or the one at or beside a file's path.
+
+    Raises:
+        CvaeError: the run was not exported; the message gives the command.
+    """
+    if path.is_file():
+        if name == DECODER:
+            return path
+        path = path.parent
+    if not (path / name).is_file():
+        raise CvaeError(f"{str(path)!r} has no {name}; make it with: cvae export onnx {path}")
+    return path / name
+
+
+def list_runs(folder: Path = RUNS) -> list[Path]:
+    """Return the runs in `folder` that have weights, the newest first."""
+    found = [path.parent for path in folder.glob(f"*/{WEIGHTS}")]
+    return sorted(found, key=lambda run: (run / WEIGHTS).stat().st_mtime_ns, reverse=True)
+
+
+def newest_run(folder: Path = RUNS) -> Path | None:
+    """Return the run in `folder` with the newest weights, if any."""
+    return next(iter(list_runs(folder)), None)
+
+
+def last_saved_run(folder: Path = RUNS) -> Path | None:
+    """Return the run in `folder` with the newest checkpoint, if any, whether it has weights yet or not."""
+
+    def saved(run: Path) -> int:
+        paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]  # killed before its first checkpoint
+        return max(path.stat().st_mtime_ns for path in paths)
+
+    return max((path.parent for path in folder.glob(f"*/{CONFIG}")), key=saved, default=None)
+
+
+def create_run_folder(name: str) -> Path:
+    """Create a folder for a run under `RUNS`, with a number added to its name if there is one of that name.
+
+    It is created at once, so that two trainings started together get two.
+
+    Raises:
+        CvaeError: it can't be written, or there are too many runs of that name.
+    """
+    for path in [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]:
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise CvaeError(f"can't write {str(path)!r}: {error.strerror}; name a folder with --out") from error
+    raise CvaeError(f"{str(RUNS)!r} is full of runs called {name!r}; name a folder with --out")

@@ -1,0 +1,1 @@
+"""Hyperparameter search: the study, the search space, and the report."""
