@@ -69,4 +69,4 @@ docs: $(VENV)/.dev
 	$(BIN)/python docs/build_site.py
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build .cache .coverage *.egg-info

@@ -29,6 +29,11 @@ def site() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def reference(site: ModuleType) -> str:
+    return site.command_reference()
+
+
 def listed(entry: Any) -> Iterator[str]:
     """Yield the pages that a navigation lists, at any depth."""
     if isinstance(entry, str):
@@ -50,8 +55,8 @@ def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(app), "cvae")))
-def test_command_reference_has_every_option(site, path, command):
-    _, _, text = site.command_reference().partition(f"\n## {path}\n")
+def test_command_reference_has_every_option(reference, path, command):
+    _, _, text = reference.partition(f"\n## {path}\n")
     section, _, _ = text.partition("\n## ")
     assert bool(section) != command.hidden
     for parameter in command.params:
