@@ -218,7 +218,8 @@ class Model:
         """Images (steps, C, H, W) on the way from `a` to `b`, both included.
 
         Args:
-            a, b: each a seed (int), a code (Z,) or an image (C, H, W).
+            a: the start: a seed (int), a code (Z,) or an image (C, H, W).
+            b: the end, likewise.
             label: of both ends, or (of a, of b). Between two labels each picture is the mean of the two decodings,
                 weighted by the way gone: the decoder's mean when the label is drawn with those odds.
             mode: "slerp" (on the sphere, where the prior's mass is; Shoemake 1985) or "lerp" (straight).
