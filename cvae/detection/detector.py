@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cvae.atomic import atomic_write, read_at_most
-from cvae.data import Rows
+from cvae.data import DiskImages
 from cvae.detection.calibration import (
     COMBINED,
     combine,
@@ -68,7 +68,7 @@ class Detector:
     def fit(
         cls,
         scorer: ExportedScorer,
-        images: np.ndarray | Rows,
+        images: np.ndarray | DiskImages,
         *,
         data: str,
         quantile: float,

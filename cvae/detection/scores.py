@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cvae.data import Rows
+from cvae.data import DiskImages
 from cvae.evaluation.bounds import batches, log_mean_exp
 from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -47,7 +47,7 @@ class Measurement(NamedTuple):
 
 def measure(
     scorer: ExportedScorer,
-    images: np.ndarray | Rows,
+    images: np.ndarray | DiskImages,
     *,
     seed: int = 0,
     reconstructions: bool = False,

@@ -9,7 +9,7 @@ import torch
 
 from cvae import __version__
 from cvae.config import Config, ModelConfig, Part, TrainConfig, flag
-from cvae.data import Dataset, Rows
+from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
 
@@ -74,10 +74,10 @@ def configure(asked: TrainConfig, dataset: Dataset) -> Config:
         free_bits=None,
         options={**asked.options, "objective": objective.options},
     )
-    return Config(cvae_version=__version__, data_terms=dataset.terms, model=model, training=training)
+    return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
 
 
-def nearly_binary(images: np.ndarray | Rows) -> bool:
+def nearly_binary(images: np.ndarray | DiskImages) -> bool:
     """Whether grey images (N, 1, H, W) uint8 are mostly black and white, as ink on paper is, rather than shades.
 
     On shades the cross-entropy hardly rewards a sharp image: 8x8 digits then get 1 nat of code and a blur.

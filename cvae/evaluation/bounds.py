@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cvae.data import Rows
+from cvae.data import DiskImages
 from cvae.errors import UsageError
 
 BATCH, ROWS, NUMBERS = 64, 512, 512 * 28 * 28
@@ -83,7 +83,7 @@ class Bounds(NamedTuple):
 
 def bounds(
     scorer: Scorer,
-    images: np.ndarray | Rows,
+    images: np.ndarray | DiskImages,
     labels: np.ndarray | None,
     *,
     samples: int = 1,
@@ -135,7 +135,7 @@ def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
 
 def bound_by_label(
     scorer: Scorer,
-    images: np.ndarray | Rows,
+    images: np.ndarray | DiskImages,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -156,7 +156,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def batches(
-    images: np.ndarray | Rows, labels: np.ndarray | None
+    images: np.ndarray | DiskImages, labels: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """The number of the first image of each batch, the batch (B, C, H, W) in [0, 1], and its labels."""
     together = min(BATCH, max(1, NUMBERS // math.prod(images.shape[1:])))

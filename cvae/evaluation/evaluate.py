@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvae.config import TrainConfig
-from cvae.data import Dataset, Rows, Split, load_dataset
+from cvae.data import Dataset, DiskImages, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer, as_float, batches, bound_by_label, bounds, log_mean_exp, mean_and_error
@@ -244,7 +244,7 @@ def generate_batches(
         yield (random.random(image.shape, np.float32) < image).astype(np.float32) if black_and_white else image
 
 
-def black_and_white(images: np.ndarray | Rows) -> bool:
+def black_and_white(images: np.ndarray | DiskImages) -> bool:
     """Whether all pixels are 0 or 1."""
     return all(bool(((part == 0) | (part == 1)).all()) for _, part, _ in batches(images, None))
 
