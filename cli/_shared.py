@@ -70,7 +70,7 @@ def save(picture: "Image.Image", out: Path) -> None:
     """A command's picture, in a size to look at; a terminal that can show it does so."""
     from cvae import imaging
 
-    picture = imaging.legible(picture)
+    picture = imaging.enlarge(picture)
     imaging.save(picture, out)
     if sys.stderr.isatty():  # where it goes; what a script reads is left alone
         from cvae.imaging.terminal import inline

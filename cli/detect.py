@@ -173,9 +173,9 @@ def _draw(out: Path, names: list[str], pixels: "np.ndarray", reconstruction: "np
     maps = pictures.error_maps(pixels, reconstruction)  # (N, 3, H, W)
     for name, drawn in zip(names, maps, strict=True):
         path = out / "maps" / (name if name.endswith(".png") else f"{name}.png")
-        pictures.save(pictures.legible(pictures.to_pil(drawn)), path)
+        pictures.save(pictures.enlarge(pictures.to_pil(drawn)), path)
     panels = [np.broadcast_to(of[i], maps.shape[1:]) for i in worst for of in (pixels, reconstruction, maps)]
-    pictures.save(pictures.legible(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
+    pictures.save(pictures.enlarge(pictures.grid(np.stack(panels), columns=3)), out / "worst.png")
 
 
 def _write_csv(path: Path, rows: list[dict[str, Any]]) -> None:

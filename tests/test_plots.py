@@ -72,7 +72,7 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def shown(monkeypatch) -> list[Figure]:
     """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     kept: list[Figure] = []
     save = style.save
     monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (kept.append(figure), save(figure, path)))
@@ -550,7 +550,7 @@ BAD = {
     "all the same": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
     "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "made for 1"]),
     "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
-    "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "picture"]),
+    "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "as an image"]),
     "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),
     "no reconstructions": (1, "reconstructions alone/decoder.onnx", ["encoder.onnx"]),
     "reconstructions split": (2, "reconstructions {plain} --split tset", ["'tset'", "test"]),

@@ -35,7 +35,7 @@ def _enlarged(images: np.ndarray, factor: int) -> np.ndarray:
     count, channels, height, width = images.shape
     planes = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
     size = (width * factor, height * factor)
-    large = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.ENLARGE)) for plane in planes])
+    large = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.RESAMPLING)) for plane in planes])
     return large.reshape(count, channels, *large.shape[1:])  # (N*C, H*factor, W*factor) -> (N, C, ...)
 
 
