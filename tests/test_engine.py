@@ -444,7 +444,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
     checkpoint, damaged = load_checkpoint(run / "last")
     assert checkpoint.state["step"] == int(older.stem) and damaged == [newer.stem]
     older.unlink()
-    with pytest.raises(CvaeError, match=f"damaged are {newer.stem}, {older.stem}; remove the folder"):
+    with pytest.raises(CvaeError, match=rf"are damaged \({newer.stem}, {older.stem}\); remove the folder"):
         load_checkpoint(run / "last")
 
 

@@ -1,4 +1,4 @@
-"""The one trainer, and the checkpoints it survives by."""
+"""Training: the trainer, checkpoints and resume."""
 
 from cvae.engine.checkpoint import load_model
 from cvae.engine.trainer import resume, train

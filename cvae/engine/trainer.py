@@ -36,7 +36,7 @@ from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.resolve import choose_compile, choose_device, choose_precision, configure
 from cvae.engine.step import RecordedStep, TrainingStep, can_record
-from cvae.engine.stopping import Stop, lost_connection, out_of_memory
+from cvae.engine.stopping import Stop, is_connection_error, is_out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.imaging import slerp
@@ -247,7 +247,7 @@ class Trainer:
                 remove_stale_files(folder)
             write_file(self.out / CONFIG, self.config.to_json())
             self._write_metrics()  # the run may have been killed just before it did
-        with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.listening():
+        with TrainingProgress(self.total_steps, self.step, quiet=self.quiet) as progress, self.stop.handle_signals():
             try:
                 self._run(progress)
             except (MemoryError, OSError, RuntimeError) as error:
@@ -292,7 +292,7 @@ class Trainer:
                 progress.draw(self.step, f"epoch {epoch + 1}/{self.epochs}", text)
             if self.step % steps == 0:
                 break  # the end of the epoch looks and saves anyway
-            save = self.stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS
+            save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
             if self._agreed(due or save):
                 self._raise_if_bad()
             if self._agreed(save):
@@ -350,10 +350,10 @@ class Trainer:
         again = f"cvae train --resume --out {self.out}"
         if isinstance(error, OSError):
             return CvaeError(f"step {self.step:,}: {reason}; when that is mended, continue with: {again}")
-        if out_of_memory(error):
+        if is_out_of_memory(error):
             size = self.config.training.batch_size
             return CvaeError(f"no memory for --batch-size {size}; --accumulate 4 computes it in parts ({reason})")
-        if self.shard.count > 1 and lost_connection(error):
+        if self.shard.count > 1 and is_connection_error(error):
             return CvaeError(
                 f"process {self.shard.index} of {self.shard.count} lost another one near step {self.step:,}; "
                 f"start all of them again with: {again} ({reason})"
@@ -566,7 +566,7 @@ class Trainer:
 
     def _stop_if_asked(self) -> None:
         """Called where the run has just been saved."""
-        if self._agreed(self.stop.asked, now=True) and self.step < self.total_steps:
+        if self._agreed(self.stop.is_requested, now=True) and self.step < self.total_steps:
             raise Interrupted(
                 f"stopped at step {self.step:,} of {self.total_steps:,}; "
                 f"continue with: cvae train --resume --out {self.out}"
