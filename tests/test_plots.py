@@ -298,7 +298,7 @@ def test_the_codes_of_a_model_without_labels_are_coloured_by_the_datas(plot, tra
 
 def test_the_codes_of_a_conditional_model_come_with_a_word_on_what_they_lack(plot, trained):
     done = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
-    assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes mixed" in done.err
+    assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in done.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
 
 
