@@ -167,9 +167,10 @@ class TrainingStep:
 
         Buffers are averaged as well: the statistics of batch norm are those of a few batches, under the last weights.
         """
-        means = list(ema.parameters())
+        means: list[Any] = list(ema.parameters())
         if isinstance(decay, Tensor):  # for which torch has no lerp of many tensors at once
-            change: Any = torch._foreach_sub(self.parameters, means)
+            weights: list[Any] = list(self.parameters)
+            change: Any = torch._foreach_sub(weights, means)
             torch._foreach_mul_(change, 1 - decay)
             torch._foreach_add_(means, change)
         else:
