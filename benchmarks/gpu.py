@@ -32,6 +32,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -200,6 +201,15 @@ def training_step(config: Any, how: str) -> Iterator[tuple[Any, Any]]:
         yield run, run.training_step
 
 
+def numbered(step: Any) -> Iterator[tuple[int, Any]]:
+    """The steps of a run without end: the number of each, and its batch."""
+    number = 0
+    for epoch in count():
+        for batch in step.shuffled(epoch, 0):
+            yield number, batch
+            number += 1
+
+
 def speed(config: Any, how: str, seconds: float) -> dict[str, Any]:
     """Images per second of training steps alone, and the device's memory."""
     import torch
@@ -210,20 +220,17 @@ def speed(config: Any, how: str, seconds: float) -> dict[str, Any]:
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
         remark = step.prepare(0)
-        for number, batch in enumerate(step.shuffled(0, 0)):
+        batches = numbered(step)
+        for number, batch in islice(batches, 3):
             step(number, *batch)
-            if number == 2:
-                break
         synchronize()
         preparation = time.monotonic() - started
-        done, epoch, started = 0, 1, time.monotonic()
-        while time.monotonic() - started < seconds and epoch < run.epochs:
-            for batch in step.shuffled(epoch, 0):
-                step(epoch * len(run.batches) + done % len(run.batches), *batch)
-                done += 1
-                if time.monotonic() - started > seconds:
-                    break
-            epoch += 1
+        done, started = 0, time.monotonic()
+        for number, batch in batches:
+            step(number, *batch)
+            done += 1
+            if time.monotonic() - started > seconds:
+                break
         host = time.monotonic() - started
         synchronize()
         elapsed = time.monotonic() - started
@@ -250,33 +257,34 @@ def capture(args: argparse.Namespace, report: Report) -> None:
         "ladder": recipe("mnist-ladder", args),
         "mlp-flow": recipe("pytorch-vae", args, binarize="dynamic", ema=0.999, prior="flow", latent_dim=32),
     }
-    batches = (64, 128) if args.smoke else (128, 1024)
-    seconds = 0.2 if args.smoke else 1.0
-    if args.smoke:
-        networks.pop("ladder")
-    plans = [
-        (name, batch, how, precision, compile)
-        for compile in ((False,) if args.smoke else (False, True))
-        for batch in batches
-        for name in networks
-        for how, precision in (("recorded", "bf16"), ("eager", "bf16"), ("recorded", "fp32"), ("eager", "fp32"))
-        if not compile or (precision == "bf16" and name in ("mlp", "resnet-flow", "resnet"))
-    ]
-    plans.sort(key=lambda plan: (plan[4], plan[1] == batches[1] and plan[2] == "eager"))  # the dearest and dullest last
-    for name, batch, how, precision, compile in plans:
+    usual, large, larger = (32, 64, 128) if args.smoke else (128, 1024, 4096)
+    seconds = 0.1 if args.smoke else 1.0
+    plans = [(name, usual, f"{how} bf16") for name in networks for how in ("recorded", "eager")]
+    plans += [(name, large, "recorded bf16") for name in networks]
+    plans += [("resnet-flow", usual, "profile"), ("mlp", usual, "profile"), ("resnet-flow", large, "profile")]
+    plans += [("resnet-flow", usual, "plain loop"), ("mlp", usual, "plain loop")]
+    plans += [("resnet-flow", usual, "recorded bf16 compiled"), ("resnet-flow", large, "recorded bf16 compiled")]
+    plans += [("mlp", larger, "recorded bf16"), ("resnet-flow", larger, "recorded bf16")]
+    plans += [(name, usual, f"{how} fp32") for name in ("resnet-flow", "mlp") for how in ("recorded", "eager")]
+    plans += [("mlp", large, "recorded bf16 compiled"), ("resnet-flow", usual, "eager bf16 compiled")]
+    plans += [(name, large, "eager bf16") for name in networks]
+    for name, batch, what in plans:
+        compile = what.endswith("compiled")
+        precision = next((word for word in what.split() if word in ("bf16", "fp32")), "auto")
         config = replace(networks[name], batch_size=batch, precision=precision, compile=compile, epochs=1000)
-        label = f"{name} batch {batch} {how} {precision}{' compiled' * compile}"
-        report.measure(label, speed, config, how, seconds, needs=60 if compile else 6)
-        if name == "resnet-flow" and label.endswith("128 eager fp32"):
-            for network in ("mlp", "resnet-flow"):
-                profiled = replace(networks[network], precision="auto", compile=False, epochs=1000)
-                report.measure(f"{network} profile", profile, profiled, needs=20)
-                peer = replace(networks[network], precision="auto", compile=False)
-                report.measure(f"{network} batch 128 plain loop", plain_loop, peer, args, needs=20)
-        if compile:
-            import torch
+        label = f"{name} batch {batch} {what}"
+        if compile and args.smoke:
+            report.add(label, "skipped: on the CPU it takes a minute")
+        elif what == "profile":
+            report.measure(label, profile, config, needs=8)
+        elif what == "plain loop":
+            report.measure(label, plain_loop, config, args, needs=15)
+        else:
+            report.measure(label, speed, config, what.split()[0], seconds, needs=45 if compile else 4)
+            if compile:
+                import torch
 
-            torch._dynamo.reset()
+                torch._dynamo.reset()
 
 
 def profile(config: Any) -> dict[str, Any]:
@@ -286,27 +294,23 @@ def profile(config: Any) -> dict[str, Any]:
     steps = 5
     with training_step(config, "recorded") as (_, step):
         step.prepare(0)
-        batches = enumerate(step.shuffled(0, 0))
-        for number, batch in batches:
+        batches = numbered(step)
+        for number, batch in islice(batches, 5):
             step(number, *batch)
-            if number == 5:
-                break
         synchronize()
         activity = torch.profiler.ProfilerActivity
         with torch.profiler.profile(activities=[activity.CUDA if config.device == "cuda" else activity.CPU]) as trace:
-            for number, batch in batches:
+            for number, batch in islice(batches, steps):
                 step(number, *batch)
-                if number == 5 + steps:
-                    break
             synchronize()
     events = trace.key_averages()
     timed = sorted(
         ((getattr(e, "self_device_time_total", 0) / steps, e.count / steps, e.key) for e in events), reverse=True
     )
     return {
-        "kernels_in_a_step": sum(count for _, count, _ in timed),
+        "kernels_in_a_step": sum(times for _, times, _ in timed),
         "microseconds_in_a_step": round(sum(duration for duration, *_ in timed)),
-        "longest": [f"{duration:.0f} us, {count:.0f} times: {key[:90]}" for duration, count, key in timed[:25]],
+        "longest": [f"{duration:.0f} us, {times:.0f} times: {key[:90]}" for duration, times, key in timed[:25]],
     }
 
 
@@ -656,7 +660,9 @@ def stage(
     if args.smoke:
         changes["batch_size"] = 64
     network = {} if args.smoke else NETWORK
-    config = recipe("mnist-resnet-flow-elbo", args, **changes, options={**network, "objective": objective})
+    config = recipe(
+        "mnist-resnet-flow-elbo", args, **changes, compile=args.compile, options={**network, "objective": objective}
+    )
     probe = speed(replace(config, epochs=1000), "recorded", 0.2 if args.smoke else 1.5)
     report.add(f"stage {number + 1} speed", probe)
     release()
@@ -793,7 +799,7 @@ def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, A
     part_out = args.out.with_name(f".{name}-{args.out.name}")
     part_out.unlink(missing_ok=True)
     line = [sys.executable, __file__, "--child", name, "--out", str(part_out), "--device", args.device]
-    line += ["--seconds", str(seconds), *(["--smoke"] if args.smoke else [])]
+    line += ["--seconds", str(seconds), *(f"--{name}" for name in ("smoke", "compile") if getattr(args, name))]
     line += ["--data-dir", args.data_dir] if args.data_dir else []
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
     readings: list[tuple[float, float, float]] = []
@@ -835,6 +841,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder that holds MNIST/raw, gzipped or not")
     parser.add_argument("--minutes", type=float, default=5.0, help="for all parts together")
     parser.add_argument("--only", help="parts, separated by commas")
+    parser.add_argument("--compile", action="store_true", help="compile the network of likelihood")
     parser.add_argument("--smoke", action="store_true", help="tiny networks and few images, to test this script")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
