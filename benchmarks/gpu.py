@@ -193,13 +193,14 @@ def training_step(config: Any, how: str) -> Iterator[tuple[Any, Any]]:
     """A trainer that has not begun, and its training step."""
     from cvae.data import load_dataset
     from cvae.engine import trainer
+    from cvae.engine.processes import join_processes
     from cvae.engine.resolve import configure
 
     with TemporaryDirectory() as folder, way(how, config.device):
         dataset = load_dataset(config)
-        accelerator = trainer._start(config)
+        accelerator = join_processes(config)
         run = trainer.Trainer(configure(config, dataset), dataset, Path(folder) / "run", accelerator, quiet=True)
-        run.model.train()
+        run.training_step.model.train()
         yield run, run.training_step
 
 
@@ -373,7 +374,7 @@ def interrupted(config: Any, out: Path, at: int) -> Path:
 
     def stopping(self: Trainer, *batch: Any) -> None:
         step(self, *batch)
-        if self.step == at:
+        if self.state.step == at:
             self.stop.signals.add(signal.SIGTERM)
 
     with mock.patch.object(Trainer, "_train_step", stopping):
@@ -565,7 +566,7 @@ def tell(what):
     at.append(time.perf_counter()); print(f"{what} {at[-1] - at[-2]:.2f}")
 import torch; tell("torch")
 torch.zeros(1, device=DEVICE); tell("device")
-import cvae.cli.train, cvae.engine.trainer; tell("engine")
+import cvae.cli.train, cvae.engine; tell("engine")
 torch.nn.Conv2d(1, 8, 3).to(DEVICE)(torch.zeros(1, 1, 9, 9, device=DEVICE)).sum().item(); tell("first convolution")
 """
 
@@ -655,7 +656,7 @@ def stage(
 ) -> dict[str, Any]:
     """Train for about so many seconds, from the weights of the stage before; the speed is measured first."""
     from cvae.data import load_dataset
-    from cvae.engine import trainer
+    from cvae.engine import launch
 
     end = time.monotonic() + seconds
     changes = dict(STAGES[number][1])
@@ -687,7 +688,7 @@ def stage(
 
     repeated = replace(dataset, train=repeat_split(dataset.train, passes))
     cut = False
-    with mock.patch.object(trainer, "_load", lambda *_: repeated), way("recorded", args.device):
+    with mock.patch.object(launch, "_load_dataset", lambda *_: repeated), way("recorded", args.device):
         try:
             config = replace(config, epochs=epochs, init=None if init is None else str(init))
             train_silently(config, out, on_epoch=follow)

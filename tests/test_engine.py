@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from cvae.config import Config, TrainConfig
 from cvae.data import Rows, Split, load_dataset
+from cvae.engine import launch as launch_module
 from cvae.engine import load_model, resume, train
 from cvae.engine import step as step_module
 from cvae.engine import trainer as trainer_module
@@ -34,6 +35,7 @@ from cvae.engine.resolve import choose_compile, choose_precision, configure
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.step import RecordedStep, TrainingStep
 from cvae.engine.trainer import Trainer
+from cvae.engine.validation import Validator
 from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.run_scorer import RunScorer
@@ -113,12 +115,12 @@ def test_the_weights_kept_are_those_of_the_tightest_validation_bound(tmp_path, m
     """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
     scores, seen = iter([3.0, 1.0, 2.0, 0.0]), []
 
-    def scored(trainer: Trainer, model: VAE, batches: Batches) -> dict[str, float]:
+    def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         figures = {"distortion": 0.0, "rate": 0.0, "bound": float(len(seen))}
         return {**figures, tight or "bound": next(scores)}
 
-    monkeypatch.setattr(Trainer, "_evaluate", scored)
+    monkeypatch.setattr(Validator, "evaluate", scored)
     kept = weights(train(QUICK, tmp_path / "run", quiet=True))
     assert same(kept, seen[1])
     assert not same(kept, seen[2])
@@ -195,7 +197,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
 
     def stopping(self, *batch):
         step(self, *batch)
-        if self.step == stop_at:
+        if self.state.step == stop_at:
             self.stop.signals.add(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -302,7 +304,7 @@ def test_step_that_can_be_recorded_resumes_within_an_epoch_and_in_another_mode(t
 
     def stopping(self, *batch):
         step(self, *batch)
-        if self.step == STEPS + 7:
+        if self.state.step == STEPS + 7:
             self.stop.signals.add(signal.SIGTERM)
 
     def interrupted(out: Path) -> Path:
@@ -508,13 +510,15 @@ def test_the_networks_run_in_the_precision_asked_for(tmp_path, monkeypatch, prec
     class Watched(trainer_module.Trainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.bare_model.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+            self.training_step.bare_model.decoder.register_forward_hook(
+                lambda module, inputs, output: seen.add(output.dtype)
+            )
 
     def watched_nll(self, params, image):
         scored.add(params.dtype)
         return nll(self, params, image)
 
-    monkeypatch.setattr(trainer_module, "Trainer", Watched)
+    monkeypatch.setattr(launch_module, "Trainer", Watched)
     monkeypatch.setattr(Bernoulli, "nll", watched_nll)
     train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
     assert expected in seen and scored == {torch.float32}
@@ -528,7 +532,7 @@ def test_resume_refuses_data_that_changed(tmp_path):
     asked = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
     run = train(asked, tmp_path / "run", quiet=True)
     save(101)
-    with pytest.raises(CvaeError, match="has 91 training images, the run was begun with 90"):
+    with pytest.raises(CvaeError, match="has 91 training images, the run was started with 90"):
         resume(run, epochs=5, quiet=True)
     np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
     with pytest.raises(CvaeError, match=r"images \(1, 9, 9\).*\(1, 8, 8\)"):
@@ -685,7 +689,10 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, run, monkeypatch):
     monkeypatch.setattr(
         trainer_module.Trainer,
         "_train_step",
-        lambda self, *batch: (begun.append(copy.deepcopy(self.bare_model.state_dict())), step(self, *batch))[1],
+        lambda self, *batch: (
+            begun.append(copy.deepcopy(self.training_step.bare_model.state_dict())),
+            step(self, *batch),
+        )[1],
     )
     asked = replace(QUICK, epochs=1, init=str(run), ema=0.9)
     train(asked, tmp_path / "run", quiet=True)

@@ -1,6 +1,6 @@
-"""The one trainer, and the checkpoints it survives by."""
+"""Training: the loop, its step, and the checkpoints that it resumes from."""
 
 from cvae.engine.checkpoint import load_model
-from cvae.engine.trainer import resume, train
+from cvae.engine.launch import resume, train
 
 __all__ = ["load_model", "resume", "train"]

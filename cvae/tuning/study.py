@@ -31,8 +31,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from cvae.atomic import write_file
 from cvae.config import TrainConfig, flag
 from cvae.data import load_dataset
+from cvae.engine.launch import train
 from cvae.engine.resolve import configure
-from cvae.engine.trainer import tightest, train
+from cvae.engine.validation import selection_bound
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.run import read_config
 from cvae.serialization import to_dict
@@ -163,7 +164,7 @@ class Study:
         begun = time.monotonic()
         bounds: list[float] = []
         # Importance-weighted bounds of several numbers of samples do not compare; the ELBO's always do.
-        score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else tightest
+        score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else selection_bound
         epochs = looks = 0
 
         def on_epoch(record: dict[str, Any]) -> None:
