@@ -19,6 +19,7 @@ from cvae.cli import (
     tune,
     zoo,
 )
+from cvae.cli._exporter_flags import ExportCommand
 
 app = typer.Typer(
     name="cvae",
@@ -50,7 +51,7 @@ def cvae(
 app.command()(train.train)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
-app.command()(export.export)
+app.command(cls=ExportCommand)(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)
