@@ -23,7 +23,7 @@ def test_the_example_plugin_installs_trains_exports_and_generates(tmp_path):
         ROOT / "examples/plugin",
     ]
     subprocess.run([sys.executable, "-m", *map(str, install)], check=True)
-    env = {**os.environ, "PYTHONPATH": str(site)}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
 
     def cvae(*args: str) -> str:
         done = subprocess.run(
