@@ -20,6 +20,7 @@ from cvae.cli import (
     tune,
     zoo,
 )
+from cvae.cli._exporter_flags import ExportCommand
 from cvae.cli._usage import CommandLineError, explain, is_help
 
 app = typer.Typer(
@@ -70,7 +71,7 @@ def cvae(
 app.command()(train.train)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
-app.command()(export.export)
+app.command(cls=ExportCommand)(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)

@@ -57,6 +57,10 @@ class Registry:
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self._registered or name in self._plugins
 
+    def is_builtin(self, name: str) -> bool:
+        """Return whether a part belongs to cvae itself."""
+        return name in self._builtin
+
     def summary(self, name: str) -> str:
         """What a part is, in a few words; nothing is imported."""
         if name in self._builtin:

@@ -728,9 +728,9 @@ BAD_USE = {
     "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
     "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
     "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
-    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["--out 'elsewhere'", "export 'onnx'"]),
+    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
     "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
-    "licence of a copy": (2, "export triton {plain} --license MIT", ["--license 'MIT'", "export 'triton'"]),
+    "licence of a copy": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
 }  # fmt: skip
 
 

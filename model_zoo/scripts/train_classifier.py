@@ -18,7 +18,7 @@ from cvae.config import TrainConfig
 from cvae.data import load_dataset
 from cvae.evaluation.feature_extractor import KEY
 from cvae.evaluation.run_scorer.classifier import fit, predict
-from cvae.exporters.onnx import trace
+from cvae.exporters.onnx.graph import trace
 
 
 def main() -> None:
