@@ -128,7 +128,8 @@ def test_one_signal_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
 def test_two_signals_stop_at_once_with_the_last_checkpoint_intact(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
-        "def slow(self, *batch):\n    step(self, *batch)\n    if self.state.step == 60: open('slow', 'w'); time.sleep(600)\n"
+        "def slow(self, *batch):\n    step(self, *batch)\n"
+        "    if self.state.step == 60: open('slow', 'w'); time.sleep(600)\n"
         "Trainer._train_step = slow\nfrom cvae.__main__ import main\nmain()"
     )
     command = [sys.executable, "-c", code, "train", *FLAGS, "--epochs", "100000", "--out", "run"]
