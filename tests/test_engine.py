@@ -654,10 +654,10 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_p
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "several images in a batch"),
+        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "the codes of several images"),
         (
             {"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}},
-            "several groups of latents",
+            "needs a single group of latents",
         ),
     ],
 )

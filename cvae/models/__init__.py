@@ -1,5 +1,5 @@
 """Variational autoencoders composed of an architecture, a conditioning, a likelihood and a prior."""
 
-from cvae.models.vae import VAE, Hierarchical, LatentHook, Posterior, Terms, build
+from cvae.models.vae import VAE, Hierarchical, Posterior, Terms, build
 
-__all__ = ["VAE", "Hierarchical", "LatentHook", "Posterior", "Terms", "build"]
+__all__ = ["VAE", "Hierarchical", "Posterior", "Terms", "build"]

@@ -1,21 +1,17 @@
 """Variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cvae.config import ModelConfig, Part
-from cvae.errors import UsageError
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
-
-LatentHook = Callable[[Tensor], Tensor]
-"""The gradient of a batch of samples (B, Z) -> the one that goes on to the encoder."""
 
 
 class Posterior(NamedTuple):
@@ -69,6 +65,7 @@ class Terms(NamedTuple):
         log_var: Log-variance of q(z | x), (B, Z).
         latent: Sample from q(z | x), (B, Z).
         noise: The sample in the noise space of the prior, (B, Z).
+        hierarchical: Whether the latents come in groups, each of which is inferred from the groups before it.
     """
 
     distortion: Tensor
@@ -78,6 +75,7 @@ class Terms(NamedTuple):
     log_var: Tensor
     latent: Tensor
     noise: Tensor
+    hierarchical: bool = False
 
 
 class VAE(nn.Module):
@@ -110,7 +108,6 @@ class VAE(nn.Module):
         image: Tensor,
         label: Tensor | None = None,
         noise: Tensor | None = None,
-        latent_hook: LatentHook | None = None,
     ) -> Terms:
         """Return the terms of the bound, in nats.
 
@@ -120,29 +117,17 @@ class VAE(nn.Module):
             noise: Standard normal noise that determines the sample from q(z | x): (B, Z) for one sample per image, or
                 (B K, Z) for K consecutive samples per image and as many rows in each term; the encoder runs only once.
                 Random by default.
-
-        `latent_hook` is put on the sample's gradient.
-
-        Raises:
-            UsageError: `latent_hook` is given, and there are several groups of latents.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
-        return self.terms(image, label, self.encoder(image, label), noise, latent_hook)
+        return self.terms(image, label, self.encoder(image, label), noise)
 
-    def terms(
-        self,
-        image: Tensor,
-        label: Tensor | None,
-        features: Sequence[Tensor],
-        noise: Tensor,
-        latent_hook: LatentHook | None = None,
-    ) -> Terms:
+    def terms(self, image: Tensor, label: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
         """Return the terms of the bound as `forward` does, from `features`, the output of the encoder."""
         samples = len(noise) // len(image)
         if samples > 1:
             image, *features = (t.repeat_interleave(samples, dim=0) for t in (image, *features))  # -> (B K, ...) each
             label = None if label is None else label.repeat_interleave(samples)
-        mean, log_var, latent, params = self._infer(features, label, noise, latent_hook)
+        mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # full precision, even if the networks run in less
             standard, log_scale = self.prior.to_noise(latent, label)
             log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
@@ -155,22 +140,17 @@ class VAE(nn.Module):
                 log_var=log_var,
                 latent=latent,
                 noise=standard,
+                hierarchical=isinstance(self.decoder, Hierarchical),
             )
 
-    def _infer(
-        self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, latent_hook: LatentHook | None
-    ) -> Posterior:
+    def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
+        """Sample the posterior; with `hookable`, a hook on the sample gets its whole gradient, compiled or not."""
         if isinstance(self.decoder, Hierarchical):
-            if latent_hook is not None:  # what passes from group to group would meet it several times
-                raise UsageError(
-                    "this architecture has several groups of latents, latent_hook (objective.dreg) needs one: leave it "
-                    "out, or choose another --arch"
-                )
             return self.decoder.infer(features, label, noise)
         mean, log_var = (out.float() for out in features)
         latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
-        if latent_hook is not None and latent.requires_grad:
-            _register_hook(latent, latent_hook)
+        if hookable:
+            latent = _split_graph(latent)
         return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -201,9 +181,9 @@ class VAE(nn.Module):
 
 
 @torch.compiler.disable
-def _register_hook(latent: Tensor, hook: LatentHook) -> None:
-    """Between two compiled graphs: a hook may want what is computed after the latent."""
-    latent.register_hook(hook)
+def _split_graph(latent: Tensor) -> Tensor:
+    """Return the tensor between two compiled graphs: within one its gradient would not be seen from outside."""
+    return latent
 
 
 def build(config: ModelConfig) -> VAE:
