@@ -15,7 +15,7 @@ from functools import cached_property
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
-from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list, as [400] is"}
 """What an option's value must be, by the type of its default."""
@@ -102,7 +102,7 @@ class Registry:
                     f"plug-in {self.kind} {name!r} ({value}) can't be loaded: {type(error).__name__}: {reason}; "
                     "repair or uninstall the package it comes from"
                 ) from error
-        raise UsageError(f"unknown {self.kind} {name!r}; {near(name, self)}")
+        raise UsageError(f"unknown {self.kind} {name!r}; {suggest(name, self)}")
 
     def load_all(self) -> dict[str, Callable[..., Any]]:
         """Every part that can be loaded; a broken plug-in warns and is skipped."""
@@ -130,7 +130,7 @@ class Registry:
         defaults = self.options(name)
         for option, value in options.items():
             if option not in defaults:
-                known = near(option, defaults) if defaults else "it has none"
+                known = suggest(option, defaults) if defaults else "it has none"
                 raise UsageError(f"{self.kind} {name!r} has no option {option!r}; {known}")
             try:
                 defaults[option] = _like(defaults[option], value)

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from cvae.errors import UsageError, near, one_line
+from cvae.errors import UsageError, one_line, suggest
 
 MAX_TEXT, MAX_DEPTH, MAX_NAME = 2**21, 16, 1024
 """Bytes of a JSON file, how deep it may be nested, and characters of a name."""
@@ -122,7 +122,7 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:
     values = {}
     for key, value in data.items():
         if key not in fields:
-            raise UsageError(f"{where or cls.__name__}: unknown key {quote(key)}; {near(key[:80], fields)}")
+            raise UsageError(f"{where or cls.__name__}: unknown key {quote(key)}; {suggest(key[:80], fields)}")
         values[key] = _convert(value, hints[key], f"{where}.{key}".lstrip("."))
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:

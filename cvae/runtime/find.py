@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cvae import model_zoo
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 from cvae.run import CONFIG, DECODER, RUNS, is_run, list_runs, newest_run
 from cvae.runtime import hub
 
@@ -35,7 +35,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
     if not zoo and newest_run() is None:
         raise UsageError(f"there is no run, file or zoo model {name!r}; make a run with: cvae train")
     known = [*(run.name for run in list_runs()), *zoo]
-    raise UsageError(f"there is no run, file or zoo model {name!r}; {near(name, known)}")
+    raise UsageError(f"there is no run, file or zoo model {name!r}; {suggest(name, known)}")
 
 
 def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
