@@ -165,7 +165,7 @@ def test_a_huge_number_of_images_is_refused_before_memory_is_asked_for(models):
         lambda: models["plain"].interpolate(0, 1, steps=10**15),
     ):
         with pytest.raises(
-            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory here;"
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory of this machine;"
         ):
             call()
     assert tracemalloc.get_traced_memory()[1] < 2**20
@@ -944,7 +944,7 @@ def test_a_standard_deviation_that_is_none_is_refused(trained, tmp_path, op, val
 def test_images_far_outside_their_range_are_refused(trained, tmp_path, op, value):
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     edit_output(run / "decoder.onnx", "image", op, value)
-    with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|gives .*not finite).*$"):
+    with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|returns .*not finite).*$"):
         cvae.load(run).generate(2, seed=0)
 
 

@@ -1,4 +1,4 @@
-"""Download of models from the Hugging Face Hub or a mirror (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
+"""Models on the Hugging Face Hub or a mirror of it (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
 
 import re
 import sys
