@@ -490,7 +490,7 @@ def test_a_run_that_was_not_exported_names_the_export(run):
 
 def test_the_encoder_of_another_model_is_refused(run, trained):
     shutil.copy(trained["plain"] / ENCODER, run)
-    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, of 'plain'"):
+    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, those of 'plain'"):
         cvae.load(run).encode(some_images(1), 3)
 
 
