@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvae.cli import _shared
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ def score(
     detector = Detector.load(folder, scorer)
     thresholds = detector.facts.thresholds
     if by not in thresholds:
-        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
+        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {suggest(by, thresholds)}")
     files = _files(images, out)
     pixels, remark = pictures.read_set(list(files.values()), scorer.image_shape, exact=not resize)
     if remark:

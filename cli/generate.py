@@ -44,7 +44,7 @@ def generate(
     classes = decoder.spec.classes
     wanted = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
     name = None if wanted is None or classes is None else classes[wanted]
-    if out.suffix.lower() in bulk.ENDINGS:
+    if out.suffix.lower() in bulk.SUFFIXES:
         _many(decoder, n or 1, out, wanted, name, seed, temperature, grid=grid, json=json)
         return
     if grid and wanted is not None:

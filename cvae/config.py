@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvae.atomic import read_at_most
-from cvae.errors import CvaeError, UsageError, near, one_line
+from cvae.errors import CvaeError, UsageError, one_line, suggest
 from cvae.serialization import MAX_TEXT, check_text, from_dict, parse_json, quote, to_dict
 
 FORMAT = 1
@@ -142,7 +142,7 @@ class TrainConfig:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise UsageError(
-                    f"{flag(name)} {getattr(self, name)!r} is unknown; {near(getattr(self, name), choices)}"
+                    f"{flag(name)} {getattr(self, name)!r} is unknown; {suggest(getattr(self, name), choices)}"
                 )
 
     @property

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.atomic import copy_folder
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 from cvae.run import CONFIG
 
 DEFAULT = "mnist-resnet-conditional"
@@ -26,7 +26,7 @@ def model(name: str) -> Path:
         UsageError: there is none.
     """
     if name not in models():
-        raise UsageError(f"there is no zoo model {name!r}; {near(name, models())}")
+        raise UsageError(f"there is no zoo model {name!r}; {suggest(name, models())}")
     return models()[name]
 
 
@@ -65,7 +65,7 @@ def recipe(name: str) -> Path:
     if path.suffix in (".toml", ".json"):
         return path
     if name not in recipes():
-        raise UsageError(f"unknown recipe {name!r}; {near(name, recipes())}; a file of yours ends in .toml")
+        raise UsageError(f"unknown recipe {name!r}; {suggest(name, recipes())}; a file of yours ends in .toml")
     return recipes()[name]
 
 

@@ -153,7 +153,7 @@ def test_a_file_that_would_not_be_loaded_is_not_downloaded(mirror, trained, tmp_
     mirror.repositories["somebody/large"] = large
     monkeypatch.setattr("cvae.runtime.session.MAX_BYTES", max(sizes.values()))
     with pytest.raises(
-        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes; .*"
+        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes, so .*"
     ):
         package.load(f"hf://somebody/large{revision}")
     assert mirror.asked == []

@@ -177,7 +177,7 @@ def test_a_spatial_code_learns_exports_and_lies_where_the_image_differs(conditio
 
 
 def test_a_spatial_code_of_another_length_is_refused():
-    with pytest.raises(UsageError, match=r"32 is no multiple of the 4 x 3 positions .* say 36"):
+    with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
 

@@ -112,7 +112,7 @@ def test_a_model_joins_others_and_replaces_none(trained, tmp_path):
 def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
-    with pytest.raises(CvaeError, match=r"no encoder\.onnx; make it with: cvae export onnx"):
+    with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
         export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
     assert not (tmp_path / "repository").exists()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from cvae.config import TrainConfig
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError, UsageError, count_of, near, one_line
+from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
@@ -200,7 +200,7 @@ def _left_out(dataset: Dataset, config: TrainConfig) -> Dataset:
     assert dataset.classes is not None
     for name in config.without:
         if name not in dataset.classes:
-            raise UsageError(f"--without {name!r}: {config.data!r} has no such class; {near(name, dataset.classes)}")
+            raise UsageError(f"--without {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}")
     kept = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
     for split, of in _splits(dataset).items():

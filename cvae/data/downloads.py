@@ -19,7 +19,7 @@ import numpy as np
 from cvae.atomic import cache_root
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
-from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 
 TIMEOUT = 30.0
 """Seconds without an answer after which a download fails; torchvision itself would wait for ever."""
@@ -82,7 +82,7 @@ def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     """
     selection = argument or "balanced"
     if selection not in EMNIST:
-        raise UsageError(f"--data 'emnist:{argument}': no such selection; {near(argument, EMNIST)}")
+        raise UsageError(f"--data 'emnist:{argument}': no such selection; {suggest(argument, EMNIST)}")
     stems = {split: f"emnist-{selection}-{split}" for split in ("train", "test")}
     first = 1 if selection == "letters" else 0  # the letters are counted from 1
     arrays = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, suggest
 from cvae.runtime.scan import protobuf
 
 KEY = "cvae-classifier"
@@ -52,7 +52,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
         return _shipped(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UsageError(f"--features {name!r}: {near(name, SHIPPED)}; or MODULE:CALLABLE for features of your own")
+        raise UsageError(f"--features {name!r}: {suggest(name, SHIPPED)}; or MODULE:CALLABLE for features of your own")
     if "" not in sys.path:
         sys.path.append("")  # the command's own folder stands there instead of the working folder
     try:

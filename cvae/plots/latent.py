@@ -16,7 +16,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from cvae import imaging
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, suggest
 from cvae.plots.codes import Codes
 from cvae.plots.style import MARKERS, OKABE_ITO, colours, plain
 
@@ -32,7 +32,7 @@ def check_method(method: str) -> None:
     CvaeError: its package is not installed.
     """
     if method not in METHODS:
-        raise UsageError(f"--method {method!r} is unknown; {near(method, METHODS)}")
+        raise UsageError(f"--method {method!r} is unknown; {suggest(method, METHODS)}")
     if method == "umap" and find_spec("umap") is None:
         raise CvaeError("--method umap needs a package that is not installed: pip install umap-learn")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.config import TrainConfig, flag
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 from cvae.recipes import PARTS
 from cvae.serialization import from_dict, to_dict
 
@@ -107,7 +107,7 @@ def make_space(table: Mapping[str, Any]) -> Space:
         part, dot, option = key.partition(".")
         name = key if dot else key.replace("-", "_")
         if not (part in PARTS and option if dot else name in hints and name != "options"):
-            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {near(name, hints)}")
+            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {suggest(name, hints)}")
         if name in NOT_SEARCHABLE:
             raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
         if isinstance(of, Mapping):
