@@ -9,7 +9,7 @@ from cvae.cli import _shared
 
 
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, web, triton; `cvae archs` lists all.")],
+    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, web, triton; `cvae parts` lists all.")],
     run: Annotated[
         str | None, typer.Argument(metavar="RUN", help="A run; with --out any exported model. [the newest]")
     ] = None,

@@ -30,7 +30,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, as in `cvae archs | head`, has seen enough
+    except BrokenPipeError:  # the reader, as in `cvae parts | head`, has seen enough
         sys.stderr.close()
         sys.exit(1)
 

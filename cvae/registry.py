@@ -1,8 +1,9 @@
 """Names -> parts. Listing never loads anything; getting loads one thing.
 
 A part is any callable; its keyword-only parameters with defaults are its options, which a run's config.json
-records in full. Built-in parts are written here as "module:attribute" and imported when asked for. Other
-packages add parts by an entry point in the registry's group:
+records in full. An option's range stands in its annotation, as in `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
+Built-in parts are written here as "module:attribute" and imported when asked for. Other packages add parts by an entry
+point in the registry's group:
 
     [project.entry-points."cvae.architectures"]
     mixer = "my_package:mixer"
@@ -16,6 +17,7 @@ from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+from cvae.flags import Interval
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list, as [400] is"}
 """What an option's value must be, by the type of its default."""
@@ -121,11 +123,16 @@ class Registry:
         parameters = inspect.signature(self.get(name)).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
+    def _interval(self, name: str, option: str) -> Interval | None:
+        """Return the range in the annotation of an option, if it has one."""
+        annotation = inspect.signature(self.get(name)).parameters[option].annotation
+        return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Interval)), None)
+
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """All options of a part, the given ones over the defaults.
 
         Raises:
-            UsageError: the part has no such option, or its value is of another type than the default.
+            UsageError: the part has no such option, or its value is of another type than the default or out of range.
         """
         defaults = self.options(name)
         for option, value in options.items():
@@ -138,6 +145,9 @@ class Registry:
                 default = defaults[option]
                 kind = KINDS.get(type(default), f"of the type of {default!r}")
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {kind}") from None
+            interval = self._interval(name, option)
+            if interval is not None and defaults[option] not in interval:
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is out of range; it must be {interval}")
         return defaults
 
 

@@ -8,13 +8,16 @@ are keyword-only; where one is `samples`, validation takes as many for its impor
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cvae.errors import UsageError
+from cvae.flags import Interval
 from cvae.models import LatentHook, Terms
+
+NotNegative = Annotated[float, Interval(minimum=0)]
 
 
 class Model(Protocol):
@@ -34,7 +37,13 @@ class Loss(NamedTuple):
 
 
 def elbo(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 1.0, free_bits: float = 0.0
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    beta: NotNegative = 1.0,
+    free_bits: NotNegative = 0.0,
 ) -> Loss:
     """The negative evidence lower bound, distortion + beta * rate.
 
@@ -50,7 +59,13 @@ def elbo(
 
 
 def iwae(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, samples: int = 5, dreg: bool = False
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
+    dreg: bool = False,
 ) -> Loss:
     """The negative importance-weighted bound of `samples` samples (Burda et al. 2015, eq. 8,
     https://arxiv.org/abs/1509.00519): tighter than the ELBO, at the price of a decoding for each sample.
@@ -83,7 +98,7 @@ def _through_the_sample(terms: Terms) -> Tensor:
     return terms.log_ratio - (of_parameters - of_parameters.detach()) + (of_sample - of_sample.detach())
 
 
-def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 4.0) -> Loss:
+def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NotNegative = 4.0) -> Loss:
     """The ELBO with `beta` on the total correlation alone, so that latent dimensions become independent.
 
     Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling; its constant, the
@@ -106,7 +121,13 @@ def _tc(terms: Terms) -> Tensor:
 
 
 def info(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, alpha: float = 0.5, mmd: float = 100.0
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    alpha: Annotated[float, Interval(minimum=0, maximum=1)] = 0.5,
+    mmd: NotNegative = 100.0,
 ) -> Loss:
     """The ELBO with 1 - `alpha` of the rate, and `mmd` times the squared distance of q(z) from p(z).
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
 from cvae.evaluation.evaluate import load_split, spread
@@ -27,7 +27,7 @@ class Codes(NamedTuple):
         return (0.5 * (mean**2 + std**2 - 1) - np.log(std)).mean(0)  # (N, Z) -> (Z,)
 
 
-def encode(model: Model, data: TrainConfig, *, split: str = "test", limit: int | None = None) -> Codes:
+def encode(model: Model, data: DataConfig, *, split: str = "test", limit: int | None = None) -> Codes:
     """Encode the images of a split, or `limit` of them, spread over it.
 
     Raises:
