@@ -232,14 +232,12 @@ class Study:
             self.optuna.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
     def _compare_with_its_beginning(self) -> None:
-        flags, defaults = (
-            {key: value for key, value in to_dict(config).items() if key not in MACHINE}
-            for config in (self.base, TrainConfig())
-        )
+        flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
+        defaults = {key: value for key, value in to_dict(TrainConfig()).items() if key in flags}
         search = {key: asdict(of) if isinstance(of, Range) else list(of) for key, of in self.space.items()}
         for kind, asked in {"flags": flags, "search": search}.items():
             begun = self.optuna.user_attrs.get(kind, asked) if self._done() else {}
-            if begun and kind == "flags":  # an older version had fewer flags, or beta among them
+            if begun and kind == "flags":  # an older version may have had fewer flags, or beta among them
                 begun = {**defaults, **expand_short_flags(begun)}
             if begun == asked:
                 continue
