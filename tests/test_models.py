@@ -69,8 +69,8 @@ def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[to
 def sampled(model: Any) -> Callable[..., Terms]:
     """The model as an objective calls it."""
 
-    def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1, latent_hook: Any = None) -> Terms:
-        return model(image, label, torch.randn(len(image) * samples, model.latent_dim), latent_hook)
+    def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1) -> Terms:
+        return model(image, label, torch.randn(len(image) * samples, model.latent_dim))
 
     return call
 

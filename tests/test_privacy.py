@@ -137,7 +137,7 @@ def test_a_value_that_the_user_set_stays(tmp_path, setting, expected):
     assert python(program, home=tmp_path, cwd=tmp_path, **setting).stdout == f"{expected}\n"
 
 
-@pytest.mark.parametrize("folder", ["examples", "docs", "benchmarks", "model_zoo"])
+@pytest.mark.parametrize("folder", ["examples", "docs", "benchmarks", "fuzz", "model_zoo"])
 def test_programs_without_cvae_turn_telemetry_off_themselves(folder):
     direct = re.compile(
         r"^import onnxruntime\b|[(\"' ]onnxruntime-node[\"']\)?;|<onnxruntime_cxx_api\.h>", re.MULTILINE

@@ -21,7 +21,7 @@ from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.randomness import WHOLE, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
-from cvae.models import VAE, LatentHook, Terms
+from cvae.models import VAE, Terms
 from cvae.models.objectives import Loss
 from cvae.registry import OBJECTIVES
 
@@ -121,15 +121,13 @@ class TrainingStep:
     def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
         image = augment(images, self.training, shard).contiguous(memory_format=torch.channels_last)
 
-        def model(
-            image: Tensor, label: Tensor | None, samples: int = 1, latent_hook: LatentHook | None = None
-        ) -> Terms:
+        def model(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
             """As an objective calls it."""
             latent_dim = self.config.model.latent_dim
             noise = shard.draw(torch.randn, len(image), samples, latent_dim, device=self.device)
             if shard.count > 1:  # what a plug-in's network draws by itself should not be the same in each part
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
-            return self.network(image, label, noise.flatten(0, 1), latent_hook)  # (B, K, Z) -> (B K, Z)
+            return self.network(image, label, noise.flatten(0, 1))  # (B, K, Z) -> (B K, Z)
 
         with self.accelerator.autocast():
             return self.objective(model, image, label, scalars.kl_weight, **self.training.options["objective"])
@@ -218,6 +216,9 @@ class RecordedStep(TrainingStep):
         """
         if self.device.type != "cuda" or step >= self.total_steps:
             return None
+        return self._record(step)
+
+    def _record(self, step: int) -> str | None:
         epoch, start = divmod(step, len(self.batches))
         self.shuffled(epoch, start)
         for group in self.optimizer.param_groups:

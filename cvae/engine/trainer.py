@@ -40,7 +40,7 @@ from cvae.engine.stopping import Stop, lost_connection, out_of_memory
 from cvae.engine.tracking import Tracking, choose
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.imaging import slerp
-from cvae.models import VAE, LatentHook, Terms, build
+from cvae.models import VAE, Terms, build
 from cvae.models.objectives import iwae
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, is_run, read_config, sample_path
 from cvae.runtime.find import find
@@ -416,9 +416,7 @@ class Trainer:
         """
         samples = self.config.training.options["objective"].get("samples", 1)
 
-        def sampled(
-            image: Tensor, label: Tensor | None, samples: int = 1, latent_hook: LatentHook | None = None
-        ) -> Terms:
+        def sampled(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
             return model(image, label, torch.randn(len(image) * samples, model.latent_dim, device=self.device))
 
         model.eval()

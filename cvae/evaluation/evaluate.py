@@ -36,10 +36,18 @@ def data_of(path: Path, spec_data: str) -> DataConfig:
     return DataConfig(data=spec_data, validation=0.0)
 
 
-def load_split(data: DataConfig, split: str, model: Scorer | Spec, *, labelled: bool = True) -> tuple[Dataset, Split]:
+def load_split(
+    data: DataConfig,
+    split: str,
+    model: Scorer | Spec,
+    *,
+    labelled: bool = True,
+    remark: Callable[[str], None] | None = None,
+) -> tuple[Dataset, Split]:
     """The data set, and the images of one of its splits, which must be such as the model was made for.
 
-    With `labelled` they have the labels that a conditional model was trained with.
+    With `labelled` they have the labels that a conditional model was trained with. `remark` is told of the data what a
+    user should know, such as the files that were skipped.
 
     Raises:
         UsageError: the split does not exist, or images or labels are not those of the model.
@@ -49,6 +57,9 @@ def load_split(data: DataConfig, split: str, model: Scorer | Spec, *, labelled: 
         raise UsageError(f"--split {split!r} is neither test, validation nor train")
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
+    if remark is not None:
+        for text in dataset.remarks:
+            remark(text)
     part: Split | None = getattr(dataset, split)
     if part is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
@@ -82,6 +93,7 @@ def evaluate(
     features: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score a model on a split of a data set.
 
@@ -94,6 +106,7 @@ def evaluate(
         features: a shipped classifier's name, or module:callable. If the data set has the name of a classifier that
             fits, that one.
         seed: of all noise.
+        remark: is told of the data what a user should know, as by `load_split`.
 
     Raises:
         UsageError: the split or the features do not exist, or images or labels are not those of the model.
@@ -103,7 +116,7 @@ def evaluate(
     tell = progress or (lambda part, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset, part = load_split(data, split, scorer)
+    dataset, part = load_split(data, split, scorer, remark=remark)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # what can't be is said before hours have gone by
         if (count := min(generated, len(part), len(dataset.train))) <= NEIGHBOURS:

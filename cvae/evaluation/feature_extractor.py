@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from cvae.errors import CvaeError, UsageError, near
-from cvae.runtime import protobuf
+from cvae.runtime.scan import protobuf
 
 KEY = "cvae-classifier"
 """The key of the ONNX metadata entry that holds a classifier's facts."""

@@ -1,5 +1,5 @@
 """One VAE, built from ready parts: architecture, conditioning, likelihood, prior."""
 
-from cvae.models.vae import VAE, Hierarchical, LatentHook, Posterior, Terms, build
+from cvae.models.vae import VAE, Hierarchical, Posterior, Terms, build
 
-__all__ = ["VAE", "Hierarchical", "LatentHook", "Posterior", "Terms", "build"]
+__all__ = ["VAE", "Hierarchical", "Posterior", "Terms", "build"]

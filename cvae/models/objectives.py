@@ -1,10 +1,9 @@
-"""What is minimized: pure functions of a model and a batch, in nats per image.
+"""Training objectives: pure functions of a model and a batch, in nats per image.
 
-An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` gives the terms
-of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` those of K samples in a
-row for each image, (B K, ...). With `latent_hook` the gradient of the samples (B K, Z) passes through that function on
-its way to the encoder. The engine supplies the noise. `kl_weight` is the engine's KL warm-up, from 0 to 1. The options
-are keyword-only; where one is `samples`, validation takes as many for its importance-weighted bound.
+An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` returns the
+terms of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` those of K
+consecutive samples for each image, (B K, ...). The engine supplies the noise, and `kl_weight`, its KL warm-up, from 0
+to 1. Options are keyword-only; if one is called `samples`, validation takes as many for its importance-weighted bound.
 """
 
 import math
@@ -15,17 +14,15 @@ from torch import Tensor
 
 from cvae.errors import UsageError
 from cvae.flags import Interval
-from cvae.models import LatentHook, Terms
+from cvae.models import Terms
 
 NotNegative = Annotated[float, Interval(minimum=0)]
 
 
 class Model(Protocol):
-    """A model as an objective sees it."""
+    """A model as an objective calls it."""
 
-    def __call__(
-        self, image: Tensor, label: Tensor | None, samples: int = 1, latent_hook: LatentHook | None = None
-    ) -> Terms: ...
+    def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1) -> Terms: ...
 
 
 class Loss(NamedTuple):
@@ -45,17 +42,18 @@ def elbo(
     beta: NotNegative = 1.0,
     free_bits: NotNegative = 0.0,
 ) -> Loss:
-    """The negative evidence lower bound, distortion + beta * rate.
+    """Return the negative evidence lower bound, distortion + beta * rate.
 
-    beta: Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl. free_bits: nats that cost
-    nothing in each group of the rate (a latent dimension under the normal prior, all of them under a flow),
-    Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934.
+    Args:
+        beta: weight of the rate (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl).
+        free_bits: nats of each group of the rate that cost nothing: a group is a latent dimension under the normal
+            prior, and all of them under a flow (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
     """
     terms = model(image, label)
-    paid = terms.rate.mean(0)  # (B, D) -> (D,)
+    rate = terms.rate.mean(0)  # (B, D) -> (D,)
     if free_bits:  # an estimated rate may be below zero, so even a floor of zero would bias it
-        paid = paid.clamp(min=free_bits)
-    return _loss(terms, terms.distortion.mean() + kl_weight * beta * paid.sum())
+        rate = rate.clamp(min=free_bits)
+    return _loss(terms, terms.distortion.mean() + kl_weight * beta * rate.sum())
 
 
 def iwae(
@@ -67,51 +65,57 @@ def iwae(
     samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
     dreg: bool = False,
 ) -> Loss:
-    """The negative importance-weighted bound of `samples` samples (Burda et al. 2015, eq. 8,
-    https://arxiv.org/abs/1509.00519): tighter than the ELBO, at the price of a decoding for each sample.
+    """Return the negative importance-weighted bound, tighter than the ELBO for one decoding more per sample.
 
-    dreg: the doubly reparameterized gradient for the encoder (Tucker et al. 2018, eq. 7,
-    https://arxiv.org/abs/1810.04152), which has the same expectation and, unlike the plain one, does not drown in noise
-    with many samples. For one group of latents only.
+    Burda et al. 2015, eq. 8, https://arxiv.org/abs/1509.00519.
+
+    Args:
+        samples: number K of samples per image.
+        dreg: use the doubly reparameterized gradient for the encoder (Tucker et al. 2018, eq. 7,
+            https://arxiv.org/abs/1810.04152). Its expectation is the same, but it does not drown in noise when there
+            are many samples.
 
     Raises:
-        UsageError: `dreg` is asked of a hierarchy.
+        UsageError: `dreg` with a hierarchy of latents.
     """
-    weight: Tensor  # (B, K), of each sample, adding up to 1
-
-    def weigh(gradient: Tensor) -> Tensor:
-        """The gradient (B K, Z) has come with the weight w; w (1 - k + k w) is wanted, k being `kl_weight`."""
-        return gradient * torch.lerp(torch.ones_like(weight), weight, kl_weight).flatten()[:, None]
-
-    terms = model(image, label, samples, latent_hook=weigh) if dreg else model(image, label, samples)
-    log_ratio = _through_the_sample(terms) if dreg else terms.log_ratio
+    terms = model(image, label, samples)
+    if dreg and terms.hierarchical:  # the gradient passes from group to group, and would be weighted several times
+        raise UsageError(
+            "objective.dreg=true needs a single group of latents, those of this architecture are hierarchical; leave "
+            "it out, or choose another --arch"
+        )
+    log_ratio = _path_only(terms) if dreg else terms.log_ratio
     log_weight = (-terms.distortion - kl_weight * log_ratio).unflatten(0, (-1, samples))  # (B K,) -> (B, K)
-    weight = log_weight.detach().softmax(1)
+    if dreg and terms.latent.requires_grad:
+        # The gradient of each sample comes with its weight w, and should have w (1 - k + k w), k being `kl_weight`.
+        weight = log_weight.detach().softmax(1)
+        factor = torch.lerp(torch.ones_like(weight), weight, kl_weight).flatten()[:, None]  # (B, K) -> (B K, 1)
+        terms.latent.register_hook(lambda gradient: gradient * factor)
     return _loss(terms, math.log(samples) - log_weight.logsumexp(1).mean())
 
 
-def _through_the_sample(terms: Terms) -> Tensor:
-    """`terms.log_ratio` (B,) with a gradient for q(z | x) by way of the sample alone, not of its own parameters."""
+def _path_only(terms: Terms) -> Tensor:
+    """Return `terms.log_ratio` (B,) with the gradient for q(z | x) through the sample, not through its parameters."""
     mean, log_var = terms.mean.detach(), terms.log_var.detach()
-    of_parameters = -0.5 * terms.log_var.sum(1)  # of log q, written as a function of the noise
-    of_sample = -0.5 * ((terms.latent - mean).square() * torch.exp(-log_var)).sum(1)
-    return terms.log_ratio - (of_parameters - of_parameters.detach()) + (of_sample - of_sample.detach())
+    score = -0.5 * terms.log_var.sum(1)  # the part of log q that depends on the parameters, for fixed noise
+    path = -0.5 * ((terms.latent - mean).square() * torch.exp(-log_var)).sum(1)
+    return terms.log_ratio - (score - score.detach()) + (path - path.detach())
 
 
 def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NotNegative = 4.0) -> Loss:
-    """The ELBO with `beta` on the total correlation alone, so that latent dimensions become independent.
+    """Return the negative ELBO with weight `beta` on the total correlation, so that dimensions become independent.
 
     Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling; its constant, the
-    logarithm of the data set's size, has no gradient and is left out. In a hierarchy of latents q(z | x) of another
-    image is taken along that image's own sample.
+    logarithm of the data set's size, has no gradient and is left out. In a hierarchy of latents, q(z | x) of another
+    image is evaluated along that image's own sample.
     """
     terms = model(image, label)
     return _loss(terms, (terms.distortion + kl_weight * terms.rate.sum(1)).mean() + kl_weight * (beta - 1) * _tc(terms))
 
 
 def _tc(terms: Terms) -> Tensor:
-    """KL(q(z) || prod_d q(z_d)), with q(z) the mean of the batch's posteriors."""
-    _several(len(terms.latent))
+    """Return KL(q(z) || prod_d q(z_d)), with q(z) the mean of the batch's posteriors."""
+    _require_several(len(terms.latent))
     offset = terms.latent[:, None] - terms.mean  # (B, Z), (B, Z) -> (B, B, Z): sample i under the posterior of image j
     log_q = -0.5 * (offset.square() * torch.exp(-terms.log_var) + terms.log_var + math.log(2 * math.pi))
     count = math.log(len(offset))
@@ -129,10 +133,14 @@ def info(
     alpha: Annotated[float, Interval(minimum=0, maximum=1)] = 0.5,
     mmd: NotNegative = 100.0,
 ) -> Loss:
-    """The ELBO with 1 - `alpha` of the rate, and `mmd` times the squared distance of q(z) from p(z).
+    """Return the InfoVAE objective: less weight on the rate, and a penalty on the distance of q(z) from p(z).
 
-    Zhao, Song & Ermon 2017, "InfoVAE", eq. 6, https://arxiv.org/abs/1706.02262: a code that says more of the image,
-    and still has the prior's distribution.
+    The code then carries more information about the image and still follows the prior. Zhao, Song & Ermon 2017, eq. 6,
+    https://arxiv.org/abs/1706.02262.
+
+    Args:
+        alpha: fraction of the rate that is left out.
+        mmd: weight of the squared maximum mean discrepancy.
     """
     terms = model(image, label)
     elbo_part = (terms.distortion + kl_weight * (1 - alpha) * terms.rate.sum(1)).mean()
@@ -140,23 +148,27 @@ def info(
 
 
 def _mmd(noise: Tensor) -> Tensor:
-    """The squared maximum mean discrepancy of samples (B, Z) from the standard normal (Gretton et al. 2012, eq. 3).
+    """Return the squared maximum mean discrepancy between samples (B, Z) and the standard normal distribution.
 
-    With the kernel exp(-|a - b|^2 / Z) all expectations over the normal distribution have a formula.
+    Gretton et al. 2012, eq. 3. With the kernel exp(-|a - b|^2 / Z), all expectations over the normal distribution have
+    a closed form.
     """
     count, dim = noise.shape
-    _several(count)
+    _require_several(count)
     # exp(-|a - b|^2 / 2 s) has the expectation (s / (s + v))^(Z / 2) exp(-|m|^2 / 2 (s + v)) for a - b ~ N(m, v).
     width = dim / 2
-    among = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
-    within = (among.sum() - count) / (count * (count - 1))  # without each sample and itself
+    kernel = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
+    within = (kernel.sum() - count) / (count * (count - 1))  # without the pairs of a sample with itself
     across = (width / (width + 1)) ** (dim / 2) * torch.exp(-noise.square().sum(1) / (2 * (width + 1))).mean()
     return within - 2 * across + (width / (width + 2)) ** (dim / 2)
 
 
-def _several(count: int) -> None:
+def _require_several(count: int) -> None:
     if count < 2:
-        raise UsageError("the distribution of codes needs several images in a batch, or in a part of --accumulate")
+        raise UsageError(
+            "this objective compares the codes of several images, but a batch (or a part of it, with --accumulate) has "
+            "one; choose a larger --batch-size"
+        )
 
 
 def _loss(terms: Terms, loss: Tensor) -> Loss:

@@ -1,21 +1,17 @@
 """The variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from cvae.config import ModelConfig, Part
-from cvae.errors import UsageError
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
-
-LatentHook = Callable[[Tensor], Tensor]
-"""The gradient of a batch of samples (B, Z) -> the one that goes on to the encoder."""
 
 
 class Posterior(NamedTuple):
@@ -58,6 +54,7 @@ class Terms(NamedTuple):
     log_var: Tensor  # (B, Z)
     latent: Tensor  # (B, Z), the sample
     noise: Tensor  # (B, Z), the sample as the prior's standard normal noise
+    hierarchical: bool = False  # whether the latents come in groups, each inferred from the ones before it
 
 
 class VAE(nn.Module):
@@ -90,34 +87,22 @@ class VAE(nn.Module):
         image: Tensor,
         label: Tensor | None = None,
         noise: Tensor | None = None,
-        latent_hook: LatentHook | None = None,
     ) -> Terms:
         """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 or None -> terms in nats.
 
         `noise` (B, Z), standard normal, chooses the sample of q(z | x); it is drawn when it is not given. With
         (B K, Z) there are K samples in a row for each image, and terms of as many rows; the encoder is run once.
-        `latent_hook` is put on the sample's gradient.
-
-        Raises:
-            UsageError: `latent_hook` is given, and there are several groups of latents.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
-        return self.terms(image, label, self.encoder(image, label), noise, latent_hook)
+        return self.terms(image, label, self.encoder(image, label), noise)
 
-    def terms(
-        self,
-        image: Tensor,
-        label: Tensor | None,
-        seen: Sequence[Tensor],
-        noise: Tensor,
-        latent_hook: LatentHook | None = None,
-    ) -> Terms:
+    def terms(self, image: Tensor, label: Tensor | None, seen: Sequence[Tensor], noise: Tensor) -> Terms:
         """`forward` after the encoder, which has given `seen`."""
         samples = len(noise) // len(image)
         if samples > 1:
-            image, *seen = (t.repeat_interleave(samples, dim=0) for t in (image, *seen))  # (B, ...) -> (B K, ...)
-            label = None if label is None else label.repeat_interleave(samples)
-        mean, log_var, latent, params = self._infer(seen, label, noise, latent_hook)
+            image, *seen = (_repeat(t, samples) for t in (image, *seen))  # (B, ...) -> (B K, ...)
+            label = None if label is None else _repeat(label, samples)
+        mean, log_var, latent, params = self._infer(seen, label, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
             standard, log_scale = self.prior.to_noise(latent, label)
             log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
@@ -130,22 +115,17 @@ class VAE(nn.Module):
                 log_var=log_var,
                 latent=latent,
                 noise=standard,
+                hierarchical=isinstance(self.decoder, Hierarchical),
             )
 
-    def _infer(
-        self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor, latent_hook: LatentHook | None
-    ) -> Posterior:
+    def _infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
+        """Sample the posterior; with `hookable`, a hook on the sample gets its whole gradient, compiled or not."""
         if isinstance(self.decoder, Hierarchical):
-            if latent_hook is not None:  # what passes from group to group would meet it several times
-                raise UsageError(
-                    "this architecture has several groups of latents, latent_hook (objective.dreg) needs one: leave it "
-                    "out, or choose another --arch"
-                )
             return self.decoder.infer(seen, label, noise)
         mean, log_var = (out.float() for out in seen)
         latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
-        if latent_hook is not None and latent.requires_grad:
-            _register_hook(latent, latent_hook)
+        if hookable:
+            latent = _split_graph(latent)
         return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -168,10 +148,15 @@ class VAE(nn.Module):
         return noise, torch.exp(0.5 * log_var + log_scale)
 
 
+def _repeat(tensor: Tensor, samples: int) -> Tensor:
+    """Repeat each row. The gradient is a sum in a fixed order; that of `repeat_interleave` may not be one on a GPU."""
+    return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
+
+
 @torch.compiler.disable
-def _register_hook(latent: Tensor, hook: LatentHook) -> None:
-    """Between two compiled graphs: a hook may want what is computed after the latent."""
-    latent.register_hook(hook)
+def _split_graph(latent: Tensor) -> Tensor:
+    """Return the tensor between two compiled graphs: within one its gradient would not be seen from outside."""
+    return latent
 
 
 def build(config: ModelConfig) -> VAE:

@@ -1,4 +1,4 @@
-"""One exported file in onnxruntime: read once, checked against its own spec, run in chunks."""
+"""Session of an exported file in onnxruntime: read once, scanned, and run in chunks."""
 
 import math
 from pathlib import Path
@@ -8,27 +8,26 @@ import onnxruntime as ort
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.runtime import protobuf
-from cvae.runtime.scan import scan, signature
+from cvae.runtime.scan import protobuf, scan, signature
 from cvae.spec import KEY, Spec
 
 MAX_BYTES = 512 * 2**20
-"""A larger file is refused before it is read."""
+"""Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Images per run: faster than one large batch, in bounded memory, and the same bits whatever the total."""
+"""Images per run. This is faster than one large batch, bounds the memory, and gives the same bits for any total."""
 
 MAX_ELEMENTS = 2**26
-"""Numbers in all tensors of one run, 256 MB: a chunk has fewer images where one takes more than a 64th of it."""
+"""Maximum number of values in all tensors of a run, 256 MB; costly models run on fewer images at once."""
 
 BATCHES = (1, 4, 16, CHUNK)
-"""The batch sizes of runs that are not on the CPU: a GPU searches for its convolutions anew at each size it meets."""
+"""Batch sizes of runs that are not on the CPU: a GPU searches for its convolution algorithms at each new size."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 def read_spec(path: Path) -> tuple[Spec, bytes]:
-    """The spec of an exported file, and the file's bytes; onnxruntime is not involved.
+    """Return the spec and the content of an exported file, without onnxruntime.
 
     Raises:
         CvaeError: the file can't be read, is too large, or was not exported by cvae.
@@ -41,31 +40,42 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
 
 
 def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
-    """The spec of an exported file, the bytes, and how many numbers an image takes, as `scan` found.
-
-    Raises:
-        UsageError: it is not of this role.
-        CvaeError: as `read_spec` and `cvae.runtime.scan` refuse it.
-    """
-    spec, data = read_spec(path)
-    if spec.role != role:
-        raise UsageError(f"{str(path)!r} is an {spec.role}, here a {role} is needed")
-    return spec, data, scan(data, spec, str(path))
-
-
-class Session:
-    """An exported file, ready to run; safe to use from several threads.
-
-    What a stranger's file may hold and ask for is checked by `cvae.runtime.scan` before onnxruntime sees it.
+    """Return the spec and the content of an exported file that passes the scan, and the result of the scan.
 
     Args:
         path: the file.
         role: "decoder" or "encoder", which the file must be.
-        device: "cpu", "cuda", "auto" (CUDA where it starts, else the CPU), or an onnxruntime provider by its name.
-        threads: of one run; None leaves it to onnxruntime, which takes one a core.
-        spinning: let threads spin between runs too, while they wait for the next: quicker in a tight loop, but it burns
-            CPU.
-        arena: keep freed memory for the next run: no faster here, and it stays resident.
+
+    Returns:
+        The spec, the content, and the number of values that are computed for one image (see `cvae.runtime.scan`).
+
+    Raises:
+        UsageError: the file has the other role.
+        CvaeError: `read_spec` or `scan` rejects the file.
+    """
+    spec, data = read_spec(path)
+    if spec.role != role:
+        raise UsageError(f"{str(path)!r} contains the {spec.role}; the {role} is needed")
+    return spec, data, scan(data, spec, str(path))
+
+
+class Session:
+    """Exported file, ready to run; several threads may share it.
+
+    `cvae.runtime.scan` checks the file before onnxruntime loads it.
+
+    Args:
+        path: the file.
+        role: "decoder" or "encoder", which the file must be.
+        device: "cpu", "cuda", "auto" (CUDA if it starts, otherwise the CPU), or the name of an onnxruntime provider.
+        threads: number of threads of a run; None leaves it to onnxruntime, which takes one per core.
+        spinning: let threads spin between runs too, while they wait for the next one. This is faster in a tight loop,
+            but keeps the CPU busy.
+        arena: keep freed memory for the next run. This is not faster here, and the memory stays resident.
+
+    Raises:
+        UsageError: the file has the other role, or this onnxruntime does not have the device.
+        CvaeError: the file is rejected, or onnxruntime can't load it or start the device.
     """
 
     def __init__(
@@ -73,14 +83,14 @@ class Session:
     ) -> None:
         self.spec, data, elements = read_checked(path, role)
         self._source = str(path)
-        self._most = max(1, MAX_ELEMENTS // max(1, elements))
+        self._max_batch = max(1, MAX_ELEMENTS // max(1, elements))
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # what goes wrong is raised
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # the one that was scanned
+        options.log_severity_level = 4  # errors are raised anyway
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that was scanned
         options.enable_cpu_mem_arena = arena
         options.intra_op_num_threads = threads or 0
-        # Within a run threads spin while they wait for each other, for 1.2 times the speed; after it they sleep.
+        # Spinning while threads wait for each other makes a run 1.2 times as fast; after the run they sleep.
         options.add_session_config_entry("session.force_spinning_stop", str(int(not spinning)))
         first, *others = _providers(device)
         try:
@@ -94,76 +104,81 @@ class Session:
     def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
         try:
             session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
-        except Exception as error:  # onnxruntime raises a dozen types without a common base
-            raise CvaeError(f"onnxruntime refuses {self._source!r} on {provider}: {one_line(error)}") from error
+        except Exception as error:  # onnxruntime raises a dozen types without a common base class
+            raise CvaeError(f"onnxruntime can't load {self._source!r} on {provider}: {one_line(error)}") from error
         if provider not in session.get_providers():
             fix = _CUDA_FIX if provider == PROVIDERS["cuda"] else _OTHER_FIX
             raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {fix}")
         return session
 
     def run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """All outputs for a batch of any size; `inputs` by name, the batch along the first axis.
+        """Run a batch of any size, in chunks.
+
+        Args:
+            inputs: the inputs by name, each with the batch along the first axis.
+
+        Returns:
+            The outputs, in the order of `cvae.runtime.scan.signature`.
 
         Raises:
-            CvaeError: onnxruntime fails, or an output is not finite or not of the shape that the spec says.
+            CvaeError: onnxruntime fails, or an output is not finite or does not have the shape that the spec says.
         """
         count = len(next(iter(inputs.values())))
-        step = min(CHUNK, self._most)
+        step = min(CHUNK, self._max_batch)
         if count <= step:
             return self._run(inputs)
         outputs: list[np.ndarray] = []
         for start in range(0, count, step):
             chunk = self._run({name: value[start : start + step] for name, value in inputs.items()})
             outputs = outputs or [np.empty((count, *part.shape[1:]), part.dtype) for part in chunk]
-            for whole, part in zip(outputs, chunk, strict=True):
-                whole[start : start + step] = part
+            for output, part in zip(outputs, chunk, strict=True):
+                output[start : start + step] = part
         return outputs
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         count, padded = len(next(iter(inputs.values()))), inputs
-        missing = next((size - count for size in self._batches if count <= size <= self._most), 0)
-        if missing:  # filled up with repetitions of the first
+        missing = next((size - count for size in self._batches if count <= size <= self._max_batch), 0)
+        if missing:  # pad with copies of the first
             padded = {name: np.concatenate([value, value[:1].repeat(missing, 0)]) for name, value in inputs.items()}
         try:
             outputs = self._session.run(list(self._outputs), padded)
         except Exception as error:  # as above
-            raise CvaeError(f"onnxruntime fails on {self._source!r}: {one_line(error)}") from error
+            raise CvaeError(f"onnxruntime can't run {self._source!r}: {one_line(error)}") from error
         for (name, shape), part in zip(self._outputs.items(), outputs, strict=True):
             if part.shape != (count + missing, *shape) or part.dtype != np.float32:
                 raise CvaeError(
                     f"{self._source!r} contradicts its own spec: its output {name!r} is {part.dtype} {part.shape}, not "
-                    f"float32 {(count + missing, *shape)}; use a file that cvae export onnx has written"
+                    f"float32 {(count + missing, *shape)}; use a file that cvae export onnx wrote"
                 )
-        # A sum is the quickest way to see one that is not.
+        # A sum is the fastest way to find a value that is not finite.
         if not all(math.isfinite(np.add.reduce(part, axis=None)) for part in outputs):
             raise CvaeError(
-                f"{self._source!r} gives numbers that are not finite: its weights are damaged, or the input is far "
-                "beyond what it was trained on"
+                f"{self._source!r} returns values that are not finite: its weights are damaged, or the input is far "
+                "outside the training data"
             )
         return [part[:count] for part in outputs] if missing else outputs
 
 
 _GPU_FIX = (
-    "swap the packages, they overwrite each other: "
+    "replace the package, as the two overwrite each other: "
     "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
 
-
 _CUDA_FIX = (
-    "it needs an NVIDIA driver (look with nvidia-smi) and the CUDA and cuDNN libraries that it was built for: "
-    "pip install 'onnxruntime-gpu[cuda,cudnn]' brings these"
+    "it needs an NVIDIA driver (check with nvidia-smi) and the CUDA and cuDNN libraries that it was built for: "
+    "pip install 'onnxruntime-gpu[cuda,cudnn]' installs them"
 )
 
-_OTHER_FIX = "what it needs is listed at https://onnxruntime.ai/docs/execution-providers"
+_OTHER_FIX = "its requirements are listed at https://onnxruntime.ai/docs/execution-providers"
 
 
 def _providers(device: str) -> list[str]:
-    """Of onnxruntime: the one to start, and for "auto" the one to take where that does not start."""
+    """Return the onnxruntime provider to start and, for "auto", the one to fall back to."""
     available = ort.get_available_providers()
     if device == "auto":
         return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     provider = PROVIDERS.get(device, device)
     if provider not in available:
-        fix = _GPU_FIX if device == "cuda" else f"here are: {', '.join(['auto', *PROVIDERS, *available])}"
-        raise UsageError(f"device {device!r} is not in this onnxruntime; {fix}")
+        fix = _GPU_FIX if device == "cuda" else f"available: {', '.join(['auto', *PROVIDERS, *available])}"
+        raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]

@@ -1,11 +1,12 @@
-"""Fuzzer of the scan of untrusted ONNX files: the shapes it derives for random graphs against those of onnxruntime.
+"""Fuzzer of the scan of untrusted ONNX files: compares the shapes it derives for random graphs with onnxruntime's.
 
-    python benchmarks/fuzz_scan.py [--graphs 20000] [--seed 0] [--nodes 8] [--first 0] [--json]
+    python fuzz/scan_shapes.py [--graphs 20000] [--seed 0] [--nodes 8] [--first 0] [--smoke] [--json]
 
-A graph grows node by node over all operators that the scan allows. Inputs and attributes come from the ONNX schema of
-the operator, so the generator shares no table with the scan. onnxruntime runs what the scan accepts, unoptimized, and
-must compute tensors of the type, shape and integer values that the scan derived. A graph depends on the seed and its
-number: `--first N --graphs 1` repeats one. It needs onnx and Linux. The exit status is 1 if there is a difference.
+A graph grows node by node over all operators that the scan accepts. Inputs and attributes come from the ONNX schema of
+the operator, so the generator shares no table with the scan. onnxruntime runs what the scan accepts, without
+optimization, and must compute tensors of the type, shape and integer values that the scan derived. A graph depends
+only on the seed and on its number: `--first N --graphs 1` repeats one. The fuzzer needs onnx and Linux. Its exit status
+is 1 if there is a difference.
 """
 
 import argparse
@@ -29,11 +30,21 @@ import onnx.defs
 import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
 
-from cvae.runtime import scan as scanning
+from cvae.runtime.scan import graph as scanner
+from cvae.runtime.scan.operators import OPERATORS
 from cvae.spec import KEY, Spec
 
-BATCH, MAX_ELEMENTS, MAX_MEMORY, CHUNK = 7, 2**20, 2**32, 500
-"""Images in a run; numbers in a graph for one image; address space and graphs of a process that runs onnxruntime."""
+BATCH = 7
+"""Images in a run."""
+
+MAX_ELEMENTS = 2**20
+"""Maximum number of values in a graph for one image."""
+
+MAX_MEMORY, CHUNK = 2**32, 500
+"""Address space, in bytes, and number of graphs of a process that runs onnxruntime."""
+
+SMOKE_GRAPHS = 300
+"""Number of graphs with --smoke."""
 
 FLOAT, INT64, BOOL, HALF = 1, 7, 9, 10
 DTYPES = {FLOAT: "float32", INT64: "int64", BOOL: "bool", HALF: "float16"}
@@ -51,7 +62,7 @@ STRINGS = {
     "Resize.coordinate_transformation_mode": "half_pixel half_pixel_symmetric pytorch_half_pixel align_corners "
     "asymmetric tf_crop_and_resize tf_half_pixel_for_nn",
 }
-"""Values of string attributes that ONNX or onnxruntime documents."""
+"""String attributes -> the values that ONNX or onnxruntime documents."""
 
 RANKS = {"Gemm": 2, "Conv": 4, "ConvTranspose": 4, "DepthToSpace": 4, "MaxPool": 4, "Resize": 4}
 Report = Counter[tuple[str, str]]  # by kind ("accepted", "rejected", "failed", "difference", "tensors") and text
@@ -60,7 +71,7 @@ ort.set_default_logger_severity(4)
 
 
 class Graph:
-    """A decoder of random nodes beside two that compute its image, and the tensors that the scan derives for it."""
+    """Decoder with random nodes besides the two that compute its image, and the tensors that the scan derives."""
 
     def __init__(self, seed: int, number: int, report: Report) -> None:
         self.label, self.report, self.rng = f"seed {seed} graph {number}", report, random.Random(f"{seed}/{number}")
@@ -68,17 +79,17 @@ class Graph:
         self.latent, *self.image = self.rng.choices(SIDES[:-2], k=4)
         self.classes = tuple("abcde"[: self.rng.randint(1, 5)]) if self.rng.random() < 0.5 else None
         required = (f.name for f in dataclasses.fields(Spec) if f.default is f.default_factory is dataclasses.MISSING)
-        facts: dict[str, Any] = dict.fromkeys(required, "fuzz") | {"role": "decoder", "weights": "0" * 64}
-        facts |= {"latent_dim": self.latent, "image_shape": tuple(self.image), "classes": self.classes}
-        self.spec = Spec(**facts | {"likelihood": "bernoulli", "prior": "normal"})
+        values: dict[str, Any] = dict.fromkeys(required, "fuzz") | {"role": "decoder", "weights": "0" * 64}
+        values |= {"latent_dim": self.latent, "image_shape": tuple(self.image), "classes": self.classes}
+        self.spec = Spec(**values | {"likelihood": "bernoulli", "prior": "normal"})
         self.constants = {"weight": np.ones((self.latent, math.prod(self.image)), np.float32)}
         self.constants |= {"shape": np.array([-1, *self.image])}
         nodes = (("MatMul", ["noise", "weight"], ["flat"]), ("Reshape", ["flat", "shape"], ["image"]))
         self.nodes = [helper.make_node(*node) for node in nodes]
-        self.known = scanning.infer(self.model(self.nodes, self.constants), self.spec)[1]
+        self.tensors = scanner.infer(self.model(self.nodes, self.constants), self.spec)[1]
 
     def model(self, nodes: Sequence[NodeProto], constants: dict[str, np.ndarray], outputs: Sequence[str] = ()) -> bytes:
-        """Return the file with these nodes, and with these outputs instead of the image."""
+        """Return a file with these nodes whose outputs are the image or, if any, `outputs`."""
         values = {"noise": (FLOAT, [self.latent]), "image": (FLOAT, self.image), "label": (INT64, [])}
         noise, image, label = (helper.make_tensor_value_info(n, t, ["batch", *s]) for n, (t, s) in values.items())
         inputs = [noise, label] if self.classes else [noise]
@@ -90,23 +101,23 @@ class Graph:
         return bytes(model.SerializeToString())
 
     def grow(self, size: int) -> None:
-        """Add nodes that the scan accepts until there are `size`, or until four times as many were proposed."""
+        """Add nodes that the scan accepts until there are `size`, or until four times as many have been proposed."""
         for _ in range(4 * size):
             if len(self.nodes) >= size + 2:
                 break
             proposal = Proposal(self)
             nodes, constants = [*self.nodes, *proposal.nodes], self.constants | proposal.constants
             try:
-                elements, known = scanning.infer(self.model(nodes, constants), self.spec)
+                elements, tensors = scanner.infer(self.model(nodes, constants), self.spec)
                 if elements > MAX_ELEMENTS:
-                    raise ValueError("the graph is too large to run it")
+                    raise ValueError("the graph is too large to run")
             except ValueError:
                 self.report["rejected", proposal.operator] += 1
             except Exception as error:
                 self.report["difference", f"{self.describe(proposal.nodes[-1])}: the scan raises {error!r}"] += 1
             else:
                 self.report.update(("accepted", node.op_type) for node in proposal.nodes)
-                self.nodes, self.constants, self.known = nodes, constants, known
+                self.nodes, self.constants, self.tensors = nodes, constants, tensors
 
     def run(self, nodes: Sequence[NodeProto]) -> dict[str, np.ndarray]:
         """Return all tensors that onnxruntime computes."""
@@ -120,14 +131,14 @@ class Graph:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     def problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
-        """Return "difference" or "failed" (onnxruntime rejects what the scan accepts) and the text, if any."""
+        """Return "difference" or "failed" (onnxruntime rejects what the scan accepts) with a text, or None."""
         try:
             actual = self.run(nodes)
-        except Exception as error:  # the exceptions of onnxruntime have no common class
+        except Exception as error:  # the exceptions of onnxruntime have no common base class
             text = re.sub(r"\b[tc]\d\w*|\d+", "", re.split(" : | , |Message: ", str(error).strip())[-1])[-150:]
             too_large = re.search("MemoryError|bad_alloc|[Ff]ailed to allocate|SafeInt", repr(error))
             return "difference" if too_large else "failed", f"onnxruntime raises {type(error).__name__}: {text}"
-        for tensor, array in ((self.known[name], array) for name, array in actual.items()):
+        for tensor, array in ((self.tensors[name], array) for name, array in actual.items()):
             scanned = show(DTYPES.get(tensor.type), tensor.shape, tensor.values)
             computed = show(array.dtype, array.shape, None if tensor.values is None else array.ravel().tolist())
             if scanned != computed:
@@ -135,12 +146,12 @@ class Graph:
         return None
 
     def check(self) -> None:
-        """Compare every tensor; if there is a problem, node by node, without those that have one."""
+        """Compare every tensor. If there is a problem, compare node by node, and leave out the nodes that have one."""
         nodes, computed = self.nodes, {"", "noise", "label", *self.constants}
         if self.problem(nodes):
             nodes = []
             for node in self.nodes:
-                if not computed.issuperset(node.input):  # a node before it had a problem
+                if not computed.issuperset(node.input):  # a node before this one had a problem
                     continue
                 if problem := self.problem([*nodes, node]):
                     place = self.describe(node) if problem[0] == "difference" else node.op_type
@@ -151,7 +162,7 @@ class Graph:
         self.report["tensors", ""] += sum(len(node.output) for node in nodes)
 
     def describe(self, node: NodeProto) -> str:
-        tensors = [(name, self.known.get(name)) for name in node.input]
+        tensors = [(name, self.tensors.get(name)) for name in node.input]
         inputs = [show(DTYPES.get(t.type), t.shape, t.values) if t else name or "-" for name, t in tensors]
         inputs += [f"{a.name}={helper.get_attribute_value(a)!r}" for a in node.attribute]
         return f"{self.label}: {node.op_type}({', '.join(inputs)}) of opset {self.opset}"
@@ -163,14 +174,14 @@ def show(kind: Any, shape: Sequence[int | None], values: Sequence[int | None] | 
 
 
 class Proposal:
-    """A node of a random operator, with the constants and helper nodes that it needs."""
+    """Node of a random operator, with the constants and helper nodes that it needs."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.rng = graph, graph.rng
         self.nodes: list[NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
-        self.tensors = {name: (tensor.type, tuple(tensor.shape)) for name, tensor in graph.known.items()}
-        self.operator = self.rng.choice([op for op in sorted(scanning.OPERATORS) if op != "Gelu" or graph.opset == 20])
+        self.tensors = {name: (tensor.type, tuple(tensor.shape)) for name, tensor in graph.tensors.items()}
+        self.operator = self.rng.choice([op for op in sorted(OPERATORS) if op != "Gelu" or graph.opset == 20])
         self.schema = schema(self.operator, graph.opset)
         self.outputs = self.schema.min_output + (self.rng.random() < 0.02)
         inputs, attributes = self.plausible() if self.rng.random() < 0.9 else (self.random_inputs(), {})
@@ -187,7 +198,7 @@ class Proposal:
 
     def add(self, operator: str, inputs: list[str], attributes: dict[str, Any], outputs: int = 1) -> str:
         """Append a node and return the name of its first output."""
-        names = [f"t{len(self.graph.known)}_{len(self.nodes)}_{i}" for i in range(outputs)]
+        names = [f"t{len(self.graph.tensors)}_{len(self.nodes)}_{i}" for i in range(outputs)]
         node, kinds = helper.make_node(operator, inputs, names), schema(operator, self.graph.opset).attributes
         for name, value in attributes.items():
             node.attribute.append(helper.make_attribute(name, value, attr_type=kinds[name].type.value))
@@ -208,19 +219,19 @@ class Proposal:
 
     @np.errstate(all="ignore")
     def constant(self, array: np.ndarray) -> str:
-        """Add a constant, at times with a wrong number, length, shape or type."""
+        """Add a constant, sometimes with a wrong value, length, shape or type, and return its name."""
         name = f"c{len(self.graph.constants) + len(self.constants)}"
         self.tensors[name] = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
         if self.rng.random() < 0.03:
-            wrong, kinds = array.flatten(), (array.dtype, array.dtype, *DTYPES.values())
-            wrong[:1] = self.rng.choice(INTS)
-            shapes = wrong, wrong[1:], np.append(wrong, wrong[:1]), wrong[:, None], wrong.reshape(array.shape), array.T
+            flat, kinds = array.flatten(), (array.dtype, array.dtype, *DTYPES.values())
+            flat[:1] = self.rng.choice(INTS)
+            shapes = flat, flat[1:], np.append(flat, flat[:1]), flat[:, None], flat.reshape(array.shape), array.T
             array = self.rng.choice(shapes).astype(self.rng.choice(kinds))
         self.constants[name] = array
         return name
 
     def floats(self, *shape: int | None, like: str = "") -> str:
-        """Return a tensor of this shape and of the type of another one, either a known one or a new constant."""
+        """Return an existing tensor or a new constant of this shape, and of the type of the tensor `like` if any."""
         kind = self.tensors[like][0] if like else self.rng.choice((FLOAT, FLOAT, FLOAT, FLOAT, HALF))
         names = [name for name, tensor in self.tensors.items() if tensor == (kind, shape)]
         if names and self.rng.random() < 0.5:
@@ -236,7 +247,7 @@ class Proposal:
         return self.rng.choices([*new, *self.rng.choices(sorted(self.tensors), k=3)], k=count)
 
     def tensor(self, rank: int | None = None) -> str:
-        """Return a computed tensor of floats, or a new constant."""
+        """Return a computed tensor of floats or a new constant."""
         ranks, floats = range(9) if rank is None else (rank,), (FLOAT, HALF)
         names = [n for n, (t, shape) in self.tensors.items() if n[0] != "c" and t in floats and len(shape) in ranks]
         if names and self.rng.random() < 0.7:
@@ -245,7 +256,7 @@ class Proposal:
         return self.floats(*(sides if math.prod(sides) < 2000 else [min(side, 3) for side in sides]))
 
     def vector(self, sizes: Sequence[int | None]) -> str:
-        """Return a tensor that holds a shape, computed from another tensor where the batch is in it."""
+        """Return a tensor that contains a shape; a batch size in it is computed from another tensor."""
         if None not in sizes:
             return self.ints(*sizes)
         rows = self.add("Shape", ["noise"], {"start": 0, "end": 1}), self.ints(*sizes[1:])
@@ -257,7 +268,7 @@ class Proposal:
         shape, like, new = self.tensors[x][1], functools.partial(self.floats, like=x), self.ints
         wide = [rng.choice((1, n, n, n)) for n in shape[rng.randint(0, 1) * rng.randint(0, len(shape)) :]]
         fixed, rows, channels = int(shape[:1] == (None,)), (*shape[-1:], 1)[0], (*shape, 1, 1)[1]
-        axes = rng.choices([*range(fixed, len(shape))] or [0], k=rng.choice((1, 1, 2)))  # at times one of them twice
+        axes = rng.choices([*range(fixed, len(shape))] or [0], k=rng.choice((1, 1, 2)))  # sometimes one of them twice
         pick, flag, columns = functools.partial(rng.choices, k=len(axes)), rng.randint(0, 1), rng.choice(SIDES)
         axis, along = axes[0], {"axis": axes[0] - len(shape) * rng.randint(0, 1)}
         length, ends = (*shape, 1)[axis] or 1, (1, 2, -1, 2**31, 2**63 - 1)
@@ -303,7 +314,7 @@ class Proposal:
 
 
 def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in this process, which onnxruntime may kill, and count the results by kind and text."""
+    """Compare graphs in this process, which onnxruntime may kill, and return the number of results by kind and text."""
     report: Report = Counter()
     for number in range(first, first + graphs):
         graph = Graph(seed, number, report)
@@ -313,9 +324,9 @@ def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
 
 
 def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in processes of limited memory; one that dies is halved down to the graph that kills it."""
+    """Compare graphs in processes with limited memory, and bisect the graphs of a process that dies."""
     if graphs <= CHUNK:
-        import resource  # not on Windows, where tests call `fuzz`
+        import resource  # missing on Windows, where the tests call `fuzz`
 
         spawn, limit = multiprocessing.get_context("spawn"), (resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         try:
@@ -332,15 +343,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in {"graphs": 20000, "seed": 0, "nodes": 8, "first": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--smoke", action="store_true", help=f"Compare only {SMOKE_GRAPHS} graphs, in seconds.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     options = vars(parser.parse_args())
     as_json, results = options.pop("json"), dict[str, dict[str, int]](difference={})
+    if options.pop("smoke"):
+        options["graphs"] = SMOKE_GRAPHS
     for (kind, text), count in sorted(fuzz_safely(**options).items()):
         results.setdefault(kind, {})[text] = count
     if as_json:
-        print(json.dumps({"scan": scanning.__file__, **options, **results}, indent=2))
+        print(json.dumps({"scan": scanner.__file__, **options, **results}, indent=2))
     else:
-        print(f"scan: {scanning.__file__}\ngraphs: {options['graphs']}")
+        print(f"scan: {scanner.__file__}\ngraphs: {options['graphs']}")
         for kind, counts in results.items():
             print(f"{kind}: {sum(counts.values())}", *(f"  {n} {text}" for text, n in counts.items() if text), sep="\n")
     return 1 if results["difference"] else 0

@@ -1,4 +1,4 @@
-"""A short walk over protobuf bytes, enough to read an ONNX file before any other code sees it.
+"""Reader of the protobuf wire format, which reads an ONNX file before any other code does.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: onnx/onnx.proto.
 """
@@ -7,25 +7,26 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cvae.errors import CvaeError, one_line
+from cvae.runtime.scan.limits import MAX_ENTRY, MAX_FIELDS
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
 
 VARINT64, VARINT32 = 64, 32
-"""Types of fields that are varints: how many bits protobuf keeps."""
+"""Types of varint fields: how many bits protobuf keeps."""
 
 MAX_KEY = MAX_LENGTH = 5
-"""Longest key of a field, and longest length of one, that protobuf reads, in bytes."""
+"""Maximum size of a field's key, and of a field's length, in bytes, as protobuf has it."""
 
 METADATA_PROPS = 14
-"""ModelProto.metadata_props, of StringStringEntryProto: key = 1, value = 2."""
+"""Field number of ModelProto.metadata_props, whose messages are StringStringEntryProto: key = 1, value = 2."""
 
-MAX_FIELDS, MAX_ENTRY = 64, 2**21
-"""Fields of a model, whose graph is one; bytes of a metadata entry."""
+Layout = Mapping[int, tuple[str, int, bool]]
+"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether it may be repeated."""
 
 
 def _varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
-    """Read an unsigned number, and the position after it."""
+    """Return an unsigned number, and the position after it."""
     value = 0
     for i in range(max_bytes):
         if position >= len(message):
@@ -39,21 +40,24 @@ def _varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[in
 
 
 def _signed(value: int, bits: int) -> int:
-    """Return the integer that protobuf makes of a varint: its lowest 32 or 64 bits, in two's complement."""
+    """Return a varint as protobuf reads it: its lowest 32 or 64 bits, in two's complement."""
     value &= 2**bits - 1
     return value - 2**bits if value >= 2 ** (bits - 1) else value
 
 
 def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """The fields of one message: number, wire type, and the value: an integer for VARINT, else bytes, uncopied.
+    """Iterate over the fields of a message, without those of nested messages.
+
+    Yields:
+        Field number, wire type and value: an unsigned integer for VARINT, otherwise a view of the bytes.
 
     Raises:
-        ValueError: the bytes are no protobuf message.
+        ValueError: the bytes are not a protobuf message.
     """
     position, end = 0, len(message)
     while position < end:
         key = message[position]
-        if key < 0x80:  # most numbers are of one byte, and a call costs more than all else here
+        if key < 0x80:  # most numbers have one byte, and a function call would cost more than the rest of the loop
             position += 1
         else:
             key, position = _varint(message, position, MAX_KEY)
@@ -84,31 +88,31 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
         position += length
 
 
-Layout = Mapping[int, tuple[str, int, bool]]
-"""The fields that a message may have: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether it may be
-repeated."""
-
-
 def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> dict[str, Any]:
-    """Return the fields of a message by name, repeated ones as lists, integers as protobuf reads them.
+    """Return the fields of a message by name, repeated ones as lists.
 
-    Where two readers of protobuf could disagree, the message is rejected: a field that is not in the layout (one reader
-    skips it, another knows it), one of another wire type, and a single one that comes twice (the last wins, or both are
-    merged). So are more than `max_fields` fields, counting the numbers packed into one.
+    A message that two protobuf readers could read differently is rejected: one with a field that is not in the layout
+    (one reader skips it, another knows it), with a field of the wrong wire type, or with a single field that occurs
+    twice (one reader takes the last, another merges them). Integers are read as protobuf reads them.
+
+    Args:
+        message: the bytes of the message.
+        layout: the fields that it may have.
+        max_fields: maximum number of fields, and of the numbers packed into one field.
 
     Raises:
-        ValueError: it is not a message of this layout.
+        ValueError: the bytes are not a message of this layout.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for count, (number, wire_type, value) in enumerate(fields(message)):
         if count >= max_fields:
             raise ValueError(f"a message has more than {max_fields} fields")
         try:
             name, kind, repeated = layout[number]
         except KeyError:
-            raise ValueError(f"it has a field {number} that no export has") from None
+            raise ValueError(f"it has a field {number}, which exports do not have") from None
         if kind in (VARINT32, VARINT64) and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # packed
-            numbers, position = found.setdefault(name, []), 0
+            numbers, position = values.setdefault(name, []), 0
             while position < len(value) and len(numbers) < max_fields:
                 one, position = _varint(value, position)
                 numbers.append(_signed(one, kind))
@@ -120,28 +124,23 @@ def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> 
         if isinstance(value, int):
             value = _signed(value, kind)
         if repeated:
-            found.setdefault(name, []).append(value)
-        elif name in found:
-            raise ValueError(f"the field {name!r} is there twice")
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise ValueError(f"the field {name!r} occurs twice")
         else:
-            found[name] = value
-    return found
-
-
-def text(value: memoryview) -> str:
-    """The text of a field of bytes.
-
-    Raises:
-        ValueError: it is not UTF-8.
-    """
-    return str(value, "utf-8")
+            values[name] = value
+    return values
 
 
 def metadata(model: bytes, source: str) -> dict[str, str]:
-    """The metadata entries of an ONNX model; `source` names it in errors.
+    """Return the metadata entries of an ONNX model.
+
+    Args:
+        model: the content of the file.
+        source: name of the file in error messages.
 
     Raises:
-        CvaeError: the bytes are no ONNX model.
+        CvaeError: the bytes are not an ONNX model.
     """
     entries = {}
     try:
@@ -151,8 +150,8 @@ def metadata(model: bytes, source: str) -> dict[str, str]:
             if number == METADATA_PROPS and isinstance(value, memoryview):
                 if len(value) > MAX_ENTRY:
                     raise ValueError(f"a metadata entry has {len(value)} bytes, more than {MAX_ENTRY}")
-                entry = {n: text(v) for n, _, v in fields(value) if isinstance(v, memoryview)}
+                entry = {n: str(v, "utf-8") for n, _, v in fields(value) if isinstance(v, memoryview)}
                 entries[entry.get(1, "")] = entry.get(2, "")
     except ValueError as error:
-        raise CvaeError(f"{source!r} is no intact ONNX file: {one_line(error)}") from error
+        raise CvaeError(f"{source!r} is not an intact ONNX file: {one_line(error)}") from error
     return entries

@@ -1,0 +1,134 @@
+"""Shape inference of operators that rearrange, select or repeat values, and of those that compute with shapes.
+
+Each function takes the attributes of a node by name and its inputs, and raises ValueError if they do not fit together.
+"""
+
+from typing import Any
+
+from cvae.runtime.scan.limits import MAX_RANK
+from cvae.runtime.scan.tensor import (
+    FLOAT,
+    INT64,
+    Dimension,
+    NodeResult,
+    Tensor,
+    axis_size,
+    broadcast,
+    constants,
+    float_type,
+    integers,
+    normalize_axis,
+    num_elements,
+    require,
+    shape_size,
+)
+
+
+def reshape(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
+    shape = list(integers(target))
+    if -1 in shape:  # the size of this axis follows from the others; it is the batch axis if none of them is
+        at = shape.index(-1)
+        shape[at] = 1
+        rest = shape_size(shape)
+        require(rest > 0 and num_elements(x) % rest == 0, x, target)
+        shape[at] = num_elements(x) // rest
+        if None in x.shape and None not in shape:
+            require(shape[at] == 1, x, target)
+            shape[at] = None
+    require(shape_size(shape) == num_elements(x) and (None in shape) == (None in x.shape), x, target)
+    return NodeResult([Tensor(float_type(x), tuple(shape))])
+
+
+def transpose(attributes: dict[str, Any], x: Tensor) -> NodeResult:
+    order = attributes["perm"]
+    require(sorted(order) == list(range(len(x.shape))), x)
+    return NodeResult([Tensor(float_type(x), tuple(x.shape[axis] for axis in order))])
+
+
+def unsqueeze(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> NodeResult:
+    (axis,) = constants(axes)[:1] or (0,)
+    require(axes.shape in ((), (1,)) and 0 <= axis <= len(x.shape), x, axes)
+    return NodeResult([Tensor(float_type(x), (*x.shape[:axis], 1, *x.shape[axis:]))])
+
+
+def concat(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
+    tensors = [tensor for tensor in inputs if tensor is not None]
+    require(len(tensors) == len(inputs), *tensors[:2])
+    first, axis = tensors[0], attributes["axis"]
+    if all(tensor.values is not None and len(tensor.shape) == 1 for tensor in tensors) and axis == 0:
+        # The result is a shape. Its length is limited because nested concatenations of vectors grow exponentially.
+        require(sum(map(num_elements, tensors)) <= 2 * MAX_RANK, *tensors[:2])
+        values = tuple(value for tensor in tensors for value in integers(tensor))
+        return NodeResult([Tensor(INT64, (len(values),), values)])
+    axis = normalize_axis(axis, first.shape)
+    for tensor in tensors:
+        same = len(tensor.shape) == len(first.shape) and all(
+            a == b for i, (a, b) in enumerate(zip(tensor.shape, first.shape, strict=True)) if i != axis
+        )
+        require(same, *tensors)
+    length = sum(axis_size(tensor.shape, axis) for tensor in tensors)
+    return NodeResult([Tensor(float_type(*tensors), (*first.shape[:axis], length, *first.shape[axis + 1 :]))])
+
+
+def split(attributes: dict[str, Any], x: Tensor, sizes: Tensor | None = None) -> NodeResult:
+    axis, parts = normalize_axis(attributes["axis"], x.shape), attributes["outputs"]
+    length = axis_size(x.shape, axis)
+    if sizes is None:
+        require(attributes["num_outputs"] == parts and length % parts == 0, x)
+        lengths: tuple[int, ...] = (length // parts,) * parts
+    else:
+        lengths = constants(sizes)
+        require(attributes["num_outputs"] == 0, x, sizes)
+    require(len(lengths) == parts and sum(lengths) == length and min(lengths, default=0) > 0, x, sizes)
+    return NodeResult([Tensor(float_type(x), (*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in lengths])
+
+
+def slice_(
+    attributes: dict[str, Any], x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor
+) -> NodeResult:
+    shape: list[Dimension] = list(x.shape)
+    bounds = [constants(tensor) for tensor in (starts, ends, axes, steps)]
+    require(len({len(values) for values in bounds}) == 1, starts, ends, axes, steps)
+    for start, end, axis, step in zip(*bounds, strict=True):
+        at = normalize_axis(axis, x.shape)
+        require(step == 1, x)
+        shape[at] = len(range(*slice(start, end).indices(axis_size(x.shape, at))))
+    require(len(set(bounds[2])) == len(bounds[2]), x)
+    return NodeResult([Tensor(float_type(x), tuple(shape))])
+
+
+def gather(attributes: dict[str, Any], x: Tensor, indices: Tensor) -> NodeResult:
+    """Infer a lookup: a row of a table for each label, or constant indices along an axis other than the batch axis."""
+    axis = normalize_axis(attributes["axis"], x.shape)
+    if indices == Tensor(INT64, (None,)):  # only the label is such a tensor
+        require(axis == 0 and None not in x.shape, x)
+        if x.shape[0] != attributes["classes"]:
+            raise ValueError(f"it contradicts its own spec, which has {attributes['classes']} classes: {x}")
+    else:
+        length = axis_size(x.shape, axis)
+        require(all(-length <= index < length for index in constants(indices)), x, indices)
+    return NodeResult([Tensor(float_type(x), (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))])
+
+
+def pad(attributes: dict[str, Any], x: Tensor, pads: Tensor, value: Tensor | None = None) -> NodeResult:
+    amounts, rank = constants(pads), len(x.shape)
+    require(len(amounts) == 2 * rank and min(amounts, default=0) >= 0, x, pads)
+    require(value is None or value.shape == (), value)
+    shape: list[Dimension] = []
+    for size, before, after in zip(x.shape, amounts[:rank], amounts[rank:], strict=True):
+        require(size is not None or before == after == 0, x)
+        shape.append(None if size is None else size + before + after)
+    return NodeResult([Tensor(float_type(x, value), tuple(shape))])
+
+
+def shape_of(attributes: dict[str, Any], x: Tensor) -> NodeResult:
+    values = x.shape[attributes["start"] : attributes["end"]]
+    return NodeResult([Tensor(INT64, (len(values),), values)])
+
+
+def expand(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
+    return NodeResult([Tensor(float_type(x), broadcast(x.shape, integers(target)))])
+
+
+def constant_of_shape(attributes: dict[str, Any], target: Tensor) -> NodeResult:
+    return NodeResult([Tensor(FLOAT, integers(target))])

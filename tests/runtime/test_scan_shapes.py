@@ -1,0 +1,73 @@
+"""Shapes and costs that the scan derives, compared with those of onnxruntime."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from cvae.runtime.scan import graph, limits, scan
+from cvae.runtime.session import read_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+ZOO = ROOT / "model_zoo" / "mnist-resnet-conditional"
+
+
+def onnxruntime_shapes(data: bytes, inputs: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that onnxruntime computes for the unoptimized graph."""
+    model = onnx.load_from_string(data)
+    names = [name for node in model.graph.node for name in node.output]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return {name: value.shape for name, value in zip(names, session.run(names, inputs), strict=True)}
+
+
+@pytest.mark.parametrize("role", ["decoder", "encoder"])
+@pytest.mark.parametrize("kind", ["labels", "plain", "zoo"])
+def test_scan_derives_every_shape_that_onnxruntime_computes(trained, kind, role):
+    path = (ZOO if kind == "zoo" else trained[kind]) / f"{role}.onnx"
+    spec, data = read_spec(path)
+    elements, tensors = graph.infer(data, spec)
+    shape = (spec.latent_dim,) if role == "decoder" else spec.image_shape
+    inputs = {"noise" if role == "decoder" else "image": np.zeros((5, *shape), np.float32)}
+    if spec.classes is not None:
+        inputs["label"] = np.arange(5)
+    expected = onnxruntime_shapes(data, inputs)
+    shapes = {name: tensors[name].shape for name in expected}
+    assert {name: tuple(5 if size is None else size for size in shape) for name, shape in shapes.items()} == expected
+    per_image = sum(np.prod(shape[1:] if None in shape else shape) for shape in shapes.values())
+    assert per_image <= elements <= 1.5 * per_image
+
+
+def test_scan_agrees_with_onnxruntime_on_random_graphs(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "fuzz")
+    import scan_shapes
+
+    report = scan_shapes.fuzz(200, seed=1)  # the script compares 20,000
+    assert [text for kind, text in report if kind == "difference"] == []
+    assert sum(count for (kind, _), count in report.items() if kind == "accepted") > 1000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer limits memory as only Linux can")
+def test_fuzzer_finds_no_difference_in_a_smoke_run():
+    command = [sys.executable, ROOT / "fuzz" / "scan_shapes.py", "--smoke", "--seed", "2", "--json"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 0, process.stdout + process.stderr
+    results = json.loads(process.stdout)
+    assert results["graphs"] == 300 and results["difference"] == {} and sum(results["accepted"].values()) > 1500
+
+
+def test_zoo_models_stay_far_below_the_limits(monkeypatch):
+    for name in ("ELEMENTS_PER_PIXEL", "BASE_ELEMENTS", "BASE_WORK", "MAX_NODES"):
+        monkeypatch.setattr(limits, name, getattr(limits, name) // 4)
+    for role in ("decoder", "encoder"):
+        spec, data = read_spec(ZOO / f"{role}.onnx")
+        scan(data, spec, "")
