@@ -19,7 +19,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 import cvae
 from cvae.atomic import write_file
-from cvae.config import TrainConfig
+from cvae.config import DataConfig, TrainConfig
 from cvae.data import load_dataset
 from cvae.detection.detector import Detector
 from cvae.detection.scores import measure
@@ -51,7 +51,7 @@ def figures(asked: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
     if not (run / DECODER).exists():
         export(resume(run) if is_run(run) else cvae.train(asked, run))
     scorer = ExportedScorer(cvae.load(run))
-    normal, everything = load_dataset(asked), load_dataset(TrainConfig(data="mnist", data_dir=asked.data_dir))
+    normal, everything = load_dataset(asked), load_dataset(DataConfig(data="mnist", data_dir=asked.data_dir))
     assert normal.validation is not None and everything.test is not None and everything.classes is not None
     detector = Detector.fit(scorer, normal.validation.images[:], data="mnist", quantile=0.95)
     scores = detector.scores(measure(scorer, everything.test.images))

@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 from sklearn.decomposition import PCA
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import load_dataset
 from cvae.evaluation.bounds import as_float
 from cvae.evaluation.fidelity import psnr
@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--size", type=int)
     parser.add_argument("--components", type=int, default=16)
     args = parser.parse_args()
-    dataset = load_dataset(TrainConfig(data=args.data, size=args.size))
+    dataset = load_dataset(DataConfig(data=args.data, size=args.size))
     assert dataset.test is not None
     train, test = (as_float(part.images[:]).reshape(len(part), -1) for part in (dataset.train, dataset.test))
     pca = PCA(args.components, random_state=0).fit(train)

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from cvae.cli import (
-    archs,
     detect,
     evaluate,
     export,
     generate,
     info,
     interpolate,
+    parts,
     plot,
     reconstruct,
     restyle,
@@ -80,4 +80,5 @@ app.add_typer(detect.app, name="detect")
 app.add_typer(plot.app, name="plot")
 app.add_typer(zoo.app, name="zoo")
 app.command()(info.info)
-app.command()(archs.archs)
+app.command()(parts.parts)
+app.command("archs", hidden=True)(parts.parts)  # the former name, for one release

@@ -12,7 +12,7 @@ from cvae.errors import UsageError, suggest
 if TYPE_CHECKING:
     import numpy as np
 
-    from cvae.config import TrainConfig
+    from cvae.config import DataConfig
     from cvae.data import Dataset, Split
     from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -48,7 +48,7 @@ def fit(
     from cvae.serialization import to_dict
 
     scorer, folder = _scorer(model, device)
-    asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
+    asked = _shared.override_data(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
     dataset, part = _normal(scorer, asked, split, own=data is None)
     part = spread(part, limit)
     with _shared.progress() as progress:
@@ -123,7 +123,7 @@ def _scorer(name: str | None, device: str) -> "tuple[ExportedScorer, Path]":
     return ExportedScorer(model), folder
 
 
-def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":
+def _normal(scorer: "ExportedScorer", asked: "DataConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":
     """The normal images: such as were held out of the model's `own` training set, or all of another set."""
     from dataclasses import replace
 

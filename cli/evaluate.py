@@ -71,7 +71,7 @@ def evaluate(
         _shared.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(f"--cas: {scorer.name!r} has no labels, so that no classifier can learn from its images")
-    asked = _shared.given(asked, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    asked = _shared.override_data(asked, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.progress() as progress:
         report = measure(
             scorer,

@@ -12,7 +12,7 @@ def export(
     ctx: typer.Context,
     format: Annotated[
         str,
-        typer.Argument(metavar="FORMAT", help="onnx, web, triton, or a plug-in's; `cvae archs` lists them."),
+        typer.Argument(metavar="FORMAT", help="onnx, web, triton, or a plug-in's; `cvae parts` lists them."),
     ],
     run: Annotated[
         str | None,

@@ -12,7 +12,7 @@ from cvae.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cvae.config import TrainConfig
+    from cvae.config import DataConfig
     from cvae.runtime import Model
 
 app = typer.Typer(no_args_is_help=True, help="Draw what a model has learned, and how. Figures are .png or .svg.")
@@ -257,12 +257,12 @@ def _run(name: str | None) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, TrainConfig]":
+def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
     """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
     from cvae.evaluation.evaluate import data_of
 
     model, folder = _shared.open_pair(name, device)
-    return model, _shared.given(data_of(folder, model.spec.data), **flags)
+    return model, _shared.override_data(data_of(folder, model.spec.data), **flags)
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":

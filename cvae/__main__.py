@@ -32,7 +32,7 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader has closed the pipe, as in `cvae archs | head`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `cvae parts | head`
         sys.stderr.close()
         sys.exit(1)
 

@@ -1,8 +1,9 @@
 """Registries of the parts of a model, by name.
 
 A part is any callable. Its keyword-only parameters with defaults are its options, all of which a run's config.json
-records. Built-in parts are listed here as "module:attribute"; listing them imports nothing, and `Registry.get` imports
-only the one it returns. Other packages add parts through an entry point in the group of the registry:
+records. The range of an option is in its annotation, as in `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
+Built-in parts are listed here as "module:attribute"; listing them imports nothing, and `Registry.get` imports only the
+one it returns. Other packages add parts through an entry point in the group of the registry:
 
     [project.entry-points."cvae.architectures"]
     mixer = "my_package:mixer"
@@ -16,6 +17,7 @@ from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
+from cvae.flags import Interval
 
 EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list like [400]"}
 """Description of the values that an option accepts, by the type of its default."""
@@ -131,11 +133,16 @@ class Registry:
         parameters = inspect.signature(self.get(name)).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
+    def _interval(self, name: str, option: str) -> Interval | None:
+        """Return the range in the annotation of an option, if it has one."""
+        annotation = inspect.signature(self.get(name)).parameters[option].annotation
+        return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Interval)), None)
+
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return all options of a part: `options`, and the defaults of the others.
 
         Raises:
-            UsageError: If the part has no such option, or a value is not of the type of the default.
+            UsageError: If the part has no such option, or a value is not of the type of the default or out of range.
         """
         defaults = self.options(name)
         for option, value in options.items():
@@ -148,6 +155,9 @@ class Registry:
                 default = defaults[option]
                 expected = EXPECTED.get(type(default), f"of the type of {default!r}")
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {expected}") from None
+            interval = self._interval(name, option)
+            if interval is not None and defaults[option] not in interval:
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is out of range; it must be {interval}")
         return defaults
 
 

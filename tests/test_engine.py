@@ -646,7 +646,7 @@ def test_defaults_are_filled_in_by_the_data():
     assert configure(free, ink).model.likelihood.name == "bernoulli"
     assert configure(free, colour).model.likelihood.name == "gaussian-optimal"
     assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
-    config = configure(replace(QUICK, beta=4.0), dataset)
+    config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
     assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
     assert from_dict(Config, json.loads(config.to_json())) == from_dict(Config, json.loads(config.to_json()))
 

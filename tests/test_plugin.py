@@ -32,7 +32,7 @@ def test_the_example_plugin_installs_trains_exports_and_generates(tmp_path):
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert "mixer" in cvae("archs")
+    assert "mixer" in cvae("parts")
     cvae("train", "--arch", "mixer", "--conditional", "--epochs", "2", "--set", "arch.depth=1", "--limit", "300")
     cvae("export", "onnx")
     cvae("generate", "--digit", "7", "--out", "seven.png")

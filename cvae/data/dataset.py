@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data.rows import Rows
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
@@ -65,7 +65,7 @@ class Dataset:
     remarks: Sequence[str] = ()
 
 
-def load_dataset(config: TrainConfig) -> Dataset:
+def load_dataset(config: DataConfig) -> Dataset:
     """The data set that `config.data` names (`name` or `name:argument`), as the flags want it.
 
     In this order: the factory's result is checked; the classes `config.without` are left out of every split; where it
@@ -137,7 +137,7 @@ def _small_in_memory(dataset: Dataset) -> Dataset:
     return replace(dataset, **loaded)
 
 
-def _made(config: TrainConfig) -> object:
+def _made(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
@@ -194,25 +194,29 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
             )
 
 
-def _left_out(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _left_out(dataset: Dataset, config: DataConfig) -> Dataset:
     """The data set without some of its classes; the others are numbered anew."""
-    _require_labels(dataset, config.data, "--without")
+    _require_labels(dataset, config.data, "--exclude-class")
     assert dataset.classes is not None
     for name in config.without:
         if name not in dataset.classes:
-            raise UsageError(f"--without {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}")
+            raise UsageError(
+                f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}"
+            )
     kept = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
     for split, of in _splits(dataset).items():
         assert of.labels is not None
         rows = np.flatnonzero(np.isin(of.labels, kept))
         if len(rows) == 0:
-            raise UsageError(f"--without {', '.join(config.without)} leaves no images in {split} of {config.data!r}")
+            raise UsageError(
+                f"--exclude-class {', '.join(config.without)} leaves no images in {split} of {config.data!r}"
+            )
         splits[split] = replace(_take(of, rows), labels=np.searchsorted(kept, of.labels[rows]))
     return replace(dataset, classes=tuple(dataset.classes[i] for i in kept), **splits)
 
 
-def _held_out(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _held_out(dataset: Dataset, config: DataConfig) -> Dataset:
     count = len(dataset.train)
     held = max(1, round(config.validation * count))
     if held >= count:
@@ -223,7 +227,7 @@ def _held_out(dataset: Dataset, config: TrainConfig) -> Dataset:
     return replace(dataset, validation=_take(dataset.train, order[:held]), train=_take(dataset.train, order[held:]))
 
 
-def _binarized(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _binarized(dataset: Dataset, config: DataConfig) -> Dataset:
     channels = dataset.train.images.shape[1]
     if channels != 1:
         raise UsageError(

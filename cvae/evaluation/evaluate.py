@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import Dataset, Rows, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
@@ -25,19 +25,19 @@ Progress = Callable[[str, int, int], None]
 """Told the part, how far it is, and how far it will go."""
 
 
-def data_of(path: Path, spec_data: str) -> TrainConfig:
+def data_of(path: Path, spec_data: str) -> DataConfig:
     """What a run, or an exported file that lies in one, was trained on; else the set that the file names, as it is.
 
     Of a file alone nobody knows which images were held out, so that there are no validation images then.
     """
     folder = path if path.is_dir() else path.parent
     if is_run(folder):
-        return read_config(folder).training
-    return TrainConfig(data=spec_data, validation=0.0)
+        return read_config(folder).training.data_config
+    return DataConfig(data=spec_data, validation=0.0)
 
 
 def load_split(
-    data: TrainConfig,
+    data: DataConfig,
     split: str,
     model: Scorer | Spec,
     *,
@@ -84,7 +84,7 @@ def load_split(
 
 def evaluate(
     scorer: Scorer,
-    data: TrainConfig,
+    data: DataConfig,
     *,
     split: str = "test",
     limit: int | None = None,

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
 from cvae.evaluation.evaluate import load_split, spread
@@ -30,7 +30,7 @@ class Codes(NamedTuple):
 
 def encode(
     model: Model,
-    data: TrainConfig,
+    data: DataConfig,
     *,
     split: str = "test",
     limit: int | None = None,

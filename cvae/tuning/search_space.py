@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.config import TrainConfig, flag
+from cvae.config import SHORT_FLAGS, TrainConfig, flag
 from cvae.errors import UsageError, suggest
+from cvae.flags import flags_of
 from cvae.recipes import PARTS
 from cvae.serialization import from_dict, to_dict
 
-MACHINE = ("data_dir", "device", "compile", "trackers")
+MACHINE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
 """Flags in which the workers of one study may differ."""
 
-NOT_SEARCHABLE = ("data", "size", "binarize", "validation", "without", "likelihood", "seed", *MACHINE)
-"""Flags that are not searched: the bounds of two data sets or likelihoods do not compare, and a seed is no choice."""
+NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
+"""Flags that can't be searched: the bounds of two data sets or likelihoods do not compare."""
 
 
 @dataclass(frozen=True)
@@ -104,15 +105,18 @@ def make_space(table: Mapping[str, Any]) -> Space:
     hints = typing.get_type_hints(TrainConfig)
     space: Space = {}
     for key, of in table.items():
-        part, dot, option = key.partition(".")
-        name = key if dot else key.replace("-", "_")
+        name = key if "." in key else key.replace("-", "_")
+        if name in SHORT_FLAGS:
+            name, whole_numbers = f"{SHORT_FLAGS[name].part}.{name}", SHORT_FLAGS[name].type is int
+        else:
+            whole_numbers = float not in (hints.get(name), *typing.get_args(hints.get(name)))
+        part, dot, option = name.partition(".")
         if not (part in PARTS and option if dot else name in hints and name != "options"):
             raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {suggest(name, hints)}")
         if name in NOT_SEARCHABLE:
             raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
         if isinstance(of, Mapping):
-            whole = type(of.get("low")) is type(of.get("high")) is int
-            whole = whole and float not in (hints.get(name), *typing.get_args(hints.get(name)))
+            whole = whole_numbers and type(of.get("low")) is type(of.get("high")) is int
             space[name] = from_dict(Range, {"whole": whole, **of}, f"search {key}")
         elif isinstance(of, list) and of:
             space[name] = tuple(map(scalar, of))

@@ -29,7 +29,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cvae.atomic import write_file
-from cvae.config import TrainConfig, flag
+from cvae.config import TrainConfig, expand_short_flags, flag
 from cvae.data import load_dataset
 from cvae.engine.launch import train
 from cvae.engine.resolve import configure
@@ -91,14 +91,10 @@ class Study:
             for value in of.ends if isinstance(of, Range) else of:
                 configure(apply_params(self.base, {name: value}), dataset)
         config = configure(self.base, dataset)
-        model = config.model
-        parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
-        if model.conditioning is not None:
-            parts["conditioning"] = model.conditioning
-        objective = config.training.options["objective"]
-        options = {**{kind: part.options for kind, part in parts.items()}, "objective": objective}
-        values = {f"{kind}.{name}": value for kind, own in options.items() for name, value in own.items()}
-        values |= {**vars(config.training), **objective}  # configure() has moved beta and free_bits there
+        options = {name: part.options for name, part in config.model.parts.items()}
+        options["objective"] = config.training.options["objective"]
+        values = {f"{part}.{name}": value for part, own in options.items() for name, value in own.items()}
+        values |= vars(config.training)
         return {name: scalar(values[name]) for name, of in self.space.items() if scalar(values[name]) in of}
 
     def run(self, trials: int) -> None:
@@ -238,9 +234,12 @@ class Study:
 
     def _compare_with_its_beginning(self) -> None:
         flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
+        defaults = {key: value for key, value in to_dict(TrainConfig()).items() if key in flags}
         search = {key: asdict(of) if isinstance(of, Range) else list(of) for key, of in self.space.items()}
         for kind, asked in {"flags": flags, "search": search}.items():
             begun = self.optuna.user_attrs.get(kind, asked) if self._done() else {}
+            if begun and kind == "flags":  # an older version may have had fewer flags, or beta among them
+                begun = {**defaults, **expand_short_flags(begun)}
             if begun == asked:
                 continue
             if not begun:

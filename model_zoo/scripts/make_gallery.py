@@ -35,8 +35,6 @@ def settings(training: TrainConfig) -> dict[str, Any]:
     """All that a training says of itself, but for where its data are and what runs it."""
     flags = to_dict(training)
     options = flags.pop("options")
-    objective = {name: flags.pop(name) for name in ("beta", "free_bits")}  # a run has them among its options
-    options["objective"] = {**options.get("objective", {}), **{k: v for k, v in objective.items() if v is not None}}
     for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):
         flags.pop(name)
     return flags | {f"{part}.{key}": value for part, of in options.items() for key, value in of.items()}

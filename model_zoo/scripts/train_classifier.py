@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import load_dataset
 from cvae.evaluation.feature_extractor import KEY
 from cvae.evaluation.run_scorer.classifier import fit, predict
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mnist-classifier.onnx"))
     args = parser.parse_args()
 
-    dataset = load_dataset(TrainConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
+    dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
     train, test, classes = dataset.train, dataset.test, dataset.classes
     assert classes is not None and train.labels is not None and test is not None and test.labels is not None
     model = fit(train.images[:], train.labels, len(classes))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import load_dataset
 from cvae.engine.resolve import choose_device
 from cvae.errors import UsageError
@@ -94,7 +94,7 @@ def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
 
 
 def accuracy_score(
-    scorer: Scorer, data: TrainConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
+    scorer: Scorer, data: DataConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
 ) -> dict[str, Any]:
     """The classification accuracy score: train on generated images, as many as there are real ones; test on real ones.
 

@@ -11,6 +11,7 @@ from cvae.config import TrainConfig
 from cvae.engine import load_model
 from cvae.engine.resolve import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
+from cvae.flags import check_values
 from cvae.models import VAE, Hierarchical
 
 
@@ -31,7 +32,7 @@ class RunScorer:
     """
 
     def __init__(self, run: Path, device: str = "auto", precision: str = "fp32") -> None:
-        TrainConfig(device=device, precision=precision)  # raises where there is no such thing
+        check_values(TrainConfig, {"device": device, "precision": precision})
         self.device = choose_device(device)
         precision = choose_precision(precision, self.device)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
