@@ -259,10 +259,10 @@ def _run(name: str | None) -> Path:
 
 def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, TrainConfig]":
     """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
-    from cvae.evaluation.evaluate import data_of
+    from cvae.evaluation.evaluate import find_data_config
 
     model, folder = _shared.open_pair(name, device)
-    return model, _shared.given(data_of(folder, model.spec.data), **flags)
+    return model, _shared.given(find_data_config(folder, model.spec.data), **flags)
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":

@@ -22,7 +22,7 @@ from cvae import model_zoo
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
-from cvae.evaluation.evaluate import spread
+from cvae.evaluation.evaluate import subsample
 from cvae.plots import grid, latent, losses, progress, style, traverse
 from cvae.plots.codes import Codes, encode
 from cvae.plots.image_grid import image_grid
@@ -336,7 +336,7 @@ def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
     facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
     assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
     found = cells(shown[0], 4, 3)
-    test = spread(load_dataset(TrainConfig()).test, 5)
+    test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
     again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
     assert close(found[0], images[:3]) and close(found[1], again[:3])

@@ -7,7 +7,7 @@ import numpy as np
 from cvae.config import TrainConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
-from cvae.evaluation.evaluate import load_split, spread
+from cvae.evaluation.evaluate import load_split, subsample
 from cvae.runtime import Model
 
 
@@ -35,7 +35,7 @@ def encode(model: Model, data: TrainConfig, *, split: str = "test", limit: int |
         CvaeError: the data can't be had, or the model has no encoder.
     """
     dataset, part = load_split(data, split, model.spec)
-    part = spread(part, limit)
+    part = subsample(part, limit)
     labels = None if model.spec.classes is None else part.labels
     encoded = [model.encode(image, label_index=label) for _, image, label in batches(part.images, labels)]
     mean, std = (np.concatenate(each) for each in zip(*encoded, strict=True))

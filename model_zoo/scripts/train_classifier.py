@@ -16,7 +16,7 @@ import torch
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.evaluation.feature_extractor import KEY
+from cvae.evaluation.feature_extractor import METADATA_KEY
 from cvae.evaluation.run_scorer.classifier import fit, predict
 from cvae.exporters.onnx import trace
 
@@ -34,7 +34,7 @@ def main() -> None:
     accuracy = float((predict(model, test.images[:]) == test.labels).mean())
     graph = trace(model, {"image": torch.rand(2, *train.images.shape[1:])}, ("logits", "features"))
     facts = {"name": "mnist", "data": "mnist", "classes": classes, "accuracy": accuracy}
-    graph.metadata_props.add(key=KEY, value=json.dumps(facts))
+    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(facts))
     data = graph.SerializeToString(deterministic=True)
     args.out.write_bytes(data)
     print(
