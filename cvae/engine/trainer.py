@@ -373,7 +373,7 @@ class Trainer:
                 dist.broadcast(buffer, 0)
         if self.validation is not None:
             record["validation"] = self._evaluate(self.evaluated_model, self.validation)
-            score = tightest(record["validation"])
+            score = selection_bound(record["validation"])
             if not math.isfinite(score):
                 raise self._diverged(f"the validation bound is {score} at step {self.step:,}")
         self.records.append(record)
@@ -585,8 +585,8 @@ def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def tightest(figures: dict[str, float]) -> float:
-    """Of a split's bounds the one to select weights by: what an importance-weighted objective gains, the ELBO loses."""
+def selection_bound(figures: dict[str, float]) -> float:
+    """Return the bound that selects the best weights: the importance-weighted one where the objective optimizes it."""
     return figures.get("importance_weighted", figures["bound"])
 
 
