@@ -1,23 +1,45 @@
-# make demo: from nothing to a generated seven. make test: linters, types, import contracts, tests.
+# One environment, .venv, in two steps: `make demo` installs what training needs, the other targets the development tools.
 PYTHON ?= python3
 VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
 BIN := $(VENV)/bin
+endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint clean
+.PHONY: help demo dev lint test-fast test test-all coverage docs clean
 
 help:
-	@echo 'make demo      train on the bundled digits, export, generate a 7'
-	@echo 'make test      linters, types, import contracts and tests'
-	@echo 'make test-all  the same with the slow tests (minutes of training each)'
+	@echo 'make demo       train on the bundled digits, export, generate a 7'
+	@echo 'make dev        install the development environment'
+	@echo 'make lint       linters, types and import contracts'
+	@echo 'make test-fast  unit tests: no training, no browser, no other process'
+	@echo 'make test       lint, and all tests but the slow ones'
+	@echo 'make test-all   lint, and all tests'
+	@echo 'make coverage   the tests of `make test`, with the lines that they do not reach'
+	@echo 'make docs       the documentation site, in build/site'
+	@echo 'make clean      remove the environment and what was built'
 
-# The stamp is newer than pyproject.toml once the environment holds what that asks for.
-$(VENV)/.ready: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
-	touch $@
+# pip keeps the version of torch that is installed, such as a CPU build: an upgrade would bring the one of the index.
+define install
+$(BIN)/python -c "from importlib.metadata import distributions as d; print(*{f'torch=={x.version}' for x in d(name='torch')})" \
+  > $(VENV)/constraints.txt
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable '.[$(1)]'
+touch $@
+endef
 
-demo: $(VENV)/.ready
+# A stamp is newer than pyproject.toml when the environment has what that file lists.
+$(VENV)/.train: pyproject.toml
+	test -d $(BIN) || $(PYTHON) -m venv $(VENV)
+	$(call install,train)
+
+$(VENV)/.dev: pyproject.toml $(VENV)/.train
+	$(call install,dev)
+
+dev: $(VENV)/.dev
+
+demo: $(VENV)/.train
 	rm -rf demo
 	$(BIN)/cvae train --arch resnet --conditional --out demo/run
 	$(BIN)/cvae export onnx demo/run
@@ -25,11 +47,14 @@ demo: $(VENV)/.ready
 	$(BIN)/cvae generate demo/run --grid --out demo/digits.png
 	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png'
 
-lint: $(VENV)/.ready
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+test-fast: $(VENV)/.dev
+	$(BIN)/pytest -n 2 -m 'not slow and not integration'
 
 test: lint
 	$(BIN)/pytest -n 2
@@ -37,5 +62,11 @@ test: lint
 test-all: lint
 	$(BIN)/pytest -n 2 -m 'slow or not slow'
 
+coverage: $(VENV)/.dev
+	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+docs: $(VENV)/.dev
+	$(BIN)/python docs/build_site.py
+
 clean:
-	rm -rf $(VENV) demo build *.egg-info
+	rm -rf $(VENV) demo build .cache .coverage *.egg-info

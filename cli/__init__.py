@@ -1,5 +1,6 @@
 """The commands, one short module each. Heavy imports stand inside the functions, so that `--help` is quick."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from cvae.cli import (
     tune,
     zoo,
 )
+from cvae.cli._usage import CommandLineError, explain, is_help
 
 app = typer.Typer(
     name="cvae",
@@ -27,6 +29,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command, and return its exit code.
+
+    Raises:
+        UsageError: the command line is wrong.
+    """
+    try:
+        code = app(args=args, prog_name="cvae", standalone_mode=False)
+    except CommandLineError as error:
+        if is_help(error):
+            error.show()
+            return 2
+        raise explain(error, args) from error
+    except typer.Abort:
+        return 130
+    return code or 0  # of a command that has ended by itself, its result, which is None
 
 
 def _version(wanted: bool) -> None:

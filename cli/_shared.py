@@ -177,6 +177,18 @@ def read_picture(path: "str | Path", model: "Model") -> "np.ndarray":
     return imaging.read(path, model.spec.image_shape, remark=say)
 
 
+def read_pictures(paths: "list[Path]", model: "Model") -> "np.ndarray":
+    """Read pictures like `read_picture`, as images (N, C, H, W), with the values of deep ones at one depth."""
+    from cvae import imaging
+
+    if len(paths) == 1:  # its name says more than a count
+        return read_picture(paths[0], model)[None]
+    images, remark = imaging.read_set(paths, model.spec.image_shape, remark=say)
+    if remark:
+        say(remark)
+    return images
+
+
 def new_seed(seed: int | None) -> int:
     """The seed given, or one drawn."""
     import secrets

@@ -86,7 +86,9 @@ def score(
     if by not in thresholds:
         raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
     files = _files(images, out)
-    pixels = np.stack([pictures.read(file, scorer.image_shape, exact=not resize) for file in files.values()])
+    pixels, remark = pictures.read_set(list(files.values()), scorer.image_shape, exact=not resize)
+    if remark:
+        _shared.say(remark)
     with _shared.progress() as progress:
         measured = measure(scorer, pixels, reconstructions=True, progress=partial(progress, "images"))
     assert measured.reconstruction is not None
@@ -130,7 +132,7 @@ def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, o
     asked = replace(asked, binarize="none")  # pictures to be scored are not drawn black or white either
     if split is None and not own:
         asked = replace(asked, validation=0.0)
-    return load_split(asked, split or ("validation" if own else "train"), scorer, labelled=False)
+    return load_split(asked, split or ("validation" if own else "train"), scorer, labelled=False, remark=_shared.say)
 
 
 def _files(paths: list[Path], out: Path) -> dict[str, Path]:

@@ -83,6 +83,7 @@ def evaluate(
             features=features,
             seed=seed,
             progress=progress,
+            remark=_shared.say,
         )
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score

@@ -47,23 +47,22 @@ def generate(
     if out.suffix.lower() in bulk.ENDINGS:
         _many(decoder, n or 1, out, wanted, name, seed, temperature, grid=grid, json=json)
         return
-    labels: list[int] | None = None
-    columns = None
-    if wanted is not None:
-        if grid:
-            raise UsageError(f"--grid draws all classes, and only {name!r} was chosen; give one of the two")
-        labels = [wanted] * (n or 1)
-    elif classes is not None:
-        each = n or (8 if grid else 1)
-        labels = [index for index in range(len(classes)) for _ in range(each)]
-        columns = each if grid or each > 1 else None
-        if not grid:
-            _shared.say(f"no label given: {each} of each of the {len(classes)} classes")
-    count = len(labels) if labels is not None else n or (64 if grid else 1)
+    if grid and wanted is not None:
+        raise UsageError(f"--grid draws all classes, and only {name!r} was chosen; give one of the two")
+    rows = range(len(classes)) if classes is not None and wanted is None else None
+    each = n or (1 if not grid else 8 if rows else 64)
+    count = each if rows is None else each * len(rows)
     if count > MOST:
         raise UsageError(
             f"{count:,} images are too many for one picture: at most {MOST:,}; --out images.npy takes more"
         )
+    labels: list[int] | None = None if wanted is None else [wanted] * count
+    columns = None
+    if rows is not None:
+        labels = [index for index in rows for _ in range(each)]
+        columns = each if grid or each > 1 else None
+        if not grid:
+            _shared.say(f"no label given: {each} of each of the {len(rows)} classes")
     seed = _shared.new_seed(seed)
     drawn = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
     _shared.save(imaging.grid(drawn, columns), out)

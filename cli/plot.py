@@ -48,7 +48,7 @@ def latent(
 
     check_method(method)
     encoder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, asked, split=split, limit=limit)
+    codes = encode(encoder, asked, split=split, limit=limit, remark=_shared.say)
     if encoder.spec.classes is not None:
         _shared.say("the label tells this model the class, so that its codes need not: expect the classes mixed")
     places = project(codes.mean, method, perplexity=perplexity, seed=seed)
@@ -97,7 +97,7 @@ def traverse(
     wanted = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
     code, index = _start(coder, image, seed, wanted)
     name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
-    codes = encode(coder, asked, split=split, limit=limit)
+    codes = encode(coder, asked, split=split, limit=limit, remark=_shared.say)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = coder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(coder, code, index, kl, values, dimensions, title), out)
@@ -131,7 +131,7 @@ def reconstructions(
     from cvae.plots.reconstructions import draw
 
     coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(coder, asked, split=split, limit=n)
+    codes = encode(coder, asked, split=split, limit=n, remark=_shared.say)
     count = len(codes.mean)
     style.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
     facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}

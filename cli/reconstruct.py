@@ -28,7 +28,7 @@ def reconstruct(
 
     coder = _shared.open_model(model, device)
     index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
-    originals = np.stack([_shared.read_picture(path, coder) for path in images])  # (N, C, H, W)
+    originals = _shared.read_pictures(images, coder)  # (N, C, H, W)
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
     again = coder.reconstruct(originals, label_index=labels)
     mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)

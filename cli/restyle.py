@@ -41,7 +41,7 @@ def restyle(
     if classes is None:
         raise UsageError(f"{coder.spec.name!r} was trained without labels: it has nothing to change")
     targets = targets or list(range(len(classes)))
-    originals = np.stack([_shared.read_picture(path, coder) for path in images])  # (N, C, H, W)
+    originals = _shared.read_pictures(images, coder)  # (N, C, H, W)
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
     rows = [originals, *(coder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
     columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other

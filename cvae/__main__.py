@@ -1,5 +1,7 @@
 """The command line: `cvae` and `python -m cvae`."""
 
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,13 +17,13 @@ def main(args: Sequence[str] | None = None) -> None:
             f"cvae: error: the 'cvae' imported from {cvae.__file__} is another package of that name (for TensorFlow); "
             "pip uninstall -y cvae cvae-onnx, then install cvae-onnx again"
         )
-    from cvae.cli import app
+    from cvae.cli import run
     from cvae.errors import CvaeError, Interrupted
 
     _replace_unprintable()
-    warnings.formatwarning = _format_warning
+    _format_third_parties()
     try:
-        app(args=args)
+        sys.exit(run(sys.argv[1:] if args is None else args))
     except Interrupted as stopped:
         print(f"cvae: {stopped}", file=sys.stderr)
         sys.exit(stopped.exit_code)
@@ -42,11 +44,26 @@ def _replace_unprintable() -> None:
             reconfigure(errors="backslashreplace")
 
 
+def _format_third_parties() -> None:
+    """Print the warnings and log messages of other packages, such as matplotlib, in one line each."""
+    warnings.formatwarning = _format_warning
+    logging.lastResort = _OneLineHandler(logging.WARNING)  # prints where a package has set up nothing else
+    # torch sets up its own handler, for warnings about compilation that a user can do nothing about.
+    os.environ.setdefault("TORCH_LOGS", "-all")
+
+
 def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
     """Format a Python warning as one line, without the line of code that it comes from."""
     from cvae.errors import one_line
 
     return f"cvae: warning: {one_line(message, 1000)}\n"
+
+
+class _OneLineHandler(logging.Handler):
+    """Print a log message on standard error as a warning is printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(_format_warning(record.getMessage()))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import math
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -79,6 +80,9 @@ class Spec:
             raise UsageError("classes is empty; a model without labels has null")
         if self.classes is not None and len(self.classes) > MAX_CLASSES:
             raise UsageError(f"{len(self.classes)} classes are more than {MAX_CLASSES}")
+        if self.classes is not None and len(set(self.classes)) < len(self.classes):
+            name = next(name for name, count in Counter(self.classes).items() if count > 1)
+            raise UsageError(f"classes has {one_line(repr(name), 40)} more than once; give each class its own name")
         if self.value_range != (0.0, 1.0):
             raise UsageError(f"value_range {self.value_range} is not (0.0, 1.0)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:

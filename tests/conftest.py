@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -117,7 +118,8 @@ class Done(NamedTuple):
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
     """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
     monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets it
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets these
+    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
 
     def run(*args: object) -> Done:
         capsys.readouterr()
@@ -145,3 +147,16 @@ def refused(data: object, *words: str, kind: type[CvaeError] = UsageError, **fla
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def edit_output(path: Path, name: str, op: str, value: float) -> None:
+    """Change an exported file so that it computes `op` of its output and a number."""
+    import numpy as np
+    import onnx
+
+    model = onnx.load(path)
+    (node,) = [node for node in model.graph.node if name in node.output]
+    node.output[list(node.output).index(name)] = f"{name}_before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value).reshape(()), "edit"))
+    model.graph.node.append(onnx.helper.make_node(op, [f"{name}_before", "edit"], [name]))
+    onnx.save(model, path)

@@ -793,7 +793,38 @@ USAGE = {
 def test_a_wrong_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
     done = cvae(*[word.format(**trained) for word in command.split()])
     assert done.code == 2 and done.out == "" and "Traceback" not in done.err and not list(Path().iterdir())
-    assert done.err.startswith("Usage: ") and "rror" in done.err.splitlines()[-1]
+    assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", done.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train --epochs abc", ["'abc'", "'--epochs'", "see cvae train --help"]),
+        ("train --milestone 1 --milestone x", ["'x'", "'--milestone'", "see cvae train --help"]),
+        ("generate --temperature x", ["'x'", "'--temperature'", "see cvae generate --help"]),
+        ("generate -n 0", ["0", "'-n'", "see cvae generate --help"]),
+        ("generate --temperature", ["'--temperature'", "see cvae generate --help"]),
+        ("plot latent --perplexitty 3", ["--perplexitty", "--perplexity", "see cvae plot latent --help"]),
+        ("detect score", ["images", "see cvae detect score --help"]),
+        ("plot bogus", ["'bogus'", "see cvae plot --help"]),
+        ("bogus", ["'bogus'", "see cvae --help"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_the_value_and_where_to_read_on(cvae, command, words):
+    done = cvae(*command.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("cvae: error: ") and [word for word in words if word not in done.err] == [], done.err
+
+
+def test_a_command_without_its_subcommand_prints_its_help(cvae):
+    done = cvae("plot")
+    assert done.code in (0, 2) and "Usage: cvae plot" in done.out + done.err
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
+def test_a_huge_number_of_images_is_refused_at_once(refused, trained, out):
+    huge = str(10**20)
+    refused(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)
 
 
 # -- runs that are damaged ---------------------------------------------------------------------------------------------
@@ -913,7 +944,9 @@ def test_evaluate_prints_what_it_measured(cvae, trained):
     }
     done = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
     assert done.code == 0
-    assert done.err == "no features for 'digits': distances are left out; give them with --features MODULE:CALLABLE\n"
+    *remarks, last = done.err.splitlines()
+    assert last == "no features for 'digits': distances are left out; give them with --features MODULE:CALLABLE"
+    assert len(remarks) == 1 and remarks[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
         assert re.search(rf"^  {name} +[-0-9.]+$", done.out, flags=re.MULTILINE)
     assert f"{facts['importance_weighted']['nats']:.4f}" in done.out  # the same figures again

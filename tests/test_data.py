@@ -200,6 +200,7 @@ class TestLoad:
             ((images, np.full(5, 2)), ["2..2", "0..1"]),
             ((images, np.full(5, -1)), ["-1..-1"]),
             (Dataset(name="", train=Split(images=images, labels=np.zeros(5, int)), classes=None, terms=""), ["None"]),
+            (Dataset(name="", train=Split(images=images), classes=("a", "b", "a"), terms=""), ["'a' more than once"]),
             (Dataset(name="", train=Split(images=images), classes=["a"], terms=""), ["['a']"]),  # type: ignore[arg-type]
             (Dataset(name="", train=Split(images=images), test=Split(images=images[..., :3]), classes=None, terms=""),
              ["(1, 4, 3)"]),

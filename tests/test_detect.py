@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SHARED, load, needs_mnist
+from conftest import SHARED, edit_output, load, needs_mnist
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 from scipy.stats import combine_pvalues, expon
@@ -378,3 +378,43 @@ def test_a_damaged_detector_is_refused(scorers, digits, tmp_path, spoil, words):
     spoil(tmp_path)
     with pytest.raises(CvaeError, match=f"{words}.*; make one with: cvae detect fit"):
         Detector.load(tmp_path, scorer)
+
+
+def test_scored_images_are_read_at_one_depth(detect, run, digits):
+    """Whatever else is beside it, an image of 12 bits has the scores of the same image in 8 bits."""
+    detect("fit", "run", "--limit", 50)
+    pictures(Path("shallow"), digits.images[:3])
+    Path("deep").mkdir()
+    for i, (image, scale) in enumerate(zip(digits.images[:3, 0], (1, 1, 1 / 20), strict=True)):
+        Image.fromarray(np.rint(image * (scale * 4095 / 255)).astype(np.uint16)).save(f"deep/{i}.png")
+    dark = Image.fromarray(np.rint(digits.images[2, 0] / 20).astype(np.uint8))
+    dark.save("shallow/2.png")
+    done = detect("score", "deep", "-m", "run", "--json")
+    assert done.err == "3 images of 16 or 32 bits: values of at most 4,095 are read as 12 bits, 0..4,095\n"
+    expected = detect("score", "shallow", "-m", "run", "--json").facts["images"]
+    for deep, shallow in zip(done.facts["images"], expected, strict=True):
+        assert deep["reconstruction"] == pytest.approx(shallow["reconstruction"], rel=0.02)
+
+
+def test_what_is_left_out_of_normal_images_is_said(detect, run, digits):
+    pictures(Path("normal"), digits.images[:30])
+    Path("normal/notes.txt").write_text("no image")
+    done = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
+    assert done.facts["images"] == 30
+    assert done.err == "left out, not readable as images: 1 .txt file\nnormal: 30 training images\n"
+
+
+@pytest.mark.parametrize(("file", "output", "value"), [("encoder", "std", -1), ("encoder", "mean", 1e25)])
+def test_a_model_without_finite_scores_is_refused_and_nothing_written(detect, run, file, output, value):
+    edit_output(run / f"{file}.onnx", output, "Mul", value)
+    done = detect("fit", "run", "--limit", 50)
+    error = done.err.splitlines()[-1]
+    assert done.code == 1 and error.startswith("cvae: error: ") and "arning" not in done.err, done.err
+    assert not list(run.glob("detector*"))
+
+
+def test_a_score_that_is_not_finite_is_refused(scorers, digits):
+    detector = Detector.fit(scorers["plain"], digits.images, data="digits", quantile=0.9)
+    measured = measure(scorers["plain"], digits.images[:3])
+    with pytest.raises(CvaeError, match=r"^the score 'kl' of '.*' is not finite: .*$"):
+        detector.scores(measured._replace(kl=np.float32([1, np.inf, 2])))

@@ -1,5 +1,6 @@
 """The trainer: exact, resumable, without a pickle, and right about its own figures."""
 
+import contextlib
 import copy
 import json
 import math
@@ -11,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -336,6 +338,56 @@ def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
         step._put_back(tensors, values)
         assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
     assert not any(tensor.any() for state in step.optimizer.state.values() for tensor in state.values())
+
+
+class FakeGraph:
+    """A CUDA graph on the CPU: while it is recorded nothing is computed, and a replay takes the step."""
+
+    compute = staticmethod(RecordedStep._compute_at_position)
+
+    def __init__(self, monkeypatch, *, broken: bool) -> None:
+        self.monkeypatch, self.broken, self.step, self.replays = monkeypatch, broken, None, 0
+
+    @contextlib.contextmanager
+    def recording(self, graph: "FakeGraph", stream: object):
+        def record(step: RecordedStep) -> None:
+            self.step = step
+            if self.broken:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(RecordedStep, "_compute_at_position", record)
+            yield
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.compute(self.step)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_recording_and_its_failure_leave_the_run_as_it_would_be(tmp_path, monkeypatch, capsys, broken):
+    config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)
+    as_recorded(monkeypatch)
+    expected = train(config, tmp_path / "expected", quiet=True)
+    graph, recovered = FakeGraph(monkeypatch, broken=broken), []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stubs = {
+        "current_stream": lambda: stream, "Stream": lambda: stream, "stream": contextlib.nullcontext,
+        "set_stream": recovered.append, "synchronize": lambda: None, "CUDAGraph": lambda: graph,
+        "graph": graph.recording, "current_device": lambda: 0,
+        "default_generators": [SimpleNamespace(graphsafe_set_state=recovered.append)],
+    }  # fmt: skip
+    for name, stub in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(RecordedStep, "prepare", RecordedStep._record)
+    generator = SimpleNamespace(graphsafe_get_state=lambda: "new state")
+    make = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": make() if device == "cpu" else generator)
+    recorded = train(config, tmp_path / "recorded")
+    assert same(weights(recorded), weights(expected))
+    assert graph.replays == (0 if broken else 2 * STEPS)
+    assert recovered == ([stream, "new state"] if broken else [])
+    assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

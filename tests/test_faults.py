@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from cvae.atomic import lock_folder, write_file
 from cvae.config import TrainConfig
 from cvae.engine import resume, train
-from cvae.engine import trainer as trainer_module
+from cvae.engine import step as step_module
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, UsageError
@@ -206,7 +206,7 @@ def odd_batch(monkeypatch, request):
             return loss._replace(loss=loss.loss * float("nan"))
         return loss._replace(loss=loss.loss + float("inf")) if request.param == "loss" else loss
 
-    monkeypatch.setattr(trainer_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
     return calls
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, features
 
-from cvae.imaging import read
+from cvae.data.listing import is_image
+from cvae.errors import CvaeError
+from cvae.imaging.reader import read, read_set
 
 AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF"))
 
@@ -106,3 +108,34 @@ def test_colour_of_16_bits_without_bright_values_is_named(tmp_path: Path) -> Non
     remarks: list[str] = []
     read(tmp_path / "x.png", (3, 8, 8), remark=remarks.append)
     assert len(remarks) == 1 and "no value is above 255 of 65,535" in remarks[0]
+
+
+def test_a_set_is_read_at_one_depth(tmp_path: Path) -> None:
+    """The darkest of three pictures fills 8 bits, the brightest 12."""
+    peaks = (200, 4000, 900)
+    for peak in peaks:
+        Image.fromarray(np.full((8, 8), peak, np.uint16)).save(tmp_path / f"{peak}.png")
+    Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
+    paths = [tmp_path / f"{name}.png" for name in (*peaks, "grey")]
+    images, remark = read_set(paths, (1, 8, 8), exact=True)
+    expected = [*(peak / 4095 for peak in peaks), 128 / 255]
+    np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=1 / 254)
+    assert remark == "3 images of 16 or 32 bits: values of at most 4,000 are read as 12 bits, 0..4,095"
+    assert read_set(paths[3:], (1, 8, 8))[1] is None
+
+
+@pytest.mark.parametrize("header", [True, False])
+def test_a_dib_file_is_read(tmp_path: Path, header: bool) -> None:
+    """One is a BMP file, with its header or without."""
+    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(pixels).save(tmp_path / "x.dib", "BMP" if header else "DIB")
+    assert np.array_equal(read(tmp_path / "x.dib", (1, 8, 8), exact=True)[0] * 255, pixels)
+    assert is_image(tmp_path / "x.dib")
+
+
+def test_a_damaged_dib_file_is_one_line(tmp_path: Path) -> None:
+    Image.new("L", (8, 8)).save(tmp_path / "x.dib")
+    for length in (0, 3, 20, 60):
+        (tmp_path / "cut.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
+        with pytest.raises(CvaeError, match=r"^can't read '.*cut\.dib' as a picture: .*$"):
+            read(tmp_path / "cut.dib", (1, 8, 8))

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -235,6 +236,7 @@ def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.avif", "AVIF"), ("a.ppm", "PPM"), ("a.pgm", "PPM"), ("a.tga", "TGA"),
+     ("a.dib", "DIB"),
      ("a.jp2", "JPEG2000"), ("a.dib", "BMP"), ("a", "PNG"), ("a.0001", "PNG"), ("a", "JPEG"), ("a.unknown", "WEBP")],
 )  # fmt: skip
 def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: str) -> None:
@@ -333,3 +335,18 @@ def test_a_pgm_file_says_its_range(root: Path, peak: int, value: int, expected: 
     loaded = load(f"folder:{root}", size=8, validation=0)
     assert np.abs(loaded.train.images.astype(int) - expected).max() <= 1
     assert len(loaded.remarks) == 1
+
+
+@pytest.mark.parametrize("name", [":cat:", "[bold]x", "[x"])
+def test_names_are_shown_as_they_are_written(root, capsys, monkeypatch, name):
+    from rich.console import Console
+
+    from cvae.engine.progress import TrainingProgress
+
+    monkeypatch.setattr(cache, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=200))
+    fill(root / name, f"{name}a 2", "b 2")
+    loaded = load(f"folder:{root / name}", size=4, validation=0)
+    shown = capsys.readouterr().err
+    assert f"decoding {name}" in shown and f"process that decodes {name}" in shown
+    TrainingProgress(1, 0, quiet=False).line(loaded.remarks[-1])
+    assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

@@ -85,9 +85,40 @@ def test_a_warning_is_one_line(tmp_path):
     program = """if True:
         import warnings
         import cvae.cli
-        cvae.cli.app = lambda args: warnings.warn("a cause;\\n  and a fix", stacklevel=1)
+        cvae.cli.run = lambda args: warnings.warn("a cause;\\n  and a fix", stacklevel=1)
         from cvae.__main__ import main
         main([])
     """
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "cvae: warning: a cause; and a fix\n")
+
+
+def test_a_log_message_of_another_package_is_one_line(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "cvae", "plot", "losses", "mnist-resnet-conditional", "--out", tmp_path / "x.png"],
+        env={**os.environ, "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x"},  # matplotlib can't write there
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0 and any("Matplotlib created a temporary cache" in line for line in lines), lines
+    assert all(line.startswith("cvae: warning: ") for line in lines), lines
+
+
+@pytest.mark.parametrize(("setting", "count"), [(None, 0), ("torch", 1)])
+def test_a_warning_of_torch_about_compilation_is_not_printed_unless_wanted(tmp_path, setting, count):
+    program = """if True:
+        import logging
+        import cvae.cli
+        def warn(args):
+            import torch
+            logging.getLogger("torch.utils.cpp_extension").warning("no CUDA runtime is found")
+        cvae.cli.run = warn
+        from cvae.__main__ import main
+        main([])
+    """
+    env = {name: value for name, value in os.environ.items() if name != "TORCH_LOGS"}
+    env |= {} if setting is None else {"TORCH_LOGS": setting}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("no CUDA runtime")) == (0, count), done.stderr

@@ -54,8 +54,10 @@ def test_a_link_leads_to_the_folder_beside(name):
     assert module.__file__ is not None and Path(module.__file__).resolve() == ROOT / name / "__init__.py"
 
 
-def test_the_version_is_one():
-    assert PYPROJECT["project"]["version"] == cvae.__version__
+def test_pyproject_takes_the_version_from_the_package():
+    assert "version" not in PYPROJECT["project"] and PYPROJECT["project"]["dynamic"] == ["version"]
+    assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cvae.__version__"}
+    assert re.fullmatch(r"\d+\.\d+\.\d+", cvae.__version__)
 
 
 def test_the_base_install_is_small():

@@ -627,5 +627,18 @@ def test_no_figure_needs_torch(trained, tmp_path):
     """
     command = [sys.executable, "-W", "error", "-c", program, str(trained["plain"]), str(trained["labels"])]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "") and done.stdout.splitlines()[-1] == ""
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "", done.stderr
+    assert all(line.startswith("digits: ") for line in done.stderr.splitlines()), done.stderr
     assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_what_is_left_out_of_a_folder_is_said(plot, trained):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    Path("set").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(f"set/{i}.png")
+    Path("set/notes.txt").write_text("no image")
+    flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
+    done = plot("reconstructions", trained["plain"], *flags)
+    assert json.loads(done.out)["images"] > 0
+    assert done.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]

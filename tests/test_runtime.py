@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import SHARED, load, needs_mnist
+from conftest import SHARED, edit_output, load, needs_mnist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageSequence
@@ -140,13 +142,39 @@ def test_generate_refuses_what_is_out_of_range_and_quotes_it(models, arguments):
     "arguments",
     [
         {"seed": -1},
+        {"seed": 1.5},
         {"temperature": 1e39},
+        {"temperature": "hot"},
+        *({"n": n} for n in (10**20, 2.5, "2", True, np.True_, None, [2])),
     ],
     ids=str,
 )
 def test_generate_refuses_what_numpy_would_refuse(models, arguments):
-    with pytest.raises(UsageError):
-        models["plain"].generate(**arguments)
+    ((name, value),) = arguments.items()
+    quoted = repr(value) if isinstance(value, str) else str(value)
+    for call in (models["plain"].generate, partial(models["labels"].generate, label=3)):
+        with pytest.raises(UsageError, match=f"^{name} is {re.escape(quoted)}: .*$"):
+            call(**arguments)
+
+
+def test_a_huge_number_of_images_is_refused_before_memory_is_asked_for(models):
+    tracemalloc.start()
+    for call in (
+        lambda: models["labels"].generate(10**15),
+        lambda: models["plain"].noise(10**15),
+        lambda: models["plain"].interpolate(0, 1, steps=10**15),
+    ):
+        with pytest.raises(
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory here;"
+        ):
+            call()
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_numbers_of_numpy_count_images(models):
+    assert np.array_equal(models["plain"].generate(np.int64(3), seed=np.uint8(1)), models["plain"].generate(3, seed=1))
+    assert models["plain"].interpolate(0, 1, steps=np.int32(3)).shape[0] == 3
 
 
 # -- labels ------------------------------------------------------------------------------------------------------------
@@ -333,6 +361,7 @@ def test_the_modes_differ_between_the_ends(models):
     ("kind", "arguments", "words"),
     [
         ("plain", {"steps": 1}, "steps is 1"),
+        *(("plain", {"steps": steps}, f"steps is {steps!r}") for steps in (2.5, "2", True, None, 10**20)),
         ("plain", {"mode": "foo"}, "'foo'.*'slerp'.*'lerp'"),
         ("plain", {"label": 3}, "without labels.*3"),
         ("plain", {"a": np.zeros(9)}, r"\(1, 9\).*\(N, 8\)"),
@@ -556,7 +585,7 @@ specs = st.builds(
     architecture=words,
     image_shape=st.tuples(*[st.integers(1, 4096)] * 3),
     latent_dim=st.integers(1, 65536),
-    classes=st.none() | st.lists(words, min_size=1, max_size=5).map(tuple),
+    classes=st.none() | st.lists(words, min_size=1, max_size=5, unique=True).map(tuple),
     likelihood=words,
     prior=words,
     data=words,
@@ -589,6 +618,7 @@ def test_a_spec_survives_json(spec):
         ({"role": "other"}, "'other'"),
         ({"classes": []}, "classes"),
         ({"classes": [1, 2]}, "classes"),
+        ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' more than once"),
         *(({"name": f"a{character}b"}, "characters that control") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
         ({"classes": ["a", "\udfff"]}, "characters that control"),
         ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement says 'max_abs_difference'"),
@@ -894,3 +924,33 @@ def test_a_picture_for_the_terminal():
             assert np.array_equal(np.asarray(shown), np.asarray(picture))
     assert inline(picture, {"TERM": "xterm-256color"}) is None
     assert inline(picture, {"TERM": "tmux-256color", "TERM_PROGRAM": "WezTerm", "TMUX": "x"}) is None
+
+
+# -- files that give what they should not ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "words"),
+    [("Mul", -1, "standard deviation -"), ("Mul", 0, "standard deviation 0"), ("Mul", np.nan, "not finite")],
+)
+def test_a_standard_deviation_that_is_none_is_refused(trained, tmp_path, op, value, words):
+    run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
+    edit_output(run / "encoder.onnx", "std", op, value)
+    with pytest.raises(CvaeError, match=rf"^'{run}/encoder.onnx' .*{words}.*$"):
+        cvae.load(run).encode(some_images(2))
+
+
+@pytest.mark.parametrize(("op", "value"), [("Add", 0.5), ("Sub", 0.5), ("Mul", np.nan), ("Mul", 1e30)])
+def test_images_far_outside_their_range_are_refused(trained, tmp_path, op, value):
+    run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
+    edit_output(run / "decoder.onnx", "image", op, value)
+    with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|gives .*not finite).*$"):
+        cvae.load(run).generate(2, seed=0)
+
+
+def test_images_outside_their_range_by_rounding_are_clipped(trained, tmp_path):
+    run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
+    before = cvae.load(run).generate(70, seed=0)  # more than one chunk
+    edit_output(run / "decoder.onnx", "image", "Sub", 1e-3)
+    images = cvae.load(run).generate(70, seed=0)
+    assert images.min() == 0 and np.abs(images - (before - np.float32(1e-3)).clip(0, 1)).max() < 1e-6

@@ -17,14 +17,14 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
-from rich.progress import track
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_files, write_file
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.data.rows import Rows
-from cvae.errors import CvaeError, count_of
-from cvae.imaging.reader import DARK, DEPTHS, describe_range
+from cvae.errors import CvaeError, one_line
+from cvae.imaging.reader import describe_ranges
 
 FORMAT = 2
 """The version of the cache's files; those of another one are not read, but made again."""
@@ -60,20 +60,18 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
     target = cache_root(data_dir) / "folders" / place / f"{name}.npy"
     if cached := _read(target, paths, size):
         return cached
-    console, title = Console(stderr=True), escape(folder.resolve().name)
+    console, title = Console(stderr=True), one_line(folder.resolve().name, 40)
     with ExitStack() as stack:
         try:
-            with console.status(f"waiting for another process that decodes {title}"):
+            with console.status(Text(f"waiting for another process that decodes {title}")):
                 stack.enter_context(lock_folder(target.parent, wait=True))
             if cached := _read(target, paths, size):
                 return cached
             remove_stale_files(target.parent)
-            hidden = not console.is_terminal
-            images = track(
-                decode(paths, size), f"decoding {title}", len(paths), console=console, transient=True, disable=hidden
-            )
             facts = {"folder": str(folder.resolve()), "size": size}
-            _write(target, images, paths, size, facts)
+            with _bar(console) as bar:
+                images = bar.track(decode(paths, size), len(paths), description=f"decoding {title}")
+                _write(target, images, paths, size, facts)
         except (CvaeError, OSError) as error:
             raise CvaeError(f"{error}; decoded images are kept there, choose another place by --data-dir") from error
         for old in target.parent.iterdir():
@@ -83,6 +81,17 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
         if cached := _read(target, paths, size, retry=False):
             return cached
     raise CvaeError(f"{str(target)!r} was removed as soon as it was made; start again")
+
+
+def _bar(console: Console) -> Progress:
+    """Return a progress bar, on a terminal only, that takes its description as it is, without markup."""
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _names(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[str, str]:
@@ -161,23 +170,9 @@ def _write(
     facts |= {
         "unreadable": {str(i): failure.reason for i, failure in failures.items()},
         "transient": [i for i, failure in failures.items() if failure.transient],
-        "remark": _remark(ranges, depth),
+        "remark": describe_ranges(ranges.values()),
     }
     write_file(target.with_suffix(".json"), json.dumps(facts))
-
-
-def _remark(ranges: dict[int, tuple[int | None, int]], depth: int) -> str | None:
-    """Return how values of more than 8 bits were read, or None if they fill 16 bits."""
-    grey = [peak for bits, peak in ranges.values() if bits is not None]
-    if grey and depth < DEPTHS[-1]:
-        return f"{count_of(len(grey), 'image')} of 16 or 32 bits: {describe_range(depth, max(grey))}"
-    dark = [peak for _, peak in ranges.values() if peak < DARK]
-    if not dark:
-        return None
-    return (
-        f"{len(dark):,} of {count_of(len(ranges), 'image')} of 16 bits have no value above {max(dark):,} of 65,535, "
-        "which is nearly black; scale them to 16 bits"
-    )
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

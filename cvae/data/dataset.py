@@ -1,5 +1,6 @@
 """What a data set is to the rest of the program, and how flags turn a registered one into it."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -159,6 +160,8 @@ def _checked(dataset: object, data: str) -> Dataset:
     classes = dataset.classes
     if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
         raise bad(f"classes {classes!r} are no tuple of strings")
+    if classes is not None and (repeated := [name for name, count in Counter(classes).items() if count > 1]):
+        raise bad(f"classes has {one_line(repr(repeated[0]), 40)} more than once")
     for name, split in _splits(dataset).items():
         if not isinstance(split, Split):
             raise bad(f"{name} is {type(split).__name__}, not cvae.data.Split")

@@ -52,11 +52,17 @@ class Facts:
 
 
 class Detector:
-    """What is normal for a model: `Facts`, the codes (M, Z) of normal images, and a `calibration` (M, S): their scores,
-    of those that are `COMBINED`, each column sorted."""
+    """A detector of images that are unlike the normal ones of a model.
 
-    def __init__(self, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
-        self.facts, self.codes, self.calibration = facts, codes, calibration
+    Args:
+        name: name of the model.
+        facts: what is normal, in numbers.
+        codes: codes of normal images, (M, Z).
+        calibration: their scores in the order of `COMBINED`, each column sorted, (M, S).
+    """
+
+    def __init__(self, name: str, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+        self.name, self.facts, self.codes, self.calibration = name, facts, codes, calibration
 
     @classmethod
     def fit(
@@ -68,10 +74,18 @@ class Detector:
         quantile: float,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """Learn from normal images (N, C, H, W), at best such as the model was not trained on; `data` names them.
+        """Return a detector that learned from normal images.
+
+        Args:
+            scorer: the exported model.
+            images: (N, C, H, W), preferably images that the model was not trained on.
+            data: name of these images.
+            quantile: fraction of normal images that a threshold lets pass.
+            progress: called with the number of images measured so far, and their total.
 
         Raises:
-            UsageError: there are too few of them, or the quantile is not between 0 and 1.
+            UsageError: there are too few images, or the quantile is not between 0 and 1.
+            CvaeError: a score is not finite.
         """
         if not 0 < quantile < 1:
             raise UsageError(f"--quantile {quantile} is not between 0 and 1, as 0.95 is")
@@ -79,10 +93,12 @@ class Detector:
             raise UsageError(f"{len(images)} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
         normal = measure(scorer, images, progress=progress)
         centre = scale = None
-        if normal.ratio is not None and scorer.classes is not None:
-            centre, scale = ratio_by_label(normal, len(scorer.classes))
-        scores = separate_scores(normal, normal.code, centre, scale, itself=1)
-        scores["combined"] = combine_normal(scores)
+        with np.errstate(all="ignore"):
+            if normal.ratio is not None and scorer.classes is not None:
+                centre, scale = ratio_by_label(normal, len(scorer.classes))
+            scores = separate_scores(normal, normal.code, centre, scale, itself=1)
+            scores["combined"] = combine_normal(scores)
+        _require_finite(scores, scorer.name)
         facts = Facts(
             weights=scorer.model.spec.weights,
             data=data,
@@ -92,12 +108,19 @@ class Detector:
             centre=centre,
             scale=scale,
         )
-        return cls(facts, normal.code, sorted_scores(scores))
+        return cls(scorer.name, facts, normal.code, sorted_scores(scores))
 
     def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
-        """Every score of `SCORES` that the model has, (N,) each."""
-        scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
-        return scores | {"combined": combine(scores, self.calibration)}
+        """Return every score of `SCORES` that the model has, (N,) each.
+
+        Raises:
+            CvaeError: a score is not finite.
+        """
+        with np.errstate(all="ignore"):
+            scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
+            scores["combined"] = combine(scores, self.calibration)
+        _require_finite(scores, self.name)
+        return scores
 
     def save(self, folder: Path) -> list[Path]:
         """Write the detector's three files into a model's folder.
@@ -150,11 +173,20 @@ class Detector:
             raise CvaeError(f"the detector in {str(folder)!r} is damaged; {again}")
         if facts.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
-        return cls(facts, np.array(codes), np.array(calibration))
+        return cls(scorer.name, facts, np.array(codes), np.array(calibration))
+
+
+def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise CvaeError(
+                f"the score {name!r} of {model!r} is not finite: its codes or their deviations are too large or too "
+                "small to compute with; export it again from a run that has not diverged"
+            )
 
 
 def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
-    """Whether it is no archive, but an array of finite numbers."""
+    """Return whether `loaded` is an array of finite numbers rather than an archive."""
     return (
         isinstance(loaded, np.ndarray)
         and loaded.shape == shape

@@ -60,7 +60,8 @@ def measure(
     noise = np.random.default_rng(seed).standard_normal((1, SAMPLES, scorer.latent_dim), dtype=np.float32)
     parts = []
     for start, image, _ in batches(images, None):
-        part = _measure(scorer, image, noise)
+        with np.errstate(all="ignore"):  # overflow makes scores that are not finite, which are rejected
+            part = _measure(scorer, image, noise)
         parts.append(part if reconstructions else part._replace(reconstruction=None))
         if progress is not None:
             progress(start + len(image), len(images))

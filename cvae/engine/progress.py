@@ -26,7 +26,7 @@ class TrainingProgress:
     """A bar over all steps, with images per second and the terms of the bound. Silent when `quiet`."""
 
     def __init__(self, total_steps: int, done: int, *, quiet: bool) -> None:
-        self.console = Console(file=sys.stderr, quiet=quiet, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -61,4 +61,4 @@ class TrainingProgress:
 
     def line(self, text: str) -> None:
         self._told = time.monotonic()
-        self.console.print(text, markup=False)
+        self.console.print(text)

@@ -45,7 +45,14 @@ def find_data_config(path: Path, spec_data: str) -> TrainConfig:
     return TrainConfig(data=spec_data, validation=0.0)
 
 
-def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled: bool = True) -> tuple[Dataset, Split]:
+def load_split(
+    data: TrainConfig,
+    split: str,
+    model: Scorer | Spec,
+    *,
+    labelled: bool = True,
+    remark: Callable[[str], None] | None = None,
+) -> tuple[Dataset, Split]:
     """Load a data set and one of its splits, and check that the model fits its images and labels.
 
     Args:
@@ -53,6 +60,7 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled:
         split: "test", "validation" or "train".
         model: the model, for its image shape and classes.
         labelled: load the labels that a conditional model needs.
+        remark: called with each remark about the data, such as the number of files that were skipped.
 
     Raises:
         UsageError: the split does not exist, or its images or labels do not fit the model.
@@ -62,6 +70,9 @@ def load_split(data: TrainConfig, split: str, model: Scorer | Spec, *, labelled:
         raise UsageError(f"--split {split!r} is neither test, validation nor train")
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
+    if remark is not None:
+        for text in dataset.remarks:
+            remark(text)
     part: Split | None = getattr(dataset, split)
     if part is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
@@ -95,6 +106,7 @@ def evaluate(
     features: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on a split of a data set.
 
@@ -110,6 +122,7 @@ def evaluate(
             set, if there is one.
         seed: seed of all noise.
         progress: called as the evaluation proceeds.
+        remark: called with each remark about the data, as by `load_split`.
 
     Returns:
         The report as `cvae evaluate --json` prints it; bounds in nats per image.
@@ -122,7 +135,7 @@ def evaluate(
     progress = progress or (lambda stage, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset, part = load_split(data, split, scorer)
+    dataset, part = load_split(data, split, scorer, remark=remark)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # fail now rather than after hours
         if (count := min(generated, len(part), len(dataset.train))) <= NEIGHBOURS:

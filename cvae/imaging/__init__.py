@@ -3,7 +3,7 @@
 from cvae.imaging.arrays import error_maps, to_pil, to_uint8
 from cvae.imaging.grids import grid, legible, strip
 from cvae.imaging.interpolation import lerp, slerp
-from cvae.imaging.reader import read
+from cvae.imaging.reader import read, read_set
 from cvae.imaging.writer import save, save_gif
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "legible",
     "lerp",
     "read",
+    "read_set",
     "save",
     "save_gif",
     "slerp",

@@ -2,20 +2,23 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cvae.errors import CvaeError, UsageError, one_line
+from cvae.errors import CvaeError, UsageError, count_of, one_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
 """The formats that are read, by content; Pillow knows dozens, some of them through other programs."""
 
 TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
 """TGA files have no signature, so they are recognized by their extension."""
+
+BY_EXTENSION = {".dib": "DIB", **dict.fromkeys(TGA_EXTENSIONS, "TGA")}
+"""Formats without a signature that tells them from others; a .dib file is a BMP file, with or without its header."""
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
@@ -50,8 +53,8 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         Exception: it is not an image of a format that is read, or it is damaged; Pillow raises anything.
     """
-    tga = ("TGA",) if Path(path).suffix.lower() in TGA_EXTENSIONS else ()
-    image = Image.open(path, formats=(*FORMATS, *tga))
+    extra = BY_EXTENSION.get(Path(path).suffix.lower())
+    image = Image.open(path, formats=(*FORMATS, extra) if extra else FORMATS)
     # Without a name Pillow reads the file rather than mapping it, which scrambles turned TIFF images that are not RGB.
     image.filename = ""
     return image
@@ -149,6 +152,25 @@ class RGBImage(NamedTuple):
 def describe_range(bits: int, peak: int) -> str:
     """Return in words that values of at most `peak` were read as `bits` bits."""
     return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
+
+
+def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
+    """Say how a set of images of more than 8 bits was read at one depth; None if their values fill 16 bits.
+
+    `ranges` has the `bits` and `peak` of each as it is read alone.
+    """
+    grey = [(bits, peak) for bits, peak in ranges if bits is not None]
+    depth = max((bits for bits, _ in grey), default=0)
+    if grey and depth < DEPTHS[-1]:
+        peak = max(peak for _, peak in grey)
+        return f"{count_of(len(grey), 'image')} of 16 or 32 bits: {describe_range(depth, peak)}"
+    dark = [peak for _, peak in ranges if peak < DARK]
+    if not dark:
+        return None
+    return (
+        f"{len(dark):,} of {count_of(len(ranges), 'image')} of 16 bits have no value above {max(dark):,} of 65,535, "
+        "which is nearly black; scale them to 16 bits"
+    )
 
 
 def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
@@ -281,6 +303,52 @@ def read(
         UsageError: with `exact`, it is not of this size, or in colour where C is 1.
         CvaeError: the file can't be read, is no picture, or is too large, as `check_size` says.
     """
+    image, decoded = _read(path, image_shape, exact, remark)
+    if remark is not None and decoded.remark is not None:
+        remark(f"{str(path)!r}: {decoded.remark}")
+    return image
+
+
+def read_set(
+    paths: Sequence[str | Path],
+    image_shape: tuple[int, int, int],
+    *,
+    exact: bool = False,
+    remark: Callable[[str], None] | None = None,
+) -> tuple[np.ndarray, str | None]:
+    """Read pictures like `read`, but grey values of more than 8 bits at one depth for all of them.
+
+    At a depth of its own, the darkest image of a set might become the brightest.
+
+    Returns:
+        The images (N, C, H, W), and a remark on how deep values were read, if there are any and they don't fill 16
+        bits.
+
+    Raises:
+        UsageError: with `exact`, one is not of this size, or in colour where C is 1.
+        CvaeError: a file can't be read, is no picture, or is too large.
+    """
+    images = np.empty((len(paths), *image_shape), np.float32)
+    ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+    for i, path in enumerate(paths):
+        images[i], decoded = _read(path, image_shape, exact, remark)
+        if decoded.peak is not None:
+            ranges[i] = decoded.bits, decoded.peak
+    depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
+    for i, (bits, _) in ranges.items():
+        if bits is not None and bits < depth:
+            images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=depth)
+    return images, describe_ranges(ranges.values())
+
+
+def _read(
+    path: str | Path,
+    image_shape: tuple[int, int, int],
+    exact: bool,
+    remark: Callable[[str], None] | None,
+    min_bits: int = 0,
+) -> tuple[np.ndarray, RGBImage]:
+    """Read a picture as `read` does, without a remark on its values, and return it with what it was made of."""
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
@@ -288,7 +356,7 @@ def read(
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # above Pillow's own limit
             with open_image(path) as file:
                 check_size(file)
-                decoded = to_rgb(file)
+                decoded = to_rgb(file, min_bits)
                 picture = cover(decoded.rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as a picture: {explain(error)}") from error
@@ -303,7 +371,5 @@ def read(
             raise UsageError(f"{unlike}; --resize scales and crops it")
         if remark is not None:
             remark(f"{unlike}: it is made to fit")
-    if remark is not None and decoded.remark is not None:
-        remark(f"{str(path)!r}: {decoded.remark}")
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), decoded  # (H, W[, 3]) -> (C, H, W)

@@ -100,8 +100,8 @@ class VAE(nn.Module):
         """`forward` after the encoder, which has given `seen`."""
         samples = len(noise) // len(image)
         if samples > 1:
-            image, *seen = (t.repeat_interleave(samples, dim=0) for t in (image, *seen))  # (B, ...) -> (B K, ...)
-            label = None if label is None else label.repeat_interleave(samples)
+            image, *seen = (_repeat(t, samples) for t in (image, *seen))  # (B, ...) -> (B K, ...)
+            label = None if label is None else _repeat(label, samples)
         mean, log_var, latent, params = self._infer(seen, label, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
             standard, log_scale = self.prior.to_noise(latent, label)
@@ -146,6 +146,11 @@ class VAE(nn.Module):
             mean, log_var = seen
         noise, log_scale = self.prior.to_noise(mean, label)
         return noise, torch.exp(0.5 * log_var + log_scale)
+
+
+def _repeat(tensor: Tensor, samples: int) -> Tensor:
+    """Repeat each row. The gradient is a sum in a fixed order; that of `repeat_interleave` may not be one on a GPU."""
+    return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
 
 
 @torch.compiler.disable

@@ -1,5 +1,6 @@
 """Codes of a data set's images, in noise space."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -34,14 +35,21 @@ class Codes(NamedTuple):
         return (0.5 * (mean**2 + std**2 - 1) - np.log(std)).mean(0)  # (N, Z) -> (Z,)
 
 
-def encode(model: Model, data: TrainConfig, *, split: str = "test", limit: int | None = None) -> Codes:
-    """Encode the images of a split, or `limit` of them at equal spacing.
+def encode(
+    model: Model,
+    data: TrainConfig,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    remark: Callable[[str], None] | None = None,
+) -> Codes:
+    """Encode the images of a split, or `limit` of them at equal spacing. `remark` is as in `load_split`.
 
     Raises:
         UsageError: the split does not exist, or its images do not fit the model.
         CvaeError: the data can't be loaded, or the model has no encoder.
     """
-    dataset, part = load_split(data, split, model.spec)
+    dataset, part = load_split(data, split, model.spec, remark=remark)
     part = subsample(part, limit)
     labels = None if model.spec.classes is None else part.labels
     encoded = [model.encode(image, label_index=label) for _, image, label in batches(part.images, labels)]

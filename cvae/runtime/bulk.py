@@ -17,9 +17,13 @@ from cvae.atomic import atomic_write, lock_folder, write_file
 from cvae.errors import CvaeError, UsageError
 from cvae.runtime.model import Label, Model, check_order, label_indices
 from cvae.runtime.session import CHUNK
+from cvae.spec import quote_label
 
 BLOCK = 2**24
 """Bytes of images, about, that are kept until they are written: a shard, and what a stopped run draws again."""
+
+MAX_BYTES = 2**44
+"""Bytes of images in all: the largest file of ext4."""
 
 PART = 2**24
 """Bytes of noise and images, as float32, that are decoded at a time, unless one image takes more."""
@@ -68,7 +72,12 @@ def generate(
             folder or shards hold images of one, or another process is writing there.
         CvaeError: something can't be written.
     """
-    check_order(n, temperature)
+    n = check_order(n, temperature)
+    if n * (each := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
+        raise UsageError(
+            f"n is {quote_label(n)}: at most {MAX_BYTES // each:,} images, which take {MAX_BYTES // 2**40} TiB, the "
+            "most that common file systems store in one file; write them in parts, each with a --seed of its own"
+        )
     if label is not None or label_index is not None:
         indices = label_indices(model.spec, label, label_index, 1)
         label_index = None if indices is None else int(indices[0])

@@ -1,14 +1,17 @@
 """An exported model as an object: noise in, pictures out."""
 
 import math
+import operator
+import os
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 
-from cvae.errors import UsageError
+from cvae.errors import CvaeError, UsageError
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.array import Images
@@ -18,6 +21,10 @@ from cvae.spec import Spec, quote_label
 
 Label = float | str
 MAX_TEMPERATURE = 1000
+
+
+ROUNDING = 0.01
+"""Images this far outside 0..1 are clipped: it is more than any rounding, and less than three of 256 grey values."""
 
 SMALLEST = np.float32(2**-24)
 """A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
@@ -99,15 +106,18 @@ class Model:
         Raises:
             UsageError: the model has no such label, or n or temperature is out of range.
         """
-        check_order(n, temperature)
+        n = check_order(n, temperature)
+        self._check_memory("n", n, "write them to files: cvae generate -n N --out images.npy")
         if label is None and label_index is None and self.spec.classes is not None:
             label_index = np.arange(n) % len(self.spec.classes)
         return self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
 
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Standard normal noise (n, Z) float32: the same for a seed, and the first rows the same whatever n."""
-        if seed is not None and seed < 0:
-            raise UsageError(f"seed {seed} must not be negative")
+        n = check_count("n", n)
+        self._check_memory("n", n, "draw them in parts")
+        if seed is not None:
+            seed = check_count("seed", seed, least=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
     def decode(self, noise: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
@@ -115,9 +125,19 @@ class Model:
 
         Raises:
             UsageError: the shape or a label does not fit the model.
+            CvaeError: onnxruntime fails, or the file gives what is not an image.
         """
         noise = _array(noise, (self.spec.latent_dim,), "noise")
-        return self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0].view(Images)
+        images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
+        low, high = float(images.min()), float(images.max())
+        if low < -ROUNDING or high > 1 + ROUNDING:
+            raise CvaeError(
+                f"{str(exported_file(self._path, DECODER))!r} contradicts its own spec: it gives images with values in "
+                f"{low:g}..{high:g}, not 0..1; use a file that cvae export onnx has written"
+            )
+        if low < 0 or high > 1:
+            np.clip(images, 0, 1, out=images)
+        return images.view(Images)
 
     def encode(
         self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None
@@ -126,7 +146,7 @@ class Model:
 
         Raises:
             UsageError: the shape or a label does not fit the model.
-            CvaeError: there is no encoder beside the decoder.
+            CvaeError: there is no encoder beside the decoder, or it gives what is not a standard deviation.
         """
         images = _array(images, self.spec.image_shape, "images")
         if images.min() < 0 or images.max() > 1:
@@ -141,6 +161,11 @@ class Model:
                         f"export both again: cvae export onnx {self._path}"
                     )
         mean, std = self._encoder.run({"image": images} | self._labels(label, label_index, len(images)))
+        if not (lowest := float(std.min())) > 0:
+            raise CvaeError(
+                f"{str(exported_file(self._path, ENCODER))!r} contradicts its own spec: it gives the standard "
+                f"deviation {lowest:g}, which must be positive; use a file that cvae export onnx has written"
+            )
         return mean, std
 
     def reconstruct(self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
@@ -193,7 +218,8 @@ class Model:
         """Images (steps, C, H, W) on the way from `a` to `b`, both included.
 
         Args:
-            a, b: each a seed (int), a code (Z,) or an image (C, H, W).
+            a: the start: a seed (int), a code (Z,) or an image (C, H, W).
+            b: the end, likewise.
             label: of both ends, or (of a, of b). Between two labels each picture is the mean of the two decodings,
                 weighted by the way gone: the decoder's mean when the label is drawn with those odds.
             mode: "slerp" (on the sphere, where the prior's mass is; Shoemake 1985) or "lerp" (straight).
@@ -202,8 +228,8 @@ class Model:
         Raises:
             UsageError: an argument is out of range or does not fit the model.
         """
-        if steps < 2:
-            raise UsageError(f"steps is {steps}: at least 2, the two ends")
+        steps = check_count("steps", steps, least=2)
+        self._check_memory("steps", steps, "take fewer steps")
         if mode not in ("slerp", "lerp"):
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
         indices = label_indices(self.spec, label, label_index, 2, "ends")
@@ -215,6 +241,15 @@ class Model:
             weight = way[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
             images = ((1 - weight) * images + weight * self.decode(codes, label_index=last)).view(Images)
         return images
+
+    def _check_memory(self, name: str, count: int, fix: str) -> None:
+        """Check, before anything is allocated, that the memory of this machine holds so many images and codes."""
+        each, memory = 4 * (math.prod(self.spec.image_shape) + self.spec.latent_dim), _physical_memory()
+        if count * each > memory:
+            raise UsageError(
+                f"{name} is {quote_label(count)}: at most {memory // each:,} fit into the {memory / 2**30:.0f} GiB of "
+                f"memory here; {fix}"
+            )
 
     def _code(self, end: int | np.ndarray, index: int | None) -> np.ndarray:
         """A seed, a code or an image -> a code (Z,)."""
@@ -263,15 +298,31 @@ def label_indices(
     return np.array([resolve(value) for value in values], np.int64)
 
 
-def check_order(n: int, temperature: float) -> None:
-    """
+def check_order(n: int, temperature: float) -> int:
+    """Check what images are drawn by, and return n as an int.
+
     Raises:
-        UsageError: n or temperature is out of range.
+        UsageError: n or temperature is out of range, or not a number.
     """
-    if n < 1:
-        raise UsageError(f"n is {n}: at least one image")
-    if not 0 <= temperature <= MAX_TEMPERATURE:
-        raise UsageError(f"temperature {temperature} is not in 0..{MAX_TEMPERATURE}")
+    n = check_count("n", n)
+    if not isinstance(temperature, Real) or not 0 <= temperature <= MAX_TEMPERATURE:
+        raise UsageError(f"temperature is {quote_label(temperature)}: a number in 0..{MAX_TEMPERATURE}")
+    return n
+
+
+def check_count(name: str, value: int, *, least: int = 1) -> int:
+    """Return a whole number as an int.
+
+    Raises:
+        UsageError: it is not a whole number, or less than `least`.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise UsageError(f"{name} is {quote_label(value)}: give a whole number, at least {least}")
+    return number
 
 
 def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -288,6 +339,14 @@ def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """KL of normal distributions from the standard one, in nats, of each dimension: (N, Z), (N, Z) -> (N, Z)."""
     return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+
+
+def _physical_memory() -> int:
+    """Return the bytes of memory that this machine has, or 64 GiB where Python can't tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 2**36
 
 
 def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
