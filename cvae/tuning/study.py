@@ -244,19 +244,22 @@ class Study:
             self.optuna.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
     def _check_same_flags(self) -> None:
+        """Store the flags and the search space of a new study, or compare them with those that it was started with."""
         flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
-        search = {key: asdict(of) if isinstance(of, Range) else list(of) for key, of in self.space.items()}
-        for kind, asked in {"flags": flags, "search": search}.items():
-            begun = self.optuna.user_attrs.get(kind, asked) if self._num_done() else {}
-            if begun == asked:
+        search = {
+            key: asdict(domain) if isinstance(domain, Range) else list(domain) for key, domain in self.space.items()
+        }
+        for kind, current in {"flags": flags, "search": search}.items():
+            stored = self.optuna.user_attrs.get(kind, current) if self._num_done() else {}
+            if stored == current:
                 continue
-            if not begun:
-                self.optuna.set_user_attr(kind, asked)
+            if not stored:
+                self.optuna.set_user_attr(kind, current)
                 continue
-            key = next(key for key in [*asked, *begun] if asked.get(key) != begun.get(key))
-            shown = flag(key) if kind == "flags" else f"--search {key}"
+            key = next(key for key in [*current, *stored] if current.get(key) != stored.get(key))
+            text = flag(key) if kind == "flags" else f"--search {key}"
             raise UsageError(
-                f"the study {self.name!r} was started with {shown} {begun.get(key)}, not {asked.get(key)}; "
+                f"the study {self.name!r} was started with {text} {stored.get(key)}, not {current.get(key)}; "
                 "use the same flags, or another --study"
             )
 
