@@ -44,13 +44,15 @@ def fit(
     Example: cvae detect fit runs/digits-resnet-conditional
     """
     from cvae.detection.detector import Detector
-    from cvae.evaluation.evaluate import data_of, spread
+    from cvae.evaluation.evaluate import find_data_config, subsample
     from cvae.serialization import to_dict
 
     scorer, folder = _scorer(model, device)
-    asked = _shared.override_data(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
+    asked = _shared.override_data(
+        find_data_config(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size
+    )
     dataset, part = _normal(scorer, asked, split, own=data is None)
-    part = spread(part, limit)
+    part = subsample(part, limit)
     with _shared.progress() as progress:
         tell = partial(progress, "normal images")
         detector = Detector.fit(scorer, part.images, data=dataset.name, quantile=quantile, progress=tell)

@@ -43,8 +43,8 @@ def evaluate(
 
     from cvae.errors import UsageError
     from cvae.evaluation.bounds import Scorer
-    from cvae.evaluation.evaluate import data_of
     from cvae.evaluation.evaluate import evaluate as measure
+    from cvae.evaluation.evaluate import find_data_config
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.run import has_weights
     from cvae.runtime import load
@@ -61,12 +61,12 @@ def evaluate(
             _shared.say(
                 "without torch the posterior is an approximation here: bounds are far looser than those of the run"
             )
-        asked = data_of(path, exported_model.spec.data)
+        asked = find_data_config(path, exported_model.spec.data)
     else:
         from cvae.evaluation.run_scorer import RunScorer
 
         scorer = RunScorer(path, device, precision)
-        asked = data_of(path, "")
+        asked = find_data_config(path, "")
     if cas:
         _shared.require_torch("--cas")
         if scorer.classes is None:

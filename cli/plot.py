@@ -44,14 +44,14 @@ def latent(
     _ready(out)
     from cvae.plots import style
     from cvae.plots.codes import encode
-    from cvae.plots.latent import check_method, draw, flatten
+    from cvae.plots.latent import check_method, draw, project
 
     check_method(method)
     encoder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
     codes = encode(encoder, asked, split=split, limit=limit, remark=_shared.say)
     if encoder.spec.classes is not None:
         _shared.say("the label tells this model the class, so that its codes need not: expect the classes mixed")
-    places = flatten(codes.mean, method, perplexity=perplexity, seed=seed)
+    places = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
     style.save(draw(codes, places, title, thumbnails=thumbnails), out)
@@ -89,7 +89,7 @@ def traverse(
 
     from cvae.plots import style
     from cvae.plots.codes import encode
-    from cvae.plots.traverse import draw, strongest
+    from cvae.plots.traverse import draw, top_dimensions
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
@@ -101,7 +101,7 @@ def traverse(
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = coder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(coder, code, index, kl, values, dimensions, title), out)
-    chosen = [int(d) for d in strongest(kl, dimensions)]
+    chosen = [int(d) for d in top_dimensions(kl, dimensions)]
     facts: dict[str, Any] = {"out": str(out), "model": coder.spec.name, "label": name, "images": len(codes.mean)}
     facts |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
     _shared.report(json, facts, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
@@ -156,7 +156,7 @@ def grid(
     """
     _ready(out)
     from cvae.plots import style
-    from cvae.plots.grid import manifold, styles
+    from cvae.plots.grid import class_grid, manifold
 
     decoder = _shared.open_model(model, device)
     spec = decoder.spec
@@ -165,7 +165,7 @@ def grid(
     facts = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, _shared.new_seed(seed)
-        style.save(styles(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
+        style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
         _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
@@ -198,12 +198,12 @@ def losses(
     """
     _ready(out)
     from cvae.plots import style
-    from cvae.plots.losses import draw, read
+    from cvae.plots.losses import draw, read_history
 
     folders = [_run(name) for name in runs or (None,)]
     ends = [folder.resolve().name for folder in folders]
     names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
-    records = {name: read(folder) for name, folder in zip(names, folders, strict=True)}
+    records = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
     style.save(draw(records), out)
     epochs = {name: sum("epoch" in record for record in of) for name, of in records.items()}
     _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
@@ -222,13 +222,13 @@ def progress(
     """
     _ready(out)
     from cvae.plots import style
-    from cvae.plots.progress import choose, draw, saved
+    from cvae.plots.progress import choose_epochs, draw, find_samples
     from cvae.run import read_config
 
     folder = _run(run)
     image_shape = read_config(folder).model.image_shape
-    there = saved(folder)
-    chosen = choose(list(there), epochs)
+    there = find_samples(folder)
+    chosen = choose_epochs(list(there), epochs)
     figure = draw({epoch: there[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
     style.save(figure, out)
     _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
@@ -242,9 +242,9 @@ def _ready(out: Path) -> None:
 
     if not all(map(find_spec, ("matplotlib", "sklearn"))):
         raise MissingExtraError("cvae plot", "plot")
-    from cvae.plots.style import check_ending
+    from cvae.plots.style import check_suffix
 
-    check_ending(out)
+    check_suffix(out)
 
 
 def _run(name: str | None) -> Path:
@@ -259,10 +259,10 @@ def _run(name: str | None) -> Path:
 
 def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
     """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
-    from cvae.evaluation.evaluate import data_of
+    from cvae.evaluation.evaluate import find_data_config
 
     model, folder = _shared.open_pair(name, device)
-    return model, _shared.override_data(data_of(folder, model.spec.data), **flags)
+    return model, _shared.override_data(find_data_config(folder, model.spec.data), **flags)
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":

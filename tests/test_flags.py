@@ -227,8 +227,8 @@ def test_a_training_config_gives_the_config_of_its_data():
 
 
 def test_the_data_of_a_run_are_not_a_training_config():
-    from cvae.evaluation.evaluate import data_of
+    from cvae.evaluation.evaluate import find_data_config
 
     folder = next(iter(models().values()))
-    assert type(data_of(folder, "")) is DataConfig
-    assert data_of(Path("decoder.onnx"), "mnist") == DataConfig(data="mnist", validation=0.0)
+    assert type(find_data_config(folder, "")) is DataConfig
+    assert find_data_config(Path("decoder.onnx"), "mnist") == DataConfig(data="mnist", validation=0.0)

@@ -389,7 +389,7 @@ def test_scores_and_plots_draw_the_class_of_each_index(model, monkeypatch):
 
     shown = []
     monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: shown.extend(drawn(images)))
-    grid_plot.styles(model, 2, 0, "")
+    grid_plot.class_grid(model, 2, 0, "")
     grid_plot.manifold(model, 1, 2, "")
     assert shown == ["1", "1", "10", "10", "2", "2", *["10"] * 4]
 

@@ -282,9 +282,9 @@ def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigm
 
 @needs_mnist
 def test_the_models_of_the_package_tell_digits_apart():
-    from cvae.evaluation.evaluate import spread
+    from cvae.evaluation.evaluate import subsample
 
-    part = spread(load("mnist", data_dir=str(SHARED)).test, 200)
+    part = subsample(load("mnist", data_dir=str(SHARED)).test, 200)
     nearest = cvae.load().nearest_label(part.images.astype(np.float32) / 255)
     assert (nearest == part.labels).mean() > 0.97
 

@@ -1,4 +1,4 @@
-"""What a study varies: flags of `cvae train` and options of parts, in ranges or by choices."""
+"""The search space of a study: flags of `cvae train` and options of parts, as ranges or lists of choices."""
 
 import json
 import re
@@ -24,7 +24,7 @@ NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if f
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included. `log`: half of them below the geometric mean."""
+    """A range of numbers from `low` to `high`, both included. With `log`, they are uniform on a log scale."""
 
     low: float
     high: float
@@ -33,9 +33,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise UsageError(f"the search from {self.low} to {self.high} is empty; the lower end comes first")
+            raise UsageError(f"the search from {self.low} to {self.high} is empty; put the lower end first")
         if self.log and self.low <= 0:
-            raise UsageError(f"a search on the log scale can't begin at {self.low}; begin above 0")
+            raise UsageError(f"a search on the log scale can't start at {self.low}; start above 0")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -46,7 +46,7 @@ class Range:
 
 
 Space = dict[str, Range | tuple[Any, ...]]
-"""What is varied: a flag (`lr`) or an option of a part (`arch.width`) -> a range, or the choices."""
+"""Maps a flag (`lr`) or an option of a part (`arch.width`) to a range or a tuple of choices."""
 
 DEFAULT_SPACE: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
@@ -57,7 +57,7 @@ DEFAULT_SPACE: Space = {
 
 
 def default_space(base: TrainConfig, given: Container[str]) -> Space:
-    """What is varied if nobody says: what `given` leaves open, around the values of `base`."""
+    """Return the default search space without the flags in `given`, widened to include the values of `base`."""
     space: Space = {}
     for name, of in DEFAULT_SPACE.items():
         if name in given:
@@ -71,7 +71,7 @@ def default_space(base: TrainConfig, given: Container[str]) -> Space:
 
 
 def parse_search(assignments: list[str]) -> dict[str, Any]:
-    """["lr=1e-4..1e-2:log", "latent_dim=8,16"] -> what a recipe's table [search] would say.
+    """Convert flags like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of a recipe's table [search].
 
     Raises:
         UsageError: an assignment is not of this form.
@@ -92,15 +92,15 @@ def parse_search(assignments: list[str]) -> dict[str, Any]:
 
 
 def read_search(recipe: Path) -> dict[str, Any]:
-    """The table [search] of a recipe that `read_recipe` has accepted."""
+    """Return the table [search] of a recipe that `read_recipe` has accepted."""
     return tomllib.loads(recipe.read_text("utf-8")).get("search", {}) if recipe.suffix == ".toml" else {}
 
 
 def make_space(table: Mapping[str, Any]) -> Space:
-    """{"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} -> a space.
+    """Convert a table like {"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} to a space.
 
     Raises:
-        UsageError: a name is no flag or can't be searched, or a range is none.
+        UsageError: a name is not a flag or can't be searched, or a range is not valid.
     """
     hints = typing.get_type_hints(TrainConfig)
     space: Space = {}
@@ -126,12 +126,12 @@ def make_space(table: Mapping[str, Any]) -> Space:
 
 
 def scalar(value: Any) -> Any:
-    """A list goes by its JSON text among the choices, which are scalars for Optuna."""
+    """Encode a list as JSON, because the choices of Optuna are scalars."""
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """`base` with the values of a trial."""
+    """Return `base` with the values of a trial."""
     data = to_dict(base)
     for name, value in params.items():
         part, dot, option = name.partition(".")
@@ -144,7 +144,7 @@ def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def to_recipe(config: TrainConfig) -> str:
-    """The recipe, in TOML, that asks for `config`."""
+    """Return the recipe in TOML that makes `config`."""
 
     def lines(values: Mapping[str, Any]) -> list[str]:  # a scalar or a list is the same in JSON and in TOML
         return [
