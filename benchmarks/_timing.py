@@ -1,4 +1,4 @@
-"""What the speed benchmarks share: a training run timed from within and from without, interleaved rounds, a table."""
+"""Helpers of the speed benchmarks: timed training runs, interleaved rounds, and reports."""
 
 import argparse
 import json
@@ -26,77 +26,77 @@ from cvae.run import read_config, read_metrics
 class Run(NamedTuple):
     """A finished training run."""
 
-    images_per_second: float  # the engine's own figure: the median over its epochs but the first
-    by_outer_clock: float | None  # the same, by the moments at which the optimizer stepped, where they can be seen
+    images_per_second: float  # as the engine reports it: the median over its epochs without the first
+    clocked_images_per_second: float | None  # the same by the times of the optimizer's steps, where hooks see them
     parameters: int
-    config: Config  # as run: the precision that "auto" became is in it
+    config: Config  # resolved: "auto" is replaced by the precision that was chosen
     records: list[dict[str, Any]]  # metrics.jsonl
 
 
-def train(asked: TrainConfig) -> Run:
-    """Train through the real engine into a temporary folder. The first epoch is warm-up; at least 2 are needed."""
-    moments: list[float] = []
+def train(config: TrainConfig) -> Run:
+    """Train with the engine in a temporary folder. The first of at least two epochs is warm-up."""
+    times: list[float] = []
 
-    def stepped(*_: object) -> None:
-        at_edge = len(moments) % steps in (0, steps - 1)
-        if at_edge and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.synchronize()  # or it would be the moment at which the step was asked for
-        moments.append(time.perf_counter())
+    def record_time(*_: object) -> None:
+        is_edge = len(times) % steps in (0, steps - 1)
+        if is_edge and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
+            torch.cuda.synchronize()  # otherwise this is the time of the launch
+        times.append(time.perf_counter())
 
-    if asked.epochs is None or asked.limit is None:
-        raise ValueError("say how many epochs and images")
-    steps = max(1, asked.limit // asked.batch_size)
-    hook = register_optimizer_step_post_hook(stepped)
+    if config.epochs is None or config.limit is None:
+        raise ValueError("set epochs and limit")
+    steps = max(1, config.limit // config.batch_size)
+    hook = register_optimizer_step_post_hook(record_time)
     try:
         with TemporaryDirectory() as folder:
-            out = cvae.train(asked, Path(folder) / "run", quiet=True)
+            out = cvae.train(config, Path(folder) / "run", quiet=True)
             records = read_metrics(out)
-            config = read_config(out)
+            run_config = read_config(out)
     finally:
         hook.remove()
     speeds = [record["images_per_second"] for record in records if "images_per_second" in record][1:]
-    outer = None
-    if len(moments) == steps * asked.epochs and steps > 1:
+    clocked = None
+    if len(times) == steps * config.epochs and steps > 1:
         # From the end of an epoch's first step to the end of its last.
-        spans = [moments[first + steps - 1] - moments[first] for first in range(steps, len(moments), steps)]
-        outer = statistics.median((steps - 1) * asked.batch_size / span for span in spans)
-    parameters = sum(parameter.numel() for parameter in build(config.model).parameters())
-    return Run(statistics.median(speeds), outer, parameters, config, records)
+        spans = [times[first + steps - 1] - times[first] for first in range(steps, len(times), steps)]
+        clocked = statistics.median((steps - 1) * config.batch_size / span for span in spans)
+    parameters = sum(parameter.numel() for parameter in build(run_config.model).parameters())
+    return Run(statistics.median(speeds), clocked, parameters, run_config, records)
 
 
-def alone(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module in a process of its own, so that no side inherits threads, caches or settings."""
+def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
+    """Call a module's function in a new process, so that no side inherits threads, caches or settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
 
-def interleaved(rounds: int, **sides: Callable[[], Any]) -> dict[str, list[Any]]:
-    """Call each side once a round, A B A B ..., telling a terminal."""
+def run_rounds(rounds: int, **sides: Callable[[], Any]) -> dict[str, list[Any]]:
+    """Call each side once per round, A B A B ..., and return the results of each side."""
 
-    def tell(what: str) -> None:
+    def show(status: str) -> None:
         if sys.stderr.isatty():
-            print(what.ljust(60), end="\r", file=sys.stderr, flush=True)
+            print(status.ljust(60), end="\r", file=sys.stderr, flush=True)
 
     results: dict[str, list[Any]] = {name: [] for name in sides}
     for number in range(1, rounds + 1):
         for name, measure in sides.items():
-            tell(f"round {number}/{rounds}: {name}")
+            show(f"round {number}/{rounds}: {name}")
             results[name].append(measure())
-    tell("")
+    show("")
     return results
 
 
-def ratios(above: list[float], below: list[float]) -> list[float]:
-    """The ratio of each round: the noise of a busy machine is largely common to both sides of one."""
-    return [a / b for a, b in zip(above, below, strict=True)]
+def ratios(numerators: list[float], denominators: list[float]) -> list[float]:
+    """Return the ratio of each round, in which the noise of a busy machine largely cancels."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
-def spread(values: list[float], digits: int = 0) -> str:
-    """'median (least to most)'."""
+def format_range(values: list[float], digits: int = 0) -> str:
+    """Format values as 'median (min to max)'."""
     return f"{statistics.median(values):,.{digits}f} ({min(values):,.{digits}f} to {max(values):,.{digits}f})"
 
 
-def machine() -> str:
+def describe_machine() -> str:
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -106,25 +106,38 @@ def machine() -> str:
     return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
 
 
-def parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--data-dir", help="where MNIST lies, or is downloaded to")
-    made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument("--json", action="store_true", help="print JSON, every round's figure in it")
-    return made
+def make_parser(description: str | None, rounds: int = 5) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="Number of rounds.")
+    parser.add_argument("--json", action="store_true", help="Print JSON with the results of every round.")
+    add_smoke(parser)
+    return parser
+
+
+def add_smoke(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--smoke", action="store_true", help="Check in seconds that the benchmark works.")
+
+
+def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namespace:
+    """Parse the command line. With --smoke, the values in `smoke` replace those of the other flags."""
+    args = parser.parse_args()
+    if args.smoke:
+        vars(args).update(smoke)
+    return args
 
 
 def data_root(data_dir: str | None) -> Path:
-    """The folder that the engine reads, for peers that read it with torchvision."""
+    """Return the folder that the engine reads, for peers that read it with torchvision."""
     return Path(data_dir or os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
-def report(as_json: bool, figures: dict[str, Any], table: list[tuple[str, ...]], notes: list[str]) -> None:
-    """Print either the figures as JSON or a table, its first row the heads, and notes below."""
+def report(as_json: bool, metrics: dict[str, Any], table: list[tuple[str, ...]], notes: list[str]) -> None:
+    """Print the metrics as JSON, or else a table, whose first row is the header, with notes below."""
     if as_json:
-        print(json.dumps({"machine": machine(), **figures}, indent=2))
+        print(json.dumps({"machine": describe_machine(), **metrics}, indent=2))
         return
-    print(machine())
+    print(describe_machine())
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,13 +1,13 @@
-"""The arithmetic in use: FLOP/s of training over the machine's measured matrix-product peak.
+"""Hardware utilization: FLOP/s of training relative to the measured peak of matrix products.
 
     python benchmarks/achieved_flops.py [--arch resnet] [--precision auto|fp32|bf16] [--data-dir DIR] [--rounds 5]
-        [--images 6400] [--batch-size 128] [--compile] [--json]
+        [--images 6400] [--batch-size 128] [--compile] [--json] [--smoke]
 
-The peak is the fastest square matrix product of a few sizes, in the precision that training runs in (the other one is
-shown beside it). The FLOPs of a step are those of its matrix products and convolutions, forward and backward, counted
-by torch's FlopCounterMode on the conditional MNIST network at its default size: two for a multiplication and addition,
-nothing for what is elementwise, the prior's normal terms, or the optimizer. The images per second are the engine's,
-first epoch left out. Peak and training are measured in turn, A B A B, in one process.
+The peak is the fastest square matrix product of a few sizes in the precision of training; the other precision is shown
+too. The FLOPs of a step are those of its matrix products and convolutions, forward and backward, which torch's
+FlopCounterMode counts on the conditional MNIST network of default size: two per multiply-add, none for elementwise
+operations, the prior's normal terms or the optimizer. The engine reports the images per second, without the first
+epoch. Peak and training are measured in turn, A B A B, in one process.
 Target: at least 35 % for `resnet`.
 """
 
@@ -16,7 +16,7 @@ import time
 from functools import partial
 
 import torch
-from _timing import Run, interleaved, parser, ratios, report, spread, train
+from _timing import Run, format_range, make_parser, parse_args, ratios, report, run_rounds, train
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvae.config import Config, TrainConfig
@@ -26,23 +26,23 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def matmul_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds: float = 1.0) -> float:
-    """FLOP/s of the fastest product, each size tried at least 3 times and for `seconds`."""
+    """Return the FLOP/s of the fastest product, trying each size at least 3 times and for `seconds`."""
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        tries, began = 0, time.perf_counter()
-        while tries < 3 or time.perf_counter() - began < seconds:
-            started = time.perf_counter()
+        tries, first_start = 0, time.perf_counter()
+        while tries < 3 or time.perf_counter() - first_start < seconds:
+            start = time.perf_counter()
             a @ b
             if device == "cuda":
                 torch.cuda.synchronize()
-            best = max(best, 2 * size**3 / (time.perf_counter() - started))
+            best = max(best, 2 * size**3 / (time.perf_counter() - start))
             tries += 1
     return best
 
 
 def flops_per_image(config: Config, batch: int = 128) -> float:
-    """Of a forward and backward pass, by torch's count. No precision changes it."""
+    """Return the FLOPs of a forward and backward pass per image, which do not depend on the precision."""
     model = build(config.model)
     image = torch.rand(batch, *config.model.image_shape)
     label = None if config.model.classes is None else torch.zeros(batch, dtype=torch.int64)
@@ -53,24 +53,25 @@ def flops_per_image(config: Config, batch: int = 128) -> float:
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--arch", default="resnet")
-    options.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto")
-    options.add_argument("--images", type=int, default=6400, help="of an epoch")
-    options.add_argument("--epochs", type=int, default=2, help="that count, after one of warm-up")
-    options.add_argument("--batch-size", type=int, default=128)
-    options.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], help="of the matrices")
-    options.add_argument("--compile", action="store_true")
-    args = options.parse_args()
+    parser = make_parser(__doc__)
+    parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="Precision.")
+    parser.add_argument("--images", type=int, default=6400, metavar="N", help="Number of images per epoch.")
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="Timed epochs, after one of warm-up.")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="N", help="Matrix sizes.")
+    parser.add_argument("--compile", action="store_true", help="Compile the network.")
+    args = parse_args(parser, arch="mlp", images=256, epochs=1, sizes=[128], rounds=1)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    asked = TrainConfig(
-        arch=args.arch, conditional=True, data="mnist", data_dir=args.data_dir, limit=args.images, validation=0.0,
+    data, seconds = ("digits", 0.01) if args.smoke else ("mnist", 1.0)
+    train_config = TrainConfig(
+        arch=args.arch, conditional=True, data=data, data_dir=args.data_dir, limit=args.images, validation=0.0,
         epochs=1 + args.epochs, batch_size=args.batch_size, precision=args.precision, device=device,
         **({"compile": True} if args.compile else {}),
     )  # fmt: skip
-    peaks = {name: partial(matmul_peak, dtype, tuple(args.sizes), device) for name, dtype in DTYPES.items()}
-    results = interleaved(args.rounds, training=partial(train, asked), **peaks)
+    peaks = {name: partial(matmul_peak, dtype, tuple(args.sizes), device, seconds) for name, dtype in DTYPES.items()}
+    results = run_rounds(args.rounds, training=partial(train, train_config), **peaks)
     runs: list[Run] = results["training"]
     config = runs[0].config
     precision = config.training.precision
@@ -80,9 +81,9 @@ def main() -> None:
     shares = ratios(achieved, results[precision])
 
     def giga(values: list[float]) -> str:
-        return spread([value / 1e9 for value in values])
+        return format_range([value / 1e9 for value in values])
 
-    figures = {
+    metrics = {
         "arch": args.arch,
         "precision": precision,
         "flops_per_image": per_image,
@@ -93,15 +94,15 @@ def main() -> None:
         "shares": shares,
     }
     table = [
-        ("what", "median (least to most)"),
+        ("quantity", "median (min to max)"),
         ("matrix products in fp32, GFLOP/s", giga(results["fp32"])),
         ("matrix products in bf16, GFLOP/s", giga(results["bf16"])),
-        (f"{args.arch} in {precision}, images/s", spread(speeds)),
+        (f"{args.arch} in {precision}, images/s", format_range(speeds)),
         ("FLOPs of an image, forward and backward", f"{per_image / 1e6:,.1f} million"),
         ("achieved, GFLOP/s", giga(achieved)),
-        (f"achieved, % of the {precision} peak", spread([100 * share for share in shares], 1)),
+        (f"achieved, % of the {precision} peak", format_range([100 * share for share in shares], 1)),
     ]
-    report(args.json, figures, table, [])
+    report(args.json, metrics, table, [])
 
 
 if __name__ == "__main__":

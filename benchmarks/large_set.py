@@ -1,10 +1,11 @@
-"""Train on a set that is larger than memory may be: peak resident memory, and images per second.
+"""Training on a data set that may exceed memory: peak resident memory, and images per second.
 
     python benchmarks/large_set.py [--gigabytes 6] [--steps 100] [--arch resnet] [--batch-size 128] [--dir DIR]
+        [--smoke]
 
-Makes an .npy file of colour images, 64x64, in a temporary folder under DIR (the working folder), trains on images from
-all over it in a process of its own, and removes it, also on failure. The system is asked to drop its copy of the file
-from memory first, so that the images come from the disk.
+Makes an .npy file of 64x64 colour images in a temporary folder under DIR (the working folder by default), trains on
+images from all parts of it in a child process, and removes it, also on failure. Before training, the system is told to
+drop the file from the page cache, so that the images come from the disk.
 """
 
 import argparse
@@ -17,15 +18,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from _timing import add_smoke, parse_args
 
 from cvae.run import read_metrics
 
 SHAPE = (3, 64, 64)
-BYTES = 3 * 64 * 64
+IMAGE_BYTES = 3 * 64 * 64
 
 
-def make(path: Path, count: int) -> None:
-    """`count` different images: 8x8 tiles of random colours."""
+def write_images(path: Path, count: int) -> None:
+    """Write `count` different images of random colours in 8x8 tiles."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
@@ -40,11 +42,11 @@ def make(path: Path, count: int) -> None:
 
 
 def train(path: Path, count: int, args: argparse.Namespace) -> None:
-    """Run in the child: one epoch of as many steps as asked for, on images from all over the file."""
+    """Train for one epoch of `args.steps` steps on images from all parts of the file. Runs in the child process."""
     import cvae
     from cvae.config import TrainConfig
 
-    asked = TrainConfig(
+    config = TrainConfig(
         data=f"npz:{path}",
         arch=args.arch,
         batch_size=args.batch_size,
@@ -52,32 +54,33 @@ def train(path: Path, count: int, args: argparse.Namespace) -> None:
         validation=args.batch_size / count,
         epochs=1,
     )
-    cvae.train(asked, path.parent / "run", quiet=True)
+    cvae.train(config, path.parent / "run", quiet=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, default=6)
-    parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--arch", default="resnet")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--dir", type=Path, default=Path())
+    parser.add_argument("--gigabytes", type=float, default=6, metavar="N", help="Size of the data set in GB.")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="Number of steps.")
+    parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
+    parser.add_argument("--dir", type=Path, default=Path(), metavar="PATH", help="Folder for the temporary files.")
     parser.add_argument("--train-on", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    add_smoke(parser)
+    args = parse_args(parser, gigabytes=0.004, steps=2, arch="mlp", batch_size=32)
 
-    count = int(args.gigabytes * 1e9 / BYTES)
+    count = int(args.gigabytes * 1e9 / IMAGE_BYTES)
     if count < (args.steps + 1) * args.batch_size:
         parser.error(f"{args.gigabytes:g} GB are {count:,} images, too few for {args.steps} steps of {args.batch_size}")
     if args.train_on:
         train(args.train_on, count, args)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the file is removed then too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the file is removed too
     with TemporaryDirectory(dir=args.dir, prefix="large-set-") as folder:
         path = Path(folder).resolve() / "images.npy"
-        make(path, count)
+        write_images(path, count)
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--train-on", path], check=True)
         record = read_metrics(path.parent / "run")[-1]
-        # Of the children there was one. Linux counts in KiB, macOS in bytes.
+        # There was a single child. Linux counts in KiB, macOS in bytes.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"set            {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
         print(f"peak resident  {peak / 1e9:8.2f} GB")

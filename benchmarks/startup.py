@@ -1,11 +1,12 @@
-"""How long from `cvae train` to the first optimizer step, against `import torch`.
+"""Startup time: from `cvae train` to the first optimizer step, against `import torch`.
 
-    python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [-- FLAGS]
+    python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [--smoke]
+        [-- FLAGS]
 
-Two child processes in turn, A B A B, both on the parent's clock from just before the spawn: one imports torch and
-says so; the other runs the command `cvae train --epochs 1` with a hook on torch's optimizers that says when the first
-step is done. Both end there at once. A first round, not counted, fills the disk's cache and downloads the data if need
-be. FLAGS are more flags of `cvae train`. Target: a difference of at most 2 s.
+Two child processes run in turn, A B A B, timed by the parent from just before the spawn. One imports torch and sends a
+signal. The other runs `cvae train --epochs 1`, with a hook on torch's optimizers that sends a signal after the first
+step. Both exit right after it. A first round, which is not counted, fills the page cache, and downloads the data if
+necessary. FLAGS are passed on to `cvae train`. Target: a difference of at most 2 s.
 """
 
 import os
@@ -17,54 +18,54 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from _timing import interleaved, parser, report, spread
+from _timing import format_range, make_parser, parse_args, report, run_rounds
 
-SAY = "import os; say = lambda *_: (os.write({fd}, b'.'), os._exit(0))\n"
-IMPORT = SAY + "import torch; say()"
-TRAIN = SAY + (
-    "from torch.optim.optimizer import register_optimizer_step_post_hook as hook; hook(say)\n"
+SIGNAL = "import os; signal = lambda *_: (os.write({fd}, b'.'), os._exit(0))\n"
+IMPORT = SIGNAL + "import torch; signal()"
+TRAIN = SIGNAL + (
+    "from torch.optim.optimizer import register_optimizer_step_post_hook as hook; hook(signal)\n"
     "import sys; sys.argv = ['cvae', *sys.argv[1:]]\n"
     "from cvae.__main__ import main; sys.exit(main())"
 )
 
 
-def until_said(program: str, *arguments: str) -> float:
-    """Seconds from the spawn of a Python program until it says that it has come to the point."""
+def time_to_signal(program: str, *arguments: str) -> float:
+    """Return the seconds from the spawn of a Python program to its signal."""
     reader, writer = os.pipe()
-    started = time.perf_counter()
+    start = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, "-c", program.format(fd=writer), *arguments],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[writer],
     )  # fmt: skip
     os.close(writer)
-    said = os.read(reader, 1)  # nothing, once the child is gone without a word
-    seconds = time.perf_counter() - started
+    signal = os.read(reader, 1)  # empty if the child ended without a signal
+    seconds = time.perf_counter() - start
     os.close(reader)
     _, errors = child.communicate()
-    if not said:
+    if not signal:
         raise SystemExit(f"the child ended before its first step: {errors.decode(errors='replace').strip()}")
     return seconds
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument("--arch", default="mlp")
-    options.add_argument("--data", default="mnist")
-    options.add_argument("flags", nargs="*", help="of cvae train")
-    args = options.parse_args()
+    parser = make_parser(__doc__)
+    parser.add_argument("--arch", default="mlp", metavar="NAME", help="Architecture.")
+    parser.add_argument("--data", default="mnist", metavar="NAME", help="Data set.")
+    parser.add_argument("flags", nargs="*", help="Flags of cvae train.")
+    args = parse_args(parser, data="digits", rounds=1)
 
-    def command() -> float:
+    def time_command() -> float:
         with TemporaryDirectory() as folder:
             flags = ["--arch", args.arch, "--data", args.data, "--epochs", "1", "--out", str(Path(folder) / "run")]
             flags += ["--data-dir", args.data_dir] if args.data_dir else []
-            return until_said(TRAIN, "train", *flags, *args.flags)
+            return time_to_signal(TRAIN, "train", *flags, *args.flags)
 
-    sides = {"import torch": partial(until_said, IMPORT), "cvae train": command}
-    interleaved(1, **sides)
-    results = interleaved(args.rounds, **sides)
+    sides = {"import torch": partial(time_to_signal, IMPORT), "cvae train": time_command}
+    run_rounds(1, **sides)
+    results = run_rounds(args.rounds, **sides)
     torch, train = results["import torch"], results["cvae train"]
     differences = [b - a for a, b in zip(torch, train, strict=True)]
-    figures = {
+    metrics = {
         "import_torch": torch,
         "first_step": train,
         "differences": differences,
@@ -72,13 +73,13 @@ def main() -> None:
         "ratio": statistics.median(train) / statistics.median(torch),
     }
     table = [
-        ("from the spawn to", "seconds, median (least to most)"),
-        ("torch imported", spread(torch, 2)),
-        (f"first step of {args.arch} on {args.data}", spread(train, 2)),
-        ("difference", spread(differences, 2)),
-        ("ratio", f"{figures['ratio']:.2f}"),
+        ("time from the spawn to", "seconds, median (min to max)"),
+        ("torch imported", format_range(torch, 2)),
+        (f"first step of {args.arch} on {args.data}", format_range(train, 2)),
+        ("difference", format_range(differences, 2)),
+        ("ratio", f"{metrics['ratio']:.2f}"),
     ]
-    report(args.json, figures, table, [])
+    report(args.json, metrics, table, [])
 
 
 if __name__ == "__main__":

@@ -1,23 +1,25 @@
-"""Images per second in training: peers against the engine here, the same network, batch and number of images.
+"""Training speed: images per second of other packages against cvae, with equal networks, batches and images.
 
     python benchmarks/training_speed.py --against pytorch-example|pythae-mlp|pythae-resnet|plain-loop|all
         [--device cuda|cpu] [--data-dir DIR] [--rounds 5] [--images N] [--epochs 2] [--batch-size 128] [--compile]
-        [--json]
+        [--json] [--smoke]
 
-    pytorch-example  the way of https://github.com/pytorch/examples/tree/main/vae: DataLoader over torchvision's MNIST
-                     with ToTensor, a plain loop, the loss read every step. MLP 784-400-20, fp32, CPU.
+    pytorch-example  Loop of https://github.com/pytorch/examples/tree/main/vae: DataLoader over torchvision's MNIST
+                     with ToTensor, and the loss read every step. MLP 784-400-20, fp32, CPU.
     pythae-mlp       BaseTrainer of pythae 0.1.2 with its default MLP (784-512-10), fp32, CPU.
-    pythae-resnet    the same with its MNIST ResNet; here the same layers as a plug-in, at --precision auto. CPU.
-    plain-loop       The network that `cvae train` makes, in a plain loop over a DataLoader, the loss read every step:
-                     `mlp` in fp32, `resnet` under the autocast that --precision auto picks. On CUDA, with 4 workers
-                     and pinned memory; with --device cpu on the CPU, where --images 2560 keeps the resnet short.
+    pythae-resnet    BaseTrainer with pythae's MNIST ResNet, against the same layers as a plug-in of cvae at
+                     --precision auto, CPU.
+    plain-loop       Network of `cvae train` in a plain loop over a DataLoader, with the loss read every step: `mlp` in
+                     fp32, `resnet` under the autocast of --precision auto. On CUDA with 4 workers and pinned memory;
+                     or with --device cpu, where --images 2560 keeps the ResNet short.
 
-pythae is no dependency: `pip install pythae==0.1.2`.
+pythae must be installed separately: `pip install pythae==0.1.2`.
 
-Timed on each side are whole epochs of training steps with the fetching of their data: one epoch of warm-up, then
---epochs that count. Importing, reading the data set and what comes after an epoch (checkpoints, pictures,
-evaluation, a copy of the best model) are not timed on either side. Each measurement has a process of its own; rounds
-go A B A B. The engine's figure is its own `images_per_second`, checked by a clock on the optimizer's steps.
+Both sides are timed for whole epochs of training steps, including data loading: one epoch of warm-up, then --epochs
+that count. Imports, reading the data set, and the work after an epoch (checkpoints, sample images, evaluation, a copy
+of the best model) are not timed. Each measurement runs in its own process, and the sides take turns, A B A B. The
+engine reports `images_per_second` itself; a clock on the optimizer's steps checks it. --smoke compares
+pytorch-example only.
 """
 
 import os
@@ -32,7 +34,17 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from _timing import alone, data_root, interleaved, parser, ratios, report, spread, train
+from _timing import (
+    data_root,
+    format_range,
+    make_parser,
+    parse_args,
+    ratios,
+    report,
+    run_in_subprocess,
+    run_rounds,
+    train,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -43,17 +55,17 @@ from cvae.engine.resolve import choose_precision, configure
 from cvae.models import build
 from cvae.registry import ARCHITECTURES
 
-Peer = tuple[float, int]
+PeerResult = tuple[float, int]
 """Images per second and number of parameters."""
 
 
-def timed(epoch: Callable[[], Any], images: int, epochs: int) -> float:
-    """Images per second: the median over `epochs`, after one of warm-up."""
+def time_epochs(epoch: Callable[[], Any], images: int, epochs: int) -> float:
+    """Return the median images per second over `epochs`, after one epoch of warm-up."""
     seconds = []
     for _ in range(1 + epochs):
-        started = time.perf_counter()
-        epoch()  # reads the loss of its last step, so the device is done
-        seconds.append(time.perf_counter() - started)
+        start = time.perf_counter()
+        epoch()  # reads the loss of the last step, so the device has finished
+        seconds.append(time.perf_counter() - start)
     return images / statistics.median(seconds[1:])
 
 
@@ -61,48 +73,49 @@ def timed(epoch: Callable[[], Any], images: int, epochs: int) -> float:
 
 
 class ExampleVAE(nn.Module):
-    """784-400-20 with ReLU, and its loss: cross-entropy and KL divergence, summed."""
+    """The MLP 784-400-20 of PyTorch's example, and its loss: summed cross-entropy and KL divergence."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.inward, self.outward = nn.Linear(784, 400), nn.Linear(20, 400)
+        self.encoder, self.decoder = nn.Linear(784, 400), nn.Linear(20, 400)
         self.mean, self.log_var = nn.Linear(400, 20), nn.Linear(400, 20)
         self.pixels = nn.Linear(400, 784)
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         image = image.view(-1, 784)  # (B, 1, 28, 28) -> (B, 784)
-        hidden = F.relu(self.inward(image))
+        hidden = F.relu(self.encoder(image))
         mean, log_var = self.mean(hidden), self.log_var(hidden)  # (B, 20) each
         latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
-        pixels = torch.sigmoid(self.pixels(F.relu(self.outward(latent))))
+        pixels = torch.sigmoid(self.pixels(F.relu(self.decoder(latent))))
         kl = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
         return F.binary_cross_entropy(pixels, image, reduction="sum") + kl
 
 
 class BoundVAE(nn.Module):
-    """A network of cvae's with its loss, for a plain loop."""
+    """A network of cvae with its loss, for a plain loop."""
 
-    def __init__(self, asked: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig) -> None:
         super().__init__()
-        self.vae = build(configure(asked, load_dataset(asked)).model)
-        self.conditional = asked.conditional
+        self.vae = build(configure(config, load_dataset(config)).model)
+        self.conditional = config.conditional
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         terms = self.vae(image, label if self.conditional else None)
         return (terms.distortion + terms.rate.sum(1)).mean()
 
 
-def plain_loop(asked: TrainConfig, images: int, epochs: int, own_network: bool) -> Peer:
+def plain_loop(config: TrainConfig, images: int, epochs: int, own_network: bool) -> PeerResult:
+    """Train a network of cvae, or with `own_network` that of PyTorch's example, in a plain loop."""
     from torchvision import datasets, transforms
 
-    device = asked.device
-    data = datasets.MNIST(data_root(asked.data_dir), download=True, transform=transforms.ToTensor())
+    device = config.device
+    data = datasets.MNIST(data_root(config.data_dir), download=True, transform=transforms.ToTensor())
     data.data, data.targets = data.data[:images], data.targets[:images]
-    extra: dict[str, Any] = {"num_workers": 4, "pin_memory": True} if device == "cuda" else {}
-    loader = DataLoader(data, batch_size=asked.batch_size, shuffle=True, **extra)
-    model = (ExampleVAE() if own_network else BoundVAE(asked)).to(device)
+    options: dict[str, Any] = {"num_workers": 4, "pin_memory": True} if device == "cuda" else {}
+    loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, **options)
+    model = (ExampleVAE() if own_network else BoundVAE(config)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    bf16 = choose_precision(asked.precision, device) == "bf16"
+    bf16 = choose_precision(config.precision, device) == "bf16"
 
     def epoch() -> float:
         model.train()
@@ -117,18 +130,18 @@ def plain_loop(asked: TrainConfig, images: int, epochs: int, own_network: bool) 
             optimizer.step()
         return total
 
-    speed = timed(epoch, images, epochs)
+    speed = time_epochs(epoch, images, epochs)
     return speed, sum(parameter.numel() for parameter in model.parameters())
 
 
 # -- pythae ----------------------------------------------------------------------------------------------------------
 
 
-def pythae(asked: TrainConfig, images: int, epochs: int, resnet: bool) -> Peer:
-    """BaseTrainer at its defaults but for batch size and device; what it prints is thrown away.
+def pythae(config: TrainConfig, images: int, epochs: int, resnet: bool) -> PeerResult:
+    """Train with BaseTrainer, at its defaults except for batch size and device, and discard its output.
 
-    Timed is `BaseTrainer.train_step`, which is one epoch over its DataLoader; what `train` does around it (a copy of
-    the best model after each epoch, the saving of the last one) is not.
+    Only `BaseTrainer.train_step` is timed, which is one epoch over its DataLoader. The rest of `train` (copying the
+    best model after each epoch, saving the last one) is not.
     """
     seconds = []
     with (
@@ -142,27 +155,27 @@ def pythae(asked: TrainConfig, images: int, epochs: int, resnet: bool) -> Peer:
         from pythae.models.nn.benchmarks.mnist import Decoder_ResNet_AE_MNIST, Encoder_ResNet_VAE_MNIST
         from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-        class Timed(BaseTrainer):
+        class TimedTrainer(BaseTrainer):
             def train_step(self, epoch: int) -> float:
-                started = time.perf_counter()
+                start = time.perf_counter()
                 loss = super().train_step(epoch)
-                seconds.append(time.perf_counter() - started)
+                seconds.append(time.perf_counter() - start)
                 return loss
 
-        split = load_dataset(asked).train
+        split = load_dataset(config).train
         pixels, labels = torch.from_numpy(split.images).float() / 255, torch.from_numpy(split.labels)
-        config = VAEConfig(input_dim=(1, 28, 28), latent_dim=asked.latent_dim)
-        parts = (Encoder_ResNet_VAE_MNIST(config), Decoder_ResNet_AE_MNIST(config)) if resnet else ()
-        model = VAE(config, *parts)
-        settings = BaseTrainerConfig(
-            output_dir=folder, num_epochs=1 + epochs, per_device_train_batch_size=asked.batch_size, no_cuda=True
+        vae_config = VAEConfig(input_dim=(1, 28, 28), latent_dim=config.latent_dim)
+        parts = (Encoder_ResNet_VAE_MNIST(vae_config), Decoder_ResNet_AE_MNIST(vae_config)) if resnet else ()
+        model = VAE(vae_config, *parts)
+        trainer_config = BaseTrainerConfig(
+            output_dir=folder, num_epochs=1 + epochs, per_device_train_batch_size=config.batch_size, no_cuda=True
         )
-        Timed(model, BaseDataset(pixels, labels), training_config=settings).train()
+        TimedTrainer(model, BaseDataset(pixels, labels), training_config=trainer_config).train()
     return images / statistics.median(seconds[1:]), sum(parameter.numel() for parameter in model.parameters())
 
 
 class Residual(nn.Module):
-    """features + conv1x1(relu(conv3x3(relu(features)))), 128 channels with 32 inside."""
+    """A residual block: features + conv1x1(relu(conv3x3(relu(features)))), 128 channels with 32 inside."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,40 +185,40 @@ class Residual(nn.Module):
         return features + self.layers(features)
 
 
-class Unlabelled(nn.Module):
-    """Layers as an encoder (two halves: mean and log-variance) or a decoder that sees no label."""
+class Unconditional(nn.Module):
+    """Layers as an encoder, whose output is split into mean and log-variance, or as a decoder. Ignores the label."""
 
-    def __init__(self, halves: bool, *layers: nn.Module) -> None:
+    def __init__(self, split: bool, *layers: nn.Module) -> None:
         super().__init__()
-        self.halves, self.layers = halves, nn.Sequential(*layers)
+        self.split, self.layers = split, nn.Sequential(*layers)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Any:
         out = self.layers(features)
-        return out.chunk(2, dim=1) if self.halves else out
+        return out.chunk(2, dim=1) if self.split else out
 
 
 def pythae_resnet(
     image_shape: tuple[int, int, int], latent_dim: int, param_channels: int, conditioning: object
 ) -> tuple[nn.Module, nn.Module]:
-    """The layers of pythae's Encoder_ResNet_VAE_MNIST and Decoder_ResNet_AE_MNIST, for images (1, 28, 28)."""
+    """Build the layers of pythae's Encoder_ResNet_VAE_MNIST and Decoder_ResNet_AE_MNIST for images (1, 28, 28)."""
     down = (nn.Conv2d(1, 64, 4, 2, 1), nn.Conv2d(64, 128, 4, 2, 1), nn.Conv2d(128, 128, 3, 2, 1))  # 14, 7, 4
     up = (nn.ConvTranspose2d(128, 64, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(64, param_channels, 3, 2, 1, 1))
-    encoder = Unlabelled(True, *down, Residual(), Residual(), nn.Flatten(), nn.Linear(2048, 2 * latent_dim))
-    spread = (nn.Linear(latent_dim, 2048), nn.Unflatten(1, (128, 4, 4)), nn.ConvTranspose2d(128, 128, 3, 2, 1))
-    return encoder, Unlabelled(False, *spread, Residual(), Residual(), nn.ReLU(), *up)  # 4, 7, 7, 7, 14, 28
+    encoder = Unconditional(True, *down, Residual(), Residual(), nn.Flatten(), nn.Linear(2048, 2 * latent_dim))
+    stem = (nn.Linear(latent_dim, 2048), nn.Unflatten(1, (128, 4, 4)), nn.ConvTranspose2d(128, 128, 3, 2, 1))
+    return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # 4, 7, 7, 7, 14, 28
 
 
 # -- the comparisons -------------------------------------------------------------------------------------------------
 
 
-def ours(asked: TrainConfig) -> Any:
-    if asked.arch == "pythae-resnet":
+def train_with_cvae(config: TrainConfig) -> Any:
+    if config.arch == "pythae-resnet":
         ARCHITECTURES.register("pythae-resnet", pythae_resnet)
-    return train(asked)
+    return train(config)
 
 
-COMPARISONS: dict[str, tuple[Callable[..., Peer], dict[str, Any], int]] = {
-    # name: the peer (asked, images, epochs) -> Peer, what is asked of the engine, images of an epoch
+COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = {
+    # name: the peer's function, the flags of the engine, the images per epoch
     "pytorch-example": (
         partial(plain_loop, own_network=True),
         {"arch": "mlp", "latent_dim": 20, "likelihood": "bernoulli", "precision": "fp32"},
@@ -213,7 +226,7 @@ COMPARISONS: dict[str, tuple[Callable[..., Peer], dict[str, Any], int]] = {
     ),
     "pythae-mlp": (
         partial(pythae, resnet=False),
-        # pythae's loss is half the squared error, summed: that of a Gaussian with sigma 1.
+        # The loss of pythae is half the summed squared error: that of a Gaussian with sigma 1.
         {"arch": "mlp", "precision": "fp32", "options": {"arch": {"hidden": [512]}, "likelihood": {"sigma": 1.0}}},
         19_200,
     ),
@@ -235,85 +248,80 @@ COMPARISONS: dict[str, tuple[Callable[..., Peer], dict[str, Any], int]] = {
 }
 
 
-def missing(name: str, device: str) -> str | None:
-    """Return why a comparison can't be made here, in one line, or None."""
+def unavailable_reason(name: str, device: str) -> str | None:
+    """Return in one line why a comparison can't be made here, or None."""
     if name.startswith("plain-loop") and device == "cuda" and not torch.cuda.is_available():
-        return f"{name}: not measured, torch sees no CUDA device; measure on the CPU with --device cpu"
+        return f"{name}: not measured, torch finds no CUDA device; use --device cpu"
     if name.startswith("pythae"):
         try:
             version = metadata.version("pythae")
         except metadata.PackageNotFoundError:
-            return f"{name}: not measured, install the peer first: pip install pythae==0.1.2"
+            return f"{name}: not measured, pythae is not installed; pip install pythae==0.1.2"
         if version != "0.1.2":
-            return f"{name}: not measured, it is about pythae 0.1.2, not {version}: pip install pythae==0.1.2"
+            return f"{name}: not measured, it needs pythae 0.1.2, not {version}; pip install pythae==0.1.2"
     return None
 
 
 def compare(name: str, args: Any) -> dict[str, Any]:
-    peer, wanted, images = COMPARISONS[name]
+    peer, flags, images = COMPARISONS[name]
     images = max(1, (args.images or images) // args.batch_size) * args.batch_size  # whole batches on both sides
-    asked = TrainConfig(
+    config = TrainConfig(
         **{
             "prior": "normal", "latent_dim": 10, "likelihood": "gaussian", "schedule": "constant", "clip": 0.0,
             "data": "mnist", "data_dir": args.data_dir, "limit": images, "validation": 0.0, "epochs": 1 + args.epochs,
             "batch_size": args.batch_size, "device": args.device if name.startswith("plain-loop") else "cpu",
-            **({"compile": True} if args.compile else {}), **wanted,
+            **({"compile": True} if args.compile else {}), **flags,
         }
     )  # fmt: skip
-    results = interleaved(
+    results = run_rounds(
         args.rounds,
-        peer=partial(alone, peer, asked, images, args.epochs),
-        ours=partial(alone, ours, asked),
+        peer=partial(run_in_subprocess, peer, config, images, args.epochs),
+        cvae=partial(run_in_subprocess, train_with_cvae, config),
     )
-    runs, theirs = results["ours"], [speed for speed, _ in results["peer"]]
+    runs, peer_speeds = results["cvae"], [speed for speed, _ in results["peer"]]
     parameters = results["peer"][0][1]
-    assert parameters == runs[0].parameters, f"{name}: {parameters:,} parameters, here {runs[0].parameters:,}"
+    assert parameters == runs[0].parameters, f"{name}: {parameters:,} parameters, cvae has {runs[0].parameters:,}"
     speeds = [run.images_per_second for run in runs]
-    clocks = [run.images_per_second / run.by_outer_clock for run in runs if run.by_outer_clock]
+    clocks = [run.images_per_second / run.clocked_images_per_second for run in runs if run.clocked_images_per_second]
     return {
         "images": images,
         "batch_size": args.batch_size,
         "parameters": parameters,
         "precision": runs[0].config.training.precision,
         "compile": args.compile,
-        "peer": theirs,
+        "peer": peer_speeds,
         "ours": speeds,
-        "ratio": statistics.median(ratios(speeds, theirs)),
-        "ratios": ratios(speeds, theirs),
+        "ratio": statistics.median(ratios(speeds, peer_speeds)),
+        "ratios": ratios(speeds, peer_speeds),
         "clock": statistics.median(clocks) if clocks else None,
     }
 
 
 def main() -> None:
-    options = parser(__doc__)
-    options.add_argument(
-        "--against", choices=("pytorch-example", "pythae-mlp", "pythae-resnet", "plain-loop", "all"), default="all"
-    )
-    options.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device of plain-loop [cuda]")
-    options.add_argument(
-        "--images", type=int, help="images per epoch [pythae-resnet: 2,560, plain-loop: 59,904, others: 19,200]"
-    )
-    options.add_argument("--epochs", type=int, default=2, help="that count, after one of warm-up")
-    options.add_argument("--batch-size", type=int, default=128)
-    options.add_argument("--compile", action="store_true", help="compile the network here (the peers don't)")
-    args = options.parse_args()
+    parser = make_parser(__doc__)
+    comparisons = ("pytorch-example", "pythae-mlp", "pythae-resnet", "plain-loop", "all")
+    parser.add_argument("--against", choices=comparisons, default="all", help="Comparison to make.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="Device of plain-loop. [cuda]")
+    images_help = "Images per epoch. [pythae-resnet: 2,560, plain-loop: 59,904, others: 19,200]"
+    parser.add_argument("--images", type=int, metavar="N", help=images_help)
+    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="Timed epochs, after one of warm-up.")
+    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
+    parser.add_argument("--compile", action="store_true", help="Compile the network of cvae; the peers don't.")
+    args = parse_args(parser, against="pytorch-example", images=512, epochs=1, rounds=1)
 
     names = [name for name in COMPARISONS if args.against in ("all", name.split()[0])]
-    notes = [note for name in names if (note := missing(name, args.device))]
-    names = [name for name in names if not missing(name, args.device)]
+    notes = [note for name in names if (note := unavailable_reason(name, args.device))]
+    names = [name for name in names if not unavailable_reason(name, args.device)]
     if not names:
         raise SystemExit("\n".join(notes))
-    figures = {name: compare(name, args) for name in names}
-    table = [("against", "parameters", "precision here", "peer, images/s", "here, images/s", "ratio", "clock")]
-    table += [
-        (
-            name, f"{f['parameters']:,}", f["precision"], spread(f["peer"]), spread(f["ours"]), spread(f["ratios"], 2),
-            f"{f['clock']:.2f}" if f["clock"] else "unseen",
-        )
-        for name, f in figures.items()
-    ]  # fmt: skip
-    notes.append("median (least to most) over the rounds; clock: the engine's own figure over that of the outer clock")
-    report(args.json, figures, table, notes)
+    metrics = {name: compare(name, args) for name in names}
+    table = [("against", "parameters", "precision", "peer, images/s", "cvae, images/s", "ratio", "clock")]
+    for name, m in metrics.items():
+        speeds = [format_range(m["peer"]), format_range(m["ours"]), format_range(m["ratios"], 2)]
+        clock = f"{m['clock']:.2f}" if m["clock"] else "unknown"
+        table.append((name, f"{m['parameters']:,}", m["precision"], *speeds, clock))
+    notes.append("median (min to max) over the rounds; clock: images/s of the engine over images/s by the clock")
+    report(args.json, metrics, table, notes)
 
 
 if __name__ == "__main__":

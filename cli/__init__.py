@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from cvae.cli import (
-    archs,
     detect,
     evaluate,
     export,
     generate,
     info,
     interpolate,
+    parts,
     plot,
     reconstruct,
     restyle,
@@ -20,6 +20,7 @@ from cvae.cli import (
     tune,
     zoo,
 )
+from cvae.cli._exporter_flags import ExportCommand
 from cvae.cli._usage import CommandLineError, explain, is_help
 
 app = typer.Typer(
@@ -72,7 +73,7 @@ def cvae(
 app.command()(train.train)
 app.command()(tune.tune)
 app.command()(evaluate.evaluate)
-app.command()(export.export)
+app.command(cls=ExportCommand)(export.export)
 app.command()(generate.generate)
 app.command()(interpolate.interpolate)
 app.command()(reconstruct.reconstruct)
@@ -81,4 +82,5 @@ app.add_typer(detect.app, name="detect")
 app.add_typer(plot.app, name="plot")
 app.add_typer(zoo.app, name="zoo")
 app.command()(info.info)
-app.command()(archs.archs)
+app.command()(parts.parts)
+app.command("archs", hidden=True)(parts.parts)  # the former name, for one release

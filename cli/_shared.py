@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvae.cli._flags import field_flag
+from cvae.config import DataConfig
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,16 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
 
-    from cvae.config import TrainConfig
     from cvae.runtime import Model
     from cvae.spec import Spec
 
 MODEL = "Run folder, exported file, zoo model or hf://owner/name. [newest run, else the zoo's default]"
-
-
-def as_size(text: str) -> int | str:
-    """The value of --size as a recipe has it: 64, or "48x80"."""
-    return int(text) if text.isdecimal() else text
 
 
 ModelName = Annotated[
@@ -44,15 +40,10 @@ Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the 
 Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
-Data = Annotated[str | None, typer.Option(help="Data set, as of cvae train. [what the model was trained on]")]
-DataDir = Annotated[str | None, typer.Option(help="Where data sets are. [~/.cache/cvae]")]
-Size = Annotated[
-    str | None,
-    typer.Option(parser=as_size, metavar="SIZE", help="Side in pixels, or HxW, that images are made. [as in training]"),
-]
-Binarize = Annotated[
-    str | None, typer.Option(help="none, dynamic or static. [as in training; of an exported file alone: none]")
-]
+Data = Annotated[str | None, field_flag(DataConfig, "data", "the data of the training")]
+DataDir = Annotated[str | None, field_flag(DataConfig, "data_dir", "~/.cache/cvae")]
+Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
+Binarize = Annotated[str | None, field_flag(DataConfig, "binarize", "as in training; for an exported file alone: none")]
 SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
 
 
@@ -136,11 +127,11 @@ def require_torch(feature: str) -> None:
         raise MissingExtraError(feature)
 
 
-def given(asked: "TrainConfig", **flags: Any) -> "TrainConfig":
-    """What a model was trained on, where the flags of the command line do not say otherwise."""
-    if flags.get("data") not in (None, asked.data):
-        asked = replace(asked, without=())  # another set has other classes
-    return replace(asked, **{name: value for name, value in flags.items() if value is not None})
+def override_data(config: DataConfig, **flags: Any) -> DataConfig:
+    """Return the data that a model was trained on, with the flags of the command line in their place."""
+    if flags.get("data") not in (None, config.data):
+        config = replace(config, without=())  # another set has other classes
+    return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 
 def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvae.cli import _shared
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from cvae.config import TrainConfig
+    from cvae.config import DataConfig
     from cvae.data import Dataset, Split
     from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -52,13 +52,15 @@ def fit(
     Example: cvae detect fit runs/digits-resnet-conditional
     """
     from cvae.detection.detector import Detector
-    from cvae.evaluation.evaluate import data_of, spread
+    from cvae.evaluation.evaluate import find_data_config, subsample
     from cvae.serialization import to_dict
 
     scorer, folder = _scorer(model, device)
-    asked = _shared.given(data_of(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size)
-    dataset, part = _normal(scorer, asked, split, own=data is None)
-    part = spread(part, limit)
+    config = _shared.override_data(
+        find_data_config(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size
+    )
+    dataset, part = _normal(scorer, config, split, own=data is None)
+    part = subsample(part, limit)
     with _shared.progress() as progress:
         update = partial(progress, "normal images")
         detector = Detector.fit(scorer, part.images, data=dataset.name, quantile=quantile, progress=update)
@@ -94,7 +96,7 @@ def score(
     detector = Detector.load(folder, scorer)
     thresholds = detector.facts.thresholds
     if by not in thresholds:
-        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {near(by, thresholds)}")
+        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {suggest(by, thresholds)}")
     files = _files(images, out)
     pixels, remark = imaging.read_set(list(files.values()), scorer.image_shape, exact=not resize)
     if remark:
@@ -133,16 +135,16 @@ def _scorer(name: str | None, device: str) -> "tuple[ExportedScorer, Path]":
     return ExportedScorer(model), folder
 
 
-def _normal(scorer: "ExportedScorer", asked: "TrainConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":
+def _normal(scorer: "ExportedScorer", config: "DataConfig", split: str | None, own: bool) -> "tuple[Dataset, Split]":
     """Load normal images: a held-out split if the data set is the model's `own`, else all images of another."""
     from dataclasses import replace
 
     from cvae.evaluation.evaluate import load_split
 
-    asked = replace(asked, binarize="none")  # images to score are not binarized either
+    config = replace(config, binarize="none")  # images to score are not binarized either
     if split is None and not own:
-        asked = replace(asked, validation=0.0)
-    return load_split(asked, split or ("validation" if own else "train"), scorer, labelled=False, remark=_shared.say)
+        config = replace(config, validation=0.0)
+    return load_split(config, split or ("validation" if own else "train"), scorer, labelled=False, remark=_shared.say)
 
 
 def _files(paths: list[Path], out: Path) -> dict[str, Path]:

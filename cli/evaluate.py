@@ -52,8 +52,8 @@ def evaluate(
 
     from cvae.errors import UsageError
     from cvae.evaluation.bounds import Scorer
-    from cvae.evaluation.evaluate import data_of
     from cvae.evaluation.evaluate import evaluate as measure
+    from cvae.evaluation.evaluate import find_data_config
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.run import has_weights
     from cvae.runtime import load
@@ -70,21 +70,21 @@ def evaluate(
             _shared.say(
                 "without torch the posterior is an approximation here: bounds are far looser than those of the run"
             )
-        asked = data_of(path, exported_model.spec.data)
+        config = find_data_config(path, exported_model.spec.data)
     else:
         from cvae.evaluation.run_scorer import RunScorer
 
         scorer = RunScorer(path, device, precision)
-        asked = data_of(path, "")
+        config = find_data_config(path, "")
     if cas:
         _shared.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(f"--cas: {scorer.name!r} has no labels that a classifier could learn")
-    asked = _shared.given(asked, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.progress() as progress:
         report = measure(
             scorer,
-            asked,
+            config,
             split=split,
             limit=limit,
             samples=samples,
@@ -97,7 +97,7 @@ def evaluate(
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score
 
-            report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
+            report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
         _shared.say(
             f"no features for {report['data']!r}: distances are left out; choose some with --features MODULE:CALLABLE"

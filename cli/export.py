@@ -1,4 +1,4 @@
-"""cvae export <format>"""
+"""cvae export FORMAT"""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,66 +9,67 @@ from cvae.cli import _shared
 
 
 def export(
-    format: Annotated[str, typer.Argument(metavar="FORMAT", help="onnx, web, triton; `cvae archs` lists all.")],
+    ctx: typer.Context,
+    format: Annotated[
+        str,
+        typer.Argument(metavar="FORMAT", help="onnx, web, triton, or a plug-in's; `cvae parts` lists them."),
+    ],
     run: Annotated[
-        str | None, typer.Argument(metavar="RUN", help="A run; with --out any exported model. [the newest]")
+        str | None,
+        typer.Argument(metavar="RUN", help="Run to export; for web and triton, any exported model. [newest run]"),
     ] = None,
-    license: Annotated[str | None, typer.Option(help="Of the weights, for the file to say: as Apache-2.0.")] = None,
-    half: Annotated[bool, typer.Option("--half", help="onnx: weights in 16 bits, half the size.")] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder, of formats that do not stay in the run's.")] = None,
-    encoder: Annotated[bool, typer.Option("--encoder", help="triton: the encoder too, as a second model.")] = False,
+    license: Annotated[
+        str | None, typer.Option(metavar="NAME", help="onnx: license of the weights, such as Apache-2.0.")
+    ] = None,
+    half: Annotated[bool, typer.Option("--half", help="onnx: store the weights in 16 bits, half the size.")] = False,
+    out: Annotated[str | None, typer.Option(metavar="PATH", help="web, triton: folder to write.")] = None,
+    encoder: Annotated[bool, typer.Option("--encoder", help="triton: add the encoder too, as a second model.")] = False,
     json: _shared.Json = False,
 ) -> None:
-    """Turn a trained run into files for other programs.
+    """Export a model to files for other programs.
 
-    onnx, first: compared with torch, in the run's folder. web and triton are made of what that has written.
+    Start with onnx: it writes decoder.onnx and encoder.onnx into the folder of a run, after comparing them with torch.
+    The other formats are made from these files. The options of a plug-in are flags too: cvae export NAME --help.
 
     Example: cvae export onnx
     """
-    from cvae.errors import UsageError
+    from cvae.cli._exporter_flags import parse_value
+    from cvae.exporters.base import weights_required
     from cvae.registry import EXPORTERS
 
-    exporter, options = EXPORTERS.get(format), EXPORTERS.options(format)
-    asked = {
-        "license": license,
-        "half": half or None,
-        "out": None if out is None else str(out),
-        "encoder": encoder or None,
-    }
-    given = {name: value for name, value in asked.items() if value is not None}
-    if unknown := given.keys() - options:
-        name = min(unknown)
-        value = "" if given[name] is True else f" {given[name]!r}"
-        raise UsageError(f"--{name}{value} means nothing to cvae export {format!r}; leave it out")
-    files = exporter(_exported(run) if "out" in options else _trained(run), **given)
-    lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in files]
-    _shared.report(json, {"files": [str(path) for path in files]}, "\n".join(lines))
-    if page := next((path for path in files if path.name == "index.html"), None):
+    # `license` to `encoder` are declared for `cvae export --help` only: `ExportCommand` puts the values into `ctx.obj`.
+    exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
+    values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
+    options = EXPORTERS.resolve(format, values)
+    paths = exporter(_find_run(run) if weights_required(exporter) else _find_exported(run), **options)
+    lines = [f"{path} ({path.stat().st_size:,} bytes{_agreement(path)})" for path in paths]
+    _shared.report(json, {"files": [str(path) for path in paths]}, "\n".join(lines))
+    if page := next((path for path in paths if path.name == "index.html"), None):
         _shared.say(f"to see it: python -m http.server --directory {page.parent}")
 
 
-def _trained(run: str | None) -> Path:
-    """The run named, or else the newest, saying which; not a model of the package, whose folder is not to change."""
+def _find_run(name: str | None) -> Path:
+    """Return the run of this name, or else the newest; not a model of the package, whose files must not change."""
     from cvae.errors import UsageError
     from cvae.model_zoo import models
     from cvae.run import newest_run
     from cvae.runtime.find import find
     from cvae.runtime.hub import SCHEME
 
-    if run is None:
+    if name is None:
         if (newest := newest_run()) is None:
             raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
         _shared.say(f"newest run: {newest}")
         return newest
-    if run in models() and not Path(run).exists():
-        raise UsageError(f"{run!r} comes with the package, exported already; `cvae info {run}` says where it is")
-    if run.startswith(SCHEME):
-        raise UsageError(f"{run!r} is exported already; what is exported is a run, which has its weights")
-    return find(run)
+    if name in models() and not Path(name).exists():
+        raise UsageError(f"{name!r} comes with the package and is exported already; see: cvae info {name}")
+    if name.startswith(SCHEME):
+        raise UsageError(f"{name!r} is exported already; this format needs the weights of a run")
+    return find(name)
 
 
-def _exported(name: str | None) -> Path:
-    """The model named, or else the newest run or the zoo's default, saying which."""
+def _find_exported(name: str | None) -> Path:
+    """Return the model of this name, or else the newest run or the zoo's default model."""
     from cvae.runtime.find import newest
 
     path, remark = newest(name)
@@ -78,9 +79,13 @@ def _exported(name: str | None) -> Path:
 
 
 def _agreement(path: Path) -> str:
-    """How far an exported file is from torch, where it says so."""
+    """Return how far a file that cvae exported is from torch, as a part of a sentence."""
+    from cvae.errors import CvaeError
     from cvae.runtime.session import read_spec
 
     if path.suffix != ".onnx":
         return ""
-    return f", within {read_spec(path)[0].agreement.get('max_abs_difference')} of torch"
+    try:
+        return f", within {read_spec(path)[0].agreement.get('max_abs_difference')} of torch"
+    except CvaeError:  # a plug-in may write other ONNX files
+        return ""

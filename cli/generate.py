@@ -46,7 +46,7 @@ def generate(
     classes = decoder.spec.classes
     class_index = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
     name = None if class_index is None or classes is None else classes[class_index]
-    if out.suffix.lower() in bulk.ENDINGS:
+    if out.suffix.lower() in bulk.SUFFIXES:
         _generate_many(decoder, n or 1, out, class_index, name, seed, temperature, grid=grid, json=json)
         return
     if grid and class_index is not None:

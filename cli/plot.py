@@ -12,7 +12,7 @@ from cvae.errors import UsageError
 if TYPE_CHECKING:
     import numpy as np
 
-    from cvae.config import TrainConfig
+    from cvae.config import DataConfig
     from cvae.runtime import Model
 
 app = typer.Typer(no_args_is_help=True, help="Plot what a model has learned, and how. Figures are .png or .svg files.")
@@ -48,16 +48,16 @@ def latent(
     _check_ready(out)
     from cvae.plots import style
     from cvae.plots.codes import encode
-    from cvae.plots.latent import check_method, draw, flatten
+    from cvae.plots.latent import check_method, draw, project
 
     check_method(method)
-    encoder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, asked, split=split, limit=limit, remark=_shared.say)
+    encoder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.say)
     if encoder.spec.classes is not None:
         _shared.say(
             "this model gets the class from the label, so its codes need not contain it: expect the classes to be mixed"
         )
-    places = flatten(codes.mean, method, perplexity=perplexity, seed=seed)
+    places = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
     style.save(draw(codes, places, title, thumbnails=thumbnails), out)
@@ -102,19 +102,19 @@ def traverse(
 
     from cvae.plots import style
     from cvae.plots.codes import encode
-    from cvae.plots.traverse import draw, strongest
+    from cvae.plots.traverse import draw, top_dimensions
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
-    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
     class_index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
     code, index = _start(coder, image, seed, class_index)
     name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
-    codes = encode(coder, asked, split=split, limit=limit, remark=_shared.say)
+    codes = encode(coder, config, split=split, limit=limit, remark=_shared.say)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = coder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(coder, code, index, kl, values, dimensions, title), out)
-    chosen = [int(d) for d in strongest(kl, dimensions)]
+    chosen = [int(d) for d in top_dimensions(kl, dimensions)]
     facts: dict[str, Any] = {"out": str(out), "model": coder.spec.name, "label": name, "images": len(codes.mean)}
     facts |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
     _shared.report(json, facts, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
@@ -145,8 +145,8 @@ def reconstructions(
     from cvae.plots.codes import encode
     from cvae.plots.reconstructions import draw
 
-    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(coder, asked, split=split, limit=n, remark=_shared.say)
+    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(coder, config, split=split, limit=n, remark=_shared.say)
     count = len(codes.mean)
     style.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
     facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}
@@ -173,7 +173,7 @@ def grid(
     """
     _check_ready(out)
     from cvae.plots import style
-    from cvae.plots.grid import manifold, styles
+    from cvae.plots.grid import class_grid, manifold
 
     decoder = _shared.open_model(model, device)
     spec = decoder.spec
@@ -182,7 +182,7 @@ def grid(
     facts = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, _shared.new_seed(seed)
-        style.save(styles(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
+        style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
         _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
@@ -216,12 +216,12 @@ def losses(
     """
     _check_ready(out)
     from cvae.plots import style
-    from cvae.plots.losses import draw, read
+    from cvae.plots.losses import draw, read_history
 
     folders = [_find_run(name) for name in runs or (None,)]
     ends = [folder.resolve().name for folder in folders]
     names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
-    records = {name: read(folder) for name, folder in zip(names, folders, strict=True)}
+    records = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
     style.save(draw(records), out)
     epochs = {name: sum("epoch" in record for record in history) for name, history in records.items()}
     _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
@@ -242,13 +242,13 @@ def progress(
     """
     _check_ready(out)
     from cvae.plots import style
-    from cvae.plots.progress import choose, draw, saved
+    from cvae.plots.progress import choose_epochs, draw, find_samples
     from cvae.run import read_config
 
     folder = _find_run(run)
     image_shape = read_config(folder).model.image_shape
-    images = saved(folder)
-    chosen = choose(list(images), epochs)
+    images = find_samples(folder)
+    chosen = choose_epochs(list(images), epochs)
     figure = draw({epoch: images[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
     style.save(figure, out)
     _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
@@ -262,9 +262,9 @@ def _check_ready(out: Path) -> None:
 
     if not all(map(find_spec, ("matplotlib", "sklearn"))):
         raise MissingExtraError("cvae plot", "plot")
-    from cvae.plots.style import check_ending
+    from cvae.plots.style import check_suffix
 
-    check_ending(out)
+    check_suffix(out)
 
 
 def _find_run(name: str | None) -> Path:
@@ -277,12 +277,12 @@ def _find_run(name: str | None) -> Path:
     return path if path.is_dir() else path.parent
 
 
-def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, TrainConfig]":
+def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
     """Open a model that has an encoder, and return it with the config of its data, overridden by the flags."""
-    from cvae.evaluation.evaluate import data_of
+    from cvae.evaluation.evaluate import find_data_config
 
     model, folder = _shared.open_pair(name, device)
-    return model, _shared.given(data_of(folder, model.spec.data), **flags)
+    return model, _shared.override_data(find_data_config(folder, model.spec.data), **flags)
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cvae.cli import _shared
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 
 app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
 
@@ -48,7 +48,7 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     models, recipes = model_zoo.models(), model_zoo.recipes()
     known = {**models, **recipes}
     if name not in known:
-        raise UsageError(f"there is no zoo model or recipe {name!r}; {near(name, known)}")
+        raise UsageError(f"there is no zoo model or recipe {name!r}; {suggest(name, known)}")
     if name not in models:
         flags = model_zoo.recipe(name).read_text("utf-8")
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())

@@ -1,11 +1,11 @@
-"""cvae: variational autoencoders, with or without labels, whose decoder ships as one self-describing ONNX file.
+"""Variational autoencoders, with or without labels, whose decoder is exported to one self-describing ONNX file.
 
     import cvae
 
-    model = cvae.load()                              # torch-free: onnxruntime alone
+    model = cvae.load()                              # runs on onnxruntime, without torch
     images = model.generate(16, label=7, seed=0)     # (16, 1, 28, 28) float32 in [0, 1]
 
-Importing this imports neither torch nor onnxruntime; each name below loads its module when it is first used.
+`import cvae` imports neither torch nor onnxruntime: each name in `__all__` loads its module on first use.
 """
 
 import os

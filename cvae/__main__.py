@@ -1,4 +1,4 @@
-"""The command line: `cvae` and `python -m cvae`."""
+"""Entry point of the command line, `cvae` and `python -m cvae`."""
 
 import logging
 import os
@@ -11,7 +11,7 @@ import cvae
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 it worked, 1 it failed, 2 wrong use, 130 interrupted."""
+    """Run a command and exit with 0 (success), 1 (failure), 2 (wrong use) or 130 (interrupted)."""
     if not hasattr(cvae, "CvaeError"):
         sys.exit(
             f"cvae: error: the 'cvae' imported from {cvae.__file__} is another package of that name (for TensorFlow); "
@@ -32,35 +32,35 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, as in `cvae archs | head`, has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as in `cvae parts | head`
         sys.stderr.close()
         sys.exit(1)
 
 
 def _replace_unprintable() -> None:
-    """Write what standard output and error can't encode, such as a file name's characters, as an escape sequence."""
+    """Print characters that standard output and error can't encode, as in file names, as escape sequences."""
     for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):  # a program may have put another object there
+        if reconfigure := getattr(stream, "reconfigure", None):  # a program may have replaced the stream
             reconfigure(errors="backslashreplace")
 
 
 def _format_third_parties() -> None:
-    """Print the warnings and log messages of other packages, such as matplotlib, in one line each."""
+    """Print warnings and log messages of other packages, such as matplotlib, on one line each."""
     warnings.formatwarning = _format_warning
-    logging.lastResort = _OneLineHandler(logging.WARNING)  # prints where a package has set up nothing else
-    # torch sets up its own handler, for warnings about compilation that a user can do nothing about.
+    logging.lastResort = _OneLineHandler(logging.WARNING)  # used where a package has not configured a handler
+    # torch configures its own handler, for warnings about compilation that a user can't act on.
     os.environ.setdefault("TORCH_LOGS", "-all")
 
 
 def _format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
-    """Format a Python warning as one line, without the line of code that it comes from."""
+    """Format a Python warning as one line, without the source line that caused it."""
     from cvae.errors import one_line
 
     return f"cvae: warning: {one_line(message, 1000)}\n"
 
 
 class _OneLineHandler(logging.Handler):
-    """Print a log message on standard error as a warning is printed."""
+    """Log handler that prints messages to standard error in the format of warnings."""
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(_format_warning(record.getMessage()))

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: write beside, fsync, rename."""
+"""Atomic writes, by a temporary file that is synced and renamed, bounded reads, and locks."""
 
 import os
 import shutil
@@ -12,32 +12,41 @@ from cvae.errors import CvaeError, UsageError
 
 
 def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
-    """The bytes of a file, if they are not more than `limit`; with `rest`, the first so many of a file of any length.
+    """Read a file of at most `limit` bytes.
+
+    Args:
+        path: Path of the file.
+        limit: Largest number of bytes to read.
+        rest: Whether the file may have more bytes, which are not read.
 
     Raises:
-        CvaeError: they are more, or it can't be read, or is no file but a pipe or a device.
+        CvaeError: If the file is too large, can't be read, or is a folder, a pipe or a device.
     """
     try:
-        about = Path(path).stat()
-        if not stat.S_ISREG(about.st_mode):
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
             raise CvaeError(f"{str(path)!r} is a folder or a device, not a file")
-        if about.st_size > limit and not rest:
-            raise CvaeError(f"{str(path)!r} is larger than {limit:,} bytes; it is not read")
+        if status.st_size > limit and not rest:
+            raise CvaeError(f"{str(path)!r} is larger than {limit:,} bytes, so it is not read")
         with Path(path).open("rb") as file:
-            return file.read(min(about.st_size, limit))  # not more, if it grows meanwhile
+            return file.read(min(status.st_size, limit))  # the file may have grown since
     except OSError as error:
         raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
 
 
 @contextmanager
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
-    """A path beside `path` to write to; it takes the name `path` when the block ends well, else it is removed.
+    """Yield a temporary path in the same folder, and rename it to `path` unless the block raises.
 
-    The suffix is kept, so that writers which go by a file's ending (Pillow, numpy) still do. Without `sync` a power cut
-    may leave less than was written: for many small files, which can be made again.
+    The temporary path has the suffix of `path`, from which Pillow and numpy infer the format.
+
+    Args:
+        path: Path of the file.
+        sync: Whether to sync the file to disk. Without it, a power failure may truncate the file, which is acceptable
+            for many small files that can be created again.
 
     Raises:
-        CvaeError: the folder or the file can't be written.
+        CvaeError: If the folder or the file can't be written.
     """
     path = Path(path)
     temporary_path = path.with_name(f".{uuid.uuid4().hex[:8]}.tmp{path.suffix}")
@@ -46,12 +55,12 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
         try:
             yield temporary_path
             if sync:
-                with temporary_path.open("r+b") as written:
-                    os.fsync(written.fileno())
+                with temporary_path.open("r+b") as file:
+                    os.fsync(file.fileno())
             temporary_path.replace(path)
-            if sync and os.name == "posix":  # the name too is to survive a power cut
+            if sync and os.name == "posix":  # sync the new name too
                 folder = os.open(path.parent, os.O_RDONLY)
-                with suppress(OSError):  # not every file system can
+                with suppress(OSError):  # some file systems can't sync a folder
                     os.fsync(folder)
                 os.close(folder)
         finally:
@@ -61,17 +70,17 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_file(path: str | Path, data: bytes | str) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically."""
     with atomic_write(path) as temporary_path:
         temporary_path.write_bytes(data.encode() if isinstance(data, str) else data)
 
 
 @contextmanager
 def atomic_folder(target: str | Path) -> Iterator[Path]:
-    """A folder beside `target` to write to; it takes the name `target` when the block ends well, else it is removed.
+    """Yield a temporary folder beside `target`, and rename it to `target` unless the block raises.
 
     Raises:
-        CvaeError: the folder or a file in it can't be written.
+        CvaeError: If the folder or a file in it can't be written.
     """
     target = Path(target)
     temporary_path = target.with_name(f".{uuid.uuid4().hex[:8]}.tmp")
@@ -81,8 +90,8 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
             yield temporary_path
             for path in temporary_path.rglob("*"):
                 if path.is_file():
-                    with path.open("r+b") as written:
-                        os.fsync(written.fileno())
+                    with path.open("r+b") as file:
+                        os.fsync(file.fileno())
             temporary_path.rename(target)
         finally:
             shutil.rmtree(temporary_path, ignore_errors=True)
@@ -91,11 +100,11 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy a folder of files to `target`, which must not exist, whole or not at all.
+    """Copy the files of a folder to the new folder `target`, atomically.
 
     Raises:
-        UsageError: something is at `target` already.
-        CvaeError: it can't be written.
+        UsageError: If `target` already exists.
+        CvaeError: If it can't be written.
     """
     if target.exists():
         raise UsageError(f"{str(target)!r} exists already; choose another --out")
@@ -106,30 +115,36 @@ def copy_folder(source: Path, target: Path) -> None:
 
 
 def cache_root(data_dir: Path | None) -> Path:
-    """Where downloads and the like are kept: `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae."""
+    """Return the folder of downloads and caches: `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae."""
     return data_dir or Path(os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
 def remove_stale_files(folder: str | Path) -> None:
-    """Remove from `folder` what a process that was killed while writing left beside its files."""
-    for left in Path(folder).glob(".????????.tmp*"):
-        left.unlink(missing_ok=True)
+    """Remove temporary files that a process left in `folder` because it was killed while writing."""
+    for path in Path(folder).glob(".????????.tmp*"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold `folder`, which is made if need be, for this process alone; the lock goes when the process goes.
+    """Lock `folder` for this process, creating it if needed. The lock ends with the block or the process.
+
+    Windows can't lock a folder, so this does nothing there.
+
+    Args:
+        folder: Path of the folder.
+        wait: Whether to wait while another process holds the lock, instead of raising an error.
 
     Raises:
-        UsageError: another process holds it, and this one is not to wait.
-        CvaeError: the folder can't be made.
+        UsageError: If another process holds the lock, and `wait` is false.
+        CvaeError: If the folder can't be created.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
     except OSError as error:
         raise CvaeError(f"can't write {str(folder)!r}: {error.strerror}") from error
-    if handle is None:  # elsewhere a folder can't be locked
+    if handle is None:
         yield
         return
     import fcntl
@@ -138,7 +153,9 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UsageError(f"another process is writing {str(folder)!r}; wait for it, or choose another") from None
+            raise UsageError(
+                f"another process is writing to {str(folder)!r}; wait for it, or choose another folder"
+            ) from None
         yield
     finally:
         os.close(handle)

@@ -1,20 +1,24 @@
-"""What a run is: frozen dataclasses. Unknown keys and wrong types are errors."""
+"""The configuration of a run, as frozen dataclasses whose fields are the flags of the command line. Torch-free."""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
 from cvae.atomic import read_at_most
-from cvae.errors import CvaeError, UsageError, near, one_line
+from cvae.errors import CvaeError, UsageError, one_line
+from cvae.flags import Interval, ShortFlag, check_values, flag_field, flags_of
 from cvae.serialization import MAX_TEXT, check_text, from_dict, parse_json, quote, to_dict
 
 FORMAT = 1
-"""The version of config.json's layout. A reader refuses another one."""
+"""The version of config.json's layout. Files of another version are refused."""
 
 MIN_SIDE, MAX_SIDE = 4, 4096
-"""Pixels of an image's side, at least and at most."""
+"""The smallest and the largest side of an image, in pixels."""
+
+MODEL, DATA, OBJECTIVE, OPTIMIZATION, EXECUTION = GROUPS = ("Model", "Data", "Objective", "Optimization", "Execution")
+"""The headings of the flags, in the order of `--help` and the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +31,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """All that is needed to rebuild a network.
+    """The description of a network, from which it can be rebuilt.
 
-    `image_shape` is (C, H, W). `classes` names the labels 0 ... K-1 of a conditional model; None: no labels.
+    Args:
+        image_shape: (C, H, W).
+        classes: Names of the labels 0 ... K-1 of a conditional model; None without labels.
     """
 
     image_shape: tuple[int, int, int]
@@ -42,9 +48,10 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         channels, height, width = self.image_shape
-        if not (1 <= channels <= 16 and 4 <= height <= MAX_SIDE and 4 <= width <= MAX_SIDE):
+        sides = range(MIN_SIDE, MAX_SIDE + 1)
+        if not (1 <= channels <= 16 and height in sides and width in sides):
             raise UsageError(
-                f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in 4..{MAX_SIDE}"
+                f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in {MIN_SIDE}..{MAX_SIDE}"
             )
         if not 1 <= self.latent_dim <= 65536:
             raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
@@ -55,102 +62,107 @@ class ModelConfig:
         for name in self.classes or ():
             check_text(name)
 
+    @property
+    def parts(self) -> dict[str, Part]:
+        """The parts of the network by the flags that choose them."""
+        parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
+        return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
+
+
+def parse_size(text: str) -> int | str:
+    """Convert the text of `--size` to the value that a recipe has: 64, or "48x80"."""
+    return int(text) if text.isdecimal() else text
+
+
+def _resolve_path(path: str | None) -> Path | None:
+    try:
+        return None if path is None else Path(path).expanduser().resolve()
+    except RuntimeError:  # the home folder of an unknown user
+        return Path(path or "")
+
+
+def _resolve_data(data: str) -> tuple[str, Path | None]:
+    kind, _, path = data.partition(":")
+    return kind, _resolve_path(path)
+
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """Everything that can be asked of a training run: the flags of `cvae train` and the keys of a recipe.
+class DataConfig:
+    """The choice of a data set and of its images, as `cvae.data.load_dataset` takes it.
 
-    `None` means: choose by the data. Part options, such as {"arch": {"width": 32}}, go into `options`.
+    The fields are flags of `cvae train`; `None` leaves the choice to the data.
     """
 
-    # model
-    arch: str = "resnet"
-    conditional: bool = False
-    conditioning: str = "film"
-    likelihood: str | None = None
-    prior: str = "flow"
-    latent_dim: int = 32
-    # data
-    data: str = "digits"
-    data_dir: str | None = None
-    size: int | str | None = None
-    binarize: str = "none"
-    validation: float = 0.1
-    without: tuple[str, ...] = ()
-    limit: int | None = None
-    flip: bool = False
-    shift: int = 0
-    crop: float = 1.0
-    # objective
-    objective: str = "elbo"
-    beta: float | None = None
-    free_bits: float | None = None
-    kl_warmup: float = 0.0
-    # optimization
-    init: str | None = None
-    epochs: int | None = None
-    batch_size: int = 128
-    accumulate: int = 1
-    optimizer: str = "adam"
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    schedule: str = "cosine"
-    milestones: tuple[int, ...] | None = None
-    warmup: int = 0
-    clip: float = 100.0
-    ema: float = 0.0
-    on_nan: str = "stop"
-    # machine
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool | None = None
-    trackers: tuple[str, ...] | None = None
-    # options of the parts above, by flag name
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data: str = flag_field(
+        "digits",
+        DATA,
+        "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
+        canonical=_resolve_data,
+        searchable=False,
+    )
+    data_dir: str | None = flag_field(
+        None,
+        DATA,
+        "Folder where data sets are, or are downloaded to.",
+        metavar="PATH",
+        automatic="~/.cache/cvae",
+        resumable=True,
+        machine=True,
+    )
+    size: int | str | None = flag_field(
+        None,
+        DATA,
+        "Size that images are scaled to, in pixels: one side, or height and width.",
+        metavar="HxW",
+        automatic="as they are; folders: 64",
+        parse=parse_size,
+        searchable=False,
+    )
+    conditional: bool = flag_field(False, MODEL, "Train with labels, to generate images by label.")
+    binarize: str = flag_field(
+        "none",
+        DATA,
+        "Draw each pixel black or white by its grey value: static draws once, dynamic for each batch.",
+        choices=("none", "dynamic", "static"),
+        searchable=False,
+    )
+    validation: float = flag_field(
+        0.1,
+        DATA,
+        "Fraction of the training images to hold out; their bound selects the weights.",
+        interval=Interval(minimum=0, below=1),
+        searchable=False,
+    )
+    without: tuple[str, ...] = flag_field(
+        (),
+        DATA,
+        "Leave out the images of this class; may be repeated.",
+        name="exclude-class",
+        aliases=("without",),
+        canonical=frozenset,
+        searchable=False,
+    )
+    limit: int | None = flag_field(None, DATA, "Train on the first N images only.", interval=Interval(minimum=1))
+    seed: int = flag_field(
+        0,
+        EXECUTION,
+        "Seed of the weights, the noise, the order of the images and the choice of validation images.",
+        interval=Interval(minimum=0, maximum=2**32 - 1),
+        searchable=False,
+    )
 
     def __post_init__(self) -> None:
-        for name, least in {
-            "latent_dim": 1,
-            "limit": 1,
-            "shift": 0,
-            "epochs": 1,
-            "batch_size": 1,
-            "accumulate": 1,
-        }.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"{flag(name)} {value} is too small: at least {least}")
+        check_values(type(self), vars(self))
         for side in self.sides or ():
             if not MIN_SIDE <= side <= MAX_SIDE:
                 raise UsageError(f"--size {self.size}: a side has {MIN_SIDE} to {MAX_SIDE} pixels")
-        for name in ("beta", "free_bits", "kl_warmup", "weight_decay", "warmup", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 2**63:
-                raise UsageError(f"{flag(name)} {value} must be a number that is not negative")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"--seed {self.seed} must be in 0..{2**32 - 1}")
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"--lr {self.lr} must be positive")
-        for name in ("validation", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(f"{flag(name)} {getattr(self, name)} must be at least 0 and less than 1")
-        if not 0 < self.crop <= 1:
-            raise UsageError(f"--crop {self.crop} must be more than 0 and at most 1, the whole image")
-        if self.milestones is not None and (self.schedule != "step" or min(self.milestones, default=0) < 1):
-            raise UsageError(f"--milestone {self.milestones}: epochs from 1 on, for --schedule step")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UsageError(
-                    f"{flag(name)} {getattr(self, name)!r} is unknown; {near(getattr(self, name), choices)}"
-                )
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Height and width in pixels that images are made: `size` is the side of a square, or such as "48x80".
+        """The height and width in pixels that images are scaled to, or None.
 
         Raises:
-            UsageError: it is neither.
+            UsageError: `size` is neither the side of a square nor a text such as "48x80".
         """
         if self.size is None or isinstance(self.size, int):
             return None if self.size is None else (self.size, self.size)
@@ -160,24 +172,190 @@ class TrainConfig:
         return int(height), int(width)
 
 
-CHOICES = {
-    "binarize": ("none", "dynamic", "static"),
-    "optimizer": ("adam", "adamw"),
-    "schedule": ("constant", "cosine", "step"),
-    "on_nan": ("stop", "skip"),
-    "device": ("auto", "cpu", "cuda", "mps"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
+SHORT_FLAGS = {
+    "beta": ShortFlag(
+        part="objective", type=float, group=OBJECTIVE, help="Weight of the KL term.", automatic="1; beta-tc: 4"
+    ),
+    "free_bits": ShortFlag(
+        part="objective",
+        type=float,
+        group=OBJECTIVE,
+        help="Nats of the KL term that are free: for each latent dimension, or in all under a flow prior.",
+        automatic="0",
+    ),
 }
+"""Flags for options of parts, by the option's name: `--beta 4` is short for `--set objective.beta=4`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataConfig):
+    """The configuration of a training run: the flags of `cvae train` and the keys of a recipe.
+
+    `None` leaves the choice to the data. The options of parts, such as {"arch": {"width": 32}}, go into `options`.
+    """
+
+    arch: str = flag_field(
+        "resnet", MODEL, "Architecture of the networks; `cvae parts` lists them.", takes_options=True
+    )
+    conditioning: str = flag_field("film", MODEL, "How labels enter the networks: film or concat.", takes_options=True)
+    likelihood: str | None = flag_field(
+        None,
+        MODEL,
+        "Likelihood of an image under its latent code, p(x|z).",
+        automatic="bernoulli for black on white, else gaussian-optimal",
+        takes_options=True,
+        resolved=True,
+        searchable=False,
+    )
+    prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z): flow or normal.", takes_options=True)
+    latent_dim: int = flag_field(32, MODEL, "Dimensions of the latent code.", interval=Interval(minimum=1))
+    flip: bool = flag_field(False, DATA, "Mirror half of the training images left to right.")
+    shift: int = flag_field(
+        0, DATA, "Largest random shift of training images, in pixels.", interval=Interval(minimum=0)
+    )
+    crop: float = flag_field(
+        1.0,
+        DATA,
+        "Smallest random crop of training images, as a fraction of the side.",
+        interval=Interval(above=0, maximum=1),
+    )
+    objective: str = flag_field("elbo", OBJECTIVE, "Training objective; `cvae parts` lists them.", takes_options=True)
+    kl_warmup: float = flag_field(
+        0.0,
+        OBJECTIVE,
+        "Epochs over which the weight of the KL term grows to its full value.",
+        interval=Interval(minimum=0),
+    )
+    init: str | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Run or zoo model whose weights the training starts from.",
+        automatic="random weights",
+        canonical=_resolve_path,
+    )
+    epochs: int | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Passes over the training images.",
+        automatic="10; for small sets, until 1,500 steps",
+        interval=Interval(minimum=1),
+        resolved=True,
+        resumable=True,
+    )
+    batch_size: int = flag_field(128, OPTIMIZATION, "Images per step.", interval=Interval(minimum=1))
+    accumulate: int = flag_field(
+        1,
+        OPTIMIZATION,
+        "Parts in which each batch is computed, one after the other, to save memory.",
+        interval=Interval(minimum=1),
+    )
+    optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
+    lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
+    weight_decay: float = flag_field(0.0, OPTIMIZATION, "Weight decay of the optimizer.", interval=Interval(minimum=0))
+    schedule: str = flag_field(
+        "cosine", OPTIMIZATION, "Learning rate over time.", choices=("constant", "cosine", "step")
+    )
+    milestones: tuple[int, ...] | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Epoch after which --schedule step divides the learning rate by ten; may be repeated.",
+        name="milestone",
+        automatic="half and three quarters of the epochs",
+        interval=Interval(minimum=1),
+    )
+    warmup: int = flag_field(
+        0, OPTIMIZATION, "Steps over which the learning rate grows to its full value.", interval=Interval(minimum=0)
+    )
+    clip: float = flag_field(
+        100.0, OPTIMIZATION, "Largest norm of the gradient; 0 turns clipping off.", interval=Interval(minimum=0)
+    )
+    ema: float = flag_field(
+        0.0,
+        OPTIMIZATION,
+        "Decay of the averaged weights, such as 0.999; 0 turns averaging off.",
+        interval=Interval(minimum=0, below=1),
+    )
+    on_nan: str = flag_field(
+        "stop",
+        OPTIMIZATION,
+        "Whether to stop at a loss that is not finite, or to skip the batch.",
+        choices=("stop", "skip"),
+        resumable=True,
+    )
+    device: str = flag_field(
+        "auto",
+        EXECUTION,
+        "Device to train on.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        resumable=True,
+        machine=True,
+    )
+    precision: str = flag_field(
+        "auto", EXECUTION, "Precision of the networks.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
+    )
+    compile: bool | None = flag_field(
+        None,
+        EXECUTION,
+        "Compile the networks first.",
+        automatic="when it pays",
+        resolved=True,
+        resumable=True,
+        machine=True,
+    )
+    trackers: tuple[str, ...] | None = flag_field(
+        None,
+        EXECUTION,
+        "Log to tensorboard, wandb or mlflow too, or to none; may be repeated.",
+        name="tracker",
+        automatic="tensorboard, if installed",
+        resumable=True,
+        machine=True,
+    )
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def __new__(cls, **values: Any) -> Self:
+        for name in SHORT_FLAGS.keys() & values:
+            part, value = SHORT_FLAGS[name].part, values[name]
+            raise UsageError(
+                f"TrainConfig({name}={value!r}): {name} is an option of the {part}; "
+                f"pass options={ {part: {name: value}} }"
+            )
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.milestones is not None and not (self.milestones and self.schedule == "step"):
+            raise UsageError(f"--milestone {self.milestones} is not a list of epochs for --schedule step")
+
+    @property
+    def data_config(self) -> DataConfig:
+        """The data of the run alone."""
+        return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
 
 
 def flag(name: str) -> str:
-    """A key's name on the command line: kl_warmup -> --kl-warmup."""
-    return "--" + {"trackers": "tracker", "milestones": "milestone"}.get(name, name).replace("_", "-")
+    """Return the flag of a field as it is typed: kl_warmup -> --kl-warmup."""
+    flags = {**flags_of(TrainConfig), **SHORT_FLAGS}
+    return flags[name].spelling(name) if name in flags else "--" + name.replace("_", "-")
+
+
+def expand_short_flags(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Move the keys of short flags to the options that they stand for.
+
+    Recipes and the config.json of older runs have `beta` and `free_bits` among the other keys; null means: not set.
+    """
+    expanded = {key: value for key, value in values.items() if key not in SHORT_FLAGS}
+    for name in SHORT_FLAGS.keys() & values:
+        options = expanded.get("options", {})
+        part_options = options.get(SHORT_FLAGS[name].part, {}) if isinstance(options, Mapping) else None
+        if values[name] is not None and isinstance(part_options, Mapping):  # else from_dict refuses the options
+            expanded["options"] = {**options, SHORT_FLAGS[name].part: {**part_options, name: values[name]}}
+    return expanded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """config.json of a run: the network, the training that repeats it, and the terms of the data it saw."""
+    """The config.json of a run: the network, the training that repeats it, and the license of its data."""
 
     format: int = FORMAT
     cvae_version: str
@@ -186,6 +364,7 @@ class Config:
     training: TrainConfig
 
     def to_json(self) -> str:
+        """Return the text of config.json."""
         return json.dumps(to_dict(self), indent=2) + "\n"
 
     @classmethod
@@ -193,19 +372,21 @@ class Config:
         """Read a run's config.json.
 
         Raises:
-            CvaeError: it can't be read, is no valid config, or comes from a newer cvae.
+            CvaeError: The file can't be read, is not a valid config, or comes from a newer cvae.
         """
         try:
             data = parse_json(read_at_most(path, MAX_TEXT))
         except ValueError as error:
             raise CvaeError(f"{str(path)!r} is not JSON: {one_line(error)}") from error
         if not isinstance(data, dict):
-            raise CvaeError(f"{str(path)!r} is no config of a run")
+            raise CvaeError(f"{str(path)!r} is not the config of a run")
         if data.get("format") != FORMAT:
             raise CvaeError(
                 f"{str(path)!r} has format {quote(data.get('format'))}, this cvae reads {FORMAT}: "
-                "it is no run of cvae, or of a newer one (upgrade cvae-onnx)"
+                "it is not a run of cvae, or a newer version wrote it (upgrade cvae-onnx)"
             )
+        if isinstance(training := data.get("training"), dict):
+            data["training"] = expand_short_flags(training)
         try:
             return from_dict(cls, data)
         except UsageError as error:

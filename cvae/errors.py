@@ -1,50 +1,55 @@
-"""What can go wrong, said in one line that quotes the value and names the fix."""
+"""Exceptions, and helpers that word their messages: one line with the value, the cause and the fix."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class CvaeError(Exception):
-    """It failed, through no wrong use: a damaged file, no network, a disk that is full. Exit code 1."""
+    """Failure that is not the caller's mistake, such as a damaged file, no network or a full disk. Exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(CvaeError, ValueError):
-    """What was asked for does not exist or does not fit. Exit code 2."""
+    """Request for something that does not exist or is not valid. Exit code 2."""
 
     exit_code = 2
 
 
 class Diverged(CvaeError):
-    """The loss of a training, or a gradient, is no longer finite. Exit code 1."""
+    """Training whose loss or gradient is no longer finite. Exit code 1."""
 
 
 class Interrupted(CvaeError):
-    """A training was asked to stop, and has saved itself. Exit code 130, as a shell has it for Ctrl-C."""
+    """Training that was asked to stop and has saved a checkpoint. Exit code 130, a shell's code for Ctrl-C."""
 
     exit_code = 130
 
 
 class MissingExtraError(CvaeError, ImportError):
-    """A part needs packages that the base install leaves out. Exit code 1."""
+    """Missing packages of an optional extra. Exit code 1.
 
-    def __init__(self, what: str, extra: str = "train") -> None:
-        super().__init__(f"{what} needs packages that are not installed: pip install 'cvae-onnx[{extra}]'")
+    Args:
+        feature: Subject of the message: the part or function that needs the packages.
+        extra: Extra of the distribution that installs them.
+    """
+
+    def __init__(self, feature: str, extra: str = "train") -> None:
+        super().__init__(f"{feature} needs packages that are not installed: pip install 'cvae-onnx[{extra}]'")
 
 
-def near(value: str, known: Iterable[str]) -> str:
-    """The end of an error line about an unknown name: the near names, or all of them when none is near."""
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Return the end of an error message about an unknown name: similar known names, or all if none is similar."""
     known = list(known)
-    close = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
-    if close:
-        return "did you mean " + " or ".join(repr(name) for name in close) + "?"
+    matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if matches:
+        return "did you mean " + " or ".join(repr(match) for match in matches) + "?"
     return "known: " + ", ".join(known)
 
 
-def one_line(reason: object, length: int = 200) -> str:
-    """A message that may quote a stranger's file: one line of at most `length` characters, all of them printable."""
-    line = " ".join(str(reason).split())
+def one_line(message: object, length: int = 200) -> str:
+    """Return a message, which may quote an untrusted file, as one line of at most `length` printable characters."""
+    line = " ".join(str(message).split())
     line = "".join(character if character.isprintable() else "?" for character in line[: length + 1])
     return line if len(line) <= length else line[: length - 3] + "..."
 

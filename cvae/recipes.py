@@ -6,24 +6,27 @@ from pathlib import Path
 from typing import Any
 
 from cvae.atomic import read_at_most
-from cvae.config import Config, TrainConfig
+from cvae.config import Config, TrainConfig, expand_short_flags
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.flags import flags_of
 from cvae.serialization import check_depth, from_dict, to_dict
 
-PARTS = ("arch", "conditioning", "likelihood", "prior", "objective")
+PARTS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.takes_options)
 """The parts of a run that take options, by flag name."""
 
 MAX_RECIPE = 2**13
-"""Bytes of a recipe: tomllib takes memory and time by the square of a key's length."""
+"""The largest recipe in bytes: tomllib takes memory and time that grow with the square of a key's length."""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """The flags that a recipe sets: a TOML file, or a run's config.json, whose training it repeats.
+    """Read the flags that a recipe sets.
 
-    Keys are those of `TrainConfig`; a dash may stand for an underscore.
+    Args:
+        path: A TOML file, or the config.json of a run, whose training is repeated. The keys are the fields of
+            `TrainConfig` and the names of its flags, with dashes or underscores.
 
     Raises:
-        UsageError: the file can't be read, is not TOML, or has a key that is no flag.
+        UsageError: The file can't be read, is not TOML, or has a key that is not a flag.
     """
     path = Path(path)
     if path.suffix == ".json":
@@ -35,16 +38,19 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"the recipe can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the recipe {str(path)!r} is not TOML: {one_line(error)}") from error
-    recipe = {key.replace("-", "_"): value for key, value in data.items() if key != "search"}  # that is for cvae tune
+    data.pop("search", None)  # the table of cvae tune
+    fields = {flag.spelling(name)[2:].replace("-", "_"): name for name, flag in flags_of(TrainConfig).items()}
+    keys = {key: key.replace("-", "_") for key in data}
+    recipe = expand_short_flags({fields.get(name, name): data[key] for key, name in keys.items()})
     from_dict(TrainConfig, recipe, f"recipe {path.name}")
     return recipe
 
 
 def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
-    """["arch.width=32"] -> {"arch": {"width": 32}}; values are JSON, or else text.
+    """Parse the values of `--set`: ["arch.width=32"] -> {"arch": {"width": 32}}. Values are JSON, or else text.
 
     Raises:
-        UsageError: an assignment is not of this form.
+        UsageError: An assignment is not of this form.
     """
     options: dict[str, dict[str, Any]] = {}
     for assignment in assignments:

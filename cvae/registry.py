@@ -1,8 +1,9 @@
-"""Names -> parts. Listing never loads anything; getting loads one thing.
+"""Registries of the parts of a model, by name.
 
-A part is any callable; its keyword-only parameters with defaults are its options, which a run's config.json
-records in full. Built-in parts are written here as "module:attribute" and imported when asked for. Other
-packages add parts by an entry point in the registry's group:
+A part is any callable. Its keyword-only parameters with defaults are its options, all of which a run's config.json
+records. The range of an option is in its annotation, as in `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
+Built-in parts are listed here as "module:attribute"; listing them imports nothing, and `Registry.get` imports only the
+one it returns. Other packages add parts through an entry point in the group of the registry:
 
     [project.entry-points."cvae.architectures"]
     mixer = "my_package:mixer"
@@ -15,21 +16,28 @@ from functools import cached_property
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
-from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
+from cvae.flags import Interval
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list, as [400] is"}
-"""What an option's value must be, by the type of its default."""
+EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list like [400]"}
+"""Description of the values that an option accepts, by the type of its default."""
 
 
 class Builtin(NamedTuple):
-    """A part of cvae's own: where it is (`module:attribute`) and what it is, in a few words."""
+    """Built-in part: its import path (`module:attribute`) and a summary of a few words."""
 
     target: str
     summary: str
 
 
 class Registry:
-    """One kind of part, open to other packages through the entry point group `group`."""
+    """Parts of one kind: built-in ones, plug-ins of other packages, and those the running program registers.
+
+    Args:
+        kind: Kind of part, as error messages name it.
+        group: Entry point group through which other packages add parts.
+        builtin: Built-in parts by name.
+    """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, Builtin]) -> None:
         self.kind = kind
@@ -51,14 +59,18 @@ class Registry:
         return plugins
 
     def __iter__(self) -> Iterator[str]:
-        """All names, the built-in ones first; nothing is imported."""
+        """Iterate over all names, the built-in ones first, without importing the parts."""
         return iter({**self._builtin, **self._plugins, **self._registered})
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self._registered or name in self._plugins
 
+    def is_builtin(self, name: str) -> bool:
+        """Return whether a part belongs to cvae itself."""
+        return name in self._builtin
+
     def summary(self, name: str) -> str:
-        """What a part is, in a few words; nothing is imported."""
+        """Return a description of a part in a few words, without importing it."""
         if name in self._builtin:
             return self._builtin[name].summary
         if name in self._plugins:
@@ -66,22 +78,22 @@ class Registry:
         return "registered by this program"
 
     def register(self, name: str, part: Callable[..., Any]) -> None:
-        """Add a part from the running program (a notebook, a test).
+        """Add a part from the running program, such as a notebook or a test.
 
         Raises:
-            UsageError: the name is taken.
+            UsageError: If the name is taken.
         """
         if name in self:
             raise UsageError(f"{self.kind} {name!r} exists already; choose another name")
         self._registered[name] = part
 
     def get(self, name: str) -> Callable[..., Any]:
-        """The part called `name`.
+        """Import the part called `name`.
 
         Raises:
-            UsageError: no part has this name; the message gives the near ones.
-            MissingExtraError: the part needs packages that are not installed.
-            CvaeError: a plug-in could not be imported.
+            UsageError: If no part has this name; the message suggests similar ones.
+            MissingExtraError: If the part needs packages that are not installed.
+            CvaeError: If a plug-in can't be imported.
         """
         if name in self._builtin:
             module, _, attribute = self._builtin[name].target.partition(":")
@@ -100,12 +112,12 @@ class Registry:
                 value, reason = self._plugins[name].value, " ".join(str(error).split())
                 raise CvaeError(
                     f"plug-in {self.kind} {name!r} ({value}) can't be loaded: {type(error).__name__}: {reason}; "
-                    "repair or uninstall the package it comes from"
+                    "fix or uninstall the package that provides it"
                 ) from error
-        raise UsageError(f"unknown {self.kind} {name!r}; {near(name, self)}")
+        raise UsageError(f"unknown {self.kind} {name!r}; {suggest(name, self)}")
 
     def load_all(self) -> dict[str, Callable[..., Any]]:
-        """Every part that can be loaded; a broken plug-in warns and is skipped."""
+        """Import all parts, skipping broken plug-ins with a warning."""
         parts = {}
         for name in self:
             try:
@@ -117,40 +129,48 @@ class Registry:
         return parts
 
     def options(self, name: str) -> dict[str, Any]:
-        """The options of a part and their defaults: its keyword-only parameters."""
+        """Return the options of a part with their defaults."""
         parameters = inspect.signature(self.get(name)).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
+    def _interval(self, name: str, option: str) -> Interval | None:
+        """Return the range in the annotation of an option, if it has one."""
+        annotation = inspect.signature(self.get(name)).parameters[option].annotation
+        return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Interval)), None)
+
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """All options of a part, the given ones over the defaults.
+        """Return all options of a part: `options`, and the defaults of the others.
 
         Raises:
-            UsageError: the part has no such option, or its value is of another type than the default.
+            UsageError: If the part has no such option, or a value is not of the type of the default or out of range.
         """
         defaults = self.options(name)
         for option, value in options.items():
             if option not in defaults:
-                known = near(option, defaults) if defaults else "it has none"
-                raise UsageError(f"{self.kind} {name!r} has no option {option!r}; {known}")
+                hint = suggest(option, defaults) if defaults else "it has none"
+                raise UsageError(f"{self.kind} {name!r} has no option {option!r}; {hint}")
             try:
-                defaults[option] = _like(defaults[option], value)
+                defaults[option] = _cast_like(defaults[option], value)
             except TypeError:
                 default = defaults[option]
-                kind = KINDS.get(type(default), f"of the type of {default!r}")
-                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {kind}") from None
+                expected = EXPECTED.get(type(default), f"of the type of {default!r}")
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {expected}") from None
+            interval = self._interval(name, option)
+            if interval is not None and defaults[option] not in interval:
+                raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is out of range; it must be {interval}")
         return defaults
 
 
-def _like(default: Any, value: Any) -> Any:
-    """`value` in the type of `default`: a list from JSON becomes a tuple, a whole number a float.
+def _cast_like(default: Any, value: Any) -> Any:
+    """Cast `value` to the type of `default`: a list from JSON to a tuple, a whole number to a float.
 
     Raises:
-        TypeError: it is of another type.
+        TypeError: If it is of another type.
     """
     if default is None or type(value) is type(default) is not tuple:
         return value
     if isinstance(default, tuple) and isinstance(value, list | tuple):
-        return tuple(_like(default[0], entry) for entry in value) if default else tuple(value)
+        return tuple(_cast_like(default[0], entry) for entry in value) if default else tuple(value)
     if isinstance(default, float) and type(value) is int:
         return float(value)
     raise TypeError
@@ -164,7 +184,7 @@ ARCHITECTURES = Registry(
         "mlp-large": Builtin("cvae.models.architectures.mlp:mlp_large", "fully connected, two hidden layers of 512"),
         "conv": Builtin("cvae.models.architectures.conv:conv", "strided convolutions, batch norm, LeakyReLU"),
         "conv-small": Builtin("cvae.models.architectures.conv:conv_small", "conv at half the width"),
-        "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks down, inverse blocks up"),
+        "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks, down and up"),
         "resnet-small": Builtin("cvae.models.architectures.resnet:resnet_small", "resnet at half the width"),
         "resnet-large": Builtin("cvae.models.architectures.resnet:resnet_large", "resnet at twice the width and depth"),
         "ladder": Builtin("cvae.models.architectures.ladder:ladder", "a hierarchy of latents, from coarse to fine"),
@@ -174,19 +194,21 @@ CONDITIONINGS = Registry(
     "conditioning",
     "cvae.conditionings",
     {
-        "film": Builtin("cvae.models.conditioning:FiLM", "the label scales and shifts every block, and joins the code"),
-        "concat": Builtin("cvae.models.conditioning:Concat", "the label, one-hot, is joined to features and code"),
+        "film": Builtin("cvae.models.conditioning:FiLM", "concat, and the label scales and shifts every block"),
+        "concat": Builtin("cvae.models.conditioning:Concat", "one-hot label concatenated with features and code"),
     },
 )
 LIKELIHOODS = Registry(
     "likelihood",
     "cvae.likelihoods",
     {
-        "bernoulli": Builtin("cvae.models.likelihoods:Bernoulli", "each pixel black or white; cross-entropy on greys"),
-        "gaussian": Builtin("cvae.models.likelihoods:Gaussian", "squared error at a fixed standard deviation"),
-        "gaussian-learned": Builtin("cvae.models.likelihoods:LearnedGaussian", "one standard deviation, learned"),
-        "gaussian-optimal": Builtin("cvae.models.likelihoods:OptimalGaussian", "one standard deviation, solved for"),
-        "logistic-mixture": Builtin("cvae.models.likelihoods:LogisticMixture", "a probability for each of 256 values"),
+        "bernoulli": Builtin("cvae.models.likelihoods:Bernoulli", "black or white pixels; cross-entropy for greys"),
+        "gaussian": Builtin("cvae.models.likelihoods:Gaussian", "squared error, fixed standard deviation"),
+        "gaussian-learned": Builtin("cvae.models.likelihoods:LearnedGaussian", "learned standard deviation"),
+        "gaussian-optimal": Builtin(
+            "cvae.models.likelihoods:OptimalGaussian", "standard deviation of maximum likelihood"
+        ),
+        "logistic-mixture": Builtin("cvae.models.likelihoods:LogisticMixture", "distribution over 256 pixel values"),
     },
 )
 PRIORS = Registry(
@@ -194,7 +216,7 @@ PRIORS = Registry(
     "cvae.priors",
     {
         "normal": Builtin("cvae.models.priors:Normal", "standard normal"),
-        "flow": Builtin("cvae.models.priors:Flow", "RealNVP, by label: learned, better samples and likelihood"),
+        "flow": Builtin("cvae.models.priors:Flow", "learned RealNVP, by label: better samples and likelihood"),
     },
 )
 OBJECTIVES = Registry(
@@ -203,10 +225,8 @@ OBJECTIVES = Registry(
     {
         "elbo": Builtin("cvae.models.objectives:elbo", "negative evidence lower bound, with beta and free bits"),
         "iwae": Builtin("cvae.models.objectives:iwae", "importance-weighted bound of several samples: tighter, slower"),
-        "beta-tc": Builtin(
-            "cvae.models.objectives:beta_tc", "beta on the total correlation: independent latent dimensions"
-        ),
-        "info": Builtin("cvae.models.objectives:info", "less of the rate, and a distance of all codes from the prior"),
+        "beta-tc": Builtin("cvae.models.objectives:beta_tc", "beta on the total correlation, for independent latents"),
+        "info": Builtin("cvae.models.objectives:info", "InfoVAE: less rate, and the MMD of the codes from the prior"),
     },
 )
 DATASETS = Registry(
@@ -220,9 +240,9 @@ DATASETS = Registry(
         "emnist": Builtin("cvae.data.downloads:emnist", "131,600 letters and digits in 47 classes, 28x28 grey"),
         "cifar10": Builtin("cvae.data.downloads:cifar10", "60,000 photographs in 10 classes, 32x32 colour"),
         "svhn": Builtin("cvae.data.downloads:svhn", "99,289 house number digits, 32x32 colour"),
-        "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a sub-folder per class or flat"),
+        "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a subfolder per class or flat"),
         "folder-classes": Builtin(
-            "cvae.data.folder:folder_classes", "your own images, each sub-folder a class: folder-classes:PATH"
+            "cvae.data.folder:folder_classes", "your own images, a subfolder per class: folder-classes:PATH"
         ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
     },
@@ -232,7 +252,7 @@ EXPORTERS = Registry(
     "cvae.exporters",
     {
         "onnx": Builtin("cvae.exporters.onnx:export", "decoder.onnx and encoder.onnx, one self-describing file each"),
-        "web": Builtin("cvae.exporters.web:export", "a static folder to try an exported model in a browser"),
-        "triton": Builtin("cvae.exporters.triton:export", "a model repository for Triton Inference Server"),
+        "web": Builtin("cvae.exporters.web:export", "static web page that runs an exported model in the browser"),
+        "triton": Builtin("cvae.exporters.triton:export", "model repository for Triton Inference Server"),
     },
 )

@@ -1,4 +1,4 @@
-"""The folder of a run: the names of its files, its config and metrics, and the runs that there are. Torch-free."""
+"""Folder of a run: the names of its files, readers of its config and metrics, and lists of runs. Torch-free."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from cvae.config import Config
 from cvae.errors import CvaeError
 
 RUNS = Path("runs")
-"""The folder of `cvae train`'s runs, in the working folder."""
+"""Folder of the runs of `cvae train`, in the working directory."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -18,7 +18,7 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
-"""The names of a run's files and folders. The exported files and the card are written by an export."""
+"""Names of the files and folders of a run. An export writes the exported files and the model card."""
 
 
 def is_run(folder: Path) -> bool:
@@ -35,16 +35,16 @@ def read_config(run: Path) -> Config:
     """Read the config of a run.
 
     Raises:
-        CvaeError: it can't be read, is not a valid config, or was written by a newer cvae.
+        CvaeError: If it can't be read, is not a valid config, or was written by a newer cvae.
     """
     return Config.read(run / CONFIG)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run: a record for each epoch, and one of the test images at the end.
+    """Read the metrics of a run: a record for each epoch, and a last one for the test images.
 
     Raises:
-        CvaeError: they can't be read, or a line is not a JSON object.
+        CvaeError: If they can't be read, or a line is not a JSON object.
     """
     path = run / METRICS
     try:
@@ -78,24 +78,28 @@ def sample_images(run: Path, kind: str) -> dict[int, Path]:
 
 
 def exported_file(path: Path, name: str) -> Path:
-    """Return the exported file `name` of a run folder, or the one at or beside a file's path.
+    """Return the path of an exported file.
+
+    Args:
+        path: Folder of a run, or path of a decoder.
+        name: `DECODER`, or `ENCODER`, which stands in the same folder as a decoder.
 
     Raises:
-        CvaeError: the run was not exported; the message gives the command.
+        CvaeError: If there is no such file; the message names the command that exports it.
     """
     if path.is_file():
         if name == DECODER:
             return path
         path = path.parent
     if not (path / name).is_file():
-        raise CvaeError(f"{str(path)!r} has no {name}; make it with: cvae export onnx {path}")
+        raise CvaeError(f"{str(path)!r} has no {name}; create it with: cvae export onnx {path}")
     return path / name
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:
     """Return the runs in `folder` that have weights, the newest first."""
-    found = [path.parent for path in folder.glob(f"*/{WEIGHTS}")]
-    return sorted(found, key=lambda run: (run / WEIGHTS).stat().st_mtime_ns, reverse=True)
+    runs = [path.parent for path in folder.glob(f"*/{WEIGHTS}")]
+    return sorted(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime_ns, reverse=True)
 
 
 def newest_run(folder: Path = RUNS) -> Path | None:
@@ -104,22 +108,22 @@ def newest_run(folder: Path = RUNS) -> Path | None:
 
 
 def last_saved_run(folder: Path = RUNS) -> Path | None:
-    """Return the run in `folder` with the newest checkpoint, if any, whether it has weights yet or not."""
+    """Return the run in `folder` with the newest checkpoint, if any; it need not have weights yet."""
 
-    def saved(run: Path) -> int:
+    def last_modified(run: Path) -> int:
         paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]  # killed before its first checkpoint
         return max(path.stat().st_mtime_ns for path in paths)
 
-    return max((path.parent for path in folder.glob(f"*/{CONFIG}")), key=saved, default=None)
+    return max((path.parent for path in folder.glob(f"*/{CONFIG}")), key=last_modified, default=None)
 
 
 def create_run_folder(name: str) -> Path:
-    """Create a folder for a run under `RUNS`, with a number added to its name if there is one of that name.
+    """Create a folder for a run under `RUNS`, with a number appended to its name if that name is taken.
 
-    It is created at once, so that two trainings started together get two.
+    Creating the folder reserves the name, so that two runs started together get different ones.
 
     Raises:
-        CvaeError: it can't be written, or there are too many runs of that name.
+        CvaeError: If it can't be created, or there are too many runs of that name.
     """
     for path in [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]:
         try:
@@ -129,4 +133,4 @@ def create_run_folder(name: str) -> Path:
             continue
         except OSError as error:
             raise CvaeError(f"can't write {str(path)!r}: {error.strerror}; name a folder with --out") from error
-    raise CvaeError(f"{str(RUNS)!r} is full of runs called {name!r}; name a folder with --out")
+    raise CvaeError(f"{str(RUNS)!r} has too many runs called {name!r}; name a folder with --out")

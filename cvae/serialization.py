@@ -1,4 +1,4 @@
-"""Safe JSON, and dataclasses to and from plain values. Unknown keys and wrong types are errors. Torch-free."""
+"""Safe parsing of JSON, and conversion of dataclasses to and from plain values. Torch-free."""
 
 import dataclasses
 import json
@@ -9,42 +9,44 @@ import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
-from cvae.errors import UsageError, near, one_line
+from cvae.errors import UsageError, one_line, suggest
 
 MAX_TEXT, MAX_DEPTH, MAX_NAME = 2**21, 16, 1024
-"""Bytes of a JSON file, how deep it may be nested, and characters of a name."""
+"""Limits on the bytes of a JSON file, the depth of its nesting, and the characters of a name."""
 
 
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode's categories of controls, formats (as of the order of writing), surrogates, line and paragraph separators."""
+"""Unicode categories: control, format (such as text direction), surrogate, line separator, paragraph separator."""
 
 
 def parse_json(text: str | bytes) -> Any:
-    """JSON as this package writes it, of a file that may be anyone's.
+    """Parse JSON from an untrusted file.
 
     Raises:
-        ValueError: it is longer than `MAX_TEXT`, nested deeper than `MAX_DEPTH`, has a key twice (readers would differ
-            in which they take), or a number that is not finite.
+        ValueError: If the text is not valid JSON, is longer than `MAX_TEXT`, is nested deeper than `MAX_DEPTH`, has a
+            duplicate key (parsers differ in which value they use), or has a number that is not finite.
     """
     if len(text) > MAX_TEXT:
-        raise ValueError(f"it has {len(text)} bytes, more than {MAX_TEXT}")
+        raise ValueError(f"it has {len(text)} bytes; the limit is {MAX_TEXT}")
     try:
-        data = json.loads(text, object_pairs_hook=_object, parse_constant=_number, parse_float=_number)
+        data = json.loads(
+            text, object_pairs_hook=_parse_object, parse_constant=_parse_number, parse_float=_parse_number
+        )
     except RecursionError:
-        raise ValueError(f"it is nested deeper than {MAX_DEPTH}") from None
+        raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels") from None
     check_depth(data)
     return data
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in found if keys.count(key) > 1)[:80]!r} is there twice")
-    return found
+        raise ValueError(f"the key {next(key for key in data if keys.count(key) > 1)[:80]!r} occurs twice")
+    return data
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"the number {text[:80]} is not finite")
@@ -52,9 +54,10 @@ def _number(text: str) -> float:
 
 
 def check_depth(data: Any) -> None:
-    """
+    """Check that dicts and lists are not nested too deeply.
+
     Raises:
-        ValueError: it is nested too deep.
+        ValueError: If they are nested deeper than `MAX_DEPTH`.
     """
     layer = [data]
     for _ in range(MAX_DEPTH):
@@ -67,26 +70,27 @@ def check_depth(data: Any) -> None:
         ]
         if not layer:
             return
-    raise ValueError(f"it is nested deeper than {MAX_DEPTH}")
+    raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels")
 
 
 def check_text(text: str) -> None:
-    """
+    """Check that a text, such as a name or a remark, is safe to print in a terminal.
+
     Raises:
-        UsageError: it is longer than a name or a remark, or has characters that control the terminal of whoever lists
-            it, reorder or break its lines, or are halves of one.
+        UsageError: If it is longer than `MAX_NAME`, or has control characters, characters that reorder text or break
+            lines, or lone surrogates.
     """
     if len(text) > MAX_NAME or any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
-        raise UsageError(f"the text {quote(text)} has characters that control or hide others, or over {MAX_NAME}")
+        raise UsageError(f"the text {quote(text)} has control characters, or more than {MAX_NAME} characters")
 
 
 def quote(value: Any) -> str:
-    """A value for an error line, which may be of any length."""
+    """Return a value as it is quoted in error messages, cut to 80 characters."""
     return one_line(repr(value), 80)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as JSON or TOML gives it -> what the type hint says, or an error that quotes it."""
+    """Convert a value from JSON or TOML to the type of the hint, or raise an error that quotes it."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -112,17 +116,22 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
 
 
 def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:
-    """Make the dataclass `cls` from `data`.
+    """Create an instance of the dataclass `cls`.
+
+    Args:
+        cls: Dataclass.
+        data: Values of its fields; dataclasses, tuples and mappings may be nested.
+        where: Path of `data` in its file, for error messages.
 
     Raises:
-        UsageError: a key is unknown or missing, or a value is of another type; the message says where.
+        UsageError: If a key is unknown or missing, or a value has the wrong type; the message says where.
     """
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     values = {}
     for key, value in data.items():
         if key not in fields:
-            raise UsageError(f"{where or cls.__name__}: unknown key {quote(key)}; {near(key[:80], fields)}")
+            raise UsageError(f"{where or cls.__name__}: unknown key {quote(key)}; {suggest(key[:80], fields)}")
         values[key] = _convert(value, hints[key], f"{where}.{key}".lstrip("."))
     for name, f in fields.items():
         if name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
@@ -131,5 +140,5 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The dataclass as plain dicts, lists, numbers and strings."""
+    """Convert a dataclass to plain dicts, lists, numbers and strings."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: a versioned JSON text in the ONNX metadata, under the key "cvae"."""
+"""Spec of an exported file: versioned JSON in the ONNX metadata, under the key "cvae"."""
 
 import json
 import math
@@ -17,38 +17,40 @@ from cvae.errors import CvaeError, UsageError, one_line
 from cvae.serialization import check_text, from_dict, parse_json, to_dict
 
 KEY = "cvae"
-"""The key of the ONNX metadata entry that holds the spec."""
+"""Key of the spec in the ONNX metadata."""
 
 FORMAT = 1
-"""The version of the spec's layout. A reader refuses another one."""
+"""Version of the spec's format. A reader refuses any other."""
 
 MAX_LATENT, MAX_CLASSES = 65536, 65536
-"""What a spec may say at most."""
+"""Largest latent dimension and number of classes that a spec may have."""
 
 AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
     "max_abs_difference": lambda value: type(value) is float and 0 <= value < math.inf,
     "batches": lambda value: type(value) is list and len(value) <= 16 and all(type(size) is int for size in value),
     "weights": lambda value: value == "float16",
 }
-"""The keys of `agreement`, and what their values may be."""
+"""Keys of `agreement`, with the checks of their values."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
-"""Text that reads as a number, such as 10, 007, -5, 0.5 or 1e-4."""
+"""Pattern of a number, such as 10, 007, -5, 0.5 or 1e-4."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """The self-description of `decoder.onnx` and `encoder.onnx`.
+    """Description of a model that is embedded in its `decoder.onnx` and `encoder.onnx`.
 
     A decoder maps `noise` (B, latent_dim) float32, standard normal, and for conditional models `label` (B,) int64,
     to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,
     both (B, latent_dim) float32, in the same noise space.
 
-    `sigma` is the standard deviation of a gaussian likelihood, in units of the value range.
-
-    `weights` is the SHA-256 of the model.safetensors that it was exported from: a decoder and an encoder belong
-    together when it is the same. `agreement` holds the largest difference between onnxruntime and torch, divided by the
-    scale of the output (`cvae.exporters.onnx.compare`), the batch sizes compared, and the type of weights in 16 bits.
+    Attributes:
+        sigma: Standard deviation of a Gaussian likelihood, in units of the value range.
+        weights: SHA-256 of the model.safetensors from which the file was exported. A decoder and an encoder belong
+            together if it is the same.
+        agreement: Largest difference between the outputs of onnxruntime and torch, divided by the scale of the output
+            (see `cvae.exporters.onnx.compare`), the batch sizes that were compared, and the type of the weights if they
+            have 16 bits.
     """
 
     format: int = FORMAT
@@ -75,34 +77,38 @@ class Spec:
         if self.latent_dim < 1 or min(self.image_shape) < 1:
             raise UsageError(f"latent_dim {self.latent_dim} and image_shape {self.image_shape} must be positive")
         if self.latent_dim > MAX_LATENT or max(self.image_shape) > MAX_SIDE:
-            raise UsageError(f"latent_dim {self.latent_dim} or image_shape {self.image_shape} is beyond all use")
+            raise UsageError(f"latent_dim {self.latent_dim} or image_shape {self.image_shape} is too large")
         if self.classes is not None and not self.classes:
-            raise UsageError("classes is empty; a model without labels has null")
+            raise UsageError("classes is empty; it must be null for a model without labels")
         if self.classes is not None and len(self.classes) > MAX_CLASSES:
-            raise UsageError(f"{len(self.classes)} classes are more than {MAX_CLASSES}")
+            raise UsageError(f"{len(self.classes)} classes are too many; the limit is {MAX_CLASSES}")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             name = next(name for name, count in Counter(self.classes).items() if count > 1)
             raise UsageError(f"classes has {one_line(repr(name), 40)} more than once; give each class its own name")
         if self.value_range != (0.0, 1.0):
             raise UsageError(f"value_range {self.value_range} is not (0.0, 1.0)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
-            raise UsageError(f"sigma {self.sigma} is no standard deviation")
+            raise UsageError(f"sigma {self.sigma} is not a positive number")
         texts = [value for value in vars(self).values() if isinstance(value, str)]
         for text in (*texts, *(self.classes or ())):
             check_text(text)
         for key, value in self.agreement.items():
             if not (key in AGREEMENT and AGREEMENT[key](value)):
-                raise UsageError(f"agreement says {one_line(repr(key), 40)}: {one_line(repr(value), 40)}")
+                raise UsageError(f"agreement has an invalid {one_line(repr(key), 40)}: {one_line(repr(value), 40)}")
 
     def to_json(self) -> str:
         return json.dumps(to_dict(self))
 
     @classmethod
     def from_json(cls, text: str, source: str) -> Self:
-        """Read a spec; `source` names the file in errors.
+        """Parse a spec.
+
+        Args:
+            text: JSON text.
+            source: Name of the file, for error messages.
 
         Raises:
-            CvaeError: the text is no spec, or one of a newer format.
+            CvaeError: If the text is not a valid spec, or is of another format.
         """
         try:
             data = parse_json(text)
@@ -110,7 +116,8 @@ class Spec:
                 raise UsageError("it is not a JSON object")
             if data.get("format") != FORMAT:
                 raise UsageError(
-                    f"format {one_line(repr(data.get('format')), 40)}, this cvae reads {FORMAT}; upgrade cvae-onnx"
+                    f"it has format {one_line(repr(data.get('format')), 40)}, but this version of cvae reads format "
+                    f"{FORMAT}; upgrade cvae-onnx"
                 )
             return from_dict(cls, data)
         except ValueError as error:
@@ -119,11 +126,11 @@ class Spec:
     def label_index(self, label: float | str) -> int:
         """Return the index of the class that a label names.
 
-        A label names the class whose name it equals, as a text or else as a number: 1, "1" and 1.0 all name the class
-        "01". Where no class name reads as a number, a non-negative integer is an index.
+        A label names the class whose name it equals, as text or else as a number: 1, "1" and 1.0 all name the class
+        "01". If no class name is a number, a non-negative integer is an index.
 
         Raises:
-            UsageError: the model has no labels, or not this one, or several classes read as this number.
+            UsageError: If the model has no labels, no class has this name, or several are equal to this number.
         """
         if self.classes is None:
             raise self._no_labels(f"label {quote_label(label)}")
@@ -132,28 +139,28 @@ class Spec:
             raise self._unknown(label)
         if text in self.classes:
             return self.classes.index(text)
-        number, numbers = _number(text), _numbers(self.classes)
-        matches = [] if number is None else numbers.get(number, [])
+        number, indices = _parse_number(text), _indices_by_number(self.classes)
+        matches = [] if number is None else indices.get(number, [])
         if len(matches) > 1:
             names = ", ".join(self.classes[index] for index in matches[:20])
             raise UsageError(
-                f"label {quote_label(label)} is ambiguous for {self.name!r}: as numbers, the classes {names} "
-                "all equal it; give the name as it is written"
+                f"label {quote_label(label)} is ambiguous for {self.name!r}: the classes {names} all equal it as "
+                "numbers; give the name exactly as it is written"
             )
         if matches:
             return matches[0]
         index = int(text) if text.isdecimal() and len(text) < 10 else -1
         if not 0 <= index < len(self.classes):
             raise self._unknown(label)
-        if numbers:
+        if indices:
             raise self._unknown(label, f"; to choose by index, pass label_index={index} (--label-index {index})")
         return index
 
     def check_index(self, index: int) -> int:
-        """Return the index of a class as an int, checked here because onnxruntime takes -1 for the last class.
+        """Return the index of a class as an int, after checking it, because onnxruntime takes -1 for the last class.
 
         Raises:
-            UsageError: the model has no labels, or the index is out of range or not an integer.
+            UsageError: If the model has no labels, or the index is out of range or not an integer.
         """
         if self.classes is None:
             raise self._no_labels(f"label_index {quote_label(index)}")
@@ -165,16 +172,16 @@ class Spec:
             return number
         raise UsageError(
             f"{self.name!r} has no class with the index {quote_label(index)}; its classes are "
-            f"0..{len(self.classes) - 1}, named {self._names()}"
+            f"0..{len(self.classes) - 1}, named {self._class_names()}"
         )
 
-    def _names(self) -> str:
+    def _class_names(self) -> str:
         classes = self.classes or ()
         return ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
 
     def _unknown(self, label: object, hint: str = "") -> UsageError:
         return UsageError(
-            f"{self.name!r} has no label {quote_label(label)}; its classes are named {self._names()}{hint}"
+            f"{self.name!r} has no label {quote_label(label)}; its classes are named {self._class_names()}{hint}"
         )
 
     def _no_labels(self, label: str) -> UsageError:
@@ -182,32 +189,32 @@ class Spec:
 
 
 def _text(label: object) -> str | None:
-    """Return a label as a text, or None for what is neither a text nor a number."""
+    """Return a label as text, or None if it is neither text nor a number."""
     try:
-        if isinstance(label, str | Real):  # numpy's numbers too
+        if isinstance(label, str | Real):  # includes numpy's numbers
             return str(label)
-        return str(operator.index(label))  # type: ignore[arg-type]  # such as a tensor of one number
-    except (TypeError, ValueError):  # Python refuses to write an int of thousands of digits
+        return str(operator.index(label))  # type: ignore[arg-type]  # for example a tensor with one element
+    except (TypeError, ValueError):  # Python refuses to print an int of thousands of digits
         return None
 
 
 def quote_label(label: object) -> str:
-    """Return a label as error messages quote it."""
+    """Return a label as it is quoted in error messages."""
     try:
         return one_line(repr(str(label)) if isinstance(label, str) else label, 80)
     except ValueError:
         return "of thousands of digits"
 
 
-def _number(text: str) -> Decimal | None:
+def _parse_number(text: str) -> Decimal | None:
     return Decimal(text) if NUMBER.fullmatch(text) else None
 
 
 @lru_cache(maxsize=16)
-def _numbers(classes: tuple[str, ...]) -> dict[Decimal, list[int]]:
-    """Return the indices of the classes whose names read as a number, by that number."""
+def _indices_by_number(classes: tuple[str, ...]) -> dict[Decimal, list[int]]:
+    """Return the indices of the classes whose names are numbers, by number."""
     indices: dict[Decimal, list[int]] = {}
     for index, name in enumerate(classes):
-        if (number := _number(name)) is not None:
+        if (number := _parse_number(name)) is not None:
             indices.setdefault(number, []).append(index)
     return indices

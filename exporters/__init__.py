@@ -1,1 +1,1 @@
-"""From a trained run to files for other programs; a registry too."""
+"""Exporters: functions that turn a trained run, or its exported files, into files for other programs."""

@@ -1,6 +1,6 @@
-"""README.md of a run: the card with which its folder opens as a model repository on a hub.
+"""The model card of a run: a README.md with which its folder is a model repository on a hub. Free of torch.
 
-Front matter: https://huggingface.co/docs/hub/model-cards
+Format of the front matter: https://huggingface.co/docs/hub/model-cards
 """
 
 import json
@@ -10,42 +10,50 @@ from cvae.errors import CvaeError
 from cvae.run import read_metrics, sample_images, sample_path
 from cvae.spec import Spec
 
-OURS = "<!-- Written by cvae export, again each time; without this line it is yours and stays as it is. -->"
+MARKER = "<!-- Written by cvae export"
+"""Start of the line that marks a card which the next export may overwrite."""
+
+NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own changes. -->"
 
 
-def card(run: Path, spec: Spec) -> str:
-    """The card of an exported run: what it is, how it is used, what it was trained on."""
-    kind = f"`{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`"
+def make_card(run: Path, spec: Spec) -> str:
+    """Return the card of a run: what the model is, how to use it, and what it was trained on.
+
+    Args:
+        run: Folder of the run.
+        spec: Spec of the exported decoder, with its agreement with torch.
+    """
     classes = spec.classes or ()
     names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
     channels, height, width = spec.image_shape
     rows = {
-        "model": kind,
-        "images": f"{width}x{height} {'grey' if channels == 1 else f'in {channels} channels'}",
+        "model": f"`{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`",
+        "images": f"{width}x{height} {'grey' if channels == 1 else f'with {channels} channels'}",
         "classes": names,
         "training data": f"{spec.data}; {spec.data_terms}",
-        "bound on test images": _bound(run),
+        "bound on test images": _test_bound(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",
-        "licence of the weights": spec.license or "not said",
+        "license of the weights": spec.license or "not stated",
     }
     tags = ["vae", *["conditional"] * bool(classes), "onnx"]
-    front = [f"license: {json.dumps(spec.license.lower())}"] if spec.license else []
-    front += [
+    front_matter = [f"license: {json.dumps(spec.license.lower())}"] if spec.license else []
+    front_matter += [
         "library_name: cvae",
         "pipeline_tag: unconditional-image-generation",
         "tags:",
-        *(f"  - {t}" for t in tags),
+        *(f"  - {tag}" for tag in tags),
     ]
     label = f", label={classes[0]!r}" if classes else ""
     return f"""---
-{chr(10).join(front)}
+{chr(10).join(front_matter)}
 ---
-{OURS}
+{NOTE}
 
-# {_plain(spec.name)}
+# {_escape(spec.name)}
 
-A variational autoencoder{" by label" if classes else ""}. `decoder.onnx` draws images from noise, `encoder.onnx` finds
-the noise of an image; each is one file that describes itself, and runs on onnxruntime without torch.
+A {"conditional " if classes else ""}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
+turns an image into the mean and standard deviation of its noise. Each is one self-describing file, which runs on
+onnxruntime without torch.
 
 ```python
 import cvae  # pip install 'cvae-onnx[hub]'
@@ -54,40 +62,40 @@ model = cvae.load("hf://OWNER/NAME")
 images = model.generate(16{label})
 ```
 
-{_pictures(run)}| | |
+{_sample_images(run)}| | |
 |---|---|
-{chr(10).join(f"| {name} | {_plain(value)} |" for name, value in rows.items() if value)}
+{chr(10).join(f"| {name} | {_escape(value)} |" for name, value in rows.items() if value)}
 """
 
 
-def belongs_to_us(path: Path) -> bool:
-    """Whether a card may be written there: there is none, or one that nobody has made their own."""
-    return not path.exists() or OURS in path.read_text("utf-8", errors="replace")
+def may_write_card(path: Path) -> bool:
+    """Return whether there is no file at `path`, or a card that nobody has made their own."""
+    return not path.exists() or MARKER in path.read_text("utf-8", errors="replace")
 
 
-def _pictures(run: Path) -> str:
-    """Those that the training drew last."""
+def _sample_images(run: Path) -> str:
+    """Return the last sample images of the training, in Markdown."""
     epoch = max(sample_images(run, "samples"), default=0)
-    says = {
+    captions = {
         "samples": "Random images",
-        "interpolations": "From one image to another",
+        "interpolations": "Interpolations between two images",
         "reconstructions": "Images, and their reconstructions below",
     }
-    paths = {text: sample_path(run, epoch, name) for name, text in says.items()}
+    paths = {caption: sample_path(run, epoch, kind) for kind, caption in captions.items()}
     return "".join(
-        f"![{text}]({path.relative_to(run).as_posix()})\n\n" for text, path in paths.items() if path.is_file()
+        f"![{caption}]({path.relative_to(run).as_posix()})\n\n" for caption, path in paths.items() if path.is_file()
     )
 
 
-def _bound(run: Path) -> str:
-    """The figure of the test images, if the training has got so far."""
+def _test_bound(run: Path) -> str:
+    """Return the bound on the test images, or "" if the training has not got so far."""
     try:
-        records = read_metrics(run)
-        return next((f"{each['test']['bound']:.2f} nats per image" for each in records if "test" in each), "")
+        tests = [record["test"] for record in read_metrics(run) if "test" in record]
+        return f"{tests[0]['bound']:.2f} nats per image" if tests else ""
     except (CvaeError, ValueError, KeyError, TypeError):
-        return ""  # a run that is whole but for its metrics is exported too
+        return ""  # damaged metrics do not prevent an export
 
 
-def _plain(text: str) -> str:
-    """Text that stays in its cell of a table, on its line."""
+def _escape(text: str) -> str:
+    """Return `text` on one line, without the characters that would end a table cell or begin a tag."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

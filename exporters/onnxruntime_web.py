@@ -1,7 +1,7 @@
-"""onnxruntime for browsers, from its npm package: fetched once, checked, kept in the cache.
+"""The files of onnxruntime for browsers, from its npm package: fetched once, verified, stored in the cache.
 
-Single-threaded WebAssembly is all that is taken: 2 of the package's files. Several threads would need a server that
-sends COOP and COEP headers. https://onnxruntime.ai/docs/tutorials/web/
+The page uses single-threaded WebAssembly, 2 files of the package. Threads would need a server that sends COOP and COEP
+headers. See https://onnxruntime.ai/docs/tutorials/web/.
 """
 
 import base64
@@ -25,7 +25,7 @@ VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
 
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""Of the package as published: npm view onnxruntime-web@1.30.0 dist.integrity."""
+"""Digest of the published package: npm view onnxruntime-web@1.30.0 dist.integrity."""
 
 FILES = {
     "ort.wasm.bundle.min.mjs": (
@@ -35,33 +35,35 @@ FILES = {
         "sha512-Gt7e1iIDIZ/PXEhM/OVleqWHVom0kEI/hs8cod0crXcV9jDGM39B23HuQnlOOgDOC3x4k5pxIgtdgzaL9up3MA=="
     ),
 }
-"""What is needed of its `dist` folder."""
+"""Files of its `dist` folder that the page needs, with their digests."""
 
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/dist/"
-"""Serves the files of npm packages one by one, to those who have no npm."""
+"""Address of the single files of the package, for machines without npm."""
 
 REGISTRY = "npm_config_registry"
-"""npm's own environment variable for a registry of one's choice; npm heeds its other settings as well."""
+"""The environment variable of npm that names another registry. npm itself obeys its other settings as well."""
 
 MAX_BYTES = 128 * 2**20
-SECONDS = 60
+"""Largest download."""
+
+TIMEOUT = 60
+"""Seconds until a server must answer."""
 
 
 def files() -> dict[str, bytes]:
-    """`ort.js`, an ES module, and `ort.wasm.gz`, packed, since a plain static server packs nothing.
+    """Return `ort.js`, an ES module, and `ort.wasm.gz`, compressed because a plain static server does not compress.
 
     They come from the cache, else from npm, else from the registry in $npm_config_registry, else from a CDN.
 
     Raises:
-        CvaeError: none of these has them.
+        CvaeError: They can't be fetched.
     """
-    kept = cache_root(None) / PACKAGE
-    paths = {name: kept / f"{name}.gz" for name in FILES}
+    paths = {name: cache_root(None) / PACKAGE / f"{name}.gz" for name in FILES}
     try:
         module, wasm = (path.read_bytes() for path in paths.values())
         unpacked = dict(zip(FILES, map(gzip.decompress, (module, wasm)), strict=True))
         intact = all(integrity(data) == FILES[name] for name, data in unpacked.items())
-    except (OSError, EOFError, ValueError, zlib.error):  # not there, or damaged
+    except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged
         intact = False
     if not intact:
         unpacked = fetch()
@@ -72,23 +74,26 @@ def files() -> dict[str, bytes]:
 
 
 def fetch() -> dict[str, bytes]:
-    """The files by name, from the first of npm, registry and CDN that has them.
+    """Return the files by name, from the first of npm, registry and CDN that has them.
 
     Raises:
-        CvaeError: none has, or not the bytes that were published.
+        CvaeError: None has them, or their bytes are not those that were published.
     """
     reasons = []
-    for way, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
+    for source, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
         try:
-            found = get()
+            contents = get()
         except (OSError, ValueError, KeyError, tarfile.TarError, subprocess.SubprocessError) as error:
-            reasons.append(f"{way}: {' '.join(str(error).split())[:200]}")
+            reasons.append(f"{source}: {' '.join(str(error).split())[:200]}")
             continue
-        if found is None:  # there is no such way here
+        if contents is None:  # no npm, or no registry is set
             continue
-        if wrong := [name for name, data in found.items() if integrity(data) != FILES[name]]:
-            raise CvaeError(f"{wrong[0]} from {way} is not that of {PACKAGE}: its SHA-512 is another; nothing was kept")
-        return found
+        if wrong := [name for name, data in contents.items() if integrity(data) != FILES[name]]:
+            raise CvaeError(
+                f"{wrong[0]!r} from {source} is not the file of {PACKAGE}, because its SHA-512 differs; nothing was "
+                "stored; try again, or use another network"
+            )
+        return contents
     raise CvaeError(
         f"{PACKAGE}, which the page needs, could not be fetched ({'; '.join(reasons)}); connect to a network for the "
         f"first export, or set {REGISTRY} to an npm registry that this machine reaches"
@@ -96,7 +101,7 @@ def fetch() -> dict[str, bytes]:
 
 
 def integrity(data: bytes) -> str:
-    """The SHA-512 as npm writes it (https://www.w3.org/TR/SRI/)."""
+    """Return the SHA-512 of `data` as npm writes it (https://www.w3.org/TR/SRI/)."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
 
@@ -106,11 +111,11 @@ def _from_npm() -> dict[str, bytes] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", PACKAGE, "--ignore-scripts", "--loglevel=error"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5 * SECONDS)
-        packed = list(Path(folder).glob("*.tgz"))
-        if done.returncode != 0 or not packed:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5 * TIMEOUT)
+        archives = list(Path(folder).glob("*.tgz"))
+        if done.returncode != 0 or not archives:
             raise OSError(done.stderr or "npm pack wrote nothing")
-        return _unpack(packed[0].read_bytes())
+        return _unpack(archives[0].read_bytes())
 
 
 def _from_registry() -> dict[str, bytes] | None:
@@ -126,16 +131,16 @@ def _from_cdn() -> dict[str, bytes]:
 
 def _download(address: str) -> bytes:
     if not address.startswith(("https://", "http://")):
-        raise ValueError(f"{address!r} is no http address")
-    with urllib.request.urlopen(address, timeout=SECONDS) as answer:
-        data: bytes = answer.read(MAX_BYTES + 1)
+        raise ValueError(f"{address!r} is not an http address")
+    with urllib.request.urlopen(address, timeout=TIMEOUT) as response:
+        data: bytes = response.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
         raise ValueError(f"{address!r} is larger than {MAX_BYTES >> 20} MB")
     return data
 
 
 def _unpack(package: bytes) -> dict[str, bytes]:
-    """The files of an npm package, once it has proved to be the published one."""
+    """Return the files of the npm package, after checking that it is the published one."""
     if integrity(package) != INTEGRITY:
         raise ValueError(f"its SHA-512 is not that of {PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:

@@ -1,37 +1,37 @@
-"""Recipes and trained models that come with the package, by name. Torch-free."""
+"""Recipes and trained models that come with the package. Torch-free."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from cvae.atomic import copy_folder
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 from cvae.run import CONFIG
 
 DEFAULT = "mnist-resnet-conditional"
-"""The model that is used when none is named."""
+"""Name of the default model."""
 
-_HERE = Path(__file__).resolve().parent
+_FOLDER = Path(__file__).resolve().parent
 
 
 def models() -> dict[str, Path]:
-    """The trained models: name -> folder, laid out as a run's, with `evaluation.json` besides."""
-    return {path.parent.name: path.parent for path in sorted(_HERE.glob(f"*/{CONFIG}"))}
+    """Return the folders of the trained models by name. Each is a run folder plus `evaluation.json`."""
+    return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{CONFIG}"))}
 
 
 def model(name: str) -> Path:
-    """The folder of the model called `name`.
+    """Return the folder of a trained model.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no model of this name.
     """
     if name not in models():
-        raise UsageError(f"there is no zoo model {name!r}; {near(name, models())}")
+        raise UsageError(f"there is no zoo model {name!r}; {suggest(name, models())}")
     return models()[name]
 
 
 def facts(name: str) -> dict[str, Any]:
-    """A model's summary, its size in bytes, and what `cvae evaluate --json` has said of it."""
+    """Return a model's summary, its size in bytes, and its evaluation by `cvae evaluate --json`."""
     folder = model(name)
     return {
         "summary": summary(name),
@@ -41,34 +41,36 @@ def facts(name: str) -> dict[str, Any]:
 
 
 def copy(name: str, target: Path) -> None:
-    """Copy a model's folder to `target`, whole or not at all.
+    """Copy a model's folder to `target`, atomically.
 
     Raises:
-        UsageError: there is no such model, or something is at `target` already.
+        UsageError: there is no such model, or `target` exists.
         CvaeError: the folder can't be written.
     """
     copy_folder(model(name), target)
 
 
 def recipes() -> dict[str, Path]:
-    """The recipes of `cvae train --recipe NAME`: name -> TOML file."""
-    return {path.stem: path for path in sorted((_HERE / "recipes").glob("*.toml"))}
+    """Return the TOML files of the recipes by name, for `cvae train --recipe NAME`."""
+    return {path.stem: path for path in sorted((_FOLDER / "recipes").glob("*.toml"))}
 
 
 def recipe(name: str) -> Path:
-    """The recipe called `name`, or the file of that path.
+    """Return the file of a recipe, for its name or its path.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is no recipe of this name.
     """
     path = Path(name)
     if path.suffix in (".toml", ".json"):
         return path
     if name not in recipes():
-        raise UsageError(f"unknown recipe {name!r}; {near(name, recipes())}; a file of yours ends in .toml")
+        raise UsageError(
+            f"unknown recipe {name!r}; {suggest(name, recipes())}; a path to your own file must end in .toml"
+        )
     return recipes()[name]
 
 
 def summary(name: str) -> str:
-    """The first line of a recipe, which says what it makes. A model has the recipe of its name."""
+    """Return the first line of a recipe, which describes it. A model has the recipe of the same name."""
     return recipe(name).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()

@@ -56,7 +56,7 @@ def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
     return pictures, np.array([int(path.parent.name) for path in files])
 
 
-@pytest.mark.parametrize("kind", bulk.ENDINGS)
+@pytest.mark.parametrize("kind", bulk.SUFFIXES)
 def test_the_files_hold_what_generate_gives(kind, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{kind}", seed=5)
     images, labels = read(kind, out)
@@ -66,7 +66,7 @@ def test_the_files_hold_what_generate_gives(kind, model, expected, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == made, "something is left over"
 
 
-@pytest.mark.parametrize("kind", bulk.ENDINGS)
+@pytest.mark.parametrize("kind", bulk.SUFFIXES)
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_a_stopped_run_goes_on_with_its_own_seed(kind, blocks, model, tmp_path):
     out = tmp_path / f"x{kind}"
@@ -122,7 +122,7 @@ def test_names_of_classes_do_not_lead_out_of_the_folder(model, tmp_path, monkeyp
 def test_images_of_two_orders_are_not_mixed(model, tmp_path, first, then, n):
     bulk.generate(model, N, tmp_path / first, seed=1)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' holds other images already; remove"):
+    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' has other images already; remove"):
         bulk.generate(model, n, tmp_path / then, seed=2)
     assert sorted(tmp_path.rglob("*")) == before
     for path in before:
@@ -136,7 +136,7 @@ def test_one_file_is_replaced_and_keeps_its_name(model, tmp_path):
     for seed in (1, 2):
         bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
     assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
-    with pytest.raises(UsageError, match=r"x.NPZ' holds other images"):
+    with pytest.raises(UsageError, match=r"x.NPZ' has other images"):
         bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
 
 
@@ -161,7 +161,7 @@ def test_two_processes_do_not_write_one_output(model, tmp_path):
 @pytest.mark.parametrize("name", [".", "..", "/"])
 def test_an_output_needs_a_name(model, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="names no new file or folder"):
+    with pytest.raises(UsageError, match="is not the name of a new file or folder"):
         bulk.generate(model, 3, Path(name))
 
 
@@ -175,7 +175,7 @@ def test_a_temperature_is_that_of_one_picture(model, tmp_path, temperature):
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
 def test_a_state_that_is_no_state_is_one_line(model, tmp_path, text):
     (tmp_path / ".x.npy.part.json").write_text(text)
-    with pytest.raises(CvaeError, match="remove it to begin anew"):
+    with pytest.raises(CvaeError, match="remove it to start over"):
         bulk.generate(model, 3, tmp_path / "x.npy")
 
 
@@ -191,7 +191,7 @@ def test_what_is_there_already_is_not_mistaken(model, tmp_path):
     (tmp_path / "x.npy").mkdir()
     (tmp_path / "y").write_text("mine")
     for name in ("x.npy", "y"):
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match=r"already exists, as a (file|folder); choose another"):
             bulk.generate(model, 1, tmp_path / name)
     assert (tmp_path / "y").read_text() == "mine"
 

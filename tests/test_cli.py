@@ -26,7 +26,7 @@ import cvae as package
 from cvae import registry
 from cvae.cli import app
 from cvae.cli.train import train
-from cvae.config import TrainConfig, flag
+from cvae.config import SHORT_FLAGS, TrainConfig, flag
 from cvae.engine import load_model
 
 COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
@@ -88,7 +88,7 @@ def originals(paths: list[Path]) -> np.ndarray:
 
 
 def test_the_commands_are_those_promised():
-    promised = "train tune evaluate generate interpolate reconstruct restyle info archs export"
+    promised = "train tune evaluate generate interpolate reconstruct restyle info parts export"
     assert set(promised.split()) <= set(COMMANDS)
 
 
@@ -343,7 +343,7 @@ def test_a_picture_that_is_made_to_fit_is_named(cvae, trained, pictures, command
         assert (told in done.err) if words else "made to fit" not in done.err
 
 
-# -- info, archs, export -----------------------------------------------------------------------------------------------
+# -- info, parts, export -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
@@ -386,12 +386,17 @@ def test_a_terminal_shows_the_picture_on_the_stream_of_remarks(cvae, trained, mo
     assert done.code == 0 and "\033_G" not in done.out and ("\033_G" in done.err) == (stream == "stderr")
 
 
-def test_archs_lists_every_part(cvae):
-    facts = cvae("archs", "--json").facts
+def test_parts_lists_every_part(cvae):
+    facts = cvae("parts", "--json").facts
     kinds = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
     assert sorted(map(sorted, facts.values())) == sorted(map(sorted, kinds))
-    text = cvae("archs").out
+    text = cvae("parts").out
     assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in facts.values() for name in names)
+
+
+def test_archs_is_a_hidden_alias_of_parts(cvae):
+    assert cvae("archs") == cvae("parts")
+    assert not re.search(r"^  archs\b", cvae("--help").out, flags=re.MULTILINE)
 
 
 # -- which run ---------------------------------------------------------------------------------------------------------
@@ -438,10 +443,11 @@ def test_export_takes_the_newest_run_and_writes_what_it_names(cvae, trained):
 # -- train -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_flags_of_train_are_the_fields_of_its_config():
+def test_the_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     parameters = inspect.signature(train).parameters
-    assert set(parameters) - {"recipe", "out", "resume", "set_", "json"} == fields
+    own = {"recipe", "out", "resume", "set_", "json"}
+    assert set(parameters) - own == fields | SHORT_FLAGS.keys() | {"without_without"}  # the last is a hidden alias
     wanted, found = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
         kinds = {*(typing.get_args(wanted[name]) or [wanted[name]]), types.NoneType}
@@ -456,7 +462,7 @@ def test_every_flag_reaches_the_config(cvae):
     asked = {
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
-        "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo", "beta": 2.0, "free_bits": 0.5,
+        "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo",
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
@@ -465,15 +471,14 @@ def test_every_flag_reaches_the_config(cvae):
     assert set(asked) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     flags = [f"{flag(name)}={value}" for name, value in asked.items() if not isinstance(value, bool | list)]
     flags += ["--conditional", "--flip", "--no-compile", "--tracker", "none"]
-    flags += ["--without", "3", "--without", "5", "--milestone", "1"]
+    flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
     assert first.code == 0, first.err
     facts = cvae("train", *flags, "--json").facts
     assert facts["run"] == "runs/digits-mlp-large-conditional"
     config = json.loads(Path(facts["run"], "config.json").read_text())
-    kept = {name: value for name, value in asked.items() if name not in ("beta", "free_bits")}
-    assert {name: config["training"][name] for name in kept} == kept
+    assert {name: config["training"][name] for name in asked} == asked
     assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5}
     model = config["model"]
     assert (model["image_shape"], model["latent_dim"], model["classes"]) == ([1, 10, 10], 5, list("01246789"))
@@ -603,17 +608,17 @@ BAD_TRAINING = {
     "large latent": (2, "--latent-dim 65537", ["65537", "65536"]),
     "sides": (2, "--size 48*80", ["'48*80'", "48x80"]),
     "size": (2, "--size 3", ["--size 3", "4 to 4096"]),
-    "rate": (2, "--lr -1", ["--lr -1", "positive"]),
-    "rate nan": (2, "--lr nan", ["--lr nan", "positive"]),
-    "beta": (2, "--beta -1", ["--beta -1", "negative"]),
-    "seed": (2, "--seed -1", ["--seed -1", "0..4294967295"]),
+    "rate": (2, "--lr -1", ["--lr -1", "more than 0"]),
+    "rate nan": (2, "--lr nan", ["--lr nan", "more than 0"]),
+    "beta": (2, "--beta -1", ["beta=-1", "at least 0"]),
+    "seed": (2, "--seed -1", ["--seed -1", "4294967295"]),
     "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
     "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
     "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
     "milestone": (2, "--milestone 5", ["--milestone (5,)", "--schedule step"]),
-    "early milestone": (2, "--schedule step --milestone 0", ["--milestone (0,)", "from 1"]),
-    "without": (2, "--without 11", ["--without '11'", "'1'"]),
-    "without any": (2, " ".join(f"--without {i}" for i in range(10)), ["leaves no images in train"]),
+    "early milestone": (2, "--schedule step --milestone 0", ["--milestone 0", "at least 1"]),
+    "exclude": (2, "--exclude-class 11", ["--exclude-class '11'", "'1'"]),
+    "exclude all": (2, " ".join(f"--exclude-class {i}" for i in range(10)), ["leaves no images in train"]),
     "precision": (2, "--precision fp17", ["'fp17'", "'fp16'"]),
     "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
     "device": (2, "--device gpu", ["'gpu'", "'cpu'"]),
@@ -634,7 +639,7 @@ BAD_TRAINING = {
 }
 
 BAD_OPTIONS = {
-    "beta nan": ("--arch mlp --set objective.beta=NaN", ["beta nan"]),
+    "beta nan": ("--arch mlp --set objective.beta=NaN", ["beta=nan", "at least 0"]),
     "size": ("--arch mlp --size 5000", ["--size 5000", "4096"]),
     "resume for less": ("--resume --out run --epochs 5", ["--epochs 5", "20 epochs"]),
     "conditioning of none": ("--conditioning flim", ["'flim'", "'film'"]),
@@ -646,7 +651,7 @@ BAD_OPTIONS = {
     "width": ("--arch conv --set arch.width=-1", ["width=-1"]),
     "dropout": ("--arch conv --set arch.dropout=2.0", ["dropout=2.0"]),
     "sigma": ("--arch mlp --likelihood gaussian --set likelihood.sigma=0.0", ["sigma=0.0"]),
-    "beta": ("--arch mlp --set objective.beta=-1.0", ["beta -1.0"]),
+    "beta": ("--arch mlp --set objective.beta=-1.0", ["beta=-1.0", "at least 0"]),
     "resume recipe": ("--resume --out run --recipe nowhere.toml", ["'nowhere.toml'"]),
     "resume set": ("--resume --out run --set arch.hidden=[1]", ["--set arch.hidden=[1]", "[400]", "--epochs"]),
 }
@@ -677,7 +682,7 @@ def test_a_run_is_not_overwritten_and_not_changed(refused, trained):
 
 def test_beta_needs_an_objective_that_has_it(refused, monkeypatch):
     monkeypatch.setattr(registry.OBJECTIVES, "_registered", {"without-beta": lambda model, image, label, weight: None})
-    refused(2, ["--beta 2", "'without-beta'"], "train", "--objective", "without-beta", "--beta", "2")
+    refused(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")
 
 
 @pytest.mark.parametrize("validation", [0.1, 0])
@@ -728,9 +733,9 @@ BAD_USE = {
     "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
     "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
     "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
-    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["--out 'elsewhere'", "export 'onnx'"]),
+    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
     "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
-    "licence of a copy": (2, "export triton {plain} --license MIT", ["--license 'MIT'", "export 'triton'"]),
+    "licence of a copy": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
 }  # fmt: skip
 
 
@@ -782,7 +787,7 @@ USAGE = {
     "temperature": "generate {plain} --temperature -1",
     "one step": "interpolate {plain} --steps 1",
     "speed": "interpolate {plain} --fps 0",
-    "argument": "archs resnet",
+    "argument": "parts resnet",
     "no pictures": "reconstruct",
     "no format": "export",
     "train number": "train --epochs many",

@@ -124,7 +124,7 @@ class TestLoad:
     def test_leaving_out_needs_labels(self, toy: Callable[..., str]) -> None:
         whole = numbered()
         bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, data_license="")
-        refused(toy(bare), "--without needs labels", "train", without=("3",))
+        refused(toy(bare), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
     def test_binarize(self, toy: Callable[..., str], mode: str) -> None:

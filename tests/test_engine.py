@@ -1,5 +1,6 @@
 """The trainer: exact, resumable, without a pickle, and right about its own figures."""
 
+import contextlib
 import copy
 import json
 import math
@@ -11,6 +12,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from safetensors.torch import load_file
 
 from cvae.config import Config, TrainConfig
 from cvae.data import DiskImages, Split, load_dataset
+from cvae.engine import launch as launch_module
 from cvae.engine import load_model, resume, train
 from cvae.engine import step as step_module
 from cvae.engine import trainer as trainer_module
@@ -32,6 +35,7 @@ from cvae.engine.resolve import choose_compile, choose_precision, configure
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.engine.step import RecordedStep, TrainingStep
 from cvae.engine.trainer import Trainer
+from cvae.engine.validation import Validator
 from cvae.errors import CvaeError, Interrupted, UsageError
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.run_scorer import RunScorer
@@ -111,12 +115,12 @@ def test_the_weights_kept_are_those_of_the_tightest_validation_bound(tmp_path, m
     """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
     scores, seen = iter([3.0, 1.0, 2.0, 0.0]), []
 
-    def scored(trainer: Trainer, model: VAE, batches: Batches) -> dict[str, float]:
+    def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
         seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         figures = {"distortion": 0.0, "rate": 0.0, "bound": float(len(seen))}
         return {**figures, tight or "bound": next(scores)}
 
-    monkeypatch.setattr(Trainer, "_evaluate", scored)
+    monkeypatch.setattr(Validator, "evaluate", scored)
     kept = weights(train(QUICK, tmp_path / "run", quiet=True))
     assert same(kept, seen[1])
     assert not same(kept, seen[2])
@@ -193,7 +197,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
 
     def stopping(self, *batch):
         step(self, *batch)
-        if self.step == stop_at:
+        if self.state.step == stop_at:
             self.stop.signals.add(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
@@ -300,7 +304,7 @@ def test_step_that_can_be_recorded_resumes_within_an_epoch_and_in_another_mode(t
 
     def stopping(self, *batch):
         step(self, *batch)
-        if self.step == STEPS + 7:
+        if self.state.step == STEPS + 7:
             self.stop.signals.add(signal.SIGTERM)
 
     def interrupted(out: Path) -> Path:
@@ -336,6 +340,56 @@ def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
         step._put_back(tensors, values)
         assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
     assert not any(tensor.any() for state in step.optimizer.state.values() for tensor in state.values())
+
+
+class FakeGraph:
+    """A CUDA graph on the CPU: while it is recorded nothing is computed, and a replay takes the step."""
+
+    compute = staticmethod(RecordedStep._compute_at_position)
+
+    def __init__(self, monkeypatch, *, broken: bool) -> None:
+        self.monkeypatch, self.broken, self.step, self.replays = monkeypatch, broken, None, 0
+
+    @contextlib.contextmanager
+    def recording(self, graph: "FakeGraph", stream: object):
+        def record(step: RecordedStep) -> None:
+            self.step = step
+            if self.broken:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(RecordedStep, "_compute_at_position", record)
+            yield
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.compute(self.step)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_recording_and_its_failure_leave_the_run_as_it_would_be(tmp_path, monkeypatch, capsys, broken):
+    config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)
+    as_recorded(monkeypatch)
+    expected = train(config, tmp_path / "expected", quiet=True)
+    graph, recovered = FakeGraph(monkeypatch, broken=broken), []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stubs = {
+        "current_stream": lambda: stream, "Stream": lambda: stream, "stream": contextlib.nullcontext,
+        "set_stream": recovered.append, "synchronize": lambda: None, "CUDAGraph": lambda: graph,
+        "graph": graph.recording, "current_device": lambda: 0,
+        "default_generators": [SimpleNamespace(graphsafe_set_state=recovered.append)],
+    }  # fmt: skip
+    for name, stub in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(RecordedStep, "prepare", RecordedStep._record)
+    generator = SimpleNamespace(graphsafe_get_state=lambda: "new state")
+    make = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": make() if device == "cpu" else generator)
+    recorded = train(config, tmp_path / "recorded")
+    assert same(weights(recorded), weights(expected))
+    assert graph.replays == (0 if broken else 2 * STEPS)
+    assert recovered == ([stream, "new state"] if broken else [])
+    assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -456,13 +510,15 @@ def test_the_networks_run_in_the_precision_asked_for(tmp_path, monkeypatch, prec
     class Watched(trainer_module.Trainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.bare_model.decoder.register_forward_hook(lambda module, inputs, output: seen.add(output.dtype))
+            self.training_step.bare_model.decoder.register_forward_hook(
+                lambda module, inputs, output: seen.add(output.dtype)
+            )
 
     def watched_nll(self, params, image):
         scored.add(params.dtype)
         return nll(self, params, image)
 
-    monkeypatch.setattr(trainer_module, "Trainer", Watched)
+    monkeypatch.setattr(launch_module, "Trainer", Watched)
     monkeypatch.setattr(Bernoulli, "nll", watched_nll)
     train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
     assert expected in seen and scored == {torch.float32}
@@ -476,7 +532,7 @@ def test_resume_refuses_data_that_changed(tmp_path):
     asked = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
     run = train(asked, tmp_path / "run", quiet=True)
     save(101)
-    with pytest.raises(CvaeError, match="has 91 training images, the run was begun with 90"):
+    with pytest.raises(CvaeError, match="has 91 training images, the run was started with 90"):
         resume(run, epochs=5, quiet=True)
     np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
     with pytest.raises(CvaeError, match=r"images \(1, 9, 9\).*\(1, 8, 8\)"):
@@ -590,7 +646,7 @@ def test_defaults_are_filled_in_by_the_data():
     assert configure(free, ink).model.likelihood.name == "bernoulli"
     assert configure(free, colour).model.likelihood.name == "gaussian-optimal"
     assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
-    config = configure(replace(QUICK, beta=4.0), dataset)
+    config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
     assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
     assert from_dict(Config, json.loads(config.to_json())) == from_dict(Config, json.loads(config.to_json()))
 
@@ -633,7 +689,10 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, run, monkeypatch):
     monkeypatch.setattr(
         trainer_module.Trainer,
         "_train_step",
-        lambda self, *batch: (begun.append(copy.deepcopy(self.bare_model.state_dict())), step(self, *batch))[1],
+        lambda self, *batch: (
+            begun.append(copy.deepcopy(self.training_step.bare_model.state_dict())),
+            step(self, *batch),
+        )[1],
     )
     asked = replace(QUICK, epochs=1, init=str(run), ema=0.9)
     train(asked, tmp_path / "run", quiet=True)

@@ -20,11 +20,11 @@ from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import evaluate as evaluate_module
 from cvae.evaluation import feature_extractor as feature_extractor_module
-from cvae.evaluation.bounds import bound_by_label, bounds, log_mean_exp
+from cvae.evaluation.bounds import bounds, bounds_per_label, log_mean_exp
 from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.evaluation.feature_extractor import SHIPPED, load_feature_extractor
-from cvae.evaluation.fidelity import density_and_coverage, frechet, psnr, ssim
+from cvae.evaluation.feature_extractor import CLASSIFIERS, load_feature_extractor
+from cvae.evaluation.fidelity import density_and_coverage, frechet_distance, psnr, ssim
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
@@ -143,7 +143,7 @@ def test_labels_by_the_bound_and_their_sum_are_those_of_the_exact_mixture():
     ]
     marginal = logsumexp(by_label, axis=0) - math.log(3)
     np.testing.assert_allclose(marginal.mean(), (logsumexp(exact, axis=0) - math.log(3)).mean(), atol=0.02)
-    assert (bound_by_label(scorer, images).argmin(1) == exact.argmax(0)).mean() > 0.95
+    assert (bounds_per_label(scorer, images).argmin(1) == exact.argmax(0)).mean() > 0.95
 
 
 def test_latent_dimensions_that_say_nothing_are_not_active():
@@ -194,9 +194,9 @@ def test_frechet_against_the_matrix_square_root_and_a_shift():
     a, b = random.normal(size=(500, 6)), random.normal(1, 2, size=(400, 6)) @ random.normal(size=(6, 6))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
-    assert frechet(a, b) == pytest.approx(expected, rel=1e-6)
-    assert frechet(a, a + 2) == pytest.approx(6 * 4)
-    assert frechet(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
+    assert frechet_distance(a, a + 2) == pytest.approx(6 * 4)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
 def test_density_and_coverage_by_their_definition():
@@ -214,8 +214,8 @@ def test_the_shipped_classifier_is_the_one_that_was_hashed(tmp_path, monkeypatch
     assert found.classes == tuple("0123456789") and found.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
     assert found.features(image).shape == (3, 128) and found.predict(image).shape == (3,)
-    monkeypatch.setitem(SHIPPED, "mnist", (SHIPPED["mnist"][0], "0" * 64))
-    with pytest.raises(CvaeError, match="damaged: install"):
+    monkeypatch.setitem(CLASSIFIERS, "mnist", (CLASSIFIERS["mnist"][0], "0" * 64))
+    with pytest.raises(CvaeError, match="damaged; install"):
         load_feature_extractor("mnist")
 
 
@@ -265,7 +265,7 @@ def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path, likelihood)
 
 @pytest.mark.parametrize("name", ["labels", "plain"])
 def test_a_report_of_a_run_and_of_its_files(trained, name, monkeypatch):
-    monkeypatch.setitem(SHIPPED, "digits", ("", ""))
+    monkeypatch.setitem(CLASSIFIERS, "digits", ("", ""))
     classes = tuple("0123456789")
     own = feature_extractor_module.FeatureExtractor(
         "quarters", means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5
@@ -323,6 +323,6 @@ def test_a_split_without_labels_can_not_score_a_conditional_model(trained, tmp_p
 
 def test_the_limit_is_spread_over_a_sorted_split():
     split = Split(images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), labels=np.arange(10))
-    assert evaluate_module.spread(split, 4).labels.tolist() == [0, 3, 6, 9]
-    assert evaluate_module.spread(split, None) is split
-    assert len(evaluate_module.spread(split, 99)) == 10
+    assert evaluate_module.subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
+    assert evaluate_module.subsample(split, None) is split
+    assert len(evaluate_module.subsample(split, 99)) == 10

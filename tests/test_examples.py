@@ -28,6 +28,40 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 
 
+TRAIN_PLUGIN = """
+import cvae, cvae_mixer
+from cvae.registry import ARCHITECTURES
+ARCHITECTURES.register("mixer", cvae_mixer.mixer)
+options = {"arch": {"depth": 1}}
+config = cvae.TrainConfig(arch="mixer", epochs=1, limit=64, options=options, trackers=("none",))
+print(*cvae.train(config, "run", quiet=True).glob("model.*"))
+"""
+
+SMOKE = {
+    "fastapi": (["-c", "import app; print(app.generate(['7'], None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
+    "plugin": (["-c", TRAIN_PLUGIN], "model.safetensors"),
+    "ray": ([str(EXAMPLES / "ray" / "bulk.py"), "--n", "2", "--out", "images"], ""),
+}
+"""Folder of a Python example -> arguments of a run of seconds, and a part of its output.
+
+The examples in other languages have quick tests; the client for Triton is tested with a server in test_triton.py.
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", SMOKE)
+def test_example_runs(tmp_path, folder):
+    if folder != "plugin":
+        pytest.importorskip(folder, reason=f"{folder} is not installed")
+    arguments, words = SMOKE[folder]
+    env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES / folder}"}
+    result = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert words in result.stdout
+    if folder == "ray":
+        assert list((tmp_path / "images").glob("*.parquet"))
+
+
 # -- FastAPI -----------------------------------------------------------------------------------------------------------
 
 

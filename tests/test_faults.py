@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from cvae.atomic import lock_folder, write_file
 from cvae.config import TrainConfig
 from cvae.engine import resume, train
-from cvae.engine import trainer as trainer_module
+from cvae.engine import step as step_module
 from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, UsageError
@@ -128,7 +128,8 @@ def test_one_signal_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
 def test_two_signals_stop_at_once_with_the_last_checkpoint_intact(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
-        "def slow(self, *batch):\n    step(self, *batch)\n    if self.step == 60: open('slow', 'w'); time.sleep(600)\n"
+        "def slow(self, *batch):\n    step(self, *batch)\n"
+        "    if self.state.step == 60: open('slow', 'w'); time.sleep(600)\n"
         "Trainer._train_step = slow\nfrom cvae.__main__ import main\nmain()"
     )
     command = [sys.executable, "-c", code, "train", *FLAGS, "--epochs", "100000", "--out", "run"]
@@ -206,7 +207,7 @@ def odd_batch(monkeypatch, request):
             return loss._replace(loss=loss.loss * float("nan"))
         return loss._replace(loss=loss.loss + float("inf")) if request.param == "loss" else loss
 
-    monkeypatch.setattr(trainer_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
     return calls
 
 
@@ -232,8 +233,8 @@ def test_on_nan_skip_goes_on_without_that_batch(tmp_path, odd_batch, monkeypatch
 
     def watched(self, *batch):
         step(self, *batch)
-        state = self.bare_model.state_dict().values()
-        seen[self.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
+        state = self.training_step.bare_model.state_dict().values()
+        seen[self.state.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
 
     monkeypatch.setattr(Trainer, "_train_step", watched)
     options = {"arch": {"width": 4, "hidden": 16}} if arch == "conv" else {}
@@ -273,7 +274,7 @@ from cvae.engine.trainer import Trainer
 step = Trainer._train_step
 def crash(self, *batch):
     step(self, *batch)
-    if self.step == 30 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if self.state.step == 30 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
 Trainer._train_step = crash
 from cvae.__main__ import main

@@ -153,7 +153,7 @@ def test_a_file_that_would_not_be_loaded_is_not_downloaded(mirror, trained, tmp_
     mirror.repositories["somebody/large"] = large
     monkeypatch.setattr("cvae.runtime.session.MAX_BYTES", max(sizes.values()))
     with pytest.raises(
-        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes; .*"
+        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes, so .*"
     ):
         package.load(f"hf://somebody/large{revision}")
     assert mirror.asked == []
@@ -266,14 +266,14 @@ def test_a_licence_is_read_as_it_was_given(trained, license):
     from huggingface_hub import ModelCard
 
     spec = replace(read_spec(trained["labels"] / "decoder.onnx")[0], license=license, name="a | b <script>c")
-    told = ModelCard(card.card(trained["labels"], spec))
+    told = ModelCard(card.make_card(trained["labels"], spec))
     assert told.data.license == license.lower() and "# a \\| b &lt;script>c\n" in told.text
 
 
 def test_a_card_of_ones_own_stays(trained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())
-    assert card.belongs_to_us(tmp_path / "README.md") and card.belongs_to_us(trained["plain"] / "README.md")
+    assert card.may_write_card(tmp_path / "README.md") and card.may_write_card(trained["plain"] / "README.md")
     (tmp_path / "README.md").write_text("mine")
     assert [path.name for path in export(tmp_path)] == ["decoder.onnx", "encoder.onnx"]
     assert (tmp_path / "README.md").read_text() == "mine"

@@ -19,7 +19,7 @@ import cvae as package
 from cvae.detection.scores import measure
 from cvae.errors import UsageError
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.exporters.web import effects
+from cvae.exporters.web import measure_effects
 from cvae.plots import grid as grid_plot
 from cvae.runtime import bulk
 from cvae.runtime.model import label_indices
@@ -385,11 +385,11 @@ def test_scores_and_plots_draw_the_class_of_each_index(model, monkeypatch):
     assert drawn(scorer.reconstruct(images, indices)) == [*NUMBERS, *NUMBERS]
     measured = measure(scorer, np.rint(images * 255).astype(np.uint8), reconstructions=True)
     assert measured.label.tolist() == indices.tolist() and drawn(measured.reconstruction) == [*NUMBERS, *NUMBERS]
-    assert effects(model).tolist() == [0, 0]
+    assert measure_effects(model).tolist() == [0, 0]
 
     shown = []
     monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: shown.extend(drawn(images)))
-    grid_plot.styles(model, 2, 0, "")
+    grid_plot.class_grid(model, 2, 0, "")
     grid_plot.manifold(model, 1, 2, "")
     assert shown == ["1", "1", "10", "10", "2", "2", *["10"] * 4]
 

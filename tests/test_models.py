@@ -17,8 +17,8 @@ from torch import nn
 
 from cvae.config import ModelConfig, Part
 from cvae.errors import UsageError
-from cvae.exporters.base import Decoder, Encoder
-from cvae.exporters.onnx import describe, to_onnx
+from cvae.exporters.onnx.graph import set_metadata, to_onnx
+from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.models import VAE, Terms, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, FiLM, LabelLinear, Unconditional
@@ -102,7 +102,7 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
     )
     module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
     graph = to_onnx(module, spec)
-    describe(graph, spec)
+    set_metadata(graph, spec)
     data = graph.SerializeToString()
     scan(data, spec, "it would be refused as a stranger's")
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
@@ -177,7 +177,7 @@ def test_a_spatial_code_learns_exports_and_lies_where_the_image_differs(conditio
 
 
 def test_a_spatial_code_of_another_length_is_refused():
-    with pytest.raises(UsageError, match=r"32 is no multiple of the 4 x 3 positions .* say 36"):
+    with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
 

@@ -193,7 +193,7 @@ def test_the_program_of_the_readme_draws(checkout):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "which file?"),
+        ([], "name one file"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["package.json"], "intact ONNX"),
         (["{zoo}/encoder.onnx"], "a decoder is needed"),

@@ -162,6 +162,6 @@ def test_another_package_of_that_name_is_said_to_be_another(tmp_path):
     """As when both distributions are installed over each other: our modules under their `__init__.py`."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')
-    done = subprocess.run([sys.executable, "-m", "cvae", "archs"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "another package of that name" in done.stderr and "pip uninstall -y cvae cvae-onnx" in done.stderr

@@ -10,8 +10,9 @@ from onnx import numpy_helper
 from test_models import FAMILIES, model_config
 from torch import nn
 
-from cvae.exporters import onnx as exporter
-from cvae.exporters.base import ROLES
+from cvae.exporters.onnx import parity
+from cvae.exporters.onnx.graph import to_onnx
+from cvae.exporters.onnx.wrappers import ROLES
 from cvae.models import VAE, build
 from cvae.registry import ARCHITECTURES
 from cvae.spec import Spec
@@ -83,12 +84,10 @@ def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]
 def test_every_wrong_graph_is_caught(arch: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = varied_model(arch)
     spec, module = spec_for(model, arch, role), ROLES[role](model)
-    graph = exporter.to_onnx(module, spec)
-    assert exporter.compare(graph, module, spec) <= exporter.TOLERANCE
-    monkeypatch.setattr(exporter, "BATCHES", (7,))  # one is enough here, and quicker
-    missed = [
-        what for what, wrong in wrong_graphs(graph) if exporter.compare(wrong, module, spec) <= exporter.TOLERANCE
-    ]
+    graph = to_onnx(module, spec)
+    assert parity.compare(graph, module, spec) <= parity.TOLERANCE
+    monkeypatch.setattr(parity, "BATCHES", (7,))  # one is enough here, and quicker
+    missed = [what for what, wrong in wrong_graphs(graph) if parity.compare(wrong, module, spec) <= parity.TOLERANCE]
     assert missed == []
 
 
@@ -110,9 +109,9 @@ class Scaled(nn.Module):
 def test_rounding_passes_at_any_scale(factor: float) -> None:
     model = varied_model("mlp")
     spec, module = spec_for(model, "mlp", "encoder"), Scaled(model, factor)
-    graph = exporter.to_onnx(module, spec)
-    assert exporter.compare(graph, module, spec) <= exporter.TOLERANCE
-    assert exporter.compare(graph, Scaled(model, factor * 1.001), spec) > 10 * exporter.TOLERANCE
+    graph = to_onnx(module, spec)
+    assert parity.compare(graph, module, spec) <= parity.TOLERANCE
+    assert parity.compare(graph, Scaled(model, factor * 1.001), spec) > 10 * parity.TOLERANCE
 
 
 class Cancelling(nn.Module):
@@ -135,29 +134,29 @@ def test_rounding_that_the_network_amplifies_passes() -> None:
     torch.manual_seed(0)
     model = varied_model("mlp")
     spec, module = spec_for(model, "mlp", "encoder"), Cancelling(model, 1e3).eval()
-    graph = exporter.to_onnx(module, spec)
-    inputs = exporter.comparison_inputs(module, spec, 64)
-    effect, _ = exporter.rounding_effect(module, inputs)
-    assert effect > 2 * exporter.TOLERANCE  # more than an absolute tolerance would pass
-    assert exporter.compare(graph, module, spec) <= exporter.TOLERANCE
-    assert all(exporter.compare(wrong, module, spec) > exporter.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
+    graph = to_onnx(module, spec)
+    inputs = parity.comparison_inputs(module, spec, 64)
+    effect, _ = parity.rounding_effect(module, inputs)
+    assert effect > 2 * parity.TOLERANCE  # more than an absolute tolerance would pass
+    assert parity.compare(graph, module, spec) <= parity.TOLERANCE
+    assert all(parity.compare(wrong, module, spec) > parity.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
 
 
 def test_half_precision_is_held_to_a_level_of_grey() -> None:
     """The allowance for rounding must not make it several."""
     model = varied_model("resnet")
     spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)
-    graph = exporter.to_onnx(module, spec)
+    graph = to_onnx(module, spec)
     graph.graph.initializer.append(numpy_helper.from_array(np.float32(2 / 255), "offset"))
     graph.graph.node[-1].output[0] = "before"
     graph.graph.node.append(onnx.helper.make_node("Add", ["before", "offset"], ["image"]))
-    assert exporter.compare(graph, module, spec, exporter.HALF_TOLERANCE) == pytest.approx(2 / 255, rel=0.01)
+    assert parity.compare(graph, module, spec, parity.HALF_TOLERANCE) == pytest.approx(2 / 255, rel=0.01)
 
 
 def test_encoders_are_compared_on_images_of_the_model() -> None:
     model = varied_model("mlp")
     spec = spec_for(model, "mlp", "encoder")
-    inputs = exporter.comparison_inputs(ROLES["encoder"](model), spec, 7)
+    inputs = parity.comparison_inputs(ROLES["encoder"](model), spec, 7)
     image, label = inputs["image"], inputs["label"]
     assert (
         image.shape == (7, 1, 8, 8) and image.min() >= 0 and image.max() <= 1 and label.tolist() == [0, 1, 2] * 2 + [0]

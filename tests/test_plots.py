@@ -22,7 +22,7 @@ from cvae import model_zoo
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
-from cvae.evaluation.evaluate import spread
+from cvae.evaluation.evaluate import subsample
 from cvae.plots import grid, latent, losses, progress, style, traverse
 from cvae.plots.codes import Codes, encode
 from cvae.plots.image_grid import image_grid
@@ -129,7 +129,7 @@ def test_colours_and_markers_tell_classes_apart(count):
 
 
 def test_a_figure_is_saved_by_its_ending_twice_the_same(tmp_path):
-    for ending in style.ENDINGS:
+    for ending in style.SUFFIXES:
         for name in "ab":
             figure = Figure()
             figure.subplots().plot([1, 2], label="x")
@@ -182,8 +182,8 @@ def clusters(count: int = 40, classes: int = 5) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 def test_classes_that_are_apart_stay_apart(method):
     codes, labels = clusters()
-    places = latent.flatten(codes, method, perplexity=10)
-    assert places.shape == (200, 2) and np.array_equal(places, latent.flatten(codes, method, perplexity=10))
+    places = latent.project(codes, method, perplexity=10)
+    assert places.shape == (200, 2) and np.array_equal(places, latent.project(codes, method, perplexity=10))
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)
     accuracy = (labels[distance.argmin(1)] == labels).mean()
     assert accuracy > 0.99 if method == "tsne" else accuracy > 0.6  # five groups do not all part in two dimensions
@@ -191,9 +191,9 @@ def test_classes_that_are_apart_stay_apart(method):
 
 def test_a_code_of_two_numbers_is_only_turned():
     codes = np.random.default_rng(0).standard_normal((50, 2)) * [3, 1]
-    distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (codes, latent.flatten(codes, "pca"))]
+    distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (codes, latent.project(codes, "pca"))]
     assert np.allclose(*distances)
-    assert np.ptp(latent.flatten(codes[:, :1], "pca"), axis=0)[1] < 1e-6
+    assert np.ptp(latent.project(codes[:, :1], "pca"), axis=0)[1] < 1e-6
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_a_code_of_two_numbers_is_only_turned():
 )
 def test_codes_that_make_no_map_are_refused(count, flags, words):
     with pytest.raises(UsageError) as caught:
-        latent.flatten(clusters()[0][:count], **flags)
+        latent.project(clusters()[0][:count], **flags)
     assert all(word in str(caught.value) for word in words), caught.value
 
 
@@ -219,7 +219,7 @@ def codes_of(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Code
 @pytest.mark.parametrize("thumbnails", [False, True])
 def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbnails):
     codes, labels = clusters()
-    places = latent.flatten(codes, perplexity=10)
+    places = latent.project(codes, perplexity=10)
     figure = latent.draw(codes_of(labels, tuple("abcde")), places, "title", thumbnails=thumbnails)
     (axes,) = figure.axes
     for label, points in enumerate(axes.collections):
@@ -238,7 +238,7 @@ def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbn
 
 def test_thumbnails_lie_at_their_places_and_do_not_overlap():
     codes, labels = clusters()
-    places = latent.flatten(codes, "pca")
+    places = latent.project(codes, "pca")
     of = codes_of(labels, tuple("abcde"))
     figure = latent.draw(of, places, "title", thumbnails=True)
     images = figure.axes[0].images
@@ -259,7 +259,7 @@ def test_thumbnails_lie_at_their_places_and_do_not_overlap():
 
 
 def test_data_without_labels_have_one_colour_and_no_legend():
-    figure = latent.draw(codes_of(None, None), latent.flatten(clusters()[0], "pca"), "title", thumbnails=True)
+    figure = latent.draw(codes_of(None, None), latent.project(clusters()[0], "pca"), "title", thumbnails=True)
     assert len(figure.axes[0].collections) == 1 and not legends(figure) and not figure.axes[0].texts
 
 
@@ -325,7 +325,7 @@ def test_umap_draws_by_the_seed(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP, __spec__=True))
     codes = clusters()[0]
-    assert np.array_equal(latent.flatten(codes, "umap", seed=3), codes[:, :2] + 3)
+    assert np.array_equal(latent.project(codes, "umap", seed=3), codes[:, :2] + 3)
 
 
 # -- reconstructions ---------------------------------------------------------------------------------------------------
@@ -336,7 +336,7 @@ def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
     facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
     assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
     found = cells(shown[0], 4, 3)
-    test = spread(load_dataset(TrainConfig()).test, 5)
+    test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
     again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
     assert close(found[0], images[:3]) and close(found[1], again[:3])
@@ -350,10 +350,10 @@ def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
 
 def test_one_number_of_the_code_varies_at_a_time():
     code = np.arange(4, dtype=np.float32)
-    codes = traverse.varied(code, np.array([2, 0]), np.array([-1, 0, 5], np.float32)).reshape(2, 3, 4)
+    codes = traverse.traversal_codes(code, np.array([2, 0]), np.array([-1, 0, 5], np.float32)).reshape(2, 3, 4)
     assert codes[0].tolist() == [[0, 1, -1, 3], [0, 1, 0, 3], [0, 1, 5, 3]]
     assert codes[1].tolist() == [[-1, 1, 2, 3], [0, 1, 2, 3], [5, 1, 2, 3]]
-    assert traverse.strongest(np.array([0.5, 2, 0.1, 3]), 3).tolist() == [3, 1, 0]
+    assert traverse.top_dimensions(np.array([0.5, 2, 0.1, 3]), 3).tolist() == [3, 1, 0]
 
 
 def own_picture() -> np.ndarray:
@@ -517,8 +517,8 @@ def test_the_epochs_are_chosen_evenly(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     done = plot("progress", "--json")
     assert "newest run: runs/mine" in done.err
-    assert done.facts["epochs"] == progress.choose(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
-    assert progress.choose([3], None) == [3] and progress.choose([1, 5], None) == [1, 5]
+    assert done.facts["epochs"] == progress.choose_epochs(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
+    assert progress.choose_epochs([3], None) == [3] and progress.choose_epochs([1, 5], None) == [1, 5]
 
 
 def test_large_and_coloured_pictures_are_cut_too(tmp_path):
@@ -526,11 +526,11 @@ def test_large_and_coloured_pictures_are_cut_too(tmp_path):
 
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 60, 40), np.uint8)
     imaging.save(imaging.grid(images / np.float32(255), columns=3), tmp_path / "pairs.png")
-    above, below = progress.halves(tmp_path / "pairs.png", (3, 60, 40))
+    above, below = progress.split_sample(tmp_path / "pairs.png", (3, 60, 40))
     assert np.array_equal(above, images[:3]) and np.array_equal(below, images[3:])
     for shape in ((3, 60, 41), (3, 59, 40)):
         with pytest.raises(CvaeError, match=r"pairs\.png' has 124x122 pixels"):
-            progress.halves(tmp_path / "pairs.png", shape)
+            progress.split_sample(tmp_path / "pairs.png", shape)
 
 
 # -- refusals ----------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def test_a_huge_number_of_images_is_refused_before_memory_is_asked_for(models):
         lambda: models["plain"].interpolate(0, 1, steps=10**15),
     ):
         with pytest.raises(
-            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory here;"
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory of this machine;"
         ):
             call()
     assert tracemalloc.get_traced_memory()[1] < 2**20
@@ -282,9 +282,9 @@ def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigm
 
 @needs_mnist
 def test_the_models_of_the_package_tell_digits_apart():
-    from cvae.evaluation.evaluate import spread
+    from cvae.evaluation.evaluate import subsample
 
-    part = spread(load("mnist", data_dir=str(SHARED)).test, 200)
+    part = subsample(load("mnist", data_dir=str(SHARED)).test, 200)
     nearest = cvae.load().nearest_label(part.images.astype(np.float32) / 255)
     assert (nearest == part.labels).mean() > 0.97
 
@@ -490,7 +490,7 @@ def test_a_run_that_was_not_exported_names_the_export(run):
 
 def test_the_encoder_of_another_model_is_refused(run, trained):
     shutil.copy(trained["plain"] / ENCODER, run)
-    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, of 'plain'"):
+    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, those of 'plain'"):
         cvae.load(run).encode(some_images(1), 3)
 
 
@@ -619,14 +619,14 @@ def test_a_spec_survives_json(spec):
         ({"classes": []}, "classes"),
         ({"classes": [1, 2]}, "classes"),
         ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' more than once"),
-        *(({"name": f"a{character}b"}, "characters that control") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
-        ({"classes": ["a", "\udfff"]}, "characters that control"),
-        ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement says 'max_abs_difference'"),
-        ({"agreement": {"max_abs_difference": True}}, "agreement says 'max_abs_difference': True"),
-        ({"agreement": {"batches": ["\x1b[2J"]}}, "agreement says 'batches'"),
-        ({"agreement": {"batches": {"a": 1}}}, "agreement says 'batches'"),
-        ({"agreement": {"weights": ["float16"]}}, "agreement says 'weights'"),
-        ({"agreement": {"\x1b[2J": 1}}, "agreement says"),
+        *(({"name": f"a{character}b"}, "control characters") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
+        ({"classes": ["a", "\udfff"]}, "control characters"),
+        ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement has an invalid 'max_abs_difference'"),
+        ({"agreement": {"max_abs_difference": True}}, "agreement has an invalid 'max_abs_difference': True"),
+        ({"agreement": {"batches": ["\x1b[2J"]}}, "agreement has an invalid 'batches'"),
+        ({"agreement": {"batches": {"a": 1}}}, "agreement has an invalid 'batches'"),
+        ({"agreement": {"weights": ["float16"]}}, "agreement has an invalid 'weights'"),
+        ({"agreement": {"\x1b[2J": 1}}, "agreement has an invalid"),
     ],
     ids=str,
 )
@@ -944,7 +944,7 @@ def test_a_standard_deviation_that_is_none_is_refused(trained, tmp_path, op, val
 def test_images_far_outside_their_range_are_refused(trained, tmp_path, op, value):
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     edit_output(run / "decoder.onnx", "image", op, value)
-    with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|gives .*not finite).*$"):
+    with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|returns .*not finite).*$"):
         cvae.load(run).generate(2, seed=0)
 
 

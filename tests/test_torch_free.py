@@ -87,7 +87,7 @@ def every_command(run: Path, cvae) -> None:
     cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "again.png")
     assert json.loads(cvae("info", run, "--json"))["classes"] == list("0123456789")
     assert json.loads(cvae("info", run / "decoder.onnx", "--json"))["role"] == "decoder"
-    assert "resnet" in json.loads(cvae("archs", "--json"))["--arch"]
+    assert "resnet" in json.loads(cvae("parts", "--json"))["--arch"]
 
 
 def test_every_command_but_training_works(trained, tmp_path):

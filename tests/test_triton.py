@@ -17,7 +17,7 @@ from PIL import Image
 
 import cvae as package
 from cvae.errors import CvaeError, UsageError
-from cvae.exporters.triton import config, export, folder_name
+from cvae.exporters.triton import config_text, export, folder_name
 from cvae.imaging import to_uint8
 from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
@@ -97,7 +97,7 @@ def test_any_name_and_class_stands_in_the_text(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
     spec = Spec.from_json(json.dumps(spec), "test")
-    told = parse(protobuf, config(spec, folder_name(spec.name)))
+    told = parse(protobuf, config_text(spec, folder_name(spec.name)))
     assert Spec.from_json(told.parameters["cvae"].string_value, "test") == spec
 
 
@@ -112,7 +112,7 @@ def test_a_model_joins_others_and_replaces_none(trained, tmp_path):
 def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
-    with pytest.raises(CvaeError, match=r"no encoder\.onnx; make it with: cvae export onnx"):
+    with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
         export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
     assert not (tmp_path / "repository").exists()
 

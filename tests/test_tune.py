@@ -287,6 +287,19 @@ def test_a_trial_that_diverges_is_one_that_failed(fake, capsys):
     assert "trial 2: failed (the loss is nan near step 7); lr" in capsys.readouterr().err
 
 
+def test_a_study_of_an_older_version_is_continued(fake):
+    """Its flags had `beta` among them, and a newer flag not yet."""
+    base = replace(BASE, options={**BASE.options, "objective": {"beta": 4.0}})
+    study = fake(2, base=base)
+    flags = study.optuna.user_attrs["flags"]
+    old = {**flags, "options": {"arch": {"hidden": [16]}}, "beta": 4.0, "free_bits": None}
+    del old["crop"]
+    study.optuna.set_user_attr("flags", old)
+    assert len(outcomes(fake(3, base=base))) == 3
+    with pytest.raises(UsageError, match=r"--crop 1.0, not 0.5"):
+        fake(3, base=replace(base, crop=0.5))
+
+
 def test_failures_one_after_the_other_end_the_study(fake):
     with pytest.raises(CvaeError, match="disk is full"):
         fake(20, {2: "fail", 3: "fail", 4: "fail"})

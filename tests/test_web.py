@@ -150,8 +150,8 @@ def test_the_command_says_how_to_see_it_and_refuses_in_one_line(cvae, trained):
     for arguments, code, words in (
         (["web", trained["plain"]], 2, ["'web'", "--out"]),  # it is there
         (["web", "--out", "new"], 1, ["cvae export onnx runs/raw"]),
-        (["web", "--out", "new", "--license", "MIT"], 2, ["'web'", "--license", "'MIT'"]),
-        (["onnx", "runs/raw", "--out", "new"], 2, ["'onnx'", "--out", "'new'"]),
+        (["web", "--out", "new", "--license", "MIT"], 2, ["exporter 'web'", "'license'"]),
+        (["onnx", "runs/raw", "--out", "new"], 2, ["exporter 'onnx'", "'out'"]),
         (["web", "nothing", "--out", "new"], 2, ["'nothing'"]),
     ):
         done = cvae("export", *arguments)

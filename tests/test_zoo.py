@@ -13,7 +13,7 @@ import cvae
 from cvae import model_zoo
 from cvae.config import Config, TrainConfig
 from cvae.evaluation.bounds import bounds
-from cvae.evaluation.evaluate import evaluate, load_dataset, spread
+from cvae.evaluation.evaluate import evaluate, load_dataset, subsample
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.evaluation.run_scorer import RunScorer
@@ -90,7 +90,7 @@ def test_the_exported_files_have_a_bound_too(name):
     """A looser one under a flow: the same images, without torch."""
     folder = model_zoo.model(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
-    test = spread(load_dataset(data).test, 50)
+    test = subsample(load_dataset(data).test, 50)
     labels = test.labels if data.conditional else None
     by_files, by_run = (
         bounds(scorer, test.images, labels, samples=50).importance_weighted.mean()

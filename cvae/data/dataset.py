@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
-from cvae.errors import CvaeError, UsageError, count_of, near, one_line
+from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
@@ -76,7 +76,7 @@ class Dataset:
     remarks: Sequence[str] = ()
 
 
-def load_dataset(config: TrainConfig) -> Dataset:
+def load_dataset(config: DataConfig) -> Dataset:
     """Load the data set `config.data` (`name` or `name:argument`), prepared as the config describes.
 
     The steps, in order:
@@ -152,7 +152,7 @@ def _read_if_small(dataset: Dataset) -> Dataset:
     return replace(dataset, **loaded)
 
 
-def _make(config: TrainConfig) -> object:
+def _make(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
@@ -210,26 +210,30 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
             )
 
 
-def _exclude_classes(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
     """Remove the classes `config.without`, and renumber the labels of the others."""
-    _require_labels(dataset, config.data, "--without")
+    _require_labels(dataset, config.data, "--exclude-class")
     assert dataset.classes is not None
     for name in config.without:
         if name not in dataset.classes:
-            raise UsageError(f"--without {name!r}: {config.data!r} has no such class; {near(name, dataset.classes)}")
+            raise UsageError(
+                f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}"
+            )
     class_indices = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
     for name, split in _splits(dataset).items():
         assert split.labels is not None
         indices = np.flatnonzero(np.isin(split.labels, class_indices))
         if len(indices) == 0:
-            raise UsageError(f"--without {', '.join(config.without)} leaves no images in {name} of {config.data!r}")
+            raise UsageError(
+                f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}"
+            )
         labels = np.searchsorted(class_indices, split.labels[indices])
         splits[name] = replace(_take(split, indices), labels=labels)
     return replace(dataset, classes=tuple(dataset.classes[i] for i in class_indices), **splits)
 
 
-def _split_validation(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _split_validation(dataset: Dataset, config: DataConfig) -> Dataset:
     count = len(dataset.train)
     held_out = max(1, round(config.validation * count))
     if held_out >= count:
@@ -241,7 +245,7 @@ def _split_validation(dataset: Dataset, config: TrainConfig) -> Dataset:
     return replace(dataset, validation=validation, train=train)
 
 
-def _binarize(dataset: Dataset, config: TrainConfig) -> Dataset:
+def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
     channels = dataset.train.images.shape[1]
     if channels != 1:
         raise UsageError(

@@ -19,7 +19,7 @@ import numpy as np
 from cvae.atomic import cache_root
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
-from cvae.errors import CvaeError, MissingExtraError, UsageError, near
+from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 
 TIMEOUT = 30.0
 """Seconds without a response after which a download fails; torchvision itself would wait forever."""
@@ -82,7 +82,7 @@ def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     """
     variant = argument or "balanced"
     if variant not in EMNIST:
-        raise UsageError(f"--data 'emnist:{argument}': no such variant; {near(argument, EMNIST)}")
+        raise UsageError(f"--data 'emnist:{argument}': no such variant; {suggest(argument, EMNIST)}")
     stems = {split: f"emnist-{variant}-{split}" for split in ("train", "test")}
     first = 1 if variant == "letters" else 0  # the labels of letters start at 1
     arrays = {

@@ -1,6 +1,6 @@
-"""Training: the trainer, checkpoints and resume."""
+"""Training: the loop, its step, and the checkpoints that it resumes from."""
 
 from cvae.engine.checkpoint import load_model
-from cvae.engine.trainer import resume, train
+from cvae.engine.launch import resume, train
 
 __all__ = ["load_model", "resume", "train"]

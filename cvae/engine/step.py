@@ -216,6 +216,9 @@ class RecordedStep(TrainingStep):
         """
         if self.device.type != "cuda" or step >= self.total_steps:
             return None
+        return self._record(step)
+
+    def _record(self, step: int) -> str | None:
         epoch, start = divmod(step, len(self.batches))
         self.shuffled(epoch, start)
         for group in self.optimizer.param_groups:

@@ -10,6 +10,9 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from cvae.engine.randomness import Shard
+from cvae.errors import CvaeError
+
 
 class Stop:
     """A request, made by a signal, to stop training after the current step."""
@@ -60,3 +63,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 def is_connection_error(error: BaseException) -> bool:
     """Return whether the error means that another process can't be reached."""
     return isinstance(error, dist.DistError) or bool(re.search("gloo|nccl|connection|peer", str(error), re.I))
+
+
+def explain_failure(error: Exception, step: int, shard: Shard, again: str, batch_size: int) -> CvaeError | None:
+    """Return what torch or the system raised at a step as one line with its fix, or None if it is neither's.
+
+    Args:
+        shard: this process among all.
+        again: the command that continues the run.
+    """
+    reason = " ".join(str(error).split())[:200]
+    if isinstance(error, OSError):
+        return CvaeError(f"step {step:,}: {reason}; once that is fixed, continue with: {again}")
+    if is_out_of_memory(error):
+        return CvaeError(f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits it ({reason})")
+    if shard.count > 1 and is_connection_error(error):
+        return CvaeError(
+            f"process {shard.index} of {shard.count} lost another one near step {step:,}; start all of them again "
+            f"with: {again} ({reason})"
+        )
+    return None

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from cvae.config import Config
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, suggest
 from cvae.serialization import to_dict
 
 
@@ -34,7 +34,7 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
         return ()
     for name in trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
-            raise UsageError(f"unknown tracker {name!r}; {near(name, [*LOGGER_TYPE_TO_CLASS, 'none'])}")
+            raise UsageError(f"unknown tracker {name!r}; {suggest(name, [*LOGGER_TYPE_TO_CLASS, 'none'])}")
         if importlib.util.find_spec(name) is None:  # accelerate names each after its package
             raise CvaeError(f"the tracker {name!r} is not installed: pip install {name}")
     return tuple(dict.fromkeys(trackers))

@@ -1,2 +1,4 @@
-"""What a model is worth: likelihood bounds, reconstructions, and how near its images are to real ones. Only
-`run_scorer` needs torch."""
+"""Evaluation of models: likelihood bounds, reconstructions, and the fidelity of generated images.
+
+Only `run_scorer` needs torch.
+"""

@@ -1,6 +1,7 @@
-"""Bounds on the negative log-likelihood, from samples of the posterior: torch or onnxruntime, the arithmetic is here.
+"""Bounds on the negative log-likelihood, estimated from posterior samples.
 
-In nats per image, lower is better. Torch-free.
+All values are in nats per image; lower is better. The model behind a `Scorer` may run in torch or in onnxruntime; the
+arithmetic here needs neither.
 """
 
 import math
@@ -12,72 +13,91 @@ import numpy as np
 from cvae.data import DiskImages
 from cvae.errors import UsageError
 
-BATCH, ROWS, NUMBERS = 64, 512, 512 * 28 * 28
-"""Images that are encoded together, and samples that are decoded together: fewer where these are more numbers. The
-noise is drawn in these portions, which depend on the image shape alone, so that a seed gives the same figures however
-much memory or however many cores there are."""
+BATCH_SIZE = 64
+"""Number of images that are encoded together."""
 
-ACTIVE = 0.01
-"""Share of a latent dimension's variance that must tell images apart for the dimension to count as active."""
+MAX_SAMPLES = 512
+"""Number of posterior samples that are decoded together."""
+
+MAX_VALUES = 512 * 28 * 28
+"""Number of pixel values in a batch; images larger than 28x28 get smaller batches.
+
+The noise is drawn per batch, and the batch size depends on the image shape alone, so a seed gives the same metrics on
+every machine, whatever its memory and its number of cores.
+"""
+
+ACTIVE_SHARE = 0.01
+"""Share of a latent dimension's variance that must lie between images for the dimension to count as active."""
 
 
 class Samples(NamedTuple):
-    """K samples of the posterior for each of B images.
+    """K posterior samples for each of B images, in nats.
 
-    `distortion` (B, K) is -log p(x | z), `log_ratio` (B, K) log q(z | x) - log p(z), `rate` (B, K, D) the KL divergence
-    in groups; all in nats.
+    Attributes:
+        distortion: -log p(x | z), (B, K).
+        log_ratio: log q(z | x) - log p(z), (B, K).
+        rate: KL divergence per group of latent dimensions, (B, K, D).
+        mean: mean of q(z | x), (B, K, Z).
+        var: variance of q(z | x), (B, K, Z).
     """
 
     distortion: np.ndarray
     log_ratio: np.ndarray
     rate: np.ndarray
-    mean: np.ndarray  # (B, K, Z), of q(z | x)
-    var: np.ndarray  # (B, K, Z)
+    mean: np.ndarray
+    var: np.ndarray
 
 
 class Scorer(Protocol):
-    """A model that can be evaluated; labels (B,) int64, or None for a model without."""
+    """A model that can be evaluated. Labels are (B,) int64, or None for an unconditional model."""
 
     name: str
     backend: str
-    """What the samples are drawn from, for the report."""
+    """Runtime and posterior, for the report."""
     image_shape: tuple[int, int, int]
     latent_dim: int
     groups: tuple[int, ...]
-    """How the latent dimensions are divided, the first drawn first; all in one for most models."""
+    """Sizes of the groups of latent dimensions, in the order of sampling; one group for most models."""
     classes: tuple[str, ...] | None
     likelihood: str
     discrete: bool
-    """Whether p(x | z) is of a pixel's 256 values, so that bits per dimension have meaning."""
+    """Whether p(x | z) is a distribution over a pixel's 256 values, so that bits per dimension are meaningful."""
 
     def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Standard normal noise (B, Z) -> images (B, C, H, W) float32 in [0, 1]."""
+        """Map standard normal noise (B, Z) to images (B, C, H, W) float32 in [0, 1]."""
         ...
 
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Images at the mean of their codes, (B, C, H, W)."""
+        """Decode the mean of each image's code, (B, C, H, W)."""
         ...
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Images (B, C, H, W) float32 in [0, 1], labels (B,) -> what `sample` wants; the encoder runs once."""
+        """Run the encoder once on images (B, C, H, W) float32 in [0, 1], and return the input of `sample`."""
         ...
 
     def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
-        """Samples chosen by standard normal noise (B, K, Z)."""
+        """Sample the posterior with standard normal noise (B, K, Z)."""
         ...
 
 
 class Bounds(NamedTuple):
-    """Of each image, in nats: the two terms of the bound, and the importance-weighted bound of K samples (N,) each."""
+    """Bounds of N images in nats.
+
+    Attributes:
+        distortion: reconstruction term of the bound, (N,).
+        rate: KL term per group, (N, D).
+        importance_weighted: importance-weighted bound of K samples, (N,).
+        active_units: number of active latent dimensions.
+    """
 
     distortion: np.ndarray
-    rate: np.ndarray  # (N, D)
+    rate: np.ndarray
     importance_weighted: np.ndarray
     active_units: int
 
     @property
     def bound(self) -> np.ndarray:
-        """The beta = 1 bound of each image (N,)."""
+        """The beta = 1 bound of each image, (N,)."""
         return self.distortion + self.rate.sum(1)
 
 
@@ -90,57 +110,68 @@ def bounds(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Bounds:
-    """The negative evidence lower bound of each image, averaged over `samples`, and the importance-weighted one.
+    """Estimate the negative evidence lower bound and the importance-weighted bound of each image.
 
-    Burda, Grosse & Salakhutdinov 2015, eq. 8, https://arxiv.org/abs/1509.00519; active units as in their appendix C,
-    with the variance of a dimension's posterior means as a share of the dimension's whole variance, so that the scale
-    of the latent space does not matter (in a hierarchy along the sample: what lower groups do with upper ones counts
-    too). Images (N, C, H, W) uint8, or float32 in [0, 1].
+    The importance-weighted bound is eq. 8 of Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519. A
+    unit is active as in their appendix C, except that the variance of its posterior means is taken as a share of its
+    total variance, so the scale of the latent space does not matter. In a hierarchy the means are those along the
+    sample, which includes the effect of lower groups on upper ones.
+
+    Args:
+        scorer: the model.
+        images: (N, C, H, W) uint8, or float32 in [0, 1].
+        labels: (N,) int64, or None for an unconditional model.
+        samples: posterior samples per image.
+        seed: seed of the noise.
+        progress: called with the number of finished images and their total.
+
+    Raises:
+        UsageError: `samples` is less than 1.
     """
     if samples < 1:
-        raise UsageError(f"samples is {samples}: at least one")
-    rows = min(ROWS, max(1, NUMBERS // math.prod(scorer.image_shape)))
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        raise UsageError(f"samples is {samples}; it must be at least 1")
+    max_samples = min(MAX_SAMPLES, max(1, MAX_VALUES // math.prod(scorer.image_shape)))
+    per_batch: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     means: list[np.ndarray] = []
     variances: list[np.ndarray] = []
     for start, image, label in batches(images, labels):
         encoded = scorer.encode(image, label)
         random = np.random.default_rng([seed, start])
         distortion, rate, log_weights = np.zeros(len(image)), None, []
-        for count in _portions(samples, max(1, rows // len(image))):
+        for count in _chunk_sizes(samples, max(1, max_samples // len(image))):
             noise = random.standard_normal((len(image), count, scorer.latent_dim), dtype=np.float32)
-            drawn = scorer.sample(encoded, noise)
-            distortion += drawn.distortion.sum(1, dtype=np.float64)
-            total = drawn.rate.sum(1, dtype=np.float64)  # (B, K, D) -> (B, D)
-            rate = total if rate is None else rate + total
-            log_weights.append(-drawn.distortion.astype(np.float64) - drawn.log_ratio)
-            if len(log_weights) == 1:  # the first portion of each batch is enough
-                means.append(drawn.mean[:, 0])
-                variances.append(drawn.var[:, 0])
+            chunk = scorer.sample(encoded, noise)
+            distortion += chunk.distortion.sum(1, dtype=np.float64)
+            chunk_rate = chunk.rate.sum(1, dtype=np.float64)  # (B, K, D) -> (B, D)
+            rate = chunk_rate if rate is None else rate + chunk_rate
+            log_weights.append(-chunk.distortion.astype(np.float64) - chunk.log_ratio)
+            if len(log_weights) == 1:  # one sample per image is enough
+                means.append(chunk.mean[:, 0])
+                variances.append(chunk.var[:, 0])
         assert rate is not None
-        parts.append((distortion / samples, rate / samples, -log_mean_exp(np.concatenate(log_weights, axis=1))))
+        per_batch.append((distortion / samples, rate / samples, -log_mean_exp(np.concatenate(log_weights, axis=1))))
         if progress is not None:
             progress(start + len(image), len(images))
-    distortion, rate, weighted = (np.concatenate(part) for part in zip(*parts, strict=True))
+    distortion, rate, weighted = (np.concatenate(values) for values in zip(*per_batch, strict=True))
     between = np.concatenate(means).var(0)  # (N, Z) -> (Z,)
     within = np.concatenate(variances).mean(0)
-    return Bounds(distortion, rate, weighted, int((between > ACTIVE * (between + within)).sum()))
+    return Bounds(distortion, rate, weighted, int((between > ACTIVE_SHARE * (between + within)).sum()))
 
 
 def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
-    """log of the mean of exp over the last axis, without overflow."""
+    """Return the log of the mean of exp over the last axis, without overflow."""
     largest = log_weights.max(-1, keepdims=True)
     return (largest + np.log(np.exp(log_weights - largest).mean(-1, keepdims=True)))[..., 0]
 
 
-def bound_by_label(
+def bounds_per_label(
     scorer: Scorer,
     images: np.ndarray | DiskImages,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """The beta = 1 bound of each image under every label (N, K), with the same noise."""
+    """Return the beta = 1 bound of each image under each of K labels, (N, K), with the same noise for all labels."""
     assert scorer.classes is not None
     columns = []
     for label in range(len(scorer.classes)):
@@ -150,26 +181,26 @@ def bound_by_label(
     return np.stack(columns, axis=1)
 
 
-def mean_and_error(values: np.ndarray) -> tuple[float, float | None]:
-    """The mean of (N,), and its standard error, which one value has not."""
+def mean_and_standard_error(values: np.ndarray) -> tuple[float, float | None]:
+    """Return the mean of (N,) and its standard error, which is None for a single value."""
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def batches(
     images: np.ndarray | DiskImages, labels: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """The number of the first image of each batch, the batch (B, C, H, W) in [0, 1], and its labels."""
-    together = min(BATCH, max(1, NUMBERS // math.prod(images.shape[1:])))
-    for start in range(0, len(images), together):
-        rows = slice(start, start + together)
-        yield start, as_float(images[rows]), None if labels is None else labels[rows]
+    """Yield the index of each batch's first image, the batch (B, C, H, W) in [0, 1], and its labels."""
+    batch_size = min(BATCH_SIZE, max(1, MAX_VALUES // math.prod(images.shape[1:])))
+    for start in range(0, len(images), batch_size):
+        indices = slice(start, start + batch_size)
+        yield start, as_float(images[indices]), None if labels is None else labels[indices]
 
 
 def as_float(images: np.ndarray) -> np.ndarray:
-    """uint8 -> float32 in [0, 1]; what is float already stays."""
+    """Convert uint8 images to float32 in [0, 1]. Float images keep their values."""
     return images.astype(np.float32) / 255 if images.dtype == np.uint8 else images.astype(np.float32)
 
 
-def _portions(total: int, most: int) -> Iterator[int]:
-    for start in range(0, total, most):
-        yield min(most, total - start)
+def _chunk_sizes(total: int, max_size: int) -> Iterator[int]:
+    for start in range(0, total, max_size):
+        yield min(max_size, total - start)

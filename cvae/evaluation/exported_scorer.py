@@ -1,4 +1,4 @@
-"""Exported files as a model that can be evaluated: onnxruntime, without torch."""
+"""A scorer for exported files: onnxruntime, without torch."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from cvae.runtime.model import Model, gaussian_kl, log_prob
 
 
 class Encoded(NamedTuple):
-    """A batch of images, their labels, and mean and deviation (B, Z) of their codes."""
+    """A batch of images, their labels, and the mean and standard deviation (B, Z) of their codes."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -19,11 +19,15 @@ class Encoded(NamedTuple):
 
 
 class ExportedScorer:
-    """An exported decoder and encoder in onnxruntime.
+    """A scorer that runs an exported decoder and encoder in onnxruntime.
 
-    The encoder's mean and deviation in the space of the noise are a normal proposal for importance sampling, and the
-    prior there is standard normal: the bounds are bounds of the same model. Under a flow prior or in a hierarchy the
-    proposal is not the posterior that the model was trained with, and so they are looser than those of the run.
+    The encoder's mean and standard deviation in noise space define a normal proposal for importance sampling, and the
+    prior there is standard normal, so the bounds are valid bounds of the same model. Under a flow prior or in a
+    hierarchy the proposal differs from the posterior that the model was trained with, and the bounds are looser than
+    those of the run.
+
+    Raises:
+        UsageError: the exported file does not define p(x | z) completely.
     """
 
     backend = "onnxruntime, normal proposal in the space of the noise"
@@ -32,8 +36,8 @@ class ExportedScorer:
         spec = model.spec
         if spec.likelihood != "bernoulli" and spec.sigma is None:
             raise UsageError(
-                f"an exported file gives the mean of p(x | z) alone, which is all of it for 'bernoulli' and, with its "
-                f"sigma in the spec, for a gaussian; {spec.name!r} has {spec.likelihood!r}: evaluate the run's folder "
+                f"an exported file has only the mean of p(x | z), which is enough for 'bernoulli' and, with sigma in "
+                f"the spec, for a gaussian, but {spec.name!r} has {spec.likelihood!r}; evaluate the run's folder "
                 "(with torch: pip install 'cvae-onnx[train]')"
             )
         self.model = model
@@ -58,11 +62,11 @@ class ExportedScorer:
         pixels = self.model.decode(code.reshape(-1, latent_dim), label_index=repeated)  # (B K, C, H, W)
         log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels.reshape(batch, count, -1))
         rate = gaussian_kl(mean, std)  # (B, Z)
-        each = (batch, count, latent_dim)
+        shape = (batch, count, latent_dim)
         return Samples(
             distortion=-log_probs.sum(2),
             log_ratio=(0.5 * (code**2 - noise**2) - np.log(std)[:, None]).sum(2),
-            rate=np.broadcast_to(rate[:, None], each),
-            mean=np.broadcast_to(mean[:, None], each),
-            var=np.broadcast_to(std[:, None] ** 2, each),
+            rate=np.broadcast_to(rate[:, None], shape),
+            mean=np.broadcast_to(mean[:, None], shape),
+            var=np.broadcast_to(std[:, None] ** 2, shape),
         )

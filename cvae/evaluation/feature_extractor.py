@@ -1,4 +1,4 @@
-"""A frozen classifier that comes with cvae: what it takes an image for, and the features it does so by. Torch-free."""
+"""Feature extractors: a classifier that comes with cvae, or a function of the user's. Torch-free."""
 
 import hashlib
 import importlib
@@ -11,24 +11,29 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, suggest
 from cvae.runtime.scan import protobuf
 
-KEY = "cvae-classifier"
-"""The key of the ONNX metadata entry that holds a classifier's facts."""
+METADATA_KEY = "cvae-classifier"
+"""Key of the ONNX metadata entry that holds a classifier's classes and accuracy."""
 
-SHIPPED = {"mnist": ("mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c7cf4f3555e3f182e9b499dd36639e")}
-"""Name -> file beside this one, and its SHA-256."""
+CLASSIFIERS = {"mnist": ("mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c7cf4f3555e3f182e9b499dd36639e")}
+"""Bundled classifiers: name -> file in this folder, and its SHA-256."""
 
-CHUNK = 500
+BATCH_SIZE = 500
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Features of images and, of a classifier, the classes.
+    """A function from images to features, which may be a classifier.
 
-    `name` names the protocol in a report; `features` maps images (N, C, H, W) float32 in [0, 1] to (N, D). The rest is
-    that of a classifier: the images it takes, `predict`, which gives (N,), and its accuracy on real test images.
+    Attributes:
+        name: name of the protocol in a report.
+        features: maps images (N, C, H, W) float32 in [0, 1] to features (N, D).
+        predict: maps images to class indices (N,), for a classifier.
+        image_shape: shape (C, H, W) of the images that a classifier takes.
+        classes: names of the classes.
+        accuracy: the classifier's accuracy on real test images.
     """
 
     name: str
@@ -40,58 +45,63 @@ class FeatureExtractor:
 
 
 def load_feature_extractor(name: str) -> FeatureExtractor:
-    """A shipped classifier by its name, or `module:callable`, which maps images (N, C, H, W) to features (N, D).
+    """Load a feature extractor.
 
-    The module may lie in the working folder.
+    Args:
+        name: name of a bundled classifier, or `module:callable` for a function that maps images (N, C, H, W) to
+            features (N, D). The module may be in the working folder.
 
     Raises:
-        UsageError: there is no such classifier, module or callable, or it gives something else.
+        UsageError: there is no such classifier, module or callable. Calling the extractor raises it too if the user's
+            function fails or does not return finite features (N, D).
         CvaeError: the classifier's file is damaged.
     """
-    if name in SHIPPED:
-        return _shipped(name)
+    if name in CLASSIFIERS:
+        return _load_classifier(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UsageError(f"--features {name!r}: {near(name, SHIPPED)}; or MODULE:CALLABLE for features of your own")
+        raise UsageError(f"--features {name!r}: {suggest(name, CLASSIFIERS)}; or MODULE:CALLABLE for your own features")
     if "" not in sys.path:
-        sys.path.append("")  # the command's own folder stands there instead of the working folder
+        sys.path.append("")  # a console script has its own folder there instead of the working folder
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the module is the user's, and may raise anything
         raise UsageError(f"--features {name!r} can't be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
-        raise UsageError(f"--features {name!r} is no function: it should map images (N, C, H, W) to features (N, D)")
+        raise UsageError(f"--features {name!r} is not a function; it must map images (N, C, H, W) to features (N, D)")
 
     def features(images: np.ndarray) -> np.ndarray:
         try:
-            found = np.asarray(function(images))
-        except Exception as error:  # it is the user's, and may raise anything
+            values = np.asarray(function(images))
+        except Exception as error:  # the function is the user's, and may raise anything
             raise UsageError(f"--features {name!r} failed: {type(error).__name__}: {error}") from error
-        if found.ndim != 2 or len(found) != len(images) or not np.isfinite(found).all():
-            raise UsageError(f"--features {name!r} gave {found.shape} for {len(images)} images, not finite (N, D)")
-        return found
+        if values.ndim != 2 or len(values) != len(images) or not np.isfinite(values).all():
+            raise UsageError(
+                f"--features {name!r} gave {values.shape} for {len(images)} images; it must give finite (N, D)"
+            )
+        return values
 
     return FeatureExtractor(name=name, features=features)
 
 
-def _shipped(name: str) -> FeatureExtractor:
-    file, sha256 = SHIPPED[name]
+def _load_classifier(name: str) -> FeatureExtractor:
+    file, sha256 = CLASSIFIERS[name]
     path = Path(__file__).parent / file
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise CvaeError(f"{str(path)!r} is damaged: install cvae-onnx again")
-    facts = json.loads(protobuf.metadata(data, str(path))[KEY])
+        raise CvaeError(f"{str(path)!r} is damaged; install cvae-onnx again")
+    metadata = json.loads(protobuf.metadata(data, str(path))[METADATA_KEY])
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
 
     def run(output: str, images: np.ndarray) -> np.ndarray:
-        parts = (images[i : i + CHUNK] for i in range(0, len(images), CHUNK))
-        return np.concatenate([session.run([output], {"image": part})[0] for part in parts])
+        batches = (images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE))
+        return np.concatenate([session.run([output], {"image": batch})[0] for batch in batches])
 
     return FeatureExtractor(
         name=f"{file}, sha256 {sha256[:12]}",
         features=lambda images: run("features", images),
         predict=lambda images: run("logits", images).argmax(1),
         image_shape=tuple(session.get_inputs()[0].shape[1:]),
-        classes=tuple(facts["classes"]),
-        accuracy=facts["accuracy"],
+        classes=tuple(metadata["classes"]),
+        accuracy=metadata["accuracy"],
     )

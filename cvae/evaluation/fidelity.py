@@ -1,4 +1,4 @@
-"""How near two sets of images are, pixel by pixel or as distributions of features. Torch-free."""
+"""Image fidelity metrics: per pair of images, or between the feature distributions of two sets. Torch-free."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -9,31 +9,33 @@ import numpy as np
 from cvae.errors import MissingExtraError
 
 NEIGHBOURS = 5
-"""k of density and coverage."""
+"""Number k of nearest neighbours in density and coverage."""
 
 
 def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Peak signal-to-noise ratio of each pair of images (N, C, H, W) in [0, 1], in decibels (N,).
+    """Return the peak signal-to-noise ratio (N,) of each pair of images (N, C, H, W) in [0, 1], in decibels.
 
-    Equal images would have an infinite one; the squared error is taken as at least 1e-10 (100 dB).
+    The squared error is clipped at 1e-10 (100 dB), because equal images would have an infinite ratio.
     """
     mse = ((images.astype(np.float64) - others) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
     return -10 * np.log10(mse.clip(1e-10))
 
 
 def require_ssim() -> None:
-    """Raises:
-    MissingExtraError: scikit-image is not installed.
+    """Check that scikit-image is installed.
+
+    Raises:
+        MissingExtraError: it is not.
     """
     if importlib.util.find_spec("skimage") is None:
         raise MissingExtraError("structural similarity", "evaluate")
 
 
 def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Structural similarity of each pair of images (N, C, H, W) in [0, 1]: (N,), at most 1.
+    """Return the structural similarity (N,), at most 1, of each pair of images (N, C, H, W) in [0, 1].
 
-    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, with its Gaussian window of sigma 1.5 and 11 pixels (for
-    images under 11 pixels a uniform one that fits) and the mean over channels, by scikit-image.
+    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, as scikit-image computes it, averaged over channels. The
+    window is a Gaussian of 11 pixels with sigma 1.5, or a uniform one that fits for images smaller than 11 pixels.
 
     Raises:
         MissingExtraError: scikit-image is not installed.
@@ -53,14 +55,14 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     )
 
 
-def frechet(features: np.ndarray, others: np.ndarray) -> float:
-    """The Fréchet distance of two sets of features (N, D), (M, D), each taken as normal.
+def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
+    """Return the Fréchet distance between normal fits to two sets of features (N, D) and (M, D).
 
     |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): Heusel et al. 2017, eq. 6, https://arxiv.org/abs/1706.08500. It depends on
-    the features, and shrinks as N and M grow: compare figures of one protocol only.
+    the features, and shrinks as N and M grow, so compare only values of the same protocol.
     """
     (mean, covariance), (mean2, covariance2) = _moments(features), _moments(others)
-    root = _root(covariance)
+    root = _matrix_sqrt(covariance)
     # tr (C C')^(1/2) = tr (C^(1/2) C' C^(1/2))^(1/2), whose argument is symmetric
     middle = np.linalg.eigvalsh(root @ covariance2 @ root).clip(min=0)
     return float(((mean - mean2) ** 2).sum() + np.trace(covariance) + np.trace(covariance2) - 2 * np.sqrt(middle).sum())
@@ -71,40 +73,41 @@ def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return features.mean(0), np.atleast_2d(np.cov(features, rowvar=False))  # (D,), (D, D)
 
 
-def _root(matrix: np.ndarray) -> np.ndarray:
-    """The square root of a symmetric matrix without negative eigenvalues."""
+def _matrix_sqrt(matrix: np.ndarray) -> np.ndarray:
+    """Return the square root of a symmetric positive semidefinite matrix."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 class DensityCoverage(NamedTuple):
-    """Both are about 1 for two samples of one distribution; density may exceed it, coverage may not."""
+    """Density and coverage. Both are about 1 for two samples of the same distribution; only density can exceed 1."""
 
     density: float
     coverage: float
 
 
 def density_and_coverage(real: np.ndarray, generated: np.ndarray) -> DensityCoverage:
-    """How densely generated features (M, D) lie among real ones (N, D), and which share of the real ones they cover.
+    """Return how dense generated features (M, D) are among real ones (N, D), and the share of real ones they cover.
 
     Naeem et al. 2020, eq. 7 and 9, https://arxiv.org/abs/2002.09797, with k = 5 neighbours.
     """
     k = min(NEIGHBOURS, len(real) - 1)
-    radius = np.concatenate([np.partition(part, k, axis=1)[:, k] for part in _squared_distances(real, real)])  # (N,)
-    within, nearest = 0, []
-    for part, radii in zip(_squared_distances(real, generated), np.array_split(radius, _parts(len(real))), strict=True):
-        within += int((part < radii[:, None]).sum())  # (n, M) -> pairs of a generated and a real one near it
-        nearest.append(part.min(1) < radii)
-    return DensityCoverage(within / (k * len(generated)), float(np.concatenate(nearest).mean()))
+    radius = np.concatenate([np.partition(chunk, k, axis=1)[:, k] for chunk in _squared_distances(real, real)])  # (N,)
+    pairs, covered = 0, []
+    radii = np.array_split(radius, _num_chunks(len(real)))
+    for chunk, chunk_radius in zip(_squared_distances(real, generated), radii, strict=True):
+        pairs += int((chunk < chunk_radius[:, None]).sum())  # (n, M) -> pairs of a generated and a real neighbour
+        covered.append(chunk.min(1) < chunk_radius)
+    return DensityCoverage(pairs / (k * len(generated)), float(np.concatenate(covered).mean()))
 
 
-def _parts(count: int) -> int:
+def _num_chunks(count: int) -> int:
     return -(-count // 1000)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """(N, D), (M, D) -> (n, M) for each thousand of the N."""
+    """Yield the squared distances between (N, D) and (M, D) as (n, M), for about a thousand of the N at a time."""
     b = b.astype(np.float32)
     squares = (b**2).sum(1)
-    for part in np.array_split(a.astype(np.float32), _parts(len(a))):
-        yield ((part**2).sum(1)[:, None] + squares - 2 * part @ b.T).clip(min=0)
+    for chunk in np.array_split(a.astype(np.float32), _num_chunks(len(a))):
+        yield ((chunk**2).sum(1)[:, None] + squares - 2 * chunk @ b.T).clip(min=0)

@@ -1,4 +1,4 @@
-"""One VAE, built from ready parts: architecture, conditioning, likelihood, prior."""
+"""Variational autoencoders composed of an architecture, a conditioning, a likelihood and a prior."""
 
 from cvae.models.vae import VAE, Hierarchical, Posterior, Terms, build
 

@@ -1,8 +1,8 @@
-"""How a label enters a network. An architecture asks for layers here and stays unaware of how, or whether, it does.
+"""Conditioning of a network on labels.
 
-A conditioning gives two kinds of layer, both called with (features, label):
-`linear(in, out)`, a fully connected layer that sees the label, and `modulation(channels)`, which may adapt the
-features of any block to it.
+A conditioning creates two kinds of layer, both called with (features, label): `linear(in, out)`, a fully connected
+layer that may also depend on the label, and `modulation(channels)`, which may adapt the features of a block to the
+label. So an architecture need not know how the label enters it, or whether there is one.
 """
 
 from typing import Protocol
@@ -11,32 +11,32 @@ from torch import Tensor, nn
 
 
 class Conditioning(Protocol):
-    """What an architecture may ask of a conditioning."""
+    """Interface of a conditioning."""
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """A layer (features (B, in), label (B,)) -> (B, out)."""
+        """Create a layer (features (B, in), label (B,)) -> (B, out)."""
         ...
 
     def modulation(self, channels: int) -> nn.Module:
-        """A layer (features (B, channels, ...), label (B,)) -> the same shape."""
+        """Create a layer (features (B, channels, ...), label (B,)) -> features of the same shape."""
         ...
 
 
 class PlainLinear(nn.Linear):
-    """A linear layer that ignores the label."""
+    """Linear layer that ignores the label."""
 
     def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
         return super().forward(features)
 
 
 class LabelLinear(nn.Module):
-    """The linear layer over [features, one_hot(label)], as linear(features) + table[label]: the same function."""
+    """Linear layer over [features, one_hot(label)], computed as linear(features) + table[label]."""
 
     def __init__(self, in_features: int, out_features: int, classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.table = nn.Embedding(classes, out_features)
-        bound = (in_features + classes) ** -0.5  # as nn.Linear would for the joined input
+        bound = (in_features + classes) ** -0.5  # that of an nn.Linear over the concatenated input
         nn.init.uniform_(self.table.weight, -bound, bound)
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:
@@ -44,14 +44,14 @@ class LabelLinear(nn.Module):
 
 
 class NoModulation(nn.Identity):
-    """Leaves the features as they are."""
+    """Identity that ignores the label."""
 
     def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
         return features
 
 
 class FeatureModulation(nn.Module):
-    """Scales and shifts each channel by the label; starts as the identity."""
+    """Scale and shift of each channel by amounts that depend on the label, initialized to the identity."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class FeatureModulation(nn.Module):
 
 
 class Unconditional:
-    """No label."""
+    """Conditioning of a model without labels."""
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         return PlainLinear(in_features, out_features)
@@ -75,7 +75,7 @@ class Unconditional:
 
 
 class Concat:
-    """The label, one-hot, is concatenated to the features and to the code.
+    """Concatenation of the one-hot label with the features and with the code.
 
     Sohn, Lee & Yan 2015, https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models
     """
@@ -91,7 +91,7 @@ class Concat:
 
 
 class FiLM(Concat):
-    """Feature-wise linear modulation of every block, besides the concatenation.
+    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation.
 
     Perez et al. 2017, https://arxiv.org/abs/1709.07871
     """

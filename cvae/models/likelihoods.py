@@ -1,7 +1,7 @@
-"""p(x | z): from the decoder's output to nats and to pixels. The squashing to [0, 1] is done here and nowhere else.
+"""Likelihoods p(x | z), which turn the decoder's output into nats and into pixels in [0, 1].
 
-A likelihood is made with the image's channel count C and says in `param_channels` how many channels P the decoder
-must give.
+A likelihood is created with the number C of image channels. Its attribute `param_channels` is the number P of channels
+that the decoder must return; only the likelihood maps them to [0, 1].
 """
 
 import math
@@ -16,34 +16,41 @@ from cvae.errors import UsageError
 
 
 def bernoulli_nll(logits: Tensor, image: Tensor) -> Tensor:
-    """-log Bernoulli(image | sigmoid(logits)) in nats per image (B,); for grey values, the cross-entropy."""
+    """Return -log Bernoulli(image | sigmoid(logits)), the cross-entropy for grey values, in nats per image (B,)."""
     return F.binary_cross_entropy_with_logits(logits, image, reduction="none").flatten(1).sum(1)  # (B, ...) -> (B,)
 
 
 def gaussian_nll(mean: Tensor, image: Tensor, log_sigma: Tensor) -> Tensor:
-    """-log Normal(image | mean, sigma^2) in nats per image (B,): a density over [0, 1], so it can be negative."""
+    """Return -log Normal(image | mean, sigma^2) in nats per image (B,), which may be negative."""
     squares = ((image - mean) * torch.exp(-log_sigma)).square()
     return (0.5 * (squares + math.log(2 * math.pi)) + log_sigma).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
 
 
 class Likelihood(nn.Module, ABC):
-    """What every likelihood has."""
+    """Base class of the likelihoods."""
 
     param_channels: int
+    """Number P of channels of the parameters."""
+
     discrete = False
-    """Whether it gives probabilities of a pixel's 256 values: bits per dimension have meaning then."""
+    """Whether p(x | z) is a distribution over the 256 values of a pixel, so that bits per dimension are meaningful."""
 
     @abstractmethod
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
-        """-log p(image | z) in nats per image: params (B, P, H, W), image (B, C, H, W) in [0, 1] -> (B,)."""
+        """Return -log p(image | z) in nats per image (B,).
+
+        Args:
+            params: Output of the decoder (B, P, H, W).
+            image: Images (B, C, H, W) in [0, 1].
+        """
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """The mean of p(x | z): params (B, P, H, W) -> image (B, C, H, W) in [0, 1]."""
+        """Return the mean of p(x | z), images (B, C, H, W) in [0, 1], for parameters (B, P, H, W)."""
 
 
 class Bernoulli(Likelihood):
-    """Each pixel is black or white, with the probability sigmoid(params)."""
+    """Bernoulli likelihood: a pixel is white with probability sigmoid(params), otherwise black."""
 
     def __init__(self, image_channels: int) -> None:
         super().__init__()
@@ -57,10 +64,14 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Each pixel is normal around 0.5 + params, cut off at 0 and 1, with one fixed standard deviation.
+    """Gaussian likelihood with a fixed standard deviation and the mean 0.5 + params, clamped to [0, 1].
 
-    The mean squared error of many scripts, summed over pixels, is sigma = 0.7071 up to a constant. A sigmoid instead of
-    the cut would stop the learning of images that are mostly black: once all is black, its derivative is zero.
+    The squared error summed over pixels, a common loss, is sigma = 0.7071 up to a constant. A sigmoid instead of the
+    clamp would stop training on mostly black images: once an output is all black, the derivative is zero.
+
+    Args:
+        image_channels: Number of image channels C.
+        sigma: Standard deviation, in units of the pixel range [0, 1].
     """
 
     log_sigma: Tensor
@@ -68,15 +79,15 @@ class Gaussian(Likelihood):
     def __init__(self, image_channels: int, *, sigma: float = 0.1) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
-            raise UsageError(f"option sigma={sigma}: a standard deviation is positive")
+            raise UsageError(f"option sigma={sigma}: a standard deviation must be positive")
         self.param_channels = image_channels
         self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
-        return gaussian_nll(self._mean_to_learn_from(params), image, self.log_sigma)
+        return gaussian_nll(self._straight_through_mean(params), image, self.log_sigma)
 
-    def _mean_to_learn_from(self, params: Tensor) -> Tensor:
-        """The mean, with the derivative that it would have without the cut: beyond it, that of the error's tangent."""
+    def _straight_through_mean(self, params: Tensor) -> Tensor:
+        """Return the mean with the gradient of the unclamped mean (a straight-through estimator)."""
         return params + (self.mean(params) - params).detach()
 
     def mean(self, params: Tensor) -> Tensor:
@@ -84,7 +95,10 @@ class Gaussian(Likelihood):
 
 
 class LearnedGaussian(Gaussian):
-    """The standard deviation, shared by all pixels, is a parameter of the model (Rybkin et al. 2021, section 3)."""
+    """Gaussian likelihood whose standard deviation, shared by all pixels, is a parameter of the model.
+
+    Rybkin, Daniilidis & Levine 2021, "sigma-VAE", section 3, https://arxiv.org/abs/2006.13202.
+    """
 
     def __init__(self, image_channels: int) -> None:
         super().__init__(image_channels)
@@ -94,10 +108,10 @@ class LearnedGaussian(Gaussian):
 
 
 class OptimalGaussian(Gaussian):
-    """The standard deviation is the root mean squared error of the batch, its maximum-likelihood value.
+    """Gaussian likelihood whose standard deviation is the maximum-likelihood one, the batch's root mean squared error.
 
-    Rybkin, Daniilidis & Levine 2021, "sigma-VAE", eq. 6, https://arxiv.org/abs/2006.13202. In evaluation it is the
-    running value from training, since one solved for on the images at hand would tell the decoder about them.
+    Rybkin, Daniilidis & Levine 2021, "sigma-VAE", eq. 6, https://arxiv.org/abs/2006.13202. Evaluation uses the running
+    average from training, because a value computed from the evaluated images would leak information about them.
     """
 
     momentum = 0.1
@@ -105,10 +119,10 @@ class OptimalGaussian(Gaussian):
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
         if not self.training:
             return super().nll(params, image)
-        mean = self._mean_to_learn_from(params)
-        with torch.no_grad():  # at the optimum the derivative by sigma is zero
+        mean = self._straight_through_mean(params)
+        with torch.no_grad():  # at the optimum the derivative with respect to sigma is zero
             error = (image - mean).square().mean()
-            if dist.is_available() and dist.is_initialized():  # the batch is spread over several processes
+            if dist.is_available() and dist.is_initialized():  # the batch is split among several processes
                 dist.all_reduce(error)
                 error = error / dist.get_world_size()
             log_sigma = 0.5 * error.clamp(min=1e-8).log()
@@ -117,10 +131,14 @@ class OptimalGaussian(Gaussian):
 
 
 class LogisticMixture(Likelihood):
-    """Each pixel's 256 values have probabilities: those of a mixture of logistic distributions, cut into 256 intervals.
+    """Discretized logistic mixture: a distribution over the 256 values of each pixel.
 
-    The colours of a pixel choose one component together, and the mean of a later colour depends linearly on the ones
-    before. Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2, https://arxiv.org/abs/1701.05517.
+    All channels of a pixel share a component, and the mean of a channel depends linearly on the channels before it.
+    Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2, https://arxiv.org/abs/1701.05517.
+
+    Args:
+        image_channels: Number of image channels C.
+        components: Number of components K of the mixture.
     """
 
     discrete = True
@@ -128,17 +146,21 @@ class LogisticMixture(Likelihood):
     def __init__(self, image_channels: int, *, components: int = 5) -> None:
         super().__init__()
         if components < 1:
-            raise UsageError(f"option components={components}: at least 1 is needed")
+            raise UsageError(f"option components={components}: must be at least 1")
         self.channels = image_channels
-        self.earlier = [(c, j) for c in range(image_channels) for j in range(c)]  # channel c depends on channel j
-        # Of each component its weight, the means and scales of the channels, and the coefficients between them.
+        self.channel_pairs = [(c, j) for c in range(image_channels) for j in range(c)]  # channel c depends on channel j
         self.components = components
-        self.param_channels = components * (1 + 2 * image_channels + len(self.earlier))
+        # Each component has a weight, a mean and a scale for each channel, and a coefficient for each pair of channels.
+        self.param_channels = components * (1 + 2 * image_channels + len(self.channel_pairs))
 
     def _split(self, params: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
-        """(B, P, H, W) -> log-weights (B, K, H, W), C means of this shape, scales (B, K, C, H, W), coefficients."""
-        each = self.param_channels // self.components
-        params = params.unflatten(1, (self.components, each))  # (B, P, H, W) -> (B, K, P / K, H, W)
+        """Split the parameters (B, P, H, W) into log-weights, means, scales and coefficients.
+
+        Returns:
+            Log-weights (B, K, H, W), C means (B, K, H, W), scales (B, K, C, H, W), and coefficients
+            (B, K, C (C - 1) / 2, H, W), to which tanh is still to be applied.
+        """
+        params = params.unflatten(1, (self.components, -1))  # (B, P, H, W) -> (B, K, P / K, H, W)
         means = [params[:, :, 1 + c] for c in range(self.channels)]  # C of (B, K, H, W)
         log_scale = params[:, :, 1 + self.channels : 1 + 2 * self.channels]
         coefficients = params[:, :, 1 + 2 * self.channels :]
@@ -147,13 +169,13 @@ class LogisticMixture(Likelihood):
     def nll(self, params: Tensor, image: Tensor) -> Tensor:
         log_weight, means, scale, coefficient = self._split(params)
         image = (2 * image - 1).unsqueeze(1)  # (B, C, H, W) in [0, 1] -> (B, 1, C, H, W) in [-1, 1]
-        for i, (c, j) in enumerate(self.earlier):
+        for i, (c, j) in enumerate(self.channel_pairs):
             means[c] = means[c] + torch.tanh(coefficient[:, :, i]) * image[:, :, j]
         offset = image - torch.stack(means, dim=2)  # (B, K, C, H, W)
-        low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # the interval's ends, half way to the next
+        low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # half way to the neighbouring values
         # sigmoid(high) - sigmoid(low) = sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation
         inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-2 / 255 / scale))
-        edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))  # to infinity at both ends
+        edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))  # 0 and 255 include the tails
         log_prob = torch.where(image.abs() < 1 - 1 / 255, inside, edges)
         log_mixture = (log_weight + log_prob.sum(2)).logsumexp(1)  # (B, K, C, H, W) -> (B, K, H, W) -> (B, H, W)
         return -log_mixture.flatten(1).sum(1)  # (B, H, W) -> (B,)
@@ -161,11 +183,11 @@ class LogisticMixture(Likelihood):
     def mean(self, params: Tensor) -> Tensor:
         log_weight, means, scale, coefficient = self._split(params)
         for c, mean in enumerate(means):
-            for i, (later, j) in enumerate(self.earlier):
-                if later == c:
+            for i, (channel, j) in enumerate(self.channel_pairs):
+                if channel == c:
                     mean = mean + torch.tanh(coefficient[:, :, i]) * means[j]  # (B, K, H, W)
-            # E clamp(x, -1, 1) = 1 - the integral of the distribution function from -1 to 1
+            # E[clamp(x, -1, 1)] = 1 - the integral of the cumulative distribution function from -1 to 1
             above, below = F.softplus((1 - mean) / scale[:, :, c]), F.softplus((-1 - mean) / scale[:, :, c])
             means[c] = 1 - scale[:, :, c] * (above - below)
-        mixed = (log_weight.exp().unsqueeze(2) * torch.stack(means, dim=2)).sum(1)  # (B, K, C, H, W) -> (B, C, H, W)
-        return ((mixed + 1) / 2).clamp(0, 1)
+        mean = (log_weight.exp().unsqueeze(2) * torch.stack(means, dim=2)).sum(1)  # (B, K, C, H, W) -> (B, C, H, W)
+        return ((mean + 1) / 2).clamp(0, 1)

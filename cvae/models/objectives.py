@@ -7,13 +7,16 @@ to 1. Options are keyword-only; if one is called `samples`, validation takes as 
 """
 
 import math
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from cvae.errors import UsageError
+from cvae.flags import Interval
 from cvae.models import Terms
+
+NotNegative = Annotated[float, Interval(minimum=0)]
 
 
 class Model(Protocol):
@@ -31,7 +34,13 @@ class Loss(NamedTuple):
 
 
 def elbo(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 1.0, free_bits: float = 0.0
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    beta: NotNegative = 1.0,
+    free_bits: NotNegative = 0.0,
 ) -> Loss:
     """Return the negative evidence lower bound, distortion + beta * rate.
 
@@ -48,7 +57,13 @@ def elbo(
 
 
 def iwae(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, samples: int = 5, dreg: bool = False
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
+    dreg: bool = False,
 ) -> Loss:
     """Return the negative importance-weighted bound, tighter than the ELBO for one decoding more per sample.
 
@@ -87,7 +102,7 @@ def _path_only(terms: Terms) -> Tensor:
     return terms.log_ratio - (score - score.detach()) + (path - path.detach())
 
 
-def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: float = 4.0) -> Loss:
+def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NotNegative = 4.0) -> Loss:
     """Return the negative ELBO with weight `beta` on the total correlation, so that dimensions become independent.
 
     Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling; its constant, the
@@ -110,7 +125,13 @@ def _tc(terms: Terms) -> Tensor:
 
 
 def info(
-    model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, alpha: float = 0.5, mmd: float = 100.0
+    model: Model,
+    image: Tensor,
+    label: Tensor | None,
+    kl_weight: float,
+    *,
+    alpha: Annotated[float, Interval(minimum=0, maximum=1)] = 0.5,
+    mmd: NotNegative = 100.0,
 ) -> Loss:
     """Return the InfoVAE objective: less weight on the rate, and a penalty on the distance of q(z) from p(z).
 

@@ -1,4 +1,4 @@
-"""The variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
+"""Variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,57 +15,78 @@ from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Reg
 
 
 class Posterior(NamedTuple):
-    """q(z | x), a sample of it, and what the decoder makes of that sample."""
+    """Posterior q(z | x), a sample from it, and the decoder's output for that sample.
 
-    mean: Tensor  # (B, Z)
-    log_var: Tensor  # (B, Z)
-    latent: Tensor  # (B, Z)
-    params: Tensor  # (B, P, H, W), of the likelihood
+    Attributes:
+        mean: Mean of q(z | x), (B, Z).
+        log_var: Log-variance of q(z | x), (B, Z).
+        latent: Sample from q(z | x), (B, Z).
+        params: Likelihood parameters at the sample, (B, P, H, W).
+    """
+
+    mean: Tensor
+    log_var: Tensor
+    latent: Tensor
+    params: Tensor
 
 
 class Hierarchical(nn.Module, ABC):
-    """A decoder whose latents come in groups, each inferred given the ones before it.
+    """Decoder whose latents come in groups, each of which is inferred from the image and the groups before it.
 
-    Its encoder gives features instead of mean and log-variance; `forward`, (latent (B, Z), label) -> parameters
-    (B, P, H, W), is that of any decoder.
+    Its encoder returns feature maps instead of mean and log-variance. Its `forward` is that of any decoder: (latent
+    (B, Z), label) -> likelihood parameters (B, P, H, W).
     """
 
     groups: tuple[int, ...]
-    """How many of the latent dimensions are in each group, the first drawn first; they add up to Z."""
+    """Number of latent dimensions in each group, in the order of sampling; they add up to Z."""
 
     @abstractmethod
-    def infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        """What the encoder saw, and noise (B, Z) that chooses the sample -> the posterior along that sample."""
+    def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+        """Return the posterior along one sample from it.
+
+        Args:
+            features: Output of the encoder.
+            label: Labels (B,) int64, or None.
+            noise: Standard normal noise (B, Z) that determines the sample.
+        """
 
 
 class Terms(NamedTuple):
-    """The terms of the negative evidence lower bound for a batch, in nats, and the sample that they were taken at.
+    """Terms of the negative evidence lower bound for a batch, in nats, and the sample at which they were computed.
 
-    `distortion` (B,) is -log p(x | z); `rate` (B, D) is the KL divergence of q(z | x) from the prior, per latent
-    dimension where the prior factorizes (D = Z), else in as many groups as it has. `log_ratio` (B,) is
-    log q(z | x) - log p(z) at the sample, whose expectation is the rate: -distortion - log_ratio is the logarithm of
-    the sample's importance weight (Burda et al. 2015, https://arxiv.org/abs/1509.00519).
+    Attributes:
+        distortion: -log p(x | z), (B,).
+        rate: KL divergence of q(z | x) from the prior, (B, D): one number per latent dimension if the prior factorizes
+            (D = Z), otherwise one per group of dimensions.
+        log_ratio: log q(z | x) - log p(z) at the sample, (B,). Its expectation is the rate, and
+            -distortion - log_ratio is the logarithm of the sample's importance weight (Burda et al. 2015,
+            https://arxiv.org/abs/1509.00519).
+        mean: Mean of q(z | x), (B, Z).
+        log_var: Log-variance of q(z | x), (B, Z).
+        latent: Sample from q(z | x), (B, Z).
+        noise: The sample in the noise space of the prior, (B, Z).
+        hierarchical: Whether the latents come in groups, each of which is inferred from the groups before it.
     """
 
     distortion: Tensor
     rate: Tensor
     log_ratio: Tensor
-    mean: Tensor  # (B, Z), of q(z | x)
-    log_var: Tensor  # (B, Z)
-    latent: Tensor  # (B, Z), the sample
-    noise: Tensor  # (B, Z), the sample as the prior's standard normal noise
-    hierarchical: bool = False  # whether the latents come in groups, each inferred from the ones before it
+    mean: Tensor
+    log_var: Tensor
+    latent: Tensor
+    noise: Tensor
+    hierarchical: bool = False
 
 
 class VAE(nn.Module):
-    """A variational autoencoder made of ready parts.
+    """Variational autoencoder composed of an encoder, a decoder, a likelihood and a prior.
 
     Args:
-        latent_dim: Z.
-        encoder: (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
-        decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W); a `Hierarchical` one infers by itself
-            from whatever its encoder gives.
-        likelihood: p(x | z), given those parameters.
+        latent_dim: Number of latent dimensions Z.
+        encoder: Module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
+        decoder: Module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
+            q(z | x) itself, from the feature maps that its encoder returns.
+        likelihood: p(x | z).
         prior: p(z), as a map from standard normal noise.
     """
 
@@ -88,22 +109,26 @@ class VAE(nn.Module):
         label: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Terms:
-        """One sample of the bound: image (B, C, H, W) in [0, 1], label (B,) int64 or None -> terms in nats.
+        """Return the terms of the bound, in nats.
 
-        `noise` (B, Z), standard normal, chooses the sample of q(z | x); it is drawn when it is not given. With
-        (B K, Z) there are K samples in a row for each image, and terms of as many rows; the encoder is run once.
+        Args:
+            image: Images (B, C, H, W) in [0, 1].
+            label: Labels (B,) int64, or None.
+            noise: Standard normal noise that determines the sample from q(z | x): (B, Z) for one sample per image, or
+                (B K, Z) for K consecutive samples per image and as many rows in each term; the encoder runs only once.
+                Random by default.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
         return self.terms(image, label, self.encoder(image, label), noise)
 
-    def terms(self, image: Tensor, label: Tensor | None, seen: Sequence[Tensor], noise: Tensor) -> Terms:
-        """`forward` after the encoder, which has given `seen`."""
+    def terms(self, image: Tensor, label: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
+        """Return the terms of the bound as `forward` does, from `features`, the output of the encoder."""
         samples = len(noise) // len(image)
         if samples > 1:
-            image, *seen = (t.repeat_interleave(samples, dim=0) for t in (image, *seen))  # (B, ...) -> (B K, ...)
-            label = None if label is None else label.repeat_interleave(samples)
-        mean, log_var, latent, params = self._infer(seen, label, noise, hookable=samples > 1)
-        with torch.autocast(image.device.type, enabled=False):  # the terms in full precision, whatever the networks'
+            image, *features = (_repeat(t, samples) for t in (image, *features))  # (B, ...) -> (B K, ...)
+            label = None if label is None else _repeat(label, samples)
+        mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
+        with torch.autocast(image.device.type, enabled=False):  # full precision, even if the networks run in less
             standard, log_scale = self.prior.to_noise(latent, label)
             log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
             log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)
@@ -118,34 +143,46 @@ class VAE(nn.Module):
                 hierarchical=isinstance(self.decoder, Hierarchical),
             )
 
-    def _infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
+    def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
         """Sample the posterior; with `hookable`, a hook on the sample gets its whole gradient, compiled or not."""
         if isinstance(self.decoder, Hierarchical):
-            return self.decoder.infer(seen, label, noise)
-        mean, log_var = (out.float() for out in seen)
+            return self.decoder.infer(features, label, noise)
+        mean, log_var = (out.float() for out in features)
         latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
         if hookable:
             latent = _split_graph(latent)
         return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Standard normal noise (B, Z) -> image (B, C, H, W) in [0, 1]: the exported decoder."""
+        """Return the images (B, C, H, W) in [0, 1] for standard normal noise (B, Z), as the exported decoder does."""
         return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, label), label))
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Image (B, C, H, W) -> mean (B, Z), std (B, Z) in the space of the noise: the exported encoder.
+        """Return the mean and standard deviation of the images' codes in noise space, as the exported encoder does.
 
-        They are the image of the posterior's mean and its deviation times the prior's local scale; under a learned
-        prior the posterior itself is not normal in the space of the noise. The groups of a hierarchy are taken at
-        the mean of those before.
+        The posterior's mean is mapped to noise space, and its standard deviation is multiplied by the prior's local
+        scale. Under a learned prior this is an approximation: the posterior is not normal in noise space. Each group of
+        a hierarchical decoder is inferred at the mean of the groups before it.
+
+        Args:
+            image: Images (B, C, H, W) in [0, 1].
+            label: Labels (B,) int64, or None.
+
+        Returns:
+            Mean (B, Z) and standard deviation (B, Z).
         """
-        seen = self.encoder(image, label)
+        features = self.encoder(image, label)
         if isinstance(self.decoder, Hierarchical):
-            mean, log_var, *_ = self.decoder.infer(seen, label, image.new_zeros(image.shape[0], self.latent_dim))
+            mean, log_var, *_ = self.decoder.infer(features, label, image.new_zeros(image.shape[0], self.latent_dim))
         else:
-            mean, log_var = seen
+            mean, log_var = features
         noise, log_scale = self.prior.to_noise(mean, label)
         return noise, torch.exp(0.5 * log_var + log_scale)
+
+
+def _repeat(tensor: Tensor, samples: int) -> Tensor:
+    """Repeat each row. The gradient is a sum in a fixed order; that of `repeat_interleave` may not be one on a GPU."""
+    return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
 
 
 @torch.compiler.disable
@@ -155,10 +192,10 @@ def _split_graph(latent: Tensor) -> Tensor:
 
 
 def build(config: ModelConfig) -> VAE:
-    """The network that a config describes, with fresh weights from torch's global random state.
+    """Build the model that a config describes, with weights initialized from torch's global random state.
 
     Raises:
-        UsageError: a part or one of its options is unknown.
+        UsageError: If a part or one of its options is unknown.
     """
 
     def options(registry: Registry, part: Part) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Pictures of what a model has learned and how, from exported files and from what a run leaves. Torch-free."""
+"""Plots of a model and of its training, from exported files and run folders. Torch-free."""

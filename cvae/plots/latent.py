@@ -1,4 +1,4 @@
-"""Codes as points of a plane.
+"""Maps of codes: projections to a plane, drawn as scatter plots.
 
 t-SNE: https://jmlr.org/papers/v9/vandermaaten08a.html, UMAP: https://arxiv.org/abs/1802.03426
 """
@@ -16,32 +16,40 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
 from cvae import imaging
-from cvae.errors import CvaeError, UsageError, near
+from cvae.errors import CvaeError, UsageError, suggest
 from cvae.plots.codes import Codes
-from cvae.plots.style import MARKERS, OKABE_ITO, colours, plain
+from cvae.plots.style import MARKERS, OKABE_ITO, colours, escape_math
 
 METHODS = ("tsne", "pca", "umap")
 
-ACROSS = 24
-"""Thumbnails that fit beside each other."""
+THUMBNAILS_PER_SIDE = 24
+"""Number of thumbnails that fit along a side of the map."""
 
 
 def check_method(method: str) -> None:
-    """Raises:
-    UsageError: there is no such method.
-    CvaeError: its package is not installed.
+    """Check that a projection method exists and is installed.
+
+    Raises:
+        UsageError: there is no such method.
+        CvaeError: its package is not installed.
     """
     if method not in METHODS:
-        raise UsageError(f"--method {method!r} is unknown; {near(method, METHODS)}")
+        raise UsageError(f"--method {method!r} is unknown; {suggest(method, METHODS)}")
     if method == "umap" and find_spec("umap") is None:
         raise CvaeError("--method umap needs a package that is not installed: pip install umap-learn")
 
 
-def flatten(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, seed: int = 0) -> np.ndarray:
-    """Codes (N, Z) -> places in the plane (N, 2).
+def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, seed: int = 0) -> np.ndarray:
+    """Project codes (N, Z) to points of a plane (N, 2).
+
+    Args:
+        codes: the codes.
+        method: "tsne", "pca" or "umap".
+        perplexity: perplexity of t-SNE, roughly the number of neighbours that count.
+        seed: seed of the method.
 
     Raises:
-        UsageError: there is no such method, or there are too few codes for it, or all are the same.
+        UsageError: there is no such method, there are too few codes for it, or all codes are the same.
         CvaeError: its package is not installed.
     """
     check_method(method)
@@ -50,13 +58,13 @@ def flatten(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
         raise UsageError(f"{count} codes are too few for a map; at least 3, with --limit or another --split")
     if method == "tsne" and perplexity >= count:
         raise UsageError(
-            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, here are {count}; "
-            f"say --perplexity {max(1, (count - 1) // 3)}, or use more images"
+            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, there are {count}; "
+            f"use --perplexity {max(1, (count - 1) // 3)}, or use more images"
         )
     if not np.ptp(codes, axis=0).any():
-        raise UsageError(f"all {count} codes are the same, as if the images were: there is nothing to map")
+        raise UsageError(f"all {count} codes are the same, so there is nothing to map; use other images")
     if dimensions == 1:
-        codes = np.pad(codes, ((0, 0), (0, 1)))  # (N, 1) -> (N, 2): a line in the plane
+        codes = np.pad(codes, ((0, 0), (0, 1)))  # (N, 1) -> (N, 2), a line
     return _estimator(method, perplexity, seed).fit_transform(codes)
 
 
@@ -67,38 +75,45 @@ def _estimator(method: str, perplexity: float, seed: int) -> Any:
         return TSNE(perplexity=perplexity, random_state=seed)
     from umap import UMAP
 
-    return UMAP(random_state=seed, n_jobs=1)  # a seed means one thread to it anyway, with a warning
+    return UMAP(random_state=seed, n_jobs=1)  # with a seed UMAP uses one thread anyway, and warns about it
 
 
-def draw(codes: Codes, places: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
-    """The codes at their places (N, 2), by class where the data have classes; `thumbnails` shows some of the images."""
+def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
+    """Draw codes at their points (N, 2), coloured by class where the data have classes.
+
+    Args:
+        codes: the codes, with their images and labels.
+        points: their points in the plane, (N, 2).
+        title: title of the figure.
+        thumbnails: draw some of the images at their points.
+    """
     figure = Figure(figsize=(8, 7))
-    axes = figure.add_axes((0, 0, 1, 1))  # the legend lies outside, where `cvae.plots.style.save` makes room for it
+    axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the legend outside
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
-    axes.set_title(plain(title))
+    axes.set_title(escape_math(title))
     labels, classes = codes.images.labels, codes.classes
     if labels is None or classes is None:
-        colour = [OKABE_ITO[0]] * len(places)
-        axes.scatter(places[:, 0], places[:, 1], s=22, color=OKABE_ITO[0], linewidths=0, alpha=0.8)
+        point_colours = [OKABE_ITO[0]] * len(points)
+        axes.scatter(points[:, 0], points[:, 1], s=22, color=OKABE_ITO[0], linewidths=0, alpha=0.8)
     else:
         palette = colours(len(classes))
-        colour = [palette[label] for label in labels]
-        _points(axes, places, labels, classes, alpha=0.4 if thumbnails else 0.8)
+        point_colours = [palette[label] for label in labels]
+        _scatter(axes, points, labels, classes, alpha=0.4 if thumbnails else 0.8)
         if not thumbnails:
-            _names(axes, places, labels, classes)
+            _annotate_classes(axes, points, labels, classes)
     if thumbnails:
-        _thumbnails(axes, places, codes, colour)
+        _draw_thumbnails(axes, points, codes, point_colours)
     return figure
 
 
-def _points(axes: Axes, places: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], alpha: float) -> None:
-    """A colour and a shape for each class, and a legend."""
+def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], alpha: float) -> None:
+    """Draw each class with its own colour and marker, and a legend."""
     palette, present = colours(len(classes)), np.unique(labels)
     for label in present:
-        look: dict[str, Any] = {"color": palette[label], "marker": MARKERS[label % len(MARKERS)]}
-        points = places[labels == label]
-        axes.scatter(points[:, 0], points[:, 1], s=22, linewidths=0, alpha=alpha, label=plain(classes[label]), **look)
+        style: dict[str, Any] = {"color": palette[label], "marker": MARKERS[label % len(MARKERS)], "s": 22}
+        members, name = points[labels == label], escape_math(classes[label])
+        axes.scatter(members[:, 0], members[:, 1], linewidths=0, alpha=alpha, label=name, **style)
     columns = -(-len(present) // 30)
     legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), ncols=columns, markerscale=1.8, frameon=False)
     for handle in legend.legend_handles:
@@ -106,50 +121,55 @@ def _points(axes: Axes, places: np.ndarray, labels: np.ndarray, classes: tuple[s
         handle.set_alpha(1)
 
 
-def _names(axes: Axes, places: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """The name of each class in the middle of its points, unless others prevail there or it would cover a name."""
+def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
+    """Write each class's name at the median of its points, unless others prevail there or names would overlap."""
     assert isinstance(axes.figure, Figure)
-    axes.figure.draw_without_rendering()  # how far a text goes is known only then
+    axes.figure.draw_without_rendering()  # the extent of a text is known only then
     present = np.unique(labels)
     style: dict[str, Any] = {"fontsize": 14 if len(present) <= 10 else 9, "fontweight": "bold", "zorder": 5}
     style["path_effects"] = [withStroke(linewidth=4, foreground="white")]
-    taken: list[Bbox] = []
+    boxes: list[Bbox] = []
     for label in present:
-        across, up = middle = np.median(places[labels == label], axis=0)
-        if _share(places, labels == label, middle) <= 0.5:
+        x, y = centre = np.median(points[labels == label], axis=0)
+        if _class_share(points, labels == label, centre) <= 0.5:
             continue
-        text = axes.text(across, up, plain(classes[label]), ha="center", va="center", **style)
-        if (box := text.get_window_extent()).count_overlaps(taken):
+        text = axes.text(x, y, escape_math(classes[label]), ha="center", va="center", **style)
+        if (box := text.get_window_extent()).count_overlaps(boxes):
             text.remove()
         else:
-            taken.append(box)
+            boxes.append(box)
 
 
-def _share(places: np.ndarray, of_class: np.ndarray, place: np.ndarray) -> float:
-    """How many of the places (N, 2) around one are of a class (N,): of 20, or as many as the class has."""
-    nearest = np.argsort(((places - place) ** 2).sum(1))[: min(20, of_class.sum())]
-    return float(of_class[nearest].mean())
+def _class_share(points: np.ndarray, in_class: np.ndarray, centre: np.ndarray) -> float:
+    """Return the share of a class among the 20 points nearest to `centre`, or as many as the class has."""
+    nearest = np.argsort(((points - centre) ** 2).sum(1))[: min(20, in_class.sum())]
+    return float(in_class[nearest].mean())
 
 
-def _thumbnails(axes: Axes, places: np.ndarray, codes: Codes, colour: list[str]) -> None:
-    """Images at their places, framed in the colour of their class, as many as do not cover each other."""
-    side = np.ptp(places, axis=0).max() / ACROSS
+def _draw_thumbnails(axes: Axes, points: np.ndarray, codes: Codes, point_colours: list[str]) -> None:
+    """Draw images at their points, framed in the colour of their class, as many as fit without overlap."""
+    size = np.ptp(points, axis=0).max() / THUMBNAILS_PER_SIDE
     _, _, height, width = codes.images.images.shape
-    across, up = side * width / max(width, height), side * height / max(width, height)
-    axes.autoscale(False)  # else `imshow` sets limits to those of an image
-    for i in apart(places, 1.1 * side):
-        left, bottom = places[i] - (across / 2, up / 2)
+    image_width, image_height = size * width / max(width, height), size * height / max(width, height)
+    axes.autoscale(False)  # `imshow` would set the limits to those of an image
+    for i in thin_out(points, 1.1 * size):
+        left, bottom = points[i] - (image_width / 2, image_height / 2)
         image = np.asarray(imaging.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + across, bottom, bottom + up), zorder=3)
-        axes.add_patch(Rectangle((left, bottom), across, up, fill=False, edgecolor=colour[i], linewidth=1.5, zorder=4))
+        extent = (left, left + image_width, bottom, bottom + image_height)
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=extent, zorder=3)
+        frame: dict[str, Any] = {"fill": False, "edgecolor": point_colours[i], "linewidth": 1.5, "zorder": 4}
+        axes.add_patch(Rectangle((left, bottom), image_width, image_height, **frame))
     axes.autoscale(True)
-    axes.use_sticky_edges = False  # no image on the frame
+    axes.use_sticky_edges = False  # keep images off the frame
 
 
-def apart(places: np.ndarray, least: float) -> list[int]:
-    """Numbers of places (N, 2) of which each two are `least` apart across or along, taken at random until none fits."""
-    kept: list[int] = []
-    for i in np.random.default_rng(0).permutation(len(places)):
-        if all(np.abs(places[kept] - places[i]).max(1) >= least):
-            kept.append(int(i))
-    return kept
+def thin_out(points: np.ndarray, min_distance: float) -> list[int]:
+    """Return the indices of a random maximal set of points (N, 2) of which no two are nearer than `min_distance`.
+
+    The distance is the larger of the horizontal and the vertical one.
+    """
+    indices: list[int] = []
+    for i in np.random.default_rng(0).permutation(len(points)):
+        if all(np.abs(points[indices] - points[i]).max(1) >= min_distance):
+            indices.append(int(i))
+    return indices

@@ -1,4 +1,4 @@
-"""The curves of trainings: the bound and its two parts, from metrics.jsonl."""
+"""Training curves: the bound and its two terms by epoch, from metrics.jsonl."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cvae.errors import CvaeError, UsageError
-from cvae.plots.style import GREY, PETROFF, colours, plain
+from cvae.plots.style import GREY, PETROFF, colours, escape_math
 from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}
@@ -25,39 +25,39 @@ STYLES: dict[str, dict[str, Any]] = {
 Records = list[dict[str, Any]]
 
 
-def read(run: Path) -> Records:
-    """What a run has recorded: a line an epoch, and one of the test images at its end.
+def read_history(run: Path) -> Records:
+    """Read the metrics of a run: one record per epoch, and one for the test images at the end.
 
     Raises:
-        CvaeError: there is no such file, it is damaged, or the first epoch has not ended yet.
+        CvaeError: the file does not exist, is damaged, or has no complete epoch yet.
     """
     path, records = run / METRICS, read_metrics(run)
     for number, record in enumerate(records, 1):
         try:
             _check(record)
         except (ValueError, KeyError, TypeError) as error:
-            raise CvaeError(f"{str(path)!r} is damaged: line {number} is no record of a training") from error
+            raise CvaeError(f"{str(path)!r} is damaged: line {number} is not a training record") from error
     if not any("epoch" in record for record in records):
-        raise CvaeError(f"{str(path)!r} holds no epoch; let the run train for one at least")
+        raise CvaeError(f"{str(path)!r} has no epochs; train the run for at least one")
     return records
 
 
 def _check(record: dict[str, Any]) -> None:
-    """Raise one of several errors if it is not a record."""
+    """Raise ValueError, KeyError or TypeError if `record` is not valid."""
     numbers = [record[split][term] for split in STYLES if split in record for term in TERMS]
     if not numbers or not all(isinstance(number, int | float) for number in (*numbers, record.get("epoch", 0))):
         raise ValueError
 
 
 def curve(records: Records, split: str, term: str) -> tuple[list[int], list[float]]:
-    """Epochs and values of one line; that of the test images is a point at the last epoch."""
+    """Return the epochs and values of one curve. That of the test images is a single point at the last epoch."""
     last = max(record.get("epoch", 0) for record in records)
-    found = [(record.get("epoch", last), record[split][term]) for record in records if split in record]
-    return [epoch for epoch, _ in found], [value for _, value in found]
+    points = [(record.get("epoch", last), record[split][term]) for record in records if split in record]
+    return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def draw(runs: Mapping[str, Records]) -> Figure:
-    """Bound, distortion and rate by epoch, in nats per image: a colour a run.
+    """Draw bound, distortion and rate by epoch, in nats per image, with one colour per run.
 
     Raises:
         UsageError: there are more runs than colours.
@@ -68,41 +68,41 @@ def draw(runs: Mapping[str, Records]) -> Figure:
     for axes, term in zip(figure.subplots(1, 3), TERMS, strict=True):
         _panel(axes, runs, term)
     figure.axes[0].set_ylabel("nats per image")
-    used = [split for split in STYLES if any(split in record for records in runs.values() for record in records)]
+    splits = [split for split in STYLES if any(split in record for records in runs.values() for record in records)]
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours(len(runs))]
-    handles += [Line2D([], [], color=GREY, **STYLES[split]) for split in used]
-    figure.legend(handles, [*map(plain, runs), *used], loc="outside lower center", ncols=6, frameon=False)
+    handles += [Line2D([], [], color=GREY, **STYLES[split]) for split in splits]
+    figure.legend(handles, [*map(escape_math, runs), *splits], loc="outside lower center", ncols=6, frameon=False)
     return figure
 
 
 def _panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
-    lines: list[list[float]] = []
+    curves: list[list[float]] = []
     for records, colour in zip(runs.values(), colours(len(runs)), strict=True):
         for split, style in STYLES.items():
             epochs, values = curve(records, split, term)
-            dots = "o" if len(epochs) == 1 and split != "test" else None  # a line of one epoch is not seen
-            axes.plot(epochs, values, **{"marker": dots, "color": colour, **style})
-            lines.append(values)
+            marker = "o" if len(epochs) == 1 and split != "test" else None  # a line of one point is invisible
+            axes.plot(epochs, values, **{"marker": marker, "color": colour, **style})
+            curves.append(values)
     axes.set(xlabel="epoch", title=TERMS[term])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    _zoom(axes, lines)
+    _zoom(axes, curves)
 
 
-def _zoom(axes: Axes, lines: list[list[float]]) -> None:
-    """Leave the first tenth of the epochs out of the choice of limits, for they would flatten the rest, and say so."""
-    every = np.array([value for line in lines for value in line])
-    settled = np.array([value for line in lines for value in line[len(line) // 10 :]])
-    every, settled = every[np.isfinite(every)], settled[np.isfinite(settled)]
-    if not len(settled):
+def _zoom(axes: Axes, curves: list[list[float]]) -> None:
+    """Choose the limits without the first tenth of the epochs, which would flatten the rest, and note what is cut."""
+    values = np.array([value for curve in curves for value in curve])
+    later = np.array([value for curve in curves for value in curve[len(curve) // 10 :]])
+    values, later = values[np.isfinite(values)], later[np.isfinite(later)]
+    if not len(later):
         return
-    margin = 0.06 * np.ptp(settled) or 1.0
-    low, high = settled.min() - margin, settled.max() + margin
+    margin = 0.06 * np.ptp(later) or 1.0
+    low, high = later.min() - margin, later.max() + margin
     axes.set_ylim(low, high)
-    said: dict[str, Any] = {"color": GREY, "fontsize": 9, "ha": "right", "transform": axes.transAxes}
-    said["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
-    if every.max() > high:
-        axes.text(0.98, 0.97, f"first epochs above, up to {every.max():.1f}", va="top", **said)
-    if every.min() < low:
-        axes.text(0.98, 0.03, f"first epochs below, down to {every.min():.1f}", va="bottom", **said)
+    note: dict[str, Any] = {"color": GREY, "fontsize": 9, "ha": "right", "transform": axes.transAxes}
+    note["bbox"] = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2}
+    if values.max() > high:
+        axes.text(0.98, 0.97, f"first epochs above, up to {values.max():.1f}", va="top", **note)
+    if values.min() < low:
+        axes.text(0.98, 0.03, f"first epochs below, down to {values.min():.1f}", va="bottom", **note)

@@ -1,4 +1,4 @@
-"""How reconstructions became better: the pictures that a run saved while it was trained."""
+"""The progress of reconstructions: sample images that a run saved during training."""
 
 import re
 from pathlib import Path
@@ -12,72 +12,74 @@ from cvae.imaging.grids import grid_gap
 from cvae.plots.image_grid import image_grid
 from cvae.run import sample_images
 
-ROWS = 8
-"""Epochs, at most, that are chosen when none are named."""
+MAX_ROWS = 8
+"""Maximum number of epochs that are chosen by default."""
 
 
-def saved(run: Path) -> dict[int, Path]:
-    """The pictures of reconstructions in a run's samples/, by epoch.
-
-    Raises:
-        CvaeError: there is none.
-    """
-    found = sample_images(run, "reconstructions")
-    if not found:
-        raise CvaeError(f"{str(run)!r} has no pictures in samples/; cvae train saves them, of grey and colour images")
-    return found
-
-
-def choose(there: list[int], asked: str | None) -> list[int]:
-    """The epochs asked for, as "0,20,40", or else at most `ROWS` of those that are there, evenly.
+def find_samples(run: Path) -> dict[int, Path]:
+    """Return the images of reconstructions in a run's samples/, by epoch.
 
     Raises:
-        UsageError: it is no list of numbers, or one of them was not saved.
+        CvaeError: there are none.
     """
-    if asked is None:
-        places = np.linspace(0, len(there) - 1, min(ROWS, len(there)))
-        return [there[i] for i in places.round().astype(int)]
-    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", asked):
-        raise UsageError(f"--epochs {asked!r} is no list of numbers such as {','.join(map(str, there[:3]))}")
-    epochs = [int(number) for number in asked.split(",")]
+    paths = sample_images(run, "reconstructions")
+    if not paths:
+        raise CvaeError(
+            f"{str(run)!r} has no reconstructions in samples/; cvae train saves them for grey or colour images"
+        )
+    return paths
+
+
+def choose_epochs(available: list[int], text: str | None) -> list[int]:
+    """Parse epochs like "0,20,40", or else choose at most `MAX_ROWS` available ones, evenly spaced.
+
+    Raises:
+        UsageError: the text is not a list of numbers, or an epoch was not saved.
+    """
+    if text is None:
+        indices = np.linspace(0, len(available) - 1, min(MAX_ROWS, len(available)))
+        return [available[i] for i in indices.round().astype(int)]
+    if not re.fullmatch(r"\d{1,9}(,\d{1,9})*", text):
+        raise UsageError(f"--epochs {text!r} is not a list of numbers like {','.join(map(str, available[:3]))}")
+    epochs = [int(number) for number in text.split(",")]
     for epoch in epochs:
-        if epoch not in there:
-            raise UsageError(f"--epochs {asked!r}: {epoch} was not saved; there are {', '.join(map(str, there))}")
+        if epoch not in available:
+            raise UsageError(f"--epochs {text!r}: {epoch} was not saved; available: {', '.join(map(str, available))}")
     return epochs
 
 
-def halves(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a picture into the originals and the reconstructions below, (N, C, H, W) uint8 each.
+def split_sample(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a sample image into the originals and the reconstructions below them, (N, C, H, W) uint8 each.
 
     Raises:
-        CvaeError: the file can't be read, or is not of such images.
+        CvaeError: the file can't be read, or its images do not have this shape.
     """
     channels, height, width = image_shape
     gap = grid_gap(height)
     try:
         with Image.open(path, formats=("PNG",)) as file:
-            picture = file.convert("L" if channels == 1 else "RGB")
+            image = file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        raise CvaeError(f"can't read {str(path)!r} as a picture: {error}") from error
-    count, rest = divmod(picture.width + gap, width + gap)
-    if count < 1 or rest or picture.height != 2 * height + gap:
-        raise CvaeError(f"{str(path)!r} has {picture.width}x{picture.height} pixels, no two rows of {width}x{height}")
-    cut = [
-        np.asarray(picture.crop((x, y, x + width, y + height))).reshape(height, width, channels)
+        raise CvaeError(f"can't read {str(path)!r} as an image: {error}") from error
+    count, rest = divmod(image.width + gap, width + gap)
+    if count < 1 or rest or image.height != 2 * height + gap:
+        raise CvaeError(f"{str(path)!r} has {image.width}x{image.height} pixels, not two rows of {width}x{height}")
+    crops = [
+        np.asarray(image.crop((x, y, x + width, y + height))).reshape(height, width, channels)
         for y in (0, height + gap)
-        for x in range(0, picture.width, width + gap)
+        for x in range(0, image.width, width + gap)
     ]
-    images = np.stack(cut).transpose(0, 3, 1, 2)  # (2N, H, W, C) -> (2N, C, H, W)
+    images = np.stack(crops).transpose(0, 3, 1, 2)  # (2N, H, W, C) -> (2N, C, H, W)
     return images[:count], images[count:]
 
 
-def draw(pictures: dict[int, Path], image_shape: tuple[int, int, int], title: str) -> Figure:
-    """The originals, and below them a row for each epoch's picture.
+def draw(samples: dict[int, Path], image_shape: tuple[int, int, int], title: str) -> Figure:
+    """Draw the originals, and below them the reconstructions of each epoch.
 
     Raises:
-        CvaeError: a picture can't be read, or is not of such images.
+        CvaeError: a sample image can't be read, or its images do not have this shape.
     """
-    cut = {epoch: halves(path, image_shape) for epoch, path in pictures.items()}
-    originals = next(iter(cut.values()))[0]
-    images = np.concatenate([originals, *(below for _, below in cut.values())]) / np.float32(255)
-    return image_grid(images, ["original", *(f"epoch {epoch}" for epoch in cut)], [""] * len(originals), title)
+    halves = {epoch: split_sample(path, image_shape) for epoch, path in samples.items()}
+    originals = next(iter(halves.values()))[0]
+    images = np.concatenate([originals, *(below for _, below in halves.values())]) / np.float32(255)
+    return image_grid(images, ["original", *(f"epoch {epoch}" for epoch in halves)], [""] * len(originals), title)

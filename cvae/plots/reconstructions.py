@@ -1,4 +1,4 @@
-"""What a model makes of a data set's images."""
+"""Images of a data set and their reconstructions."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,13 +9,13 @@ from cvae.runtime import Model
 
 
 def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
-    """Rows of images, each above a row of their reconstructions."""
+    """Draw rows of images, each above a row of their reconstructions."""
     labels = None if model.spec.classes is None else codes.images.labels
     originals = codes.images.images[:].astype(np.float32) / 255
-    again = model.decode(codes.mean, label_index=labels)
+    reconstructed = model.decode(codes.mean, label_index=labels)
     rows, names = [], []
     for start in range(0, len(originals), columns):
-        for name, images in ("image", originals), ("reconstruction", again):
+        for name, images in ("image", originals), ("reconstruction", reconstructed):
             row = images[start : start + columns]
             blank = np.ones((columns - len(row), *row.shape[1:]), np.float32)  # the last row may be shorter
             rows.append(np.concatenate([row, blank]))

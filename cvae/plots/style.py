@@ -1,4 +1,4 @@
-"""What all figures of matplotlib share: colours that everybody can tell apart, and how a figure is saved."""
+"""Shared style of matplotlib figures: accessible colours, and how a figure is saved."""
 
 from pathlib import Path
 
@@ -11,50 +11,52 @@ from cvae.errors import UsageError
 GREY = "#767676"
 
 DPI = 144
-"""Pixels an inch, in a PNG."""
+"""Pixels per inch in a PNG."""
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-"""Eight colours for every kind of eye (https://jfly.uni-koeln.de/color/), the palest last."""
+"""Eight colours that colour-blind people can tell apart, https://jfly.uni-koeln.de/color/, the palest last."""
 
 PETROFF = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-"""Ten, as far apart as ten can be (https://arxiv.org/abs/2107.02270)."""
+"""Ten colours that are as distinct as possible, https://arxiv.org/abs/2107.02270."""
 
 MARKERS = "osD^vP*<X>p"
-"""Eleven shapes of a point, so that with ten colours 110 classes differ; the two greys have very different ones."""
+"""Eleven marker shapes, which make 110 distinct classes with ten colours. The two greys get very different ones."""
 
-ENDINGS = (".png", ".svg")
+SUFFIXES = (".png", ".svg")
 
 
 def colours(count: int) -> list[str]:
-    """A colour for each of `count` things; beyond ten they come again, and something else must tell things apart."""
+    """Return `count` colours. They repeat after ten, so more than ten classes need a second distinction."""
     palette = OKABE_ITO if count <= len(OKABE_ITO) else PETROFF
     return [palette[i % len(palette)] for i in range(count)]
 
 
-def plain(text: str) -> str:
-    """A name of the user's as a text that matplotlib does not take for a formula."""
+def escape_math(text: str) -> str:
+    """Escape dollar signs, which matplotlib would take for the bounds of a formula."""
     return text.replace("$", r"\$")
 
 
-def check_ending(path: Path) -> None:
-    """Raises:
-    UsageError: figures are not written with this ending.
+def check_suffix(path: Path) -> None:
+    """Check that figures can be saved in the format of the path's suffix.
+
+    Raises:
+        UsageError: they can't.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{str(path)!r}: figures are not written with the ending {path.suffix!r}; try .png or .svg")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{str(path)!r}: figures can't be saved as {path.suffix!r}; use .png or .svg")
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Save as PNG or SVG, by the path's ending, whole or not at all; the same figure gives the same bytes.
+    """Save a figure atomically as PNG or SVG, depending on the path's suffix. The same figure gives the same bytes.
 
     Raises:
-        UsageError: the path has another ending.
+        UsageError: the path has another suffix.
         CvaeError: the file can't be written.
     """
-    check_ending(path)
-    undated = {"Date": None} if path.suffix.lower() == ".svg" else None
+    check_suffix(path)
+    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     with rc_context({"svg.hashsalt": "cvae"}), atomic_write(path) as temporary_path:
-        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=undated)
+        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=metadata)

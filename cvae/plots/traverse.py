@@ -1,4 +1,4 @@
-"""What each dimension of the code does: it alone varies, the others stay."""
+"""Latent traversals: images along one dimension of the code at a time."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -7,13 +7,13 @@ from cvae.plots.image_grid import image_grid
 from cvae.runtime import Model
 
 
-def strongest(kl: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of the `count` dimensions with the largest KL (Z,), the largest first."""
+def top_dimensions(kl: np.ndarray, count: int) -> np.ndarray:
+    """Return the indices of the `count` dimensions with the largest KL (Z,), in descending order."""
     return np.argsort(-kl, kind="stable")[:count]
 
 
-def varied(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The code (Z,) with each of the D dimensions set to each of the S values in turn: (D*S, Z)."""
+def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return copies of the code (Z,) with each of D dimensions set to each of S values: (D*S, Z)."""
     codes = np.tile(code, (len(dimensions), len(values), 1))  # (Z,) -> (D, S, Z)
     for row, dimension in enumerate(dimensions):
         codes[row, :, dimension] = values
@@ -23,14 +23,14 @@ def varied(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.n
 def draw(
     model: Model, code: np.ndarray, index: int | None, kl: np.ndarray, values: np.ndarray, dimensions: int, title: str
 ) -> Figure:
-    """A row for each of the dimensions with the largest KL (Z,), around the code (Z,)."""
-    chosen = strongest(kl, dimensions)
-    images = model.decode(varied(code, chosen, values), label_index=index)
+    """Draw one row for each of the `dimensions` dimensions with the largest KL (Z,), starting from the code (Z,)."""
+    indices = top_dimensions(kl, dimensions)
+    images = model.decode(traversal_codes(code, indices, values), label_index=index)
     return image_grid(
-        images, [f"z{d}  {kl[d]:.2f} nats" for d in chosen], [_signed(float(value)) for value in values], title
+        images, [f"z{d}  {kl[d]:.2f} nats" for d in indices], [_format_signed(float(value)) for value in values], title
     )
 
 
-def _signed(value: float) -> str:
+def _format_signed(value: float) -> str:
     value = round(value, 2)
     return f"{value:+g}" if value else "0"

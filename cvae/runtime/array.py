@@ -1,4 +1,4 @@
-"""Images as an array that can also be shown."""
+"""Array of images that can be displayed and saved."""
 
 import base64
 import io
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 
 class Images(np.ndarray):
-    """Images (N, C, H, W), or one (C, H, W), float32 in [0, 1]: an array like any other, and a picture of itself.
+    """Array of images (N, C, H, W), or one image (C, H, W), float32 in [0, 1], that can be displayed and saved.
 
-    Several are shown as a grid. A notebook shows them when they are a cell's last value. What is cut out of them is of
-    this type too, what is computed from them a plain array.
+    Several images are displayed as a grid. A notebook displays the array if it is the last value of a cell. Slices have
+    this type too; results of computations are plain arrays.
     """
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if return_scalar else np.asarray(array)
 
     def to_pil(self) -> "Image.Image":
-        """A Pillow image: of one image its own pixels, of several a grid.
+        """Return a Pillow image of the one image, or of a grid of several.
 
         Raises:
-            UsageError: this is a part or a result of another shape, which is no image.
+            UsageError: If the array has another shape, as a slice may.
         """
         from cvae import imaging
 
@@ -33,26 +33,26 @@ class Images(np.ndarray):
         return imaging.grid(array) if array.ndim == 4 and array.shape[1] in (1, 3) else imaging.to_pil(array)
 
     def save(self, path: str | Path) -> None:
-        """Save the picture in the format of the path's ending, whole or not at all.
+        """Save the image or grid atomically, in the format of the path's suffix.
 
         Raises:
-            UsageError: no such format is known, or this is no image.
-            CvaeError: the file can't be written.
+            UsageError: If the format is unknown, or the array does not have the shape of images.
+            CvaeError: If the file can't be written.
         """
         from cvae import imaging
 
         imaging.save(self.to_pil(), path)
 
     def to_png(self) -> bytes:
-        """The picture as a PNG file's bytes."""
+        """Return the image or grid as the bytes of a PNG file."""
         file = io.BytesIO()
         self.to_pil().save(file, "PNG")
         return file.getvalue()
 
     def data_url(self) -> str:
-        """The picture as a URL that holds it, for the `src` of an `img` on a page."""
+        """Return the image or grid as a data URL, for the `src` of an HTML `img`."""
         return f"data:image/png;base64,{base64.b64encode(self.to_png()).decode()}"
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows; nothing for parts and results that are no images."""
+        """Return what a notebook displays, or None if the array does not have the shape of images."""
         return self.to_png() if self.size and self.ndim in (3, 4) and self.shape[-3] in (1, 3) else None

@@ -1,4 +1,4 @@
-"""Many images into files: streamed in constant memory, and continued where a run was stopped."""
+"""Bulk generation: images are streamed to files in constant memory, and a stopped run is resumed."""
 
 import json
 import os
@@ -15,26 +15,26 @@ import numpy as np
 from cvae import imaging
 from cvae.atomic import atomic_write, lock_folder, write_file
 from cvae.errors import CvaeError, UsageError
-from cvae.runtime.model import Label, Model, check_order, label_indices
+from cvae.runtime.model import Label, Model, check_generate_args, label_indices
 from cvae.runtime.session import CHUNK
 from cvae.spec import quote_label
 
 BLOCK = 2**24
-"""Bytes of images, about, that are kept until they are written: a shard, and what a stopped run draws again."""
+"""Approximate number of bytes of images in a block: the size of a shard, and what a resumed run generates again."""
 
 MAX_BYTES = 2**44
-"""Bytes of images in all: the largest file of ext4."""
+"""Largest number of bytes of images in total: the size limit of a file on ext4."""
 
 PART = 2**24
-"""Bytes of noise and images, as float32, that are decoded at a time, unless one image takes more."""
+"""Largest number of bytes of float32 noise and images to decode at a time, unless one image takes more."""
 
-ENDINGS = (".npy", ".npz", "")
-"""Of one array, of shards, and of a folder of pictures."""
+SUFFIXES = (".npy", ".npz", "")
+"""Suffixes of an array, of shards, and of a folder of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Order:
-    """What was asked for, which makes the same bytes each time."""
+class Request:
+    """Arguments of a generation, which determine the bytes that are written."""
 
     weights: str
     n: int
@@ -54,35 +54,46 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     label_index: int | None = None,
 ) -> tuple[list[Path], int]:
-    """Write `n` images, uint8 in 0..255: those that `model.generate` gives for the seed, and its labels.
+    """Write the images that `model.generate` returns for the same arguments, as uint8 in 0..255.
 
-    - `x.npy`: one array (n, C, H, W), and for a model with labels `x-labels.npy` (n,), their indices.
-    - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and `labels` and `classes` if there are any; `x.npz`
-      itself when one is enough.
-    - `x`: a folder of PNG files, for a model with labels in a sub-folder for each class.
+    The suffix of `out` selects the format:
 
-    Stopped at any moment, the same call goes on where it was; without a `seed` it takes the one that it had drawn.
-    `label_index` is the class by its index, in place of `label`.
+    - `x.npy`: one array (n, C, H, W), and if the model has labels `x-labels.npy` (n,), the class indices.
+    - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and with `labels` and `classes` if the model has
+      labels; just `x.npz` if one shard suffices.
+    - `x`: a folder of PNG files, with a subfolder for each class if the model has labels.
+
+    If this was stopped, the same call resumes it; without a `seed`, it takes the seed of the stopped call.
+
+    Args:
+        model: Model that generates the images.
+        n: Number of images.
+        out: File or folder to write.
+        label: Name of the class of all images. Without it, a model with labels takes its classes in turn.
+        seed: Seed of the noise; random by default.
+        temperature: Standard deviation of the noise.
+        progress: Called with the number of images written and `n` after each block.
+        label_index: Index of the class, instead of `label`.
 
     Returns:
         The files or the folder, and the seed.
 
     Raises:
-        UsageError: no such format or label, n or temperature is out of range, `out` holds part of another order, a
-            folder or shards hold images of one, or another process is writing there.
-        CvaeError: something can't be written.
+        UsageError: If the format or label is unknown, n or temperature is out of range, `out` has images of other
+            arguments, finished or not, or another process is writing to it.
+        CvaeError: If a file can't be written.
     """
-    n = check_order(n, temperature)
-    if n * (each := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
+    n = check_generate_args(n, temperature)
+    if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
-            f"n is {quote_label(n)}: at most {MAX_BYTES // each:,} images, which take {MAX_BYTES // 2**40} TiB, the "
-            "most that common file systems store in one file; write them in parts, each with a --seed of its own"
+            f"n is {quote_label(n)}: at most {MAX_BYTES // size:,} images, which take {MAX_BYTES // 2**40} TiB, the "
+            "limit of common file systems for one file; write them in parts, each with its own --seed"
         )
     if label is not None or label_index is not None:
         indices = label_indices(model.spec, label, label_index, 1)
         label_index = None if indices is None else int(indices[0])
     _check_out(out)
-    with _alone(out):
+    with _lock(out):
         return _generate(model, n, out, label_index, seed, temperature, progress)
 
 
@@ -95,121 +106,122 @@ def _generate(
     temperature: float,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Path], int]:
-    state = out.with_name(f".{out.name}.part.json")
-    before = _read(state)
+    state_path = out.with_name(f".{out.name}.part.json")
+    state = _read_state(state_path)
     if seed is None:
-        seed = before["seed"] if before else int(np.random.default_rng().integers(2**31))
-    order = Order(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
-    if before is not None and {**asdict(order), "done": before["done"]} != before:
-        label_name = "label" if before["label"] is None else "label_index"
+        seed = state["seed"] if state else int(np.random.default_rng().integers(2**31))
+    request = Request(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
+    if state is not None and {**asdict(request), "done": state["done"]} != state:
+        label_name = "label" if state["label"] is None else "label_index"
         fields = (("n", "n"), (label_name, "label"), ("seed", "seed"), ("temperature", "temperature"))
-        told = ", ".join(f"{name} {before[key]}" for name, key in fields)
+        arguments = ", ".join(f"{name} {state[key]}" for name, key in fields)
         raise UsageError(
-            f"{str(out)!r} is half written, with {told}; repeat that to finish it, or remove {str(state)!r}"
+            f"{str(out)!r} is half written, with {arguments}; repeat that to finish it, or remove {str(state_path)!r}"
         )
-    done = before["done"] if before else 0
-    numbers = int(np.prod(model.spec.image_shape))
-    chunk = max(1, min(CHUNK, PART // (4 * (numbers + model.spec.latent_dim))))
-    block = max(chunk, BLOCK // max(numbers, 16) // chunk * chunk)
-    sink = SINKS[out.suffix.lower()](out, model, n, block)
-    if before is None:
-        if other := sink.other():
-            raise UsageError(f"{str(other)!r} holds other images already; remove them, or choose another --out")
-        write_file(state, json.dumps({**asdict(order), "done": 0}))
-    for start, images, labels in _blocks(model, order, done, block, chunk):
-        sink.write(start, images, labels)
+    done = state["done"] if state else 0
+    size = int(np.prod(model.spec.image_shape))
+    chunk = max(1, min(CHUNK, PART // (4 * (size + model.spec.latent_dim))))
+    block = max(chunk, BLOCK // max(size, 16) // chunk * chunk)
+    writer = WRITERS[out.suffix.lower()](out, model, n, block)
+    if state is None:
+        if path := writer.find_other_images():
+            raise UsageError(f"{str(path)!r} has other images already; remove them, or choose another --out")
+        write_file(state_path, json.dumps({**asdict(request), "done": 0}))
+    for start, images, labels in _generate_blocks(model, request, done, block, chunk):
+        writer.write(start, images, labels)
         done = start + len(images)
-        write_file(state, json.dumps({**asdict(order), "done": done}))
+        write_file(state_path, json.dumps({**asdict(request), "done": done}))
         if progress is not None:
             progress(done, n)
-    files = sink.close()
-    state.unlink(missing_ok=True)
+    files = writer.close()
+    state_path.unlink(missing_ok=True)
     return files, seed
 
 
 def _check_out(out: Path) -> None:
     if out.name in ("", ".."):
-        raise UsageError(f"{str(out)!r} names no new file or folder; give one, such as --out images")
-    ending = out.suffix.lower()
-    if ending not in ENDINGS:
-        raise UsageError(f"{str(out)!r}: arrays are written as .npy or .npz, pictures into a folder")
-    if out.exists() and out.is_dir() != (ending == ""):
+        raise UsageError(f"{str(out)!r} is not the name of a new file or folder; use one, such as --out images")
+    suffix = out.suffix.lower()
+    if suffix not in SUFFIXES:
         raise UsageError(
-            f"{str(out)!r} is there already, and is {'a' if out.is_dir() else 'no'} folder; choose another"
+            f"{str(out)!r} has an unknown suffix; use .npy or .npz for arrays, or none for a folder of images"
         )
+    if out.exists() and out.is_dir() != (suffix == ""):
+        raise UsageError(f"{str(out)!r} already exists, as a {'folder' if out.is_dir() else 'file'}; choose another")
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Hold `out` for this process alone, by a folder beside it."""
-    place = out.with_name(f".{out.name}.lock")
-    with lock_folder(place):
+def _lock(out: Path) -> Iterator[None]:
+    """Lock `out` for this process, through a folder beside it."""
+    folder = out.with_name(f".{out.name}.lock")
+    with lock_folder(folder):
         try:
             yield
         finally:
             with suppress(OSError):
-                place.rmdir()
+                folder.rmdir()
 
 
-def _read(state: Path) -> dict[str, Any] | None:
+def _read_state(path: Path) -> dict[str, Any] | None:
+    """Read the state of a stopped run, or return None if there is none."""
     try:
-        before = json.loads(state.read_bytes())
-        if before.keys() != {*Order.__annotations__, "done"} or not all(
-            type(before[name]) is int and before[name] >= 0 for name in ("seed", "done")
+        state = json.loads(path.read_bytes())
+        if state.keys() != {*Request.__annotations__, "done"} or not all(
+            type(state[name]) is int and state[name] >= 0 for name in ("seed", "done")
         ):
-            raise ValueError("it is not what this cvae writes")
-        return before
+            raise ValueError("it was not written by this version of cvae")
+        return state
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError) as error:
-        raise CvaeError(f"can't read {str(state)!r} ({error}); remove it to begin anew") from error
+        raise CvaeError(f"can't read {str(path)!r} ({error}); remove it to start over") from error
 
 
-def _blocks(
-    model: Model, order: Order, done: int, block: int, chunk: int
+def _generate_blocks(
+    model: Model, request: Request, done: int, block: int, chunk: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """From the image `done` on: where a block begins, its images (b, C, H, W) uint8, its labels (b,)."""
-    random, classes = np.random.default_rng(order.seed), model.spec.classes
-    for start in range(0, order.n, block):
-        stop = min(start + block, order.n)
-        chunks = [slice(at, min(at + chunk, stop - start)) for at in range(0, stop - start, chunk)]
+    """Yield each block after the first `done` images: its start, its images (b, C, H, W) uint8, its labels (b,)."""
+    random, classes = np.random.default_rng(request.seed), model.spec.classes
+    for start in range(0, request.n, block):
+        stop = min(start + block, request.n)
+        chunks = [slice(first, min(first + chunk, stop - start)) for first in range(0, stop - start, chunk)]
         noises = (
             random.standard_normal((part.stop - part.start, model.spec.latent_dim), dtype=np.float32) for part in chunks
         )
         if stop <= done:
-            for _ in noises:  # drawn all the same, so that what follows is what it would have been
+            for _ in noises:  # advance the random state past the images that are already written
                 pass
             continue
         labels = None
         if classes is not None:
             labels = (
-                np.arange(start, stop) % len(classes) if order.label is None else np.full(stop - start, order.label)
+                np.arange(start, stop) % len(classes) if request.label is None else np.full(stop - start, request.label)
             )
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
         for part, noise in zip(chunks, noises, strict=True):
             indices = None if labels is None else labels[part]
-            decoded = model.decode(noise * np.float32(order.temperature), label_index=indices)
+            decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
             images[part] = imaging.to_uint8(decoded)
         yield start, images, labels
 
 
-class _Sink(ABC):
-    """Where blocks of images go."""
+class _Writer(ABC):
+    """Writer of blocks of images in one format."""
 
     @abstractmethod
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Keep images (b, C, H, W), the first of which is the one with the number `start`; again if need be."""
+        """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
 
-    def other(self) -> Path | None:
-        """Where images of another order lie that this one would leave among its own."""
+    def find_other_images(self) -> Path | None:
+        """Return a path with images of another request that would be mixed with those of this one, if any."""
         return None
 
     @abstractmethod
     def close(self) -> list[Path]:
-        """Nothing more comes: give the files their names."""
+        """Give the files their final names after the last block, and return their paths."""
 
 
-class _Array(_Sink):
+class _ArrayWriter(_Writer):
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.n = n
         self.parts: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
@@ -237,42 +249,42 @@ class _Array(_Sink):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.parts):
-            with suppress(FileNotFoundError):  # named already, before this run was stopped
+            with suppress(FileNotFoundError):  # renamed before the run was stopped
                 self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.parts]
 
 
-class _Shards(_Sink):
+class _ShardWriter(_Writer):
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.out, self.classes, self.block = out, model.spec.classes, block
         count = -(-n // block)
         self.files = [out] if count == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(count)]
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        named = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
+        label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
         with (
             atomic_write(self.files[start // self.block]) as temporary_path,
-            temporary_path.open("wb") as file,
-        ):  # numpy would add an ending
-            np.savez(file, images=images, **named)  # type: ignore[arg-type]
+            temporary_path.open("wb") as file,  # given a path, numpy would append .npz to .NPZ
+        ):
+            np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
 
-    def other(self) -> Path | None:
+    def find_other_images(self) -> Path | None:
         shard = re.compile(re.escape(self.out.stem) + r"-\d{5,}\.npz", re.IGNORECASE)
-        found = [path for path in self.out.parent.iterdir() if shard.fullmatch(path.name)]
+        paths = [path for path in self.out.parent.iterdir() if shard.fullmatch(path.name)]
         if self.files != [self.out] and self.out.exists():
-            found.append(self.out)
-        return min(found, default=None)
+            paths.append(self.out)
+        return min(paths, default=None)
 
     def close(self) -> list[Path]:
         return self.files
 
 
-class _Folder(_Sink):
+class _FolderWriter(_Writer):
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.out, self.digits = out, len(str(n - 1))
         classes = model.spec.classes
         if classes is not None and not all(re.fullmatch(r"-?\w([\w .+-]*[\w+-])?", name) for name in classes):
-            classes = tuple(str(i) for i in range(len(classes)))  # a name may be "..": the file may be a stranger's
+            classes = tuple(str(i) for i in range(len(classes)))  # an untrusted file may have a class named ".."
         self.folders = [out] if classes is None else [out / name for name in classes]
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
@@ -281,11 +293,15 @@ class _Folder(_Sink):
             with atomic_write(folder / f"{start + i:0{self.digits}}.png", sync=False) as temporary_path:
                 imaging.to_pil(image).save(temporary_path)
 
-    def other(self) -> Path | None:
+    def find_other_images(self) -> Path | None:
         return self.out if next(self.out.rglob("*.png"), None) else None
 
     def close(self) -> list[Path]:
         return [self.out]
 
 
-SINKS: dict[str, Callable[[Path, Model, int, int], _Sink]] = {".npy": _Array, ".npz": _Shards, "": _Folder}
+WRITERS: dict[str, Callable[[Path, Model, int, int], _Writer]] = {
+    ".npy": _ArrayWriter,
+    ".npz": _ShardWriter,
+    "": _FolderWriter,
+}

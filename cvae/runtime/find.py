@@ -1,27 +1,29 @@
-"""From what a user names, or leaves out, to the files of a model."""
+"""Resolution of a name or a path, or of neither, to the files of a model."""
 
 from pathlib import Path
 
 from cvae import model_zoo
-from cvae.errors import UsageError, near
+from cvae.errors import UsageError, suggest
 from cvae.run import CONFIG, DECODER, RUNS, is_run, list_runs, newest_run
 from cvae.runtime import hub
 
 
 def find(name_or_path: str | Path | None = None) -> Path:
-    """A run folder, an exported file, or the name of a run under `runs/` or of a zoo model -> where it is.
+    """Return the path of a model: the folder of a run or of a zoo model, or an exported file.
 
-    hf://owner/name is downloaded. None: the zoo's default model.
+    Args:
+        name_or_path: A run folder, an exported file, the name of a run under `runs/`, the name of a zoo model, or
+            hf://owner/name[@revision], which is downloaded. None is the zoo's default model.
 
     Raises:
-        UsageError: there is no such thing.
-        CvaeError: it can't be downloaded.
+        UsageError: If there is no such model.
+        CvaeError: If it can't be downloaded.
     """
     if str(name_or_path).startswith(hub.SCHEME):
         return hub.fetch(str(name_or_path))
     zoo = model_zoo.models()
     if name_or_path is None and zoo:
-        return zoo[model_zoo.DEFAULT]  # not a run of that name, which may be half trained
+        return zoo[model_zoo.DEFAULT]  # even if there is a run of that name, which may still be training
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() or is_run(path) or (path / DECODER).is_file():
@@ -31,15 +33,19 @@ def find(name_or_path: str | Path | None = None) -> Path:
     if name in zoo:
         return zoo[name]
     if path.exists():
-        raise UsageError(f"{name!r} is no run: it holds neither {CONFIG} nor {DECODER}")
+        raise UsageError(f"{name!r} is not a run: it has neither {CONFIG} nor {DECODER}")
     if not zoo and newest_run() is None:
-        raise UsageError(f"there is no run, file or zoo model {name!r}; make a run with: cvae train")
+        raise UsageError(f"there is no run, file or zoo model {name!r}; train one with: cvae train")
     known = [*(run.name for run in list_runs()), *zoo]
-    raise UsageError(f"there is no run, file or zoo model {name!r}; {near(name, known)}")
+    raise UsageError(f"there is no run, file or zoo model {name!r}; {suggest(name, known)}")
 
 
 def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
-    """Like `find`, but nothing named is the newest run under `runs/`, if any; with a word on what was chosen."""
+    """Return the path of a model like `find`, but for None that of the newest run under `runs/`, if there is one.
+
+    Returns:
+        The path, and a description of the choice, empty unless `name_or_path` is None.
+    """
     if name_or_path is not None:
         return find(name_or_path), ""
     if run := newest_run():

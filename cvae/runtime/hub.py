@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub, or on a mirror of it (HF_ENDPOINT): hf://owner/name, or hf://owner/name@revision."""
+"""Models on the Hugging Face Hub or a mirror of it (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
 
 import re
 import sys
@@ -10,25 +10,24 @@ from cvae.run import DECODER, ENCODER
 SCHEME = "hf://"
 
 FILES = (DECODER, ENCODER)
-"""All that is downloaded: no weights, no other code or data of a stranger's repository."""
+"""Names of the files to download. No weights, code or data of an untrusted repository are downloaded."""
 
 
 def fetch(name: str) -> Path:
-    """The folder, in the hub's own cache, with the exported files of hf://owner/name[@revision].
+    """Download the exported files of hf://owner/name[@revision], and return their folder in the cache of the hub.
 
-    What has not changed since an earlier download is not downloaded again; out of reach of the hub an earlier
-    download is used as it is.
+    Files that have not changed are not downloaded again. If the hub can't be reached, an earlier download is used.
 
     Raises:
-        UsageError: the name is not of this form, or the hub knows no such repository or revision.
-        MissingExtraError: huggingface_hub is not installed.
-        CvaeError: the hub can't be reached and there is no earlier download, or the repository has no decoder.onnx, or
-            a file too large to be loaded; nothing is downloaded then.
+        UsageError: If the name does not have this form, or the hub has no such repository or revision.
+        MissingExtraError: If huggingface_hub is not installed.
+        CvaeError: If the hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
+            a file is too large to load, in which case nothing is downloaded.
     """
-    found = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
-    if found is None:
-        raise UsageError(f"{name!r} names no model of the hub; write hf://owner/name, or hf://owner/name@revision")
-    repository, revision = found.groups()
+    match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
+    if match is None:
+        raise UsageError(f"{name!r} is not a model of the hub; write hf://owner/name, or hf://owner/name@revision")
+    repository, revision = match.groups()
     try:
         import huggingface_hub
         from huggingface_hub import constants, errors
@@ -43,29 +42,29 @@ def fetch(name: str) -> Path:
     except CvaeError:
         raise
     except errors.HFValidationError as error:
-        raise UsageError(f"{name!r} names no model of the hub: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{name!r} is not a model of the hub: {str(error).splitlines()[0]}") from error
     except errors.RepositoryNotFoundError as error:
-        raise UsageError(f"{name!r}: {constants.ENDPOINT} has no such model, or keeps it private") from error
+        raise UsageError(f"{name!r}: {constants.ENDPOINT} has no such model, or it is private") from error
     except errors.RevisionNotFoundError as error:
         raise UsageError(f"{name!r}: {repository!r} has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
         raise CvaeError(
-            f"{name!r}: {constants.ENDPOINT} can't be reached, and nothing is left of an earlier download; "
+            f"{name!r}: {constants.ENDPOINT} can't be reached, and the model was not downloaded before; "
             "try again when there is a network"
         ) from error
-    except Exception as error:  # a connection cut off is an error of the HTTP client, which changes with the version
+    except Exception as error:  # the HTTP client, and so its error for a lost connection, depends on the version
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CvaeError(f"{name!r} can't be downloaded: {reason}; try again") from error
     if not (Path(folder) / FILES[0]).is_file():
-        raise CvaeError(f"{name!r} has no {FILES[0]}: it holds no model exported by cvae")
+        raise CvaeError(f"{name!r} has no {FILES[0]}, so it is not a model exported by cvae")
     return Path(folder)
 
 
 def _check_sizes(name: str, repository: str, revision: str | None) -> None:
-    """Before the download, which is to fill nobody's disk; that says too what is wrong when the hub gives no answer.
+    """Check the sizes of the files before they are downloaded, so that they can't fill the disk.
 
     Raises:
-        CvaeError: a file is larger than what is loaded.
+        CvaeError: If a file is too large to load.
     """
     from huggingface_hub import HfApi, constants
 
@@ -74,8 +73,10 @@ def _check_sizes(name: str, repository: str, revision: str | None) -> None:
     try:
         api = HfApi(endpoint=constants.ENDPOINT)
         files = api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
-    except Exception:  # no network, no such model: as above
+    except Exception:  # the download fails too, and `fetch` reports why
         return
     for file in files:
         if file.rfilename in FILES and (file.size or 0) > MAX_BYTES:
-            raise CvaeError(f"{name!r}: its {file.rfilename} is larger than {MAX_BYTES:,} bytes; it is not downloaded")
+            raise CvaeError(
+                f"{name!r}: its {file.rfilename} is larger than {MAX_BYTES:,} bytes, so it is not downloaded"
+            )

@@ -1,4 +1,4 @@
-"""An exported model as an object: noise in, pictures out."""
+"""Exported model that generates, encodes and interpolates images on onnxruntime."""
 
 import math
 import operator
@@ -24,16 +24,16 @@ MAX_TEMPERATURE = 1000
 
 
 ROUNDING = 0.01
-"""Images this far outside 0..1 are clipped: it is more than any rounding, and less than three of 256 grey values."""
+"""Distance from 0..1 up to which images are clipped: more than any rounding error, less than 3 of 256 grey values."""
 
-SMALLEST = np.float32(2**-24)
-"""A pixel's probability in a picture is known to this: what float32 leaves between it and one."""
+MIN_PROBABILITY = np.float32(2**-24)
+"""Smallest probability of a pixel's value that float32 can tell from 0: the spacing of its numbers just below 1."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
-"""One label for all images, one for each, or none. A label is a class's name, or a number equal to it."""
+"""One label for all images, one for each, or None. A label is the name of a class, or a number equal to it."""
 
 Indices = int | Sequence[int] | np.ndarray | None
-"""One class index for all images, one for each, or none. Indices count from 0."""
+"""One class index for all images, one for each, or None. Indices count from 0."""
 
 
 def load(
@@ -44,28 +44,32 @@ def load(
     spinning: bool = False,
     arena: bool = False,
 ) -> "Model":
-    """Load an exported model: a run folder, a decoder's file, the name of a zoo model, or nothing for the default.
+    """Load an exported model.
 
     Args:
-        name_or_path: besides, hf://owner/name[@revision] is downloaded from the hub, or taken from its cache.
-        device: "cpu", "cuda", "auto" or an onnxruntime provider's name; what is not there is an error.
-        threads: for one run; None is one a core.
-        spinning: let threads spin between calls too: quicker in a tight loop, at the price of CPU time.
-        arena: keep freed memory for the next run.
+        name_or_path: A run folder, the file of a decoder, the name of a run under `runs/` or of a zoo model, or
+            hf://owner/name[@revision], which is downloaded from the hub. None loads the zoo's default model.
+        device: "cpu", "cuda", "auto" or the name of an onnxruntime provider. It is an error if it is not available.
+        threads: Number of threads that one call uses; one per core by default.
+        spinning: Let the threads spin between calls, which is faster in a tight loop but uses CPU time.
+        arena: Keep freed memory for the next call.
+
+    Returns:
+        The model.
 
     Raises:
-        UsageError: there is no such model or device.
-        CvaeError: a file is damaged, was not exported by cvae, was not exported yet, or can't be downloaded.
+        UsageError: If there is no such model or device.
+        CvaeError: If a file is damaged, was not exported by cvae or not exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
 
 
 class Model:
-    """A decoder, and its encoder when that is asked for and lies beside it. Safe to use from several threads.
+    """Exported decoder, with the encoder in the same folder, which is loaded on first use. Safe for several threads.
 
-    Images are (N, C, H, W) float32 in [0, 1], an array with `to_pil()` and `save(path)`; codes and noise are (N, Z)
-    float32. For a model with labels every method takes the class as `label`, by name (see `Spec.label_index`), or as
-    `label_index`, by its place in `spec.classes`: one for all images, or one for each.
+    Images are arrays (N, C, H, W) float32 in [0, 1] with the methods `to_pil()` and `save(path)`. Codes and noise are
+    (N, Z) float32. If the model has labels, every method takes the class either as `label`, by name (see
+    `Spec.label_index`), or as `label_index`, by its index in `spec.classes`: one for all images, or one for each.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
@@ -83,7 +87,7 @@ class Model:
 
     @property
     def spec(self) -> Spec:
-        """What the file says of itself."""
+        """Spec of the model, as embedded in the decoder."""
         return self._decoder.spec
 
     def generate(
@@ -95,45 +99,58 @@ class Model:
         *,
         label_index: Indices = None,
     ) -> Images:
-        """`n` new images (n, C, H, W) float32 in [0, 1].
+        """Generate images.
 
         Args:
-            label: the class, by name. A model with labels draws its classes in turn if there is no label.
-            seed: repeats the same images on every machine; None draws new ones.
-            temperature: the standard deviation of the noise: below 1 more typical, above 1 more varied images.
-            label_index: the class by its index, in place of `label`.
+            n: Number of images.
+            label: Name of the class, or one for each image. Without it, a model with labels takes its classes in turn.
+            seed: Seed of the noise, which gives the same images on every machine; random by default.
+            temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
+                varied ones.
+            label_index: Index of the class, or one for each image, instead of `label`.
+
+        Returns:
+            Images (n, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: the model has no such label, or n or temperature is out of range.
+            UsageError: If the model has no such label, or n or temperature is out of range.
         """
-        n = check_order(n, temperature)
+        n = check_generate_args(n, temperature)
         self._check_memory("n", n, "write them to files: cvae generate -n N --out images.npy")
         if label is None and label_index is None and self.spec.classes is not None:
             label_index = np.arange(n) % len(self.spec.classes)
         return self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
 
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
-        """Standard normal noise (n, Z) float32: the same for a seed, and the first rows the same whatever n."""
+        """Return standard normal noise (n, Z) float32. For the same seed, a larger n only appends rows."""
         n = check_count("n", n)
         self._check_memory("n", n, "draw them in parts")
         if seed is not None:
-            seed = check_count("seed", seed, least=0)
+            seed = check_count("seed", seed, minimum=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
     def decode(self, noise: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
-        """Noise or codes (N, Z) -> images (N, C, H, W) float32 in [0, 1].
+        """Decode noise or codes.
+
+        Args:
+            noise: Noise or codes (N, Z).
+            label: Name of the class, or one for each image.
+            label_index: Index of the class, or one for each image, instead of `label`.
+
+        Returns:
+            Images (N, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: the shape or a label does not fit the model.
-            CvaeError: onnxruntime fails, or the file gives what is not an image.
+            UsageError: If the shape or a label does not fit the model.
+            CvaeError: If onnxruntime fails, or returns values that are not those of images.
         """
         noise = _array(noise, (self.spec.latent_dim,), "noise")
         images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
         low, high = float(images.min()), float(images.max())
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise CvaeError(
-                f"{str(exported_file(self._path, DECODER))!r} contradicts its own spec: it gives images with values in "
-                f"{low:g}..{high:g}, not 0..1; use a file that cvae export onnx has written"
+                f"{str(exported_file(self._path, DECODER))!r} contradicts its own spec: it returns images with values "
+                f"in {low:g}..{high:g}, not 0..1; use a file written by cvae export onnx"
             )
         if low < 0 or high > 1:
             np.clip(images, 0, 1, out=images)
@@ -142,34 +159,42 @@ class Model:
     def encode(
         self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Images (N, C, H, W) in [0, 1] -> mean and standard deviation (N, Z) of their codes, in the noise's space.
+        """Encode images into noise space.
+
+        Args:
+            images: Images (N, C, H, W) in [0, 1].
+            label: Name of the class, or one for each image.
+            label_index: Index of the class, or one for each image, instead of `label`.
+
+        Returns:
+            Mean (N, Z) and standard deviation (N, Z) of the codes.
 
         Raises:
-            UsageError: the shape or a label does not fit the model.
-            CvaeError: there is no encoder beside the decoder, or it gives what is not a standard deviation.
+            UsageError: If the shape or a label does not fit the model.
+            CvaeError: If the decoder has no encoder in its folder, or that returns an invalid standard deviation.
         """
         images = _array(images, self.spec.image_shape, "images")
         if images.min() < 0 or images.max() > 1:
-            raise UsageError(f"images hold values in {images.min():g}..{images.max():g}; scale them to 0..1")
+            raise UsageError(f"images have values in {images.min():g}..{images.max():g}; scale them to 0..1")
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
                 if self._encoder.spec.weights != self.spec.weights:
                     name, self._encoder = self._encoder.spec.name, None
                     raise UsageError(
-                        f"the {ENCODER} beside {self.spec.name!r} was exported from other weights, of {name!r}; "
-                        f"export both again: cvae export onnx {self._path}"
+                        f"the {ENCODER} in the folder of {self.spec.name!r} was exported from other weights, those of "
+                        f"{name!r}; export both again: cvae export onnx {self._path}"
                     )
         mean, std = self._encoder.run({"image": images} | self._labels(label, label_index, len(images)))
         if not (lowest := float(std.min())) > 0:
             raise CvaeError(
-                f"{str(exported_file(self._path, ENCODER))!r} contradicts its own spec: it gives the standard "
-                f"deviation {lowest:g}, which must be positive; use a file that cvae export onnx has written"
+                f"{str(exported_file(self._path, ENCODER))!r} contradicts its own spec: it returns the standard "
+                f"deviation {lowest:g}, which must be positive; use a file written by cvae export onnx"
             )
         return mean, std
 
     def reconstruct(self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
-        """Images (N, C, H, W) in [0, 1] -> what the model makes of them: decode(encode(images).mean)."""
+        """Reconstruct images (N, C, H, W) in [0, 1] from the means of their codes."""
         return self.decode(self.encode(images, label, label_index=label_index)[0], label, label_index=label_index)
 
     def restyle(
@@ -181,27 +206,33 @@ class Model:
         label_index: Indices = None,
         to_index: Indices = None,
     ) -> Images:
-        """Images (N, C, H, W) of the class `label` -> the same codes drawn as the class `to`: the style is kept.
+        """Change the class of images but not their style, by decoding their codes with another label.
 
-        `label_index` and `to_index` are the same classes by their indices.
+        Args:
+            images: Images (N, C, H, W) in [0, 1].
+            label: Name of the class of the images, or one for each image.
+            to: Name of the class to change them to, or one for each image.
+            label_index: Index of the class of the images, instead of `label`.
+            to_index: Index of the class to change them to, instead of `to`.
         """
         return self.decode(self.encode(images, label, label_index=label_index)[0], to, label_index=to_index)
 
     def nearest_label(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, C, H, W) -> the index (N,) of the class under which each takes the fewest nats at its code's mean.
+        """Return the index of the class (N,) that fits each of the images (N, C, H, W) best.
 
-        Those of the reconstruction alone would not do: a style that is rare for a label redraws the image well too.
+        The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
+        distortion alone would not do, because a wrong class with an unlikely code reconstructs an image well too.
 
         Raises:
-            UsageError: the model has no labels.
+            UsageError: If the model has no labels.
         """
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
         nats = []
         for index in range(len(self.spec.classes)):
             mean, std = self.encode(images, label_index=index)
-            again = self.decode(mean, label_index=index)
-            distortion = -log_prob(self.spec, images, again).sum(axis=(1, 2, 3))  # -> (N,)
+            reconstruction = self.decode(mean, label_index=index)
+            distortion = -log_prob(self.spec, images, reconstruction).sum(axis=(1, 2, 3))  # -> (N,)
             nats.append(distortion + gaussian_kl(mean, std).sum(1))  # (N, Z) -> (N,)
         return np.argmin(nats, axis=0)
 
@@ -215,44 +246,48 @@ class Model:
         *,
         label_index: int | tuple[int, int] | None = None,
     ) -> Images:
-        """Images (steps, C, H, W) on the way from `a` to `b`, both included.
+        """Interpolate between two codes.
 
         Args:
-            a: the start: a seed (int), a code (Z,) or an image (C, H, W).
-            b: the end, likewise.
-            label: of both ends, or (of a, of b). Between two labels each picture is the mean of the two decodings,
-                weighted by the way gone: the decoder's mean when the label is drawn with those odds.
-            mode: "slerp" (on the sphere, where the prior's mass is; Shoemake 1985) or "lerp" (straight).
-            label_index: of both ends, or (of a, of b), in place of `label`.
+            a: Start: a seed (int), a code (Z,) or an image (C, H, W).
+            b: End, like `a`.
+            steps: Number of images, which include the start and the end.
+            label: Name of the class, or a pair for the start and the end. Between two classes, each image is a mean of
+                the two decodings, weighted by position: the decoder's mean for a label drawn with these probabilities.
+            mode: "slerp" (along the sphere, where the mass of the prior is; Shoemake 1985) or "lerp" (straight).
+            label_index: Index of the class, or a pair, instead of `label`.
+
+        Returns:
+            Images (steps, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: an argument is out of range or does not fit the model.
+            UsageError: If an argument is out of range or does not fit the model.
         """
-        steps = check_count("steps", steps, least=2)
+        steps = check_count("steps", steps, minimum=2)
         self._check_memory("steps", steps, "take fewer steps")
         if mode not in ("slerp", "lerp"):
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
         indices = label_indices(self.spec, label, label_index, 2, "ends")
         first, last = (None, None) if indices is None else indices.tolist()
-        way = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
-        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, first), self._code(b, last), way)
+        positions = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
+        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, first), self._code(b, last), positions)
         images = self.decode(codes, label_index=first)  # (steps, C, H, W)
         if first != last:
-            weight = way[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
+            weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
             images = ((1 - weight) * images + weight * self.decode(codes, label_index=last)).view(Images)
         return images
 
     def _check_memory(self, name: str, count: int, fix: str) -> None:
-        """Check, before anything is allocated, that the memory of this machine holds so many images and codes."""
-        each, memory = 4 * (math.prod(self.spec.image_shape) + self.spec.latent_dim), _physical_memory()
-        if count * each > memory:
+        """Check, before anything is allocated, that `count` images and codes fit into the memory of this machine."""
+        size, memory = 4 * (math.prod(self.spec.image_shape) + self.spec.latent_dim), _physical_memory()
+        if count * size > memory:
             raise UsageError(
-                f"{name} is {quote_label(count)}: at most {memory // each:,} fit into the {memory / 2**30:.0f} GiB of "
-                f"memory here; {fix}"
+                f"{name} is {quote_label(count)}: at most {memory // size:,} fit into the {memory / 2**30:.0f} GiB of "
+                f"memory of this machine; {fix}"
             )
 
     def _code(self, end: int | np.ndarray, index: int | None) -> np.ndarray:
-        """A seed, a code or an image -> a code (Z,)."""
+        """Return the code (Z,) of an end of an interpolation: a seed, a code or an image."""
         if isinstance(end, int | np.integer):
             return self.noise(1, int(end))[0]
         if np.ndim(end) == 1:
@@ -260,7 +295,7 @@ class Model:
         return self.encode(np.asarray(end)[None], label_index=index)[0][0]
 
     def _labels(self, label: Labels, label_index: Indices, count: int) -> dict[str, np.ndarray]:
-        """Return the labels as the graph's input."""
+        """Return the class indices as an input of the graph, if it has labels."""
         indices = label_indices(self.spec, label, label_index, count)
         return {} if indices is None else {"label": indices}
 
@@ -268,12 +303,18 @@ class Model:
 def label_indices(
     spec: Spec, label: Labels, label_index: Indices, count: int, what: str = "images"
 ) -> np.ndarray | None:
-    """Resolve `label`, by name, or `label_index` to the indices of the classes (count,) int64.
+    """Return class indices (count,) int64, or None for a model without labels.
 
-    None for a model without labels.
+    Args:
+        spec: Spec of the model.
+        label: Name of the class, or `count` names.
+        label_index: Index of the class, or `count` indices, instead of `label`.
+        count: Number of indices to return.
+        what: Plural noun for what is labelled, for error messages.
 
     Raises:
-        UsageError: the model has no such label or index, or both or a wrong number of them are given.
+        UsageError: If the model has no such label or index, `label` and `label_index` are both set, or there is a wrong
+            number of them.
     """
     values: Any = label if label_index is None else label_index
     resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
@@ -284,7 +325,7 @@ def label_indices(
     if values is None:
         if spec.classes is None:
             return None
-        raise UsageError(f"{spec.name!r} has labels: give one of {', '.join(spec.classes[:20])}")
+        raise UsageError(f"{spec.name!r} has labels; give one of {', '.join(spec.classes[:20])}")
     try:
         dimensions = np.ndim(values)
     except ValueError:  # sequences of different lengths
@@ -298,51 +339,56 @@ def label_indices(
     return np.array([resolve(value) for value in values], np.int64)
 
 
-def check_order(n: int, temperature: float) -> int:
-    """Check what images are drawn by, and return n as an int.
+def check_generate_args(n: int, temperature: float) -> int:
+    """Check the arguments of `Model.generate`, and return n as an int.
 
     Raises:
-        UsageError: n or temperature is out of range, or not a number.
+        UsageError: If n or temperature is out of range or not a number.
     """
     n = check_count("n", n)
     if not isinstance(temperature, Real) or not 0 <= temperature <= MAX_TEMPERATURE:
-        raise UsageError(f"temperature is {quote_label(temperature)}: a number in 0..{MAX_TEMPERATURE}")
+        raise UsageError(f"temperature is {quote_label(temperature)}: it must be a number in 0..{MAX_TEMPERATURE}")
     return n
 
 
-def check_count(name: str, value: int, *, least: int = 1) -> int:
-    """Return a whole number as an int.
+def check_count(name: str, value: int, *, minimum: int = 1) -> int:
+    """Return an integer of any type as an int.
 
     Raises:
-        UsageError: it is not a whole number, or less than `least`.
+        UsageError: If `value` is not an integer, or less than `minimum`.
     """
     try:
         number = None if isinstance(value, bool | np.bool) else operator.index(value)
     except TypeError:
         number = None
-    if number is None or number < least:
-        raise UsageError(f"{name} is {quote_label(value)}: give a whole number, at least {least}")
+    if number is None or number < minimum:
+        raise UsageError(f"{name} is {quote_label(value)}: it must be a whole number, at least {minimum}")
     return number
 
 
 def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """log p(x | z) of each number of images in [0, 1], given the mean of p(x | z), of the same shape.
+    """Return log p(x | z) of each value of images in [0, 1], in nats.
 
-    Where the file does not tell all of p(x | z), as under a mixture of logistics, it is the cross-entropy.
+    For a likelihood that the mean does not determine, such as a logistic mixture, this is the cross-entropy.
+
+    Args:
+        spec: Spec of the model.
+        images: Images x in [0, 1].
+        mean: Mean of p(x | z), of the same shape.
     """
     if spec.sigma is not None:
         return -0.5 * (((images - mean) / spec.sigma) ** 2 + math.log(2 * math.pi)) - math.log(spec.sigma)
-    white = np.clip(mean, SMALLEST, 1 - SMALLEST)
-    return images * np.log(white) + (1 - images) * np.log1p(-white)
+    mean = np.clip(mean, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+    return images * np.log(mean) + (1 - images) * np.log1p(-mean)
 
 
 def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """KL of normal distributions from the standard one, in nats, of each dimension: (N, Z), (N, Z) -> (N, Z)."""
+    """Return KL(N(mean, std^2) || N(0, 1)) in nats, elementwise."""
     return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
 
 
 def _physical_memory() -> int:
-    """Return the bytes of memory that this machine has, or 64 GiB where Python can't tell."""
+    """Return the memory of this machine in bytes, or 64 GiB if it can't be determined."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -352,7 +398,7 @@ def _physical_memory() -> int:
 def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
     values = np.asarray(values)
     if values.shape[1:] != shape or values.ndim != len(shape) + 1 or len(values) == 0:
-        raise UsageError(f"{what} of the shape {values.shape} should be (N, {', '.join(map(str, shape))})")
+        raise UsageError(f"{what}: the shape is {values.shape}, but should be (N, {', '.join(map(str, shape))})")
     if not np.isfinite(values).all():
-        raise UsageError(f"{what} hold values that are not finite")
+        raise UsageError(f"{what}: some values are not finite")
     return np.ascontiguousarray(values, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""What a study varies: flags of `cvae train` and options of parts, in ranges or by choices."""
+"""The search space of a study: flags of `cvae train` and options of parts, as ranges or lists of choices."""
 
 import json
 import re
@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvae.config import TrainConfig, flag
-from cvae.errors import UsageError, near
+from cvae.config import SHORT_FLAGS, TrainConfig, flag
+from cvae.errors import UsageError, suggest
+from cvae.flags import flags_of
 from cvae.recipes import PARTS
 from cvae.serialization import from_dict, to_dict
 
-MACHINE = ("data_dir", "device", "compile", "trackers")
+MACHINE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
 """Flags in which the workers of one study may differ."""
 
-NOT_SEARCHABLE = ("data", "size", "binarize", "validation", "without", "likelihood", "seed", *MACHINE)
-"""Flags that are not searched: the bounds of two data sets or likelihoods do not compare, and a seed is no choice."""
+NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
+"""Flags that can't be searched: the bounds of two data sets or likelihoods do not compare."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`, both included. `log`: half of them below the geometric mean."""
+    """A range of numbers from `low` to `high`, both included. With `log`, they are uniform on a log scale."""
 
     low: float
     high: float
@@ -32,9 +33,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise UsageError(f"the search from {self.low} to {self.high} is empty; the lower end comes first")
+            raise UsageError(f"the search from {self.low} to {self.high} is empty; put the lower end first")
         if self.log and self.low <= 0:
-            raise UsageError(f"a search on the log scale can't begin at {self.low}; begin above 0")
+            raise UsageError(f"a search on the log scale can't start at {self.low}; start above 0")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -45,7 +46,7 @@ class Range:
 
 
 Space = dict[str, Range | tuple[Any, ...]]
-"""What is varied: a flag (`lr`) or an option of a part (`arch.width`) -> a range, or the choices."""
+"""Maps a flag (`lr`) or an option of a part (`arch.width`) to a range or a tuple of choices."""
 
 DEFAULT_SPACE: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
@@ -56,7 +57,7 @@ DEFAULT_SPACE: Space = {
 
 
 def default_space(base: TrainConfig, given: Container[str]) -> Space:
-    """What is varied if nobody says: what `given` leaves open, around the values of `base`."""
+    """Return the default search space without the flags in `given`, widened to include the values of `base`."""
     space: Space = {}
     for name, of in DEFAULT_SPACE.items():
         if name in given:
@@ -70,7 +71,7 @@ def default_space(base: TrainConfig, given: Container[str]) -> Space:
 
 
 def parse_search(assignments: list[str]) -> dict[str, Any]:
-    """["lr=1e-4..1e-2:log", "latent_dim=8,16"] -> what a recipe's table [search] would say.
+    """Convert flags like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of a recipe's table [search].
 
     Raises:
         UsageError: an assignment is not of this form.
@@ -91,28 +92,31 @@ def parse_search(assignments: list[str]) -> dict[str, Any]:
 
 
 def read_search(recipe: Path) -> dict[str, Any]:
-    """The table [search] of a recipe that `read_recipe` has accepted."""
+    """Return the table [search] of a recipe that `read_recipe` has accepted."""
     return tomllib.loads(recipe.read_text("utf-8")).get("search", {}) if recipe.suffix == ".toml" else {}
 
 
 def make_space(table: Mapping[str, Any]) -> Space:
-    """{"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} -> a space.
+    """Convert a table like {"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} to a space.
 
     Raises:
-        UsageError: a name is no flag or can't be searched, or a range is none.
+        UsageError: a name is not a flag or can't be searched, or a range is not valid.
     """
     hints = typing.get_type_hints(TrainConfig)
     space: Space = {}
     for key, of in table.items():
-        part, dot, option = key.partition(".")
-        name = key if dot else key.replace("-", "_")
+        name = key if "." in key else key.replace("-", "_")
+        if name in SHORT_FLAGS:
+            name, whole_numbers = f"{SHORT_FLAGS[name].part}.{name}", SHORT_FLAGS[name].type is int
+        else:
+            whole_numbers = float not in (hints.get(name), *typing.get_args(hints.get(name)))
+        part, dot, option = name.partition(".")
         if not (part in PARTS and option if dot else name in hints and name != "options"):
-            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {near(name, hints)}")
+            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {suggest(name, hints)}")
         if name in NOT_SEARCHABLE:
             raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
         if isinstance(of, Mapping):
-            whole = type(of.get("low")) is type(of.get("high")) is int
-            whole = whole and float not in (hints.get(name), *typing.get_args(hints.get(name)))
+            whole = whole_numbers and type(of.get("low")) is type(of.get("high")) is int
             space[name] = from_dict(Range, {"whole": whole, **of}, f"search {key}")
         elif isinstance(of, list) and of:
             space[name] = tuple(map(scalar, of))
@@ -122,12 +126,12 @@ def make_space(table: Mapping[str, Any]) -> Space:
 
 
 def scalar(value: Any) -> Any:
-    """A list goes by its JSON text among the choices, which are scalars for Optuna."""
+    """Encode a list as JSON, because the choices of Optuna are scalars."""
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """`base` with the values of a trial."""
+    """Return `base` with the values of a trial."""
     data = to_dict(base)
     for name, value in params.items():
         part, dot, option = name.partition(".")
@@ -140,7 +144,7 @@ def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def to_recipe(config: TrainConfig) -> str:
-    """The recipe, in TOML, that asks for `config`."""
+    """Return the recipe in TOML that makes `config`."""
 
     def lines(values: Mapping[str, Any]) -> list[str]:  # a scalar or a list is the same in JSON and in TOML
         return [

@@ -1,7 +1,7 @@
-"""Hyperparameter search on Optuna, https://arxiv.org/abs/1907.10902: one study, many trials, one or several machines.
+"""Hyperparameter search with Optuna, https://arxiv.org/abs/1907.10902, on one machine or several.
 
-A trial is a run of its own, scored by its best validation bound. The first one is the configuration as it was asked
-for, so that a study never ends worse than that.
+Each trial is a run, scored by its best validation bound. The first trial is the user's configuration unchanged, so the
+best trial is never worse than that.
 """
 
 import json
@@ -29,32 +29,38 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cvae.atomic import write_file
-from cvae.config import TrainConfig, flag
+from cvae.config import TrainConfig, expand_short_flags, flag
 from cvae.data import load_dataset
+from cvae.engine.launch import train
 from cvae.engine.resolve import configure
-from cvae.engine.trainer import tightest, train
+from cvae.engine.validation import selection_bound
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.run import read_config
 from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE, Range, Space, apply_params, scalar, to_recipe
 
 PRUNING_STEPS = 20
-"""How often a run is compared with the others, at the same fractions of its epochs; never in its first quarter."""
+"""Number of times a run is compared with the others, at equal fractions of its epochs. The first quarter is exempt."""
 
-FAILURES = 3
-"""Trials that may fail one after the other, but for those whose loss is not finite: a full disk stays full."""
+MAX_FAILURES = 3
+"""Number of consecutive failures that end a study: a full disk stays full. A loss that is not finite does not count."""
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-"""The trials that count. One that was stopped, or killed, is done again."""
+"""States of the trials that count. A trial that was stopped or killed is repeated."""
 
 
 class Study:
-    """A study in its storage, and the folder `out` where this worker has its runs.
+    """A hyperparameter search.
 
-    `storage` is a file or a database URL, which several workers may share; None: a file in `out`.
+    Args:
+        base: configuration of the first trial, and of whatever the space does not vary.
+        space: search space.
+        name: name of the study in its storage.
+        out: folder for the runs of this worker.
+        storage: file or database URL, which several workers may share; None for a file in `out`.
 
     Raises:
-        UsageError: what was asked does not fit together, or the study was begun with other flags.
+        UsageError: the configuration or the space is not valid, or the study was started with other flags.
         CvaeError: the storage can't be used.
     """
 
@@ -63,15 +69,15 @@ class Study:
             raise UsageError("a study runs in one process; start cvae tune several times on one --storage instead")
         self.base, self.space, self.name, self.out = base, space, name, out
         self.storage = storage or str(out / "study.journal")
-        self.start = self._check()
+        self.first_params = self._check()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with self._storage_errors():
             try:
                 self.optuna = self._open()
-            except DBAPIError:  # another worker may have made the tables of a new database at the same time
+            except DBAPIError:  # another worker may be creating the tables of a new database
                 time.sleep(1)
                 self.optuna = self._open()
-            self._compare_with_its_beginning()
+            self._check_same_flags()
 
     def _open(self) -> optuna.Study:
         return optuna.create_study(
@@ -82,97 +88,96 @@ class Study:
         )
 
     def _check(self) -> dict[str, Any]:
-        """What `base` has for the names in the space. A value that can't be is an error now, not in the tenth trial."""
+        """Return the values that `base` has for the names in the space, where the space contains them.
+
+        Every choice is checked, so that a value that is not valid is an error now, not in the tenth trial.
+        """
         dataset = load_dataset(self.base)
         if dataset.validation is None:
-            raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; give 0.1")
+            raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; use 0.1")
         for name, of in self.space.items():
             for value in of.ends if isinstance(of, Range) else of:
                 configure(apply_params(self.base, {name: value}), dataset)
         config = configure(self.base, dataset)
-        model = config.model
-        parts = {"arch": model.architecture, "likelihood": model.likelihood, "prior": model.prior}
-        if model.conditioning is not None:
-            parts["conditioning"] = model.conditioning
-        objective = config.training.options["objective"]
-        options = {**{kind: part.options for kind, part in parts.items()}, "objective": objective}
-        values = {f"{kind}.{name}": value for kind, own in options.items() for name, value in own.items()}
-        values |= {**vars(config.training), **objective}  # configure() has moved beta and free_bits there
+        options = {name: part.options for name, part in config.model.parts.items()}
+        options["objective"] = config.training.options["objective"]
+        values = {f"{part}.{name}": value for part, own in options.items() for name, value in own.items()}
+        values |= vars(config.training)
         return {name: scalar(values[name]) for name, of in self.space.items() if scalar(values[name]) in of}
 
     def run(self, trials: int) -> None:
-        """Search until the study has so many trials in all, by whatever worker.
+        """Search until the study has `trials` trials, counting those of all workers.
 
         Raises:
-            CvaeError: the first trial fails, or several one after the other.
-            Interrupted: Ctrl-C or SIGTERM; the study can be continued.
+            CvaeError: the first trial fails, or several trials in a row.
+            Interrupted: on Ctrl-C or SIGTERM; the study can be resumed.
         """
         with self._storage_errors():
             try:
                 self._recover()
-                self._keep_best()
+                self._update_best()
                 failures = 0
-                while self._done() < trials:
+                while self._num_done() < trials:
                     trial = self.optuna.ask()
-                    if is_start(trial) and self._is_first_elsewhere(trial):
+                    if is_first(trial) and self._is_duplicate_first(trial):
                         self.optuna.tell(trial, state=TrialState.FAIL)
                         continue
                     error = self._train(trial)
-                    self._keep_best()
+                    self._update_best()
                     if isinstance(error, Diverged):
                         continue
                     failures = failures + 1 if error else 0
-                    if error and (failures == FAILURES or is_start(trial)):
+                    if error and (failures == MAX_FAILURES or is_first(trial)):
                         raise error
             except (Interrupted, KeyboardInterrupt):
                 raise Interrupted(
-                    f"stopped with {self._done()} of {trials} trials done; the same command goes on"
+                    f"stopped with {self._num_done()} of {trials} trials done; resume with the same command"
                 ) from None
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials that were begun, the best first."""
-        begun = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
+        """All trials that were started, the best first."""
+        trials = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         order = (*DONE, TrialState.RUNNING, TrialState.FAIL)
-        return sorted(begun, key=lambda t: (order.index(t.state), inf if t.value is None else t.value, t.number))
+        return sorted(trials, key=lambda t: (order.index(t.state), inf if t.value is None else t.value, t.number))
 
     @property
     def best(self) -> FrozenTrial | None:
-        """The best trial that ran to its end."""
-        return _best_of(self.trials)
+        """The best complete trial."""
+        return _first_complete(self.trials)
 
     def config(self, trial: FrozenTrial | Trial) -> TrainConfig:
-        """What a trial asked of `cvae train`."""
-        return self.base if is_start(trial) else apply_params(self.base, trial.params)
+        """Return the training configuration of a trial."""
+        return self.base if is_first(trial) else apply_params(self.base, trial.params)
 
     def folder(self, trial: FrozenTrial | Trial) -> Path:
-        """Where its run is, if this worker ran it and it was kept."""
+        """Return the folder of a trial's run. It exists if this worker ran the trial and has not removed it."""
         return self.out / f"trial-{trial.number:03}"
 
     # -- one trial -------------------------------------------------------------------------------------------------
 
     def _train(self, trial: Trial) -> CvaeError | None:
-        """Train, tell the study, and return what went wrong, if it did."""
-        # Seeded by the trial's number: a study proposes the same again, and two workers never the same.
+        """Train, report the result to the study, and return the error if the training failed."""
+        # With the trial's number in the seed, a repeated study proposes the same values, and no two workers do.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
-        this = psutil.Process()
-        trial.set_user_attr("worker", [socket.gethostname(), this.pid, this.create_time()])
-        for name in self.start if is_start(trial) else self.space:
+        process = psutil.Process()
+        trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
+        for name in self.first_params if is_first(trial) else self.space:
             _suggest(trial, name, self.space[name])
 
-        begun = time.monotonic()
+        start = time.monotonic()
         bounds: list[float] = []
-        # Importance-weighted bounds of several numbers of samples do not compare; the ELBO's always do.
-        score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else tightest
-        epochs = looks = 0
+        # Importance-weighted bounds compare only at equal numbers of samples; ELBOs always do.
+        score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else selection_bound
+        epochs = pruning_step = 0
 
         def on_epoch(record: dict[str, Any]) -> None:
-            nonlocal epochs, looks
+            nonlocal epochs, pruning_step
             bounds.append(score(record["validation"]))
             epochs = epochs or read_config(self.folder(trial)).training.epochs or 1
-            if (look := record["epoch"] * PRUNING_STEPS // epochs) > looks:
-                looks = look
-                trial.report(bounds[-1], look)
+            if (step := record["epoch"] * PRUNING_STEPS // epochs) > pruning_step:
+                pruning_step = step
+                trial.report(bounds[-1], step)
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
@@ -183,24 +188,24 @@ class Study:
         except optuna.TrialPruned:
             state = TrialState.PRUNED
         except (Interrupted, KeyboardInterrupt):
-            self._give_up(trial, again=True)
+            self._abandon(trial, retry=True)
             raise
         except CvaeError as caught:
-            broke = is_start(trial) and not isinstance(caught, Diverged)
-            error, state = caught, TrialState.FAIL if broke else TrialState.PRUNED
+            fatal = is_first(trial) and not isinstance(caught, Diverged)
+            error, state = caught, TrialState.FAIL if fatal else TrialState.PRUNED
             trial.set_user_attr("error", str(error))
-        trial.set_user_attr("seconds", round(time.monotonic() - begun, 1))
+        trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
         bound = min(bounds) if state == TrialState.COMPLETE else None
-        told = self.optuna.tell(trial, bound, state, skip_if_finished=True)
-        values = ", ".join(f"{name} {short(value)}" for name, value in told.params.items())
-        figure = f" ({error})" if error else f" at {told.value:.2f} nats" if told.value is not None else ""
-        print(f"trial {told.number}: {outcome(told)}{figure}; {values}", file=sys.stderr)
+        finished = self.optuna.tell(trial, bound, state, skip_if_finished=True)
+        values = ", ".join(f"{name} {format_value(value)}" for name, value in finished.params.items())
+        score_text = f" ({error})" if error else "" if finished.value is None else f" at {finished.value:.2f} nats"
+        print(f"trial {finished.number}: {outcome(finished)}{score_text}; {values}", file=sys.stderr)
         return error
 
-    def _keep_best(self) -> None:
-        """Write the best trial's recipe, and remove the runs of the trials that are lost to it."""
-        trials = self.trials  # looked at once: another worker may add a better one at any time
-        best = _best_of(trials)
+    def _update_best(self) -> None:
+        """Write the recipe of the best trial, and remove the runs of all other finished trials."""
+        trials = self.trials  # read once: another worker may add a better one at any time
+        best = _first_complete(trials)
         for trial in trials:
             if trial.state.is_finished() and trial is not best:
                 shutil.rmtree(self.folder(trial), ignore_errors=True)
@@ -208,48 +213,54 @@ class Study:
             title = f"# Trial {best.number} of the study {self.name!r}: {best.value:.2f} nats on the validation images"
             write_file(self.out / "best.toml", f"{title}\n{to_recipe(self.config(best))}")
 
-    # -- stopping and going on -------------------------------------------------------------------------------------
+    # -- stopping and resuming -------------------------------------------------------------------------------------
 
-    def _done(self) -> int:
+    def _num_done(self) -> int:
         return len(self.optuna.get_trials(deepcopy=False, states=DONE))
 
     def _recover(self) -> None:
-        """Give up the trials that a killed worker of this machine has left, and queue the first if it is not done."""
+        """Abandon the trials of killed workers on this machine, and queue the first trial if it is not done."""
         for trial in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-            if _is_lost(trial):
-                # Once only: it may be the memory these values take that kills the worker.
-                self._give_up(trial, again="again" not in trial.user_attrs)
+            if _is_orphaned(trial):
+                # Retry once only, because these values may need more memory than there is.
+                self._abandon(trial, retry="again" not in trial.user_attrs)
         states = (TrialState.WAITING, TrialState.RUNNING, *DONE)
-        if not any(is_start(trial) for trial in self.optuna.get_trials(deepcopy=False, states=states)):
-            self.optuna.enqueue_trial(self.start, user_attrs={"start": True})
+        if not any(is_first(trial) for trial in self.optuna.get_trials(deepcopy=False, states=states)):
+            self.optuna.enqueue_trial(self.first_params, user_attrs={"start": True})
 
-    def _is_first_elsewhere(self, trial: Trial) -> bool:
-        """Whether a worker that began at the same time has queued, and got, the first trial before."""
-        begun = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING, *DONE))
-        return any(is_start(other) and other.number < trial.number for other in begun)
+    def _is_duplicate_first(self, trial: Trial) -> bool:
+        """Return whether another worker, which started at the same time, has already taken the first trial."""
+        others = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING, *DONE))
+        return any(is_first(other) and other.number < trial.number for other in others)
 
-    def _give_up(self, trial: FrozenTrial | Trial, *, again: bool) -> None:
-        """End a trial and, the first aside, which `_recover` sees to, queue its values anew."""
+    def _abandon(self, trial: FrozenTrial | Trial, *, retry: bool) -> None:
+        """End a trial and, with `retry`, queue its values again. The first trial is queued by `_recover`."""
         self.optuna.tell(trial.number, state=TrialState.FAIL)
         shutil.rmtree(self.folder(trial), ignore_errors=True)
-        if again and not is_start(trial):
+        if retry and not is_first(trial):
             self.optuna.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
-    def _compare_with_its_beginning(self) -> None:
+    def _check_same_flags(self) -> None:
+        """Store the flags and the search space of a new study, or compare them with those that it was started with."""
         flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
-        search = {key: asdict(of) if isinstance(of, Range) else list(of) for key, of in self.space.items()}
-        for kind, asked in {"flags": flags, "search": search}.items():
-            begun = self.optuna.user_attrs.get(kind, asked) if self._done() else {}
-            if begun == asked:
+        defaults = {key: value for key, value in to_dict(TrainConfig()).items() if key in flags}
+        search = {
+            key: asdict(domain) if isinstance(domain, Range) else list(domain) for key, domain in self.space.items()
+        }
+        for kind, current in {"flags": flags, "search": search}.items():
+            stored = self.optuna.user_attrs.get(kind, current) if self._num_done() else {}
+            if stored and kind == "flags":  # an older version may have had fewer flags, or beta among them
+                stored = {**defaults, **expand_short_flags(stored)}
+            if stored == current:
                 continue
-            if not begun:
-                self.optuna.set_user_attr(kind, asked)
+            if not stored:
+                self.optuna.set_user_attr(kind, current)
                 continue
-            key = next(key for key in [*asked, *begun] if asked.get(key) != begun.get(key))
-            shown = flag(key) if kind == "flags" else f"--search {key}"
+            key = next(key for key in [*current, *stored] if current.get(key) != stored.get(key))
+            text = flag(key) if kind == "flags" else f"--search {key}"
             raise UsageError(
-                f"the study {self.name!r} was begun with {shown} {begun.get(key)}, not {asked.get(key)}; "
-                "give the same flags, or another --study"
+                f"the study {self.name!r} was started with {text} {stored.get(key)}, not {current.get(key)}; "
+                "use the same flags, or another --study"
             )
 
     @contextmanager
@@ -259,17 +270,17 @@ class Study:
         except CvaeError:
             raise
         except (OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError, json.JSONDecodeError) as error:
-            shown = re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", self.storage)
+            url = re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", self.storage)
             reason = str(error).splitlines()[0]
-            raise CvaeError(f"the study's storage {shown!r} can't be used: {type(error).__name__}: {reason}") from error
+            raise CvaeError(f"the study's storage {url!r} can't be used: {type(error).__name__}: {reason}") from error
 
 
-def _best_of(ordered: list[FrozenTrial]) -> FrozenTrial | None:
-    return next((trial for trial in ordered if trial.state == TrialState.COMPLETE), None)
+def _first_complete(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    return next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
 
 
 def _journal(path: Path) -> JournalStorage:
-    """A file of JSON lines, good on shared drives too. A last line that a full disk cut short is taken off."""
+    """Open a journal file, which works on shared drives too, and remove a last line that a full disk cut short."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path))
     backend = JournalFileBackend(str(path), lock)
@@ -282,34 +293,35 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """How a trial ended, in a word."""
+    """Return how a trial ended, in one word."""
     if "error" in trial.user_attrs:
         return "failed"
     return {"FAIL": "stopped"}.get(trial.state.name, trial.state.name.lower())
 
 
-def short(value: Any) -> str:
-    """A value of a trial, for reading."""
+def format_value(value: Any) -> str:
+    """Format a parameter's value for people."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _suggest(trial: Trial, name: str, of: Range | tuple[Any, ...]) -> None:
-    if not isinstance(of, Range):
-        trial.suggest_categorical(name, of)
-    elif of.whole:
-        trial.suggest_int(name, int(of.low), int(of.high), log=of.log)
+def _suggest(trial: Trial, name: str, domain: Range | tuple[Any, ...]) -> None:
+    if not isinstance(domain, Range):
+        trial.suggest_categorical(name, domain)
+    elif domain.whole:
+        trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log)
     else:
-        trial.suggest_float(name, of.low, of.high, log=of.log)
+        trial.suggest_float(name, domain.low, domain.high, log=domain.log)
 
 
-def is_start(trial: FrozenTrial | Trial) -> bool:
+def is_first(trial: FrozenTrial | Trial) -> bool:
+    """Return whether a trial has the user's own configuration."""
     return "start" in trial.user_attrs
 
 
-def _is_lost(trial: FrozenTrial) -> bool:
-    """Whether the process that ran it was on this machine, and is no more."""
-    host, pid, begun = trial.user_attrs.get("worker", (None, 0, 0))
+def _is_orphaned(trial: FrozenTrial) -> bool:
+    """Return whether the process that ran a trial was on this machine and has ended."""
+    host, pid, start = trial.user_attrs.get("worker", (None, 0, 0))
     try:
-        return host == socket.gethostname() and abs(psutil.Process(pid).create_time() - begun) > 2
+        return host == socket.gethostname() and abs(psutil.Process(pid).create_time() - start) > 2
     except psutil.NoSuchProcess:
         return True

@@ -1,8 +1,8 @@
-// An exported decoder in C++: reads what the file says of itself, draws noise, writes one image.
+// Generate one image with an exported decoder: read the spec in the file, draw noise, run the model.
 //
 //     generate decoder.onnx seven.pgm --label 7 [--seed 1] [--noise noise.f32]
 //
-// --noise reads the latent numbers, float32, from a file instead of drawing them. A PGM file holds grey, a PPM colour.
+// --noise reads float32 noise from a file instead of drawing it. The output is PGM for grey images and PPM for colour.
 
 #include <onnxruntime_cxx_api.h>
 
@@ -20,48 +20,48 @@
 #include <string>
 #include <vector>
 
-// The spec is one flat JSON object as Python's json.dumps writes it: ASCII, every quote inside a text escaped. So the
-// first `"key":` is the key, and three small readers do. A program that has a JSON library uses that.
+// The spec is a flat JSON object from Python's json.dumps: ASCII, with every quote inside a string escaped. The first
+// `"key":` is therefore the key, and three small readers suffice. If your program has a JSON library, use that instead.
 struct Spec {
   std::string text;
 
-  size_t after(const std::string& key) const {
+  size_t position(const std::string& key) const {
     size_t at = text.find("\"" + key + "\":");
     if (at == std::string::npos) throw std::runtime_error("the spec has no '" + key + "'");
     return text.find_first_not_of(' ', at + key.size() + 3);
   }
 
-  int64_t number(const std::string& key) const { return std::stoll(text.substr(after(key), 20)); }
+  int64_t number(const std::string& key) const { return std::stoll(text.substr(position(key), 20)); }
 
   std::vector<int64_t> numbers(const std::string& key) const {
-    std::vector<int64_t> found;
-    for (size_t at = after(key); text[at] != ']'; at = text.find_first_of(",]", at + 1))
-      found.push_back(std::stoll(text.substr(at + 1, 20)));
-    return found;
+    std::vector<int64_t> values;
+    for (size_t at = position(key); text[at] != ']'; at = text.find_first_of(",]", at + 1))
+      values.push_back(std::stoll(text.substr(at + 1, 20)));
+    return values;
   }
 
   std::vector<std::string> strings(const std::string& key) const {  // empty for null
-    std::vector<std::string> found;
-    size_t at = after(key);
-    if (text[at] != '[') return found;
+    std::vector<std::string> values;
+    size_t at = position(key);
+    if (text[at] != '[') return values;
     while (text[at] != ']') {
       at = text.find('"', at) + 1;
       std::string word;
-      for (; text[at] != '"'; ++at) word += text[at] == '\\' ? escaped(at) : std::string(1, text[at]);
-      found.push_back(word);
+      for (; text[at] != '"'; ++at) word += text[at] == '\\' ? unescape(at) : std::string(1, text[at]);
+      values.push_back(word);
       at = text.find_first_of(",]", at);
     }
-    return found;
+    return values;
   }
 
  private:
-  std::string escaped(size_t& at) const {  // at the backslash -> at the last character of the escape
+  std::string unescape(size_t& at) const {  // moves from the backslash to the last character of the escape
     char kind = text[++at];
     static const std::map<char, char> simple = {{'n', '\n'}, {'t', '\t'}, {'r', '\r'}, {'b', '\b'}, {'f', '\f'}};
     if (kind != 'u') return std::string(1, simple.count(kind) ? simple.at(kind) : kind);
     uint32_t code = std::stoul(text.substr(at + 1, 4), nullptr, 16);
     at += 4;
-    if (code >= 0xD800 && code < 0xDC00) {  // the first half of a pair
+    if (code >= 0xD800 && code < 0xDC00) {  // the first half of a surrogate pair
       code = 0x10000 + ((code - 0xD800) << 10) + std::stoul(text.substr(at + 3, 4), nullptr, 16) - 0xDC00;
       at += 6;
     }
@@ -74,25 +74,25 @@ struct Spec {
 };
 
 int64_t label_index(const std::vector<std::string>& classes, const std::string& label) {
-  auto found = std::find(classes.begin(), classes.end(), label);
-  if (found != classes.end()) return found - classes.begin();
+  auto match = std::find(classes.begin(), classes.end(), label);
+  if (match != classes.end()) return match - classes.begin();
   std::string names;
   for (const auto& name : classes) names += (names.empty() ? "" : ", ") + name;
-  // onnxruntime would take -1 for the last class: the range is checked by whoever calls it.
-  throw std::runtime_error("there is no label '" + label + "'; there are: " + names);
+  // Check the range here, because onnxruntime would take -1 for the last class.
+  throw std::runtime_error("unknown label '" + label + "'; the labels are " + names);
 }
 
-uint64_t whole_number(const std::string& text) {
+uint64_t parse_seed(const std::string& text) {
   if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
-    throw std::runtime_error("'" + text + "' is no seed; a seed is a whole number");
+    throw std::runtime_error("'" + text + "' is not a valid seed; use a whole number");
   return std::stoull(text);
 }
 
 int run(int argc, char** argv) {
   std::map<std::string, std::string> option;
   for (int i = 3; i + 1 < argc; i += 2) option[argv[i]] = argv[i + 1];
-  bool known = std::all_of(option.begin(), option.end(), [](const auto& given) {
-    return given.first == "--label" || given.first == "--seed" || given.first == "--noise";
+  bool known = std::all_of(option.begin(), option.end(), [](const auto& flag) {
+    return flag.first == "--label" || flag.first == "--seed" || flag.first == "--noise";
   });
   if (argc < 3 || argc % 2 == 0 || !known) {
     std::cerr << "usage: generate MODEL OUT.pgm [--label NAME] [--seed N] [--noise FILE]\n";
@@ -100,12 +100,12 @@ int run(int argc, char** argv) {
   }
 
 #ifndef _WIN32
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // unless the user has set it; onnxruntime reads it when Env is created
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // unless the user set it; read when Env is created
 #endif
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "generate");
   Ort::SessionOptions options;
-  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // waiting threads burn no CPU
-  options.DisableCpuMemArena();                                    // and no memory stays behind
+  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // idle threads use no CPU
+  options.DisableCpuMemArena();                                    // release memory after a run
   Ort::Session session(env, argv[1], options);
   Ort::AllocatorWithDefaultOptions allocator;
   auto metadata = session.GetModelMetadata().LookupCustomMetadataMapAllocated("cvae", allocator);
@@ -116,9 +116,9 @@ int run(int argc, char** argv) {
   if (option.count("--noise")) {
     std::ifstream file(option["--noise"], std::ios::binary);
     if (!file.read(reinterpret_cast<char*>(noise.data()), noise.size() * sizeof(float)) || file.peek() != EOF)
-      throw std::runtime_error("'" + option["--noise"] + "' does not hold " + std::to_string(noise.size()) + " floats");
+      throw std::runtime_error("'" + option["--noise"] + "' does not contain " + std::to_string(noise.size()) + " floats");
   } else {
-    std::mt19937_64 generator(option.count("--seed") ? whole_number(option["--seed"]) : std::random_device{}());
+    std::mt19937_64 generator(option.count("--seed") ? parse_seed(option["--seed"]) : std::random_device{}());
     std::normal_distribution<float> normal;
     for (float& value : noise) value = normal(generator);
   }
@@ -135,7 +135,7 @@ int run(int argc, char** argv) {
     names.push_back("label");
     inputs.push_back(Ort::Value::CreateTensor<int64_t>(memory, &label, 1, label_shape.data(), 1));
   } else if (option.count("--label")) {
-    throw std::runtime_error("the model has no labels, so --label '" + option["--label"] + "' means nothing to it");
+    throw std::runtime_error("the model has no labels; leave out --label '" + option["--label"] + "'");
   }
   const char* output = "image";
   auto images = session.Run(Ort::RunOptions{}, names.data(), inputs.data(), inputs.size(), &output, 1);

@@ -1,9 +1,9 @@
-"""Pictures over HTTP: FastAPI around one exported model.
+"""Image generation over HTTP: a FastAPI service for one exported model.
 
     uvicorn app:app
     curl -o seven.png 'http://127.0.0.1:8000/images.png?label=7'
 
-CVAE_MODEL names the model: a run, a file, a zoo model, or hf://owner/name. [the default of cvae.load()]
+CVAE_MODEL is a run, a file, a zoo model or hf://owner/name. [default of cvae.load()]
 """
 
 import io
@@ -21,18 +21,18 @@ from cvae import imaging
 from cvae.runtime.model import label_indices
 
 MAX_IMAGES = 256
-"""Of one request: what a server decodes for one caller is to stay a matter of milliseconds."""
+"""Maximum number of images per request, so that a request takes milliseconds."""
 
-# One model for all threads: it is safe to share. A request's images are one batch, on one core, so that requests of
-# several callers run side by side.
+# All threads share the model, which is safe. The images of a request are one batch on one core, so that requests run in
+# parallel.
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
 app = FastAPI(title=f"cvae: {model.spec.name}")
 
-Label = Annotated[list[str] | None, Query(description="By name; several for several classes.")]
-LabelIndex = Annotated[list[int] | None, Query(description="Classes by their place in the list of /health, from 0.")]
-Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="How many; the labels are drawn in turn.")]
-Seed = Annotated[int | None, Query(ge=0, lt=2**53, description="Repeats the same images. [drawn, and told]")]
-Temperature = Annotated[float, Query(ge=0, le=4, description="Below 1: more typical. Above: more varied.")]
+Label = Annotated[list[str] | None, Query(description="Class name; repeat it for several classes.")]
+LabelIndex = Annotated[list[int] | None, Query(description="Class index in /health; repeat it for several classes.")]
+Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="Number of images; the labels alternate.")]
+Seed = Annotated[int | None, Query(ge=0, lt=2**53, description="Seed of the noise. [random; the answer has it]")]
+Temperature = Annotated[float, Query(ge=0, le=4, description="Below 1: more typical images. Above: more varied.")]
 
 
 class Health(BaseModel):
@@ -42,16 +42,16 @@ class Health(BaseModel):
     classes: list[str] | None
 
 
-class Drawn(BaseModel):
+class GeneratedImages(BaseModel):
     model: str
     seed: int
     labels: list[str] | None
-    images: list[list[list[list[float]]]] = Field(description="(N, C, H, W), each value in 0..1.")
+    images: list[list[list[list[float]]]] = Field(description="(N, C, H, W), values in [0, 1].")
 
 
 @app.exception_handler(cvae.UsageError)
-def wrong_use(request: Request, error: cvae.UsageError) -> JSONResponse:
-    """A label that the model has not, in one line."""
+def handle_usage_error(request: Request, error: cvae.UsageError) -> JSONResponse:
+    """Answer with a one-line error, for example for an unknown label."""
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 
@@ -68,11 +68,11 @@ def images(
     n: Count = 1,
     seed: Seed = None,
     temperature: Temperature = 1.0,
-) -> Drawn:
-    """New images, as numbers."""
-    drawn, labels, seed = draw(label, label_index, n, seed, temperature)
+) -> GeneratedImages:
+    """Generate images, as numbers."""
+    pixels, labels, seed = generate(label, label_index, n, seed, temperature)
     names = None if labels is None else [model.spec.classes[index] for index in labels]
-    return Drawn(model=model.spec.name, seed=seed, labels=names, images=drawn.tolist())
+    return GeneratedImages(model=model.spec.name, seed=seed, labels=names, images=pixels.tolist())
 
 
 @app.get("/images.png", response_class=Response, responses={200: {"content": {"image/png": {}}}})
@@ -83,20 +83,22 @@ def png(
     seed: Seed = None,
     temperature: Temperature = 1.0,
 ) -> Response:
-    """New images on one picture; X-Seed tells the seed."""
-    drawn, _, seed = draw(label, label_index, n, seed, temperature)
+    """Generate images, as one PNG. The header X-Seed has the seed."""
+    pixels, _, seed = generate(label, label_index, n, seed, temperature)
     data = io.BytesIO()
-    imaging.grid(drawn).save(data, "PNG")
+    imaging.grid(pixels).save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": str(seed)})
 
 
-def draw(
+def generate(
     label: list[str] | None, label_index: list[int] | None, n: int, seed: int | None, temperature: float
 ) -> tuple[np.ndarray, list[int] | None, int]:
-    """Images (n, C, H, W), the index of each one's class, and the seed."""
-    classes, chosen = model.spec.classes or (), label or label_index
-    every = np.arange(len(classes))
-    indices = every if chosen is None else label_indices(model.spec, label, label_index, len(chosen))
+    """Return images (n, C, H, W), the class index of each, and the seed."""
+    classes, selection = model.spec.classes or (), label or label_index
+    if selection is None:
+        indices = np.arange(len(classes))
+    else:
+        indices = label_indices(model.spec, label, label_index, len(selection))
     labels = [int(indices[i % len(indices)]) for i in range(n)] if classes else None
     seed = secrets.randbelow(2**31) if seed is None else seed
     return model.generate(n, seed=seed, temperature=temperature, label_index=labels), labels, seed

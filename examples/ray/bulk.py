@@ -1,9 +1,10 @@
-"""A million images on all cores, or all machines, with Ray Data: Parquet files of id, label and PNG.
+"""Bulk generation with Ray Data on all cores or machines: Parquet files with id, label and PNG.
 
     python bulk.py --n 1000000 --out images [--model NAME] [--seed 0]
 
-Image i is drawn from (seed, i), of class i modulo the number of classes, whatever machine draws it and in whatever
-batch. On a cluster the model is a path that all machines see, or hf://owner/name.
+The noise of image i depends only on (seed, i), and its class is i modulo the number of classes, so neither the machine
+nor the batch matters. On a cluster, the model must be a path that all machines can read, or hf://owner/name. `--n 2`
+takes seconds.
 """
 
 import argparse
@@ -14,16 +15,16 @@ from typing import Any
 import numpy as np
 import ray.data
 
-BATCH = 256
+BATCH_SIZE = 256
 
 
-class Draw:
-    """Ids (N,) -> ids, labels and PNG files. Made once for each worker: the model is loaded once."""
+class Generator:
+    """A worker that maps ids (N,) to ids, labels and PNG files, and loads the model once."""
 
     def __init__(self, model: str | None, seed: int) -> None:
         import cvae
 
-        self.model = cvae.load(model, threads=1)  # Ray runs a worker for each core
+        self.model = cvae.load(model, threads=1)  # Ray runs one worker per core
         self.seed = seed
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -43,18 +44,18 @@ class Draw:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=1000)
-    parser.add_argument("--out", type=Path, default=Path("images"))
-    parser.add_argument("--model", help="a run, an exported file, a zoo model, hf://owner/name")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=1000, metavar="N", help="Number of images.")
+    parser.add_argument("--out", type=Path, default=Path("images"), metavar="PATH", help="Folder for the files.")
+    parser.add_argument("--model", help="Run, exported file, zoo model or hf://owner/name.")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the noise.")
     args = parser.parse_args()
 
     if args.out.exists():
         parser.error(f"{str(args.out)!r} exists already; choose another --out")
     model = str(Path(args.model).resolve()) if args.model and Path(args.model).exists() else args.model
-    workers = (1, int(ray.cluster_resources()["CPU"]))  # at least, and at most
+    workers = (1, int(ray.cluster_resources()["CPU"]))  # minimum and maximum
     images = ray.data.range(args.n).map_batches(
-        Draw, fn_constructor_args=(model, args.seed), batch_size=BATCH, concurrency=workers
+        Generator, fn_constructor_args=(model, args.seed), batch_size=BATCH_SIZE, concurrency=workers
     )
     images.write_parquet(str(args.out.resolve()))
 

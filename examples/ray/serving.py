@@ -1,4 +1,4 @@
-"""The model of a Triton repository, or any other, on Ray Serve: requests that come together are one batch.
+"""An exported model on Ray Serve, which batches simultaneous requests. The model may be in a Triton repository.
 
 serve run --app-dir examples/ray serving:app model=model_repository/mnist-resnet-conditional/1/model.onnx
 curl -o seven.png 'http://127.0.0.1:8000/?label=7'
@@ -19,12 +19,14 @@ from cvae.imaging import to_pil
 
 @serve.deployment(ray_actor_options={"num_cpus": 1})
 class Digits:
+    """A deployment that answers each request with a PNG."""
+
     def __init__(self, model: str | None) -> None:
         self.model = cvae.load(model, threads=1)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
-    async def draw(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
-        """For each request of a batch the index of its class and its seed -> its image (C, H, W)."""
+    async def generate(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
+        """Return the image (C, H, W) of each request in a batch, for its class index and seed."""
         noise = np.concatenate([self.model.noise(1, seed) for seed in seeds])  # (N, Z)
         return list(self.model.decode(noise, label_index=None if self.model.spec.classes is None else labels))
 
@@ -33,16 +35,16 @@ class Digits:
         seed = query.get("seed", str(secrets.randbelow(2**31)))
         try:
             label = None if spec.classes is None else spec.label_index(query.get("label", spec.classes[0]))
-        except cvae.UsageError as error:  # before it joins a batch, and fails the others with it
+        except cvae.UsageError as error:  # checked here, because it would fail the whole batch
             return PlainTextResponse(f"{error}\n", status_code=422)
         if not seed.isdecimal() or len(seed) > 18:
-            return PlainTextResponse(f"{seed!r} is no seed; a seed is a whole number\n", status_code=422)
+            return PlainTextResponse(f"{seed!r} is not a valid seed; use a whole number\n", status_code=422)
         data = io.BytesIO()
-        to_pil(await self.draw(label, int(seed))).save(data, "PNG")
+        to_pil(await self.generate(label, int(seed))).save(data, "PNG")
         return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": seed})
 
 
 def app(arguments: dict[str, str]) -> serve.Application:
-    """What `serve run` starts; `arguments` are those of its command line."""
+    """Build the application for `serve run`, with the arguments of its command line."""
     model = arguments.get("model")
     return Digits.bind(str(Path(model).resolve()) if model and Path(model).exists() else model)

@@ -1,23 +1,23 @@
-/** The page: controls on one side, one picture on the other. Whatever changes, the picture is decoded anew. */
+/** The page: controls on one side, one picture on the other. Every change decodes the picture again. */
 
 import * as ort from "./ort.js";
 import { load, normal, slerp, toRGBA, unpacked } from "./cvae.js";
 
-const SLIDERS = 8; // shown at first
-const REACH = 3; // of a slider, in standard deviations of the noise
-const LEG = 2200; // ms from one shape or class to the next, of an animation
-const REST = 350; // ms at each
-const STEP = 700; // ms between its pictures, for who prefers reduced motion
-const THUMBNAILS = 64; // at most: more classes are a list
-const CHUNK = 16; // thumbnails decoded at once, so that the picture need not wait long
-const COLUMNS = 8; // of them, at most
-const DOWNLOAD = 560; // pixels of a picture's longer side, at least
+const SLIDERS = 8; // number shown at the start
+const REACH = 3; // largest value of a slider, in standard deviations of the noise
+const LEG = 2200; // ms of an animation from one shape or class to the next
+const REST = 350; // ms that an animation stays at each of them
+const STEP = 700; // ms between the pictures of an animation, for people who prefer reduced motion
+const THUMBNAILS = 64; // largest number; more classes are a list
+const CHUNK = 16; // thumbnails decoded at once: few, so that the picture does not wait long
+const COLUMNS = 8; // largest number of columns of thumbnails
+const DOWNLOAD = 560; // smallest longer side of a downloaded picture, in pixels
 
 const $ = (id) => document.getElementById(id);
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 
 export let model;
-/** What is shown: `mix` of the way from class `label` to class `next`, by their indices. */
+/** The state of the page. The class is at the fraction `mix` of the way from index `label` to index `next`. */
 export const state = { code: null, label: 0, next: 0, mix: 0, origin: "", image: null };
 
 // -- start ------------------------------------------------------------------------------------------------------------
@@ -31,7 +31,7 @@ async function bytes(name) {
 async function start() {
   const { encoder, dimensions } = JSON.parse(new TextDecoder().decode(await bytes("model.json")));
   const [wasm, decoder] = await Promise.all(["ort.wasm.gz", "decoder.onnx"].map(bytes));
-  ort.env.wasm.numThreads = 1; // several would need a server that sends COOP and COEP headers
+  ort.env.wasm.numThreads = 1; // more threads would need a server that sends COOP and COEP headers
   ort.env.wasm.wasmBinary = await unpacked(wasm);
   model = await load(ort, decoder);
   describe();
@@ -40,18 +40,18 @@ async function start() {
   connect();
   surprise(0);
   await drawn();
-  performance.mark("first image"); // for who wants to know how long that took
+  performance.mark("first image"); // for measurements of the time until then
   document.body.classList.add("ready");
   $("main").hidden = false;
   fit();
   say("Ready");
-  await new Promise(requestAnimationFrame); // it is on the screen before the encoder is loaded
+  await new Promise(requestAnimationFrame); // show the picture before loading the encoder
   if (!encoder) return;
   await model.addEncoder(await bytes("encoder.onnx"));
   await makePad();
 }
 
-/** A remark for those who do not see the picture. */
+/** Announce a text to screen readers. */
 function say(text) {
   $("status").textContent = text;
 }
@@ -62,7 +62,7 @@ function fail(error) {
   throw error;
 }
 
-/** Run a listener of an event; what goes wrong is said on the page. */
+/** Run an event listener, and show its errors on the page. */
 const safely = (listener) => async (event) => {
   try {
     await listener(event);
@@ -94,7 +94,7 @@ function describe() {
   }
 }
 
-/** Indices of classes, as the model takes them in place of names. */
+/** Return class indices in the form that the model takes in place of names. */
 const indexed = (indices) => indices.map((index) => ({ index }));
 
 function element(tag, properties, ...children) {
@@ -110,7 +110,7 @@ const small = document.createElement("canvas"); // the image, pixel for pixel
 let asked = false;
 let drawing = null;
 
-/** Decode and paint the state as soon as may be; changes that come faster than that are skipped. */
+/** Decode and paint the state as soon as possible. Changes that come faster than that are skipped. */
 export function draw() {
   asked = true;
   drawing ??= (async () => {
@@ -128,7 +128,7 @@ export function draw() {
   })().catch(fail);
 }
 
-/** When the picture is that of the state. */
+/** Wait until the picture shows the state. */
 export async function drawn() {
   while (drawing) await drawing;
 }
@@ -140,7 +140,7 @@ async function decode() {
     state.image = await model.decode(code, labels(1));
     return;
   }
-  // Between two classes: the mean of both decodings, by the way gone, as in Python.
+  // Between two classes, take the weighted mean of both decodings, as Python does.
   const both = await model.decode(Float32Array.from([...code, ...code]), labels(2));
   const size = both.length / 2;
   state.image = both.slice(0, size).map((value, i) => (1 - mix) * value + mix * both[size + i]);
@@ -163,7 +163,7 @@ function enlarge(canvas) {
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
-/** The picture's canvas has as many pixels as the screen there. */
+/** Give the picture's canvas as many pixels as the screen has there. */
 function fit() {
   const [, height, width] = model.spec.image_shape;
   const picture = $("picture");
@@ -247,7 +247,7 @@ function followLabel() {
 
 let later = 0;
 
-/** The code as each class, once nothing has moved for a moment. */
+/** Show the code under each class, once nothing has changed for a moment. */
 function thumbnailsSoon() {
   clearTimeout(later);
   later = setTimeout(() => drawThumbnails().catch(fail), 60);
@@ -258,7 +258,7 @@ async function drawThumbnails() {
   const [channels, height, width] = image_shape;
   const { code } = state;
   for (let first = 0; first < thumbnails.length; first += CHUNK) {
-    if (state.code !== code || drawing) return; // it moves again; another call follows
+    if (state.code !== code || drawing) return; // the state changes again, and another call follows
     const labels = thumbnails.slice(first, first + CHUNK).map((_, i) => first + i);
     const images = await model.decode(Float32Array.from(labels.flatMap(() => [...code])), indexed(labels));
     for (const [i, label] of labels.entries()) {
@@ -311,7 +311,7 @@ function showAll() {
 
 // -- animation --------------------------------------------------------------------------------------------------------
 
-let playing = null; // the animation that runs, an object of its own
+let playing = null; // an object that identifies the running animation
 
 function stop() {
   playing = null;
@@ -341,7 +341,7 @@ async function play() {
   }
 }
 
-/** Call `move` with the way gone, from 0 to 1, slow at both ends, for as long as the animation is `mine`. */
+/** Call `move` with the progress from 0 to 1, slow at both ends, for as long as the animation is `mine`. */
 async function travel(mine, move) {
   const began = performance.now();
   for (let gone = 0; gone < 1; ) {
@@ -360,11 +360,11 @@ const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
 
 // -- a picture of one's own -------------------------------------------------------------------------------------------
 
-let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad for one of the model
+let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad per pixel of the model
 let touched = false; // whether there is anything on the pad
-let opened = false; // whether a picture is
-let place; // [x, y] of the pen that the keyboard moves
-let down = false; // whether it draws
+let opened = false; // whether a picture is on it
+let place; // [x, y] of the pen when the keyboard moves it
+let down = false; // whether that pen draws
 
 async function makePad() {
   const [channels, height, width] = model.spec.image_shape;
@@ -384,7 +384,7 @@ async function makePad() {
   $("own").hidden = false;
 }
 
-/** The mean colour at the border of generated images: what they are drawn on. Grey models have black or white. */
+/** Return the background colour: the mean at the border of generated images, for grey models black or white. */
 async function usualBorder() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
@@ -438,7 +438,7 @@ function connectPad(pad) {
     const box = pad.getBoundingClientRect();
     return [((event.clientX - box.x) / box.width) * pad.width, ((event.clientY - box.y) / box.height) * pad.height];
   };
-  let last = null; // where a finger or the mouse is, while it draws
+  let last = null; // position of the finger or mouse while it draws
   pad.addEventListener("pointerdown", (event) => {
     if (event.button !== 0) return;
     pad.setPointerCapture(event.pointerId);
@@ -477,7 +477,7 @@ function connectPad(pad) {
   });
 }
 
-/** What is on the pad as an image (C, H, W) in [0, 1]: the mean over each pixel's square. */
+/** Return the pad as an image (C, H, W) in [0, 1]: the mean over the square of each pixel. */
 function padImage() {
   const [channels, height, width] = model.spec.image_shape;
   const { data } = $("pad").getContext("2d").getImageData(0, 0, width * scale, height * scale);
@@ -494,7 +494,7 @@ function padImage() {
   return image.map((value) => Math.min(1, value));
 }
 
-/** A grey drawing (H, W) moved by whole pixels so that its centre of mass is in the middle, as in the usual sets. */
+/** Move a grey drawing (H, W) by whole pixels so that its centre of mass is in the middle, as in MNIST. */
 function centred(image) {
   const [, height, width] = model.spec.image_shape;
   let [mass, sumX, sumY] = [0, 0, 0];
@@ -518,7 +518,7 @@ function readSoon() {
   reading = setTimeout(() => read().catch(fail), 80);
 }
 
-/** Encode what is on the pad, and show what the model makes of it. */
+/** Encode the pad, and show its reconstruction. */
 async function read() {
   if (!touched) return;
   stop();
@@ -530,14 +530,14 @@ async function read() {
   if (classes) say(`Redrawn as ${classes[label]}`);
 }
 
-/** Nats that a pixel x costs when r was drawn: under a normal distribution, or as a cross-entropy. */
+/** Return the distortion of a pixel x with the reconstruction r, in nats: Gaussian or cross-entropy. */
 function distortion(x, r) {
   if (model.spec.sigma) return (x - r) ** 2 / (2 * model.spec.sigma ** 2);
   const odds = Math.min(1 - 1e-6, Math.max(1e-6, r));
   return -x * Math.log(odds) - (1 - x) * Math.log(1 - odds);
 }
 
-/** The class under which an image has the least distortion and rate, at its mean code: the best evidence bound. */
+/** Return the class with the best evidence bound of an image, computed at its mean code. */
 async function nearest(image) {
   let [best, least] = [0, Infinity];
   const all = model.spec.classes.map((_, label) => label);
@@ -557,11 +557,11 @@ async function nearest(image) {
   return best;
 }
 
-/** A file's picture on the pad, scaled to cover it. */
+/** Draw the picture in a file on the pad, scaled to cover it. */
 async function openPicture() {
   const [file] = $("open").files;
   if (!file) return;
-  $("open").value = ""; // the same file may be chosen again
+  $("open").value = ""; // so that the same file can be chosen again
   let picture;
   try {
     picture = await createImageBitmap(file);

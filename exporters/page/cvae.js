@@ -1,20 +1,20 @@
 /**
- * Files exported by cvae, in JavaScript: onnxruntime-web in a browser, onnxruntime-node in Node 20.19 or later.
+ * Exported files in JavaScript, on onnxruntime-web in browsers or onnxruntime-node in Node 20.19 or later.
  *
  *   const model = await load(ort, decoderBytes);
  *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
  *
  * An array of N codes or images is one Float32Array, row after row. Labels are an array of N: a class's name, as a text
- * or as a number ("7" or 7), or its place in `spec.classes`, as { index: 7 }. A bare number is an index only where no
+ * or as a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only where no
  * class name reads as a number.
  */
 
-const KEY = "cvae"; // of the metadata entry that holds the spec
-const FORMAT = 1; // the version of the spec's layout that is read here
-const METADATA_PROPS = 14; // ModelProto.metadata_props, of StringStringEntryProto: key = 1, value = 2
+const KEY = "cvae"; // key of the metadata entry that holds the spec
+const FORMAT = 1; // version of the spec that this module reads
+const METADATA_PROPS = 14; // field of ModelProto; its entries are StringStringEntryProto: key = 1, value = 2
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
-/** The fields of one protobuf message: [number, value as a number or as bytes]. Throws where the bytes are none. */
+/** Yield the fields of a protobuf message: [number, value as a number or as bytes]. Throw if it is not valid. */
 function* fields(bytes) {
   let position = 0;
   const varint = () => {
@@ -23,7 +23,7 @@ function* fields(bytes) {
       value += (byte & 0x7f) * factor;
       if (byte < 0x80) return value;
     }
-    throw new Error("this is no intact ONNX file: a number is cut off or too long");
+    throw new Error("this is not an intact ONNX file: a number is cut off or too long");
   };
   while (position < bytes.length) {
     const key = varint();
@@ -34,14 +34,14 @@ function* fields(bytes) {
     }
     const length = { [FIXED64]: () => 8, [BYTES]: varint, [FIXED32]: () => 4 }[kind]?.();
     if (length === undefined || number === 0 || length > bytes.length - position) {
-      throw new Error(`this is no intact ONNX file: field ${number} is cut off or of the wire type ${kind}`);
+      throw new Error(`this is not an intact ONNX file: field ${number} is cut off or of the wire type ${kind}`);
     }
     yield [number, bytes.subarray(position, position + length)];
     position += length;
   }
 }
 
-/** What an exported file (Uint8Array) says of itself: role, name, image_shape, latent_dim, classes and more. */
+/** Return the spec of an exported file (Uint8Array): role, name, image_shape, latent_dim, classes and more. */
 export function readSpec(bytes) {
   const text = new TextDecoder("utf-8", { fatal: true });
   for (const [number, value] of fields(bytes)) {
@@ -69,8 +69,8 @@ export async function load(ort, bytes, options = {}) {
 }
 
 /**
- * The number that a text reads as, written so that equal numbers are equal texts ("01" and "1.0" are "1e0"), or null.
- * A Number would not do: long ones round to the same.
+ * Return the number in a text in one canonical form ("01" and "1.0" are "1e0"), or null if it is not a number.
+ * A Number would not do: long ones round to the same value.
  */
 function numberIn(text) {
   const parts = /^([+-]?)(\p{Nd}*)\.?(\p{Nd}*)(?:e([+-]?\d{1,3}))?$/iu.exec(text);
@@ -84,8 +84,8 @@ function numberIn(text) {
 }
 
 /**
- * The index of the class whose name a label equals, as a text or else as a number; where no class name reads as a
- * number, a number is the index itself. As `Spec.label_index` in Python, but for an unknown label it is out of range.
+ * Return the index of the class whose name equals a label, as a text or else as a number. Where no class name reads as
+ * a number, a number is the index itself. Like `Spec.label_index` in Python, but out of range for an unknown label.
  */
 function indexOf(label, classes) {
   const text = String(label);
@@ -99,7 +99,7 @@ function indexOf(label, classes) {
   return index;
 }
 
-/** An exported model: noise in, images out; and, once an encoder is added, images in, codes out. */
+/** An exported model, which turns noise into images and, with an encoder, images into codes. */
 class Model {
   #ort;
   #decoder;
@@ -123,20 +123,20 @@ class Model {
     this.#encoder = await this.#ort.InferenceSession.create(bytes, this.#options);
   }
 
-  /** Noise or codes (N, Z) and N labels -> images (N, C, H, W) in [0, 1]. */
+  /** Decode noise or codes (N, Z) under N labels to images (N, C, H, W) in [0, 1]. */
   async decode(noise, labels = []) {
     const inputs = this.#inputs("noise", noise, [this.spec.latent_dim], labels);
     return (await this.#decoder.run(inputs)).image.data;
   }
 
-  /** Images (N, C, H, W) in [0, 1] and N labels -> mean and std (N, Z) of their codes, in the noise's space. */
+  /** Encode images (N, C, H, W) in [0, 1] under N labels to mean and std (N, Z), in the noise space. */
   async encode(images, labels = []) {
     if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder yet: give its file to addEncoder`);
     const { mean, std } = await this.#encoder.run(this.#inputs("image", images, this.spec.image_shape, labels));
     return { mean: mean.data, std: std.data };
   }
 
-  /** A label or { index } -> the index of its class. onnxruntime itself takes -1 without a word, for the last class. */
+  /** Return the class index of a label or { index }. onnxruntime itself takes -1 silently, for the last class. */
   labelIndex(label) {
     const { name, classes } = this.spec;
     const byIndex = typeof label === "object";
@@ -153,7 +153,7 @@ class Model {
   #inputs(name, values, shape, labels) {
     const count = values.length / shape.reduce((a, b) => a * b);
     if (!Number.isInteger(count) || count < 1) {
-      throw new Error(`${values.length} values of ${name} are no whole number of (${shape.join(", ")})`);
+      throw new Error(`${values.length} values of ${name} are not a multiple of (${shape.join(", ")})`);
     }
     const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
     const { classes } = this.spec;
@@ -169,9 +169,9 @@ class Model {
 }
 
 /**
- * `count` draws from the standard normal distribution, the same for a seed (0..2**32 - 1) everywhere: sfc32 (Chris
- * Doty-Humphrey's, as in PractRand) started at (0, 0, seed, 1) and stirred 15 times; Box and Muller 1958, two at once.
- * Not the draws of Python for that seed: pass those as noise to have the same picture.
+ * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same ones everywhere:
+ * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then Box and Muller 1958,
+ * two at once. Python has other samples for a seed: pass them as noise to get the same picture.
  */
 export function normal(seed, count) {
   let [a, b, c, counter] = [0, 0, seed | 0, 1];
@@ -192,21 +192,21 @@ export function normal(seed, count) {
   return draws;
 }
 
-/** The great-circle arc from code a (Z) to code b (Z) at `way` in [0, 1]. Shoemake 1985, section 3.3. */
+/** Interpolate along the great circle from code a (Z) to code b (Z), at `way` in [0, 1]. Shoemake 1985, section 3.3. */
 export function slerp(a, b, way) {
   const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
   const cosine = dot(a, b) / Math.max(Math.sqrt(dot(a, a) * dot(b, b)), 1e-12);
   const angle = Math.acos(Math.min(1, Math.max(-1, cosine)));
-  const straight = Math.sin(angle) < 1e-4; // parallel or opposite: no arc is the shortest
+  const straight = Math.sin(angle) < 1e-4; // parallel or opposite: there is no single shortest arc
   const [from, to] = straight
     ? [1 - way, way]
     : [Math.sin((1 - way) * angle) / Math.sin(angle), Math.sin(way * angle) / Math.sin(angle)];
   return a.map((value, i) => from * value + to * b[i]);
 }
 
-/** One image (C, H, W) in [0, 1], C 1 or 3 -> its pixels (H, W, 4), 0..255. */
+/** Return the pixels (H, W, 4), 0..255, of an image (C, H, W) in [0, 1] with C = 1 or 3. */
 export function toRGBA(image, [channels, height, width]) {
-  const pixels = new Uint8ClampedArray(4 * height * width); // rounds and clamps by itself
+  const pixels = new Uint8ClampedArray(4 * height * width); // rounds and clamps
   const plane = channels === 3 ? height * width : 0;
   for (let i = 0; i < height * width; i++) {
     for (let channel = 0; channel < 3; channel++) pixels[4 * i + channel] = 255 * image[channel * plane + i];
@@ -215,7 +215,7 @@ export function toRGBA(image, [channels, height, width]) {
   return pixels;
 }
 
-/** Bytes of a .gz file (Uint8Array), unpacked; servers that say so in Content-Encoding have had it unpacked already. */
+/** Decompress a .gz file (Uint8Array). With Content-Encoding: gzip, the browser has decompressed it already. */
 export async function unpacked(bytes) {
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

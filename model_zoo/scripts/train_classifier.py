@@ -1,10 +1,10 @@
-"""Train the classifier that comes with cvae and judges images of MNIST, anew.
+"""Train the bundled classifier, which evaluates generated images of MNIST.
 
     python model_zoo/scripts/train_classifier.py [--data-dir DIR] [--out FILE]
 
-A few minutes. It writes one ONNX file and prints what it is worth, and the hash that
-cvae/evaluation/feature_extractor.py wants.
-Retrained on another machine it is another classifier: figures by the old one and the new one do not compare.
+Takes a few minutes. Writes one ONNX file, and prints its accuracy and the hash for
+cvae/evaluation/feature_extractor.py. A classifier trained on another machine has other weights, so metrics of the old
+and the new one do not compare.
 """
 
 import argparse
@@ -14,27 +14,27 @@ from pathlib import Path
 
 import torch
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import load_dataset
-from cvae.evaluation.feature_extractor import KEY
+from cvae.evaluation.feature_extractor import METADATA_KEY
 from cvae.evaluation.run_scorer.classifier import fit, predict
-from cvae.exporters.onnx import trace
+from cvae.exporters.onnx.graph import trace
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir")
-    parser.add_argument("--out", type=Path, default=Path("mnist-classifier.onnx"))
+    parser.add_argument("--data-dir", help="Folder of the data sets.")
+    parser.add_argument("--out", type=Path, default=Path("mnist-classifier.onnx"), help="File to write.")
     args = parser.parse_args()
 
-    dataset = load_dataset(TrainConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
+    dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
     train, test, classes = dataset.train, dataset.test, dataset.classes
     assert classes is not None and train.labels is not None and test is not None and test.labels is not None
     model = fit(train.images[:], train.labels, len(classes))
     accuracy = float((predict(model, test.images[:]) == test.labels).mean())
     graph = trace(model, {"image": torch.rand(2, *train.images.shape[1:])}, ("logits", "features"))
-    facts = {"name": "mnist", "data": "mnist", "classes": classes, "accuracy": accuracy}
-    graph.metadata_props.add(key=KEY, value=json.dumps(facts))
+    metadata = {"name": "mnist", "data": "mnist", "classes": classes, "accuracy": accuracy}
+    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))
     data = graph.SerializeToString(deterministic=True)
     args.out.write_bytes(data)
     print(

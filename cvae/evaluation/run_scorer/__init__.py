@@ -1,4 +1,4 @@
-"""Evaluation of runs: what needs torch."""
+"""Evaluation of runs with torch."""
 
 from cvae.evaluation.run_scorer.scorer import RunScorer
 

@@ -1,10 +1,11 @@
-"""The classifier that judges generated images, and that the classification accuracy score trains on them. With torch.
+"""An image classifier, and the classification accuracy score, which trains it on generated images.
 
-`model_zoo/scripts/train_classifier.py` trains the one for MNIST that comes with cvae.
+`model_zoo/scripts/train_classifier.py` trains the bundled MNIST classifier with it.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,22 +13,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig
 from cvae.data import load_dataset
 from cvae.engine.resolve import choose_device
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer
-from cvae.evaluation.evaluate import Progress, black_and_white, generate_batches
+from cvae.evaluation.evaluate import Progress, generate_batches, is_binary
 
-FEATURES = 128
-"""Numbers of the last hidden layer, on which distances between sets of images are taken."""
+NUM_FEATURES = 128
+"""Width of the last hidden layer, whose features the distances between sets of images use."""
 
-BATCH, EPOCHS, STEPS = 128, 8, 1500
-"""Passes over the images, and at least so many steps."""
+BATCH_SIZE = 128
+
+MIN_EPOCHS, MIN_STEPS = 8, 1500
+"""Training lasts for as many epochs as it takes to reach both."""
 
 
 class Classifier(nn.Module):
-    """Convolutions and pooling until no side is longer than 4, then one hidden layer: image -> logits, features."""
+    """A convolutional classifier: convolutions and pooling down to sides of at most 4, then one hidden layer."""
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -37,10 +40,13 @@ class Classifier(nn.Module):
             out = 64 if layers else 32
             layers += [nn.Conv2d(channels, out, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True)]
             channels, height, width = out, -(-height // 2), -(-width // 2)
-        self.features = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * height * width, FEATURES), nn.ReLU())
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(FEATURES, classes))
+        self.features = nn.Sequential(
+            *layers, nn.Flatten(), nn.Linear(channels * height * width, NUM_FEATURES), nn.ReLU()
+        )
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(NUM_FEATURES, classes))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (B, K) and features (B, 128)."""
         features = self.features(image)  # (B, C, H, W) -> (B, 128)
         return self.head(features), features  # (B, K), (B, 128)
 
@@ -54,24 +60,33 @@ def fit(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
-    """Train one on images (N, C, H, W), uint8 or float32 in [0, 1], and labels (N,), moved by a 14th of a side."""
+    """Train a classifier on randomly shifted images.
+
+    Args:
+        images: (N, C, H, W), uint8 or float32 in [0, 1]. Shifts are at most a 14th of the shorter side.
+        labels: (N,) int64.
+        classes: number of classes.
+        seed: seed of the weights, the order and the shifts.
+        device: torch device.
+        progress: called with the number of finished steps and their total.
+    """
     torch.manual_seed(seed)
     model = Classifier(images.shape[1:], classes).to(device)
-    pixels, truth = torch.from_numpy(images), torch.from_numpy(labels)
-    steps = -(-len(pixels) // BATCH)
-    epochs = max(EPOCHS, -(-STEPS // steps))
+    pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
+    steps = -(-len(pixels) // BATCH_SIZE)
+    epochs = max(MIN_EPOCHS, -(-MIN_STEPS // steps))
     height, width = images.shape[2:]
     shift = min(height, width) // 14
     optimizer = torch.optim.Adam(model.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * steps)
     for epoch in range(epochs):
-        for step, index in enumerate(torch.randperm(len(pixels)).split(BATCH)):
+        for step, index in enumerate(torch.randperm(len(pixels)).split(BATCH_SIZE)):
             image = pixels[index].to(device)
             image = image.float() / 255 if image.dtype == torch.uint8 else image
             top, left = torch.randint(2 * shift + 1, (2,)).tolist()
-            wider = pad(image, (shift,) * 4, mode="replicate")
-            logits, _ = model(wider[:, :, top : top + height, left : left + width])
-            loss = cross_entropy(logits, truth[index].to(device))
+            padded = pad(image, (shift,) * 4, mode="replicate")
+            logits, _ = model(padded[:, :, top : top + height, left : left + width])
+            loss = cross_entropy(logits, targets[index].to(device))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -83,46 +98,47 @@ def fit(
 
 @torch.inference_mode()
 def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
-    """Images (N, C, H, W), uint8 or float32 in [0, 1] -> the most probable class of each (N,)."""
+    """Return the most probable class (N,) of each image (N, C, H, W), uint8 or float32 in [0, 1]."""
     device = next(model.parameters()).device
     classes = []
-    for part in torch.from_numpy(images).split(500):
-        part = part.to(device)
-        part = part.float() / 255 if part.dtype == torch.uint8 else part
-        classes.append(model(part)[0].argmax(1).cpu())
+    for batch in torch.from_numpy(images).split(500):
+        batch = batch.to(device)
+        batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+        classes.append(model(batch)[0].argmax(1).cpu())
     return torch.cat(classes).numpy()
 
 
 def accuracy_score(
-    scorer: Scorer, data: TrainConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
+    scorer: Scorer, data: DataConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
 ) -> dict[str, Any]:
-    """The classification accuracy score: train on generated images, as many as there are real ones; test on real ones.
+    """Return the classification accuracy score of a conditional model, and that of the real images for comparison.
 
-    Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887. Beside it that of the same classifier on the real images.
+    A classifier is trained on generated images, as many as there are real ones, and tested on real ones: Ravuri &
+    Vinyals 2019, https://arxiv.org/abs/1905.10887.
 
     Raises:
-        UsageError: the model has no labels, or the data no test images with labels.
+        UsageError: the model has no labels, or the data have no labelled test images.
     """
     if scorer.classes is None:
         raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; leave out --cas")
     dataset = load_dataset(replace(data, conditional=True, binarize="none", validation=0.0, limit=None))
     if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
-        raise UsageError(f"{data.data!r} has no test images to try a classifier on; leave out --cas")
+        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; leave out --cas")
     real, labels = dataset.train.images[:], dataset.train.labels
-    binary = black_and_white(real)
-    parts = []
+    binary = is_binary(real)
+    generated = []
     for image in generate_batches(scorer, labels, len(real), seed, binary):
-        parts.append(np.round(255 * image).astype(np.uint8))
-        progress("images to learn from", sum(map(len, parts)), len(real))
+        generated.append(np.round(255 * image).astype(np.uint8))
+        progress("images to learn from", sum(map(len, generated)), len(real))
     accuracy = {}
-    for name, images in (("generated", np.concatenate(parts)), ("real", real)):
+    for name, images in (("generated", np.concatenate(generated)), ("real", real)):
         model = fit(
             images,
             labels,
             len(scorer.classes),
             seed=seed,
             device=choose_device(device),
-            progress=lambda *at, name=name: progress(f"learning from {name}", *at),
+            progress=partial(progress, f"learning from {name}"),
         )
         accuracy[name] = float((predict(model, dataset.test.images[:]) == dataset.test.labels).mean())
     return {

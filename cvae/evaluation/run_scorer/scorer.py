@@ -1,4 +1,4 @@
-"""A run's weights as a model that can be evaluated: torch, with the posterior that they were trained with."""
+"""A scorer for runs: torch, with the posterior that the model was trained with."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,11 +11,12 @@ from cvae.config import TrainConfig
 from cvae.engine import load_model
 from cvae.engine.resolve import choose_device, choose_precision
 from cvae.evaluation.bounds import Samples
+from cvae.flags import check_values
 from cvae.models import VAE, Hierarchical
 
 
 class Encoded(NamedTuple):
-    """A batch of images, their labels, and what the encoder gave for them."""
+    """A batch of images, their labels, and the encoder's output."""
 
     image: Tensor
     label: Tensor | None
@@ -23,15 +24,20 @@ class Encoded(NamedTuple):
 
 
 class RunScorer:
-    """A run's weights in torch, with the posterior that they were trained with.
+    """A scorer that runs a run's weights in torch, with the posterior that they were trained with.
+
+    Args:
+        run: the run folder.
+        device: torch device, or "auto".
+        precision: precision of the bounds: "fp32", "bf16", "fp16" or "auto".
 
     Raises:
-        UsageError: there is no such device or precision.
+        UsageError: the device or precision does not exist.
         CvaeError: the run is damaged.
     """
 
     def __init__(self, run: Path, device: str = "auto", precision: str = "fp32") -> None:
-        TrainConfig(device=device, precision=precision)  # raises where there is no such thing
+        check_values(TrainConfig, {"device": device, "precision": precision})
         self.device = choose_device(device)
         precision = choose_precision(precision, self.device)
         self.dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
@@ -66,14 +72,14 @@ class RunScorer:
 
     def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
         batch, count, _ = noise.shape
-        drawn = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
+        flat_noise = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
         with torch.inference_mode(), self._autocast():
-            terms = self.model.terms(encoded.image, encoded.label, encoded.features, drawn)
+            terms = self.model.terms(encoded.image, encoded.label, encoded.features, flat_noise)
         rate = terms.rate
-        if rate.shape[1] == self.latent_dim:  # a prior that factorizes
+        if rate.shape[1] == self.latent_dim:  # the prior factorizes
             rate = torch.stack([group.sum(1) for group in rate.split(self.groups, dim=1)], dim=1)  # -> (B K, G)
         distortion, log_ratio, rate, mean, var = (
-            each.unflatten(0, (batch, count)).cpu().numpy()
-            for each in (terms.distortion, terms.log_ratio, rate, terms.mean, terms.log_var.exp())
+            tensor.unflatten(0, (batch, count)).cpu().numpy()
+            for tensor in (terms.distortion, terms.log_ratio, rate, terms.mean, terms.log_var.exp())
         )
         return Samples(distortion, log_ratio, rate, mean, var)

@@ -1,6 +1,8 @@
-"""Strided convolutions with batch norm and LeakyReLU, fully connected layers to the code and back, transposed
-convolutions: the layers of DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434), for images of any size.
-With max pooling in place of strides, those of many a classifier."""
+"""Convolutional encoder and decoder with batch norm and LeakyReLU, for images of any size.
+
+Strided convolutions down, fully connected layers to the code and back, and transposed convolutions up, as in DCGAN
+(Radford et al. 2015, https://arxiv.org/abs/1511.06434). The encoder can also use max pooling instead of strides.
+"""
 
 from functools import partial
 from itertools import pairwise
@@ -9,22 +11,22 @@ from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, at_least_one, pyramid
+from cvae.models.architectures.layers import Level, pyramid, require_positive
 from cvae.models.conditioning import Conditioning
 
 SLOPE = 0.2
-"""The negative slope of LeakyReLU, as in DCGAN."""
+"""Negative slope of LeakyReLU, as in DCGAN."""
 
 
 class Block(nn.Module):
-    """A (transposed) convolution, batch norm, max pooling or none, modulation by the label, LeakyReLU."""
+    """(Transposed) convolution, batch norm, optional max pooling, modulation by the label, LeakyReLU."""
 
     def __init__(
         self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning, *, pool: bool = False
     ) -> None:
         super().__init__()
         self.convolution = convolution
-        self.norm = nn.BatchNorm2d(convolution.out_channels)  # next to the convolution, into which an export folds it
+        self.norm = nn.BatchNorm2d(convolution.out_channels)  # after the convolution, so that an export can fuse them
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.modulation = conditioning.modulation(convolution.out_channels)
 
@@ -32,20 +34,21 @@ class Block(nn.Module):
         return leaky_relu(self.modulation(self.pool(self.norm(self.convolution(features))), label), SLOPE)
 
 
-def down(a: Level, b: Level, conditioning: Conditioning, *, pool: bool) -> Block:
-    """From a level to the one below: (B, a.channels, H, W) -> (B, b.channels, ceil(H/2), ceil(W/2))."""
+def downsampling_block(a: Level, b: Level, conditioning: Conditioning, *, pool: bool) -> Block:
+    """Create a block from level a to the next smaller level b."""
     convolution = nn.Conv2d(a.channels, b.channels, 3, stride=1 if pool else 2, padding=1)
     return Block(convolution, conditioning, pool=pool)
 
 
-def up(a: Level, b: Level) -> nn.ConvTranspose2d:
-    """A transposed convolution from a level to the one above, whose sides are 2n - 1 or 2n."""
+def upsampling_block(a: Level, b: Level, conditioning: Conditioning) -> Block:
+    """Create a block from level a to the next larger level b, whose sides are 2n or 2n - 1 for sides n of a."""
     padding = (b.height - 2 * a.height + 1, b.width - 2 * a.width + 1)
-    return nn.ConvTranspose2d(a.channels, b.channels, 3, stride=2, padding=1, output_padding=padding)
+    convolution = nn.ConvTranspose2d(a.channels, b.channels, 3, stride=2, padding=1, output_padding=padding)
+    return Block(convolution, conditioning)
 
 
 class Encoder(nn.Module):
-    """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
 
     def __init__(
         self,
@@ -59,8 +62,8 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
-        downs = [down(a, b, conditioning, pool=pool) for a, b in pairwise(levels)]
-        self.blocks = nn.ModuleList([Block(stem, conditioning), *downs])
+        blocks = [downsampling_block(a, b, conditioning, pool=pool) for a, b in pairwise(levels)]
+        self.blocks = nn.ModuleList([Block(stem, conditioning), *blocks])
         self.hidden = conditioning.linear(levels[-1].features, hidden)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden, 2 * latent_dim)
@@ -68,14 +71,14 @@ class Encoder(nn.Module):
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features = image
         for block in self.blocks:
-            features = block(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
+            features = block(features, label)  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
         features = self.dropout(features).flatten(1)  # (B, c, h, w) -> (B, c h w)
         features = leaky_relu(self.hidden(features, label), SLOPE)  # -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 class Decoder(nn.Module):
-    """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -91,7 +94,7 @@ class Decoder(nn.Module):
         self.hidden = conditioning.linear(latent_dim, hidden)
         self.dropout = nn.Dropout(dropout)
         self.spread = nn.Linear(hidden, self.smallest.features)
-        self.blocks = nn.ModuleList(Block(up(a, b), conditioning) for a, b in pairwise(levels[::-1]))
+        self.blocks = nn.ModuleList(upsampling_block(a, b, conditioning) for a, b in pairwise(levels[::-1]))
         self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
@@ -114,10 +117,26 @@ def conv(
     dropout: float = 0.0,
     pool: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
-    """`width` channels at full resolution, doubled at each halving up to `max_width`; `hidden` features before the
-    code and after it. The encoder halves by strides or, with `pool`, by max pooling; `dropout` comes after its last
-    convolution and after each hidden layer."""
-    at_least_one(width=width, max_width=max_width, hidden=hidden)
+    """Create a convolutional encoder and decoder.
+
+    Args:
+        image_shape: Shape (C, H, W) of the images.
+        latent_dim: Number of latent dimensions Z.
+        param_channels: Number of channels P of the likelihood parameters.
+        conditioning: Conditioning on the label.
+        width: Number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: Largest number of channels.
+        hidden: Width of the fully connected layers before and after the code.
+        dropout: Dropout probability after the encoder's last convolution and after each hidden layer.
+        pool: Halve the resolution by max pooling instead of strides.
+
+    Returns:
+        The encoder and the decoder.
+
+    Raises:
+        UsageError: If an option is out of range.
+    """
+    require_positive(width=width, max_width=max_width, hidden=hidden)
     if not 0 <= dropout < 1:
         raise UsageError(f"option dropout={dropout} is not in 0..1")
     levels = pyramid(image_shape, width, max_width)

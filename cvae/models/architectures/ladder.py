@@ -1,9 +1,9 @@
-"""A hierarchy of latents, drawn and inferred from the top down, with convolutions.
+"""Convolutional ladder VAE: a hierarchy of latents, sampled and inferred from the top down.
 
-The bottom-up network sees the image once; the top-down one is shared by generation and inference (Sønderby et al.
-2016, https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). A group of latents is standard
-normal a priori: what the groups above have decided shows in the features that it is added to, and the posterior sees
-these features. So to the outside all groups are one flat vector of noise.
+A bottom-up network encodes the image once. Generation and inference share the top-down network (Sønderby et al. 2016,
+https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). The prior of every group of latents is
+standard normal: a group depends on the groups above it only through the features to which it is added, and its
+posterior is computed from these features too. So the groups together are one flat vector of noise.
 """
 
 from collections.abc import Sequence
@@ -13,17 +13,17 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, Unfold, at_least_one, pyramid
-from cvae.models.architectures.resnet import Block, BottomUp, Stage, enlargements
+from cvae.models.architectures.layers import Level, Unpatchify, pyramid, require_positive
+from cvae.models.architectures.resnet import Block, BottomUp, Stage, upsampling_layers
 from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
 
-LARGEST = 16
-"""Side of the largest feature maps that latents enter; beyond it the layers between would be larger than all else."""
+MAX_LATENT_SIDE = 16
+"""Longest side of the feature maps that latents enter; for larger ones the layers would dwarf the rest of the model."""
 
 
 class Rung(nn.Module):
-    """A change of resolution (or none), then one group of latents enters, then a residual block."""
+    """Optional resampling, addition of one group of latents, then a residual block."""
 
     def __init__(
         self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning, *, first: bool
@@ -33,23 +33,29 @@ class Rung(nn.Module):
         self.level = level
         self.look = nn.Conv2d(2 * level.channels, level.channels, 3, padding=1)
         self.posterior = conditioning.linear(level.features, 2 * latents)
-        # One table of the size of a feature map is enough to tell the label; later the blocks adapt to it.
+        # One table the size of a feature map suffices to convey the label; the later rungs have only the modulation.
         self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
         self.block = Block(level.channels, conditioning)
 
-    def infer(self, features: Tensor, seen: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Resampled features from above, and the image's at this level (B, c, h, w) -> mean, log-variance (B, z)."""
-        both = silu(self.look(silu(torch.cat([features, seen], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
-        mean, log_var = self.posterior(both.flatten(1), label).float().chunk(2, dim=1)  # (B, z) each
+    def infer(self, features: Tensor, image_features: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the mean and log-variance (B, z) of the posterior of this group of latents.
+
+        Args:
+            features: Resampled features (B, c, h, w) from the rung above.
+            image_features: Features (B, c, h, w) of the bottom-up network at this level.
+            label: Labels (B,) int64, or None.
+        """
+        joint = silu(self.look(silu(torch.cat([features, image_features], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
+        mean, log_var = self.posterior(joint.flatten(1), label).float().chunk(2, dim=1)  # (B, z) each
         return mean, log_var
 
     def forward(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
-        """Resampled features (B, c, h, w) and latents (B, z) -> features."""
+        """Return the features (B, c, h, w) for resampled features (B, c, h, w) and latents (B, z)."""
         return self.block(features + self.enter(latent, label).unflatten(1, self.level), label)
 
 
 class TopDown(Hierarchical):
-    """Latent (B, Z) -> likelihood parameters (B, P, H, W), rung by rung."""
+    """Hierarchical decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -61,16 +67,16 @@ class TopDown(Hierarchical):
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
-        noisy = max(1, sum(max(level.height, level.width) <= LARGEST for level in levels))
-        count = blocks * noisy
+        latent_levels = max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
+        count = blocks * latent_levels
         if latent_dim < count:
             raise UsageError(f"the ladder has {count} groups of latents, so --latent-dim {latent_dim} is too small")
-        # The top groups, which decide most, get what is left over.
+        # The remainder goes to the top groups, which matter most.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
         levels = levels[::-1]  # from here on the smallest first
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
-        resamples = enlargements(levels)
-        self.level_of = [i // blocks for i in range(count)]
+        resamples = upsampling_layers(levels)
+        self.rung_levels = [i // blocks for i in range(count)]
         self.rungs = nn.ModuleList(
             Rung(
                 nn.Identity() if i % blocks else resamples[level],
@@ -79,37 +85,37 @@ class TopDown(Hierarchical):
                 conditioning,
                 first=i == 0,
             )
-            for i, (level, latents) in enumerate(zip(self.level_of, self.groups, strict=True))
+            for i, (level, latents) in enumerate(zip(self.rung_levels, self.groups, strict=True))
         )
         self.stages = nn.ModuleList(
             Stage(resample, level.channels, blocks, conditioning)
-            for resample, level in zip(resamples[noisy:], levels[noisy:], strict=True)
+            for resample, level in zip(resamples[latent_levels:], levels[latent_levels:], strict=True)
         )
         self.head = nn.Conv2d(levels[-1].channels, shape[0] * patch**2, 3, padding=1)
-        self.unfold = Unfold(patch, *shape[1:])
+        self.unpatchify = Unpatchify(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        features = self.start  # (1, c, h, w): the first latents that enter make it (B, c, h, w)
-        for rung, part in zip(self.rungs, latent.split(self.groups, dim=1), strict=True):  # (B, Z) -> (B, z) each
-            features = rung(rung.resample(features), part, label)  # type: ignore[operator]
-        return self._end(features, label)
+        hidden = self.start  # (1, c, h, w): the first group of latents makes it (B, c, h, w)
+        for rung, group in zip(self.rungs, latent.split(self.groups, dim=1), strict=True):  # (B, Z) -> (B, z) each
+            hidden = rung(rung.resample(hidden), group, label)  # type: ignore[operator]
+        return self._to_params(hidden, label)
 
-    def infer(self, seen: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        features = self.start.expand_as(seen[-1])  # (1, c, h, w) -> (B, c, h, w)
-        parts = []
-        for rung, level, drawn in zip(self.rungs, self.level_of, noise.split(self.groups, dim=1), strict=True):
-            features = rung.resample(features)  # type: ignore[operator]
-            mean, log_var = rung.infer(features, seen[-1 - level], label)  # type: ignore[operator]
-            latent = mean + torch.exp(0.5 * log_var) * drawn  # (B, z)
-            features = rung(features, latent, label)
-            parts.append((mean, log_var, latent))
-        mean, log_var, latent = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))  # (B, Z) each
-        return Posterior(mean, log_var, latent, self._end(features, label))
+    def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+        hidden = self.start.expand_as(features[-1])  # (1, c, h, w) -> (B, c, h, w)
+        groups = []
+        for rung, level, group_noise in zip(self.rungs, self.rung_levels, noise.split(self.groups, dim=1), strict=True):
+            hidden = rung.resample(hidden)  # type: ignore[operator]
+            mean, log_var = rung.infer(hidden, features[-1 - level], label)  # type: ignore[operator]
+            latent = mean + torch.exp(0.5 * log_var) * group_noise  # (B, z)
+            hidden = rung(hidden, latent, label)
+            groups.append((mean, log_var, latent))
+        mean, log_var, latent = (torch.cat(tensors, dim=1) for tensors in zip(*groups, strict=True))  # (B, Z) each
+        return Posterior(mean, log_var, latent, self._to_params(hidden, label))
 
-    def _end(self, features: Tensor, label: Tensor | None) -> Tensor:
+    def _to_params(self, hidden: Tensor, label: Tensor | None) -> Tensor:
         for stage in self.stages:
-            features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
-        return self.unfold(self.head(silu(features)))  # (B, c, h, w) -> (B, P, H, W)
+            hidden = stage(hidden, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+        return self.unpatchify(self.head(silu(hidden)))  # (B, c, h, w) -> (B, P, H, W)
 
 
 def ladder(
@@ -124,11 +130,29 @@ def ladder(
     patch: int = 2,
     smallest: int = 4,
 ) -> tuple[nn.Module, nn.Module]:
-    """As `resnet`, with a group of latents before each residual block of the decoder at resolutions up to 16 x 16.
+    """Create a residual encoder and decoder with a hierarchy of latents.
 
-    The latent dimension is divided among all groups as evenly as it can be.
+    The networks are those of `resnet`, with a group of latents before each of the decoder's residual blocks at
+    resolutions up to 16 x 16. The latent dimension is divided among the groups as evenly as possible.
+
+    Args:
+        image_shape: Shape (C, H, W) of the images.
+        latent_dim: Number of latent dimensions Z, at least one for each group.
+        param_channels: Number of channels P of the likelihood parameters.
+        conditioning: Conditioning on the label.
+        width: Number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: Largest number of channels.
+        blocks: Number of residual blocks at each resolution.
+        patch: Side of the square patches of pixels that the network works on, which set its full resolution.
+        smallest: The resolution is halved until no side is longer than this.
+
+    Returns:
+        The encoder and the decoder.
+
+    Raises:
+        UsageError: If an option is out of range.
     """
-    at_least_one(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
+    require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
     return (

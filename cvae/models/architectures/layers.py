@@ -1,4 +1,4 @@
-"""What the convolutional architectures share: how an image is halved, level by level, to a small map."""
+"""Layers and helpers shared by the architectures."""
 
 from typing import NamedTuple
 
@@ -8,19 +8,19 @@ from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle
 from cvae.errors import UsageError
 
 
-def at_least_one(**options: int | tuple[int, ...]) -> None:
-    """Refuse widths and depths that make no network.
+def require_positive(**options: int | tuple[int, ...]) -> None:
+    """Check that options such as widths and depths are positive.
 
     Raises:
-        UsageError: an option, or an entry of it, is less than 1, or it has no entries.
+        UsageError: If an option or one of its entries is less than 1, or if it has no entries.
     """
     for name, value in options.items():
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise UsageError(f"option {name}={value!r}: at least 1 is needed")
+            raise UsageError(f"option {name}={value!r}: must be at least 1")
 
 
 class Level(NamedTuple):
-    """One resolution of a network: feature maps (channels, height, width)."""
+    """Shape (channels, height, width) of the feature maps at one resolution of a network."""
 
     channels: int
     height: int
@@ -34,10 +34,16 @@ class Level(NamedTuple):
 def pyramid(
     image_shape: tuple[int, int, int], width: int, max_width: int, smallest: int = 4, patch: int = 1
 ) -> list[Level]:
-    """The levels of a network for images (C, H, W), the largest first.
+    """Return the levels of a network for images (C, H, W), the largest first.
 
-    The first has a position for each square of `patch` pixels' side. Each level has half the height and width (rounded
-    up) and twice the channels (at most `max_width`) of the one before, until no side is longer than `smallest`.
+    Each level has half the height and width of the level before, rounded up, and twice its channels.
+
+    Args:
+        image_shape: Shape (C, H, W) of the images.
+        width: Number of channels of the first level.
+        max_width: Largest number of channels.
+        smallest: Longest side of the last level, in positions.
+        patch: Side of the square patch of pixels that is one position of the first level.
     """
     h, w = (-(-side // patch) for side in image_shape[1:])
     levels = [Level(width, h, w)]
@@ -48,7 +54,7 @@ def pyramid(
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to a level's exact height and width, odd ones too."""
+    """Nearest-neighbour upsampling to the height and width of a level, which may be odd."""
 
     def __init__(self, level: Level) -> None:
         super().__init__()
@@ -58,11 +64,12 @@ class Upsample(nn.Module):
         return interpolate(features, size=self.size, mode="nearest")  # (B, C, h, w) -> (B, C, H, W)
 
 
-class Fold(nn.Module):
-    """Each square of `patch` pixels' side becomes one position: (B, C, H, W) -> (B, patch^2 C, H / patch, W / patch).
+class Patchify(nn.Module):
+    """Rearrangement of square patches into channels: (B, C, H, W) -> (B, patch^2 C, H / patch, W / patch).
 
-    Sides are rounded up, with black beyond the edge. A network that works on squares is quicker than one that works
-    on pixels, by more than it is worse (Shi et al. 2016, https://arxiv.org/abs/1609.05158).
+    The image is padded with black on the right and at the bottom, so that its sides are multiples of `patch`. A network
+    on patches is much faster than one on pixels and only slightly worse (Shi et al. 2016,
+    https://arxiv.org/abs/1609.05158).
     """
 
     def __init__(self, patch: int) -> None:
@@ -76,8 +83,8 @@ class Fold(nn.Module):
         return pixel_unshuffle(pad(image, (0, -width % self.patch, 0, -height % self.patch)), self.patch)
 
 
-class Unfold(nn.Module):
-    """The way back: (B, patch^2 C, h, w) -> (B, C, H, W)."""
+class Unpatchify(nn.Module):
+    """Inverse of `Patchify`, without the padding: (B, patch^2 C, h, w) -> (B, C, H, W)."""
 
     def __init__(self, patch: int, height: int, width: int) -> None:
         super().__init__()

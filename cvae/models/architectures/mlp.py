@@ -6,12 +6,12 @@ from math import prod
 
 from torch import Tensor, nn
 
-from cvae.models.architectures.layers import at_least_one
+from cvae.models.architectures.layers import require_positive
 from cvae.models.conditioning import Conditioning
 
 
 class Hidden(nn.Module):
-    """Hidden layers with ReLU; the label enters at the first, and modulates each where the conditioning does."""
+    """Hidden layers with ReLU. The label enters the first one, and may modulate all of them."""
 
     def __init__(self, widths: tuple[int, ...], conditioning: Conditioning) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Hidden(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
 
     def __init__(self, pixels: int, hidden: tuple[int, ...], latent_dim: int, conditioning: Conditioning) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self, latent_dim: int, hidden: tuple[int, ...], shape: tuple[int, int, int], conditioning: Conditioning
@@ -62,12 +62,25 @@ def mlp(
     *,
     hidden: tuple[int, ...] = (400,),
 ) -> tuple[nn.Module, nn.Module]:
-    """Encoder with these hidden widths, decoder with the same in reverse.
+    """Create a fully connected encoder and decoder.
 
-    With the default and a latent dimension of 20 it is the network of PyTorch's VAE example,
+    With the default option and a latent dimension of 20 this is the network of PyTorch's VAE example,
     https://github.com/pytorch/examples/tree/main/vae.
+
+    Args:
+        image_shape: Shape (C, H, W) of the images.
+        latent_dim: Number of latent dimensions Z.
+        param_channels: Number of channels P of the likelihood parameters.
+        conditioning: Conditioning on the label.
+        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse order.
+
+    Returns:
+        The encoder and the decoder.
+
+    Raises:
+        UsageError: If an option is out of range.
     """
-    at_least_one(hidden=hidden)
+    require_positive(hidden=hidden)
     return (
         Encoder(prod(image_shape), hidden, latent_dim, conditioning),
         Decoder(latent_dim, hidden[::-1], (param_channels, *image_shape[1:]), conditioning),

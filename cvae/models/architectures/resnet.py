@@ -1,10 +1,11 @@
-"""Residual blocks down, inverse residual blocks up, for images of any size.
+"""Residual encoder and decoder for images of any size.
 
-Pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027), by default without normalization: the second
-convolution of a block starts at zero, so a deep network starts as a shallow one (Zhang et al. 2019, "Fixup",
-https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the same in a VAE). So
-training and evaluation are one function, and a large batch is the sum of small ones. With batch norm, after each
-convolution of a block, larger learning rates are borne. The exported graph is convolutions alone either way.
+The blocks are pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027), by default without
+normalization. The second convolution of a block is initialized to zero, so a deep network starts as a shallow one
+(Zhang et al. 2019, "Fixup", https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the
+same in a VAE). Without normalization the network computes the same in training and evaluation, and the gradient of a
+large batch is the sum of those of small ones. Batch norm after each convolution of a block allows larger learning
+rates. An export fuses it with the convolutions.
 """
 
 from functools import partial
@@ -14,31 +15,31 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Fold, Level, Unfold, Upsample, at_least_one, pyramid
+from cvae.models.architectures.layers import Level, Patchify, Unpatchify, Upsample, pyramid, require_positive
 from cvae.models.conditioning import Conditioning
 
 
 class Block(nn.Module):
-    """features + norm(conv(silu(modulate(norm(conv(silu(features))))))); the shape stays (B, C, H, W)."""
+    """Residual block: features + norm(conv(silu(modulation(norm(conv(silu(features))))))), (B, C, H, W)."""
 
     def __init__(self, channels: int, conditioning: Conditioning, *, batch_norm: bool = False) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.modulation = conditioning.modulation(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        # A norm is next to its convolution, into which an export folds it.
+        # The norm comes right after the convolution, so that an export can fuse them.
         norm = nn.BatchNorm2d if batch_norm else nn.Identity
         self.norm1, self.norm2 = norm(channels), norm(channels)
-        for start in (self.norm2 if batch_norm else self.conv2).parameters():
-            nn.init.zeros_(start)
+        for parameter in (self.norm2 if batch_norm else self.conv2).parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        update = self.modulation(self.norm1(self.conv1(silu(features))), label)
-        return features + self.norm2(self.conv2(silu(update)))
+        residual = self.modulation(self.norm1(self.conv1(silu(features))), label)
+        return features + self.norm2(self.conv2(silu(residual)))
 
 
 class Stage(nn.Module):
-    """A change of resolution (or none), then residual blocks."""
+    """Optional resampling, then residual blocks."""
 
     def __init__(
         self, resample: nn.Module, channels: int, blocks: int, conditioning: Conditioning, *, batch_norm: bool = False
@@ -48,14 +49,14 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(Block(channels, conditioning, batch_norm=batch_norm) for _ in range(blocks))
 
     def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        features = self.resample(features)  # (B, a, h, w) -> (B, b, h', w')
+        features = self.resample(features)  # (B, c, h, w) -> (B, c', h', w')
         for block in self.blocks:
             features = block(features, label)
         return features
 
 
 class BottomUp(nn.Module):
-    """Image (B, C, H, W) -> its features (B, c, h, w) at each level, the largest first."""
+    """Encoder (image (B, C, H, W), label) -> feature maps (B, c, h, w) of each level, the largest first."""
 
     def __init__(
         self,
@@ -68,38 +69,40 @@ class BottomUp(nn.Module):
         batch_norm: bool = False,
     ) -> None:
         super().__init__()
-        self.fold = Fold(patch)
+        self.patchify = Patchify(patch)
         stem = nn.Conv2d(image_channels * patch**2, levels[0].channels, 3, padding=1)
-        downs = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
+        downsampling = [nn.Conv2d(a.channels, b.channels, 3, stride=2, padding=1) for a, b in pairwise(levels)]
         self.stages = nn.ModuleList(
-            Stage(down, down.out_channels, blocks, conditioning, batch_norm=batch_norm) for down in (stem, *downs)
+            Stage(convolution, convolution.out_channels, blocks, conditioning, batch_norm=batch_norm)
+            for convolution in (stem, *downsampling)
         )
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features, seen = self.fold(image), []
+        features, outputs = self.patchify(image), []
         for stage in self.stages:
-            features = stage(features, label)  # the first: (B, C, H, W) -> (B, c, H, W); then half the size
-            seen.append(features)
-        return tuple(seen)
+            features = stage(features, label)  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
+            outputs.append(features)
+        return tuple(outputs)
 
 
-def per_position(level: Level, latent_dim: int) -> int:
-    """Numbers of a spatial code at each position of the smallest feature maps.
+def latents_per_position(level: Level, latent_dim: int) -> int:
+    """Return the number of latents at each position of the smallest feature maps.
 
     Raises:
-        UsageError: the latent dimension is no multiple of the positions.
+        UsageError: If the latent dimension is not a multiple of the number of positions.
     """
     positions = level.height * level.width
     if latent_dim % positions:
         raise UsageError(
-            f"option spatial: --latent-dim {latent_dim} is no multiple of the {level.height} x {level.width} positions "
-            f"of the smallest feature maps; say {positions * (latent_dim // positions + 1)}, or another 'smallest'"
+            f"option spatial: --latent-dim {latent_dim} is not a multiple of the {level.height} x {level.width} "
+            f"positions of the smallest feature maps; use {positions * (latent_dim // positions + 1)}, or set the "
+            "option 'smallest'"
         )
     return latent_dim // positions
 
 
 class Encoder(BottomUp):
-    """Image (B, C, H, W) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
 
     def __init__(
         self,
@@ -116,7 +119,7 @@ class Encoder(BottomUp):
         smallest = levels[-1]
         self.spatial = spatial
         self.head = (
-            nn.Conv2d(smallest.channels, 2 * per_position(smallest, latent_dim), 1)
+            nn.Conv2d(smallest.channels, 2 * latents_per_position(smallest, latent_dim), 1)
             if spatial
             else conditioning.linear(smallest.features, 2 * latent_dim)
         )
@@ -128,15 +131,15 @@ class Encoder(BottomUp):
         return self.head(features.flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
-def enlargements(levels: list[Level]) -> list[nn.Module]:
-    """What comes before each level, the smallest first: nothing, then (B, 2c, h/2, w/2) -> (B, c, h, w)."""
-    # Channels are reduced before the enlargement, where that costs a quarter.
-    ups = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
-    return [nn.Identity(), *ups]
+def upsampling_layers(levels: list[Level]) -> list[nn.Module]:
+    """Create the layer before each level, the smallest first: an identity, then (B, 2c, h/2, w/2) -> (B, c, h, w)."""
+    # Before the upsampling, the 1 x 1 convolution costs a quarter of what it would cost after it.
+    layers = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
+    return [nn.Identity(), *layers]
 
 
 class Decoder(nn.Module):
-    """Latent (B, Z) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -153,16 +156,16 @@ class Decoder(nn.Module):
         self.smallest = levels[-1]
         self.spatial = spatial
         self.spread = (
-            nn.Conv2d(per_position(self.smallest, latent_dim), self.smallest.channels, 3, padding=1)
+            nn.Conv2d(latents_per_position(self.smallest, latent_dim), self.smallest.channels, 3, padding=1)
             if spatial
             else conditioning.linear(latent_dim, self.smallest.features)
         )
         self.stages = nn.ModuleList(
             Stage(resample, level.channels, blocks, conditioning, batch_norm=batch_norm)
-            for resample, level in zip(enlargements(levels[::-1]), levels[::-1], strict=True)
+            for resample, level in zip(upsampling_layers(levels[::-1]), levels[::-1], strict=True)
         )
         self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
-        self.unfold = Unfold(patch, *shape[1:])
+        self.unpatchify = Unpatchify(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         if self.spatial:
@@ -171,7 +174,7 @@ class Decoder(nn.Module):
             features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
             features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
-        return self.unfold(self.head(silu(features)))  # (B, P, H, W)
+        return self.unpatchify(self.head(silu(features)))  # (B, c, h, w) -> (B, P, H, W)
 
 
 def resnet(
@@ -188,14 +191,30 @@ def resnet(
     batch_norm: bool = False,
     spatial: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
-    """`width` channels at full resolution, doubled at each halving up to `max_width`; `blocks` per resolution.
+    """Create a residual encoder and decoder.
 
-    The full resolution is that of squares of `patch` pixels' side; it is halved until no side is longer than
-    `smallest`. `batch_norm` bears larger learning rates; the loss of an image then depends on the rest of its batch.
-    The code sees all of the image, or is `spatial`: equally many numbers of it belong to each position of the smallest
-    feature maps, which reconstructs better from few training images, and samples worse.
+    Args:
+        image_shape: Shape (C, H, W) of the images.
+        latent_dim: Number of latent dimensions Z.
+        param_channels: Number of channels P of the likelihood parameters.
+        conditioning: Conditioning on the label.
+        width: Number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: Largest number of channels.
+        blocks: Number of residual blocks at each resolution.
+        patch: Side of the square patches of pixels that the network works on, which set its full resolution.
+        smallest: The resolution is halved until no side is longer than this.
+        batch_norm: Use batch norm, which allows larger learning rates; the loss of an image then depends on the rest of
+            its batch.
+        spatial: Assign an equal number of latents to each position of the smallest feature maps, instead of connecting
+            all latents with all positions. Reconstructions from few training images are better then, samples worse.
+
+    Returns:
+        The encoder and the decoder.
+
+    Raises:
+        UsageError: If an option is out of range.
     """
-    at_least_one(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
+    require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
     return (

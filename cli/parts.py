@@ -1,16 +1,16 @@
-"""cvae archs"""
+"""cvae parts"""
 
 from cvae.cli import _shared
 
 
-def archs(json: _shared.Json = False) -> None:
-    """List the architectures, and the other parts that a model is made of; plug-ins too.
+def parts(json: _shared.Json = False) -> None:
+    """List the architectures and the other parts that a model is made of, those of plug-ins too.
 
-    Example: cvae train --arch conv
+    Example: cvae parts
     """
     from cvae import registry
 
-    kinds = {
+    registries = {
         "--arch": registry.ARCHITECTURES,
         "--conditioning": registry.CONDITIONINGS,
         "--likelihood": registry.LIKELIHOODS,
@@ -19,7 +19,7 @@ def archs(json: _shared.Json = False) -> None:
         "--data": registry.DATASETS,
         "export": registry.EXPORTERS,
     }
-    facts = {flag: {name: parts.summary(name) for name in parts} for flag, parts in kinds.items()}
+    facts = {flag: {name: parts.summary(name) for name in parts} for flag, parts in registries.items()}
     width = max(len(name) for names in facts.values() for name in names)
     lines = []
     for flag, names in facts.items():

@@ -1,0 +1,132 @@
+"""Typer options that are generated from the flags of a config."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from cvae.config import GROUPS, SHORT_FLAGS
+from cvae.flags import Flag, ShortFlag, flags_of
+from cvae.recipes import parse_options
+
+METAVARS = {int: "N", float: "X", str: "NAME"}
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *, hidden: bool = False) -> Any:
+    """Return the typer option of a flag.
+
+    Args:
+        name: The name of the config's field.
+        kind: The type of the value, or of one of several.
+        default: The default as the help shows it.
+    """
+    spelling = flag.spelling(name)
+    return typer.Option(
+        f"{spelling}/--no-{spelling[2:]}" if kind is bool else spelling,
+        help=flag.help if default is None else f"{flag.help} [{default}]",
+        metavar=metavar(flag, kind),
+        parser=flag.parse,
+        show_default=False,
+        hidden=hidden,
+    )
+
+
+def metavar(flag: Flag, kind: type) -> str | None:
+    """Return what a person types after a flag; None for one that takes no value."""
+    return flag.metavar or "|".join(flag.choices) or METAVARS.get(kind)
+
+
+def field_flag(config: type, name: str, default: str | None = None) -> Any:
+    """Return the typer option of a config's field, for a command that has some of its flags only."""
+    return flag_option(name, flags_of(config)[name], value_type(config, name)[0], default)
+
+
+def value_type(config: type, name: str) -> tuple[type, bool]:
+    """Return the type of a field's value as it is typed, and whether the flag may be repeated."""
+    hint = typing.get_type_hints(config)[name]
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    hint = next(each for each in reversed(alternatives) if each is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def default_text(config: type, name: str) -> str | None:
+    """Return the default of a field as the help shows it; None where there is nothing to show."""
+    default = next(field.default for field in fields(config) if field.name == name)
+    if default is None:
+        return flags_of(config)[name].automatic
+    if default is False or default == ():
+        return None
+    return f"{default:g}" if isinstance(default, float) else str(default)
+
+
+def all_flags(config: type) -> dict[str, Flag]:
+    """Return the flags of a config and the short flags for its options, by group."""
+    flags = {**flags_of(config), **SHORT_FLAGS}
+    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
+
+
+def add_flags(config: type) -> Callable[[Command], Command]:
+    """Replace `**flags` in the signature of a command by the flags of a config.
+
+    A flag that is not used has the value None, so that the value of a recipe stands. `read_flags` collects the others.
+    """
+
+    def decorate(command: Command) -> Command:
+        own = inspect.signature(command).parameters.values()
+        parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
+        for name, flag in all_flags(config).items():
+            if isinstance(flag, ShortFlag):
+                parameters.append(_parameter(name, flag_option(name, flag, flag.type, flag.automatic), flag.type))
+                continue
+            kind, repeated = value_type(config, name)
+            option = flag_option(name, flag, kind, default_text(config, name))
+            parameters.append(_parameter(name, option, kind, repeated))
+            for alias in flag.aliases:
+                option = flag_option(name, replace(flag, name=alias), kind, hidden=True)
+                parameters.append(_parameter(_alias_name(name, alias), option, kind, repeated))
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+        return command
+
+    return decorate
+
+
+def _parameter(name: str, option: Any, kind: type, repeated: bool = False) -> inspect.Parameter:
+    hint: Any = list[kind] if repeated else kind  # type: ignore[valid-type]
+    annotation = Annotated[hint | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _alias_name(name: str, alias: str) -> str:
+    return f"{name}_{alias.replace('-', '_')}"
+
+
+def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return the fields of a config that the flags of a command line set.
+
+    Args:
+        values: The values of the flags that `add_flags` has added; None for a flag that was not used.
+        assignments: The values of `--set`.
+
+    Raises:
+        UsageError: An assignment is not of the form PART.OPTION=VALUE.
+    """
+    overrides: dict[str, Any] = {}
+    for name, flag in flags_of(config).items():
+        spellings = (name, *(_alias_name(name, alias) for alias in flag.aliases))
+        used = [values[spelling] for spelling in spellings if values.get(spelling) is not None]
+        if used:
+            overrides[name] = [value for each in used for value in each] if isinstance(used[0], list) else used[0]
+    options = parse_options(assignments)
+    for name, short in SHORT_FLAGS.items():
+        if values.get(name) is not None:
+            options.setdefault(short.part, {})[name] = values[name]
+    return {**overrides, "options": options}

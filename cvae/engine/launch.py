@@ -1,0 +1,90 @@
+"""Start a run, or continue one."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from cvae.config import TrainConfig
+from cvae.data import Dataset, load_dataset
+from cvae.engine.processes import join_processes, restart_count
+from cvae.engine.resolve import configure
+from cvae.engine.trainer import OnEpoch, Trainer
+from cvae.errors import CvaeError, UsageError
+from cvae.run import is_run, read_config
+
+
+def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = None) -> Path:
+    """Train a new run, and return its folder.
+
+    Args:
+        config: what to train, and how.
+        out: folder of the run, which must not hold one yet, unless torchrun has restarted the process: then the run
+            continues.
+        quiet: print nothing.
+        on_epoch: called with the record of each epoch once it is saved; an exception that it raises ends the run.
+
+    Raises:
+        UsageError: parts of the config do not fit together; nothing was written.
+        CvaeError: the data can't be read, the disk can't be written, or a process was lost.
+        Diverged: the loss or a gradient is no longer finite.
+        Interrupted: the first Ctrl-C or SIGTERM; the run can be resumed.
+    """
+    out = Path(out)
+    if is_run(out):
+        if restart_count():
+            return resume(out, quiet=quiet, on_epoch=on_epoch)
+        raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
+    accelerator = join_processes(config)
+    dataset = _load_dataset(config, accelerator)
+    resolved = configure(config, dataset)
+    return Trainer(resolved, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run()
+
+
+def resume(
+    out: str | Path,
+    *,
+    data_dir: str | None = None,
+    epochs: int | None = None,
+    device: str | None = None,
+    on_nan: str | None = None,
+    compile: bool | None = None,
+    trackers: tuple[str, ...] | None = None,
+    quiet: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> Path:
+    """Continue a run from its newest intact checkpoint, and return its folder.
+
+    Arguments other than None replace those that the run was started with; `epochs` is the total.
+
+    Raises:
+        UsageError: the run has more than `epochs` epochs already.
+        CvaeError: the folder is not a run, none of its checkpoints is intact, or the data have changed.
+    """
+    out = Path(out)
+    overrides = {
+        "data_dir": data_dir,
+        "epochs": epochs,
+        "device": device,
+        "on_nan": on_nan,
+        "compile": compile,
+        "trackers": trackers,
+    }
+    config = read_config(out)
+    changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    config = replace(config, training=replace(config.training, **changes))
+    accelerator = join_processes(config.training)
+    dataset = _load_dataset(config.training, accelerator)
+    shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
+    if (shape, classes) != (config.model.image_shape, config.model.classes):
+        raise CvaeError(
+            f"{config.training.data!r} has images {shape} and classes {classes}, the run was started with "
+            f"{config.model.image_shape} and {config.model.classes}; bring the data back, or start a new run"
+        )
+    return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
+
+
+def _load_dataset(config: TrainConfig, accelerator: Accelerator) -> Dataset:
+    with accelerator.local_main_process_first():  # which downloads and decodes for the others
+        return load_dataset(config)

@@ -1,0 +1,55 @@
+"""The processes that train one model together: one by default, several under torchrun or `accelerate launch`."""
+
+import atexit
+import os
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from cvae.config import TrainConfig
+from cvae.engine.resolve import choose_device, choose_precision
+
+AGREEMENT_STEPS = 20
+"""Several processes ask each other only every so many steps, since each time they wait for the slowest."""
+
+
+def join_processes(training: TrainConfig) -> Accelerator:
+    """Join the other processes, if there are any, on the device and in the precision of a config."""
+    device = choose_device(training.device)
+    precision = choose_precision(training.precision, device)
+    if restart_count() and not dist.is_initialized():
+        # torchrun keeps its store, which may still have the addresses of processes that have ended.
+        store, rank, size = next(dist.rendezvous("env://"))
+        store = dist.PrefixStore(f"restart-{restart_count()}", store)
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process may train several runs, one after another
+    accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision, cpu=device == "cpu")
+    if accelerator.num_processes > 1:
+        atexit.register(_leave_processes)
+    return accelerator
+
+
+def restart_count() -> int:
+    """Return how often torchrun has restarted the processes."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def any_process(accelerator: Accelerator, wanted: bool, step: int | None = None) -> bool:
+    """Return whether any process wants something.
+
+    All processes must call this at the same steps. With `step`, those between two agreements return False, unless there
+    is only one process.
+    """
+    if accelerator.num_processes == 1:
+        return wanted
+    if step is not None and step % AGREEMENT_STEPS:
+        return False
+    return bool(accelerator.gather(torch.tensor([wanted], device=accelerator.device)).any())
+
+
+def _leave_processes() -> None:
+    if dist.is_initialized():  # at the interpreter's exit its threads might abort the process
+        dist.destroy_process_group()

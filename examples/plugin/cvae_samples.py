@@ -1,0 +1,26 @@
+"""An exporter of cvae: a NumPy archive of random images, for programs that run no model."""
+
+from pathlib import Path
+
+import numpy as np
+
+import cvae
+from cvae.atomic import atomic_write
+
+
+def export(model: Path, *, count: int = 16, seed: int = 0, out: str = "samples.npz") -> list[Path]:
+    """Write random images (N, C, H, W) in [0, 1] and, for a conditional model, their labels (N,).
+
+    Args:
+        model: Folder of exported files, or path of a decoder.
+        count: Number of images.
+        seed: Seed of the noise.
+        out: File to write.
+    """
+    decoder = cvae.load(model)
+    arrays = {"images": decoder.generate(count, seed=seed)}
+    if decoder.spec.classes is not None:  # without a label, `generate` takes the classes in turn
+        arrays["labels"] = np.arange(count) % len(decoder.spec.classes)
+    with atomic_write(out) as temporary_path:
+        np.savez(temporary_path, **arrays)
+    return [Path(out)]

@@ -1,0 +1,70 @@
+"""Export to ONNX: `decoder.onnx` and `encoder.onnx`, each one self-describing file that agrees with torch."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cvae.engine import load_model
+from cvae.errors import CvaeError
+from cvae.exporters.base import requires_weights, write_files
+from cvae.exporters.card import make_card, may_write_card
+from cvae.exporters.onnx.graph import halve, set_metadata, to_onnx
+from cvae.exporters.onnx.parity import BATCHES, HALF_TOLERANCE, TOLERANCE, compare
+from cvae.exporters.onnx.wrappers import ROLES, build_spec
+from cvae.run import CARD
+from cvae.runtime.scan import scan
+from cvae.spec import Spec
+
+
+@requires_weights
+def export(run: str | Path, *, license: str | None = None, half: bool = False) -> list[Path]:
+    """Write `decoder.onnx`, `encoder.onnx` and a model card into the folder of a run, all or none.
+
+    A card that was edited by hand stays as it is.
+
+    Args:
+        run: Folder of a trained run.
+        license: License of the weights, as an SPDX identifier such as Apache-2.0.
+        half: Store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay float32.
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        CvaeError: The run is damaged; a graph differs from torch (`compare`) by more than 1e-5, or a grey level with
+            `half`; or `cvae.runtime.scan` refuses a file.
+    """
+    run = Path(run)
+    model, config = load_model(run)
+    files: dict[Path, bytes] = {}
+    specs: dict[str, Spec] = {}
+    for role, wrapper in ROLES.items():
+        spec = build_spec(model, config, role, run, license)
+        graph = to_onnx(wrapper(model), spec)
+        if half:
+            halve(graph)
+        tolerance = HALF_TOLERANCE if half else TOLERANCE
+        difference = compare(graph, wrapper(model), spec, tolerance)
+        if math.isnan(difference):
+            raise CvaeError(
+                f"the {role} of {str(run)!r} returns values that are not finite for its own samples, so nothing was "
+                "written: the weights have diverged; train again with a lower --lr, or with --clip"
+            )
+        if not difference <= tolerance:
+            raise CvaeError(
+                f"the {role} of {str(run)!r} differs from torch by {difference:.2e}, more than {tolerance:.0e} of the "
+                "scale of its outputs, so nothing was written: the graph does not compute what the network computes; "
+                "check the operators of your plug-ins, or report this with the run's config.json"
+            )
+        agreement: dict[str, Any] = {"max_abs_difference": float(f"{difference:.3g}"), "batches": list(BATCHES)}
+        if half:
+            agreement["weights"] = "float16"
+        specs[role] = replace(spec, agreement=agreement)
+        set_metadata(graph, specs[role])
+        data = graph.SerializeToString(deterministic=True)
+        scan(data, specs[role], f"{role}.onnx")  # a file that `cvae.load` would refuse is not written
+        files[run / f"{role}.onnx"] = data
+    if may_write_card(run / CARD):
+        files[run / CARD] = make_card(run, specs["decoder"]).encode()
+    return write_files(files)

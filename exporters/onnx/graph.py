@@ -1,0 +1,93 @@
+"""ONNX graphs: tracing, 16-bit weights, metadata."""
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from cvae.exporters.onnx.parity import example_inputs
+from cvae.exporters.onnx.wrappers import Decoder, Encoder
+from cvae.spec import KEY, Spec
+
+OPSET = 20
+"""From 21 on, GroupNormalization is an operator that onnxruntime expands and runs slower."""
+
+MIN_HALVED = 64
+"""Smallest number of elements of a weight that `halve` converts: for fewer, the cast takes more bytes than it saves."""
+
+
+def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
+    """Return the graph of a decoder or an encoder, with a free batch size."""
+    return trace(module, example_inputs(spec, 2), module.outputs)
+
+
+def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return the graph of a module, with a free batch size, and without any path or date.
+
+    Args:
+        module: The module, which is called with keyword arguments.
+        inputs: Example inputs (B, ...) by name.
+        outputs: Names of the outputs.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    with _silence_torch():
+        program = torch.onnx.export(
+            module.eval(),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None  # dynamo=True always returns a program
+    graph = program.model_proto
+    inner = graph.graph
+    for proto in (graph, inner, *inner.node, *inner.input, *inner.output, *inner.initializer):
+        proto.doc_string = ""
+        del proto.metadata_props[:]  # stack traces, with the paths of this machine
+    del graph.graph.value_info[:]
+    graph.producer_version = ""
+    return graph
+
+
+def halve(graph: onnx.ModelProto) -> None:
+    """Store the weights as float16. onnxruntime casts them to float32 when it loads the file, so it runs as fast."""
+    casts = []
+    for weight in graph.graph.initializer:
+        if weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) >= MIN_HALVED:
+            name, values = weight.name, onnx.numpy_helper.to_array(weight)
+            weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
+            casts.append(onnx.helper.make_node("Cast", [weight.name], [name], to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *graph.graph.node]
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+
+
+def set_metadata(graph: onnx.ModelProto, spec: Spec) -> None:
+    """Write the spec into the metadata of a graph."""
+    graph.producer_name = spec.producer
+    graph.graph.name = spec.role
+    onnx.helper.set_model_props(graph, {KEY: spec.to_json()})
+
+
+@contextmanager
+def _silence_torch() -> Iterator[None]:
+    """Hide the deprecation warnings and log messages of `torch.onnx`, which tell a user nothing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,61 @@
+"""The two functions that are exported of a model, and the spec of each."""
+
+import hashlib
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from cvae.config import Config
+from cvae.models import VAE
+from cvae.models.likelihoods import Gaussian
+from cvae.run import WEIGHTS
+from cvae.spec import Spec
+
+
+class Decoder(nn.Module):
+    """noise (B, Z), label (B,) -> image (B, C, H, W) in [0, 1]."""
+
+    inputs, outputs = ("noise", "label"), ("image",)
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.model.decode(noise, label)
+
+
+class Encoder(nn.Module):
+    """image (B, C, H, W), label (B,) -> mean (B, Z), std (B, Z) in the space of the noise."""
+
+    inputs, outputs = ("image", "label"), ("mean", "std")
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return self.model.encode(image, label)
+
+
+ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
+
+
+def build_spec(model: VAE, config: Config, role: str, run: Path, license: str | None) -> Spec:
+    """Return the spec of a run's decoder or encoder."""
+    likelihood = model.likelihood
+    return Spec(
+        role=role,
+        name=run.resolve().name,
+        architecture=config.model.architecture.name,
+        image_shape=config.model.image_shape,
+        latent_dim=config.model.latent_dim,
+        classes=config.model.classes,
+        likelihood=config.model.likelihood.name,
+        sigma=likelihood.log_sigma.detach().exp().item() if isinstance(likelihood, Gaussian) else None,
+        prior=config.model.prior.name,
+        data=config.training.data.partition(":")[0],  # "folder" of "folder:PATH": a path is private
+        data_terms=config.data_terms,
+        weights=hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
+        license=license,
+    )
