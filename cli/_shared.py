@@ -128,7 +128,7 @@ def require_torch(feature: str) -> None:
 
 
 def override_data(config: DataConfig, **flags: Any) -> DataConfig:
-    """Return the data that a model was trained on, with the flags of the command line in their place."""
+    """Override the config of the data that a model was trained on with the flags of the command line."""
     if flags.get("data") not in (None, config.data):
         config = replace(config, without=())  # another set has other classes
     return replace(config, **{name: value for name, value in flags.items() if value is not None})

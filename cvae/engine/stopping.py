@@ -66,11 +66,14 @@ def is_connection_error(error: BaseException) -> bool:
 
 
 def explain_failure(error: Exception, step: int, shard: Shard, again: str, batch_size: int) -> CvaeError | None:
-    """Return what torch or the system raised at a step as one line with its fix, or None if it is neither's.
+    """Return an error of torch or the system as one line with its fix, or None for other errors.
 
     Args:
-        shard: this process among all.
+        error: the error that a step raised.
+        step: number of the step.
+        shard: the part of the batch that belongs to this process.
         again: the command that continues the run.
+        batch_size: images per step over all processes.
     """
     reason = " ".join(str(error).split())[:200]
     if isinstance(error, OSError):
