@@ -1,0 +1,253 @@
+"""The model repository of `cvae export triton`, held against Triton's own definition; no server is run here."""
+
+import json
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+import cvae as package
+from cvae.errors import CvaeError, UsageError
+from cvae.exporters.triton import config_text, export, folder_name
+from cvae.imaging import to_uint8
+from cvae.runtime.session import CHUNK, read_spec
+from cvae.spec import Spec
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
+
+
+@pytest.fixture(scope="session")
+def protobuf(downloaded) -> types.ModuleType:
+    """`model_config.proto` as Triton's client package has it."""
+    pytest.importorskip("google.protobuf")
+    module = types.ModuleType("model_config_pb2")
+    source = downloaded("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
+    return module
+
+
+def parse(protobuf: types.ModuleType, text: str):
+    from google.protobuf import text_format
+
+    return text_format.Parse(text, protobuf.ModelConfig())  # raises for a field that there is not
+
+
+def as_the_graph_sees_it(tensor) -> tuple[str, list[int]]:
+    """The type and shape, without the batch, after Triton's reshape."""
+    kind = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
+    return kind, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_the_repository_is_what_triton_defines_and_the_files_take(trained, protobuf, tmp_path, kind):
+    files = export(trained[kind], out=str(tmp_path / "repository"), encoder=True)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(files)
+    for role, name in {"decoder": kind, "encoder": f"{kind}-encoder"}.items():
+        folder = tmp_path / "repository" / name
+        told = parse(protobuf, (folder / "config.pbtxt").read_text())
+        assert (told.name, told.backend, told.max_batch_size) == (name, "onnxruntime", CHUNK)
+        assert told.HasField("dynamic_batching") and told.dynamic_batching.max_queue_delay_microseconds > 0
+        model = folder / "1" / told.default_model_filename
+        assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
+        session = ort.InferenceSession(model.read_bytes())  # from bytes no other file is within reach
+        for tensors, arguments in ((told.input, session.get_inputs()), (told.output, session.get_outputs())):
+            assert all(tensor.dims for tensor in tensors), "Triton takes no tensor without a dimension"
+            described = {tensor.name: as_the_graph_sees_it(tensor) for tensor in tensors}
+            assert described == {each.name: (each.type, each.shape[1:]) for each in arguments}
+        assert Spec.from_json(told.parameters["cvae"].string_value, name) == read_spec(model)[0]
+
+
+def test_requests_of_one_image_each_batched_as_triton_would_are_what_cvae_draws(trained, protobuf, tmp_path):
+    """A client sends noise (1, Z) and label (1, 1); the server joins them and takes the last dimension off labels."""
+    export(trained["labels"], out=str(tmp_path))
+    told = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
+    model = package.load(trained["labels"])
+    noise, labels = model.noise(5, seed=1), np.array([7, 3, 0, 9, 7])
+    requests = [{"noise": noise[i : i + 1], "label": labels[i].reshape(1, 1)} for i in range(5)]
+    batch = {
+        tensor.name: np.concatenate([each[tensor.name] for each in requests]).reshape(
+            -1, *as_the_graph_sees_it(tensor)[1]
+        )
+        for tensor in told.input
+    }
+    (images,) = ort.InferenceSession(tmp_path / "labels" / "1" / "model.onnx").run(None, batch)
+    assert images[0].shape == tuple(told.output[0].dims)
+    np.testing.assert_allclose(images, model.decode(noise, labels), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("mnist_v1.5", "mnist_v1.5"), ("my run", "my-run"), ("../../etc/x", "etc-x"), ("Zahl ä", "Zahl"), ("..", "model")],
+)
+def test_a_models_name_is_no_path(name, folder):
+    assert folder_name(name) == folder
+
+
+def test_any_name_and_class_stands_in_the_text(trained, protobuf):
+    spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
+    spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
+    spec = Spec.from_json(json.dumps(spec), "test")
+    told = parse(protobuf, config_text(spec, folder_name(spec.name)))
+    assert Spec.from_json(told.parameters["cvae"].string_value, "test") == spec
+
+
+def test_a_model_joins_others_and_replaces_none(trained, tmp_path):
+    for kind in ("labels", "plain"):
+        export(trained[kind], out=str(tmp_path))
+    with pytest.raises(UsageError, match=r"labels' exists already; .*--out"):
+        export(trained["labels"], out=str(tmp_path), encoder=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
+
+
+def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
+    with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
+        export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_the_encoder_of_another_model_is_refused(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
+        (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
+    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from other weights .* cvae export onnx"):
+        export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
+    assert not (tmp_path / "repository").exists()
+    export(tmp_path / "run", out=str(tmp_path / "repository"))
+
+
+def test_a_file_that_asks_for_more_than_an_export_does_is_refused(trained, tmp_path):
+    import onnx
+
+    model = onnx.load(trained["plain"] / "decoder.onnx")
+    model.graph.node[-1].op_type = "Tile"
+    onnx.save(model, tmp_path / "decoder.onnx")
+    with pytest.raises(CvaeError, match="'Tile'"):
+        export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
+
+
+def test_the_command(cvae):
+    done = cvae("export", "triton", "--out", "repository", "--json")
+    name = package.load().spec.name
+    assert done.err == f"zoo model: {name}\n"
+    assert done.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
+    assert all(Path(path).is_file() for path in done.facts["files"])
+
+
+# -- a client ----------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """The v2 protocol over a model repository: tensors are held against its config.pbtxt, and reshaped as it says."""
+
+    def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repository = repository
+        self.protobuf = protobuf
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, asked: dict[str, Any] | None) -> None:
+        from google.protobuf.json_format import MessageToDict
+
+        _, version, models, name, verb = self.path.split("/")
+        folder = self.server.repository / name
+        if (version, models) != ("v2", "models") or not folder.is_dir():
+            return self.send_error(400, f"unknown model {name}")
+        told = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
+        if verb == "config":
+            return self.send(MessageToDict(told, preserving_proto_field_name=True))
+        assert verb == "infer" and asked is not None
+        given = {each["name"]: each for each in asked["inputs"]}
+        feed = {}
+        for expected in told.input:
+            tensor = given.pop(expected.name)
+            values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
+            batch, *shape = tensor["shape"]
+            assert shape == list(expected.dims) and batch <= told.max_batch_size
+            feed[expected.name] = values.reshape(batch, *as_the_graph_sees_it(expected)[1])
+        assert not given
+        (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
+        output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+        return self.send({"model_name": name, "outputs": [output]})
+
+    def send(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def server(trained, protobuf, tmp_path_factory) -> Iterator[str]:
+    repository = tmp_path_factory.mktemp("repository")
+    for kind in ("labels", "plain"):
+        export(trained[kind], out=str(repository))
+    with Server(repository, protobuf) as running:
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "examples" / "triton" / "client.py", "--url", url, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
+def test_the_client_gets_what_python_draws(server, trained, tmp_path, kind, label):
+    given = ["--label", label] if label else []
+    done = client(server, "--model", kind, *given, "--seed", "5", "--out", "a.png", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with Image.open(tmp_path / "a.png") as picture:
+        drawn = np.asarray(picture).astype(int)
+    expected = to_uint8(package.load(trained[kind]).generate(1, label, seed=5))[0, 0]
+    assert drawn.std() > 10 and np.abs(drawn - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "labels", "--label", "12"], ["'12'", "0, 1, 2"]),
+        (["--model", "labels", "--label", "-1"], ["'-1'"]),
+        (["--model", "labels", "--label", ""], ["''"]),
+        (["--model", "plain", "--label", "7"], ["'plain'", "without labels", "'7'"]),
+        (["--model", "unknown"], ["models/unknown", "unknown model"]),
+        (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
+    ],
+)
+def test_the_client_fails_in_one_line(server, tmp_path, arguments, words):
+    done = client(server, *arguments, folder=tmp_path)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kserve_is_told_the_protocol_and_the_runtime():
+    yaml = pytest.importorskip("yaml")
+    service = yaml.safe_load((ROOT / "examples" / "triton" / "kserve.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert (model["protocolVersion"], model["runtime"]) == ("v2", "kserve-tritonserver")
+    assert model["storageUri"].endswith("/model_repository")
