@@ -1,0 +1,152 @@
+"""Errors of the commands that read a model: one line with the value and the fix, and nothing written."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+NO_ORT_CUDA = pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA"
+)
+BAD_USE = {
+    "digit": (2, "generate {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "negative": (2, "generate {labels} --label -1", ["'-1'", "0, 1, 2"]),
+    "label": (2, "generate {labels} --label x", ["'x'", "0, 1, 2"]),
+    "no labels": (2, "generate {plain} --label x", ["'x'", "without labels"]),
+    "two labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
+    "label and grid": (2, "generate {labels} --label 1 --grid", ["--grid", "'1'", "give one"]),
+    "infinite": (2, "generate {labels} --temperature inf", ["inf"]),
+    "foreign file": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),
+    "text file": (1, "generate text.onnx", ["'text.onnx'", "ONNX"]),
+    "picture": (1, "generate seven.png", ["'seven.png'", "ONNX"]),
+    "encoder": (2, "generate {labels}/encoder.onnx", ["encoder.onnx", "decoder"]),
+    "no run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
+    "under a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),
+    "ending": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
+    "no ending": (2, "interpolate {labels} --digit 3 --out empty-folder", ["'empty-folder'", ".png"]),
+    "device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
+    "restyle to": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
+    "restyle from": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
+    "restyle without labels": (2, "restyle seven.png -m {plain} --to 1", ["'1'", "without labels"]),
+    "restyle without any": (2, "restyle seven.png -m {plain}", ["without labels"]),
+    "restyle no picture": (1, "restyle text.png -m {labels} --to 1", ["'text.png'"]),
+    "via": (1, "interpolate {plain} --via nowhere.png", ["'nowhere.png'"]),
+    "mode": (2, "interpolate {labels} --mode foo", ["'foo'", "'slerp'", "'lerp'"]),
+    "no start": (1, "interpolate {plain} --from nowhere.png", ["'nowhere.png'"]),
+    "no end": (1, "interpolate {plain} --to -3", ["'-3'"]),
+    "start no picture": (1, "interpolate {plain} --from text.png", ["'text.png'"]),
+    "end label": (2, "interpolate {labels} --digit 3 --to-label 10", ["'10'", "0, 1, 2"]),
+    "end without labels": (2, "interpolate {plain} --to-label 3", ["'3'", "without labels"]),
+    "strip ending": (2, "interpolate {plain} --out x.foo", ["'x.foo'", "'.foo'"]),
+    "gif under a file": (1, "interpolate {plain} --out a-file/x.gif", ["'a-file/x.gif'"]),
+    "missing picture": (1, "reconstruct nowhere.png -m {plain}", ["'nowhere.png'"]),
+    "no picture": (1, "reconstruct seven.png text.png -m {plain}", ["'text.png'"]),
+    "folder": (1, "reconstruct empty-folder -m {plain}", ["'empty-folder'"]),
+    "label of picture": (2, "reconstruct seven.png -m {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "picture without labels": (2, "reconstruct seven.png -m {plain} --digit 1", ["'1'", "without labels"]),
+    "info of a file": (1, "info foreign.onnx", ["'foreign.onnx'"]),
+    "info of a folder": (2, "info empty-folder", ["'empty-folder'", "config.json"]),
+    "format": (2, "export onxn {plain}", ["'onxn'", "'onnx'"]),
+    "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
+    "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
+    "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
+    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
+    "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
+    "licence of a copy": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
+def test_wrong_use_is_one_line(refused, litter, trained, code, command, words):
+    refused(code, words, *[word.format(**trained) for word in command.split()])
+
+
+@NO_ORT_CUDA
+def test_cuda_that_onnxruntime_has_not_names_the_fix(refused, trained):
+    refused(
+        2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
+    )
+
+
+@pytest.mark.parametrize("command", ["generate", "info", "interpolate", "export onnx"])
+def test_an_unknown_run_is_quoted_with_the_near_ones(refused, trained, command):
+    shutil.copytree(trained["plain"], "runs/digits-mlp")
+    refused(2, ["'digits-mpl'", "'digits-mlp'"], *command.split(), "digits-mpl")
+
+
+def test_without_any_model_the_error_names_what_makes_one(refused, monkeypatch):
+    monkeypatch.setattr("cvae.model_zoo.models", dict)
+    refused(2, ["cvae train"], "generate", "--digit", "7")
+
+
+def test_a_seed_to_a_picture_needs_a_label(refused, trained, litter):
+    refused(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
+
+
+def test_a_run_that_was_not_exported_names_the_export(refused, trained, litter):
+    shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
+    for command in (["generate"], ["generate", "raw"], ["interpolate", "runs/raw"], ["reconstruct", "seven.png"]):
+        refused(1, ["cvae export onnx runs/raw"], *command)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_is_read_only_is_an_error(refused, trained):
+    Path("locked").mkdir(mode=0o500)
+    refused(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
+
+
+USAGE = {
+    "no command": "bogus",
+    "unknown flag": "generate {plain} --bogus",
+    "no number": "generate {plain} -n three",
+    "too few": "generate {plain} -n 0",
+    "seed": "generate {plain} --seed -1",
+    "temperature": "generate {plain} --temperature -1",
+    "one step": "interpolate {plain} --steps 1",
+    "speed": "interpolate {plain} --fps 0",
+    "argument": "parts resnet",
+    "no pictures": "reconstruct",
+    "no format": "export",
+    "train number": "train --epochs many",
+}
+
+
+@pytest.mark.parametrize("command", USAGE.values(), ids=USAGE)
+def test_a_wrong_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
+    done = cvae(*[word.format(**trained) for word in command.split()])
+    assert done.code == 2 and done.out == "" and "Traceback" not in done.err and not list(Path().iterdir())
+    assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", done.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train --epochs abc", ["'abc'", "'--epochs'", "see cvae train --help"]),
+        ("train --milestone 1 --milestone x", ["'x'", "'--milestone'", "see cvae train --help"]),
+        ("generate --temperature x", ["'x'", "'--temperature'", "see cvae generate --help"]),
+        ("generate -n 0", ["0", "'-n'", "see cvae generate --help"]),
+        ("generate --temperature", ["'--temperature'", "see cvae generate --help"]),
+        ("plot latent --perplexitty 3", ["--perplexitty", "--perplexity", "see cvae plot latent --help"]),
+        ("detect score", ["PATH", "see cvae detect score --help"]),
+        ("plot bogus", ["'bogus'", "see cvae plot --help"]),
+        ("bogus", ["'bogus'", "see cvae --help"]),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_with_the_value_and_where_to_read_on(cvae, command, words):
+    done = cvae(*command.split())
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("cvae: error: ") and [word for word in words if word not in done.err] == [], done.err
+
+
+def test_a_command_without_its_subcommand_prints_its_help(cvae):
+    done = cvae("plot")
+    assert done.code in (0, 2) and "Usage: cvae plot" in done.out + done.err
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
+def test_a_huge_number_of_images_is_refused_at_once(refused, trained, out):
+    huge = str(10**20)
+    refused(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)

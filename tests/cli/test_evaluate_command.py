@@ -1,0 +1,70 @@
+"""`cvae evaluate`: its report, and the run or the files that it evaluates."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_helpers import QUICK
+
+
+def test_evaluate_prints_what_it_measured(cvae, trained):
+    facts = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").facts
+    assert facts["model"] == "labels" and facts["data"] == "digits" and facts["protocol"]["images"] == 50
+    assert set(facts) == {
+        "model",
+        "backend",
+        "data",
+        "protocol",
+        "bound",
+        "importance_weighted",
+        "reconstruction",
+        "labels",
+    }
+    done = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
+    assert done.code == 0
+    *remarks, last = done.err.splitlines()
+    assert last == "no features for 'digits': distances are left out; choose some with --features MODULE:CALLABLE"
+    assert len(remarks) == 1 and remarks[0].startswith("digits: ")
+    for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
+        assert re.search(rf"^  {name} +[-0-9.]+$", done.out, flags=re.MULTILINE)
+    assert f"{facts['importance_weighted']['nats']:.4f}" in done.out  # the same figures again
+
+
+def test_evaluate_takes_the_newest_run_and_says_so(cvae, trained):
+    shutil.copytree(trained["plain"], "runs/mine")
+    done = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
+    assert done.facts["model"] == "mine" and done.facts["protocol"]["split"] == "validation"
+    assert "newest run: runs/mine" in done.err
+
+
+def test_exported_files_are_evaluated_alone(cvae, in_tmp):
+    assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
+    assert cvae("export", "onnx", "run").code == 0
+    by_run = cvae("evaluate", "run", "--json").facts
+    for arguments in (["run", "--exported"], ["run/decoder.onnx"]):
+        facts = cvae("evaluate", *arguments, "--json").facts
+        assert facts["backend"].startswith("onnxruntime")
+        assert facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+    Path("alone").mkdir()
+    for name in ("decoder.onnx", "encoder.onnx"):
+        shutil.copy(Path("run") / name, "alone")
+    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["--split", "tset"], 2, "'tset'"),
+        (["--data", "digit"], 2, "'digits'"),
+        (["--binarize", "yes"], 2, "'yes'"),
+        (["--features", "mnits"], 2, "'mnits'"),
+        (["--precision", "bf61"], 2, "'bf61'"),
+        (["--device", "tpu"], 2, "'tpu'"),
+        (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
+    ],
+)
+def test_evaluate_refuses_in_one_line(cvae, trained, flags, code, word):
+    done = cvae("evaluate", trained["plain"], *flags)
+    assert done.code == code and done.out == ""
+    assert word in done.err and "Traceback" not in done.err

@@ -1,0 +1,79 @@
+"""`cvae info`, `cvae export onnx`, and the run that a command takes by default."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_info_says_what_a_run_is(cvae, trained, kind):
+    config = json.loads((trained[kind] / "config.json").read_text())
+    facts = cvae("info", trained[kind], "--json").facts
+    for key in ("image_shape", "latent_dim", "classes"):
+        assert facts[key] == config["model"][key]
+    assert facts["architecture"].startswith("mlp (hidden [400]") and facts["data"] == "digits"
+    assert facts["epochs"] == "20 of 20" and "nats" in facts["test_bound"]
+    assert {"config.json", "decoder.onnx", "encoder.onnx", "model.safetensors"} <= set(facts["files"])
+    text = cvae("info", trained[kind]).out
+    assert all(re.search(rf"^{key} ", text, flags=re.MULTILINE) for key, value in facts.items() if value is not None)
+
+
+@pytest.mark.parametrize("role", ["decoder", "encoder"])
+def test_info_says_what_an_exported_file_is(cvae, trained, role):
+    path = trained["labels"] / f"{role}.onnx"
+    props = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"])}
+    assert cvae("info", path, "--json").facts == expected
+    assert f"{path.stat().st_size}" in cvae("info", path).out
+
+
+def test_info_of_a_run_steers_no_terminal(cvae, trained):
+    shutil.copytree(trained["plain"], "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"
+    Path("run/config.json").write_text(json.dumps(config))
+    done = cvae("info", "run")
+    assert done.code in (0, 1) and not set("\x1b\u202e\ud800") & set(done.out + done.err), done
+
+
+def three_runs(trained: dict[str, Path]) -> None:
+    """The newest is runs/new, a model with labels; the others, copied earlier and later, have none."""
+    for name, kind, seconds in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
+        shutil.copytree(trained[kind], Path("runs") / name)
+        run = Path("runs") / name
+        for path in (run / "model.safetensors", *(run / "last").glob("*.json")):
+            os.utime(path, (seconds, seconds))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        (["generate"], {"model": "labels"}),
+        (["interpolate"], {"model": "labels"}),
+        (["reconstruct", "a.png"], {"model": "labels"}),
+        (["info"], {"run": "runs/new"}),
+        (["train", "--resume"], {"run": "runs/new"}),
+    ],
+    ids=str,
+)
+def test_the_newest_run_is_taken_and_told(cvae, trained, pictures, arguments, fact):
+    three_runs(trained)
+    done = cvae(*arguments, "--json")
+    assert fact.items() <= done.facts.items()
+    assert done.err.splitlines()[0] == "newest run: runs/new"
+
+
+def test_export_takes_the_newest_run_and_writes_what_it_names(cvae, trained):
+    three_runs(trained)
+    before = Path("runs/old/decoder.onnx").read_bytes()
+    done = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
+    assert done.err == "newest run: runs/new\n"
+    assert done.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
+    facts = cvae("info", "runs/new/decoder.onnx", "--json").facts
+    assert (facts["license"], facts["name"]) == ("CC0-1.0", "new")
+    assert Path("runs/old/decoder.onnx").read_bytes() == before

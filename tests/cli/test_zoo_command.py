@@ -1,0 +1,34 @@
+"""`cvae zoo`: list, show and copy."""
+
+from pathlib import Path
+
+import pytest
+
+
+def test_the_zoo_lists_shows_and_copies(cvae):
+    facts = cvae("zoo", "list", "--json").facts
+    assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
+    done = cvae("zoo", "list")
+    for name, model in facts["models"].items():
+        assert model["evaluation"]["model"] == name
+        assert f"{name} " in done.out and model["summary"] in done.out
+        shown = cvae("zoo", "show", name)
+        assert shown.code == 0 and f"# {name}" in shown.out
+    name = facts["default"]
+    copied = cvae("zoo", "copy", name, "--json").facts
+    assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
+    assert cvae("generate", "--digit", 7, "--seed", 1, "--json").facts["model"] == name  # it is the newest run now
+    again = cvae("zoo", "copy", name)
+    assert again.code == 2 and "exists already" in again.err
+    assert not list(Path("runs").glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["show", "copy"])
+def test_an_unknown_zoo_model_is_refused(cvae, command):
+    done = cvae("zoo", command, "mnist-resnet-conditonal")
+    assert done.code == 2 and "did you mean 'mnist-resnet-conditional'" in done.err
+
+
+def test_an_unknown_recipe_has_recipes_for_near_names(cvae):
+    done = cvae("zoo", "show", "classic-car-bce")
+    assert done.code == 2 and "did you mean 'classic-cars-bce'" in done.err

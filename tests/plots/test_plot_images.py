@@ -1,0 +1,140 @@
+"""`cvae plot reconstructions`, `traverse` and `grid`: images that the models decode."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from plot_helpers import cells, close, names, picture
+
+import cvae as package
+from cvae.config import TrainConfig
+from cvae.data import load_dataset
+from cvae.evaluation.evaluate import subsample
+from cvae.plots import grid, traverse
+from cvae.plots.codes import encode
+
+# -- reconstructions ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
+    facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
+    assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
+    found = cells(shown[0], 4, 3)
+    test = subsample(load_dataset(TrainConfig()).test, 5)
+    images = test.images / np.float32(255)
+    again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
+    assert close(found[0], images[:3]) and close(found[1], again[:3])
+    assert close(found[2, :2], images[3:]) and close(found[3, :2], again[3:])
+    assert (found[2:, 2] == 255).all() and names(shown[0])[0] == ["image", "reconstruction"] * 2
+    picture("reconstructions.png")
+
+
+# -- traverse ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_number_of_the_code_varies_at_a_time():
+    code = np.arange(4, dtype=np.float32)
+    codes = traverse.traversal_codes(code, np.array([2, 0]), np.array([-1, 0, 5], np.float32)).reshape(2, 3, 4)
+    assert codes[0].tolist() == [[0, 1, -1, 3], [0, 1, 0, 3], [0, 1, 5, 3]]
+    assert codes[1].tolist() == [[-1, 1, 2, 3], [0, 1, 2, 3], [5, 1, 2, 3]]
+    assert traverse.top_dimensions(np.array([0.5, 2, 0.1, 3]), 3).tolist() == [3, 1, 0]
+
+
+def own_picture() -> np.ndarray:
+    """picture.png, and its pixels (1, 1, 8, 8) in [0, 1]."""
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save("picture.png")
+    return pixels[None, None] / np.float32(255)
+
+
+@pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "picture.png"]], ids=str)
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_the_rows_are_decoded_from_the_codes(plot, trained, shown, kind, start):
+    model, image = package.load(trained[kind]), own_picture()
+    label = 4 if kind == "labels" else None
+    flags = ["--digit", 4] if kind == "labels" else []
+    facts = plot("traverse", trained[kind], *start, *flags, "--dimensions", 3, "--steps", 5, "--json").facts
+    code = {"--seed": model.noise(1, 3), "--image": model.encode(image, label)[0]}.get(
+        start[0] if start else "", np.zeros((1, 8), np.float32)
+    )
+    kl = encode(model, TrainConfig(data="digits")).kl()
+    order = sorted(range(8), key=lambda d: -kl[d])[:3]
+    assert facts["dimensions"] == order and np.allclose(facts["kl"], kl[order])
+    assert facts["values"] == [-3, -1.5, 0, 1.5, 3] and facts["images"] == 359
+    assert facts["label"] == (None if label is None else "4")
+    codes = np.repeat(code, 15, axis=0)
+    for row, dimension in enumerate(order):
+        codes[5 * row : 5 * row + 5, dimension] = facts["values"]
+    assert close(cells(shown[0], 3, 5), model.decode(codes, label))
+    rows, columns = names(shown[0])
+    assert rows == [f"z{d}  {kl[d]:.2f} nats" for d in order] and columns == ["-3", "-1.5", "0", "+1.5", "+3"]
+    pixels = picture("traverse.png")
+    assert pixels.shape[1] > pixels.shape[0] > 250
+
+
+def test_without_a_label_the_class_taken_is_told(plot, trained):
+    done = plot("traverse", trained["labels"], "--json")
+    assert done.facts["label"] == "0" and "'0', the first" in done.err and len(done.facts["dimensions"]) == 8
+    own_picture()
+    done = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
+    assert f"'{done.facts['label']}' fits it best" in done.err
+
+
+# -- grid --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_column_of_the_grid_is_one_style(plot, trained, shown):
+    facts = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").facts
+    assert facts["seed"] == 4 and facts["classes"] == list("0123456789")
+    model = package.load(trained["labels"])
+    noise = model.noise(3, 4)
+    images = np.concatenate([model.decode(noise, label) for label in range(10)])
+    assert close(cells(shown[0], 10, 3), images) and names(shown[0])[0] == list("0123456789")
+    picture("grid.png")
+
+
+def test_the_seed_of_a_grid_is_told(plot, trained):
+    first, second = (plot("grid", trained["labels"], "--json").facts["seed"] for _ in range(2))
+    assert first != second
+
+
+@pytest.mark.parametrize(("kind", "flags"), [("plain", []), ("labels", ["--digit", "7"])])
+def test_the_plane_of_a_code_is_drawn_at_the_normal_quantiles(plot, plane, shown, kind, flags):
+    from scipy.stats import norm
+
+    plot("grid", plane[kind], *flags, "--columns", 4, "--json")
+    values = norm.ppf([1 / 8, 3 / 8, 5 / 8, 7 / 8])
+    codes = np.array([[across, down] for down in values for across in values], np.float32)
+    images = package.load(plane[kind]).decode(codes, 7 if flags else None)
+    assert close(cells(shown[0], 4, 4), images)
+    assert names(shown[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
+
+
+def test_classes_come_before_the_plane(plot, plane, shown):
+    assert plot("grid", plane["labels"], "--json").facts["columns"] == 10
+    assert cells(shown[0], 10, 10).shape == (10, 10, 8, 8)
+    assert plot("grid", plane["plain"], "--json").facts["columns"] == 20
+
+
+def test_many_columns_are_named_where_there_is_room(plane):
+    across = names(grid.manifold(package.load(plane["plain"]), None, 60, ""))[1]
+    assert len(across) == 60 and [bool(name) for name in across] == [True, False, False] * 20
+
+
+def test_a_seed_means_nothing_to_a_plane(refused, plane):
+    refused(2, ["--seed 3"], "grid", plane["plain"], "--seed", 3)
+
+
+def test_what_is_left_out_of_a_folder_is_said(plot, trained):
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
+    Path("set").mkdir()
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(f"set/{i}.png")
+    Path("set/notes.txt").write_text("no image")
+    flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
+    done = plot("reconstructions", trained["plain"], *flags)
+    assert json.loads(done.out)["images"] > 0
+    assert done.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]
