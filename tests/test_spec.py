@@ -59,7 +59,7 @@ specs = st.builds(
 
 @quick
 @given(specs)
-def test_a_spec_survives_json(spec):
+def test_spec_survives_conversion_to_json(spec):
     assert Spec.from_json(spec.to_json(), "here") == spec
     assert json.loads(spec.to_json())["format"] == 1
 
@@ -90,7 +90,7 @@ def test_a_spec_survives_json(spec):
     ],
     ids=str,
 )
-def test_a_spec_that_is_newer_or_wrong_is_refused(changes, words):
+def test_newer_or_invalid_spec_is_rejected(changes, words):
     text = json.dumps({**json.loads(spec_with().to_json()), **changes})
     with pytest.raises(CvaeError, match=f"'some-file'.*{words}") as caught:
         Spec.from_json(text, "some-file")
@@ -98,6 +98,6 @@ def test_a_spec_that_is_newer_or_wrong_is_refused(changes, words):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000], ids=lambda text: text[:4] or "empty")
-def test_what_is_no_spec_is_refused(text):
+def test_text_that_is_not_a_spec_is_rejected(text):
     with pytest.raises(CvaeError, match="'some-file' has no valid cvae spec"):
         Spec.from_json(text, "some-file")

@@ -52,7 +52,7 @@ def test_every_benchmark_has_a_smoke_test():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_the_plain_loop_minimizes_what_the_engine_minimizes(monkeypatch, conditional):
+def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from training_speed import BoundVAE
 
@@ -64,7 +64,7 @@ def test_the_plain_loop_minimizes_what_the_engine_minimizes(monkeypatch, conditi
     torch.testing.assert_close(loss, elbo(model.vae, image, label if conditional else None, 1.0).loss)
 
 
-def test_bound_of_the_gpu_benchmark_is_that_of_the_evaluator(monkeypatch, trained):
+def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
     """Both draw the noise by themselves."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from gpu import importance_weighted

@@ -60,40 +60,40 @@ BAD_USE = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
-def test_wrong_use_is_one_line(refused, litter, trained, code, command, words):
+def test_command_rejects_invalid_arguments_in_one_line(refused, litter, trained, code, command, words):
     refused(code, words, *[word.format(**trained) for word in command.split()])
 
 
 @NO_ORT_CUDA
-def test_cuda_that_onnxruntime_has_not_names_the_fix(refused, trained):
+def test_generate_explains_how_to_install_missing_cuda_provider(refused, trained):
     refused(
         2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
     )
 
 
 @pytest.mark.parametrize("command", ["generate", "info", "interpolate", "export onnx"])
-def test_an_unknown_run_is_quoted_with_the_near_ones(refused, trained, command):
+def test_command_suggests_similar_run_for_unknown_name(refused, trained, command):
     shutil.copytree(trained["plain"], "runs/digits-mlp")
     refused(2, ["'digits-mpl'", "'digits-mlp'"], *command.split(), "digits-mpl")
 
 
-def test_without_any_model_the_error_names_what_makes_one(refused, monkeypatch):
+def test_generate_suggests_training_when_there_is_no_model(refused, monkeypatch):
     monkeypatch.setattr("cvae.model_zoo.models", dict)
     refused(2, ["cvae train"], "generate", "--digit", "7")
 
 
-def test_a_seed_to_a_picture_needs_a_label(refused, trained, litter):
+def test_interpolate_requires_label_from_image_to_seed(refused, trained, litter):
     refused(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
 
 
-def test_a_run_that_was_not_exported_names_the_export(refused, trained, litter):
+def test_command_suggests_export_for_run_without_onnx_files(refused, trained, litter):
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for command in (["generate"], ["generate", "raw"], ["interpolate", "runs/raw"], ["reconstruct", "seven.png"]):
         refused(1, ["cvae export onnx runs/raw"], *command)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_read_only_is_an_error(refused, trained):
+def test_generate_reports_read_only_folder(refused, trained):
     Path("locked").mkdir(mode=0o500)
     refused(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
 
@@ -115,7 +115,7 @@ USAGE = {
 
 
 @pytest.mark.parametrize("command", USAGE.values(), ids=USAGE)
-def test_a_wrong_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
+def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
     done = cvae(*[word.format(**trained) for word in command.split()])
     assert done.code == 2 and done.out == "" and "Traceback" not in done.err and not list(Path().iterdir())
     assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", done.err)
@@ -135,18 +135,18 @@ def test_a_wrong_command_line_exits_with_2_and_writes_nothing(cvae, trained, com
         ("bogus", ["'bogus'", "see cvae --help"]),
     ],
 )
-def test_a_wrong_command_line_is_one_line_with_the_value_and_where_to_read_on(cvae, command, words):
+def test_usage_error_quotes_value_and_refers_to_help(cvae, command, words):
     done = cvae(*command.split())
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert done.err.startswith("cvae: error: ") and [word for word in words if word not in done.err] == [], done.err
 
 
-def test_a_command_without_its_subcommand_prints_its_help(cvae):
+def test_command_without_subcommand_prints_help(cvae):
     done = cvae("plot")
     assert done.code in (0, 2) and "Usage: cvae plot" in done.out + done.err
 
 
 @pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
-def test_a_huge_number_of_images_is_refused_at_once(refused, trained, out):
+def test_generate_rejects_huge_number_of_images_at_once(refused, trained, out):
     huge = str(10**20)
     refused(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)

@@ -92,7 +92,7 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(("damage", "words"), {**WEIGHTS, **CONFIGS}.values(), ids={**WEIGHTS, **CONFIGS})
-def test_a_damaged_run_is_not_exported(refused, trained, damage, words):
+def test_export_rejects_damaged_run(refused, trained, damage, words):
     run = Path(shutil.copytree(trained["plain"], "run", ignore=shutil.ignore_patterns("*.onnx")))
     damage(run)
     refused(1, words, "export", "onnx", run)
@@ -100,6 +100,6 @@ def test_a_damaged_run_is_not_exported(refused, trained, damage, words):
 
 @pytest.mark.parametrize("command", [["info", "run"], ["train", "--resume", "--out", "run"]], ids=" ".join)
 @pytest.mark.parametrize(("damage", "words"), CONFIGS.values(), ids=CONFIGS)
-def test_a_damaged_config_is_refused_everywhere(refused, trained, command, damage, words):
+def test_info_and_resume_reject_damaged_config(refused, trained, command, damage, words):
     damage(Path(shutil.copytree(trained["plain"], "run")))
     refused(1, words, *command)

@@ -8,7 +8,7 @@ import pytest
 from cli_helpers import QUICK
 
 
-def test_evaluate_prints_what_it_measured(cvae, trained):
+def test_evaluate_prints_every_metric(cvae, trained):
     facts = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").facts
     assert facts["model"] == "labels" and facts["data"] == "digits" and facts["protocol"]["images"] == 50
     assert set(facts) == {
@@ -31,14 +31,14 @@ def test_evaluate_prints_what_it_measured(cvae, trained):
     assert f"{facts['importance_weighted']['nats']:.4f}" in done.out  # the same figures again
 
 
-def test_evaluate_takes_the_newest_run_and_says_so(cvae, trained):
+def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     done = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
     assert done.facts["model"] == "mine" and done.facts["protocol"]["split"] == "validation"
     assert "newest run: runs/mine" in done.err
 
 
-def test_exported_files_are_evaluated_alone(cvae, in_tmp):
+def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
     assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
     assert cvae("export", "onnx", "run").code == 0
     by_run = cvae("evaluate", "run", "--json").facts
@@ -64,7 +64,7 @@ def test_exported_files_are_evaluated_alone(cvae, in_tmp):
         (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
     ],
 )
-def test_evaluate_refuses_in_one_line(cvae, trained, flags, code, word):
+def test_evaluate_rejects_invalid_arguments_in_one_line(cvae, trained, flags, code, word):
     done = cvae("evaluate", trained["plain"], *flags)
     assert done.code == code and done.out == ""
     assert word in done.err and "Traceback" not in done.err

@@ -57,7 +57,7 @@ def exporters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["mine --level 1", "mine --level=1", "--level 1 mine"])
-def test_a_flag_before_or_after_the_format_is_not_taken_for_the_run(cvae, arguments):
+def test_value_of_exporter_flag_is_not_taken_for_the_run(cvae, arguments):
     done = cvae("export", *arguments.split())
     assert (done.code, done.err) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
     ((model, options),) = calls
@@ -67,7 +67,7 @@ def test_a_flag_before_or_after_the_format_is_not_taken_for_the_run(cvae, argume
 @pytest.mark.parametrize(
     "arguments", ["mine runs/x --level 1", "mine --level 1 runs/x", "mine --level=1 runs/x", "--level 1 mine runs/x"]
 )
-def test_a_flag_and_a_run_come_in_any_order(cvae, trained, in_tmp, arguments):
+def test_exporter_flag_and_run_come_in_any_order(cvae, trained, in_tmp, arguments):
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
     done = cvae("export", *arguments.split())
@@ -90,7 +90,7 @@ def test_a_flag_and_a_run_come_in_any_order(cvae, trained, in_tmp, arguments):
         ("--out new.txt", "out", Path("new.txt")),
     ],
 )
-def test_a_flag_has_the_type_of_the_default(cvae, flag, option, value):
+def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
     defaults = EXPORTERS.options("mine")
     assert cvae("export", "mine", *flag.split()).code == 0
     ((_, options),) = calls
@@ -112,20 +112,20 @@ def test_a_flag_has_the_type_of_the_default(cvae, flag, option, value):
         ("weights mnist-resnet-conditional", ["'mnist-resnet-conditional'", "exported already"]),
     ],
 )
-def test_wrong_use_is_one_line(cvae, arguments, words):
+def test_export_rejects_invalid_options_in_one_line(cvae, arguments, words):
     done = cvae("export", *arguments.split())
     assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and calls == []
     assert done.err.startswith("cvae: error: ") and all(word in done.err for word in words), done.err
 
 
-def test_an_exporter_that_requires_weights_gets_the_newest_run(cvae, trained, in_tmp):
+def test_exporter_that_requires_weights_gets_the_newest_run(cvae, trained, in_tmp):
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
     done = cvae("export", "weights", "--level", "1", "--json")
     assert done.facts == {"files": ["runs/x/config.json"]} and calls == [(Path("runs/x"), {"level": 1})]
 
 
-def test_the_help_of_a_plug_in_lists_its_options_alone(cvae):
+def test_help_of_plugin_exporter_lists_only_its_options(cvae):
     done = cvae("export", "mine", "--help")
     text = " ".join(done.out.split())
     assert "--level N Compression level, higher for smaller files. [3]" in text
@@ -134,7 +134,7 @@ def test_the_help_of_a_plug_in_lists_its_options_alone(cvae):
     assert "--half TEXT" in text and "--json" in text and "--license" not in text and "--encoder" not in text
 
 
-def test_the_help_lists_the_flags_of_every_built_in_exporter(cvae):
+def test_export_help_lists_the_flags_of_every_built_in_exporter(cvae):
     text = cvae("export", "--help").out
     options = {option for name in ("onnx", "web", "triton") for option in EXPORTERS.options(name)}
     assert options == {"license", "half", "out", "encoder"}

@@ -61,7 +61,7 @@ def command_line(config: type) -> typer.Typer:
         (Interval(), [-(10**400)], [], ""),
     ],
 )
-def test_an_interval_contains_the_finite_numbers_between_its_ends(interval, inside, outside, text):
+def test_interval_contains_the_finite_numbers_between_its_ends(interval, inside, outside, text):
     assert all(value in interval for value in inside)
     assert not any(value in interval for value in [*outside, math.nan, math.inf, -math.inf, "1", None])
     assert str(interval) == text
@@ -77,7 +77,7 @@ def test_an_interval_contains_the_finite_numbers_between_its_ends(interval, insi
         ({"optimizer": "adamm"}, ["--optimizer 'adamm'", "'adam'"]),
     ],
 )
-def test_a_config_checks_its_values_by_the_metadata_of_its_fields(values, words):
+def test_config_checks_its_values_by_the_metadata_of_its_fields(values, words):
     with pytest.raises(UsageError) as caught:
         LargerConfig(**values)
     assert "\n" not in str(caught.value)
@@ -94,7 +94,7 @@ def test_every_default_is_within_its_range_and_every_flag_has_a_help_text(name):
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_a_new_field_is_a_flag_without_another_change():
+def test_new_field_is_a_flag_without_any_other_change():
     app = command_line(LargerConfig)
     arguments = ["--momentum", "0.5", "--freeze", "encoder", "--freeze", "decoder", "--set", "arch.x=1"]
     done = CliRunner().invoke(app, arguments)
@@ -109,7 +109,7 @@ def test_a_new_field_is_a_flag_without_another_change():
     assert "| `--momentum X` | Momentum of the optimizer. | at least 0 and less than 1 | 0.9 |" in reference
 
 
-def test_a_former_spelling_works_and_is_not_shown():
+def test_old_spelling_of_a_flag_works_and_is_hidden():
     app = command_line(LargerConfig)
     done = CliRunner().invoke(app, ["--inertia", "0.5", "--without", "a", "--exclude-class", "b"])
     assert json.loads(done.output) == {"momentum": 0.5, "without": ["b", "a"], "options": {}}
@@ -118,7 +118,7 @@ def test_a_former_spelling_works_and_is_not_shown():
 
 
 @pytest.mark.parametrize("command", ["train", "tune"])
-def test_no_metavar_is_a_type(cvae, command):
+def test_metavar_is_never_a_type(cvae, command):
     text = cvae(command, "--help").out
     assert "--lr X" in text and not re.search(r"<\w+(\[\w+\])?>", text)
 
@@ -128,7 +128,7 @@ def test_tune_has_all_flags_of_train():
     assert flags - {"resume"} <= set(inspect.signature(tune).parameters)
 
 
-def test_a_default_that_the_run_chooses_is_described():
+def test_help_describes_default_that_depends_on_the_run():
     for name, facts in flags_of(TrainConfig).items():
         if getattr(TrainConfig(), name) is None and name != "limit":
             assert facts.automatic and default_text(TrainConfig, name) == facts.automatic
@@ -143,7 +143,7 @@ def test_lists_of_flags_are_derived_from_the_fields():
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective")
 
 
-def test_the_reference_has_a_row_for_each_flag():
+def test_reference_has_a_row_for_each_flag():
     reference = flag_reference()
     for name, facts in {**flags_of(TrainConfig), **SHORT_FLAGS}.items():
         rows = [line for line in reference.splitlines() if re.match(rf"\| `{facts.spelling(name)}[ `]", line)]
@@ -155,13 +155,13 @@ def test_the_reference_has_a_row_for_each_flag():
 # -- short flags -------------------------------------------------------------------------------------------------------
 
 
-def test_a_short_flag_stands_for_an_option():
+def test_short_flag_stands_for_an_option():
     done = CliRunner().invoke(command_line(TrainConfig), ["--beta", "4", "--set", "objective.beta=2"])
     assert json.loads(done.output) == {"options": {"objective": {"beta": 4.0}}}
     assert flag("free_bits") == "--free-bits"
 
 
-def test_recipes_may_have_the_names_of_flags_and_of_options_with_short_flags(tmp_path):
+def test_recipe_accepts_names_of_flags_and_of_options_with_short_flags(tmp_path):
     recipe = tmp_path / "old.toml"
     recipe.write_text('beta = 4\nfree-bits = 0.5\nexclude-class = ["3"]\n[options.objective]\nbeta = 2\n')
     expected = {"without": ["3"], "options": {"objective": {"beta": 4, "free_bits": 0.5}}}
@@ -172,7 +172,7 @@ def test_recipes_may_have_the_names_of_flags_and_of_options_with_short_flags(tmp
     assert config.without == ("3",)
 
 
-def test_options_of_the_recipes_objective_are_left_out_with_another_objective(tmp_path):
+def test_options_of_the_recipe_are_dropped_with_another_objective(tmp_path):
     recipe = tmp_path / "old.toml"
     recipe.write_text("beta = 4\n")
     assert build_config(str(recipe), {"options": {}}).options == {"objective": {"beta": 4}}
@@ -180,7 +180,7 @@ def test_options_of_the_recipes_objective_are_left_out_with_another_objective(tm
 
 
 @pytest.mark.parametrize("old", [{"beta": None, "free_bits": None}, {"beta": 3.0}, {}], ids=str)
-def test_a_config_of_an_older_version_is_read(tmp_path, old):
+def test_config_of_older_version_can_be_read(tmp_path, old):
     """It has the keys `beta` and `free_bits`, which are null once the run has begun."""
     path = tmp_path / "config.json"
     data = json.loads((next(iter(models().values())) / "config.json").read_text())
@@ -195,18 +195,18 @@ def test_a_config_of_an_older_version_is_read(tmp_path, old):
 
 
 @pytest.mark.parametrize("options", [None, [], {"objective": 3}], ids=str)
-def test_damaged_options_stay_as_they_are(options):
+def test_invalid_options_of_older_config_are_not_converted(options):
     assert expand_short_flags({"options": options, "beta": 2}) == {"options": options}
 
 
-def test_python_is_told_where_beta_went():
+def test_train_config_explains_where_beta_moved():
     with pytest.raises(UsageError, match=re.escape("options={'objective': {'beta': 4}}")):
         TrainConfig(beta=4)
     with pytest.raises(UsageError, match="free_bits"):
         dataclasses.replace(TrainConfig(), free_bits=1.0)
 
 
-def test_a_short_flag_is_searched_as_the_option_it_stands_for():
+def test_search_maps_short_flag_to_its_option():
     assert make_space(parse_search(["beta=1..4", "free-bits=0,1"])) == {
         "objective.beta": Range(1, 4),
         "objective.free_bits": (0, 1),
@@ -216,7 +216,7 @@ def test_a_short_flag_is_searched_as_the_option_it_stands_for():
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_training_config_gives_the_config_of_its_data():
+def test_training_config_returns_its_data_config():
     config = TrainConfig(data="folder:x", size="8x16", without=("a",), seed=3, lr=0.1)
     data = config.data_config
     assert type(data) is DataConfig and data == DataConfig(data="folder:x", size="8x16", without=("a",), seed=3)
@@ -226,7 +226,7 @@ def test_a_training_config_gives_the_config_of_its_data():
         DataConfig(validation=1)
 
 
-def test_the_data_of_a_run_are_not_a_training_config():
+def test_data_of_a_run_is_a_data_config():
     from cvae.evaluation.evaluate import find_data_config
 
     folder = next(iter(models().values()))

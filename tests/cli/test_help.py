@@ -24,32 +24,32 @@ SUBCOMMANDS = [["export", "onnx"]] + [
 ]
 
 
-def test_the_commands_are_those_promised():
+def test_app_has_every_documented_command():
     promised = "train tune evaluate generate interpolate reconstruct restyle info parts export"
     assert set(promised.split()) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + SUBCOMMANDS, ids=" ".join)
-def test_every_command_helps_with_an_example(cvae, command, flag):
+def test_help_of_every_command_has_an_example(cvae, command, flag):
     done = cvae(*command, flag)
     assert (done.code, done.err) == (0, "")
     assert re.search(r"Example: cvae \w+", done.out)
 
 
-def test_the_help_of_all_lists_the_commands(cvae):
+def test_main_help_lists_every_command(cvae):
     for arguments, code in (["--help"], 0), ([], 2):
         done = cvae(*arguments)
         assert done.code == code
         assert all(re.search(rf"^  {name}  +\S", done.out + done.err, flags=re.MULTILINE) for name in COMMANDS)
 
 
-def test_the_version_is_told(cvae):
+def test_version_flag_prints_version(cvae):
     assert cvae("--version") == (0, f"cvae-onnx {package.__version__}\n", "")
 
 
 @pytest.mark.parametrize("start", [["-m", "cvae"], None], ids=["python -m cvae", "cvae"])
-def test_it_runs_as_a_module_and_as_a_script(trained, tmp_path, start):
+def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
     script = Path(sys.executable).with_name("cvae")
     command = [script] if start is None else [sys.executable, "-W", "error", *start]
 
@@ -74,6 +74,6 @@ def test_parts_lists_every_part(cvae):
     assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in facts.values() for name in names)
 
 
-def test_archs_is_a_hidden_alias_of_parts(cvae):
+def test_archs_is_hidden_alias_of_parts(cvae):
     assert cvae("archs") == cvae("parts")
     assert not re.search(r"^  archs\b", cvae("--help").out, flags=re.MULTILINE)

@@ -11,7 +11,7 @@ import pytest
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_info_says_what_a_run_is(cvae, trained, kind):
+def test_info_describes_run(cvae, trained, kind):
     config = json.loads((trained[kind] / "config.json").read_text())
     facts = cvae("info", trained[kind], "--json").facts
     for key in ("image_shape", "latent_dim", "classes"):
@@ -24,7 +24,7 @@ def test_info_says_what_a_run_is(cvae, trained, kind):
 
 
 @pytest.mark.parametrize("role", ["decoder", "encoder"])
-def test_info_says_what_an_exported_file_is(cvae, trained, role):
+def test_info_describes_exported_file(cvae, trained, role):
     path = trained["labels"] / f"{role}.onnx"
     props = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"])}
@@ -32,7 +32,7 @@ def test_info_says_what_an_exported_file_is(cvae, trained, role):
     assert f"{path.stat().st_size}" in cvae("info", path).out
 
 
-def test_info_of_a_run_steers_no_terminal(cvae, trained):
+def test_info_escapes_control_characters_of_a_run(cvae, trained):
     shutil.copytree(trained["plain"], "run")
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"
@@ -61,14 +61,14 @@ def three_runs(trained: dict[str, Path]) -> None:
     ],
     ids=str,
 )
-def test_the_newest_run_is_taken_and_told(cvae, trained, pictures, arguments, fact):
+def test_command_reports_that_it_uses_the_newest_run(cvae, trained, pictures, arguments, fact):
     three_runs(trained)
     done = cvae(*arguments, "--json")
     assert fact.items() <= done.facts.items()
     assert done.err.splitlines()[0] == "newest run: runs/new"
 
 
-def test_export_takes_the_newest_run_and_writes_what_it_names(cvae, trained):
+def test_export_uses_the_newest_run_and_lists_the_files_it_wrote(cvae, trained):
     three_runs(trained)
     before = Path("runs/old/decoder.onnx").read_bytes()
     done = cvae("export", "onnx", "--license", "CC0-1.0", "--json")

@@ -6,7 +6,7 @@ from cli_helpers import DIGITS, in_torch, noise, originals, panels, shown
 from PIL import Image, ImageSequence
 
 
-def test_a_strip_goes_from_seed_to_seed(cvae, trained):
+def test_interpolate_writes_strip_from_seed_to_seed(cvae, trained):
     facts = cvae("interpolate", trained["labels"], "--digit", 3, "--from", 4, "--to", 9, "--steps", 6, "--json").facts
     assert facts["steps"] == 6 and (facts["stops"], facts["mode"]) == (["4", "9"], "slerp")
     found = panels("interpolation.png", 6, 1)
@@ -15,26 +15,26 @@ def test_a_strip_goes_from_seed_to_seed(cvae, trained):
     assert all((a != b).any() for a, b in zip(found[1:], found[:-1], strict=True))
 
 
-def test_a_strip_goes_from_label_to_label(cvae, trained):
+def test_interpolate_writes_strip_from_label_to_label(cvae, trained):
     cvae("interpolate", trained["labels"], "--digit", 3, "--to-label", 8, "--to", 0, "--steps", 3)
     ends = in_torch(trained["labels"], "decode", np.repeat(noise(0, 1), 2, axis=0), [3, 8])
     assert shown(panels("interpolation.png", 3, 1), np.stack([ends[0], ends.mean(0), ends[1]]))
 
 
-def test_a_strip_goes_from_picture_to_picture(cvae, trained, pictures):
+def test_interpolate_writes_strip_from_image_to_image(cvae, trained, pictures):
     a, b = pictures
     assert cvae("interpolate", trained["plain"], "--from", a, "--to", b, "--steps", 4).code == 0
     code = in_torch(trained["plain"], "encode", originals(pictures), None)
     assert shown(panels("interpolation.png", 4, 1)[[0, -1]], in_torch(trained["plain"], "decode", code, None))
 
 
-def test_without_a_label_there_is_a_row_for_each_class(cvae, trained):
+def test_interpolate_without_label_writes_a_row_for_each_class(cvae, trained):
     assert "10 classes" in cvae("interpolate", trained["labels"], "--steps", 3).err
     starts = panels("interpolation.png", 3, 10)[::3]
     assert shown(starts, in_torch(trained["labels"], "decode", np.repeat(noise(0, 1), 10, axis=0), DIGITS))
 
 
-def test_the_modes_draw_different_ways(cvae, trained):
+def test_interpolation_modes_differ_between_the_ends(cvae, trained):
     for mode in ("slerp", "lerp"):
         cvae("interpolate", trained["plain"], "--mode", mode, "--steps", 3, "--out", f"{mode}.png")
     slerp, lerp = panels("slerp.png", 3, 1), panels("lerp.png", 3, 1)
@@ -44,7 +44,7 @@ def test_the_modes_draw_different_ways(cvae, trained):
 
 
 @pytest.mark.parametrize(("fps", "milliseconds"), [(10, 100), (50, 20)])
-def test_an_animation_runs_there_and_back(cvae, trained, fps, milliseconds):
+def test_animation_runs_forward_and_back(cvae, trained, fps, milliseconds):
     assert cvae("interpolate", trained["plain"], "--steps", 5, "--fps", fps, "--out", "loop.gif").code == 0
     cvae("interpolate", trained["plain"], "--steps", 5, "--out", "strip.png")
     with Image.open("loop.gif") as gif:
@@ -57,7 +57,7 @@ def test_an_animation_runs_there_and_back(cvae, trained, fps, milliseconds):
     )
 
 
-def test_an_animation_that_ends_where_it_began_goes_round(cvae, trained):
+def test_animation_that_ends_at_its_start_is_a_loop(cvae, trained):
     flags = ["--from", 4, "--via", 9, "--via", 2, "--to", 4, "--steps", 3]
     assert cvae("interpolate", trained["plain"], *flags, "--out", "loop.gif").code == 0
     facts = cvae("interpolate", trained["plain"], *flags, "--out", "strip.png", "--json").facts
@@ -71,7 +71,7 @@ def test_an_animation_that_ends_where_it_began_goes_round(cvae, trained):
     assert all(np.array_equal(frame, np.kron(strip[i], np.ones((35, 35)))) for i, frame in enumerate(frames))
 
 
-def test_stops_on_the_way_have_the_first_label(cvae, trained):
+def test_intermediate_stops_have_the_first_label(cvae, trained):
     flags = ["--digit", 3, "--to-label", 8, "--via", 5, "--steps", 2]
     assert cvae("interpolate", trained["labels"], *flags).code == 0
     stops = np.concatenate([noise(0, 1), noise(5, 1), noise(1, 1)])

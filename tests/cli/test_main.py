@@ -29,14 +29,14 @@ def zoo_model(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_name_that_can_not_be_encoded_is_printed_as_escapes(zoo_model, encoding):
+def test_name_that_cannot_be_encoded_is_printed_with_escapes(zoo_model, encoding):
     done = cvae("info", "猫", cwd=zoo_model.parent, encoding=encoding)
     assert (done.returncode, done.stderr) == (0, b"")
     assert b"\\u732b" in done.stdout
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_an_image_is_written_to_a_name_that_can_not_be_encoded(zoo_model, encoding):
+def test_image_is_written_to_name_that_cannot_be_encoded(zoo_model, encoding):
     done = cvae(
         "generate", "猫", "--label", "7", "--seed", "1", "--out", "猫.png", cwd=zoo_model.parent, encoding=encoding
     )
@@ -44,21 +44,21 @@ def test_an_image_is_written_to_a_name_that_can_not_be_encoded(zoo_model, encodi
     assert done.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
 
 
-def test_a_training_ends_well_in_a_folder_that_can_not_be_encoded(tmp_path):
+def test_training_succeeds_in_folder_that_cannot_be_encoded(tmp_path):
     flags = ["--data", "digits", "--limit", "100", "--epochs", "1", "--arch", "mlp", "--tracker", "none"]
     done = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
     assert done.returncode == 0, done.stderr
     assert b"runs/\\u732b: trained" in done.stdout and (tmp_path / "runs" / "猫" / "model.safetensors").is_file()
 
 
-def test_an_error_that_can_not_be_encoded_is_one_line(tmp_path):
+def test_error_that_cannot_be_encoded_is_one_line(tmp_path):
     done = cvae("info", "猫", cwd=tmp_path, encoding="ascii")
     assert done.returncode == 2 and done.stderr.startswith(b"cvae: error: ") and done.stderr.count(b"\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
+def test_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
     folder = zoo_model.rename(zoo_model.with_name(os.fsdecode(b"run\xff")))
     done = cvae(
         "generate", folder.name, "--label", "7", "--out", os.fsdecode(b"\xff.png"), cwd=folder.parent, encoding=encoding
@@ -67,12 +67,12 @@ def test_a_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
     assert cvae("info", folder.name, cwd=folder.parent, encoding=encoding).returncode == 0
 
 
-def test_characters_that_can_be_encoded_are_left_alone(zoo_model):
+def test_encodable_characters_are_unchanged(zoo_model):
     done = cvae("info", "猫", cwd=zoo_model.parent, encoding="utf-8")
     assert "猫" in done.stdout.decode()
 
 
-def test_an_output_that_is_not_a_text_file_is_written_to(zoo_model, monkeypatch):
+def test_output_without_encoding_is_supported(zoo_model, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())  # it has no `reconfigure`
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets it
     with pytest.raises(SystemExit) as caught:
@@ -81,7 +81,7 @@ def test_an_output_that_is_not_a_text_file_is_written_to(zoo_model, monkeypatch)
     assert json.loads(sys.stdout.getvalue())["latent_dim"] > 0
 
 
-def test_a_warning_is_one_line(tmp_path):
+def test_warning_is_printed_in_one_line(tmp_path):
     program = """if True:
         import warnings
         import cvae.cli
@@ -93,7 +93,7 @@ def test_a_warning_is_one_line(tmp_path):
     assert (done.returncode, done.stderr) == (0, "cvae: warning: a cause; and a fix\n")
 
 
-def test_a_log_message_of_another_package_is_one_line(tmp_path):
+def test_log_message_of_another_package_is_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "cvae", "plot", "losses", "mnist-resnet-conditional", "--out", tmp_path / "x.png"],
         env={**os.environ, "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x"},  # matplotlib can't write there
@@ -107,7 +107,7 @@ def test_a_log_message_of_another_package_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(("setting", "count"), [(None, 0), ("torch", 1)])
-def test_a_warning_of_torch_about_compilation_is_not_printed_unless_wanted(tmp_path, setting, count):
+def test_torch_compile_warning_is_hidden_by_default(tmp_path, setting, count):
     program = """if True:
         import logging
         import cvae.cli

@@ -17,7 +17,7 @@ def test_restyle_keeps_the_code_and_changes_the_label(cvae, trained, pictures):
     assert shown(panels("restyled.png", 2, 3), np.concatenate([originals(pictures), *drawn]))
 
 
-def test_restyle_draws_every_label_when_none_is_named_and_finds_that_of_the_picture(cvae, trained, pictures):
+def test_restyle_without_labels_infers_the_label_and_writes_every_class(cvae, trained, pictures):
     run, (a, _) = trained["labels"], pictures
     done = cvae("restyle", a, "--model", run)
     assert done.code == 0 and f"{a}: no label given" in done.err
@@ -28,7 +28,7 @@ def test_restyle_draws_every_label_when_none_is_named_and_finds_that_of_the_pict
 
 
 @pytest.mark.parametrize(("kind", "flags", "labels"), [("plain", [], None), ("labels", ["--digit", "4"], [4, 4])])
-def test_reconstruct_shows_originals_above_what_torch_makes_of_them(cvae, trained, pictures, kind, flags, labels):
+def test_reconstruct_writes_originals_above_reconstructions_of_torch(cvae, trained, pictures, kind, flags, labels):
     facts = cvae("reconstruct", *pictures, "--model", trained[kind], *flags, "--json").facts
     images = originals(pictures)
     again = in_torch(trained[kind], "decode", in_torch(trained[kind], "encode", images, labels), labels)
@@ -37,7 +37,7 @@ def test_reconstruct_shows_originals_above_what_torch_makes_of_them(cvae, traine
     assert facts["mean_squared_error"] == pytest.approx(((again - images) ** 2).mean(axis=(1, 2, 3)), abs=2e-6)
 
 
-def test_without_a_label_the_one_of_the_fewest_nats_is_taken_and_told(cvae, trained, pictures):
+def test_reconstruct_without_label_uses_and_reports_the_best_label(cvae, trained, pictures):
     done = cvae("reconstruct", *pictures, "-m", trained["labels"], "--json")
     images, model = originals(pictures), package.load(trained["labels"])
     nats = []
@@ -60,7 +60,7 @@ def test_without_a_label_the_one_of_the_fewest_nats_is_taken_and_told(cvae, trai
         "plot traverse {model} --image {picture} --label 4",
     ],
 )
-def test_a_picture_that_is_made_to_fit_is_named(cvae, trained, pictures, command):
+def test_command_reports_image_that_it_resizes(cvae, trained, pictures, command):
     Image.new("L", (20, 30), 100).save("large.png")
     Image.new("RGB", (8, 8), "red").save("red.png")
     for name, words in {"large.png": "20x30 pixels", "red.png": "8x8 pixels in colour", str(pictures[0]): None}.items():

@@ -134,26 +134,26 @@ def split(flags: str) -> list[str]:
     return flags.format(cwd=Path.cwd()).split()
 
 
-def test_every_field_of_the_config_is_tested():
+def test_every_field_of_the_config_is_covered():
     assert {*FLAGS, *CHANGES, "options"} - SHORT_FLAGS.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     assert SHORT_FLAGS.keys() <= FLAGS.keys()
     assert set(CHANGES) == set(RESUMABLE)
 
 
-def test_what_can_change_are_the_parameters_of_resume():
+def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
     assert set(RESUMABLE) == set(parameters) - {"out", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])
-def test_flags_that_agree_are_accepted(continued, flags):
+def test_resume_accepts_flags_that_agree_with_the_run(continued, flags):
     assert continued(*split(flags)) == [{}]
 
 
 @pytest.mark.parametrize(
     ("name", "flags"), [(name, flags) for name, (_, differing) in FLAGS.items() for flags in differing]
 )
-def test_a_flag_that_differs_is_refused_and_named(refused, name, flags):
+def test_resume_rejects_flag_that_differs(refused, name, flags):
     flag, *_ = flags.replace("--no-", "--").split()
     recorded = {"beta": 2.0, "free_bits": 0.0, "likelihood": "gaussian-optimal", "precision": "bf16"}
     start = recorded[name] if name in recorded else getattr(START, name)
@@ -164,12 +164,12 @@ def test_a_flag_that_differs_is_refused_and_named(refused, name, flags):
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
-def test_options_are_compared_with_those_of_the_run(continued, assignments):
+def test_resume_accepts_options_that_agree_with_the_run(continued, assignments):
     assert continued("--set", assignments[0]) == [{}]
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
-def test_an_option_that_differs_is_refused_and_named(refused, assignments):
+def test_resume_rejects_option_that_differs(refused, assignments):
     agreeing, differing = assignments
     option, _, value = agreeing.partition("=")
     words = [f"--set {differing}", f"--set {option}={value}"]
@@ -177,53 +177,53 @@ def test_an_option_that_differs_is_refused_and_named(refused, assignments):
     refused(words, "--set", differing)
 
 
-def test_an_option_that_the_run_does_not_have_is_refused(refused):
+def test_resume_rejects_option_that_the_run_does_not_have(refused):
     refused(["--set arch.width=3", "without --set arch.width"], "--set", "arch.width=3")
 
 
 @pytest.mark.parametrize(("flags", "value"), CHANGES.values(), ids=CHANGES)
-def test_what_can_change_is_changed(continued, flags, value):
+def test_resume_changes_changeable_flags(continued, flags, value):
     (change,) = continued(*flags.split())
     assert list(change.values()) == [value]
 
 
-def test_the_first_flag_that_differs_is_named(refused):
+def test_resume_names_the_first_flag_that_differs(refused):
     refused(["--latent-dim 5"], "--arch", "mlp", "--lr", "1", "--latent-dim", "5", "--epochs", "9")
 
 
-def test_a_flag_without_a_recorded_value_is_refused(refused):
+def test_resume_rejects_flag_without_recorded_value(refused):
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["limit"] = None
     Path("run/config.json").write_text(json.dumps(config))
     refused(["--limit 5", "without --limit"], "--limit", "5")
 
 
-def test_the_config_of_the_run_agrees_with_it_as_a_recipe(continued):
+def test_resume_accepts_the_config_of_the_run_as_recipe(continued):
     (changes,) = continued("--recipe", "run/config.json")
     assert changes.keys() <= set(RESUMABLE) and changes["epochs"] == 5
 
 
-def test_flags_of_a_recipe_count_like_flags(continued, refused):
+def test_resume_compares_values_of_a_recipe_like_flags(continued, refused):
     recipe = Path("flags.toml")
     recipe.write_text('arch = "mlp"\nlr = 0.001\nepochs = 9\n[options.arch]\nhidden = [32]\n')
     refused(["--lr 0.001", "--lr 0.002"], "--recipe", "flags.toml")
     assert continued("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag goes before the recipe
 
 
-def test_options_of_another_part_than_the_runs_are_left_out_as_in_the_first_call(continued):
+def test_resume_drops_options_of_another_part_like_the_first_call(continued):
     Path("flags.toml").write_text('arch = "conv"\n[options.arch]\nwidth = 8\n')
     assert continued("--recipe", "flags.toml", "--arch", "mlp") == [{}]
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_recipe_of_another_run_is_refused(refused, name):
+def test_resume_rejects_recipe_of_another_run(refused, name):
     refused(["'run' was started"], "--recipe", name)
 
 
 COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"
 
 
-def test_a_command_is_repeated_with_resume_added(cvae):
+def test_command_can_be_repeated_with_resume(cvae):
     Path("w").mkdir()
     for i in range(12):
         pixels = np.random.default_rng(i).integers(0, 256, (20, 20), dtype=np.uint8)

@@ -15,7 +15,7 @@ from cvae.config import SHORT_FLAGS, TrainConfig, flag
 from cvae.engine import load_model
 
 
-def test_the_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
+def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     parameters = inspect.signature(train).parameters
     own = {"recipe", "out", "resume", "set_", "json"}
@@ -61,7 +61,7 @@ def test_every_flag_reaches_the_config(cvae):
     assert hidden.shape == (100, 32)
 
 
-def test_a_recipe_is_overridden_by_flags(cvae):
+def test_flags_override_recipe(cvae):
     Path("mine.toml").write_text(
         'arch = "mlp"\nlatent-dim = 5\nepochs = 1\nlimit = 64\nlr = 0.002\n[options.arch]\nhidden = [16]\n'
     )
@@ -75,7 +75,7 @@ def test_a_recipe_is_overridden_by_flags(cvae):
     assert config["model"]["architecture"]["options"]["hidden"] == [32]
 
 
-def test_options_of_a_recipe_go_with_its_part(cvae):
+def test_options_of_a_recipe_belong_to_its_part(cvae):
     """A flag that names another part leaves out the options of the recipe's."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
@@ -92,7 +92,7 @@ def test_options_of_a_recipe_go_with_its_part(cvae):
     assert model["prior"]["options"] == {"couplings": 2, "hidden": 8}
 
 
-def test_runs_get_names_of_their_own_and_a_runs_config_repeats_it(cvae):
+def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
     first = cvae(*QUICK, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
     second = cvae("train", "--recipe", f"{first}/config.json", "--json").facts["run"]
     other = cvae(*QUICK, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
@@ -101,13 +101,13 @@ def test_runs_get_names_of_their_own_and_a_runs_config_repeats_it(cvae):
     assert a == b != c
 
 
-def test_set_goes_before_the_config_that_is_repeated(cvae):
+def test_set_overrides_config_used_as_recipe(cvae):
     run = cvae(*QUICK, "--beta", 2, "--json").facts["run"]
     cvae("train", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
 
 
-def test_resume_goes_on_where_the_run_ended(cvae):
+def test_resume_continues_where_the_run_stopped(cvae):
     run = cvae(*QUICK, "--json").facts["run"]
     cvae(*QUICK, "--out", "runs/other")
     before = Path("runs/other/model.safetensors").read_bytes()
@@ -119,12 +119,12 @@ def test_resume_goes_on_where_the_run_ended(cvae):
 
 
 @pytest.mark.parametrize("validation", [0.1, 0])
-def test_a_loss_that_explodes_names_the_learning_rate(cvae, validation):
+def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, validation):
     done = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)
     assert done.code == 1 and "--lr" in done.err.splitlines()[-1] and "1e+30" in done.err.splitlines()[-1]
 
 
-def test_a_run_that_begins_with_anothers_weights_has_its_network(cvae, trained):
+def test_train_with_init_uses_the_network_of_the_other_run(cvae, trained):
     done = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
     assert done.code == 0, done.err
     config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))

@@ -74,28 +74,28 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize(("code", "flags", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
-def test_a_training_that_makes_no_sense_is_refused(refused, litter, code, flags, words):
+def test_train_rejects_invalid_flags(refused, litter, code, flags, words):
     refused(code, words, "train", *flags.split())
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
-def test_options_that_make_no_sense_are_refused(refused, trained, flags, words):
+def test_train_rejects_invalid_options(refused, trained, flags, words):
     shutil.copytree(trained["plain"], "run")
     short = [] if "--resume" in flags else ["--epochs", "1", "--limit", "64"]
     refused(2, words, "train", *short, *flags.split())
 
 
 @NO_CUDA
-def test_a_device_that_is_not_here_is_refused(refused):
+def test_train_rejects_device_that_is_not_available(refused):
     refused(2, ["'cuda'", "leave the flag out"], "train", "--device", "cuda")
 
 
-def test_a_run_is_not_overwritten_and_not_changed(refused, trained):
+def test_train_neither_overwrites_nor_changes_a_run(refused, trained):
     shutil.copytree(trained["plain"], "run")
     refused(2, ["'run'", "--resume"], *QUICK, "--out", "run")
     refused(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
 
 
-def test_beta_needs_an_objective_that_has_it(refused, monkeypatch):
+def test_beta_requires_objective_with_that_option(refused, monkeypatch):
     monkeypatch.setattr(registry.OBJECTIVES, "_registered", {"without-beta": lambda model, image, label, weight: None})
     refused(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")

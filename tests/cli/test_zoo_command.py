@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 
-def test_the_zoo_lists_shows_and_copies(cvae):
+def test_zoo_lists_shows_and_copies_models(cvae):
     facts = cvae("zoo", "list", "--json").facts
     assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
     done = cvae("zoo", "list")
@@ -24,11 +24,11 @@ def test_the_zoo_lists_shows_and_copies(cvae):
 
 
 @pytest.mark.parametrize("command", ["show", "copy"])
-def test_an_unknown_zoo_model_is_refused(cvae, command):
+def test_zoo_suggests_similar_model_for_unknown_name(cvae, command):
     done = cvae("zoo", command, "mnist-resnet-conditonal")
     assert done.code == 2 and "did you mean 'mnist-resnet-conditional'" in done.err
 
 
-def test_an_unknown_recipe_has_recipes_for_near_names(cvae):
+def test_zoo_suggests_similar_recipe_for_unknown_name(cvae):
     done = cvae("zoo", "show", "classic-car-bce")
     assert done.code == 2 and "did you mean 'classic-cars-bce'" in done.err

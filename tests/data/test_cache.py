@@ -59,7 +59,7 @@ class TestDiskImages:
             IMAGES[:, 0, 0, 0] > 99,
         ],
     )
-    def test_reads_what_numpy_does(
+    def test_indexing_agrees_with_numpy(
         self, path: Path, key: Any, missing: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name in missing:
@@ -73,19 +73,19 @@ class TestDiskImages:
         order = np.random.default_rng(0).permutation(300)
         assert np.array_equal(rows.select(order)[key], IMAGES[order][key])
 
-    def test_grey(self, tmp_path: Path) -> None:
+    def test_grey_images_get_a_channel(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", IMAGES[:, 0])
         assert np.array_equal(DiskImages.open(tmp_path / "x.npy")[3:8], IMAGES[3:8, :1])
 
     @pytest.mark.parametrize("array", [IMAGES / 255, np.asfortranarray(IMAGES), IMAGES[0, 0], IMAGES[None]])
-    def test_other_arrays(self, tmp_path: Path, array: np.ndarray) -> None:
+    def test_unsupported_arrays_are_not_opened(self, tmp_path: Path, array: np.ndarray) -> None:
         np.save(tmp_path / "x.npy", array)
         with pytest.raises(UsageError, match=r"x\.npy' holds .*, not uint8"):
             DiskImages.open(tmp_path / "x.npy")
 
     @pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole[:60], lambda whole: b"",
                                         lambda whole: b"x" + whole[1:], lambda whole: whole + b"x"])  # fmt: skip
-    def test_damaged(self, path: Path, change: Callable[[bytes], bytes]) -> None:
+    def test_damaged_file_is_rejected(self, path: Path, change: Callable[[bytes], bytes]) -> None:
         path.write_bytes(change(path.read_bytes()))
         with pytest.raises(CvaeError, match="is damaged"):
             DiskImages.open(path)
@@ -98,7 +98,7 @@ class TestDiskImages:
         with pytest.raises(UsageError, match="holds object"):
             DiskImages.open(tmp_path / "x.npy")
 
-    def test_changed_while_it_is_read(self, path: Path) -> None:
+    def test_change_during_reading_is_an_error(self, path: Path) -> None:
         rows = DiskImages.open(path)
         os.truncate(path, path.stat().st_size - 100)
         assert np.array_equal(rows[:200], IMAGES[:200])
@@ -147,7 +147,9 @@ class TestInFile:
             {"binarize": "dynamic", "validation": 0},  # what is drawn once is drawn otherwise from a file
         ],
     )
-    def test_as_in_memory(self, data: str, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]) -> None:
+    def test_batches_equal_those_in_memory(
+        self, data: str, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
+    ) -> None:
         memory = load_data(data, **flags)
         monkeypatch.setattr(dataset, "MEMORY", IMAGES[:, :1].nbytes - 1)
         file = load_data(data, **flags)
@@ -165,13 +167,13 @@ class TestInFile:
             for key in (slice(None), slice(3, 9), np.array([2, 0, 4])):
                 assert np.array_equal(a.images[key], b.images[key])
 
-    def test_hold_out(self, data: str, in_file: None) -> None:
+    def test_validation_is_held_out_without_copy(self, data: str, in_file: None) -> None:
         held = load_data(data, validation=0.2)
         assert held.validation is not None and (len(held.train), len(held.validation)) == (240, 60)
         found = [image.tobytes() for split in (held.train, held.validation) for image in split.images[:]]
         assert sorted(found) == sorted(image.tobytes() for image in IMAGES[:, :1])
 
-    def test_static(self, tmp_path: Path, in_file: None) -> None:
+    def test_static_binarization_equals_that_in_memory(self, tmp_path: Path, in_file: None) -> None:
         grey = np.repeat(np.arange(256, dtype=np.uint8), 2)[:, None, None].repeat(64, 1).repeat(64, 2)
         np.save(tmp_path / "x.npy", grey)
         data = f"npz:{tmp_path / 'x.npy'}"
@@ -186,13 +188,13 @@ class TestInFile:
         held = load_data(data, binarize="static", limit=30, seed=1).train.images  # whatever else is chosen
         assert isinstance(held, DiskImages) and np.array_equal(held[:], images[held.index])
 
-    def test_plugin(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
+    def test_plugin_may_return_images_on_disk(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
         rows = DiskImages.open(data.removeprefix("npz:"))
         made = Dataset(name="", train=Split(images=rows), classes=None, data_license="")
         monkeypatch.setitem(dataset.DATASETS._registered, "toy", lambda *_: made)
         assert np.array_equal(load_data("toy", validation=0).train.images[:], IMAGES[:, :1])
 
-    def test_npy_that_is_not_taken(self, tmp_path: Path) -> None:
+    def test_unsupported_npy_file_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "x.npy"
         np.save(path, IMAGES.transpose(0, 2, 3, 1))
         assert_load_fails(f"npz:{path}", "(300, 6, 5, 3)", "(N, C, H, W)", kind=UsageError)
@@ -238,7 +240,7 @@ class TestFolder:
     expected = np.concatenate([colours[0::2], colours[1::2]]).transpose(0, 3, 1, 2)
 
     @pytest.mark.parametrize("memory", [0, 2**28])
-    def test_decoded_once(
+    def test_images_are_decoded_once(
         self, photos: Path, root: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch, memory: int,
         capfd: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
@@ -253,18 +255,20 @@ class TestFolder:
         self.get(photos, data_dir=str(root / "other"))
         assert decodings == [12, 12] and len(list((root / "other").rglob("*.npy"))) == 1
 
-    def test_bar(self, photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def test_progress_bar_is_shown_while_decoding(
+        self, photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
         monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
         assert len(self.get(photos.rename(photos.with_name("[b]")))) == 12
         out, error = capfd.readouterr()
         assert not out and "decoding [b]" in error
 
-    def test_sizes_are_kept_apart(self, photos: Path, root: Path, decodings: list[int]) -> None:
+    def test_each_size_has_its_own_cache(self, photos: Path, root: Path, decodings: list[int]) -> None:
         for size in (8, 4, 8, 4):
             assert self.get(photos, size=size).shape == (12, 3, size, size)
         assert decodings == [12, 12] and len(list(root.rglob("*.npy"))) == 2
 
-    def test_what_changes_is_seen(self, photos: Path, root: Path, decodings: list[int]) -> None:
+    def test_changed_folder_is_decoded_again(self, photos: Path, root: Path, decodings: list[int]) -> None:
         self.get(photos)
         first = photos / "a" / "00.png"
         paint(first, self.colours[5])
@@ -279,7 +283,7 @@ class TestFolder:
         assert decodings == [12, 12, 13, 12, 12]
         assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # the earlier ones are gone
 
-    def test_change_that_keeps_size_and_time(self, photos: Path, decodings: list[int]) -> None:
+    def test_change_that_keeps_size_and_time_is_noticed(self, photos: Path, decodings: list[int]) -> None:
         self.get(photos)
         first = photos / "a" / "00.png"
         before, content = first.stat(), bytearray(first.read_bytes())
@@ -296,7 +300,7 @@ class TestFolder:
     @pytest.mark.parametrize(
         "damage", [lambda whole: whole[:-9], lambda whole: b"", lambda whole: b"x" + whole[1:], None]
     )
-    def test_damaged_cache_is_made_anew(
+    def test_damaged_cache_is_rebuilt(
         self, photos: Path, root: Path, decodings: list[int], suffix: str, damage: Callable[[bytes], bytes] | None
     ) -> None:
         self.get(photos)
@@ -309,7 +313,9 @@ class TestFolder:
         assert decodings == [12, 12] and file.is_file()
 
     @pytest.mark.parametrize("chunk", [1, 3 * 64 * 5, 2**24])
-    def test_grey(self, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    def test_grey_folder_is_cached_with_one_channel(
+        self, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
+    ) -> None:
         monkeypatch.setattr(cache, "CHUNK", chunk)
         greys = self.colours[..., 0]
         for i, image in enumerate(greys):
@@ -317,7 +323,7 @@ class TestFolder:
         assert np.array_equal(self.get(tmp_path / "greys"), greys[:, None])
         assert np.array_equal(np.load(next(root.rglob("*.npy"))), greys[:, None])
 
-    def test_file_that_goes_while_decoding(
+    def test_file_removed_during_decoding_is_skipped(
         self, photos: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         decode = cache.decode
@@ -332,13 +338,13 @@ class TestFolder:
         assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))  # no warning: it isn't there
         assert decodings == [12, 11]
 
-    def test_cache_that_cannot_be_written(self, photos: Path, tmp_path: Path) -> None:
+    def test_unwritable_cache_is_an_error(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert_load_fails(
             f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"), kind=CvaeError
         )
 
-    def test_full_disk(self, photos: Path, root: Path) -> None:
+    def test_full_disk_is_an_error_and_leaves_no_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import resource, sys\n"
             "from cvae.config import TrainConfig\n"
@@ -352,7 +358,7 @@ class TestFolder:
         assert not error and out.startswith("CvaeError can't write") and "--data-dir" in out and out.count("\n") == 1
         assert not [path for path in root.rglob("*") if path.is_file()]
 
-    def test_two_processes_at_once(self, photos: Path, root: Path) -> None:
+    def test_two_processes_decode_at_the_same_time(self, photos: Path, root: Path) -> None:
         code = (
             "import sys, hashlib\n"
             "from cvae.config import TrainConfig\n"
@@ -380,7 +386,7 @@ class TestFolder:
         assert lines.count("decoding") == 1 and len(set(lines)) == 2
         assert [path.suffix for path in sorted(root.rglob("*.*"))] == [".json", ".npy"]
 
-    def test_killed_while_decoding(self, photos: Path, root: Path) -> None:
+    def test_killed_process_leaves_no_broken_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import os, sys\n"
             "from cvae.config import TrainConfig\n"
@@ -399,7 +405,7 @@ class TestFolder:
         assert [path.suffixes for path in sorted(root.rglob("*.*"))] == [[".json"], [".npy"]]  # what was left is gone
 
 
-def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
+def test_reading_cached_images_imports_no_heavy_package(tmp_path: Path) -> None:
     """The digits, and an MNIST that is on disk, come without torch, torchvision and scikit-learn."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)

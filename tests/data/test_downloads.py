@@ -84,7 +84,9 @@ class TestDownloads:
         monkeypatch.setattr(getattr(datasets, kind), "resources", resources)
         return name, kind
 
-    def test_idx(self, kin: tuple[str, str], server: tuple[Path, str], root: Path) -> None:
+    def test_mnist_and_its_variants_are_downloaded_once(
+        self, kin: tuple[str, str], server: tuple[Path, str], root: Path
+    ) -> None:
         name, kind = kin
         first = load_data(name, data_dir=str(root), validation=0)
         assert np.array_equal(first.train.images, IMAGES[:, None]) and np.array_equal(first.train.labels, LABELS)  # type: ignore[arg-type]
@@ -105,7 +107,7 @@ class TestDownloads:
             (raw / "train-images-idx3-ubyte").write_bytes(content)
             assert_load_fails(name, repr(name), str(root), "damaged", kind=CvaeError, data_dir=str(root))
 
-    def test_classes(self) -> None:
+    def test_class_names_agree_with_torchvision(self) -> None:
         assert tuple("0123456789") == downloads.DIGITS
         assert list(downloads.KUZUSHIJI) == datasets.KMNIST.classes
         assert list(downloads.FASHION) == datasets.FashionMNIST.classes
@@ -115,7 +117,7 @@ class TestDownloads:
         assert truth == downloads.EMNIST and tuple(truth) == datasets.EMNIST.splits == tuple(downloads.EMNIST)
 
     @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
-    def test_where_it_goes(
+    def test_data_folder_comes_from_flag_or_environment(
         self, kin: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -129,12 +131,12 @@ class TestDownloads:
         assert (tmp_path / "home" / "flag" / "MNIST" / "raw").is_dir()
 
     @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
-    def test_wrong_checksum(self, kin: tuple[str, str], server: tuple[Path, str], root: Path) -> None:
+    def test_wrong_checksum_is_an_error(self, kin: tuple[str, str], server: tuple[Path, str], root: Path) -> None:
         (server[0] / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
         assert_load_fails("mnist", "can't download 'mnist'", "corrupted", kind=CvaeError, data_dir=str(root))
 
     @pytest.mark.parametrize("selection", ["", "letters", "digits", "mnist", "byclass", "bymerge"])
-    def test_emnist(
+    def test_emnist_is_upright_and_has_the_labels_of_its_split(
         self, selection: str, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         split = selection or "balanced"
@@ -173,7 +175,7 @@ class TestDownloads:
         monkeypatch.setattr(downloads, "CIFAR10_RECORDS", 2)
         return records
 
-    def test_cifar10(self, cifar: np.ndarray, server: tuple[Path, str], root: Path) -> None:
+    def test_cifar10_is_downloaded_once(self, cifar: np.ndarray, server: tuple[Path, str], root: Path) -> None:
         loaded = load_data("cifar10", data_dir=str(root), validation=0)
         assert loaded.train.images.shape == (10, 3, 32, 32)
         assert loaded.train.images[7, 2, 5, 4] == cifar[7, 1 + 2 * 1024 + 5 * 32 + 4]
@@ -185,13 +187,15 @@ class TestDownloads:
         file.write_bytes(file.read_bytes()[:3073])
         assert_load_fails("cifar10", "damaged", str(root), kind=CvaeError, data_dir=str(root))
 
-    def test_cifar10_as_pickle(self, cifar: np.ndarray, root: Path) -> None:
+    def test_cifar10_as_pickle_is_rejected(self, cifar: np.ndarray, root: Path) -> None:
         (root / "cifar-10-batches-py").mkdir(parents=True)
         assert_load_fails(
             "cifar10", "pickle", "cifar-10-binary.tar.gz", "--data-dir", kind=CvaeError, data_dir=str(root)
         )
 
-    def test_svhn(self, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    def test_svhn_is_read_from_matlab_files(
+        self, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, root: Path
+    ) -> None:
         images = np.random.default_rng(4).integers(0, 256, (32, 32, 3, 5), np.uint8)
         packed = io.BytesIO()
         scipy.io.savemat(packed, {"X": images, "y": np.array([[10], [1], [9], [10], [2]], np.uint8)})
@@ -236,13 +240,13 @@ class TestDownloads:
     # torchvision leaves the answer 404 unclosed; `nowhere` collects it, so that no later test is warned of it.
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
     @pytest.mark.parametrize("name", NAMED)
-    def test_no_network(self, nowhere: None, name: str, root: Path) -> None:
+    def test_missing_network_is_one_line(self, nowhere: None, name: str, root: Path) -> None:
         before = socket.getdefaulttimeout()
         assert_load_fails(
             name, repr(name), str(root), "--data-dir", "--data digits", kind=CvaeError, data_dir=str(root)
         )
         assert socket.getdefaulttimeout() == before
 
-    def test_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
+    def test_folder_that_cannot_be_created_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert_load_fails("mnist", "can't download", kind=CvaeError, data_dir=str(tmp_path / "file"))

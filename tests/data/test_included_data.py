@@ -18,7 +18,7 @@ def shared() -> Path:
 
 
 class TestDigits:
-    def test_against_scikit_learn(self) -> None:
+    def test_digits_equal_those_of_scikit_learn(self) -> None:
         truth = sklearn.datasets.load_digits()
         digits = load_data("digits", validation=0)
         assert digits.test is not None and (len(digits.train), len(digits.test)) == (1438, 359)
@@ -31,7 +31,7 @@ class TestDigits:
         # A change here makes figures on the test split incomparable with those of earlier versions.
         assert digits.test.labels is not None and digits.test.labels[:5].tolist() == [8, 8, 9, 8, 3]
 
-    def test_size(self) -> None:
+    def test_digits_can_be_enlarged(self) -> None:
         small, large = load_data("digits"), load_data("digits", size=28)
         assert large.train.images.shape == (1294, 1, 28, 28)
         assert np.array_equal(small.train.labels, large.train.labels)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ class TestDigits:
 
 
 class TestShared:
-    def test_mnist(self, shared: Path) -> None:
+    def test_mnist_equals_its_raw_files(self, shared: Path) -> None:
         mnist = load_data("mnist", data_dir=str(shared), validation=0)
         raw = shared / "MNIST" / "raw"
         for split, stem in ((mnist.train, "train"), (mnist.test, "t10k")):
@@ -56,7 +56,7 @@ class TestShared:
         assert np.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
         assert mnist.classes == tuple("0123456789") and "CC BY-SA 3.0" in mnist.data_license
 
-    def test_packed_mnist(self, shared: Path) -> None:
+    def test_packed_binary_mnist_agrees_with_mnist(self, shared: Path) -> None:
         path = shared / "mnist_static_binarized.npz"
         packed = load_data(f"npz:{path}", conditional=True)
         splits = packed.train, packed.validation, packed.test
@@ -70,7 +70,7 @@ class TestShared:
             grey = source.images[index]  # what was black or white stays so
             assert not split.images[grey == 0].any() and (split.images[grey == 255] == 255).all()
 
-    def test_cars(self, shared: Path) -> None:
+    def test_folder_of_cars_is_read_with_its_classes(self, shared: Path) -> None:
         cars = load_data(f"folder:{shared / 'cars' / 'test'}", size=32, validation=0)
         files = sorted((shared / "cars" / "test").glob("*/*.jpg"))
         assert cars.classes == tuple(sorted({file.parent.name for file in files}))

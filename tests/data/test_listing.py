@@ -55,7 +55,7 @@ def understood(root: Path) -> dict[str, dict[str, int] | int]:
         ("train_test", ""),
     ],
 )
-def test_split_of(name: str, split: str | None) -> None:
+def test_split_of_a_folder_name(name: str, split: str | None) -> None:
     assert split_of(name) == split
 
 
@@ -132,7 +132,7 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
         (["images/train 1", "images/val 1", "labels/train 1", "labels/val 1"], "images/ (", ("images", "labels")),
     ],
 )
-def test_unclear_folder_shows_the_tree_and_both_ways_out(
+def test_unclear_folder_shows_the_tree_and_both_fixes(
     root: Path, layout: list[str], tree: str, classes: tuple[str, ...]
 ) -> None:
     fill(root, *layout)
@@ -142,12 +142,12 @@ def test_unclear_folder_shows_the_tree_and_both_ways_out(
     assert load_data(f"folder-classes:{root}", validation=0, size=4).classes == classes
 
 
-def test_a_tree_that_is_cut_says_so(root: Path) -> None:
+def test_shortened_tree_is_marked(root: Path) -> None:
     fill(root, "train/x 1", *(f"more{i}/x 1" for i in range(12)))
     assert_load_fails(f"folder:{root}", "train/ (x 1)", "...")
 
 
-def test_left_out_folders_are_named(root: Path) -> None:
+def test_skipped_folders_are_named(root: Path) -> None:
     fill(root, "train/cat 2", "test/cat 1", "sample_images 4")
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
@@ -164,7 +164,7 @@ def test_classes_are_counted(root: Path) -> None:
     )
 
 
-def test_symbolic_links_are_followed_and_loops_end(root: Path, tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path: Path) -> None:
     fill(tmp_path, "store/a 5", "store/b 6", "set/a 2")
     (root / "b").mkdir()
     (root / "a" / "part").symlink_to(tmp_path / "store" / "a")
@@ -190,7 +190,7 @@ def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp
     assert understood(root) == {"train": {"a": 5, "b": 6}, "test": {"a": 5, "b": 6}}
 
 
-def test_links_across_and_across_end_in_one_line(root: Path) -> None:
+def test_too_many_links_are_one_line(root: Path) -> None:
     """20 levels of two links each would be a million folders."""
     fill(root, "20 1")
     for level in range(20):
@@ -208,19 +208,19 @@ def test_folders_without_images_are_named(root: Path) -> None:
     ]
 
 
-def test_an_empty_training_split_is_an_error(root: Path) -> None:
+def test_empty_training_split_is_an_error(root: Path) -> None:
     fill(root, "train/cat 0", "test/cat 1")
     assert_load_fails(f"folder:{root}", "the training split of", "has no images")
 
 
-def test_labels_of_test_images_are_not_used_where_training_images_have_none(root: Path) -> None:
+def test_labels_of_test_images_are_ignored_without_training_labels(root: Path) -> None:
     fill(root, "train 4", "test/cat 1", "test/dog 1")
     loaded = load_data(f"folder:{root}", size=4, validation=0)
     assert loaded.classes is None and loaded.test is not None and loaded.test.labels is None
     assert loaded.remarks[0] == "labels are not used: test has a folder for each class, train does not"
 
 
-def test_a_folder_that_cannot_be_read_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2", "b 1", "c 0")
     scandir = os.scandir
 
@@ -251,7 +251,7 @@ def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: s
     assert len(loaded.train) == 1 and abs(int(loaded.train.images[0, 0, 4, 4]) - 200) < 4
 
 
-def test_an_error_of_the_drive_is_not_kept(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drive_error_is_not_cached(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 3")
     real, broken = decoding.open_image, [True]
 
@@ -268,9 +268,7 @@ def test_an_error_of_the_drive_is_not_kept(root: Path, monkeypatch: pytest.Monke
     assert len(load_data(f"folder:{root}", size=4, validation=0).train) == 3
 
 
-def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_process_does_not_mix_two_caches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that could not be read is black; once it can, it must not count as read before it is."""
     fill(root, "a 3")
     real, failing = decoding.open_image, [True]
@@ -292,7 +290,7 @@ def test_a_kill_between_the_files_of_the_cache_does_not_mix_two_decodings(
     assert images[:, 0, 0, 0].tolist() == [0, 1, 2]
 
 
-def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warning_gives_a_reason_for_each_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2")
     monkeypatch.setattr("cvae.imaging.reader.MAX_PIXELS", 100)
     Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
@@ -308,7 +306,7 @@ def test_a_reason_is_given_for_each_kind_of_skipped_image(root: Path, monkeypatc
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_deep_images_are_as_bright_as_their_values(root: Path, dtype: type, suffix: str, bits: int) -> None:
+def test_deep_images_keep_their_brightness(root: Path, dtype: type, suffix: str, bits: int) -> None:
     """A ramp to the largest value, and a dark image beside it, which must not become brighter than it."""
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(root / f"a.{suffix}")
@@ -320,7 +318,7 @@ def test_deep_images_are_as_bright_as_their_values(root: Path, dtype: type, suff
     assert (f"read as {bits} bits" in loaded.remarks[0]) == (bits < 16)
 
 
-def test_dark_images_among_those_of_16_bits_are_named(root: Path) -> None:
+def test_dark_16_bit_images_are_named(root: Path) -> None:
     for i in range(5):
         Image.fromarray(np.full((8, 8), 2000, np.uint16)).save(root / f"{i}.png")
     pixels = np.full((8, 8), 2000, np.uint16)
@@ -331,7 +329,7 @@ def test_dark_images_among_those_of_16_bits_are_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("peak", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])
-def test_a_pgm_file_says_its_range(root: Path, peak: int, value: int, expected: int) -> None:
+def test_pgm_file_declares_its_range(root: Path, peak: int, value: int, expected: int) -> None:
     pixels = np.full(64, value, np.uint8 if peak < 256 else np.dtype(">u2"))
     (root / "x.pgm").write_bytes(f"P5 8 8 {peak} ".encode() + pixels.tobytes())
     loaded = load_data(f"folder:{root}", size=8, validation=0)
@@ -340,7 +338,7 @@ def test_a_pgm_file_says_its_range(root: Path, peak: int, value: int, expected: 
 
 
 @pytest.mark.parametrize("name", [":cat:", "[bold]x", "[x"])
-def test_names_are_shown_as_they_are_written(root, capsys, monkeypatch, name):
+def test_names_are_quoted_in_full(root, capsys, monkeypatch, name):
     from rich.console import Console
 
     from cvae.engine.progress import TrainingProgress

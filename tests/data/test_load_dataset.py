@@ -45,7 +45,7 @@ class TestLoad:
             assert np.array_equal(split.images, whole.train.images[split.labels])
         assert same_split(held.test, whole.test)
 
-    def test_seed(self, toy: Callable[..., str]) -> None:
+    def test_seed_determines_split_and_binarization(self, toy: Callable[..., str]) -> None:
         name = toy(numbered())
         a, b, c = (load_data(name, seed=seed, binarize="static") for seed in (0, 0, 1))
         assert same_split(a.train, b.train) and same_split(a.validation, b.validation) and same_split(a.test, b.test)
@@ -53,7 +53,9 @@ class TestLoad:
         assert same_split(a.test, c.test)
 
     @pytest.mark.parametrize(("validation", "count"), [(0, None), (0.001, 1), (0.5, 100)])
-    def test_share(self, toy: Callable[..., str], validation: float, count: int | None) -> None:
+    def test_share_of_validation_images_is_rounded(
+        self, toy: Callable[..., str], validation: float, count: int | None
+    ) -> None:
         held = load_data(toy(numbered()), validation=validation).validation
         assert (held and len(held)) == count
 
@@ -67,18 +69,18 @@ class TestLoad:
             and loaded.test is None
         )
 
-    def test_too_few_to_hold_out(self, toy: Callable[..., str]) -> None:
+    def test_too_few_images_to_hold_out_are_rejected(self, toy: Callable[..., str]) -> None:
         assert_load_fails(toy(numbered(1, 1)), "--validation 0.1", "--validation 0")
 
     @pytest.mark.parametrize("validation", [0, 0.1])
-    def test_limit_comes_after_the_hold_out(self, toy: Callable[..., str], validation: float) -> None:
+    def test_limit_applies_after_validation_is_held_out(self, toy: Callable[..., str], validation: float) -> None:
         name = toy(numbered())
         whole, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
         assert same_split(few.train, Split(images=whole.train.images[:7], labels=whole.train.labels[:7]))  # type: ignore[index]
         assert same_split(more.train, whole.train) and same_split(few.test, whole.test)
         assert validation == 0 or same_split(few.validation, whole.validation)
 
-    def test_classes_can_be_left_out(self, toy: Callable[..., str]) -> None:
+    def test_classes_can_be_excluded(self, toy: Callable[..., str]) -> None:
         whole = numbered()
         left = load_data(toy(whole), validation=0, without=("3", "5", "199"))
         assert left.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
@@ -88,13 +90,13 @@ class TestLoad:
             assert names == [i for i in range(len(of)) if i not in (3, 5, 199)]
             assert np.array_equal(split.images, of.images[names])
 
-    def test_leaving_out_needs_labels(self, toy: Callable[..., str]) -> None:
+    def test_excluding_classes_requires_labels(self, toy: Callable[..., str]) -> None:
         whole = numbered()
         bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, data_license="")
         assert_load_fails(toy(bare), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
-    def test_binarize(self, toy: Callable[..., str], mode: str) -> None:
+    def test_binarization_follows_the_grey_levels(self, toy: Callable[..., str], mode: str) -> None:
         greys = np.arange(256, dtype=np.uint8)
         images = np.broadcast_to(greys[:, None, None, None], (256, 1, 100, 100))
         splits = {name: Split(images=images) for name in ("train", "validation", "test")}
@@ -113,7 +115,7 @@ class TestLoad:
         # No two splits share their noise: a validation image is no copy of a training image.
         assert len({split.images.tobytes() for split in drawn if split}) == len(drawn)
 
-    def test_binarize_leaves_binary_images(self, toy: Callable[..., str]) -> None:
+    def test_binarization_keeps_binary_images(self, toy: Callable[..., str]) -> None:
         images = np.random.default_rng(0).integers(0, 2, (50, 1, 8, 8), np.uint8) * np.uint8(255)
         loaded = load_data(
             toy(Dataset(name="", train=Split(images=images), classes=None, data_license="")),
@@ -122,11 +124,11 @@ class TestLoad:
         )
         assert np.array_equal(loaded.train.images, images)
 
-    def test_binarize_refuses_colour(self, toy: Callable[..., str]) -> None:
+    def test_binarization_rejects_colour(self, toy: Callable[..., str]) -> None:
         colour = Dataset(name="", train=Split(images=np.zeros((9, 3, 4, 4), np.uint8)), classes=None, data_license="")
         assert_load_fails(toy(colour), "--binarize 'static'", "3 channels", "--binarize none", binarize="static")
 
-    def test_conditional_needs_labels(self, toy: Callable[..., str]) -> None:
+    def test_conditional_requires_labels(self, toy: Callable[..., str]) -> None:
         flat = Dataset(name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, data_license="")
         assert load_data(toy(flat)).classes is None
         assert_load_fails("toy", "--conditional", "'toy'", "sub-folder for each class", conditional=True)
@@ -134,7 +136,7 @@ class TestLoad:
         half = Dataset(name="", train=half.train, test=flat.train, classes=half.classes, data_license="")
         assert_load_fails(toy(half), "test of 'toy'", conditional=True)
 
-    def test_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_unknown_name_suggests_data_set_or_prefix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_load_fails("mnits", "'mnits'", "'mnist'")
         assert_load_fails("./photos", "'./photos'")
         monkeypatch.chdir(tmp_path)
@@ -144,11 +146,11 @@ class TestLoad:
         assert_load_fails("a.npz", "npz:a.npz")
 
     @pytest.mark.parametrize("name", ["digits", *NAMED])
-    def test_argument_that_is_not_taken(self, name: str) -> None:
+    def test_data_set_rejects_unexpected_argument(self, name: str) -> None:
         assert_load_fails(f"{name}:7", f"'{name}:7'")
 
     @pytest.mark.parametrize("name", ["folder", "npz"])
-    def test_argument_that_is_missing(self, name: str) -> None:
+    def test_data_set_requires_path(self, name: str) -> None:
         assert_load_fails(name, f"{name}:PATH")
         assert_load_fails(f"{name}:/no/such", "/no/such")
 
@@ -177,7 +179,9 @@ class TestLoad:
                      data_license=""), ["(1, 4, 3)"]),
         ],
     )  # fmt: skip
-    def test_plugin_that_returns_something_else(self, toy: Callable[..., str], result: Any, words: list[str]) -> None:
+    def test_plugin_with_invalid_result_is_rejected(
+        self, toy: Callable[..., str], result: Any, words: list[str]
+    ) -> None:
         if isinstance(result, np.ndarray):
             result = Dataset(name="", train=Split(images=result), classes=None, data_license="")
         if isinstance(result, tuple):

@@ -43,12 +43,14 @@ class TestNpz:
             (np.zeros((6, 98), np.uint8), np.zeros((6, 1, 28, 28))),
         ],
     )
-    def test_images(self, save: Callable[..., str], array: np.ndarray, expected: np.ndarray) -> None:
+    def test_images_of_every_layout_are_read(
+        self, save: Callable[..., str], array: np.ndarray, expected: np.ndarray
+    ) -> None:
         loaded = load_data(save(train=array), validation=0)
         assert np.array_equal(loaded.train.images, expected) and loaded.train.images.flags.c_contiguous
         assert loaded.classes is None and loaded.name == "x"
 
-    def test_size(self, save: Callable[..., str]) -> None:
+    def test_images_are_resized(self, save: Callable[..., str]) -> None:
         images = np.full((2, 16, 48, 3), 9, np.uint8)
         images[:, :, 16:32] = (100, 150, 200)
         loaded = load_data(save(images=images), size=8, validation=0)
@@ -56,7 +58,7 @@ class TestNpz:
         assert (loaded.train.images[..., 2:-2] == np.reshape([100, 150, 200], (3, 1, 1))).all()
 
     @pytest.mark.parametrize("key", ["valid", "validation"])
-    def test_splits_and_labels(self, save: Callable[..., str], key: str) -> None:
+    def test_splits_and_labels_are_read(self, save: Callable[..., str], key: str) -> None:
         labels = np.array([3, 0, 1, 1, 2, 0], np.uint8)
         loaded = load_data(
             save(train=self.grey, train_labels=labels, test=self.grey[:2], test_labels=labels[:2], other=1,
@@ -67,7 +69,7 @@ class TestNpz:
         assert np.array_equal(loaded.train.labels, labels)  # type: ignore[arg-type]
         assert np.array_equal(loaded.validation.labels, labels[:3])  # type: ignore[arg-type]
 
-    def test_named_labels(self, save: Callable[..., str]) -> None:
+    def test_text_labels_name_the_classes(self, save: Callable[..., str]) -> None:
         labels = np.array(["cat", "ant", "cat", "bee", "bee", "ant"])
         loaded = load_data(save(images=self.grey, labels=labels), validation=0)
         assert loaded.classes == ("ant", "bee", "cat")
@@ -99,7 +101,9 @@ class TestNpz:
             ({"train": grey, "train_labels": [0] * 6, "classes": [1]}, ["'classes'"]),
         ],
     )
-    def test_refused(self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]) -> None:
+    def test_unsupported_arrays_are_rejected(
+        self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]
+    ) -> None:
         assert_load_fails(save(**arrays), "x.npz", *words)
 
     @pytest.mark.parametrize(
@@ -114,10 +118,12 @@ class TestNpz:
             ({"train": grey, "test": square}, ["(1, 8, 8)", "(1, 8, 10)"]),
         ],
     )
-    def test_bad_content(self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]) -> None:
+    def test_inconsistent_arrays_are_rejected(
+        self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]
+    ) -> None:
         assert_load_fails(save(**arrays), "x.npz", *words, kind=CvaeError)
 
-    def test_damaged(self, save: Callable[..., str], tmp_path: Path) -> None:
+    def test_damaged_archive_is_rejected(self, save: Callable[..., str], tmp_path: Path) -> None:
         data = save(train=self.grey)
         path = tmp_path / "x.npz"
         whole = path.read_bytes()

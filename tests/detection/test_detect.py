@@ -72,7 +72,7 @@ def pictures(folder: Path, images: np.ndarray) -> list[Path]:
 # -- scores ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
+def test_bound_and_kl_agree_with_evaluation(scorers, digits):
     """With the noise of every image drawn anew, the means over images are the same."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
     found = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
@@ -85,7 +85,7 @@ def test_the_bound_and_the_kl_are_those_of_evaluation(scorers, digits):
     assert np.array_equal(measured.reconstruction, again)
 
 
-def test_the_local_error_is_the_largest_of_a_blur(scorers, digits):
+def test_local_error_is_the_maximum_of_blurred_differences(scorers, digits):
     measured = measure(scorers["plain"], digits.images[:20], reconstructions=True)
     difference = (digits.images[:20] / 255 - measured.reconstruction)[:, 0]  # (N, 1, H, W) -> (N, H, W)
     blur = partial(gaussian_filter, sigma=scores_module.BLUR * 8, mode="constant", truncate=20)
@@ -110,7 +110,7 @@ def test_labels_are_compared_at_the_mean_code(scorers, digits):
 
 
 @needs_mnist
-def test_the_label_found_is_the_true_one():
+def test_inferred_label_is_the_true_label():
     test = load_data("mnist", data_dir=str(SHARED)).test
     measured = measure(ExportedScorer(cvae.load()), test.images[:200])
     assert (measured.label == test.labels[:200]).mean() >= 0.97
@@ -123,7 +123,7 @@ def nearest(code: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
+def test_thresholds_accept_the_quantile_of_normal_images(scorers, digits, kind):
     normal = measure(scorers[kind], digits.images)
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
     thresholds = detector.facts.thresholds
@@ -135,7 +135,7 @@ def test_thresholds_let_the_share_of_normal_images_pass(scorers, digits, kind):
     assert thresholds["neighbours"] == pytest.approx(float(np.sort(nearest(normal.code))[rank - 1]), rel=1e-3)
 
 
-def test_the_ratio_is_counted_from_what_is_normal_for_a_label(scorers, digits):
+def test_label_ratio_is_normalized_for_each_label(scorers, digits):
     normal = measure(scorers["labels"], digits.images)
     detector = Detector.fit(scorers["labels"], digits.images, data="digits", quantile=0.9)
     score = detector.scores(normal)["ratio"]
@@ -176,7 +176,7 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
 
 
 @pytest.mark.parametrize("count", [30, 144])
-def test_new_normal_images_pass_as_often_as_was_asked(count):
+def test_false_alarm_rate_matches_quantile(count):
     """On average over what a few normal images happen to be; of 30 the largest is the nearest to 95 % there is."""
     random = np.random.default_rng(0)
     above = []
@@ -190,7 +190,7 @@ def test_new_normal_images_pass_as_often_as_was_asked(count):
     np.testing.assert_allclose(alarms, expected, atol=0.006)
 
 
-def test_a_rare_score_has_the_p_value_of_an_exponential_tail():
+def test_p_value_of_rare_score_follows_exponential_tail():
     random = np.random.default_rng(0)
     normal = np.sort(random.exponential(3.0, 20_000))
     found = log_p_value(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
@@ -200,7 +200,7 @@ def test_a_rare_score_has_the_p_value_of_an_exponential_tail():
 
 
 @pytest.mark.parametrize("count", [NEIGHBOURS + 1, 30, 144])
-def test_what_is_extreme_in_one_score_alone_is_found_from_few_normal_images(count):
+def test_combined_score_detects_image_extreme_in_one_score(count):
     random = np.random.default_rng(0)
     parts = {name: random.standard_normal(count) for name in COMBINED}
     calibration = np.sort(list(parts.values()), axis=1).T
@@ -215,7 +215,7 @@ def test_what_is_extreme_in_one_score_alone_is_found_from_few_normal_images(coun
     ("kind", "by"),
     [("labels", "combined"), ("labels", "ratio"), ("plain", "combined"), ("plain", "neighbours"), ("plain", "local")],
 )
-def test_what_is_no_digit_is_found(scorers, digits, kind, by):
+def test_negative_digits_are_detected_as_anomalies(scorers, digits, kind, by):
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.95)
     others = load_data("digits").test.images[200:]
     negatives = 255 - others
@@ -225,14 +225,14 @@ def test_what_is_no_digit_is_found(scorers, digits, kind, by):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_image_has_its_scores_wherever_it_stands(scorers, digits, kind):
+def test_scores_do_not_depend_on_the_order_of_images(scorers, digits, kind):
     forth, back = (measure(scorers[kind], images) for images in (digits.images, digits.images[::-1].copy()))
     for name in ("bound", "kl", "squared_error"):
         np.testing.assert_allclose(getattr(back, name)[::-1], getattr(forth, name), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path, kind):
+def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, kind):
     scorer = scorers[kind]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
     assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES, CALIBRATION]
@@ -241,7 +241,7 @@ def test_a_detector_is_read_as_it_was_written(scorers, digits, tmp_path, kind):
     assert np.array_equal(again.calibration, detector.calibration)
 
 
-def test_too_little_to_learn_from_is_refused(scorers, digits):
+def test_fit_rejects_too_few_images_and_invalid_quantile(scorers, digits):
     few = digits.images[:NEIGHBOURS]
     with pytest.raises(UsageError, match="5 normal images are too few"):
         Detector.fit(scorers["plain"], few, data="digits", quantile=0.9)
@@ -253,7 +253,7 @@ def test_too_little_to_learn_from_is_refused(scorers, digits):
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def test_fit_then_score(detect, run, digits, scorers):
+def test_fit_and_score_commands(detect, run, digits, scorers):
     facts = detect("fit", "run", "--quantile", 0.9, "--json").facts
     validation = load_data("digits").validation.images
     assert facts["out"] == "run/detector.json" and facts["images"] == len(validation)
@@ -295,13 +295,13 @@ def test_fit_then_score(detect, run, digits, scorers):
         assert shown == pytest.approx(255 * (3 * error).clip(0, 3).mean() / 3, abs=12)
 
 
-def test_normal_images_of_ones_own(detect, run, digits):
+def test_fit_accepts_a_folder_of_normal_images(detect, run, digits):
     pictures(Path("normal"), digits.images[:30])
     facts = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json").facts
     assert (facts["images"], facts["data"]) == (30, "normal")
 
 
-def test_a_score_to_go_by_and_a_picture_of_another_size(detect, run, digits):
+def test_score_command_accepts_another_score_and_image_size(detect, run, digits):
     assert detect("fit", "run", "--limit", 50)[0] == 0
     Image.fromarray(digits.images[0, 0]).resize((20, 30)).save("large.png")
     flags = ["--resize", "--by", "bound", "--out", "found", "--json"]
@@ -327,7 +327,7 @@ BAD: dict[str, tuple[int, str, list[str]]] = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
-def test_wrong_use_is_one_line_and_writes_nothing(detect, run, trained, digits, code, command, words):
+def test_detect_rejects_invalid_arguments_and_writes_nothing(detect, run, trained, digits, code, command, words):
     detect("fit", "run", "--limit", 50)
     Path("text.png").write_text("no picture")
     Path("empty").mkdir()
@@ -372,7 +372,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("spoil", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_detector_is_refused(scorers, digits, tmp_path, spoil, words):
+def test_damaged_detector_is_rejected(scorers, digits, tmp_path, spoil, words):
     scorer = scorers["labels"]
     Detector.fit(scorer, digits.images, data="digits", quantile=0.9).save(tmp_path)
     spoil(tmp_path)
@@ -396,7 +396,7 @@ def test_scored_images_are_read_at_one_depth(detect, run, digits):
         assert deep["reconstruction"] == pytest.approx(shallow["reconstruction"], rel=0.02)
 
 
-def test_what_is_left_out_of_normal_images_is_said(detect, run, digits):
+def test_fit_reports_skipped_files(detect, run, digits):
     pictures(Path("normal"), digits.images[:30])
     Path("normal/notes.txt").write_text("no image")
     done = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
@@ -405,7 +405,7 @@ def test_what_is_left_out_of_normal_images_is_said(detect, run, digits):
 
 
 @pytest.mark.parametrize(("file", "output", "value"), [("encoder", "std", -1), ("encoder", "mean", 1e25)])
-def test_a_model_without_finite_scores_is_refused_and_nothing_written(detect, run, file, output, value):
+def test_fit_rejects_model_without_finite_scores(detect, run, file, output, value):
     edit_output(run / f"{file}.onnx", output, "Mul", value)
     done = detect("fit", "run", "--limit", 50)
     error = done.err.splitlines()[-1]
@@ -413,7 +413,7 @@ def test_a_model_without_finite_scores_is_refused_and_nothing_written(detect, ru
     assert not list(run.glob("detector*"))
 
 
-def test_a_score_that_is_not_finite_is_refused(scorers, digits):
+def test_score_that_is_not_finite_is_rejected(scorers, digits):
     detector = Detector.fit(scorers["plain"], digits.images, data="digits", quantile=0.9)
     measured = measure(scorers["plain"], digits.images[:3])
     with pytest.raises(CvaeError, match=r"^the score 'kl' of '.*' is not finite: .*$"):

@@ -53,7 +53,7 @@ def home(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
 )
-def test_every_command_shown_works(document, home, tmp_path, cvae, monkeypatch):
+def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
     """In this process, which has torch loaded, but for the plug-in's, which has to be installed first."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
     if "plugin" in str(document):
@@ -74,7 +74,7 @@ def test_every_command_shown_works(document, home, tmp_path, cvae, monkeypatch):
                 assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the picture is blank"
 
 
-def test_every_program_shown_works(home, tmp_path):
+def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
         for program in code_blocks(document.read_text(), "python"):
             done = subprocess.run(
@@ -84,13 +84,13 @@ def test_every_program_shown_works(home, tmp_path):
 
 
 @pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_and_pictures_are_there(document):
+def test_links_and_images_of_the_documents_exist(document):
     for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
         if not target.startswith("http"):
             assert (document.parent / target).exists(), target
 
 
-def test_every_recipe_can_be_read_and_names_parts_that_exist():
+def test_every_recipe_is_valid_and_names_existing_parts():
     from cvae import model_zoo
     from cvae.config import TrainConfig
     from cvae.recipes import read_recipe

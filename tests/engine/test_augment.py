@@ -19,7 +19,7 @@ def changed(asked: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WH
     return augment(images, asked, shard)
 
 
-def test_nothing_asked_is_the_image_in_0_to_1():
+def test_without_augmentation_images_are_scaled_to_0_to_1():
     assert torch.equal(changed(PLAIN), IMAGES.float() / 255)
 
 
@@ -31,7 +31,7 @@ def test_half_of_the_images_are_mirrored():
     assert 150 < mirrored.sum() < 250
 
 
-def test_a_shift_moves_the_image_and_repeats_its_edge():
+def test_shift_moves_the_image_and_repeats_its_edge():
     images = changed(replace(PLAIN, shift=2))
     padded = torch.nn.functional.pad(IMAGES.float() / 255, (2, 2, 2, 2), mode="replicate")
     windows = torch.stack([padded[:, :, y : y + 6, x : x + 9] for y in range(5) for x in range(5)])  # (25, N, ...)
@@ -40,7 +40,7 @@ def test_a_shift_moves_the_image_and_repeats_its_edge():
     assert found.float().mean(1).min() > 0.01  # each of the 25 moves occurs
 
 
-def test_a_crop_shows_a_part_of_the_image_enlarged():
+def test_crop_enlarges_a_part_of_the_image():
     height, width = 12, 10
     ramp = torch.arange(width, dtype=torch.uint8).mul(25).expand(300, 1, height, width).contiguous()
     images = changed(replace(PLAIN, crop=0.5), ramp)
@@ -51,7 +51,7 @@ def test_a_crop_shows_a_part_of_the_image_enlarged():
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_dynamic_binarization_draws_each_pixel_with_the_odds_of_its_grey():
+def test_dynamic_binarization_follows_the_grey_levels():
     grey = torch.full((1, 1, 200, 200), 64, dtype=torch.uint8)
     dynamic = replace(PLAIN, binarize="dynamic")
     first, second = changed(dynamic, grey), changed(dynamic, grey, seed=1)
@@ -61,7 +61,7 @@ def test_dynamic_binarization_draws_each_pixel_with_the_odds_of_its_grey():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_a_batch_are_changed_as_the_whole_is(count):
+def test_parts_of_a_batch_are_augmented_like_the_full_batch(count):
     asked = replace(PLAIN, flip=True, shift=1, crop=0.7, binarize="dynamic")
     whole = changed(asked)
     for index in range(count):

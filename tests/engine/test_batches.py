@@ -13,7 +13,7 @@ from cvae.engine.randomness import WHOLE, Shard
 from cvae.errors import CvaeError
 
 
-def test_an_epoch_is_a_permutation_and_processes_share_it_without_overlap():
+def test_epoch_is_a_permutation_that_processes_share_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     make = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
     split = Split(images=images, labels=np.arange(100))
@@ -30,7 +30,7 @@ def test_an_epoch_is_a_permutation_and_processes_share_it_without_overlap():
 
 
 @pytest.mark.parametrize("shard", [WHOLE, Shard(1, 2)], ids=str)
-def test_a_set_in_its_file_gives_the_batches_of_one_in_memory(tmp_path, shard):
+def test_images_on_disk_give_the_batches_of_images_in_memory(tmp_path, shard):
     images, labels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), np.uint8), np.arange(50)
     np.save(tmp_path / "images.npy", images)
     make = {"batch_size": 12, "device": torch.device("cpu"), "labelled": True, "shard": shard}
@@ -49,7 +49,7 @@ def test_a_set_in_its_file_gives_the_batches_of_one_in_memory(tmp_path, shard):
     assert threading.active_count() == started
 
 
-def test_a_file_that_is_cut_short_under_a_run_is_one_line(tmp_path):
+def test_truncated_data_file_is_one_line(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (300, 1, 8, 8), np.uint8)
     np.save(tmp_path / "images.npy", images)
     split = Split(images=DiskImages.open(tmp_path / "images.npy"))

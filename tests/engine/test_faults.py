@@ -75,7 +75,7 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 
 
 @pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
-def test_kill_9_at_random_moments(tmp_path, times):
+def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     """Each time the run goes on, no epoch that was told is lost, no file is half; the end is the uninterrupted end."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
     whole = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
@@ -114,7 +114,7 @@ def test_kill_9_at_random_moments(tmp_path, times):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
+def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
     process = start(tmp_path, "--epochs", "100000")
     wait_for(tmp_path / "run" / "model.safetensors", process)
     process.send_signal(number)
@@ -125,7 +125,7 @@ def test_one_signal_saves_says_how_to_go_on_and_exits_130(tmp_path, number):
     assert checkpoint.state["step"] > 0 and not damaged
 
 
-def test_two_signals_stop_at_once_with_the_last_checkpoint_intact(tmp_path):
+def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
         "def slow(self, *batch):\n    step(self, *batch)\n"
@@ -145,7 +145,7 @@ def test_two_signals_stop_at_once_with_the_last_checkpoint_intact(tmp_path):
     assert 0 < checkpoint.state["step"] < 60 and not damaged
 
 
-def test_a_disk_that_fills_up_is_one_line_and_leaves_the_last_checkpoint(tmp_path):
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     """The limit on a file's size stands for the disk's: the same write fails, half way."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
     before = load_checkpoint(run / "last")[0].state["step"]
@@ -163,7 +163,7 @@ def test_a_disk_that_fills_up_is_one_line_and_leaves_the_last_checkpoint(tmp_pat
     resume(run, epochs=3, quiet=True)
 
 
-def test_a_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
+def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
     """As the system says it; root, who runs the tests in many a container, could write there all the same."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
@@ -178,7 +178,7 @@ def test_a_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
     resume(run, epochs=2, quiet=True)
 
 
-def test_data_that_are_deleted_half_way(tmp_path):
+def test_data_deleted_during_training(tmp_path):
     """A set in memory trains on; resuming without the file is one line, and the checkpoint waits for it."""
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
@@ -216,7 +216,7 @@ ODD = pytest.mark.parametrize("odd_batch", ["image", "gradient", "loss"], indire
 
 @ODD
 @pytest.mark.parametrize("clip", [100.0, 0.0])
-def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
+def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
     with pytest.raises(CvaeError, match=r"not finite at step 25: .*--lr.*--on-nan skip"):
         train(replace(QUICK, clip=clip), tmp_path / "run", quiet=True)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
@@ -227,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_names_the_step_and_keeps_good_weights(t
 
 @ODD
 @pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
-def test_on_nan_skip_goes_on_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
+def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
     seen = {}
     step = Trainer._train_step
 
@@ -245,20 +245,20 @@ def test_on_nan_skip_goes_on_without_that_batch(tmp_path, odd_batch, monkeypatch
     assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
 
 
-def test_a_run_that_was_stopped_before_its_first_checkpoint_begins_anew(tmp_path):
+def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
     whole = train(QUICK, tmp_path / "whole", quiet=True)
     write_file(tmp_path / "run" / "config.json", (whole / "config.json").read_bytes())
     run = resume(tmp_path / "run", quiet=True)
     assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_a_run_has_one_writer(tmp_path):
+def test_run_has_one_writer(tmp_path):
     with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
         train(QUICK, tmp_path / "run", quiet=True)
     train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
 
-def test_two_trainings_begun_together_get_two_folders(in_tmp):
+def test_simultaneous_trainings_get_different_folders(in_tmp):
     from concurrent.futures import ThreadPoolExecutor
 
     from cvae.run import create_run_folder
@@ -287,7 +287,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(launch, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
-def test_processes_train_one_model_and_a_lost_one_ends_or_restarts_the_run(tmp_path):
+def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     """Over gloo: the loss curve of one process; an error at a lost worker; with --max-restarts the same weights."""
     (tmp_path / "crashing.py").write_text(CRASHING)
     flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
@@ -309,7 +309,7 @@ def test_processes_train_one_model_and_a_lost_one_ends_or_restarts_the_run(tmp_p
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
 
 
-def test_a_restarted_run_of_processes_ends_as_the_uninterrupted_one(tmp_path):
+def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
     """With batch norm and averaged statistics, which each process has of its own part of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING)
     small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
@@ -327,7 +327,7 @@ def test_a_restarted_run_of_processes_ends_as_the_uninterrupted_one(tmp_path):
     assert figures[0] == figures[1]
 
 
-def test_several_processes_need_a_folder(monkeypatch, in_tmp, capsys):
+def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):
     from cvae.__main__ import main
 
     monkeypatch.setenv("WORLD_SIZE", "2")

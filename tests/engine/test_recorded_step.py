@@ -24,7 +24,7 @@ def as_recorded(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_step_that_can_be_recorded_gives_the_same_bytes(tmp_path, monkeypatch, arch):
+def test_recordable_step_gives_the_same_bytes(tmp_path, monkeypatch, arch):
     """Rates that float32 holds exactly: on the device all scalars are in float32."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
@@ -39,7 +39,7 @@ def test_step_that_can_be_recorded_gives_the_same_bytes(tmp_path, monkeypatch, a
     assert a == b
 
 
-def test_step_that_can_be_recorded_follows_all_schedules_and_averages(tmp_path, monkeypatch):
+def test_recordable_step_follows_all_schedules_and_averages(tmp_path, monkeypatch):
     config = replace(QUICK, ema=0.9, kl_warmup=1.5, schedule="cosine", lr=3e-3, warmup=10, objective="iwae")
     expected = load_checkpoint(train(config, tmp_path / "eager", quiet=True) / "last")[0].tensors
     as_recorded(monkeypatch)
@@ -49,7 +49,7 @@ def test_step_that_can_be_recorded_follows_all_schedules_and_averages(tmp_path, 
         torch.testing.assert_close(recorded[name], tensor, rtol=2e-3, atol=2e-4)
 
 
-def test_step_that_can_be_recorded_resumes_within_an_epoch_and_in_another_mode(tmp_path, monkeypatch):
+def test_recordable_step_resumes_within_an_epoch_and_in_another_mode(tmp_path, monkeypatch):
     config = replace(QUICK, ema=0.9, binarize="dynamic", epochs=2)
     step = Trainer._train_step
 
@@ -118,7 +118,7 @@ class FakeGraph:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_recording_and_its_failure_leave_the_run_as_it_would_be(tmp_path, monkeypatch, capsys, broken):
+def test_recording_and_its_failure_do_not_change_the_run(tmp_path, monkeypatch, capsys, broken):
     config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)
     as_recorded(monkeypatch)
     expected = train(config, tmp_path / "expected", quiet=True)
@@ -145,7 +145,7 @@ def test_recording_and_its_failure_leave_the_run_as_it_would_be(tmp_path, monkey
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_recorded_step_on_cuda_gives_the_bytes_of_launches_one_by_one(tmp_path, monkeypatch, arch):
+def test_recorded_step_on_cuda_gives_the_bytes_of_separate_launches(tmp_path, monkeypatch, arch):
     config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
     recorded = train(config, tmp_path / "recorded", quiet=True)
     monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)

@@ -14,7 +14,7 @@ from cvae.serialization import from_dict
 pytestmark = [pytest.mark.slow, needs_mnist]
 
 
-def test_the_mlp_of_pytorchs_example_reaches_its_public_figure(tmp_path):
+def test_mlp_reaches_the_published_loss_of_pytorch_example(tmp_path):
     """Public logs of https://github.com/pytorch/examples/tree/main/vae end near a test loss of 105.6 nats."""
     asked = from_dict(TrainConfig, {**read_recipe(model_zoo.recipes()["pytorch-vae"]), "data_dir": str(SHARED)})
     run = cvae.train(asked, tmp_path / "run", quiet=True)

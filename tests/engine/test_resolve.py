@@ -20,7 +20,7 @@ from cvae.serialization import from_dict
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run, monkeypatch):
+def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
     bounds = [
         [r[split]["bound"] for r in records(of)[:3] for split in ("train", "validation")] for of in (run, compiled)
@@ -35,7 +35,7 @@ def test_a_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run
     assert same(weights(resume(tmp_path / "parts", quiet=True)), weights(compiled))
 
 
-def test_compiling_is_chosen_for_long_runs_where_it_works(monkeypatch):
+def test_compile_is_enabled_for_long_runs_where_it_works(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
     assert [choose_compile(asked, 10**6, "cpu") for asked in (False, True)] == [False, True]
@@ -49,7 +49,7 @@ def test_compiling_is_chosen_for_long_runs_where_it_works(monkeypatch):
         choose_compile(True, 10, "cpu")
 
 
-def test_auto_precision_is_bf16_where_the_cpu_multiplies_it_fast(monkeypatch):
+def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
     for can, expected in [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
         assert choose_precision("auto", "cpu") == expected
@@ -72,7 +72,7 @@ def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, images, epochs):
     assert bf16 < fp32 + 0.3
 
 
-def test_defaults_are_filled_in_by_the_data():
+def test_defaults_depend_on_the_data():
     dataset = load_dataset(QUICK)
     colour = replace(dataset, train=Split(images=np.zeros((600, 3, 8, 8), np.uint8), labels=dataset.train.labels))
     ink = replace(dataset, train=replace(dataset.train, images=(dataset.train.images > 127) * np.uint8(255)))
@@ -86,6 +86,6 @@ def test_defaults_are_filled_in_by_the_data():
     assert from_dict(Config, json.loads(config.to_json())) == from_dict(Config, json.loads(config.to_json()))
 
 
-def test_options_of_a_part_that_is_not_there_are_refused():
+def test_options_of_an_unused_part_are_rejected():
     with pytest.raises(UsageError, match="conditioning"):
         configure(replace(QUICK, conditional=False, options={"conditioning": {"x": 1}}), load_dataset(QUICK))

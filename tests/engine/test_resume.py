@@ -49,14 +49,14 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
     assert unclocked[0] == unclocked[1]
 
 
-def test_resume_for_more_epochs_goes_on(run, tmp_path):
+def test_resume_for_more_epochs_continues(run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
     assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
     assert Config.read(longer / "config.json").training.epochs == 5
 
 
-def test_nothing_is_pickled(tmp_path, monkeypatch):
+def test_training_never_uses_pickle(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("pickle was used")
 
@@ -70,7 +70,7 @@ def test_nothing_is_pickled(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "json"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage):
+def test_damaged_checkpoint_is_skipped_for_the_previous_one(tmp_path, damage):
     run = train(QUICK, tmp_path / "run", quiet=True)
     older, newer = sorted((run / "last").glob("*.safetensors"))
     data = newer.read_bytes()
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tmp_path, damage
         load_checkpoint(run / "last")
 
 
-def test_resume_refuses_data_that_changed(tmp_path):
+def test_resume_rejects_changed_data(tmp_path):
     def save(count):
         np.savez(tmp_path / "data.npz", train=np.zeros((count, 8, 8), np.uint8))
 

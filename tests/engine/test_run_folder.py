@@ -22,7 +22,7 @@ from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 
 
-def test_a_run_holds_what_the_design_says(run):
+def test_run_folder_contains_the_documented_files(run):
     assert {entry.name for entry in run.iterdir()} == {
         "config.json",
         "model.safetensors",
@@ -34,7 +34,7 @@ def test_a_run_holds_what_the_design_says(run):
     assert not [path for path in run.rglob("*") if ".tmp" in path.name]
 
 
-def test_the_bound_falls_and_is_the_sum_of_its_terms(run):
+def test_bound_decreases_and_is_the_sum_of_its_terms(run):
     *epochs, test = records(run)
     bounds = [record["validation"]["bound"] for record in epochs]
     assert bounds == sorted(bounds, reverse=True)
@@ -42,7 +42,7 @@ def test_the_bound_falls_and_is_the_sum_of_its_terms(run):
         assert figures["bound"] == pytest.approx(figures["distortion"] + figures["rate"])
 
 
-def test_the_test_bound_is_that_of_the_saved_weights(run):
+def test_test_bound_is_computed_from_the_saved_weights(run):
     """Recomputed from the run's files with other noise, and averaged over it."""
     model, config = load_model(run)
     test = load_dataset(config.training).test
@@ -55,7 +55,7 @@ def test_the_test_bound_is_that_of_the_saved_weights(run):
 
 
 @pytest.mark.parametrize("tight", [None, "importance_weighted"])
-def test_the_weights_kept_are_those_of_the_tightest_validation_bound(tmp_path, monkeypatch, tight):
+def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
     """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
     scores, seen = iter([3.0, 1.0, 2.0, 0.0]), []
 
@@ -70,7 +70,7 @@ def test_the_weights_kept_are_those_of_the_tightest_validation_bound(tmp_path, m
     assert not same(kept, seen[2])
 
 
-def test_an_importance_weighted_run_is_validated_on_its_own_bound(tmp_path):
+def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
     objective = {"objective": {"samples": 8}}
     run = train(replace(QUICK, objective="iwae", options=QUICK.options | objective), tmp_path / "run", quiet=True)
     *epochs, test = records(run)
@@ -82,7 +82,7 @@ def test_an_importance_weighted_run_is_validated_on_its_own_bound(tmp_path):
         assert record["validation"]["importance_weighted"] < record["validation"]["bound"]
 
 
-def test_sample_pictures_show_ten_classes_and_originals_above_reconstructions(run):
+def test_sample_images_show_classes_and_reconstructions(run):
     with Image.open(run / "samples" / "epoch-0003-samples.png") as samples:
         assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
     with Image.open(run / "samples" / "epoch-0003-reconstructions.png") as picture:
@@ -95,7 +95,7 @@ def test_sample_pictures_show_ten_classes_and_originals_above_reconstructions(ru
     assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
 
 
-def test_sample_pictures_show_the_way_from_the_first_image_of_a_class_to_the_second(run):
+def test_sample_images_interpolate_between_two_images_of_a_class(run):
     with Image.open(run / "samples" / "epoch-0003-samples.png") as picture:
         samples = np.asarray(picture)
     with Image.open(run / "samples" / "epoch-0003-interpolations.png") as picture:
@@ -106,7 +106,7 @@ def test_sample_pictures_show_the_way_from_the_first_image_of_a_class_to_the_sec
     assert (way[:, 36:44] != way[:, :8]).any()
 
 
-def test_a_single_class_is_one_row_of_pictures(tmp_path):
+def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(40, np.int64))
     run = train(replace(QUICK, data=f"npz:{tmp_path / 'one.npz'}", limit=None, epochs=1), tmp_path / "run", quiet=True)
@@ -117,7 +117,7 @@ def test_a_single_class_is_one_row_of_pictures(tmp_path):
     assert sizes == {"samples": (71, 8), "interpolations": (71, 8), "reconstructions": (35, 17)}  # of 4 to validate
 
 
-def test_the_same_seed_draws_the_same_samples(run, tmp_path):
+def test_sample_images_are_reproducible_by_seed(run, tmp_path):
     again = train(QUICK, tmp_path / "again", quiet=True)
     pictures = sorted(path.name for path in (run / "samples").iterdir())
     assert pictures
@@ -125,7 +125,7 @@ def test_the_same_seed_draws_the_same_samples(run, tmp_path):
         assert (run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
 
 
-def test_each_epoch_is_told_after_it_was_saved(tmp_path):
+def test_on_epoch_is_called_after_the_checkpoint_is_saved(tmp_path):
     told = []
 
     def look(record):
@@ -138,7 +138,7 @@ def test_each_epoch_is_told_after_it_was_saved(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_an_unwritable_folder_is_one_line(tmp_path):
+def test_unwritable_folder_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(CvaeError, match="can't write"):
         train(QUICK, tmp_path / "run", quiet=True)
@@ -154,7 +154,7 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
         ),
     ],
 )
-def test_what_the_first_step_finds_wrong_leaves_nothing_behind(tmp_path, wrong, message):
+def test_error_in_the_first_step_leaves_no_files(tmp_path, wrong, message):
     notes = tmp_path / "run" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")

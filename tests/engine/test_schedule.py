@@ -7,7 +7,7 @@ from cvae.engine.progress import report_every
 from cvae.engine.schedule import kl_factor, lr_factor
 
 
-def test_schedules_against_their_formulas():
+def test_schedules_agree_with_their_formulas():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 50)
     for step in range(50):
@@ -24,5 +24,5 @@ def test_schedules_against_their_formulas():
 
 
 @pytest.mark.parametrize("epochs, every", {1: 1, 10: 1, 20: 1, 21: 2, 60: 5, 100: 5, 101: 10, 1300: 100}.items())
-def test_pictures_and_lines_come_at_round_epochs(epochs, every):
+def test_reports_come_at_round_epochs(epochs, every):
     assert report_every(epochs) == every

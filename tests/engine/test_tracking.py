@@ -73,7 +73,7 @@ def recorder(monkeypatch) -> type[Recorder]:
     return Recorder
 
 
-def test_tensorboard_holds_every_figure_at_its_step(tmp_path, config):
+def test_tensorboard_has_every_metric_at_its_step(tmp_path, config):
     tracking = Tracking(Accelerator(cpu=True), ("tensorboard",), tmp_path, config)
     for record in RECORDS:
         tracking.log(record, record["step"])
@@ -92,7 +92,7 @@ def test_tensorboard_holds_every_figure_at_its_step(tmp_path, config):
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_a_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, config):
+def test_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, config):
     tracking = Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config)
     assert not recorder.made
     for record in RECORDS:
@@ -113,7 +113,7 @@ def test_only_the_main_process_tracks(recorder, tmp_path, config):
 
 
 @pytest.mark.parametrize("moment", ["start", "store", "log", "finish"])
-def test_a_tracker_that_fails_is_left_out_with_one_line(recorder, tmp_path, config, capsys, monkeypatch, moment):
+def test_failing_tracker_is_dropped_with_one_line(recorder, tmp_path, config, capsys, monkeypatch, moment):
     class Failing(Recorder):
         def __init__(self, run_name: str, **options: Any) -> None:
             super().__init__(run_name, fails=moment)
@@ -131,7 +131,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(recorder, tmp_path, conf
     assert good.calls == ["start", "store", "log", "log", "finish"]
 
 
-def test_ctrl_c_goes_through(recorder, tmp_path, config, monkeypatch):
+def test_tracker_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, monkeypatch):
     def interrupted(self: Recorder) -> None:
         raise KeyboardInterrupt
 
@@ -140,7 +140,7 @@ def test_ctrl_c_goes_through(recorder, tmp_path, config, monkeypatch):
         Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config).log(RECORDS[0], 1)
 
 
-def test_which_trackers_are_chosen(monkeypatch):
+def test_trackers_are_chosen_by_flag_or_installation(monkeypatch):
     assert choose(None) == ("tensorboard",)
     assert choose(("none",)) == ()
     assert choose(("tensorboard", "tensorboard")) == ("tensorboard",)
@@ -156,14 +156,14 @@ def test_which_trackers_are_chosen(monkeypatch):
         (("wandb",), CvaeError, ["'wandb'", "pip install wandb"]),
     ],
 )
-def test_what_can_not_be_chosen_is_said(monkeypatch, asked, kind, words):
+def test_unavailable_tracker_is_rejected(monkeypatch, asked, kind, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(kind) as caught:
         choose(asked)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
-def test_a_training_tracks_each_epoch(tmp_path: Path):
+def test_training_tracks_each_epoch(tmp_path: Path):
     from cvae.engine import train
 
     asked = TrainConfig(arch="mlp", limit=64, epochs=2, trackers=("tensorboard",))

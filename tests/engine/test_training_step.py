@@ -26,7 +26,7 @@ from cvae.models.likelihoods import Bernoulli
 from cvae.models.objectives import Loss
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(run, tmp_path):
+def test_weights_are_reproducible_by_seed(run, tmp_path):
     assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
     assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
 
@@ -47,7 +47,7 @@ def gradients(asked: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Ten
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
-def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
+def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
     asked = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
     whole = gradients(asked, tmp_path / "whole", monkeypatch)
     parts = gradients(replace(asked, accumulate=8), tmp_path / "parts", monkeypatch)
@@ -56,12 +56,12 @@ def test_accumulated_gradients_are_those_of_the_large_batch(tmp_path, monkeypatc
     assert max(gradient.abs().max() for gradient in whole.values()) > 0.1
 
 
-def test_a_batch_that_cannot_be_cut_equally_is_refused(tmp_path):
+def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"--batch-size 32 .* 3 equal parts"):
         train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
 
 
-def test_an_objective_may_take_several_samples_of_each_image(tmp_path, monkeypatch):
+def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
     """Its noise is that of the whole batch, too: 3 samples of each image, at once or in parts."""
 
     def three(model, image, label, kl_weight, *, beta, free_bits):
@@ -77,7 +77,7 @@ def test_an_objective_may_take_several_samples_of_each_image(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_the_networks_run_in_the_precision_asked_for(tmp_path, monkeypatch, precision, expected):
+def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
     seen, scored = set(), set()
     nll = Bernoulli.nll
 
@@ -98,7 +98,7 @@ def test_the_networks_run_in_the_precision_asked_for(tmp_path, monkeypatch, prec
     assert expected in seen and scored == {torch.float32}
 
 
-def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_good_weights(tmp_path):
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     asked = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
         train(asked, tmp_path / "run", quiet=True)
@@ -114,7 +114,7 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
 
 
-def test_the_statistics_of_batch_norm_are_averaged_with_the_weights(tmp_path, monkeypatch):
+def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
     name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
     def record(step: TrainingStep, ema: VAE, decay: float) -> None:
@@ -130,7 +130,7 @@ def test_the_statistics_of_batch_norm_are_averaged_with_the_weights(tmp_path, mo
     assert tensors["ema.encoder.blocks.0.norm.num_batches_tracked"] == 3 * STEPS
 
 
-def test_labels_are_learned(trained):
+def test_conditional_model_generates_the_requested_class(trained):
     """Generated digits fall to the asked class under a nearest-mean classifier of real ones."""
     import cvae
 
@@ -149,7 +149,7 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
     assert trainer_module.Trainer is Trainer
 
 
-def test_a_run_begins_with_the_weights_of_another(tmp_path, run, monkeypatch):
+def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
     """Its first step starts there; killed before its first checkpoint, it starts there again."""
     begun = []
     step = trainer_module.Trainer._train_step
@@ -170,7 +170,7 @@ def test_a_run_begins_with_the_weights_of_another(tmp_path, run, monkeypatch):
     assert same(begun[0], weights(run))
 
 
-def test_weights_of_another_network_are_refused_before_anything_is_written(tmp_path, run):
+def test_initial_weights_of_another_network_are_rejected(tmp_path, run):
     for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
             train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)

@@ -108,7 +108,7 @@ class LinearScorer(RunScorer):
         return mean + SIGMA * np.random.default_rng(2).standard_normal(mean.shape, dtype=np.float32)
 
 
-def test_the_importance_weighted_bound_reaches_the_exact_likelihood_of_probabilistic_pca():
+def test_importance_weighted_bound_reaches_the_likelihood_of_probabilistic_pca():
     scorer = LinearScorer()
     images = scorer.draw(200, 0)
     exact = -scorer.log_likelihood(images, 0)
@@ -117,7 +117,7 @@ def test_the_importance_weighted_bound_reaches_the_exact_likelihood_of_probabili
     assert found.bound.mean() > exact.mean() + 0.1  # the encoder is wrong on purpose
 
 
-def test_the_bound_of_an_exact_factorial_posterior_is_the_likelihood():
+def test_bound_with_exact_posterior_equals_the_likelihood():
     scorer = LinearScorer(error=0.0)
     scorer.decoder.loadings = torch.linalg.qr(scorer.decoder.loadings)[0]  # orthogonal: the posterior factorizes
     images = scorer.draw(50, 0)
@@ -127,14 +127,14 @@ def test_the_bound_of_an_exact_factorial_posterior_is_the_likelihood():
     np.testing.assert_allclose(found.bound.mean(), exact.mean(), atol=0.05)
 
 
-def test_the_bound_tightens_with_the_number_of_samples():
+def test_bound_tightens_with_the_number_of_samples():
     scorer = LinearScorer(error=0.6)
     images = scorer.draw(300, 0)
     nats = [bounds(scorer, images, None, samples=k).importance_weighted.mean() for k in (1, 3, 10, 100)]
     assert nats == sorted(nats, reverse=True) and nats[0] - nats[-1] > 0.5
 
 
-def test_labels_by_the_bound_and_their_sum_are_those_of_the_exact_mixture():
+def test_label_bounds_agree_with_the_exact_mixture():
     scorer = LinearScorer(classes=("a", "b", "c"))
     images = np.concatenate([scorer.draw(60, label) for label in range(3)])
     exact = np.stack([scorer.log_likelihood(images, label) for label in range(3)])
@@ -146,7 +146,7 @@ def test_labels_by_the_bound_and_their_sum_are_those_of_the_exact_mixture():
     assert (bounds_per_label(scorer, images).argmin(1) == exact.argmax(0)).mean() > 0.95
 
 
-def test_latent_dimensions_that_say_nothing_are_not_active():
+def test_unused_latent_dimensions_are_not_active():
     scorer = LinearScorer(error=0.0)
     images = scorer.draw(300, 0)
     assert bounds(scorer, images, None).active_units == 3
@@ -154,14 +154,14 @@ def test_latent_dimensions_that_say_nothing_are_not_active():
     assert bounds(scorer, images, None).active_units == 2
 
 
-def test_scores_do_not_depend_on_how_many_images_follow():
+def test_scores_do_not_depend_on_the_batch_size():
     scorer = LinearScorer()
     images = scorer.draw(150, 0)
     few, many = bounds(scorer, images[:64], None, samples=9), bounds(scorer, images, None, samples=9)
     np.testing.assert_allclose(many.importance_weighted[:64], few.importance_weighted, rtol=1e-6)
 
 
-def test_log_mean_exp():
+def test_log_mean_exp_agrees_with_scipy():
     values = np.random.default_rng(0).normal(-500, 30, (5, 40))
     np.testing.assert_allclose(log_mean_exp(values), logsumexp(values, axis=1) - math.log(40))
 
@@ -173,7 +173,7 @@ def pairs(shape):
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 40)])
-def test_psnr_and_ssim_against_torchmetrics(shape):
+def test_psnr_and_ssim_agree_with_torchmetrics(shape):
     images, others = pairs(shape)
     a, b = torch.from_numpy(images).double(), torch.from_numpy(others).double()
     each = [float(peak_signal_noise_ratio(x, y, data_range=1.0)) for x, y in zip(a, b, strict=True)]
@@ -189,7 +189,7 @@ def test_small_images_have_a_structural_similarity(side):
     assert (ssim(images, others) < 1).all()
 
 
-def test_frechet_against_the_matrix_square_root_and_a_shift():
+def test_frechet_distance_agrees_with_matrix_square_root():
     random = np.random.default_rng(0)
     a, b = random.normal(size=(500, 6)), random.normal(1, 2, size=(400, 6)) @ random.normal(size=(6, 6))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
@@ -199,7 +199,7 @@ def test_frechet_against_the_matrix_square_root_and_a_shift():
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
 
 
-def test_density_and_coverage_by_their_definition():
+def test_density_and_coverage_agree_with_their_definition():
     random = np.random.default_rng(0)
     real, generated = random.normal(size=(1200, 5)), 1.5 * random.normal(size=(700, 5))
     radius = NearestNeighbors(n_neighbors=6).fit(real).kneighbors(real)[0][:, 5]
@@ -209,7 +209,7 @@ def test_density_and_coverage_by_their_definition():
     assert found.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
 
 
-def test_the_shipped_classifier_is_the_one_that_was_hashed(tmp_path, monkeypatch):
+def test_included_classifier_has_the_recorded_hash(tmp_path, monkeypatch):
     found = load_feature_extractor("mnist")
     assert found.classes == tuple("0123456789") and found.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
@@ -220,7 +220,7 @@ def test_the_shipped_classifier_is_the_one_that_was_hashed(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("name", ["mnits", "no_such_module:f", "math:no_such_function", "math:pi", ":f", "math:"])
-def test_unknown_features_are_refused(name):
+def test_unknown_features_are_rejected(name):
     with pytest.raises(UsageError, match=name):
         load_feature_extractor(name)
 
@@ -230,7 +230,7 @@ def means(images):
     return images.reshape(len(images), 4, -1).mean(2)
 
 
-def test_features_of_ones_own():
+def test_custom_feature_extractor_is_used():
     images = np.random.default_rng(0).random((3, 1, 8, 8))
     np.testing.assert_array_equal(load_feature_extractor(f"{__name__}:means").features(images), means(images))
     with pytest.raises(UsageError, match=r"gave \(3, 4, 2, 8\) for 3 images"):
@@ -238,7 +238,7 @@ def test_features_of_ones_own():
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
-def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path, likelihood):
+def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
     """Under the normal prior the exported encoder's posterior is the run's."""
     asked = TrainConfig(
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
@@ -264,7 +264,7 @@ def test_a_run_and_its_exported_files_have_the_same_bounds(tmp_path, likelihood)
 
 
 @pytest.mark.parametrize("name", ["labels", "plain"])
-def test_a_report_of_a_run_and_of_its_files(trained, name, monkeypatch):
+def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
     monkeypatch.setitem(CLASSIFIERS, "digits", ("", ""))
     classes = tuple("0123456789")
     own = feature_extractor_module.FeatureExtractor(
@@ -301,7 +301,7 @@ def test_a_classifier_learns_from_generated_images(trained):
         accuracy_score(RunScorer(trained["plain"], "cpu"), TrainConfig(), progress=lambda *at: None)
 
 
-def test_what_can_not_be_scored_is_refused(trained, tmp_path):
+def test_evaluation_rejects_data_that_do_not_fit_the_model(trained, tmp_path):
     scorer = RunScorer(trained["plain"], "cpu")
     np.savez(tmp_path / "set.npz", train=np.zeros((9, 9, 9), np.uint8))
     with pytest.raises(UsageError, match=r"images \(1, 9, 9\).* made for \(1, 8, 8\)"):
@@ -314,14 +314,14 @@ def test_what_can_not_be_scored_is_refused(trained, tmp_path):
         ExportedScorer(model)
 
 
-def test_a_split_without_labels_can_not_score_a_conditional_model(trained, tmp_path):
+def test_conditional_model_requires_labels_in_the_split(trained, tmp_path):
     images = np.zeros((30, 8, 8), np.uint8)
     np.savez(tmp_path / "set.npz", train=images, train_labels=np.arange(30) % 10, test=images)
     with pytest.raises(UsageError, match="labels"):
         evaluate(RunScorer(trained["labels"], "cpu"), TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))
 
 
-def test_the_limit_is_spread_over_a_sorted_split():
+def test_limit_takes_images_evenly_from_the_split():
     split = Split(images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), labels=np.arange(10))
     assert evaluate_module.subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
     assert evaluate_module.subsample(split, None) is split

@@ -76,7 +76,7 @@ def client():
     del sys.modules["app"]
 
 
-def test_the_service_tells_its_health(client):
+def test_service_reports_its_health(client):
     facts = client.get("/health").json()
     assert facts == {
         "status": "ok",
@@ -86,7 +86,7 @@ def test_the_service_tells_its_health(client):
     }
 
 
-def test_the_service_answers_numbers_that_are_what_cvae_draws(client):
+def test_service_returns_the_images_of_cvae_as_numbers(client):
     answer = client.get("/images", params={"label": ["7", "3"], "n": 5, "seed": 1, "temperature": 0.7}).json()
     assert (answer["labels"], answer["seed"]) == (["7", "3", "7", "3", "7"], 1)
     expected = package.load().generate(5, [7, 3, 7, 3, 7], seed=1, temperature=0.7)
@@ -96,7 +96,7 @@ def test_the_service_answers_numbers_that_are_what_cvae_draws(client):
     assert by_index == answer
 
 
-def test_the_service_answers_a_picture(client):
+def test_service_returns_an_image_file(client):
     answer = client.get("/images.png?label=7&n=4&seed=1")
     assert answer.headers["content-type"] == "image/png" and answer.headers["x-seed"] == "1"
     with Image.open(io.BytesIO(answer.content)) as picture:
@@ -124,7 +124,7 @@ def test_the_service_answers_a_picture(client):
         ("temperature=nan", ["less than or equal to 4"]),
     ],
 )
-def test_the_service_refuses_in_one_line(client, path, query, words):
+def test_service_rejects_invalid_requests_in_one_line(client, path, query, words):
     answer = client.get(f"{path}?{query}")
     detail = answer.json()["detail"]
     line = detail if isinstance(detail, str) else detail[0]["msg"]
@@ -132,7 +132,7 @@ def test_the_service_refuses_in_one_line(client, path, query, words):
     assert all(word in line for word in words), line
 
 
-def test_the_service_describes_itself(client):
+def test_service_describes_its_endpoints(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/health", "/images", "/images.png"}
     (limit,) = [each["schema"] for each in paths["/images"]["get"]["parameters"] if each["name"] == "n"]
@@ -160,7 +160,7 @@ def run(*command: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
-def test_cpp_draws_what_python_draws_from_the_same_noise(generate, trained, tmp_path, kind, label):
+def test_cpp_decodes_the_same_images_as_python(generate, trained, tmp_path, kind, label):
     model = package.load(trained[kind])
     noise = model.noise(1, seed=5)
     (tmp_path / "noise.f32").write_bytes(noise.tobytes())
@@ -171,7 +171,7 @@ def test_cpp_draws_what_python_draws_from_the_same_noise(generate, trained, tmp_
     assert drawn.std() > 10 and np.abs(drawn - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
 
 
-def test_cpp_leaves_nothing_in_the_home_folder(generate, tmp_path, monkeypatch):
+def test_cpp_writes_nothing_to_the_home_folder(generate, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
@@ -181,7 +181,7 @@ def test_cpp_leaves_nothing_in_the_home_folder(generate, tmp_path, monkeypatch):
     assert list(home.iterdir()) == []
 
 
-def test_cpp_draws_a_seed_again_and_another_one_differently(generate, trained, tmp_path):
+def test_cpp_is_reproducible_by_seed(generate, trained, tmp_path):
     files = {name: tmp_path / f"{name}.pgm" for name in ("first", "again", "other")}
     for name, seed in zip(files, (1, 1, 2), strict=True):
         run(generate, trained["labels"] / "decoder.onnx", files[name], "--seed", seed, "--label", 3)
@@ -254,7 +254,7 @@ def test_cpp_fails_in_one_line(generate, trained, arguments, words):
 
 
 @pytest.mark.parametrize("arguments", [["--lable", "7"], ["--label"], ["-l", "7", "--seed", "1"]], ids=" ".join)
-def test_cpp_shows_its_use_where_it_is_wrong(generate, trained, tmp_path, arguments):
+def test_cpp_prints_usage_for_invalid_arguments(generate, trained, tmp_path, arguments):
     line = run(generate, trained["labels"] / "decoder.onnx", tmp_path / "a.pgm", *arguments, code=2)
     assert line.startswith("usage: generate ") and list(tmp_path.iterdir()) == []
 
@@ -262,7 +262,7 @@ def test_cpp_shows_its_use_where_it_is_wrong(generate, trained, tmp_path, argume
 # -- the notebook ------------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_of_the_notebook_shows_what_it_says(in_tmp):
+def test_every_cell_of_the_notebook_gives_its_output(in_tmp):
     """Cell by cell, as Jupyter runs them: what the last line of one is, is shown under it."""
     notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
     assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
@@ -285,7 +285,7 @@ def test_every_cell_of_the_notebook_shows_what_it_says(in_tmp):
 
 
 @pytest.mark.slow
-def test_the_bulk_job_draws_each_image_from_its_own_number(tmp_path):
+def test_bulk_job_generates_each_image_from_its_number(tmp_path):
     import pyarrow.parquet
 
     command = [sys.executable, EXAMPLES / "ray" / "bulk.py", "--n", "600", "--seed", "3", "--out", tmp_path / "images"]
@@ -319,7 +319,7 @@ for query in ("label=7&seed=3", "label=12", "seed=-1"):
 
 
 @pytest.mark.slow
-def test_ray_serve_draws_the_digit_that_is_asked_for(tmp_path):
+def test_ray_serve_generates_the_requested_digit(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -364,7 +364,7 @@ def hub() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("host", [pytest.param(h, marks=[pytest.mark.slow] * ("Ray Data" in h)) for h in PATHS])
-def test_the_shortest_path_works_as_it_is_written(host, tmp_path, request):
+def test_shortest_example_of_the_document_works(host, tmp_path, request):
     script = re.sub(r"^pip install .*\n", "", PATHS[host], flags=re.MULTILINE)
     for word, needed in NEEDS.items():
         if word in script:

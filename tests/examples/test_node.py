@@ -28,7 +28,7 @@ def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 @needs_node
-def test_noise_is_standard_normal_and_repeats():
+def test_noise_is_standard_normal_and_reproducible():
     """Moments of 200,000 draws, at five standard errors; the first of a seed are the same whatever their number."""
     done = node(
         """import { normal } from "./cvae.js";
@@ -50,7 +50,7 @@ def test_noise_is_standard_normal_and_repeats():
 @needs_node
 @pytest.mark.parametrize("way", [0, 0.3, 1])
 @pytest.mark.parametrize("b", [[0.3, -1, 2], [-2, 0, 1], [2, 4, -2]], ids=["near", "far", "parallel"])
-def test_the_arc_is_that_of_python(way, b):
+def test_slerp_agrees_with_python(way, b):
     from cvae.imaging import slerp
 
     a = [1, 2, -1]
@@ -65,7 +65,7 @@ def test_the_arc_is_that_of_python(way, b):
 
 
 @needs_node
-def test_a_file_that_is_cut_off_or_foreign_is_refused():
+def test_truncated_or_foreign_file_is_rejected():
     """At every kilobyte; the spec comes last, so that none of them has it."""
     done = node(
         """import { readFileSync } from "node:fs";
@@ -108,7 +108,7 @@ def lines(document: Path, heading: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize(("document", "heading"), [("docs/deploy.md", "## In Node"), ("examples/node/README.md", "")])
-def test_the_commands_shown_give_a_seven(checkout, document, heading):
+def test_commands_of_the_readme_generate_a_seven(checkout, document, heading):
     commands = lines(ROOT / document, heading)
     assert "npm install" in commands
     script = "\n".join(["set -e", *(line for line in commands if line != "npm install")])
@@ -130,7 +130,7 @@ def generate(checkout: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_the_same_noise_gives_python_s_picture(checkout, trained, tmp_path, kind):
+def test_same_noise_gives_the_image_of_python(checkout, trained, tmp_path, kind):
     model = cvae.load(trained[kind])
     noise = model.noise(1, seed=11)
     (tmp_path / "noise.f32").write_bytes(noise.astype("<f4").tobytes())
@@ -178,7 +178,7 @@ def test_images_agree_with_python_to_1e_4(checkout):
     assert '"-1"' in refused[3] and '"10"' in refused[4]
 
 
-def test_the_program_of_the_readme_draws(checkout):
+def test_program_of_the_readme_generates_an_image(checkout):
     (program,) = re.findall(r"```js\n(.*?)```", (ROOT / "examples/node/README.md").read_text(), flags=re.DOTALL)
     folder = checkout / "examples" / "node"
     shutil.copy(models()[DEFAULT] / "decoder.onnx", folder)
@@ -203,7 +203,7 @@ def test_the_program_of_the_readme_draws(checkout):
         (["{zoo}/decoder.onnx", "--bogus"], "--bogus"),
     ],
 )
-def test_wrong_use_of_the_example_is_one_line(checkout, arguments, words):
+def test_example_rejects_invalid_arguments_in_one_line(checkout, arguments, words):
     done = generate(checkout, *(argument.format(zoo=models()[DEFAULT]) for argument in arguments))
     assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(r"generate: error: .*\n", done.stderr) and words in done.stderr

@@ -10,7 +10,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_the_example_plugin_installs_trains_exports_and_generates(tmp_path):
+def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
     site = tmp_path / "site"
     install = [
         "pip",

@@ -30,7 +30,7 @@ def copy_run(run: Path, to: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_is_a_valid_whole_model_with_its_spec(trained, kind, file):
+def test_exported_file_is_a_valid_model_with_its_spec(trained, kind, file):
     model = onnx.load(trained[kind] / file, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
@@ -43,12 +43,12 @@ def test_a_file_is_a_valid_whole_model_with_its_spec(trained, kind, file):
     assert spec.agreement["batches"] == [1, 2, 7, 64] and 0 <= spec.agreement["max_abs_difference"] <= 1e-5
 
 
-def test_nothing_stray_is_written(trained):
+def test_export_writes_no_other_files(trained):
     assert not [path.name for path in trained["labels"].iterdir() if ".onnx" in path.name and path.name not in FILES]
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_file_names_no_path_and_no_source_line(trained, file):
+def test_exported_file_contains_no_path_and_no_source_line(trained, file):
     data = (trained["labels"] / file).read_bytes()
     model = onnx.load_from_string(data)
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
@@ -56,13 +56,13 @@ def test_a_file_names_no_path_and_no_source_line(trained, file):
         assert word not in data
 
 
-def test_the_same_weights_give_the_same_bytes(trained, tmp_path):
+def test_same_weights_give_the_same_bytes(trained, tmp_path):
     again = copy_run(trained["labels"], tmp_path / "labels")
     exporter.export(again)
     assert [(again / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
 
 
-def test_weights_in_16_bits_halve_a_file_and_change_less_than_a_level_of_grey(trained, tmp_path):
+def test_half_precision_weights_halve_the_file_within_one_grey_level(trained, tmp_path):
     run = copy_run(trained["plain"], tmp_path / "plain")
     exporter.export(run, half=True)
     for file in FILES:
@@ -73,7 +73,7 @@ def test_weights_in_16_bits_halve_a_file_and_change_less_than_a_level_of_grey(tr
     assert 0 < np.abs(halved - whole).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
 
 
-def test_a_miss_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
+def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
     run = copy_run(trained["labels"], tmp_path / "run")
     monkeypatch.setattr(exporter, "TOLERANCE", -1.0)
     with pytest.raises(CvaeError, match=r"differs from torch by .* nothing was written"):
@@ -81,7 +81,7 @@ def test_a_miss_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
     assert sorted(path.name for path in run.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_the_comparison_sees_a_graph_that_is_not_the_model(trained):
+def test_comparison_detects_a_different_graph(trained):
     """Another weight in the graph, and the recorded difference is the true one."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
@@ -98,7 +98,7 @@ def test_the_comparison_sees_a_graph_that_is_not_the_model(trained):
     assert difference == pytest.approx((after - before).abs().max().item(), rel=0.2)
 
 
-def test_not_finite_is_a_miss(trained):
+def test_outputs_that_are_not_finite_fail_the_comparison(trained):
     model, _ = load_model(trained["plain"])
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_not_finite_is_a_miss(trained):
     assert not parity.compare(to_onnx(module, spec), module, spec) <= 1e-5
 
 
-def test_a_spec_says_no_path_of_an_own_data_set(trained, tmp_path):
+def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
     run = copy_run(trained["plain"], tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["training"]["data"] = "folder:/home/somebody/secret"

@@ -50,7 +50,7 @@ def unpack_cdn(package: Path, serve: Callable[[Path], str], monkeypatch: pytest.
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
 @pytest.mark.parametrize("way", ["npm", "registry", "cdn", "npm that fails, then cdn"])
-def test_the_runtime_is_fetched_once_and_kept(published, serve, monkeypatch, way):
+def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):
     if "npm" in way:
         fake_npm(published, "exit 1" if "fails" in way else f'/bin/cp "{published}" . && echo "$@" > "{published}.log"')
     if way == "registry":
@@ -67,7 +67,7 @@ def test_the_runtime_is_fetched_once_and_kept(published, serve, monkeypatch, way
     assert onnxruntime_web.files() == files
 
 
-def test_a_damaged_copy_is_fetched_again(published, serve, monkeypatch):
+def test_damaged_copy_is_downloaded_again(published, serve, monkeypatch):
     unpack_cdn(published, serve, monkeypatch)
     files = onnxruntime_web.files()
     (kept,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
@@ -79,7 +79,7 @@ def test_a_damaged_copy_is_fetched_again(published, serve, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["registry", "cdn"])
-def test_other_bytes_than_those_published_are_refused(published, serve, monkeypatch, way):
+def test_modified_download_is_rejected(published, serve, monkeypatch, way):
     if way == "registry":
         monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(published.parents[2]))
         published.write_bytes(published.read_bytes() + b"\0")
@@ -92,7 +92,7 @@ def test_other_bytes_than_those_published_are_refused(published, serve, monkeypa
     assert "\n" not in str(caught.value) and not (published.parents[2] / "cache").exists()
 
 
-def test_without_a_network_one_line_names_the_fix(published, monkeypatch):
+def test_missing_network_is_one_line_with_the_fix(published, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
         onnxruntime_web.files()

@@ -81,7 +81,7 @@ def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]
     "arch", [name if name in FAMILIES else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
 )
 @pytest.mark.parametrize("role", ROLES)
-def test_every_wrong_graph_is_caught(arch: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = varied_model(arch)
     spec, module = spec_for(model, arch, role), ROLES[role](model)
     graph = to_onnx(module, spec)
@@ -142,7 +142,7 @@ def test_rounding_that_the_network_amplifies_passes() -> None:
     assert all(parity.compare(wrong, module, spec) > parity.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
 
 
-def test_half_precision_is_held_to_a_level_of_grey() -> None:
+def test_half_precision_error_is_limited_to_one_grey_level() -> None:
     """The allowance for rounding must not make it several."""
     model = varied_model("resnet")
     spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)

@@ -49,7 +49,7 @@ def as_the_graph_sees_it(tensor) -> tuple[str, list[int]]:
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_the_repository_is_what_triton_defines_and_the_files_take(trained, protobuf, tmp_path, kind):
+def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, kind):
     files = export(trained[kind], out=str(tmp_path / "repository"), encoder=True)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(files)
     for role, name in {"decoder": kind, "encoder": f"{kind}-encoder"}.items():
@@ -67,7 +67,7 @@ def test_the_repository_is_what_triton_defines_and_the_files_take(trained, proto
         assert Spec.from_json(told.parameters["cvae"].string_value, name) == read_spec(model)[0]
 
 
-def test_requests_of_one_image_each_batched_as_triton_would_are_what_cvae_draws(trained, protobuf, tmp_path):
+def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
     """A client sends noise (1, Z) and label (1, 1); the server joins them and takes the last dimension off labels."""
     export(trained["labels"], out=str(tmp_path))
     told = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
@@ -89,11 +89,11 @@ def test_requests_of_one_image_each_batched_as_triton_would_are_what_cvae_draws(
     ("name", "folder"),
     [("mnist_v1.5", "mnist_v1.5"), ("my run", "my-run"), ("../../etc/x", "etc-x"), ("Zahl ä", "Zahl"), ("..", "model")],
 )
-def test_a_models_name_is_no_path(name, folder):
+def test_model_name_must_not_be_a_path(name, folder):
     assert folder_name(name) == folder
 
 
-def test_any_name_and_class_stands_in_the_text(trained, protobuf):
+def test_any_model_and_class_name_can_be_written(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
     spec = Spec.from_json(json.dumps(spec), "test")
@@ -101,7 +101,7 @@ def test_any_name_and_class_stands_in_the_text(trained, protobuf):
     assert Spec.from_json(told.parameters["cvae"].string_value, "test") == spec
 
 
-def test_a_model_joins_others_and_replaces_none(trained, tmp_path):
+def test_model_is_added_without_replacing_others(trained, tmp_path):
     for kind in ("labels", "plain"):
         export(trained[kind], out=str(tmp_path))
     with pytest.raises(UsageError, match=r"labels' exists already; .*--out"):
@@ -109,7 +109,7 @@ def test_a_model_joins_others_and_replaces_none(trained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
 
 
-def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
+def test_run_without_onnx_files_leaves_no_repository(trained, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
     with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
@@ -117,7 +117,7 @@ def test_a_run_that_was_not_exported_leaves_nothing(trained, tmp_path):
     assert not (tmp_path / "repository").exists()
 
 
-def test_the_encoder_of_another_model_is_refused(trained, tmp_path):
+def test_encoder_of_another_model_is_rejected_by_triton_exporter(trained, tmp_path):
     (tmp_path / "run").mkdir()
     for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
         (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
@@ -127,7 +127,7 @@ def test_the_encoder_of_another_model_is_refused(trained, tmp_path):
     export(tmp_path / "run", out=str(tmp_path / "repository"))
 
 
-def test_a_file_that_asks_for_more_than_an_export_does_is_refused(trained, tmp_path):
+def test_file_with_unexpected_inputs_is_rejected(trained, tmp_path):
     import onnx
 
     model = onnx.load(trained["plain"] / "decoder.onnx")
@@ -137,7 +137,7 @@ def test_a_file_that_asks_for_more_than_an_export_does_is_refused(trained, tmp_p
         export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
 
 
-def test_the_command(cvae):
+def test_export_triton_command(cvae):
     done = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
     assert done.err == f"zoo model: {name}\n"
@@ -217,7 +217,7 @@ def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
-def test_the_client_gets_what_python_draws(server, trained, tmp_path, kind, label):
+def test_client_receives_the_images_of_python(server, trained, tmp_path, kind, label):
     given = ["--label", label] if label else []
     done = client(server, "--model", kind, *given, "--seed", "5", "--out", "a.png", folder=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -238,13 +238,13 @@ def test_the_client_gets_what_python_draws(server, trained, tmp_path, kind, labe
         (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     ],
 )
-def test_the_client_fails_in_one_line(server, tmp_path, arguments, words):
+def test_client_fails_in_one_line(server, tmp_path, arguments, words):
     done = client(server, *arguments, folder=tmp_path)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_kserve_is_told_the_protocol_and_the_runtime():
+def test_kserve_manifest_names_the_protocol_and_the_runtime():
     yaml = pytest.importorskip("yaml")
     service = yaml.safe_load((ROOT / "examples" / "triton" / "kserve.yaml").read_text())
     model = service["spec"]["predictor"]["model"]

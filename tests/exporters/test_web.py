@@ -27,7 +27,7 @@ def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("no_runtime")
 @pytest.mark.parametrize("encoder", [True, False])
-def test_the_folder_holds_the_page_the_runtime_and_the_model(linear, tmp_path, encoder):
+def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
     if not encoder:
         (linear.folder / "encoder.onnx").unlink()
     written = web.export(linear.folder, out=tmp_path / "site")
@@ -40,7 +40,7 @@ def test_the_folder_holds_the_page_the_runtime_and_the_model(linear, tmp_path, e
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_another_model_s_encoder_is_refused(linear, tmp_path):
+def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
     (linear.folder / "encoder.onnx").write_bytes(linear.graph("encoder", weights="other"))
     with pytest.raises(UsageError, match=r"other weights .* cvae export onnx"):
         web.export(linear.folder, out=tmp_path / "site")
@@ -48,7 +48,7 @@ def test_another_model_s_encoder_is_refused(linear, tmp_path):
 
 
 @pytest.mark.usefixtures("no_runtime")
-def test_the_command_says_how_to_see_it_and_refuses_in_one_line(cvae, trained):
+def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
     done = cvae("export", "web", trained["plain"], "--json")
     assert done.err == "to see it: python -m http.server --directory web\n"
     assert "web/index.html" in done.facts["files"] and Path("web/index.html").is_file()

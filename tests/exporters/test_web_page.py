@@ -194,7 +194,7 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
 
 @needs_browser
 @pytest.mark.parametrize(("name", "label"), [("zoo", 7), ("colour", 0)])
-def test_the_pixels_on_the_screen_are_those_of_the_image(visit, name, label):
+def test_pixels_on_the_screen_equal_those_of_the_image(visit, name, label):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
     shown = show(page, model.noise(1, seed=5)[0], label)
@@ -211,7 +211,7 @@ def test_the_pixels_on_the_screen_are_those_of_the_image(visit, name, label):
 
 
 @needs_browser
-def test_between_two_classes_the_picture_is_the_mean_that_python_shows(visit):
+def test_image_between_two_classes_is_the_mean_as_in_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     shown = show(page, code, 3, next=8, mix=0.25)
@@ -220,7 +220,7 @@ def test_between_two_classes_the_picture_is_the_mean_that_python_shows(visit):
 
 
 @needs_browser
-def test_everything_can_be_done_by_keyboard(visit):
+def test_page_is_usable_by_keyboard(visit):
     page, model = visit("zoo", viewport={"width": 1000, "height": 700})
     before = state(page)
     reached = []
@@ -268,7 +268,7 @@ def test_everything_can_be_done_by_keyboard(visit):
 
 
 @needs_browser
-def test_a_slider_moves_its_dimension_alone_and_the_most_telling_comes_first(visit):
+def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
     page, model = visit("colour")
     names = page.locator(".slider:visible span").all_inner_texts()
     assert names == ["z1", "z3", "z4", "z2", "z0"] and not page.locator("#classes").is_visible()
@@ -284,7 +284,7 @@ def test_a_slider_moves_its_dimension_alone_and_the_most_telling_comes_first(vis
 
 
 @needs_browser
-def test_more_classes_than_thumbnails_are_a_list(visit):
+def test_many_classes_are_shown_as_a_list(visit):
     page, model = visit("many")
     page.get_by_label("Class", exact=True).select_option("kind 69")
     shown = state(page)
@@ -295,7 +295,7 @@ def test_more_classes_than_thumbnails_are_a_list(visit):
 
 
 @needs_browser
-def test_all_thumbnails_are_the_same_hand(visit):
+def test_all_thumbnails_share_one_style(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     show(page, code, 3)
@@ -327,7 +327,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 
 @needs_browser
-def test_a_drawing_is_read_redrawn_and_restyled(visit):
+def test_drawing_is_encoded_reconstructed_and_restyled(visit):
     """The page's code is Python's for the drawing, averaged over squares and put into the middle here once more."""
     page, model = visit("zoo")
     pad = page.locator("#pad")
@@ -365,7 +365,7 @@ def test_a_drawing_is_read_redrawn_and_restyled(visit):
 
 @needs_browser
 @pytest.mark.parametrize("name", ["zoo", "colour"])
-def test_a_picture_can_be_opened(visit, tmp_path, name):
+def test_image_file_can_be_opened(visit, tmp_path, name):
     page, model = visit(name)
     label = 7 if model.spec.classes else None
     image = model.generate(1, label, seed=2)
@@ -382,7 +382,7 @@ def test_a_picture_can_be_opened(visit, tmp_path, name):
 
 
 @needs_browser
-def test_the_picture_can_be_downloaded(visit, tmp_path):
+def test_image_can_be_downloaded(visit, tmp_path):
     page, model = visit("labels")
     page.get_by_label("Sharp pixels").check()
     shown = show(page, model.noise(1, seed=1)[0], 7)
@@ -400,7 +400,7 @@ def test_the_picture_can_be_downloaded(visit, tmp_path):
 @pytest.mark.parametrize(
     ("tour", "motion", "least", "most"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
 )
-def test_an_animation_plays_and_pauses(visit, tour, motion, least, most):
+def test_animation_plays_and_pauses(visit, tour, motion, least, most):
     page, _ = visit("labels", **({"reduced_motion": motion} if motion == "reduce" else {}))
     page.locator("#tour").select_option(tour)
     before = state(page)
@@ -434,7 +434,7 @@ SCREENS = {
 
 @needs_browser
 @pytest.mark.parametrize("screen", SCREENS)
-def test_it_fits_the_screen(visit, tmp_path, screen):
+def test_page_fits_the_screen(visit, tmp_path, screen):
     page, _ = visit("zoo", **SCREENS[screen])
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(300)
@@ -456,7 +456,7 @@ def test_it_fits_the_screen(visit, tmp_path, screen):
 
 
 @needs_browser
-def test_a_folder_that_is_not_whole_is_said(sites, serve, chromium, tmp_path):
+def test_page_reports_incomplete_folder(sites, serve, chromium, tmp_path):
     shutil.copytree(sites["labels"].folder, tmp_path / "site")
     (tmp_path / "site" / "decoder.onnx").unlink()
     page = chromium.new_page()
@@ -467,7 +467,7 @@ def test_a_folder_that_is_not_whole_is_said(sites, serve, chromium, tmp_path):
 
 
 @needs_browser
-def test_the_commands_of_the_document_give_a_seven(chromium, tmp_path):
+def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
     """As written, but for the port, which the system chooses here."""
     text = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(r"## In a browser.*?```bash\n(.*?)```", text, flags=re.DOTALL)
@@ -496,7 +496,7 @@ def test_the_commands_of_the_document_give_a_seven(chromium, tmp_path):
 
 
 @needs_browser
-def test_the_program_of_the_document_draws_in_a_page_of_one_s_own(sites, serve, chromium, tmp_path):
+def test_program_of_the_document_runs_in_a_custom_page(sites, serve, chromium, tmp_path):
     text = (ROOT / "docs" / "deploy.md").read_text()
     (program,) = re.findall(r"## In a browser.*?```js\n(.*?)```", text, flags=re.DOTALL)
     site, model, _ = sites["zoo"]

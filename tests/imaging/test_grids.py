@@ -18,7 +18,7 @@ def test_bytes_are_rounded_and_clipped():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (4, 8, 8), (8, 8, 3), (1, 1, 8, 8)], ids=str)
-def test_an_array_of_another_shape_is_no_picture(shape):
+def test_array_of_another_shape_is_not_an_image(shape):
     with pytest.raises(UsageError, match=re.escape(str(shape))):
         imaging.to_pil(np.zeros(shape))
 
@@ -26,7 +26,7 @@ def test_an_array_of_another_shape_is_no_picture(shape):
 @pytest.mark.parametrize("side", [8, 28, 56])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("count", "columns", "across", "down"), [(6, 3, 3, 2), (10, None, 4, 3), (1, 5, 1, 1)])
-def test_a_grid_shows_each_image_in_its_place(count, columns, across, down, channels, side):
+def test_grid_shows_each_image_in_its_cell(count, columns, across, down, channels, side):
     images = np.random.default_rng(0).random((count, channels, side, side))
     sheet = imaging.grid(images, columns)
     width, height = sheet.size
@@ -43,7 +43,7 @@ def test_a_grid_shows_each_image_in_its_place(count, columns, across, down, chan
     ("size", "factor"),
     [((8, 8), 35), ((26, 8), 12), ((279, 3), 4), ((280, 280), 1), ((300, 20), 4), ((318, 28), 4), ((2000, 20), 1)],
 )
-def test_a_small_picture_and_a_thin_strip_are_enlarged_by_a_whole_factor(size, factor, monkeypatch):
+def test_small_images_and_thin_strips_are_enlarged_by_an_integer_factor(size, factor, monkeypatch):
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     pixels = np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8)
     large = np.asarray(imaging.enlarge(Image.fromarray(pixels)))

@@ -10,7 +10,7 @@ from cvae.errors import CvaeError, UsageError
 
 @pytest.mark.parametrize("ending", [".png", ".PNG", ".bmp", ".tif", ".webp", ".gif", ".jpg"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_saved_picture_is_read_again(tmp_path, ending, channels):
+def test_saved_image_can_be_read(tmp_path, ending, channels):
     ramp = np.linspace(0, 1, 16 * 16).reshape(1, 16, 16).repeat(channels, axis=0).astype(np.float32)
     path = tmp_path / f"new folder/ramp{ending}"
     imaging.save(imaging.to_pil(ramp), path)
@@ -22,7 +22,7 @@ def test_a_saved_picture_is_read_again(tmp_path, ending, channels):
 
 
 @pytest.mark.parametrize("name", ["x.foo", "x", "x.mp4", "png"])
-def test_a_picture_of_unknown_ending_is_not_written(in_tmp, name):
+def test_image_with_unknown_extension_is_not_written(in_tmp, name):
     with pytest.raises(UsageError, match=rf"'{name}'.*\.png"):
         imaging.save(Image.new("L", (8, 8)), name)
     assert not list(in_tmp.iterdir())
@@ -60,7 +60,7 @@ def truth(mode: str) -> tuple[Image.Image, np.ndarray]:
 
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "LA", "RGB", "RGBA", "P", "CMYK"])
-def test_pictures_of_all_modes_are_read_right(tmp_path, mode):
+def test_images_of_all_modes_are_read_correctly(tmp_path, mode):
     picture, seen = truth(mode)
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     picture.save(path)
@@ -73,13 +73,13 @@ def test_pictures_of_all_modes_are_read_right(tmp_path, mode):
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_pixels_of_unknown_range_are_refused(tmp_path, kind):
+def test_pixels_of_unknown_range_are_rejected(tmp_path, kind):
     Image.fromarray(np.full((8, 8), 70_000, kind)).save(tmp_path / "x.tif")
     with pytest.raises(CvaeError, match=r"x\.tif.*range"):
         imaging.read(tmp_path / "x.tif", (1, 8, 8))
 
 
-def test_a_picture_is_turned_as_its_camera_says(tmp_path):
+def test_image_is_rotated_by_its_exif_orientation(tmp_path):
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     exif = Image.Exif()
     exif[0x0112] = 6  # turn clockwise
@@ -87,7 +87,7 @@ def test_a_picture_is_turned_as_its_camera_says(tmp_path):
     assert np.array_equal(imaging.read(tmp_path / "x.png", (1, 8, 8))[0] * 255, np.rot90(pixels, -1))
 
 
-def test_a_picture_is_scaled_to_cover_and_cropped_in_the_middle(tmp_path):
+def test_image_is_scaled_and_cropped_to_its_centre(tmp_path):
     pixels = np.zeros((20, 60), np.uint8)
     pixels[:, 20:40] = 200  # the middle third
     Image.fromarray(pixels).save(tmp_path / "x.png")
@@ -96,7 +96,7 @@ def test_a_picture_is_scaled_to_cover_and_cropped_in_the_middle(tmp_path):
     assert (imaging.read(tmp_path / "x.png", (1, 10, 30))[0, :, [0, 29]] == 0).all()
 
 
-def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
+def test_image_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
     Image.new("L", (100, 100)).save(tmp_path / "x.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99 * 100)
     with pytest.raises(CvaeError, match=r"x\.png"):
@@ -104,7 +104,7 @@ def test_a_picture_with_too_many_pixels_is_not_decoded(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("fps", "milliseconds"), [(10, 100), (20, 50), (30, 30), (60, 20), (7, 140)])
-def test_an_animation_begins_again_after_the_last(tmp_path, fps, milliseconds):
+def test_animation_repeats_endlessly(tmp_path, fps, milliseconds):
     imaging.save_gif([Image.new("L", (8, 4), 60 * i) for i in range(4)], tmp_path / "x.gif", fps)
     with Image.open(tmp_path / "x.gif") as gif:
         assert gif.size == (280, 140) and gif.info["loop"] == 0

@@ -35,7 +35,7 @@ def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orien
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "png"), (">u2", "tif")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_deep_values_are_read_at_their_range_and_said(tmp_path: Path, dtype: str, suffix: str, bits: int) -> None:
+def test_deep_values_are_read_at_their_range_and_reported(tmp_path: Path, dtype: str, suffix: str, bits: int) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
     remarks: list[str] = []
@@ -46,7 +46,7 @@ def test_deep_values_are_read_at_their_range_and_said(tmp_path: Path, dtype: str
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_a_turned_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orientation: int) -> None:
+def test_rotated_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orientation: int) -> None:
     """Pillow scrambles the rows of one that it maps into memory, unless it is RGB."""
     white = 65535 if mode == "I;16" else "white"
     upright = Image.new(mode, (48, 64), 0 if mode == "I;16" else "black")
@@ -60,14 +60,14 @@ def test_a_turned_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orienta
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_a_tiff_whose_zero_is_white_is_not_read_as_a_negative(tmp_path: Path, bits: int) -> None:
+def test_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path, bits: int) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "x.tif", tiffinfo={262: 0})
     image = read(tmp_path / "x.tif", (1, 8, 8))
     assert np.abs(image[0] - (1 - ramp / (2**bits - 1))).max() < 1 / 254
 
 
-def test_a_tiff_of_12_bits_says_its_range(tmp_path: Path) -> None:
+def test_tiff_of_12_bits_declares_its_range(tmp_path: Path) -> None:
     """Two values of 12 bits take 3 bytes; here all are 200 of 4,095."""
     data = bytes([0x0C, 0x80, 0xC8]) * 32
     fields = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 8), (279, len(data))]
@@ -80,13 +80,13 @@ def test_a_tiff_of_12_bits_says_its_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
-def test_a_dark_jpeg_2000_of_16_bits_stays_dark(tmp_path: Path) -> None:
+def test_dark_jpeg_2000_of_16_bits_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((32, 32), 2000, np.uint16)).save(tmp_path / "x.jp2")
     assert np.abs(read(tmp_path / "x.jp2", (1, 32, 32)) - 2000 / 65535).max() < 1 / 254
 
 
 @pytest.mark.parametrize("key", [0, 700, 65535])
-def test_a_transparent_value_of_16_bits_lies_on_white(tmp_path: Path, key: int) -> None:
+def test_transparent_16_bit_value_becomes_white(tmp_path: Path, key: int) -> None:
     """The value does not count for the range of the others."""
     pixels = np.full((8, 8), 4095, np.uint16)
     pixels[:, :4] = key
@@ -97,7 +97,7 @@ def test_a_transparent_value_of_16_bits_lies_on_white(tmp_path: Path, key: int) 
     assert np.abs(image[:, 4:6] - 1000 / 4095).max() < 1 / 254
 
 
-def test_colour_of_16_bits_without_bright_values_is_named(tmp_path: Path) -> None:
+def test_dark_16_bit_colour_image_is_named(tmp_path: Path) -> None:
     """Pillow drops the lower 8 bits of each value."""
     rows = b"".join(b"\0" + struct.pack(">24H", *[200] * 24) for _ in range(8))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -110,7 +110,7 @@ def test_colour_of_16_bits_without_bright_values_is_named(tmp_path: Path) -> Non
     assert len(remarks) == 1 and "no value is above 255 of 65,535" in remarks[0]
 
 
-def test_a_set_is_read_at_one_depth(tmp_path: Path) -> None:
+def test_image_set_is_read_at_one_depth(tmp_path: Path) -> None:
     """The darkest of three pictures fills 8 bits, the brightest 12."""
     peaks = (200, 4000, 900)
     for peak in peaks:
@@ -125,7 +125,7 @@ def test_a_set_is_read_at_one_depth(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("header", [True, False])
-def test_a_dib_file_is_read(tmp_path: Path, header: bool) -> None:
+def test_dib_file_is_read(tmp_path: Path, header: bool) -> None:
     """One is a BMP file, with its header or without."""
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "x.dib", "BMP" if header else "DIB")
@@ -133,7 +133,7 @@ def test_a_dib_file_is_read(tmp_path: Path, header: bool) -> None:
     assert is_image(tmp_path / "x.dib")
 
 
-def test_a_damaged_dib_file_is_one_line(tmp_path: Path) -> None:
+def test_damaged_dib_file_is_one_line(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.dib")
     for length in (0, 3, 20, 60):
         (tmp_path / "cut.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])

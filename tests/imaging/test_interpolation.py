@@ -24,7 +24,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
 
 @quick
 @given(codes, st.integers(2, 20))
-def test_slerp_goes_at_an_even_pace_along_the_sphere(ends, steps):
+def test_slerp_moves_at_constant_speed_along_the_sphere(ends, steps):
     a, b = map(unit, ends)
     path = slerp(a, b, np.linspace(0, 1, steps, dtype=np.float32)[:, None])
     assert path.dtype == np.float32
@@ -36,7 +36,7 @@ def test_slerp_goes_at_an_even_pace_along_the_sphere(ends, steps):
 
 @quick
 @given(codes, st.floats(0, 1, width=32))
-def test_lerp_is_the_straight_line(ends, t):
+def test_lerp_is_a_straight_line(ends, t):
     a, b = ends
     path = lerp(a, b, np.float32([[0], [t], [1]]))
     assert np.array_equal(path[[0, 2]], ends)
@@ -44,7 +44,7 @@ def test_lerp_is_the_straight_line(ends, t):
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
-def test_slerp_between_vectors_on_one_line_goes_straight(factor):
+def test_slerp_between_parallel_vectors_is_straight(factor):
     a = normal(1)[0]
     path = slerp(a, factor * a, np.float32([[0], [0.5], [1]]))
     assert np.allclose(path, np.array([[1], [(1 + factor) / 2], [factor]]) * a, atol=1e-5)

@@ -10,7 +10,7 @@ from PIL import Image
 from cvae.imaging.terminal import inline
 
 
-def test_a_picture_for_the_terminal():
+def test_images_are_encoded_for_kitty_and_iterm():
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80), dtype=np.uint8))
     kitty = inline(picture, {"TERM": "xterm-kitty"})
     parts = re.findall("\033_G(.*?);(.*?)\033\\\\", kitty)

@@ -72,7 +72,7 @@ def combinations() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), list(combinations()))
-def test_every_combination_builds_learns_exports_and_agrees(arch, labels, likelihood, shape):
+def test_every_combination_builds_learns_and_exports(arch, labels, likelihood, shape):
     torch.manual_seed(0)
     config = model_config(arch, shape, labels, likelihood)
     model = build(config)
@@ -90,7 +90,7 @@ OTHER_LAYERS = {
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("arch", OTHER_LAYERS)
-def test_other_layers_learn_export_and_agree(arch, labels, shape):
+def test_other_layers_learn_and_export(arch, labels, shape):
     torch.manual_seed(0)
     config = model_config(arch, shape, labels, **OTHER_LAYERS[arch])
     model = build(config)
@@ -100,7 +100,7 @@ def test_other_layers_learn_export_and_agree(arch, labels, shape):
 
 
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
-def test_a_spatial_code_learns_exports_and_lies_where_the_image_differs(conditioning):
+def test_spatial_code_learns_exports_and_is_local(conditioning):
     torch.manual_seed(0)
     labels = conditioning is not None
     shape = (3, 32, 24)
@@ -119,7 +119,7 @@ def test_a_spatial_code_learns_exports_and_lies_where_the_image_differs(conditio
     assert change[3, 2] == change.max() > 100 * change[0, 0]
 
 
-def test_a_spatial_code_of_another_length_is_refused():
+def test_spatial_code_of_another_length_is_rejected():
     with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
@@ -149,7 +149,7 @@ def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
 
 @pytest.mark.parametrize("conditioning", list(CONDITIONINGS))
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_the_label_reaches_encoder_and_decoder(arch, conditioning):
+def test_label_reaches_encoder_and_decoder(arch, conditioning):
     torch.manual_seed(0)
     model = build(model_config(arch, labels=True, conditioning=conditioning))
     learn(model, *batch((1, 8, 8), True))
@@ -163,7 +163,7 @@ def test_the_label_reaches_encoder_and_decoder(arch, conditioning):
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(["conv", "resnet", "ladder"]), st.sampled_from([1, 3]), st.integers(8, 128), st.integers(8, 128))
-def test_any_size_comes_back_as_it_was(arch, channels, height, width):
+def test_any_image_size_is_preserved(arch, channels, height, width):
     blocks = {"blocks": 1} if arch == "ladder" else {}
     model = build(model_config(arch, (channels, height, width), width=2, max_width=2, **blocks)).eval()
     with torch.no_grad():
@@ -172,12 +172,12 @@ def test_any_size_comes_back_as_it_was(arch, channels, height, width):
         assert model.decode(mean).shape == (1, channels, height, width)
 
 
-def test_a_pyramid_halves_and_doubles():
+def test_pyramid_halves_size_and_doubles_width():
     levels = [tuple(level) for level in pyramid((3, 33, 8), 16, 64)]
     assert levels == [(16, 33, 8), (32, 17, 4), (64, 9, 2), (64, 5, 1), (64, 3, 1)]
 
 
-def test_mlp_is_the_network_of_pytorchs_example():
+def test_mlp_has_the_parameters_of_the_pytorch_example():
     model = build(model_config("mlp", (1, 28, 28), hidden=[400]))
     latent = 5
     assert (
@@ -194,7 +194,7 @@ def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
     torch.testing.assert_close(layer(x, y), nn.functional.linear(joined, weight, layer.linear.bias))
 
 
-def test_modulation_starts_as_the_identity_and_scales_and_shifts_by_label():
+def test_modulation_starts_as_identity_then_scales_and_shifts_by_label():
     layer = FeatureModulation(2, classes=3)
     x, y = torch.randn(3, 2, 4, 4), torch.tensor([2, 0, 1])
     torch.testing.assert_close(layer(x, y), x)
@@ -203,7 +203,7 @@ def test_modulation_starts_as_the_identity_and_scales_and_shifts_by_label():
     torch.testing.assert_close(layer(x, y)[0], x[0] * (1 + scale[:, None, None]) + shift[:, None, None])
 
 
-def test_a_ladder_infers_each_group_given_those_above():
+def test_ladder_infers_each_group_from_those_above():
     torch.manual_seed(0)
     model = build(model_config("ladder", (1, 16, 16), width=4, blocks=1, patch=1)).eval()
     assert model.decoder.groups == (2, 2, 1)
@@ -216,6 +216,6 @@ def test_a_ladder_infers_each_group_given_those_above():
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 8), (0, 8, 8), (17, 8, 8)])
-def test_impossible_image_shapes_are_refused(shape):
+def test_impossible_image_shapes_are_rejected(shape):
     with pytest.raises(UsageError, match="image shape"):
         model_config(shape=shape)

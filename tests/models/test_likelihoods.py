@@ -12,7 +12,7 @@ from cvae.models import build
 from cvae.models.likelihoods import Bernoulli, Gaussian, LearnedGaussian, LogisticMixture, OptimalGaussian
 
 
-def test_bernoulli_against_torch_distributions():
+def test_bernoulli_agrees_with_torch_distributions():
     params, image = torch.randn(4, 1, 3, 3), (torch.rand(4, 1, 3, 3) < 0.5).float()
     expected = -D.Bernoulli(logits=params).log_prob(image).sum((1, 2, 3))
     torch.testing.assert_close(Bernoulli(1).nll(params, image), expected)
@@ -20,13 +20,13 @@ def test_bernoulli_against_torch_distributions():
 
 
 @pytest.mark.parametrize(("likelihood", "sigma"), [(Gaussian(3, sigma=0.3), 0.3), (LearnedGaussian(3), 0.1)])
-def test_gaussian_against_torch_distributions(likelihood, sigma):
+def test_gaussian_agrees_with_torch_distributions(likelihood, sigma):
     params, image = torch.randn(4, 3, 5, 2), torch.rand(4, 3, 5, 2)
     expected = -D.Normal((0.5 + params).clip(0, 1), sigma).log_prob(image).sum((1, 2, 3))
     torch.testing.assert_close(likelihood.nll(params, image), expected)
 
 
-def test_a_gaussian_learns_from_pixels_beyond_black_and_white():
+def test_gaussian_learns_from_pixels_beyond_black_and_white():
     """There its derivative is that of the error's tangent: it leads back where the image differs, and nowhere else."""
     params = torch.tensor([-3.0, -3.0, 3.0, 0.1]).reshape(1, 1, 2, 2).requires_grad_()
     image = torch.tensor([0.0, 0.4, 0.4, 0.4]).reshape(1, 1, 2, 2)
@@ -36,7 +36,7 @@ def test_a_gaussian_learns_from_pixels_beyond_black_and_white():
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "gaussian-optimal"])
-def test_images_that_are_mostly_black_are_learned(likelihood):
+def test_mostly_black_images_are_learned(likelihood):
     """A stripe on black, in one of four places: a model that gives up draws all black, an error of 1/8."""
     torch.manual_seed(0)
     image = torch.zeros(4, 1, 8, 8)
@@ -54,7 +54,7 @@ def test_images_that_are_mostly_black_are_learned(likelihood):
     assert (redrawn - image).square().mean() < 0.01
 
 
-def test_optimal_sigma_is_the_minimum_over_sigma_and_fixed_in_evaluation():
+def test_optimal_sigma_minimizes_the_loss_and_is_fixed_in_evaluation():
     torch.manual_seed(0)
     params, image = torch.randn(8, 3, 5, 2), torch.rand(8, 3, 5, 2)
     likelihood = OptimalGaussian(3).train()
@@ -67,7 +67,7 @@ def test_optimal_sigma_is_the_minimum_over_sigma_and_fixed_in_evaluation():
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_the_mixtures_probabilities_of_all_values_sum_to_one(channels):
+def test_mixture_probabilities_of_all_values_sum_to_one(channels):
     torch.manual_seed(0)
     likelihood = LogisticMixture(channels, components=3)
     params = 3 * torch.randn(1, likelihood.param_channels, 1, 1).double()
@@ -77,7 +77,7 @@ def test_the_mixtures_probabilities_of_all_values_sum_to_one(channels):
     assert float(log_prob.logsumexp(0)) == pytest.approx(0, abs=1e-9)
 
 
-def test_the_mixture_against_torch_distributions():
+def test_mixture_agrees_with_torch_distributions():
     torch.manual_seed(0)
     likelihood = LogisticMixture(1, components=2)
     params, image = torch.randn(5, 6, 2, 3).double(), torch.randint(1, 255, (5, 1, 2, 3)).double() / 255
@@ -92,7 +92,7 @@ def test_the_mixture_against_torch_distributions():
 
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 1.0])
-def test_the_mixtures_mean_is_that_of_its_values(log_scale):
+def test_mixture_mean_is_the_mean_of_its_values(log_scale):
     """At the ends too, where much of a wide distribution is cut off."""
     torch.manual_seed(0)
     likelihood = LogisticMixture(1)
@@ -103,7 +103,7 @@ def test_the_mixtures_mean_is_that_of_its_values(log_scale):
     torch.testing.assert_close(likelihood.mean(params).squeeze(), (chance * values.squeeze()).sum(), atol=1e-4, rtol=0)
 
 
-def test_a_later_colour_depends_on_the_one_before():
+def test_later_colour_depends_on_earlier_colour():
     likelihood = LogisticMixture(3, components=1)
     params = torch.zeros(1, likelihood.param_channels, 1, 1)
     params[0, 7] = math.atanh(0.9)  # the coefficient of green from red

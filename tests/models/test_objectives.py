@@ -12,7 +12,7 @@ from cvae.models import Terms, build
 from cvae.models.objectives import _mmd, beta_tc, elbo, info, iwae
 
 
-def test_elbo_is_the_bound_where_an_estimated_rate_is_negative():
+def test_elbo_allows_negative_estimates_of_the_rate():
     model = fixed_terms(distortion=torch.tensor([10.0]), rate=torch.tensor([[-0.5]]))
     assert elbo(model, torch.empty(0), None, 1.0).loss.item() == 9.5
 
@@ -32,14 +32,14 @@ def fixed_terms(**terms: torch.Tensor) -> Callable[..., Terms]:
         (0.5, {"beta": 2.0, "free_bits": 1.0}, 15 + 5.0),
     ],
 )
-def test_elbo_by_hand(kl_weight, options, expected):
+def test_elbo_agrees_with_values_by_hand(kl_weight, options, expected):
     model = fixed_terms(distortion=torch.tensor([10.0, 20.0]), rate=torch.tensor([[0.2, 3.0], [0.4, 5.0]]))
     loss = elbo(model, torch.empty(0), None, kl_weight, **options)
     assert loss.loss.item() == pytest.approx(expected)
     assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # always those of beta = 1
 
 
-def test_iwae_by_hand():
+def test_iwae_agrees_with_values_by_hand():
     """Two samples for each of two images, in a row."""
     model = fixed_terms(
         distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
@@ -55,7 +55,7 @@ def test_iwae_by_hand():
 
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
-def test_the_doubly_reparameterized_gradient_has_the_same_expectation_and_less_noise(prior):
+def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
     """The decoder's and the prior's gradient is the plain one, sample by sample."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
@@ -89,7 +89,7 @@ def test_the_doubly_reparameterized_gradient_has_the_same_expectation_and_less_n
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which torch itself hides
-def test_a_compiled_model_has_the_same_doubly_reparameterized_gradient():
+def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     torch.manual_seed(0)
     model = build(model_config())
     image, _ = batch((1, 8, 8), False, 4)
@@ -108,13 +108,13 @@ def test_a_compiled_model_has_the_same_doubly_reparameterized_gradient():
     assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # the hook was there
 
 
-def test_a_hierarchy_has_no_doubly_reparameterized_gradient():
+def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
     model = build(model_config("ladder"))
     with pytest.raises(UsageError, match=r"objective\.dreg"):
         iwae(sampled(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
 
 
-def test_total_correlation_of_codes_is_zero_when_independent_and_known_when_not():
+def test_total_correlation_agrees_with_correlated_normal():
     """Of a correlated normal it is -ln(1 - r^2) / 2; codes are told by their means, with little variance."""
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
@@ -130,7 +130,7 @@ def test_total_correlation_of_codes_is_zero_when_independent_and_known_when_not(
     assert found(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
 
 
-def test_mmd_against_a_sample_of_the_prior():
+def test_mmd_agrees_with_a_sample_of_the_prior():
     torch.manual_seed(0)
     codes, prior = 0.5 + 0.8 * torch.randn(400, 6), torch.randn(8000, 6)
 
@@ -143,7 +143,7 @@ def test_mmd_against_a_sample_of_the_prior():
     assert abs(_mmd(torch.randn(4000, 6))) < 1e-3 < _mmd(codes)
 
 
-def test_info_by_hand():
+def test_info_agrees_with_values_by_hand():
     noise = torch.randn(20, 4)
     model = fixed_terms(distortion=torch.tensor([3.0]), rate=torch.tensor([[1.0, 1.0]]), noise=noise)
     loss = info(model, torch.empty(0), None, 0.5, alpha=0.25, mmd=10.0)

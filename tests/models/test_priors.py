@@ -13,7 +13,7 @@ from cvae.models.priors import Flow, normal_kl
 from cvae.registry import PRIORS
 
 
-def test_kl_against_torch_and_monte_carlo():
+def test_kl_agrees_with_torch_and_monte_carlo():
     torch.manual_seed(0)
     mean, log_var = torch.randn(3, 4), torch.randn(3, 4)
     q, p = D.Normal(mean, (0.5 * log_var).exp()), D.Normal(0.0, 1.0)
@@ -24,7 +24,7 @@ def test_kl_against_torch_and_monte_carlo():
 
 @pytest.mark.parametrize("latent_dim", [2, 5, 8])
 @pytest.mark.parametrize(("classes", "couplings"), [(None, 4), (3, 4), (None, 3)])
-def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes, couplings):
+def test_flow_inverse_determinant_and_rate_agree_with_autograd(latent_dim, classes, couplings):
     torch.manual_seed(0)
     conditioning = Unconditional() if classes is None else FiLM(classes)
     flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8).double()
@@ -46,7 +46,7 @@ def test_flow_inverse_determinant_and_rate_against_autograd(latent_dim, classes,
     torch.testing.assert_close(rate.sum(), expected, atol=1e-6, rtol=0)
 
 
-def test_a_fresh_flow_keeps_each_number_in_its_place():
+def test_new_flow_is_the_identity():
     latent = torch.tensor([[1.0, 2, 3, 4, 5]])
     for couplings in (1, 2, 3):
         flow = Flow(5, Unconditional(), couplings=couplings)
@@ -55,7 +55,7 @@ def test_a_fresh_flow_keeps_each_number_in_its_place():
         assert torch.equal(flow.from_noise(noise, None), latent)
 
 
-def test_a_fresh_flow_is_the_normal_prior_in_expectation():
+def test_new_flow_is_the_normal_prior_in_expectation():
     torch.manual_seed(0)
     mean, log_var = torch.randn(1, 6), torch.randn(1, 6)
     latent = mean + (0.5 * log_var).exp() * torch.randn(100_000, 6)
@@ -64,14 +64,14 @@ def test_a_fresh_flow_is_the_normal_prior_in_expectation():
     torch.testing.assert_close(rate.mean(), normal_kl(mean, log_var).sum(), atol=0.05, rtol=0)
 
 
-def test_a_flow_needs_two_latent_dimensions():
+def test_flow_requires_two_latent_dimensions():
     with pytest.raises(UsageError, match=r"flow.* at least 2, not 1"):
         Flow(1, Unconditional())
 
 
 @pytest.mark.parametrize("prior", list(PRIORS))
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_the_ratio_of_a_sample_is_that_of_its_densities(arch, prior):
+def test_log_ratio_of_a_sample_agrees_with_its_densities(arch, prior):
     """log q(z | x) - log p(z), recomputed with torch's distributions and the determinant of the whole map."""
     torch.manual_seed(0)
     model = build(model_config(arch, prior=prior)).double().eval()

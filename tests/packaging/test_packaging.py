@@ -33,20 +33,20 @@ def module_files() -> dict[str, Path]:
     }
 
 
-def test_the_packages_listed_are_those_on_disk():
+def test_listed_packages_are_those_on_disk():
     on_disk = {
         Path(name).parent.as_posix().replace("/", ".") for name in module_files() if name.endswith("__init__.py")
     }
     assert len(on_disk) > 8 and sorted(SETUPTOOLS["packages"]) == sorted(on_disk)
 
 
-def test_no_python_file_lies_outside_the_packages():
+def test_every_python_file_is_in_a_package():
     folders = {Path(name).parent.as_posix().replace("/", ".") for name in module_files()}
     assert folders == set(SETUPTOOLS["packages"])
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_a_link_leads_to_the_folder_beside(name):
+def test_link_points_to_top_level_folder(name):
     link = ROOT / "cvae" / name
     assert link.is_symlink() and link.readlink() == Path("..") / name and (link / "__init__.py").is_file()
     assert SETUPTOOLS["package-dir"][f"cvae.{name}"] == name
@@ -54,18 +54,18 @@ def test_a_link_leads_to_the_folder_beside(name):
     assert module.__file__ is not None and Path(module.__file__).resolve() == ROOT / name / "__init__.py"
 
 
-def test_pyproject_takes_the_version_from_the_package():
+def test_pyproject_reads_the_version_from_the_package():
     assert "version" not in PYPROJECT["project"] and PYPROJECT["project"]["dynamic"] == ["version"]
     assert SETUPTOOLS["dynamic"]["version"] == {"attr": "cvae.__version__"}
     assert re.fullmatch(r"\d+\.\d+\.\d+", cvae.__version__)
 
 
-def test_the_base_install_is_small():
+def test_base_install_is_small():
     names = {re.split("[<>=!~ ;\\[]", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
     assert names == {"numpy", "onnxruntime", "pillow", "typer"}
 
 
-def test_every_public_name_is_there():
+def test_every_public_name_exists():
     assert len(cvae.__all__) == len(set(cvae.__all__)) and dir(cvae) == cvae.__all__
     assert all(getattr(cvae, name) is not None for name in cvae.__all__)
 
@@ -94,7 +94,7 @@ PERSONAL = re.compile(r"(?<![\w.$}])(?:/(?:home|Users)/(?!somebody|you\b)\w|/(?:
 
 
 @pytest.mark.parametrize("pattern", [FOREIGN, PERSONAL], ids=["pip install", "home"])
-def test_no_text_names_another_project_or_a_home(texts, pattern):
+def test_no_text_contains_another_project_or_a_home_folder(texts, pattern):
     assert {name: found[0] for name, text in texts.items() if (found := pattern.search(text))} == {}
 
 
@@ -110,7 +110,7 @@ def test_no_text_names_another_project_or_a_home(texts, pattern):
         (PERSONAL, "https://example.org/home/" + "x", False),
     ],
 )
-def test_the_patterns_find_what_they_should(pattern, text, found):
+def test_forbidden_patterns_match_their_examples(pattern, text, found):
     assert bool(pattern.search(text)) == found
 
 
@@ -129,7 +129,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_the_wheel_holds_every_module_and_nothing_on_the_top_level_but_cvae(wheel):
+def test_wheel_contains_every_module_below_cvae_only(wheel):
     names = set(wheel.namelist())
     assert {name for name in names if name.endswith(".py")} == set(module_files())
     assert {name.partition("/")[0] for name in names} == {"cvae", f"cvae_onnx-{cvae.__version__}.dist-info"}
@@ -137,7 +137,7 @@ def test_the_wheel_holds_every_module_and_nothing_on_the_top_level_but_cvae(whee
         assert wheel.read(name) == path.read_bytes(), name
 
 
-def test_the_wheel_holds_the_type_marker_every_recipe_the_default_model_and_the_page(wheel):
+def test_wheel_contains_type_marker_recipes_default_model_and_page(wheel):
     zoo = ROOT / "model_zoo"
     default = [path for path in (zoo / model_zoo.DEFAULT).iterdir() if path.suffix != ".safetensors"]
     paths = [*zoo.glob("recipes/*.toml"), *default, *(ROOT / "exporters" / "page").iterdir()]
@@ -147,7 +147,7 @@ def test_the_wheel_holds_the_type_marker_every_recipe_the_default_model_and_the_
     assert wheel.filename is not None and Path(wheel.filename).stat().st_size <= 12e6
 
 
-def test_the_wheel_says_what_pyproject_says(wheel):
+def test_wheel_metadata_agree_with_pyproject(wheel):
     folder = f"cvae_onnx-{cvae.__version__}.dist-info"
     told = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
     assert (told["Name"], told["Version"]) == ("cvae-onnx", cvae.__version__)
@@ -158,7 +158,7 @@ def test_the_wheel_says_what_pyproject_says(wheel):
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 
-def test_another_package_of_that_name_is_said_to_be_another(tmp_path):
+def test_another_package_with_the_same_name_is_detected(tmp_path):
     """As when both distributions are installed over each other: our modules under their `__init__.py`."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')

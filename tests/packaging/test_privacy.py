@@ -114,7 +114,7 @@ def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
     }
 
 
-def test_the_modules_that_import_onnxruntime_are_found():
+def test_modules_that_import_onnxruntime_are_known():
     assert {"cvae.runtime.session", "cvae.evaluation.feature_extractor", "cvae.exporters.onnx.parity"} <= set(MODULES)
 
 
@@ -125,7 +125,7 @@ def test_nothing_is_written_to_the_home_folder(results, name):
     assert left == []
 
 
-def test_a_home_folder_that_is_not_writable_brings_no_warning(tmp_path):
+def test_unwritable_home_folder_causes_no_warning(tmp_path):
     home = tmp_path / "file"
     home.touch()
     assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # else this would prove nothing
@@ -134,13 +134,13 @@ def test_a_home_folder_that_is_not_writable_brings_no_warning(tmp_path):
 
 
 @pytest.mark.parametrize(("setting", "expected"), [({}, "1"), ({VARIABLE: "0"}, "0"), ({VARIABLE: ""}, "")])
-def test_a_value_that_the_user_set_stays(tmp_path, setting, expected):
+def test_telemetry_setting_of_the_user_is_respected(tmp_path, setting, expected):
     program = f"import os, cvae; print(os.environ[{VARIABLE!r}])"
     assert python(program, home=tmp_path, cwd=tmp_path, **setting).stdout == f"{expected}\n"
 
 
 @pytest.mark.parametrize("folder", ["examples", "docs", "benchmarks", "fuzz", "model_zoo"])
-def test_programs_without_cvae_turn_telemetry_off_themselves(folder):
+def test_programs_without_cvae_disable_telemetry_themselves(folder):
     direct = re.compile(
         r"^import onnxruntime\b|[(\"' ]onnxruntime-node[\"']\)?;|<onnxruntime_cxx_api\.h>", re.MULTILINE
     )

@@ -46,19 +46,19 @@ def size(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("package", ABSENT)
-def test_the_packages_are_absent_here(package, tmp_path):
+def test_training_packages_are_absent(package, tmp_path):
     done = python(f"import {package}", cwd=tmp_path)
     assert f"ModuleNotFoundError: No module named '{package}'" in done.stderr
 
 
 @pytest.mark.parametrize("program", ["import cvae", "import cvae; dir(cvae)", "import cvae.__main__, cvae.cli"])
-def test_importing_is_light(program, tmp_path):
+def test_import_loads_no_heavy_package(program, tmp_path):
     heavy = {"numpy", "onnxruntime", "PIL", *ABSENT}
     done = python(f"{program}\nprint(*{heavy!r} & set(sys.modules))", cwd=tmp_path)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
 
 
-def test_the_runtime_imports_none_of_the_packages_where_they_are_installed(trained, tmp_path):
+def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path):
     program = f"""if True:
         import sys, cvae
         model = cvae.load({str(trained["labels"])!r})
@@ -69,7 +69,7 @@ def test_the_runtime_imports_none_of_the_packages_where_they_are_installed(train
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
 
 
-def test_a_program_loads_generates_and_interpolates(trained, tmp_path):
+def test_program_loads_generates_and_interpolates(trained, tmp_path):
     program = """
 import cvae
 model = cvae.load(sys.argv[1])
@@ -90,7 +90,7 @@ def every_command(run: Path, cvae) -> None:
     assert "resnet" in json.loads(cvae("parts", "--json"))["--arch"]
 
 
-def test_every_command_but_training_works(trained, tmp_path):
+def test_every_command_except_training_works(trained, tmp_path):
     remarks = []
 
     def run(*args: object) -> str:
@@ -105,7 +105,7 @@ def test_every_command_but_training_works(trained, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
 
 
-def test_a_page_is_exported(trained, tmp_path):
+def test_web_page_can_be_exported(trained, tmp_path):
     program = """
 from cvae.exporters import onnxruntime_web
 onnxruntime_web.files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is to be fetched here
@@ -117,7 +117,7 @@ main()
 
 
 @pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
-def test_nothing_named_is_the_zoos_default_model(tmp_path):
+def test_default_model_is_that_of_the_zoo(tmp_path):
     done = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
     assert json.loads(done.stdout)["labels"] == ["7"]
@@ -131,7 +131,7 @@ def test_nothing_named_is_the_zoos_default_model(tmp_path):
     [["train"], ["train", "--arch", "mlp", "--epochs", "1"], ["train", "--resume"], ["export", "onnx"]],
     ids=" ".join,
 )
-def test_training_and_exporting_say_in_one_line_what_to_install(trained, tmp_path, arguments):
+def test_train_and_export_commands_name_the_missing_packages(trained, tmp_path, arguments):
     shutil.copytree(trained["labels"], tmp_path / "runs" / "mine")
     before = sorted(tmp_path.rglob("*"))
     done = cvae(*arguments, cwd=tmp_path)
@@ -141,18 +141,18 @@ def test_training_and_exporting_say_in_one_line_what_to_install(trained, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["train", "resume", "load_model"])
-def test_a_program_that_trains_is_told_what_to_install(tmp_path, name):
+def test_train_function_names_the_missing_packages(tmp_path, name):
     done = python(f"import cvae; cvae.{name}", cwd=tmp_path)
     assert "MissingExtraError: " in done.stderr and "pip install 'cvae-onnx[train]'" in done.stderr.splitlines()[-1]
 
 
-def test_an_attribute_that_is_none_is_an_attribute_error(tmp_path):
+def test_unknown_attribute_is_an_attribute_error(tmp_path):
     done = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
     assert done.stdout == "False\n"
 
 
 @pytest.mark.slow
-def test_a_real_base_install_runs_every_command(trained, tmp_path):
+def test_base_install_runs_every_command(trained, tmp_path):
     ignored = shutil.ignore_patterns(".*", "build", "dist", "runs", "*.egg-info", "__pycache__")
     checkout = shutil.copytree(ROOT, tmp_path / "checkout", ignore=ignored, symlinks=True)
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
@@ -177,7 +177,7 @@ def test_a_real_base_install_runs_every_command(trained, tmp_path):
     assert done.returncode == 1 and "pip install 'cvae-onnx[train]'" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_exported_files_are_evaluated(tmp_path):
+def test_exported_files_can_be_evaluated(tmp_path):
     """The bundled digits are read without scikit-learn's import, so here of a set of one's own."""
     folder = tmp_path / "model"
     shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
@@ -200,7 +200,7 @@ def test_exported_files_are_evaluated(tmp_path):
     assert report["importance_weighted"]["nats"] > 100  # a diagonal is no digit
 
 
-def test_anomalies_are_detected(tmp_path):
+def test_anomalies_can_be_detected(tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
     program = """if True:

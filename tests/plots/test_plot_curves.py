@@ -20,7 +20,7 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_the_curves_are_those_recorded(plot, trained, shown):
+def test_loss_curves_show_the_recorded_metrics(plot, trained, shown):
     done = plot("losses", trained["labels"], trained["plain"], "--json")
     assert done.facts == {"out": "losses.png", "epochs": {"labels": 20, "plain": 20}}
     panels = shown[0].axes
@@ -49,7 +49,7 @@ def history(values: list[float]) -> losses.Records:
     ]
 
 
-def test_the_first_epochs_do_not_flatten_the_rest_and_are_mentioned():
+def test_first_epochs_do_not_compress_the_axis_and_are_mentioned():
     figure = losses.draw({"run": history([1_000, *np.linspace(120, 100, 19)])})
     bound, distortion, rate = figure.axes
     assert bound.get_ylim()[1] < 130 and distortion.get_ylim()[1] < 65 and rate.get_ylim()[0] > -130
@@ -63,7 +63,7 @@ def test_the_first_epochs_do_not_flatten_the_rest_and_are_mentioned():
     assert losses.draw({"run": history([5.0])}).axes[0].lines[0].get_marker() == "o"
 
 
-def test_runs_of_one_name_are_told_apart(plot, trained):
+def test_runs_with_the_same_name_are_distinguished(plot, trained):
     for folder in "ab":
         shutil.copytree(trained["plain"], f"{folder}/run")
     done = plot("losses", "a/run", "b/run", ZOO, "--json")
@@ -73,7 +73,7 @@ def test_runs_of_one_name_are_told_apart(plot, trained):
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_rows_are_cut_from_the_samples(plot, trained, shown):
+def test_progress_rows_are_cut_from_sample_images(plot, trained, shown):
     facts = plot("progress", trained["plain"], "--epochs", "1,10,20", "--json").facts
     assert facts["epochs"] == [1, 10, 20]
     found = cells(shown[0], 4, 8)
@@ -89,7 +89,7 @@ def test_the_rows_are_cut_from_the_samples(plot, trained, shown):
     picture("progress.png")
 
 
-def test_the_epochs_are_chosen_evenly(plot, trained):
+def test_progress_epochs_are_chosen_evenly(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     done = plot("progress", "--json")
     assert "newest run: runs/mine" in done.err
@@ -97,7 +97,7 @@ def test_the_epochs_are_chosen_evenly(plot, trained):
     assert progress.choose_epochs([3], None) == [3] and progress.choose_epochs([1, 5], None) == [1, 5]
 
 
-def test_large_and_coloured_pictures_are_cut_too(tmp_path):
+def test_large_and_coloured_sample_images_are_split(tmp_path):
     from cvae import imaging
 
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 60, 40), np.uint8)
@@ -116,18 +116,18 @@ def test_large_and_coloured_pictures_are_cut_too(tmp_path):
      '{"epoch": 1, "train": {"bound": "1", "distortion": 1, "rate": 0}}'],
     ids=repr,
 )  # fmt: skip
-def test_damaged_metrics_are_refused(refused, trained, text):
+def test_damaged_metrics_are_rejected(refused, trained, text):
     shutil.copytree(trained["plain"], "run")
     Path("run/metrics.jsonl").write_text(text, "latin1")
     refused(1, ["'run/metrics.jsonl'"], "losses", "run")
 
 
-def test_more_runs_than_colours_are_refused():
+def test_more_runs_than_colours_are_rejected():
     with pytest.raises(UsageError, match="11 runs: at most 10"):
         losses.draw({str(i): history([1.0]) for i in range(11)})
 
 
-def test_damaged_samples_are_refused(refused, trained):
+def test_damaged_sample_images_are_rejected(refused, trained):
     shutil.copytree(trained["plain"], "run")
     path = Path("run/samples/epoch-0000-reconstructions.png")
     path.write_bytes(path.read_bytes()[:50])

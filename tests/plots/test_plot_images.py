@@ -19,7 +19,7 @@ from cvae.plots.codes import encode
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
+def test_reconstructions_are_below_their_images(plot, trained, shown, kind):
     facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
     assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
     found = cells(shown[0], 4, 3)
@@ -35,7 +35,7 @@ def test_reconstructions_stand_below_their_images(plot, trained, shown, kind):
 # -- traverse ----------------------------------------------------------------------------------------------------------
 
 
-def test_one_number_of_the_code_varies_at_a_time():
+def test_traversal_varies_one_dimension_at_a_time():
     code = np.arange(4, dtype=np.float32)
     codes = traverse.traversal_codes(code, np.array([2, 0]), np.array([-1, 0, 5], np.float32)).reshape(2, 3, 4)
     assert codes[0].tolist() == [[0, 1, -1, 3], [0, 1, 0, 3], [0, 1, 5, 3]]
@@ -52,7 +52,7 @@ def own_picture() -> np.ndarray:
 
 @pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "picture.png"]], ids=str)
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_the_rows_are_decoded_from_the_codes(plot, trained, shown, kind, start):
+def test_traversal_rows_are_decoded_from_the_codes(plot, trained, shown, kind, start):
     model, image = package.load(trained[kind]), own_picture()
     label = 4 if kind == "labels" else None
     flags = ["--digit", 4] if kind == "labels" else []
@@ -75,7 +75,7 @@ def test_the_rows_are_decoded_from_the_codes(plot, trained, shown, kind, start):
     assert pixels.shape[1] > pixels.shape[0] > 250
 
 
-def test_without_a_label_the_class_taken_is_told(plot, trained):
+def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
     done = plot("traverse", trained["labels"], "--json")
     assert done.facts["label"] == "0" and "'0', the first" in done.err and len(done.facts["dimensions"]) == 8
     own_picture()
@@ -86,7 +86,7 @@ def test_without_a_label_the_class_taken_is_told(plot, trained):
 # -- grid --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_column_of_the_grid_is_one_style(plot, trained, shown):
+def test_column_of_the_grid_has_one_style(plot, trained, shown):
     facts = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").facts
     assert facts["seed"] == 4 and facts["classes"] == list("0123456789")
     model = package.load(trained["labels"])
@@ -96,13 +96,13 @@ def test_a_column_of_the_grid_is_one_style(plot, trained, shown):
     picture("grid.png")
 
 
-def test_the_seed_of_a_grid_is_told(plot, trained):
+def test_grid_reports_its_random_seed(plot, trained):
     first, second = (plot("grid", trained["labels"], "--json").facts["seed"] for _ in range(2))
     assert first != second
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("plain", []), ("labels", ["--digit", "7"])])
-def test_the_plane_of_a_code_is_drawn_at_the_normal_quantiles(plot, plane, shown, kind, flags):
+def test_plane_is_decoded_at_normal_quantiles(plot, plane, shown, kind, flags):
     from scipy.stats import norm
 
     plot("grid", plane[kind], *flags, "--columns", 4, "--json")
@@ -113,22 +113,22 @@ def test_the_plane_of_a_code_is_drawn_at_the_normal_quantiles(plot, plane, shown
     assert names(shown[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
 
 
-def test_classes_come_before_the_plane(plot, plane, shown):
+def test_conditional_grid_shows_classes_instead_of_the_plane(plot, plane, shown):
     assert plot("grid", plane["labels"], "--json").facts["columns"] == 10
     assert cells(shown[0], 10, 10).shape == (10, 10, 8, 8)
     assert plot("grid", plane["plain"], "--json").facts["columns"] == 20
 
 
-def test_many_columns_are_named_where_there_is_room(plane):
+def test_only_some_of_many_columns_are_named(plane):
     across = names(grid.manifold(package.load(plane["plain"]), None, 60, ""))[1]
     assert len(across) == 60 and [bool(name) for name in across] == [True, False, False] * 20
 
 
-def test_a_seed_means_nothing_to_a_plane(refused, plane):
+def test_plane_rejects_seed(refused, plane):
     refused(2, ["--seed 3"], "grid", plane["plain"], "--seed", 3)
 
 
-def test_what_is_left_out_of_a_folder_is_said(plot, trained):
+def test_plot_reports_skipped_files(plot, trained):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
     Path("set").mkdir()
     for i, image in enumerate(images):

@@ -18,7 +18,7 @@ from cvae.plots.codes import Codes, encode
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_codes_are_the_encoders(trained, kind):
+def test_codes_equal_those_of_the_encoder(trained, kind):
     model, asked = package.load(trained[kind]), TrainConfig(data="digits")
     test = load_dataset(asked).test
     codes = encode(model, asked)
@@ -39,7 +39,7 @@ def clusters(count: int = 40, classes: int = 5) -> tuple[np.ndarray, np.ndarray]
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-def test_classes_that_are_apart_stay_apart(method):
+def test_separate_classes_stay_separate(method):
     codes, labels = clusters()
     places = latent.project(codes, method, perplexity=10)
     assert places.shape == (200, 2) and np.array_equal(places, latent.project(codes, method, perplexity=10))
@@ -48,7 +48,7 @@ def test_classes_that_are_apart_stay_apart(method):
     assert accuracy > 0.99 if method == "tsne" else accuracy > 0.6  # five groups do not all part in two dimensions
 
 
-def test_a_code_of_two_numbers_is_only_turned():
+def test_two_dimensional_code_is_only_rotated():
     codes = np.random.default_rng(0).standard_normal((50, 2)) * [3, 1]
     distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (codes, latent.project(codes, "pca"))]
     assert np.allclose(*distances)
@@ -64,7 +64,7 @@ def test_a_code_of_two_numbers_is_only_turned():
     ],
     ids=str,
 )
-def test_codes_that_make_no_map_are_refused(count, flags, words):
+def test_codes_that_cannot_be_projected_are_rejected(count, flags, words):
     with pytest.raises(UsageError) as caught:
         latent.project(clusters()[0][:count], **flags)
     assert all(word in str(caught.value) for word in words), caught.value
@@ -76,7 +76,7 @@ def codes_of(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Code
 
 
 @pytest.mark.parametrize("thumbnails", [False, True])
-def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbnails):
+def test_map_has_a_colour_a_marker_and_a_name_for_each_class(tmp_path, thumbnails):
     codes, labels = clusters()
     places = latent.project(codes, perplexity=10)
     figure = latent.draw(codes_of(labels, tuple("abcde")), places, "title", thumbnails=thumbnails)
@@ -95,7 +95,7 @@ def test_the_map_has_a_colour_a_shape_and_a_name_for_each_class(tmp_path, thumbn
     assert (np.abs(picture(tmp_path / "map.png").astype(int) - [0, 114, 178]).max(-1) <= 2).sum() > 100
 
 
-def test_thumbnails_lie_at_their_places_and_do_not_overlap():
+def test_thumbnails_are_at_their_codes_and_do_not_overlap():
     codes, labels = clusters()
     places = latent.project(codes, "pca")
     of = codes_of(labels, tuple("abcde"))
@@ -122,13 +122,13 @@ def test_data_without_labels_have_one_colour_and_no_legend():
     assert len(figure.axes[0].collections) == 1 and not legends(figure) and not figure.axes[0].texts
 
 
-def test_classes_that_are_mixed_are_not_named_in_the_middle():
+def test_mixed_classes_are_not_named_in_the_map():
     places = np.random.default_rng(0).standard_normal((200, 2))
     figure = latent.draw(codes_of(np.arange(200) % 5, tuple("abcde")), places, "title")
     assert not figure.axes[0].texts and len(legends(figure)) == 1
 
 
-def test_names_that_would_cover_each_other_are_left_to_the_legend(tmp_path):
+def test_overlapping_names_are_only_in_the_legend(tmp_path):
     classes = tuple(f"a name of some length {i}" for i in range(50))
     labels = np.arange(200) % 50
     middles = np.stack([np.arange(50) % 7, np.arange(50) // 7], axis=1)
@@ -140,7 +140,7 @@ def test_names_that_would_cover_each_other_are_left_to_the_legend(tmp_path):
     assert picture(tmp_path / "map.png").shape[1] > 1.3 * picture(tmp_path / "map.png").shape[0]  # the legend's room
 
 
-def test_the_codes_of_a_model_without_labels_are_coloured_by_the_datas(plot, trained, shown):
+def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, shown):
     facts = plot("latent", trained["plain"], "--limit", 200, "--out", "codes.png", "--json").facts
     assert facts == {
         "out": "codes.png", "model": "plain", "data": "digits", "split": "test", "images": 200, "method": "tsne"
@@ -155,13 +155,13 @@ def test_the_codes_of_a_model_without_labels_are_coloured_by_the_datas(plot, tra
     assert (labels[distance.argmin(1)] == labels).mean() > 0.6
 
 
-def test_the_codes_of_a_conditional_model_come_with_a_word_on_what_they_lack(plot, trained):
+def test_latent_explains_mixed_classes_of_conditional_model(plot, trained):
     done = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
     assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in done.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
 
 
-def test_other_data_and_splits_are_encoded(plot, trained):
+def test_latent_accepts_other_data_and_splits(plot, trained):
     np.savez("own.npz", train=np.zeros((9, 8, 8), np.uint8), test=np.arange(640, dtype=np.uint8).reshape(10, 8, 8))
     flags = ["--data", "npz:own.npz", "--method", "pca", "--json"]
     facts = plot("latent", trained["plain"], *flags).facts
@@ -169,12 +169,12 @@ def test_other_data_and_splits_are_encoded(plot, trained):
     assert plot("latent", trained["plain"], "--split", "validation", "--method", "pca", "--json").facts["images"] == 144
 
 
-def test_umap_names_its_package(refused, trained, monkeypatch):
+def test_umap_names_its_missing_package(refused, trained, monkeypatch):
     monkeypatch.setattr(latent, "find_spec", lambda name: None)
     refused(1, ["pip install umap-learn"], "latent", trained["plain"], "--method", "umap")
 
 
-def test_umap_draws_by_the_seed(monkeypatch):
+def test_umap_uses_the_seed(monkeypatch):
     class UMAP:
         def __init__(self, random_state: int, n_jobs: int) -> None:
             self.seed = random_state

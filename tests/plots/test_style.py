@@ -16,14 +16,14 @@ from cvae.plots.image_grid import image_grid
 
 
 @pytest.mark.parametrize("count", [1, 8, 9, 10, 110])
-def test_colours_and_markers_tell_classes_apart(count):
+def test_colours_and_markers_distinguish_classes(count):
     found = style.colours(count)
     assert len(found) == count and all(to_rgb(colour) for colour in found)
     looks = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(found)}
     assert len(looks) == count
 
 
-def test_a_figure_is_saved_by_its_ending_twice_the_same(tmp_path):
+def test_figure_is_saved_reproducibly_by_its_extension(tmp_path):
     for ending in style.SUFFIXES:
         for name in "ab":
             figure = Figure()
@@ -36,7 +36,7 @@ def test_a_figure_is_saved_by_its_ending_twice_the_same(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4
 
 
-def test_names_are_no_formulas(tmp_path):
+def test_names_are_not_parsed_as_formulas(tmp_path):
     images = np.random.default_rng(0).random((6, 3, 5, 9), np.float32)
     figure = image_grid(images, ["a$b", "$c$_"], ["$", "", "2"], "5$ and $5")
     factor = 10  # 0.65 inches are 94 pixels
@@ -45,12 +45,12 @@ def test_names_are_no_formulas(tmp_path):
     picture(tmp_path / "sheet.png")
 
 
-def test_a_tall_sheet_is_still_drawn(tmp_path):
+def test_tall_image_grid_stays_below_the_size_limit(tmp_path):
     figure = image_grid(np.zeros((3_000, 1, 4, 4), np.float32), [""] * 3_000, [""], "")
     assert figure.get_size_inches().max() * 144 < 2**16
 
 
-def test_no_figure_needs_torch(trained, tmp_path):
+def test_plots_do_not_import_torch(trained, tmp_path):
     program = """if True:
         import sys
         from cvae.cli import app

@@ -11,7 +11,7 @@ import cvae
 from cvae.errors import UsageError
 
 
-def test_images_are_an_array_and_a_picture(tmp_path):
+def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
     images = cvae.load().generate(3, 7, seed=0)
     pixels = np.rint(np.asarray(images) * 255).astype(np.uint8)
     assert np.array_equal(np.asarray(images[1].to_pil()), pixels[1, 0])

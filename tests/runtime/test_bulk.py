@@ -57,7 +57,7 @@ def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", bulk.SUFFIXES)
-def test_the_files_hold_what_generate_gives(kind, model, expected, tmp_path):
+def test_files_contain_the_images_of_generate(kind, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{kind}", seed=5)
     images, labels = read(kind, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
@@ -68,7 +68,7 @@ def test_the_files_hold_what_generate_gives(kind, model, expected, tmp_path):
 
 @pytest.mark.parametrize("kind", bulk.SUFFIXES)
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_a_stopped_run_goes_on_with_its_own_seed(kind, blocks, model, tmp_path):
+def test_interrupted_generation_continues_with_its_seed(kind, blocks, model, tmp_path):
     out = tmp_path / f"x{kind}"
     with pytest.raises(Stopped):
         bulk.generate(model, N, out, progress=stop_after(blocks))
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_with_its_own_seed(kind, blocks, model, tmp_path):
     assert np.array_equal(read(kind, out)[0], again)
 
 
-def test_the_same_bytes_whatever_the_threads_and_the_chunk(model, expected, tmp_path, monkeypatch):
+def test_bytes_do_not_depend_on_threads_and_chunks(model, expected, tmp_path, monkeypatch):
     for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
         monkeypatch.setattr(session, "CHUNK", chunk)
         monkeypatch.setattr(bulk, "CHUNK", chunk)
@@ -89,7 +89,7 @@ def test_the_same_bytes_whatever_the_threads_and_the_chunk(model, expected, tmp_
         assert np.array_equal(np.load(tmp_path / "x.npy"), expected), (threads, chunk)
 
 
-def test_one_label_and_a_temperature(model, tmp_path):
+def test_label_and_temperature_are_used(model, tmp_path):
     bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
     found = np.load(tmp_path / "x-00001.npz")
     assert found["labels"].tolist() == [3] * 6
@@ -97,7 +97,7 @@ def test_one_label_and_a_temperature(model, tmp_path):
     assert np.array_equal(found["images"], np.rint(alike * 255).astype(np.uint8))
 
 
-def test_half_of_another_order_is_not_mixed_with_this_one(model, tmp_path):
+def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
     with pytest.raises(Stopped):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
     for n, seed in [(N, 2), (N + 1, 1)]:
@@ -108,7 +108,7 @@ def test_half_of_another_order_is_not_mixed_with_this_one(model, tmp_path):
         bulk.generate(model, N, out, seed=1)
 
 
-def test_names_of_classes_do_not_lead_out_of_the_folder(model, tmp_path, monkeypatch):
+def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
     names = ("..", "/tmp/x", *"23456789")
     monkeypatch.setattr(model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "classes": names}))
     bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
@@ -119,7 +119,7 @@ def test_names_of_classes_do_not_lead_out_of_the_folder(model, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("first", "then", "n"), [("x", "x", 3), ("x.npz", "x.npz", 70), ("x.npz", "x.npz", 3), ("x.NPZ", "x.NPZ", 3)]
 )
-def test_images_of_two_orders_are_not_mixed(model, tmp_path, first, then, n):
+def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
     bulk.generate(model, N, tmp_path / first, seed=1)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' has other images already; remove"):
@@ -132,7 +132,7 @@ def test_images_of_two_orders_are_not_mixed(model, tmp_path, first, then, n):
         bulk.generate(model, n, tmp_path / then, seed=2)
 
 
-def test_one_file_is_replaced_and_keeps_its_name(model, tmp_path):
+def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
     for seed in (1, 2):
         bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
     assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
@@ -140,7 +140,7 @@ def test_one_file_is_replaced_and_keeps_its_name(model, tmp_path):
         bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
 
 
-def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monkeypatch):
+def test_request_interrupted_before_its_first_block_keeps_its_seed(model, tmp_path, monkeypatch):
     def broken(*args: object) -> None:
         raise Stopped
 
@@ -152,28 +152,28 @@ def test_an_order_stopped_before_its_first_block_is_known(model, tmp_path, monke
     assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
 
 
-def test_two_processes_do_not_write_one_output(model, tmp_path):
+def test_two_processes_cannot_write_the_same_output(model, tmp_path):
     with lock_folder(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
         bulk.generate(model, 3, tmp_path / "x", seed=1)
     bulk.generate(model, 3, tmp_path / "x", seed=1)
 
 
 @pytest.mark.parametrize("name", [".", "..", "/"])
-def test_an_output_needs_a_name(model, tmp_path, monkeypatch, name):
+def test_output_requires_a_name(model, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match="is not the name of a new file or folder"):
         bulk.generate(model, 3, Path(name))
 
 
 @pytest.mark.parametrize("temperature", [1e6, -1.0, float("nan")])
-def test_a_temperature_is_that_of_one_picture(model, tmp_path, temperature):
+def test_invalid_temperature_is_rejected(model, tmp_path, temperature):
     with pytest.raises(UsageError, match="temperature"):
         bulk.generate(model, 3, tmp_path / "x", temperature=temperature)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
-def test_a_state_that_is_no_state_is_one_line(model, tmp_path, text):
+def test_damaged_state_file_is_one_line(model, tmp_path, text):
     (tmp_path / ".x.npy.part.json").write_text(text)
     with pytest.raises(CvaeError, match="remove it to start over"):
         bulk.generate(model, 3, tmp_path / "x.npy")
@@ -187,7 +187,7 @@ def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tm
     assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
 
 
-def test_what_is_there_already_is_not_mistaken(model, tmp_path):
+def test_existing_file_or_folder_is_not_overwritten(model, tmp_path):
     (tmp_path / "x.npy").mkdir()
     (tmp_path / "y").write_text("mine")
     for name in ("x.npy", "y"):
@@ -196,7 +196,7 @@ def test_what_is_there_already_is_not_mistaken(model, tmp_path):
     assert (tmp_path / "y").read_text() == "mine"
 
 
-def test_the_command(cvae):
+def test_generate_command_writes_many_images(cvae):
     facts = cvae("generate", "-n", 12, "--seed", 3, "--out", "many.npy", "--json").facts
     assert facts["out"] == ["many.npy", "many-labels.npy"] and facts["images"] == 12 and facts["seed"] == 3
     assert np.load("many.npy").shape == (12, 1, 28, 28)

@@ -125,7 +125,7 @@ def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
 
 
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-def test_a_model_of_the_hub_draws_what_the_run_draws(mirror, trained, revision):
+def test_model_from_the_hub_generates_the_images_of_the_run(mirror, trained, revision):
     ours, theirs = package.load(trained["labels"]), package.load(f"hf://somebody/digits{revision}")
     images = ours.generate(4, seed=1)
     np.testing.assert_array_equal(theirs.generate(4, seed=1), images)
@@ -133,7 +133,7 @@ def test_a_model_of_the_hub_draws_what_the_run_draws(mirror, trained, revision):
     assert sorted(mirror.asked) == ["decoder.onnx", "encoder.onnx"], "weights and other files are left where they are"
 
 
-def test_what_was_downloaded_is_not_downloaded_again_and_serves_offline(mirror, monkeypatch):
+def test_downloaded_model_is_reused_and_works_offline(mirror, monkeypatch):
     first = package.load("hf://somebody/digits").generate(1, 7, seed=1)
     for _ in range(2):
         np.testing.assert_array_equal(package.load("hf://somebody/digits").generate(1, 7, seed=1), first)
@@ -143,7 +143,7 @@ def test_what_was_downloaded_is_not_downloaded_again_and_serves_offline(mirror, 
 
 @pytest.mark.parametrize("file", ["decoder.onnx", "encoder.onnx"])
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-def test_a_file_that_would_not_be_loaded_is_not_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
+def test_only_required_files_are_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
     sizes = {name: (trained["labels"] / name).stat().st_size for name in ("decoder.onnx", "encoder.onnx")}
     large = tmp_path / "large"
     large.mkdir()
@@ -160,7 +160,7 @@ def test_a_file_that_would_not_be_loaded_is_not_downloaded(mirror, trained, tmp_
     package.load("hf://somebody/digits")
 
 
-def test_a_decoder_alone_generates(mirror):
+def test_decoder_without_encoder_can_generate(mirror):
     assert package.load("hf://somebody/decoder-alone").generate(2, seed=1).shape == (2, 1, 8, 8)
 
 
@@ -175,7 +175,7 @@ def test_a_decoder_alone_generates(mirror):
         ("hf://../..", UsageError, ["'hf://../..'"]),
     ],
 )
-def test_what_is_not_there_is_one_line(mirror, name, kind, words):
+def test_missing_repository_or_file_is_one_line(mirror, name, kind, words):
     with pytest.raises(CvaeError) as caught:
         package.load(name)
     assert type(caught.value) is kind and "\n" not in str(caught.value)
@@ -183,14 +183,14 @@ def test_what_is_not_there_is_one_line(mirror, name, kind, words):
     assert mirror.asked == []
 
 
-def test_offline_and_never_downloaded_says_so(mirror, monkeypatch):
+def test_offline_without_cache_is_reported(mirror, monkeypatch):
     reach(NOBODY, monkeypatch)
     with pytest.raises(CvaeError, match=r"'hf://somebody/digits': .*127.0.0.1:9 can't be reached.*try again"):
         package.load("hf://somebody/digits")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("peer closed\nthe connection"), OSError(28, "disk full"), KeyError()])
-def test_a_download_that_breaks_off_is_one_line(monkeypatch, error):
+def test_interrupted_download_is_one_line(monkeypatch, error):
     def broken(*args: object, **options: object) -> str:
         raise error
 
@@ -201,7 +201,7 @@ def test_a_download_that_breaks_off_is_one_line(monkeypatch, error):
         package.load("hf://a/b")
 
 
-def test_without_the_extra_the_error_names_it(monkeypatch):
+def test_missing_hub_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):
         package.load("hf://a/b")
@@ -218,18 +218,18 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
         "export triton hf://somebody/digits --out repository --encoder",
     ],
 )
-def test_every_command_takes_it(cvae, mirror, command):
+def test_every_command_accepts_hub_models(cvae, mirror, command):
     done = cvae(*command.split())
     assert done.code == 0 and "rror" not in done.err, done.err
 
 
-def test_a_run_is_what_onnx_files_are_exported_from(cvae, mirror):
+def test_export_onnx_rejects_hub_model(cvae, mirror):
     done = cvae("export", "onnx", "hf://somebody/digits")
     assert done.code == 2 and "exported already" in done.err and done.err.count("\n") == 1, done.err
     assert mirror.asked == []
 
 
-def test_the_environment_names_the_mirror(mirror, tmp_path):
+def test_environment_variable_selects_the_mirror(mirror, tmp_path):
     """As a user would: HF_ENDPOINT, HF_HOME, and a process of its own."""
     env = {**os.environ, "HF_ENDPOINT": mirror.url, "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "cvae", "generate", "hf://somebody/digits", "--digit", "7", "--seed", "1"]
@@ -243,7 +243,7 @@ def test_the_environment_names_the_mirror(mirror, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_a_run_opens_as_a_model_repository(trained, kind):
+def test_run_is_a_valid_model_repository(trained, kind):
     from huggingface_hub import ModelCard
 
     assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in trained[kind].iterdir()}
@@ -260,7 +260,7 @@ def test_a_run_opens_as_a_model_repository(trained, kind):
 
 
 @pytest.mark.parametrize("license", ["Apache-2.0", 'odd: "words" # and\\ more'])
-def test_a_licence_is_read_as_it_was_given(trained, license):
+def test_licence_in_the_card_is_unchanged(trained, license):
     from dataclasses import replace
 
     from huggingface_hub import ModelCard
@@ -270,7 +270,7 @@ def test_a_licence_is_read_as_it_was_given(trained, license):
     assert told.data.license == license.lower() and "# a \\| b &lt;script>c\n" in told.text
 
 
-def test_a_card_of_ones_own_stays(trained, tmp_path):
+def test_custom_card_is_not_overwritten(trained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())
     assert card.may_write_card(tmp_path / "README.md") and card.may_write_card(trained["plain"] / "README.md")

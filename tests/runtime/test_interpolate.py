@@ -10,7 +10,7 @@ from cvae.errors import UsageError
 @pytest.mark.parametrize("mode", ["slerp", "lerp"])
 @pytest.mark.parametrize("ends", ["seeds", "codes", "images"])
 @pytest.mark.parametrize(("kind", "label"), [("plain", None), ("labels", "4"), ("labels", (4, "9"))], ids=str)
-def test_interpolation_starts_and_ends_at_its_ends(models, networks, kind, label, ends, mode):
+def test_interpolation_starts_and_ends_at_its_endpoints(models, networks, kind, label, ends, mode):
     first, last = label if isinstance(label, tuple) else (label, label)
     labels = None if label is None else np.array([int(first), int(last)])
     images = some_images(2)
@@ -25,7 +25,7 @@ def test_interpolation_starts_and_ends_at_its_ends(models, networks, kind, label
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(path[1:], path[:-1], strict=True))
 
 
-def test_between_two_labels_a_picture_is_the_mean_by_the_way_gone(models, networks):
+def test_image_between_two_labels_is_their_weighted_mean(models, networks):
     a, b = normal(2)
     path = models["labels"].interpolate(a, b, 5, (3, 8), "lerp")
     code = (0.75 * a + 0.25 * b)[None]
@@ -33,7 +33,7 @@ def test_between_two_labels_a_picture_is_the_mean_by_the_way_gone(models, networ
     assert np.allclose(path[1], 0.75 * decoded[0] + 0.25 * decoded[1], atol=1e-5)
 
 
-def test_the_modes_differ_between_the_ends(models):
+def test_lerp_and_slerp_differ_between_the_ends(models):
     a, b = models["plain"].interpolate(0, 1, 3, mode="slerp"), models["plain"].interpolate(0, 1, 3, mode="lerp")
     assert np.abs(a[1] - b[1]).max() > 1e-3
 
@@ -53,6 +53,6 @@ def test_the_modes_differ_between_the_ends(models):
     ],
     ids=str,
 )
-def test_interpolate_refuses_what_does_not_fit(models, kind, arguments, words):
+def test_interpolate_rejects_invalid_arguments(models, kind, arguments, words):
     with pytest.raises(UsageError, match=words):
         models[kind].interpolate(**{"a": 0, "b": 1, **arguments})

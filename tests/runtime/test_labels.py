@@ -148,7 +148,7 @@ AMBIGUOUS = [(TWICE, "001"), (TWICE, "1.0"), (("2", "2.0", "x"), "02")]
 
 
 @pytest.mark.parametrize(("classes", "label", "name"), [*NAMED, *INDEXED], ids=repr)
-def test_a_label_is_the_class_whose_name_it_equals(classes, label, name):
+def test_label_is_the_class_whose_name_it_equals(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
@@ -172,7 +172,7 @@ def test_numbers_of_other_types_are_labels_too(classes, label, name):
 
 
 @pytest.mark.parametrize(("classes", "label"), UNKNOWN, ids=repr)
-def test_an_unknown_label_is_refused_in_one_line(classes, label):
+def test_unknown_label_is_rejected_in_one_line(classes, label):
     with pytest.raises(UsageError) as caught:
         spec(classes).label_index(label)
     assert str(caught.value).startswith(f"'run' has no label {label!r}; its classes are named {', '.join(classes)}")
@@ -185,13 +185,13 @@ def test_an_unknown_label_is_refused_in_one_line(classes, label):
     ids=lambda label: type(label).__name__,
 )
 @pytest.mark.parametrize("classes", [NUMBERS, WORDS], ids=repr)
-def test_what_names_no_class_is_refused_in_one_short_line(classes, label):
+def test_value_that_is_not_a_label_is_rejected_in_one_line(classes, label):
     with pytest.raises(UsageError, match=r"^'run' has no label .{1,80}; its classes are named [\w, ]+$"):
         spec(classes).label_index(label)
 
 
 @pytest.mark.parametrize(("label", "shown"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
-def test_the_error_tells_how_an_index_is_requested(label, shown):
+def test_error_explains_how_to_request_an_index(label, shown):
     with pytest.raises(UsageError) as caught:
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
@@ -203,7 +203,7 @@ def test_the_error_tells_how_an_index_is_requested(label, shown):
 
 
 @pytest.mark.parametrize(("classes", "label"), AMBIGUOUS, ids=repr)
-def test_a_number_that_several_classes_equal_is_ambiguous(classes, label):
+def test_number_equal_to_several_classes_is_ambiguous(classes, label):
     with pytest.raises(
         UsageError, match=f"label {label!r} is ambiguous.*{classes[0]}, {classes[1]} .*as it is written"
     ):
@@ -232,7 +232,7 @@ IMAGES = np.full((3, 1, 8, 8), 0.5, np.float32)
     ],
     ids=repr,
 )
-def test_every_method_takes_names_or_indices(model, chosen, names):
+def test_every_method_accepts_names_or_indices(model, chosen, names):
     assert drawn(model.generate(3, **chosen)) == names
     assert drawn(model.decode(ZERO, **chosen)) == names
     assert drawn(model.reconstruct(IMAGES, **chosen)) == names
@@ -270,7 +270,7 @@ def test_every_method_takes_names_or_indices(model, chosen, names):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_a_wrong_choice_is_refused_in_one_line(model, chosen, words):
+def test_invalid_choice_is_rejected_in_one_line(model, chosen, words):
     for call in (
         lambda: model.generate(3, **chosen),
         lambda: model.decode(ZERO, **chosen),
@@ -282,21 +282,21 @@ def test_a_wrong_choice_is_refused_in_one_line(model, chosen, words):
             call()
 
 
-def test_a_number_of_thousands_of_digits_is_no_index(model):
+def test_number_of_thousands_of_digits_is_not_an_index(model):
     with pytest.raises(UsageError, match="index of thousands of digits"):
         model.generate(1, label_index=10**5000)
     with pytest.raises(UsageError, match="both choose"):
         model.generate(1, label=10**5000, label_index=10**5000)
 
 
-def test_a_model_without_labels_takes_no_index():
+def test_model_without_labels_rejects_index():
     assert label_indices(spec(None), None, None, 1) is None
     for chosen, words in (((1, None), "label 1"), ((None, 0), "label_index 0"), ((None, [0]), "label_index 0")):
         with pytest.raises(UsageError, match=f"^'run' was trained without labels, so {words} means nothing to it$"):
             label_indices(spec(None), *chosen, 1)
 
 
-def test_a_model_of_words_still_takes_numbers_as_indices(tmp_path):
+def test_model_with_class_words_accepts_numbers_as_indices(tmp_path):
     model = package.load(save_model(tmp_path / "run", WORDS))
     for label in (1, "1", "dog", np.int64(1)):
         assert model.generate(1, label=label).mean() == pytest.approx(LEVELS[1])
@@ -304,11 +304,11 @@ def test_a_model_of_words_still_takes_numbers_as_indices(tmp_path):
         model.generate(1, label=2)
 
 
-def test_classes_are_drawn_in_turn_without_a_label(model):
+def test_classes_take_turns_without_label(model):
     assert drawn(model.generate(7)) == [*NUMBERS, *NUMBERS, "1"]
 
 
-def test_the_nearest_label_is_an_index(model):
+def test_nearest_label_is_an_index(model):
     images = model.generate(3)
     assert model.nearest_label(images).tolist() == [0, 1, 2]
     assert drawn(model.reconstruct(images, label_index=model.nearest_label(images))) == list(NUMBERS)
@@ -326,7 +326,7 @@ def test_the_nearest_label_is_an_index(model):
     ids=repr,
 )
 @pytest.mark.parametrize("ends", [(0, 1), (IMAGES[0], IMAGES[1])], ids=["seeds", "images"])
-def test_a_transition_goes_from_label_to_label(model, ends, chosen, first, last):
+def test_transition_goes_from_label_to_label(model, ends, chosen, first, last):
     images = model.interpolate(*ends, 3, **chosen)
     assert drawn(images[[0, 2]]) == [first, last]
     middle = (LEVELS[NUMBERS.index(first)] + LEVELS[NUMBERS.index(last)]) / 2
@@ -344,7 +344,7 @@ def test_a_transition_goes_from_label_to_label(model, ends, chosen, first, last)
     ],
     ids=repr,
 )
-def test_a_transition_between_other_labels_is_refused(model, chosen, words):
+def test_transition_between_unknown_labels_is_rejected(model, chosen, words):
     with pytest.raises(UsageError, match=words):
         model.interpolate(0, 1, 3, **chosen)
 
@@ -357,14 +357,14 @@ def test_a_transition_between_other_labels_is_refused(model, chosen, words):
     [({}, [*NUMBERS, "1"]), ({"label": 10}, ["10"] * 4), ({"label": "1"}, ["1"] * 4), ({"label_index": 1}, ["10"] * 4)],
     ids=repr,
 )
-def test_files_of_many_images_hold_the_class(model, tmp_path, chosen, names):
+def test_bulk_files_contain_the_class(model, tmp_path, chosen, names):
     bulk.generate(model, 4, tmp_path / "x.npz", seed=0, **chosen)
     found = np.load(tmp_path / "x.npz")
     assert drawn(found["images"] / 255) == names
     assert found["classes"][found["labels"]].tolist() == names
 
 
-def test_files_of_many_images_take_no_unknown_class(model, tmp_path):
+def test_bulk_generation_rejects_unknown_class(model, tmp_path):
     for chosen in ({"label": 0}, {"label_index": 3}, {"label": 1, "label_index": 0}):
         with pytest.raises(UsageError):
             bulk.generate(model, 4, tmp_path / "x.npz", **chosen)
@@ -372,13 +372,13 @@ def test_files_of_many_images_take_no_unknown_class(model, tmp_path):
 
 
 @pytest.mark.parametrize("classes", [NUMBERS, SIGNED, FRACTIONS], ids=repr)
-def test_folders_of_images_are_named_after_the_classes(tmp_path, classes):
+def test_image_folders_are_named_after_the_classes(tmp_path, classes):
     bulk.generate(package.load(save_model(tmp_path / "run", classes)), 3, tmp_path / "x", seed=0)
     levels = {path.parent.name: np.asarray(Image.open(path)).mean() / 255 for path in (tmp_path / "x").rglob("*.png")}
     assert levels == pytest.approx(dict(zip(classes, LEVELS, strict=True)), abs=0.005)
 
 
-def test_scores_and_plots_draw_the_class_of_each_index(model, monkeypatch):
+def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
     images = model.generate(6)
     scorer, indices = ExportedScorer(model), np.arange(6) % 3
     assert drawn(scorer.decode(np.zeros((6, 2), np.float32), indices)) == [*NUMBERS, *NUMBERS]
@@ -414,14 +414,14 @@ def level(path: str) -> str:
     ],
     ids=" ".join,
 )
-def test_generate_draws_the_class_chosen(cvae, folder, flags, name):
+def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     facts = cvae("generate", folder, *flags, "--json").facts
     assert facts["labels"] == [name] and level("generated.png") == name
     many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").facts
     assert many["label"] == name and drawn(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
-def test_generate_draws_every_class_without_a_label(cvae, folder):
+def test_generate_command_uses_every_class_without_label(cvae, folder):
     assert cvae("generate", folder, "--json").facts["labels"] == list(NUMBERS)
     cvae("generate", folder, "-n", 6, "--out", "x.npy")
     assert drawn(np.load("x.npy") / 255) == [*NUMBERS, *NUMBERS]
@@ -446,7 +446,7 @@ def columns(path: str, count: int) -> list[float]:
 @pytest.mark.parametrize(
     ("flags", "name"), [([], "10"), (["--label", "2"], "2"), (["--label-index", "0"], "1")], ids=" ".join
 )
-def test_reconstruct_takes_the_class_chosen_or_the_nearest(cvae, folder, picture, flags, name):
+def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, picture, flags, name):
     assert cvae("reconstruct", picture, "-m", folder, *flags, "--json").facts["labels"] == [name]
     with Image.open("reconstruction.png") as sheet:
         pixels = np.asarray(sheet.convert("L"))
@@ -462,7 +462,7 @@ def test_reconstruct_takes_the_class_chosen_or_the_nearest(cvae, folder, picture
     ],
     ids=" ".join,
 )
-def test_restyle_draws_the_classes_chosen(cvae, folder, picture, flags, names):
+def test_restyle_command_uses_the_requested_classes(cvae, folder, picture, flags, names):
     facts = cvae("restyle", picture, "-m", folder, *flags, "--json").facts
     assert (facts["labels"], facts["to"]) == (["10"], names)
     expected = [LEVELS[NUMBERS.index(name)] for name in ("10", *names)]
@@ -480,7 +480,7 @@ def test_restyle_draws_the_classes_chosen(cvae, folder, picture, flags, names):
     ],
     ids=" ".join,
 )
-def test_interpolate_goes_from_class_to_class(cvae, folder, flags, first, last):
+def test_interpolate_command_goes_from_class_to_class(cvae, folder, flags, first, last):
     assert cvae("interpolate", folder, *flags, "--steps", 2).code == 0
     expected = [LEVELS[NUMBERS.index(name)] for name in (first, last)]
     assert columns("interpolation.png", 2) == pytest.approx(expected, abs=0.01)
@@ -506,7 +506,7 @@ def test_interpolate_goes_from_class_to_class(cvae, folder, flags, first, last):
         ("plot traverse {folder} --label 1 --label-index 1", ["give one"]),
     ],
 )
-def test_a_contradiction_or_an_unknown_class_ends_the_command(cvae, folder, picture, command, words):
+def test_command_rejects_contradiction_and_unknown_class(cvae, folder, picture, command, words):
     done = cvae(*command.format(folder=folder).split())
     line = done.err.splitlines()[-1]
     assert done.code == 2 and all(word in line for word in words), done.err
@@ -514,7 +514,7 @@ def test_a_contradiction_or_an_unknown_class_ends_the_command(cvae, folder, pict
 
 
 @pytest.mark.parametrize("flags", [["--label", "10"], ["--label-index", "1"]], ids=" ".join)
-def test_a_plane_is_drawn_for_the_class_chosen(cvae, folder, flags):
+def test_plane_is_plotted_for_the_requested_class(cvae, folder, flags):
     assert cvae("plot", "grid", folder, *flags, "--json").facts["label"] == "10"
 
 
@@ -564,18 +564,18 @@ def test_javascript_finds_the_classes_that_python_finds(in_javascript):
     assert in_javascript(*((c, label) for c, label, _ in cases)) == [c.index(name) for c, _, name in cases]
 
 
-def test_javascript_refuses_the_labels_that_python_refuses(in_javascript):
+def test_javascript_rejects_the_labels_that_python_rejects(in_javascript):
     cases = [(c, label) for c, label in UNKNOWN if c is not LONG or isinstance(label, str)]
     for (_, label), message in zip(cases, in_javascript(*cases), strict=True):
         assert f'"run" has no label "{label}"; its classes are named' in str(message)
 
 
-def test_javascript_refuses_a_number_that_several_classes_equal(in_javascript):
+def test_javascript_rejects_number_equal_to_several_classes(in_javascript):
     for message in in_javascript(*AMBIGUOUS):
         assert "ambiguous" in str(message)
 
 
-def test_javascript_takes_indices_as_objects(in_javascript):
+def test_javascript_accepts_indices_as_objects(in_javascript):
     indices = in_javascript(*((NUMBERS, {"index": index}) for index in (0, 1, 2)))
     assert indices == [0, 1, 2]
 

@@ -24,7 +24,7 @@ from cvae.spec import Spec
 
 
 @both_kinds
-def test_decode_is_torchs(models, networks, kind):
+def test_decode_agrees_with_torch(models, networks, kind):
     noise, label = normal(130), turns(kind, 130)
     images = models[kind].decode(noise, label)
     assert images.dtype == np.float32 and images.shape == (130, 1, 8, 8) and images.std() > 0.1
@@ -32,7 +32,7 @@ def test_decode_is_torchs(models, networks, kind):
 
 
 @both_kinds
-def test_encode_is_torchs(models, networks, kind):
+def test_encode_agrees_with_torch(models, networks, kind):
     images, label = some_images(130), turns(kind, 130)
     mean, std = models[kind].encode(images, label)
     expected_mean, expected_std = in_torch(networks[kind].encode, images, label)
@@ -40,7 +40,7 @@ def test_encode_is_torchs(models, networks, kind):
 
 
 @both_kinds
-def test_reconstruct_is_torchs(models, networks, kind):
+def test_reconstruct_agrees_with_torch(models, networks, kind):
     images, label = some_images(3), turns(kind, 3)
     code = in_torch(networks[kind].encode, images, label)[0]
     assert close(models[kind].reconstruct(images, label), in_torch(networks[kind].decode, code, label))
@@ -48,7 +48,7 @@ def test_reconstruct_is_torchs(models, networks, kind):
 
 @both_kinds
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_generate_decodes_numpys_noise_whatever_the_chunk(models, kind, chunk, monkeypatch):
+def test_generate_decodes_noise_of_numpy_for_any_chunk_size(models, kind, chunk, monkeypatch):
     expected = models[kind].decode(normal(130, seed=5), turns(kind, 130))
     monkeypatch.setattr(session, "CHUNK", chunk)
     assert np.array_equal(models[kind].generate(130, seed=5), expected)
@@ -56,11 +56,11 @@ def test_generate_decodes_numpys_noise_whatever_the_chunk(models, kind, chunk, m
 
 @both_kinds
 @pytest.mark.parametrize("n", [1, 2, 63, 64, 65])
-def test_the_first_images_of_a_seed_are_the_same_whatever_the_number(models, kind, n):
+def test_first_images_of_a_seed_do_not_depend_on_the_count(models, kind, n):
     assert np.array_equal(models[kind].generate(n, seed=3), models[kind].generate(130, seed=3)[:n])
 
 
-def test_another_seed_and_no_seed_give_other_images(models):
+def test_other_seeds_give_other_images(models):
     draws = [models["plain"].generate(4, seed=seed) for seed in (0, 1, None, None)]
     assert all(np.abs(a - b).max() > 0.01 for i, a in enumerate(draws) for b in draws[:i])
 
@@ -77,7 +77,7 @@ def test_temperature_is_the_standard_deviation_of_the_noise(models, temperature)
     [{"n": 0}, {"n": -1}, {"temperature": -0.5}, {"temperature": float("nan")}, {"temperature": float("inf")}],
     ids=str,
 )
-def test_generate_refuses_what_is_out_of_range_and_quotes_it(models, arguments):
+def test_generate_rejects_and_quotes_values_out_of_range(models, arguments):
     with pytest.raises(UsageError, match=str(next(iter(arguments.values())))):
         models["plain"].generate(**arguments)
 
@@ -93,7 +93,7 @@ def test_generate_refuses_what_is_out_of_range_and_quotes_it(models, arguments):
     ],
     ids=str,
 )
-def test_generate_refuses_what_numpy_would_refuse(models, arguments):
+def test_generate_rejects_invalid_types(models, arguments):
     ((name, value),) = arguments.items()
     quoted = repr(value) if isinstance(value, str) else str(value)
     for call in (models["plain"].generate, partial(models["labels"].generate, label=3)):
@@ -101,7 +101,7 @@ def test_generate_refuses_what_numpy_would_refuse(models, arguments):
             call(**arguments)
 
 
-def test_a_huge_number_of_images_is_refused_before_memory_is_asked_for(models):
+def test_huge_number_of_images_is_rejected_before_memory_is_allocated(models):
     tracemalloc.start()
     for call in (
         lambda: models["labels"].generate(10**15),
@@ -116,7 +116,7 @@ def test_a_huge_number_of_images_is_refused_before_memory_is_asked_for(models):
     tracemalloc.stop()
 
 
-def test_numbers_of_numpy_count_images(models):
+def test_numpy_integers_are_accepted_as_counts(models):
     assert np.array_equal(models["plain"].generate(np.int64(3), seed=np.uint8(1)), models["plain"].generate(3, seed=1))
     assert models["plain"].interpolate(0, 1, steps=np.int32(3)).shape[0] == 3
 
@@ -127,7 +127,7 @@ def test_numbers_of_numpy_count_images(models):
 @pytest.mark.parametrize(
     "label", ["3", 3, np.int64(3), np.uint8(3), ["3"] * 4, (3, "3", 3, "3"), np.full(4, 3), np.full(4, "3")], ids=repr
 )
-def test_a_label_goes_by_name_or_number_for_one_or_each(models, networks, label):
+def test_label_may_be_name_or_number_for_one_or_each_image(models, networks, label):
     expected = in_torch(networks["labels"].decode, normal(4), np.full(4, 3))
     assert close(models["labels"].decode(normal(4), label), expected)
     assert close(models["labels"].generate(4, label=label, seed=0), expected)
@@ -141,7 +141,7 @@ def test_each_image_has_its_own_label(models, networks):
 
 
 @pytest.mark.parametrize("label", [-1, 10, "x", "-1", "10", "", [0, -1], [0, 11]], ids=repr)
-def test_a_label_that_is_none_is_refused_and_quoted(models, label):
+def test_unknown_label_is_rejected_and_quoted(models, label):
     count = len(label) if isinstance(label, list) else 1
     wrong = label[-1] if isinstance(label, list) else label
     for call in (
@@ -153,12 +153,12 @@ def test_a_label_that_is_none_is_refused_and_quoted(models, label):
             call()
 
 
-def test_labels_must_be_as_many_as_images(models):
+def test_number_of_labels_must_equal_number_of_images(models):
     with pytest.raises(UsageError, match="2 labels for 3 images"):
         models["labels"].decode(normal(3), [1, 2])
 
 
-def test_a_model_with_labels_needs_one_and_one_without_takes_none(models):
+def test_conditional_model_requires_label_and_unconditional_rejects_it(models):
     with pytest.raises(UsageError, match="has labels"):
         models["labels"].decode(normal(1))
     with pytest.raises(UsageError, match=r"without labels.*'7'"):
@@ -177,13 +177,13 @@ def test_a_model_with_labels_needs_one_and_one_without_takes_none(models):
     ],
     ids=["fraction", "none", "nan", "5000 digits"],
 )
-def test_a_label_that_equals_no_name_is_refused(models, label):
+def test_value_that_names_no_class_is_rejected(models, label):
     with pytest.raises(UsageError):
         models["labels"].generate(1, label=label)
 
 
 @pytest.mark.parametrize("sigma", [None, 0.2])
-def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigma):
+def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
     model = models["labels"]
     monkeypatch.setattr(model._decoder, "spec", Spec(**{**vars(model.spec), "sigma": sigma}))
     images = model.generate(40, seed=0)
@@ -208,7 +208,7 @@ def test_nearest_label_takes_the_fewest_nats(models, networks, monkeypatch, sigm
 
 
 @needs_mnist
-def test_the_models_of_the_package_tell_digits_apart():
+def test_default_model_recognizes_digits():
     from cvae.evaluation.evaluate import subsample
 
     part = subsample(load_data("mnist", data_dir=str(SHARED)).test, 200)
@@ -232,7 +232,7 @@ def test_the_models_of_the_package_tell_digits_apart():
     ],
     ids=lambda noise: str(np.shape(noise)),
 )
-def test_noise_of_a_wrong_shape_or_not_finite_is_refused(models, noise):
+def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 8\)"):
         models["plain"].decode(noise)
 
@@ -248,23 +248,23 @@ def test_noise_of_a_wrong_shape_or_not_finite_is_refused(models, noise):
     ],
     ids=lambda images: str(images.shape),
 )
-def test_images_of_a_wrong_shape_or_not_finite_are_refused(models, images):
+def test_images_of_wrong_shape_or_not_finite_are_rejected(models, images):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 1, 8, 8\)"):
         models["plain"].encode(images)
 
 
-def test_images_beyond_0_to_1_are_refused(models):
+def test_images_outside_0_to_1_are_rejected(models):
     with pytest.raises(UsageError):
         models["plain"].encode(np.full((1, 1, 8, 8), 255))
 
 
-def test_lists_and_other_float_types_are_taken(models):
+def test_lists_and_other_float_types_are_accepted(models):
     expected = models["plain"].decode(normal(2))
     assert np.array_equal(models["plain"].decode(normal(2).tolist()), expected)
     assert np.array_equal(models["plain"].decode(np.asfortranarray(normal(2), dtype=np.float64)), expected)
 
 
-def test_sixteen_threads_get_what_one_gets(trained, models, monkeypatch):
+def test_sixteen_threads_get_the_results_of_one(trained, models, monkeypatch):
     shared = cvae.load(trained["labels"])
     real, made = ort.InferenceSession, []
 
@@ -284,6 +284,6 @@ def test_sixteen_threads_get_what_one_gets(trained, models, monkeypatch):
     assert all(np.array_equal(result, work(models["labels"], seed)) for seed, result in enumerate(results))
 
 
-def test_repr_says_what_it_is(models):
+def test_repr_describes_the_model(models):
     assert repr(models["labels"]) == "<cvae.Model labels: mlp, 1x8x8, latent 8, 10 classes>"
     assert repr(models["plain"]) == "<cvae.Model plain: mlp, 1x8x8, latent 8, no labels>"

@@ -51,7 +51,7 @@ words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 
 @both_kinds
 @pytest.mark.parametrize("file", [DECODER, ENCODER])
-def test_the_walk_reads_a_file_as_the_onnx_package_does(trained, kind, file):
+def test_fields_agree_with_the_onnx_package(trained, kind, file):
     data = (trained[kind] / file).read_bytes()
     model = onnx.load_from_string(data)
     assert protobuf.metadata(data, file) == {p.key: p.value for p in model.metadata_props}
@@ -66,7 +66,7 @@ keys_and_values = st.lists(st.fixed_dictionaries({}, optional={"key": words, "va
 
 @quick
 @given(keys_and_values, st.integers(-(2**63), 2**63 - 1), words, st.integers(0, 300))
-def test_the_walk_reads_any_metadata_and_no_part_of_a_field(entries, version, text, length):
+def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, length):
     props = [onnx.StringStringEntryProto(**entry) for entry in entries]
     model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
     data = model.SerializeToString()
@@ -82,14 +82,14 @@ def test_the_walk_reads_any_metadata_and_no_part_of_a_field(entries, version, te
 
 @quick
 @given(st.binary(max_size=200))
-def test_the_walk_over_any_bytes_ends_in_entries_or_a_cvae_error(data):
+def test_metadata_of_any_bytes_are_entries_or_a_cvae_error(data):
     try:
         assert isinstance(protobuf.metadata(data, "some-file"), dict)
     except CvaeError as error:
         assert "'some-file'" in str(error)
 
 
-def test_a_file_cut_off_anywhere_is_refused(trained, tmp_path):
+def test_truncated_file_is_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "cut.onnx"
     for length in [*range(0, len(data), 997), len(data) - 1]:
         path.write_bytes(data[:length])
@@ -97,7 +97,7 @@ def test_a_file_cut_off_anywhere_is_refused(trained, tmp_path):
             cvae.load(path)
 
 
-def test_a_file_with_a_wrong_byte_is_loaded_or_refused(trained, tmp_path):
+def test_file_with_a_wrong_byte_is_loaded_or_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
     refused = 0
     for position in range(0, 2000, 13):  # the nodes; weights follow
@@ -117,12 +117,12 @@ def refused_in_silence(path: Path, data: bytes, capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_dimension_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
+def test_dimension_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     refused_in_silence(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
 
 
-def test_an_operator_whose_name_is_no_text_is_refused(trained, tmp_path, capfd):
+def test_operator_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     name = onnx.load_from_string(data).graph.node[0].op_type.encode()
     refused_in_silence(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)

@@ -48,7 +48,7 @@ def test_session_runs_costly_model_on_smaller_chunks(trained, monkeypatch):
 
 
 @both_kinds
-def test_batches_are_filled_up_to_few_sizes_where_each_size_costs(models, trained, kind, monkeypatch):
+def test_batches_are_padded_to_few_sizes_on_a_gpu(models, trained, kind, monkeypatch):
     expected = models[kind].generate(150, seed=5)
     model = cvae.load(trained[kind])
     decoder, seen = model._decoder, []
@@ -73,7 +73,7 @@ def test_batches_are_filled_up_to_few_sizes_where_each_size_costs(models, traine
     ("op", "value", "words"),
     [("Mul", -1, "standard deviation -"), ("Mul", 0, "standard deviation 0"), ("Mul", np.nan, "not finite")],
 )
-def test_a_standard_deviation_that_is_none_is_refused(trained, tmp_path, op, value, words):
+def test_invalid_standard_deviation_is_rejected(trained, tmp_path, op, value, words):
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     edit_output(run / "encoder.onnx", "std", op, value)
     with pytest.raises(CvaeError, match=rf"^'{run}/encoder.onnx' .*{words}.*$"):
@@ -81,14 +81,14 @@ def test_a_standard_deviation_that_is_none_is_refused(trained, tmp_path, op, val
 
 
 @pytest.mark.parametrize(("op", "value"), [("Add", 0.5), ("Sub", 0.5), ("Mul", np.nan), ("Mul", 1e30)])
-def test_images_far_outside_their_range_are_refused(trained, tmp_path, op, value):
+def test_images_far_outside_their_range_are_rejected(trained, tmp_path, op, value):
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     edit_output(run / "decoder.onnx", "image", op, value)
     with pytest.raises(CvaeError, match=rf"^'{run}/decoder.onnx' (contradicts.*not 0\.\.1;|returns .*not finite).*$"):
         cvae.load(run).generate(2, seed=0)
 
 
-def test_images_outside_their_range_by_rounding_are_clipped(trained, tmp_path):
+def test_images_slightly_outside_their_range_are_clipped(trained, tmp_path):
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     before = cvae.load(run).generate(70, seed=0)  # more than one chunk
     edit_output(run / "decoder.onnx", "image", "Sub", 1e-3)

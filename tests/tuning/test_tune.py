@@ -36,7 +36,7 @@ SPACE = {"lr": Range(1e-4, 1e-2, log=True), "latent_dim": (4, 8, 32)}
 # -- the space ---------------------------------------------------------------------------------------------------------
 
 
-def test_flags_and_recipe_say_the_same(tmp_path):
+def test_flags_and_recipe_give_the_same_space(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         'arch = "mlp"\n[search]\nlr = {low = 1e-4, high = 1e-2, log = true}\nbatch-size = [32, 64]\n'
@@ -73,7 +73,7 @@ def test_flags_and_recipe_say_the_same(tmp_path):
         ("device=cpu,cuda", ["--device"]),
     ],
 )
-def test_a_search_that_can_not_be_is_refused(assignment, words):
+def test_invalid_search_is_rejected(assignment, words):
     with pytest.raises(UsageError) as caught:
         made = make_space(parse_search([assignment]))
         apply_params(TrainConfig(), {name: of[0] for name, of in made.items() if isinstance(of, tuple)})
@@ -81,12 +81,12 @@ def test_a_search_that_can_not_be_is_refused(assignment, words):
 
 
 @pytest.mark.parametrize("of", [{"low": 1}, {"low": 1, "high": "2"}, {"low": 1, "high": 2, "step": 1}, [], 3])
-def test_a_table_that_is_no_range_is_refused(of):
+def test_invalid_range_table_is_rejected(of):
     with pytest.raises(UsageError, match="lr"):
         make_space({"lr": of})
 
 
-def test_what_is_given_is_not_varied_unless_asked():
+def test_values_set_by_flags_are_not_varied():
     assert "lr" not in default_space(BASE, {"lr"}) and "lr" in default_space(BASE, {"arch"})
     odd = default_space(replace(BASE, latent_dim=24, lr=0.5), {"arch"})
     assert 24 in odd["latent_dim"] and 0.5 in odd["lr"]
@@ -101,7 +101,7 @@ def test_what_is_given_is_not_varied_unless_asked():
         TrainConfig(options={"arch": {"hidden": [3, 4]}, "likelihood": {"sigma": 0.1}}, trackers=("wandb", "mlflow")),
     ],
 )
-def test_a_recipe_says_the_whole_configuration(tmp_path, config):
+def test_recipe_contains_the_full_config(tmp_path, config):
     (tmp_path / "r.toml").write_text(to_recipe(config), "utf-8")
     assert from_dict(TrainConfig, read_recipe(tmp_path / "r.toml")) == config
 
@@ -142,7 +142,7 @@ def facts(study, monkeypatch, capsys) -> dict[str, Any]:
     return json.loads(out)
 
 
-def test_the_study_ends_better_than_it_began(facts):
+def test_study_improves_on_its_first_trial(facts):
     trials = {trial["number"]: trial for trial in facts["trials"]}
     assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 128}
     assert trials[0]["bound"] == facts["first_bound"] > facts["best"]["bound"] + 1
@@ -150,7 +150,7 @@ def test_the_study_ends_better_than_it_began(facts):
     assert bounds == sorted(bounds) and facts["best"]["bound"] == bounds[0]
 
 
-def test_the_best_run_alone_is_kept_and_its_recipe_asks_for_it(facts):
+def test_only_the_best_run_remains_and_has_a_recipe(facts):
     runs = [path for path in Path("studies/quick").iterdir() if path.is_dir()]
     assert [str(run) for run in runs] == [facts["best"]["run"]]
     asked = from_dict(TrainConfig, read_recipe(facts["best"]["recipe"]))
@@ -163,20 +163,20 @@ def test_the_best_run_alone_is_kept_and_its_recipe_asks_for_it(facts):
     assert facts["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
 
 
-def test_the_recipe_repeats_the_trial(facts, tmp_path):
+def test_recipe_repeats_the_trial(facts, tmp_path):
     assert cvae("train", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "again")) == 0
     again = (tmp_path / "again" / "model.safetensors").read_bytes()
     assert again == (Path(facts["best"]["run"]) / "model.safetensors").read_bytes()
 
 
-def test_the_pictures_show_something(facts):
+def test_plots_of_the_study_are_not_blank(facts):
     assert [Path(path).name for path in facts["pictures"]] == ["history.png", "slices.png", "importances.png"]
     for path in facts["pictures"]:
         with Image.open(path) as picture:
             assert picture.width > 400 and np.asarray(picture.convert("L")).std() > 10
 
 
-def test_the_table_names_the_best_and_what_to_do_next(study, monkeypatch, capsys, facts):
+def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsys, facts):
     assert cvae(*QUICK, "--trials", "2") == 0  # fewer than are there
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["trial", "outcome", "bound", "seconds", "lr", "batch_size"]
@@ -186,7 +186,7 @@ def test_the_table_names_the_best_and_what_to_do_next(study, monkeypatch, capsys
     assert f"cvae export onnx {facts['best']['run']}" in lines[-2]
 
 
-def test_other_flags_are_another_study(facts, capsys):
+def test_other_flags_require_another_study(facts, capsys):
     assert cvae(*QUICK, "--trials", "5", "--lr", "0.5") == 2
     assert "--lr 0.001, not 0.5" in capsys.readouterr().err
     assert cvae(*QUICK, "--trials", "5", "--search", "ema=0,0.9") == 2
@@ -254,7 +254,7 @@ def outcomes(study: Study) -> dict[int, str]:
     return {trial.number: study_module.outcome(trial) for trial in sorted(study.trials, key=lambda trial: trial.number)}
 
 
-def test_the_first_trial_is_what_was_asked_for_even_outside_the_space(fake):
+def test_first_trial_uses_the_flags_even_outside_the_space(fake):
     base = replace(BASE, lr=0.5, latent_dim=32)
     study = fake(3, base=base, space={**SPACE, "arch.hidden": ("[16]", "[8, 8]")})
     assert study.seen[0] == (0, base)
@@ -274,20 +274,20 @@ def test_bad_trials_are_pruned_and_their_runs_removed(fake):
     assert all(t.last_step is not None and t.last_step >= 5 for t in study.trials if t.number in pruned)
 
 
-def test_a_study_proposes_the_same_again(fake):
+def test_study_is_reproducible(fake):
     seen = fake(8).seen
     fake(3, out=Path("other"))
     assert fake(8, out=Path("other")).seen == seen[3:]  # in two goes, too
     assert fake(8, out=Path("more"), base=replace(BASE, seed=1)).seen[1][1].lr != seen[1][1].lr
 
 
-def test_a_trial_that_diverges_is_one_that_failed(fake, capsys):
+def test_diverging_trial_is_recorded_as_failed(fake, capsys):
     study = fake(7, dict.fromkeys([0, 2, 3, 4, 6], "diverge"))
     assert [number for number, outcome in outcomes(study).items() if outcome == "failed"] == [0, 2, 3, 4, 6]
     assert "trial 2: failed (the loss is nan near step 7); lr" in capsys.readouterr().err
 
 
-def test_a_study_of_an_older_version_is_continued(fake):
+def test_study_of_an_older_version_is_continued(fake):
     """Its flags had `beta` among them, and a newer flag not yet."""
     base = replace(BASE, options={**BASE.options, "objective": {"beta": 4.0}})
     study = fake(2, base=base)
@@ -300,13 +300,13 @@ def test_a_study_of_an_older_version_is_continued(fake):
         fake(3, base=replace(base, crop=0.5))
 
 
-def test_failures_one_after_the_other_end_the_study(fake):
+def test_consecutive_failures_end_the_study(fake):
     with pytest.raises(CvaeError, match="disk is full"):
         fake(20, {2: "fail", 3: "fail", 4: "fail"})
     assert len(outcomes(fake(6))) == 6  # and it goes on
 
 
-def test_a_first_trial_that_fails_ends_the_study_and_leaves_it_open(fake):
+def test_failing_first_trial_ends_the_study_but_can_be_retried(fake):
     with pytest.raises(CvaeError, match="disk is full"):
         fake(4, {0: "fail"})
     changed = replace(BASE, lr=5e-3)
@@ -316,7 +316,7 @@ def test_a_first_trial_that_fails_ends_the_study_and_leaves_it_open(fake):
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_an_interrupted_study_goes_on_with_the_trial_it_was_in(fake, number):
+def test_interrupted_study_repeats_the_unfinished_trial(fake, number):
     with pytest.raises(Interrupted, match=f"{number} of 4 trials.*same command") as caught:
         fake(4, {number: "stop"})
     assert caught.value.exit_code == 130
@@ -339,7 +339,7 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
 
 
-def test_a_killed_worker_leaves_nothing_that_blocks(fake):
+def test_killed_worker_does_not_block_the_study(fake):
     done = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert done.returncode == -9 and Path("s/trial-002").exists()
     with Path("s/study.journal").open("ab") as journal:
@@ -388,19 +388,19 @@ def test_two_workers_share_a_study(fake, storage):
         (["--trials", "0"], 2, ["--trials"]),
     ],
 )
-def test_a_study_that_can_not_be_is_refused_before_it_begins(in_tmp, capsys, flags, code, words):
+def test_invalid_study_is_rejected_before_it_starts(in_tmp, capsys, flags, code, words):
     assert cvae("tune", "--arch", "mlp", *flags) == code
     err = capsys.readouterr().err
     assert all(word in err for word in words) and "secret" not in err and "Traceback" not in err
     assert code == 1 or not list(Path().iterdir())
 
 
-def test_a_study_is_not_started_by_torchrun(in_tmp, monkeypatch, capsys):
+def test_tune_rejects_torchrun(in_tmp, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cvae("tune") == 2 and "--storage" in capsys.readouterr().err
 
 
-def test_without_optuna_it_names_the_extra(in_tmp, monkeypatch, capsys):
+def test_tune_names_missing_extra(in_tmp, monkeypatch, capsys):
     import importlib.util
 
     find = importlib.util.find_spec

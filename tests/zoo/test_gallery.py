@@ -113,7 +113,7 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
 
 
 @pytest.mark.parametrize("section", SECTIONS)
-def test_the_commands_of_the_gallery_make_its_pictures(section, home, cvae):
+def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
     pictures = []
     for words in commands(SECTIONS[section]):
         short = SHORT[words[words.index("--recipe") + 1]] if words[1] == "train" else []

@@ -30,12 +30,12 @@ def report_of(name: str) -> dict:
     return model_zoo.facts(name)["evaluation"]
 
 
-def test_the_zoo_is_small_enough_to_clone():
+def test_zoo_is_small_enough_to_clone():
     assert sum(model_zoo.facts(name)["bytes"] for name in MODELS) <= 40 * 2**20
 
 
 @each_model
-def test_a_model_has_its_recipe_and_was_trained_by_it(name):
+def test_model_was_trained_by_its_recipe(name):
     recipe, trained = read_recipe(model_zoo.recipe(name)), Config.read(model_zoo.model(name) / "config.json")
     asked = from_dict(TrainConfig, recipe)
     for key in recipe.keys() - {"options"}:
@@ -50,7 +50,7 @@ def test_a_model_has_its_recipe_and_was_trained_by_it(name):
 
 
 @each_model
-def test_the_files_of_a_model_belong_together(name):
+def test_files_of_a_model_belong_together(name):
     folder = model_zoo.model(name)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     for role in ("decoder", "encoder"):
@@ -63,7 +63,7 @@ def test_the_files_of_a_model_belong_together(name):
 
 
 @each_model
-def test_a_card_tells_every_figure_of_the_evaluation(name):
+def test_card_lists_every_metric_of_the_evaluation(name):
     report, card = report_of(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
     assert report["model"] == name and report["protocol"]["images"] == 10_000
     for part in ("bound", "importance_weighted", "reconstruction", "generated"):
@@ -74,7 +74,7 @@ def test_a_card_tells_every_figure_of_the_evaluation(name):
 
 @needs_mnist
 @each_model
-def test_a_models_bound_is_what_its_card_says(name):
+def test_bound_of_a_model_agrees_with_its_card(name):
     """On 400 of the test images, within the error that the subset makes."""
     folder, report = model_zoo.model(name), report_of(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
@@ -86,7 +86,7 @@ def test_a_models_bound_is_what_its_card_says(name):
 
 @needs_mnist
 @each_model
-def test_the_exported_files_have_a_bound_too(name):
+def test_exported_files_have_the_bound_of_the_card(name):
     """A looser one under a flow: the same images, without torch."""
     folder = model_zoo.model(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
@@ -99,7 +99,7 @@ def test_the_exported_files_have_a_bound_too(name):
     assert -0.5 < by_files - by_run < 40
 
 
-def test_the_default_draws_the_digits_that_it_is_asked_for():
+def test_default_model_generates_the_requested_digits():
     """By the shipped classifier, which is right on 99.5 % of real test images."""
     asked = np.arange(1000) % 10
     images = cvae.load().generate(1000, asked, seed=0)
@@ -107,6 +107,6 @@ def test_the_default_draws_the_digits_that_it_is_asked_for():
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 
-def test_a_recipe_without_a_model_is_shown_with_what_it_needs(cvae):
+def test_recipe_without_model_is_shown_with_its_requirements(cvae):
     shown = cvae("zoo", "show", "cars").out
     assert "Bring a folder cars/train" in shown and 'data = "folder:cars"' in shown
