@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import functools
 import logging
 import os
 import shutil
@@ -20,6 +21,58 @@ from cvae.atomic import write_file
 from cvae.config import TrainConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+INTEGRATION_FIXTURES = {"trained"}
+"""Fixtures that train and export a model or start another program; tests that use them are integration tests."""
+
+unit_test_runs = False
+"""Whether the current test must neither train a model nor start another process."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if INTEGRATION_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
+
+
+def pytest_collection_finish() -> None:
+    if "cvae.engine.trainer" in sys.modules:
+        from cvae.engine.trainer import Trainer
+
+        run = Trainer.run
+
+        @functools.wraps(run)
+        def checked_run(self: Trainer, **options: Any) -> Path:
+            require_integration("trains a model")
+            return run(self, **options)
+
+        Trainer.run = checked_run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    global unit_test_runs
+    unit_test_runs = not any(item.get_closest_marker(name) for name in ("integration", "slow"))
+
+
+def pytest_runtest_logfinish() -> None:
+    global unit_test_runs
+    unit_test_runs = False
+
+
+def require_integration(action: str) -> None:
+    """Fail a unit test that does what only integration tests may do."""
+    if unit_test_runs:
+        raise AssertionError(f"this test {action}: mark it with @pytest.mark.integration")
+
+
+def check_event(event: str, arguments: tuple[object, ...]) -> None:
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"):
+        require_integration("starts another process")
+
+
+sys.addaudithook(check_event)
 
 
 @pytest.fixture(scope="session")

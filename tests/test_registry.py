@@ -183,7 +183,7 @@ def test_options_are_the_keyword_parameters_of_a_part(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "resolved"),
+    ("options", "resolved"),
     [
         ({"width": 3}, 3),
         ({"rate": 2}, 2.0),
@@ -195,15 +195,15 @@ def test_options_are_the_keyword_parameters_of_a_part(monkeypatch):
     ],
     ids=str,
 )
-def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, given, resolved):
+def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, options, resolved):
     parts = things(monkeypatch)
-    ((option, _),) = given.items()
-    result = parts.resolve("thing", given)
+    ((option, _),) = options.items()
+    result = parts.resolve("thing", options)
     assert result == {**parts.options("thing"), option: resolved} and type(result[option]) is type(resolved)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [{"width": v} for v in ("3", 3.0, True, None, [3])]
     + [{"rate": v} for v in ("0.5", True, None)]
     + [{"sizes": v} for v in (3, "34", None)]
@@ -211,10 +211,10 @@ def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, given
     + [{"name": v} for v in (1, None)],
     ids=str,
 )
-def test_option_value_of_another_type_is_rejected(monkeypatch, given):
-    ((option, value),) = given.items()
+def test_option_value_of_another_type_is_rejected(monkeypatch, options):
+    ((option, value),) = options.items()
     with pytest.raises(UsageError) as caught:
-        things(monkeypatch).resolve("thing", given)
+        things(monkeypatch).resolve("thing", options)
     assert f"thing 'thing': {option}={value!r}" in str(caught.value)
 
 

@@ -71,9 +71,9 @@ def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained)
 
     run = trained["plain"]
     args = SimpleNamespace(device="cpu", data_dir=None, smoke=False)
-    found = importance_weighted(run, args, 200)
+    actual = importance_weighted(run, args, 200)
     split = load_dataset(Config.read(run / "config.json").training).test
     expected = bounds(RunScorer(run, "cpu", "fp32"), split.images, None, samples=200)
-    assert found["nats"] == pytest.approx(expected.importance_weighted.mean(), abs=0.15)
-    assert found["single_sample"] == pytest.approx(expected.bound.mean(), abs=0.2)
-    assert found["nats"] < found["single_sample"] and found["images"] == len(split)
+    assert actual["nats"] == pytest.approx(expected.importance_weighted.mean(), abs=0.15)
+    assert actual["single_sample"] == pytest.approx(expected.bound.mean(), abs=0.2)
+    assert actual["nats"] < actual["single_sample"] and actual["images"] == len(split)

@@ -30,16 +30,16 @@ def panels(path: str | Path, across: int, down: int) -> np.ndarray:
         pixels = np.asarray(picture.convert("L")).astype(int)
     factor, rest = divmod(pixels.shape[1], across * 9 - 1)
     assert rest == 0 and pixels.shape[0] == factor * (down * 9 - 1) and max(pixels.shape) >= 280
-    sheet = pixels[::factor, ::factor]
-    assert np.array_equal(pixels, np.kron(sheet, np.ones((factor, factor), int)))
-    assert set(sheet[8::9].ravel()) | set(sheet[:, 8::9].ravel()) <= {128}
-    places = np.pad(sheet, ((0, 1), (0, 1))).reshape(down, 9, across, 9).transpose(0, 2, 1, 3)
+    grid = pixels[::factor, ::factor]
+    assert np.array_equal(pixels, np.kron(grid, np.ones((factor, factor), int)))
+    assert set(grid[8::9].ravel()) | set(grid[:, 8::9].ravel()) <= {128}
+    places = np.pad(grid, ((0, 1), (0, 1))).reshape(down, 9, across, 9).transpose(0, 2, 1, 3)
     return places[:, :, :8, :8].reshape(-1, 8, 8)
 
 
-def shown(found: np.ndarray, images: np.ndarray) -> bool:
+def panels_show(values: np.ndarray, images: np.ndarray) -> bool:
     """Whether the panels show these images (N, 1, 8, 8), rounded to bytes."""
-    return found.shape[0] == len(images) and bool(np.abs(found - images[:, 0] * 255).max() <= 0.51)
+    return values.shape[0] == len(images) and bool(np.abs(values - images[:, 0] * 255).max() <= 0.51)
 
 
 def originals(paths: list[Path]) -> np.ndarray:

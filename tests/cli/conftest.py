@@ -10,7 +10,7 @@ from PIL import Image
 
 
 @pytest.fixture
-def pictures(in_tmp) -> list[Path]:
+def image_files(in_tmp) -> list[Path]:
     """Two grey pictures of the models' size."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
     for name, image in zip("ab", pixels, strict=True):
@@ -23,15 +23,15 @@ def snapshot() -> dict[str, tuple[int, int]]:
 
 
 @pytest.fixture
-def refused(cvae) -> Callable[..., None]:
+def assert_fails(cvae) -> Callable[..., None]:
     """A command ends with this code and one error line with all the words, and leaves the folder as it was."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = snapshot()
-        done = cvae(*args)
-        *remarks, line = done.err.splitlines()
-        assert (done.code, done.out) == (code, ""), done.err
-        assert line.startswith("cvae: error: ") and done.err.endswith("\n")
+        result = cvae(*args)
+        *remarks, line = result.err.splitlines()
+        assert (result.code, result.out) == (code, ""), result.err
+        assert line.startswith("cvae: error: ") and result.err.endswith("\n")
         assert not [remark for remark in remarks if "rror" in remark or "Traceback" in remark or "Warn" in remark]
         assert [word for word in words if word not in line] == [], line
         assert snapshot() == before

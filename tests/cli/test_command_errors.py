@@ -60,42 +60,42 @@ BAD_USE = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
-def test_command_rejects_invalid_arguments_in_one_line(refused, litter, trained, code, command, words):
-    refused(code, words, *[word.format(**trained) for word in command.split()])
+def test_command_rejects_invalid_arguments_in_one_line(assert_fails, litter, trained, code, command, words):
+    assert_fails(code, words, *[word.format(**trained) for word in command.split()])
 
 
 @NO_ORT_CUDA
-def test_generate_explains_how_to_install_missing_cuda_provider(refused, trained):
-    refused(
+def test_generate_explains_how_to_install_missing_cuda_provider(assert_fails, trained):
+    assert_fails(
         2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
     )
 
 
 @pytest.mark.parametrize("command", ["generate", "info", "interpolate", "export onnx"])
-def test_command_suggests_similar_run_for_unknown_name(refused, trained, command):
+def test_command_suggests_similar_run_for_unknown_name(assert_fails, trained, command):
     shutil.copytree(trained["plain"], "runs/digits-mlp")
-    refused(2, ["'digits-mpl'", "'digits-mlp'"], *command.split(), "digits-mpl")
+    assert_fails(2, ["'digits-mpl'", "'digits-mlp'"], *command.split(), "digits-mpl")
 
 
-def test_generate_suggests_training_when_there_is_no_model(refused, monkeypatch):
+def test_generate_suggests_training_when_there_is_no_model(assert_fails, monkeypatch):
     monkeypatch.setattr("cvae.model_zoo.models", dict)
-    refused(2, ["cvae train"], "generate", "--digit", "7")
+    assert_fails(2, ["cvae train"], "generate", "--digit", "7")
 
 
-def test_interpolate_requires_label_from_image_to_seed(refused, trained, litter):
-    refused(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
+def test_interpolate_requires_label_from_image_to_seed(assert_fails, trained, litter):
+    assert_fails(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
 
 
-def test_command_suggests_export_for_run_without_onnx_files(refused, trained, litter):
+def test_command_suggests_export_for_run_without_onnx_files(assert_fails, trained, litter):
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for command in (["generate"], ["generate", "raw"], ["interpolate", "runs/raw"], ["reconstruct", "seven.png"]):
-        refused(1, ["cvae export onnx runs/raw"], *command)
+        assert_fails(1, ["cvae export onnx runs/raw"], *command)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
-def test_generate_reports_read_only_folder(refused, trained):
+def test_generate_reports_read_only_folder(assert_fails, trained):
     Path("locked").mkdir(mode=0o500)
-    refused(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
+    assert_fails(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
 
 
 USAGE = {
@@ -116,9 +116,9 @@ USAGE = {
 
 @pytest.mark.parametrize("command", USAGE.values(), ids=USAGE)
 def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
-    done = cvae(*[word.format(**trained) for word in command.split()])
-    assert done.code == 2 and done.out == "" and "Traceback" not in done.err and not list(Path().iterdir())
-    assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", done.err)
+    result = cvae(*[word.format(**trained) for word in command.split()])
+    assert result.code == 2 and result.out == "" and "Traceback" not in result.err and not list(Path().iterdir())
+    assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", result.err)
 
 
 @pytest.mark.parametrize(
@@ -136,17 +136,19 @@ def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, com
     ],
 )
 def test_usage_error_quotes_value_and_refers_to_help(cvae, command, words):
-    done = cvae(*command.split())
-    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
-    assert done.err.startswith("cvae: error: ") and [word for word in words if word not in done.err] == [], done.err
+    result = cvae(*command.split())
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("cvae: error: ") and [word for word in words if word not in result.err] == [], (
+        result.err
+    )
 
 
 def test_command_without_subcommand_prints_help(cvae):
-    done = cvae("plot")
-    assert done.code in (0, 2) and "Usage: cvae plot" in done.out + done.err
+    result = cvae("plot")
+    assert result.code in (0, 2) and "Usage: cvae plot" in result.out + result.err
 
 
 @pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
-def test_generate_rejects_huge_number_of_images_at_once(refused, trained, out):
+def test_generate_rejects_huge_number_of_images_at_once(assert_fails, trained, out):
     huge = str(10**20)
-    refused(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)
+    assert_fails(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)

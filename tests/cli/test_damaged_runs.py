@@ -92,14 +92,14 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize(("damage", "words"), {**WEIGHTS, **CONFIGS}.values(), ids={**WEIGHTS, **CONFIGS})
-def test_export_rejects_damaged_run(refused, trained, damage, words):
+def test_export_rejects_damaged_run(assert_fails, trained, damage, words):
     run = Path(shutil.copytree(trained["plain"], "run", ignore=shutil.ignore_patterns("*.onnx")))
     damage(run)
-    refused(1, words, "export", "onnx", run)
+    assert_fails(1, words, "export", "onnx", run)
 
 
 @pytest.mark.parametrize("command", [["info", "run"], ["train", "--resume", "--out", "run"]], ids=" ".join)
 @pytest.mark.parametrize(("damage", "words"), CONFIGS.values(), ids=CONFIGS)
-def test_info_and_resume_reject_damaged_config(refused, trained, command, damage, words):
+def test_info_and_resume_reject_damaged_config(assert_fails, trained, command, damage, words):
     damage(Path(shutil.copytree(trained["plain"], "run")))
-    refused(1, words, *command)
+    assert_fails(1, words, *command)

@@ -21,21 +21,21 @@ def test_evaluate_prints_every_metric(cvae, trained):
         "reconstruction",
         "labels",
     }
-    done = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
-    assert done.code == 0
-    *remarks, last = done.err.splitlines()
+    result = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
+    assert result.code == 0
+    *remarks, last = result.err.splitlines()
     assert last == "no features for 'digits': distances are left out; choose some with --features MODULE:CALLABLE"
     assert len(remarks) == 1 and remarks[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
-        assert re.search(rf"^  {name} +[-0-9.]+$", done.out, flags=re.MULTILINE)
-    assert f"{facts['importance_weighted']['nats']:.4f}" in done.out  # the same figures again
+        assert re.search(rf"^  {name} +[-0-9.]+$", result.out, flags=re.MULTILINE)
+    assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same figures again
 
 
 def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
     shutil.copytree(trained["plain"], "runs/mine")
-    done = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
-    assert done.facts["model"] == "mine" and done.facts["protocol"]["split"] == "validation"
-    assert "newest run: runs/mine" in done.err
+    result = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
+    assert result.facts["model"] == "mine" and result.facts["protocol"]["split"] == "validation"
+    assert "newest run: runs/mine" in result.err
 
 
 def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
@@ -65,6 +65,6 @@ def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
     ],
 )
 def test_evaluate_rejects_invalid_arguments_in_one_line(cvae, trained, flags, code, word):
-    done = cvae("evaluate", trained["plain"], *flags)
-    assert done.code == code and done.out == ""
-    assert word in done.err and "Traceback" not in done.err
+    result = cvae("evaluate", trained["plain"], *flags)
+    assert result.code == code and result.out == ""
+    assert word in result.err and "Traceback" not in result.err

@@ -58,8 +58,8 @@ def exporters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("arguments", ["mine --level 1", "mine --level=1", "--level 1 mine"])
 def test_value_of_exporter_flag_is_not_taken_for_the_run(cvae, arguments):
-    done = cvae("export", *arguments.split())
-    assert (done.code, done.err) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
+    result = cvae("export", *arguments.split())
+    assert (result.code, result.err) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
     ((model, options),) = calls
     assert model == model_zoo.models()[model_zoo.DEFAULT] and options["level"] == 1
 
@@ -70,8 +70,8 @@ def test_value_of_exporter_flag_is_not_taken_for_the_run(cvae, arguments):
 def test_exporter_flag_and_run_come_in_any_order(cvae, trained, in_tmp, arguments):
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
-    done = cvae("export", *arguments.split())
-    assert (done.code, done.err) == (0, "")
+    result = cvae("export", *arguments.split())
+    assert (result.code, result.err) == (0, "")
     ((model, options),) = calls
     assert model == Path("runs/x") and options["level"] == 1
 
@@ -113,21 +113,21 @@ def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
     ],
 )
 def test_export_rejects_invalid_options_in_one_line(cvae, arguments, words):
-    done = cvae("export", *arguments.split())
-    assert done.code == 2 and done.out == "" and done.err.count("\n") == 1 and calls == []
-    assert done.err.startswith("cvae: error: ") and all(word in done.err for word in words), done.err
+    result = cvae("export", *arguments.split())
+    assert result.code == 2 and result.out == "" and result.err.count("\n") == 1 and calls == []
+    assert result.err.startswith("cvae: error: ") and all(word in result.err for word in words), result.err
 
 
 def test_exporter_that_requires_weights_gets_the_newest_run(cvae, trained, in_tmp):
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
-    done = cvae("export", "weights", "--level", "1", "--json")
-    assert done.facts == {"files": ["runs/x/config.json"]} and calls == [(Path("runs/x"), {"level": 1})]
+    result = cvae("export", "weights", "--level", "1", "--json")
+    assert result.facts == {"files": ["runs/x/config.json"]} and calls == [(Path("runs/x"), {"level": 1})]
 
 
 def test_help_of_plugin_exporter_lists_only_its_options(cvae):
-    done = cvae("export", "mine", "--help")
-    text = " ".join(done.out.split())
+    result = cvae("export", "mine", "--help")
+    text = " ".join(result.out.split())
     assert "--level N Compression level, higher for smaller files. [3]" in text
     assert "--sizes JSON Sides in pixels. [[4]]" in text
     assert re.search(r"--crop / --no-crop +\[crop\]", text)

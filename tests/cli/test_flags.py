@@ -97,10 +97,10 @@ def test_every_default_is_within_its_range_and_every_flag_has_a_help_text(name):
 def test_new_field_is_a_flag_without_any_other_change():
     app = command_line(LargerConfig)
     arguments = ["--momentum", "0.5", "--freeze", "encoder", "--freeze", "decoder", "--set", "arch.x=1"]
-    done = CliRunner().invoke(app, arguments)
-    assert done.exit_code == 0, done.output
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
     expected = {"momentum": 0.5, "frozen": ["encoder", "decoder"], "options": {"arch": {"x": 1}}}
-    assert json.loads(done.output) == expected
+    assert json.loads(result.output) == expected
     assert from_dict(LargerConfig, expected).frozen == ("encoder", "decoder")
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     assert "--momentum X Momentum of the optimizer. [0.9]" in text
@@ -111,8 +111,8 @@ def test_new_field_is_a_flag_without_any_other_change():
 
 def test_old_spelling_of_a_flag_works_and_is_hidden():
     app = command_line(LargerConfig)
-    done = CliRunner().invoke(app, ["--inertia", "0.5", "--without", "a", "--exclude-class", "b"])
-    assert json.loads(done.output) == {"momentum": 0.5, "without": ["b", "a"], "options": {}}
+    result = CliRunner().invoke(app, ["--inertia", "0.5", "--without", "a", "--exclude-class", "b"])
+    assert json.loads(result.output) == {"momentum": 0.5, "without": ["b", "a"], "options": {}}
     text = CliRunner().invoke(app, ["--help"]).output
     assert "--exclude-class NAME" in text and "--without" not in text and "--inertia" not in text
 
@@ -156,8 +156,8 @@ def test_reference_has_a_row_for_each_flag():
 
 
 def test_short_flag_stands_for_an_option():
-    done = CliRunner().invoke(command_line(TrainConfig), ["--beta", "4", "--set", "objective.beta=2"])
-    assert json.loads(done.output) == {"options": {"objective": {"beta": 4.0}}}
+    result = CliRunner().invoke(command_line(TrainConfig), ["--beta", "4", "--set", "objective.beta=2"])
+    assert json.loads(result.output) == {"options": {"objective": {"beta": 4.0}}}
     assert flag("free_bits") == "--free-bits"
 
 

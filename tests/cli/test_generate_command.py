@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import DIGITS, in_torch, noise, panels, shown
+from cli_helpers import DIGITS, in_torch, noise, panels, panels_show
 from PIL import Image
 
 
@@ -30,10 +30,10 @@ def test_generate_writes_images_that_torch_decodes_from_the_same_noise(
     facts = cvae("generate", trained[kind], *flags, "--seed", 5, "--json").facts
     names = None if kind == "plain" else [str(label) for label in labels]
     assert facts == {"out": "generated.png", "model": kind, "images": len(labels), "labels": names, "seed": 5}
-    found = panels("generated.png", across, down)
+    actual = panels("generated.png", across, down)
     images = in_torch(trained[kind], "decode", noise(5, len(labels)), None if kind == "plain" else labels)
-    assert shown(found[: len(labels)], images) and (found[len(labels) :] == 128).all()
-    assert found[: len(labels)].std(axis=(1, 2)).min() > 20
+    assert panels_show(actual[: len(labels)], images) and (actual[len(labels) :] == 128).all()
+    assert actual[: len(labels)].std(axis=(1, 2)).min() > 20
 
 
 def test_generate_writes_different_images_for_each_class(cvae, trained):
@@ -52,9 +52,9 @@ def test_generate_is_reproducible_by_seed(cvae, trained):
 def test_generate_reports_its_random_seed(cvae, trained):
     first, second = (cvae("generate", trained["plain"], "--json").facts["seed"] for _ in range(2))
     assert first != second
-    drawn = Path("generated.png").read_bytes()
+    data = Path("generated.png").read_bytes()
     assert str(second) in cvae("generate", trained["plain"], "--seed", second, "--out", "again.png").out
-    assert Path("again.png").read_bytes() == drawn
+    assert Path("again.png").read_bytes() == data
 
 
 def test_digit_flag_is_an_alias_of_label(cvae, trained):
@@ -66,8 +66,8 @@ def test_digit_flag_is_an_alias_of_label(cvae, trained):
 
 def test_temperature_zero_gives_equal_images(cvae, trained):
     cvae("generate", trained["labels"], "--digit", 3, "-n", 4, "--temperature", 0)
-    found = panels("generated.png", 2, 2)
-    assert shown(found, in_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
+    actual = panels("generated.png", 2, 2)
+    assert panels_show(actual, in_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
 
 
 @pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("gif", "GIF"), ("webp", "WEBP")])
@@ -88,5 +88,5 @@ def test_generate_shows_image_in_terminal_on_stderr(cvae, trained, monkeypatch, 
     monkeypatch.setenv("TERM", "xterm-kitty")
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
-    done = cvae("generate", trained["plain"], "--seed", 1)
-    assert done.code == 0 and "\033_G" not in done.out and ("\033_G" in done.err) == (stream == "stderr")
+    result = cvae("generate", trained["plain"], "--seed", 1)
+    assert result.code == 0 and "\033_G" not in result.out and ("\033_G" in result.err) == (stream == "stderr")

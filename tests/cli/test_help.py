@@ -32,16 +32,16 @@ def test_app_has_every_documented_command():
 @pytest.mark.parametrize("flag", ["--help", "-h"])
 @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + SUBCOMMANDS, ids=" ".join)
 def test_help_of_every_command_has_an_example(cvae, command, flag):
-    done = cvae(*command, flag)
-    assert (done.code, done.err) == (0, "")
-    assert re.search(r"Example: cvae \w+", done.out)
+    result = cvae(*command, flag)
+    assert (result.code, result.err) == (0, "")
+    assert re.search(r"Example: cvae \w+", result.out)
 
 
 def test_main_help_lists_every_command(cvae):
     for arguments, code in (["--help"], 0), ([], 2):
-        done = cvae(*arguments)
-        assert done.code == code
-        assert all(re.search(rf"^  {name}  +\S", done.out + done.err, flags=re.MULTILINE) for name in COMMANDS)
+        result = cvae(*arguments)
+        assert result.code == code
+        assert all(re.search(rf"^  {name}  +\S", result.out + result.err, flags=re.MULTILINE) for name in COMMANDS)
 
 
 def test_version_flag_prints_version(cvae):
@@ -56,14 +56,14 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
     def run(*args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*command, *map(str, args)], cwd=tmp_path, capture_output=True, text=True)
 
-    done = run("generate", trained["labels"], "--digit", 7, "--seed", 1, "--out", "seven.png")
-    assert (done.returncode, done.stdout, done.stderr) == (0, "seven.png (1 image, seed 1)\n", "")
+    result = run("generate", trained["labels"], "--digit", 7, "--seed", 1, "--out", "seven.png")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "seven.png (1 image, seed 1)\n", "")
     image = in_torch(trained["labels"], "decode", noise(1, 1), [7])[0, 0]
     large = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((280, 280), Image.Resampling.LANCZOS)
     with Image.open(tmp_path / "seven.png") as picture:
         assert np.abs(np.asarray(picture).astype(int) - np.asarray(large)).max() <= 2  # smooth, unlike below
-    done = run("generate", trained["labels"], "--digit", 12)
-    assert done.returncode == 2 and done.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", done.stderr)
+    result = run("generate", trained["labels"], "--digit", 12)
+    assert result.returncode == 2 and result.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", result.stderr)
 
 
 def test_parts_lists_every_part(cvae):

@@ -37,8 +37,8 @@ def test_info_escapes_control_characters_of_a_run(cvae, trained):
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"
     Path("run/config.json").write_text(json.dumps(config))
-    done = cvae("info", "run")
-    assert done.code in (0, 1) and not set("\x1b\u202e\ud800") & set(done.out + done.err), done
+    result = cvae("info", "run")
+    assert result.code in (0, 1) and not set("\x1b\u202e\ud800") & set(result.out + result.err), result
 
 
 def three_runs(trained: dict[str, Path]) -> None:
@@ -61,19 +61,19 @@ def three_runs(trained: dict[str, Path]) -> None:
     ],
     ids=str,
 )
-def test_command_reports_that_it_uses_the_newest_run(cvae, trained, pictures, arguments, fact):
+def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, fact):
     three_runs(trained)
-    done = cvae(*arguments, "--json")
-    assert fact.items() <= done.facts.items()
-    assert done.err.splitlines()[0] == "newest run: runs/new"
+    result = cvae(*arguments, "--json")
+    assert fact.items() <= result.facts.items()
+    assert result.err.splitlines()[0] == "newest run: runs/new"
 
 
 def test_export_uses_the_newest_run_and_lists_the_files_it_wrote(cvae, trained):
     three_runs(trained)
     before = Path("runs/old/decoder.onnx").read_bytes()
-    done = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
-    assert done.err == "newest run: runs/new\n"
-    assert done.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
+    result = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
+    assert result.err == "newest run: runs/new\n"
+    assert result.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
     facts = cvae("info", "runs/new/decoder.onnx", "--json").facts
     assert (facts["license"], facts["name"]) == ("CC0-1.0", "new")
     assert Path("runs/old/decoder.onnx").read_bytes() == before

@@ -30,46 +30,46 @@ def zoo_model(tmp_path) -> Path:
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_name_that_cannot_be_encoded_is_printed_with_escapes(zoo_model, encoding):
-    done = cvae("info", "猫", cwd=zoo_model.parent, encoding=encoding)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"\\u732b" in done.stdout
+    result = cvae("info", "猫", cwd=zoo_model.parent, encoding=encoding)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert b"\\u732b" in result.stdout
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_image_is_written_to_name_that_cannot_be_encoded(zoo_model, encoding):
-    done = cvae(
+    result = cvae(
         "generate", "猫", "--label", "7", "--seed", "1", "--out", "猫.png", cwd=zoo_model.parent, encoding=encoding
     )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert result.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
 
 
 def test_training_succeeds_in_folder_that_cannot_be_encoded(tmp_path):
     flags = ["--data", "digits", "--limit", "100", "--epochs", "1", "--arch", "mlp", "--tracker", "none"]
-    done = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
-    assert done.returncode == 0, done.stderr
-    assert b"runs/\\u732b: trained" in done.stdout and (tmp_path / "runs" / "猫" / "model.safetensors").is_file()
+    result = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
+    assert result.returncode == 0, result.stderr
+    assert b"runs/\\u732b: trained" in result.stdout and (tmp_path / "runs" / "猫" / "model.safetensors").is_file()
 
 
 def test_error_that_cannot_be_encoded_is_one_line(tmp_path):
-    done = cvae("info", "猫", cwd=tmp_path, encoding="ascii")
-    assert done.returncode == 2 and done.stderr.startswith(b"cvae: error: ") and done.stderr.count(b"\n") == 1
+    result = cvae("info", "猫", cwd=tmp_path, encoding="ascii")
+    assert result.returncode == 2 and result.stderr.startswith(b"cvae: error: ") and result.stderr.count(b"\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
     folder = zoo_model.rename(zoo_model.with_name(os.fsdecode(b"run\xff")))
-    done = cvae(
+    result = cvae(
         "generate", folder.name, "--label", "7", "--out", os.fsdecode(b"\xff.png"), cwd=folder.parent, encoding=encoding
     )
-    assert (done.returncode, done.stdout[:6]) == (0, b"\\udcff"), done.stderr
+    assert (result.returncode, result.stdout[:6]) == (0, b"\\udcff"), result.stderr
     assert cvae("info", folder.name, cwd=folder.parent, encoding=encoding).returncode == 0
 
 
 def test_encodable_characters_are_unchanged(zoo_model):
-    done = cvae("info", "猫", cwd=zoo_model.parent, encoding="utf-8")
-    assert "猫" in done.stdout.decode()
+    result = cvae("info", "猫", cwd=zoo_model.parent, encoding="utf-8")
+    assert "猫" in result.stdout.decode()
 
 
 def test_output_without_encoding_is_supported(zoo_model, monkeypatch):
@@ -89,20 +89,20 @@ def test_warning_is_printed_in_one_line(tmp_path):
         from cvae.__main__ import main
         main([])
     """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "cvae: warning: a cause; and a fix\n")
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, "cvae: warning: a cause; and a fix\n")
 
 
 def test_log_message_of_another_package_is_one_line(tmp_path):
-    done = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-m", "cvae", "plot", "losses", "mnist-resnet-conditional", "--out", tmp_path / "x.png"],
         env={**os.environ, "HOME": "/dev/null", "MPLCONFIGDIR": "/dev/null/x"},  # matplotlib can't write there
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
-    lines = done.stderr.splitlines()
-    assert done.returncode == 0 and any("Matplotlib created a temporary cache" in line for line in lines), lines
+    lines = result.stderr.splitlines()
+    assert result.returncode == 0 and any("Matplotlib created a temporary cache" in line for line in lines), lines
     assert all(line.startswith("cvae: warning: ") for line in lines), lines
 
 
@@ -120,5 +120,5 @@ def test_torch_compile_warning_is_hidden_by_default(tmp_path, setting, count):
     """
     env = {name: value for name, value in os.environ.items() if name != "TORCH_LOGS"}
     env |= {} if setting is None else {"TORCH_LOGS": setting}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (done.returncode, done.stderr.count("no CUDA runtime")) == (0, count), done.stderr
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stderr.count("no CUDA runtime")) == (0, count), result.stderr

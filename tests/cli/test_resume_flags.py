@@ -110,22 +110,22 @@ def continued(cvae, resumed) -> Callable[..., list[dict[str, Any]]]:
     """Resume the run with flags; each call of `cvae.resume` so far."""
 
     def run(*flags: str) -> list[dict[str, Any]]:
-        done = cvae("train", "--resume", "--out", "run", *flags)
-        assert done.code == 0, done.err
+        result = cvae("train", "--resume", "--out", "run", *flags)
+        assert result.code == 0, result.err
         return resumed
 
     return run
 
 
 @pytest.fixture
-def refused(cvae, resumed) -> Callable[..., None]:
+def assert_fails(cvae, resumed) -> Callable[..., None]:
     """Resume the run with flags, and expect one error line with these words."""
 
     def run(words: list[str], *flags: str) -> None:
-        done = cvae("train", "--resume", "--out", "run", *flags)
-        assert (done.code, done.out, resumed) == (2, "", [])
-        assert done.err.startswith("cvae: error: ") and done.err.count("\n") == 1
-        assert all(word in done.err for word in words), done.err
+        result = cvae("train", "--resume", "--out", "run", *flags)
+        assert (result.code, result.out, resumed) == (2, "", [])
+        assert result.err.startswith("cvae: error: ") and result.err.count("\n") == 1
+        assert all(word in result.err for word in words), result.err
 
     return run
 
@@ -153,14 +153,14 @@ def test_resume_accepts_flags_that_agree_with_the_run(continued, flags):
 @pytest.mark.parametrize(
     ("name", "flags"), [(name, flags) for name, (_, differing) in FLAGS.items() for flags in differing]
 )
-def test_resume_rejects_flag_that_differs(refused, name, flags):
+def test_resume_rejects_flag_that_differs(assert_fails, name, flags):
     flag, *_ = flags.replace("--no-", "--").split()
     recorded = {"beta": 2.0, "free_bits": 0.0, "likelihood": "gaussian-optimal", "precision": "bf16"}
     start = recorded[name] if name in recorded else getattr(START, name)
-    shown = (
+    expected = (
         flag if start is True else " ".join(f"{flag} {v!r}" for v in (start if isinstance(start, tuple) else [start]))
     )
-    refused([flags.split()[0], f"was started with {shown};", "--epochs", "--out"], *split(flags))
+    assert_fails([flags.split()[0], f"was started with {expected};", "--epochs", "--out"], *split(flags))
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
@@ -169,16 +169,16 @@ def test_resume_accepts_options_that_agree_with_the_run(continued, assignments):
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
-def test_resume_rejects_option_that_differs(refused, assignments):
+def test_resume_rejects_option_that_differs(assert_fails, assignments):
     agreeing, differing = assignments
     option, _, value = agreeing.partition("=")
     words = [f"--set {differing}", f"--set {option}={value}"]
     words = [word.replace("--set objective.beta=", "--beta ") for word in words]  # the short flag
-    refused(words, "--set", differing)
+    assert_fails(words, "--set", differing)
 
 
-def test_resume_rejects_option_that_the_run_does_not_have(refused):
-    refused(["--set arch.width=3", "without --set arch.width"], "--set", "arch.width=3")
+def test_resume_rejects_option_that_the_run_does_not_have(assert_fails):
+    assert_fails(["--set arch.width=3", "without --set arch.width"], "--set", "arch.width=3")
 
 
 @pytest.mark.parametrize(("flags", "value"), CHANGES.values(), ids=CHANGES)
@@ -187,15 +187,15 @@ def test_resume_changes_changeable_flags(continued, flags, value):
     assert list(change.values()) == [value]
 
 
-def test_resume_names_the_first_flag_that_differs(refused):
-    refused(["--latent-dim 5"], "--arch", "mlp", "--lr", "1", "--latent-dim", "5", "--epochs", "9")
+def test_resume_names_the_first_flag_that_differs(assert_fails):
+    assert_fails(["--latent-dim 5"], "--arch", "mlp", "--lr", "1", "--latent-dim", "5", "--epochs", "9")
 
 
-def test_resume_rejects_flag_without_recorded_value(refused):
+def test_resume_rejects_flag_without_recorded_value(assert_fails):
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["limit"] = None
     Path("run/config.json").write_text(json.dumps(config))
-    refused(["--limit 5", "without --limit"], "--limit", "5")
+    assert_fails(["--limit 5", "without --limit"], "--limit", "5")
 
 
 def test_resume_accepts_the_config_of_the_run_as_recipe(continued):
@@ -203,10 +203,10 @@ def test_resume_accepts_the_config_of_the_run_as_recipe(continued):
     assert changes.keys() <= set(RESUMABLE) and changes["epochs"] == 5
 
 
-def test_resume_compares_values_of_a_recipe_like_flags(continued, refused):
+def test_resume_compares_values_of_a_recipe_like_flags(continued, assert_fails):
     recipe = Path("flags.toml")
     recipe.write_text('arch = "mlp"\nlr = 0.001\nepochs = 9\n[options.arch]\nhidden = [32]\n')
-    refused(["--lr 0.001", "--lr 0.002"], "--recipe", "flags.toml")
+    assert_fails(["--lr 0.001", "--lr 0.002"], "--recipe", "flags.toml")
     assert continued("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag goes before the recipe
 
 
@@ -216,8 +216,8 @@ def test_resume_drops_options_of_another_part_like_the_first_call(continued):
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_resume_rejects_recipe_of_another_run(refused, name):
-    refused(["'run' was started"], "--recipe", name)
+def test_resume_rejects_recipe_of_another_run(assert_fails, name):
+    assert_fails(["'run' was started"], "--recipe", name)
 
 
 COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"

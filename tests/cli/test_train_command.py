@@ -20,18 +20,18 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     parameters = inspect.signature(train).parameters
     own = {"recipe", "out", "resume", "set_", "json"}
     assert set(parameters) - own == fields | SHORT_FLAGS.keys() | {"without_without"}  # the last is a hidden alias
-    wanted, found = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
+    expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
-        kinds = {*(typing.get_args(wanted[name]) or [wanted[name]]), types.NoneType}
+        kinds = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
         if name in ("trackers", "without", "milestones"):  # given one by one
             kinds = {list[int] if name == "milestones" else list[str], types.NoneType}
         if name == "size":  # read by a parser of its own
             kinds -= {int}
-        assert set(typing.get_args(found[name])) == kinds and parameters[name].default is None, name
+        assert set(typing.get_args(actual[name])) == kinds and parameters[name].default is None, name
 
 
 def test_every_flag_reaches_the_config(cvae):
-    asked = {
+    values = {
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
         "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo",
@@ -40,8 +40,8 @@ def test_every_flag_reaches_the_config(cvae):
         "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
         "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
-    assert set(asked) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
-    flags = [f"{flag(name)}={value}" for name, value in asked.items() if not isinstance(value, bool | list)]
+    assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
+    flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list)]
     flags += ["--conditional", "--flip", "--no-compile", "--tracker", "none"]
     flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
@@ -50,7 +50,7 @@ def test_every_flag_reaches_the_config(cvae):
     facts = cvae("train", *flags, "--json").facts
     assert facts["run"] == "runs/digits-mlp-large-conditional"
     config = json.loads(Path(facts["run"], "config.json").read_text())
-    assert {name: config["training"][name] for name in asked} == asked
+    assert {name: config["training"][name] for name in values} == values
     assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5}
     model = config["model"]
     assert (model["image_shape"], model["latent_dim"], model["classes"]) == ([1, 10, 10], 5, list("01246789"))
@@ -120,15 +120,17 @@ def test_resume_continues_where_the_run_stopped(cvae):
 
 @pytest.mark.parametrize("validation", [0.1, 0])
 def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, validation):
-    done = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)
-    assert done.code == 1 and "--lr" in done.err.splitlines()[-1] and "1e+30" in done.err.splitlines()[-1]
+    result = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)
+    assert result.code == 1 and "--lr" in result.err.splitlines()[-1] and "1e+30" in result.err.splitlines()[-1]
 
 
 def test_train_with_init_uses_the_network_of_the_other_run(cvae, trained):
-    done = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
-    assert done.code == 0, done.err
+    result = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
+    assert result.code == 0, result.err
     config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))
     assert config["model"] == source["model"]
-    refused = cvae("train", "--init", trained["labels"], "--latent-dim", 5, "--out", "other")
-    assert refused.code == 2 and "another network" in refused.err and not Path("other", "config.json").exists()
+    other_network = cvae("train", "--init", trained["labels"], "--latent-dim", 5, "--out", "other")
+    assert (
+        other_network.code == 2 and "another network" in other_network.err and not Path("other", "config.json").exists()
+    )
     assert "nowhere" in cvae("train", "--init", "nowhere").err

@@ -74,28 +74,28 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize(("code", "flags", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
-def test_train_rejects_invalid_flags(refused, litter, code, flags, words):
-    refused(code, words, "train", *flags.split())
+def test_train_rejects_invalid_flags(assert_fails, litter, code, flags, words):
+    assert_fails(code, words, "train", *flags.split())
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
-def test_train_rejects_invalid_options(refused, trained, flags, words):
+def test_train_rejects_invalid_options(assert_fails, trained, flags, words):
     shutil.copytree(trained["plain"], "run")
     short = [] if "--resume" in flags else ["--epochs", "1", "--limit", "64"]
-    refused(2, words, "train", *short, *flags.split())
+    assert_fails(2, words, "train", *short, *flags.split())
 
 
 @NO_CUDA
-def test_train_rejects_device_that_is_not_available(refused):
-    refused(2, ["'cuda'", "leave the flag out"], "train", "--device", "cuda")
+def test_train_rejects_device_that_is_not_available(assert_fails):
+    assert_fails(2, ["'cuda'", "leave the flag out"], "train", "--device", "cuda")
 
 
-def test_train_neither_overwrites_nor_changes_a_run(refused, trained):
+def test_train_neither_overwrites_nor_changes_a_run(assert_fails, trained):
     shutil.copytree(trained["plain"], "run")
-    refused(2, ["'run'", "--resume"], *QUICK, "--out", "run")
-    refused(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
+    assert_fails(2, ["'run'", "--resume"], *QUICK, "--out", "run")
+    assert_fails(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
 
 
-def test_beta_requires_objective_with_that_option(refused, monkeypatch):
+def test_beta_requires_objective_with_that_option(assert_fails, monkeypatch):
     monkeypatch.setattr(registry.OBJECTIVES, "_registered", {"without-beta": lambda model, image, label, weight: None})
-    refused(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")
+    assert_fails(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")

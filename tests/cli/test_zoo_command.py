@@ -8,12 +8,12 @@ import pytest
 def test_zoo_lists_shows_and_copies_models(cvae):
     facts = cvae("zoo", "list", "--json").facts
     assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
-    done = cvae("zoo", "list")
+    result = cvae("zoo", "list")
     for name, model in facts["models"].items():
         assert model["evaluation"]["model"] == name
-        assert f"{name} " in done.out and model["summary"] in done.out
-        shown = cvae("zoo", "show", name)
-        assert shown.code == 0 and f"# {name}" in shown.out
+        assert f"{name} " in result.out and model["summary"] in result.out
+        page = cvae("zoo", "show", name)
+        assert page.code == 0 and f"# {name}" in page.out
     name = facts["default"]
     copied = cvae("zoo", "copy", name, "--json").facts
     assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
@@ -25,10 +25,10 @@ def test_zoo_lists_shows_and_copies_models(cvae):
 
 @pytest.mark.parametrize("command", ["show", "copy"])
 def test_zoo_suggests_similar_model_for_unknown_name(cvae, command):
-    done = cvae("zoo", command, "mnist-resnet-conditonal")
-    assert done.code == 2 and "did you mean 'mnist-resnet-conditional'" in done.err
+    result = cvae("zoo", command, "mnist-resnet-conditonal")
+    assert result.code == 2 and "did you mean 'mnist-resnet-conditional'" in result.err
 
 
 def test_zoo_suggests_similar_recipe_for_unknown_name(cvae):
-    done = cvae("zoo", "show", "classic-car-bce")
-    assert done.code == 2 and "did you mean 'classic-cars-bce'" in done.err
+    result = cvae("zoo", "show", "classic-car-bce")
+    assert result.code == 2 and "did you mean 'classic-cars-bce'" in result.err

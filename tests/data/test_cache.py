@@ -64,14 +64,19 @@ class TestDiskImages:
     ) -> None:
         for name in missing:
             monkeypatch.delattr(os, name)
-        rows = DiskImages.open(path)
-        assert (rows.shape, len(rows), rows.nbytes, rows.dtype) == (IMAGES.shape, 300, IMAGES.nbytes, np.uint8)
-        got = rows[key]
+        images_on_disk = DiskImages.open(path)
+        assert (images_on_disk.shape, len(images_on_disk), images_on_disk.nbytes, images_on_disk.dtype) == (
+            IMAGES.shape,
+            300,
+            IMAGES.nbytes,
+            np.uint8,
+        )
+        got = images_on_disk[key]
         assert got.dtype == np.uint8 and got.flags.c_contiguous and got.flags.writeable
         assert np.array_equal(got, IMAGES[key])
-        assert np.array_equal(rows.select(key)[:], IMAGES[key])
+        assert np.array_equal(images_on_disk.select(key)[:], IMAGES[key])
         order = np.random.default_rng(0).permutation(300)
-        assert np.array_equal(rows.select(order)[key], IMAGES[order][key])
+        assert np.array_equal(images_on_disk.select(order)[key], IMAGES[order][key])
 
     def test_grey_images_get_a_channel(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", IMAGES[:, 0])
@@ -83,8 +88,8 @@ class TestDiskImages:
         with pytest.raises(UsageError, match=r"x\.npy' holds .*, not uint8"):
             DiskImages.open(tmp_path / "x.npy")
 
-    @pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole[:60], lambda whole: b"",
-                                        lambda whole: b"x" + whole[1:], lambda whole: whole + b"x"])  # fmt: skip
+    @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:60], lambda data: b"",
+                                        lambda data: b"x" + data[1:], lambda data: data + b"x"])  # fmt: skip
     def test_damaged_file_is_rejected(self, path: Path, change: Callable[[bytes], bytes]) -> None:
         path.write_bytes(change(path.read_bytes()))
         with pytest.raises(CvaeError, match="is damaged"):
@@ -99,15 +104,15 @@ class TestDiskImages:
             DiskImages.open(tmp_path / "x.npy")
 
     def test_change_during_reading_is_an_error(self, path: Path) -> None:
-        rows = DiskImages.open(path)
+        images_on_disk = DiskImages.open(path)
         os.truncate(path, path.stat().st_size - 100)
-        assert np.array_equal(rows[:200], IMAGES[:200])
+        assert np.array_equal(images_on_disk[:200], IMAGES[:200])
         with pytest.raises(CvaeError, match=r"x\.npy' was truncated"):
-            rows[:]
+            images_on_disk[:]
         np.save(path.with_name("y.npy"), IMAGES)
-        rows = DiskImages.open(path.with_name("y.npy"))
+        images_on_disk = DiskImages.open(path.with_name("y.npy"))
         path.with_name("y.npy").unlink()
-        assert np.array_equal(rows[:], IMAGES)
+        assert np.array_equal(images_on_disk[:], IMAGES)
 
     def test_memory_stays_small(self, tmp_path: Path) -> None:
         """600 MB, once from end to end and then at random, in a process that may grow by 50 MB."""
@@ -170,28 +175,28 @@ class TestInFile:
     def test_validation_is_held_out_without_copy(self, data: str, in_file: None) -> None:
         held = load_data(data, validation=0.2)
         assert held.validation is not None and (len(held.train), len(held.validation)) == (240, 60)
-        found = [image.tobytes() for split in (held.train, held.validation) for image in split.images[:]]
-        assert sorted(found) == sorted(image.tobytes() for image in IMAGES[:, :1])
+        actual = [image.tobytes() for split in (held.train, held.validation) for image in split.images[:]]
+        assert sorted(actual) == sorted(image.tobytes() for image in IMAGES[:, :1])
 
     def test_static_binarization_equals_that_in_memory(self, tmp_path: Path, in_file: None) -> None:
         grey = np.repeat(np.arange(256, dtype=np.uint8), 2)[:, None, None].repeat(64, 1).repeat(64, 2)
         np.save(tmp_path / "x.npy", grey)
         data = f"npz:{tmp_path / 'x.npy'}"
-        drawn = load_data(data, binarize="static", validation=0).train.images
-        assert isinstance(drawn, DiskImages)
-        images = drawn[:]
+        binary = load_data(data, binarize="static", validation=0).train.images
+        assert isinstance(binary, DiskImages)
+        images = binary[:]
         assert set(np.unique(images)) == {0, 255}
         p = grey[:, 0, 0] / 255
         assert (abs((images == 255).mean((1, 2, 3)) - p) <= 5 * np.sqrt(p * (1 - p) / 64**2)).all()
-        assert np.array_equal(drawn[np.array([300, 7])], images[[300, 7]])  # whenever it is read, and with whatever
+        assert np.array_equal(binary[np.array([300, 7])], images[[300, 7]])  # whenever it is read, and with whatever
         assert not np.array_equal(images[200], images[201])
         held = load_data(data, binarize="static", limit=30, seed=1).train.images  # whatever else is chosen
         assert isinstance(held, DiskImages) and np.array_equal(held[:], images[held.index])
 
     def test_plugin_may_return_images_on_disk(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
-        rows = DiskImages.open(data.removeprefix("npz:"))
-        made = Dataset(name="", train=Split(images=rows), classes=None, data_license="")
-        monkeypatch.setitem(dataset.DATASETS._registered, "toy", lambda *_: made)
+        images_on_disk = DiskImages.open(data.removeprefix("npz:"))
+        data_set = Dataset(name="", train=Split(images=images_on_disk), classes=None, data_license="")
+        monkeypatch.setitem(dataset.DATASETS._registered, "toy", lambda *_: data_set)
         assert np.array_equal(load_data("toy", validation=0).train.images[:], IMAGES[:, :1])
 
     def test_unsupported_npy_file_is_rejected(self, tmp_path: Path) -> None:
@@ -224,15 +229,15 @@ class TestFolder:
     @pytest.fixture
     def decodings(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         """How many files each decoding was of."""
-        seen: list[int] = []
+        counts: list[int] = []
         decode = cache.decode
 
         def counted(paths: Any, size: Any) -> Any:
-            seen.append(len(paths))
+            counts.append(len(paths))
             return decode(paths, size)
 
         monkeypatch.setattr(cache, "decode", counted)
-        return seen
+        return counts
 
     def get(self, photos: Path, **flags: Any) -> np.ndarray:
         return load_data(f"folder:{photos}", **{"size": 8, "validation": 0, **flags}).train.images[:]
@@ -297,9 +302,7 @@ class TestFolder:
         assert decodings == [12, 12]
 
     @pytest.mark.parametrize("suffix", ["npy", "json"])
-    @pytest.mark.parametrize(
-        "damage", [lambda whole: whole[:-9], lambda whole: b"", lambda whole: b"x" + whole[1:], None]
-    )
+    @pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: b"", lambda data: b"x" + data[1:], None])
     def test_damaged_cache_is_rebuilt(
         self, photos: Path, root: Path, decodings: list[int], suffix: str, damage: Callable[[bytes], bytes] | None
     ) -> None:

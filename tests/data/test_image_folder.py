@@ -58,12 +58,12 @@ class TestFolder:
         for name, colour in (("train/a", 10), ("train/b", 20), (f"{valid}/b", 30), ("test/a", 40)):
             paint(tmp_path / name / "x.png", colour, mode="L")
         loaded = load_data(f"folder:{tmp_path}")
-        found = {
+        contents = {
             name: list(zip(split.images[:, 0, 0, 0].tolist(), split.labels.tolist(), strict=True))
             for name, split in vars(loaded).items()
             if isinstance(split, Split) and split.labels is not None
         }
-        assert found == {"train": [(10, 0), (20, 1)], "validation": [(30, 1)], "test": [(40, 0)]}
+        assert contents == {"train": [(10, 0), (20, 1)], "validation": [(30, 1)], "test": [(40, 0)]}
         assert loaded.classes == ("a", "b")
 
     def test_splits_without_classes_are_recognized(self, tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ class TestFolder:
 
     def test_unreadable_images_are_skipped(self, tmp_path: Path) -> None:
         paint(tmp_path / "a" / "good.png", 1, mode="L")
-        whole = paint(tmp_path / "b" / "good.png", 2, mode="L").read_bytes()
-        (tmp_path / "a" / "cut.png").write_bytes(whole[:-30])
+        data = paint(tmp_path / "b" / "good.png", 2, mode="L").read_bytes()
+        (tmp_path / "a" / "cut.png").write_bytes(data[:-30])
         (tmp_path / "a" / "empty.jpg").touch()
         paint(tmp_path / "a" / "float.tif", 1.0, mode="F")
         paint(tmp_path / "a" / "wide.tif", 70_000, mode="I")

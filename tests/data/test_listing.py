@@ -346,7 +346,7 @@ def test_names_are_quoted_in_full(root, capsys, monkeypatch, name):
     monkeypatch.setattr(cache, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=200))
     fill(root / name, f"{name}a 2", "b 2")
     loaded = load_data(f"folder:{root / name}", size=4, validation=0)
-    shown = capsys.readouterr().err
-    assert f"decoding {name}" in shown and f"process to decode {name}" in shown
+    output = capsys.readouterr().err
+    assert f"decoding {name}" in output and f"process to decode {name}" in output
     TrainingProgress(1, 0, quiet=False).line(loaded.remarks[-1])
     assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

@@ -37,13 +37,13 @@ def numbered(n: int = 200, test: int = 10) -> Dataset:
 
 class TestLoad:
     def test_validation_is_held_out(self, toy: Callable[..., str]) -> None:
-        whole = numbered()
-        held = load_data(toy(whole), validation=0.1)
+        full = numbered()
+        held = load_data(toy(full), validation=0.1)
         assert held.validation is not None and (len(held.train), len(held.validation)) == (180, 20)
         assert sorted([*held.train.labels, *held.validation.labels]) == list(range(200))  # type: ignore[misc]
         for split in (held.train, held.validation):
-            assert np.array_equal(split.images, whole.train.images[split.labels])
-        assert same_split(held.test, whole.test)
+            assert np.array_equal(split.images, full.train.images[split.labels])
+        assert same_split(held.test, full.test)
 
     def test_seed_determines_split_and_binarization(self, toy: Callable[..., str]) -> None:
         name = toy(numbered())
@@ -75,24 +75,24 @@ class TestLoad:
     @pytest.mark.parametrize("validation", [0, 0.1])
     def test_limit_applies_after_validation_is_held_out(self, toy: Callable[..., str], validation: float) -> None:
         name = toy(numbered())
-        whole, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
-        assert same_split(few.train, Split(images=whole.train.images[:7], labels=whole.train.labels[:7]))  # type: ignore[index]
-        assert same_split(more.train, whole.train) and same_split(few.test, whole.test)
-        assert validation == 0 or same_split(few.validation, whole.validation)
+        full, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
+        assert same_split(few.train, Split(images=full.train.images[:7], labels=full.train.labels[:7]))  # type: ignore[index]
+        assert same_split(more.train, full.train) and same_split(few.test, full.test)
+        assert validation == 0 or same_split(few.validation, full.validation)
 
     def test_classes_can_be_excluded(self, toy: Callable[..., str]) -> None:
-        whole = numbered()
-        left = load_data(toy(whole), validation=0, without=("3", "5", "199"))
+        full = numbered()
+        left = load_data(toy(full), validation=0, without=("3", "5", "199"))
         assert left.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
         assert len(left.train) == 197 and len(left.test) == 8
-        for split, of in ((left.train, whole.train), (left.test, whole.test)):
+        for split, of in ((left.train, full.train), (left.test, full.test)):
             names = [int(left.classes[i]) for i in split.labels]  # type: ignore[union-attr]
             assert names == [i for i in range(len(of)) if i not in (3, 5, 199)]
             assert np.array_equal(split.images, of.images[names])
 
     def test_excluding_classes_requires_labels(self, toy: Callable[..., str]) -> None:
-        whole = numbered()
-        bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, data_license="")
+        full = numbered()
+        bare = Dataset(name="", train=Split(images=full.train.images), classes=None, data_license="")
         assert_load_fails(toy(bare), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
@@ -101,19 +101,19 @@ class TestLoad:
         images = np.broadcast_to(greys[:, None, None, None], (256, 1, 100, 100))
         splits = {name: Split(images=images) for name in ("train", "validation", "test")}
         loaded = load_data(toy(Dataset(name="", classes=None, data_license="", **splits)), binarize=mode)
-        drawn = [loaded.validation, loaded.test]
+        binary_splits = [loaded.validation, loaded.test]
         if mode == "static":
-            drawn.append(loaded.train)
+            binary_splits.append(loaded.train)
         else:
             assert np.array_equal(loaded.train.images, images)
-        for split in drawn:
+        for split in binary_splits:
             assert split is not None and split.images.dtype == np.uint8
             assert set(np.unique(split.images)) == {0, 255}
             share, p = (split.images == 255).mean((1, 2, 3)), greys / 255
             assert share[0] == 0 and share[255] == 1
             assert (abs(share - p) <= 4.5 * np.sqrt(p * (1 - p) / 10_000)).all()
         # No two splits share their noise: a validation image is no copy of a training image.
-        assert len({split.images.tobytes() for split in drawn if split}) == len(drawn)
+        assert len({split.images.tobytes() for split in binary_splits if split}) == len(binary_splits)
 
     def test_binarization_keeps_binary_images(self, toy: Callable[..., str]) -> None:
         images = np.random.default_rng(0).integers(0, 2, (50, 1, 8, 8), np.uint8) * np.uint8(255)

@@ -126,10 +126,10 @@ class TestNpz:
     def test_damaged_archive_is_rejected(self, save: Callable[..., str], tmp_path: Path) -> None:
         data = save(train=self.grey)
         path = tmp_path / "x.npz"
-        whole = path.read_bytes()
-        path.write_bytes(whole[:-50])
+        content = path.read_bytes()
+        path.write_bytes(content[:-50])
         assert_load_fails(data, "x.npz", kind=CvaeError)
-        path.write_bytes(whole[:300] + bytes([whole[300] ^ 1]) + whole[301:])
+        path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
         assert_load_fails(data, "x.npz", kind=CvaeError)
         with path.open("wb") as file:
             np.save(file, self.grey)

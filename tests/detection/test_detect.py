@@ -61,7 +61,7 @@ def run(trained, in_tmp) -> Path:
     return Path(shutil.copytree(trained["labels"], "run"))
 
 
-def pictures(folder: Path, images: np.ndarray) -> list[Path]:
+def save_images(folder: Path, images: np.ndarray) -> list[Path]:
     folder.mkdir(parents=True)
     paths = [folder / f"{i}.png" for i in range(len(images))]
     for path, image in zip(paths, images, strict=True):
@@ -75,9 +75,9 @@ def pictures(folder: Path, images: np.ndarray) -> list[Path]:
 def test_bound_and_kl_agree_with_evaluation(scorers, digits):
     """With the noise of every image drawn anew, the means over images are the same."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
-    found = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
-    np.testing.assert_allclose(measured.kl, found.rate.sum(1), rtol=1e-4, atol=1e-3)
-    difference = measured.bound - found.importance_weighted
+    actual = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
+    np.testing.assert_allclose(measured.kl, actual.rate.sum(1), rtol=1e-4, atol=1e-3)
+    difference = measured.bound - actual.importance_weighted
     assert difference.mean() == pytest.approx(0, abs=4 * difference.std() / np.sqrt(len(difference)))
     again = scorers["plain"].reconstruct(digits.images / np.float32(255), None)
     squares = ((again - digits.images / 255) ** 2).reshape(len(again), -1).sum(1)
@@ -193,8 +193,8 @@ def test_false_alarm_rate_matches_quantile(count):
 def test_p_value_of_rare_score_follows_exponential_tail():
     random = np.random.default_rng(0)
     normal = np.sort(random.exponential(3.0, 20_000))
-    found = log_p_value(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
-    np.testing.assert_allclose(found, expon.logsf([1.0, 6.0, 12.0, 30.0, 60.0], scale=3.0), rtol=0.06)
+    actual = log_p_value(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
+    np.testing.assert_allclose(actual, expon.logsf([1.0, 6.0, 12.0, 30.0, 60.0], scale=3.0), rtol=0.06)
     same = log_p_value(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # no spread at all
     assert np.isfinite(same).all() and same[0] == same[1] == 0 > same[2]
 
@@ -219,8 +219,8 @@ def test_negative_digits_are_detected_as_anomalies(scorers, digits, kind, by):
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.95)
     others = load_data("digits").test.images[200:]
     negatives = 255 - others
-    found = [detector.scores(measure(scorers[kind], images))[by] for images in (others, negatives)]
-    normal, odd = (float((score > detector.facts.thresholds[by]).mean()) for score in found)
+    actual = [detector.scores(measure(scorers[kind], images))[by] for images in (others, negatives)]
+    normal, odd = (float((score > detector.facts.thresholds[by]).mean()) for score in actual)
     assert normal < 0.2 and odd > normal + 0.1
 
 
@@ -261,8 +261,8 @@ def test_fit_and_score_commands(detect, run, digits, scorers):
     assert facts["thresholds"] == pytest.approx(dict(expected.facts.thresholds), rel=1e-4)
 
     odd = digits.images[20:23, :, ::-1]
-    pictures(Path("mine/a"), digits.images[:9])
-    pictures(Path("mine/b"), odd)
+    save_images(Path("mine/a"), digits.images[:9])
+    save_images(Path("mine/b"), odd)
     facts = detect("score", "mine", "--model", "run", "--json").facts
     assert facts["by"] == "combined"
     names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
@@ -284,19 +284,19 @@ def test_fit_and_score_commands(detect, run, digits, scorers):
     assert [row["image"] for row in rows] == names and set(rows[0]) == {"image", "verdict", "label", *SCORES}
     worst = sorted(range(12), key=lambda i: -facts["images"][i]["combined"])[:8]
     with Image.open("anomalies/worst.png") as picture:
-        sheet = picture.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
+        grid = picture.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
     assert picture.width * (8 * 9 - 1) == picture.height * (3 * 9 - 1)  # 8 rows: picture, reconstruction, map
-    top = np.asarray(sheet.crop((0, 0, 8, 8)), dtype=float)
+    top = np.asarray(grid.crop((0, 0, 8, 8)), dtype=float)
     assert np.abs(top - everything[worst[0], 0][:, :, None]).mean() < 25  # enlarged smoothly, and back
     for i, name in enumerate(names):
-        with Image.open(Path("anomalies/maps") / name) as drawn:
-            shown = np.asarray(drawn.convert("RGB"), dtype=float).mean()
+        with Image.open(Path("anomalies/maps") / name) as map_file:
+            brightness = np.asarray(map_file.convert("RGB"), dtype=float).mean()
         error = np.abs(everything[i] / 255 - measured.reconstruction[i])
-        assert shown == pytest.approx(255 * (3 * error).clip(0, 3).mean() / 3, abs=12)
+        assert brightness == pytest.approx(255 * (3 * error).clip(0, 3).mean() / 3, abs=12)
 
 
 def test_fit_accepts_a_folder_of_normal_images(detect, run, digits):
-    pictures(Path("normal"), digits.images[:30])
+    save_images(Path("normal"), digits.images[:30])
     facts = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json").facts
     assert (facts["images"], facts["data"]) == (30, "normal")
 
@@ -334,12 +334,12 @@ def test_detect_rejects_invalid_arguments_and_writes_nothing(detect, run, traine
     Image.fromarray(digits.images[0, 0]).save("0.png")
     Image.new("L", (20, 30)).save("large.png")
     Image.new("RGB", (8, 8), "red").save("colour.png")
-    pictures(Path("pictures"), np.zeros((2, 1, 9, 9), np.uint8))
+    save_images(Path("pictures"), np.zeros((2, 1, 9, 9), np.uint8))
     Image.new("RGB", (80, 80), "red").save("pictures/red.png")
     before = {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()}
-    done = detect(*(word.format(**trained) for word in command.split()))
-    line = done.err.splitlines()[-1]
-    assert (done.code, done.out) == (code, "") and line.startswith("cvae: error: "), done.err
+    result = detect(*(word.format(**trained) for word in command.split()))
+    line = result.err.splitlines()[-1]
+    assert (result.code, result.out) == (code, "") and line.startswith("cvae: error: "), result.err
     assert [word for word in words if word not in line] == [], line
     assert {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()} == before
 
@@ -383,33 +383,33 @@ def test_damaged_detector_is_rejected(scorers, digits, tmp_path, spoil, words):
 def test_scored_images_are_read_at_one_depth(detect, run, digits):
     """Whatever else is beside it, an image of 12 bits has the scores of the same image in 8 bits."""
     detect("fit", "run", "--limit", 50)
-    pictures(Path("shallow"), digits.images[:3])
+    save_images(Path("shallow"), digits.images[:3])
     Path("deep").mkdir()
     for i, (image, scale) in enumerate(zip(digits.images[:3, 0], (1, 1, 1 / 20), strict=True)):
         Image.fromarray(np.rint(image * (scale * 4095 / 255)).astype(np.uint16)).save(f"deep/{i}.png")
     dark = Image.fromarray(np.rint(digits.images[2, 0] / 20).astype(np.uint8))
     dark.save("shallow/2.png")
-    done = detect("score", "deep", "-m", "run", "--json")
-    assert done.err == "3 images of 16 or 32 bits: values of at most 4,095 are read as 12 bits, 0..4,095\n"
+    result = detect("score", "deep", "-m", "run", "--json")
+    assert result.err == "3 images of 16 or 32 bits: values of at most 4,095 are read as 12 bits, 0..4,095\n"
     expected = detect("score", "shallow", "-m", "run", "--json").facts["images"]
-    for deep, shallow in zip(done.facts["images"], expected, strict=True):
+    for deep, shallow in zip(result.facts["images"], expected, strict=True):
         assert deep["reconstruction"] == pytest.approx(shallow["reconstruction"], rel=0.02)
 
 
 def test_fit_reports_skipped_files(detect, run, digits):
-    pictures(Path("normal"), digits.images[:30])
+    save_images(Path("normal"), digits.images[:30])
     Path("normal/notes.txt").write_text("no image")
-    done = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
-    assert done.facts["images"] == 30
-    assert done.err == "left out, not readable as images: 1 .txt file\nnormal: 30 training images\n"
+    result = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
+    assert result.facts["images"] == 30
+    assert result.err == "left out, not readable as images: 1 .txt file\nnormal: 30 training images\n"
 
 
 @pytest.mark.parametrize(("file", "output", "value"), [("encoder", "std", -1), ("encoder", "mean", 1e25)])
 def test_fit_rejects_model_without_finite_scores(detect, run, file, output, value):
     edit_output(run / f"{file}.onnx", output, "Mul", value)
-    done = detect("fit", "run", "--limit", 50)
-    error = done.err.splitlines()[-1]
-    assert done.code == 1 and error.startswith("cvae: error: ") and "arning" not in done.err, done.err
+    result = detect("fit", "run", "--limit", 50)
+    error = result.err.splitlines()[-1]
+    assert result.code == 1 and error.startswith("cvae: error: ") and "arning" not in result.err, result.err
     assert not list(run.glob("detector*"))
 
 

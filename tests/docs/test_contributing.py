@@ -40,9 +40,9 @@ def test_recipes_for_parts_train_and_export(checkout):
 
     def cvae(command: str) -> str:
         arguments = [sys.executable, "-m", "cvae", *command.split()]
-        done = subprocess.run(arguments, cwd=checkout, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        result = subprocess.run(arguments, cwd=checkout, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     cvae(
         "train --data stripes --arch linear --conditional --conditioning shift --likelihood laplace --prior diagonal "

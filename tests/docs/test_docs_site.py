@@ -96,7 +96,7 @@ def test_broken_link_is_an_error(site, tmp_path, monkeypatch):
 def test_site_builds_without_a_warning():
     pytest.importorskip("zensical")
     pytest.importorskip("mkdocstrings")
-    done = subprocess.run([sys.executable, ROOT / "docs" / "build_site.py"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    result = subprocess.run([sys.executable, ROOT / "docs" / "build_site.py"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
     built = (ROOT / "build" / "site" / "api" / "index.html").read_text()
     assert all(f'id="cvae.{name}"' in built for name in cvae.__all__ if name != "__version__")

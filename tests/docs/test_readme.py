@@ -64,11 +64,11 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
         trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
         short = command + " --epochs 1" * trains + " --trials 2" * command.startswith("cvae tune")
         if "plugin" in str(document) or not command.startswith("cvae "):
-            done = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
-            assert done.returncode == 0, f"{command}\n{done.stderr}"
+            result = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
+            assert result.returncode == 0, f"{command}\n{result.stderr}"
         else:
-            done = cvae(*shlex.split(short)[1:])
-            assert done.code == 0, f"{command}\n{done.err}"
+            result = cvae(*shlex.split(short)[1:])
+            assert result.code == 0, f"{command}\n{result.err}"
         if out := re.search(r"--out (\S+\.(?:png|gif))", command):
             with Image.open(tmp_path / out[1]) as picture:
                 assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the picture is blank"
@@ -77,10 +77,10 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
         for program in code_blocks(document.read_text(), "python"):
-            done = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
             )
-            assert done.returncode == 0, done.stderr
+            assert result.returncode == 0, result.stderr
 
 
 @pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))

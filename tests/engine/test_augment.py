@@ -14,36 +14,36 @@ IMAGES = torch.randint(0, 256, (400, 3, 6, 9), generator=torch.Generator().manua
 CPU = torch.device("cpu")
 
 
-def changed(asked: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0) -> torch.Tensor:
+def augmented(config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0) -> torch.Tensor:
     reseed(CPU, seed)
-    return augment(images, asked, shard)
+    return augment(images, config, shard)
 
 
 def test_without_augmentation_images_are_scaled_to_0_to_1():
-    assert torch.equal(changed(PLAIN), IMAGES.float() / 255)
+    assert torch.equal(augmented(PLAIN), IMAGES.float() / 255)
 
 
 def test_half_of_the_images_are_mirrored():
     plain = IMAGES.float() / 255
-    images = changed(replace(PLAIN, flip=True))
+    images = augmented(replace(PLAIN, flip=True))
     mirrored = (images == plain.flip(3)).flatten(1).all(1)
     assert ((images == plain).flatten(1).all(1) ^ mirrored).all()
     assert 150 < mirrored.sum() < 250
 
 
 def test_shift_moves_the_image_and_repeats_its_edge():
-    images = changed(replace(PLAIN, shift=2))
+    images = augmented(replace(PLAIN, shift=2))
     padded = torch.nn.functional.pad(IMAGES.float() / 255, (2, 2, 2, 2), mode="replicate")
     windows = torch.stack([padded[:, :, y : y + 6, x : x + 9] for y in range(5) for x in range(5)])  # (25, N, ...)
-    found = (windows == images).flatten(2).all(2)  # (25, N)
-    assert found.any(0).all()
-    assert found.float().mean(1).min() > 0.01  # each of the 25 moves occurs
+    matches = (windows == images).flatten(2).all(2)  # (25, N)
+    assert matches.any(0).all()
+    assert matches.float().mean(1).min() > 0.01  # each of the 25 moves occurs
 
 
 def test_crop_enlarges_a_part_of_the_image():
     height, width = 12, 10
     ramp = torch.arange(width, dtype=torch.uint8).mul(25).expand(300, 1, height, width).contiguous()
-    images = changed(replace(PLAIN, crop=0.5), ramp)
+    images = augmented(replace(PLAIN, crop=0.5), ramp)
     slope = (images[:, 0, 0, -2] - images[:, 0, 0, 1]) / (width - 3) * 255 / 25  # pixels of the original per pixel
     inner = images[:, 0, 0, 1:-1] * 255
     assert torch.allclose(inner.diff(dim=1), slope[:, None] * 25, atol=1e-2)  # still a ramp
@@ -54,7 +54,7 @@ def test_crop_enlarges_a_part_of_the_image():
 def test_dynamic_binarization_follows_the_grey_levels():
     grey = torch.full((1, 1, 200, 200), 64, dtype=torch.uint8)
     dynamic = replace(PLAIN, binarize="dynamic")
-    first, second = changed(dynamic, grey), changed(dynamic, grey, seed=1)
+    first, second = augmented(dynamic, grey), augmented(dynamic, grey, seed=1)
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert first.mean().item() == pytest.approx(64 / 255, abs=0.01)
     assert not torch.equal(first, second)
@@ -62,8 +62,8 @@ def test_dynamic_binarization_follows_the_grey_levels():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_parts_of_a_batch_are_augmented_like_the_full_batch(count):
-    asked = replace(PLAIN, flip=True, shift=1, crop=0.7, binarize="dynamic")
-    whole = changed(asked)
+    config = replace(PLAIN, flip=True, shift=1, crop=0.7, binarize="dynamic")
+    full = augmented(config)
     for index in range(count):
-        part = changed(asked, IMAGES[index::count], Shard(index, count))
-        assert torch.equal(part, whole[index::count])
+        part = augmented(config, IMAGES[index::count], Shard(index, count))
+        assert torch.equal(part, full[index::count])

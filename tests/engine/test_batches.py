@@ -17,16 +17,16 @@ def test_epoch_is_a_permutation_that_processes_share_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     make = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
     split = Split(images=images, labels=np.arange(100))
-    whole = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0)]
-    order = [label for batch in whole for label in batch]
+    full = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0)]
+    order = [label for batch in full for label in batch]
     assert sorted(order) == list(range(100)) != order
     ranks = [
         [label.tolist() for _, label in Batches(split, **make, shard=Shard(r, 2)).shuffled(3, epoch=0)] for r in (0, 1)
     ]
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in whole]
+    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == [sorted(batch) for batch in full]
     later = [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=0, start=2)]
-    assert later == whole[2:]
-    assert whole != [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=1)]
+    assert later == full[2:]
+    assert full != [label.tolist() for _, label in Batches(split, **make).shuffled(3, epoch=1)]
 
 
 @pytest.mark.parametrize("shard", [WHOLE, Shard(1, 2)], ids=str)

@@ -78,8 +78,8 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     """Each time the run goes on, no epoch that was told is lost, no file is half; the end is the uninterrupted end."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
-    whole = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
-    assert whole.returncode == 0, whole.stderr
+    full = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
+    assert full.returncode == 0, full.stderr
     expected = load_file(tmp_path / "whole" / "model.safetensors")
 
     def is_the_uninterrupted_one(run: Path) -> bool:
@@ -101,11 +101,11 @@ def test_run_survives_kill_9_at_random_moments(tmp_path, times):
             assert status == signal.SIGKILL, f"the run could not go on: wait status {status}"
             kills += 1
             halves += len(list(run.rglob(".*.tmp*")))
-            told = len(check_whole(run))
-            assert told >= epochs
-            if told == epochs:  # a slow machine
+            count = len(check_whole(run))
+            assert count >= epochs
+            if count == epochs:  # a slow machine
                 longest *= 1.1
-            epochs = told
+            epochs = count
         trainers.stdin.close()
     assert epochs > 0
     assert is_the_uninterrupted_one(resume(run, quiet=True))
@@ -151,13 +151,13 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     before = load_checkpoint(run / "last")[0].state["step"]
     size = max(path.stat().st_size for path in (run / "last").iterdir())
     command = [sys.executable, "-m", "cvae", "train", "--resume", "--out", "run", "--epochs", "3"]
-    done = subprocess.run(
+    result = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
     )  # fmt: skip
-    assert done.returncode == 1
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("cvae: error:")]
-    assert "can't write" in line and "File too large" in line and "Traceback" not in done.stderr
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("cvae: error:")]
+    assert "can't write" in line and "File too large" in line and "Traceback" not in result.stderr
     assert load_checkpoint(run / "last")[0].state["step"] == before
     assert not list(run.rglob(".*.tmp*"))
     resume(run, epochs=3, quiet=True)
@@ -183,8 +183,8 @@ def test_data_deleted_during_training(tmp_path):
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
     np.savez(data, train=images)
-    asked = replace(QUICK, data=f"npz:{data}", limit=None)
-    run = train(asked, tmp_path / "run", quiet=True, on_epoch=lambda record: data.unlink(missing_ok=True))
+    config = replace(QUICK, data=f"npz:{data}", limit=None)
+    run = train(config, tmp_path / "run", quiet=True, on_epoch=lambda record: data.unlink(missing_ok=True))
     assert len(check_whole(run)) == 3
     with pytest.raises(UsageError, match="there is no such file"):
         resume(run, epochs=4, quiet=True)
@@ -228,28 +228,28 @@ def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path,
 @ODD
 @pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
 def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
-    seen = {}
+    states = {}
     step = Trainer._train_step
 
     def watched(self, *batch):
         step(self, *batch)
         state = self.training_step.bare_model.state_dict().values()
-        seen[self.state.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
+        states[self.state.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
 
     monkeypatch.setattr(Trainer, "_train_step", watched)
     options = {"arch": {"width": 4, "hidden": 16}} if arch == "conv" else {}
     run = train(replace(QUICK, arch=arch, on_nan="skip", ema=0.9, options=options), tmp_path / "run", quiet=True)
-    assert torch.equal(seen[25], seen[24]) and not torch.equal(seen[26], seen[25])
+    assert torch.equal(states[25], states[24]) and not torch.equal(states[26], states[25])
     skipped = [record.get("skipped", 0) for record in check_whole(run)]
     assert skipped == [0, 1, 0, 0]
     assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
 
 
 def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
-    whole = train(QUICK, tmp_path / "whole", quiet=True)
-    write_file(tmp_path / "run" / "config.json", (whole / "config.json").read_bytes())
+    full = train(QUICK, tmp_path / "whole", quiet=True)
+    write_file(tmp_path / "run" / "config.json", (full / "config.json").read_bytes())
     run = resume(tmp_path / "run", quiet=True)
-    assert (run / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert (run / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
 
 
 def test_run_has_one_writer(tmp_path):
@@ -293,9 +293,9 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
     one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
     two = torchrun(tmp_path, "-m", "cvae", *flags, "two")
-    for done in (one, two):
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("trained; next") == 1
+    for result in (one, two):
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("trained; next") == 1
     curves = []
     for name in ("one", "two"):
         *epochs, test = check_whole(tmp_path / name)
@@ -314,17 +314,17 @@ def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
     (tmp_path / "crashing.py").write_text(CRASHING)
     small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
     flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]
-    whole = torchrun(tmp_path, "-m", "cvae", *flags, "whole")
+    full = torchrun(tmp_path, "-m", "cvae", *flags, "whole")
     again = torchrun(tmp_path, "--max-restarts", "1", "crashing.py", *flags, "again")
-    for done in (whole, again):
-        assert done.returncode == 0, done.stderr
+    for result in (full, again):
+        assert result.returncode == 0, result.stderr
     assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
         tmp_path / "again" / "model.safetensors"
     ).read_bytes()
-    figures = [
+    metrics = [
         [(r.get("validation"), r.get("test")) for r in check_whole(tmp_path / name)] for name in ("whole", "again")
     ]
-    assert figures[0] == figures[1]
+    assert metrics[0] == metrics[1]
 
 
 def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):

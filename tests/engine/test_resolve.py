@@ -38,7 +38,7 @@ def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run, 
 def test_compile_is_enabled_for_long_runs_where_it_works(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
-    assert [choose_compile(asked, 10**6, "cpu") for asked in (False, True)] == [False, True]
+    assert [choose_compile(config, 10**6, "cpu") for config in (False, True)] == [False, True]
 
     def broken(function):
         raise RuntimeError("No working C++ compiler found\nin many lines")
@@ -61,11 +61,11 @@ def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
 )
 def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, images, epochs):
     """Within 0.3 nats, or a better one: of a training this short some of the difference is chance."""
-    asked = TrainConfig(
+    config = TrainConfig(
         arch=arch, conditional=True, data="mnist", data_dir=str(SHARED), limit=images, epochs=epochs, trackers=("none",)
     )
     fp32, bf16 = (
-        records(train(replace(asked, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
+        records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
         for precision in ("fp32", "bf16")
     )
     assert fp32 < 200

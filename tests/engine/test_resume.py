@@ -23,11 +23,11 @@ from cvae.errors import CvaeError, Interrupted
 )
 def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
     options = {"arch": NARROW[arch]}
-    asked = replace(
+    config = replace(
         QUICK, arch=arch, options=options, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic", epochs=2,
         shift=1, crop=0.9, accumulate=2,
     )  # fmt: skip
-    whole = train(asked, tmp_path / "whole", quiet=True)
+    full = train(config, tmp_path / "whole", quiet=True)
     step = Trainer._train_step
 
     def stopping(self, *batch):
@@ -38,10 +38,10 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", stopping)
         with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
-            train(asked, tmp_path / "parts", quiet=True)
+            train(config, tmp_path / "parts", quiet=True)
     torch.manual_seed(99)  # what a new process would not have
     resume(tmp_path / "parts", quiet=True)
-    assert same(weights(tmp_path / "parts"), weights(whole))
+    assert same(weights(tmp_path / "parts"), weights(full))
     unclocked = [
         [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
         for name in ("whole", "parts")
@@ -90,8 +90,8 @@ def test_resume_rejects_changed_data(tmp_path):
         np.savez(tmp_path / "data.npz", train=np.zeros((count, 8, 8), np.uint8))
 
     save(100)
-    asked = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
-    run = train(asked, tmp_path / "run", quiet=True)
+    config = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
+    run = train(config, tmp_path / "run", quiet=True)
     save(101)
     with pytest.raises(CvaeError, match="has 91 training images, the run was started with 90"):
         resume(run, epochs=5, quiet=True)

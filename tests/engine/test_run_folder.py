@@ -38,8 +38,8 @@ def test_bound_decreases_and_is_the_sum_of_its_terms(run):
     *epochs, test = records(run)
     bounds = [record["validation"]["bound"] for record in epochs]
     assert bounds == sorted(bounds, reverse=True)
-    for figures in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
-        assert figures["bound"] == pytest.approx(figures["distortion"] + figures["rate"])
+    for metrics in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
+        assert metrics["bound"] == pytest.approx(metrics["distortion"] + metrics["rate"])
 
 
 def test_test_bound_is_computed_from_the_saved_weights(run):
@@ -57,17 +57,17 @@ def test_test_bound_is_computed_from_the_saved_weights(run):
 @pytest.mark.parametrize("tight", [None, "importance_weighted"])
 def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
     """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
-    scores, seen = iter([3.0, 1.0, 2.0, 0.0]), []
+    scores, states = iter([3.0, 1.0, 2.0, 0.0]), []
 
     def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
-        seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        figures = {"distortion": 0.0, "rate": 0.0, "bound": float(len(seen))}
-        return {**figures, tight or "bound": next(scores)}
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        metrics = {"distortion": 0.0, "rate": 0.0, "bound": float(len(states))}
+        return {**metrics, tight or "bound": next(scores)}
 
     monkeypatch.setattr(Validator, "evaluate", scored)
-    kept = weights(train(QUICK, tmp_path / "run", quiet=True))
-    assert same(kept, seen[1])
-    assert not same(kept, seen[2])
+    saved = weights(train(QUICK, tmp_path / "run", quiet=True))
+    assert same(saved, states[1])
+    assert not same(saved, states[2])
 
 
 def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
@@ -119,22 +119,22 @@ def test_sample_images_of_a_single_class_have_one_row(tmp_path):
 
 def test_sample_images_are_reproducible_by_seed(run, tmp_path):
     again = train(QUICK, tmp_path / "again", quiet=True)
-    pictures = sorted(path.name for path in (run / "samples").iterdir())
-    assert pictures
-    for name in pictures:
+    names = sorted(path.name for path in (run / "samples").iterdir())
+    assert names
+    for name in names:
         assert (run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
 
 
 def test_on_epoch_is_called_after_the_checkpoint_is_saved(tmp_path):
-    told = []
+    epochs_reported = []
 
     def look(record):
         assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == record
         assert load_checkpoint(tmp_path / "run" / "last")[0].state["step"] == record["step"]
-        told.append(record["epoch"])
+        epochs_reported.append(record["epoch"])
 
     train(QUICK, tmp_path / "run", quiet=True, on_epoch=look)
-    assert told == [1, 2, 3]
+    assert epochs_reported == [1, 2, 3]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")

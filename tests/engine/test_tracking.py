@@ -1,4 +1,4 @@
-"""Trackers: what reaches TensorBoard, which are chosen, and that none of them can end a training."""
+"""Trackers: the metrics in TensorBoard, the choice of trackers, and errors that must not end a training."""
 
 import importlib.util
 from pathlib import Path
@@ -24,22 +24,22 @@ RECORDS = [
 
 @pytest.fixture(scope="module")
 def config() -> Config:
-    asked = TrainConfig(arch="mlp", limit=64)
-    return configure(asked, load_dataset(asked))
+    training = TrainConfig(arch="mlp", limit=64)
+    return configure(training, load_dataset(training))
 
 
 class Recorder(GeneralTracker):
-    """A tracker that keeps what it is told, and raises where it is told to."""
+    """Tracker that records its calls, and raises an error in one of them if told to."""
 
     name = "recorder"
     requires_logging_directory = False
-    made: "list[Recorder]" = []  # noqa: RUF012
+    instances: "list[Recorder]" = []  # noqa: RUF012
 
     def __init__(self, run_name: str, fails: str | None = None, **options: Any) -> None:
         self.calls: list[str] = []
         self.logged: list[tuple[dict[str, float], int]] = []
         self.fails = fails
-        Recorder.made.append(self)
+        Recorder.instances.append(self)
 
     @property
     def tracker(self) -> None:
@@ -68,7 +68,7 @@ class Recorder(GeneralTracker):
 
 @pytest.fixture
 def recorder(monkeypatch) -> type[Recorder]:
-    monkeypatch.setattr(Recorder, "made", [])
+    monkeypatch.setattr(Recorder, "instances", [])
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
     return Recorder
 
@@ -94,22 +94,22 @@ def test_tensorboard_has_every_metric_at_its_step(tmp_path, config):
 
 def test_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, config):
     tracking = Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config)
-    assert not recorder.made
+    assert not recorder.instances
     for record in RECORDS:
         tracking.log(record, record["step"])
     tracking.close()
     tracking.close()
-    (made,) = recorder.made
-    assert made.calls == ["start", "store", "log", "log", "finish"]
-    assert [step for _, step in made.logged] == [12, 24] and "note" not in made.logged[0][0]
-    assert made.settings["training/arch"] == "mlp" and made.settings["model/image_shape"] == "[1, 8, 8]"
+    (tracker,) = recorder.instances
+    assert tracker.calls == ["start", "store", "log", "log", "finish"]
+    assert [step for _, step in tracker.logged] == [12, 24] and "note" not in tracker.logged[0][0]
+    assert tracker.settings["training/arch"] == "mlp" and tracker.settings["model/image_shape"] == "[1, 8, 8]"
 
 
 def test_only_the_main_process_tracks(recorder, tmp_path, config):
     tracking = Tracking(SimpleNamespace(is_main_process=False), ("recorder",), tmp_path, config)  # type: ignore[arg-type]
     tracking.log(RECORDS[0], 1)
     tracking.close()
-    assert not recorder.made
+    assert not recorder.instances
 
 
 @pytest.mark.parametrize("moment", ["start", "store", "log", "finish"])
@@ -126,7 +126,7 @@ def test_failing_tracker_is_dropped_with_one_line(recorder, tmp_path, config, ca
     assert capsys.readouterr().err == (
         "cvae: the tracker 'failing' failed and is disabled: ConnectionError: the network is gone\n"
     )
-    failing, good = recorder.made
+    failing, good = recorder.instances
     assert failing.calls.count(moment) == 1 and failing.calls[-1] == moment
     assert good.calls == ["start", "store", "log", "log", "finish"]
 
@@ -149,25 +149,25 @@ def test_trackers_are_chosen_by_flag_or_installation(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind", "words"),
+    ("trackers", "kind", "words"),
     [
         (("tensorbord",), UsageError, ["'tensorbord'", "'tensorboard'"]),
         (("none", "wandb"), UsageError, ["none", "wandb"]),
         (("wandb",), CvaeError, ["'wandb'", "pip install wandb"]),
     ],
 )
-def test_unavailable_tracker_is_rejected(monkeypatch, asked, kind, words):
+def test_unavailable_tracker_is_rejected(monkeypatch, trackers, kind, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(kind) as caught:
-        choose(asked)
+        choose(trackers)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
 def test_training_tracks_each_epoch(tmp_path: Path):
     from cvae.engine import train
 
-    asked = TrainConfig(arch="mlp", limit=64, epochs=2, trackers=("tensorboard",))
-    run = train(asked, tmp_path / "run", quiet=True)
+    training = TrainConfig(arch="mlp", limit=64, epochs=2, trackers=("tensorboard",))
+    run = train(training, tmp_path / "run", quiet=True)
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("validation/bound")] == [1, 2]
     assert "test/bound" in events.Tags()["scalars"]

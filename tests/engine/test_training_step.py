@@ -31,29 +31,29 @@ def test_weights_are_reproducible_by_seed(run, tmp_path):
     assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
 
 
-def gradients(asked: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
+def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
     """Of the first step."""
-    found = {}
+    first_gradients = {}
 
     def update(self, scalars, metrics, before):
-        found.update({name: p.grad.clone() for name, p in self.bare_model.named_parameters()})
+        first_gradients.update({name: p.grad.clone() for name, p in self.bare_model.named_parameters()})
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(TrainingStep, "_update", update)
-        train(asked, out, quiet=True)
-    return found
+        train(config, out, quiet=True)
+    return first_gradients
 
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
-    asked = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
-    whole = gradients(asked, tmp_path / "whole", monkeypatch)
-    parts = gradients(replace(asked, accumulate=8), tmp_path / "parts", monkeypatch)
-    for name, gradient in whole.items():
+    config = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
+    full = gradients(config, tmp_path / "whole", monkeypatch)
+    parts = gradients(replace(config, accumulate=8), tmp_path / "parts", monkeypatch)
+    for name, gradient in full.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
-    assert max(gradient.abs().max() for gradient in whole.values()) > 0.1
+    assert max(gradient.abs().max() for gradient in full.values()) > 0.1
 
 
 def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
@@ -70,22 +70,22 @@ def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch)
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
 
     monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
-    whole = gradients(QUICK, tmp_path / "whole", monkeypatch)
+    full = gradients(QUICK, tmp_path / "whole", monkeypatch)
     parts = gradients(replace(QUICK, accumulate=4), tmp_path / "parts", monkeypatch)
-    for name, gradient in whole.items():
+    for name, gradient in full.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
-    seen, scored = set(), set()
+    dtypes, scored = set(), set()
     nll = Bernoulli.nll
 
     class Watched(trainer_module.Trainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.training_step.bare_model.decoder.register_forward_hook(
-                lambda module, inputs, output: seen.add(output.dtype)
+                lambda module, inputs, output: dtypes.add(output.dtype)
             )
 
     def watched_nll(self, params, image):
@@ -95,13 +95,13 @@ def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precisio
     monkeypatch.setattr(launch_module, "Trainer", Watched)
     monkeypatch.setattr(Bernoulli, "nll", watched_nll)
     train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
-    assert expected in seen and scored == {torch.float32}
+    assert expected in dtypes and scored == {torch.float32}
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
-    asked = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
+    config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
-        train(asked, tmp_path / "run", quiet=True)
+        train(config, tmp_path / "run", quiet=True)
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
@@ -151,23 +151,23 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
 
 def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
     """Its first step starts there; killed before its first checkpoint, it starts there again."""
-    begun = []
+    initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(
         trainer_module.Trainer,
         "_train_step",
         lambda self, *batch: (
-            begun.append(copy.deepcopy(self.training_step.bare_model.state_dict())),
+            initial_weights.append(copy.deepcopy(self.training_step.bare_model.state_dict())),
             step(self, *batch),
         )[1],
     )
-    asked = replace(QUICK, epochs=1, init=str(run), ema=0.9)
-    train(asked, tmp_path / "run", quiet=True)
-    assert same(begun[0], weights(run))
+    config = replace(QUICK, epochs=1, init=str(run), ema=0.9)
+    train(config, tmp_path / "run", quiet=True)
+    assert same(initial_weights[0], weights(run))
     shutil.rmtree(tmp_path / "run" / "last")
-    begun.clear()
+    initial_weights.clear()
     resume(tmp_path / "run", quiet=True)
-    assert same(begun[0], weights(run))
+    assert same(initial_weights[0], weights(run))
 
 
 def test_initial_weights_of_another_network_are_rejected(tmp_path, run):

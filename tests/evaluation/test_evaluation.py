@@ -112,9 +112,9 @@ def test_importance_weighted_bound_reaches_the_likelihood_of_probabilistic_pca()
     scorer = LinearScorer()
     images = scorer.draw(200, 0)
     exact = -scorer.log_likelihood(images, 0)
-    found = bounds(scorer, images, None, samples=3000)
-    np.testing.assert_allclose(found.importance_weighted.mean(), exact.mean(), atol=0.02)
-    assert found.bound.mean() > exact.mean() + 0.1  # the encoder is wrong on purpose
+    actual = bounds(scorer, images, None, samples=3000)
+    np.testing.assert_allclose(actual.importance_weighted.mean(), exact.mean(), atol=0.02)
+    assert actual.bound.mean() > exact.mean() + 0.1  # the encoder is wrong on purpose
 
 
 def test_bound_with_exact_posterior_equals_the_likelihood():
@@ -122,9 +122,9 @@ def test_bound_with_exact_posterior_equals_the_likelihood():
     scorer.decoder.loadings = torch.linalg.qr(scorer.decoder.loadings)[0]  # orthogonal: the posterior factorizes
     images = scorer.draw(50, 0)
     exact = -scorer.log_likelihood(images, 0)
-    found = bounds(scorer, images, None, samples=3000)
-    np.testing.assert_allclose(found.importance_weighted, exact, atol=1e-3)  # all weights are alike
-    np.testing.assert_allclose(found.bound.mean(), exact.mean(), atol=0.05)
+    actual = bounds(scorer, images, None, samples=3000)
+    np.testing.assert_allclose(actual.importance_weighted, exact, atol=1e-3)  # all weights are alike
+    np.testing.assert_allclose(actual.bound.mean(), exact.mean(), atol=0.05)
 
 
 def test_bound_tightens_with_the_number_of_samples():
@@ -204,16 +204,16 @@ def test_density_and_coverage_agree_with_their_definition():
     real, generated = random.normal(size=(1200, 5)), 1.5 * random.normal(size=(700, 5))
     radius = NearestNeighbors(n_neighbors=6).fit(real).kneighbors(real)[0][:, 5]
     distance = np.linalg.norm(real[:, None] - generated, axis=2)
-    found = density_and_coverage(real, generated)
-    assert found.density == pytest.approx((distance < radius[:, None]).sum() / (5 * 700), abs=1e-3)
-    assert found.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
+    actual = density_and_coverage(real, generated)
+    assert actual.density == pytest.approx((distance < radius[:, None]).sum() / (5 * 700), abs=1e-3)
+    assert actual.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
 
 
 def test_included_classifier_has_the_recorded_hash(tmp_path, monkeypatch):
-    found = load_feature_extractor("mnist")
-    assert found.classes == tuple("0123456789") and found.accuracy > 0.99
+    actual = load_feature_extractor("mnist")
+    assert actual.classes == tuple("0123456789") and actual.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
-    assert found.features(image).shape == (3, 128) and found.predict(image).shape == (3,)
+    assert actual.features(image).shape == (3, 128) and actual.predict(image).shape == (3,)
     monkeypatch.setitem(CLASSIFIERS, "mnist", (CLASSIFIERS["mnist"][0], "0" * 64))
     with pytest.raises(CvaeError, match="damaged; install"):
         load_feature_extractor("mnist")
@@ -240,14 +240,14 @@ def test_custom_feature_extractor_is_used():
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
     """Under the normal prior the exported encoder's posterior is the run's."""
-    asked = TrainConfig(
+    config = TrainConfig(
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
     )
-    folder = cvae.train(asked, tmp_path / "run", quiet=True)
+    folder = cvae.train(config, tmp_path / "run", quiet=True)
     from cvae.exporters.onnx import export
 
     export(folder)
-    test = load_dataset(asked).test
+    test = load_dataset(config).test
     with_torch, without = (
         bounds(scorer, test.images, test.labels, samples=20)
         for scorer in (RunScorer(folder, "cpu"), ExportedScorer(cvae.load(folder)))

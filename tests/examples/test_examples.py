@@ -1,4 +1,4 @@
-"""The programs under examples/, each run as its page says. The plug-in has a file of its own."""
+"""Programs under examples/, run as their pages describe. The plug-in is tested in test_plugin.py."""
 
 import ast
 import io
@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import code_blocks
+from hub_mirror import Mirror
 from PIL import Image
 
 import cvae as package
@@ -101,9 +102,9 @@ def test_service_returns_an_image_file(client):
     assert answer.headers["content-type"] == "image/png" and answer.headers["x-seed"] == "1"
     with Image.open(io.BytesIO(answer.content)) as picture:
         np.testing.assert_array_equal(picture, grid(package.load().generate(4, 7, seed=1)))
-    drawn = client.get("/images.png?label=7")
-    again = client.get(f"/images.png?label=7&seed={drawn.headers['x-seed']}")
-    assert again.content == drawn.content
+    image = client.get("/images.png?label=7")
+    again = client.get(f"/images.png?label=7&seed={image.headers['x-seed']}")
+    assert again.content == image.content
 
 
 @pytest.mark.parametrize("path", ["/images", "/images.png"])
@@ -144,7 +145,7 @@ def test_service_describes_its_endpoints(client):
 
 @pytest.fixture(scope="module")
 def generate(sdk, tmp_path_factory) -> Path:
-    """examples/cpp, compiled as docs/deploy.md says, but for the optimization, which takes time."""
+    """Compile examples/cpp as docs/deploy.md describes, but without optimization, which takes time."""
     program = tmp_path_factory.mktemp("cpp") / "generate"
     folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
     warnings = ["-Wall", "-Wextra", "-Werror"]
@@ -154,9 +155,9 @@ def generate(sdk, tmp_path_factory) -> Path:
 
 
 def run(*command: object, code: int = 0) -> str:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    return done.stderr
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert result.returncode == code, result.stderr
+    return result.stderr
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
@@ -164,11 +165,11 @@ def test_cpp_decodes_the_same_images_as_python(generate, trained, tmp_path, kind
     model = package.load(trained[kind])
     noise = model.noise(1, seed=5)
     (tmp_path / "noise.f32").write_bytes(noise.tobytes())
-    given = ["--label", label] if label else []
-    run(generate, trained[kind] / "decoder.onnx", tmp_path / "a.pgm", *given, "--noise", tmp_path / "noise.f32")
+    flags = ["--label", label] if label else []
+    run(generate, trained[kind] / "decoder.onnx", tmp_path / "a.pgm", *flags, "--noise", tmp_path / "noise.f32")
     with Image.open(tmp_path / "a.pgm") as picture:
-        drawn = np.asarray(picture).astype(int)
-    assert drawn.std() > 10 and np.abs(drawn - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
+        image = np.asarray(picture).astype(int)
+    assert image.std() > 10 and np.abs(image - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
 
 
 def test_cpp_writes_nothing_to_the_home_folder(generate, tmp_path, monkeypatch):
@@ -190,7 +191,7 @@ def test_cpp_is_reproducible_by_seed(generate, trained, tmp_path):
 
 
 def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_path):
-    """Names with quotes, brackets and letters beyond ASCII, in a spec whose other texts try to look like keys."""
+    """Names have quotes, brackets and letters beyond ASCII, and other texts of the spec look like keys."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -263,21 +264,21 @@ def test_cpp_prints_usage_for_invalid_arguments(generate, trained, tmp_path, arg
 
 
 def test_every_cell_of_the_notebook_gives_its_output(in_tmp):
-    """Cell by cell, as Jupyter runs them: what the last line of one is, is shown under it."""
+    """The cells run one after another, as in Jupyter, and show the value of their last line."""
     notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
     assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
     names: dict[str, object] = {}
-    shown = []
+    outputs = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None, "it is kept without its outputs"
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "the notebook is stored without outputs"
             *body, last = ast.parse("".join(cell["source"])).body
             assert isinstance(last, ast.Expr)
             exec(compile(ast.Module(body, []), "cell", "exec"), names)
-            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
-    model, *figures = shown
-    assert repr(model).startswith("<cvae.Model mnist-resnet-conditional: ") and len(figures) == 6
-    assert all(isinstance(figure, Image.Image) and np.asarray(figure).std() > 20 for figure in figures)
+            outputs.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    model, *images = outputs
+    assert repr(model).startswith("<cvae.Model mnist-resnet-conditional: ") and len(images) == 6
+    assert all(isinstance(figure, Image.Image) and np.asarray(figure).std() > 20 for figure in images)
     assert [path.name for path in in_tmp.iterdir()] == []
 
 
@@ -289,8 +290,8 @@ def test_bulk_job_generates_each_image_from_its_number(tmp_path):
     import pyarrow.parquet
 
     command = [sys.executable, EXAMPLES / "ray" / "bulk.py", "--n", "600", "--seed", "3", "--out", tmp_path / "images"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     rows = sorted(pyarrow.parquet.read_table(tmp_path / "images").to_pylist(), key=lambda row: row["id"])
     assert [row["id"] for row in rows] == list(range(600))
     model = package.load()
@@ -326,11 +327,11 @@ def test_ray_serve_generates_the_requested_digit(tmp_path):
     model = str(model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx")
     program = SERVE.format(folder=str(EXAMPLES / "ray"), port=port, model=model)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES / 'ray'}"}
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    drawn, label, seed = (line.split(" ") for line in done.stdout.splitlines())
-    assert drawn[:2] == ["200", "3"]
-    with Image.open(io.BytesIO(bytes.fromhex(drawn[2]))) as picture:
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    image, label, seed = (line.split(" ") for line in result.stdout.splitlines())
+    assert image[:2] == ["200", "3"]
+    with Image.open(io.BytesIO(bytes.fromhex(image[2]))) as picture:
         expected = to_uint8(package.load().generate(1, 7, seed=3))[0, 0]
         assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
     assert [label[0], seed[0]] == ["422", "422"]
@@ -345,18 +346,16 @@ PATHS = {
     for section in PAGE.split("\n## ")
     if (scripts := code_blocks(section, "sh"))
 }
-"""What is to be typed for a host: its blocks of `sh`, one script. (`bash`: line by line, in test_readme.py;
-`console`: shown and not run.)"""
+"""Commands for each host: its blocks of `sh` as one script. (Blocks of `bash` are run by test_readme.py, line by line;
+blocks of `console` are not run.)"""
 
 NEEDS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
-"""Packages that a script needs, by a word of it."""
+"""Packages that a script needs, by a word that it contains."""
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """The address of a hub that has the model of the page."""
-    from test_hub import Mirror
-
+    """Return the address of a hub with the model of the page."""
     with Mirror({"somebody/digits": model_zoo.model(model_zoo.DEFAULT)}) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server.url
@@ -382,8 +381,8 @@ def test_shortest_example_of_the_document_works(host, tmp_path, request):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         script = script.replace("8000", str(free.getsockname()[1]))
-    done = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
     if pictured := re.search(r"seven\.p\w+", script):
         with Image.open(tmp_path / pictured[0]) as picture:
             digit = np.asarray(picture.convert("L").resize((28, 28)), np.float32) / 255

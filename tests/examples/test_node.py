@@ -30,7 +30,7 @@ def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
 @needs_node
 def test_noise_is_standard_normal_and_reproducible():
     """Moments of 200,000 draws, at five standard errors; the first of a seed are the same whatever their number."""
-    done = node(
+    result = node(
         """import { normal } from "./cvae.js";
         const many = normal(1, 200000);
         const moment = (k) => many.reduce((sum, x) => sum + x ** k, 0) / many.length;
@@ -38,12 +38,12 @@ def test_noise_is_standard_normal_and_reproducible():
         console.log(JSON.stringify([moment(1), moment(2), moment(3), moment(4), near,
             [...normal(1, 3)], [...many.slice(0, 3)], [...normal(2, 3)], normal(2 ** 32 - 1, 1).length]));"""
     )
-    assert done.stderr == ""
-    first, second, third, fourth, neighbours, few, start, other, one = json.loads(done.stdout)
-    for found, expected, variance in (
+    assert result.stderr == ""
+    first, second, third, fourth, neighbours, few, start, other, one = json.loads(result.stdout)
+    for actual, expected, variance in (
         (first, 0, 1), (second, 1, 2), (third, 0, 15), (fourth, 3, 96), (neighbours, 0, 1)
     ):  # fmt: skip
-        assert abs(found - expected) < 5 * (variance / 200_000) ** 0.5
+        assert abs(actual - expected) < 5 * (variance / 200_000) ** 0.5
     assert few == start != other and one == 1
 
 
@@ -54,20 +54,20 @@ def test_slerp_agrees_with_python(way, b):
     from cvae.imaging import slerp
 
     a = [1, 2, -1]
-    done = node(
+    result = node(
         """import { slerp } from "./cvae.js";
         const [a, b, way] = JSON.parse(process.argv[1]);
         console.log(JSON.stringify([...slerp(Float32Array.from(a), Float32Array.from(b), way)]));""",
         json.dumps([a, b, way]),
     )
     expected = slerp(np.array(a, np.float32), np.array(b, np.float32), np.array([[way]], np.float32))[0]
-    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
+    np.testing.assert_allclose(json.loads(result.stdout), expected, atol=1e-5)
 
 
 @needs_node
 def test_truncated_or_foreign_file_is_rejected():
     """At every kilobyte; the spec comes last, so that none of them has it."""
-    done = node(
+    result = node(
         """import { readFileSync } from "node:fs";
         import { readSpec } from "./cvae.js";
         const file = readFileSync(process.argv[1]);
@@ -80,7 +80,7 @@ def test_truncated_or_foreign_file_is_rejected():
         console.log(JSON.stringify([count, refused(text), refused(new Uint8Array(20).fill(255)), readSpec(file)]));""",
         models()[DEFAULT] / "decoder.onnx",
     )
-    count, text, ones, spec = json.loads(done.stdout)
+    count, text, ones, spec = json.loads(result.stdout)
     assert count == -(-(models()[DEFAULT] / "decoder.onnx").stat().st_size // 1024)
     assert "intact" in text and "too long" in ones
     assert spec["latent_dim"] == cvae.load().spec.latent_dim and tuple(spec["classes"]) == cvae.load().spec.classes
@@ -96,9 +96,9 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
     (folder / "model_zoo").mkdir()
     shutil.copytree(models()[DEFAULT], folder / "model_zoo" / DEFAULT)
-    done = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"npm install does not work here: {done.stderr.splitlines()[0]}")
+    result = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"npm install does not work here: {result.stderr.splitlines()[0]}")
     return folder
 
 
@@ -115,13 +115,13 @@ def test_commands_of_the_readme_generate_a_seven(checkout, document, heading):
     folder = checkout if heading else checkout / "examples" / "node"
     seven = checkout / "examples" / "node" / "seven.png"
     seven.unlink(missing_ok=True)
-    done = subprocess.run(script, shell=True, cwd=folder, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    result = subprocess.run(script, shell=True, cwd=folder, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
     with Image.open(seven) as picture:
         assert picture.size == (28, 28)
-        drawn = np.asarray(picture.convert("L"), np.float32)[None, None] / 255
+        digit = np.asarray(picture.convert("L"), np.float32)[None, None] / 255
     predict = load_feature_extractor("mnist").predict
-    assert predict is not None and predict(drawn)[0] == 7
+    assert predict is not None and predict(digit)[0] == 7
 
 
 def generate(checkout: Path, *args: object) -> subprocess.CompletedProcess[str]:
@@ -135,10 +135,10 @@ def test_same_noise_gives_the_image_of_python(checkout, trained, tmp_path, kind)
     noise = model.noise(1, seed=11)
     (tmp_path / "noise.f32").write_bytes(noise.astype("<f4").tobytes())
     label = ["--label", "7"] if kind == "labels" else []
-    done = generate(
+    result = generate(
         checkout, trained[kind] / "decoder.onnx", *label, "--noise", tmp_path / "noise.f32", "--out", tmp_path / "x.png"
     )
-    assert done.returncode == 0, done.stderr
+    assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "x.png") as picture:
         pixels = np.asarray(picture.convert("L")).astype(int)
     expected = imaging.to_uint8(model.decode(noise, 7 if label else None))[0, 0]
@@ -166,16 +166,16 @@ def test_images_agree_with_python_to_1e_4(checkout):
     """
     path = checkout / "examples" / "node" / "compare.js"
     path.write_text(program)
-    done = subprocess.run(
+    result = subprocess.run(
         [str(NODE), path, models()[DEFAULT], json.dumps(noise.ravel().tolist())], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
-    *found, refused = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    *actual, errors = json.loads(result.stdout)
     images = model.decode(noise, [7, 1, 0])
-    for ours, theirs in zip(found, (images, *model.encode(images, [7, 1, 0])), strict=True):
+    for ours, theirs in zip(actual, (images, *model.encode(images, [7, 1, 0])), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    assert len(refused) == 6 and "an encoder is needed" in refused[0]
-    assert '"-1"' in refused[3] and '"10"' in refused[4]
+    assert len(errors) == 6 and "an encoder is needed" in errors[0]
+    assert '"-1"' in errors[3] and '"10"' in errors[4]
 
 
 def test_program_of_the_readme_generates_an_image(checkout):
@@ -183,9 +183,9 @@ def test_program_of_the_readme_generates_an_image(checkout):
     folder = checkout / "examples" / "node"
     shutil.copy(models()[DEFAULT] / "decoder.onnx", folder)
     (folder / "own.js").write_text(program + "console.log(JSON.stringify([[...image], [...normal(7, 40)]]));")
-    done = subprocess.run([str(NODE), "own.js"], cwd=folder, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    image, noise = json.loads(done.stdout)
+    result = subprocess.run([str(NODE), "own.js"], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    image, noise = json.loads(result.stdout)
     expected = cvae.load().decode(np.array(noise, np.float32)[None], 7)
     np.testing.assert_allclose(np.reshape(image, expected.shape), expected, atol=1e-4)
 
@@ -204,7 +204,7 @@ def test_program_of_the_readme_generates_an_image(checkout):
     ],
 )
 def test_example_rejects_invalid_arguments_in_one_line(checkout, arguments, words):
-    done = generate(checkout, *(argument.format(zoo=models()[DEFAULT]) for argument in arguments))
-    assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch(r"generate: error: .*\n", done.stderr) and words in done.stderr
+    result = generate(checkout, *(argument.format(zoo=models()[DEFAULT]) for argument in arguments))
+    assert result.returncode == 1 and result.stdout == ""
+    assert re.fullmatch(r"generate: error: .*\n", result.stderr) and words in result.stderr
     assert not (checkout / "examples" / "node" / "generated.png").exists()

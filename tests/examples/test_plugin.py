@@ -26,11 +26,11 @@ def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
 
     def cvae(*args: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-m", "cvae", *args], cwd=tmp_path, env=env, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     assert "mixer" in cvae("parts")
     cvae("train", "--arch", "mixer", "--conditional", "--epochs", "2", "--set", "arch.depth=1", "--limit", "300")

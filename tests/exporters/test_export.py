@@ -69,8 +69,8 @@ def test_half_precision_weights_halve_the_file_within_one_grey_level(trained, tm
         spec, size = read_spec(run / file)[0], (run / file).stat().st_size
         assert size < 0.55 * (trained["plain"] / file).stat().st_size
         assert spec.agreement["weights"] == "float16" and 0 < spec.agreement["max_abs_difference"] <= 1 / 255
-    whole, halved = (cvae.load(folder).generate(50, seed=0) for folder in (trained["plain"], run))
-    assert 0 < np.abs(halved - whole).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
+    full, halved = (cvae.load(folder).generate(50, seed=0) for folder in (trained["plain"], run))
+    assert 0 < np.abs(halved - full).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
 
 
 def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):

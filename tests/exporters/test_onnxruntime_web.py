@@ -70,11 +70,11 @@ def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):
 def test_damaged_copy_is_downloaded_again(published, serve, monkeypatch):
     unpack_cdn(published, serve, monkeypatch)
     files = onnxruntime_web.files()
-    (kept,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
-    whole = kept.read_bytes()
-    flipped = whole[:10] + bytes([whole[10] ^ 0xFF]) + whole[11:]
-    for damage in (b"", whole[:-9], flipped, gzip.compress(b"something else")):
-        kept.write_bytes(damage)
+    (cached,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
+    data = cached.read_bytes()
+    flipped = data[:10] + bytes([data[10] ^ 0xFF]) + data[11:]
+    for damage in (b"", data[:-9], flipped, gzip.compress(b"something else")):
+        cached.write_bytes(damage)
         assert onnxruntime_web.files() == files
 
 

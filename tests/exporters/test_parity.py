@@ -57,10 +57,10 @@ def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]
             continue
         wrong = onnx.ModelProto()
         wrong.CopyFrom(graph)
-        changed = values * 10 if values.size == 1 else values * np.float32(1.1)
-        wrong.graph.initializer[i].CopyFrom(numpy_helper.from_array(changed, tensor.name))
+        scaled = values * 10 if values.size == 1 else values * np.float32(1.1)
+        wrong.graph.initializer[i].CopyFrom(numpy_helper.from_array(scaled, tensor.name))
         yield f"weight {tensor.name}", wrong
-    seen = set()
+    swapped = set()
     for i, node in enumerate(graph.graph.node):
         for j, attribute in enumerate(node.attribute):
             if attribute.name in ("epsilon", "alpha") and node.op_type != "Gemm":
@@ -68,8 +68,8 @@ def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]
                 wrong.CopyFrom(graph)
                 wrong.graph.node[i].attribute[j].f = attribute.f * 1.1 if attribute.name == "alpha" else 1e-3
                 yield f"{attribute.name} of {node.name}", wrong
-        if node.op_type in SWAPS and node.op_type not in seen:
-            seen.add(node.op_type)
+        if node.op_type in SWAPS and node.op_type not in swapped:
+            swapped.add(node.op_type)
             wrong = onnx.ModelProto()
             wrong.CopyFrom(graph)
             wrong.graph.node[i].op_type = SWAPS[node.op_type]
@@ -163,6 +163,6 @@ def test_encoders_are_compared_on_images_of_the_model() -> None:
     )
     noise = torch.randn(7, 5, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        drawn = model.decode(noise, label)
-    torch.testing.assert_close(image[1::2], drawn[1::2])
-    assert 0.02 < (image[::2] - drawn[::2]).std() < 0.2
+        decoded = model.decode(noise, label)
+    torch.testing.assert_close(image[1::2], decoded[1::2])
+    assert 0.02 < (image[::2] - decoded[::2]).std() < 0.2

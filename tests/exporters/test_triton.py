@@ -1,4 +1,4 @@
-"""The model repository of `cvae export triton`, held against Triton's own definition; no server is run here."""
+"""Model repository of `cvae export triton`, compared with the schema of Triton. No Triton server is needed."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 @pytest.fixture(scope="session")
 def protobuf(downloaded) -> types.ModuleType:
-    """`model_config.proto` as Triton's client package has it."""
+    """Return `model_config.proto` from the client package of Triton."""
     pytest.importorskip("google.protobuf")
     module = types.ModuleType("model_config_pb2")
     source = downloaded("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
@@ -39,11 +39,11 @@ def protobuf(downloaded) -> types.ModuleType:
 def parse(protobuf: types.ModuleType, text: str):
     from google.protobuf import text_format
 
-    return text_format.Parse(text, protobuf.ModelConfig())  # raises for a field that there is not
+    return text_format.Parse(text, protobuf.ModelConfig())  # raises an error for an unknown field
 
 
-def as_the_graph_sees_it(tensor) -> tuple[str, list[int]]:
-    """The type and shape, without the batch, after Triton's reshape."""
+def graph_type_and_shape(tensor) -> tuple[str, list[int]]:
+    """Return the type and shape of a tensor after the reshape of Triton, without the batch."""
     kind = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
     return kind, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
@@ -54,34 +54,34 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(files)
     for role, name in {"decoder": kind, "encoder": f"{kind}-encoder"}.items():
         folder = tmp_path / "repository" / name
-        told = parse(protobuf, (folder / "config.pbtxt").read_text())
-        assert (told.name, told.backend, told.max_batch_size) == (name, "onnxruntime", CHUNK)
-        assert told.HasField("dynamic_batching") and told.dynamic_batching.max_queue_delay_microseconds > 0
-        model = folder / "1" / told.default_model_filename
+        config = parse(protobuf, (folder / "config.pbtxt").read_text())
+        assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", CHUNK)
+        assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds > 0
+        model = folder / "1" / config.default_model_filename
         assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
-        session = ort.InferenceSession(model.read_bytes())  # from bytes no other file is within reach
-        for tensors, arguments in ((told.input, session.get_inputs()), (told.output, session.get_outputs())):
+        session = ort.InferenceSession(model.read_bytes())  # from bytes, so that it can read no other file
+        for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
             assert all(tensor.dims for tensor in tensors), "Triton takes no tensor without a dimension"
-            described = {tensor.name: as_the_graph_sees_it(tensor) for tensor in tensors}
+            described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
             assert described == {each.name: (each.type, each.shape[1:]) for each in arguments}
-        assert Spec.from_json(told.parameters["cvae"].string_value, name) == read_spec(model)[0]
+        assert Spec.from_json(config.parameters["cvae"].string_value, name) == read_spec(model)[0]
 
 
 def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
-    """A client sends noise (1, Z) and label (1, 1); the server joins them and takes the last dimension off labels."""
+    """A client sends noise (1, Z) and label (1, 1); the server joins them and drops the last label dimension."""
     export(trained["labels"], out=str(tmp_path))
-    told = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
+    config = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
     model = package.load(trained["labels"])
     noise, labels = model.noise(5, seed=1), np.array([7, 3, 0, 9, 7])
     requests = [{"noise": noise[i : i + 1], "label": labels[i].reshape(1, 1)} for i in range(5)]
     batch = {
         tensor.name: np.concatenate([each[tensor.name] for each in requests]).reshape(
-            -1, *as_the_graph_sees_it(tensor)[1]
+            -1, *graph_type_and_shape(tensor)[1]
         )
-        for tensor in told.input
+        for tensor in config.input
     }
     (images,) = ort.InferenceSession(tmp_path / "labels" / "1" / "model.onnx").run(None, batch)
-    assert images[0].shape == tuple(told.output[0].dims)
+    assert images[0].shape == tuple(config.output[0].dims)
     np.testing.assert_allclose(images, model.decode(noise, labels), atol=1e-6)
 
 
@@ -89,7 +89,7 @@ def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
     ("name", "folder"),
     [("mnist_v1.5", "mnist_v1.5"), ("my run", "my-run"), ("../../etc/x", "etc-x"), ("Zahl ä", "Zahl"), ("..", "model")],
 )
-def test_model_name_must_not_be_a_path(name, folder):
+def test_model_name_becomes_a_safe_folder_name(name, folder):
     assert folder_name(name) == folder
 
 
@@ -97,8 +97,8 @@ def test_any_model_and_class_name_can_be_written(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
     spec = Spec.from_json(json.dumps(spec), "test")
-    told = parse(protobuf, config_text(spec, folder_name(spec.name)))
-    assert Spec.from_json(told.parameters["cvae"].string_value, "test") == spec
+    config = parse(protobuf, config_text(spec, folder_name(spec.name)))
+    assert Spec.from_json(config.parameters["cvae"].string_value, "test") == spec
 
 
 def test_model_is_added_without_replacing_others(trained, tmp_path):
@@ -127,7 +127,7 @@ def test_encoder_of_another_model_is_rejected_by_triton_exporter(trained, tmp_pa
     export(tmp_path / "run", out=str(tmp_path / "repository"))
 
 
-def test_file_with_unexpected_inputs_is_rejected(trained, tmp_path):
+def test_file_with_unsupported_operator_is_rejected(trained, tmp_path):
     import onnx
 
     model = onnx.load(trained["plain"] / "decoder.onnx")
@@ -138,18 +138,18 @@ def test_file_with_unexpected_inputs_is_rejected(trained, tmp_path):
 
 
 def test_export_triton_command(cvae):
-    done = cvae("export", "triton", "--out", "repository", "--json")
+    result = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
-    assert done.err == f"zoo model: {name}\n"
-    assert done.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
-    assert all(Path(path).is_file() for path in done.facts["files"])
+    assert result.err == f"zoo model: {name}\n"
+    assert result.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
+    assert all(Path(path).is_file() for path in result.facts["files"])
 
 
 # -- a client ----------------------------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    """The v2 protocol over a model repository: tensors are held against its config.pbtxt, and reshaped as it says."""
+    """Server of the v2 protocol that checks and reshapes tensors by the config.pbtxt of a model repository."""
 
     def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
         super().__init__(("127.0.0.1", 0), Answer)
@@ -166,26 +166,26 @@ class Answer(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-    def answer(self, asked: dict[str, Any] | None) -> None:
+    def answer(self, request: dict[str, Any] | None) -> None:
         from google.protobuf.json_format import MessageToDict
 
         _, version, models, name, verb = self.path.split("/")
         folder = self.server.repository / name
         if (version, models) != ("v2", "models") or not folder.is_dir():
             return self.send_error(400, f"unknown model {name}")
-        told = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
+        config = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
         if verb == "config":
-            return self.send(MessageToDict(told, preserving_proto_field_name=True))
-        assert verb == "infer" and asked is not None
-        given = {each["name"]: each for each in asked["inputs"]}
+            return self.send(MessageToDict(config, preserving_proto_field_name=True))
+        assert verb == "infer" and request is not None
+        flags = {each["name"]: each for each in request["inputs"]}
         feed = {}
-        for expected in told.input:
-            tensor = given.pop(expected.name)
+        for expected in config.input:
+            tensor = flags.pop(expected.name)
             values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
             batch, *shape = tensor["shape"]
-            assert shape == list(expected.dims) and batch <= told.max_batch_size
-            feed[expected.name] = values.reshape(batch, *as_the_graph_sees_it(expected)[1])
-        assert not given
+            assert shape == list(expected.dims) and batch <= config.max_batch_size
+            feed[expected.name] = values.reshape(batch, *graph_type_and_shape(expected)[1])
+        assert not flags
         (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
         output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
         return self.send({"model_name": name, "outputs": [output]})
@@ -218,13 +218,13 @@ def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
 def test_client_receives_the_images_of_python(server, trained, tmp_path, kind, label):
-    given = ["--label", label] if label else []
-    done = client(server, "--model", kind, *given, "--seed", "5", "--out", "a.png", folder=tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    flags = ["--label", label] if label else []
+    result = client(server, "--model", kind, *flags, "--seed", "5", "--out", "a.png", folder=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     with Image.open(tmp_path / "a.png") as picture:
-        drawn = np.asarray(picture).astype(int)
+        pixels = np.asarray(picture).astype(int)
     expected = to_uint8(package.load(trained[kind]).generate(1, label, seed=5))[0, 0]
-    assert drawn.std() > 10 and np.abs(drawn - expected).max() <= 1
+    assert pixels.std() > 10 and np.abs(pixels - expected).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -239,8 +239,8 @@ def test_client_receives_the_images_of_python(server, trained, tmp_path, kind, l
     ],
 )
 def test_client_fails_in_one_line(server, tmp_path, arguments, words):
-    done = client(server, *arguments, folder=tmp_path)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1 and all(word in done.stderr for word in words)
+    result = client(server, *arguments, folder=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and all(word in result.stderr for word in words)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,11 +49,11 @@ def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
 
 @pytest.mark.usefixtures("no_runtime")
 def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
-    done = cvae("export", "web", trained["plain"], "--json")
-    assert done.err == "to see it: python -m http.server --directory web\n"
-    assert "web/index.html" in done.facts["files"] and Path("web/index.html").is_file()
-    done = cvae("export", "web", "--out", "zoo")
-    assert done.code == 0 and done.err.startswith(f"zoo model: {DEFAULT}\n")
+    result = cvae("export", "web", trained["plain"], "--json")
+    assert result.err == "to see it: python -m http.server --directory web\n"
+    assert "web/index.html" in result.facts["files"] and Path("web/index.html").is_file()
+    result = cvae("export", "web", "--out", "zoo")
+    assert result.code == 0 and result.err.startswith(f"zoo model: {DEFAULT}\n")
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for arguments, code, words in (
         (["web", trained["plain"]], 2, ["'web'", "--out"]),  # it is there
@@ -62,6 +62,6 @@ def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
         (["onnx", "runs/raw", "--out", "new"], 2, ["exporter 'onnx'", "'out'"]),
         (["web", "nothing", "--out", "new"], 2, ["'nothing'"]),
     ):
-        done = cvae("export", *arguments)
-        assert done.code == code and done.out == "" and all(word in done.err for word in words), done.err
-        assert done.err.splitlines()[-1].startswith("cvae: error: ") and not Path("new").exists()
+        result = cvae("export", *arguments)
+        assert result.code == code and result.out == "" and all(word in result.err for word in words), result.err
+        assert result.err.splitlines()[-1].startswith("cvae: error: ") and not Path("new").exists()

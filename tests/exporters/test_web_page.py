@@ -28,7 +28,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromiu
 
 
 class Site(NamedTuple):
-    """An exported page, and the model that it shows as Python sees it."""
+    """Exported page, and its model in Python."""
 
     folder: Path
     model: Any
@@ -37,11 +37,11 @@ class Site(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sites(trained, tmp_path_factory) -> dict[str, Site]:
-    """Exported pages by name, below a path."""
+    """Export the pages, by name, to a folder whose path has a space."""
     folder = tmp_path_factory.mktemp("sites")
     linear = {name: Linear(folder / name, count) for name, count in {"colour": 0, "many": 70}.items()}
     sources = {**trained, "zoo": DEFAULT, **{name: model.folder for name, model in linear.items()}}
-    found = {}
+    pages = {}
     for name, source in sources.items():
         out = folder / "below a path" / name
         try:
@@ -50,8 +50,8 @@ def sites(trained, tmp_path_factory) -> dict[str, Site]:
             if "could not be fetched" not in str(error):
                 raise
             pytest.skip(str(error))
-        found[name] = Site(out, package.load(source), linear.get(name))
-    return found
+        pages[name] = Site(out, package.load(source), linear.get(name))
+    return pages
 
 
 @pytest.fixture(scope="module")
@@ -65,66 +65,66 @@ def chromium() -> Iterator[Any]:
 
 
 class Visit:
-    """An open page, what it complained of on its console, and what it asked for."""
+    """Open page, the messages on its console and the addresses that it requested."""
 
     def __init__(self, chromium: Any, address: str, **options: Any) -> None:
         self.page = chromium.new_context(**options).new_page()
-        self.address, self.complaints, self.asked = address, [], []
+        self.address, self.complaints, self.requests = address, [], []
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
         self.page.wait_for_selector("body.ready", timeout=60_000)
         self.page.wait_for_selector("#pad", timeout=60_000)
 
     def check(self) -> None:
-        """All well, and nothing asked for outside its folder."""
+        """Check that the page reported no error and requested nothing outside its folder."""
         origin = self.address.partition("/below")[0]
         allowed = (self.address, f"blob:{origin}/", "data:")
         assert self.complaints == []
-        assert self.asked and [url for url in self.asked if not url.startswith(allowed)] == []
+        assert self.requests and [url for url in self.requests if not url.startswith(allowed)] == []
 
 
 @pytest.fixture(scope="module")
 def visits() -> dict[str, Visit]:
-    """The pages that several tests use, since each takes seconds to load."""
+    """Pages that several tests share, since each takes seconds to load."""
     return {}
 
 
 @pytest.fixture
 def visit(sites, serve, chromium, visits) -> Iterator[Callable[..., tuple[Any, Any]]]:
-    """Open a page by name, or with options a page of the test's own; with the model that it shows."""
+    """Return a function that opens a page by name and returns it with its model. A page with options is not shared."""
     used = []
 
     def visit(name: str, **options: Any) -> tuple[Any, Any]:
         folder, model, _ = sites[name]
         if options or name not in visits:
-            found = Visit(chromium, f"{serve(folder.parents[1])}/below%20a%20path/{name}/", **options)
+            opened = Visit(chromium, f"{serve(folder.parents[1])}/below%20a%20path/{name}/", **options)
             if not options:
-                visits[name] = found
+                visits[name] = opened
         else:
-            found = visits[name]
-            found.page.locator("#drawn-as").evaluate("(select) => { select.value = ''; }")
-            found.page.locator("#clear").click()
-        used.append((found, bool(options)))
-        return found.page, model
+            opened = visits[name]
+            opened.page.locator("#drawn-as").evaluate("(select) => { select.value = ''; }")
+            opened.page.locator("#clear").click()
+        used.append((opened, bool(options)))
+        return opened.page, model
 
     yield visit
-    for found, own in used:
-        found.check()
+    for opened, own in used:
+        opened.check()
         if own:
-            found.page.context.close()
+            opened.page.context.close()
 
 
 def says(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
-    """Wait until it does."""
+    """Wait until an element has this text."""
     from playwright.sync_api import expect
 
     expect(page.locator(selector)).to_have_text(text)
 
 
 def eventually(page: Any, check: Callable[[], None]) -> None:
-    """Wait until nothing is wrong; what still is after a while is raised."""
+    """Wait until a check passes; raise its error if it still fails after ten seconds."""
     for _ in range(200):
         with suppress(AssertionError):
             return check()
@@ -137,15 +137,15 @@ def numbers(array: np.ndarray) -> list[float]:
 
 
 def state(page: Any) -> dict[str, Any]:
-    """What is shown, once it is drawn."""
-    shown = page.evaluate(
+    """Return the state of the page, once its image is drawn."""
+    page_state = page.evaluate(
         """async () => {
             const { state, drawn } = await import("./app.js");
             await drawn();
             return { ...state, code: [...state.code], image: [...state.image] };
         }"""
     )
-    return {key: np.array(value, np.float32) if isinstance(value, list) else value for key, value in shown.items()}
+    return {key: np.array(value, np.float32) if isinstance(value, list) else value for key, value in page_state.items()}
 
 
 def show(page: Any, code: np.ndarray, label: int = 0, **more: Any) -> dict[str, Any]:
@@ -162,10 +162,10 @@ def show(page: Any, code: np.ndarray, label: int = 0, **more: Any) -> dict[str, 
     return state(page)
 
 
-def decoded(model: Any, shown: dict[str, Any]) -> np.ndarray:
-    """Python's image of what a page shows."""
-    label = None if model.spec.classes is None else shown["label"]
-    return model.decode(shown["code"][None], label)[0]
+def decoded(model: Any, page_state: dict[str, Any]) -> np.ndarray:
+    """Return the image that Python decodes for the state of a page."""
+    label = None if model.spec.classes is None else page_state["label"]
+    return model.decode(page_state["code"][None], label)[0]
 
 
 @needs_browser
@@ -176,7 +176,7 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
     classes = len(model.spec.classes or ())
     labels = [4 * i % classes for i in range(5)] if classes else []
     images = model.decode(noise, labels or None)
-    found = page.evaluate(
+    actual = page.evaluate(
         """async ([noise, images, labels]) => {
             const { model } = await import("./app.js");
             const decoded = await model.decode(Float32Array.from(noise), labels);
@@ -185,11 +185,11 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
         }""",
         [numbers(noise), numbers(images), labels],
     )
-    for ours, theirs in zip(found, (images, *model.encode(images, labels or None)), strict=True):
+    for ours, theirs in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    if linear := sites[name].linear:  # of which the truth is known without onnxruntime
+    if linear := sites[name].linear:  # whose images are known without onnxruntime
         truth = linear.decode(noise, labels or [0])
-        np.testing.assert_allclose(np.reshape(found[0], images.shape), truth, atol=1e-4)
+        np.testing.assert_allclose(np.reshape(actual[0], images.shape), truth, atol=1e-4)
 
 
 @needs_browser
@@ -197,14 +197,14 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
 def test_pixels_on_the_screen_equal_those_of_the_image(visit, name, label):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
-    shown = show(page, model.noise(1, seed=5)[0], label)
-    np.testing.assert_allclose(shown["image"], decoded(model, shown).ravel(), atol=1e-4)
+    page_state = show(page, model.noise(1, seed=5)[0], label)
+    np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
     channels, height, width = model.spec.image_shape
     with Image.open(io.BytesIO(page.locator("#picture").screenshot())) as file:
         picture = np.asarray(file.convert("RGB")).astype(int)
     rows = ((np.arange(height) + 0.5) * picture.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * picture.shape[1] / width).astype(int)
-    expected = imaging.to_uint8(decoded(model, shown)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    expected = imaging.to_uint8(decoded(model, page_state)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
     inner = (slice(1, -1), slice(1, -1))  # the corners are round
     assert np.abs(picture[rows][:, columns][inner] - expected[inner]).max() <= 2
     assert expected.std() > 20 and channels in (1, 3)
@@ -214,9 +214,9 @@ def test_pixels_on_the_screen_equal_those_of_the_image(visit, name, label):
 def test_image_between_two_classes_is_the_mean_as_in_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
-    shown = show(page, code, 3, next=8, mix=0.25)
+    page_state = show(page, code, 3, next=8, mix=0.25)
     expected = model.interpolate(code, code, 5, label=(3, 8))[1]
-    np.testing.assert_allclose(shown["image"], expected.ravel(), atol=1e-4)
+    np.testing.assert_allclose(page_state["image"], expected.ravel(), atol=1e-4)
 
 
 @needs_browser
@@ -241,10 +241,10 @@ def test_page_is_usable_by_keyboard(visit):
         elif reached[-1] == "class":
             page.keyboard.press("ArrowRight")
             page.keyboard.press("ArrowRight")
-            shown = state(page)
-            assert shown["label"] == 2
-            np.testing.assert_array_equal(shown["code"], surprised["code"])  # the same hand
-            np.testing.assert_allclose(shown["image"], decoded(model, shown).ravel(), atol=1e-4)
+            page_state = state(page)
+            assert page_state["label"] == 2
+            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the same style
+            np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
             assert page.inner_text("#class-name") == "2"
         elif reached[-1] == "pad":
             page.keyboard.press("Space")
@@ -287,11 +287,11 @@ def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
 def test_many_classes_are_shown_as_a_list(visit):
     page, model = visit("many")
     page.get_by_label("Class", exact=True).select_option("kind 69")
-    shown = state(page)
-    assert shown["label"] == 69 and page.inner_text("#class-name") == "kind 69"
-    np.testing.assert_allclose(shown["image"], decoded(model, shown).ravel(), atol=1e-4)
+    page_state = state(page)
+    assert page_state["label"] == 69 and page.inner_text("#class-name") == "kind 69"
+    np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
     page.get_by_text("About this model").click()
-    assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # a text, not markup
+    assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # text, not markup
 
 
 @needs_browser
@@ -302,20 +302,20 @@ def test_all_thumbnails_share_one_style(visit):
     expected = imaging.to_uint8(model.decode(np.tile(code, (10, 1)), range(10)))[:, 0]
 
     def check() -> None:
-        found = page.evaluate(
+        actual = page.evaluate(
             """[...document.querySelectorAll(".choice canvas")].map((canvas) => {
                 const copy = new OffscreenCanvas(28, 28).getContext("2d"); // Chromium warns of reading one often
                 copy.drawImage(canvas, 0, 0);
                 return [...copy.getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0);
             })"""
         )
-        assert np.abs(np.reshape(found, (10, 28, 28)) - expected.astype(int)).max() <= 1
+        assert np.abs(np.reshape(actual, (10, 28, 28)) - expected.astype(int)).max() <= 1
 
     eventually(page, check)
 
 
 def pad_pixels(page: Any) -> np.ndarray:
-    """What is on the pad: (H, W) in 0..1."""
+    """Return the pixels of the drawing pad, (H, W) in 0..1."""
     height, width, data = page.evaluate(
         """() => {
             const { height, width } = document.querySelector("#pad");
@@ -328,7 +328,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """The page's code is Python's for the drawing, averaged over squares and put into the middle here once more."""
+    """The drawing is averaged over squares and centred here too, and then encoded in Python."""
     page, model = visit("zoo")
     pad = page.locator("#pad")
     pad.scroll_into_view_if_needed()
@@ -350,9 +350,9 @@ def test_drawing_is_encoded_reconstructed_and_restyled(visit):
     code = model.encode(image, 7)[0][0]
 
     def check() -> None:
-        shown = state(page)
-        assert (shown["label"], shown["origin"]) == (7, "your drawing")
-        np.testing.assert_allclose(shown["code"], code, atol=1e-3)
+        page_state = state(page)
+        assert (page_state["label"], page_state["origin"]) == (7, "your drawing")
+        np.testing.assert_allclose(page_state["code"], code, atol=1e-3)
 
     eventually(page, check)
     page.get_by_role("radio", name="4").check()
@@ -372,10 +372,10 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
     imaging.to_pil(image[0]).save(tmp_path / "own.png")
     page.locator("#open").set_input_files(tmp_path / "own.png")
     says(page, "#origin", "your picture")
-    shown = state(page)
-    assert shown["label"] == (label or 0)
+    page_state = state(page)
+    assert page_state["label"] == (label or 0)
     rounded = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
-    np.testing.assert_allclose(shown["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
+    np.testing.assert_allclose(page_state["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
     (tmp_path / "text.png").write_text("no picture")
     page.locator("#open").set_input_files(tmp_path / "text.png")
     says(page, "#status", re.compile("^text.png is no picture"))
@@ -385,7 +385,7 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
 def test_image_can_be_downloaded(visit, tmp_path):
     page, model = visit("labels")
     page.get_by_label("Sharp pixels").check()
-    shown = show(page, model.noise(1, seed=1)[0], 7)
+    page_state = show(page, model.noise(1, seed=1)[0], 7)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == "labels-7.png"
@@ -393,14 +393,14 @@ def test_image_can_be_downloaded(visit, tmp_path):
     with Image.open(tmp_path / "seven.png") as picture:
         assert picture.size == (560, 560)
         pixels = np.asarray(picture.convert("L"))[35::70, 35::70].astype(int)
-    assert np.abs(pixels - imaging.to_uint8(decoded(model, shown))[0]).max() <= 1
+    assert np.abs(pixels - imaging.to_uint8(decoded(model, page_state))[0]).max() <= 1
 
 
 @needs_browser
 @pytest.mark.parametrize(
-    ("tour", "motion", "least", "most"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
+    ("tour", "motion", "minimum", "maximum"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
 )
-def test_animation_plays_and_pauses(visit, tour, motion, least, most):
+def test_animation_plays_and_pauses(visit, tour, motion, minimum, maximum):
     page, _ = visit("labels", **({"reduced_motion": motion} if motion == "reduce" else {}))
     page.locator("#tour").select_option(tour)
     before = state(page)
@@ -415,7 +415,7 @@ def test_animation_plays_and_pauses(visit, tour, motion, least, most):
     page.wait_for_timeout(1200)
     page.get_by_role("button", name="Pause").click()
     painted = page.evaluate("paints")
-    assert least <= painted <= most
+    assert minimum <= painted <= maximum
     page.wait_for_timeout(100)
     now = state(page)
     assert np.allclose(now["code"], before["code"]) == (tour == "classes") and now["mix"] == 0
@@ -468,16 +468,16 @@ def test_page_reports_incomplete_folder(sites, serve, chromium, tmp_path):
 
 @needs_browser
 def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
-    """As written, but for the port, which the system chooses here."""
+    """The commands run as documented, except for the port, which the system chooses."""
     text = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(r"## In a browser.*?```bash\n(.*?)```", text, flags=re.DOTALL)
     first, server = block.splitlines()
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
-    done = subprocess.run(first, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    if "could not be fetched" in done.stderr:
-        pytest.skip(done.stderr)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(first, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    if "could not be fetched" in result.stderr:
+        pytest.skip(result.stderr)
+    assert result.returncode == 0, result.stderr
     command = [sys.executable, *server.split()[1:], "--bind", "127.0.0.1", "0"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True) as serving:
         try:
@@ -487,12 +487,12 @@ def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
             page = chromium.new_page()
             page.goto(address[0])
             page.get_by_role("radio", name="7").check(timeout=60_000)
-            shown = state(page)
+            page_state = state(page)
             page.close()
         finally:
             serving.terminate()
-    np.testing.assert_allclose(shown["image"], decoded(package.load(), shown).ravel(), atol=1e-4)
-    assert shown["label"] == 7
+    np.testing.assert_allclose(page_state["image"], decoded(package.load(), page_state).ravel(), atol=1e-4)
+    assert page_state["label"] == 7
 
 
 @needs_browser

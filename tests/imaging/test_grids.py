@@ -28,14 +28,14 @@ def test_array_of_another_shape_is_not_an_image(shape):
 @pytest.mark.parametrize(("count", "columns", "across", "down"), [(6, 3, 3, 2), (10, None, 4, 3), (1, 5, 1, 1)])
 def test_grid_shows_each_image_in_its_cell(count, columns, across, down, channels, side):
     images = np.random.default_rng(0).random((count, channels, side, side))
-    sheet = imaging.grid(images, columns)
-    width, height = sheet.size
+    grid = imaging.grid(images, columns)
+    width, height = grid.size
     gap = (width - across * side) // max(1, across - 1)
     assert (width, height) == (across * (side + gap) - gap, down * (side + gap) - gap)
     assert across == 1 or 1 <= gap <= side / 8
     for i, image in enumerate(images):
         left, top = i % across * (side + gap), i // across * (side + gap)
-        panel = np.asarray(sheet.crop((left, top, left + side, top + side)))
+        panel = np.asarray(grid.crop((left, top, left + side, top + side)))
         assert np.abs(panel.reshape(side, side, channels) - image.transpose(1, 2, 0) * 255).max() <= 0.5001
 
 

@@ -61,15 +61,15 @@ def truth(mode: str) -> tuple[Image.Image, np.ndarray]:
 @pytest.mark.filterwarnings("ignore:'mode' parameter is deprecated")
 @pytest.mark.parametrize("mode", ["1", "L", "I;16", "LA", "RGB", "RGBA", "P", "CMYK"])
 def test_images_of_all_modes_are_read_correctly(tmp_path, mode):
-    picture, seen = truth(mode)
+    picture, expected = truth(mode)
     path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
     picture.save(path)
     with Image.open(path) as written:
         assert written.mode == mode
     colour = imaging.read(path, (3, 8, 8)).transpose(1, 2, 0) * 255
-    assert np.abs(colour - seen).max() <= (1.01 if "A" in mode else 0.001)  # blending rounds twice
+    assert np.abs(colour - expected).max() <= (1.01 if "A" in mode else 0.001)  # blending rounds twice
     grey = imaging.read(path, (1, 8, 8))[0] * 255
-    assert np.abs(grey - seen @ [0.299, 0.587, 0.114]).max() <= 1.6  # ITU-R 601
+    assert np.abs(grey - expected @ [0.299, 0.587, 0.114]).max() <= 1.6  # ITU-R 601
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])

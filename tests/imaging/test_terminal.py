@@ -20,7 +20,7 @@ def test_images_are_encoded_for_kitty_and_iterm():
     iterm = re.fullmatch("\033]1337;File=inline=1;size=([0-9]+):(.*)\a", inline(picture, {"TERM_PROGRAM": "iTerm.app"}))
     assert iterm and len(base64.b64decode(iterm[2])) == int(iterm[1])
     for data in ("".join(data for _, data in parts), iterm[2]):
-        with Image.open(io.BytesIO(base64.b64decode(data))) as shown:
-            assert np.array_equal(np.asarray(shown), np.asarray(picture))
+        with Image.open(io.BytesIO(base64.b64decode(data))) as decoded:
+            assert np.array_equal(np.asarray(decoded), np.asarray(picture))
     assert inline(picture, {"TERM": "xterm-256color"}) is None
     assert inline(picture, {"TERM": "tmux-256color", "TERM_PROGRAM": "WezTerm", "TMUX": "x"}) is None

@@ -119,15 +119,15 @@ def test_total_correlation_agrees_with_correlated_normal():
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
 
-    def found(r: float) -> float:
+    def total_correlation(r: float) -> float:
         mean = torch.cat([first, r * first + (1 - r**2) ** 0.5 * second], dim=1)
         log_var = torch.full_like(mean, math.log(0.01))
         terms = {"mean": mean, "log_var": log_var, "latent": mean + 0.1 * torch.randn_like(mean)}
         model = fixed_terms(distortion=torch.zeros(3000), rate=torch.zeros(3000, 1), **terms)
         return beta_tc(model, torch.empty(0), None, 1.0, beta=2.0).loss.item()
 
-    assert found(0.0) == pytest.approx(0, abs=0.05)
-    assert found(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
+    assert total_correlation(0.0) == pytest.approx(0, abs=0.05)
+    assert total_correlation(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
 
 
 def test_mmd_agrees_with_a_sample_of_the_prior():

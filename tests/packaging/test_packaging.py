@@ -1,4 +1,4 @@
-"""What is built and shipped: the packages on disk, the links, the wheel, and what the texts tell a reader to type."""
+"""Packaging: the packages on disk, the links, the wheel, and the install commands in texts."""
 
 import importlib
 import re
@@ -22,7 +22,7 @@ LINKS = ("cli", "exporters", "model_zoo")
 
 
 def module_files() -> dict[str, Path]:
-    """Every Python file of the package as installed, to where it is in the checkout; scripts are not installed."""
+    """Map each Python file of the installed package to its path in the checkout. Scripts are not installed."""
     folders = {"cvae": ROOT / "cvae", **{name: ROOT / path for name, path in SETUPTOOLS["package-dir"].items()}}
     return {
         f"{name.replace('.', '/')}/{path.relative_to(folder).as_posix()}": path
@@ -70,7 +70,7 @@ def test_every_public_name_exists():
     assert all(getattr(cvae, name) is not None for name in cvae.__all__)
 
 
-# -- what the texts say ------------------------------------------------------------------------------------------------
+# -- texts --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -78,13 +78,13 @@ def texts() -> dict[str, str]:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
-    found = {}
+    texts = {}
     for name in filter(None, listed.stdout.split("\0")):
         path = ROOT / name
         if path.is_file() and b"\0" not in (data := path.read_bytes()):
-            found[name] = data.decode()
-    assert "pyproject.toml" in found and "cvae/__init__.py" in found
-    return found
+            texts[name] = data.decode()
+    assert "pyproject.toml" in texts and "cvae/__init__.py" in texts
+    return texts
 
 
 FOREIGN = re.compile(r"pip install\s+(?:-\S+\s+)*['\"]?cvae(?!-onnx)\b")
@@ -95,11 +95,11 @@ PERSONAL = re.compile(r"(?<![\w.$}])(?:/(?:home|Users)/(?!somebody|you\b)\w|/(?:
 
 @pytest.mark.parametrize("pattern", [FOREIGN, PERSONAL], ids=["pip install", "home"])
 def test_no_text_contains_another_project_or_a_home_folder(texts, pattern):
-    assert {name: found[0] for name, text in texts.items() if (found := pattern.search(text))} == {}
+    assert {name: match[0] for name, text in texts.items() if (match := pattern.search(text))} == {}
 
 
 @pytest.mark.parametrize(
-    ("pattern", "text", "found"),
+    ("pattern", "text", "matches"),
     [
         (FOREIGN, "pip install " + "cvae", True),
         (FOREIGN, "pip install -U " + "'cvae[train]'", True),
@@ -110,8 +110,8 @@ def test_no_text_contains_another_project_or_a_home_folder(texts, pattern):
         (PERSONAL, "https://example.org/home/" + "x", False),
     ],
 )
-def test_forbidden_patterns_match_their_examples(pattern, text, found):
-    assert bool(pattern.search(text)) == found
+def test_forbidden_patterns_match_their_examples(pattern, text, matches):
+    assert bool(pattern.search(text)) == matches
 
 
 # -- the wheel ---------------------------------------------------------------------------------------------------------
@@ -141,27 +141,27 @@ def test_wheel_contains_type_marker_recipes_default_model_and_page(wheel):
     zoo = ROOT / "model_zoo"
     default = [path for path in (zoo / model_zoo.DEFAULT).iterdir() if path.suffix != ".safetensors"]
     paths = [*zoo.glob("recipes/*.toml"), *default, *(ROOT / "exporters" / "page").iterdir()]
-    wanted = {f"cvae/{path.relative_to(ROOT).as_posix()}" for path in paths}
-    assert len(wanted) >= 11
-    assert {"cvae/py.typed", *wanted} <= set(wheel.namelist())
+    expected = {f"cvae/{path.relative_to(ROOT).as_posix()}" for path in paths}
+    assert len(expected) >= 11
+    assert {"cvae/py.typed", *expected} <= set(wheel.namelist())
     assert wheel.filename is not None and Path(wheel.filename).stat().st_size <= 12e6
 
 
 def test_wheel_metadata_agree_with_pyproject(wheel):
     folder = f"cvae_onnx-{cvae.__version__}.dist-info"
-    told = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
-    assert (told["Name"], told["Version"]) == ("cvae-onnx", cvae.__version__)
-    base = {line for line in told.get_all("Requires-Dist", []) if "extra ==" not in line}
+    metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
+    assert (metadata["Name"], metadata["Version"]) == ("cvae-onnx", cvae.__version__)
+    base = {line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line}
     assert base == set(PYPROJECT["project"]["dependencies"])
-    assert {"train", "dev"} <= set(told.get_all("Provides-Extra", []))
+    assert {"train", "dev"} <= set(metadata.get_all("Provides-Extra", []))
     assert "cvae = cvae.__main__:main" in wheel.read(f"{folder}/entry_points.txt").decode()
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 
 def test_another_package_with_the_same_name_is_detected(tmp_path):
-    """As when both distributions are installed over each other: our modules under their `__init__.py`."""
+    """Both distributions installed over each other give our modules below their `__init__.py`."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')
-    done = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.count("\n") == 1
-    assert "another package of that name" in done.stderr and "pip uninstall -y cvae cvae-onnx" in done.stderr
+    result = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1
+    assert "another package of that name" in result.stderr and "pip uninstall -y cvae cvae-onnx" in result.stderr

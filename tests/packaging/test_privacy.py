@@ -88,8 +88,8 @@ def files(folder: Path) -> list[str]:
 def telemetry(tmp_path_factory) -> None:
     """Skip unless this onnxruntime leaves files in the home folder by default: then their absence means something."""
     home = tmp_path_factory.mktemp("home")
-    done = python("import onnxruntime", home=home, cwd=home)
-    assert done.returncode == 0, done.stderr
+    result = python("import onnxruntime", home=home, cwd=home)
+    assert result.returncode == 0, result.stderr
     if not files(home):
         pytest.skip("this onnxruntime has no telemetry: it is older than 1.32, or not for Linux")
 
@@ -106,11 +106,11 @@ def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
     np.savez(folder / "set.npz", train=pixels, train_labels=labels, test=pixels, test_labels=labels)
     for index in range(len(PROGRAMS)):
         (folder / f"home-{index}").mkdir()
-    done = python(RUN_EACH, json.dumps(list(PROGRAMS.values())), home=folder, cwd=folder)
-    assert done.returncode == 0, done.stderr
+    result = python(RUN_EACH, json.dumps(list(PROGRAMS.values())), home=folder, cwd=folder)
+    assert result.returncode == 0, result.stderr
     return {
         name: (code, (folder / f"output-{index}").read_text(), files(folder / f"home-{index}"))
-        for index, (name, code) in enumerate(zip(PROGRAMS, done.stdout.split(), strict=True))
+        for index, (name, code) in enumerate(zip(PROGRAMS, result.stdout.split(), strict=True))
     }
 
 
@@ -129,8 +129,8 @@ def test_unwritable_home_folder_causes_no_warning(tmp_path):
     home = tmp_path / "file"
     home.touch()
     assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # else this would prove nothing
-    done = python("import cvae.runtime.session", home=home, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
+    result = python("import cvae.runtime.session", home=home, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("setting", "expected"), [({}, "1"), ({VARIABLE: "0"}, "0"), ({VARIABLE: ""}, "")])

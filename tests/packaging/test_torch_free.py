@@ -47,15 +47,15 @@ def size(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("package", ABSENT)
 def test_training_packages_are_absent(package, tmp_path):
-    done = python(f"import {package}", cwd=tmp_path)
-    assert f"ModuleNotFoundError: No module named '{package}'" in done.stderr
+    result = python(f"import {package}", cwd=tmp_path)
+    assert f"ModuleNotFoundError: No module named '{package}'" in result.stderr
 
 
 @pytest.mark.parametrize("program", ["import cvae", "import cvae; dir(cvae)", "import cvae.__main__, cvae.cli"])
 def test_import_loads_no_heavy_package(program, tmp_path):
     heavy = {"numpy", "onnxruntime", "PIL", *ABSENT}
-    done = python(f"{program}\nprint(*{heavy!r} & set(sys.modules))", cwd=tmp_path)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+    result = python(f"{program}\nprint(*{heavy!r} & set(sys.modules))", cwd=tmp_path)
+    assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
 
 def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path):
@@ -65,8 +65,8 @@ def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path
         model.reconstruct(model.generate(2, label=7), 7)
         print(*set({ABSENT!r}) & set(sys.modules))
     """
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
 
 def test_program_loads_generates_and_interpolates(trained, tmp_path):
@@ -75,8 +75,8 @@ import cvae
 model = cvae.load(sys.argv[1])
 print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label="7").shape)
 """
-    done = python(program, trained["labels"], cwd=tmp_path)
-    assert (done.stdout, done.stderr) == ("(3, 1, 8, 8) (4, 1, 8, 8)\n", "")
+    result = python(program, trained["labels"], cwd=tmp_path)
+    assert (result.stdout, result.stderr) == ("(3, 1, 8, 8) (4, 1, 8, 8)\n", "")
 
 
 def every_command(run: Path, cvae) -> None:
@@ -94,10 +94,10 @@ def test_every_command_except_training_works(trained, tmp_path):
     remarks = []
 
     def run(*args: object) -> str:
-        done = cvae(*args, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        remarks.append(done.stderr)
-        return done.stdout
+        result = cvae(*args, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        remarks.append(result.stderr)
+        return result.stdout
 
     every_command(trained["labels"], run)
     assert size(tmp_path / "seven.png") == (280, 280)
@@ -112,15 +112,15 @@ onnxruntime_web.files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing i
 from cvae.__main__ import main
 main()
 """
-    done = python(program, "export", "web", trained["labels"], cwd=tmp_path)
-    assert done.returncode == 0 and (tmp_path / "web" / "index.html").is_file(), done.stderr
+    result = python(program, "export", "web", trained["labels"], cwd=tmp_path)
+    assert result.returncode == 0 and (tmp_path / "web" / "index.html").is_file(), result.stderr
 
 
 @pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
 def test_default_model_is_that_of_the_zoo(tmp_path):
-    done = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
-    assert json.loads(done.stdout)["labels"] == ["7"]
+    result = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
+    assert json.loads(result.stdout)["labels"] == ["7"]
     with Image.open(tmp_path / "generated.png") as picture:
         assert min(picture.size) >= 280 and picture.convert("L").getextrema()[1] > 200
     assert python("import cvae; print(cvae.load())", cwd=tmp_path).stdout.startswith("<cvae.Model ")
@@ -134,21 +134,21 @@ def test_default_model_is_that_of_the_zoo(tmp_path):
 def test_train_and_export_commands_name_the_missing_packages(trained, tmp_path, arguments):
     shutil.copytree(trained["labels"], tmp_path / "runs" / "mine")
     before = sorted(tmp_path.rglob("*"))
-    done = cvae(*arguments, cwd=tmp_path)
-    assert done.returncode == 1 and done.stdout == ""
-    assert re.fullmatch(r"cvae: error: .*pip install 'cvae-onnx\[train\]'\n", done.stderr), done.stderr
+    result = cvae(*arguments, cwd=tmp_path)
+    assert result.returncode == 1 and result.stdout == ""
+    assert re.fullmatch(r"cvae: error: .*pip install 'cvae-onnx\[train\]'\n", result.stderr), result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", ["train", "resume", "load_model"])
 def test_train_function_names_the_missing_packages(tmp_path, name):
-    done = python(f"import cvae; cvae.{name}", cwd=tmp_path)
-    assert "MissingExtraError: " in done.stderr and "pip install 'cvae-onnx[train]'" in done.stderr.splitlines()[-1]
+    result = python(f"import cvae; cvae.{name}", cwd=tmp_path)
+    assert "MissingExtraError: " in result.stderr and "pip install 'cvae-onnx[train]'" in result.stderr.splitlines()[-1]
 
 
 def test_unknown_attribute_is_an_attribute_error(tmp_path):
-    done = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
-    assert done.stdout == "False\n"
+    result = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
+    assert result.stdout == "False\n"
 
 
 @pytest.mark.slow
@@ -161,20 +161,22 @@ def test_base_install_runs_every_command(trained, tmp_path):
     subprocess.run([*pip, "install", "--quiet", checkout], check=True)
     installed = json.loads(subprocess.run([*pip, "list", "--format=json"], check=True, capture_output=True).stdout)
     names = {package["name"] for package in installed}
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    assert names >= {"cvae-onnx", *(re.split("[<>=]", requirement)[0] for requirement in wanted)}
+    required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    assert names >= {"cvae-onnx", *(re.split("[<>=]", requirement)[0] for requirement in required)}
     assert not names & {*ABSENT, "scikit-learn"}
     work = tmp_path / "work"
     work.mkdir()
 
     def run(*args: object) -> str:
-        done = subprocess.run([folder / "cvae", *map(str, args)], cwd=work, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        result = subprocess.run([folder / "cvae", *map(str, args)], cwd=work, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
 
     every_command(trained["labels"], run)
-    done = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
-    assert done.returncode == 1 and "pip install 'cvae-onnx[train]'" in done.stderr and done.stderr.count("\n") == 1
+    result = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
+    assert (
+        result.returncode == 1 and "pip install 'cvae-onnx[train]'" in result.stderr and result.stderr.count("\n") == 1
+    )
 
 
 def test_exported_files_can_be_evaluated(tmp_path):
@@ -190,12 +192,12 @@ def test_exported_files_can_be_evaluated(tmp_path):
         from cvae.__main__ import main
         main()
     """
-    done = python(
+    result = python(
         program, "evaluate", folder / "decoder.onnx", "--data", "npz:set.npz", "--binarize", "none", "--samples", 2,
         "--json", cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
     assert report["backend"].startswith("onnxruntime") and report["protocol"]["images"] == 20
     assert report["importance_weighted"]["nats"] > 100  # a diagonal is no digit
 
@@ -214,10 +216,10 @@ def test_anomalies_can_be_detected(tmp_path):
         from cvae.__main__ import main
         main()
     """
-    done = python(program, "detect", "fit", folder, "--data", "npz:normal.npy", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    done = python(
+    result = python(program, "detect", "fit", folder, "--data", "npz:normal.npy", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = python(
         program, "detect", "score", "0.png", "1.png", "--model", folder, "--by", "bound", "--json", cwd=tmp_path
     )
-    assert done.returncode == 0, done.stderr
-    assert [row["verdict"] for row in json.loads(done.stdout)["images"]] == ["anomaly", "normal"]
+    assert result.returncode == 0, result.stderr
+    assert [row["verdict"] for row in json.loads(result.stdout)["images"]] == ["anomaly", "normal"]

@@ -20,15 +20,15 @@ def plot(cvae) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def refused(plot) -> Callable[..., None]:
+def assert_fails(plot) -> Callable[..., None]:
     """The command ends with this code and one error line with all the words, and writes nothing."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = sorted(Path.cwd().rglob("*"))
-        done = plot(*args)
-        assert (done.code, done.out) == (code, ""), done.err
-        line = done.err.splitlines()[-1]
-        assert line.startswith("cvae: error: ") and "Traceback" not in done.err
+        result = plot(*args)
+        assert (result.code, result.out) == (code, ""), result.err
+        line = result.err.splitlines()[-1]
+        assert line.startswith("cvae: error: ") and "Traceback" not in result.err
         assert [word for word in words if word not in line] == [], line
         assert sorted(Path.cwd().rglob("*")) == before
 
@@ -44,19 +44,19 @@ def plane(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("plane")
     runs = {}
     for name, conditional in {"labels": True, "plain": False}.items():
-        asked = TrainConfig(
+        config = TrainConfig(
             arch="mlp", conditional=conditional, epochs=2, latent_dim=2, prior="normal", trackers=("none",)
         )
-        runs[name] = train(asked, folder / name, quiet=True)
+        runs[name] = train(config, folder / name, quiet=True)
         export(runs[name])
     return runs
 
 
 @pytest.fixture
-def shown(monkeypatch) -> list[Figure]:
+def saved_figures(monkeypatch) -> list[Figure]:
     """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
-    kept: list[Figure] = []
+    figures: list[Figure] = []
     save = style.save
-    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (kept.append(figure), save(figure, path)))
-    return kept
+    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    return figures

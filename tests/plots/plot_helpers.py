@@ -23,8 +23,8 @@ def picture(path: str | Path) -> np.ndarray:
 def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
     """The images (rows, columns, side, side) on a sheet, as bytes."""
     (axes,) = figure.axes
-    (drawn,) = axes.images
-    pixels = np.asarray(drawn.get_array())
+    (image,) = axes.images
+    pixels = np.asarray(image.get_array())
     factor = pixels.shape[1] // (columns * side)
     large = factor * side
     gap = max(1, large // 28)
@@ -35,9 +35,9 @@ def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
     return images.astype(int)
 
 
-def close(found: np.ndarray, images: np.ndarray) -> bool:
+def close(panels: np.ndarray, images: np.ndarray) -> bool:
     """Whether these bytes (R, K, H, W) are the images (R*K, 1, H, W), rounded."""
-    return bool(np.abs(found.reshape(images.shape) - images * 255).max() <= 0.51)
+    return bool(np.abs(panels.reshape(images.shape) - images * 255).max() <= 0.51)
 
 
 def names(figure: Figure) -> tuple[list[str], list[str]]:

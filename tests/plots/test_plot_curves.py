@@ -20,10 +20,10 @@ def records(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_loss_curves_show_the_recorded_metrics(plot, trained, shown):
-    done = plot("losses", trained["labels"], trained["plain"], "--json")
-    assert done.facts == {"out": "losses.png", "epochs": {"labels": 20, "plain": 20}}
-    panels = shown[0].axes
+def test_loss_curves_show_the_recorded_metrics(plot, trained, saved_figures):
+    result = plot("losses", trained["labels"], trained["plain"], "--json")
+    assert result.facts == {"out": "losses.png", "epochs": {"labels": 20, "plain": 20}}
+    panels = saved_figures[0].axes
     assert [axes.get_title().split()[0] for axes in panels] == ["bound", "distortion", "rate"]
     for axes, term in zip(panels, ("bound", "distortion", "rate"), strict=True):
         lines = iter(axes.lines)
@@ -37,7 +37,7 @@ def test_loss_curves_show_the_recorded_metrics(plot, trained, shown):
             line = next(lines)
             assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([20], [last["test"][term]])
         assert next(lines, None) is None
-    (legend,) = shown[0].legends
+    (legend,) = saved_figures[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["labels", "plain", "train", "validation", "test"]
     assert picture("losses.png").shape[1] > 1_500
 
@@ -66,34 +66,34 @@ def test_first_epochs_do_not_compress_the_axis_and_are_mentioned():
 def test_runs_with_the_same_name_are_distinguished(plot, trained):
     for folder in "ab":
         shutil.copytree(trained["plain"], f"{folder}/run")
-    done = plot("losses", "a/run", "b/run", ZOO, "--json")
-    assert set(done.facts["epochs"]) == {"a/run", "b/run", ZOO}
+    result = plot("losses", "a/run", "b/run", ZOO, "--json")
+    assert set(result.facts["epochs"]) == {"a/run", "b/run", ZOO}
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
-def test_progress_rows_are_cut_from_sample_images(plot, trained, shown):
+def test_progress_rows_are_cut_from_sample_images(plot, trained, saved_figures):
     facts = plot("progress", trained["plain"], "--epochs", "1,10,20", "--json").facts
     assert facts["epochs"] == [1, 10, 20]
-    found = cells(shown[0], 4, 8)
+    actual = cells(saved_figures[0], 4, 8)
     for row, epoch in enumerate((1, 10, 20), 1):
         with Image.open(trained["plain"] / f"samples/epoch-{epoch:04d}-reconstructions.png") as file:
             sample = np.asarray(file)
         assert sample.shape == (17, 71)
         for column in range(8):
             across = slice(9 * column, 9 * column + 8)
-            assert np.array_equal(found[0, column], sample[:8, across])
-            assert np.array_equal(found[row, column], sample[9:, across])
-    assert names(shown[0])[0] == ["original", "epoch 1", "epoch 10", "epoch 20"]
+            assert np.array_equal(actual[0, column], sample[:8, across])
+            assert np.array_equal(actual[row, column], sample[9:, across])
+    assert names(saved_figures[0])[0] == ["original", "epoch 1", "epoch 10", "epoch 20"]
     picture("progress.png")
 
 
 def test_progress_epochs_are_chosen_evenly(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
-    done = plot("progress", "--json")
-    assert "newest run: runs/mine" in done.err
-    assert done.facts["epochs"] == progress.choose_epochs(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
+    result = plot("progress", "--json")
+    assert "newest run: runs/mine" in result.err
+    assert result.facts["epochs"] == progress.choose_epochs(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
     assert progress.choose_epochs([3], None) == [3] and progress.choose_epochs([1, 5], None) == [1, 5]
 
 
@@ -116,10 +116,10 @@ def test_large_and_coloured_sample_images_are_split(tmp_path):
      '{"epoch": 1, "train": {"bound": "1", "distortion": 1, "rate": 0}}'],
     ids=repr,
 )  # fmt: skip
-def test_damaged_metrics_are_rejected(refused, trained, text):
+def test_damaged_metrics_are_rejected(assert_fails, trained, text):
     shutil.copytree(trained["plain"], "run")
     Path("run/metrics.jsonl").write_text(text, "latin1")
-    refused(1, ["'run/metrics.jsonl'"], "losses", "run")
+    assert_fails(1, ["'run/metrics.jsonl'"], "losses", "run")
 
 
 def test_more_runs_than_colours_are_rejected():
@@ -127,8 +127,8 @@ def test_more_runs_than_colours_are_rejected():
         losses.draw({str(i): history([1.0]) for i in range(11)})
 
 
-def test_damaged_sample_images_are_rejected(refused, trained):
+def test_damaged_sample_images_are_rejected(assert_fails, trained):
     shutil.copytree(trained["plain"], "run")
     path = Path("run/samples/epoch-0000-reconstructions.png")
     path.write_bytes(path.read_bytes()[:50])
-    refused(1, ["epoch-0000-reconstructions.png"], "progress", "run")
+    assert_fails(1, ["epoch-0000-reconstructions.png"], "progress", "run")

@@ -42,7 +42,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
-def test_plot_rejects_invalid_arguments_in_one_line(refused, trained, code, command, words):
+def test_plot_rejects_invalid_arguments_in_one_line(assert_fails, trained, code, command, words):
     Path("empty-folder").mkdir()
     Path("text.png").write_text("this is no picture")
     np.savez("same.npz", train=np.zeros((2, 1, 8, 8), np.uint8), test=np.zeros((40, 1, 8, 8), np.uint8))
@@ -50,10 +50,10 @@ def test_plot_rejects_invalid_arguments_in_one_line(refused, trained, code, comm
     shutil.copytree(trained["plain"], "raw", ignore=shutil.ignore_patterns("*.onnx", "*.jsonl", "samples"))
     Path("alone").mkdir()
     shutil.copy(trained["plain"] / "decoder.onnx", "alone")
-    refused(code, words, *[word.format(**trained) for word in command.split()])
+    assert_fails(code, words, *[word.format(**trained) for word in command.split()])
 
 
-def test_plot_names_missing_extra(refused, trained, monkeypatch):
+def test_plot_names_missing_extra(assert_fails, trained, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for command in (["latent"], ["traverse"], ["reconstructions"], ["grid"], ["losses"], ["progress"]):
-        refused(1, ["pip install 'cvae-onnx[plot]'"], *command, trained["labels"])
+        assert_fails(1, ["pip install 'cvae-onnx[plot]'"], *command, trained["labels"])

@@ -19,16 +19,16 @@ from cvae.plots.codes import encode
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_reconstructions_are_below_their_images(plot, trained, shown, kind):
+def test_reconstructions_are_below_their_images(plot, trained, saved_figures, kind):
     facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
     assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
-    found = cells(shown[0], 4, 3)
+    actual = cells(saved_figures[0], 4, 3)
     test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
     again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
-    assert close(found[0], images[:3]) and close(found[1], again[:3])
-    assert close(found[2, :2], images[3:]) and close(found[3, :2], again[3:])
-    assert (found[2:, 2] == 255).all() and names(shown[0])[0] == ["image", "reconstruction"] * 2
+    assert close(actual[0], images[:3]) and close(actual[1], again[:3])
+    assert close(actual[2, :2], images[3:]) and close(actual[3, :2], again[3:])
+    assert (actual[2:, 2] == 255).all() and names(saved_figures[0])[0] == ["image", "reconstruction"] * 2
     picture("reconstructions.png")
 
 
@@ -52,7 +52,7 @@ def own_picture() -> np.ndarray:
 
 @pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "picture.png"]], ids=str)
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_traversal_rows_are_decoded_from_the_codes(plot, trained, shown, kind, start):
+def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures, kind, start):
     model, image = package.load(trained[kind]), own_picture()
     label = 4 if kind == "labels" else None
     flags = ["--digit", 4] if kind == "labels" else []
@@ -68,31 +68,31 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, shown, kind, s
     codes = np.repeat(code, 15, axis=0)
     for row, dimension in enumerate(order):
         codes[5 * row : 5 * row + 5, dimension] = facts["values"]
-    assert close(cells(shown[0], 3, 5), model.decode(codes, label))
-    rows, columns = names(shown[0])
+    assert close(cells(saved_figures[0], 3, 5), model.decode(codes, label))
+    rows, columns = names(saved_figures[0])
     assert rows == [f"z{d}  {kl[d]:.2f} nats" for d in order] and columns == ["-3", "-1.5", "0", "+1.5", "+3"]
     pixels = picture("traverse.png")
     assert pixels.shape[1] > pixels.shape[0] > 250
 
 
 def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
-    done = plot("traverse", trained["labels"], "--json")
-    assert done.facts["label"] == "0" and "'0', the first" in done.err and len(done.facts["dimensions"]) == 8
+    result = plot("traverse", trained["labels"], "--json")
+    assert result.facts["label"] == "0" and "'0', the first" in result.err and len(result.facts["dimensions"]) == 8
     own_picture()
-    done = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
-    assert f"'{done.facts['label']}' fits it best" in done.err
+    result = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
+    assert f"'{result.facts['label']}' fits it best" in result.err
 
 
 # -- grid --------------------------------------------------------------------------------------------------------------
 
 
-def test_column_of_the_grid_has_one_style(plot, trained, shown):
+def test_column_of_the_grid_has_one_style(plot, trained, saved_figures):
     facts = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").facts
     assert facts["seed"] == 4 and facts["classes"] == list("0123456789")
     model = package.load(trained["labels"])
     noise = model.noise(3, 4)
     images = np.concatenate([model.decode(noise, label) for label in range(10)])
-    assert close(cells(shown[0], 10, 3), images) and names(shown[0])[0] == list("0123456789")
+    assert close(cells(saved_figures[0], 10, 3), images) and names(saved_figures[0])[0] == list("0123456789")
     picture("grid.png")
 
 
@@ -102,20 +102,20 @@ def test_grid_reports_its_random_seed(plot, trained):
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("plain", []), ("labels", ["--digit", "7"])])
-def test_plane_is_decoded_at_normal_quantiles(plot, plane, shown, kind, flags):
+def test_plane_is_decoded_at_normal_quantiles(plot, plane, saved_figures, kind, flags):
     from scipy.stats import norm
 
     plot("grid", plane[kind], *flags, "--columns", 4, "--json")
     values = norm.ppf([1 / 8, 3 / 8, 5 / 8, 7 / 8])
     codes = np.array([[across, down] for down in values for across in values], np.float32)
     images = package.load(plane[kind]).decode(codes, 7 if flags else None)
-    assert close(cells(shown[0], 4, 4), images)
-    assert names(shown[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
+    assert close(cells(saved_figures[0], 4, 4), images)
+    assert names(saved_figures[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
 
 
-def test_conditional_grid_shows_classes_instead_of_the_plane(plot, plane, shown):
+def test_conditional_grid_shows_classes_instead_of_the_plane(plot, plane, saved_figures):
     assert plot("grid", plane["labels"], "--json").facts["columns"] == 10
-    assert cells(shown[0], 10, 10).shape == (10, 10, 8, 8)
+    assert cells(saved_figures[0], 10, 10).shape == (10, 10, 8, 8)
     assert plot("grid", plane["plain"], "--json").facts["columns"] == 20
 
 
@@ -124,8 +124,8 @@ def test_only_some_of_many_columns_are_named(plane):
     assert len(across) == 60 and [bool(name) for name in across] == [True, False, False] * 20
 
 
-def test_plane_rejects_seed(refused, plane):
-    refused(2, ["--seed 3"], "grid", plane["plain"], "--seed", 3)
+def test_plane_rejects_seed(assert_fails, plane):
+    assert_fails(2, ["--seed 3"], "grid", plane["plain"], "--seed", 3)
 
 
 def test_plot_reports_skipped_files(plot, trained):
@@ -135,6 +135,6 @@ def test_plot_reports_skipped_files(plot, trained):
         Image.fromarray(image).save(f"set/{i}.png")
     Path("set/notes.txt").write_text("no image")
     flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
-    done = plot("reconstructions", trained["plain"], *flags)
-    assert json.loads(done.out)["images"] > 0
-    assert done.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]
+    result = plot("reconstructions", trained["plain"], *flags)
+    assert json.loads(result.out)["images"] > 0
+    assert result.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]

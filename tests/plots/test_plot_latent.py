@@ -19,16 +19,16 @@ from cvae.plots.codes import Codes, encode
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
 def test_codes_equal_those_of_the_encoder(trained, kind):
-    model, asked = package.load(trained[kind]), TrainConfig(data="digits")
-    test = load_dataset(asked).test
-    codes = encode(model, asked)
+    model, config = package.load(trained[kind]), TrainConfig(data="digits")
+    test = load_dataset(config).test
+    codes = encode(model, config)
     mean, std = model.encode(test.images / np.float32(255), test.labels if kind == "labels" else None)
     assert np.allclose(codes.mean, mean, atol=1e-5) and np.allclose(codes.std, std, atol=1e-5)
     assert codes.data == "digits" and np.array_equal(codes.images.labels, test.labels) and len(codes.mean) == 359
     by_hand = [np.mean([(m * m + s * s - 1) / 2 - np.log(s) for m, s in zip(*both, strict=True)]) for both in
                zip(mean.T.astype(float), std.T.astype(float), strict=True)]  # fmt: skip
     assert np.allclose(codes.kl(), by_hand, atol=1e-4) and (codes.kl() > 0).all()
-    few = encode(model, asked, limit=10)
+    few = encode(model, config, limit=10)
     assert np.array_equal(few.images.images, test.images[np.linspace(0, 358, 10).astype(int)])
 
 
@@ -140,24 +140,24 @@ def test_overlapping_names_are_only_in_the_legend(tmp_path):
     assert picture(tmp_path / "map.png").shape[1] > 1.3 * picture(tmp_path / "map.png").shape[0]  # the legend's room
 
 
-def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, shown):
+def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, saved_figures):
     facts = plot("latent", trained["plain"], "--limit", 200, "--out", "codes.png", "--json").facts
     assert facts == {
         "out": "codes.png", "model": "plain", "data": "digits", "split": "test", "images": 200, "method": "tsne"
     }  # fmt: skip
     pixels = picture("codes.png")
     assert pixels.shape[0] > 900 and pixels.shape[1] > 1_000
-    assert len(shown[0].axes[0].collections) == 10
+    assert len(saved_figures[0].axes[0].collections) == 10
     # The model has found the classes without being told them: most neighbours are of the same one.
-    points = [np.asarray(each.get_offsets()) for each in shown[0].axes[0].collections]
+    points = [np.asarray(each.get_offsets()) for each in saved_figures[0].axes[0].collections]
     places, labels = np.concatenate(points), np.repeat(range(10), [len(each) for each in points])
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)
     assert (labels[distance.argmin(1)] == labels).mean() > 0.6
 
 
 def test_latent_explains_mixed_classes_of_conditional_model(plot, trained):
-    done = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
-    assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in done.err
+    result = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
+    assert result.code == 0 and result.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in result.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
 
 
@@ -169,9 +169,9 @@ def test_latent_accepts_other_data_and_splits(plot, trained):
     assert plot("latent", trained["plain"], "--split", "validation", "--method", "pca", "--json").facts["images"] == 144
 
 
-def test_umap_names_its_missing_package(refused, trained, monkeypatch):
+def test_umap_names_its_missing_package(assert_fails, trained, monkeypatch):
     monkeypatch.setattr(latent, "find_spec", lambda name: None)
-    refused(1, ["pip install umap-learn"], "latent", trained["plain"], "--method", "umap")
+    assert_fails(1, ["pip install umap-learn"], "latent", trained["plain"], "--method", "umap")
 
 
 def test_umap_uses_the_seed(monkeypatch):

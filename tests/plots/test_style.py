@@ -17,9 +17,9 @@ from cvae.plots.image_grid import image_grid
 
 @pytest.mark.parametrize("count", [1, 8, 9, 10, 110])
 def test_colours_and_markers_distinguish_classes(count):
-    found = style.colours(count)
-    assert len(found) == count and all(to_rgb(colour) for colour in found)
-    looks = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(found)}
+    actual = style.colours(count)
+    assert len(actual) == count and all(to_rgb(colour) for colour in actual)
+    looks = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(actual)}
     assert len(looks) == count
 
 
@@ -60,7 +60,7 @@ def test_plots_do_not_import_torch(trained, tmp_path):
         print(*{"torch", "torchvision", "onnx", "safetensors", "matplotlib.pyplot"} & set(sys.modules))
     """
     command = [sys.executable, "-W", "error", "-c", program, str(trained["plain"]), str(trained["labels"])]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0 and done.stdout.splitlines()[-1] == "", done.stderr
-    assert all(line.startswith("digits: ") for line in done.stderr.splitlines()), done.stderr
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and result.stdout.splitlines()[-1] == "", result.stderr
+    assert all(line.startswith("digits: ") for line in result.stderr.splitlines()), result.stderr
     assert len(list(tmp_path.glob("*.png"))) == 5

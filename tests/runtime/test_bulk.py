@@ -1,4 +1,4 @@
-"""Many images into files: the images that `generate` gives, however they are cut up, stopped and continued."""
+"""Generation of many images into files: interrupted, continued, and split into blocks of any size."""
 
 import json
 from pathlib import Path
@@ -32,19 +32,19 @@ def expected(model):
 
 
 class Stopped(Exception):
-    """As Ctrl-C would."""
+    """Interruption, as by Ctrl-C."""
 
 
 def stop_after(blocks: int):
-    def progress(done: int, total: int) -> None:
-        if done >= min(blocks * 64, total):
+    def progress(count: int, total: int) -> None:
+        if count >= min(blocks * 64, total):
             raise Stopped
 
     return progress
 
 
 def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The images and labels that files hold, in their order."""
+    """Return the images and labels of files, in their order."""
     if kind == ".npy":
         return np.load(out), np.load(out.with_name(f"{out.stem}-labels.npy"))
     if kind == ".npz":
@@ -52,8 +52,8 @@ def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
         assert all(shard["classes"].tolist() == list("0123456789") for shard in shards)
         return np.concatenate([s["images"] for s in shards]), np.concatenate([s["labels"] for s in shards])
     files = sorted(out.rglob("*.png"), key=lambda path: path.name)
-    pictures = np.stack([np.asarray(Image.open(path)) for path in files])[:, None]  # (N, H, W) -> (N, 1, H, W)
-    return pictures, np.array([int(path.parent.name) for path in files])
+    images = np.stack([np.asarray(Image.open(path)) for path in files])[:, None]  # (N, H, W) -> (N, 1, H, W)
+    return images, np.array([int(path.parent.name) for path in files])
 
 
 @pytest.mark.parametrize("kind", bulk.SUFFIXES)
@@ -62,8 +62,8 @@ def test_files_contain_the_images_of_generate(kind, model, expected, tmp_path):
     images, labels = read(kind, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
     assert np.array_equal(labels, LABELS)
-    made = {path.name for path in files}
-    assert {path.name for path in tmp_path.iterdir()} == made, "something is left over"
+    names = {path.name for path in files}
+    assert {path.name for path in tmp_path.iterdir()} == names, "something is left over"
 
 
 @pytest.mark.parametrize("kind", bulk.SUFFIXES)
@@ -75,7 +75,7 @@ def test_interrupted_generation_continues_with_its_seed(kind, blocks, model, tmp
     if kind == ".npy":
         assert not out.exists(), "an array is there before it is whole"
     parts = []
-    _, seed = bulk.generate(model, N, out, progress=lambda done, total: parts.append(done))
+    _, seed = bulk.generate(model, N, out, progress=lambda count, total: parts.append(count))
     assert parts == [64, 128, 150][blocks:], "what was done is not done again"
     again = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
     assert np.array_equal(read(kind, out)[0], again)
@@ -91,10 +91,10 @@ def test_bytes_do_not_depend_on_threads_and_chunks(model, expected, tmp_path, mo
 
 def test_label_and_temperature_are_used(model, tmp_path):
     bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
-    found = np.load(tmp_path / "x-00001.npz")
-    assert found["labels"].tolist() == [3] * 6
+    actual = np.load(tmp_path / "x-00001.npz")
+    assert actual["labels"].tolist() == [3] * 6
     alike = model.generate(70, 3, seed=2, temperature=0.5)[64:]
-    assert np.array_equal(found["images"], np.rint(alike * 255).astype(np.uint8))
+    assert np.array_equal(actual["images"], np.rint(alike * 255).astype(np.uint8))
 
 
 def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
@@ -210,6 +210,6 @@ def test_generate_command_writes_many_images(cvae):
         (["-n", 20_000, "--digit", 1], 2, "images.npy"),
         (["-n", 3, "--digit", "ten", "--out", "x.npy"], 2, "'ten'"),
     ]:
-        done = cvae("generate", *arguments)
-        assert done.code == code and word in done.err and done.err.count("\n") <= 2
+        result = cvae("generate", *arguments)
+        assert result.code == code and word in result.err and result.err.count("\n") <= 2
     assert not Path("many.npz").exists() and not Path("x.npy").exists()

@@ -1,6 +1,5 @@
-"""hf://owner/name, against a small mirror of the hub on this machine; and the card that a run brings to a hub."""
+"""Models of the Hugging Face Hub, from a small mirror on this machine, and the card of a run."""
 
-import hashlib
 import json
 import os
 import re
@@ -8,11 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import pytest
+from hub_mirror import COMMIT, Mirror
 
 import cvae as package
 from cvae.errors import CvaeError, MissingExtraError, UsageError
@@ -22,81 +20,11 @@ from cvae.runtime.session import read_spec
 
 pytest.importorskip("huggingface_hub")
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-NOBODY = "http://127.0.0.1:9"
-"""An address where nobody listens."""
-
-
-class Mirror(ThreadingHTTPServer):
-    """What huggingface_hub asks a hub for, from folders: {"owner/name": folder}. `asked` holds the files it took."""
-
-    daemon_threads = True
-
-    def __init__(self, repositories: dict[str, Path]) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.repositories = repositories
-        self.asked: list[str] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answer(BaseHTTPRequestHandler):
-    """https://huggingface.co/docs/hub/api: a repository's commit, the files in it, and each file."""
-
-    server: Mirror
-
-    def do_GET(self) -> None:
-        self.answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self.answer(body=False)
-
-    def answer(self, body: bool) -> None:
-        parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        owner, name, verb, revision, *path = [*(parts[2:] if api else parts), "", ""]
-        folder = self.server.repositories.get(f"{owner}/{name}")
-        file = folder and folder / "/".join(filter(None, path))
-        if folder is None:
-            return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if api and not verb:  # the newest revision
-            verb, revision = "revision", "main"
-        if revision not in ("main", COMMIT):
-            return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if api and verb == "revision":
-            sizes = [{"rfilename": each.name, "size": each.stat().st_size} for each in folder.iterdir()]
-            siblings = sizes if "blobs=" in self.path else []
-            return self.send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
-        if api and verb == "tree":
-            files = [
-                {"type": "file", "path": each.name, "size": each.stat().st_size, "oid": digest(each)[:40]}
-                for each in sorted(folder.iterdir())
-                if each.is_file()
-            ]
-            return self.send(200, json.dumps(files).encode())
-        if verb == "resolve" and file is not None and file.is_file():
-            if body:
-                self.server.asked.append(file.name)
-            return self.send(200, file.read_bytes(), {"ETag": f'"{digest(file)[:40]}"', "X-Repo-Commit": COMMIT}, body)
-        return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-
-    def send(self, code: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
-        self.send_response(code)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None: ...
-
-
-def digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does when huggingface_hub is imported."""
+    """Set the address of the hub as HF_ENDPOINT does when huggingface_hub is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -104,7 +32,7 @@ def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
-    """A hub with somebody/digits, somebody/decoder-alone and somebody/nothing, and an empty cache."""
+    """Start a hub with somebody/digits, somebody/decoder-alone and somebody/nothing, and use an empty cache."""
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
     (tmp_path / "nothing").mkdir()
@@ -130,20 +58,20 @@ def test_model_from_the_hub_generates_the_images_of_the_run(mirror, trained, rev
     images = ours.generate(4, seed=1)
     np.testing.assert_array_equal(theirs.generate(4, seed=1), images)
     np.testing.assert_array_equal(theirs.encode(images, 7)[0], ours.encode(images, 7)[0])
-    assert sorted(mirror.asked) == ["decoder.onnx", "encoder.onnx"], "weights and other files are left where they are"
+    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"], "weights and other files are not downloaded"
 
 
 def test_downloaded_model_is_reused_and_works_offline(mirror, monkeypatch):
     first = package.load("hf://somebody/digits").generate(1, 7, seed=1)
     for _ in range(2):
         np.testing.assert_array_equal(package.load("hf://somebody/digits").generate(1, 7, seed=1), first)
-        assert len(mirror.asked) == 2
+        assert len(mirror.downloads) == 2
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("file", ["decoder.onnx", "encoder.onnx"])
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-def test_only_required_files_are_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
+def test_file_above_the_size_limit_is_not_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
     sizes = {name: (trained["labels"] / name).stat().st_size for name in ("decoder.onnx", "encoder.onnx")}
     large = tmp_path / "large"
     large.mkdir()
@@ -156,7 +84,7 @@ def test_only_required_files_are_downloaded(mirror, trained, tmp_path, monkeypat
         CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes, so .*"
     ):
         package.load(f"hf://somebody/large{revision}")
-    assert mirror.asked == []
+    assert mirror.downloads == []
     package.load("hf://somebody/digits")
 
 
@@ -180,11 +108,11 @@ def test_missing_repository_or_file_is_one_line(mirror, name, kind, words):
         package.load(name)
     assert type(caught.value) is kind and "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), caught.value
-    assert mirror.asked == []
+    assert mirror.downloads == []
 
 
 def test_offline_without_cache_is_reported(mirror, monkeypatch):
-    reach(NOBODY, monkeypatch)
+    reach(UNREACHABLE, monkeypatch)
     with pytest.raises(CvaeError, match=r"'hf://somebody/digits': .*127.0.0.1:9 can't be reached.*try again"):
         package.load("hf://somebody/digits")
 
@@ -219,24 +147,24 @@ def test_missing_hub_extra_is_named(monkeypatch):
     ],
 )
 def test_every_command_accepts_hub_models(cvae, mirror, command):
-    done = cvae(*command.split())
-    assert done.code == 0 and "rror" not in done.err, done.err
+    result = cvae(*command.split())
+    assert result.code == 0 and "rror" not in result.err, result.err
 
 
 def test_export_onnx_rejects_hub_model(cvae, mirror):
-    done = cvae("export", "onnx", "hf://somebody/digits")
-    assert done.code == 2 and "exported already" in done.err and done.err.count("\n") == 1, done.err
-    assert mirror.asked == []
+    result = cvae("export", "onnx", "hf://somebody/digits")
+    assert result.code == 2 and "exported already" in result.err and result.err.count("\n") == 1, result.err
+    assert mirror.downloads == []
 
 
 def test_environment_variable_selects_the_mirror(mirror, tmp_path):
-    """As a user would: HF_ENDPOINT, HF_HOME, and a process of its own."""
+    """The variables are HF_ENDPOINT and HF_HOME, set for another process as a user would."""
     env = {**os.environ, "HF_ENDPOINT": mirror.url, "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "cvae", "generate", "hf://somebody/digits", "--digit", "7", "--seed", "1"]
-    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "generated.png (1 image, seed 1)\n"), done.stderr
-    assert done.stderr == ""  # a bar is for a terminal
-    assert sorted(mirror.asked) == ["decoder.onnx", "encoder.onnx"]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "generated.png (1 image, seed 1)\n"), result.stderr
+    assert result.stderr == ""  # no progress bar without a terminal
+    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"]
 
 
 # -- the card ----------------------------------------------------------------------------------------------------------
@@ -247,16 +175,18 @@ def test_run_is_a_valid_model_repository(trained, kind):
     from huggingface_hub import ModelCard
 
     assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in trained[kind].iterdir()}
-    told = ModelCard((trained[kind] / "README.md").read_text())
-    assert told.data.library_name == "cvae" and told.data.license is None
-    assert told.data.tags == ["vae", *["conditional"] * (kind == "labels"), "onnx"]
+    parsed_card = ModelCard((trained[kind] / "README.md").read_text())
+    assert parsed_card.data.library_name == "cvae" and parsed_card.data.license is None
+    assert parsed_card.data.tags == ["vae", *["conditional"] * (kind == "labels"), "onnx"]
     records = [json.loads(line) for line in (trained[kind] / "metrics.jsonl").read_text().splitlines()]
-    assert f"| bound on test images | {records[-1]['test']['bound']:.2f} nats per image |" in told.text
-    assert "| training data | digits; E. Alpaydin and C. Kaynak, CC BY 4.0" in told.text
-    assert str(trained[kind]) not in told.text
-    shown = re.findall(r"!\[.+\]\((\S+)\)", told.text)
-    assert shown == [f"samples/epoch-0020-{name}.png" for name in ("samples", "interpolations", "reconstructions")]
-    assert all((trained[kind] / picture).is_file() for picture in shown)
+    assert f"| bound on test images | {records[-1]['test']['bound']:.2f} nats per image |" in parsed_card.text
+    assert "| training data | digits; E. Alpaydin and C. Kaynak, CC BY 4.0" in parsed_card.text
+    assert str(trained[kind]) not in parsed_card.text
+    image_paths = re.findall(r"!\[.+\]\((\S+)\)", parsed_card.text)
+    assert image_paths == [
+        f"samples/epoch-0020-{name}.png" for name in ("samples", "interpolations", "reconstructions")
+    ]
+    assert all((trained[kind] / picture).is_file() for picture in image_paths)
 
 
 @pytest.mark.parametrize("license", ["Apache-2.0", 'odd: "words" # and\\ more'])
@@ -266,8 +196,8 @@ def test_licence_in_the_card_is_unchanged(trained, license):
     from huggingface_hub import ModelCard
 
     spec = replace(read_spec(trained["labels"] / "decoder.onnx")[0], license=license, name="a | b <script>c")
-    told = ModelCard(card.make_card(trained["labels"], spec))
-    assert told.data.license == license.lower() and "# a \\| b &lt;script>c\n" in told.text
+    parsed_card = ModelCard(card.make_card(trained["labels"], spec))
+    assert parsed_card.data.license == license.lower() and "# a \\| b &lt;script>c\n" in parsed_card.text
 
 
 def test_custom_card_is_not_overwritten(trained, tmp_path):

@@ -107,7 +107,7 @@ def model(folder) -> package.Model:
     return package.load(folder)
 
 
-def drawn(images: np.ndarray) -> list[str]:
+def class_names(images: np.ndarray) -> list[str]:
     """Return the names of the classes that images of `NUMBERS` show."""
     levels = np.asarray(images).reshape(len(images), -1)
     assert np.ptp(levels, axis=1).max() < 1e-6
@@ -191,11 +191,11 @@ def test_value_that_is_not_a_label_is_rejected_in_one_line(classes, label):
 
 
 @pytest.mark.parametrize(("label", "shown"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
-def test_error_explains_how_to_request_an_index(label, shown):
+def test_error_explains_how_to_request_an_index(label, plotted_names):
     with pytest.raises(UsageError) as caught:
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
-        f"'run' has no label {shown}; its classes are named 1, 10, 2; "
+        f"'run' has no label {plotted_names}; its classes are named 1, 10, 2; "
         "to choose by index, pass label_index=0 (--label-index 0)"
     )
     with pytest.raises(UsageError, match=r"no label 3; its classes are named 1, 10, 2$"):
@@ -233,13 +233,13 @@ IMAGES = np.full((3, 1, 8, 8), 0.5, np.float32)
     ids=repr,
 )
 def test_every_method_accepts_names_or_indices(model, chosen, names):
-    assert drawn(model.generate(3, **chosen)) == names
-    assert drawn(model.decode(ZERO, **chosen)) == names
-    assert drawn(model.reconstruct(IMAGES, **chosen)) == names
+    assert class_names(model.generate(3, **chosen)) == names
+    assert class_names(model.decode(ZERO, **chosen)) == names
+    assert class_names(model.reconstruct(IMAGES, **chosen)) == names
     assert model.encode(IMAGES, **chosen)[0][:, 0].tolist() == [NUMBERS.index(name) - 1 for name in names]
     to = {key.replace("label_index", "to_index").replace("label", "to"): value for key, value in chosen.items()}
-    assert drawn(model.restyle(IMAGES, label=2, **to)) == names
-    assert drawn(model.restyle(IMAGES, label_index=2, **to)) == names
+    assert class_names(model.restyle(IMAGES, label=2, **to)) == names
+    assert class_names(model.restyle(IMAGES, label_index=2, **to)) == names
 
 
 @pytest.mark.parametrize(
@@ -305,13 +305,13 @@ def test_model_with_class_words_accepts_numbers_as_indices(tmp_path):
 
 
 def test_classes_take_turns_without_label(model):
-    assert drawn(model.generate(7)) == [*NUMBERS, *NUMBERS, "1"]
+    assert class_names(model.generate(7)) == [*NUMBERS, *NUMBERS, "1"]
 
 
 def test_nearest_label_is_an_index(model):
     images = model.generate(3)
     assert model.nearest_label(images).tolist() == [0, 1, 2]
-    assert drawn(model.reconstruct(images, label_index=model.nearest_label(images))) == list(NUMBERS)
+    assert class_names(model.reconstruct(images, label_index=model.nearest_label(images))) == list(NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_nearest_label_is_an_index(model):
 @pytest.mark.parametrize("ends", [(0, 1), (IMAGES[0], IMAGES[1])], ids=["seeds", "images"])
 def test_transition_goes_from_label_to_label(model, ends, chosen, first, last):
     images = model.interpolate(*ends, 3, **chosen)
-    assert drawn(images[[0, 2]]) == [first, last]
+    assert class_names(images[[0, 2]]) == [first, last]
     middle = (LEVELS[NUMBERS.index(first)] + LEVELS[NUMBERS.index(last)]) / 2
     assert images[1].mean() == pytest.approx(middle, abs=1e-6)
 
@@ -359,9 +359,9 @@ def test_transition_between_unknown_labels_is_rejected(model, chosen, words):
 )
 def test_bulk_files_contain_the_class(model, tmp_path, chosen, names):
     bulk.generate(model, 4, tmp_path / "x.npz", seed=0, **chosen)
-    found = np.load(tmp_path / "x.npz")
-    assert drawn(found["images"] / 255) == names
-    assert found["classes"][found["labels"]].tolist() == names
+    actual = np.load(tmp_path / "x.npz")
+    assert class_names(actual["images"] / 255) == names
+    assert actual["classes"][actual["labels"]].tolist() == names
 
 
 def test_bulk_generation_rejects_unknown_class(model, tmp_path):
@@ -381,17 +381,17 @@ def test_image_folders_are_named_after_the_classes(tmp_path, classes):
 def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
     images = model.generate(6)
     scorer, indices = ExportedScorer(model), np.arange(6) % 3
-    assert drawn(scorer.decode(np.zeros((6, 2), np.float32), indices)) == [*NUMBERS, *NUMBERS]
-    assert drawn(scorer.reconstruct(images, indices)) == [*NUMBERS, *NUMBERS]
+    assert class_names(scorer.decode(np.zeros((6, 2), np.float32), indices)) == [*NUMBERS, *NUMBERS]
+    assert class_names(scorer.reconstruct(images, indices)) == [*NUMBERS, *NUMBERS]
     measured = measure(scorer, np.rint(images * 255).astype(np.uint8), reconstructions=True)
-    assert measured.label.tolist() == indices.tolist() and drawn(measured.reconstruction) == [*NUMBERS, *NUMBERS]
+    assert measured.label.tolist() == indices.tolist() and class_names(measured.reconstruction) == [*NUMBERS, *NUMBERS]
     assert measure_effects(model).tolist() == [0, 0]
 
-    shown = []
-    monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: shown.extend(drawn(images)))
+    plotted_names = []
+    monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: plotted_names.extend(class_names(images)))
     grid_plot.class_grid(model, 2, 0, "")
     grid_plot.manifold(model, 1, 2, "")
-    assert shown == ["1", "1", "10", "10", "2", "2", *["10"] * 4]
+    assert plotted_names == ["1", "1", "10", "10", "2", "2", *["10"] * 4]
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
@@ -400,7 +400,11 @@ def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
 def level(path: str) -> str:
     """Return the name of the class that a picture shows, all of one brightness."""
     with Image.open(path) as picture:
-        return drawn(np.asarray(picture.convert("L"))[None] / 255)[0] if np.ptp(picture.convert("L")) == 0 else "mixed"
+        return (
+            class_names(np.asarray(picture.convert("L"))[None] / 255)[0]
+            if np.ptp(picture.convert("L")) == 0
+            else "mixed"
+        )
 
 
 @pytest.mark.parametrize(
@@ -418,13 +422,13 @@ def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     facts = cvae("generate", folder, *flags, "--json").facts
     assert facts["labels"] == [name] and level("generated.png") == name
     many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").facts
-    assert many["label"] == name and drawn(np.load("x.npz")["images"] / 255) == [name] * 4
+    assert many["label"] == name and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
 def test_generate_command_uses_every_class_without_label(cvae, folder):
     assert cvae("generate", folder, "--json").facts["labels"] == list(NUMBERS)
     cvae("generate", folder, "-n", 6, "--out", "x.npy")
-    assert drawn(np.load("x.npy") / 255) == [*NUMBERS, *NUMBERS]
+    assert class_names(np.load("x.npy") / 255) == [*NUMBERS, *NUMBERS]
     assert [NUMBERS[index] for index in np.load("x-labels.npy")] == [*NUMBERS, *NUMBERS]
 
 
@@ -437,8 +441,8 @@ def picture(in_tmp) -> str:
 
 def columns(path: str, count: int) -> list[float]:
     """Return the brightness of each of `count` pictures beside each other."""
-    with Image.open(path) as sheet:
-        pixels = np.asarray(sheet.convert("L"))
+    with Image.open(path) as grid:
+        pixels = np.asarray(grid.convert("L"))
     middles = (np.arange(count) + 0.5) * pixels.shape[1] / count
     return (pixels[pixels.shape[0] // 4, middles.astype(int)] / 255).tolist()
 
@@ -448,9 +452,9 @@ def columns(path: str, count: int) -> list[float]:
 )
 def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, picture, flags, name):
     assert cvae("reconstruct", picture, "-m", folder, *flags, "--json").facts["labels"] == [name]
-    with Image.open("reconstruction.png") as sheet:
-        pixels = np.asarray(sheet.convert("L"))
-    assert drawn(pixels[3 * pixels.shape[0] // 4, :1, None] / 255) == [name]
+    with Image.open("reconstruction.png") as grid:
+        pixels = np.asarray(grid.convert("L"))
+    assert class_names(pixels[3 * pixels.shape[0] // 4, :1, None] / 255) == [name]
 
 
 @pytest.mark.parametrize(
@@ -507,9 +511,9 @@ def test_interpolate_command_goes_from_class_to_class(cvae, folder, flags, first
     ],
 )
 def test_command_rejects_contradiction_and_unknown_class(cvae, folder, picture, command, words):
-    done = cvae(*command.format(folder=folder).split())
-    line = done.err.splitlines()[-1]
-    assert done.code == 2 and all(word in line for word in words), done.err
+    result = cvae(*command.format(folder=folder).split())
+    line = result.err.splitlines()[-1]
+    assert result.code == 2 and all(word in line for word in words), result.err
     assert {path.name for path in Path().iterdir()} == {picture}
 
 
@@ -551,9 +555,9 @@ def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
         argument = json.dumps([(str(files[classes]), values) for classes, values in labels.items()])
         program = PROGRAM.replace("./cvae.js", MODULE.as_uri())
         command = [str(NODE), "--input-type=module", "-e", program, argument]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr
-        results = dict(zip(labels, json.loads(done.stdout), strict=True))
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 0, result.stderr
+        results = dict(zip(labels, json.loads(result.stdout), strict=True))
         return [results[classes].pop(0) for classes, _ in pairs]
 
     return run

@@ -67,9 +67,9 @@ def test_other_seeds_give_other_images(models):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
 def test_temperature_is_the_standard_deviation_of_the_noise(models, temperature):
-    drawn = models["plain"].generate(5, seed=4, temperature=temperature)
-    assert np.array_equal(drawn, models["plain"].decode(normal(5, seed=4) * np.float32(temperature)))
-    assert (temperature == 0) == all(np.array_equal(image, drawn[0]) for image in drawn)
+    images = models["plain"].generate(5, seed=4, temperature=temperature)
+    assert np.array_equal(images, models["plain"].decode(normal(5, seed=4) * np.float32(temperature)))
+    assert (temperature == 0) == all(np.array_equal(image, images[0]) for image in images)
 
 
 @pytest.mark.parametrize(
@@ -266,10 +266,10 @@ def test_lists_and_other_float_types_are_accepted(models):
 
 def test_sixteen_threads_get_the_results_of_one(trained, models, monkeypatch):
     shared = cvae.load(trained["labels"])
-    real, made = ort.InferenceSession, []
+    real, sessions = ort.InferenceSession, []
 
     def slow(*args, **kwargs):
-        made.append(args)
+        sessions.append(args)
         time.sleep(0.05)  # long enough for a second thread to find no encoder either
         return real(*args, **kwargs)
 
@@ -280,7 +280,7 @@ def test_sixteen_threads_get_the_results_of_one(trained, models, monkeypatch):
 
     with ThreadPoolExecutor(16) as pool:
         results = list(pool.map(lambda seed: work(shared, seed), range(32)))
-    assert len(made) == 1
+    assert len(sessions) == 1
     assert all(np.array_equal(result, work(models["labels"], seed)) for seed, result in enumerate(results))
 
 

@@ -55,9 +55,9 @@ def test_fields_agree_with_the_onnx_package(trained, kind, file):
     data = (trained[kind] / file).read_bytes()
     model = onnx.load_from_string(data)
     assert protobuf.metadata(data, file) == {p.key: p.value for p in model.metadata_props}
-    found = list(protobuf.fields(memoryview(data)))
-    assert {number for number, _, _ in found} == {field.number for field, _ in model.ListFields()}
-    (graph,) = [value for number, _, value in found if number == onnx.ModelProto.GRAPH_FIELD_NUMBER]
+    actual = list(protobuf.fields(memoryview(data)))
+    assert {number for number, _, _ in actual} == {field.number for field, _ in model.ListFields()}
+    (graph,) = [value for number, _, value in actual if number == onnx.ModelProto.GRAPH_FIELD_NUMBER]
     assert onnx.GraphProto.FromString(bytes(graph)) == model.graph
 
 
@@ -71,13 +71,13 @@ def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, l
     model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
     data = model.SerializeToString()
     assert protobuf.metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
-    found = list(protobuf.fields(memoryview(data)))
+    actual = list(protobuf.fields(memoryview(data)))
     try:
         cut = list(protobuf.fields(memoryview(data[:length])))
     except ValueError:
         assert length < len(data)
     else:
-        assert cut == found[: len(cut)] and (length < len(data) or cut == found)
+        assert cut == actual[: len(cut)] and (length < len(data) or cut == actual)
 
 
 @quick
@@ -99,18 +99,18 @@ def test_truncated_file_is_rejected(trained, tmp_path):
 
 def test_file_with_a_wrong_byte_is_loaded_or_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
-    refused = 0
+    rejected = 0
     for position in range(0, 2000, 13):  # the nodes; weights follow
         path.write_bytes(data[:position] + b"\xff" + data[position + 1 :])
         try:
             cvae.load(path)
         except CvaeError as error:
-            refused += 1
+            rejected += 1
             assert "\n" not in str(error)
-    assert refused > 20
+    assert rejected > 20
 
 
-def refused_in_silence(path: Path, data: bytes, capfd) -> None:
+def assert_rejected_silently(path: Path, data: bytes, capfd) -> None:
     path.write_bytes(data)
     with pytest.raises(CvaeError, match=path.name):
         cvae.load(path)
@@ -119,10 +119,10 @@ def refused_in_silence(path: Path, data: bytes, capfd) -> None:
 
 def test_dimension_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
-    refused_in_silence(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
+    assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
 
 
 def test_operator_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     name = onnx.load_from_string(data).graph.node[0].op_type.encode()
-    refused_in_silence(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)
+    assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)

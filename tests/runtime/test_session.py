@@ -51,22 +51,22 @@ def test_session_runs_costly_model_on_smaller_chunks(trained, monkeypatch):
 def test_batches_are_padded_to_few_sizes_on_a_gpu(models, trained, kind, monkeypatch):
     expected = models[kind].generate(150, seed=5)
     model = cvae.load(trained[kind])
-    decoder, seen = model._decoder, []
+    decoder, sizes = model._decoder, []
     real = decoder._session
 
     class Watched:
         def run(self, names, inputs):
-            seen.append({len(value) for value in inputs.values()})
+            sizes.append({len(value) for value in inputs.values()})
             return real.run(names, inputs)
 
     monkeypatch.setattr(decoder, "_session", Watched())
     monkeypatch.setattr(decoder, "_batches", session.BATCHES)  # as on a GPU
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert [model.generate(n, seed=5).shape[0] for n in (1, 3, 17)] == [1, 3, 17]
-    assert seen == [{64}, {64}, {64}, {1}, {4}, {64}]
+    assert sizes == [{64}, {64}, {64}, {1}, {4}, {64}]
     monkeypatch.setattr(decoder, "_max_batch", 5)  # what memory allows comes first
     assert np.array_equal(model.generate(150, seed=5), expected)
-    assert seen[6:] == [{5}] * 30
+    assert sizes[6:] == [{5}] * 30
 
 
 @pytest.mark.parametrize(

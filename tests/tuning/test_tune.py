@@ -75,8 +75,8 @@ def test_flags_and_recipe_give_the_same_space(tmp_path):
 )
 def test_invalid_search_is_rejected(assignment, words):
     with pytest.raises(UsageError) as caught:
-        made = make_space(parse_search([assignment]))
-        apply_params(TrainConfig(), {name: of[0] for name, of in made.items() if isinstance(of, tuple)})
+        space = make_space(parse_search([assignment]))
+        apply_params(TrainConfig(), {name: of[0] for name, of in space.items() if isinstance(of, tuple)})
     assert all(word in str(caught.value) for word in words)
 
 
@@ -153,11 +153,11 @@ def test_study_improves_on_its_first_trial(facts):
 def test_only_the_best_run_remains_and_has_a_recipe(facts):
     runs = [path for path in Path("studies/quick").iterdir() if path.is_dir()]
     assert [str(run) for run in runs] == [facts["best"]["run"]]
-    asked = from_dict(TrainConfig, read_recipe(facts["best"]["recipe"]))
-    assert (asked.lr, asked.batch_size) == (facts["best"]["params"]["lr"], facts["best"]["params"]["batch_size"])
+    config = from_dict(TrainConfig, read_recipe(facts["best"]["recipe"]))
+    assert (config.lr, config.batch_size) == (facts["best"]["params"]["lr"], facts["best"]["params"]["batch_size"])
     trained = Config.read(runs[0] / "config.json").training
-    assert configure(asked, load_dataset(asked)).training == replace(
-        trained, precision=asked.precision, compile=asked.compile
+    assert configure(config, load_dataset(config)).training == replace(
+        trained, precision=config.precision, compile=config.compile
     )
     records = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
     assert facts["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
@@ -203,19 +203,19 @@ from cvae.tuning import study
 from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Diverged, Interrupted
 
-seen = []
+trained = []
 
-def train(asked, out, *, quiet, on_epoch):
+def train(config, out, *, quiet, on_epoch):
     """Epochs whose bound is that of the learning rate; what happens in trial N is in `events[N]`."""
     number = int(Path(out).name.removeprefix("trial-"))
-    seen.append((number, asked))
+    trained.append((number, config))
     Path(out).mkdir(parents=True)
-    config = configure(asked, load_dataset(asked))
-    (Path(out) / "config.json").write_text(config.to_json())
+    resolved = configure(config, load_dataset(config))
+    (Path(out) / "config.json").write_text(resolved.to_json())
     (Path(out) / "model.safetensors").write_text("weights")
     event = events.get(number)
-    for epoch in range(1, config.training.epochs + 1):
-        bound = abs(math.log(asked.lr / 3e-3)) + 1 / epoch + (50 if event == "bad" else 0)
+    for epoch in range(1, resolved.training.epochs + 1):
+        bound = abs(math.log(config.lr / 3e-3)) + 1 / epoch + (50 if event == "bad" else 0)
         on_epoch({"epoch": epoch, "validation": {"bound": bound}})
         if event == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
@@ -233,7 +233,7 @@ study.train = train
 
 @pytest.fixture
 def fake(in_tmp, monkeypatch) -> Callable[..., Study]:
-    """Run the study in ./s with the fake training; `.seen` has what was trained."""
+    """Run the study in ./s with the fake training; `.trained` lists the trials that were trained."""
 
     def run(trials: int, events: dict[int, str] | None = None, base: TrainConfig = BASE, **options: Any) -> Study:
         names: dict[str, Any] = {"events": events or {}}
@@ -241,7 +241,7 @@ def fake(in_tmp, monkeypatch) -> Callable[..., Study]:
         try:
             exec(FAKE, names)
             study = Study(base, options.pop("space", SPACE), name="s", **{"out": Path("s"), **options})
-            study.seen = names["seen"]  # type: ignore[attr-defined]
+            study.trained = names["trained"]  # type: ignore[attr-defined]
             study.run(trials)
         finally:
             monkeypatch.setattr(study_module, "train", before)
@@ -257,12 +257,12 @@ def outcomes(study: Study) -> dict[int, str]:
 def test_first_trial_uses_the_flags_even_outside_the_space(fake):
     base = replace(BASE, lr=0.5, latent_dim=32)
     study = fake(3, base=base, space={**SPACE, "arch.hidden": ("[16]", "[8, 8]")})
-    assert study.seen[0] == (0, base)
+    assert study.trained[0] == (0, base)
     first = next(trial for trial in study.trials if trial.number == 0)
     assert first.params == {"latent_dim": 32, "arch.hidden": "[16]"}
-    for number, asked in study.seen[1:]:
+    for number, config in study.trained[1:]:
         (trial,) = (t for t in study.trials if t.number == number)
-        assert 1e-4 <= asked.lr <= 1e-2 and asked.options["arch"]["hidden"] == json.loads(trial.params["arch.hidden"])
+        assert 1e-4 <= config.lr <= 1e-2 and config.options["arch"]["hidden"] == json.loads(trial.params["arch.hidden"])
 
 
 def test_bad_trials_are_pruned_and_their_runs_removed(fake):
@@ -275,10 +275,10 @@ def test_bad_trials_are_pruned_and_their_runs_removed(fake):
 
 
 def test_study_is_reproducible(fake):
-    seen = fake(8).seen
+    trained = fake(8).trained
     fake(3, out=Path("other"))
-    assert fake(8, out=Path("other")).seen == seen[3:]  # in two goes, too
-    assert fake(8, out=Path("more"), base=replace(BASE, seed=1)).seen[1][1].lr != seen[1][1].lr
+    assert fake(8, out=Path("other")).trained == trained[3:]  # in two goes, too
+    assert fake(8, out=Path("more"), base=replace(BASE, seed=1)).trained[1][1].lr != trained[1][1].lr
 
 
 def test_diverging_trial_is_recorded_as_failed(fake, capsys):
@@ -312,7 +312,7 @@ def test_failing_first_trial_ends_the_study_but_can_be_retried(fake):
     changed = replace(BASE, lr=5e-3)
     study = fake(4, base=changed)
     assert outcomes(study) == {0: "failed", 1: "complete", 2: "complete", 3: "complete", 4: "complete"}
-    assert study.seen[0] == (1, changed)
+    assert study.trained[0] == (1, changed)
 
 
 @pytest.mark.parametrize("number", [0, 2])
@@ -340,8 +340,8 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
 
 
 def test_killed_worker_does_not_block_the_study(fake):
-    done = subprocess.run(worker({2: "kill"}, 5, "s", None))
-    assert done.returncode == -9 and Path("s/trial-002").exists()
+    result = subprocess.run(worker({2: "kill"}, 5, "s", None))
+    assert result.returncode == -9 and Path("s/trial-002").exists()
     with Path("s/study.journal").open("ab") as journal:
         journal.write(b'{"op_code": 5, "wor')  # cut short
     study = fake(5)
@@ -357,12 +357,12 @@ def test_two_workers_share_a_study(fake, storage):
         _, said = process.communicate()
         assert process.returncode == 0, said
     study = fake(8, storage=storage, out=Path("c"))
-    done = [trial for trial in study.trials if trial.state in study_module.DONE]
-    assert not study.seen and 8 <= len(done) <= 9
-    assert len({tuple(trial.params.items()) for trial in done}) == len(done)
+    result = [trial for trial in study.trials if trial.state in study_module.DONE]
+    assert not study.trained and 8 <= len(result) <= 9
+    assert len({tuple(trial.params.items()) for trial in result}) == len(result)
     assert study.best is not None
-    kept = [path for out in ("a", "b") for path in Path(out).glob("trial-*")]
-    assert any(path.name == study.folder(study.best).name for path in kept)
+    folders = [path for out in ("a", "b") for path in Path(out).glob("trial-*")]
+    assert any(path.name == study.folder(study.best).name for path in folders)
     assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)  # its run is elsewhere
     from cvae.tuning.report import summary, table
 

@@ -102,8 +102,8 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
         assert all(panel.std() > 0 for panel in panels), "a panel is blank"
         assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
     elif words[1] == "restyle":
-        _, *drawn = tiles(pixels, 1, 1 + len(facts["to"]))
-        assert all((a != b).any() for a, b in combinations(drawn, 2)), "two classes are the same"
+        _, *restyled = tiles(pixels, 1, 1 + len(facts["to"]))
+        assert all((a != b).any() for a, b in combinations(restyled, 2)), "two classes are the same"
     elif words[1] == "interpolate":
         panels = tiles(pixels, 1, int(words[words.index("--steps") + 1]) if "--steps" in words else 10)
         way = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
@@ -114,11 +114,11 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
-    pictures = []
+    images_written = []
     for words in commands(SECTIONS[section]):
         short = SHORT[words[words.index("--recipe") + 1]] if words[1] == "train" else []
         facts = cvae(*words[1:], *short, "--json").facts
         if "--out" in words:
-            pictures.append(words[words.index("--out") + 1])
-            check_picture(words, facts, home / pictures[-1])
-    assert pictures == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), "pictures made and pictures shown"
+            images_written.append(words[words.index("--out") + 1])
+            check_picture(words, facts, home / images_written[-1])
+    assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), "pictures made and pictures shown"

@@ -37,9 +37,9 @@ def test_zoo_is_small_enough_to_clone():
 @each_model
 def test_model_was_trained_by_its_recipe(name):
     recipe, trained = read_recipe(model_zoo.recipe(name)), Config.read(model_zoo.model(name) / "config.json")
-    asked = from_dict(TrainConfig, recipe)
+    config = from_dict(TrainConfig, recipe)
     for key in recipe.keys() - {"options"}:
-        assert getattr(trained.training, key) == getattr(asked, key), key
+        assert getattr(trained.training, key) == getattr(config, key), key
     built = {
         "arch": trained.model.architecture.options,
         "prior": trained.model.prior.options,
@@ -101,12 +101,12 @@ def test_exported_files_have_the_bound_of_the_card(name):
 
 def test_default_model_generates_the_requested_digits():
     """By the shipped classifier, which is right on 99.5 % of real test images."""
-    asked = np.arange(1000) % 10
-    images = cvae.load().generate(1000, asked, seed=0)
-    assert (load_feature_extractor("mnist").predict(images) == asked).mean() >= 0.98
+    config = np.arange(1000) % 10
+    images = cvae.load().generate(1000, config, seed=0)
+    assert (load_feature_extractor("mnist").predict(images) == config).mean() >= 0.98
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 
 def test_recipe_without_model_is_shown_with_its_requirements(cvae):
-    shown = cvae("zoo", "show", "cars").out
-    assert "Bring a folder cars/train" in shown and 'data = "folder:cars"' in shown
+    page = cvae("zoo", "show", "cars").out
+    assert "Bring a folder cars/train" in page and 'data = "folder:cars"' in page
