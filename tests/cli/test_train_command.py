@@ -76,7 +76,7 @@ def test_flags_override_recipe(cvae):
 
 
 def test_options_of_a_recipe_belong_to_its_part(cvae):
-    """A flag that names another part leaves out the options of the recipe's."""
+    """A flag that names another part drops the options that the recipe has for its own part."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
     )

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the package in which every code block of "Add a part" stands where its section says."""
+    """Copy the package, and add the code blocks of "Add a part" where their sections say."""
     for name in ("cvae", "cli", "exporters", "model_zoo"):
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)

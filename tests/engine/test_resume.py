@@ -18,7 +18,7 @@ from cvae.errors import CvaeError, Interrupted
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("arch", "stop_at"),  # in an epoch, at its end, in the next
+    ("arch", "stop_at"),  # within an epoch, at its end, in the next one
     [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
 )
 def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
@@ -39,7 +39,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
         patch.setattr(Trainer, "_train_step", stopping)
         with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
             train(config, tmp_path / "parts", quiet=True)
-    torch.manual_seed(99)  # what a new process would not have
+    torch.manual_seed(99)  # a new process has another random state
     resume(tmp_path / "parts", quiet=True)
     assert same(weights(tmp_path / "parts"), weights(full))
     unclocked = [

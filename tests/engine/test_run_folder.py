@@ -1,4 +1,4 @@
-"""What a training writes: metrics, weights and sample images."""
+"""Files that a training writes: metrics, weights and sample images."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def test_bound_decreases_and_is_the_sum_of_its_terms(run):
 
 
 def test_test_bound_is_computed_from_the_saved_weights(run):
-    """Recomputed from the run's files with other noise, and averaged over it."""
+    """The bound is recomputed from the files of the run and averaged over other noise."""
     model, config = load_model(run)
     test = load_dataset(config.training).test
     image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
@@ -56,7 +56,7 @@ def test_test_bound_is_computed_from_the_saved_weights(run):
 
 @pytest.mark.parametrize("tight", [None, "importance_weighted"])
 def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
-    """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
+    """The bound is best in the second of three epochs. An importance-weighted bound takes precedence over the ELBO."""
     scores, states = iter([3.0, 1.0, 2.0, 0.0]), []
 
     def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
@@ -91,7 +91,7 @@ def test_sample_images_show_classes_and_reconstructions(run):
     validation = load_dataset(QUICK).validation.images
     assert (pairs[:8, :8] == validation[0, 0]).all()
     assert pairs[9:].std() > 20
-    before = {path.name for path in (run / "samples").glob("epoch-0000-*")}  # what the network drew untrained
+    before = {path.name for path in (run / "samples").glob("epoch-0000-*")}  # images of the untrained network
     assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
 
 
@@ -114,7 +114,11 @@ def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     for name in ("samples", "interpolations", "reconstructions"):
         with Image.open(run / "samples" / f"epoch-0001-{name}.png") as picture:
             sizes[name] = picture.size
-    assert sizes == {"samples": (71, 8), "interpolations": (71, 8), "reconstructions": (35, 17)}  # of 4 to validate
+    assert sizes == {
+        "samples": (71, 8),
+        "interpolations": (71, 8),
+        "reconstructions": (35, 17),
+    }  # of 4 validation images
 
 
 def test_sample_images_are_reproducible_by_seed(run, tmp_path):

@@ -32,7 +32,7 @@ def test_weights_are_reproducible_by_seed(run, tmp_path):
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
-    """Of the first step."""
+    """Return the gradients of the first step."""
     first_gradients = {}
 
     def update(self, scalars, metrics, before):
@@ -62,11 +62,11 @@ def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
 
 
 def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
-    """Its noise is that of the whole batch, too: 3 samples of each image, at once or in parts."""
+    """Three samples of each image have the same noise in one batch or in parts of it."""
 
     def three(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
-        assert distortion.view(-1, 3).std(1).min() > 0  # of one image, with different noise
+        assert distortion.view(-1, 3).std(1).min() > 0  # the samples of one image have different noise
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
 
     monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
@@ -131,7 +131,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """Generated digits fall to the asked class under a nearest-mean classifier of real ones."""
+    """A nearest-mean classifier of real digits recognizes the generated ones."""
     import cvae
 
     split = load_dataset(TrainConfig()).train
@@ -150,7 +150,7 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
 
 
 def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
-    """Its first step starts there; killed before its first checkpoint, it starts there again."""
+    """A run killed before its first checkpoint starts with them again."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""The plug-in under examples/, installed as a user would, and trained."""
+"""Plug-in under examples/, installed and trained as a user would."""
 
 import os
 import subprocess

@@ -16,7 +16,7 @@ from cvae.exporters import onnxruntime_web
 
 @pytest.fixture
 def published(tmp_path, monkeypatch) -> Path:
-    """A small package in place of the real one, of which nobody has it yet: no npm, no registry, no CDN."""
+    """Make a small package in place of the real one. No npm, registry or CDN has it."""
     contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
     path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
     path.parent.mkdir(parents=True)
