@@ -190,12 +190,12 @@ def test_value_that_is_not_a_label_is_rejected_in_one_line(classes, label):
         spec(classes).label_index(label)
 
 
-@pytest.mark.parametrize(("label", "shown"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
-def test_error_explains_how_to_request_an_index(label, plotted_names):
+@pytest.mark.parametrize(("label", "quoted"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
+def test_error_explains_how_to_request_an_index(label, quoted):
     with pytest.raises(UsageError) as caught:
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
-        f"'run' has no label {plotted_names}; its classes are named 1, 10, 2; "
+        f"'run' has no label {quoted}; its classes are named 1, 10, 2; "
         "to choose by index, pass label_index=0 (--label-index 0)"
     )
     with pytest.raises(UsageError, match=r"no label 3; its classes are named 1, 10, 2$"):
