@@ -52,6 +52,7 @@ def things(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
 # -- built-in parts ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_listing_parts_imports_none_of_them():
     program = """if True:
         import sys

@@ -14,6 +14,8 @@ import pytest
 from cvae import model_zoo
 from cvae.__main__ import main
 
+pytestmark = pytest.mark.integration
+
 ENCODINGS = ["ascii", "cp1252", "latin-1"]
 
 

@@ -223,6 +223,7 @@ def test_resume_rejects_recipe_of_another_run(assert_fails, name):
 COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"
 
 
+@pytest.mark.integration
 def test_command_can_be_repeated_with_resume(cvae):
     Path("w").mkdir()
     for i in range(12):

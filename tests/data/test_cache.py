@@ -114,6 +114,7 @@ class TestDiskImages:
         path.with_name("y.npy").unlink()
         assert np.array_equal(images_on_disk[:], IMAGES)
 
+    @pytest.mark.integration
     def test_memory_stays_small(self, tmp_path: Path) -> None:
         """Reading 600 MB, in order and then at random, takes less than 50 MB of memory."""
         with (tmp_path / "x.npy").open("wb") as file:
@@ -347,6 +348,7 @@ class TestFolder:
             f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"), kind=CvaeError
         )
 
+    @pytest.mark.integration
     def test_full_disk_is_an_error_and_leaves_no_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import resource, sys\n"
@@ -361,6 +363,7 @@ class TestFolder:
         assert not error and out.startswith("CvaeError can't write") and "--data-dir" in out and out.count("\n") == 1
         assert not [path for path in root.rglob("*") if path.is_file()]
 
+    @pytest.mark.integration
     def test_two_processes_decode_at_the_same_time(self, photos: Path, root: Path) -> None:
         code = (
             "import sys, hashlib\n"
@@ -389,6 +392,7 @@ class TestFolder:
         assert lines.count("decoding") == 1 and len(set(lines)) == 2
         assert [path.suffix for path in sorted(root.rglob("*.*"))] == [".json", ".npy"]
 
+    @pytest.mark.integration
     def test_killed_process_leaves_no_broken_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import os, sys\n"
@@ -411,6 +415,7 @@ class TestFolder:
         ]  # temporary files are removed
 
 
+@pytest.mark.integration
 def test_reading_cached_images_imports_no_heavy_package(tmp_path: Path) -> None:
     """The bundled digits and MNIST on disk are read without torch, torchvision and scikit-learn."""
     raw = tmp_path / "MNIST" / "raw"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,7 +36,6 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.integration
 def test_recipes_for_parts_train_and_export(checkout):
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
 

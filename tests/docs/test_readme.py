@@ -50,6 +50,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path / "site")}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
 )
@@ -74,6 +75,7 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
                 assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the image is blank"
 
 
+@pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
         for program in code_blocks(document.read_text(), "python"):

@@ -74,6 +74,7 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted one."""
@@ -113,6 +114,7 @@ def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     print(f"{halves} of {kills} kills fell into the writing of a file")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
     process = start(tmp_path, "--epochs", "100000")
@@ -125,6 +127,7 @@ def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
     assert checkpoint.state["step"] > 0 and not damaged
 
 
+@pytest.mark.integration
 def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
@@ -145,6 +148,7 @@ def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     assert 0 < checkpoint.state["step"] < 60 and not damaged
 
 
+@pytest.mark.integration
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     """A limit on the size of files makes a write fail half way, as a full disk would."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
@@ -163,6 +167,7 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     resume(run, epochs=3, quiet=True)
 
 
+@pytest.mark.integration
 def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
     """The error is simulated, because root, who often runs tests in containers, may write anywhere."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
@@ -178,6 +183,7 @@ def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
     resume(run, epochs=2, quiet=True)
 
 
+@pytest.mark.integration
 def test_data_deleted_during_training(tmp_path):
     """A training with data in memory continues; resuming fails in one line and keeps the checkpoint."""
     data = tmp_path / "data.npz"
@@ -214,6 +220,7 @@ def odd_batch(monkeypatch, request):
 ODD = pytest.mark.parametrize("odd_batch", ["image", "gradient", "loss"], indirect=True)
 
 
+@pytest.mark.integration
 @ODD
 @pytest.mark.parametrize("clip", [100.0, 0.0])
 def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
@@ -225,6 +232,7 @@ def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path,
     assert len(check_whole(run)) == 3 + 1
 
 
+@pytest.mark.integration
 @ODD
 @pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
 def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
@@ -245,6 +253,7 @@ def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypat
     assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
 
 
+@pytest.mark.integration
 def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
     full = train(QUICK, tmp_path / "whole", quiet=True)
     write_file(tmp_path / "run" / "config.json", (full / "config.json").read_bytes())
@@ -252,6 +261,7 @@ def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
     assert (run / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
 
 
+@pytest.mark.integration
 def test_run_has_one_writer(tmp_path):
     with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
         train(QUICK, tmp_path / "run", quiet=True)
@@ -287,6 +297,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(launch, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.integration
 def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     """Two processes have the loss curve of one, and report a lost process."""
     (tmp_path / "crashing.py").write_text(CRASHING)
@@ -309,6 +320,7 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
 
 
+@pytest.mark.integration
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
     """The network has batch norm, whose statistics each process averages over its own part of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING)

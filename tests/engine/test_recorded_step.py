@@ -17,6 +17,8 @@ from cvae.engine.step import RecordedStep
 from cvae.engine.trainer import Trainer
 from cvae.errors import Interrupted
 
+pytestmark = pytest.mark.integration
+
 
 def as_recorded(monkeypatch) -> None:
     """Take the steps that a GPU would record as a graph, but without recording them."""

@@ -15,6 +15,8 @@ from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
@@ -49,7 +51,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
     assert unclocked[0] == unclocked[1]
 
 
-def test_resume_for_more_epochs_continues(run, tmp_path):
+def test_resume_for_more_epochs_continues(quick_run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
     assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]

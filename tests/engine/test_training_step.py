@@ -26,9 +26,9 @@ from cvae.models.likelihoods import Bernoulli
 from cvae.models.objectives import Loss
 
 
-def test_weights_are_reproducible_by_seed(run, tmp_path):
-    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
-    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
+def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
+    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(quick_run))
+    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(quick_run))
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
@@ -45,6 +45,7 @@ def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Te
     return first_gradients
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
@@ -61,6 +62,7 @@ def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
         train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
 
 
+@pytest.mark.integration
 def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
     """Three samples of each image have the same noise in one batch or in parts of it."""
 
@@ -76,6 +78,7 @@ def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch)
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
     dtypes, scored = set(), set()
@@ -98,6 +101,7 @@ def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precisio
     assert expected in dtypes and scored == {torch.float32}
 
 
+@pytest.mark.integration
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
@@ -105,6 +109,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
+@pytest.mark.integration
 def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
     tensors = load_checkpoint(run / "last")[0].tensors
@@ -114,6 +119,7 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
 
 
+@pytest.mark.integration
 def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
     name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
@@ -141,6 +147,7 @@ def test_conditional_model_generates_the_requested_class(trained):
     assert (nearest == np.arange(200) % 10).mean() > 0.8
 
 
+@pytest.mark.integration
 def test_one_process_may_train_at_several_precisions(tmp_path):
     for precision in ("fp32", "bf16", "fp32"):
         train(
@@ -149,7 +156,7 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
     assert trainer_module.Trainer is Trainer
 
 
-def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
+def test_run_starts_with_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
     """A run killed before its first checkpoint starts with them again."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
@@ -161,17 +168,17 @@ def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
             step(self, *batch),
         )[1],
     )
-    config = replace(QUICK, epochs=1, init=str(run), ema=0.9)
+    config = replace(QUICK, epochs=1, init=str(quick_run), ema=0.9)
     train(config, tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(run))
+    assert same(initial_weights[0], weights(quick_run))
     shutil.rmtree(tmp_path / "run" / "last")
     initial_weights.clear()
     resume(tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(run))
+    assert same(initial_weights[0], weights(quick_run))
 
 
-def test_initial_weights_of_another_network_are_rejected(tmp_path, run):
+def test_initial_weights_of_another_network_are_rejected(tmp_path, quick_run):
     for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
-            train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)
+            train(replace(QUICK, **{"init": str(quick_run), **wrong}), tmp_path / "run", quiet=True)
         assert not list(tmp_path.glob("run/*"))

@@ -237,6 +237,7 @@ def test_custom_feature_extractor_is_used():
         load_feature_extractor("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
     """With a normal prior the exported encoder has the posterior of the run."""

@@ -15,6 +15,8 @@ from cvae import imaging
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.model_zoo import DEFAULT, models
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "exporters" / "page" / "cvae.js"
 NODE, NPM = shutil.which("node"), shutil.which("npm")

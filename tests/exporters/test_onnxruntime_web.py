@@ -48,6 +48,7 @@ def unpack_cdn(package: Path, serve: Callable[[Path], str], monkeypatch: pytest.
     monkeypatch.setattr(onnxruntime_web, "CDN", serve(package.parent / "package" / "dist") + "/")
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
 @pytest.mark.parametrize("way", ["npm", "registry", "cdn", "npm that fails, then cdn"])
 def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):

@@ -17,6 +17,8 @@ from cvae.models import VAE, build
 from cvae.registry import ARCHITECTURES
 from cvae.spec import Spec
 
+pytestmark = pytest.mark.integration
+
 SWAPS = {
     "Relu": "Neg",
     "LeakyRelu": "Relu",

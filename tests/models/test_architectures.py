@@ -71,6 +71,7 @@ def combinations() -> Iterator[Any]:
                 yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), list(combinations()))
 def test_every_combination_builds_learns_and_exports(arch, labels, likelihood, shape):
     torch.manual_seed(0)
@@ -87,6 +88,7 @@ OTHER_LAYERS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("arch", OTHER_LAYERS)
@@ -99,6 +101,7 @@ def test_other_layers_learn_and_export(arch, labels, shape):
     agree(model, config, "encoder")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
 def test_spatial_code_learns_exports_and_is_local(conditioning):
     torch.manual_seed(0)
@@ -135,6 +138,7 @@ def test_every_parameter_learns(arch, conditioning):
     assert unchanged == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("prior", "objective"), list(product(PRIORS, OBJECTIVES)))
 @pytest.mark.parametrize("labels", [False, True])
 def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):

@@ -13,6 +13,8 @@ from PIL import Image
 
 from cvae import model_zoo
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 

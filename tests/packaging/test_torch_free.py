@@ -14,6 +14,8 @@ from PIL import Image
 
 from cvae import model_zoo
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
 

@@ -339,6 +339,7 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
 
 
+@pytest.mark.integration
 def test_killed_worker_does_not_block_the_study(fake):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert result.returncode == -9 and Path("s/trial-002").exists()
@@ -350,6 +351,7 @@ def test_killed_worker_does_not_block_the_study(fake):
     assert trials[3].params == trials[2].params and not Path("s/trial-002").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("storage", ["shared/study.journal", "sqlite:///study.db"])
 def test_two_workers_share_a_study(fake, storage):
     workers = [subprocess.Popen(worker({}, 8, out, storage), stderr=subprocess.PIPE, text=True) for out in ("a", "b")]

@@ -14,6 +14,8 @@ import pytest
 from helpers import code_blocks, load_data
 from PIL import Image, ImageDraw, ImageSequence
 
+pytestmark = pytest.mark.integration
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gallery.md"
 SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
 SHORT = {
