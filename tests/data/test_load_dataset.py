@@ -85,10 +85,10 @@ class TestLoad:
         left = load_data(toy(full), validation=0, without=("3", "5", "199"))
         assert left.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
         assert len(left.train) == 197 and len(left.test) == 8
-        for split, of in ((left.train, full.train), (left.test, full.test)):
+        for split, full_split in ((left.train, full.train), (left.test, full.test)):
             names = [int(left.classes[i]) for i in split.labels]  # type: ignore[union-attr]
-            assert names == [i for i in range(len(of)) if i not in (3, 5, 199)]
-            assert np.array_equal(split.images, of.images[names])
+            assert names == [i for i in range(len(full_split)) if i not in (3, 5, 199)]
+            assert np.array_equal(split.images, full_split.images[names])
 
     def test_excluding_classes_requires_labels(self, toy: Callable[..., str]) -> None:
         full = numbered()

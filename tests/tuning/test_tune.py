@@ -76,14 +76,14 @@ def test_flags_and_recipe_give_the_same_space(tmp_path):
 def test_invalid_search_is_rejected(assignment, words):
     with pytest.raises(UsageError) as caught:
         space = make_space(parse_search([assignment]))
-        apply_params(TrainConfig(), {name: of[0] for name, of in space.items() if isinstance(of, tuple)})
+        apply_params(TrainConfig(), {name: choices[0] for name, choices in space.items() if isinstance(choices, tuple)})
     assert all(word in str(caught.value) for word in words)
 
 
-@pytest.mark.parametrize("of", [{"low": 1}, {"low": 1, "high": "2"}, {"low": 1, "high": 2, "step": 1}, [], 3])
-def test_invalid_range_table_is_rejected(of):
+@pytest.mark.parametrize("table", [{"low": 1}, {"low": 1, "high": "2"}, {"low": 1, "high": 2, "step": 1}, [], 3])
+def test_invalid_range_table_is_rejected(table):
     with pytest.raises(UsageError, match="lr"):
-        make_space({"lr": of})
+        make_space({"lr": table})
 
 
 def test_values_set_by_flags_are_not_varied():
