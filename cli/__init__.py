@@ -1,4 +1,4 @@
-"""The commands, one short module each. Heavy imports stand inside the functions, so that `--help` is quick."""
+"""Commands of `cvae`, one module each. Slow imports are inside the functions, so that `--help` is fast."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -36,7 +36,7 @@ def run(args: Sequence[str]) -> int:
     """Run a command, and return its exit code.
 
     Raises:
-        UsageError: the command line is wrong.
+        UsageError: the command line is invalid.
     """
     try:
         code = app(args=args, prog_name="cvae", standalone_mode=False)
@@ -47,11 +47,11 @@ def run(args: Sequence[str]) -> int:
         raise explain(error, args) from error
     except typer.Abort:
         return 130
-    return code or 0  # of a command that has ended by itself, its result, which is None
+    return code or 0  # a command that did not exit returns None
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from cvae import __version__
 
         print(f"cvae-onnx {__version__}")
@@ -60,7 +60,9 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def cvae(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
     """Train variational autoencoders, export them to ONNX, and sample from them without torch.
 

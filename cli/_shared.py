@@ -1,4 +1,4 @@
-"""What several commands share: their common options, and how they choose a model and report what they did."""
+"""Options and helpers that several commands share."""
 
 import json
 import sys
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cvae.runtime import Model
     from cvae.spec import Spec
 
-MODEL = "Run, exported file, zoo name or hf://owner/name. [newest run, else the zoo's]"
+MODEL = "Run folder, exported file, zoo model or hf://owner/name. [newest run, else the zoo's default]"
 
 
 ModelName = Annotated[
@@ -31,55 +31,55 @@ ModelName = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option("--model", "-m", help=MODEL),
+    typer.Option("--model", "-m", metavar="MODEL", help=MODEL),
 ]
-Label = Annotated[str | None, typer.Option(help="Class, by name.")]
-Digit = Annotated[str | None, typer.Option(help="The same as --label, for digits.")]
+Label = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the class.")]
+Digit = Annotated[str | None, typer.Option(metavar="DIGIT", help="Alias of --label for models of digits.")]
 LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Index of the class, from 0.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Repeats the same noise. [drawn, and printed]")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, auto, or an onnxruntime provider.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
-Out = Annotated[Path, typer.Option(help="Picture to write.")]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [random, and printed]")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
 Data = Annotated[str | None, field_flag(DataConfig, "data", "the data of the training")]
 DataDir = Annotated[str | None, field_flag(DataConfig, "data_dir", "~/.cache/cvae")]
 Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
 Binarize = Annotated[str | None, field_flag(DataConfig, "binarize", "as in training; for an exported file alone: none")]
-SplitName = Annotated[str, typer.Option(help="test, validation or train.")]
+SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
 
 
 def say(text: str) -> None:
-    """A remark for a person, on standard error."""
+    """Print a message for the user to standard error."""
     print(text, file=sys.stderr)
 
 
 def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
-    """The result of a command, on standard output."""
+    """Print the result of a command to standard output, as JSON or text."""
     print(json.dumps(facts) if as_json else text)
 
 
-def save(picture: "Image.Image", out: Path) -> None:
-    """A command's picture, in a size to look at; a terminal that can show it does so."""
+def save(image: "Image.Image", out: Path) -> None:
+    """Save an image, enlarged if it is small, and show it in a terminal that can."""
     from cvae import imaging
 
-    picture = imaging.legible(picture)
-    imaging.save(picture, out)
-    if sys.stderr.isatty():  # where it goes; what a script reads is left alone
+    image = imaging.enlarge(image)
+    imaging.save(image, out)
+    if sys.stderr.isatty():  # not standard output, which a script may read
         from cvae.imaging.terminal import inline
 
-        if shown := inline(picture):
-            say(shown)
+        if sequence := inline(image):
+            say(sequence)
 
 
 @contextmanager
 def progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """A bar on standard error for each part of a long command, on a terminal only: called with (part, done, total)."""
+    """Yield a function (part, done, total) that shows a progress bar per part of a command, on a terminal only."""
     if not sys.stderr.isatty():
         yield lambda part, done, total: None
         return
     with ExitStack() as open_bars:
         bars: dict[str, Any] = {}
 
-        def tell(part: str, done: int, total: int) -> None:
+        def update(part: str, done: int, total: int) -> None:
             if part not in bars:
                 open_bars.close()
                 bars[part] = open_bars.enter_context(
@@ -87,11 +87,11 @@ def progress() -> "Iterator[Callable[[str, int, int], None]]":
                 )
             bars[part].update(done - bars[part].pos)
 
-        yield tell
+        yield update
 
 
 def open_model(name: str | None, device: str) -> "Model":
-    """The model named, or else the newest run or the zoo's default, saying which."""
+    """Open a model by name. Without a name, open the newest run or the zoo's default, and say which."""
     from cvae.runtime import load
     from cvae.runtime.find import newest
 
@@ -103,24 +103,28 @@ def open_model(name: str | None, device: str) -> "Model":
 
 
 def open_pair(name: str | None, device: str) -> "tuple[Model, Path]":
-    """Like `open_model`, of a model that must have an encoder too; and the folder that its files lie in."""
+    """Open a model like `open_model`, check that it has an encoder, and return it with its folder."""
     from cvae.run import ENCODER, exported_file
     from cvae.runtime.find import newest
 
     model = open_model(name, device)
     path, _ = newest(name)
-    exported_file(path, ENCODER)  # raises, before anything takes time
+    exported_file(path, ENCODER)  # raises an error if there is none, before any slow work
     return model, path if path.is_dir() else path.parent
 
 
-def require_torch(what: str) -> None:
-    """One line on what is missing, where the training packages are not installed."""
+def require_torch(feature: str) -> None:
+    """Check that the packages for training are installed.
+
+    Raises:
+        MissingExtraError: they are not, and `feature` needs them.
+    """
     import importlib.util
 
     from cvae.errors import MissingExtraError
 
     if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError(what)
+        raise MissingExtraError(feature)
 
 
 def override_data(config: DataConfig, **flags: Any) -> DataConfig:
@@ -131,7 +135,7 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
 
 
 def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
-    """Return the index of the class that these flags choose, by name (str) or by index (int); None without any.
+    """Return the index of the class that the flags choose by name (str) or index (int), or None without flags.
 
     Raises:
         UsageError: the model has no such class, or two flags contradict each other.
@@ -147,9 +151,9 @@ def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
 
 
 def nearest_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:
-    """The index of each image's class: the one given, else the one that fits it best, saying so.
+    """Return the class index of each image: `index` if there is one, else the class that fits best, with a message.
 
-    None for a model without labels.
+    Return None for a model without labels.
     """
     if model.spec.classes is None:
         return None
@@ -161,19 +165,19 @@ def nearest_labels(model: "Model", images: Any, index: int | None, names: list[s
     return labels
 
 
-def read_picture(path: "str | Path", model: "Model") -> "np.ndarray":
-    """A picture as an image (C, H, W) of the model; one that has to be made to fit is named on standard error."""
+def read_image(path: "str | Path", model: "Model") -> "np.ndarray":
+    """Read an image file as (C, H, W) for the model, with a message if it has to be scaled, cropped or made grey."""
     from cvae import imaging
 
     return imaging.read(path, model.spec.image_shape, remark=say)
 
 
-def read_pictures(paths: "list[Path]", model: "Model") -> "np.ndarray":
-    """Read pictures like `read_picture`, as images (N, C, H, W), with the values of deep ones at one depth."""
+def read_images(paths: "list[Path]", model: "Model") -> "np.ndarray":
+    """Read image files like `read_image`, as (N, C, H, W), with values of more than 8 bits at one depth."""
     from cvae import imaging
 
-    if len(paths) == 1:  # its name says more than a count
-        return read_picture(paths[0], model)[None]
+    if len(paths) == 1:  # the message names the file rather than a count
+        return read_image(paths[0], model)[None]
     images, remark = imaging.read_set(paths, model.spec.image_shape, remark=say)
     if remark:
         say(remark)
@@ -181,7 +185,7 @@ def read_pictures(paths: "list[Path]", model: "Model") -> "np.ndarray":
 
 
 def new_seed(seed: int | None) -> int:
-    """The seed given, or one drawn."""
+    """Return `seed`, or a random one if it is None."""
     import secrets
 
     return secrets.randbelow(2**31) if seed is None else seed

@@ -1,4 +1,4 @@
-"""cvae evaluate"""
+"""The command `cvae evaluate`."""
 
 from typing import Annotated, Any
 
@@ -15,27 +15,36 @@ def evaluate(
     binarize: _shared.Binarize = None,
     split: _shared.SplitName = "test",
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Score N images only, spread over the split; not for distances.")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Maximum number of images, spread over the split; not for distances."),
     ] = None,
     samples: Annotated[
-        int | None, typer.Option(min=1, help="Samples K of the importance-weighted bound. [not taken]")
+        int | None,
+        typer.Option(min=1, metavar="N", help="Number of samples of the importance-weighted bound. [no such bound]"),
     ] = None,
-    generated: Annotated[int, typer.Option(min=0, help="Images drawn for distances and label accuracy.")] = 10_000,
+    generated: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Number of images to generate for distances and label accuracy.")
+    ] = 10_000,
     features: Annotated[
-        str | None, typer.Option(help="Features for the distances: mnist, or MODULE:CALLABLE. [by the data set]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Feature extractor for distances: mnist or MODULE:CALLABLE. [that of the data set]"
+        ),
     ] = None,
     cas: Annotated[
-        bool, typer.Option("--cas", help="Train a classifier on generated images (minutes; torch).")
+        bool, typer.Option("--cas", help="Train a classifier on generated images (takes minutes, needs torch).")
     ] = False,
     exported: Annotated[
-        bool, typer.Option("--exported", help="Score the exported files, without torch. [if there is nothing else]")
+        bool, typer.Option("--exported", help="Score the exported files, without torch. [if there are no weights]")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of all noise.")] = 0,
-    device: Annotated[str, typer.Option(help="Of torch or onnxruntime: auto, cpu, cuda.")] = "auto",
-    precision: Annotated[str, typer.Option(help="Of torch: fp32, bf16, fp16 or auto.")] = "fp32",
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all noise.")] = 0,
+    device: Annotated[str, typer.Option(metavar="NAME", help="Device: auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16|fp16|auto", help="Precision of computations in torch.")
+    ] = "fp32",
     json: _shared.Json = False,
 ) -> None:
-    """Measure a model: likelihood bounds, reconstructions, labels, and the distance of its images from real ones.
+    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distance of its images from real ones.
 
     Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
     """
@@ -61,21 +70,21 @@ def evaluate(
             _shared.say(
                 "without torch the posterior is an approximation here: bounds are far looser than those of the run"
             )
-        asked = find_data_config(path, exported_model.spec.data)
+        config = find_data_config(path, exported_model.spec.data)
     else:
         from cvae.evaluation.run_scorer import RunScorer
 
         scorer = RunScorer(path, device, precision)
-        asked = find_data_config(path, "")
+        config = find_data_config(path, "")
     if cas:
         _shared.require_torch("--cas")
         if scorer.classes is None:
-            raise UsageError(f"--cas: {scorer.name!r} has no labels, so that no classifier can learn from its images")
-    asked = _shared.override_data(asked, data=data, data_dir=data_dir, size=size, binarize=binarize)
+            raise UsageError(f"--cas: {scorer.name!r} has no labels that a classifier could learn")
+    config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.progress() as progress:
         report = measure(
             scorer,
-            asked,
+            config,
             split=split,
             limit=limit,
             samples=samples,
@@ -88,28 +97,28 @@ def evaluate(
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score
 
-            report["labels"] |= accuracy_score(scorer, asked, seed=seed, device=device, progress=progress)
+            report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
         _shared.say(
-            f"no features for {report['data']!r}: distances are left out; give them with --features MODULE:CALLABLE"
+            f"no features for {report['data']!r}: distances are left out; choose some with --features MODULE:CALLABLE"
         )
     _shared.report(json, report, text(report))
 
 
 def text(report: dict[str, Any]) -> str:
-    """The report for a person: a line a figure, with its name as in the JSON."""
+    """Format a report for the user: one line per metric, with its name as in the JSON."""
     lines = [
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"
     ]
-    for part, figures in report.items():
-        if isinstance(figures, dict) and part != "protocol":
+    for part, metrics in report.items():
+        if isinstance(metrics, dict) and part != "protocol":
             lines.append(part.replace("_", " "))
-            lines += [f"  {name.replace('_', ' '):40} {_figure(value)}" for name, value in figures.items()]
+            lines += [f"  {name.replace('_', ' '):40} {_format_value(value)}" for name, value in metrics.items()]
     return "\n".join(lines)
 
 
-def _figure(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_figure, value))
+        return ", ".join(map(_format_value, value))
     return f"{value:.4f}" if isinstance(value, float) else str(value)

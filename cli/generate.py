@@ -1,4 +1,4 @@
-"""cvae generate"""
+"""The command `cvae generate`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +10,8 @@ from cvae.cli import _shared
 if TYPE_CHECKING:
     from cvae.runtime import Model
 
-MOST = 10_000
-"""Images on one picture."""
+MAX_GRID_IMAGES = 10_000
+"""Maximum number of images in one grid."""
 
 
 def generate(
@@ -21,18 +21,20 @@ def generate(
     label_index: _shared.LabelIndex = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", min=1, help="How many; in one picture of each class, when no label is given."),
+        typer.Option("-n", min=1, metavar="N", help="Number of images; per class in a grid without a label."),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="All classes, a row each.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="One row of images for each class.")] = False,
     seed: _shared.Seed = None,
-    temperature: Annotated[float, typer.Option(min=0, help="Below 1: more typical. Above: more varied.")] = 1.0,
-    out: Annotated[Path, typer.Option(help="Picture to write; or .npy, .npz, or a folder, for many images.")] = Path(
-        "generated.png"
-    ),
+    temperature: Annotated[
+        float, typer.Option(min=0, metavar="X", help="Scale of the noise: below 1 more typical, above more varied.")
+    ] = 1.0,
+    out: Annotated[
+        Path, typer.Option(metavar="PATH", help="Image file to write; or .npy, .npz or a folder for single images.")
+    ] = Path("generated.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Draw new images: on one picture, or as many as you like into an array (.npy, .npz) or a folder of PNG files.
+    """Generate images: a grid in one file, or any number of images in an array (.npy, .npz) or a folder of PNG files.
 
     Example: cvae generate --digit 7 --out seven.png
     """
@@ -42,36 +44,36 @@ def generate(
 
     decoder = _shared.open_model(model, device)
     classes = decoder.spec.classes
-    wanted = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
-    name = None if wanted is None or classes is None else classes[wanted]
+    class_index = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
+    name = None if class_index is None or classes is None else classes[class_index]
     if out.suffix.lower() in bulk.SUFFIXES:
-        _many(decoder, n or 1, out, wanted, name, seed, temperature, grid=grid, json=json)
+        _generate_many(decoder, n or 1, out, class_index, name, seed, temperature, grid=grid, json=json)
         return
-    if grid and wanted is not None:
-        raise UsageError(f"--grid draws all classes, and only {name!r} was chosen; give one of the two")
-    rows = range(len(classes)) if classes is not None and wanted is None else None
-    each = n or (1 if not grid else 8 if rows else 64)
-    count = each if rows is None else each * len(rows)
-    if count > MOST:
+    if grid and class_index is not None:
+        raise UsageError(f"--grid shows all classes, but only {name!r} is chosen; give one of the two")
+    rows = range(len(classes)) if classes is not None and class_index is None else None
+    per_row = n or (1 if not grid else 8 if rows else 64)
+    count = per_row if rows is None else per_row * len(rows)
+    if count > MAX_GRID_IMAGES:
         raise UsageError(
-            f"{count:,} images are too many for one picture: at most {MOST:,}; --out images.npy takes more"
+            f"{count:,} images are too many for one grid: at most {MAX_GRID_IMAGES:,}; --out images.npy takes more"
         )
-    labels: list[int] | None = None if wanted is None else [wanted] * count
+    labels: list[int] | None = None if class_index is None else [class_index] * count
     columns = None
     if rows is not None:
-        labels = [index for index in rows for _ in range(each)]
-        columns = each if grid or each > 1 else None
+        labels = [index for index in rows for _ in range(per_row)]
+        columns = per_row if grid or per_row > 1 else None
         if not grid:
-            _shared.say(f"no label given: {each} of each of the {len(rows)} classes")
+            _shared.say(f"no label given: {per_row} of each of the {len(rows)} classes")
     seed = _shared.new_seed(seed)
-    drawn = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
-    _shared.save(imaging.grid(drawn, columns), out)
+    images = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
+    _shared.save(imaging.grid(images, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
     facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
     _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
 
 
-def _many(
+def _generate_many(
     decoder: "Model",
     n: int,
     out: Path,
@@ -83,19 +85,19 @@ def _many(
     grid: bool,
     json: bool,
 ) -> None:
-    """Into files that hold images one by one; of a model with labels, and none given, the classes in turn."""
+    """Write single images to an array or a folder; without a label, the classes take turns."""
     from functools import partial
 
     from cvae.errors import UsageError
     from cvae.runtime import bulk
 
     if grid:
-        raise UsageError(f"--grid makes one picture, {str(out)!r} holds images one by one; leave one of them out")
+        raise UsageError(f"--grid makes one image file, but {str(out)!r} holds single images; remove one of them")
     with _shared.progress() as progress:
         files, seed = bulk.generate(
             decoder, n, out, label_index=index, seed=seed, temperature=temperature, progress=partial(progress, "images")
         )
     names = [str(file) for file in files]
     facts = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
-    told = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
-    _shared.report(json, facts, f"{told} ({n:,} image{'s' * (n > 1)}, seed {seed})")
+    summary = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
+    _shared.report(json, facts, f"{summary} ({n:,} image{'s' * (n > 1)}, seed {seed})")

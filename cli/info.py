@@ -1,4 +1,4 @@
-"""cvae info"""
+"""The command `cvae info`."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from cvae.cli import _shared
 
 
 def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
-    """Say what a run, an exported file or a zoo model is.
+    """Describe a run, an exported file or a zoo model.
 
     Example: cvae info mnist-resnet-conditional
     """
@@ -18,11 +18,11 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     path, remark = newest(model)
     if remark:
         _shared.say(remark)
-    if path.is_dir() and not is_run(path):  # a download has the exported files alone
+    if path.is_dir() and not is_run(path):  # a download contains only exported files
         path /= DECODER
     facts = _file(path) if path.is_file() else _run(path)
-    lines = [
-        f"{key:{max(map(len, facts))}}  {one_line(_text(value), 2**16)}"  # a stranger's file is not to steer a terminal
+    lines = [  # one_line, since an untrusted file must not control the terminal
+        f"{key:{max(map(len, facts))}}  {one_line(_format_value(value), 2**16)}"
         for key, value in facts.items()
         if value is not None
     ]
@@ -30,7 +30,7 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    """What an exported file says of itself."""
+    """Return the spec of an exported file."""
     from cvae.runtime.session import read_spec
     from cvae.serialization import to_dict
 
@@ -38,7 +38,7 @@ def _file(path: Path) -> dict[str, Any]:
 
 
 def _run(path: Path) -> dict[str, Any]:
-    """What a run's folder holds."""
+    """Return the config, metrics and files of a run folder."""
     from cvae.errors import CvaeError
     from cvae.run import METRICS, read_config, read_metrics
     from cvae.serialization import to_dict
@@ -55,10 +55,10 @@ def _run(path: Path) -> dict[str, Any]:
             if split in record
         }
     except (CvaeError, ValueError, LookupError, TypeError) as error:
-        raise CvaeError(f"{str(metrics)!r} is damaged; without it this works") from error
+        raise CvaeError(f"{str(metrics)!r} is damaged; remove it to see the rest") from error
     return {
         "run": str(path),
-        **{key: _part(value) for key, value in model.items()},
+        **{key: _format_part(value) for key, value in model.items()},
         "data": training["data"],
         "data_terms": config.data_terms,
         "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
@@ -67,15 +67,15 @@ def _run(path: Path) -> dict[str, Any]:
     }
 
 
-def _part(value: Any) -> Any:
-    """A part of a model as one text: resnet (width 16, blocks 1)."""
+def _format_part(value: Any) -> Any:
+    """Format a part of a model in one line, such as "resnet (width 16, blocks 1)"."""
     if not isinstance(value, dict):
         return value
     options = ", ".join(f"{option} {setting}" for option, setting in value["options"].items())
     return value["name"] + (f" ({options})" if options else "")
 
 
-def _text(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_format_value(item)}" for key, item in value.items())
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,4 +1,4 @@
-"""cvae interpolate"""
+"""The command `cvae interpolate`."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -17,31 +17,37 @@ if TYPE_CHECKING:
 
 def interpolate(
     model: _shared.ModelName = None,
-    start: Annotated[str, typer.Option("--from", help="A picture's path, or a seed.")] = "0",
-    end: Annotated[str, typer.Option("--to", help="A picture's path, or a seed.")] = "1",
+    start: Annotated[str, typer.Option("--from", metavar="PATH|SEED", help="Start: an image file or a seed.")] = "0",
+    end: Annotated[str, typer.Option("--to", metavar="PATH|SEED", help="End: an image file or a seed.")] = "1",
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
-    to_label: Annotated[str | None, typer.Option(help="Class at the other end. [the same]")] = None,
+    to_label: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the class at the end. [as at the start]")
+    ] = None,
     to_label_index: Annotated[
-        int | None, typer.Option(metavar="N", help="Index of the class at the other end. [the same]")
+        int | None, typer.Option(metavar="N", help="Index of the class at the end, from 0. [as at the start]")
     ] = None,
     via: Annotated[
-        list[str] | None, typer.Option(help="A stop on the way, a picture's path or a seed; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="PATH|SEED", help="Stop in between: an image file or a seed; may be repeated."),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=2, max=1_000, help="Pictures from one stop to the next, both included.")
+        int,
+        typer.Option(min=2, max=1_000, metavar="N", help="Number of images from one stop to the next, including both."),
     ] = 10,
-    mode: Annotated[str, typer.Option(help="slerp (along the sphere) or lerp (straight).")] = "slerp",
-    fps: Annotated[float, typer.Option(min=0.1, max=50, help="Pictures a second, in a GIF.")] = 12.0,
+    mode: Annotated[
+        str, typer.Option(metavar="slerp|lerp", help="Path: along the sphere (slerp) or straight (lerp).")
+    ] = "slerp",
+    fps: Annotated[float, typer.Option(min=0.1, max=50, metavar="X", help="Frames per second of a GIF.")] = 12.0,
     out: _shared.Out = Path("interpolation.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Go from one image to another: a strip (.png), or an animation that runs there and back (.gif).
+    """Interpolate between two images, as a strip (.png) or an animation there and back (.gif).
 
-    Between pictures, seeds, or two labels (--label 3 --to-label 8). An animation that ends where it began, through
-    --via, goes round and round.
+    The ends are image files, seeds, or two labels (--label 3 --to-label 8). An animation with --via that ends where it
+    starts runs in a circle.
 
     Example: cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
@@ -61,12 +67,12 @@ def interpolate(
             decoder.interpolate(a, b, steps, mode=mode, label_index=pair)
             for (a, b), pair in zip(pairwise(stops), labels, strict=True)
         ]
-        rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), each stop once
+        rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), with each stop once
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
         frames = [imaging.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
-        around = len(names) > 2 and start == end and first == last
-        imaging.save_gif(frames[:-1] if around else [*frames, *frames[-2:0:-1]], out, fps)
+        is_circle = len(names) > 2 and start == end and first == last
+        imaging.save_gif(frames[:-1] if is_circle else [*frames, *frames[-2:0:-1]], out, fps)
     else:
         _shared.save(imaging.grid(np.concatenate(rows), count), out)
     facts = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
@@ -76,23 +82,23 @@ def interpolate(
 def _labels(
     decoder: "Model", stops: "list[int | np.ndarray]", names: list[str], first: int | None, last: int | None
 ) -> "list[list[tuple[int, int]] | list[None]]":
-    """A row for each, with the classes' indices at both ends of its legs; None for a model without labels."""
+    """Return a list per row of images, with the class indices at both ends of each leg, or None without labels."""
     classes = decoder.spec.classes
     if classes is None:
         return [[None] * (len(stops) - 1)]
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
         _shared.say(f"no label given: one row for each of the {len(classes)} classes")
         return [[(index, index)] * (len(stops) - 1) for index in range(len(classes))]
-    # A picture has a label of its own, a seed has that of the other end.
-    wanted = [last if first is None and isinstance(stop, int) else first for stop in stops[:-1]] + [last]
-    return [list(pairwise(_label(decoder, *of) for of in zip(stops, names, wanted, strict=True)))]
+    # An image has a label of its own; a seed takes the label of the other end.
+    indices = [last if first is None and isinstance(stop, int) else first for stop in stops[:-1]] + [last]
+    return [list(pairwise(_label(decoder, *stop) for stop in zip(stops, names, indices, strict=True)))]
 
 
 def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
-    """A seed, or the image (C, H, W) in a picture's file."""
+    """Return the seed, or the image (C, H, W) in a file."""
     if text.isdecimal():
         return int(text)
-    return _shared.read_picture(text, decoder)
+    return _shared.read_image(text, decoder)
 
 
 def _label(decoder: "Model", stop: "int | np.ndarray", name: str, index: int | None) -> int:

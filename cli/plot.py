@@ -1,4 +1,4 @@
-"""cvae plot"""
+"""The command `cvae plot`."""
 
 import shlex
 from pathlib import Path
@@ -15,42 +15,48 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.runtime import Model
 
-app = typer.Typer(no_args_is_help=True, help="Draw what a model has learned, and how. Figures are .png or .svg.")
+app = typer.Typer(no_args_is_help=True, help="Plot what a model has learned, and how. Figures are .png or .svg files.")
 
-Limit = Annotated[int, typer.Option(min=1, help="Encode at most N images, spread over the split.")]
+Limit = Annotated[
+    int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, spread over the split.")
+]
 
 
 @app.command()
 def latent(
     model: _shared.ModelName = None,
-    method: Annotated[str, typer.Option(help="tsne, pca or umap.")] = "tsne",
-    perplexity: Annotated[float, typer.Option(min=1, help="Of t-SNE: about how many neighbours count.")] = 30.0,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Show some of the images at their places.")] = False,
+    method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Method of projection.")] = "tsne",
+    perplexity: Annotated[
+        float, typer.Option(min=1, metavar="X", help="Perplexity of t-SNE: effective number of neighbours.")
+    ] = 30.0,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Show some of the images in the plot.")] = False,
     data: _shared.Data = None,
     data_dir: _shared.DataDir = None,
     size: _shared.Size = None,
     binarize: _shared.Binarize = None,
     split: _shared.SplitName = "test",
     limit: Limit = 2_000,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Of the method.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the method.")] = 0,
     out: _shared.Out = Path("latent.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Map the codes of real images to a plane, coloured by class: what the encoder finds alike lies together.
+    """Project the codes of real images to a plane, coloured by class: images that the encoder finds similar are close.
 
     Example: cvae plot latent mnist-resnet-conditional --thumbnails
     """
-    _ready(out)
+    _check_ready(out)
     from cvae.plots import style
     from cvae.plots.codes import encode
     from cvae.plots.latent import check_method, draw, project
 
     check_method(method)
-    encoder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, asked, split=split, limit=limit, remark=_shared.say)
+    encoder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.say)
     if encoder.spec.classes is not None:
-        _shared.say("the label tells this model the class, so that its codes need not: expect the classes mixed")
+        _shared.say(
+            "this model gets the class from the label, so its codes need not contain it: expect the classes to be mixed"
+        )
     places = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
@@ -62,14 +68,21 @@ def latent(
 @app.command()
 def traverse(
     model: _shared.ModelName = None,
-    image: Annotated[Path | None, typer.Option(help="Start from the code of this picture. [the zero code]")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Start from the code that this seed draws.")] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Image file whose code to start from. [the zero code]")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of a random code to start from.")] = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
-    dimensions: Annotated[int, typer.Option(min=1, max=1_000, help="Rows.")] = 10,
-    steps: Annotated[int, typer.Option(min=2, max=100, help="Columns.")] = 9,
-    range_: Annotated[float, typer.Option("--range", min=0.01, max=100, help="From -R to R.")] = 3.0,
+    dimensions: Annotated[
+        int, typer.Option(min=1, max=1_000, metavar="N", help="Number of dimensions to vary, one per row.")
+    ] = 10,
+    steps: Annotated[int, typer.Option(min=2, max=100, metavar="N", help="Number of values per dimension.")] = 9,
+    range_: Annotated[
+        float,
+        typer.Option("--range", min=0.01, max=100, metavar="X", help="Vary from -X to X, in standard deviations."),
+    ] = 3.0,
     data: _shared.Data = None,
     data_dir: _shared.DataDir = None,
     size: _shared.Size = None,
@@ -80,11 +93,11 @@ def traverse(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Vary one dimension of the code at a time, a row each, those that say most about the data's images first.
+    """Vary one dimension of the code per row, those with the most information about the images first.
 
     Example: cvae plot traverse mnist-resnet-conditional --digit 7
     """
-    _ready(out)
+    _check_ready(out)
     import numpy as np
 
     from cvae.plots import style
@@ -93,11 +106,11 @@ def traverse(
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
-    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    wanted = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
-    code, index = _start(coder, image, seed, wanted)
+    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    class_index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
+    code, index = _start(coder, image, seed, class_index)
     name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
-    codes = encode(coder, asked, split=split, limit=limit, remark=_shared.say)
+    codes = encode(coder, config, split=split, limit=limit, remark=_shared.say)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = coder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(coder, code, index, kl, values, dimensions, title), out)
@@ -110,8 +123,10 @@ def traverse(
 @app.command()
 def reconstructions(
     model: _shared.ModelName = None,
-    n: Annotated[int, typer.Option("-n", min=1, max=1_000, help="Images, spread over the split.")] = 16,
-    columns: Annotated[int, typer.Option(min=1, max=100, help="Images beside each other.")] = 8,
+    n: Annotated[
+        int, typer.Option("-n", min=1, max=1_000, metavar="N", help="Number of images, spread over the split.")
+    ] = 16,
+    columns: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Number of images per row.")] = 8,
     data: _shared.Data = None,
     data_dir: _shared.DataDir = None,
     size: _shared.Size = None,
@@ -121,17 +136,17 @@ def reconstructions(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show images of a data set, and below them what the model makes of them.
+    """Show images of a data set above their reconstructions.
 
     Example: cvae plot reconstructions mnist-resnet-conditional
     """
-    _ready(out)
+    _check_ready(out)
     from cvae.plots import style
     from cvae.plots.codes import encode
     from cvae.plots.reconstructions import draw
 
-    coder, asked = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(coder, asked, split=split, limit=n, remark=_shared.say)
+    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(coder, config, split=split, limit=n, remark=_shared.say)
     count = len(codes.mean)
     style.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
     facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}
@@ -144,17 +159,19 @@ def grid(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
-    columns: Annotated[int | None, typer.Option(min=1, max=100, help="Styles; 20 for a manifold. [10]")] = None,
+    columns: Annotated[
+        int | None, typer.Option(min=1, max=100, metavar="N", help="Number of styles. [10; 20 for a plane of codes]")
+    ] = None,
     seed: _shared.Seed = None,
     out: _shared.Out = Path("grid.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Draw every class in the same styles; of a code of two numbers without labels, or with --label, the whole plane.
+    """Show every class in the same styles. For a 2-d code, without labels or with --label, show the plane of codes.
 
     Example: cvae plot grid mnist-resnet-conditional --seed 0
     """
-    _ready(out)
+    _check_ready(out)
     from cvae.plots import style
     from cvae.plots.grid import class_grid, manifold
 
@@ -173,11 +190,11 @@ def grid(
         which = "" if model is None else f" {model}"
         of_class = "" if name is None else f" --label {shlex.quote(name)}"
         raise UsageError(
-            f"{spec.name!r} has a code of {spec.latent_dim} numbers, and a plane takes 2; "
+            f"{spec.name!r} has a code of {spec.latent_dim} numbers, but a plane needs 2; "
             f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
         )
     if seed is not None:
-        raise UsageError(f"--seed {seed}: no noise is drawn for the plane of a code; leave it out")
+        raise UsageError(f"--seed {seed}: the plane of a code needs no noise; remove it")
     columns = columns or 20
     title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
     style.save(manifold(decoder, index, columns, title), out)
@@ -187,55 +204,58 @@ def grid(
 @app.command()
 def losses(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="Runs or zoo names. [newest run, else the zoo's]")
+        list[str] | None,
+        typer.Argument(metavar="RUN", help="Run folders or zoo models. [newest run, else the zoo's default]"),
     ] = None,
     out: _shared.Out = Path("losses.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Draw the bound of trainings, and its two parts, by epoch.
+    """Plot the bound of runs and its two terms by epoch.
 
     Example: cvae plot losses mnist-resnet-conditional
     """
-    _ready(out)
+    _check_ready(out)
     from cvae.plots import style
     from cvae.plots.losses import draw, read_history
 
-    folders = [_run(name) for name in runs or (None,)]
+    folders = [_find_run(name) for name in runs or (None,)]
     ends = [folder.resolve().name for folder in folders]
     names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
     records = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
     style.save(draw(records), out)
-    epochs = {name: sum("epoch" in record for record in of) for name, of in records.items()}
+    epochs = {name: sum("epoch" in record for record in history) for name, history in records.items()}
     _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
 
 
 @app.command()
 def progress(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run. [newest run]")] = None,
-    epochs: Annotated[str | None, typer.Option(help="Which, as 1,10,20. [at most 8, evenly]")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [newest run]")] = None,
+    epochs: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Epochs to show. [at most 8, evenly spaced]")
+    ] = None,
     out: _shared.Out = Path("progress.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Show how reconstructions became better: the originals, and below them a row an epoch.
+    """Show how reconstructions improve: the originals above one row per epoch.
 
     Example: cvae plot progress runs/digits-resnet-conditional
     """
-    _ready(out)
+    _check_ready(out)
     from cvae.plots import style
     from cvae.plots.progress import choose_epochs, draw, find_samples
     from cvae.run import read_config
 
-    folder = _run(run)
+    folder = _find_run(run)
     image_shape = read_config(folder).model.image_shape
-    there = find_samples(folder)
-    chosen = choose_epochs(list(there), epochs)
-    figure = draw({epoch: there[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
+    images = find_samples(folder)
+    chosen = choose_epochs(list(images), epochs)
+    figure = draw({epoch: images[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
     style.save(figure, out)
     _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
 
 
-def _ready(out: Path) -> None:
-    """Before anything takes time: the packages are here, and figures are written with this ending."""
+def _check_ready(out: Path) -> None:
+    """Check, before any slow work, that the packages are installed and the extension of `out` is supported."""
     from importlib.util import find_spec
 
     from cvae.errors import MissingExtraError
@@ -247,8 +267,8 @@ def _ready(out: Path) -> None:
     check_suffix(out)
 
 
-def _run(name: str | None) -> Path:
-    """The folder of the run named, or else of the newest, saying which."""
+def _find_run(name: str | None) -> Path:
+    """Return the folder of a run; without a name, that of the newest, with a message."""
     from cvae.runtime.find import newest
 
     path, remark = newest(name)
@@ -258,7 +278,7 @@ def _run(name: str | None) -> Path:
 
 
 def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
-    """The model named, which must have an encoder, and the data that it was trained on or that the flags say."""
+    """Open a model that has an encoder, and return it with the config of its data, overridden by the flags."""
     from cvae.evaluation.evaluate import find_data_config
 
     model, folder = _shared.open_pair(name, device)
@@ -266,11 +286,11 @@ def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple
 
 
 def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":
-    """The code to start from (Z,), and the index of the class it is decoded with."""
+    """Return the code (Z,) to start from, and the index of the class to decode it with."""
     import numpy as np
 
     if image is not None:
-        pixels = _shared.read_picture(image, model)[None]  # (C, H, W) -> (1, C, H, W)
+        pixels = _shared.read_image(image, model)[None]  # (C, H, W) -> (1, C, H, W)
         labels = _shared.nearest_labels(model, pixels, index, [str(image)])
         return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]

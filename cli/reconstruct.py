@@ -1,4 +1,4 @@
-"""cvae reconstruct"""
+"""The command `cvae reconstruct`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +9,7 @@ from cvae.cli import _shared
 
 
 def reconstruct(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size; they are scaled and cropped.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files; they are scaled and cropped.")],
     model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
@@ -18,7 +18,7 @@ def reconstruct(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Encode pictures and decode them again: originals above, reconstructions below.
+    """Encode and decode images: originals in the upper row, reconstructions in the lower.
 
     Example: cvae reconstruct seven.png --digit 7
     """
@@ -28,11 +28,11 @@ def reconstruct(
 
     coder = _shared.open_model(model, device)
     index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
-    originals = _shared.read_pictures(images, coder)  # (N, C, H, W)
+    originals = _shared.read_images(images, coder)  # (N, C, H, W)
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
-    again = coder.reconstruct(originals, label_index=labels)
-    mse = ((again - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
-    _shared.save(imaging.grid(np.concatenate([originals, again]), len(images)), out)
+    reconstructions = coder.reconstruct(originals, label_index=labels)
+    mse = ((reconstructions - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
+    _shared.save(imaging.grid(np.concatenate([originals, reconstructions]), len(images)), out)
     facts = {
         "out": str(out),
         "model": coder.spec.name,

@@ -1,4 +1,4 @@
-"""cvae restyle"""
+"""The command `cvae restyle`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,20 +9,22 @@ from cvae.cli import _shared
 
 
 def restyle(
-    images: Annotated[list[Path], typer.Argument(help="Pictures of any size; they are scaled and cropped.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files; they are scaled and cropped.")],
     model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
-    to: Annotated[list[str] | None, typer.Option(help="Class to draw; may be repeated. [every class]")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Name of a new class; may be repeated. [every class]")
+    ] = None,
     to_index: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Class to draw, as --label-index; may be repeated.")
+        list[int] | None, typer.Option(metavar="N", help="Index of a new class, from 0; may be repeated.")
     ] = None,
     out: _shared.Out = Path("restyled.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Keep a picture's style and change its label: the pictures, then what becomes of them, a row for each class.
+    """Change the class of images and keep their style: originals in the first row, then a row for each new class.
 
     Example: cvae restyle three.png --digit 3 --to 7
     """
@@ -39,12 +41,12 @@ def restyle(
     targets += [coder.spec.check_index(index) for index in to_index or []]
     index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
     if classes is None:
-        raise UsageError(f"{coder.spec.name!r} was trained without labels: it has nothing to change")
+        raise UsageError(f"{coder.spec.name!r} was trained without labels, so there is no class to change")
     targets = targets or list(range(len(classes)))
-    originals = _shared.read_pictures(images, coder)  # (N, C, H, W)
+    originals = _shared.read_images(images, coder)  # (N, C, H, W)
     labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
     rows = [originals, *(coder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
-    columns = len(images) if len(images) > 1 else len(rows)  # of one picture alone, all beside each other
+    columns = len(images) if len(images) > 1 else len(rows)  # a single image and its variants are in one row
     _shared.save(imaging.grid(np.concatenate(rows), columns), out)
     facts = {
         "out": str(out),

@@ -1,4 +1,4 @@
-"""cvae zoo"""
+"""The command `cvae zoo`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,13 +10,13 @@ from cvae.errors import UsageError, suggest
 
 app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
 
-Name = Annotated[str, typer.Argument(help="A model of `cvae zoo list`.")]
-ModelOrRecipe = Annotated[str, typer.Argument(help="A model or recipe of `cvae zoo list`.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Model from `cvae zoo list`.")]
+ModelOrRecipe = Annotated[str, typer.Argument(metavar="NAME", help="Model or recipe from `cvae zoo list`.")]
 
 
 @app.command("list")
 def list_(json: _shared.Json = False) -> None:
-    """List the trained models, and the recipes of `cvae train --recipe`.
+    """List the trained models, and the recipes for `cvae train --recipe`.
 
     Example: cvae zoo list
     """
@@ -36,9 +36,9 @@ def list_(json: _shared.Json = False) -> None:
 
 @app.command()
 def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
-    """Print a model's card: its data and their terms, its training, every figure, its use and limits.
+    """Print the card of a model: data and their license, training, metrics, use and limits.
 
-    Of a recipe alone, its flags, and what it needs.
+    For a recipe without a model, print its flags and what it needs.
 
     Example: cvae zoo show mnist-resnet-conditional
     """
@@ -60,10 +60,10 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
 @app.command()
 def copy(
     name: Name,
-    out: Annotated[Path | None, typer.Option(help="Folder to make. [runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder to create. [runs/NAME]")] = None,
     json: _shared.Json = False,
 ) -> None:
-    """Copy a model's folder, to put its files into an app or to look at them.
+    """Copy the folder of a model, to use its files in an app or to look at them.
 
     Example: cvae zoo copy mnist-resnet-conditional
     """

@@ -117,7 +117,7 @@ class Done(NamedTuple):
 @pytest.fixture
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
     """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets these
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)
 

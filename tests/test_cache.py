@@ -12,7 +12,7 @@ import pytest
 from conftest import load, refused
 from PIL import Image
 
-from cvae.data import Dataset, Rows, Split, cache, dataset
+from cvae.data import Dataset, DiskImages, Split, cache, dataset
 from cvae.errors import CvaeError, UsageError
 
 RNG = np.random.default_rng(5)
@@ -37,7 +37,7 @@ def run(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-class TestRows:
+class TestDiskImages:
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         np.save(tmp_path / "x.npy", IMAGES)
@@ -64,7 +64,7 @@ class TestRows:
     ) -> None:
         for name in missing:
             monkeypatch.delattr(os, name)
-        rows = Rows.open(path)
+        rows = DiskImages.open(path)
         assert (rows.shape, len(rows), rows.nbytes, rows.dtype) == (IMAGES.shape, 300, IMAGES.nbytes, np.uint8)
         got = rows[key]
         assert got.dtype == np.uint8 and got.flags.c_contiguous and got.flags.writeable
@@ -75,37 +75,37 @@ class TestRows:
 
     def test_grey(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", IMAGES[:, 0])
-        assert np.array_equal(Rows.open(tmp_path / "x.npy")[3:8], IMAGES[3:8, :1])
+        assert np.array_equal(DiskImages.open(tmp_path / "x.npy")[3:8], IMAGES[3:8, :1])
 
     @pytest.mark.parametrize("array", [IMAGES / 255, np.asfortranarray(IMAGES), IMAGES[0, 0], IMAGES[None]])
     def test_other_arrays(self, tmp_path: Path, array: np.ndarray) -> None:
         np.save(tmp_path / "x.npy", array)
         with pytest.raises(UsageError, match=r"x\.npy' holds .*, not uint8"):
-            Rows.open(tmp_path / "x.npy")
+            DiskImages.open(tmp_path / "x.npy")
 
     @pytest.mark.parametrize("change", [lambda whole: whole[:-1], lambda whole: whole[:60], lambda whole: b"",
                                         lambda whole: b"x" + whole[1:], lambda whole: whole + b"x"])  # fmt: skip
     def test_damaged(self, path: Path, change: Callable[[bytes], bytes]) -> None:
         path.write_bytes(change(path.read_bytes()))
         with pytest.raises(CvaeError, match="is damaged"):
-            Rows.open(path)
+            DiskImages.open(path)
         path.unlink()
         with pytest.raises(CvaeError, match=r"x\.npy.*: No such file"):
-            Rows.open(path)
+            DiskImages.open(path)
 
     def test_objects_are_not_read(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", np.array([{}]))
         with pytest.raises(UsageError, match="holds object"):
-            Rows.open(tmp_path / "x.npy")
+            DiskImages.open(tmp_path / "x.npy")
 
     def test_changed_while_it_is_read(self, path: Path) -> None:
-        rows = Rows.open(path)
+        rows = DiskImages.open(path)
         os.truncate(path, path.stat().st_size - 100)
         assert np.array_equal(rows[:200], IMAGES[:200])
-        with pytest.raises(CvaeError, match=r"x\.npy' has become shorter"):
+        with pytest.raises(CvaeError, match=r"x\.npy' was truncated"):
             rows[:]
         np.save(path.with_name("y.npy"), IMAGES)
-        rows = Rows.open(path.with_name("y.npy"))
+        rows = DiskImages.open(path.with_name("y.npy"))
         path.with_name("y.npy").unlink()
         assert np.array_equal(rows[:], IMAGES)
 
@@ -117,8 +117,8 @@ class TestRows:
             file.truncate(file.tell() + 50_000 * 3 * 64 * 64)
         child = run(
             "import resource, sys, numpy as np\n"
-            "from cvae.data import Rows\n"
-            "rows = Rows.open(sys.argv[1])\n"
+            "from cvae.data import DiskImages\n"
+            "rows = DiskImages.open(sys.argv[1])\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak()\n"
             "for first in range(0, 50_000, 500): assert not rows[first:first + 500].any()\n"
@@ -155,7 +155,12 @@ class TestInFile:
             if a is None or b is None:
                 assert a is b is None
                 continue
-            assert a.in_memory and isinstance(a.images, np.ndarray) and not b.in_memory and isinstance(b.images, Rows)
+            assert (
+                a.in_memory
+                and isinstance(a.images, np.ndarray)
+                and not b.in_memory
+                and isinstance(b.images, DiskImages)
+            )
             assert a.nbytes == b.nbytes == a.images.nbytes
             for key in (slice(None), slice(3, 9), np.array([2, 0, 4])):
                 assert np.array_equal(a.images[key], b.images[key])
@@ -171,7 +176,7 @@ class TestInFile:
         np.save(tmp_path / "x.npy", grey)
         data = f"npz:{tmp_path / 'x.npy'}"
         drawn = load(data, binarize="static", validation=0).train.images
-        assert isinstance(drawn, Rows)
+        assert isinstance(drawn, DiskImages)
         images = drawn[:]
         assert set(np.unique(images)) == {0, 255}
         p = grey[:, 0, 0] / 255
@@ -179,11 +184,11 @@ class TestInFile:
         assert np.array_equal(drawn[np.array([300, 7])], images[[300, 7]])  # whenever it is read, and with whatever
         assert not np.array_equal(images[200], images[201])
         held = load(data, binarize="static", limit=30, seed=1).train.images  # whatever else is chosen
-        assert isinstance(held, Rows) and np.array_equal(held[:], images[held.index])
+        assert isinstance(held, DiskImages) and np.array_equal(held[:], images[held.index])
 
     def test_plugin(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
-        rows = Rows.open(data.removeprefix("npz:"))
-        made = Dataset(name="", train=Split(images=rows), classes=None, terms="")
+        rows = DiskImages.open(data.removeprefix("npz:"))
+        made = Dataset(name="", train=Split(images=rows), classes=None, data_license="")
         monkeypatch.setitem(dataset.DATASETS._registered, "toy", lambda *_: made)
         assert np.array_equal(load("toy", validation=0).train.images[:], IMAGES[:, :1])
 

@@ -810,7 +810,7 @@ def test_a_wrong_command_line_exits_with_2_and_writes_nothing(cvae, trained, com
         ("generate -n 0", ["0", "'-n'", "see cvae generate --help"]),
         ("generate --temperature", ["'--temperature'", "see cvae generate --help"]),
         ("plot latent --perplexitty 3", ["--perplexitty", "--perplexity", "see cvae plot latent --help"]),
-        ("detect score", ["images", "see cvae detect score --help"]),
+        ("detect score", ["PATH", "see cvae detect score --help"]),
         ("plot bogus", ["'bogus'", "see cvae plot --help"]),
         ("bogus", ["'bogus'", "see cvae --help"]),
     ],
@@ -950,7 +950,7 @@ def test_evaluate_prints_what_it_measured(cvae, trained):
     done = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
     assert done.code == 0
     *remarks, last = done.err.splitlines()
-    assert last == "no features for 'digits': distances are left out; give them with --features MODULE:CALLABLE"
+    assert last == "no features for 'digits': distances are left out; choose some with --features MODULE:CALLABLE"
     assert len(remarks) == 1 and remarks[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
         assert re.search(rf"^  {name} +[-0-9.]+$", done.out, flags=re.MULTILINE)

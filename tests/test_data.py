@@ -69,7 +69,7 @@ def numbered(n: int = 200, test: int = 10) -> Dataset:
     def split(n: int) -> Split:
         return Split(images=rng.integers(0, 256, (n, 1, 4, 4), np.uint8), labels=np.arange(n))
 
-    return Dataset(name="toy", train=split(n), test=split(test), classes=tuple(map(str, range(n))), terms="")
+    return Dataset(name="toy", train=split(n), test=split(test), classes=tuple(map(str, range(n))), data_license="")
 
 
 class TestLoad:
@@ -96,7 +96,7 @@ class TestLoad:
 
     def test_own_validation_split_is_kept(self, toy: Callable[..., str]) -> None:
         own = numbered()
-        own = Dataset(name="", train=own.train, validation=own.test, classes=own.classes, terms="")
+        own = Dataset(name="", train=own.train, validation=own.test, classes=own.classes, data_license="")
         loaded = load(toy(own), validation=0.5)
         assert same(loaded.train, own.train) and same(loaded.validation, own.validation) and loaded.test is None
 
@@ -123,7 +123,7 @@ class TestLoad:
 
     def test_leaving_out_needs_labels(self, toy: Callable[..., str]) -> None:
         whole = numbered()
-        bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, terms="")
+        bare = Dataset(name="", train=Split(images=whole.train.images), classes=None, data_license="")
         refused(toy(bare), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
@@ -131,7 +131,7 @@ class TestLoad:
         greys = np.arange(256, dtype=np.uint8)
         images = np.broadcast_to(greys[:, None, None, None], (256, 1, 100, 100))
         splits = {name: Split(images=images) for name in ("train", "validation", "test")}
-        loaded = load(toy(Dataset(name="", classes=None, terms="", **splits)), binarize=mode)
+        loaded = load(toy(Dataset(name="", classes=None, data_license="", **splits)), binarize=mode)
         drawn = [loaded.validation, loaded.test]
         if mode == "static":
             drawn.append(loaded.train)
@@ -149,20 +149,22 @@ class TestLoad:
     def test_binarize_leaves_binary_images(self, toy: Callable[..., str]) -> None:
         images = np.random.default_rng(0).integers(0, 2, (50, 1, 8, 8), np.uint8) * np.uint8(255)
         loaded = load(
-            toy(Dataset(name="", train=Split(images=images), classes=None, terms="")), binarize="static", validation=0
+            toy(Dataset(name="", train=Split(images=images), classes=None, data_license="")),
+            binarize="static",
+            validation=0,
         )
         assert np.array_equal(loaded.train.images, images)
 
     def test_binarize_refuses_colour(self, toy: Callable[..., str]) -> None:
-        colour = Dataset(name="", train=Split(images=np.zeros((9, 3, 4, 4), np.uint8)), classes=None, terms="")
+        colour = Dataset(name="", train=Split(images=np.zeros((9, 3, 4, 4), np.uint8)), classes=None, data_license="")
         refused(toy(colour), "--binarize 'static'", "3 channels", "--binarize none", binarize="static")
 
     def test_conditional_needs_labels(self, toy: Callable[..., str]) -> None:
-        flat = Dataset(name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, terms="")
+        flat = Dataset(name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, data_license="")
         assert load(toy(flat)).classes is None
-        refused("toy", "--conditional", "'toy'", "sub-folder per class", conditional=True)
+        refused("toy", "--conditional", "'toy'", "sub-folder for each class", conditional=True)
         half = numbered()
-        half = Dataset(name="", train=half.train, test=flat.train, classes=half.classes, terms="")
+        half = Dataset(name="", train=half.train, test=flat.train, classes=half.classes, data_license="")
         refused(toy(half), "test of 'toy'", conditional=True)
 
     def test_names(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,8 +191,8 @@ class TestLoad:
         ("result", "words"),
         [
             (None, ["NoneType"]),
-            (Dataset(name="", train=None, classes=None, terms=""), ["train is NoneType"]),  # type: ignore[arg-type]
-            (Dataset(name="", train=Split(images=[[1]]), classes=None, terms=""), ["list"]),  # type: ignore[arg-type]
+            (Dataset(name="", train=None, classes=None, data_license=""), ["train is NoneType"]),  # type: ignore[arg-type]
+            (Dataset(name="", train=Split(images=[[1]]), classes=None, data_license=""), ["list"]),  # type: ignore[arg-type]
             (images.astype(np.float32), ["float32 (5, 1, 4, 4)"]),
             (images[:, 0], ["uint8 (5, 4, 4)"]),
             (images[:0], ["no images"]),
@@ -199,18 +201,22 @@ class TestLoad:
             ((images, np.zeros(4, np.int64)), ["(4,)", "(5,)"]),
             ((images, np.full(5, 2)), ["2..2", "0..1"]),
             ((images, np.full(5, -1)), ["-1..-1"]),
-            (Dataset(name="", train=Split(images=images, labels=np.zeros(5, int)), classes=None, terms=""), ["None"]),
-            (Dataset(name="", train=Split(images=images), classes=("a", "b", "a"), terms=""), ["'a' more than once"]),
-            (Dataset(name="", train=Split(images=images), classes=["a"], terms=""), ["['a']"]),  # type: ignore[arg-type]
-            (Dataset(name="", train=Split(images=images), test=Split(images=images[..., :3]), classes=None, terms=""),
-             ["(1, 4, 3)"]),
+            (Dataset(name="", train=Split(images=images, labels=np.zeros(5, int)), classes=None, data_license=""),
+             ["None"]),
+            (Dataset(name="", train=Split(images=images), classes=("a", "b", "a"), data_license=""),
+             ["'a' more than once"]),
+            (Dataset(name="", train=Split(images=images), classes=["a"], data_license=""), ["['a']"]),  # type: ignore[arg-type]
+            (Dataset(name="", train=Split(images=images), test=Split(images=images[..., :3]), classes=None,
+                     data_license=""), ["(1, 4, 3)"]),
         ],
     )  # fmt: skip
     def test_plugin_that_returns_something_else(self, toy: Callable[..., str], result: Any, words: list[str]) -> None:
         if isinstance(result, np.ndarray):
-            result = Dataset(name="", train=Split(images=result), classes=None, terms="")
+            result = Dataset(name="", train=Split(images=result), classes=None, data_license="")
         if isinstance(result, tuple):
-            result = Dataset(name="", train=Split(images=result[0], labels=result[1]), classes=("a", "b"), terms="")
+            result = Dataset(
+                name="", train=Split(images=result[0], labels=result[1]), classes=("a", "b"), data_license=""
+            )
         refused(toy(result), "'toy'", *words, kind=CvaeError)
 
 
@@ -251,7 +257,7 @@ class TestShared:
         counts = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
         assert np.bincount(mnist.train.labels).tolist() == counts
         assert np.bincount(mnist.test.labels).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-        assert mnist.classes == tuple("0123456789") and "CC BY-SA 3.0" in mnist.terms
+        assert mnist.classes == tuple("0123456789") and "CC BY-SA 3.0" in mnist.data_license
 
     def test_packed_mnist(self, shared: Path) -> None:
         path = shared / "mnist_static_binarized.npz"
@@ -784,7 +790,7 @@ class TestDownloads:
         loaded = load("svhn", data_dir=str(root), validation=0)
         assert np.array_equal(loaded.train.images, images.transpose(3, 2, 0, 1))
         assert loaded.train.labels is not None and loaded.train.labels.tolist() == [0, 1, 9, 0, 2]
-        assert loaded.train.images.flags.c_contiguous and "non-commercial" in loaded.terms
+        assert loaded.train.images.flags.c_contiguous and "non-commercial" in loaded.data_license
 
         broken = b"MATLAB 5.0 MAT-file" + bytes(200)
         (root / "train_32x32.mat").write_bytes(broken)

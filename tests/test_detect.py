@@ -354,8 +354,8 @@ def damage(**changes: Any) -> Callable[[Path], None]:
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no JSON": (lambda folder: (folder / FACTS).write_text("{"), "can't be read"),
-    "another version": (lambda folder: (damage(format=1)(folder), (folder / CALIBRATION).unlink()), "format 1, not 2"),
-    "no version": (damage(format=None), "format None, not 2"),
+    "another version": (lambda folder: (damage(format=1)(folder), (folder / CALIBRATION).unlink()), "is 1, not 2"),
+    "no version": (damage(format=None), "is None, not 2"),
     "unknown key": (damage(more=2), "can't be read"),
     "other weights": (damage(weights="0" * 64), "for other weights"),
     "no object": (lambda folder: (folder / FACTS).write_text("[]"), "can't be read"),

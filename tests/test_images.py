@@ -137,5 +137,5 @@ def test_a_damaged_dib_file_is_one_line(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.dib")
     for length in (0, 3, 20, 60):
         (tmp_path / "cut.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
-        with pytest.raises(CvaeError, match=r"^can't read '.*cut\.dib' as a picture: .*$"):
+        with pytest.raises(CvaeError, match=r"^can't read '.*cut\.dib' as an image: .*$"):
             read(tmp_path / "cut.dib", (1, 8, 8))

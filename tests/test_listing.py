@@ -136,7 +136,7 @@ def test_unclear_folder_shows_the_tree_and_both_ways_out(
     root: Path, layout: list[str], tree: str, classes: tuple[str, ...]
 ) -> None:
     fill(root, *layout)
-    refused(f"folder:{root}", "unclear", tree, "call them train, validation and test", f"folder-classes:{root}")
+    refused(f"folder:{root}", "unclear", tree, "name them train, validation and test", f"folder-classes:{root}")
     assert load(f"folder-classes:{root}", validation=0, size=4).classes == classes
 
 
@@ -347,6 +347,6 @@ def test_names_are_shown_as_they_are_written(root, capsys, monkeypatch, name):
     fill(root / name, f"{name}a 2", "b 2")
     loaded = load(f"folder:{root / name}", size=4, validation=0)
     shown = capsys.readouterr().err
-    assert f"decoding {name}" in shown and f"process that decodes {name}" in shown
+    assert f"decoding {name}" in shown and f"process to decode {name}" in shown
     TrainingProgress(1, 0, quiet=False).line(loaded.remarks[-1])
     assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

@@ -72,7 +72,7 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 @pytest.fixture
 def shown(monkeypatch) -> list[Figure]:
     """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
-    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     kept: list[Figure] = []
     save = style.save
     monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (kept.append(figure), save(figure, path)))
@@ -298,7 +298,7 @@ def test_the_codes_of_a_model_without_labels_are_coloured_by_the_datas(plot, tra
 
 def test_the_codes_of_a_conditional_model_come_with_a_word_on_what_they_lack(plot, trained):
     done = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
-    assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes mixed" in done.err
+    assert done.code == 0 and done.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in done.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
 
 
@@ -550,7 +550,7 @@ BAD = {
     "all the same": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
     "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "made for 1"]),
     "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
-    "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "picture"]),
+    "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "as an image"]),
     "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),
     "no reconstructions": (1, "reconstructions alone/decoder.onnx", ["encoder.onnx"]),
     "reconstructions split": (2, "reconstructions {plain} --split tset", ["'tset'", "test"]),

@@ -89,7 +89,7 @@ def resumed(in_tmp, monkeypatch) -> list[dict[str, Any]]:
     """The config of a run in `run`, which was not trained, and the calls of `cvae.resume`."""
     shades = np.random.default_rng(0).integers(0, 256, (100, 1, 16, 16), dtype=np.uint8)
     labels = np.arange(100) % 2
-    dataset = Dataset(name="w", train=Split(images=shades, labels=labels), classes=("a", "b"), terms="free")
+    dataset = Dataset(name="w", train=Split(images=shades, labels=labels), classes=("a", "b"), data_license="free")
     config = configure(START, dataset)
     config = replace(config, training=replace(config.training, precision="bf16", compile=False))
     Path("run").mkdir()

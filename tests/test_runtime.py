@@ -783,9 +783,9 @@ def test_a_grid_shows_each_image_in_its_place(count, columns, across, down, chan
     [((8, 8), 35), ((26, 8), 12), ((279, 3), 4), ((280, 280), 1), ((300, 20), 4), ((318, 28), 4), ((2000, 20), 1)],
 )
 def test_a_small_picture_and_a_thin_strip_are_enlarged_by_a_whole_factor(size, factor, monkeypatch):
-    monkeypatch.setattr("cvae.imaging.grids.ENLARGE", Image.Resampling.NEAREST)
+    monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     pixels = np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8)
-    large = np.asarray(imaging.legible(Image.fromarray(pixels)))
+    large = np.asarray(imaging.enlarge(Image.fromarray(pixels)))
     assert np.array_equal(large, np.kron(pixels, np.ones((factor, factor), np.uint8)))
 
 
@@ -906,7 +906,7 @@ def test_images_are_an_array_and_a_picture(tmp_path):
             assert picture.format == "PNG" and np.array_equal(np.asarray(picture), pixels[0, 0])
     assert isinstance(images.mean(), np.floating) and type(np.asarray(images)) is np.ndarray
     assert type(images * 2) is type(images.mean(axis=0)) is np.ndarray and images[:, 0, 0]._repr_png_() is None
-    with pytest.raises(UsageError, match="no image"):
+    with pytest.raises(UsageError, match="not an image"):
         images[0, 0].to_pil()
 
 

@@ -124,7 +124,7 @@ def test_a_tracker_that_fails_is_left_out_with_one_line(recorder, tmp_path, conf
         tracking.log(record, record["step"])
     tracking.close()
     assert capsys.readouterr().err == (
-        "cvae: the tracker 'failing' failed and is left out: ConnectionError: the network is gone\n"
+        "cvae: the tracker 'failing' failed and is disabled: ConnectionError: the network is gone\n"
     )
     failing, good = recorder.made
     assert failing.calls.count(moment) == 1 and failing.calls[-1] == moment

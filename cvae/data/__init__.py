@@ -1,6 +1,6 @@
-"""Data sets: named ones, image folders, arrays and the bundled digits, as uint8 images in memory or in a file."""
+"""Data sets: public ones, image folders, array files and the bundled digits, as uint8 images in memory or on disk."""
 
 from cvae.data.dataset import Dataset, Split, load_dataset
-from cvae.data.rows import Rows
+from cvae.data.disk_images import DiskImages
 
-__all__ = ["Dataset", "Rows", "Split", "load_dataset"]
+__all__ = ["Dataset", "DiskImages", "Split", "load_dataset"]

@@ -1,4 +1,4 @@
-"""Anyone's own arrays: an .npz file as `numpy.savez` writes it, or images alone as `numpy.save` does."""
+"""Data sets from array files: an .npz file written by `numpy.savez`, or an .npy file of images alone."""
 
 import math
 import zipfile
@@ -8,52 +8,59 @@ from typing import Any
 import numpy as np
 
 from cvae.data.dataset import Dataset, Split
+from cvae.data.disk_images import DiskImages
 from cvae.data.images import resize
-from cvae.data.rows import Rows
 from cvae.errors import CvaeError, UsageError
 
 SHAPES = (
-    "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or rows (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
 )
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
 MAX_CLASSES = 65536
 
 
 def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """The arrays of the file `argument`: `train` or `images`, and if there `validation` or `valid`, and `test`.
+    """Load a data set from an .npz or .npy file.
 
-    Images are uint8 in 0..255, bool, or float in 0..1, of the shapes in `SHAPES`; in four dimensions a last one of
-    1 or 3 is C (both readings fit only images under 4 pixels, which no model takes). Packed rows are uint8, one bit
-    a pixel. They become `size` high and wide, if it is given.
+    An .npz file holds the array `train` or `images`, and optionally `validation` or `valid`, and `test`. Images are
+    uint8 in 0..255, bool, or float in 0..1, in one of the `SHAPES`. If the last of four dimensions is 1 or 3, it is C
+    (only images less than 4 pixels wide would be ambiguous, and no model takes those). Packed images are uint8, one
+    bit per pixel.
 
-    `<key>_labels` (N,), and for `images` also `labels`, are integers, which `classes` may name, or strings, which are
-    the classes' names: those in `classes`, else those in train, sorted. Other keys are ignored.
+    Labels are `<key>_labels` (N,), or `labels` for `images`. They are integers, which `classes` may name, or strings,
+    which are class names: those in `classes` if it is there, else those in train, sorted. Other keys are ignored.
 
-    An .npy file holds the images of train, without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than
-    memory, for its images are read when they are wanted, and so they are taken in the size that they have.
+    An .npy file holds training images without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than memory:
+    its images are read on demand, and therefore not resized.
+
+    Args:
+        argument: path of the file.
+        data_dir: not used.
+        size: height and width that images are resized to, in pixels; None keeps their size.
 
     Raises:
-        UsageError: no such file, no argument, or an array is not as above.
+        UsageError: the argument is empty, the file does not exist, or an array has another shape or type.
         CvaeError: the file is damaged, or an array holds Python objects, which would need pickle.
     """
     if not argument:
-        raise UsageError("--data 'npz' needs a file; say --data npz:PATH")
+        raise UsageError("--data 'npz' needs a file; use --data npz:PATH")
     path = Path(argument).expanduser()
     if not path.is_file():
         raise UsageError(f"--data 'npz:{argument}': there is no such file")
-    terms = "the owner's own images"
+    data_license = "the owner's own images"
     if path.suffix == ".npy":
-        return Dataset(name=path.stem, train=Split(images=_rows(path, argument, size)), classes=None, terms=terms)
+        train = Split(images=_open_npy(path, argument, size))
+        return Dataset(name=path.stem, train=train, classes=None, data_license=data_license)
     if not zipfile.is_zipfile(path):
-        raise CvaeError(f"{argument!r} is damaged or no .npz file; write one with numpy.savez(path, train=images)")
+        raise CvaeError(f"{argument!r} is damaged or not an .npz file; write one with numpy.savez(path, train=images)")
     arrays = _read(path)
     keys = {}
     for name, synonyms in KEYS.items():
-        found = [key for key in synonyms if key in arrays]
-        if len(found) > 1:
-            raise UsageError(f"{argument!r} has both {found[0]!r} and {found[1]!r}; keep one")
-        if found:
-            keys[name] = found[0]
+        present = [key for key in synonyms if key in arrays]
+        if len(present) > 1:
+            raise UsageError(f"{argument!r} has both {present[0]!r} and {present[1]!r}; keep one")
+        if present:
+            keys[name] = present[0]
     if "train" not in keys:
         raise UsageError(
             f"{argument!r} has no array 'train' or 'images'; save one with numpy.savez(path, train=images)"
@@ -62,22 +69,22 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     if "labels" in arrays and keys["train"] == "images":
         arrays.setdefault("images_labels", arrays["labels"])
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
-    classes, labels = _numbered(labels, arrays.get("classes"), argument)
+    classes, labels = _number_labels(labels, arrays.get("classes"), argument)
     splits: dict[str, Any] = {
         name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
         for name, key in keys.items()
     }
-    return Dataset(name=path.stem, classes=classes, terms=terms, **splits)
+    return Dataset(name=path.stem, classes=classes, data_license=data_license, **splits)
 
 
-def _rows(path: Path, argument: str, size: tuple[int, int] | None) -> Rows:
-    images = Rows.open(path)
+def _open_npy(path: Path, argument: str, size: tuple[int, int] | None) -> DiskImages:
+    images = DiskImages.open(path)
     if images.shape[1] not in (1, 3):
         raise UsageError(f"{argument!r} has the shape {images.shape}, not (N, H, W) or (N, C, H, W) with C 1 or 3")
     if size is not None and images.shape[2:] != size:
         raise UsageError(
             f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an "
-            ".npy file is taken as it is; leave --size out, or save it by numpy.savez(path, train=images)"
+            ".npy file is not resized; remove --size, or save the images with numpy.savez(path, train=images)"
         )
     return images
 
@@ -88,7 +95,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files if key in known}
-    except Exception as error:  # a damaged file shows as anything from BadZipFile to MemoryError
+    except Exception as error:  # a damaged file raises anything from BadZipFile to MemoryError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CvaeError(
             f"can't read {str(path)!r}: {reason}; save plain arrays of numbers or text with numpy.savez"
@@ -96,7 +103,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
-    """An array of any shape and type that `npz` takes -> (N, C, H, W) uint8."""
+    """Convert an array of any shape and type that `npz` accepts to (N, C, H, W) uint8."""
     shape = array.shape
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
         array = array.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
@@ -122,14 +129,14 @@ def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _numbered(
+def _number_labels(
     labels: dict[str, np.ndarray], names: np.ndarray | None, argument: str
 ) -> tuple[tuple[str, ...] | None, dict[str, np.ndarray]]:
-    """Labels as integers or strings, and the array `classes` -> the classes' names, and labels int64."""
+    """Return the class names, and the labels (integers or strings) of each split as int64."""
     if not labels:
         return None, {}
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
-        raise UsageError(f"'classes' of {argument!r} is {names.dtype} {names.shape}, not a row of strings")
+        raise UsageError(f"'classes' of {argument!r} is {names.dtype} {names.shape}, not a list of strings")
     kinds = {array.dtype.kind for array in labels.values()}
     if kinds == {"U"}:
         if names is None:
@@ -137,7 +144,7 @@ def _numbered(
         number = {str(name): i for i, name in enumerate(names)}
         for name, array in labels.items():
             if unknown := sorted(set(array.ravel().tolist()) - set(number)):
-                raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is none of the classes")
+                raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is not a class")
             labels[name] = np.array([number[label] for label in array.ravel().tolist()], np.int64).reshape(array.shape)
     elif kinds <= {"i", "u"}:
         highest = max(int(array.max(initial=0)) for array in labels.values())

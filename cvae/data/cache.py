@@ -1,9 +1,9 @@
-"""Cache of decoded image folders, one .npy file each.
+"""Cache of decoded image folders, one .npy file per folder.
 
-    <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy    the images
-                                                            <the same>.json            how they were read
+    <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy     the images
+                                                            <hash of its files>.json    how they were read
 
-A file of the folder that is added, removed or changed changes the second hash, and the images are decoded again.
+When a file of the folder is added, removed or changed, the second hash changes and the images are decoded again.
 """
 
 import hashlib
@@ -21,16 +21,16 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_files, write_file
+from cvae.data.disk_images import DiskImages
 from cvae.data.images import DecodedImage, ReadFailure, decode
-from cvae.data.rows import Rows
 from cvae.errors import CvaeError, one_line
 from cvae.imaging.reader import describe_ranges
 
 FORMAT = 2
-"""The version of the cache's files; those of another one are not read, but made again."""
+"""Version of the cache files. Files of another version are not read: the images are decoded again."""
 
 CHUNK = 2**24
-"""Bytes that are rewritten in one go."""
+"""Number of bytes rewritten at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,53 +38,59 @@ class DecodedFolder:
     """The decoded images of a folder.
 
     Attributes:
-        images: (N, C, H, W), C 1 when all are grey; one that can't be read is black.
-        unreadable: for each image that can't be read, its position and the reason.
-        remark: how values of more than 8 bits were read, if the files don't say their range.
+        images: (N, C, H, W), with C = 1 if all are grey; an image that can't be read is black.
+        unreadable: the reason why an image can't be read, by its index.
+        remark: how values of more than 8 bits were read, if the files don't state their range.
     """
 
-    images: Rows
+    images: DiskImages
     unreadable: dict[int, str]
     remark: str | None
 
 
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
-    """Decode the images `paths` of a folder, or read them from the cache. Waits while another process decodes them.
+    """Decode the images of a folder, or read them from the cache. Wait while another process decodes them.
 
-    All of them are decoded again when one can be read by now that could not when the drive, or the memory, failed.
+    If an image could not be read because of an I/O or memory error, and can be read now, all are decoded again.
+
+    Args:
+        folder: the folder, which the cache is keyed by.
+        paths: its image files.
+        size: height and width of the decoded images, in pixels.
+        data_dir: root of the cache; None for the default.
 
     Raises:
-        CvaeError: a file is gone, or the cache can't be written.
+        CvaeError: a file was removed, or the cache can't be written.
     """
-    place, name = _names(folder, paths, size)
-    target = cache_root(data_dir) / "folders" / place / f"{name}.npy"
+    location_hash, content_hash = _cache_key(folder, paths, size)
+    target = cache_root(data_dir) / "folders" / location_hash / f"{content_hash}.npy"
     if cached := _read(target, paths, size):
         return cached
     console, title = Console(stderr=True), one_line(folder.resolve().name, 40)
     with ExitStack() as stack:
         try:
-            with console.status(Text(f"waiting for another process that decodes {title}")):
+            with console.status(Text(f"waiting for another process to decode {title}")):
                 stack.enter_context(lock_folder(target.parent, wait=True))
             if cached := _read(target, paths, size):
                 return cached
             remove_stale_files(target.parent)
-            facts = {"folder": str(folder.resolve()), "size": size}
+            details = {"folder": str(folder.resolve()), "size": size}
             with _bar(console) as bar:
                 images = bar.track(decode(paths, size), len(paths), description=f"decoding {title}")
-                _write(target, images, paths, size, facts)
+                _write(target, images, paths, size, details)
         except (CvaeError, OSError) as error:
-            raise CvaeError(f"{error}; decoded images are kept there, choose another place by --data-dir") from error
+            raise CvaeError(f"{error}; choose another folder for decoded images with --data-dir") from error
         for old in target.parent.iterdir():
-            if old.stem != name:
-                with suppress(OSError):  # Windows keeps what another run still reads; elsewhere that run reads on
+            if old.stem != content_hash:
+                with suppress(OSError):  # Windows refuses while another run reads it; elsewhere that run reads on
                     old.unlink()
         if cached := _read(target, paths, size, retry=False):
             return cached
-    raise CvaeError(f"{str(target)!r} was removed as soon as it was made; start again")
+    raise CvaeError(f"{str(target)!r} was removed as soon as it was written; start again")
 
 
 def _bar(console: Console) -> Progress:
-    """Return a progress bar, on a terminal only, that takes its description as it is, without markup."""
+    """Return a progress bar that shows its description without markup, and is disabled outside a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -94,31 +100,31 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def _names(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[str, str]:
-    """The hash of where the images are, and that of what they are."""
-    place = hashlib.sha256(os.fsencode(folder.resolve()) + b"\0%d %d" % size)
-    name = hashlib.sha256(b"%d" % FORMAT)
+def _cache_key(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tuple[str, str]:
+    """Return a hash of the folder's path and the image size, and a hash of its files."""
+    location = hashlib.sha256(os.fsencode(folder.resolve()) + b"\0%d %d" % size)
+    content = hashlib.sha256(b"%d" % FORMAT)
     try:
         for path in paths:
             stat = path.stat()
             relative = os.fsencode(str(path).removeprefix(f"{folder}{os.sep}"))  # "./x" is "x" already
-            # The change of the file's entry, ctime, tells of what keeps size and mtime: cp -p, or permission to read.
-            name.update(b"%b\0%d %d %d\0" % (relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+            # ctime also shows changes that keep size and mtime, such as cp -p or a new permission to read.
+            content.update(b"%b\0%d %d %d\0" % (relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     except OSError as error:
         raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
-    return place.hexdigest()[:16], name.hexdigest()[:16]
+    return location.hexdigest()[:16], content.hexdigest()[:16]
 
 
 def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: bool = True) -> DecodedFolder | None:
     """Return the cached result, or None if it is missing or damaged.
 
-    With `retry`, also None if an image that failed with an I/O or memory error can be read now.
+    With `retry`, also return None if an image that failed with an I/O or memory error can be read now.
     """
     try:
-        facts = json.loads(target.with_suffix(".json").read_bytes())
-        unreadable = {int(i): str(reason) for i, reason in facts["unreadable"].items()}
-        transient, remark = [int(i) for i in facts["transient"]], facts["remark"]
-        images = Rows.open(target)
+        details = json.loads(target.with_suffix(".json").read_bytes())
+        unreadable = {int(i): str(reason) for i, reason in details["unreadable"].items()}
+        transient, remark = [int(i) for i in details["transient"]], details["remark"]
+        images = DiskImages.open(target)
         if len(images) != len(paths) or not all(0 <= i < len(paths) for i in (*unreadable, *transient)):
             return None
     except (CvaeError, OSError, ValueError, LookupError, TypeError, AttributeError):
@@ -135,12 +141,12 @@ def _write(
     images: Iterable[DecodedImage | ReadFailure],
     paths: Sequence[Path],
     size: tuple[int, int],
-    facts: dict[str, Any],
+    details: dict[str, Any],
 ) -> None:
     shape = (len(paths), 3, *size)
-    # The .json is written last, and without it the .npy is not read: after a kill they never are of two decodings.
+    # The .npy is read only if its .json, written last, exists: after a kill the two never come from different runs.
     target.with_suffix(".json").unlink(missing_ok=True)
-    # Written, not mapped: on a full disk a write fails, where a map would kill the process.
+    # Write rather than map the file: on a full disk a write fails, but a map would kill the process.
     with atomic_write(target) as temporary_path, temporary_path.open("w+b") as file:
         _write_header(file, shape)
         start, grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
@@ -157,7 +163,7 @@ def _write(
             grey = grey and bool((pixels == pixels[:1]).all())
             file.write(pixels.tobytes())
         depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
-        # One depth for all: the darkest image of a set must not become the brightest.
+        # Read all images at one depth, or the darkest of a set could become the brightest.
         shallow = [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
         again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
         for i, image in zip(shallow, again, strict=True):
@@ -166,25 +172,25 @@ def _write(
             file.seek(start + i * black.size)
             file.write((black if isinstance(image, ReadFailure) else image.pixels).tobytes())
         if grey:
-            _drop_colour(file, shape)
-    facts |= {
+            _to_grey(file, shape)
+    details |= {
         "unreadable": {str(i): failure.reason for i, failure in failures.items()},
         "transient": [i for i, failure in failures.items() if failure.transient],
         "remark": describe_ranges(ranges.values()),
     }
-    write_file(target.with_suffix(".json"), json.dumps(facts))
+    write_file(target.with_suffix(".json"), json.dumps(details))
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _drop_colour(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
-    """Rewrite images whose three channels are equal with one, in place; from the front, so nothing unread is lost."""
+def _to_grey(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
+    """Rewrite images with three equal channels in place with one; going from the front, nothing unread is lost."""
     count, channels, height, width = shape
     plane = height * width
     file.seek(0)
-    _write_header(file, (count, 1, height, width))  # numpy pads it: it is as long as before
+    _write_header(file, (count, 1, height, width))  # as long as before, since numpy pads it
     start = file.tell()
     step = max(1, CHUNK // (channels * plane))
     for first in range(0, count, step):

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program, and how flags turn a registered one into it."""
+"""The `Dataset` type, and the loading of registered data sets as a config describes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,28 +10,31 @@ from typing import Any
 import numpy as np
 
 from cvae.config import DataConfig
-from cvae.data.rows import Rows
+from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
 MEMORY = 2**28
-"""Bytes of images up to which a set that lies in a file is read into memory whole."""
+"""Largest size, in bytes of images, of a data set in a file that is read into memory at once."""
 
 MAX_CLASSES_SHOWN = 20
 
 STATIC_SEED = 0
-"""The seed of every binarization that is drawn once. It is no option: two static sets are to be the same set.
-The draw of MNIST that the literature shares is another one, a file; give it as npz:PATH."""
+"""Seed of static binarization. It is fixed so that every static version of a data set is the same.
+The static MNIST of the literature is a different sample, distributed as files; load it with --data npz:PATH."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Split:
-    """Images (N, C, H, W) uint8 and, where there are labels, labels (N,) int64 in 0 ... K-1.
+    """A split of a data set.
 
-    Images are in memory, or `Rows` of a file; of both, `images[slice or array of numbers]` is an array in memory.
+    Attributes:
+        images: (N, C, H, W) uint8, in memory or on disk. Indexing either with a slice or an array of indices returns
+            an array in memory.
+        labels: (N,) int64 in 0 ... K-1, or None.
     """
 
-    images: np.ndarray | Rows
+    images: np.ndarray | DiskImages
     labels: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -39,7 +42,7 @@ class Split:
 
     @property
     def nbytes(self) -> int:
-        """Of all images, wherever they are."""
+        """Size of all images in bytes, in memory or on disk."""
         return self.images.nbytes
 
     @property
@@ -49,11 +52,19 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """The splits of a data set, the names of its classes, the terms under which it may be used, and remarks for users.
+    """A data set.
 
-    A factory registered under `cvae.datasets` returns one; it may leave `validation` and `test` out. It is called with
-    the text after the colon of --data, the folder for data sets or None, and the height and width in pixels that images
-    shall have, or None.
+    A factory registered under `cvae.datasets` returns one. It is called with the text after the colon of --data, the
+    folder for data sets (or None), and the height and width in pixels to resize images to (or None).
+
+    Attributes:
+        name: name of the data set.
+        train: training split.
+        validation: validation split, or None.
+        test: test split, or None.
+        classes: class names in the order of the labels, or None without labels.
+        data_license: origin and license of the data.
+        remarks: messages for the user.
     """
 
     name: str
@@ -61,63 +72,67 @@ class Dataset:
     validation: Split | None = None
     test: Split | None = None
     classes: tuple[str, ...] | None
-    terms: str
+    data_license: str
     remarks: Sequence[str] = ()
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """The data set that `config.data` names (`name` or `name:argument`), as the flags want it.
+    """Load the data set `config.data` (`name` or `name:argument`), prepared as the config describes.
 
-    In this order: the factory's result is checked; the classes `config.without` are left out of every split; where it
-    has no validation split, a share `config.validation` of train, drawn by `config.seed`, becomes one (what stays is
-    in random order too, so that the first images are of all classes); `config.limit` keeps the first images of train;
-    `config.binarize` makes each pixel 0 or 255, white with probability grey / 255. A fixed seed, `STATIC_SEED`, draws
-    each split once, but `dynamic` leaves train grey: the engine draws every batch anew.
+    The steps, in order:
 
-    Images in a file are read into memory first if they are few (`MEMORY`); else all this only chooses among them, and
-    `static` draws each image by a seed of its own, whenever it is read.
+    1. Check the result of the registered factory. Read images in a file into memory if they are small (`MEMORY`).
+    2. Remove the classes `config.without` from every split.
+    3. If there is no validation split, take the fraction `config.validation` of train, chosen with `config.seed`. The
+       rest of train is shuffled too, so that its first images contain all classes.
+    4. Keep the first `config.limit` images of train.
+    5. With `config.binarize`, set each pixel to 0 or 255, white with probability grey / 255. Each split is sampled
+       once, with `STATIC_SEED`; "dynamic" leaves train grey, and the engine samples every batch again.
+
+    Of images that stay in a file, these steps only select indices; "static" binarizes each image when it is read, with
+    a seed of its own.
 
     Raises:
-        UsageError: no such data set, it doesn't take this argument, or the flags don't fit it.
-        CvaeError: the data can't be had, or a plug-in returned something else than a data set.
+        UsageError: there is no such data set, it does not accept the argument, or the config does not fit it.
+        CvaeError: the data can't be read or downloaded, or a plug-in did not return a valid data set.
     """
-    dataset = _small_in_memory(_checked(_made(config), config.data))
+    dataset = _read_if_small(_check(_make(config), config.data))
     if config.conditional:
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
-        dataset = _left_out(dataset, config)
+        dataset = _exclude_classes(dataset, config)
     dataset = replace(dataset, remarks=[*dataset.remarks, describe(dataset)])
     if dataset.validation is None and config.validation > 0:
-        dataset = _held_out(dataset, config)
+        dataset = _split_validation(dataset, config)
     if config.limit is not None:
         dataset = replace(dataset, train=_take(dataset.train, slice(config.limit)))
     if config.binarize != "none":
-        dataset = _binarized(dataset, config)
+        dataset = _binarize(dataset, config)
     return dataset
 
 
 def describe(dataset: Dataset) -> str:
-    """Count the images of each split and, where there are labels, those of each class, in one line."""
+    """Return one line with the number of images in each split and, if there are labels, in each class."""
     texts = []
     for name, split in _splits(dataset).items():
         text = count_of(len(split), f"{'training' if name == 'train' else name} image")
         if split.labels is not None and dataset.classes is not None:
             counts = np.bincount(split.labels, minlength=len(dataset.classes))
-            known = [f"{one_line(name, 40)} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
-            more = len(known) - MAX_CLASSES_SHOWN
-            text += f" ({', '.join(known[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
+            by_class = [f"{one_line(name, 40)} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
+            more = len(by_class) - MAX_CLASSES_SHOWN
+            text += f" ({', '.join(by_class[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
         texts.append(text)
     return f"{one_line(dataset.name, 40)}: {', '.join(texts)}"
 
 
 def refuse_argument(name: str, argument: str) -> None:
-    """For the factory of a set that takes no argument.
+    """Check that a data set that takes no argument was called without one.
 
     Raises:
-        UsageError: it got one.
+        UsageError: there is an argument.
     """
     if argument:
-        raise UsageError(f"--data '{name}:{argument}': {name!r} takes no argument; say --data {name}")
+        raise UsageError(f"--data '{name}:{argument}': {name!r} takes no argument; use --data {name}")
 
 
 def _splits(dataset: Dataset) -> dict[str, Split]:
@@ -125,63 +140,64 @@ def _splits(dataset: Dataset) -> dict[str, Split]:
     return {name: split for name, split in splits.items() if name == "train" or split is not None}
 
 
-def _take(split: Split, rows: slice | np.ndarray) -> Split:
-    images = split.images.select(rows) if isinstance(split.images, Rows) else split.images[rows]
-    return Split(images=images, labels=None if split.labels is None else split.labels[rows])
+def _take(split: Split, indices: slice | np.ndarray) -> Split:
+    images = split.images.select(indices) if isinstance(split.images, DiskImages) else split.images[indices]
+    return Split(images=images, labels=None if split.labels is None else split.labels[indices])
 
 
-def _small_in_memory(dataset: Dataset) -> Dataset:
+def _read_if_small(dataset: Dataset) -> Dataset:
     if sum(split.nbytes for split in _splits(dataset).values()) > MEMORY:
         return dataset
     loaded: dict[str, Any] = {name: replace(split, images=split.images[:]) for name, split in _splits(dataset).items()}
     return replace(dataset, **loaded)
 
 
-def _made(config: DataConfig) -> object:
+def _make(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
         kind = "npz" if path.suffix in (".npz", ".npy") else "folder"
         raise UsageError(
-            f"--data {config.data!r} is a path, not the name of a data set; say --data {kind}:{config.data}"
+            f"--data {config.data!r} is a path, not the name of a data set; use --data {kind}:{config.data}"
         )
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
     return DATASETS.get(name)(argument, data_dir, config.sides)
 
 
-def _checked(dataset: object, data: str) -> Dataset:
-    """The factory's result, if it is what `Dataset` and `Split` say it is."""
+def _check(dataset: object, data: str) -> Dataset:
+    """Return the factory's result, checked against what `Dataset` and `Split` promise."""
 
-    def bad(what: str) -> CvaeError:
-        return CvaeError(f"data set {data!r}: {what}; repair the data or the plug-in they come from")
+    def invalid(problem: str) -> CvaeError:
+        return CvaeError(f"data set {data!r}: {problem}; fix the data or the plug-in that loads them")
 
     if not isinstance(dataset, Dataset):
-        raise bad(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
+        raise invalid(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
     classes = dataset.classes
     if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
-        raise bad(f"classes {classes!r} are no tuple of strings")
+        raise invalid(f"classes {classes!r} are not a tuple of strings")
     if classes is not None and (repeated := [name for name, count in Counter(classes).items() if count > 1]):
-        raise bad(f"classes has {one_line(repr(repeated[0]), 40)} more than once")
+        raise invalid(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
     for name, split in _splits(dataset).items():
         if not isinstance(split, Split):
-            raise bad(f"{name} is {type(split).__name__}, not cvae.data.Split")
+            raise invalid(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
-        if not isinstance(images, np.ndarray | Rows) or images.dtype != np.uint8 or len(images.shape) != 4:
-            found = f"{images.dtype} {images.shape}" if isinstance(images, np.ndarray | Rows) else type(images).__name__
-            raise bad(f"the images of {name} are {found}, not a uint8 array or Rows (N, C, H, W)")
+        if not isinstance(images, np.ndarray | DiskImages) or images.dtype != np.uint8 or len(images.shape) != 4:
+            is_array = isinstance(images, np.ndarray | DiskImages)
+            actual = f"{images.dtype} {images.shape}" if is_array else type(images).__name__
+            raise invalid(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
         if 0 in images.shape:
-            raise bad(f"{name} has no images: shape {images.shape}")
+            raise invalid(f"{name} has no images: shape {images.shape}")
         if images.shape[1:] != dataset.train.images.shape[1:]:
-            raise bad(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
+            raise invalid(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-            found = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
-            raise bad(f"the labels of {name} are {found}, not an int64 array {images.shape[:1]}")
+            actual = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
+            raise invalid(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
         if classes is None:
-            raise bad(f"{name} has labels, but classes is None")
+            raise invalid(f"{name} has labels, but classes is None")
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise bad(f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}")
+            raise invalid(f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}")
     return dataset
 
 
@@ -189,13 +205,13 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
     for name, split in _splits(dataset).items():
         if split.labels is None:
             raise UsageError(
-                f"{flag} needs labels, and {name} of {data!r} has none: make a sub-folder per class, "
-                f"choose --data with labels, or leave {flag} out"
+                f"{flag} needs labels, and {name} of {data!r} has none: make a sub-folder for each class, "
+                f"choose a data set with labels, or remove {flag}"
             )
 
 
-def _left_out(dataset: Dataset, config: DataConfig) -> Dataset:
-    """The data set without some of its classes; the others are numbered anew."""
+def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
+    """Remove the classes `config.without`, and renumber the labels of the others."""
     _require_labels(dataset, config.data, "--exclude-class")
     assert dataset.classes is not None
     for name in config.without:
@@ -203,56 +219,58 @@ def _left_out(dataset: Dataset, config: DataConfig) -> Dataset:
             raise UsageError(
                 f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}"
             )
-    kept = [i for i, name in enumerate(dataset.classes) if name not in config.without]
+    class_indices = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
-    for split, of in _splits(dataset).items():
-        assert of.labels is not None
-        rows = np.flatnonzero(np.isin(of.labels, kept))
-        if len(rows) == 0:
+    for name, split in _splits(dataset).items():
+        assert split.labels is not None
+        indices = np.flatnonzero(np.isin(split.labels, class_indices))
+        if len(indices) == 0:
             raise UsageError(
-                f"--exclude-class {', '.join(config.without)} leaves no images in {split} of {config.data!r}"
+                f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}"
             )
-        splits[split] = replace(_take(of, rows), labels=np.searchsorted(kept, of.labels[rows]))
-    return replace(dataset, classes=tuple(dataset.classes[i] for i in kept), **splits)
+        labels = np.searchsorted(class_indices, split.labels[indices])
+        splits[name] = replace(_take(split, indices), labels=labels)
+    return replace(dataset, classes=tuple(dataset.classes[i] for i in class_indices), **splits)
 
 
-def _held_out(dataset: Dataset, config: DataConfig) -> Dataset:
+def _split_validation(dataset: Dataset, config: DataConfig) -> Dataset:
     count = len(dataset.train)
-    held = max(1, round(config.validation * count))
-    if held >= count:
+    held_out = max(1, round(config.validation * count))
+    if held_out >= count:
         raise UsageError(
-            f"--validation {config.validation} of {count} training images leaves none to train on; say --validation 0"
+            f"--validation {config.validation} of {count} training images leaves none to train on; use --validation 0"
         )
     order = np.random.default_rng(config.seed).permutation(count)
-    return replace(dataset, validation=_take(dataset.train, order[:held]), train=_take(dataset.train, order[held:]))
+    validation, train = _take(dataset.train, order[:held_out]), _take(dataset.train, order[held_out:])
+    return replace(dataset, validation=validation, train=train)
 
 
-def _binarized(dataset: Dataset, config: DataConfig) -> Dataset:
+def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
     channels = dataset.train.images.shape[1]
     if channels != 1:
         raise UsageError(
             f"--binarize {config.binarize!r} needs grey images, and {config.data!r} has {channels} channels; "
-            "say --binarize none"
+            "use --binarize none"
         )
 
-    def drawn(split: Split, stream: int) -> Split:
-        if isinstance(split.images, Rows):
-            return replace(split, images=replace(split.images, draw=partial(_draw_one, stream=stream)))
-        return replace(split, images=_draw(split.images, np.random.default_rng([STATIC_SEED, stream])))
+    def sample(split: Split, stream: int) -> Split:
+        if isinstance(split.images, DiskImages):
+            return replace(split, images=replace(split.images, transform=partial(_sample_image, stream=stream)))
+        return replace(split, images=_sample_pixels(split.images, np.random.default_rng([STATIC_SEED, stream])))
 
     return replace(
         dataset,
-        train=dataset.train if config.binarize == "dynamic" else drawn(dataset.train, 0),
-        validation=dataset.validation and drawn(dataset.validation, 1),
-        test=dataset.test and drawn(dataset.test, 2),
+        train=dataset.train if config.binarize == "dynamic" else sample(dataset.train, 0),
+        validation=dataset.validation and sample(dataset.validation, 1),
+        test=dataset.test and sample(dataset.test, 2),
     )
 
 
-def _draw(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # Of the 255 values 0 ... 254, grey many are below grey: exactly Bernoulli(grey / 255), in one byte a pixel.
+def _sample_pixels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    # `grey` of the 255 values 0 ... 254 are below grey: exactly Bernoulli(grey / 255), with one random byte per pixel.
     white = rng.integers(0, 255, images.shape, np.uint8) < images
     return white * np.uint8(255)
 
 
-def _draw_one(image: np.ndarray, row: int, stream: int) -> np.ndarray:
-    return _draw(image, np.random.default_rng([STATIC_SEED, stream, row]))
+def _sample_image(image: np.ndarray, index: int, stream: int) -> np.ndarray:
+    return _sample_pixels(image, np.random.default_rng([STATIC_SEED, stream, index]))

@@ -1,4 +1,4 @@
-"""The bundled digits: scikit-learn's copy of https://archive.ics.uci.edu/dataset/80, so that nothing is downloaded."""
+"""The digits data set, read from scikit-learn's copy of https://archive.ics.uci.edu/dataset/80: no download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +11,16 @@ from cvae.errors import MissingExtraError
 
 
 def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """1,797 handwritten digits, grey, 8x8 or `size`; a fixed fifth of them, 359, is the test split.
+    """Load 1,797 handwritten digits, grey, 8x8 or `size`. A fixed fifth of them, 359, is the test split.
 
     Raises:
-        UsageError: an argument was given.
+        UsageError: `argument` is not empty.
     """
     refuse_argument("digits", argument)
     table = _table()
     greys = table[:, :-1].reshape(-1, 1, 8, 8)  # (N, 64) -> (N, 1, 8, 8)
     images, labels = resize(np.rint(greys * (255 / 16)).astype(np.uint8), size), table[:, -1]  # 0..16 -> 0..255
-    # The same for every run, whatever its seed: figures on the test split are to be compared.
+    # The split does not depend on the run's seed, so that test metrics of different runs compare.
     order = np.random.default_rng(0).permutation(len(images))
     train, test = np.split(order, [len(order) - len(order) // 5])
     return Dataset(
@@ -28,17 +28,17 @@ def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
         train=Split(images=images[train], labels=labels[train]),
         test=Split(images=images[test], labels=labels[test]),
         classes=tuple("0123456789"),
-        terms="E. Alpaydin and C. Kaynak, CC BY 4.0, https://archive.ics.uci.edu/dataset/80",
+        data_license="E. Alpaydin and C. Kaynak, CC BY 4.0, https://archive.ics.uci.edu/dataset/80",
     )
 
 
 def _table() -> np.ndarray:
-    """64 grey values 0..16, row by row, and the label: (1797, 65) int64."""
+    """Return the 64 grey values 0..16 of each image, row by row, and its label: (1797, 65) int64."""
     sklearn = find_spec("sklearn")
     if sklearn is None or sklearn.origin is None:
         raise MissingExtraError("the data set 'digits'")
     file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():  # to import scikit-learn takes a second, this some milliseconds
+    if file.is_file():  # takes milliseconds, where importing scikit-learn takes a second
         return np.loadtxt(file, np.int64, delimiter=",")
     from sklearn.datasets import load_digits
 

@@ -1,4 +1,4 @@
-"""Your own images: a folder of them, of any size and mode."""
+"""Data sets from image folders, with images of any size and mode."""
 
 import warnings
 from collections.abc import Sequence
@@ -16,43 +16,49 @@ DEFAULT_SIZE = (64, 64)
 
 
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """The images under the folder `argument`, `size` pixels high and wide (64 when None).
+    """Load the images of a folder.
 
-    - A sub-folder per class, named by it, with its images at any depth; or all images in the folder itself, without
-      labels. Both at once is an error: whether the loose ones are a class is not for a program to guess.
-    - Sub-folders whose names stand for splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are the splits,
-      each again of one of the two kinds; they may be one level deeper, or below each class. The classes are those of
-      `train`. Where it is unclear which of the two they are, it is an error that shows the tree.
-    - Files whose name, or whose folder's name, begins with a dot are ignored, and so are sub-folders without images.
-      Symbolic links are followed. Files without the extension of an image are images if they begin like one.
+    - Either each class has a sub-folder with its name, with images at any depth; or all images are in the folder
+      itself, without labels. Both at once is an error, since the loose images may or may not be a class.
+    - Sub-folders with the names of splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are the splits, each
+      with or without a sub-folder per class. They may be one level deeper, or below each class. The classes are those
+      of `train`. If it is unclear whether sub-folders are splits or classes, the error shows the tree.
+    - Files and folders whose names begin with a dot are ignored, and so are sub-folders without images. Symbolic links
+      are followed. A file without the extension of an image is an image if its content begins like one.
 
-    Images are turned as EXIF says, composited on white where they are transparent, and scaled and cropped to
-    `size`. There is 1 channel when every image is grey, also one saved in colour, else 3. Grey values of more than 8
-    bits are read at the smallest even depth (8 to 16 bits) that holds the largest value of all images. An image that
-    can't be read is skipped with a warning. They are decoded once, into a file under `data_dir` (`cvae.data.cache`),
-    and again when a file has changed.
+    Images are rotated as EXIF says, composited on white where they are transparent, and scaled and cropped to `size`.
+    There is 1 channel if every image is grey (even if saved in colour), else 3. Grey values of more than 8 bits are
+    read at the smallest even depth (8 to 16 bits) that holds the largest value of all images. An image that can't be
+    read is skipped with a warning. Decoded images are cached in a file under `data_dir` (`cvae.data.cache`), and
+    decoded again when a file has changed.
+
+    Args:
+        argument: path of the folder.
+        data_dir: root of the cache; None for the default.
+        size: height and width in pixels; None for 64x64.
 
     Raises:
-        UsageError: no argument, no such folder, no images in it, or it is unclear what the sub-folders are.
-        CvaeError: no image of a split could be read, or the decoded ones can't be kept.
+        UsageError: the argument is empty, there is no such folder, it has no images, or it is unclear what its
+            sub-folders are.
+        CvaeError: no image of a split can be read, or the cache can't be written.
     """
     return _load(argument, data_dir, size, classes_only=False)
 
 
 def folder_classes(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """The images under the folder `argument` like `folder`, but each sub-folder is a class, whatever its name."""
+    """Load the images of a folder like `folder`, but treat each sub-folder as a class, whatever its name."""
     return _load(argument, data_dir, size, classes_only=True)
 
 
 def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *, classes_only: bool) -> Dataset:
     name = "folder-classes" if classes_only else "folder"
     if not argument:
-        raise UsageError(f"--data {name!r} needs a path; say --data {name}:PATH")
+        raise UsageError(f"--data {name!r} needs a path; use --data {name}:PATH")
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise UsageError(
-            f"--data '{name}:{argument}': there is no such folder; name yours by --data {name}:PATH (what a recipe "
-            "needs: cvae zoo show RECIPE)"
+            f"--data '{name}:{argument}': there is no such folder; choose yours with --data {name}:PATH (what a "
+            "recipe needs: cvae zoo show RECIPE)"
         )
     try:
         contents = list_folder(root, argument, classes_only=classes_only)
@@ -74,19 +80,19 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
 
     splits, first = {}, 0
     for split, listing in listings.items():
-        kept = readable[first : first + len(listing.paths)]
-        if not kept.any():
-            failures = {i: decoded.unreadable[i] for i in range(first, first + len(kept))}
+        mask = readable[first : first + len(listing.paths)]
+        if not mask.any():
+            failures = {i: decoded.unreadable[i] for i in range(first, first + len(mask))}
             raise CvaeError(
-                f"none of the {len(kept)} images of {split} in {str(root)!r} can be read: "
+                f"none of the {len(mask)} images of {split} in {str(root)!r} can be read: "
                 f"{_by_reason(failures, paths, root)}"
             )
         labels = None if listing.labels is None else np.array([index[label] for label in listing.labels], np.int64)
         splits[split] = Split(
-            images=decoded.images.select(first + np.flatnonzero(kept)),
-            labels=None if labels is None else labels[kept],
+            images=decoded.images.select(first + np.flatnonzero(mask)),
+            labels=None if labels is None else labels[mask],
         )
-        first += len(kept)
+        first += len(mask)
     if decoded.unreadable:
         warnings.warn(
             f"{len(decoded.unreadable)} of {len(paths)} images in {str(root)!r} are skipped: "
@@ -95,7 +101,11 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
         )
     remarks = [*contents.remarks, *([decoded.remark] if decoded.remark else [])]
     return Dataset(
-        name=root.resolve().name, classes=classes or None, terms="the owner's own images", remarks=remarks, **splits
+        name=root.resolve().name,
+        classes=classes or None,
+        data_license="the owner's own images",
+        remarks=remarks,
+        **splits,
     )
 
 

@@ -1,4 +1,4 @@
-"""The image files below a folder."""
+"""Listing of the image files below a folder."""
 
 import errno
 import os
@@ -11,13 +11,13 @@ from cvae.errors import UsageError, count_of, one_line
 from cvae.imaging.reader import explain, is_image
 
 CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
-"""Files and folders of operating systems, in lower case."""
+"""Files and folders that operating systems create, in lower case."""
 
 MAX_REPEATS = 10_000
-"""Folders, at most, that are read again because another link leads there too."""
+"""Maximum number of folders read again because several links lead to them."""
 
 MAX_NAMES, MAX_REASONS = 5, 5
-"""Names and reasons listed in a message."""
+"""Maximum number of names and of reasons listed in a message."""
 
 Identity = tuple[int, int]
 """Device and inode of a folder."""
@@ -28,12 +28,13 @@ class Folder:
     """A folder of images.
 
     Attributes:
-        images: its own images, sorted.
-        folders: its sub-folders that contain images at any depth, by name.
-        empty: the names of its sub-folders without images.
-        others: the number of files at any depth that are not images, by extension.
-        skipped: what could not be read at any depth, and the reason.
-        identity: None if it does not stand for a single folder of the disk.
+        path: path of the folder.
+        images: image files directly in the folder, sorted.
+        folders: sub-folders with images at any depth, by name.
+        empty: names of the sub-folders without images.
+        others: number of files at any depth that are not images, by extension.
+        skipped: files and folders at any depth that could not be read, and the reason.
+        identity: device and inode; None if it does not represent a single folder on disk.
     """
 
     path: Path
@@ -45,7 +46,7 @@ class Folder:
     identity: Identity | None = None
 
     def all_images(self) -> list[Path]:
-        """Return the images at any depth, sorted. Those of a folder that several links lead to are listed once."""
+        """Return the images at any depth, sorted. A folder that several links lead to is listed once."""
         images: list[Path] = []
         visited: set[Identity | None] = set()
         folders = [self]
@@ -58,13 +59,13 @@ class Folder:
         return sorted(images)
 
     def summary(self) -> str:
-        """Return what is in the folder, counted: "cat 13, dog 17" or "4 images"."""
+        """Return the number of images per sub-folder ("cat 13, dog 17") or in the folder itself ("4 images")."""
         counts = [f"{one_line(name, 40)} {len(sub.all_images())}" for name, sub in self.folders.items()]
         own = [count_of(len(self.images), "image")] if self.images or not counts else []
         return ", ".join([*counts[:6], *["..."] * (len(counts) > 6), *own])
 
     def left_out(self) -> str:
-        """Return what `others` holds, in words: "3 .txt files, 1 broken link"; "" if that is nothing."""
+        """Return `others` in words, such as "3 .txt files, 1 other file"; "" if there are none."""
         texts = [
             count_of(count, f"{one_line(extension, 12)} file" if extension else "other file")
             for extension, count in self.others.most_common(8)
@@ -72,12 +73,12 @@ class Folder:
         return ", ".join([*texts, *["..."] * (len(self.others) > 8)])
 
     def skipped_by_reason(self) -> str:
-        """Return what `skipped` holds, in words: "permission denied: 'a/b', 'c'"."""
+        """Return `skipped` in words, such as "permission denied: 'a/b', 'c'"."""
         return by_reason([(str(path.relative_to(self.path)), reason) for path, reason in self.skipped])
 
 
 def by_reason(problems: Iterable[tuple[str, str]]) -> str:
-    """Group names by the reason of their problem: "broken link: 'a', 'b'; damaged: 'c'"."""
+    """Group (name, reason) pairs by reason, such as "broken link: 'a', 'b'; damaged: 'c'"."""
     groups: dict[str, list[str]] = {}
     for name, reason in problems:
         groups.setdefault(reason, []).append(name)
@@ -86,7 +87,7 @@ def by_reason(problems: Iterable[tuple[str, str]]) -> str:
 
 
 def name_some(names: Sequence[str]) -> str:
-    """Return the first names, quoted: "'a', 'b', ... (12 in all)"."""
+    """Return the first names, quoted, such as "'a', 'b', ... (12 in all)"."""
     more = [f"... ({len(names):,} in all)"] if len(names) > MAX_NAMES else []
     return ", ".join([*(repr(one_line(name, 120)) for name in names[:MAX_NAMES]), *more])
 
@@ -94,12 +95,11 @@ def name_some(names: Sequence[str]) -> str:
 def read_folder(path: Path) -> Folder:
     """List the image files below a folder, without decoding them.
 
-    Symbolic links are followed, except one that leads back into a folder above it. Names that begin with a dot are
-    ignored.
+    Symbolic links are followed, unless they lead back to a folder above. Names that begin with a dot are ignored.
 
     Raises:
-        UsageError: links lead to the same folders over and over.
-        OSError: the folder can't be read; one below it that can't is listed in `skipped`.
+        UsageError: links lead to the same folders too many times.
+        OSError: the folder can't be read. Sub-folders that can't be read are listed in `skipped` instead.
     """
     return _Reader().read(path, ())
 
@@ -117,12 +117,13 @@ class _Reader:
             self.repeats += 1
             if self.repeats > MAX_REPEATS:
                 raise UsageError(
-                    f"links lead to the same folders more than {MAX_REPEATS:,} times, as to {str(path)!r}; remove some"
+                    f"links lead to the same folders more than {MAX_REPEATS:,} times, such as to {str(path)!r}; "
+                    "remove some"
                 )
         self.visited.add(identity)
         folder = Folder(path, [], {}, identity=identity)
         with os.scandir(path) as iterator:
-            entries = sorted(filter(_is_wanted, iterator), key=lambda entry: entry.name)
+            entries = sorted(filter(_is_relevant, iterator), key=lambda entry: entry.name)
         for entry in entries:
             child = path / entry.name
             try:
@@ -131,8 +132,8 @@ class _Reader:
                 else:
                     _add_file(folder, child, entry.is_file())
             except RecursionError:  # a thousand levels deep
-                folder.skipped.append((child, "too many folders in each other"))
-            except OSError as error:  # a link to itself, or what can't be read
+                folder.skipped.append((child, "too deeply nested"))
+            except OSError as error:  # a link to itself, or an unreadable entry
                 folder.skipped.append((child, "broken link" if error.errno == errno.ELOOP else explain(error)))
         return folder
 
@@ -150,7 +151,7 @@ class _Reader:
             folder.empty.append(child.name)
 
 
-def _is_wanted(entry: os.DirEntry[str]) -> bool:
+def _is_relevant(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".") and entry.name.lower() not in CLUTTER
 
 

@@ -1,4 +1,4 @@
-"""What the sub-folders of an image folder are: splits, by their names, or classes."""
+"""Recognition of the sub-folders of an image folder as splits or classes, by their names."""
 
 import re
 import shlex
@@ -32,16 +32,16 @@ SPLIT_WORDS = {
     "tests": "test",
     "tst": "test",
 }
-"""Words that name a split, and the split."""
+"""The split that each word stands for."""
 
 SPLIT_PART = re.compile("train(?:ing)?|trn|validation|valid|val|dev|eval|test(?:ing)?|tst")
-"""What stands for a split where the name of a sibling differs only in it: DIV2K_train_HR beside DIV2K_valid_HR."""
+"""Parts of names that stand for a split if a sibling differs only there: DIV2K_train_HR and DIV2K_valid_HR."""
 
 ABBREVIATIONS = {"tr": "train", "va": "validation", "vl": "validation", "te": "test", "ts": "test"}
-"""Names that may stand for splits, or for languages and countries."""
+"""Names that may stand for splits, but also for languages and countries."""
 
 FILLER_WORDS = frozenset({"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"})
-"""Words that may follow a split word, and folders that stand for nothing."""
+"""Words that may follow a split word. A folder named only by these has no meaning of its own."""
 
 IMAGE_WORDS = frozenset({"images", "image", "imgs", "img", "pictures", "photos"})
 
@@ -50,14 +50,14 @@ NOT_CLASS_WORDS = frozenset(
      "segmentations", "unseen", "holdout", "heldout", "unlabeled", "unlabelled", "extra", "pred", "predict",
      "prediction", "predictions", "sample", "samples", "query", "gallery", "public", "private", "submission"}
 )  # fmt: skip
-"""Words of folders that accompany splits or images; as classes they are improbable."""
+"""Words in the names of folders that accompany splits or images, and that are unlikely to be classes."""
 
 MAX_FOLDERS_SHOWN = 8
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The image files of a split, sorted within each class, and each one's class."""
+    """The image files of a split, sorted within each class, and the class of each, or None without classes."""
 
     paths: list[Path]
     labels: list[str] | None
@@ -65,17 +65,20 @@ class Listing:
 
 @dataclass
 class FolderListing:
-    """The listing of each split of a folder, and remarks about what is left out."""
+    """The listing of each split of a folder, and remarks about files and folders that are left out."""
 
     splits: dict[str, Listing]
     remarks: list[str] = field(default_factory=list)
 
 
 def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> FolderListing:
-    """List the image files under `root` by split and class; `argument` names it in errors.
+    """List the image files under `root` by split and class, without decoding them.
 
-    Files are not decoded. Sub-folders are splits if their names say so (`split_of`), at any depth, and classes
-    otherwise; with `classes_only` they are classes whatever their names.
+    Args:
+        root: the folder.
+        argument: the folder as the user wrote it, for error messages.
+        classes_only: treat sub-folders as classes, whatever their names. Otherwise those with the name of a split
+            (`split_of`) are splits, at any depth.
 
     Raises:
         UsageError: there are no images, or it is unclear what the sub-folders are.
@@ -84,7 +87,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     folder = read_folder(root)
     if not folder.images and not folder.folders:
         only = f", only {folder.left_out()}" if folder.others else ""
-        raise UsageError(f"no images in {str(root)!r}{only}; a data set has some of {', '.join(sorted(EXTENSIONS))}")
+        raise UsageError(f"no images in {str(root)!r}{only}; a data set needs some of {', '.join(sorted(EXTENSIONS))}")
     splits, left_out = (None, []) if classes_only else find_splits(folder, argument)
     remarks = [f"left out, beside the splits: {', '.join(left_out)}"] if left_out else []
     if folder.others:
@@ -103,10 +106,10 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name stands for, "" if it names several splits, None if it names none.
+    """Return the split that a folder's name stands for, "" if it names several splits, or None if it names none.
 
-    Any words may come before the split word, only filler words after it: "Training", "seg_train", "TrainImages" and
-    "train2017" are "train".
+    Any words may precede the split word, but only filler words may follow it: "Training", "seg_train", "TrainImages"
+    and "train2017" are "train".
     """
     words = _words(name)
     while len(words) > 1 and words[-1] in FILLER_WORDS:
@@ -117,12 +120,12 @@ def split_of(name: str) -> str | None:
 
 
 def find_splits(folder: Folder, argument: str) -> tuple[dict[str, Folder] | None, list[str]]:
-    """Find the folder of each split, and the folders left out. The result is None if the sub-folders are classes.
+    """Return the folder of each split (None if the sub-folders are classes), and the folders that are left out.
 
     The splits may be below the folder itself, below one of its sub-folders, or below each class.
 
     Raises:
-        UsageError: it is unclear.
+        UsageError: it is unclear whether the sub-folders are splits or classes.
     """
     split_of_folder = splits_of(folder.folders)
     if split_of_folder:
@@ -150,14 +153,14 @@ def find_splits(folder: Folder, argument: str) -> tuple[dict[str, Folder] | None
     ((name, (splits, _)),) = nested.items()
     left_out += [f"{one_line(other, 40)} ({sub.summary()})" for other, sub in folder.folders.items() if other != name]
     if len(folder.folders) > 1 and splits and not any(sub.folders for sub in splits.values()):
-        raise _unclear(folder, argument)  # a class with splits among others without
+        raise _unclear(folder, argument)  # one class with splits, others without
     return splits, left_out
 
 
 def splits_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the split that each of several sibling folders stands for, without those that stand for none.
+    """Return the split that each of several sibling folders stands for; those that stand for none are missing.
 
-    Names that differ only in a part are recognized too: "DIV2K_train_HR" beside "DIV2K_valid_HR", "mytrain" beside
+    Names that differ only in the split are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR", "mytrain" and
     "mytest".
     """
     splits = {name: split for name in names if (split := split_of(name)) is not None}
@@ -166,9 +169,9 @@ def splits_of(names: Iterable[str]) -> dict[str, str]:
         for match in SPLIT_PART.finditer(name.lower()):
             frame = name.lower()[: match.start()], name.lower()[match.end() :]
             siblings.setdefault(frame, {})[name] = SPLIT_WORDS[match[0]]
-    for frame, found in siblings.items():
-        if any(frame) and "train" in found.values() and len(set(found.values())) > 1:
-            splits |= found
+    for frame, split_by_name in siblings.items():
+        if any(frame) and "train" in split_by_name.values() and len(set(split_by_name.values())) > 1:
+            splits |= split_by_name
     return splits
 
 
@@ -184,21 +187,21 @@ def _names_with(words: frozenset[str], folder: Folder) -> list[str]:
 def _named_splits(
     folder: Folder, split_of_folder: dict[str, str], argument: str
 ) -> tuple[dict[str, Folder] | None, list[str]]:
-    """The result of `find_splits` for a folder with sub-folders called after splits."""
-    named = _group_by_split(folder, split_of_folder)
+    """Return the result of `find_splits` for a folder with sub-folders that are named after splits."""
+    groups = _group_by_split(folder, split_of_folder)
     others = {name: sub for name, sub in folder.folders.items() if name not in split_of_folder}
-    if _is_class_named_train(folder, named, others):
+    if _is_class_named_train(folder, groups, others):
         return None, []
-    if "train" not in named and any(split_of(name) == "train" for name in folder.empty):
+    if "train" not in groups and any(split_of(name) == "train" for name in folder.empty):
         raise UsageError(f"the training split of {str(folder.path)!r} has no images; put some there")
-    for split, subs in named.items():
+    for split, subs in groups.items():
         if len(subs) > 1:
             names = ", ".join(sub.path.name for sub in subs)
             raise _unclear(folder, argument, f" (several are the {split or 'same'} split: {names})")
-    if "train" not in named or "" in named or (len(named) == 1 and others):
+    if "train" not in groups or "" in groups or (len(groups) == 1 and others):
         raise _unclear(folder, argument)
     _check_no_loose_images(folder)
-    splits = {split: _unwrap(split, subs[0]) for split, subs in named.items()}
+    splits = {split: _unwrap(split, subs[0]) for split, subs in groups.items()}
     for sub in splits.values():
         _check_no_annotations(sub, argument)
         try:
@@ -228,41 +231,41 @@ def _unclear(folder: Folder, argument: str, reason: str = "") -> UsageError:
     more = ", ..." if len(ordered) > MAX_FOLDERS_SHOWN else ""
     return UsageError(
         f"it is unclear whether the sub-folders of {str(folder.path)!r} are splits or classes{reason}: {tree}{more}; "
-        "if they are splits, call them train, validation and test, and keep other folders elsewhere; to make each a "
-        f"class, say --data {shlex.quote(f'folder-classes:{argument}')}"
+        "if they are splits, name them train, validation and test, and move other folders elsewhere; to make each a "
+        f"class, use --data {shlex.quote(f'folder-classes:{argument}')}"
     )
 
 
 def _group_by_split(folder: Folder, split_of_folder: dict[str, str]) -> dict[str, list[Folder]]:
-    """Group the sub-folders by split. Beside another validation set, "eval" is the test set."""
-    named: dict[str, list[Folder]] = {}
+    """Group the sub-folders by split. If there is another validation set, "eval" is the test set."""
+    groups: dict[str, list[Folder]] = {}
     for name, split in split_of_folder.items():
-        named.setdefault(split, []).append(folder.folders[name])
-    validations = named.get("validation", [])
-    if len(validations) == 2 and "test" not in named:
+        groups.setdefault(split, []).append(folder.folders[name])
+    validations = groups.get("validation", [])
+    if len(validations) == 2 and "test" not in groups:
         evaluation = [sub for sub in validations if re.search("eval", sub.path.name, re.IGNORECASE)]
         if len(evaluation) == 1:
-            named["test"] = evaluation
+            groups["test"] = evaluation
             validations.remove(evaluation[0])
-    return {split: named[split] for split in (*SPLITS, "") if split in named}
+    return {split: groups[split] for split in (*SPLITS, "") if split in groups}
 
 
-def _is_class_named_train(folder: Folder, named: dict[str, list[Folder]], others: dict[str, Folder]) -> bool:
-    """Return whether "train" is a class, as beside bus and car, rather than a split, as beside sample_images.
+def _is_class_named_train(folder: Folder, groups: dict[str, list[Folder]], others: dict[str, Folder]) -> bool:
+    """Return whether "train" is a class (next to bus and car) rather than a split (next to sample_images).
 
-    Beside a single folder it stays unclear.
+    Next to a single folder it stays unclear.
     """
     return (
-        [sub.path.name.lower() for subs in named.values() for sub in subs] == ["train"]
+        [sub.path.name.lower() for subs in groups.values() for sub in subs] == ["train"]
         and len(others) > 1
-        and not any(sub.folders for sub in (*named["train"], *others.values()))
+        and not any(sub.folders for sub in (*groups["train"], *others.values()))
         and not any(_words(name)[-1] in FILLER_WORDS for name in others if _words(name))
         and not _names_with(NOT_CLASS_WORDS, folder)
     )
 
 
 def _unwrap(split: str, folder: Folder) -> Folder:
-    """Return the folder, or the only one in it if that is the same split or stands for nothing: train/images."""
+    """Return the folder, or its only sub-folder if that is the same split or a filler: train/images."""
     while not folder.images and len(folder.folders) == 1:
         ((name, sub),) = folder.folders.items()
         if split_of(name) != split and not _is_filler(name):
@@ -272,7 +275,7 @@ def _unwrap(split: str, folder: Folder) -> Folder:
 
 
 def _join_classes(classes: dict[str, dict[str, Folder]]) -> dict[str, Folder]:
-    """cat/train, cat/test, dog/train, dog/test -> train with cat and dog, test with cat and dog."""
+    """Turn cat/train, cat/test, dog/train, dog/test into train with cat and dog, and test with cat and dog."""
     return {
         split: Folder(Path(split), [], {name: splits[split] for name, splits in classes.items() if split in splits})
         for split in SPLITS
@@ -281,7 +284,7 @@ def _join_classes(classes: dict[str, dict[str, Folder]]) -> dict[str, Folder]:
 
 
 def _check_no_annotations(folder: Folder, argument: str) -> None:
-    """Check that images are not beside their masks, which would be a class too."""
+    """Check that there are no masks next to the images, which would become a class."""
     if any(set(_words(name)) <= IMAGE_WORDS for name in folder.folders) and _names_with(NOT_CLASS_WORDS, folder):
         raise _unclear(folder, argument)
 
@@ -289,9 +292,9 @@ def _check_no_annotations(folder: Folder, argument: str) -> None:
 def _check_no_loose_images(folder: Folder) -> None:
     if folder.images and folder.folders:
         raise UsageError(
-            f"folder {str(folder.path)!r} has images both in itself ({folder.images[0].name!r}) and in sub-folders "
-            f"({', '.join(map(repr, list(folder.folders)[:3]))}); put all into sub-folders, one a class, or none; "
-            "other images belong elsewhere"
+            f"folder {str(folder.path)!r} has images both directly in it ({folder.images[0].name!r}) and in "
+            f"sub-folders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all into sub-folders, one per class, "
+            "or none, and move other images elsewhere"
         )
 
 

@@ -1,4 +1,4 @@
-"""A detector that knows which scores are normal for a model. Torch-free."""
+"""A detector of anomalies, and its files. Torch-free."""
 
 import json
 import math
@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 
 from cvae.atomic import atomic_write, read_at_most
-from cvae.data import Rows
+from cvae.data import DiskImages
 from cvae.detection.calibration import (
     COMBINED,
     combine,
@@ -26,19 +26,25 @@ from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
 
 FORMAT = 2
-"""The version of a detector's layout. A reader refuses another one."""
+"""Version of the detector's files. Other versions are rejected."""
 
 FACTS, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
-"""The files of a detector, beside the model's."""
+"""Files of a detector, stored next to those of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What is normal, in numbers.
+    """Statistics of normal images.
 
-    `weights` is the SHA-256 of the model's; `thresholds` has for each score the value that a share `quantile` of normal
-    images is not above, learned from so many `images`. The score `ratio` is counted in deviations `scale` from a mean
-    `centre`, each by label, since some classes are more alike than others.
+    Attributes:
+        format: version of the detector's files.
+        weights: SHA-256 of the model's weights.
+        data: name of the data set of normal images.
+        images: number of normal images.
+        quantile: fraction of normal images that do not exceed a threshold.
+        thresholds: threshold of each score.
+        centre: mean of the ratio per label; labels differ, since some classes are more alike than others.
+        scale: standard deviation of the ratio per label, which is the unit of the score `ratio`.
     """
 
     format: int = FORMAT
@@ -56,9 +62,9 @@ class Detector:
 
     Args:
         name: name of the model.
-        facts: what is normal, in numbers.
+        facts: statistics of normal images.
         codes: codes of normal images, (M, Z).
-        calibration: their scores in the order of `COMBINED`, each column sorted, (M, S).
+        calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
     """
 
     def __init__(self, name: str, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
@@ -68,13 +74,13 @@ class Detector:
     def fit(
         cls,
         scorer: ExportedScorer,
-        images: np.ndarray | Rows,
+        images: np.ndarray | DiskImages,
         *,
         data: str,
         quantile: float,
         progress: Callable[[int, int], None] | None = None,
     ) -> Self:
-        """Return a detector that learned from normal images.
+        """Fit a detector to normal images.
 
         Args:
             scorer: the exported model.
@@ -88,15 +94,15 @@ class Detector:
             CvaeError: a score is not finite.
         """
         if not 0 < quantile < 1:
-            raise UsageError(f"--quantile {quantile} is not between 0 and 1, as 0.95 is")
+            raise UsageError(f"--quantile {quantile} is not between 0 and 1; use for example 0.95")
         if len(images) <= NEIGHBOURS:
-            raise UsageError(f"{len(images)} normal images are too few to learn from; at least {NEIGHBOURS + 1}")
+            raise UsageError(f"{len(images)} normal images are too few to learn from; use at least {NEIGHBOURS + 1}")
         normal = measure(scorer, images, progress=progress)
         centre = scale = None
         with np.errstate(all="ignore"):
             if normal.ratio is not None and scorer.classes is not None:
                 centre, scale = ratio_by_label(normal, len(scorer.classes))
-            scores = separate_scores(normal, normal.code, centre, scale, itself=1)
+            scores = separate_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)
         facts = Facts(
@@ -111,26 +117,26 @@ class Detector:
         return cls(scorer.name, facts, normal.code, sorted_scores(scores))
 
     def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
-        """Return every score of `SCORES` that the model has, (N,) each.
+        """Return all scores in `SCORES` that the model has, (N,) each.
 
         Raises:
             CvaeError: a score is not finite.
         """
         with np.errstate(all="ignore"):
-            scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, itself=0)
+            scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, self_matches=0)
             scores["combined"] = combine(scores, self.calibration)
         _require_finite(scores, self.name)
         return scores
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the detector's three files into a model's folder.
+        """Write the detector's three files to a model's folder.
 
         Raises:
             CvaeError: they can't be written.
         """
         paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
-        with ExitStack() as together:
-            facts, codes, calibration = (together.enter_context(atomic_write(path)) for path in paths)
+        with ExitStack() as stack:
+            facts, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
             np.save(codes, self.codes)
             np.save(calibration, self.calibration)
@@ -138,27 +144,27 @@ class Detector:
 
     @classmethod
     def load(cls, folder: Path, scorer: ExportedScorer) -> Self:
-        """Read the detector beside a model.
+        """Read the detector in a model's folder.
 
         Raises:
             CvaeError: there is none, it is damaged, or it was made for other weights.
         """
-        path, again = folder / FACTS, f"make one with: cvae detect fit {folder}"
+        path, fix = folder / FACTS, f"make one with: cvae detect fit {folder}"
         if not path.is_file():
-            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {again}")
+            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {fix}")
         try:
             data = parse_json(read_at_most(path, MAX_TEXT))
             if not isinstance(data, dict):
-                raise ValueError(f"{FACTS} is no JSON object")
+                raise ValueError(f"{FACTS} is not a JSON object")
             if (version := data.get("format")) != FORMAT:
-                raise ValueError(f"it has the format {one_line(version)}, not {FORMAT}")
+                raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             facts = from_dict(Facts, data)
-            # Maps, since a header that promises more than the file holds is refused before memory is asked for.
+            # Mapped, so that a header that promises more than the file holds is rejected before memory is allocated.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
         except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
-            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {again}") from error
+            raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {fix}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
         names = [name for name in SCORES if name != "ratio" or labels]
@@ -170,9 +176,9 @@ class Detector:
             and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
             and facts.images > NEIGHBOURS
         ):
-            raise CvaeError(f"the detector in {str(folder)!r} is damaged; {again}")
+            raise CvaeError(f"the detector in {str(folder)!r} is damaged; {fix}")
         if facts.weights != model.weights:
-            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {again}")
+            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {fix}")
         return cls(scorer.name, facts, np.array(codes), np.array(calibration))
 
 

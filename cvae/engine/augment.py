@@ -1,4 +1,4 @@
-"""Random changes of training images, for the whole batch at once."""
+"""Augmentation of training images, for a whole batch at once."""
 
 import torch
 from torch import Tensor
@@ -8,30 +8,39 @@ from cvae.config import TrainConfig
 from cvae.engine.randomness import Shard
 
 
-def augment(images: Tensor, asked: TrainConfig, shard: Shard) -> Tensor:
-    """uint8 images (B, C, H, W) -> float32 in [0, 1], flipped, shifted, cropped and binarized as asked.
+def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
+    """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and flip, shift, crop and binarize them.
 
-    What a shift moves in is the image's edge, repeated. `dynamic` binarization draws each pixel from
-    Bernoulli(grey value) anew, every time it is seen (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+    A shift repeats the edge of the image. "dynamic" binarization samples each pixel from Bernoulli(grey value), again
+    in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+
+    Args:
+        images: (B, C, H, W) uint8.
+        config: `flip`, `shift`, `crop` and `binarize` are used.
+        shard: the part of the batch that the images are.
+
+    Returns:
+        (B, C, H, W) float32.
     """
-    device, (rows, _, height, width) = images.device, images.shape
-    if asked.flip:
-        mirrored = shard.draw(torch.rand, rows, 1, 1, 1, device=device) < 0.5
-        images = torch.where(mirrored, images.flip(3), images)
-    if asked.shift:
-        moves = shard.draw(torch.rand, rows, 2, device=device)
-        moves = (moves * (2 * asked.shift + 1)).long() - asked.shift  # (B, 2) in -shift ... shift
-        y = (torch.arange(height, device=device) + moves[:, :1]).clamp(0, height - 1)  # (B, H)
-        x = (torch.arange(width, device=device) + moves[:, 1:]).clamp(0, width - 1)  # (B, W)
+    device, (batch_size, _, height, width) = images.device, images.shape
+    if config.flip:
+        flip = shard.draw(torch.rand, batch_size, 1, 1, 1, device=device) < 0.5
+        images = torch.where(flip, images.flip(3), images)
+    if config.shift:
+        offset = shard.draw(torch.rand, batch_size, 2, device=device)
+        offset = (offset * (2 * config.shift + 1)).long() - config.shift  # (B, 2) in -shift ... shift
+        y = (torch.arange(height, device=device) + offset[:, :1]).clamp(0, height - 1)  # (B, H)
+        x = (torch.arange(width, device=device) + offset[:, 1:]).clamp(0, width - 1)  # (B, W)
         images = images.gather(2, y[:, None, :, None].expand_as(images))
         images = images.gather(3, x[:, None, None, :].expand_as(images))
     values = images.float().div_(255)
-    if asked.crop < 1:
-        size = asked.crop + (1 - asked.crop) * shard.draw(torch.rand, rows, 1, device=device)  # (B, 1), of the side
-        centre = (1 - size) * (2 * shard.draw(torch.rand, rows, 2, device=device) - 1)  # (B, 2), in [-1, 1]
-        zoom = torch.diag_embed(size.expand(rows, 2))  # (B, 2, 2)
+    if config.crop < 1:
+        # Side of the crop, as a fraction of the image's: (B, 1)
+        size = config.crop + (1 - config.crop) * shard.draw(torch.rand, batch_size, 1, device=device)
+        centre = (1 - size) * (2 * shard.draw(torch.rand, batch_size, 2, device=device) - 1)  # (B, 2), in [-1, 1]
+        zoom = torch.diag_embed(size.expand(batch_size, 2))  # (B, 2, 2)
         grid = affine_grid(torch.cat([zoom, centre[:, :, None]], dim=2), list(images.shape), align_corners=False)
         values = grid_sample(values, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
-    if asked.binarize == "dynamic":
-        values = (shard.draw(torch.rand, rows, *images.shape[1:], device=device) < values).float()
+    if config.binarize == "dynamic":
+        values = (shard.draw(torch.rand, batch_size, *images.shape[1:], device=device) < values).float()
     return values

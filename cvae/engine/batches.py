@@ -1,4 +1,4 @@
-"""Batches of uint8 images: cut from the device's memory where the set fits, else read ahead from its file."""
+"""Batches of uint8 images, taken from device memory if the data set fits, else prefetched from its file."""
 
 from collections.abc import Iterator, Sequence
 from queue import Queue
@@ -14,23 +14,25 @@ from cvae.engine.randomness import WHOLE, Shard, seed_of
 Batch = tuple[Tensor, Tensor | None]
 """Images (B, C, H, W) uint8 on the device, and labels (B,) int64 or None."""
 
-AHEAD = 4
-"""Batches that are read before they are wanted."""
+PREFETCH = 4
+"""Number of batches that are read ahead."""
 
 CHUNK = 2**26
-"""Bytes that are copied to a GPU in one go, when a set is put there."""
+"""Number of bytes copied to a GPU at a time."""
 
 
 class Batches:
-    """A split, cut into batches.
+    """A split, divided into batches.
 
-    A set in memory is held on the device whole, unless it would take more than half of a GPU's free memory: no work
-    per image, no copy per step. Any other is read batch by batch, in a thread of its own.
+    A split in memory is stored on the device, so that no step copies images, unless it would take more than half of a
+    GPU's free memory. Other splits are read batch by batch in a thread.
 
     Args:
+        split: the images and labels.
         batch_size: images per step over all processes; a smaller split is one batch.
-        labelled: give out the labels too.
-        shard: the part of each batch that is this process's.
+        device: where the batches are.
+        labelled: include the labels.
+        shard: the part of each batch that belongs to this process.
     """
 
     def __init__(
@@ -51,56 +53,56 @@ class Batches:
         self.labels = split.labels if labelled else None
 
     def __len__(self) -> int:
-        """Steps in a shuffled epoch; the few images left over take part in other epochs."""
+        """Return the number of steps in a shuffled epoch; the incomplete last batch is dropped."""
         return len(self.split) // self.batch_size
 
     def shuffled(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; the order is a function of seed and epoch alone."""
-        return self._cut(self.order(seed, epoch)[start:, self.shard.index :: self.shard.count])
+        """Yield the batches of an epoch from number `start` on; the order depends only on seed and epoch."""
+        return self._batches(self.order(seed, epoch)[start:, self.shard.index :: self.shard.count])
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """Return the numbers of the images (steps, B) in each batch of an epoch."""
+        """Return the indices (steps, B) of the images in each batch of an epoch."""
         generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
         order = torch.randperm(len(self.split), generator=generator)
         return order[: len(self) * self.batch_size].view(len(self), -1)  # (N,) -> (steps, B)
 
     def in_order(self) -> Iterator[Batch]:
-        """Every image once; of `count` processes, each gets every `count`-th batch."""
+        """Yield every image once, in order; each of `count` processes gets every `count`-th batch."""
         batches = torch.arange(len(self.split)).split(self.batch_size)
-        return self._cut(batches[self.shard.index :: self.shard.count])
+        return self._batches(batches[self.shard.index :: self.shard.count])
 
-    def _cut(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
+    def _batches(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
         if not self.resident:
-            yield from self._read_ahead(indices)
+            yield from self._prefetch(indices)
             return
         labels = None if self.labels is None else torch.from_numpy(self.labels).to(self.device)
         for index in indices.to(self.device) if isinstance(indices, Tensor) else indices:
             index = index.to(self.device)
             yield self.images.index_select(0, index), None if labels is None else labels.index_select(0, index)
 
-    def _read_ahead(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
+    def _prefetch(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
         cuda = self.device.type == "cuda"
-        ready: Queue[Batch | BaseException] = Queue(AHEAD)
-        enough = Event()
+        queue: Queue[Batch | BaseException] = Queue(PREFETCH)
+        done = Event()
 
         def read() -> None:
             try:
                 for index in indices:
                     images = torch.from_numpy(self.split.images[index.numpy()])
                     label = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
-                    if cuda:  # from where it can be copied while the device computes
+                    if cuda:  # pinned memory can be copied while the device computes
                         images, label = images.pin_memory(), None if label is None else label.pin_memory()
-                    ready.put((images, label))
-                    if enough.is_set():
+                    queue.put((images, label))
+                    if done.is_set():
                         return
-            except BaseException as error:  # to be raised where the batch is wanted
-                ready.put(error)
+            except BaseException as error:  # raised again by the consumer
+                queue.put(error)
 
         reader = Thread(target=read, daemon=True)
         reader.start()
         try:
             for _ in indices:
-                batch = ready.get()
+                batch = queue.get()
                 if isinstance(batch, BaseException):
                     raise batch
                 images, label = batch
@@ -109,8 +111,8 @@ class Batches:
                     None if label is None else label.to(self.device, non_blocking=cuda),
                 )
         finally:
-            enough.set()
-            while reader.is_alive():  # it may wait for a place in the queue
-                while not ready.empty():
-                    ready.get_nowait()
+            done.set()
+            while reader.is_alive():  # it may be waiting for space in the queue
+                while not queue.empty():
+                    queue.get_nowait()
                 reader.join(0.01)

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: safetensors and JSON, whole or not at all, no pickle anywhere.
+"""Weights and checkpoints of a run: safetensors and JSON files, written atomically, without pickle.
 
-`model.safetensors` holds the weights to use. `last/` holds the two newest checkpoints to resume from: all tensors
-in `<step>.safetensors`, everything else in `<step>.json`, which is written last and carries the hash of the other.
+`model.safetensors` holds the final weights. `last/` holds the two newest checkpoints to resume from: all tensors are in
+`<step>.safetensors`, everything else in `<step>.json`, which is written last and contains the hash of the former.
 """
 
 import hashlib
@@ -38,103 +38,103 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""What safetensors calls them."""
+"""Names of the types in safetensors."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Write tensors as safetensors, whole or not at all."""
-    write_file(path, _bytes(state))
+    """Write tensors as safetensors, atomically."""
+    write_file(path, _serialize(state))
 
 
-def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    # Copies, since safetensors refuses tensors that share memory, as tied weights do.
+def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
+    # Copied, since safetensors rejects tensors that share memory, such as tied weights.
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
 def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read tensors whose names, shapes and types must be those of `expected`, and finite.
+    """Read tensors, which must be finite and have the names, shapes and types of `expected`.
 
     Raises:
-        CvaeError: the file can't be read, is damaged, or holds something else.
+        CvaeError: the file can't be read, is damaged, or holds other tensors.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
-    data = read_at_most(path, 8 + MAX_TEXT + size)  # and not more, before the header is compared
-    header = _header(path, data)
+    data = read_at_most(path, 8 + MAX_TEXT + size)  # no more than that before the header is compared
+    header = _read_header(path, data)
     for name in [*expected, *header]:
         if name not in header or name not in expected:
-            where = "lacks" if name not in header else "has an unexpected"
+            problem = "lacks" if name not in header else "has an unexpected"
             raise CvaeError(
-                f"{str(path)!r} {where} tensor {one_line(repr(name))}: it does not belong to this config.json"
+                f"{str(path)!r} {problem} tensor {one_line(repr(name))}: it does not belong to this config.json"
             )
-        found, wanted = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
-        if found != wanted:
-            raise CvaeError(f"{str(path)!r}: tensor {name!r} is {one_line(found)}, the config says {wanted}")
+        actual, declared = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
+        if actual != declared:
+            raise CvaeError(f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, the config says {declared}")
     try:
-        tensors = load(data)  # which refuses overlaps and holes
+        tensors = load(data)  # rejects overlaps and gaps
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}") from error
+        raise CvaeError(f"{str(path)!r} is not an intact safetensors file: {one_line(error)}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CvaeError(f"{str(path)!r}: tensor {name!r} holds values that are not finite")
     return tensors
 
 
-def _header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
-    """Name -> type and shape of each tensor, as the file claims; `start` are its bytes, or the first of them.
+def _read_header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
+    """Return type and shape of each tensor by name, as the header of a file declares; `start` are its first bytes.
 
     Format: https://huggingface.co/docs/safetensors
 
     Raises:
-        CvaeError: there is no such header, or one larger than that of any model.
+        CvaeError: there is no valid header, or it is too large for any model.
     """
     try:
         length = int.from_bytes(start[:8], "little")
         if not len(start) >= 8 + length or length > MAX_TEXT:
-            raise ValueError(f"its header is said to have {length} bytes")
+            raise ValueError(f"its header claims to have {length} bytes")
         header = parse_json(start[8 : 8 + length])
         if not isinstance(header, dict):
-            raise ValueError("its header is no JSON object")
+            raise ValueError("its header is not a JSON object")
         header.pop("__metadata__", None)
         return {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()}
     except (ValueError, TypeError, KeyError) as error:
-        raise CvaeError(f"{str(path)!r} is no intact safetensors file: {one_line(error)}") from error
+        raise CvaeError(f"{str(path)!r} is not an intact safetensors file: {one_line(error)}") from error
 
 
 def load_model(run: str | Path) -> tuple[VAE, Config]:
-    """The trained model of a run folder, in evaluation mode on the CPU, and its config.
+    """Load the trained model of a run folder, in evaluation mode on the CPU, and its config.
 
     Raises:
-        CvaeError: the folder is no run, or a file in it is damaged.
+        CvaeError: the folder is not a run, or a file in it is damaged.
     """
     run = Path(run)
     config = read_config(run)
     path = run / WEIGHTS
-    header = _header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
+    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
     try:
-        with torch.device("meta"), _no_larger_than(len(header), path):
-            sketch = build(config.model).state_dict()  # shapes alone
-        tensors = load_weights(path, sketch)
+        with torch.device("meta"), _limit_size(len(header), path):
+            expected = build(config.model).state_dict()  # shapes only
+        tensors = load_weights(path, expected)
         model = build(config.model)
     except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(run / CONFIG)!r} describes no model that can be built: {one_line(error)}") from error
+        raise CvaeError(f"{str(run / CONFIG)!r} does not describe a valid model: {one_line(error)}") from error
     model.load_state_dict(tensors)
     return model.eval(), config
 
 
 @contextmanager
-def _no_larger_than(tensors: int, path: Path) -> Iterator[None]:
-    """While a model is built that a config describes, stop when it has far more tensors than the file of its weights.
+def _limit_size(tensors: int, path: Path) -> Iterator[None]:
+    """Raise an error in the with block as soon as a model has far more tensors than the file of its weights.
 
-    A config of a few bytes may ask for a billion layers. (That they are large costs nothing, on the device "meta".)
+    A config of a few bytes can describe a billion layers. (Their size costs nothing, on the device "meta".)
 
     Raises:
-        CvaeError: it does.
+        CvaeError: the model has more tensors than the file.
     """
-    left = {"tensors": 16 + 2 * tensors, "modules": 1000 + 16 * tensors}
+    remaining = {"tensors": 16 + 2 * tensors, "modules": 1000 + 16 * tensors}
 
-    def count(module: nn.Module, name: str, part: object) -> None:
-        left["tensors" if isinstance(part, Tensor) else "modules"] -= 1
-        if min(left.values()) < 0:
+    def count(module: nn.Module, name: str, child: object) -> None:
+        remaining["tensors" if isinstance(child, Tensor) else "modules"] -= 1
+        if min(remaining.values()) < 0:
             raise CvaeError(f"{str(path)!r} holds less than the model that its config.json describes")
 
     hooks = [
@@ -150,7 +150,7 @@ def _no_larger_than(tensors: int, path: Path) -> Iterator[None]:
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and a state of plain JSON values."""
+    """Tensors by name, and a state of JSON values."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -158,21 +158,21 @@ class Checkpoint(NamedTuple):
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
     """Add a checkpoint to `folder`, and remove all but the two newest."""
-    data = _bytes(checkpoint.tensors)
+    data = _serialize(checkpoint.tensors)
     name = f"{step:09d}"
     write_file(folder / f"{name}.safetensors", data)
     digest = hashlib.sha256(data).hexdigest()
     write_file(folder / f"{name}.json", json.dumps({"sha256": digest, **checkpoint.state}))
-    kept = {path.stem for path in sorted(folder.glob("*.json"))[-2:]}
+    newest = {path.stem for path in sorted(folder.glob("*.json"))[-2:]}
     for path in [*folder.glob("*.json"), *folder.glob("*.safetensors")]:
-        if path.stem not in kept:
+        if path.stem not in newest:
             path.unlink(missing_ok=True)
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest intact checkpoint in `folder`, and the names of the damaged ones that were passed over for it.
+    """Load the newest intact checkpoint in `folder`, and return the names of damaged ones that are newer.
 
-    None when there is no checkpoint yet: a run may be stopped before its first.
+    The checkpoint is None if there is none yet, since a run may be stopped before its first.
 
     Raises:
         CvaeError: there are checkpoints, and all of them are damaged.
@@ -189,20 +189,19 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         damaged.append(path.stem)
     if damaged:
         raise CvaeError(
-            f"no checkpoint in {str(folder)!r} is intact: damaged are {', '.join(damaged)}; "
-            "remove the folder to begin the run again"
+            f"all checkpoints in {str(folder)!r} are damaged ({', '.join(damaged)}); remove the folder to start over"
         )
     return None, []
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as named tensors: `optimizer.<parameter index>.<name>`."""
+    """Return the optimizer's state as named tensors, `optimizer.<parameter index>.<name>`."""
     states = optimizer.state_dict()["state"]
     return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, state in states.items() for name, v in state.items()}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `pack_optimizer` gave."""
+    """Restore the optimizer's state from tensors that `pack_optimizer` returned."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith("optimizer."):
@@ -210,7 +209,7 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
             states.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    # A file holds rows; the fused kernels want moments laid out in memory as their parameter is, channels last.
+    # Files are contiguous; the fused kernels need moments in the memory layout of their parameter, channels last.
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         state = optimizer.state.get(parameter, {})
         for name, tensor in state.items():

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a live bar on a terminal, and a line for some of the epochs everywhere."""
+"""Progress output of a training: a live bar on a terminal, and lines for some of the epochs."""
 
 import sys
 import time
@@ -10,20 +10,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 60
-"""Where there is no terminal for a bar, as in a log, a line is printed this often."""
+"""Seconds between lines where there is no terminal for a bar, for example in a log file."""
 
 REPORTS = 20
-"""At most so many epochs of a run print a line and save sample pictures, besides the first and the last."""
+"""Maximum number of epochs of a run that print a line and save sample images, besides the first and the last."""
 
 
 def report_every(epochs: int) -> int:
-    """1, 2, 5, 10, 20, 50, ...: the first that gives no more than `REPORTS` in a run of so many epochs."""
+    """Return the interval between reports: the first of 1, 2, 5, 10, 20, ... with at most `REPORTS` reports."""
     steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
     return next(step for step in steps if epochs <= step * REPORTS)
 
 
 class TrainingProgress:
-    """A bar over all steps, with images per second and the terms of the bound. Silent when `quiet`."""
+    """A progress bar over all steps, with images per second and the terms of the bound. It is silent if `quiet`."""
 
     def __init__(self, total_steps: int, done: int, *, quiet: bool) -> None:
         self.console = Console(file=sys.stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -31,14 +31,14 @@ class TrainingProgress:
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=quiet or not self.console.is_terminal,
         )
-        self.task = self.bar.add_task("training", total=total_steps, completed=done, figures="")
-        self._drawn = self._told = time.monotonic()
+        self.task = self.bar.add_task("training", total=total_steps, completed=done, metrics="")
+        self._update_time = self._line_time = time.monotonic()
 
     def __enter__(self) -> Self:
         self.bar.start()
@@ -50,15 +50,17 @@ class TrainingProgress:
         self.bar.stop()
 
     def due(self, seconds: float = 0.5) -> bool:
-        """Whether the bar was last drawn so long ago; reading the losses before that would only stall the device."""
-        return time.monotonic() - self._drawn >= seconds
+        """Return whether the last update is `seconds` ago; reading losses more often would stall the device."""
+        return time.monotonic() - self._update_time >= seconds
 
-    def draw(self, step: int, description: str, figures: str) -> None:
-        self._drawn = time.monotonic()
-        self.bar.update(self.task, completed=step, description=description, figures=figures)
-        if not self.console.is_terminal and self._drawn - self._told > LINE_SECONDS:
-            self.line(f"{description}  step {step:,}  {figures}")
+    def draw(self, step: int, description: str, metrics: str) -> None:
+        """Update the bar, or print a line now and then if there is no terminal."""
+        self._update_time = time.monotonic()
+        self.bar.update(self.task, completed=step, description=description, metrics=metrics)
+        if not self.console.is_terminal and self._update_time - self._line_time > LINE_SECONDS:
+            self.line(f"{description}  step {step:,}  {metrics}")
 
     def line(self, text: str) -> None:
-        self._told = time.monotonic()
+        """Print a line above the bar."""
+        self._line_time = time.monotonic()
         self.console.print(text)

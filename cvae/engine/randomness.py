@@ -1,6 +1,6 @@
-"""Random numbers without a state to save: each step begins anew from the run's seed and the step's number.
+"""Random numbers without a state to save: each step is seeded from the run's seed and the step's number.
 
-So a resumed run draws what the unbroken one would have drawn, and one batch gets the same draws whether it is
+A resumed run therefore draws the same numbers as an uninterrupted one, and a batch gets the same numbers whether it is
 computed at once, in parts, or by several processes.
 """
 
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def seed_of(*key: int | str) -> int:
-    """63 bits that depend on every part of `key`."""
+    """Hash `key` to a seed of 63 bits."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def reseed(device: torch.device, *key: int | str) -> None:
-    """Begin torch's random numbers anew, on the CPU and on `device`, as a function of `key` alone."""
+    """Seed torch's random numbers on the CPU and on `device` from `key`."""
     seed = seed_of(*key)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every kind of device, at each step
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every type of device
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
@@ -29,20 +29,23 @@ def reseed(device: torch.device, *key: int | str) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` of each batch: its rows index, index + count, index + 2 count, ..."""
+    """Part `index` of `count` parts of each batch: its images index, index + count, index + 2 count, ..."""
 
     index: int = 0
     count: int = 1
 
-    def draw(self, random: Callable[..., Tensor], rows: int, *shape: int, device: torch.device) -> Tensor:
-        """(rows, *shape) of `random`, such as `torch.randn`: this part's rows of what is drawn for the whole batch."""
-        whole = random(rows, self.count, *shape, device=device)
-        return whole[:, self.index]  # (rows, count, ...) -> (rows, ...)
+    def draw(self, random: Callable[..., Tensor], batch_size: int, *shape: int, device: torch.device) -> Tensor:
+        """Draw numbers (batch_size, *shape) with `random`, such as `torch.randn`.
+
+        Numbers are drawn for the whole batch, and those of this part are returned.
+        """
+        numbers = random(batch_size, self.count, *shape, device=device)
+        return numbers[:, self.index]  # (batch_size, count, ...) -> (batch_size, ...)
 
     def part(self, index: int, count: int) -> "Shard":
-        """Part `index` of `count` of this part."""
+        """Return part `index` of `count` parts of this part."""
         return Shard(self.index + self.count * index, self.count * count)
 
 
 WHOLE = Shard()
-"""All of a batch: one process, at once."""
+"""The whole batch, in one process and at once."""

@@ -9,7 +9,7 @@ import torch
 
 from cvae import __version__
 from cvae.config import Config, ModelConfig, Part, TrainConfig
-from cvae.data import Dataset, Rows
+from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
 
@@ -50,10 +50,10 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         raise UsageError(f"--set {next(iter(options))}.*: this run has no such part")
     options_of_parts = {**config.options, "objective": objective.options}
     training = replace(config, likelihood=likelihood, epochs=epochs, options=options_of_parts)
-    return Config(cvae_version=__version__, data_terms=dataset.terms, model=model, training=training)
+    return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
 
 
-def nearly_binary(images: np.ndarray | Rows) -> bool:
+def nearly_binary(images: np.ndarray | DiskImages) -> bool:
     """Return whether grey images (N, 1, H, W) uint8 are mostly black and white, as ink on paper is.
 
     On shades of grey the cross-entropy hardly rewards a sharp image: 8x8 digits then get 1 nat of code and a blur.

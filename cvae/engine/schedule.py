@@ -1,14 +1,18 @@
-"""Schedules as functions of the step alone, so that they have no state to save."""
+"""Schedules of the learning rate and the KL weight, as functions of the step, without a state to save."""
 
 import math
 from collections.abc import Sequence
 
 
 def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Sequence[float] | None = None) -> float:
-    """What the learning rate is multiplied by at `step` of `total`.
+    """Return the factor of the learning rate at `step` of `total`.
 
-    A linear warm-up over the first `warmup` steps, then: "constant"; "cosine", to zero at the end; "step", a tenth
-    from each of `milestones` on, which are steps: if None, half way and three quarters of the way after the warm-up.
+    After a linear warm-up over the first `warmup` steps, the factor depends on the schedule:
+
+    - "constant": 1.
+    - "cosine": decreases to 0 at the end.
+    - "step": a tenth of the previous factor from each of the steps `milestones` on; if None, at 1/2 and 3/4 of the
+      steps after the warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -16,11 +20,11 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     if schedule == "step":
-        passed = [done >= 0.5, done >= 0.75] if milestones is None else [step >= at for at in milestones]
+        passed = [done >= 0.5, done >= 0.75] if milestones is None else [step >= milestone for milestone in milestones]
         return 0.1 ** sum(passed)
     return 1.0
 
 
 def kl_factor(step: int, warmup_steps: float) -> float:
-    """What the KL term is multiplied by at `step`: linear from 0 to 1 (Bowman et al. 2016, section 3.1)."""
+    """Return the factor of the KL term at `step`, growing linearly to 1 (Bowman et al. 2016, section 3.1)."""
     return 1.0 if step >= warmup_steps else step / warmup_steps

@@ -1,4 +1,4 @@
-"""How a training ends before its time: on a signal, or by an error that has a cause and a fix."""
+"""Early ends of a training: signals, and errors with a known cause."""
 
 import os
 import re
@@ -15,50 +15,53 @@ from cvae.errors import CvaeError
 
 
 class Stop:
-    """Whether a signal has asked the training to stop after the step at hand."""
+    """A request, made by a signal, to stop training after the current step."""
 
     def __init__(self) -> None:
         self.signals: set[int] = set()
 
     @property
-    def asked(self) -> bool:
+    def is_requested(self) -> bool:
         return bool(self.signals)
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM asks; the same once more ends the process at once, by KeyboardInterrupt.
+    def handle_signals(self) -> Iterator[None]:
+        """Handle Ctrl-C and SIGTERM: the first signal requests a stop, a second of the same kind interrupts at once.
 
-        The same, since after a Ctrl-C torchrun sends a SIGTERM of its own.
+        It must be the same kind, since torchrun sends a SIGTERM of its own after a Ctrl-C.
         """
 
         def stop(number: int, frame: FrameType | None) -> None:
             if number in self.signals:
                 raise KeyboardInterrupt
-            if not self.asked:
-                os.write(2, b"\nstopping after this step; once more stops at once\n")  # print may not be entered anew
+            if not self.is_requested:
+                os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
             self.signals.add(number)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         try:
-            before = {number: signal.signal(number, stop) for number in numbers}
-        except ValueError:  # not in the main thread, where signals are somebody else's
+            previous = {number: signal.signal(number, stop) for number in numbers}
+        except ValueError:  # outside the main thread signals can't be handled
             yield
             return
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether the error says so: torch has a class of its own for GPUs only."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the error, by its type or message, means that memory is exhausted.
+
+    The message matters since torch has an error type for GPUs only.
+    """
     pattern = "not enough memory|can't allocate memory|out of memory"
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(re.search(pattern, str(error), re.I))
 
 
-def lost_connection(error: BaseException) -> bool:
-    """Whether it is about another process that can't be reached."""
+def is_connection_error(error: BaseException) -> bool:
+    """Return whether the error means that another process can't be reached."""
     return isinstance(error, dist.DistError) or bool(re.search("gloo|nccl|connection|peer", str(error), re.I))
 
 
@@ -72,9 +75,9 @@ def explain_failure(error: Exception, step: int, shard: Shard, again: str, batch
     reason = " ".join(str(error).split())[:200]
     if isinstance(error, OSError):
         return CvaeError(f"step {step:,}: {reason}; once that is fixed, continue with: {again}")
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         return CvaeError(f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits it ({reason})")
-    if shard.count > 1 and lost_connection(error):
+    if shard.count > 1 and is_connection_error(error):
         return CvaeError(
             f"process {shard.index} of {shard.count} lost another one near step {step:,}; start all of them again "
             f"with: {again} ({reason})"

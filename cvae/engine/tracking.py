@@ -1,4 +1,4 @@
-"""Where a run's figures go besides metrics.jsonl: TensorBoard, Weights & Biases, MLflow, through accelerate."""
+"""Experiment trackers of a run, through accelerate: TensorBoard, Weights & Biases, MLflow."""
 
 import importlib.util
 import json
@@ -16,31 +16,34 @@ from cvae.errors import CvaeError, UsageError, suggest
 from cvae.serialization import to_dict
 
 
-def choose(asked: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The trackers of a run. None: TensorBoard, if it is installed; ("none",): none at all. Imports no tracker.
+def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the names of the trackers to use, without importing them.
+
+    Args:
+        trackers: their names; None for TensorBoard if it is installed, ("none",) for no tracker.
 
     Raises:
         UsageError: a name is unknown, or "none" is not alone.
         CvaeError: a tracker is not installed.
     """
-    if asked is None:
+    if trackers is None:
         return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
-    if "none" in asked:
-        if set(asked) != {"none"}:
-            raise UsageError(f"--tracker none contradicts the others of {', '.join(asked)}; leave it out")
+    if "none" in trackers:
+        if set(trackers) != {"none"}:
+            raise UsageError(f"--tracker none contradicts the others of {', '.join(trackers)}; remove it")
         return ()
-    for name in asked:
+    for name in trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UsageError(f"unknown tracker {name!r}; {suggest(name, [*LOGGER_TYPE_TO_CLASS, 'none'])}")
-        if importlib.util.find_spec(name) is None:  # each is imported by the name that accelerate gives it
+        if importlib.util.find_spec(name) is None:  # accelerate names each after its package
             raise CvaeError(f"the tracker {name!r} is not installed: pip install {name}")
-    return tuple(dict.fromkeys(asked))
+    return tuple(dict.fromkeys(trackers))
 
 
 class Tracking:
-    """The trackers of one run, in its main process. One that fails is left out with a line on stderr.
+    """The trackers of a run, in its main process. A tracker that fails is disabled with a message on stderr.
 
-    They are imported and started by the first record, so that they don't hold up the first training step.
+    They are imported and started at the first record, so that they don't delay the first training step.
     """
 
     def __init__(self, accelerator: Accelerator, names: tuple[str, ...], out: Path, config: Config) -> None:
@@ -50,52 +53,55 @@ class Tracking:
         self._config = config
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
-        """Log the numbers of a record: {"train": {"bound": 9.0}} as train/bound."""
+        """Log the numbers of a record, such as {"train": {"bound": 9.0}} as train/bound."""
         for name in self._names:
-            with self._left_out_if_it_fails(name):
+            with self._disable_on_error(name):
                 self._start(name)
         self._names = ()
-        figures = {key: value for key, value in _flat(record).items() if isinstance(value, int | float)}
+        metrics = {key: value for key, value in _flatten(record).items() if isinstance(value, int | float)}
         for name, tracker in list(self._trackers.items()):
-            with self._left_out_if_it_fails(name):
-                tracker.log(figures, step=step)
+            with self._disable_on_error(name):
+                tracker.log(metrics, step=step)
 
     def close(self) -> None:
-        """Write what is still held back, and end the trackers."""
+        """Flush and close the trackers."""
         for name, tracker in list(self._trackers.items()):
-            with self._left_out_if_it_fails(name):
+            with self._disable_on_error(name):
                 tracker.finish()
         self._names, self._trackers = (), {}
 
     def _start(self, name: str) -> None:
         run = self._out.resolve()
         kind = LOGGER_TYPE_TO_CLASS[name]
-        named: dict[str, dict[str, Any]] = {"wandb": {"name": run.name, "dir": run}, "mlflow": {"run_name": run.name}}
-        options = named.get(name, {})
+        options: dict[str, Any] = {}
+        if name == "wandb":
+            options = {"name": run.name, "dir": run}
+        elif name == "mlflow":
+            options = {"run_name": run.name}
         if kind.requires_logging_directory:
             options["logging_dir"] = run
-        # TensorBoard's tracker writes to the folder of this name in there; for the others it is the project's.
+        # For TensorBoard this is the name of a sub-folder; for the others it is the name of the project.
         tracker = kind("tensorboard" if name == "tensorboard" else "cvae", **options)
         tracker.start()
         self._trackers[name] = tracker
-        settings = _flat(to_dict(self._config))
+        settings = _flatten(to_dict(self._config))
         plain = {key: v if isinstance(v, str | int | float) else json.dumps(v) for key, v in settings.items()}
         tracker.store_init_configuration(plain)
 
     @contextmanager
-    def _left_out_if_it_fails(self, name: str) -> Iterator[None]:
-        """A training of days does not end because a server does."""
+    def _disable_on_error(self, name: str) -> Iterator[None]:
+        """Disable a tracker that raises an error, since a long training must not end because a server fails."""
         try:
             yield
         except Exception as error:
             self._trackers.pop(name, None)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            print(f"cvae: the tracker {name!r} failed and is left out: {reason}", file=sys.stderr)
+            print(f"cvae: the tracker {name!r} failed and is disabled: {reason}", file=sys.stderr)
 
 
-def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a/b": 1}"""
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested mappings: {"a": {"b": 1}} becomes {"a/b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{above}{key}/") if isinstance(value, Mapping) else {above + key: value}
+        flat |= _flatten(value, f"{prefix}{key}/") if isinstance(value, Mapping) else {prefix + key: value}
     return flat

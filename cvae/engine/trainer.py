@@ -112,7 +112,10 @@ class Trainer:
         return self.out
 
     def _train(self) -> None:
-        with TrainingProgress(self.total_steps, self.state.step, quiet=self.quiet) as progress, self.stop.listening():
+        with (
+            TrainingProgress(self.total_steps, self.state.step, quiet=self.quiet) as progress,
+            self.stop.handle_signals(),
+        ):
             try:
                 for line in [*self.remarks, self._description()]:
                     progress.line(line)
@@ -148,7 +151,7 @@ class Trainer:
                 progress.draw(self.state.step, f"epoch {epoch + 1}/{self.epochs}", text)
             if self.state.step % steps == 0:
                 break  # the end of the epoch checks and saves anyway
-            save = self.stop.asked or time.monotonic() - saved > CHECKPOINT_SECONDS
+            save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
             if any_process(self.accelerator, due or save, self.state.step):
                 self._raise_if_diverged()
             if any_process(self.accelerator, save, self.state.step):
@@ -327,7 +330,7 @@ class Trainer:
 
     def _stop_if_requested(self) -> None:
         """Stop after a signal; called where the run has just been saved."""
-        if any_process(self.accelerator, self.stop.asked) and self.state.step < self.total_steps:
+        if any_process(self.accelerator, self.stop.is_requested) and self.state.step < self.total_steps:
             raise Interrupted(
                 f"stopped at step {self.state.step:,} of {self.total_steps:,}; "
                 f"continue with: cvae train --resume --out {self.out}"

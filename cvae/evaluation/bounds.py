@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from cvae.data import Rows
+from cvae.data import DiskImages
 from cvae.errors import UsageError
 
 BATCH_SIZE = 64
@@ -103,7 +103,7 @@ class Bounds(NamedTuple):
 
 def bounds(
     scorer: Scorer,
-    images: np.ndarray | Rows,
+    images: np.ndarray | DiskImages,
     labels: np.ndarray | None,
     *,
     samples: int = 1,
@@ -166,7 +166,7 @@ def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
 
 def bounds_per_label(
     scorer: Scorer,
-    images: np.ndarray | Rows,
+    images: np.ndarray | DiskImages,
     *,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
@@ -187,7 +187,7 @@ def mean_and_standard_error(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def batches(
-    images: np.ndarray | Rows, labels: np.ndarray | None
+    images: np.ndarray | DiskImages, labels: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """Yield the index of each batch's first image, the batch (B, C, H, W) in [0, 1], and its labels."""
     batch_size = min(BATCH_SIZE, max(1, MAX_VALUES // math.prod(images.shape[1:])))

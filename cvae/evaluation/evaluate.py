@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvae.config import DataConfig
-from cvae.data import Dataset, Rows, Split, load_dataset
+from cvae.data import Dataset, DiskImages, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import (
@@ -269,7 +269,7 @@ def generate_batches(
         yield (random.random(image.shape, np.float32) < image).astype(np.float32) if binary else image
 
 
-def is_binary(images: np.ndarray | Rows) -> bool:
+def is_binary(images: np.ndarray | DiskImages) -> bool:
     """Return whether all pixels are 0 or 1."""
     return all(bool(((batch == 0) | (batch == 1)).all()) for _, batch, _ in batches(images, None))
 

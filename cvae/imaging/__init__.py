@@ -1,15 +1,15 @@
-"""Images: read and write files, make grids and GIFs, interpolate between codes. Torch-free, onnxruntime-free."""
+"""Reading and writing of image files, grids and GIFs, and interpolation of codes, without torch or onnxruntime."""
 
 from cvae.imaging.arrays import error_maps, to_pil, to_uint8
-from cvae.imaging.grids import grid, legible, strip
+from cvae.imaging.grids import enlarge, grid, strip
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.imaging.reader import read, read_set
 from cvae.imaging.writer import save, save_gif
 
 __all__ = [
+    "enlarge",
     "error_maps",
     "grid",
-    "legible",
     "lerp",
     "read",
     "read_set",

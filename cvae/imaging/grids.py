@@ -1,4 +1,4 @@
-"""Images beside each other, and in a size to look at. Torch-free."""
+"""Image grids, and enlargement of small images. Torch-free."""
 
 import math
 
@@ -7,21 +7,24 @@ from PIL import Image
 
 from cvae.imaging.arrays import to_pil
 
-LEGIBLE, NARROW, WIDE = 280, 96, 1280
-"""Pictures smaller than the first are enlarged by a whole factor when they are saved for a person to look at; so are
-strips narrower than the second, as long as they are not wider than the third then."""
+MIN_LONG_SIDE, MIN_SHORT_SIDE, MAX_LONG_SIDE = 280, 96, 1280
+"""Pixels. An image whose longer side is below the first is enlarged by a whole factor; so is a strip whose shorter side
+is below the second, while its longer side does not exceed the third."""
 
-ENLARGE = Image.Resampling.LANCZOS
-"""How: smoothly, since an eye reads a digit of 8x8 pixels more easily so than as 64 squares."""
+RESAMPLING = Image.Resampling.LANCZOS
+"""Filter of the enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
 
 
 def grid_gap(height: int) -> int:
-    """Return the pixels between the images of a grid, by their height."""
+    """Return the gap between the images of a grid, in pixels, for their height."""
     return max(1, height // 28)
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
-    """Images (N, C, H, W) row by row on one picture, with a thin gap; by default about as many columns as rows."""
+    """Arrange images (N, C, H, W) in a grid, row by row, with a thin gap between them.
+
+    `columns` defaults to about as many as there are rows.
+    """
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
     rows, gap = math.ceil(count / columns), grid_gap(height)
@@ -35,12 +38,12 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
 
 
 def strip(images: np.ndarray) -> Image.Image:
-    """Images (N, C, H, W) side by side, with a thin gap."""
+    """Arrange images (N, C, H, W) in one row, with a thin gap between them."""
     return grid(images, columns=len(images))
 
 
-def legible(picture: Image.Image) -> Image.Image:
-    """A small picture, or a thin strip, enlarged by a whole factor; a large one as it is."""
-    thin, long = sorted(picture.size)
-    factor = max(math.ceil(LEGIBLE / long), min(math.ceil(NARROW / thin), WIDE // long))
-    return picture.resize((picture.width * factor, picture.height * factor), ENLARGE)
+def enlarge(image: Image.Image) -> Image.Image:
+    """Enlarge a small image or a thin strip by a whole factor, so that details are visible; keep the size of others."""
+    short, long = sorted(image.size)
+    factor = max(math.ceil(MIN_LONG_SIDE / long), min(math.ceil(MIN_SHORT_SIDE / short), MAX_LONG_SIDE // long))
+    return image.resize((image.width * factor, image.height * factor), RESAMPLING)

@@ -3,16 +3,19 @@
 import numpy as np
 
 
-def lerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The straight line from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z)."""
-    return (1 - way) * a + way * b
+def lerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Interpolate linearly between a (Z,) and b (Z,) with weights `weight` (N, 1) of b, in [0, 1]: (N, Z)."""
+    return (1 - weight) * a + weight * b
 
 
-def slerp(a: np.ndarray, b: np.ndarray, way: np.ndarray) -> np.ndarray:
-    """The great-circle arc from a (Z,) to b (Z,) at `way` (N, 1) in [0, 1]: (N, Z). Shoemake 1985, section 3.3."""
+def slerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Interpolate spherically between a (Z,) and b (Z,) with weights `weight` (N, 1) of b, in [0, 1]: (N, Z).
+
+    Shoemake 1985, section 3.3.
+    """
     cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
     angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-4:  # parallel or opposite: no arc is the shortest
-        return lerp(a, b, way)
-    codes = (np.sin((1 - way) * angle) * a + np.sin(way * angle) * b) / np.sin(angle)
+    if np.sin(angle) < 1e-4:  # parallel or opposite vectors: there is no unique shortest arc
+        return lerp(a, b, weight)
+    codes = (np.sin((1 - weight) * angle) * a + np.sin(weight * angle) * b) / np.sin(angle)
     return codes.astype(np.float32)

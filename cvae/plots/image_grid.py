@@ -44,7 +44,7 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     count, channels, height, width = images.shape
     planes = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
     size = (width * factor, height * factor)
-    enlarged = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.ENLARGE)) for plane in planes])
+    enlarged = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.RESAMPLING)) for plane in planes])
     return enlarged.reshape(count, channels, *enlarged.shape[1:])  # (N*C, H*factor, W*factor) -> (N, C, ...)
 
 

@@ -33,7 +33,7 @@ def sample_grid(model: cvae.Model) -> Image.Image:
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
     images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
-    return imaging.legible(imaging.grid(images, 8))
+    return imaging.enlarge(imaging.grid(images, 8))
 
 
 def metric_rows(report: dict[str, Any]) -> list[str]:

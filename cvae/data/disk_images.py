@@ -1,4 +1,4 @@
-"""Images that stay in their file, for sets that are larger than memory."""
+"""Images that are read from disk on demand, for data sets larger than memory."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from cvae.errors import CvaeError, UsageError
 
 
 class File(io.FileIO):
-    """An open file that threads share. It closes itself, without a ResourceWarning, when the last of them drops it."""
+    """An open file that threads can share. It closes without a ResourceWarning when it is garbage-collected."""
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(str(path))
@@ -26,54 +26,55 @@ class File(io.FileIO):
         self.close()
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Fill `view`, or its beginning, with the bytes from `offset` on; how many it was."""
+        """Read bytes from `offset` on into `view`, and return how many were read."""
         if hasattr(os, "preadv"):
             return os.preadv(self.fileno(), [view], offset)
-        with self.position:  # Windows has one for all threads
+        with self.position:  # on Windows, threads share one file position
             self.seek(offset)
             return self.readinto(view)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rows:
-    """Images (N, C, H, W) uint8 in a .npy file: `rows[index]` reads those asked for, and keeps none.
+class DiskImages:
+    """Images (N, C, H, W) uint8 in an .npy file, read when they are indexed and not cached.
 
-    The file stays open, so that it may be replaced or removed under a run that reads it. Threads may share a `Rows`.
+    The file stays open, so it may be replaced or removed while it is in use. Threads can share an instance.
 
-    It is read, not mapped, because: the pages of a map count as the process's own; to read rows at random through one
-    took 2 times as long, and from a disk 15 times, since a page is fetched only when the one before has come; and when
-    a mapped file becomes shorter the process is killed (SIGBUS), where a read can say so.
+    The file is read rather than mapped for three reasons: mapped pages count as memory of the process; reading images
+    in random order through a map took 2 times as long, and from a hard disk 15 times, since pages are fetched one after
+    another; and if a mapped file is truncated, the process is killed (SIGBUS), where a read raises an error.
 
     Args:
-        start: bytes before the first image.
+        file: the open .npy file.
+        start: offset of the first image, in bytes.
         image_shape: (C, H, W).
-        index: which images of the file these are, and in what order (N,) int64.
-        draw: makes of an image, and of its number in the file, the image that is given out instead.
+        index: indices of these images in the file, in order, (N,) int64.
+        transform: called with each image that is read (C, H, W), and its index in the file; returns its replacement.
     """
 
     file: File
     start: int
     image_shape: tuple[int, ...]
     index: np.ndarray
-    draw: Callable[[np.ndarray, int], np.ndarray] | None = None
+    transform: Callable[[np.ndarray, int], np.ndarray] | None = None
     dtype: ClassVar = np.dtype(np.uint8)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """All images of a .npy file: uint8, (N, C, H, W) or (N, H, W), as `numpy.save` writes a C-ordered array.
+        """Open an .npy file of a C-ordered uint8 array, (N, C, H, W) or (N, H, W), as `numpy.save` writes it.
 
         Raises:
-            UsageError: it holds another type or shape of array.
-            CvaeError: it can't be read, or is damaged.
+            UsageError: the array has another type, shape or order.
+            CvaeError: the file can't be read, or is damaged.
         """
         try:
             file = File(path)
-            shape, fortran, dtype = _header(file)
+            shape, fortran, dtype = _read_header(file)
             start, length = file.tell(), os.fstat(file.fileno()).st_size
         except OSError as error:
             raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
         except ValueError as error:
-            raise CvaeError(f"{str(path)!r} is damaged or no .npy file; write one with numpy.save") from error
+            raise CvaeError(f"{str(path)!r} is damaged or not an .npy file; write one with numpy.save") from error
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4):
             order = " in Fortran order" if fortran else ""
             raise UsageError(f"{str(path)!r} holds {dtype} {shape}{order}, not uint8 (N, C, H, W) or (N, H, W)")
@@ -83,7 +84,7 @@ class Rows:
         return cls(file=file, start=start, image_shape=image_shape, index=np.arange(shape[0]))
 
     @property
-    def shape(self) -> tuple[Any, ...]:  # as numpy's is typed
+    def shape(self) -> tuple[Any, ...]:  # the type that numpy declares
         """(N, C, H, W)"""
         return len(self.index), *self.image_shape
 
@@ -94,46 +95,46 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
-    def select(self, rows: slice | np.ndarray) -> Self:
-        """Some of the images, by a slice or a row of numbers or booleans; none is read."""
-        return replace(self, index=self.index[rows])
+    def select(self, indices: slice | np.ndarray) -> Self:
+        """Return some of the images, by a slice or an array of integers or booleans, without reading them."""
+        return replace(self, index=self.index[indices])
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        """Read images, chosen as by `select`: (N, C, H, W) uint8.
+        """Read images selected like in `select`, as (N, C, H, W) uint8.
 
         Raises:
-            CvaeError: the file can't be read any more, or has become shorter.
+            CvaeError: the file can't be read any more, or has been truncated.
         """
-        rows = self.index[key]
-        images = np.empty((len(rows), *self.image_shape), np.uint8)
+        indices = self.index[key]
+        images = np.empty((len(indices), *self.image_shape), np.uint8)
         size = math.prod(self.image_shape)
-        # Neighbours are read in one go: cut where the next row is not the one after.
-        cuts = [0, *(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]
+        # Adjacent images are read at once: cut wherever the next index does not follow.
+        cuts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
         parts = [
-            (images[first:last].reshape(-1).data, self.start + int(rows[first]) * size)
+            (images[first:last].reshape(-1).data, self.start + int(indices[first]) * size)
             for first, last in pairwise(cuts)
             if first < last
         ]
         try:
-            if hasattr(os, "posix_fadvise"):  # ask for all of them at once, so that the disk works in parallel
+            if hasattr(os, "posix_fadvise"):  # request all parts first, so that the disk works in parallel
                 for view, offset in parts:
                     os.posix_fadvise(self.file.fileno(), offset, len(view), os.POSIX_FADV_WILLNEED)
             for view, offset in parts:
                 while view:
                     count = self.file.read_at(offset, view)
                     if not count:
-                        raise CvaeError(f"{self.file.name!r} has become shorter while it was read; start again")
+                        raise CvaeError(f"{self.file.name!r} was truncated while it was read; start again")
                     view, offset = view[count:], offset + count
         except OSError as error:
             raise CvaeError(f"can't read {self.file.name!r}: {error.strerror}") from error
-        if self.draw is not None:
-            for row, image in zip(rows.tolist(), images, strict=True):
-                image[:] = self.draw(image, row)
+        if self.transform is not None:
+            for index, image in zip(indices.tolist(), images, strict=True):
+                image[:] = self.transform(image, index)
         return images
 
 
-def _header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, whether in Fortran order, type; the file then stands at the first byte of the array."""
+def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, Fortran order and type, and leave the file at the first byte of the array."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)
