@@ -67,7 +67,7 @@ def test_the_plain_loop_minimizes_what_the_engine_minimizes(monkeypatch, conditi
 def test_bound_of_the_gpu_benchmark_is_that_of_the_evaluator(monkeypatch, trained):
     """Both draw the noise by themselves."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from gpu import importance_weighted
+    from _gpu.bound import importance_weighted
 
     run = trained["plain"]
     args = SimpleNamespace(device="cpu", data_dir=None, smoke=False)
