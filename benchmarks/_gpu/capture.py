@@ -156,7 +156,7 @@ def endless_batches(step: TrainingStep) -> Iterator[tuple[int, Any]]:
     """Yield the number of each step and its batch, epoch after epoch."""
     number = 0
     for epoch in count():
-        for batch in step.shuffled(epoch, 0):
+        for batch in step.epoch_batches(epoch, 0):
             yield number, batch
             number += 1
 
