@@ -37,16 +37,16 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def any_process(accelerator: Accelerator, condition: bool, step: int | None = None) -> bool:
-    """Return whether a condition is true in any process. All processes must call this at the same steps.
+def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
+    """Return whether `flag` is true in any process. All processes must call this at the same steps.
 
     With `step`, several processes compare only every `AGREEMENT_STEPS` steps, and get False at the steps between.
     """
     if accelerator.num_processes == 1:
-        return condition
+        return flag
     if step is not None and step % AGREEMENT_STEPS:
         return False
-    return bool(accelerator.gather(torch.tensor([condition], device=accelerator.device)).any())
+    return bool(accelerator.gather(torch.tensor([flag], device=accelerator.device)).any())
 
 
 def _leave_processes() -> None:
