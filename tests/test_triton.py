@@ -95,7 +95,10 @@ def test_a_models_name_is_no_path(name, folder):
 
 def test_any_name_and_class_stands_in_the_text(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
-    spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
+    spec |= {
+        "name": 'a "quoted" name \\ ä',
+        "classes": [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"],
+    }
     spec = Spec.from_json(json.dumps(spec), "test")
     told = parse(protobuf, config_text(spec, folder_name(spec.name)))
     assert Spec.from_json(told.parameters["cvae"].string_value, "test") == spec

@@ -37,17 +37,17 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def any_process(accelerator: Accelerator, wanted: bool, step: int | None = None) -> bool:
-    """Return whether any process wants something.
+def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
+    """Return whether `flag` is true in any process.
 
     All processes must call this at the same steps. With `step`, those between two agreements return False, unless there
     is only one process.
     """
     if accelerator.num_processes == 1:
-        return wanted
+        return flag
     if step is not None and step % AGREEMENT_STEPS:
         return False
-    return bool(accelerator.gather(torch.tensor([wanted], device=accelerator.device)).any())
+    return bool(accelerator.gather(torch.tensor([flag], device=accelerator.device)).any())
 
 
 def _leave_processes() -> None:
