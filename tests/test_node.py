@@ -174,7 +174,7 @@ def test_images_agree_with_python_to_1e_4(checkout):
     images = model.decode(noise, [7, 1, 0])
     for ours, theirs in zip(found, (images, *model.encode(images, [7, 1, 0])), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    assert len(refused) == 6 and "an encoder is needed" in refused[0]
+    assert len(refused) == 6 and "the encoder is needed" in refused[0]
     assert '"-1"' in refused[3] and '"10"' in refused[4]
 
 
@@ -196,7 +196,7 @@ def test_the_program_of_the_readme_draws(checkout):
         ([], "name one file"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["package.json"], "intact ONNX"),
-        (["{zoo}/encoder.onnx"], "a decoder is needed"),
+        (["{zoo}/encoder.onnx"], "the decoder is needed"),
         (["{zoo}/decoder.onnx", "--label", "12"], '"12"'),
         (["{zoo}/decoder.onnx", "--label", "-1"], "label"),
         (["{zoo}/decoder.onnx", "--seed", "x"], '"x"'),
