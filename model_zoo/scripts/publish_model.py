@@ -97,8 +97,8 @@ tags:
 
 {summary}
 
-Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`, images of {spec.image_shape[1]}x{spec.image_shape[2]} grey pixels. `decoder.onnx` contains
-the prior and the decoder in one graph.
+Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`,
+{spec.image_shape[1]}x{spec.image_shape[2]} grey images. `decoder.onnx` contains the prior and the decoder in one graph.
 
 | | |
 |---|---|
