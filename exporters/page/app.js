@@ -79,7 +79,7 @@ function describe() {
   document.title = $("name").textContent = spec.name;
   const classes = spec.classes ? `, ${spec.classes.length} classes` : "";
   const kind = channels === 1 ? "grey" : "colour";
-  $("what").textContent = `${width} × ${height} pixels in ${kind} from ${spec.latent_dim} numbers${classes}`;
+  $("what").textContent = `${width} × ${height} pixels in ${kind}, ${spec.latent_dim} latent dimensions${classes}`;
   const facts = {
     Architecture: spec.architecture,
     Likelihood: spec.likelihood,
