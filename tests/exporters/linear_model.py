@@ -13,7 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Linear:
-    """image = sigmoid(noise W + class), in colour, wider than high: a decoder and its encoder as ONNX files."""
+    """ONNX files of the decoder sigmoid(noise W + class), with colour images wider than high, and an encoder."""
 
     shape, latent_dim = (3, 6, 10), 5
 
