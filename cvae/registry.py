@@ -234,6 +234,9 @@ DATASETS = Registry(
     "cvae.datasets",
     {
         "digits": Builtin("cvae.data.digits:digits", "1,797 handwritten digits, 8x8 grey, bundled: no download"),
+        "mnist-small": Builtin(
+            "cvae.data.mnist_small:mnist_small", "12,000 handwritten digits of MNIST, 28x28 grey, bundled: no download"
+        ),
         "mnist": Builtin("cvae.data.downloads:mnist", "70,000 handwritten digits, 28x28 grey"),
         "fashion-mnist": Builtin("cvae.data.downloads:fashion_mnist", "70,000 pieces of clothing, 28x28 grey"),
         "kmnist": Builtin("cvae.data.downloads:kmnist", "70,000 cursive Japanese characters, 28x28 grey"),

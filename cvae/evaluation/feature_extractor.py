@@ -17,8 +17,9 @@ from cvae.runtime.scan import protobuf
 METADATA_KEY = "cvae-classifier"
 """Key of the ONNX metadata entry that holds a classifier's classes and accuracy."""
 
-CLASSIFIERS = {"mnist": ("mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c7cf4f3555e3f182e9b499dd36639e")}
-"""Bundled classifiers: name -> file in this folder, and its SHA-256."""
+MNIST_CLASSIFIER = "mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c7cf4f3555e3f182e9b499dd36639e"
+CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
+"""Bundled classifiers: data set -> file in this folder, and its SHA-256."""
 
 BATCH_SIZE = 500
 

@@ -56,17 +56,17 @@ DEFAULT_SPACE: Space = {
 }
 
 
-def default_space(base: TrainConfig, given: Container[str]) -> Space:
-    """Return the default search space without the flags in `given`, widened to include the values of `base`."""
+def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
+    """Return the default search space without the flags in `overrides`, widened to include the values of `base`."""
     space: Space = {}
-    for name, of in DEFAULT_SPACE.items():
-        if name in given:
+    for name, domain in DEFAULT_SPACE.items():
+        if name in overrides:
             continue
         value = getattr(base, name)
-        if isinstance(of, Range):
-            space[name] = Range(min(of.low, value), max(of.high, value), of.log)
+        if isinstance(domain, Range):
+            space[name] = Range(min(domain.low, value), max(domain.high, value), domain.log)
         else:
-            space[name] = tuple(sorted({*of, value}))
+            space[name] = tuple(sorted({*domain, value}))
     return space
 
 
@@ -104,7 +104,7 @@ def make_space(table: Mapping[str, Any]) -> Space:
     """
     hints = typing.get_type_hints(TrainConfig)
     space: Space = {}
-    for key, of in table.items():
+    for key, domain in table.items():
         name = key if "." in key else key.replace("-", "_")
         if name in SHORT_FLAGS:
             name, whole_numbers = f"{SHORT_FLAGS[name].part}.{name}", SHORT_FLAGS[name].type is int
@@ -112,16 +112,18 @@ def make_space(table: Mapping[str, Any]) -> Space:
             whole_numbers = float not in (hints.get(name), *typing.get_args(hints.get(name)))
         part, dot, option = name.partition(".")
         if not (part in PARTS and option if dot else name in hints and name != "options"):
-            raise UsageError(f"search: {key!r} is no flag of cvae train, nor PART.OPTION; {suggest(name, hints)}")
+            raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, hints)}")
         if name in NOT_SEARCHABLE:
-            raise UsageError(f"search: {flag(name)} is not for searching: bounds would not compare; give it one value")
-        if isinstance(of, Mapping):
-            whole = whole_numbers and type(of.get("low")) is type(of.get("high")) is int
-            space[name] = from_dict(Range, {"whole": whole, **of}, f"search {key}")
-        elif isinstance(of, list) and of:
-            space[name] = tuple(map(scalar, of))
+            raise UsageError(
+                f"search: {flag(name)} can't be searched, because bounds would not compare; give it one value"
+            )
+        if isinstance(domain, Mapping):
+            whole = whole_numbers and type(domain.get("low")) is type(domain.get("high")) is int
+            space[name] = from_dict(Range, {"whole": whole, **domain}, f"search {key}")
+        elif isinstance(domain, list) and domain:
+            space[name] = tuple(map(scalar, domain))
         else:
-            raise UsageError(f"search: {key} = {of!r} is neither {{low = ..., high = ...}} nor a list of choices")
+            raise UsageError(f"search: {key} = {domain!r} is neither {{low = ..., high = ...}} nor a list of choices")
     return space
 
 

@@ -95,15 +95,15 @@ class Study:
         dataset = load_dataset(self.base)
         if dataset.validation is None:
             raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; use 0.1")
-        for name, of in self.space.items():
-            for value in of.ends if isinstance(of, Range) else of:
+        for name, domain in self.space.items():
+            for value in domain.ends if isinstance(domain, Range) else domain:
                 configure(apply_params(self.base, {name: value}), dataset)
         config = configure(self.base, dataset)
         options = {name: part.options for name, part in config.model.parts.items()}
         options["objective"] = config.training.options["objective"]
         values = {f"{part}.{name}": value for part, own in options.items() for name, value in own.items()}
         values |= vars(config.training)
-        return {name: scalar(values[name]) for name, of in self.space.items() if scalar(values[name]) in of}
+        return {name: scalar(values[name]) for name, domain in self.space.items() if scalar(values[name]) in domain}
 
     def run(self, trials: int) -> None:
         """Search until the study has `trials` trials, counting those of all workers.

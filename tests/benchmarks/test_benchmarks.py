@@ -67,7 +67,7 @@ def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
 def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
     """The benchmark and the evaluator draw different noise."""
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from gpu import importance_weighted
+    from _gpu.bound import importance_weighted
 
     run = trained["plain"]
     args = SimpleNamespace(device="cpu", data_dir=None, smoke=False)

@@ -30,6 +30,21 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
 
 
+NUMBER = re.compile(r"-?\d[\d,.]*(e-\d+)?")
+
+
+def shown_outputs(path: Path) -> dict[str, list[str]]:
+    """Return the lines of output that a document shows below a command, by command. Lines of "..." are left out."""
+    found = re.findall(r"```bash\n([^\n]*)\n```\n+```text\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    return {command: [line for line in output.splitlines() if line != "..."] for command, output in found}
+
+
+def without_numbers(line: str) -> str:
+    """Return a line of output without what depends on the machine, the seed and the number of epochs."""
+    line = NUMBER.sub("#", line).replace("# epochs of", "# epoch of")
+    return " ".join(re.sub(r"\b(bf16|fp32) on", "PRECISION on", line).split())
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """Make a folder with photos and a small copy of MNIST, and return the environment for commands."""
@@ -60,6 +75,8 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
     if "plugin" in str(document):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
         subprocess.run([sys.executable, "-m", *map(str, install)], cwd=tmp_path, check=True)
+    outputs = shown_outputs(document)
+    assert len(outputs) == (3 if document == ROOT / "README.md" else 0)
     for command in commands(document):
         # The documented trainings take minutes; one epoch and two trials of a search must do here.
         trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
@@ -70,6 +87,8 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
         else:
             result = cvae(*shlex.split(short)[1:])
             assert result.code == 0, f"{command}\n{result.err}"
+            lines = {without_numbers(line) for line in (result.out + result.err).splitlines()}
+            assert {without_numbers(line) for line in outputs.get(command, [])} <= lines, command
         if out := re.search(r"--out (\S+\.(?:png|gif))", command):
             with Image.open(tmp_path / out[1]) as picture:
                 assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the image is blank"

@@ -82,7 +82,7 @@ def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
     monkeypatch.setattr(RecordedStep, "__init__", lambda self, *a, **k: (steps.append(self), init(self, *a, **k))[1])
     train(replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, epochs=1), tmp_path / "a", quiet=True)
     (step,) = steps
-    step.shuffled(0, 3)
+    step.epoch_batches(0, 3)
     for fresh in (False, True):
         if fresh:
             step.optimizer.optimizer.state.clear()
@@ -90,7 +90,7 @@ def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
         values = [tensor.detach().clone() for tensor in tensors]
         step._compute_at_position()
         assert not torch.equal(tensors[0], values[0])
-        step._put_back(tensors, values)
+        step._restore_values(tensors, values)
         assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
     assert not any(tensor.any() for state in step.optimizer.state.values() for tensor in state.values())
 

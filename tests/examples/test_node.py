@@ -176,7 +176,7 @@ def test_images_agree_with_python_to_1e_4(checkout):
     images = model.decode(noise, [7, 1, 0])
     for ours, theirs in zip(actual, (images, *model.encode(images, [7, 1, 0])), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    assert len(errors) == 6 and "an encoder is needed" in errors[0]
+    assert len(errors) == 6 and "the encoder is needed" in errors[0]
     assert '"-1"' in errors[3] and '"10"' in errors[4]
 
 
@@ -198,7 +198,7 @@ def test_program_of_the_readme_generates_an_image(checkout):
         ([], "name one file"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["package.json"], "intact ONNX"),
-        (["{zoo}/encoder.onnx"], "a decoder is needed"),
+        (["{zoo}/encoder.onnx"], "the decoder is needed"),
         (["{zoo}/decoder.onnx", "--label", "12"], '"12"'),
         (["{zoo}/decoder.onnx", "--label", "-1"], "label"),
         (["{zoo}/decoder.onnx", "--seed", "x"], '"x"'),

@@ -95,7 +95,10 @@ def test_model_name_becomes_a_safe_folder_name(name, folder):
 
 def test_any_model_and_class_name_can_be_written(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
-    spec |= {"name": 'a "quoted" name \\ ä', "classes": ['"', "\\", "雪", "'", "}"] * 2}
+    spec |= {
+        "name": 'a "quoted" name \\ ä',
+        "classes": [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"],
+    }
     spec = Spec.from_json(json.dumps(spec), "test")
     config = parse(protobuf, config_text(spec, folder_name(spec.name)))
     assert Spec.from_json(config.parameters["cvae"].string_value, "test") == spec

@@ -22,7 +22,7 @@ from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.exporters.web import measure_effects
 from cvae.plots import grid as grid_plot
 from cvae.runtime import bulk
-from cvae.runtime.model import label_indices
+from cvae.runtime.arguments import label_indices
 from cvae.spec import KEY, Spec
 
 NUMBERS, ZEROS, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
