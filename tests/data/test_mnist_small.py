@@ -27,9 +27,9 @@ def test_images_are_those_of_mnist_with_their_labels() -> None:
     for split in ("train", "test"):
         ours, theirs = getattr(small, split), getattr(full, split)
         labels = {image.tobytes(): int(label) for image, label in zip(theirs.images[:], theirs.labels, strict=True)}
-        found = [labels[image.tobytes()] for image in ours.images[:]]  # each is in the same split of MNIST
-        assert found == ours.labels.tolist()
-        assert len({image.tobytes() for image in ours.images[:]}) == len(found)
+        true_labels = [labels[image.tobytes()] for image in ours.images[:]]  # each is in the same split of MNIST
+        assert true_labels == ours.labels.tolist()
+        assert len({image.tobytes() for image in ours.images[:]}) == len(true_labels)
 
 
 def test_classifier_recognizes_its_test_digits() -> None:

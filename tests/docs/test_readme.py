@@ -35,8 +35,8 @@ NUMBER = re.compile(r"-?\d[\d,.]*(e-\d+)?")
 
 def shown_outputs(path: Path) -> dict[str, list[str]]:
     """Return the lines of output that a document shows below a command, by command. Lines of "..." are left out."""
-    found = re.findall(r"```bash\n([^\n]*)\n```\n+```text\n(.*?)```", path.read_text(), flags=re.DOTALL)
-    return {command: [line for line in output.splitlines() if line != "..."] for command, output in found}
+    pairs = re.findall(r"```bash\n([^\n]*)\n```\n+```text\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    return {command: [line for line in output.splitlines() if line != "..."] for command, output in pairs}
 
 
 def without_numbers(line: str) -> str:

@@ -56,7 +56,7 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 def saved_figures(monkeypatch) -> list[Figure]:
     """Return a list of the figures that commands save. Images are enlarged without smoothing."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
-    figures: list[Figure] = []
+    saved: list[Figure] = []
     save = style.save
-    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (figures.append(figure), save(figure, path)))
-    return figures
+    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (saved.append(figure), save(figure, path)))
+    return saved

@@ -98,8 +98,8 @@ def test_map_has_a_colour_a_marker_and_a_name_for_each_class(tmp_path, thumbnail
 def test_thumbnails_are_at_their_codes_and_do_not_overlap():
     codes, labels = clusters()
     places = latent.project(codes, "pca")
-    of = codes_of(labels, tuple("abcde"))
-    figure = latent.draw(of, places, "title", thumbnails=True)
+    encoded = codes_of(labels, tuple("abcde"))
+    figure = latent.draw(encoded, places, "title", thumbnails=True)
     images = figure.axes[0].images
     assert 5 < len(images) < 200
     boxes = np.array([image.get_extent() for image in images])  # left, right, bottom, top
@@ -107,7 +107,7 @@ def test_thumbnails_are_at_their_codes_and_do_not_overlap():
     for image, middle in zip(images, middles, strict=True):
         index = int(np.abs(places - middle).sum(1).argmin())
         assert np.allclose(places[index], middle, atol=1e-3)
-        assert np.array_equal(np.asarray(image.get_array()), of.images.images[index].transpose(1, 2, 0))
+        assert np.array_equal(np.asarray(image.get_array()), encoded.images.images[index].transpose(1, 2, 0))
     for i, a in enumerate(boxes):
         for b in boxes[:i]:
             assert a[1] < b[0] or b[1] < a[0] or a[3] < b[2] or b[3] < a[2]
