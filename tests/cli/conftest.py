@@ -40,7 +40,7 @@ def assert_fails(cvae) -> Callable[..., None]:
 
 
 @pytest.fixture
-def litter(in_tmp) -> None:
+def wrong_files(in_tmp) -> None:
     """Write files and folders that a user may name by mistake."""
     Path("empty-folder").mkdir()
     Path("a-file").write_text("text")

@@ -60,7 +60,7 @@ BAD_USE = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
-def test_command_rejects_invalid_arguments_in_one_line(assert_fails, litter, trained, code, command, words):
+def test_command_rejects_invalid_arguments_in_one_line(assert_fails, wrong_files, trained, code, command, words):
     assert_fails(code, words, *[word.format(**trained) for word in command.split()])
 
 
@@ -82,11 +82,11 @@ def test_generate_suggests_training_when_there_is_no_model(assert_fails, monkeyp
     assert_fails(2, ["cvae train"], "generate", "--digit", "7")
 
 
-def test_interpolate_requires_label_from_image_to_seed(assert_fails, trained, litter):
+def test_interpolate_requires_label_from_image_to_seed(assert_fails, trained, wrong_files):
     assert_fails(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
 
 
-def test_command_suggests_export_for_run_without_onnx_files(assert_fails, trained, litter):
+def test_command_suggests_export_for_run_without_onnx_files(assert_fails, trained, wrong_files):
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for command in (["generate"], ["generate", "raw"], ["interpolate", "runs/raw"], ["reconstruct", "seven.png"]):
         assert_fails(1, ["cvae export onnx runs/raw"], *command)

@@ -52,7 +52,6 @@ BAD_TRAINING = {
     "set without part": (2, "--set conditioning.x=1", ["conditioning"]),
     "no run": (2, "--resume", ["'runs'", "--out"]),
     "no such run": (1, "--resume --out nowhere", ["nowhere"]),
-    "under a file": (1, "--arch mlp --limit 64 --out a-file/run", ["'a-file/run"]),
 }
 BAD_OPTIONS = {
     "beta nan": ("--arch mlp --set objective.beta=NaN", ["beta=nan", "at least 0"]),
@@ -74,8 +73,13 @@ BAD_OPTIONS = {
 
 
 @pytest.mark.parametrize(("code", "flags", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
-def test_train_rejects_invalid_flags(assert_fails, litter, code, flags, words):
+def test_train_rejects_invalid_flags(assert_fails, wrong_files, code, flags, words):
     assert_fails(code, words, "train", *flags.split())
+
+
+@pytest.mark.integration
+def test_train_reports_folder_that_cannot_be_created(assert_fails, wrong_files):
+    assert_fails(1, ["'a-file/run"], "train", "--arch", "mlp", "--limit", "64", "--out", "a-file/run")
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)

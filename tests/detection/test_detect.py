@@ -109,6 +109,7 @@ def test_labels_are_compared_at_the_mean_code(scorers, digits):
     np.testing.assert_allclose(measured.ratio, ratio, rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.integration
 @needs_mnist
 def test_inferred_label_is_the_true_label():
     test = load_data("mnist", data_dir=str(SHARED)).test

@@ -207,6 +207,7 @@ def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
     assert excess.max() < 0.01 and len(set(nearest.tolist())) > 3
 
 
+@pytest.mark.integration
 @needs_mnist
 def test_default_model_recognizes_digits():
     from cvae.evaluation.evaluate import subsample

@@ -72,6 +72,7 @@ def test_card_lists_every_metric_of_the_evaluation(name):
     assert f"{report['importance_weighted']['nats']:.2f}" in card and f"cvae train --recipe {name}" in card
 
 
+@pytest.mark.integration
 @needs_mnist
 @each_model
 def test_bound_of_a_model_agrees_with_its_card(name):
@@ -84,6 +85,7 @@ def test_bound_of_a_model_agrees_with_its_card(name):
     assert again["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], rel=0.02)
 
 
+@pytest.mark.integration
 @needs_mnist
 @each_model
 def test_exported_files_have_the_bound_of_the_card(name):
