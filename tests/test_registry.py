@@ -238,7 +238,7 @@ def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "a whole number")]
+    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "an integer")]
 )
 def test_error_names_the_expected_type_of_an_option(option, value, kind):
     with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):

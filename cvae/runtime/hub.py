@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub or a mirror of it (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
+"""Models on the Hugging Face Hub or a mirror (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
 
 import re
 import sys
@@ -14,15 +14,15 @@ FILES = (DECODER, ENCODER)
 
 
 def fetch(name: str) -> Path:
-    """Download the exported files of hf://owner/name[@revision], and return their folder in the cache of the hub.
+    """Download the exported files of hf://owner/name[@revision], and return their folder in the Hub cache.
 
-    Files that have not changed are not downloaded again. If the hub can't be reached, an earlier download is used.
+    Files that have not changed are not downloaded again. If the Hub can't be reached, an earlier download is used.
 
     Raises:
-        UsageError: If the name does not have this form, or the hub has no such repository or revision.
+        UsageError: If the name does not have this form, or the Hub has no such repository or revision.
         MissingExtraError: If huggingface_hub is not installed.
-        CvaeError: If the hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
-            a file is too large to load, in which case nothing is downloaded.
+        CvaeError: If the Hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
+            a file is too large to load. Nothing is downloaded then.
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if match is None:
