@@ -35,12 +35,7 @@ class ModelConfig:
 
     Attributes:
         image_shape: (C, H, W).
-        latent_dim: number of latent dimensions.
         classes: names of the labels 0 ... K-1 of a conditional model; None without labels.
-        architecture: architecture of the encoder and the decoder.
-        conditioning: how labels enter the network; None without labels.
-        likelihood: likelihood p(x|z).
-        prior: prior p(z).
     """
 
     image_shape: tuple[int, int, int]

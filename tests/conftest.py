@@ -18,12 +18,19 @@ from PIL import Image
 
 from cvae.__main__ import main
 from cvae.atomic import write_file
-from cvae.config import TrainConfig
+from cvae.config import DataConfig, TrainConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
-INTEGRATION_FIXTURES = {"trained"}
-"""Fixtures that train and export a model or start another program; tests that use them are integration tests."""
+for config in (DataConfig, TrainConfig):
+    # The seed of all trainings of the tests that do not choose one: none of them may depend on it.
+    config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
+
+INTEGRATION_FIXTURES = {
+    "trained", "quick_run", "plane", "study",  # train a model
+    "downloaded", "chromium", "wheel", "texts", "in_javascript",  # start another process
+}  # fmt: skip
+"""Fixtures that train a model or start another process: tests that use them are integration tests."""
 
 unit_test_runs = False
 """Whether the current test must neither train a model nor start another process."""

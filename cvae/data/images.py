@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cvae.imaging.reader import bytes_per_pixel, check_size, cover, explain, open_image, to_rgb
+from cvae.imaging.formats import bytes_per_pixel, check_size, explain, open_image
+from cvae.imaging.reader import cover, to_rgb
 
 MAX_WAITING_BYTES = 2**26
 """Maximum size of the decoded images that wait to be consumed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvae.errors import UsageError, count_of, one_line
-from cvae.imaging.reader import explain, is_image
+from cvae.imaging.formats import explain, is_image
 
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Names, in lower case, of files and folders that operating systems create."""

@@ -38,7 +38,7 @@ from cvae.data.split_names import (
     recognize_split,
 )
 from cvae.errors import UsageError, one_line
-from cvae.imaging.reader import EXTENSIONS
+from cvae.imaging.formats import EXTENSIONS
 
 MAX_FOLDERS_SHOWN = 8
 """Maximum number of sub-folders that an error message lists."""
@@ -94,16 +94,16 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     if not folder.images and not folder.folders:
         only = f", only {folder.describe_other_files()}" if folder.other_files else ""
         raise UsageError(f"no images in {str(root)!r}{only}; a data set needs some of {', '.join(sorted(EXTENSIONS))}")
-    found = None if classes_only else find_splits(folder, argument)
+    split_folders = None if classes_only else find_splits(folder, argument)
     remarks = []
-    if found and found.skipped:
-        remarks.append(f"skipped folders beside the splits: {', '.join(found.skipped)}")
+    if split_folders and split_folders.skipped:
+        remarks.append(f"skipped folders beside the splits: {', '.join(split_folders.skipped)}")
     if folder.other_files:
         remarks.append(f"skipped files that are not images: {folder.describe_other_files()}")
     if folder.skipped:
         remarks.append(f"skipped: {folder.describe_skipped()}")
     listings = {}
-    for name, sub in (found.splits if found else {"train": folder}).items():
+    for name, sub in (split_folders.splits if split_folders else {"train": folder}).items():
         listings[name] = _list_images(sub)
         if sub.folders and sub.empty:
             remarks.append(f"skipped folders without images: {join_names(sub.empty)}")
@@ -138,13 +138,13 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
     if len(folder.folders) > 1 and all(name.lower() in SPLIT_ABBREVIATIONS for name in folder.folders):
         raise _ambiguity_error(folder, argument, "the names may be abbreviations of splits")
     _check_no_annotations(folder, argument)
-    nested = {name: found for name, sub in folder.folders.items() if (found := find_splits(sub, argument))}
+    nested = {name: inner for name, sub in folder.folders.items() if (inner := find_splits(sub, argument))}
     if not nested:
         return None
     _check_no_loose_images(folder)
-    skipped = [text for found in nested.values() for text in found.skipped]
+    skipped = [text for inner in nested.values() for text in inner.skipped]
     if len(nested) == len(folder.folders) > 1:
-        by_class = {name: found.splits for name, found in nested.items()}
+        by_class = {name: inner.splits for name, inner in nested.items()}
         if fillers := [name for name in by_class if is_filler(name)]:
             raise _ambiguity_error(folder, argument, f"each has splits, but {_quote(fillers[0])} names no class")
         if any(sub.folders for splits in by_class.values() for sub in splits.values()):
@@ -152,12 +152,12 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
         return SplitFolders(_join_classes(by_class), skipped)
     if len(nested) > 1:
         raise _ambiguity_error(folder, argument, "some of them have splits and others do not")
-    ((name, found),) = nested.items()
+    ((name, inner),) = nested.items()
     skipped += _describe(sub for other, sub in folder.folders.items() if other != name)
-    if len(folder.folders) > 1 and not any(sub.folders for sub in found.splits.values()):
+    if len(folder.folders) > 1 and not any(sub.folders for sub in inner.splits.values()):
         # `name` may also be a class with splits, next to classes without.
         raise _ambiguity_error(folder, argument, f"only {_quote(name)} has splits")
-    return SplitFolders(found.splits, skipped)
+    return SplitFolders(inner.splits, skipped)
 
 
 def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: str) -> SplitFolders | None:

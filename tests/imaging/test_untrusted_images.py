@@ -12,7 +12,8 @@ from PIL import Image
 from untrusted import MEMORY, assert_rejected, load_in_process
 
 from cvae.errors import UsageError
-from cvae.imaging.reader import MAX_PIXELS, ORIENTATION, cover, read
+from cvae.imaging.formats import MAX_PIXELS
+from cvae.imaging.reader import ORIENTATION, cover, read
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 
@@ -67,6 +68,7 @@ def write_hostile_images(folder: Path) -> None:
     (folder / "text.jpg").write_text("this is not an image")
 
 
+@pytest.mark.integration
 @needs_linux
 def test_read_rejects_hostile_images(tmp_path):
     """One process reads all files, with 200 MB for all of them."""
@@ -74,6 +76,7 @@ def test_read_rejects_hostile_images(tmp_path):
     assert_rejected(tmp_path)
 
 
+@pytest.mark.integration
 @needs_linux
 def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "_valid.png")
