@@ -167,7 +167,7 @@ def _files(paths: list[Path], out: Path) -> dict[str, Path]:
             if not inside:
                 raise UsageError(f"{str(argument)!r} has no readable images, such as .png or .jpg files")
             if folder.other_files:
-                _shared.say(f"{argument}: skipped files that are not images: {folder.describe_other_files()}")
+                _shared.say(f"{argument}: ignored files that are not readable images: {folder.describe_other_files()}")
         files += inside if path.is_dir() else [path]
     try:
         root = os.path.commonpath([file.parent for file in files])

@@ -56,9 +56,9 @@ class ModelConfig:
         if not 1 <= self.latent_dim <= 65536:
             raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
         if (self.classes is None) != (self.conditioning is None):
-            raise UsageError("a model has both classes and conditioning, or neither")
+            raise UsageError("a model must have both classes and conditioning, or neither")
         if self.classes is not None and not 1 <= len(self.classes) <= 65536:
-            raise UsageError(f"{len(self.classes)} classes; a conditional model has 1..65536")
+            raise UsageError(f"a conditional model has 1 to 65536 classes, not {len(self.classes)}")
         for name in self.classes or ():
             check_text(name)
 
@@ -304,7 +304,7 @@ class TrainConfig(DataConfig):
         None,
         EXECUTION,
         "Compile the networks before training.",
-        automatic="when it pays",
+        automatic="for long runs",
         resolved=True,
         resumable=True,
         machine=True,
@@ -389,8 +389,8 @@ class Config:
             raise CvaeError(f"{str(path)!r} is not the config of a run")
         if data.get("format") != FORMAT:
             raise CvaeError(
-                f"{str(path)!r} has format {quote(data.get('format'))}, this cvae reads {FORMAT}: "
-                "it is not a run of cvae, or a newer version wrote it (upgrade cvae-onnx)"
+                f"{str(path)!r} has format {quote(data.get('format'))}, but this version of cvae reads "
+                f"{FORMAT}; upgrade cvae-onnx if a newer version wrote it"
             )
         if isinstance(training := data.get("training"), dict):
             data["training"] = expand_short_flags(training)

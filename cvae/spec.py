@@ -125,7 +125,7 @@ class Spec:
                 )
             return from_dict(cls, data)
         except ValueError as error:
-            raise CvaeError(f"{source!r} has no valid cvae spec: {one_line(error)}") from error
+            raise CvaeError(f"{source!r} does not have a valid cvae spec: {one_line(error)}") from error
 
     def label_index(self, label: float | str) -> int:
         """Return the index of the class that a label names.
@@ -148,8 +148,8 @@ class Spec:
         if len(matches) > 1:
             names = ", ".join(self.classes[index] for index in matches[:20])
             raise UsageError(
-                f"label {quote_label(label)} is ambiguous for {self.name!r}: the classes {names} all equal it as "
-                "numbers; give the name exactly as it is written"
+                f"label {quote_label(label)} is ambiguous for {self.name!r}: the classes {names} are all equal to it "
+                "as numbers; give the name exactly as it is written"
             )
         if matches:
             return matches[0]
@@ -191,7 +191,7 @@ class Spec:
         )
 
     def _no_labels_error(self, label: str) -> UsageError:
-        return UsageError(f"{self.name!r} was trained without labels, so {label} means nothing to it")
+        return UsageError(f"{self.name!r} was trained without labels, so it does not accept {label}")
 
 
 def _to_text(label: object) -> str | None:

@@ -102,7 +102,7 @@ def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
     assert parts.get("mine") is unbounded and "mine" in parts
     assert list(parts) == ["thing", "wide", "unbounded", "plug-in", "mine"]
     for taken in parts:
-        with pytest.raises(UsageError, match=f"'{taken}' exists"):
+        with pytest.raises(UsageError, match=f"'{taken}' already exists"):
             parts.register(taken, part)
 
 

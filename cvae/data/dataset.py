@@ -178,37 +178,39 @@ def _check(dataset: object, data: str) -> Dataset:
         CvaeError: If it is not a `Dataset` as documented there and in `Split`.
     """
 
-    def invalid(problem: str) -> CvaeError:
+    def data_error(problem: str) -> CvaeError:
         return CvaeError(f"data set {data!r}: {problem}; fix the data or the plug-in that loads it")
 
     if not isinstance(dataset, Dataset):
-        raise invalid(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
+        raise data_error(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
     classes = dataset.classes
     if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
-        raise invalid(f"classes {classes!r} are not a tuple of strings")
+        raise data_error(f"classes {classes!r} are not a tuple of strings")
     if classes is not None and (repeated := [name for name, count in Counter(classes).items() if count > 1]):
-        raise invalid(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
+        raise data_error(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
     for name, split in _list_splits(dataset).items():
         if not isinstance(split, Split):
-            raise invalid(f"{name} is {type(split).__name__}, not cvae.data.Split")
+            raise data_error(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
         if not isinstance(images, np.ndarray | DiskImages) or images.dtype != np.uint8 or len(images.shape) != 4:
             is_array = isinstance(images, np.ndarray | DiskImages)
             actual = f"{images.dtype} {images.shape}" if is_array else type(images).__name__
-            raise invalid(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
+            raise data_error(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
         if 0 in images.shape:
-            raise invalid(f"{name} has no images: shape {images.shape}")
+            raise data_error(f"{name} has no images: shape {images.shape}")
         if images.shape[1:] != dataset.train.images.shape[1:]:
-            raise invalid(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
+            raise data_error(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             actual = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
-            raise invalid(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
+            raise data_error(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
         if classes is None:
-            raise invalid(f"{name} has labels, but classes is None")
+            raise data_error(f"{name} has labels, but classes is None")
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise invalid(f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}")
+            raise data_error(
+                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}"
+            )
     return dataset
 
 
@@ -216,7 +218,7 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
     for name, split in _list_splits(dataset).items():
         if split.labels is None:
             raise UsageError(
-                f"{flag} needs labels, and {name} of {data!r} has none: make a sub-folder for each class, "
+                f"{flag} needs labels, and {name} of {data!r} has none: make a subfolder for each class, "
                 f"choose a data set with labels, or remove {flag}"
             )
 

@@ -19,12 +19,12 @@ DEFAULT_SIZE = (64, 64)
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load the images of a folder.
 
-    - Each class has a sub-folder with its name, with images at any depth; or all images are directly in the folder,
+    - Each class has a subfolder with its name, with images at any depth; or all images are directly in the folder,
       without labels. Both at once is an error, because the loose images may or may not be a class.
-    - Sub-folders named after splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are splits, each with or
-      without a sub-folder per class. They may be one level deeper, or below each class. The classes of `train` are the
-      classes of the data set. If it is unclear whether sub-folders are splits or classes, the error shows the tree.
-    - Files and folders whose names begin with a dot are ignored, and so are sub-folders without images. Symbolic links
+    - Subfolders named after splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are splits, each with or
+      without a subfolder per class. They may be one level deeper, or below each class. The classes of `train` are the
+      classes of the data set. If it is unclear whether subfolders are splits or classes, the error shows the tree.
+    - Files and folders whose names begin with a dot are ignored, and so are subfolders without images. Symbolic links
       are followed. A file without an image extension is an image if its content begins like an image.
 
     Images are rotated according to their EXIF data, composited on white where they are transparent, and scaled and
@@ -40,14 +40,14 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Raises:
         UsageError: If the argument is empty, there is no such folder, it has no images, or it is unclear what its
-            sub-folders are.
+            subfolders are.
         CvaeError: If no image of a split can be read, or the cache can't be written.
     """
     return _load(argument, data_dir, size, classes_only=False)
 
 
 def folder_classes(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load the images of a folder like `folder`, but treat each sub-folder as a class, whatever its name."""
+    """Load the images of a folder like `folder`, but treat each subfolder as a class, whatever its name."""
     return _load(argument, data_dir, size, classes_only=True)
 
 

@@ -33,8 +33,8 @@ class Folder:
     Attributes:
         path: path of the folder.
         images: image files directly in the folder, sorted.
-        folders: sub-folders with images at any depth, by name.
-        empty: names of the sub-folders without images.
+        folders: subfolders with images at any depth, by name.
+        empty: names of the subfolders without images.
         other_files: number of files at any depth that are not images, by extension.
         skipped: files and folders at any depth that could not be read, each with the reason.
         identity: device and inode; None for a combination of several folders on disk.
@@ -58,12 +58,12 @@ class Folder:
             if folder.identity is None or folder.identity not in visited:
                 images += folder.images
             visited.add(folder.identity)
-            # Walk the sub-folders of a visited folder too: at its first visit, some may have been skipped as loops.
+            # Walk the subfolders of a visited folder too: at its first visit, some may have been skipped as loops.
             folders += folder.folders.values()
         return sorted(images)
 
     def summary(self) -> str:
-        """Return the number of images per sub-folder ("cat 13, dog 17") or in the folder itself ("4 images")."""
+        """Return the number of images per subfolder ("cat 13, dog 17") or in the folder itself ("4 images")."""
         counts = [f"{one_line(name, 40)} {len(sub.all_images())}" for name, sub in self.folders.items()]
         loose = [count_of(len(self.images), "image")] if self.images or not counts else []
         return ", ".join([*counts[:6], *["..."] * (len(counts) > 6), *loose])
@@ -103,13 +103,13 @@ def read_folder(path: Path) -> Folder:
 
     Raises:
         UsageError: If links lead to the same folders too many times.
-        OSError: If the folder can't be read. Sub-folders that can't be read are listed in `skipped` instead.
+        OSError: If the folder can't be read. Subfolders that can't be read are listed in `skipped` instead.
     """
     return _Reader().read(path, ())
 
 
 class _Reader:
-    """Reader of a folder and its sub-folders, which counts the folders that it reads more than once."""
+    """Reader of a folder and its subfolders, which counts the folders that it reads more than once."""
 
     def __init__(self) -> None:
         self.visited: set[Identity] = set()

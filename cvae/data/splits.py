@@ -1,4 +1,4 @@
-"""Recognition of the sub-folders of an image folder as splits or classes, by their names.
+"""Recognition of the subfolders of an image folder as splits or classes, by their names.
 
     Input tree                                           Result
     a.png, b.png                                         train, without labels
@@ -8,11 +8,11 @@
     archive/train/, archive/test/                        the splits below archive
     cat/train/, cat/test/, dog/train/, dog/test/         train and test, with the classes cat and dog
     train/images/, test/images/                          train and test, without labels: "images" is not a class
-    bus/, car/, train/, without further sub-folders      train, with the classes bus, car and train
+    bus/, car/, train/, without further subfolders      train, with the classes bus, car and train
     test/, bus/                                          an error: splits or classes?
 
 Every folder is one of three things: a folder with splits (`find_splits` returns `SplitFolders`), a folder without
-splits (it returns None, and the sub-folders are classes), or ambiguous (it raises a UsageError that names the rule).
+splits (it returns None, and the subfolders are classes), or ambiguous (it raises a UsageError that names the rule).
 `cvae.data.split_names` says what a name stands for.
 """
 
@@ -41,7 +41,7 @@ from cvae.errors import UsageError, one_line
 from cvae.imaging.formats import EXTENSIONS
 
 MAX_FOLDERS_SHOWN = 8
-"""Maximum number of sub-folders that an error message lists."""
+"""Maximum number of subfolders that an error message lists."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     Args:
         root: the folder.
         argument: the folder as the user wrote it, for error messages.
-        classes_only: treat every sub-folder as a class. Otherwise sub-folders named after a split are splits, at any
+        classes_only: treat every subfolder as a class. Otherwise subfolders named after a split are splits, at any
             depth.
 
     Raises:
-        UsageError: If there are no images, or it is unclear whether the sub-folders are splits or classes.
+        UsageError: If there are no images, or it is unclear whether the subfolders are splits or classes.
         OSError: If the folder can't be read.
     """
     folder = read_folder(root)
@@ -97,16 +97,16 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     split_folders = None if classes_only else find_splits(folder, argument)
     remarks = []
     if split_folders and split_folders.skipped:
-        remarks.append(f"skipped folders beside the splits: {', '.join(split_folders.skipped)}")
+        remarks.append(f"ignored folders beside the splits: {', '.join(split_folders.skipped)}")
     if folder.other_files:
-        remarks.append(f"skipped files that are not images: {folder.describe_other_files()}")
+        remarks.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
     if folder.skipped:
-        remarks.append(f"skipped: {folder.describe_skipped()}")
+        remarks.append(f"ignored: {folder.describe_skipped()}")
     listings = {}
     for name, sub in (split_folders.splits if split_folders else {"train": folder}).items():
         listings[name] = _list_images(sub)
         if sub.folders and sub.empty:
-            remarks.append(f"skipped folders without images: {join_names(sub.empty)}")
+            remarks.append(f"ignored folders without images: {join_names(sub.empty)}")
     if listings["train"].labels is None and (labelled := [name for name in listings if listings[name].labels]):
         remarks.append(f"labels are not used: {' and '.join(labelled)} has a folder for each class, train does not")
         listings = {name: SplitListing(listing.paths, None) for name, listing in listings.items()}
@@ -116,17 +116,17 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
 def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
     """Find the folders of the splits below a folder.
 
-    The splits may be directly below the folder, below one of its sub-folders, or below each class.
+    The splits may be directly below the folder, below one of its subfolders, or below each class.
 
     Args:
         folder: the folder.
         argument: the data set folder as the user wrote it, for error messages.
 
     Returns:
-        The folders of the splits, or None if the sub-folders are classes.
+        The folders of the splits, or None if the subfolders are classes.
 
     Raises:
-        UsageError: If it is ambiguous whether the sub-folders are splits or classes.
+        UsageError: If it is ambiguous whether the subfolders are splits or classes.
     """
     split_by_name = recognize_sibling_splits(folder.folders)
     if split_by_name:
@@ -146,9 +146,11 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
     if len(nested) == len(folder.folders) > 1:
         by_class = {name: inner.splits for name, inner in nested.items()}
         if fillers := [name for name in by_class if is_filler(name)]:
-            raise _ambiguity_error(folder, argument, f"each has splits, but {_quote(fillers[0])} names no class")
+            raise _ambiguity_error(
+                folder, argument, f"each has splits, but {_quote(fillers[0])} is probably not a class"
+            )
         if any(sub.folders for splits in by_class.values() for sub in splits.values()):
-            raise _ambiguity_error(folder, argument, "each has splits that have sub-folders of their own")
+            raise _ambiguity_error(folder, argument, "each has splits that have subfolders of their own")
         return SplitFolders(_join_classes(by_class), skipped)
     if len(nested) > 1:
         raise _ambiguity_error(folder, argument, "some of them have splits and others do not")
@@ -161,7 +163,7 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
 
 
 def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: str) -> SplitFolders | None:
-    """Return the result of `find_splits` for a folder with sub-folders that are named after splits."""
+    """Return the result of `find_splits` for a folder with subfolders that are named after splits."""
     groups = _group_by_split(folder, split_by_name)
     siblings = {name: sub for name, sub in folder.folders.items() if name not in split_by_name}
     if _is_class_named_train(folder, groups, siblings):
@@ -201,7 +203,7 @@ def _quote(name: str) -> str:
 
 
 def _ambiguity_error(folder: Folder, argument: str, reason: str) -> UsageError:
-    """Return an error that shows the sub-folders, the rule by which they are ambiguous, and both ways to resolve it."""
+    """Return an error that shows the subfolders, the rule by which they are ambiguous, and both ways to resolve it."""
     split_by_name = recognize_sibling_splits(folder.folders)
     ordered = sorted(folder.folders, key=lambda name: name not in split_by_name)
     tree = ", ".join(
@@ -209,14 +211,14 @@ def _ambiguity_error(folder: Folder, argument: str, reason: str) -> UsageError:
     )
     more = ", ..." if len(ordered) > MAX_FOLDERS_SHOWN else ""
     return UsageError(
-        f"it is unclear whether the sub-folders of {str(folder.path)!r} are splits or classes, because {reason}: "
+        f"it is unclear whether the subfolders of {str(folder.path)!r} are splits or classes, because {reason}: "
         f"{tree}{more}; if they are splits, name them train, validation and test, and move other folders elsewhere; to "
         f"make each a class, use --data {shlex.quote(f'folder-classes:{argument}')}"
     )
 
 
 def _group_by_split(folder: Folder, split_by_name: dict[str, str]) -> dict[str, list[Folder]]:
-    """Group the sub-folders by split. If there is another validation set, "eval" is the test set."""
+    """Group the subfolders by split. If there is another validation set, "eval" is the test set."""
     groups: dict[str, list[Folder]] = {}
     for name, split in split_by_name.items():
         groups.setdefault(split, []).append(folder.folders[name])
@@ -248,7 +250,7 @@ def _find_names(folder: Folder, words: frozenset[str]) -> list[str]:
 
 
 def _unwrap(split: str, folder: Folder) -> Folder:
-    """Return the folder, or its only sub-folder if that is the same split or a filler: train/images."""
+    """Return the folder, or its only subfolder if that is the same split or a filler: train/images."""
     while not folder.images and len(folder.folders) == 1:
         ((name, sub),) = folder.folders.items()
         if recognize_split(name) != split and not is_filler(name):
@@ -277,7 +279,7 @@ def _check_no_loose_images(folder: Folder) -> None:
     if folder.images and folder.folders:
         raise UsageError(
             f"folder {str(folder.path)!r} has images both directly in it ({folder.images[0].name!r}) and in "
-            f"sub-folders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all into sub-folders, one per class, "
+            f"subfolders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all into subfolders, one per class, "
             "or none, and move other images elsewhere"
         )
 

@@ -298,7 +298,7 @@ def _read(
             f"model takes {width}x{height}{' in grey' if channels == 1 else ''}"
         )
         if exact:
-            raise UsageError(f"{mismatch}; --resize scales and crops it")
+            raise UsageError(f"{mismatch}; add --resize to scale and crop it")
         if remark is not None:
             remark(f"{mismatch}: it is made to fit")
     pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255

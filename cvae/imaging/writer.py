@@ -39,5 +39,5 @@ def _check_extension(path: str | Path) -> None:
     extension = Path(path).suffix.lower()
     if extension not in EXTENSIONS:
         raise UsageError(
-            f"{str(path)!r}: images are not written with the extension {extension!r}; use .png, .gif or .jpg"
+            f"can't write {str(path)!r}: images can't have the extension {extension!r}; use .png, .gif or .jpg"
         )

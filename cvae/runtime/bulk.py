@@ -66,7 +66,7 @@ def generate(
     - `x.npy`: one array (n, C, H, W). If the model has labels, `x-labels.npy` (n,) holds the class indices.
     - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and with `labels` and `classes` if the model has
       labels; just `x.npz` if one shard suffices.
-    - `x`: a folder of PNG files, with a sub-folder for each class if the model has labels.
+    - `x`: a folder of PNG files, with a subfolder for each class if the model has labels.
 
     The same call resumes an interrupted one. Without a `seed`, it uses the seed of the interrupted call.
 
@@ -91,7 +91,7 @@ def generate(
     n = check_generate_args(n, temperature)
     if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
-            f"n is {quote_label(n)}: at most {MAX_BYTES // size:,} images, which take {MAX_BYTES // 2**40} TiB, the "
+            f"n is {quote_label(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
             "limit of common file systems for one file; generate them in several calls, each with its own --seed"
         )
     if label is not None or label_index is not None:
@@ -121,7 +121,7 @@ def _generate(
         fields = (("n", "n"), (label_name, "label"), ("seed", "seed"), ("temperature", "temperature"))
         arguments = ", ".join(f"{name} {state[key]}" for name, key in fields)
         raise UsageError(
-            f"{str(out)!r} is half written, with {arguments}; repeat that to finish it, or remove {str(state_path)!r}"
+            f"{str(out)!r} is half written, with {arguments}; repeat the call with them, or remove {str(state_path)!r}"
         )
     done = state["done"] if state else 0
     size = int(np.prod(model.spec.image_shape))
@@ -152,7 +152,7 @@ def _check_out(out: Path) -> None:
             f"{str(out)!r} has an unknown suffix; use .npy or .npz for arrays, or none for a folder of images"
         )
     if out.exists() and out.is_dir() != (suffix == ""):
-        raise UsageError(f"{str(out)!r} already exists, as a {'folder' if out.is_dir() else 'file'}; choose another")
+        raise UsageError(f"{str(out)!r} already exists as a {'folder' if out.is_dir() else 'file'}; choose another")
 
 
 @contextmanager

@@ -26,7 +26,9 @@ def fetch(name: str) -> Path:
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if match is None:
-        raise UsageError(f"{name!r} is not a model of the hub; write hf://owner/name, or hf://owner/name@revision")
+        raise UsageError(
+            f"{name!r} is not the name of a model on the Hub; use hf://owner/name, or hf://owner/name@revision"
+        )
     repository, revision = match.groups()
     try:
         import huggingface_hub
@@ -42,7 +44,7 @@ def fetch(name: str) -> Path:
     except CvaeError:
         raise
     except errors.HFValidationError as error:
-        raise UsageError(f"{name!r} is not a model of the hub: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{name!r} is not the name of a model on the Hub: {str(error).splitlines()[0]}") from error
     except errors.RepositoryNotFoundError as error:
         raise UsageError(f"{name!r}: {constants.ENDPOINT} has no such model, or it is private") from error
     except errors.RevisionNotFoundError as error:
@@ -50,7 +52,7 @@ def fetch(name: str) -> Path:
     except errors.LocalEntryNotFoundError as error:
         raise CvaeError(
             f"{name!r}: {constants.ENDPOINT} can't be reached, and the model was not downloaded before; "
-            "try again when there is a network"
+            "connect to the network and try again"
         ) from error
     except Exception as error:  # the HTTP client, and so its error for a lost connection, depends on the version
         reason = (str(error) or type(error).__name__).splitlines()[0]

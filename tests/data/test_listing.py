@@ -1,4 +1,4 @@
-"""Listing of an image folder: which sub-folders are splits or classes, and which files are images."""
+"""Listing of an image folder: which subfolders are splits or classes, and which files are images."""
 
 import errno
 import os
@@ -157,7 +157,7 @@ def test_skipped_folders_are_named(root: Path) -> None:
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
     remarks = load_data(f"folder:{root}", size=4).remarks
-    assert remarks[0] == "skipped folders beside the splits: sample_images (4 images)"
+    assert remarks[0] == "ignored folders beside the splits: sample_images (4 images)"
     assert "1 .txt file" in remarks[1] and "1 .csv file" in remarks[1]
 
 
@@ -182,7 +182,7 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
     assert contents.remarks == [
-        "skipped: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
+        "ignored: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
     ]
 
 
@@ -208,8 +208,8 @@ def test_too_many_links_are_one_line(root: Path) -> None:
 def test_folders_without_images_are_named(root: Path) -> None:
     fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
     assert list_folder(root, "").remarks == [
-        "skipped folders beside the splits: test (no images)",
-        "skipped folders without images: 'fox'",
+        "ignored folders beside the splits: test (no images)",
+        "ignored folders without images: 'fox'",
     ]
 
 
@@ -235,7 +235,7 @@ def test_unreadable_folder_is_named(root: Path, monkeypatch: pytest.MonkeyPatch)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert list_folder(root, "").remarks == ["skipped: Permission denied: 'b'", "skipped folders without images: 'c'"]
+    assert list_folder(root, "").remarks == ["ignored: Permission denied: 'b'", "ignored folders without images: 'c'"]
     monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
     assert_load_fails(f"folder:{root / 'b'}", "b'", "Permission denied", kind=CvaeError)
 

@@ -191,7 +191,7 @@ def test_existing_file_or_folder_is_not_overwritten(model, tmp_path):
     (tmp_path / "x.npy").mkdir()
     (tmp_path / "y").write_text("mine")
     for name in ("x.npy", "y"):
-        with pytest.raises(UsageError, match=r"already exists, as a (file|folder); choose another"):
+        with pytest.raises(UsageError, match=r"already exists as a (file|folder); choose another"):
             bulk.generate(model, 1, tmp_path / name)
     assert (tmp_path / "y").read_text() == "mine"
 
