@@ -64,9 +64,9 @@ def save(image: "Image.Image", out: Path) -> None:
     image = imaging.enlarge(image)
     imaging.save(image, out)
     if sys.stderr.isatty():  # not standard output, which a script may read
-        from cvae.imaging.terminal import inline
+        from cvae.imaging.terminal import inline_escape_sequence
 
-        if sequence := inline(image):
+        if sequence := inline_escape_sequence(image):
             say(sequence)
 
 

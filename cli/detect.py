@@ -166,8 +166,8 @@ def _files(paths: list[Path], out: Path) -> dict[str, Path]:
             inside = [file for file in folder.all_images() if written.isdisjoint((file, *file.parents))]
             if not inside:
                 raise UsageError(f"{str(argument)!r} has no readable images, such as .png or .jpg files")
-            if folder.others:
-                _shared.say(f"{argument}: left out, not readable as images: {folder.left_out()}")
+            if folder.other_files:
+                _shared.say(f"{argument}: ignored files that are not readable images: {folder.describe_other_files()}")
         files += inside if path.is_dir() else [path]
     try:
         root = os.path.commonpath([file.parent for file in files])

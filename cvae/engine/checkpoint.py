@@ -132,7 +132,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     run = Path(run)
     config = read_config(run)
     path = run / WEIGHTS
-    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
+    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, truncate=True))
     try:
         with torch.device("meta"), _limit_size(len(header), path):
             expected = build(config.model).state_dict()  # shapes only

@@ -91,7 +91,7 @@ def _load_classifier(name: str) -> FeatureExtractor:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CvaeError(f"{str(path)!r} is damaged; install cvae-onnx again")
-    metadata = json.loads(protobuf.metadata(data, str(path))[METADATA_KEY])
+    metadata = json.loads(protobuf.read_metadata(data, str(path))[METADATA_KEY])
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
 
     def run(output: str, images: np.ndarray) -> np.ndarray:

@@ -102,8 +102,8 @@ def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
     [
         ("mine --levle 1", ["exporter 'mine'", "'levle'", "did you mean 'level'?"]),
         ("mine --license MIT", ["exporter 'mine'", "'license'"]),  # a flag of onnx
-        ("mine --level x", ["exporter 'mine'", "level='x' is not a whole number"]),
-        ("mine --level 1.5", ["level=1.5 is not a whole number"]),
+        ("mine --level x", ["exporter 'mine'", "level='x' is not an integer"]),
+        ("mine --level 1.5", ["level=1.5 is not an integer"]),
         ("mine --sizes 3", ["sizes=3 is not a list"]),
         ('mine --sizes ["a"]', ["sizes=['a'] is not a list"]),
         ("nothing --level 1", ["exporter 'nothing' has no option 'level'; it has none"]),

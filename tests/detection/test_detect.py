@@ -402,7 +402,7 @@ def test_fit_reports_skipped_files(detect, run, digits):
     Path("normal/notes.txt").write_text("no image")
     result = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
     assert result.facts["images"] == 30
-    assert result.err == "left out, not readable as images: 1 .txt file\nnormal: 30 training images\n"
+    assert result.err == "ignored files that are not readable images: 1 .txt file\nnormal: 30 training images\n"
 
 
 @pytest.mark.parametrize(("file", "output", "value"), [("encoder", "std", -1), ("encoder", "mean", 1e25)])

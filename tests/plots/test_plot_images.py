@@ -137,4 +137,7 @@ def test_plot_reports_skipped_files(plot, trained):
     flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
     result = plot("reconstructions", trained["plain"], *flags)
     assert json.loads(result.out)["images"] > 0
-    assert result.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]
+    assert result.err.splitlines()[:2] == [
+        "ignored files that are not readable images: 1 .txt file",
+        "set: 6 training images",
+    ]
