@@ -28,12 +28,12 @@ from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
 FORMAT = 2
 """Version of the detector's files. Files of any other version are rejected."""
 
-FACTS, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
+METADATA, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
 """Detector files, stored next to the model's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Metadata:
     """Statistics of normal images.
 
     Attributes:
@@ -67,7 +67,7 @@ class Detector:
         calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
     """
 
-    def __init__(self, name: str, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+    def __init__(self, name: str, facts: Metadata, codes: np.ndarray, calibration: np.ndarray) -> None:
         self.name, self.facts, self.codes, self.calibration = name, facts, codes, calibration
 
     @classmethod
@@ -105,7 +105,7 @@ class Detector:
             scores = separate_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)
-        facts = Facts(
+        facts = Metadata(
             weights=scorer.model.spec.weights,
             data=data,
             images=len(images),
@@ -134,7 +134,7 @@ class Detector:
         Raises:
             CvaeError: If the files can't be written.
         """
-        paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
+        paths = [folder / METADATA, folder / CODES, folder / CALIBRATION]
         with ExitStack() as stack:
             facts, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
@@ -149,16 +149,16 @@ class Detector:
         Raises:
             CvaeError: If the folder has no detector, or the detector is damaged or was fitted to different weights.
         """
-        path, fix = folder / FACTS, f"make one with: cvae detect fit {folder}"
+        path, fix = folder / METADATA, f"fit a new one with: cvae detect fit {folder}"
         if not path.is_file():
-            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {fix}")
+            raise CvaeError(f"{str(folder)!r} has no {METADATA}; {fix}")
         try:
             data = parse_json(read_at_most(path, MAX_TEXT))
             if not isinstance(data, dict):
-                raise ValueError(f"{FACTS} is not a JSON object")
+                raise ValueError(f"{METADATA} is not a JSON object")
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
-            facts = from_dict(Facts, data)
+            facts = from_dict(Metadata, data)
             # Memory-mapped, so that a header that claims more data than the file has is rejected before allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
@@ -178,7 +178,7 @@ class Detector:
         ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged; {fix}")
         if facts.weights != model.weights:
-            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {fix}")
+            raise CvaeError(f"the detector in {str(folder)!r} was fitted to different weights; {fix}")
         return cls(scorer.name, facts, np.array(codes), np.array(calibration))
 
 

@@ -65,8 +65,8 @@ def initialize_weights(models: Iterable[VAE], init: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"--init {init!r} has another network than this training, or other images ({reason}); leave out the "
-            "flags of the network, or train without --init"
+            f"--init {init!r} has a different network or image shape than this run ({reason}); remove the network "
+            "flags, or train without --init"
         ) from error
 
 
@@ -92,7 +92,9 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
             )
         actual, declared = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
         if actual != declared:
-            raise CvaeError(f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, the config says {declared}")
+            raise CvaeError(
+                f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, but its config.json describes {declared}"
+            )
     try:
         tensors = load(data)  # rejects overlaps and gaps
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
@@ -168,7 +170,7 @@ def _limit_size(tensors: int, path: Path) -> Iterator[None]:
     def count(module: nn.Module, name: str, child: object) -> None:
         remaining["tensors" if isinstance(child, Tensor) else "modules"] -= 1
         if min(remaining.values()) < 0:
-            raise CvaeError(f"{str(path)!r} holds less than the model that its config.json describes")
+            raise CvaeError(f"{str(path)!r} holds fewer tensors than the model that its config.json describes")
 
     hooks = [
         register_module_parameter_registration_hook(count),

@@ -50,7 +50,8 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         prior=resolve_part(PRIORS, "prior", config.prior),
     )
     if options:
-        raise UsageError(f"--set {next(iter(options))}.*: this run has no such part")
+        kind = next(iter(options))
+        raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
     part_options = {**config.options, "objective": objective.options}
     training = replace(config, likelihood=likelihood, epochs=epochs, options=part_options)
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
@@ -79,7 +80,7 @@ def choose_device(device: str) -> str:
     if device not in names:
         raise UsageError(
             f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); "
-            "leave the flag out"
+            "remove the flag"
         )
     return device
 

@@ -30,7 +30,9 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
         return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
     if "none" in trackers:
         if set(trackers) != {"none"}:
-            raise UsageError(f"--tracker none contradicts the others of {', '.join(trackers)}; remove it")
+            raise UsageError(
+                f"--tracker none can't be combined with others ({', '.join(trackers)}); remove one of them"
+            )
         return ()
     for name in trackers:
         if name not in LOGGER_TYPE_TO_CLASS:

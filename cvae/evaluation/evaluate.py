@@ -79,18 +79,18 @@ def load_split(
     shape, expected = images.images.shape[1:], model.image_shape
     if shape[0] != expected[0]:
         raise UsageError(
-            f"{data.data!r} has images of {shape[0]} channels, {model.name!r} was made for {expected[0]} (1 is grey, 3 "
-            "colour); choose its own data with --data"
+            f"{data.data!r} has images with {shape[0]} channels, but {model.name!r} takes {expected[0]} (1 is grey, 3 "
+            "is colour); choose the model's own data with --data"
         )
     if shape != expected:
         raise UsageError(
-            f"{data.data!r} has images {shape}, {model.name!r} was made for {expected}; choose its own data "
-            "with --data, or a --size"
+            f"{data.data!r} has images of shape {shape}, but {model.name!r} takes {expected}; choose the model's own "
+            "data with --data, or set --size"
         )
     if conditional and dataset.classes != model.classes:
         raise UsageError(
-            f"{data.data!r} has the classes {dataset.classes}, {model.name!r} has {model.classes}; choose its own "
-            "data with --data"
+            f"{data.data!r} has the classes {dataset.classes}, but {model.name!r} has {model.classes}; choose the "
+            "model's own data with --data"
         )
     return dataset, images
 
@@ -139,7 +139,9 @@ def evaluate(
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # fail now rather than after hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
-            raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
+            raise UsageError(
+                f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 for none"
+            )
         extractor.features(as_float(real.images[:2]))
     real = subsample(real, limit)
     labels = real.labels if conditional else None

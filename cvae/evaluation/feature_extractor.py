@@ -79,7 +79,8 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
             raise UsageError(f"--features {name!r} failed: {type(error).__name__}: {error}") from error
         if values.ndim != 2 or len(values) != len(images) or not np.isfinite(values).all():
             raise UsageError(
-                f"--features {name!r} gave {values.shape} for {len(images)} images; it must give finite (N, D)"
+                f"--features {name!r} returned an array {values.shape} for {len(images)} images; it must return finite "
+                "features (N, D)"
             )
         return values
 

@@ -82,8 +82,8 @@ def iwae(
     terms = model(image, label, samples)
     if dreg and terms.hierarchical:  # the gradient passes through several groups, and each would weight it again
         raise UsageError(
-            "objective.dreg=true needs a single group of latents, those of this architecture are hierarchical; leave "
-            "it out, or choose another --arch"
+            "objective.dreg=true needs a single group of latents, but this architecture has hierarchical latents; "
+            "remove the option, or choose another --arch"
         )
     log_ratio = _keep_path_gradient(terms) if dreg else terms.log_ratio
     log_weight = (-terms.distortion - kl_weight * log_ratio).unflatten(0, (-1, samples))  # (B K,) -> (B, K)
@@ -177,8 +177,8 @@ def _mmd(noise: Tensor) -> Tensor:
 def _require_several_images(count: int) -> None:
     if count < 2:
         raise UsageError(
-            "this objective compares the codes of several images, but a batch (or a part of it, with --accumulate) has "
-            "one; choose a larger --batch-size"
+            "this objective compares the latents of several images, but a batch (or a part of it, with --accumulate) "
+            "has only one; choose a larger --batch-size"
         )
 
 

@@ -55,10 +55,10 @@ def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
     check_method(method)
     count, dimensions = codes.shape
     if count < 3:
-        raise UsageError(f"{count} codes are too few for a map; at least 3, with --limit or another --split")
+        raise UsageError(f"{count} codes are too few for a map; use at least 3, with --limit or another --split")
     if method == "tsne" and perplexity >= count:
         raise UsageError(
-            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, there are {count}; "
+            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, but there are {count}; "
             f"use --perplexity {max(1, (count - 1) // 3)}, or use more images"
         )
     if not np.ptp(codes, axis=0).any():

@@ -39,7 +39,7 @@ def read_history(run: Path) -> Records:
         except (ValueError, KeyError, TypeError) as error:
             raise CvaeError(f"{str(path)!r} is damaged: line {number} is not a training record") from error
     if not any("epoch" in record for record in records):
-        raise CvaeError(f"{str(path)!r} has no epochs; train the run for at least one")
+        raise CvaeError(f"{str(path)!r} has no epochs; train the run for at least one epoch")
     return records
 
 
@@ -64,7 +64,9 @@ def draw(runs: Mapping[str, Records]) -> Figure:
         UsageError: If there are more runs than colours.
     """
     if len(runs) > len(PETROFF):
-        raise UsageError(f"{len(runs)} runs: at most {len(PETROFF)} can be told apart in one figure; name fewer")
+        raise UsageError(
+            f"can't plot {len(runs)} runs: at most {len(PETROFF)} colours can be told apart; pass fewer runs"
+        )
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     for axes, term in zip(figure.subplots(1, 3), TERMS, strict=True):
         _plot_panel(axes, runs, term)

@@ -48,8 +48,8 @@ def table(study: Study) -> str:
     if (best := report["best"]) is not None:
         gain = "" if report["first_bound"] is None else f", {report['first_bound'] - best['bound']:.2f} below the first"
         lines += ["", f"best: trial {best['number']}, {best['bound']:.2f} nats per image{gain}"]
-        lines += [f"its recipe: cvae train --recipe {best['recipe']}"]
-        lines += [f"its run: cvae export onnx {best['run']}" if best["run"] else f"its run is on {best['host']}"]
+        lines += [f"train it again: cvae train --recipe {best['recipe']}"]
+        lines += [f"export it: cvae export onnx {best['run']}" if best["run"] else f"its run is on {best['host']}"]
     return "\n".join(lines)
 
 

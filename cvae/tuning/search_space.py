@@ -50,9 +50,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise UsageError(f"the search from {self.low} to {self.high} is empty; put the lower end first")
+            raise UsageError(f"the range from {self.low} to {self.high} is empty; put the lower end first")
         if self.log and self.low <= 0:
-            raise UsageError(f"a search on the log scale can't start at {self.low}; start above 0")
+            raise UsageError(f"a range on a log scale can't start at {self.low}; start above 0")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -142,7 +142,9 @@ def _check_name(name: str, key: str) -> None:
     if not exists:
         raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, flags)}")
     if name in NOT_SEARCHABLE:
-        raise UsageError(f"search: {flag(name)} can't be searched, because bounds would not compare; give it one value")
+        raise UsageError(
+            f"search: {flag(name)} can't be searched, because bounds would not be comparable; set a single value"
+        )
 
 
 def _takes_integers(name: str) -> bool:

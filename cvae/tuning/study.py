@@ -72,7 +72,9 @@ class Study:
 
     def __init__(self, base: TrainConfig, space: Space, *, name: str, out: Path, storage: str | None = None) -> None:
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UsageError("a study runs in one process; start cvae tune several times on one --storage instead")
+            raise UsageError(
+                "a study runs in one process; start cvae tune several times with the same --storage instead"
+            )
         self.base, self.space, self.name, self.out = base, space, name, out
         self.storage = storage or str(out / "study.journal")
         self.first_params = self._check_space()
@@ -101,7 +103,9 @@ class Study:
         """
         dataset = load_dataset(self.base)
         if dataset.validation is None:
-            raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; use 0.1")
+            raise UsageError(
+                f"--validation {self.base.validation} leaves no images for comparing trials; use for example 0.1"
+            )
         for name, domain in self.space.items():
             for value in domain.ends if isinstance(domain, Range) else domain:
                 configure(apply_params(self.base, {name: value}), dataset)
@@ -142,7 +146,7 @@ class Study:
                         raise error
             except (Interrupted, KeyboardInterrupt):
                 raise Interrupted(
-                    f"stopped with {self._num_done()} of {trials} trials done; resume with the same command"
+                    f"interrupted after {self._num_done()} of {trials} trials; resume with the same command"
                 ) from None
 
     @property
@@ -315,7 +319,7 @@ def outcome(trial: FrozenTrial) -> str:
     """Return a word for the state of a trial."""
     if "error" in trial.user_attrs:
         return "failed"
-    return {"FAIL": "stopped"}.get(trial.state.name, trial.state.name.lower())
+    return {"FAIL": "interrupted"}.get(trial.state.name, trial.state.name.lower())
 
 
 def format_value(value: Any) -> str:

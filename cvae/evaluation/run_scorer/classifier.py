@@ -124,10 +124,10 @@ def accuracy_score(
         UsageError: If the model has no labels, or the data have no labelled test images.
     """
     if scorer.classes is None:
-        raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; leave out --cas")
+        raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; remove --cas")
     dataset = load_dataset(replace(data, conditional=True, binarize="none", validation=0.0, limit=None))
     if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
-        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; leave out --cas")
+        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; remove --cas")
     real, labels = dataset.train.images[:], dataset.train.labels
     binary = is_binary(real)
     generated = []

@@ -73,7 +73,9 @@ class TopDown(Hierarchical):
         latent_levels = max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
         count = blocks * latent_levels
         if latent_dim < count:
-            raise UsageError(f"the ladder has {count} groups of latents, so --latent-dim {latent_dim} is too small")
+            raise UsageError(
+                f"--latent-dim {latent_dim} is less than the ladder's {count} groups; use at least {count}"
+            )
         # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
         levels = levels[::-1]  # from here on, the smallest level comes first
