@@ -1,4 +1,4 @@
-"""Commands of `cvae`, one module each. Slow imports are inside the functions, so that `--help` is fast."""
+"""Commands of `cvae`, one module each. Slow imports are inside functions, so that `--help` is fast."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -33,10 +33,10 @@ app = typer.Typer(
 
 
 def run(args: Sequence[str]) -> int:
-    """Run a command, and return its exit code.
+    """Run a command and return its exit code.
 
     Raises:
-        UsageError: the command line is invalid.
+        UsageError: If the command line is invalid.
     """
     try:
         code = app(args=args, prog_name="cvae", standalone_mode=False)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cvae.runtime import Model
 
 MAX_GRID_IMAGES = 10_000
-"""Maximum number of images in one grid."""
+"""Maximum number of images in a grid."""
 
 
 def generate(
@@ -21,20 +21,30 @@ def generate(
     label_index: _shared.LabelIndex = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", min=1, metavar="N", help="Number of images; per class in a grid without a label."),
+        typer.Option(
+            "-n",
+            min=1,
+            metavar="N",
+            help="Number of images, per class if no label is given. [default: 1; with --grid: 8, or 64 without classes]",
+        ),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="One row of images for each class.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Make a grid with one row of images per class.")] = False,
     seed: _shared.Seed = None,
     temperature: Annotated[
-        float, typer.Option(min=0, metavar="X", help="Scale of the noise: below 1 more typical, above more varied.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="Scale of the noise: below 1 for more typical images, above 1 for more varied images.",
+        ),
     ] = 1.0,
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Image file to write; or .npy, .npz or a folder for single images.")
+        Path, typer.Option(metavar="PATH", help="Image file, .npy or .npz file, or folder for PNG files to write.")
     ] = Path("generated.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Generate images: a grid in one file, or any number of images in an array (.npy, .npz) or a folder of PNG files.
+    """Generate images, as a grid in one file, an array (.npy, .npz) or a folder of PNG files.
 
     Example: cvae generate --digit 7 --out seven.png
     """
@@ -64,13 +74,13 @@ def generate(
         labels = [index for index in rows for _ in range(per_row)]
         columns = per_row if grid or per_row > 1 else None
         if not grid:
-            _shared.say(f"no label given: {per_row} of each of the {len(rows)} classes")
-    seed = _shared.new_seed(seed)
+            _shared.echo(f"no label given: {per_row} of each of the {len(rows)} classes")
+    seed = _shared.choose_seed(seed)
     images = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
-    _shared.save(imaging.grid(images, columns), out)
+    _shared.save_image(imaging.grid(images, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
-    facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
-    _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
+    result = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
+    _shared.report(json, result, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
 
 
 def _generate_many(
@@ -85,7 +95,7 @@ def _generate_many(
     grid: bool,
     json: bool,
 ) -> None:
-    """Write single images to an array or a folder; without a label, the classes take turns."""
+    """Write single images to an array or a folder. Without a label, the images cycle through the classes."""
     from functools import partial
 
     from cvae.errors import UsageError
@@ -93,11 +103,11 @@ def _generate_many(
 
     if grid:
         raise UsageError(f"--grid makes one image file, but {str(out)!r} holds single images; remove one of them")
-    with _shared.progress() as progress:
+    with _shared.show_progress() as progress:
         files, seed = bulk.generate(
             decoder, n, out, label_index=index, seed=seed, temperature=temperature, progress=partial(progress, "images")
         )
     names = [str(file) for file in files]
-    facts = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
+    result = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
     summary = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
-    _shared.report(json, facts, f"{summary} ({n:,} image{'s' * (n > 1)}, seed {seed})")
+    _shared.report(json, result, f"{summary} ({n:,} image{'s' * (n > 1)}, seed {seed})")
