@@ -1,9 +1,8 @@
-"""What several test files share."""
+"""Fixtures that several test files share."""
 
-import json
+import functools
 import logging
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -11,32 +10,74 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from helpers import CommandResult
 from PIL import Image
 
 from cvae.__main__ import main
 from cvae.atomic import write_file
 from cvae.config import TrainConfig
-from cvae.errors import CvaeError, UsageError
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real data beside the checkout, where there is any."""
+INTEGRATION_FIXTURES = {"trained"}
+"""Fixtures that train and export a model or start another program; tests that use them are integration tests."""
 
-needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
+unit_test_runs = False
+"""Whether the current test must neither train a model nor start another process."""
 
 
-def blocks(text: str, language: str) -> list[str]:
-    """The blocks of a language in a Markdown text."""
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if INTEGRATION_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
+
+
+def pytest_collection_finish() -> None:
+    if "cvae.engine.trainer" in sys.modules:
+        from cvae.engine.trainer import Trainer
+
+        run = Trainer.run
+
+        @functools.wraps(run)
+        def checked_run(self: Trainer, **options: Any) -> Path:
+            require_integration("trains a model")
+            return run(self, **options)
+
+        Trainer.run = checked_run
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    global unit_test_runs
+    unit_test_runs = not any(item.get_closest_marker(name) for name in ("integration", "slow"))
+
+
+def pytest_runtest_logfinish() -> None:
+    global unit_test_runs
+    unit_test_runs = False
+
+
+def require_integration(action: str) -> None:
+    """Fail a unit test that does what only integration tests may do."""
+    if unit_test_runs:
+        raise AssertionError(f"this test {action}: mark it with @pytest.mark.integration")
+
+
+def check_event(event: str, arguments: tuple[object, ...]) -> None:
+    if event in ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.system"):
+        require_integration("starts another process")
+
+
+sys.addaudithook(check_event)
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two small runs on the bundled digits, trained and exported: "labels" and "plain"."""
+    """Train and export two small models of the bundled digits: "labels" is conditional, "plain" is not."""
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
@@ -44,44 +85,44 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     runs = {}
     for name, conditional in {"labels": True, "plain": False}.items():
         prior = "flow" if conditional else "normal"
-        asked = TrainConfig(
+        config = TrainConfig(
             arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8, prior=prior, trackers=("none",)
         )
-        runs[name] = train(asked, folder / name, quiet=True)
+        runs[name] = train(config, folder / name, quiet=True)
         export(runs[name])
     return runs
 
 
 @pytest.fixture(scope="session")
 def downloaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """A package of the index as its file, not installed: for a definition or a header that it brings along."""
+    """Return a function that downloads the wheel of a requirement and opens it, without installing it."""
     folder = request.config.cache.mkdir("wheels")
 
     def fetch(requirement: str) -> zipfile.ZipFile:
-        kept = folder / f"{requirement}.whl"
-        if not kept.exists():
-            beside = tmp_path_factory.mktemp("download")
+        wheel = folder / f"{requirement}.whl"
+        if not wheel.exists():
+            temporary = tmp_path_factory.mktemp("download")
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
-            done = subprocess.run([*command, "--dest", beside, requirement], capture_output=True, text=True)
-            if done.returncode != 0:
-                pytest.skip(f"no package index has {requirement} here: {done.stderr.strip().splitlines()[-1]}")
-            write_file(kept, next(beside.glob("*.whl")).read_bytes())  # another process may be at it too
-        return zipfile.ZipFile(kept)
+            result = subprocess.run([*command, "--dest", temporary, requirement], capture_output=True, text=True)
+            if result.returncode != 0:
+                pytest.skip(f"no package index has {requirement} here: {result.stderr.strip().splitlines()[-1]}")
+            write_file(wheel, next(temporary.glob("*.whl")).read_bytes())  # other processes may write it too
+        return zipfile.ZipFile(wheel)
 
     return fetch
 
 
 @pytest.fixture(scope="session")
 def sdk(downloaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders of a release archive of onnxruntime for C and C++: `include`, and `lib` with its own library.
+    """Return a folder laid out like a release archive of onnxruntime for C and C++, with `include` and `lib`.
 
-    The library is that of the Python package. Headers are in no package of onnxruntime's; another one has them along.
-    They are of the API's version 17, which every later library serves.
+    The library is the one of the Python package, which comes without headers. The headers are from another package, at
+    version 17 of the API, which every later library supports.
     """
     import onnxruntime
 
-    found = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
-    if not found or not shutil.which("g++"):
+    libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
+    if not libraries or not shutil.which("g++"):
         pytest.skip("needs g++, and an onnxruntime that brings libonnxruntime.so: Linux")
     folder = tmp_path_factory.mktemp("onnxruntime")
     for name in ("include", "lib"):
@@ -91,72 +132,29 @@ def sdk(downloaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
             if "/onnxruntime-1.17.0/" in name and name.endswith(".h"):
                 (folder / "include" / Path(name).name).write_bytes(headers.read(name))
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
-        (folder / "lib" / name).symlink_to(found[0])
+        (folder / "lib" / name).symlink_to(libraries[0])
     return folder
 
 
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Work in an empty folder, where there are no runs."""
+    """Change to an empty folder, without any runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What --json printed, of a command that worked."""
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-
 @pytest.fixture
-def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., Done]:
-    """Run a command in an empty folder. Pictures are enlarged without smoothing, to be read pixel by pixel."""
+def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., CommandResult]:
+    """Run a command in an empty folder. Images are enlarged without smoothing, so that each pixel can be checked."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)  # main() sets these
     monkeypatch.setattr(logging, "lastResort", logging.lastResort)
 
-    def run(*args: object) -> Done:
+    def run(*args: object) -> CommandResult:
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
             main([str(arg) for arg in args])
         assert isinstance(caught.value.code, int)
-        return Done(caught.value.code, *capsys.readouterr())
+        return CommandResult(caught.value.code, *capsys.readouterr())
 
     return run
-
-
-def load(data: object, **flags: Any) -> Any:
-    """The data set that `--data` names."""
-    from cvae.data import load_dataset
-
-    return load_dataset(TrainConfig(data=str(data), **flags))
-
-
-def refused(data: object, *words: str, kind: type[CvaeError] = UsageError, **flags: Any) -> None:
-    """Loading fails with one line in which all the words are."""
-    with pytest.raises(CvaeError) as caught:
-        load(data, **flags)
-    message = str(caught.value)
-    assert type(caught.value) is kind, message
-    assert "\n" not in message
-    for word in words:
-        assert word in message
-
-
-def edit_output(path: Path, name: str, op: str, value: float) -> None:
-    """Change an exported file so that it computes `op` of its output and a number."""
-    import numpy as np
-    import onnx
-
-    model = onnx.load(path)
-    (node,) = [node for node in model.graph.node if name in node.output]
-    node.output[list(node.output).index(name)] = f"{name}_before"
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value).reshape(()), "edit"))
-    model.graph.node.append(onnx.helper.make_node(op, [f"{name}_before", "edit"], [name]))
-    onnx.save(model, path)

@@ -52,7 +52,7 @@ def things(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
 # -- what is in the box ------------------------------------------------------------------------------------------------
 
 
-def test_listing_and_summing_up_imports_no_part():
+def test_listing_parts_imports_none_of_them():
     program = """if True:
         import sys
         from cvae import registry
@@ -64,7 +64,7 @@ def test_listing_and_summing_up_imports_no_part():
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout.split() == []
 
 
-def test_each_registry_has_a_group_of_its_own():
+def test_each_registry_has_its_own_entry_point_group():
     assert set(REGISTRIES) >= {"ARCHITECTURES", "CONDITIONINGS", "LIKELIHOODS", "PRIORS", "OBJECTIVES", "DATASETS"}
     assert {name: parts.group for name, parts in REGISTRIES.items()} == {
         name: f"cvae.{name.lower()}" for name in REGISTRIES
@@ -88,14 +88,14 @@ def test_every_part_loads_and_its_options_are_plain_json(name, part):
     ("name", "wrong", "near"),
     [("ARCHITECTURES", "resnett", "'resnet'"), ("DATASETS", "mnsit", "'mnist'"), ("PRIORS", "qqq", "known: normal")],
 )
-def test_an_unknown_name_is_quoted_with_the_near_ones(name, wrong, near):
+def test_unknown_part_is_quoted_with_similar_names(name, wrong, near):
     with pytest.raises(UsageError) as caught:
         REGISTRIES[name].get(wrong)
     assert f"{REGISTRIES[name].kind} {wrong!r}" in str(caught.value) and near in str(caught.value)
     assert wrong not in REGISTRIES[name]
 
 
-def test_a_program_registers_a_part_under_a_new_name_only(monkeypatch):
+def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
     parts = things(monkeypatch, plug_in=f"{__name__}:wide")
     parts.register("mine", unbounded)
     assert parts.get("mine") is unbounded and "mine" in parts
@@ -109,7 +109,7 @@ def test_a_program_registers_a_part_under_a_new_name_only(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", REGISTRIES.values(), ids=REGISTRIES)
-def test_a_plug_in_is_a_part_of_its_group_alone(monkeypatch, parts):
+def test_plugin_is_a_part_of_its_group_only(monkeypatch, parts):
     plugin = metadata.EntryPoint("mixer-of-mine", f"{__name__}:wide", parts.group)
     monkeypatch.setattr(metadata, "entry_points", lambda **wanted: metadata.EntryPoints([plugin]).select(**wanted))
     fresh = {name: Registry(other.kind, other.group, {}) for name, other in REGISTRIES.items()}
@@ -119,11 +119,11 @@ def test_a_plug_in_is_a_part_of_its_group_alone(monkeypatch, parts):
     assert __name__ in mine.summary("mixer-of-mine")
 
 
-def test_a_plug_in_is_listed_without_being_imported(monkeypatch):
+def test_plugin_is_listed_without_being_imported(monkeypatch):
     assert list(things(monkeypatch, gone="no_such_module:x"))[-1] == "gone"
 
 
-def test_a_built_in_part_cannot_be_shadowed(monkeypatch):
+def test_built_in_part_cannot_be_shadowed(monkeypatch):
     parts = things(monkeypatch, thing=f"{__name__}:unbounded")
     with pytest.warns(UserWarning, match="unbounded' is skipped: 'thing' is a built-in"):
         assert list(parts) == ["thing", "wide", "unbounded"]
@@ -144,7 +144,7 @@ def broken_module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
-def test_a_broken_plug_in_is_an_error_where_it_is_asked_for(monkeypatch, broken_module, value):
+def test_broken_plugin_is_an_error_when_requested(monkeypatch, broken_module, value):
     with pytest.raises(CvaeError) as caught:
         things(monkeypatch, broken=value).get("broken")
     message = str(caught.value)
@@ -153,20 +153,20 @@ def test_a_broken_plug_in_is_an_error_where_it_is_asked_for(monkeypatch, broken_
 
 
 @pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
-def test_a_broken_plug_in_warns_and_is_skipped_among_all(monkeypatch, broken_module, value):
+def test_broken_plugin_is_skipped_with_a_warning_in_lists(monkeypatch, broken_module, value):
     parts = things(monkeypatch, broken=value, good=f"{__name__}:wide")
     with pytest.warns(UserWarning, match=value):
         loaded = parts.load_all()
     assert loaded == {"thing": part, "wide": wide, "unbounded": unbounded, "good": wide}
 
 
-def test_the_error_of_a_broken_plug_in_is_one_line(monkeypatch, broken_module):
+def test_error_of_a_broken_plugin_is_one_line(monkeypatch, broken_module):
     with pytest.raises(CvaeError) as caught:
         things(monkeypatch, broken=BROKEN["raises"]).get("broken")
     assert "\n" not in str(caught.value)
 
 
-def test_a_part_whose_packages_are_missing_names_the_pip_line():
+def test_part_with_missing_packages_names_the_pip_command():
     parts = Registry("thing", "cvae.none", {"far": Builtin("no_such_module_of_mine:x", "far away")})
     with pytest.raises(MissingExtraError, match=r"'far'.*pip install 'cvae-onnx\[train\]'"):
         parts.get("far")
@@ -175,7 +175,7 @@ def test_a_part_whose_packages_are_missing_names_the_pip_line():
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
-def test_options_are_the_keywords_and_those_of_a_partial_its_own(monkeypatch):
+def test_options_are_the_keyword_parameters_of_a_part(monkeypatch):
     parts = things(monkeypatch)
     defaults = {"width": 8, "rate": 0.5, "sizes": (4,), "deep": False, "name": "a"}
     assert parts.options("thing") == defaults
@@ -183,7 +183,7 @@ def test_options_are_the_keywords_and_those_of_a_partial_its_own(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("given", "resolved"),
+    ("options", "resolved"),
     [
         ({"width": 3}, 3),
         ({"rate": 2}, 2.0),
@@ -195,15 +195,15 @@ def test_options_are_the_keywords_and_those_of_a_partial_its_own(monkeypatch):
     ],
     ids=str,
 )
-def test_a_given_value_takes_the_type_of_the_default(monkeypatch, given, resolved):
+def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, options, resolved):
     parts = things(monkeypatch)
-    ((option, _),) = given.items()
-    result = parts.resolve("thing", given)
+    ((option, _),) = options.items()
+    result = parts.resolve("thing", options)
     assert result == {**parts.options("thing"), option: resolved} and type(result[option]) is type(resolved)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "options",
     [{"width": v} for v in ("3", 3.0, True, None, [3])]
     + [{"rate": v} for v in ("0.5", True, None)]
     + [{"sizes": v} for v in (3, "34", None)]
@@ -211,20 +211,20 @@ def test_a_given_value_takes_the_type_of_the_default(monkeypatch, given, resolve
     + [{"name": v} for v in (1, None)],
     ids=str,
 )
-def test_a_value_of_another_type_is_refused_and_quoted(monkeypatch, given):
-    ((option, value),) = given.items()
+def test_option_value_of_another_type_is_rejected(monkeypatch, options):
+    ((option, value),) = options.items()
     with pytest.raises(UsageError) as caught:
-        things(monkeypatch).resolve("thing", given)
+        things(monkeypatch).resolve("thing", options)
     assert f"thing 'thing': {option}={value!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize("sizes", [["a"], [1.5], [[1]], [None]], ids=str)
-def test_an_entry_of_another_type_is_refused(monkeypatch, sizes):
+def test_list_entry_of_another_type_is_rejected(monkeypatch, sizes):
     with pytest.raises(UsageError):
         things(monkeypatch).resolve("thing", {"sizes": sizes})
 
 
-def test_a_default_of_none_takes_anything(monkeypatch):
+def test_option_with_default_none_accepts_any_value(monkeypatch):
     assert things(monkeypatch).resolve("unbounded", {"limit": 3}) == {"limit": 3}
     assert things(monkeypatch).resolve("unbounded", {}) == {"limit": None}
 
@@ -232,7 +232,7 @@ def test_a_default_of_none_takes_anything(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "option", "near"), [("thing", "widht", "'width'"), ("unbounded", "x", "known: limit")]
 )
-def test_an_unknown_option_is_refused_with_the_near_ones(monkeypatch, name, option, near):
+def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option, near):
     with pytest.raises(UsageError, match=f"'{name}' has no option '{option}'.*{near}"):
         things(monkeypatch).resolve(name, {option: 1})
 
@@ -240,6 +240,6 @@ def test_an_unknown_option_is_refused_with_the_near_ones(monkeypatch, name, opti
 @pytest.mark.parametrize(
     ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "a whole number")]
 )
-def test_an_option_of_another_type_is_refused_by_what_it_should_be(option, value, kind):
+def test_error_names_the_expected_type_of_an_option(option, value, kind):
     with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):
         registry.ARCHITECTURES.resolve("resnet", {option: value})

@@ -41,7 +41,7 @@ def test_sample_images_are_sorted_by_the_number_of_the_epoch(tmp_path):
     assert list(sample_images(tmp_path, "samples")) == [9999, 10000]
 
 
-def test_the_newest_run_has_weights_and_the_last_saved_one_may_have_none(tmp_path):
+def test_newest_run_has_weights_but_last_saved_run_may_lack_them(tmp_path):
     first = make_run(tmp_path / "b", seconds=1)
     second = make_run(tmp_path / "a", seconds=2)
     started = make_run(tmp_path / "c", seconds=3, weights=False)

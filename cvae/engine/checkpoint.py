@@ -6,7 +6,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
+from cvae.runtime.find import find
 from cvae.serialization import MAX_TEXT, parse_json
 
 DTYPES = {
@@ -44,6 +45,28 @@ DTYPES = {
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     """Write tensors as safetensors, atomically."""
     write_file(path, _serialize(state))
+
+
+def initialize_weights(models: Iterable[VAE], init: str) -> None:
+    """Copy the weights of a trained model into models.
+
+    Args:
+        models: Models to initialize.
+        init: Run folder, or name of a run or of a zoo model, as `--init` takes it.
+
+    Raises:
+        UsageError: If there is no such model, or its network is another one.
+    """
+    weights = load_model(find(init))[0].state_dict()
+    try:
+        for model in models:
+            model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"--init {init!r} has another network than this training, or other images ({reason}); leave out the "
+            "flags of the network, or train without --init"
+        ) from error
 
 
 def _serialize(tensors: Mapping[str, Tensor]) -> bytes:

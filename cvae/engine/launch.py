@@ -1,4 +1,4 @@
-"""Start a run, or continue one."""
+"""Functions that start a run, or resume one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,17 +19,16 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     """Train a new run, and return its folder.
 
     Args:
-        config: what to train, and how.
-        out: folder of the run, which must not hold one yet, unless torchrun has restarted the process: then the run
-            continues.
-        quiet: print nothing.
-        on_epoch: called with the record of each epoch once it is saved; an exception that it raises ends the run.
+        config: What to train, and how.
+        out: Folder of the run. It must not hold a run yet, unless torchrun has restarted the process, which resumes it.
+        quiet: Print nothing.
+        on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
-        UsageError: parts of the config do not fit together; nothing was written.
-        CvaeError: the data can't be read, the disk can't be written, or a process was lost.
-        Diverged: the loss or a gradient is no longer finite.
-        Interrupted: the first Ctrl-C or SIGTERM; the run can be resumed.
+        UsageError: If parts of the config do not fit together. Nothing is written.
+        CvaeError: If the data can't be read, the disk can't be written, or a process was lost.
+        Diverged: If the loss or a gradient is not finite.
+        Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
     out = Path(out)
     if is_run(out):
@@ -54,13 +53,13 @@ def resume(
     quiet: bool = False,
     on_epoch: OnEpoch | None = None,
 ) -> Path:
-    """Continue a run from its newest intact checkpoint, and return its folder.
+    """Resume a run from its newest intact checkpoint, and return its folder.
 
-    Arguments other than None replace those that the run was started with; `epochs` is the total.
+    Arguments other than None replace those that the run was started with. `epochs` is the total number of epochs.
 
     Raises:
-        UsageError: the run has more than `epochs` epochs already.
-        CvaeError: the folder is not a run, none of its checkpoints is intact, or the data have changed.
+        UsageError: If the run has more than `epochs` epochs already.
+        CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed.
     """
     out = Path(out)
     overrides = {
@@ -79,12 +78,12 @@ def resume(
     shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
     if (shape, classes) != (config.model.image_shape, config.model.classes):
         raise CvaeError(
-            f"{config.training.data!r} has images {shape} and classes {classes}, the run was started with "
-            f"{config.model.image_shape} and {config.model.classes}; bring the data back, or start a new run"
+            f"{config.training.data!r} has images {shape} and classes {classes}, but the run was started with "
+            f"{config.model.image_shape} and {config.model.classes}; restore the data, or start a new run"
         )
     return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
 
 
 def _load_dataset(config: TrainConfig, accelerator: Accelerator) -> Dataset:
-    with accelerator.local_main_process_first():  # which downloads and decodes for the others
+    with accelerator.local_main_process_first():  # it downloads and decodes for the others
         return load_dataset(config)

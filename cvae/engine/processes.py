@@ -1,4 +1,4 @@
-"""The processes that train one model together: one by default, several under torchrun or `accelerate launch`."""
+"""Processes that train one model together: one by default, several under torchrun or `accelerate launch`."""
 
 import atexit
 import os
@@ -12,15 +12,15 @@ from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
 
 AGREEMENT_STEPS = 20
-"""Several processes ask each other only every so many steps, since each time they wait for the slowest."""
+"""Interval in steps at which several processes compare their state, since each time they wait for the slowest."""
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
-    """Join the other processes, if there are any, on the device and in the precision of a config."""
+    """Join the other processes, if there are any, with the device and the precision of a config."""
     device = choose_device(training.device)
     precision = choose_precision(training.precision, device)
     if restart_count() and not dist.is_initialized():
-        # torchrun keeps its store, which may still have the addresses of processes that have ended.
+        # torchrun keeps its store, which may still hold the addresses of processes that have ended.
         store, rank, size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"restart-{restart_count()}", store)
         backend = "nccl" if device == "cuda" else "gloo"
@@ -38,10 +38,9 @@ def restart_count() -> int:
 
 
 def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
-    """Return whether `flag` is true in any process.
+    """Return whether `flag` is true in any process. All processes must call this at the same steps.
 
-    All processes must call this at the same steps. With `step`, those between two agreements return False, unless there
-    is only one process.
+    With `step`, several processes compare only every `AGREEMENT_STEPS` steps, and get False at the steps between.
     """
     if accelerator.num_processes == 1:
         return flag
@@ -51,5 +50,5 @@ def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -
 
 
 def _leave_processes() -> None:
-    if dist.is_initialized():  # at the interpreter's exit its threads might abort the process
+    if dist.is_initialized():  # otherwise its threads may abort the process when the interpreter exits
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""How far a run has come, and its way into checkpoints and back."""
+"""Progress of a run, and the checkpoints that it is resumed from."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,12 +18,12 @@ Record = dict[str, Any]
 
 @dataclass
 class RunState:
-    """How far a run has come.
+    """Progress of a run.
 
     Attributes:
-        step: number of training steps so far.
-        best: best score of the weights so far, in nats.
-        records: lines of metrics.jsonl.
+        step: Number of training steps so far.
+        best: Lowest bound so far, in nats per image.
+        records: Lines of metrics.jsonl.
     """
 
     step: int = 0
@@ -32,12 +32,12 @@ class RunState:
 
 
 class RunCheckpoints:
-    """The checkpoints of a run, from which it continues exactly.
+    """Checkpoints of a run. A resumed run computes the same numbers as one that was never interrupted.
 
     Args:
-        run: folder of the run.
-        training_step: the network, its optimizer, and the sums of the epoch.
-        images: number of training images, which must not change.
+        run: Folder of the run.
+        training_step: Training step, which holds the network, its optimizer and the sums of the epoch.
+        images: Number of training images, which must not change.
     """
 
     def __init__(self, run: Path, training_step: TrainingStep, images: int) -> None:
@@ -45,8 +45,8 @@ class RunCheckpoints:
         self.accelerator = training_step.accelerator
 
     def save(self, state: RunState) -> None:
-        """Add a checkpoint; all processes call this, and the main one writes."""
-        sums = self.accelerator.reduce(self.training_step.sums, "mean")  # with which each process would continue
+        """Save a checkpoint. All processes must call this; the main one writes."""
+        sums = self.accelerator.reduce(self.training_step.sums, "mean")  # each process resumes with the mean
         if not self.accelerator.is_main_process:
             return
         tensors = {"sums": sums, **pack_optimizer(self.training_step.optimizer)}
@@ -61,10 +61,16 @@ class RunCheckpoints:
         save_checkpoint(self.folder, state.step, Checkpoint(tensors, values))
 
     def restore(self, data: str) -> tuple[RunState | None, list[str]]:
-        """Load the newest intact checkpoint, and return its state with remarks; None if there is none yet.
+        """Load the newest intact checkpoint.
+
+        Args:
+            data: Name of the data set, for error messages.
+
+        Returns:
+            The state of the run, or None if there is no checkpoint yet, and remarks for the log.
 
         Raises:
-            CvaeError: no checkpoint is intact, it does not fit the run, or the images of `data` have changed.
+            CvaeError: If no checkpoint is intact, it does not fit the run, or the number of images has changed.
         """
         checkpoint, damaged = load_checkpoint(self.folder)
         remarks = [f"checkpoint {name} is damaged, so the one before it is used" for name in damaged]
@@ -73,8 +79,8 @@ class RunCheckpoints:
         tensors, values = checkpoint
         if values.get("images") != self.images:
             raise CvaeError(
-                f"{data!r} has {self.images} training images, the run was started with {values.get('images')}; bring "
-                "the data back, or start a new run"
+                f"{data!r} has {self.images} training images, but the run was started with {values.get('images')}; "
+                "restore the data, or start a new run"
             )
         try:
             for prefix, model in self._models().items():
@@ -90,8 +96,8 @@ class RunCheckpoints:
         steps = self.accelerator.gather(torch.tensor([state.step], device=self.accelerator.device))
         if len(set(steps.tolist())) > 1:
             raise CvaeError(
-                f"the processes found checkpoints of different steps, {steps.tolist()}: all of them need "
-                f"{str(self.folder.parent)!r} on one drive that they share"
+                f"the processes found checkpoints of different steps, {steps.tolist()}; put "
+                f"{str(self.folder.parent)!r} on a drive that all of them share"
             )
         return state, remarks
 

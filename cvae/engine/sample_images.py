@@ -1,4 +1,4 @@
-"""Images of the model in training: samples, interpolations and reconstructions."""
+"""Sample images of a model in training: samples, interpolations and reconstructions."""
 
 from pathlib import Path
 
@@ -18,10 +18,10 @@ COLUMNS, MAX_ROWS = 8, 16
 
 @torch.no_grad()
 def save_sample_images(model: VAE, config: ModelConfig, split: Split, run: Path, epoch: int) -> None:
-    """Write the sample images of an epoch into a run folder, if its images are grey or colour.
+    """Write the sample images of an epoch into a run folder, if the model's images are grey or colour.
 
-    They are random images (a row per class for a conditional model), interpolations from the first image of each row to
-    the second, and images of `split` above their reconstructions. The noise is the same for every epoch.
+    There are three grids: random images (a row per class for a conditional model), interpolations from the first image
+    of each row to the second, and images of `split` above their reconstructions. The noise is the same for each epoch.
     """
     if config.image_shape[0] not in (1, 3):
         return

@@ -1,4 +1,4 @@
-"""Early ends of a training: signals, and errors with a known cause."""
+"""Reasons to stop a training early: signals, and errors with a known cause."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from cvae.errors import CvaeError
 
 
 class Stop:
-    """A request, made by a signal, to stop training after the current step."""
+    """Request to stop training after the current step, which a signal makes."""
 
     def __init__(self) -> None:
         self.signals: set[int] = set()
@@ -26,22 +26,22 @@ class Stop:
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Handle Ctrl-C and SIGTERM: the first signal requests a stop, a second of the same kind interrupts at once.
+        """Handle Ctrl-C and SIGTERM: the first signal requests a stop, a second of the same kind stops at once.
 
-        It must be the same kind, since torchrun sends a SIGTERM of its own after a Ctrl-C.
+        A second signal of the other kind does nothing, since torchrun sends a SIGTERM of its own after a Ctrl-C.
         """
 
         def stop(number: int, frame: FrameType | None) -> None:
             if number in self.signals:
                 raise KeyboardInterrupt
             if not self.is_requested:
-                os.write(2, b"\nstopping after this step; once more stops at once\n")  # print is not reentrant
+                os.write(2, b"\nstopping after this step; repeat to stop at once\n")  # print is not reentrant
             self.signals.add(number)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         try:
             previous = {number: signal.signal(number, stop) for number in numbers}
-        except ValueError:  # outside the main thread signals can't be handled
+        except ValueError:  # signals can be handled in the main thread only
             yield
             return
         try:
@@ -52,37 +52,39 @@ class Stop:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error, by its type or message, means that memory is exhausted.
+    """Return whether the type or the message of an error says that memory is exhausted.
 
-    The message matters since torch has an error type for GPUs only.
+    The message is needed because torch has an error type for GPUs only.
     """
     pattern = "not enough memory|can't allocate memory|out of memory"
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(re.search(pattern, str(error), re.I))
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """Return whether the error means that another process can't be reached."""
+    """Return whether an error means that another process can't be reached."""
     return isinstance(error, dist.DistError) or bool(re.search("gloo|nccl|connection|peer", str(error), re.I))
 
 
-def explain_failure(error: Exception, step: int, shard: Shard, again: str, batch_size: int) -> CvaeError | None:
-    """Return an error of torch or the system as one line with its fix, or None for other errors.
+def explain_failure(
+    error: Exception, step: int, shard: Shard, resume_command: str, batch_size: int
+) -> CvaeError | None:
+    """Return an error that explains one of torch or the system and its fix, or None if the cause is not known.
 
     Args:
-        error: the error that a step raised.
-        step: number of the step.
-        shard: the part of the batch that belongs to this process.
-        again: the command that continues the run.
-        batch_size: images per step over all processes.
+        error: Error that training raised.
+        step: Number of the step.
+        shard: Part of the batch that belongs to this process.
+        resume_command: Command that resumes the run.
+        batch_size: Images per step over all processes.
     """
     reason = " ".join(str(error).split())[:200]
     if isinstance(error, OSError):
-        return CvaeError(f"step {step:,}: {reason}; once that is fixed, continue with: {again}")
+        return CvaeError(f"step {step:,}: {reason}; once that is fixed, continue with: {resume_command}")
     if is_out_of_memory(error):
         return CvaeError(f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits it ({reason})")
     if shard.count > 1 and is_connection_error(error):
         return CvaeError(
-            f"process {shard.index} of {shard.count} lost another one near step {step:,}; start all of them again "
-            f"with: {again} ({reason})"
+            f"process {shard.index} of {shard.count} lost another one near step {step:,}; restart all of them "
+            f"with: {resume_command} ({reason})"
         )
     return None

@@ -1,4 +1,4 @@
-"""The training loop: any model, any objective, on CPU, CUDA or MPS, in one process or several."""
+"""Training loop for any model and objective, on CPU, CUDA or MPS, in one process or several."""
 
 import json
 import math
@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -17,7 +16,7 @@ from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config
 from cvae.data import Dataset
 from cvae.engine.batches import Batches
-from cvae.engine.checkpoint import load_model, save_weights
+from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
 from cvae.engine.processes import any_process
 from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
@@ -31,21 +30,23 @@ from cvae.engine.validation import Validator, format_bound, selection_bound
 from cvae.errors import Diverged, Interrupted, UsageError
 from cvae.models import VAE, build
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
-from cvae.runtime.find import find
 
 CHECKPOINT_SECONDS = 120.0
-"""Longest time between two checkpoints; there is one at the end of each epoch too."""
+"""Maximum time between two checkpoints. The end of each epoch is saved too."""
 
 OnEpoch = Callable[[Record], None]
 
 
 class Trainer:
-    """The training of one run.
+    """Training of one run.
 
     Args:
-        config: config of the run; precision and compiling are resolved here.
-        out: folder of the run.
-        accelerator: the processes that train it.
+        config: Config of the run. Its precision, and whether to compile, are resolved here.
+        dataset: Images to train on.
+        out: Folder of the run.
+        accelerator: Processes that train together.
+        quiet: Print nothing.
+        on_epoch: Called with the record of each epoch once it is saved.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Trainer:
         _check_parts(self.batches.batch_size, accelerator.num_processes, training.accumulate)
         assert training.epochs is not None  # filled in by configure()
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
-        # Recorded, so that a run that is resumed on another machine continues in the same precision.
+        # Stored in the config, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
         compiled = choose_compile(training.compile, self.total_steps, self.device.type)
         self.config = replace(config, training=replace(training, precision=precision, compile=compiled))
@@ -92,20 +93,20 @@ class Trainer:
 
     @property
     def evaluated_model(self) -> VAE:
-        """The model that is scored, sampled from and saved: the moving average where there is one."""
+        """Model to evaluate, sample from and save: the moving average if there is one."""
         return self.training_step.ema or self.training_step.bare_model
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def run(self, *, resuming: bool = False) -> Path:
-        """Train to the end, from the start or from the newest checkpoint, and return the folder of the run."""
+        """Train from the start, or from the newest checkpoint if `resuming`, and return the folder of the run."""
         with lock_folder(self.out) if self.is_main else nullcontext():
             try:
                 if not (resuming and self._restore()):
-                    self._initialize_weights()
+                    self._initialize()
                 self._prepare_folder()
                 self._train()
-            except UsageError:  # some parts turn out not to fit together at the first step
+            except UsageError:  # that parts do not fit together may only show at the first step
                 if self.is_main and self.state.step == 0 and not resuming:
                     self._rollback()
                 raise
@@ -130,27 +131,27 @@ class Trainer:
                     self._stop_if_requested()
                 self._test(progress)
             except (MemoryError, OSError, RuntimeError) as error:
-                again = f"cvae train --resume --out {self.out}"
-                size = self.config.training.batch_size
-                if explanation := explain_failure(error, self.state.step, self.shard, again, size):
-                    raise explanation from error
-                raise
+                batch_size = self.config.training.batch_size
+                explanation = explain_failure(error, self.state.step, self.shard, self._resume_command, batch_size)
+                if explanation is None:
+                    raise
+                raise explanation from error
             finally:
                 self.tracking.close()
 
     def _train_epoch(self, progress: TrainingProgress) -> Record:
         """Train to the end of an epoch, and return its record."""
         steps, first = len(self.batches), self.state.step
-        epoch = first // steps
+        epoch, position = divmod(first, steps)
         started = saved = time.monotonic()
         self.training_step.model.train()
-        for batch in self.training_step.shuffled(epoch, first - epoch * steps):
+        for batch in self.training_step.epoch_batches(epoch, position):
             self._train_step(*batch)
             if due := progress.due():
                 text = f"{format_bound(self._means())}, {self._images_per_second(first, started):,.0f} images/s"
                 progress.draw(self.state.step, f"epoch {epoch + 1}/{self.epochs}", text)
             if self.state.step % steps == 0:
-                break  # the end of the epoch checks and saves anyway
+                break  # the end of an epoch is checked and saved below
             save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
             if any_process(self.accelerator, due or save, self.state.step):
                 self._raise_if_diverged()
@@ -177,24 +178,21 @@ class Trainer:
         self.state.step += 1
 
     def _finish_epoch(self, record: Record, progress: TrainingProgress) -> None:
-        """Score, save, and report, in this order: what has been reported is never lost."""
+        """Validate, save and report, in this order, so that nothing is lost that has been reported."""
         if not math.isfinite(record["train"]["loss"]):
-            raise self._diverged(f"the loss is {record['train']['loss']} at step {self.state.step:,}")
+            raise self._divergence_error(f"the loss is {record['train']['loss']} at step {self.state.step:,}")
         if not _is_finite(self.training_step.bare_model):
-            raise self._diverged(f"weights are no longer finite at step {self.state.step:,}")
-        if (ema := self.training_step.ema) is not None and self.shard.count > 1:
-            # At each step the buffers of the network are those of the first process; averages are taken in each.
-            for buffer in ema.buffers():
-                dist.broadcast(buffer, 0)
+            raise self._divergence_error(f"weights are not finite at step {self.state.step:,}")
+        self.training_step.broadcast_average_buffers()
         score = record["train"]["bound"]
         if self.validation is not None:
             record["validation"] = self.validator.evaluate(self.evaluated_model, self.validation)
             score = selection_bound(record["validation"])
             if not math.isfinite(score):
-                raise self._diverged(f"the validation bound is {score} at step {self.state.step:,}")
+                raise self._divergence_error(f"the validation bound is {score} at step {self.state.step:,}")
         self.state.records.append(record)
         self.training_step.sums.zero_()
-        # Only a validation bound selects weights; without one the newest are saved.
+        # Without validation images the newest weights are saved.
         improved = self.validation is None or score < self.state.best
         self.state.best = min(self.state.best, score)
         if self.is_main and improved:
@@ -204,12 +202,10 @@ class Trainer:
         self._report(record, progress)
 
     def _report(self, record: Record, progress: TrainingProgress) -> None:
-        epoch = record["epoch"]
-        reported = epoch in (1, self.epochs) or epoch % report_every(self.epochs) == 0
-        if reported:
-            self._save_sample_images(epoch)
         self.tracking.log(record, self.state.step)
-        if reported:
+        epoch = record["epoch"]
+        if epoch in (1, self.epochs) or epoch % report_every(self.epochs) == 0:
+            self._save_sample_images(epoch)
             text = f"epoch {epoch:>3}/{self.epochs}  train {format_bound(record['train'])}"
             if "validation" in record:
                 text += f"  validation {format_bound(record['validation'])}"
@@ -220,25 +216,25 @@ class Trainer:
             self.on_epoch(record)
 
     def _test(self, progress: TrainingProgress) -> None:
-        """Score the saved weights on the test images."""
+        """Evaluate the saved weights on the test images."""
         if self.dataset.test is None:
             return
         self.accelerator.wait_for_everyone()  # until the main process has written the weights
         model, _ = load_model(self.out)
         test = self.validator.evaluate(model.to(self.device), self.validator.batches(self.dataset.test))
         if not math.isfinite(test["bound"]):
-            raise self._diverged(f"the test bound is {test['bound']}")
+            raise self._divergence_error(f"the test bound is {test['bound']}")
         epochs = [record for record in self.state.records if "epoch" in record]
         self.state.records = [*epochs, {"step": self.state.step, "test": test}]
         self._write_metrics()
         self.tracking.log(self.state.records[-1], self.state.step)
         progress.line(f"test {format_bound(test)} on {len(self.dataset.test):,} images")
-        self.accelerator.wait_for_everyone()  # before one leaves, the others need it
+        self.accelerator.wait_for_everyone()  # a process that ends earlier would break the others
 
     # -- metrics -------------------------------------------------------------------------------------------------
 
     def _means(self) -> dict[str, float]:
-        """Return the means of the loss and its terms over the epoch so far, in nats per image; NaN before a step."""
+        """Return the mean loss and its terms over the epoch so far, in nats per image, or NaN before its first step."""
         *totals, steps = self.training_step.sums.tolist()
         loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
@@ -268,33 +264,18 @@ class Trainer:
 
     # -- start and stop ------------------------------------------------------------------------------------------
 
-    def _initialize_weights(self) -> None:
-        """Copy the weights of the model that `--init` names, if any.
-
-        Raises:
-            UsageError: there is no such model, or it is another network.
-        """
-        init = self.config.training.init
-        if init is None:
-            return
-        weights = load_model(find(init))[0].state_dict()
-        try:
-            for model in (self.training_step.bare_model, self.training_step.ema):
-                if model is not None:
-                    model.load_state_dict(weights)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UsageError(
-                f"--init {init!r} has another network than this training, or other images ({reason}); leave out the "
-                "flags of the network, or train without --init"
-            ) from error
+    def _initialize(self) -> None:
+        """Copy the weights of the model that `--init` names, if any."""
+        if (init := self.config.training.init) is not None:
+            models = (self.training_step.bare_model, self.training_step.ema)
+            initialize_weights([model for model in models if model is not None], init)
 
     def _restore(self) -> bool:
-        """Load the newest intact checkpoint; return whether there is one.
+        """Load the newest intact checkpoint, and return whether there is one.
 
         Raises:
-            CvaeError: no checkpoint is intact, it does not fit the run, or the data have changed.
-            UsageError: the run has more epochs already.
+            CvaeError: If no checkpoint is intact, it does not fit the run, or the data have changed.
+            UsageError: If the run has more epochs already.
         """
         state, remarks = self.checkpoints.restore(self.config.training.data)
         self.remarks += remarks
@@ -304,12 +285,12 @@ class Trainer:
         if state.step > self.total_steps:
             epochs = state.step // len(self.batches)
             raise UsageError(
-                f"--epochs {self.epochs}: {str(self.out)!r} has {epochs} epochs already; give a larger total"
+                f"--epochs {self.epochs}: {str(self.out)!r} has {epochs} epochs already; choose a larger total"
             )
         if state.step < self.total_steps:
             self.remarks.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         else:
-            self.remarks.append(f"this run is at its end; --epochs with more than {self.epochs} continues it")
+            self.remarks.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
         return True
 
     def _prepare_folder(self) -> None:
@@ -317,10 +298,10 @@ class Trainer:
             for folder in (self.out, self.out / CHECKPOINTS, self.out / SAMPLES):
                 remove_stale_files(folder)
             write_file(self.out / CONFIG, self.config.to_json())
-            self._write_metrics()  # the run may have been killed between a checkpoint and its metrics
+            self._write_metrics()  # a killed run may lack those of its checkpoint
 
     def _rollback(self) -> None:
-        """Delete what was written before the first step; folders only where nothing else is in them."""
+        """Delete the files that were written before the first step, and the folders if nothing else is in them."""
         samples = self.out / SAMPLES
         for path in (self.out / CONFIG, self.out / METRICS, *samples.glob("epoch-0000-*.png")):
             path.unlink(missing_ok=True)
@@ -328,42 +309,46 @@ class Trainer:
             samples.rmdir()
             self.out.rmdir()
 
+    @property
+    def _resume_command(self) -> str:
+        return f"cvae train --resume --out {self.out}"
+
     def _stop_if_requested(self) -> None:
-        """Stop after a signal; called where the run has just been saved."""
+        """Stop after a signal. The run must have just been saved."""
         if any_process(self.accelerator, self.stop.is_requested) and self.state.step < self.total_steps:
             raise Interrupted(
-                f"stopped at step {self.state.step:,} of {self.total_steps:,}; "
-                f"continue with: cvae train --resume --out {self.out}"
+                f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}"
             )
 
     def _raise_if_diverged(self) -> None:
-        """Check the steps so far, which waits for the device; all processes do so at the same steps."""
+        """Check the steps so far, which waits for the device. All processes must call this at the same steps."""
         bad_step = int(self.training_step.bad_step)
         if bad_step >= 0 and self.config.training.on_nan == "stop":
-            raise self._diverged(f"the loss or its gradient is not finite at step {bad_step:,}")
+            raise self._divergence_error(f"the loss or its gradient is not finite at step {bad_step:,}")
 
-    def _diverged(self, reason: str) -> Diverged:
+    def _divergence_error(self, reason: str) -> Diverged:
+        """Return the error to raise. If no weights have been saved yet, save those of this step if they are finite."""
         weights = self.out / WEIGHTS
         if self.is_main and not weights.exists() and _is_finite(self.evaluated_model):
             save_weights(weights, self.evaluated_model.state_dict())
         return Diverged(
             f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
-            "1000, --precision fp32, or a smaller --clip), or an image is odd (--on-nan skip skips its batch, with "
-            "--resume too); the last good weights are kept"
+            "1000, --precision fp32, or a smaller --clip), or an image is unusual (--on-nan skip skips its batch, "
+            "with --resume too); the last good weights are saved"
         )
 
 
 def _check_parts(batch_size: int, processes: int, accumulate: int) -> None:
-    """Check that a batch can be divided among the processes and their parts of it.
+    """Check that a batch can be divided among the processes, and `accumulate` parts in each.
 
     Raises:
-        UsageError: it can't.
+        UsageError: If it can't be.
     """
     parts = processes * accumulate
     if batch_size % parts:
         raise UsageError(
-            f"--batch-size {batch_size} can't be cut into {parts} equal parts (processes: {processes}, --accumulate "
-            f"{accumulate}); choose a multiple of {parts}"
+            f"--batch-size {batch_size} can't be divided into {parts} equal parts (processes: {processes}, "
+            f"--accumulate {accumulate}); choose a multiple of {parts}"
         )
 
 

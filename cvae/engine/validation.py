@@ -18,17 +18,22 @@ MAX_BATCH_SIZE = 64
 
 
 class Validator:
-    """Computes the bounds of a model on held-out images, which the processes share.
+    """Evaluation of a model on held-out images, which the processes share.
 
     Args:
-        shard: the part of the batches that belongs to this process.
+        config: Config of the run.
+        accelerator: The processes of the run.
+        shard: Part of the batches that belongs to this process.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, shard: Shard) -> None:
         self.config, self.accelerator, self.shard = config, accelerator, shard
 
     def batches(self, split: Split) -> Batches:
-        """Return batches that fit into memory where a training step does, the same for any number of processes."""
+        """Return batches of a split that need no more memory than a training step.
+
+        Their size does not depend on the number of processes, so that the bounds do not either.
+        """
         training = self.config.training
         size = min(MAX_BATCH_SIZE, -(-training.batch_size // training.accumulate))
         labelled = self.config.model.classes is not None
@@ -36,9 +41,10 @@ class Validator:
 
     @torch.no_grad()
     def evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
-        """Return distortion, rate and the beta = 1 bound in nats per image, from one sample of noise per image.
+        """Return distortion, rate and the beta = 1 bound of a model in nats per image.
 
-        If the objective takes several samples, so does this, and adds their importance-weighted bound.
+        They are estimated with one sample of noise per image, or with as many as the objective takes. If it takes
+        several, the importance-weighted bound is returned too.
         """
         samples = self.config.training.options["objective"].get("samples", 1)
         device = self.accelerator.device
@@ -59,9 +65,9 @@ class Validator:
 
 
 def selection_bound(metrics: dict[str, float]) -> float:
-    """Return the bound to select weights by: the importance-weighted one where there is one.
+    """Return the bound that selects the best weights: the importance-weighted one if there is one, else the ELBO.
 
-    An importance-weighted objective improves it at the expense of the ELBO.
+    An importance-weighted objective improves its own bound at the expense of the ELBO.
     """
     return metrics.get("importance_weighted", metrics["bound"])
 

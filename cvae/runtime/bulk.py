@@ -15,7 +15,8 @@ import numpy as np
 from cvae import imaging
 from cvae.atomic import atomic_write, lock_folder, write_file
 from cvae.errors import CvaeError, UsageError
-from cvae.runtime.model import Label, Model, check_generate_args, label_indices
+from cvae.runtime.arguments import Label, check_generate_args, label_indices
+from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
 from cvae.spec import quote_label
 

@@ -1,10 +1,6 @@
 """Exported model that generates, encodes and interpolates images on onnxruntime."""
 
 import math
-import operator
-import os
-from collections.abc import Callable, Sequence
-from numbers import Real
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -14,26 +10,26 @@ import numpy as np
 from cvae.errors import CvaeError, UsageError
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.run import DECODER, ENCODER, exported_file
+from cvae.runtime.arguments import (
+    Indices,
+    Label,
+    Labels,
+    check_array,
+    check_count,
+    check_generate_args,
+    check_memory,
+    label_indices,
+)
 from cvae.runtime.array import Images
 from cvae.runtime.find import find
 from cvae.runtime.session import Session
-from cvae.spec import Spec, quote_label
-
-Label = float | str
-MAX_TEMPERATURE = 1000
-
+from cvae.spec import Spec
 
 ROUNDING = 0.01
 """Distance from 0..1 up to which images are clipped: more than any rounding error, less than 3 of 256 grey values."""
 
 MIN_PROBABILITY = np.float32(2**-24)
 """Smallest probability of a pixel's value that float32 can tell from 0: the spacing of its numbers just below 1."""
-
-Labels = Label | Sequence[Label] | np.ndarray | None
-"""One label for all images, one for each, or None. A label is the name of a class, or a number equal to it."""
-
-Indices = int | Sequence[int] | np.ndarray | None
-"""One class index for all images, one for each, or None. Indices count from 0."""
 
 
 def load(
@@ -116,7 +112,7 @@ class Model:
             UsageError: If the model has no such label, or n or temperature is out of range.
         """
         n = check_generate_args(n, temperature)
-        self._check_memory("n", n, "write them to files: cvae generate -n N --out images.npy")
+        check_memory(self.spec, "n", n, "write them to files: cvae generate -n N --out images.npy")
         if label is None and label_index is None and self.spec.classes is not None:
             label_index = np.arange(n) % len(self.spec.classes)
         return self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
@@ -124,7 +120,7 @@ class Model:
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Return standard normal noise (n, Z) float32. For the same seed, a larger n only appends rows."""
         n = check_count("n", n)
-        self._check_memory("n", n, "draw them in parts")
+        check_memory(self.spec, "n", n, "draw them in parts")
         if seed is not None:
             seed = check_count("seed", seed, minimum=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
@@ -144,7 +140,7 @@ class Model:
             UsageError: If the shape or a label does not fit the model.
             CvaeError: If onnxruntime fails, or returns values that are not those of images.
         """
-        noise = _array(noise, (self.spec.latent_dim,), "noise")
+        noise = check_array(noise, (self.spec.latent_dim,), "noise")
         images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
         low, high = float(images.min()), float(images.max())
         if low < -ROUNDING or high > 1 + ROUNDING:
@@ -173,7 +169,7 @@ class Model:
             UsageError: If the shape or a label does not fit the model.
             CvaeError: If the decoder has no encoder in its folder, or that returns an invalid standard deviation.
         """
-        images = _array(images, self.spec.image_shape, "images")
+        images = check_array(images, self.spec.image_shape, "images")
         if images.min() < 0 or images.max() > 1:
             raise UsageError(f"images have values in {images.min():g}..{images.max():g}; scale them to 0..1")
         with self._lock:
@@ -264,7 +260,7 @@ class Model:
             UsageError: If an argument is out of range or does not fit the model.
         """
         steps = check_count("steps", steps, minimum=2)
-        self._check_memory("steps", steps, "take fewer steps")
+        check_memory(self.spec, "steps", steps, "take fewer steps")
         if mode not in ("slerp", "lerp"):
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
         indices = label_indices(self.spec, label, label_index, 2, "ends")
@@ -277,93 +273,18 @@ class Model:
             images = ((1 - weight) * images + weight * self.decode(codes, label_index=last)).view(Images)
         return images
 
-    def _check_memory(self, name: str, count: int, fix: str) -> None:
-        """Check, before anything is allocated, that `count` images and codes fit into the memory of this machine."""
-        size, memory = 4 * (math.prod(self.spec.image_shape) + self.spec.latent_dim), _physical_memory()
-        if count * size > memory:
-            raise UsageError(
-                f"{name} is {quote_label(count)}: at most {memory // size:,} fit into the {memory / 2**30:.0f} GiB of "
-                f"memory of this machine; {fix}"
-            )
-
     def _code(self, end: int | np.ndarray, index: int | None) -> np.ndarray:
         """Return the code (Z,) of an end of an interpolation: a seed, a code or an image."""
         if isinstance(end, int | np.integer):
             return self.noise(1, int(end))[0]
         if np.ndim(end) == 1:
-            return _array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
+            return check_array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
         return self.encode(np.asarray(end)[None], label_index=index)[0][0]
 
     def _labels(self, label: Labels, label_index: Indices, count: int) -> dict[str, np.ndarray]:
         """Return the class indices as an input of the graph, if it has labels."""
         indices = label_indices(self.spec, label, label_index, count)
         return {} if indices is None else {"label": indices}
-
-
-def label_indices(
-    spec: Spec, label: Labels, label_index: Indices, count: int, what: str = "images"
-) -> np.ndarray | None:
-    """Return class indices (count,) int64, or None for a model without labels.
-
-    Args:
-        spec: Spec of the model.
-        label: Name of the class, or `count` names.
-        label_index: Index of the class, or `count` indices, instead of `label`.
-        count: Number of indices to return.
-        what: Plural noun for what is labelled, for error messages.
-
-    Raises:
-        UsageError: If the model has no such label or index, `label` and `label_index` are both set, or there is a wrong
-            number of them.
-    """
-    values: Any = label if label_index is None else label_index
-    resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
-    if label is not None and label_index is not None:
-        raise UsageError(
-            f"label {quote_label(label)} and label_index {quote_label(label_index)} both choose the class; give one"
-        )
-    if values is None:
-        if spec.classes is None:
-            return None
-        raise UsageError(f"{spec.name!r} has labels; give one of {', '.join(spec.classes[:20])}")
-    try:
-        dimensions = np.ndim(values)
-    except ValueError:  # sequences of different lengths
-        dimensions = 2
-    if dimensions > 1:
-        raise UsageError(f"labels {quote_label(values)} are nested; give one, or a flat sequence of {count}")
-    if dimensions == 0:
-        return np.full(count, resolve(values), np.int64)
-    if len(values) != count:
-        raise UsageError(f"{len(values)} labels for {count} {what}: give one, or one for each")
-    return np.array([resolve(value) for value in values], np.int64)
-
-
-def check_generate_args(n: int, temperature: float) -> int:
-    """Check the arguments of `Model.generate`, and return n as an int.
-
-    Raises:
-        UsageError: If n or temperature is out of range or not a number.
-    """
-    n = check_count("n", n)
-    if not isinstance(temperature, Real) or not 0 <= temperature <= MAX_TEMPERATURE:
-        raise UsageError(f"temperature is {quote_label(temperature)}: it must be a number in 0..{MAX_TEMPERATURE}")
-    return n
-
-
-def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Return an integer of any type as an int.
-
-    Raises:
-        UsageError: If `value` is not an integer, or less than `minimum`.
-    """
-    try:
-        number = None if isinstance(value, bool | np.bool) else operator.index(value)
-    except TypeError:
-        number = None
-    if number is None or number < minimum:
-        raise UsageError(f"{name} is {quote_label(value)}: it must be a whole number, at least {minimum}")
-    return number
 
 
 def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -385,20 +306,3 @@ def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
 def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
     """Return KL(N(mean, std^2) || N(0, 1)) in nats, elementwise."""
     return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
-
-
-def _physical_memory() -> int:
-    """Return the memory of this machine in bytes, or 64 GiB if it can't be determined."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return 2**36
-
-
-def _array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    values = np.asarray(values)
-    if values.shape[1:] != shape or values.ndim != len(shape) + 1 or len(values) == 0:
-        raise UsageError(f"{what}: the shape is {values.shape}, but should be (N, {', '.join(map(str, shape))})")
-    if not np.isfinite(values).all():
-        raise UsageError(f"{what}: some values are not finite")
-    return np.ascontiguousarray(values, dtype=np.float32)

@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field
 
 import cvae
 from cvae import imaging
-from cvae.runtime.model import label_indices
+from cvae.runtime.arguments import label_indices
 
 MAX_IMAGES = 256
 """Maximum number of images per request, so that a request takes milliseconds."""

@@ -1,11 +1,18 @@
 """Protobuf reader of the scan, compared with the protobuf package."""
 
+from pathlib import Path
+
 import onnx
 import pytest
 from google.protobuf.message import DecodeError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_helpers import DECODER, ENCODER, both_kinds
 from untrusted import varint
 
-from cvae.runtime.scan import schema
+import cvae
+from cvae.errors import CvaeError
+from cvae.runtime.scan import protobuf, schema
 from cvae.runtime.scan.protobuf import parse_message
 
 VARINTS = [0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**63 - 1, 2**63, 2**64 - 1, 2**64, 2**66]
@@ -35,3 +42,87 @@ def test_scan_rejects_numbers_that_protobuf_rejects(data):
         onnx.AttributeProto.FromString(data)
     with pytest.raises(ValueError):
         parse_message(memoryview(data), schema.ATTRIBUTE)
+
+
+quick = settings(deadline=None, max_examples=60)
+
+words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
+
+
+@both_kinds
+@pytest.mark.parametrize("file", [DECODER, ENCODER])
+def test_fields_agree_with_the_onnx_package(trained, kind, file):
+    data = (trained[kind] / file).read_bytes()
+    model = onnx.load_from_string(data)
+    assert protobuf.metadata(data, file) == {p.key: p.value for p in model.metadata_props}
+    actual = list(protobuf.fields(memoryview(data)))
+    assert {number for number, _, _ in actual} == {field.number for field, _ in model.ListFields()}
+    (graph,) = [value for number, _, value in actual if number == onnx.ModelProto.GRAPH_FIELD_NUMBER]
+    assert onnx.GraphProto.FromString(bytes(graph)) == model.graph
+
+
+keys_and_values = st.lists(st.fixed_dictionaries({}, optional={"key": words, "value": words}), max_size=5)
+
+
+@quick
+@given(keys_and_values, st.integers(-(2**63), 2**63 - 1), words, st.integers(0, 300))
+def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, length):
+    props = [onnx.StringStringEntryProto(**entry) for entry in entries]
+    model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
+    data = model.SerializeToString()
+    assert protobuf.metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
+    actual = list(protobuf.fields(memoryview(data)))
+    try:
+        cut = list(protobuf.fields(memoryview(data[:length])))
+    except ValueError:
+        assert length < len(data)
+    else:
+        assert cut == actual[: len(cut)] and (length < len(data) or cut == actual)
+
+
+@quick
+@given(st.binary(max_size=200))
+def test_metadata_of_any_bytes_are_entries_or_a_cvae_error(data):
+    try:
+        assert isinstance(protobuf.metadata(data, "some-file"), dict)
+    except CvaeError as error:
+        assert "'some-file'" in str(error)
+
+
+def test_truncated_file_is_rejected(trained, tmp_path):
+    data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "cut.onnx"
+    for length in [*range(0, len(data), 997), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(CvaeError, match=r"cut\.onnx"):
+            cvae.load(path)
+
+
+def test_file_with_a_wrong_byte_is_loaded_or_rejected(trained, tmp_path):
+    data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
+    rejected = 0
+    for position in range(0, 2000, 13):  # the nodes; weights follow
+        path.write_bytes(data[:position] + b"\xff" + data[position + 1 :])
+        try:
+            cvae.load(path)
+        except CvaeError as error:
+            rejected += 1
+            assert "\n" not in str(error)
+    assert rejected > 20
+
+
+def assert_rejected_silently(path: Path, data: bytes, capfd) -> None:
+    path.write_bytes(data)
+    with pytest.raises(CvaeError, match=path.name):
+        cvae.load(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dimension_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
+    data = (trained["labels"] / DECODER).read_bytes()
+    assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
+
+
+def test_operator_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
+    data = (trained["labels"] / DECODER).read_bytes()
+    name = onnx.load_from_string(data).graph.node[0].op_type.encode()
+    assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)

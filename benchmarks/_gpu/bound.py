@@ -1,0 +1,69 @@
+"""The importance-weighted bound of a run, computed on the device."""
+
+import argparse
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cvae.config import Config
+from cvae.data import load_dataset
+from cvae.engine import load_model
+
+SAMPLES = 100
+"""Samples per image (K) of the bound that `quality` and `likelihood` report."""
+
+
+def importance_weighted(
+    run: Path, args: argparse.Namespace, samples: int, *, images: int | None = None, seconds: float = 1e9
+) -> dict[str, Any]:
+    """Return the importance-weighted and the single-sample bound of a run on test images, in fp32.
+
+    They are the bounds of `cvae evaluate` (Burda et al. 2015, eq. 8), with noise that is drawn on the device.
+
+    Args:
+        run: Folder of the run.
+        args: Arguments of the benchmark.
+        samples: Samples per image (K).
+        images: Number of test images; all by default.
+        seconds: Stop after the batch at which this time has passed.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    model, _ = load_model(run)
+    model = model.to(args.device)
+    config = replace(Config.read(run / "config.json").training, data_dir=args.data_dir, limit=None)
+    split = load_dataset(config).test
+    assert split is not None
+    pixels = torch.from_numpy(split.images[:images])
+    batch_size = 8 if args.smoke else 100
+    portion = min(samples, 100)  # samples that fit into memory
+    torch.manual_seed(0)
+    weighted, single = [], []
+    started = time.monotonic()
+    with torch.inference_mode():
+        for start in range(0, len(pixels), batch_size):
+            image = pixels[start : start + batch_size].to(args.device).float() / 255
+            features = model.encoder(image, None)
+            log_weights, bounds = [], []
+            for _ in range(0, samples, portion):
+                noise = torch.randn(len(image) * portion, model.latent_dim, device=args.device)
+                terms = model.terms(image, None, features, noise)
+                log_weights.append((-terms.distortion.double() - terms.log_ratio.double()).view(len(image), portion))
+                bounds.append((terms.distortion.double() + terms.rate.double().sum(1)).view(len(image), portion))
+            weighted.append(math.log(samples) - torch.cat(log_weights, 1).logsumexp(1))  # (B, K) -> (B,)
+            single.append(torch.cat(bounds, 1).mean(1))
+            if time.monotonic() - started > seconds:
+                break
+    nats = torch.cat(weighted)
+    torch.backends.cudnn.allow_tf32 = True
+    return {
+        "samples": samples,
+        "nats": nats.mean().item(),
+        "standard_error": nats.std().item() / math.sqrt(len(nats)),
+        "single_sample": torch.cat(single).mean().item(),
+        "images": len(nats),
+        "seconds": round(time.monotonic() - started, 1),
+    }

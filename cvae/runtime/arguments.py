@@ -1,0 +1,137 @@
+"""Arguments of a model's methods: their types, checks and conversions."""
+
+import math
+import operator
+import os
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from cvae.errors import UsageError
+from cvae.spec import Spec, quote_label
+
+MAX_TEMPERATURE = 1000
+
+Label = float | str
+"""Name of a class, or a number equal to it."""
+
+Labels = Label | Sequence[Label] | np.ndarray | None
+"""One label for all images, one for each, or None."""
+
+Indices = int | Sequence[int] | np.ndarray | None
+"""One class index for all images, one for each, or None. Indices count from 0."""
+
+
+def label_indices(
+    spec: Spec, label: Labels, label_index: Indices, count: int, what: str = "images"
+) -> np.ndarray | None:
+    """Return class indices (count,) int64, or None for a model without labels.
+
+    Args:
+        spec: Spec of the model.
+        label: Name of the class, or `count` names.
+        label_index: Index of the class, or `count` indices, instead of `label`.
+        count: Number of indices to return.
+        what: Plural noun for what is labelled, for error messages.
+
+    Raises:
+        UsageError: If the model has no such label or index, `label` and `label_index` are both set, or there is a wrong
+            number of them.
+    """
+    values: Any = label if label_index is None else label_index
+    resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
+    if label is not None and label_index is not None:
+        raise UsageError(
+            f"label {quote_label(label)} and label_index {quote_label(label_index)} both choose the class; give one"
+        )
+    if values is None:
+        if spec.classes is None:
+            return None
+        raise UsageError(f"{spec.name!r} has labels; give one of {', '.join(spec.classes[:20])}")
+    try:
+        dimensions = np.ndim(values)
+    except ValueError:  # sequences of different lengths
+        dimensions = 2
+    if dimensions > 1:
+        raise UsageError(f"labels {quote_label(values)} are nested; give one, or a flat sequence of {count}")
+    if dimensions == 0:
+        return np.full(count, resolve(values), np.int64)
+    if len(values) != count:
+        raise UsageError(f"{len(values)} labels for {count} {what}: give one, or one for each")
+    return np.array([resolve(value) for value in values], np.int64)
+
+
+def check_generate_args(n: int, temperature: float) -> int:
+    """Check the arguments of `Model.generate`, and return n as an int.
+
+    Raises:
+        UsageError: If n or temperature is out of range or not a number.
+    """
+    n = check_count("n", n)
+    if not isinstance(temperature, Real) or not 0 <= temperature <= MAX_TEMPERATURE:
+        raise UsageError(f"temperature is {quote_label(temperature)}: it must be a number in 0..{MAX_TEMPERATURE}")
+    return n
+
+
+def check_count(name: str, value: int, *, minimum: int = 1) -> int:
+    """Return an integer of any type as an int.
+
+    Raises:
+        UsageError: If `value` is not an integer, or less than `minimum`.
+    """
+    try:
+        number = None if isinstance(value, bool | np.bool) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise UsageError(f"{name} is {quote_label(value)}: it must be a whole number, at least {minimum}")
+    return number
+
+
+def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
+    """Return an array (N, *shape) as contiguous float32.
+
+    Args:
+        values: The array.
+        shape: Shape of each element.
+        what: Plural noun for the elements, for error messages.
+
+    Raises:
+        UsageError: If the array has another shape, is empty, or has values that are not finite.
+    """
+    values = np.asarray(values)
+    if values.shape[1:] != shape or values.ndim != len(shape) + 1 or len(values) == 0:
+        raise UsageError(f"{what}: the shape is {values.shape}, but should be (N, {', '.join(map(str, shape))})")
+    if not np.isfinite(values).all():
+        raise UsageError(f"{what}: some values are not finite")
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def check_memory(spec: Spec, name: str, count: int, fix: str) -> None:
+    """Check, before anything is allocated, that `count` images and codes fit into the memory of this machine.
+
+    Args:
+        spec: Spec of the model.
+        name: Name of the argument that sets the count, for the error message.
+        count: Number of images and codes.
+        fix: What to do instead, for the error message.
+
+    Raises:
+        UsageError: If they don't fit.
+    """
+    size, memory = 4 * (math.prod(spec.image_shape) + spec.latent_dim), _physical_memory()
+    if count * size > memory:
+        raise UsageError(
+            f"{name} is {quote_label(count)}: at most {memory // size:,} fit into the {memory / 2**30:.0f} GiB of "
+            f"memory of this machine; {fix}"
+        )
+
+
+def _physical_memory() -> int:
+    """Return the memory of this machine in bytes, or 64 GiB if it can't be determined."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return 2**36

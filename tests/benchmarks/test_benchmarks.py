@@ -1,0 +1,79 @@
+"""The benchmarks: that each one runs, and computations in which an error would not show."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from helpers import SHARED, needs_mnist
+
+from cvae.config import Config, TrainConfig
+from cvae.data import load_dataset
+from cvae.evaluation.bounds import bounds
+from cvae.evaluation.run_scorer import RunScorer
+from cvae.models.objectives import elbo
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCHMARKS = ROOT / "benchmarks"
+
+SMOKE = {
+    "achieved_flops": (["--smoke"], "achieved, GFLOP/s"),
+    "anomaly_mnist": (["--smoke", "--out", "anomaly.json"], "labels without 1  combined"),
+    "decoding_speed": (["--smoke"], "onnxruntime"),
+    "hosts": (["--smoke"], "| Python: `cvae` |"),
+    "large_set": (["--smoke"], "325 images 3x64x64"),
+    "precision": (["--smoke"], "test bound, nats"),
+    "principal_components": ([], " dB over 359 test images"),
+    "startup": (["--smoke"], "first step of mlp on digits"),
+    "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
+}
+"""Script -> the flags of a run of seconds, and a part of its output."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script", [pytest.param(name, marks=[needs_mnist] if name == "training_speed" else []) for name in SMOKE]
+)
+def test_benchmark_runs(tmp_path, script):
+    flags, words = SMOKE[script]
+    command = [sys.executable, BENCHMARKS / f"{script}.py", *flags]
+    result = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert words in result.stdout
+
+
+def test_every_benchmark_has_a_smoke_test():
+    assert {path.stem for path in BENCHMARKS.glob("[!_]*.py")} - {"gpu"} == set(SMOKE)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from training_speed import BoundVAE
+
+    model = BoundVAE(TrainConfig(arch="mlp", data="digits", conditional=conditional, latent_dim=4))
+    image, label = torch.rand(5, 1, 8, 8), torch.arange(5)
+    torch.manual_seed(0)
+    loss = model(image, label)
+    torch.manual_seed(0)
+    torch.testing.assert_close(loss, elbo(model.vae, image, label if conditional else None, 1.0).loss)
+
+
+def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
+    """Both draw the noise by themselves."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from _gpu.bound import importance_weighted
+
+    run = trained["plain"]
+    args = SimpleNamespace(device="cpu", data_dir=None, smoke=False)
+    actual = importance_weighted(run, args, 200)
+    split = load_dataset(Config.read(run / "config.json").training).test
+    expected = bounds(RunScorer(run, "cpu", "fp32"), split.images, None, samples=200)
+    assert actual["nats"] == pytest.approx(expected.importance_weighted.mean(), abs=0.15)
+    assert actual["single_sample"] == pytest.approx(expected.bound.mean(), abs=0.2)
+    assert actual["nats"] < actual["single_sample"] and actual["images"] == len(split)

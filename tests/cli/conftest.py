@@ -1,0 +1,56 @@
+"""Fixtures for the tests of the commands."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+
+@pytest.fixture
+def image_files(in_tmp) -> list[Path]:
+    """Two grey pictures of the models' size."""
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
+    for name, image in zip("ab", pixels, strict=True):
+        Image.fromarray(image).save(f"{name}.png")
+    return [Path("a.png"), Path("b.png")]
+
+
+def snapshot() -> dict[str, tuple[int, int]]:
+    return {str(path): (path.lstat().st_mtime_ns, path.lstat().st_size) for path in Path().rglob("*")}
+
+
+@pytest.fixture
+def assert_fails(cvae) -> Callable[..., None]:
+    """A command ends with this code and one error line with all the words, and leaves the folder as it was."""
+
+    def check(code: int, words: list[str], *args: object) -> None:
+        before = snapshot()
+        result = cvae(*args)
+        *remarks, line = result.err.splitlines()
+        assert (result.code, result.out) == (code, ""), result.err
+        assert line.startswith("cvae: error: ") and result.err.endswith("\n")
+        assert not [remark for remark in remarks if "rror" in remark or "Traceback" in remark or "Warn" in remark]
+        assert [word for word in words if word not in line] == [], line
+        assert snapshot() == before
+
+    return check
+
+
+@pytest.fixture
+def litter(in_tmp) -> None:
+    """Things that a user may name by mistake."""
+    Path("empty-folder").mkdir()
+    Path("a-file").write_text("text")
+    Path("text.png").write_text("this is no picture")
+    Path("text.onnx").write_text("this is no model\n" * 30)
+    Path("unknown-key.toml").write_text("epochz = 3\n")
+    Path("no-toml.toml").write_text("= 3\n")
+    Path("wrong-type.toml").write_text('epochs = "3"\n')
+    Image.new("L", (8, 8)).save("seven.png")
+    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [tensor], [other])
+    onnx.save(onnx.helper.make_model(graph), "foreign.onnx")

@@ -1,0 +1,154 @@
+"""Errors of the commands that read a model: one line with the value and the fix, and nothing written."""
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+import onnxruntime as ort
+import pytest
+
+NO_ORT_CUDA = pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA"
+)
+BAD_USE = {
+    "digit": (2, "generate {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "negative": (2, "generate {labels} --label -1", ["'-1'", "0, 1, 2"]),
+    "label": (2, "generate {labels} --label x", ["'x'", "0, 1, 2"]),
+    "no labels": (2, "generate {plain} --label x", ["'x'", "without labels"]),
+    "two labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
+    "label and grid": (2, "generate {labels} --label 1 --grid", ["--grid", "'1'", "give one"]),
+    "infinite": (2, "generate {labels} --temperature inf", ["inf"]),
+    "foreign file": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),
+    "text file": (1, "generate text.onnx", ["'text.onnx'", "ONNX"]),
+    "picture": (1, "generate seven.png", ["'seven.png'", "ONNX"]),
+    "encoder": (2, "generate {labels}/encoder.onnx", ["encoder.onnx", "decoder"]),
+    "no run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
+    "under a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),
+    "ending": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
+    "no ending": (2, "interpolate {labels} --digit 3 --out empty-folder", ["'empty-folder'", ".png"]),
+    "device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
+    "restyle to": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
+    "restyle from": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
+    "restyle without labels": (2, "restyle seven.png -m {plain} --to 1", ["'1'", "without labels"]),
+    "restyle without any": (2, "restyle seven.png -m {plain}", ["without labels"]),
+    "restyle no picture": (1, "restyle text.png -m {labels} --to 1", ["'text.png'"]),
+    "via": (1, "interpolate {plain} --via nowhere.png", ["'nowhere.png'"]),
+    "mode": (2, "interpolate {labels} --mode foo", ["'foo'", "'slerp'", "'lerp'"]),
+    "no start": (1, "interpolate {plain} --from nowhere.png", ["'nowhere.png'"]),
+    "no end": (1, "interpolate {plain} --to -3", ["'-3'"]),
+    "start no picture": (1, "interpolate {plain} --from text.png", ["'text.png'"]),
+    "end label": (2, "interpolate {labels} --digit 3 --to-label 10", ["'10'", "0, 1, 2"]),
+    "end without labels": (2, "interpolate {plain} --to-label 3", ["'3'", "without labels"]),
+    "strip ending": (2, "interpolate {plain} --out x.foo", ["'x.foo'", "'.foo'"]),
+    "gif under a file": (1, "interpolate {plain} --out a-file/x.gif", ["'a-file/x.gif'"]),
+    "missing picture": (1, "reconstruct nowhere.png -m {plain}", ["'nowhere.png'"]),
+    "no picture": (1, "reconstruct seven.png text.png -m {plain}", ["'text.png'"]),
+    "folder": (1, "reconstruct empty-folder -m {plain}", ["'empty-folder'"]),
+    "label of picture": (2, "reconstruct seven.png -m {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "picture without labels": (2, "reconstruct seven.png -m {plain} --digit 1", ["'1'", "without labels"]),
+    "info of a file": (1, "info foreign.onnx", ["'foreign.onnx'"]),
+    "info of a folder": (2, "info empty-folder", ["'empty-folder'", "config.json"]),
+    "format": (2, "export onxn {plain}", ["'onxn'", "'onnx'"]),
+    "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
+    "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
+    "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
+    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
+    "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
+    "licence of a copy": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
+def test_command_rejects_invalid_arguments_in_one_line(assert_fails, litter, trained, code, command, words):
+    assert_fails(code, words, *[word.format(**trained) for word in command.split()])
+
+
+@NO_ORT_CUDA
+def test_generate_explains_how_to_install_missing_cuda_provider(assert_fails, trained):
+    assert_fails(
+        2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
+    )
+
+
+@pytest.mark.parametrize("command", ["generate", "info", "interpolate", "export onnx"])
+def test_command_suggests_similar_run_for_unknown_name(assert_fails, trained, command):
+    shutil.copytree(trained["plain"], "runs/digits-mlp")
+    assert_fails(2, ["'digits-mpl'", "'digits-mlp'"], *command.split(), "digits-mpl")
+
+
+def test_generate_suggests_training_when_there_is_no_model(assert_fails, monkeypatch):
+    monkeypatch.setattr("cvae.model_zoo.models", dict)
+    assert_fails(2, ["cvae train"], "generate", "--digit", "7")
+
+
+def test_interpolate_requires_label_from_image_to_seed(assert_fails, trained, litter):
+    assert_fails(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
+
+
+def test_command_suggests_export_for_run_without_onnx_files(assert_fails, trained, litter):
+    shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
+    for command in (["generate"], ["generate", "raw"], ["interpolate", "runs/raw"], ["reconstruct", "seven.png"]):
+        assert_fails(1, ["cvae export onnx runs/raw"], *command)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_generate_reports_read_only_folder(assert_fails, trained):
+    Path("locked").mkdir(mode=0o500)
+    assert_fails(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
+
+
+USAGE = {
+    "no command": "bogus",
+    "unknown flag": "generate {plain} --bogus",
+    "no number": "generate {plain} -n three",
+    "too few": "generate {plain} -n 0",
+    "seed": "generate {plain} --seed -1",
+    "temperature": "generate {plain} --temperature -1",
+    "one step": "interpolate {plain} --steps 1",
+    "speed": "interpolate {plain} --fps 0",
+    "argument": "parts resnet",
+    "no pictures": "reconstruct",
+    "no format": "export",
+    "train number": "train --epochs many",
+}
+
+
+@pytest.mark.parametrize("command", USAGE.values(), ids=USAGE)
+def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
+    result = cvae(*[word.format(**trained) for word in command.split()])
+    assert result.code == 2 and result.out == "" and "Traceback" not in result.err and not list(Path().iterdir())
+    assert re.fullmatch(r"cvae: error: .*; see cvae( [a-z]+)* --help\n", result.err)
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("train --epochs abc", ["'abc'", "'--epochs'", "see cvae train --help"]),
+        ("train --milestone 1 --milestone x", ["'x'", "'--milestone'", "see cvae train --help"]),
+        ("generate --temperature x", ["'x'", "'--temperature'", "see cvae generate --help"]),
+        ("generate -n 0", ["0", "'-n'", "see cvae generate --help"]),
+        ("generate --temperature", ["'--temperature'", "see cvae generate --help"]),
+        ("plot latent --perplexitty 3", ["--perplexitty", "--perplexity", "see cvae plot latent --help"]),
+        ("detect score", ["PATH", "see cvae detect score --help"]),
+        ("plot bogus", ["'bogus'", "see cvae plot --help"]),
+        ("bogus", ["'bogus'", "see cvae --help"]),
+    ],
+)
+def test_usage_error_quotes_value_and_refers_to_help(cvae, command, words):
+    result = cvae(*command.split())
+    assert (result.code, result.out, result.err.count("\n")) == (2, "", 1)
+    assert result.err.startswith("cvae: error: ") and [word for word in words if word not in result.err] == [], (
+        result.err
+    )
+
+
+def test_command_without_subcommand_prints_help(cvae):
+    result = cvae("plot")
+    assert result.code in (0, 2) and "Usage: cvae plot" in result.out + result.err
+
+
+@pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
+def test_generate_rejects_huge_number_of_images_at_once(assert_fails, trained, out):
+    huge = str(10**20)
+    assert_fails(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)

@@ -1,0 +1,70 @@
+"""`cvae evaluate`: its report, and the run or the files that it evaluates."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from cli_helpers import QUICK
+
+
+def test_evaluate_prints_every_metric(cvae, trained):
+    facts = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").facts
+    assert facts["model"] == "labels" and facts["data"] == "digits" and facts["protocol"]["images"] == 50
+    assert set(facts) == {
+        "model",
+        "backend",
+        "data",
+        "protocol",
+        "bound",
+        "importance_weighted",
+        "reconstruction",
+        "labels",
+    }
+    result = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
+    assert result.code == 0
+    *remarks, last = result.err.splitlines()
+    assert last == "no features for 'digits': distances are left out; choose some with --features MODULE:CALLABLE"
+    assert len(remarks) == 1 and remarks[0].startswith("digits: ")
+    for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
+        assert re.search(rf"^  {name} +[-0-9.]+$", result.out, flags=re.MULTILINE)
+    assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same figures again
+
+
+def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
+    shutil.copytree(trained["plain"], "runs/mine")
+    result = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
+    assert result.facts["model"] == "mine" and result.facts["protocol"]["split"] == "validation"
+    assert "newest run: runs/mine" in result.err
+
+
+def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
+    assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
+    assert cvae("export", "onnx", "run").code == 0
+    by_run = cvae("evaluate", "run", "--json").facts
+    for arguments in (["run", "--exported"], ["run/decoder.onnx"]):
+        facts = cvae("evaluate", *arguments, "--json").facts
+        assert facts["backend"].startswith("onnxruntime")
+        assert facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+    Path("alone").mkdir()
+    for name in ("decoder.onnx", "encoder.onnx"):
+        shutil.copy(Path("run") / name, "alone")
+    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (["--split", "tset"], 2, "'tset'"),
+        (["--data", "digit"], 2, "'digits'"),
+        (["--binarize", "yes"], 2, "'yes'"),
+        (["--features", "mnits"], 2, "'mnits'"),
+        (["--precision", "bf61"], 2, "'bf61'"),
+        (["--device", "tpu"], 2, "'tpu'"),
+        (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
+    ],
+)
+def test_evaluate_rejects_invalid_arguments_in_one_line(cvae, trained, flags, code, word):
+    result = cvae("evaluate", trained["plain"], *flags)
+    assert result.code == code and result.out == ""
+    assert word in result.err and "Traceback" not in result.err

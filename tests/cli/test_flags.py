@@ -1,0 +1,234 @@
+"""Flags as metadata of config fields, and what is generated from them."""
+
+import dataclasses
+import inspect
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from cvae.cli._flags import add_flags, default_text, read_flags
+from cvae.cli._reference import flag_reference
+from cvae.cli.train import RESUMABLE, build_config, train
+from cvae.cli.tune import tune
+from cvae.config import OPTIMIZATION, SHORT_FLAGS, Config, DataConfig, TrainConfig, expand_short_flags, flag
+from cvae.errors import UsageError
+from cvae.flags import Interval, flag_field, flags_of
+from cvae.model_zoo import models
+from cvae.recipes import PARTS, read_recipe
+from cvae.serialization import from_dict, to_dict
+from cvae.tuning.search_space import MACHINE, NOT_SEARCHABLE, Range, make_space, parse_search
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargerConfig(TrainConfig):
+    """A training config with two fields more."""
+
+    momentum: float = flag_field(
+        0.9, OPTIMIZATION, "Momentum of the optimizer.", interval=Interval(minimum=0, below=1), aliases=("inertia",)
+    )
+    frozen: tuple[str, ...] | None = flag_field(
+        None, OPTIMIZATION, "Network to freeze.", name="freeze", automatic="none", choices=("encoder", "decoder")
+    )
+
+
+def command_line(config: type) -> typer.Typer:
+    """A program with one command, which prints the flags it was called with."""
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    @add_flags(config)
+    def run(set_: list[str] = typer.Option([], "--set"), **flags: object) -> None:  # noqa: B008
+        print(json.dumps(read_flags(config, flags, set_)))
+
+    return app
+
+
+# -- intervals and checks ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("interval", "inside", "outside", "text"),
+    [
+        (Interval(minimum=1), [1, 2**70, 1.0], [0, 0.99, -1], "at least 1"),
+        (Interval(above=0, maximum=1), [1e-300, 1], [0, 1.001], "more than 0 and at most 1"),
+        (Interval(minimum=0, below=1), [0, 0.999], [1, -0.1], "at least 0 and less than 1"),
+        (Interval(), [-(10**400)], [], ""),
+    ],
+)
+def test_interval_contains_the_finite_numbers_between_its_ends(interval, inside, outside, text):
+    assert all(value in interval for value in inside)
+    assert not any(value in interval for value in [*outside, math.nan, math.inf, -math.inf, "1", None])
+    assert str(interval) == text
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"momentum": 1.0}, ["--momentum 1.0", "at least 0 and less than 1"]),
+        ({"momentum": math.nan}, ["--momentum nan"]),
+        ({"frozen": ("encoder", "decode")}, ["--freeze 'decode'", "did you mean 'decoder'"]),
+        ({"lr": 0.0}, ["--lr 0.0", "more than 0"]),
+        ({"optimizer": "adamm"}, ["--optimizer 'adamm'", "'adam'"]),
+    ],
+)
+def test_config_checks_its_values_by_the_metadata_of_its_fields(values, words):
+    with pytest.raises(UsageError) as caught:
+        LargerConfig(**values)
+    assert "\n" not in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize("name", flags_of(TrainConfig))
+def test_every_default_is_within_its_range_and_every_flag_has_a_help_text(name):
+    facts = flags_of(TrainConfig)[name]
+    facts.check(name, getattr(TrainConfig(), name))
+    assert re.fullmatch(r"[A-Z].*\.", facts.help), facts.help
+
+
+# -- the command line --------------------------------------------------------------------------------------------------
+
+
+def test_new_field_is_a_flag_without_any_other_change():
+    app = command_line(LargerConfig)
+    arguments = ["--momentum", "0.5", "--freeze", "encoder", "--freeze", "decoder", "--set", "arch.x=1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    expected = {"momentum": 0.5, "frozen": ["encoder", "decoder"], "options": {"arch": {"x": 1}}}
+    assert json.loads(result.output) == expected
+    assert from_dict(LargerConfig, expected).frozen == ("encoder", "decoder")
+    text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
+    assert "--momentum X Momentum of the optimizer. [0.9]" in text
+    assert "--freeze encoder|decoder Network to freeze. [none]" in text
+    reference = flag_reference(LargerConfig)
+    assert "| `--momentum X` | Momentum of the optimizer. | at least 0 and less than 1 | 0.9 |" in reference
+
+
+def test_old_spelling_of_a_flag_works_and_is_hidden():
+    app = command_line(LargerConfig)
+    result = CliRunner().invoke(app, ["--inertia", "0.5", "--without", "a", "--exclude-class", "b"])
+    assert json.loads(result.output) == {"momentum": 0.5, "without": ["b", "a"], "options": {}}
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert "--exclude-class NAME" in text and "--without" not in text and "--inertia" not in text
+
+
+@pytest.mark.parametrize("command", ["train", "tune"])
+def test_metavar_is_never_a_type(cvae, command):
+    text = cvae(command, "--help").out
+    assert "--lr X" in text and not re.search(r"<\w+(\[\w+\])?>", text)
+
+
+def test_tune_has_all_flags_of_train():
+    flags = set(inspect.signature(train).parameters)
+    assert flags - {"resume"} <= set(inspect.signature(tune).parameters)
+
+
+def test_help_describes_default_that_depends_on_the_run():
+    for name, facts in flags_of(TrainConfig).items():
+        if getattr(TrainConfig(), name) is None and name != "limit":
+            assert facts.automatic and default_text(TrainConfig, name) == facts.automatic
+
+
+def test_lists_of_flags_are_derived_from_the_fields():
+    assert set(RESUMABLE) == {"epochs", "device", "on_nan", "compile", "trackers", "data_dir"}
+    assert set(MACHINE) == {"data_dir", "device", "compile", "trackers"}
+    assert set(NOT_SEARCHABLE) - set(MACHINE) == {
+        "data", "size", "binarize", "validation", "without", "likelihood", "seed",
+    }  # fmt: skip
+    assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective")
+
+
+def test_reference_has_a_row_for_each_flag():
+    reference = flag_reference()
+    for name, facts in {**flags_of(TrainConfig), **SHORT_FLAGS}.items():
+        rows = [line for line in reference.splitlines() if re.match(rf"\| `{facts.spelling(name)}[ `]", line)]
+        assert len(rows) == 1 and facts.help.replace("|", "\\|") in rows[0], name
+        assert len(re.findall(r"(?<!\\)\|", rows[0])) == 5
+    assert "`--set objective.beta=X`" in reference and "--without" not in reference
+
+
+# -- short flags -------------------------------------------------------------------------------------------------------
+
+
+def test_short_flag_stands_for_an_option():
+    result = CliRunner().invoke(command_line(TrainConfig), ["--beta", "4", "--set", "objective.beta=2"])
+    assert json.loads(result.output) == {"options": {"objective": {"beta": 4.0}}}
+    assert flag("free_bits") == "--free-bits"
+
+
+def test_recipe_accepts_names_of_flags_and_of_options_with_short_flags(tmp_path):
+    recipe = tmp_path / "old.toml"
+    recipe.write_text('beta = 4\nfree-bits = 0.5\nexclude-class = ["3"]\n[options.objective]\nbeta = 2\n')
+    expected = {"without": ["3"], "options": {"objective": {"beta": 4, "free_bits": 0.5}}}
+    assert read_recipe(recipe) == expected
+    recipe.write_text('without = ["3"]\n')
+    assert read_recipe(recipe) == {"without": ["3"]}
+    config = build_config(str(recipe), {"objective": "iwae", "options": {}})
+    assert config.without == ("3",)
+
+
+def test_options_of_the_recipe_are_dropped_with_another_objective(tmp_path):
+    recipe = tmp_path / "old.toml"
+    recipe.write_text("beta = 4\n")
+    assert build_config(str(recipe), {"options": {}}).options == {"objective": {"beta": 4}}
+    assert build_config(str(recipe), {"objective": "iwae", "options": {}}).options == {}
+
+
+@pytest.mark.parametrize("old", [{"beta": None, "free_bits": None}, {"beta": 3.0}, {}], ids=str)
+def test_config_of_older_version_can_be_read(tmp_path, old):
+    """It has the keys `beta` and `free_bits`, which are null once the run has begun."""
+    path = tmp_path / "config.json"
+    data = json.loads((next(iter(models().values())) / "config.json").read_text())
+    for name in SHORT_FLAGS:
+        data["training"].pop(name, None)
+    data["training"] |= old
+    path.write_text(json.dumps(data))
+    objective = Config.read(path).training.options["objective"]
+    assert objective == {**data["training"]["options"]["objective"], **{k: v for k, v in old.items() if v is not None}}
+    assert read_recipe(path)["options"]["objective"] == objective
+    assert not SHORT_FLAGS.keys() & json.loads(Config.read(path).to_json())["training"].keys()
+
+
+@pytest.mark.parametrize("options", [None, [], {"objective": 3}], ids=str)
+def test_invalid_options_of_older_config_are_not_converted(options):
+    assert expand_short_flags({"options": options, "beta": 2}) == {"options": options}
+
+
+def test_train_config_explains_where_beta_moved():
+    with pytest.raises(UsageError, match=re.escape("options={'objective': {'beta': 4}}")):
+        TrainConfig(beta=4)
+    with pytest.raises(UsageError, match="free_bits"):
+        dataclasses.replace(TrainConfig(), free_bits=1.0)
+
+
+def test_search_maps_short_flag_to_its_option():
+    assert make_space(parse_search(["beta=1..4", "free-bits=0,1"])) == {
+        "objective.beta": Range(1, 4),
+        "objective.free_bits": (0, 1),
+    }
+
+
+# -- data --------------------------------------------------------------------------------------------------------------
+
+
+def test_training_config_returns_its_data_config():
+    config = TrainConfig(data="folder:x", size="8x16", without=("a",), seed=3, lr=0.1)
+    data = config.data_config
+    assert type(data) is DataConfig and data == DataConfig(data="folder:x", size="8x16", without=("a",), seed=3)
+    assert data.sides == (8, 16)
+    assert to_dict(data).items() <= to_dict(config).items()  # the keys of config.json are flat
+    with pytest.raises(UsageError, match="--validation"):
+        DataConfig(validation=1)
+
+
+def test_data_of_a_run_is_a_data_config():
+    from cvae.evaluation.evaluate import find_data_config
+
+    folder = next(iter(models().values()))
+    assert type(find_data_config(folder, "")) is DataConfig
+    assert find_data_config(Path("decoder.onnx"), "mnist") == DataConfig(data="mnist", validation=0.0)

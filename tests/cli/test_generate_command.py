@@ -1,0 +1,92 @@
+"""`cvae generate`: the images that it writes, compared with torch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_helpers import DIGITS, in_torch, noise, panels, panels_show
+from PIL import Image
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "across", "down", "labels"),
+    [
+        ("labels", ["--digit", "7"], 1, 1, [7]),
+        ("labels", ["--label", "3", "-n", "5"], 3, 2, [3] * 5),
+        ("labels", [], 4, 3, DIGITS),
+        ("labels", ["-n", "2"], 2, 10, [k for k in DIGITS for _ in range(2)]),
+        ("labels", ["--grid"], 8, 10, [k for k in DIGITS for _ in range(8)]),
+        ("labels", ["--grid", "-n", "3"], 3, 10, [k for k in DIGITS for _ in range(3)]),
+        ("plain", [], 1, 1, [None]),
+        ("plain", ["-n", "6"], 3, 2, [None] * 6),
+        ("plain", ["--grid"], 8, 8, [None] * 64),
+    ],
+    ids=str,
+)
+def test_generate_writes_images_that_torch_decodes_from_the_same_noise(
+    cvae, trained, kind, flags, across, down, labels
+):
+    facts = cvae("generate", trained[kind], *flags, "--seed", 5, "--json").facts
+    names = None if kind == "plain" else [str(label) for label in labels]
+    assert facts == {"out": "generated.png", "model": kind, "images": len(labels), "labels": names, "seed": 5}
+    actual = panels("generated.png", across, down)
+    images = in_torch(trained[kind], "decode", noise(5, len(labels)), None if kind == "plain" else labels)
+    assert panels_show(actual[: len(labels)], images) and (actual[len(labels) :] == 128).all()
+    assert actual[: len(labels)].std(axis=(1, 2)).min() > 20
+
+
+def test_generate_writes_different_images_for_each_class(cvae, trained):
+    cvae("generate", trained["labels"], "--grid", "--seed", 0)
+    rows = panels("generated.png", 8, 10).reshape(10, 8, 8, 8).mean(axis=1)
+    assert all(np.abs(a - b).max() > 30 for i, a in enumerate(rows) for b in rows[:i])
+
+
+def test_generate_is_reproducible_by_seed(cvae, trained):
+    for name, seed in {"a": 1, "b": 1, "c": 2}.items():
+        assert cvae("generate", trained["plain"], "-n", 4, "--seed", seed, "--out", f"{name}.png").code == 0
+    a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_generate_reports_its_random_seed(cvae, trained):
+    first, second = (cvae("generate", trained["plain"], "--json").facts["seed"] for _ in range(2))
+    assert first != second
+    data = Path("generated.png").read_bytes()
+    assert str(second) in cvae("generate", trained["plain"], "--seed", second, "--out", "again.png").out
+    assert Path("again.png").read_bytes() == data
+
+
+def test_digit_flag_is_an_alias_of_label(cvae, trained):
+    for flags in (["--digit", "7"], ["--label", "7"], ["--digit", "7", "--label", "7"]):
+        cvae("generate", trained["labels"], *flags, "--seed", 3, "--out", f"{len(flags)}{flags[0]}.png")
+    first, *others = [path.read_bytes() for path in Path().iterdir()]
+    assert len(others) == 2 and all(other == first for other in others)
+
+
+def test_temperature_zero_gives_equal_images(cvae, trained):
+    cvae("generate", trained["labels"], "--digit", 3, "-n", 4, "--temperature", 0)
+    actual = panels("generated.png", 2, 2)
+    assert panels_show(actual, in_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("gif", "GIF"), ("webp", "WEBP")])
+def test_file_extension_selects_image_format(cvae, trained, ending, kind):
+    assert cvae("generate", trained["plain"], "--out", f"new/folder/x.{ending}").code == 0
+    with Image.open(f"new/folder/x.{ending}") as picture:
+        assert picture.format == kind and picture.size == (280, 280)
+
+
+def test_generate_replaces_existing_file(cvae, trained):
+    Path("generated.png").write_text("old")
+    assert cvae("generate", trained["plain"]).code == 0
+    assert panels("generated.png", 1, 1).std() > 20 and [path.name for path in Path().iterdir()] == ["generated.png"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_generate_shows_image_in_terminal_on_stderr(cvae, trained, monkeypatch, stream):
+    monkeypatch.setenv("TERM", "xterm-kitty")
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
+    result = cvae("generate", trained["plain"], "--seed", 1)
+    assert result.code == 0 and "\033_G" not in result.out and ("\033_G" in result.err) == (stream == "stderr")

@@ -1,0 +1,79 @@
+"""`cvae info`, `cvae export onnx`, and the run that a command takes by default."""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_info_describes_run(cvae, trained, kind):
+    config = json.loads((trained[kind] / "config.json").read_text())
+    facts = cvae("info", trained[kind], "--json").facts
+    for key in ("image_shape", "latent_dim", "classes"):
+        assert facts[key] == config["model"][key]
+    assert facts["architecture"].startswith("mlp (hidden [400]") and facts["data"] == "digits"
+    assert facts["epochs"] == "20 of 20" and "nats" in facts["test_bound"]
+    assert {"config.json", "decoder.onnx", "encoder.onnx", "model.safetensors"} <= set(facts["files"])
+    text = cvae("info", trained[kind]).out
+    assert all(re.search(rf"^{key} ", text, flags=re.MULTILINE) for key, value in facts.items() if value is not None)
+
+
+@pytest.mark.parametrize("role", ["decoder", "encoder"])
+def test_info_describes_exported_file(cvae, trained, role):
+    path = trained["labels"] / f"{role}.onnx"
+    props = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"])}
+    assert cvae("info", path, "--json").facts == expected
+    assert f"{path.stat().st_size}" in cvae("info", path).out
+
+
+def test_info_escapes_control_characters_of_a_run(cvae, trained):
+    shutil.copytree(trained["plain"], "run")
+    config = json.loads(Path("run/config.json").read_text())
+    config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"
+    Path("run/config.json").write_text(json.dumps(config))
+    result = cvae("info", "run")
+    assert result.code in (0, 1) and not set("\x1b\u202e\ud800") & set(result.out + result.err), result
+
+
+def three_runs(trained: dict[str, Path]) -> None:
+    """The newest is runs/new, a model with labels; the others, copied earlier and later, have none."""
+    for name, kind, seconds in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
+        shutil.copytree(trained[kind], Path("runs") / name)
+        run = Path("runs") / name
+        for path in (run / "model.safetensors", *(run / "last").glob("*.json")):
+            os.utime(path, (seconds, seconds))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fact"),
+    [
+        (["generate"], {"model": "labels"}),
+        (["interpolate"], {"model": "labels"}),
+        (["reconstruct", "a.png"], {"model": "labels"}),
+        (["info"], {"run": "runs/new"}),
+        (["train", "--resume"], {"run": "runs/new"}),
+    ],
+    ids=str,
+)
+def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, fact):
+    three_runs(trained)
+    result = cvae(*arguments, "--json")
+    assert fact.items() <= result.facts.items()
+    assert result.err.splitlines()[0] == "newest run: runs/new"
+
+
+def test_export_uses_the_newest_run_and_lists_the_files_it_wrote(cvae, trained):
+    three_runs(trained)
+    before = Path("runs/old/decoder.onnx").read_bytes()
+    result = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
+    assert result.err == "newest run: runs/new\n"
+    assert result.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
+    facts = cvae("info", "runs/new/decoder.onnx", "--json").facts
+    assert (facts["license"], facts["name"]) == ("CC0-1.0", "new")
+    assert Path("runs/old/decoder.onnx").read_bytes() == before

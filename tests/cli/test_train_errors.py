@@ -1,0 +1,101 @@
+"""Errors of `cvae train`: one line with the value and the fix, and nothing written."""
+
+import shutil
+
+import pytest
+import torch
+from cli_helpers import QUICK
+
+from cvae import registry
+
+NO_CUDA = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+BAD_TRAINING = {
+    "architecture": (2, "--arch resnett", ["'resnett'", "'resnet'"]),
+    "likelihood": (2, "--likelihood gausian", ["'gausian'", "'gaussian'"]),
+    "prior": (2, "--prior nromal", ["'nromal'", "normal"]),
+    "objective": (2, "--objective elboo", ["'elboo'", "'elbo'"]),
+    "conditioning": (2, "--conditional --conditioning flim", ["'flim'", "film"]),
+    "data": (2, "--data mnsit", ["'mnsit'", "'mnist'"]),
+    "no folder": (2, "--data folder:nowhere", ["folder:nowhere", "no such folder"]),
+    "empty folder": (2, "--data folder:empty-folder", ["'empty-folder'", ".png"]),
+    "path": (2, "--data empty-folder", ["'empty-folder'", "folder:empty-folder"]),
+    "epochs": (2, "--epochs 0", ["--epochs 0", "at least 1"]),
+    "batch": (2, "--batch-size 0", ["--batch-size 0", "at least 1"]),
+    "latent": (2, "--latent-dim 0", ["--latent-dim 0", "at least 1"]),
+    "large latent": (2, "--latent-dim 65537", ["65537", "65536"]),
+    "sides": (2, "--size 48*80", ["'48*80'", "48x80"]),
+    "size": (2, "--size 3", ["--size 3", "4 to 4096"]),
+    "rate": (2, "--lr -1", ["--lr -1", "more than 0"]),
+    "rate nan": (2, "--lr nan", ["--lr nan", "more than 0"]),
+    "beta": (2, "--beta -1", ["beta=-1", "at least 0"]),
+    "seed": (2, "--seed -1", ["--seed -1", "4294967295"]),
+    "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
+    "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
+    "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
+    "milestone": (2, "--milestone 5", ["--milestone (5,)", "--schedule step"]),
+    "early milestone": (2, "--schedule step --milestone 0", ["--milestone 0", "at least 1"]),
+    "exclude": (2, "--exclude-class 11", ["--exclude-class '11'", "'1'"]),
+    "exclude all": (2, " ".join(f"--exclude-class {i}" for i in range(10)), ["leaves no images in train"]),
+    "precision": (2, "--precision fp17", ["'fp17'", "'fp16'"]),
+    "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
+    "device": (2, "--device gpu", ["'gpu'", "'cpu'"]),
+    "recipe": (2, "--recipe mnist-resnet", ["'mnist-resnet'", "'mnist-resnet-flow'", ".toml"]),
+    "first stage": (2, "--recipe mnist-resnet-flow", ["'mnist-resnet-flow-iwae'", "--recipe mnist-resnet-flow-iwae"]),
+    "no recipe": (2, "--recipe nowhere.toml", ["'nowhere.toml'"]),
+    "recipe key": (2, "--recipe unknown-key.toml", ["unknown-key.toml", "'epochz'", "'epochs'"]),
+    "recipe type": (2, "--recipe wrong-type.toml", ["wrong-type.toml", "epochs", "'3'", "int"]),
+    "no toml": (2, "--recipe no-toml.toml", ["'no-toml.toml'", "line 1"]),
+    "set": (2, "--set arch.hidden", ["'arch.hidden'", "PART.OPTION=VALUE"]),
+    "set part": (2, "--set archs.hidden=3", ["'archs.hidden=3'", "arch, "]),
+    "set option": (2, "--arch mlp --set arch.hiden=[3]", ["'hiden'", "'hidden'"]),
+    "set type": (2, "--arch mlp --set arch.hidden=3", ["hidden=3", "[400]"]),
+    "set without part": (2, "--set conditioning.x=1", ["conditioning"]),
+    "no run": (2, "--resume", ["'runs'", "--out"]),
+    "no such run": (1, "--resume --out nowhere", ["nowhere"]),
+    "under a file": (1, "--arch mlp --limit 64 --out a-file/run", ["'a-file/run"]),
+}
+BAD_OPTIONS = {
+    "beta nan": ("--arch mlp --set objective.beta=NaN", ["beta=nan", "at least 0"]),
+    "size": ("--arch mlp --size 5000", ["--size 5000", "4096"]),
+    "resume for less": ("--resume --out run --epochs 5", ["--epochs 5", "20 epochs"]),
+    "conditioning of none": ("--conditioning flim", ["'flim'", "'film'"]),
+    "option empty": ("--arch mlp --set arch.hidden=[]", ["hidden=()"]),
+    "option text": ('--arch mlp --set arch.hidden=["a"]', ["hidden=['a']"]),
+    "option fraction": ("--arch mlp --set arch.hidden=[1.5]", ["hidden=[1.5]"]),
+    "option zero": ("--arch mlp --set arch.hidden=[0]", ["hidden=(0,)"]),
+    "option negative": ("--arch mlp --set arch.hidden=[-3]", ["hidden=(-3,)"]),
+    "width": ("--arch conv --set arch.width=-1", ["width=-1"]),
+    "dropout": ("--arch conv --set arch.dropout=2.0", ["dropout=2.0"]),
+    "sigma": ("--arch mlp --likelihood gaussian --set likelihood.sigma=0.0", ["sigma=0.0"]),
+    "beta": ("--arch mlp --set objective.beta=-1.0", ["beta=-1.0", "at least 0"]),
+    "resume recipe": ("--resume --out run --recipe nowhere.toml", ["'nowhere.toml'"]),
+    "resume set": ("--resume --out run --set arch.hidden=[1]", ["--set arch.hidden=[1]", "[400]", "--epochs"]),
+}
+
+
+@pytest.mark.parametrize(("code", "flags", "words"), BAD_TRAINING.values(), ids=BAD_TRAINING)
+def test_train_rejects_invalid_flags(assert_fails, litter, code, flags, words):
+    assert_fails(code, words, "train", *flags.split())
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_train_rejects_invalid_options(assert_fails, trained, flags, words):
+    shutil.copytree(trained["plain"], "run")
+    short = [] if "--resume" in flags else ["--epochs", "1", "--limit", "64"]
+    assert_fails(2, words, "train", *short, *flags.split())
+
+
+@NO_CUDA
+def test_train_rejects_device_that_is_not_available(assert_fails):
+    assert_fails(2, ["'cuda'", "leave the flag out"], "train", "--device", "cuda")
+
+
+def test_train_neither_overwrites_nor_changes_a_run(assert_fails, trained):
+    shutil.copytree(trained["plain"], "run")
+    assert_fails(2, ["'run'", "--resume"], *QUICK, "--out", "run")
+    assert_fails(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
+
+
+def test_beta_requires_objective_with_that_option(assert_fails, monkeypatch):
+    monkeypatch.setattr(registry.OBJECTIVES, "_registered", {"without-beta": lambda model, image, label, weight: None})
+    assert_fails(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")

@@ -1,0 +1,34 @@
+"""`cvae zoo`: list, show and copy."""
+
+from pathlib import Path
+
+import pytest
+
+
+def test_zoo_lists_shows_and_copies_models(cvae):
+    facts = cvae("zoo", "list", "--json").facts
+    assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
+    result = cvae("zoo", "list")
+    for name, model in facts["models"].items():
+        assert model["evaluation"]["model"] == name
+        assert f"{name} " in result.out and model["summary"] in result.out
+        page = cvae("zoo", "show", name)
+        assert page.code == 0 and f"# {name}" in page.out
+    name = facts["default"]
+    copied = cvae("zoo", "copy", name, "--json").facts
+    assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
+    assert cvae("generate", "--digit", 7, "--seed", 1, "--json").facts["model"] == name  # it is the newest run now
+    again = cvae("zoo", "copy", name)
+    assert again.code == 2 and "exists already" in again.err
+    assert not list(Path("runs").glob(".*"))
+
+
+@pytest.mark.parametrize("command", ["show", "copy"])
+def test_zoo_suggests_similar_model_for_unknown_name(cvae, command):
+    result = cvae("zoo", command, "mnist-resnet-conditonal")
+    assert result.code == 2 and "did you mean 'mnist-resnet-conditional'" in result.err
+
+
+def test_zoo_suggests_similar_recipe_for_unknown_name(cvae):
+    result = cvae("zoo", "show", "classic-car-bce")
+    assert result.code == 2 and "did you mean 'classic-cars-bce'" in result.err

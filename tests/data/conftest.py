@@ -1,0 +1,11 @@
+"""Fixtures for the tests of the data."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What image folders are decoded to stays in the test."""
+    monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "caches"))

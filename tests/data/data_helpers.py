@@ -1,0 +1,14 @@
+"""Helpers of the tests of the data."""
+
+import numpy as np
+
+from cvae.data import Split
+
+NAMED = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn")
+"""Data sets that are downloaded by their name."""
+
+
+def same_split(a: Split | None, b: Split | None) -> bool:
+    """Return whether two splits hold equal images and labels."""
+    assert a is not None and b is not None
+    return np.array_equal(a.images, b.images) and np.array_equal(a.labels, b.labels)  # type: ignore[arg-type]

@@ -1,0 +1,140 @@
+"""Arrays in npz files: layouts, labels and errors."""
+
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import assert_load_fails, load_data
+
+from cvae.errors import CvaeError
+
+
+class TestNpz:
+    @pytest.fixture
+    def save(self, tmp_path: Path) -> Callable[..., str]:
+        def save(**arrays: Any) -> str:
+            np.savez(tmp_path / "x.npz", **arrays)
+            return f"npz:{tmp_path / 'x.npz'}"
+
+        return save
+
+    colour = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 10), np.uint8)
+    grey = colour[:, :1]
+    square = colour[:, :1, :, :8]
+    binary = square > 99
+
+    @pytest.mark.parametrize(
+        ("array", "expected"),
+        [
+            (grey[:, 0], grey),
+            (grey, grey),
+            (colour, colour),
+            (colour.transpose(0, 2, 3, 1), colour),
+            (grey.transpose(0, 2, 3, 1), grey),
+            (square.reshape(6, 64), square),
+            ((square / 255).astype(np.float32), square),
+            ((square / 255).reshape(6, 64), square),
+            (binary, binary * np.uint8(255)),
+            (np.packbits(binary.reshape(6, 64), axis=1), binary * np.uint8(255)),
+            (np.zeros((6, 98), np.uint8), np.zeros((6, 1, 28, 28))),
+        ],
+    )
+    def test_images_of_every_layout_are_read(
+        self, save: Callable[..., str], array: np.ndarray, expected: np.ndarray
+    ) -> None:
+        loaded = load_data(save(train=array), validation=0)
+        assert np.array_equal(loaded.train.images, expected) and loaded.train.images.flags.c_contiguous
+        assert loaded.classes is None and loaded.name == "x"
+
+    def test_images_are_resized(self, save: Callable[..., str]) -> None:
+        images = np.full((2, 16, 48, 3), 9, np.uint8)
+        images[:, :, 16:32] = (100, 150, 200)
+        loaded = load_data(save(images=images), size=8, validation=0)
+        assert loaded.train.images.shape == (2, 3, 8, 8)
+        assert (loaded.train.images[..., 2:-2] == np.reshape([100, 150, 200], (3, 1, 1))).all()
+
+    @pytest.mark.parametrize("key", ["valid", "validation"])
+    def test_splits_and_labels_are_read(self, save: Callable[..., str], key: str) -> None:
+        labels = np.array([3, 0, 1, 1, 2, 0], np.uint8)
+        loaded = load_data(
+            save(train=self.grey, train_labels=labels, test=self.grey[:2], test_labels=labels[:2], other=1,
+                 **{key: self.grey[:3], f"{key}_labels": labels[:3]}),
+            conditional=True,
+        )  # fmt: skip
+        assert loaded.classes == ("0", "1", "2", "3") and loaded.validation is not None
+        assert np.array_equal(loaded.train.labels, labels)  # type: ignore[arg-type]
+        assert np.array_equal(loaded.validation.labels, labels[:3])  # type: ignore[arg-type]
+
+    def test_text_labels_name_the_classes(self, save: Callable[..., str]) -> None:
+        labels = np.array(["cat", "ant", "cat", "bee", "bee", "ant"])
+        loaded = load_data(save(images=self.grey, labels=labels), validation=0)
+        assert loaded.classes == ("ant", "bee", "cat")
+        assert loaded.train.labels is not None and loaded.train.labels.tolist() == [2, 0, 2, 1, 1, 0]
+        loaded = load_data(save(train=self.grey, train_labels=labels, classes=["bee", "cat", "ant"]), validation=0)
+        assert loaded.classes == ("bee", "cat", "ant")
+        assert loaded.train.labels is not None and loaded.train.labels.tolist() == [1, 2, 1, 0, 0, 2]
+        loaded = load_data(save(train=self.grey, train_labels=[0, 1, 1, 0, 0, 0], classes=["a", "b"]), validation=0)
+        assert loaded.classes == ("a", "b")
+
+    @pytest.mark.parametrize(
+        ("arrays", "words"),
+        [
+            ({"test": grey}, ["'train'"]),
+            ({"train": grey, "images": grey}, ["'train'", "'images'"]),
+            ({"train": grey / 100}, ["float", "2.55", "0..1"]),
+            ({"train": np.linspace(-0.5, 1, 32).reshape(2, 4, 4)}, ["-0.5..1"]),
+            ({"train": np.full((2, 4, 4), np.nan)}, ["nan"]),
+            ({"train": grey.astype(np.int64)}, ["int64", "uint8"]),
+            ({"train": grey.astype(complex)}, ["complex128"]),
+            ({"train": np.zeros((6, 63), np.uint8)}, ["(6, 63)", "(N, H, W)", "packbits"]),
+            ({"train": np.zeros((6, 98))}, ["(6, 98)"]),
+            ({"train": np.zeros((6, 2, 8, 8), np.uint8)}, ["(6, 2, 8, 8)"]),
+            ({"train": np.uint8(3)}, ["()"]),
+            ({"train": grey, "train_labels": np.zeros(6)}, ["float64"]),
+            ({"train": grey, "train_labels": [10**9] * 6}, ["1000000000"]),
+            ({"train": grey, "train_labels": ["a"] * 6, "test": grey, "test_labels": ["b"] * 6}, ["test", "'b'"]),
+            ({"train": grey, "train_labels": ["a"] * 6, "test": grey, "test_labels": [0] * 6}, ["<U1, int64"]),
+            ({"train": grey, "train_labels": [0] * 6, "classes": [1]}, ["'classes'"]),
+        ],
+    )
+    def test_unsupported_arrays_are_rejected(
+        self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]
+    ) -> None:
+        assert_load_fails(save(**arrays), "x.npz", *words)
+
+    @pytest.mark.parametrize(
+        ("arrays", "words"),
+        [
+            ({"train": np.array([{}])}, ["allow_pickle=False", "numpy.savez"]),
+            ({"train": grey, "train_labels": [0] * 5}, ["(5,)", "(6,)"]),
+            ({"train": grey, "train_labels": [-1] * 6}, ["-1"]),
+            ({"train": grey, "train_labels": [2] * 6, "classes": ["a"]}, ["2..2", "0..0"]),
+            ({"train": grey[:0]}, ["no images"]),
+            ({"train": np.zeros((0, 16))}, ["no images"]),
+            ({"train": grey, "test": square}, ["(1, 8, 8)", "(1, 8, 10)"]),
+        ],
+    )
+    def test_inconsistent_arrays_are_rejected(
+        self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]
+    ) -> None:
+        assert_load_fails(save(**arrays), "x.npz", *words, kind=CvaeError)
+
+    def test_damaged_archive_is_rejected(self, save: Callable[..., str], tmp_path: Path) -> None:
+        data = save(train=self.grey)
+        path = tmp_path / "x.npz"
+        content = path.read_bytes()
+        path.write_bytes(content[:-50])
+        assert_load_fails(data, "x.npz", kind=CvaeError)
+        path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
+        assert_load_fails(data, "x.npz", kind=CvaeError)
+        with path.open("wb") as file:
+            np.save(file, self.grey)
+        assert_load_fails(data, "x.npz", "numpy.savez", kind=CvaeError)
+        with zipfile.ZipFile(path, "w") as archive:
+            header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 1, 64, 64)}"
+            archive.writestr("train.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
+        assert_load_fails(data, "x.npz", kind=CvaeError)

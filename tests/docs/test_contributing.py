@@ -1,0 +1,53 @@
+"""The recipes of CONTRIBUTING.md for adding parts, followed on a copy of the package."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the package in which every code block of "Add a part" stands where its section says."""
+    for name in ("cvae", "cli", "exporters", "model_zoo"):
+        ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+        shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)
+    _, _, chapter = (ROOT / "CONTRIBUTING.md").read_text().partition("\n## Add a part\n")
+    chapter, _, _ = chapter.partition("\n## ")
+    registry = tmp_path / "cvae" / "registry.py"
+    for section in chapter.split("\n### ")[1:]:
+        named = re.search(r"`((?:cvae|exporters)/\S+\.py)`", section)
+        assert named is not None
+        part, line = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+        module = tmp_path / named[1]
+        module.write_text(f"{module.read_text()}\n\n{part}" if module.exists() else part)
+        (kind,) = re.findall(r"`cvae/registry.py`, in `([A-Z]+)`:", section)
+        start, end, after = registry.read_text().partition(f"\n{kind} = Registry(")
+        entries, brace, after = after.partition("\n    },")
+        registry.write_text(f"{start}{end}{entries}\n        {line.strip()}{brace}{after}")
+    return tmp_path
+
+
+@pytest.mark.integration
+def test_recipes_for_parts_train_and_export(checkout):
+    environment = {**os.environ, "PYTHONPATH": str(checkout)}
+
+    def cvae(command: str) -> str:
+        arguments = [sys.executable, "-m", "cvae", *command.split()]
+        result = subprocess.run(arguments, cwd=checkout, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    cvae(
+        "train --data stripes --arch linear --conditional --conditioning shift --likelihood laplace --prior diagonal "
+        "--objective capacity --set objective.nats=5 --epochs 1 --out run"
+    )
+    cvae("export onnx run")
+    cvae("export contact-sheet run --out sheet.png")
+    assert (checkout / "sheet.png").stat().st_size > 100

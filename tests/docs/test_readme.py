@@ -1,0 +1,103 @@
+"""Every command that the documents show works as it stands there, and every program too."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import code_blocks
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
+DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
+LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
+GALLERY = ROOT / "docs" / "gallery.md"
+"""Its commands are those of test_gallery.py."""
+INSTALLS = re.compile(r"^(pip install|make) ")
+"""Run by the slow tests in an environment of their own, and by CI."""
+
+HOSTS = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
+"""Run by tests/test_node.py and tests/test_web.py, where there is npm and a browser."""
+
+
+def commands(path: Path) -> list[str]:
+    lines = [line for block in code_blocks(path.read_text(), "bash") for line in block.splitlines()]
+    return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """A user's folder with some photos and a small copy of MNIST; the environment to run commands in."""
+    for name in ("cats", "dogs"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(6):
+            noise = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(tmp_path / "photos" / name / f"{i}.png")
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, count in {"train": 300, "t10k": 50}.items():
+        images = np.random.default_rng(0).integers(0, 255, (count, 28, 28), dtype=np.uint8)
+        header = np.array([0x803, count, 28, 28], ">i4").tobytes()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = np.arange(count, dtype=np.uint8) % 10
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(np.array([0x801, count], ">i4").tobytes() + labels.tobytes())
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path / "site")}
+
+
+@pytest.mark.parametrize(
+    "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
+    """In this process, which has torch loaded, but for the plug-in's, which has to be installed first."""
+    monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
+    if "plugin" in str(document):
+        install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
+        subprocess.run([sys.executable, "-m", *map(str, install)], cwd=tmp_path, check=True)
+    for command in commands(document):
+        # What is shown trains for minutes; here the first epoch must do, and two trials of a search.
+        trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
+        short = command + " --epochs 1" * trains + " --trials 2" * command.startswith("cvae tune")
+        if "plugin" in str(document) or not command.startswith("cvae "):
+            result = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
+            assert result.returncode == 0, f"{command}\n{result.stderr}"
+        else:
+            result = cvae(*shlex.split(short)[1:])
+            assert result.code == 0, f"{command}\n{result.err}"
+        if out := re.search(r"--out (\S+\.(?:png|gif))", command):
+            with Image.open(tmp_path / out[1]) as picture:
+                assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the picture is blank"
+
+
+def test_every_program_in_the_documents_works(home, tmp_path):
+    for document in DOCUMENTS:
+        for program in code_blocks(document.read_text(), "python"):
+            result = subprocess.run(
+                [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("document", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_and_images_of_the_documents_exist(document):
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        if not target.startswith("http"):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_recipe_is_valid_and_names_existing_parts():
+    from cvae import model_zoo
+    from cvae.config import TrainConfig
+    from cvae.recipes import read_recipe
+    from cvae.registry import ARCHITECTURES, DATASETS
+    from cvae.serialization import from_dict
+
+    assert len(model_zoo.recipes()) >= 2
+    for name, path in model_zoo.recipes().items():
+        config = from_dict(TrainConfig, read_recipe(path), name)
+        assert config.arch in ARCHITECTURES and config.data.partition(":")[0] in DATASETS

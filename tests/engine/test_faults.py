@@ -1,0 +1,337 @@
+"""What happens to a run when the machine, the disk, the data or a person gets in its way."""
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cvae.atomic import lock_folder, write_file
+from cvae.config import TrainConfig
+from cvae.engine import resume, train
+from cvae.engine import step as step_module
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.trainer import Trainer
+from cvae.errors import CvaeError, UsageError
+from cvae.registry import OBJECTIVES
+
+FLAGS = ["--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none"]
+QUICK = TrainConfig(
+    arch="mlp", prior="normal", latent_dim=4, epochs=3, limit=600, batch_size=32, precision="fp32", trackers=("none",)
+)
+
+
+def start(folder: Path, *flags: str, **options) -> subprocess.Popen:
+    command = [sys.executable, "-m", "cvae", "train", *FLAGS, "--out", "run", *flags]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True, **options)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.05)
+
+
+def check_whole(run: Path) -> list[dict]:
+    """Every file that has its name is complete; the records of the epochs that are behind the run."""
+    for path in run.rglob("*.safetensors"):
+        if not path.name.startswith("."):
+            load_file(path)
+    for path in run.rglob("*.json"):
+        if not path.name.startswith("."):
+            json.loads(path.read_bytes())
+    metrics = run / "metrics.jsonl"
+    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+
+
+KILLED = """
+import os, signal, sys, time
+import torch, cvae.engine, cvae.data.digits
+from cvae.__main__ import main
+torch.optim.Adam([torch.zeros(1)])  # imports much, once for all
+for line in sys.stdin:  # a number of seconds; a new process is trained in, and killed after that time
+    child = os.fork()
+    if child == 0:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        main(sys.argv[1:] if not os.path.exists("run/config.json") else ["train", "--resume", "--out", "run"])
+    time.sleep(float(line))
+    os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    print(status, flush=True)
+"""
+
+
+@pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
+def test_run_survives_kill_9_at_random_moments(tmp_path, times):
+    """Each time the run goes on, no epoch that was told is lost, no file is half; the end is the uninterrupted end."""
+    flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
+    full = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
+    assert full.returncode == 0, full.stderr
+    expected = load_file(tmp_path / "whole" / "model.safetensors")
+
+    def is_the_uninterrupted_one(run: Path) -> bool:
+        ours = load_file(run / "model.safetensors")
+        return len(check_whole(run)) == 150 + 1 and all(torch.equal(ours[name], expected[name]) for name in expected)
+
+    command = [sys.executable, "-c", KILLED, *flags, "--out", "run"]
+    run, moments, longest, epochs, kills, halves = tmp_path / "run", random.Random(0), 0.6, 0, 0, 0
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainers:
+        while kills < times or epochs == 0:
+            trainers.stdin.write(f"{moments.uniform(0.05, longest)}\n")
+            trainers.stdin.flush()
+            status = int(trainers.stdout.readline())
+            if status == 0:  # a fast machine: it was at its end before
+                assert is_the_uninterrupted_one(run)
+                shutil.rmtree(run)
+                epochs = 0
+                continue
+            assert status == signal.SIGKILL, f"the run could not go on: wait status {status}"
+            kills += 1
+            halves += len(list(run.rglob(".*.tmp*")))
+            count = len(check_whole(run))
+            assert count >= epochs
+            if count == epochs:  # a slow machine
+                longest *= 1.1
+            epochs = count
+        trainers.stdin.close()
+    assert epochs > 0
+    assert is_the_uninterrupted_one(resume(run, quiet=True))
+    assert not list(run.rglob(".*.tmp*"))
+    print(f"{halves} of {kills} kills fell into the writing of a file")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
+    process = start(tmp_path, "--epochs", "100000")
+    wait_for(tmp_path / "run" / "model.safetensors", process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert "continue with: cvae train --resume --out run" in stderr and "Traceback" not in stderr
+    checkpoint, damaged = load_checkpoint(tmp_path / "run" / "last")
+    assert checkpoint.state["step"] > 0 and not damaged
+
+
+def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
+    code = (
+        "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
+        "def slow(self, *batch):\n    step(self, *batch)\n"
+        "    if self.state.step == 60: open('slow', 'w'); time.sleep(600)\n"
+        "Trainer._train_step = slow\nfrom cvae.__main__ import main\nmain()"
+    )
+    command = [sys.executable, "-c", code, "train", *FLAGS, "--epochs", "100000", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for(tmp_path / "slow", process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None  # it would finish the step
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 130 and "Traceback" not in stderr
+    checkpoint, damaged = load_checkpoint(tmp_path / "run" / "last")
+    assert 0 < checkpoint.state["step"] < 60 and not damaged
+
+
+def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
+    """The limit on a file's size stands for the disk's: the same write fails, half way."""
+    run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
+    before = load_checkpoint(run / "last")[0].state["step"]
+    size = max(path.stat().st_size for path in (run / "last").iterdir())
+    command = [sys.executable, "-m", "cvae", "train", "--resume", "--out", "run", "--epochs", "3"]
+    result = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2)),
+    )  # fmt: skip
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("cvae: error:")]
+    assert "can't write" in line and "File too large" in line and "Traceback" not in result.stderr
+    assert load_checkpoint(run / "last")[0].state["step"] == before
+    assert not list(run.rglob(".*.tmp*"))
+    resume(run, epochs=3, quiet=True)
+
+
+def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
+    """As the system says it; root, who runs the tests in many a container, could write there all the same."""
+    run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
+
+    def refuse(self, target):
+        raise OSError(30, "Read-only file system", str(target))
+
+    with monkeypatch.context() as patch, pytest.raises(CvaeError, match=r"can't write .*Read-only file system"):
+        patch.setattr(Path, "replace", refuse)
+        resume(run, epochs=2, quiet=True)
+    checkpoint, damaged = load_checkpoint(run / "last")
+    assert len(checkpoint.state["records"]) == 1 and not damaged
+    resume(run, epochs=2, quiet=True)
+
+
+def test_data_deleted_during_training(tmp_path):
+    """A set in memory trains on; resuming without the file is one line, and the checkpoint waits for it."""
+    data = tmp_path / "data.npz"
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
+    np.savez(data, train=images)
+    config = replace(QUICK, data=f"npz:{data}", limit=None)
+    run = train(config, tmp_path / "run", quiet=True, on_epoch=lambda record: data.unlink(missing_ok=True))
+    assert len(check_whole(run)) == 3
+    with pytest.raises(UsageError, match="there is no such file"):
+        resume(run, epochs=4, quiet=True)
+    np.savez(data, train=images)
+    assert len(check_whole(resume(run, epochs=4, quiet=True))) == 4
+
+
+@pytest.fixture
+def odd_batch(monkeypatch, request):
+    """At step 25 something is not finite: what the network is given, the loss, or the loss without its gradient."""
+    elbo = OBJECTIVES.get("elbo")
+    calls = []
+
+    def odd(model, image, label, kl_weight, **options):
+        calls.append(1)
+        if len(calls) != 26:
+            return elbo(model, image, label, kl_weight, **options)
+        loss = elbo(model, image * float("nan") if request.param == "image" else image, label, kl_weight, **options)
+        if request.param == "gradient":
+            return loss._replace(loss=loss.loss * float("nan"))
+        return loss._replace(loss=loss.loss + float("inf")) if request.param == "loss" else loss
+
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
+    return calls
+
+
+ODD = pytest.mark.parametrize("odd_batch", ["image", "gradient", "loss"], indirect=True)
+
+
+@ODD
+@pytest.mark.parametrize("clip", [100.0, 0.0])
+def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
+    with pytest.raises(CvaeError, match=r"not finite at step 25: .*--lr.*--on-nan skip"):
+        train(replace(QUICK, clip=clip), tmp_path / "run", quiet=True)
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
+    assert load_checkpoint(tmp_path / "run" / "last")[0].state["step"] == 18
+    run = resume(tmp_path / "run", on_nan="skip", quiet=True)
+    assert len(check_whole(run)) == 3 + 1
+
+
+@ODD
+@pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
+def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
+    states = {}
+    step = Trainer._train_step
+
+    def watched(self, *batch):
+        step(self, *batch)
+        state = self.training_step.bare_model.state_dict().values()
+        states[self.state.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
+
+    monkeypatch.setattr(Trainer, "_train_step", watched)
+    options = {"arch": {"width": 4, "hidden": 16}} if arch == "conv" else {}
+    run = train(replace(QUICK, arch=arch, on_nan="skip", ema=0.9, options=options), tmp_path / "run", quiet=True)
+    assert torch.equal(states[25], states[24]) and not torch.equal(states[26], states[25])
+    skipped = [record.get("skipped", 0) for record in check_whole(run)]
+    assert skipped == [0, 1, 0, 0]
+    assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
+
+
+def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
+    full = train(QUICK, tmp_path / "whole", quiet=True)
+    write_file(tmp_path / "run" / "config.json", (full / "config.json").read_bytes())
+    run = resume(tmp_path / "run", quiet=True)
+    assert (run / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
+
+
+def test_run_has_one_writer(tmp_path):
+    with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
+        train(QUICK, tmp_path / "run", quiet=True)
+    train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
+
+
+def test_simultaneous_trainings_get_different_folders(in_tmp):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cvae.run import create_run_folder
+
+    with ThreadPoolExecutor(8) as pool:
+        folders = list(pool.map(create_run_folder, ["run"] * 32))
+    assert len(set(folders)) == 32 and all(folder.is_dir() for folder in folders)
+
+
+CRASHING = """
+import os, signal
+from cvae.engine.trainer import Trainer
+step = Trainer._train_step
+def crash(self, *batch):
+    step(self, *batch)
+    if self.state.step == 30 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+Trainer._train_step = crash
+from cvae.__main__ import main
+main()
+"""
+
+
+def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *arguments]
+    return subprocess.run(launch, cwd=folder, capture_output=True, text=True, timeout=240)
+
+
+def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
+    """Over gloo: the loss curve of one process; an error at a lost worker; with --max-restarts the same weights."""
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
+    one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
+    two = torchrun(tmp_path, "-m", "cvae", *flags, "two")
+    for result in (one, two):
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.count("trained; next") == 1
+    curves = []
+    for name in ("one", "two"):
+        *epochs, test = check_whole(tmp_path / name)
+        curves.append([r[split][term] for r in epochs for split in ("train", "validation") for term in r[split]])
+        curves[-1].append(test["test"]["bound"])
+    assert len(curves[0]) == 4 * 7 + 1
+    np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
+
+    lost = torchrun(tmp_path, "crashing.py", *flags, "lost")
+    assert lost.returncode != 0
+    assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
+
+
+def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
+    """With batch norm and averaged statistics, which each process has of its own part of a batch."""
+    (tmp_path / "crashing.py").write_text(CRASHING)
+    small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
+    flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]
+    full = torchrun(tmp_path, "-m", "cvae", *flags, "whole")
+    again = torchrun(tmp_path, "--max-restarts", "1", "crashing.py", *flags, "again")
+    for result in (full, again):
+        assert result.returncode == 0, result.stderr
+    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
+        tmp_path / "again" / "model.safetensors"
+    ).read_bytes()
+    metrics = [
+        [(r.get("validation"), r.get("test")) for r in check_whole(tmp_path / name)] for name in ("whole", "again")
+    ]
+    assert metrics[0] == metrics[1]
+
+
+def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):
+    from cvae.__main__ import main
+
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 2 and "name it with --out" in capsys.readouterr().err
+    assert not list(in_tmp.iterdir())

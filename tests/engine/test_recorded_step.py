@@ -1,0 +1,152 @@
+"""Training step that is recorded as a CUDA graph, compared with the one that launches each kernel."""
+
+import contextlib
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from engine_helpers import NARROW, QUICK, STEPS, records, same, weights
+
+from cvae.engine import resume, train
+from cvae.engine import trainer as trainer_module
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.step import RecordedStep
+from cvae.engine.trainer import Trainer
+from cvae.errors import Interrupted
+
+
+def as_recorded(monkeypatch) -> None:
+    """Take the steps as on one GPU, where a graph is recorded of them: here launch by launch."""
+    monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
+def test_recordable_step_gives_the_same_bytes(tmp_path, monkeypatch, arch):
+    """Rates that float32 holds exactly: on the device all scalars are in float32."""
+    config = replace(
+        QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
+        schedule="constant", kl_warmup=0.0, epochs=2,
+    )  # fmt: skip
+    expected = train(config, tmp_path / "eager", quiet=True)
+    as_recorded(monkeypatch)
+    recorded = train(config, tmp_path / "recorded", quiet=True)
+    assert same(weights(recorded), weights(expected))
+    times = {"seconds", "images_per_second"}
+    a, b = ([{k: v for k, v in r.items() if k not in times} for r in records(run)] for run in (expected, recorded))
+    assert a == b
+
+
+def test_recordable_step_follows_all_schedules_and_averages(tmp_path, monkeypatch):
+    config = replace(QUICK, ema=0.9, kl_warmup=1.5, schedule="cosine", lr=3e-3, warmup=10, objective="iwae")
+    expected = load_checkpoint(train(config, tmp_path / "eager", quiet=True) / "last")[0].tensors
+    as_recorded(monkeypatch)
+    recorded = load_checkpoint(train(config, tmp_path / "recorded", quiet=True) / "last")[0].tensors
+    assert recorded.keys() == expected.keys() and any(name.startswith("ema.") for name in recorded)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(recorded[name], tensor, rtol=2e-3, atol=2e-4)
+
+
+def test_recordable_step_resumes_within_an_epoch_and_in_another_mode(tmp_path, monkeypatch):
+    config = replace(QUICK, ema=0.9, binarize="dynamic", epochs=2)
+    step = Trainer._train_step
+
+    def stopping(self, *batch):
+        step(self, *batch)
+        if self.state.step == STEPS + 7:
+            self.stop.signals.add(signal.SIGTERM)
+
+    def interrupted(out: Path) -> Path:
+        with monkeypatch.context() as patch, pytest.raises(Interrupted):
+            patch.setattr(Trainer, "_train_step", stopping)
+            train(config, out, quiet=True)
+        return out
+
+    eager = interrupted(tmp_path / "eager")
+    as_recorded(monkeypatch)
+    expected = train(config, tmp_path / "whole", quiet=True)
+    assert same(weights(resume(interrupted(tmp_path / "parts"), quiet=True)), weights(expected))
+    for name, tensor in weights(resume(eager, quiet=True)).items():
+        torch.testing.assert_close(tensor, weights(expected)[name], rtol=2e-3, atol=2e-4)
+
+
+def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
+    """With an optimizer that has stepped before, and with a new one."""
+    as_recorded(monkeypatch)
+    steps: list[RecordedStep] = []
+    init = RecordedStep.__init__
+    monkeypatch.setattr(RecordedStep, "__init__", lambda self, *a, **k: (steps.append(self), init(self, *a, **k))[1])
+    train(replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, epochs=1), tmp_path / "a", quiet=True)
+    (step,) = steps
+    step.epoch_batches(0, 3)
+    for fresh in (False, True):
+        if fresh:
+            step.optimizer.optimizer.state.clear()
+        tensors = [*step._tensors()]
+        values = [tensor.detach().clone() for tensor in tensors]
+        step._compute_at_position()
+        assert not torch.equal(tensors[0], values[0])
+        step._restore_values(tensors, values)
+        assert all(torch.equal(tensor, value) for tensor, value in zip(tensors, values, strict=True))
+    assert not any(tensor.any() for state in step.optimizer.state.values() for tensor in state.values())
+
+
+class FakeGraph:
+    """A CUDA graph on the CPU: while it is recorded nothing is computed, and a replay takes the step."""
+
+    compute = staticmethod(RecordedStep._compute_at_position)
+
+    def __init__(self, monkeypatch, *, broken: bool) -> None:
+        self.monkeypatch, self.broken, self.step, self.replays = monkeypatch, broken, None, 0
+
+    @contextlib.contextmanager
+    def recording(self, graph: "FakeGraph", stream: object):
+        def record(step: RecordedStep) -> None:
+            self.step = step
+            if self.broken:
+                raise RuntimeError("operation not permitted when stream is capturing")
+
+        with self.monkeypatch.context() as patch:
+            patch.setattr(RecordedStep, "_compute_at_position", record)
+            yield
+
+    def replay(self) -> None:
+        self.replays += 1
+        self.compute(self.step)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_recording_and_its_failure_do_not_change_the_run(tmp_path, monkeypatch, capsys, broken):
+    config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)
+    as_recorded(monkeypatch)
+    expected = train(config, tmp_path / "expected", quiet=True)
+    graph, recovered = FakeGraph(monkeypatch, broken=broken), []
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stubs = {
+        "current_stream": lambda: stream, "Stream": lambda: stream, "stream": contextlib.nullcontext,
+        "set_stream": recovered.append, "synchronize": lambda: None, "CUDAGraph": lambda: graph,
+        "graph": graph.recording, "current_device": lambda: 0,
+        "default_generators": [SimpleNamespace(graphsafe_set_state=recovered.append)],
+    }  # fmt: skip
+    for name, stub in stubs.items():
+        monkeypatch.setattr(torch.cuda, name, stub)
+    monkeypatch.setattr(RecordedStep, "prepare", RecordedStep._record)
+    generator = SimpleNamespace(graphsafe_get_state=lambda: "new state")
+    make = torch.Generator
+    monkeypatch.setattr(torch, "Generator", lambda device="cpu": make() if device == "cpu" else generator)
+    recorded = train(config, tmp_path / "recorded")
+    assert same(weights(recorded), weights(expected))
+    assert graph.replays == (0 if broken else 2 * STEPS)
+    assert recovered == ([stream, "new state"] if broken else [])
+    assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
+def test_recorded_step_on_cuda_gives_the_bytes_of_separate_launches(tmp_path, monkeypatch, arch):
+    config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
+    recorded = train(config, tmp_path / "recorded", quiet=True)
+    monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)
+    assert same(weights(train(config, tmp_path / "eager", quiet=True)), weights(recorded))

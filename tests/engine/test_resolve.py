@@ -1,0 +1,91 @@
+"""Settings that the data and the machine decide."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import QUICK, STEPS, records, same, weights
+from helpers import SHARED, needs_mnist
+
+from cvae.config import Config, TrainConfig
+from cvae.data import Split, load_dataset
+from cvae.engine import resume, train
+from cvae.engine.resolve import choose_compile, choose_precision, configure
+from cvae.errors import UsageError
+from cvae.serialization import from_dict
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, run, monkeypatch):
+    compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
+    bounds = [
+        [r[split]["bound"] for r in records(of)[:3] for split in ("train", "validation")] for of in (run, compiled)
+    ]
+    np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-3)
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(QUICK, compile=True), tmp_path / "parts", quiet=True, on_epoch=stop)
+    assert same(weights(resume(tmp_path / "parts", quiet=True)), weights(compiled))
+
+
+def test_compile_is_enabled_for_long_runs_where_it_works(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
+    assert [choose_compile(config, 10**6, "cpu") for config in (False, True)] == [False, True]
+
+    def broken(function):
+        raise RuntimeError("No working C++ compiler found\nin many lines")
+
+    monkeypatch.setattr(torch, "compile", broken)
+    assert choose_compile(None, 10**6, "cpu") is False
+    with pytest.raises(UsageError, match=r"--compile does not work here: .*No working C\+\+ compiler found in many"):
+        choose_compile(True, 10, "cpu")
+
+
+def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
+    for can, expected in [({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx2": True}, "fp32")]:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda can=can: can, raising=False)
+        assert choose_precision("auto", "cpu") == expected
+
+
+@needs_mnist
+@pytest.mark.parametrize(
+    ("arch", "images", "epochs"), [("mlp", 6_000, 2), pytest.param("resnet", 54_000, 3, marks=pytest.mark.slow)]
+)
+def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, images, epochs):
+    """Within 0.3 nats, or a better one: of a training this short some of the difference is chance."""
+    config = TrainConfig(
+        arch=arch, conditional=True, data="mnist", data_dir=str(SHARED), limit=images, epochs=epochs, trackers=("none",)
+    )
+    fp32, bf16 = (
+        records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
+        for precision in ("fp32", "bf16")
+    )
+    assert fp32 < 200
+    assert bf16 < fp32 + 0.3
+
+
+def test_defaults_depend_on_the_data():
+    dataset = load_dataset(QUICK)
+    colour = replace(dataset, train=Split(images=np.zeros((600, 3, 8, 8), np.uint8), labels=dataset.train.labels))
+    ink = replace(dataset, train=replace(dataset.train, images=(dataset.train.images > 127) * np.uint8(255)))
+    free = replace(QUICK, likelihood=None)
+    assert configure(free, dataset).model.likelihood.name == "gaussian-optimal"  # shades of grey
+    assert configure(free, ink).model.likelihood.name == "bernoulli"
+    assert configure(free, colour).model.likelihood.name == "gaussian-optimal"
+    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
+    config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
+    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
+    assert from_dict(Config, json.loads(config.to_json())) == from_dict(Config, json.loads(config.to_json()))
+
+
+def test_options_of_an_unused_part_are_rejected():
+    with pytest.raises(UsageError, match="conditioning"):
+        configure(replace(QUICK, conditional=False, options={"conditioning": {"x": 1}}), load_dataset(QUICK))

@@ -1,0 +1,100 @@
+"""Resumed runs and their checkpoints."""
+
+import pickle
+import signal
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import NARROW, QUICK, STEPS, records, same, weights
+
+from cvae.config import Config
+from cvae.engine import resume, train
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.trainer import Trainer
+from cvae.errors import CvaeError, Interrupted
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("arch", "stop_at"),  # in an epoch, at its end, in the next
+    [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
+)
+def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
+    options = {"arch": NARROW[arch]}
+    config = replace(
+        QUICK, arch=arch, options=options, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic", epochs=2,
+        shift=1, crop=0.9, accumulate=2,
+    )  # fmt: skip
+    full = train(config, tmp_path / "whole", quiet=True)
+    step = Trainer._train_step
+
+    def stopping(self, *batch):
+        step(self, *batch)
+        if self.state.step == stop_at:
+            self.stop.signals.add(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stopping)
+        with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
+            train(config, tmp_path / "parts", quiet=True)
+    torch.manual_seed(99)  # what a new process would not have
+    resume(tmp_path / "parts", quiet=True)
+    assert same(weights(tmp_path / "parts"), weights(full))
+    unclocked = [
+        [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
+        for name in ("whole", "parts")
+    ]
+    assert unclocked[0] == unclocked[1]
+
+
+def test_resume_for_more_epochs_continues(run, tmp_path):
+    longer = train(QUICK, tmp_path / "longer", quiet=True)
+    resume(longer, epochs=5, quiet=True)
+    assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
+    assert Config.read(longer / "config.json").training.epochs == 5
+
+
+def test_training_never_uses_pickle(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("pickle was used")
+
+    for module, names in {pickle: ("dump", "dumps", "load", "loads"), torch: ("save", "load")}.items():
+        for name in names:
+            monkeypatch.setattr(module, name, refuse)
+    resume(train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True), epochs=2, quiet=True)
+    assert {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()} == {
+        ".json", ".jsonl", ".safetensors", ".png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "json"])
+def test_damaged_checkpoint_is_skipped_for_the_previous_one(tmp_path, damage):
+    run = train(QUICK, tmp_path / "run", quiet=True)
+    older, newer = sorted((run / "last").glob("*.safetensors"))
+    data = newer.read_bytes()
+    if damage == "json":
+        newer.with_suffix(".json").write_text("{")
+    else:
+        newer.write_bytes(data[:-1000] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+    checkpoint, damaged = load_checkpoint(run / "last")
+    assert checkpoint.state["step"] == int(older.stem) and damaged == [newer.stem]
+    older.unlink()
+    with pytest.raises(CvaeError, match=rf"are damaged \({newer.stem}, {older.stem}\); remove the folder"):
+        load_checkpoint(run / "last")
+
+
+def test_resume_rejects_changed_data(tmp_path):
+    def save(count):
+        np.savez(tmp_path / "data.npz", train=np.zeros((count, 8, 8), np.uint8))
+
+    save(100)
+    config = replace(QUICK, data=f"npz:{tmp_path / 'data.npz'}", conditional=False, limit=None)
+    run = train(config, tmp_path / "run", quiet=True)
+    save(101)
+    with pytest.raises(CvaeError, match="has 91 training images, but the run was started with 90"):
+        resume(run, epochs=5, quiet=True)
+    np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
+    with pytest.raises(CvaeError, match=r"images \(1, 9, 9\).*\(1, 8, 8\)"):
+        resume(run, epochs=5, quiet=True)

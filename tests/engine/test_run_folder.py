@@ -1,0 +1,167 @@
+"""What a training writes: metrics, weights and sample images."""
+
+import json
+import os
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import QUICK, records, same, weights
+from PIL import Image
+
+from cvae.config import Config
+from cvae.data import load_dataset
+from cvae.engine import load_model, train
+from cvae.engine.batches import Batches
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.validation import Validator
+from cvae.errors import CvaeError, UsageError
+from cvae.evaluation.bounds import bounds
+from cvae.evaluation.run_scorer import RunScorer
+from cvae.models import VAE
+
+
+def test_run_folder_contains_the_documented_files(run):
+    assert {entry.name for entry in run.iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "last",
+        "metrics.jsonl",
+        "samples",
+    }
+    assert len(list((run / "last").glob("*.safetensors"))) == len(list((run / "last").glob("*.json"))) == 2
+    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+
+
+def test_bound_decreases_and_is_the_sum_of_its_terms(run):
+    *epochs, test = records(run)
+    bounds = [record["validation"]["bound"] for record in epochs]
+    assert bounds == sorted(bounds, reverse=True)
+    for metrics in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
+        assert metrics["bound"] == pytest.approx(metrics["distortion"] + metrics["rate"])
+
+
+def test_test_bound_is_computed_from_the_saved_weights(run):
+    """Recomputed from the run's files with other noise, and averaged over it."""
+    model, config = load_model(run)
+    test = load_dataset(config.training).test
+    image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        terms = [model(image, label) for _ in range(100)]
+    bounds = torch.stack([distortion.mean() + rate.sum(1).mean() for distortion, rate, *_ in terms])
+    assert records(run)[-1]["test"]["bound"] == pytest.approx(float(bounds.mean()), abs=4 * float(bounds.std()))
+
+
+@pytest.mark.parametrize("tight", [None, "importance_weighted"])
+def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
+    """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
+    scores, states = iter([3.0, 1.0, 2.0, 0.0]), []
+
+    def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
+        states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        metrics = {"distortion": 0.0, "rate": 0.0, "bound": float(len(states))}
+        return {**metrics, tight or "bound": next(scores)}
+
+    monkeypatch.setattr(Validator, "evaluate", scored)
+    saved = weights(train(QUICK, tmp_path / "run", quiet=True))
+    assert same(saved, states[1])
+    assert not same(saved, states[2])
+
+
+def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
+    objective = {"objective": {"samples": 8}}
+    run = train(replace(QUICK, objective="iwae", options=QUICK.options | objective), tmp_path / "run", quiet=True)
+    *epochs, test = records(run)
+    scorer, images = RunScorer(run, "cpu"), load_dataset(Config.read(run / "config.json").training).test
+    expected = bounds(scorer, images.images, images.labels, samples=8)
+    assert test["test"]["importance_weighted"] == pytest.approx(expected.importance_weighted.mean(), abs=0.2)
+    assert test["test"]["bound"] == pytest.approx(expected.bound.mean(), abs=0.4)
+    for record in epochs:
+        assert record["validation"]["importance_weighted"] < record["validation"]["bound"]
+
+
+def test_sample_images_show_classes_and_reconstructions(run):
+    with Image.open(run / "samples" / "epoch-0003-samples.png") as samples:
+        assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
+    with Image.open(run / "samples" / "epoch-0003-reconstructions.png") as picture:
+        pairs = np.asarray(picture)
+    assert pairs.shape == (2 * 9 - 1, 8 * 9 - 1)
+    validation = load_dataset(QUICK).validation.images
+    assert (pairs[:8, :8] == validation[0, 0]).all()
+    assert pairs[9:].std() > 20
+    before = {path.name for path in (run / "samples").glob("epoch-0000-*")}  # what the network drew untrained
+    assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
+
+
+def test_sample_images_interpolate_between_two_images_of_a_class(run):
+    with Image.open(run / "samples" / "epoch-0003-samples.png") as picture:
+        samples = np.asarray(picture)
+    with Image.open(run / "samples" / "epoch-0003-interpolations.png") as picture:
+        way = np.asarray(picture)
+    assert way.shape == samples.shape
+    assert np.abs(way[:, :8].astype(int) - samples[:, :8]).max() <= 1  # from the first column
+    assert np.abs(way[:, -8:].astype(int) - samples[:, 9:17]).max() <= 1  # to the second
+    assert (way[:, 36:44] != way[:, :8]).any()
+
+
+def test_sample_images_of_a_single_class_have_one_row(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(40, np.int64))
+    run = train(replace(QUICK, data=f"npz:{tmp_path / 'one.npz'}", limit=None, epochs=1), tmp_path / "run", quiet=True)
+    sizes = {}
+    for name in ("samples", "interpolations", "reconstructions"):
+        with Image.open(run / "samples" / f"epoch-0001-{name}.png") as picture:
+            sizes[name] = picture.size
+    assert sizes == {"samples": (71, 8), "interpolations": (71, 8), "reconstructions": (35, 17)}  # of 4 to validate
+
+
+def test_sample_images_are_reproducible_by_seed(run, tmp_path):
+    again = train(QUICK, tmp_path / "again", quiet=True)
+    names = sorted(path.name for path in (run / "samples").iterdir())
+    assert names
+    for name in names:
+        assert (run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
+
+
+def test_on_epoch_is_called_after_the_checkpoint_is_saved(tmp_path):
+    epochs_reported = []
+
+    def look(record):
+        assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == record
+        assert load_checkpoint(tmp_path / "run" / "last")[0].state["step"] == record["step"]
+        epochs_reported.append(record["epoch"])
+
+    train(QUICK, tmp_path / "run", quiet=True, on_epoch=look)
+    assert epochs_reported == [1, 2, 3]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
+def test_unwritable_folder_is_one_line(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(CvaeError, match="can't write"):
+        train(QUICK, tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "the codes of several images"),
+        (
+            {"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}},
+            "needs a single group of latents",
+        ),
+    ],
+)
+def test_error_in_the_first_step_leaves_no_files(tmp_path, wrong, message):
+    notes = tmp_path / "run" / "notes.txt"
+    notes.parent.mkdir()
+    notes.write_text("mine")
+    with pytest.raises(UsageError, match=message):
+        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+    assert list(notes.parent.iterdir()) == [notes]
+    notes.unlink()
+    with pytest.raises(UsageError, match=message):
+        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+    assert not notes.parent.exists()

@@ -1,0 +1,173 @@
+"""Trackers: the metrics in TensorBoard, the choice of trackers, and errors that must not end a training."""
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cvae.config import Config, TrainConfig
+from cvae.data import load_dataset
+from cvae.engine.resolve import configure
+from cvae.engine.tracking import Tracking, choose
+from cvae.errors import CvaeError, UsageError
+
+RECORDS = [
+    {"epoch": 1, "step": 12, "train": {"bound": 30.5, "rate": 7.0}, "validation": {"bound": 31.0}, "note": "text"},
+    {"epoch": 2, "step": 24, "train": {"bound": 20.5, "rate": 8.0}, "validation": {"bound": 21.0}, "note": "text"},
+]
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    training = TrainConfig(arch="mlp", limit=64)
+    return configure(training, load_dataset(training))
+
+
+class Recorder(GeneralTracker):
+    """Tracker that records its calls, and raises an error in one of them if told to."""
+
+    name = "recorder"
+    requires_logging_directory = False
+    instances: "list[Recorder]" = []  # noqa: RUF012
+
+    def __init__(self, run_name: str, fails: str | None = None, **options: Any) -> None:
+        self.calls: list[str] = []
+        self.logged: list[tuple[dict[str, float], int]] = []
+        self.fails = fails
+        Recorder.instances.append(self)
+
+    @property
+    def tracker(self) -> None:
+        return None
+
+    def _call(self, name: str) -> None:
+        self.calls.append(name)
+        if name == self.fails:
+            raise ConnectionError("the network\nis gone")
+
+    def start(self) -> None:
+        self._call("start")
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        self._call("store")
+        self.settings = values
+
+    def log(self, values: dict[str, float], step: int | None = None, **options: Any) -> None:
+        self._call("log")
+        assert step is not None
+        self.logged.append((values, step))
+
+    def finish(self) -> None:
+        self._call("finish")
+
+
+@pytest.fixture
+def recorder(monkeypatch) -> type[Recorder]:
+    monkeypatch.setattr(Recorder, "instances", [])
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "recorder", Recorder)
+    return Recorder
+
+
+def test_tensorboard_has_every_metric_at_its_step(tmp_path, config):
+    tracking = Tracking(Accelerator(cpu=True), ("tensorboard",), tmp_path, config)
+    for record in RECORDS:
+        tracking.log(record, record["step"])
+    tracking.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert scalars == {
+        "epoch": [(12, 1), (24, 2)],
+        "step": [(12, 12), (24, 24)],
+        "train/bound": [(12, 30.5), (24, 20.5)],
+        "train/rate": [(12, 7), (24, 8)],
+        "validation/bound": [(12, 31), (24, 21)],
+    }
+    (settings,) = (tmp_path / "tensorboard").glob("*/hparams.yml")
+    assert "training/limit: 64" in settings.read_text() and "model/architecture/name: mlp" in settings.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
+
+
+def test_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, config):
+    tracking = Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config)
+    assert not recorder.instances
+    for record in RECORDS:
+        tracking.log(record, record["step"])
+    tracking.close()
+    tracking.close()
+    (tracker,) = recorder.instances
+    assert tracker.calls == ["start", "store", "log", "log", "finish"]
+    assert [step for _, step in tracker.logged] == [12, 24] and "note" not in tracker.logged[0][0]
+    assert tracker.settings["training/arch"] == "mlp" and tracker.settings["model/image_shape"] == "[1, 8, 8]"
+
+
+def test_only_the_main_process_tracks(recorder, tmp_path, config):
+    tracking = Tracking(SimpleNamespace(is_main_process=False), ("recorder",), tmp_path, config)  # type: ignore[arg-type]
+    tracking.log(RECORDS[0], 1)
+    tracking.close()
+    assert not recorder.instances
+
+
+@pytest.mark.parametrize("moment", ["start", "store", "log", "finish"])
+def test_failing_tracker_is_dropped_with_one_line(recorder, tmp_path, config, capsys, monkeypatch, moment):
+    class Failing(Recorder):
+        def __init__(self, run_name: str, **options: Any) -> None:
+            super().__init__(run_name, fails=moment)
+
+    monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "failing", Failing)
+    tracking = Tracking(Accelerator(cpu=True), ("failing", "recorder"), tmp_path, config)
+    for record in RECORDS:
+        tracking.log(record, record["step"])
+    tracking.close()
+    assert capsys.readouterr().err == (
+        "cvae: the tracker 'failing' failed and is disabled: ConnectionError: the network is gone\n"
+    )
+    failing, good = recorder.instances
+    assert failing.calls.count(moment) == 1 and failing.calls[-1] == moment
+    assert good.calls == ["start", "store", "log", "log", "finish"]
+
+
+def test_tracker_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, monkeypatch):
+    def interrupted(self: Recorder) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Recorder, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config).log(RECORDS[0], 1)
+
+
+def test_trackers_are_chosen_by_flag_or_installation(monkeypatch):
+    assert choose(None) == ("tensorboard",)
+    assert choose(("none",)) == ()
+    assert choose(("tensorboard", "tensorboard")) == ("tensorboard",)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose(None) == ()
+
+
+@pytest.mark.parametrize(
+    ("trackers", "kind", "words"),
+    [
+        (("tensorbord",), UsageError, ["'tensorbord'", "'tensorboard'"]),
+        (("none", "wandb"), UsageError, ["none", "wandb"]),
+        (("wandb",), CvaeError, ["'wandb'", "pip install wandb"]),
+    ],
+)
+def test_unavailable_tracker_is_rejected(monkeypatch, trackers, kind, words):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(kind) as caught:
+        choose(trackers)
+    assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
+
+
+def test_training_tracks_each_epoch(tmp_path: Path):
+    from cvae.engine import train
+
+    training = TrainConfig(arch="mlp", limit=64, epochs=2, trackers=("tensorboard",))
+    run = train(training, tmp_path / "run", quiet=True)
+    events = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("validation/bound")] == [1, 2]
+    assert "test/bound" in events.Tags()["scalars"]

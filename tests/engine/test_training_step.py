@@ -1,0 +1,177 @@
+"""Training step: seeds, accumulated gradients, precision, moving average and initial weights."""
+
+import copy
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from engine_helpers import NARROW, QUICK, STEPS, same, weights
+
+from cvae.config import TrainConfig
+from cvae.data import load_dataset
+from cvae.engine import launch as launch_module
+from cvae.engine import resume, train
+from cvae.engine import step as step_module
+from cvae.engine import trainer as trainer_module
+from cvae.engine.checkpoint import load_checkpoint
+from cvae.engine.step import TrainingStep
+from cvae.engine.trainer import Trainer
+from cvae.errors import CvaeError, UsageError
+from cvae.models import VAE
+from cvae.models.likelihoods import Bernoulli
+from cvae.models.objectives import Loss
+
+
+def test_weights_are_reproducible_by_seed(run, tmp_path):
+    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
+    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
+
+
+def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
+    """Of the first step."""
+    first_gradients = {}
+
+    def update(self, scalars, metrics, before):
+        first_gradients.update({name: p.grad.clone() for name, p in self.bare_model.named_parameters()})
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingStep, "_update", update)
+        train(config, out, quiet=True)
+    return first_gradients
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+@pytest.mark.parametrize("arch", ["mlp", "resnet"])
+def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
+    config = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
+    full = gradients(config, tmp_path / "whole", monkeypatch)
+    parts = gradients(replace(config, accumulate=8), tmp_path / "parts", monkeypatch)
+    for name, gradient in full.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
+    assert max(gradient.abs().max() for gradient in full.values()) > 0.1
+
+
+def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
+    with pytest.raises(UsageError, match=r"--batch-size 32 .* 3 equal parts"):
+        train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
+
+
+def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
+    """Its noise is that of the whole batch, too: 3 samples of each image, at once or in parts."""
+
+    def three(model, image, label, kl_weight, *, beta, free_bits):
+        distortion, rate, *_ = model(image, label, samples=3)
+        assert distortion.view(-1, 3).std(1).min() > 0  # of one image, with different noise
+        return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
+
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
+    full = gradients(QUICK, tmp_path / "whole", monkeypatch)
+    parts = gradients(replace(QUICK, accumulate=4), tmp_path / "parts", monkeypatch)
+    for name, gradient in full.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
+    dtypes, scored = set(), set()
+    nll = Bernoulli.nll
+
+    class Watched(trainer_module.Trainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.training_step.bare_model.decoder.register_forward_hook(
+                lambda module, inputs, output: dtypes.add(output.dtype)
+            )
+
+    def watched_nll(self, params, image):
+        scored.add(params.dtype)
+        return nll(self, params, image)
+
+    monkeypatch.setattr(launch_module, "Trainer", Watched)
+    monkeypatch.setattr(Bernoulli, "nll", watched_nll)
+    train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
+    assert expected in dtypes and scored == {torch.float32}
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
+    config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
+    with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
+        train(config, tmp_path / "run", quiet=True)
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
+    run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
+    tensors = load_checkpoint(run / "last")[0].tensors
+    saved = weights(run)
+    for name, tensor in saved.items():
+        torch.testing.assert_close(tensor, tensors[f"ema.{name}"], rtol=0, atol=0)
+    assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
+
+
+def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
+    name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
+
+    def record(step: TrainingStep, ema: VAE, decay: float) -> None:
+        mean.mul_(decay).add_(dict(step.bare_model.named_buffers())[name], alpha=1 - decay)
+        average(step, ema, decay)
+
+    monkeypatch.setattr(TrainingStep, "_average", record)
+    small = {"arch": {"width": 4, "max_width": 4, "hidden": 8}}
+    run = train(replace(QUICK, arch="conv", options=small, ema=0.9), tmp_path / "run", quiet=True)
+    tensors = load_checkpoint(run / "last")[0].tensors
+    torch.testing.assert_close(tensors[f"ema.{name}"], mean)
+    assert not torch.allclose(tensors[f"model.{name}"], mean)
+    assert tensors["ema.encoder.blocks.0.norm.num_batches_tracked"] == 3 * STEPS
+
+
+def test_conditional_model_generates_the_requested_class(trained):
+    """Generated digits fall to the asked class under a nearest-mean classifier of real ones."""
+    import cvae
+
+    split = load_dataset(TrainConfig()).train
+    means = np.stack([split.images[split.labels == c].mean(0).ravel() for c in range(10)]) / 255  # (10, 64)
+    images = cvae.load(trained["labels"]).generate(200, seed=0).reshape(200, 64)
+    nearest = ((images[:, None] - means) ** 2).sum(2).argmin(1)
+    assert (nearest == np.arange(200) % 10).mean() > 0.8
+
+
+def test_one_process_may_train_at_several_precisions(tmp_path):
+    for precision in ("fp32", "bf16", "fp32"):
+        train(
+            replace(QUICK, epochs=1, precision=precision), tmp_path / f"{precision}-{time.monotonic_ns()}", quiet=True
+        )
+    assert trainer_module.Trainer is Trainer
+
+
+def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
+    """Its first step starts there; killed before its first checkpoint, it starts there again."""
+    initial_weights = []
+    step = trainer_module.Trainer._train_step
+    monkeypatch.setattr(
+        trainer_module.Trainer,
+        "_train_step",
+        lambda self, *batch: (
+            initial_weights.append(copy.deepcopy(self.training_step.bare_model.state_dict())),
+            step(self, *batch),
+        )[1],
+    )
+    config = replace(QUICK, epochs=1, init=str(run), ema=0.9)
+    train(config, tmp_path / "run", quiet=True)
+    assert same(initial_weights[0], weights(run))
+    shutil.rmtree(tmp_path / "run" / "last")
+    initial_weights.clear()
+    resume(tmp_path / "run", quiet=True)
+    assert same(initial_weights[0], weights(run))
+
+
+def test_initial_weights_of_another_network_are_rejected(tmp_path, run):
+    for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
+        with pytest.raises(UsageError, match=word):
+            train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)
+        assert not list(tmp_path.glob("run/*"))

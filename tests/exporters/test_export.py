@@ -1,0 +1,117 @@
+"""Exported files: one file each, self-describing, the same bytes each time, nothing of the machine that made them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import cvae
+from cvae.engine import load_model
+from cvae.errors import CvaeError
+from cvae.exporters import onnx as exporter
+from cvae.exporters.onnx import parity
+from cvae.exporters.onnx.graph import to_onnx
+from cvae.exporters.onnx.wrappers import Decoder
+from cvae.runtime.session import read_spec
+from cvae.spec import KEY, Spec
+
+FILES = ("decoder.onnx", "encoder.onnx")
+
+
+def copy_run(run: Path, to: Path) -> Path:
+    to.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (to / name).write_bytes((run / name).read_bytes())
+    return to
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+@pytest.mark.parametrize("file", FILES)
+def test_exported_file_is_a_valid_model_with_its_spec(trained, kind, file):
+    model = onnx.load(trained[kind] / file, load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+    assert [entry.version for entry in model.opset_import if entry.domain == ""] == [20]
+    assert not {node.op_type for node in model.graph.node} & {"RandomNormal", "RandomNormalLike", "RandomUniform"}
+    spec = Spec.from_json({p.key: p.value for p in model.metadata_props}[KEY], file)
+    assert spec == read_spec(trained[kind] / file)[0]
+    assert spec.image_shape == (1, 8, 8) and spec.latent_dim == 8
+    assert spec.classes == (tuple("0123456789") if kind == "labels" else None)
+    assert spec.agreement["batches"] == [1, 2, 7, 64] and 0 <= spec.agreement["max_abs_difference"] <= 1e-5
+
+
+def test_export_writes_no_other_files(trained):
+    assert not [path.name for path in trained["labels"].iterdir() if ".onnx" in path.name and path.name not in FILES]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_exported_file_contains_no_path_and_no_source_line(trained, file):
+    data = (trained["labels"] / file).read_bytes()
+    model = onnx.load_from_string(data)
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+    for word in (b".py", b"stack_trace", str(Path.home()).encode() + b"/", str(Path.cwd()).encode()):
+        assert word not in data
+
+
+def test_same_weights_give_the_same_bytes(trained, tmp_path):
+    again = copy_run(trained["labels"], tmp_path / "labels")
+    exporter.export(again)
+    assert [(again / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
+
+
+def test_half_precision_weights_halve_the_file_within_one_grey_level(trained, tmp_path):
+    run = copy_run(trained["plain"], tmp_path / "plain")
+    exporter.export(run, half=True)
+    for file in FILES:
+        spec, size = read_spec(run / file)[0], (run / file).stat().st_size
+        assert size < 0.55 * (trained["plain"] / file).stat().st_size
+        assert spec.agreement["weights"] == "float16" and 0 < spec.agreement["max_abs_difference"] <= 1 / 255
+    full, halved = (cvae.load(folder).generate(50, seed=0) for folder in (trained["plain"], run))
+    assert 0 < np.abs(halved - full).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
+
+
+def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
+    run = copy_run(trained["labels"], tmp_path / "run")
+    monkeypatch.setattr(exporter, "TOLERANCE", -1.0)
+    with pytest.raises(CvaeError, match=r"differs from torch by .* nothing was written"):
+        exporter.export(run)
+    assert sorted(path.name for path in run.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_comparison_detects_a_different_graph(trained):
+    """Another weight in the graph, and the recorded difference is the true one."""
+    model, _ = load_model(trained["plain"])
+    graph = onnx.load(trained["plain"] / "decoder.onnx")
+    spec, _ = read_spec(trained["plain"] / "decoder.onnx")
+    bias = next(t for t in graph.graph.initializer if t.name.endswith("decoder.head.bias"))
+    values = onnx.numpy_helper.to_array(bias).copy()
+    values[0] += 1.0
+    bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+    difference = parity.compare(graph, Decoder(model), spec)
+    inputs = parity.example_inputs(spec, 64)
+    with torch.no_grad():
+        params = model.decoder(inputs["noise"], None)[:, 0, 0, 0]
+    before, after = (model.likelihood.mean(each) for each in (params, params + 1))
+    assert difference == pytest.approx((after - before).abs().max().item(), rel=0.2)
+
+
+def test_outputs_that_are_not_finite_fail_the_comparison(trained):
+    model, _ = load_model(trained["plain"])
+    spec, _ = read_spec(trained["plain"] / "decoder.onnx")
+    with torch.no_grad():
+        model.decoder.head.bias.fill_(float("nan"))
+    module = Decoder(model)
+    assert not parity.compare(to_onnx(module, spec), module, spec) <= 1e-5
+
+
+def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
+    run = copy_run(trained["plain"], tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["training"]["data"] = "folder:/home/somebody/secret"
+    (run / "config.json").write_text(json.dumps(config))
+    exporter.export(run)
+    assert read_spec(run / "decoder.onnx")[0].data == "folder"
+    assert b"secret" not in (run / "decoder.onnx").read_bytes()

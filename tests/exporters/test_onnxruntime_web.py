@@ -1,0 +1,101 @@
+"""Download of onnxruntime-web: from npm, a registry or a CDN, checked against its hash."""
+
+import gzip
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cvae.errors import CvaeError
+from cvae.exporters import onnxruntime_web
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch) -> Path:
+    """A small package in place of the real one, of which nobody has it yet: no npm, no registry, no CDN."""
+    contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
+    path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w:gz") as archive:
+        for name, data in {**contents, "large.map": bytes(1000)}.items():
+            entry = tarfile.TarInfo(f"package/dist/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    digests = {name: onnxruntime_web.integrity(data) for name, data in contents.items()}
+    monkeypatch.setattr(onnxruntime_web, "FILES", digests)
+    monkeypatch.setattr(onnxruntime_web, "INTEGRITY", onnxruntime_web.integrity(path.read_bytes()))
+    monkeypatch.setattr(onnxruntime_web, "CDN", "http://127.0.0.1:9/")  # nothing listens there
+    monkeypatch.delenv(onnxruntime_web.REGISTRY, raising=False)
+    monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    return path
+
+
+def fake_npm(package: Path, script: str) -> None:
+    path = package.parents[2] / "bin" / "npm"
+    path.parent.mkdir()
+    path.write_text(f"#!{shutil.which('sh', path='/bin:/usr/bin')}\n{script}\n")
+    path.chmod(0o755)
+
+
+def unpack_cdn(package: Path, serve: Callable[[Path], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with tarfile.open(package) as archive:
+        archive.extractall(package.parent, filter="data")
+    monkeypatch.setattr(onnxruntime_web, "CDN", serve(package.parent / "package" / "dist") + "/")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
+@pytest.mark.parametrize("way", ["npm", "registry", "cdn", "npm that fails, then cdn"])
+def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):
+    if "npm" in way:
+        fake_npm(published, "exit 1" if "fails" in way else f'/bin/cp "{published}" . && echo "$@" > "{published}.log"')
+    if way == "registry":
+        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(published.parents[2]) + "/")
+    if "cdn" in way:
+        unpack_cdn(published, serve, monkeypatch)
+    expected = {"ort.js": b"ort.wasm.bundle.min.mjs as published"}
+    files = onnxruntime_web.files()
+    assert files["ort.js"] == expected["ort.js"]
+    assert gzip.decompress(files["ort.wasm.gz"]) == b"ort-wasm-simd-threaded.wasm as published"
+    if way == "npm":
+        assert f"pack onnxruntime-web@{onnxruntime_web.VERSION}" in Path(f"{published}.log").read_text()
+    monkeypatch.setattr(onnxruntime_web, "fetch", lambda: pytest.fail("it was fetched again"))
+    assert onnxruntime_web.files() == files
+
+
+def test_damaged_copy_is_downloaded_again(published, serve, monkeypatch):
+    unpack_cdn(published, serve, monkeypatch)
+    files = onnxruntime_web.files()
+    (cached,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
+    data = cached.read_bytes()
+    flipped = data[:10] + bytes([data[10] ^ 0xFF]) + data[11:]
+    for damage in (b"", data[:-9], flipped, gzip.compress(b"something else")):
+        cached.write_bytes(damage)
+        assert onnxruntime_web.files() == files
+
+
+@pytest.mark.parametrize("way", ["registry", "cdn"])
+def test_modified_download_is_rejected(published, serve, monkeypatch, way):
+    if way == "registry":
+        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(published.parents[2]))
+        published.write_bytes(published.read_bytes() + b"\0")
+    else:
+        unpack_cdn(published, serve, monkeypatch)
+        for path in published.parent.rglob("*.wasm"):
+            path.write_bytes(b"something else")
+    with pytest.raises(CvaeError, match="SHA-512") as caught:
+        onnxruntime_web.files()
+    assert "\n" not in str(caught.value) and not (published.parents[2] / "cache").exists()
+
+
+def test_missing_network_is_one_line_with_the_fix(published, monkeypatch):
+    monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
+    with pytest.raises(CvaeError) as caught:
+        onnxruntime_web.files()
+    message = str(caught.value)
+    assert "\n" not in message and "connect to a network" in message and "set npm_config_registry" in message
+    assert onnxruntime_web.PACKAGE in message and "refused" in message

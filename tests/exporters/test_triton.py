@@ -1,0 +1,256 @@
+"""Model repository of `cvae export triton`, compared with the schema of Triton. No Triton server is needed."""
+
+import json
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from PIL import Image
+
+import cvae as package
+from cvae.errors import CvaeError, UsageError
+from cvae.exporters.triton import config_text, export, folder_name
+from cvae.imaging import to_uint8
+from cvae.runtime.session import CHUNK, read_spec
+from cvae.spec import Spec
+
+ROOT = Path(__file__).resolve().parents[2]
+TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
+
+
+@pytest.fixture(scope="session")
+def protobuf(downloaded) -> types.ModuleType:
+    """Return `model_config.proto` from the client package of Triton."""
+    pytest.importorskip("google.protobuf")
+    module = types.ModuleType("model_config_pb2")
+    source = downloaded("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
+    return module
+
+
+def parse(protobuf: types.ModuleType, text: str):
+    from google.protobuf import text_format
+
+    return text_format.Parse(text, protobuf.ModelConfig())  # raises an error for an unknown field
+
+
+def graph_type_and_shape(tensor) -> tuple[str, list[int]]:
+    """Return the type and shape of a tensor after the reshape of Triton, without the batch."""
+    kind = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
+    return kind, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, kind):
+    files = export(trained[kind], out=str(tmp_path / "repository"), encoder=True)
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(files)
+    for role, name in {"decoder": kind, "encoder": f"{kind}-encoder"}.items():
+        folder = tmp_path / "repository" / name
+        config = parse(protobuf, (folder / "config.pbtxt").read_text())
+        assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", CHUNK)
+        assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds > 0
+        model = folder / "1" / config.default_model_filename
+        assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
+        session = ort.InferenceSession(model.read_bytes())  # from bytes, so that it can read no other file
+        for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
+            assert all(tensor.dims for tensor in tensors), "Triton takes no tensor without a dimension"
+            described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
+            assert described == {each.name: (each.type, each.shape[1:]) for each in arguments}
+        assert Spec.from_json(config.parameters["cvae"].string_value, name) == read_spec(model)[0]
+
+
+def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
+    """A client sends noise (1, Z) and label (1, 1); the server joins them and drops the last label dimension."""
+    export(trained["labels"], out=str(tmp_path))
+    config = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
+    model = package.load(trained["labels"])
+    noise, labels = model.noise(5, seed=1), np.array([7, 3, 0, 9, 7])
+    requests = [{"noise": noise[i : i + 1], "label": labels[i].reshape(1, 1)} for i in range(5)]
+    batch = {
+        tensor.name: np.concatenate([each[tensor.name] for each in requests]).reshape(
+            -1, *graph_type_and_shape(tensor)[1]
+        )
+        for tensor in config.input
+    }
+    (images,) = ort.InferenceSession(tmp_path / "labels" / "1" / "model.onnx").run(None, batch)
+    assert images[0].shape == tuple(config.output[0].dims)
+    np.testing.assert_allclose(images, model.decode(noise, labels), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [("mnist_v1.5", "mnist_v1.5"), ("my run", "my-run"), ("../../etc/x", "etc-x"), ("Zahl ä", "Zahl"), ("..", "model")],
+)
+def test_model_name_becomes_a_safe_folder_name(name, folder):
+    assert folder_name(name) == folder
+
+
+def test_any_model_and_class_name_can_be_written(trained, protobuf):
+    spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
+    spec |= {
+        "name": 'a "quoted" name \\ ä',
+        "classes": [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"],
+    }
+    spec = Spec.from_json(json.dumps(spec), "test")
+    config = parse(protobuf, config_text(spec, folder_name(spec.name)))
+    assert Spec.from_json(config.parameters["cvae"].string_value, "test") == spec
+
+
+def test_model_is_added_without_replacing_others(trained, tmp_path):
+    for kind in ("labels", "plain"):
+        export(trained[kind], out=str(tmp_path))
+    with pytest.raises(UsageError, match=r"labels' exists already; .*--out"):
+        export(trained["labels"], out=str(tmp_path), encoder=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
+
+
+def test_run_without_onnx_files_leaves_no_repository(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
+    with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
+        export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_encoder_of_another_model_is_rejected_by_triton_exporter(trained, tmp_path):
+    (tmp_path / "run").mkdir()
+    for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
+        (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
+    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from other weights .* cvae export onnx"):
+        export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
+    assert not (tmp_path / "repository").exists()
+    export(tmp_path / "run", out=str(tmp_path / "repository"))
+
+
+def test_file_with_unsupported_operator_is_rejected(trained, tmp_path):
+    import onnx
+
+    model = onnx.load(trained["plain"] / "decoder.onnx")
+    model.graph.node[-1].op_type = "Tile"
+    onnx.save(model, tmp_path / "decoder.onnx")
+    with pytest.raises(CvaeError, match="'Tile'"):
+        export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
+
+
+def test_export_triton_command(cvae):
+    result = cvae("export", "triton", "--out", "repository", "--json")
+    name = package.load().spec.name
+    assert result.err == f"zoo model: {name}\n"
+    assert result.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
+    assert all(Path(path).is_file() for path in result.facts["files"])
+
+
+# -- a client ----------------------------------------------------------------------------------------------------------
+
+
+class Server(ThreadingHTTPServer):
+    """Server of the v2 protocol that checks and reshapes tensors by the config.pbtxt of a model repository."""
+
+    def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repository = repository
+        self.protobuf = protobuf
+
+
+class Answer(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.answer(None)
+
+    def do_POST(self) -> None:
+        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+    def answer(self, request: dict[str, Any] | None) -> None:
+        from google.protobuf.json_format import MessageToDict
+
+        _, version, models, name, verb = self.path.split("/")
+        folder = self.server.repository / name
+        if (version, models) != ("v2", "models") or not folder.is_dir():
+            return self.send_error(400, f"unknown model {name}")
+        config = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
+        if verb == "config":
+            return self.send(MessageToDict(config, preserving_proto_field_name=True))
+        assert verb == "infer" and request is not None
+        flags = {each["name"]: each for each in request["inputs"]}
+        feed = {}
+        for expected in config.input:
+            tensor = flags.pop(expected.name)
+            values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
+            batch, *shape = tensor["shape"]
+            assert shape == list(expected.dims) and batch <= config.max_batch_size
+            feed[expected.name] = values.reshape(batch, *graph_type_and_shape(expected)[1])
+        assert not flags
+        (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
+        output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
+        return self.send({"model_name": name, "outputs": [output]})
+
+    def send(self, facts: dict[str, Any]) -> None:
+        data = json.dumps(facts).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def server(trained, protobuf, tmp_path_factory) -> Iterator[str]:
+    repository = tmp_path_factory.mktemp("repository")
+    for kind in ("labels", "plain"):
+        export(trained[kind], out=str(repository))
+    with Server(repository, protobuf) as running:
+        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "examples" / "triton" / "client.py", "--url", url, *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
+def test_client_receives_the_images_of_python(server, trained, tmp_path, kind, label):
+    flags = ["--label", label] if label else []
+    result = client(server, "--model", kind, *flags, "--seed", "5", "--out", "a.png", folder=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    with Image.open(tmp_path / "a.png") as picture:
+        pixels = np.asarray(picture).astype(int)
+    expected = to_uint8(package.load(trained[kind]).generate(1, label, seed=5))[0, 0]
+    assert pixels.std() > 10 and np.abs(pixels - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model", "labels", "--label", "12"], ["'12'", "0, 1, 2"]),
+        (["--model", "labels", "--label", "-1"], ["'-1'"]),
+        (["--model", "labels", "--label", ""], ["''"]),
+        (["--model", "plain", "--label", "7"], ["'plain'", "without labels", "'7'"]),
+        (["--model", "unknown"], ["models/unknown", "unknown model"]),
+        (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
+    ],
+)
+def test_client_fails_in_one_line(server, tmp_path, arguments, words):
+    result = client(server, *arguments, folder=tmp_path)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and all(word in result.stderr for word in words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_kserve_manifest_names_the_protocol_and_the_runtime():
+    yaml = pytest.importorskip("yaml")
+    service = yaml.safe_load((ROOT / "examples" / "triton" / "kserve.yaml").read_text())
+    model = service["spec"]["predictor"]["model"]
+    assert (service["apiVersion"], service["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    assert (model["protocolVersion"], model["runtime"]) == ("v2", "kserve-tritonserver")
+    assert model["storageUri"].endswith("/model_repository")

@@ -1,0 +1,66 @@
+"""Helpers that several test files share."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cvae.config import TrainConfig
+from cvae.errors import CvaeError, UsageError
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+"""Real data beside the checkout, where there is any."""
+
+needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    """Return the code blocks of a language in a Markdown text."""
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+class CommandResult(NamedTuple):
+    """Exit code and output of a command."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The JSON that a command printed, which must have succeeded."""
+        assert self.code == 0, self.err
+        return json.loads(self.out)
+
+
+def load_data(data: object, **flags: Any) -> Any:
+    """Return the data set that `--data` names."""
+    from cvae.data import load_dataset
+
+    return load_dataset(TrainConfig(data=str(data), **flags))
+
+
+def assert_load_fails(data: object, *words: str, kind: type[CvaeError] = UsageError, **flags: Any) -> None:
+    """Check that loading fails with a one-line message that contains all the words."""
+    with pytest.raises(CvaeError) as caught:
+        load_data(data, **flags)
+    message = str(caught.value)
+    assert type(caught.value) is kind, message
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+def edit_output(path: Path, name: str, op: str, value: float) -> None:
+    """Make an exported file apply `op` with a number to one of its outputs."""
+    import numpy as np
+    import onnx
+
+    model = onnx.load(path)
+    (node,) = [node for node in model.graph.node if name in node.output]
+    node.output[list(node.output).index(name)] = f"{name}_before"
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value).reshape(()), "edit"))
+    model.graph.node.append(onnx.helper.make_node(op, [f"{name}_before", "edit"], [name]))
+    onnx.save(model, path)

@@ -1,0 +1,75 @@
+"""Small mirror of the Hugging Face Hub on this machine."""
+
+import hashlib
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+class Mirror(ThreadingHTTPServer):
+    """Server that answers huggingface_hub from folders, {"owner/name": folder}, and lists the downloads."""
+
+    daemon_threads = True
+
+    def __init__(self, repositories: dict[str, Path]) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.repositories = repositories
+        self.downloads: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Answer(BaseHTTPRequestHandler):
+    """Commit, list of files and files of a repository, as https://huggingface.co/docs/hub/api describes them."""
+
+    server: Mirror
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def answer(self, body: bool) -> None:
+        parts = self.path.partition("?")[0].strip("/").split("/")
+        api = parts[:2] == ["api", "models"]
+        owner, name, verb, revision, *path = [*(parts[2:] if api else parts), "", ""]
+        folder = self.server.repositories.get(f"{owner}/{name}")
+        file = folder and folder / "/".join(filter(None, path))
+        if folder is None:
+            return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if api and not verb:  # the newest revision
+            verb, revision = "revision", "main"
+        if revision not in ("main", COMMIT):
+            return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        if api and verb == "revision":
+            sizes = [{"rfilename": each.name, "size": each.stat().st_size} for each in folder.iterdir()]
+            siblings = sizes if "blobs=" in self.path else []
+            return self.send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
+        if api and verb == "tree":
+            files = [
+                {"type": "file", "path": each.name, "size": each.stat().st_size, "oid": digest(each)[:40]}
+                for each in sorted(folder.iterdir())
+                if each.is_file()
+            ]
+            return self.send(200, json.dumps(files).encode())
+        if verb == "resolve" and file is not None and file.is_file():
+            if body:
+                self.server.downloads.append(file.name)
+            return self.send(200, file.read_bytes(), {"ETag": f'"{digest(file)[:40]}"', "X-Repo-Commit": COMMIT}, body)
+        return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+
+    def send(self, code: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+        self.send_response(code)
+        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(data)
+
+    def log_message(self, *args: object) -> None: ...
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,64 @@
+"""Small models for the tests of their parts."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cvae.config import ModelConfig, Part
+from cvae.models import VAE, Terms
+from cvae.registry import OBJECTIVES
+
+FAMILIES = ["mlp", "conv", "resnet", "ladder"]
+"""The parametric functions; the other names are sizes of these."""
+NARROW = {
+    "mlp": {"hidden": [16]},
+    "conv": {"width": 4, "max_width": 8, "hidden": 16},
+    "resnet": {"width": 4},
+    "ladder": {"width": 4, "max_width": 8, "blocks": 1},
+}
+"""Options that keep a test quick."""
+
+
+def model_config(
+    arch: str = "mlp",
+    shape: tuple[int, int, int] = (1, 8, 8),
+    labels: bool = False,
+    likelihood: str = "bernoulli",
+    conditioning: str = "film",
+    prior: str = "normal",
+    **options: object,
+) -> ModelConfig:
+    return ModelConfig(
+        image_shape=shape,
+        latent_dim=5,
+        classes=("a", "b", "c") if labels else None,
+        architecture=Part(name=arch, options=options or NARROW.get(arch, {})),
+        conditioning=Part(name=conditioning) if labels else None,
+        likelihood=Part(name=likelihood),
+        prior=Part(name=prior),
+    )
+
+
+def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[torch.Tensor, torch.Tensor | None]:
+    image = torch.rand(count, *shape, generator=torch.Generator().manual_seed(1))
+    return image, torch.arange(count) % 3 if labels else None
+
+
+def sampled(model: Any) -> Callable[..., Terms]:
+    """The model as an objective calls it."""
+
+    def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1) -> Terms:
+        return model(image, label, torch.randn(len(image) * samples, model.latent_dim))
+
+    return call
+
+
+def learn(model: VAE, image: torch.Tensor, label: torch.Tensor | None, objective: str = "elbo", steps: int = 3) -> None:
+    optimizer = torch.optim.Adam(model.parameters(), 1e-3)
+    for _ in range(steps):
+        loss = OBJECTIVES.get(objective)(sampled(model), image, label, 1.0).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        assert loss.isfinite()

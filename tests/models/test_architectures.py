@@ -1,0 +1,221 @@
+"""Architectures and conditioning: every combination of parts builds, learns, exports and agrees with torch."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from model_helpers import FAMILIES, batch, learn, model_config
+from torch import nn
+
+from cvae.config import ModelConfig
+from cvae.errors import UsageError
+from cvae.exporters.onnx.graph import set_metadata, to_onnx
+from cvae.exporters.onnx.wrappers import Decoder, Encoder
+from cvae.models import VAE, build
+from cvae.models.architectures.layers import pyramid
+from cvae.models.conditioning import FeatureModulation, LabelLinear
+from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
+from cvae.runtime.scan import scan
+from cvae.spec import Spec
+
+SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
+
+
+def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
+    """The exported graph, at another batch size than it was traced with, gives what torch gives."""
+    spec = Spec(
+        role=role,
+        name="test",
+        architecture=config.architecture.name,
+        image_shape=config.image_shape,
+        latent_dim=config.latent_dim,
+        classes=config.classes,
+        likelihood=config.likelihood.name,
+        prior=config.prior.name,
+        data="random",
+        data_terms="none",
+        weights="",
+    )
+    module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
+    graph = to_onnx(module, spec)
+    set_metadata(graph, spec)
+    data = graph.SerializeToString()
+    scan(data, spec, "it would be refused as a stranger's")
+    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    image, label = batch(config.image_shape, config.classes is not None, count)
+    first = image if role == "encoder" else torch.randn(count, config.latent_dim)
+    named = {module.inputs[0]: first} | ({} if label is None else {"label": label})
+    with torch.no_grad():
+        expected = module(**named)
+    actual = session.run(None, {name: value.numpy() for name, value in named.items()})
+    for ours, theirs in zip(actual, expected if role == "encoder" else (expected,), strict=True):
+        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+    if role == "decoder":
+        assert actual[0].shape == (count, *config.image_shape)
+        assert actual[0].min() >= 0 and actual[0].max() <= 1
+
+
+def combinations() -> Iterator[Any]:
+    """All of them; the quick ones are of each architecture, with labels and without, each likelihood and each shape."""
+    for i, (arch, labels) in enumerate(product(FAMILIES, [False, True])):
+        for j, likelihood in enumerate(LIKELIHOODS):
+            for k, shape in enumerate(SHAPES):
+                quick = (i + j - k) % len(SHAPES) == 0
+                yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
+
+
+@pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), list(combinations()))
+def test_every_combination_builds_learns_and_exports(arch, labels, likelihood, shape):
+    torch.manual_seed(0)
+    config = model_config(arch, shape, labels, likelihood)
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
+    agree(model, config, "encoder")
+
+
+OTHER_LAYERS = {
+    "conv": {"width": 4, "max_width": 8, "hidden": 16, "pool": True, "dropout": 0.1},
+    "resnet": {"width": 4, "blocks": 2, "batch_norm": True},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("labels", [False, True])
+@pytest.mark.parametrize("arch", OTHER_LAYERS)
+def test_other_layers_learn_and_export(arch, labels, shape):
+    torch.manual_seed(0)
+    config = model_config(arch, shape, labels, **OTHER_LAYERS[arch])
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
+    agree(model, config, "encoder")
+
+
+@pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
+def test_spatial_code_learns_exports_and_is_local(conditioning):
+    torch.manual_seed(0)
+    labels = conditioning is not None
+    shape = (3, 32, 24)
+    config = model_config("resnet", shape, labels, conditioning=conditioning or "film", width=4, spatial=True)
+    config = replace(config, latent_dim=2 * 4 * 3)
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    agree(model, config, "decoder")
+    agree(model, config, "encoder")
+    image = torch.rand(1, *shape)
+    other = image.clone()
+    other[..., -1, -1] = 1 - other[..., -1, -1]
+    label = torch.zeros(1, dtype=torch.int64) if labels else None
+    a, b = (model.encoder(each, label)[0].view(2, 4, 3) for each in (image, other))
+    change = (a - b).abs().amax(0)  # (4, 3)
+    assert change[3, 2] == change.max() > 100 * change[0, 0]
+
+
+def test_spatial_code_of_another_length_is_rejected():
+    with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
+        build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
+
+
+@pytest.mark.parametrize("arch", list(ARCHITECTURES))
+@pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
+def test_every_parameter_learns(arch, conditioning):
+    torch.manual_seed(0)
+    model = build(model_config(arch, (3, 13, 10), conditioning is not None, conditioning=conditioning or "film"))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    learn(model, *batch((3, 13, 10), conditioning is not None))
+    unchanged = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert unchanged == []
+
+
+@pytest.mark.parametrize(("prior", "objective"), list(product(PRIORS, OBJECTIVES)))
+@pytest.mark.parametrize("labels", [False, True])
+def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
+    torch.manual_seed(0)
+    config = model_config(labels=labels, prior=prior)
+    model = build(config)
+    learn(model, *batch((1, 8, 8), labels), objective)
+    if objective == "elbo":  # a graph knows nothing of the objective
+        agree(model, config, "decoder")
+        agree(model, config, "encoder")
+
+
+@pytest.mark.parametrize("conditioning", list(CONDITIONINGS))
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_label_reaches_encoder_and_decoder(arch, conditioning):
+    torch.manual_seed(0)
+    model = build(model_config(arch, labels=True, conditioning=conditioning))
+    learn(model, *batch((1, 8, 8), True))
+    model.eval()
+    image, noise = torch.rand(1, 1, 8, 8), torch.randn(1, 5)
+    a, b = torch.tensor([0]), torch.tensor([1])
+    with torch.no_grad():
+        assert not torch.allclose(model.decode(noise, a), model.decode(noise, b), atol=1e-6)
+        assert not torch.allclose(model.encode(image, a)[0], model.encode(image, b)[0], atol=1e-6)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(["conv", "resnet", "ladder"]), st.sampled_from([1, 3]), st.integers(8, 128), st.integers(8, 128))
+def test_any_image_size_is_preserved(arch, channels, height, width):
+    blocks = {"blocks": 1} if arch == "ladder" else {}
+    model = build(model_config(arch, (channels, height, width), width=2, max_width=2, **blocks)).eval()
+    with torch.no_grad():
+        mean, std = model.encode(torch.rand(1, channels, height, width))
+        assert mean.shape == std.shape == (1, 5)
+        assert model.decode(mean).shape == (1, channels, height, width)
+
+
+def test_pyramid_halves_size_and_doubles_width():
+    levels = [tuple(level) for level in pyramid((3, 33, 8), 16, 64)]
+    assert levels == [(16, 33, 8), (32, 17, 4), (64, 9, 2), (64, 5, 1), (64, 3, 1)]
+
+
+def test_mlp_has_the_parameters_of_the_pytorch_example():
+    model = build(model_config("mlp", (1, 28, 28), hidden=[400]))
+    latent = 5
+    assert (
+        sum(p.numel() for p in model.parameters())
+        == (784 + 1) * 400 + 401 * 2 * latent + (latent + 1) * 400 + 401 * 784
+    )
+
+
+def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
+    layer = LabelLinear(4, 6, classes=3)
+    x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
+    joined = torch.cat([x, nn.functional.one_hot(y, 3).float()], 1)
+    weight = torch.cat([layer.linear.weight, layer.table.weight.T], 1)
+    torch.testing.assert_close(layer(x, y), nn.functional.linear(joined, weight, layer.linear.bias))
+
+
+def test_modulation_starts_as_identity_then_scales_and_shifts_by_label():
+    layer = FeatureModulation(2, classes=3)
+    x, y = torch.randn(3, 2, 4, 4), torch.tensor([2, 0, 1])
+    torch.testing.assert_close(layer(x, y), x)
+    nn.init.normal_(layer.table.weight)
+    scale, shift = layer.table.weight[2, :2], layer.table.weight[2, 2:]
+    torch.testing.assert_close(layer(x, y)[0], x[0] * (1 + scale[:, None, None]) + shift[:, None, None])
+
+
+def test_ladder_infers_each_group_from_those_above():
+    torch.manual_seed(0)
+    model = build(model_config("ladder", (1, 16, 16), width=4, blocks=1, patch=1)).eval()
+    assert model.decoder.groups == (2, 2, 1)
+    image, noise = torch.rand(1, 1, 16, 16), torch.randn(1, 5)
+    other = noise.clone()
+    other[:, 2:4] += 1  # the middle group
+    a, b = (model(image, None, each).mean[0] for each in (noise, other))
+    torch.testing.assert_close(a[:4], b[:4])
+    assert (a[4:] != b[4:]).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 8), (0, 8, 8), (17, 8, 8)])
+def test_impossible_image_shapes_are_rejected(shape):
+    with pytest.raises(UsageError, match="image shape"):
+        model_config(shape=shape)

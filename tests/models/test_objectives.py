@@ -1,0 +1,150 @@
+"""Training objectives, compared with values computed by hand."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from model_helpers import batch, learn, model_config, sampled
+
+from cvae.errors import UsageError
+from cvae.models import Terms, build
+from cvae.models.objectives import _mmd, beta_tc, elbo, info, iwae
+
+
+def test_elbo_allows_negative_estimates_of_the_rate():
+    model = fixed_terms(distortion=torch.tensor([10.0]), rate=torch.tensor([[-0.5]]))
+    assert elbo(model, torch.empty(0), None, 1.0).loss.item() == 9.5
+
+
+def fixed_terms(**terms: torch.Tensor) -> Callable[..., Terms]:
+    """A model whose terms are known."""
+    return lambda image, label, samples=1: Terms(**(dict.fromkeys(Terms._fields) | terms))
+
+
+@pytest.mark.parametrize(
+    ("kl_weight", "options", "expected"),
+    [
+        (1.0, {}, 15 + 0.3 + 4.0),
+        (0.5, {}, 15 + 0.5 * 4.3),
+        (1.0, {"beta": 4.0}, 15 + 4 * 4.3),
+        (1.0, {"free_bits": 1.0}, 15 + 1.0 + 4.0),
+        (0.5, {"beta": 2.0, "free_bits": 1.0}, 15 + 5.0),
+    ],
+)
+def test_elbo_agrees_with_values_by_hand(kl_weight, options, expected):
+    model = fixed_terms(distortion=torch.tensor([10.0, 20.0]), rate=torch.tensor([[0.2, 3.0], [0.4, 5.0]]))
+    loss = elbo(model, torch.empty(0), None, kl_weight, **options)
+    assert loss.loss.item() == pytest.approx(expected)
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # always those of beta = 1
+
+
+def test_iwae_agrees_with_values_by_hand():
+    """Two samples for each of two images, in a row."""
+    model = fixed_terms(
+        distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
+        rate=torch.ones(4, 3),
+        log_ratio=torch.tensor([1.0, 2.0, 3.0, -4.0]),
+    )
+    each = [math.log((math.exp(-11) + math.exp(-14)) / 2), math.log((math.exp(-23) + math.exp(-21)) / 2)]
+    loss = iwae(model, torch.empty(0), None, 1.0, samples=2)
+    assert loss.loss.item() == pytest.approx(-sum(each) / 2)
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((16.75, 3.0))
+    half = [math.log((math.exp(-10.5) + math.exp(-13)) / 2), math.log((math.exp(-21.5) + math.exp(-23)) / 2)]
+    assert iwae(model, torch.empty(0), None, 0.5, samples=2).loss.item() == pytest.approx(-sum(half) / 2)
+
+
+@pytest.mark.parametrize("prior", ["normal", "flow"])
+def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
+    """The decoder's and the prior's gradient is the plain one, sample by sample."""
+    torch.manual_seed(0)
+    model = build(model_config(prior=prior))
+    image, _ = batch((1, 8, 8), False, 1)
+    learn(model, image, None, "iwae", steps=100)
+    many = image.expand(300, -1, -1, -1)
+
+    def gradients(dreg: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(R, P) of the encoder, of all other parameters."""
+        torch.manual_seed(1)
+        rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for _ in range(30):
+            model.zero_grad()
+            iwae(sampled(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
+            of_encoder = set(model.encoder.parameters())
+            rows.append(
+                tuple(
+                    torch.cat([p.grad.flatten() for p in model.parameters() if (p in of_encoder) == inside])
+                    for inside in (True, False)
+                )
+            )
+        encoder, others = (torch.stack(each) for each in zip(*rows, strict=True))
+        return encoder, others
+
+    (plain, others), (doubly, same) = gradients(False), gradients(True)
+    torch.testing.assert_close(same, others, rtol=1e-3, atol=1e-4)
+    assert plain.mean(0).norm() > 10 * (plain.std(0) / 30**0.5).norm()  # there is something to compare
+    error = (plain - doubly).std(0) / 30**0.5
+    assert (plain.mean(0) - doubly.mean(0)).norm() < 2 * error.norm()
+    assert doubly.std(0).norm() < 0.7 * plain.std(0).norm()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which torch itself hides
+def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
+    torch.manual_seed(0)
+    model = build(model_config())
+    image, _ = batch((1, 8, 8), False, 4)
+    learn(model, image, None, "iwae", steps=20)
+
+    def gradients(network: Callable[..., Terms], dreg: bool = True) -> torch.Tensor:
+        for _ in range(2):  # the second time a compiled one has what it needs
+            torch.manual_seed(1)
+            model.zero_grad()
+            call = sampled(network)
+            iwae(call, image, None, 1.0, samples=8, dreg=dreg).loss.backward()
+        return torch.cat([p.grad.flatten() for p in model.encoder.parameters()])
+
+    eager, compiled = gradients(model), gradients(torch.compile(model, backend="aot_eager"))
+    torch.testing.assert_close(compiled, eager)
+    assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # the hook was there
+
+
+def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
+    model = build(model_config("ladder"))
+    with pytest.raises(UsageError, match=r"objective\.dreg"):
+        iwae(sampled(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
+
+
+def test_total_correlation_agrees_with_correlated_normal():
+    """Of a correlated normal it is -ln(1 - r^2) / 2; codes are told by their means, with little variance."""
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 3000, 1)
+
+    def total_correlation(r: float) -> float:
+        mean = torch.cat([first, r * first + (1 - r**2) ** 0.5 * second], dim=1)
+        log_var = torch.full_like(mean, math.log(0.01))
+        terms = {"mean": mean, "log_var": log_var, "latent": mean + 0.1 * torch.randn_like(mean)}
+        model = fixed_terms(distortion=torch.zeros(3000), rate=torch.zeros(3000, 1), **terms)
+        return beta_tc(model, torch.empty(0), None, 1.0, beta=2.0).loss.item()
+
+    assert total_correlation(0.0) == pytest.approx(0, abs=0.05)
+    assert total_correlation(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
+
+
+def test_mmd_agrees_with_a_sample_of_the_prior():
+    torch.manual_seed(0)
+    codes, prior = 0.5 + 0.8 * torch.randn(400, 6), torch.randn(8000, 6)
+
+    def kernel(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.exp(-torch.cdist(a, b).square() / 6)
+
+    within = (kernel(codes, codes).sum() - 400) / (400 * 399)
+    prior_within = (kernel(prior, prior).sum() - 8000) / (8000 * 7999)
+    torch.testing.assert_close(_mmd(codes), within - 2 * kernel(codes, prior).mean() + prior_within, atol=2e-3, rtol=0)
+    assert abs(_mmd(torch.randn(4000, 6))) < 1e-3 < _mmd(codes)
+
+
+def test_info_agrees_with_values_by_hand():
+    noise = torch.randn(20, 4)
+    model = fixed_terms(distortion=torch.tensor([3.0]), rate=torch.tensor([[1.0, 1.0]]), noise=noise)
+    loss = info(model, torch.empty(0), None, 0.5, alpha=0.25, mmd=10.0)
+    assert loss.loss.item() == pytest.approx(3 + 0.5 * (0.75 * 2 + 10 * _mmd(noise).item()))

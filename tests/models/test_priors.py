@@ -1,0 +1,92 @@
+"""Priors, compared with torch.distributions, automatic differentiation and Monte Carlo estimates."""
+
+import pytest
+import torch
+from model_helpers import FAMILIES, model_config
+from torch import distributions as D
+from torch import nn
+
+from cvae.errors import UsageError
+from cvae.models import build
+from cvae.models.conditioning import FiLM, Unconditional
+from cvae.models.priors import Flow, normal_kl
+from cvae.registry import PRIORS
+
+
+def test_kl_agrees_with_torch_and_monte_carlo():
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(3, 4), torch.randn(3, 4)
+    q, p = D.Normal(mean, (0.5 * log_var).exp()), D.Normal(0.0, 1.0)
+    torch.testing.assert_close(normal_kl(mean, log_var), D.kl_divergence(q, p))
+    z = q.sample((200_000,))
+    torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), normal_kl(mean, log_var), atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("latent_dim", [2, 5, 8])
+@pytest.mark.parametrize(("classes", "couplings"), [(None, 4), (3, 4), (None, 3)])
+def test_flow_inverse_determinant_and_rate_agree_with_autograd(latent_dim, classes, couplings):
+    torch.manual_seed(0)
+    conditioning = Unconditional() if classes is None else FiLM(classes)
+    flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8).double()
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    label = None if classes is None else torch.tensor([1])
+    mean, log_var = torch.randn(1, latent_dim).double(), torch.randn(1, latent_dim).double()
+    latent = mean + (0.5 * log_var).exp() * torch.randn(1, latent_dim).double()
+
+    def to_noise(z: torch.Tensor) -> torch.Tensor:
+        return flow.to_noise(z[None], label)[0][0]
+
+    noise = to_noise(latent[0])
+    torch.testing.assert_close(flow.from_noise(noise[None], label), latent, atol=1e-6, rtol=0)
+    jacobian = torch.autograd.functional.jacobian(to_noise, latent[0])
+    log_prior = D.Normal(0.0, 1.0).log_prob(noise).sum() + torch.linalg.slogdet(jacobian)[1]
+    expected = -D.Normal(mean, (0.5 * log_var).exp()).entropy().sum() - log_prior
+    rate = flow.rate(mean, log_var, *flow.to_noise(latent, label))
+    torch.testing.assert_close(rate.sum(), expected, atol=1e-6, rtol=0)
+
+
+def test_new_flow_is_the_identity():
+    latent = torch.tensor([[1.0, 2, 3, 4, 5]])
+    for couplings in (1, 2, 3):
+        flow = Flow(5, Unconditional(), couplings=couplings)
+        noise, log_scale = flow.to_noise(latent, None)
+        assert torch.equal(noise, latent) and not log_scale.any()
+        assert torch.equal(flow.from_noise(noise, None), latent)
+
+
+def test_new_flow_is_the_normal_prior_in_expectation():
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(1, 6), torch.randn(1, 6)
+    latent = mean + (0.5 * log_var).exp() * torch.randn(100_000, 6)
+    flow = Flow(6, Unconditional())
+    rate = flow.rate(mean, log_var.expand(100_000, 6), *flow.to_noise(latent, None))
+    torch.testing.assert_close(rate.mean(), normal_kl(mean, log_var).sum(), atol=0.05, rtol=0)
+
+
+def test_flow_requires_two_latent_dimensions():
+    with pytest.raises(UsageError, match=r"flow.* at least 2, not 1"):
+        Flow(1, Unconditional())
+
+
+@pytest.mark.parametrize("prior", list(PRIORS))
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_log_ratio_of_a_sample_agrees_with_its_densities(arch, prior):
+    """log q(z | x) - log p(z), recomputed with torch's distributions and the determinant of the whole map."""
+    torch.manual_seed(0)
+    model = build(model_config(arch, prior=prior)).double().eval()
+    for parameter in model.prior.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    image, noise = torch.rand(2, 1, 8, 8).double(), torch.randn(6, 5).double()
+    terms = model(image, None, noise)  # three samples of each image
+    q = D.Normal(terms.mean, (0.5 * terms.log_var).exp())
+    for i in range(6):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda z: model.prior.to_noise(z[None], None)[0][0], terms.latent[i]
+        )
+        log_prior = D.Normal(0.0, 1.0).log_prob(terms.noise[i]).sum() + torch.linalg.slogdet(jacobian)[1]
+        expected = q.log_prob(terms.latent)[i].sum() - log_prior
+        torch.testing.assert_close(terms.log_ratio[i], expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.prior.from_noise(terms.noise, None), terms.latent)
+    params = model.decoder(terms.latent, None)
+    torch.testing.assert_close(terms.distortion, model.likelihood.nll(params, image.repeat_interleave(3, 0)))

@@ -1,0 +1,62 @@
+"""Fixtures for the tests of the plots."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cvae.config import TrainConfig
+from cvae.plots import style
+
+
+@pytest.fixture
+def plot(cvae) -> Callable[..., Any]:
+    """Run `cvae plot` in an empty folder."""
+    return partial(cvae, "plot")
+
+
+@pytest.fixture
+def assert_fails(plot) -> Callable[..., None]:
+    """The command ends with this code and one error line with all the words, and writes nothing."""
+
+    def check(code: int, words: list[str], *args: object) -> None:
+        before = sorted(Path.cwd().rglob("*"))
+        result = plot(*args)
+        assert (result.code, result.out) == (code, ""), result.err
+        line = result.err.splitlines()[-1]
+        assert line.startswith("cvae: error: ") and "Traceback" not in result.err
+        assert [word for word in words if word not in line] == [], line
+        assert sorted(Path.cwd().rglob("*")) == before
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def plane(tmp_path_factory) -> dict[str, Path]:
+    """Two runs with a code of two numbers, as good as untrained: "labels" and "plain"."""
+    from cvae.engine import train
+    from cvae.exporters.onnx import export
+
+    folder = tmp_path_factory.mktemp("plane")
+    runs = {}
+    for name, conditional in {"labels": True, "plain": False}.items():
+        config = TrainConfig(
+            arch="mlp", conditional=conditional, epochs=2, latent_dim=2, prior="normal", trackers=("none",)
+        )
+        runs[name] = train(config, folder / name, quiet=True)
+        export(runs[name])
+    return runs
+
+
+@pytest.fixture
+def saved_figures(monkeypatch) -> list[Figure]:
+    """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
+    monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
+    figures: list[Figure] = []
+    save = style.save
+    monkeypatch.setattr("cvae.plots.style.save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    return figures

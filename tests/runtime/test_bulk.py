@@ -1,0 +1,215 @@
+"""Generation of many images into files: interrupted, continued, and split into blocks of any size."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cvae
+from cvae.atomic import lock_folder
+from cvae.errors import CvaeError, UsageError
+from cvae.runtime import bulk, session
+
+N = 150
+LABELS = np.arange(N) % 10
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(bulk, "BLOCK", 28 * 28 * 64)  # 64 images: three blocks
+
+
+@pytest.fixture(scope="module")
+def model():
+    return cvae.load()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    return np.rint(model.generate(N, seed=5) * 255).astype(np.uint8)
+
+
+class Stopped(Exception):
+    """Interruption, as by Ctrl-C."""
+
+
+def stop_after(blocks: int):
+    def progress(count: int, total: int) -> None:
+        if count >= min(blocks * 64, total):
+            raise Stopped
+
+    return progress
+
+
+def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and labels of files, in their order."""
+    if kind == ".npy":
+        return np.load(out), np.load(out.with_name(f"{out.stem}-labels.npy"))
+    if kind == ".npz":
+        shards = [np.load(path) for path in sorted(out.parent.glob("*.npz"))]
+        assert all(shard["classes"].tolist() == list("0123456789") for shard in shards)
+        return np.concatenate([s["images"] for s in shards]), np.concatenate([s["labels"] for s in shards])
+    files = sorted(out.rglob("*.png"), key=lambda path: path.name)
+    images = np.stack([np.asarray(Image.open(path)) for path in files])[:, None]  # (N, H, W) -> (N, 1, H, W)
+    return images, np.array([int(path.parent.name) for path in files])
+
+
+@pytest.mark.parametrize("kind", bulk.SUFFIXES)
+def test_files_contain_the_images_of_generate(kind, model, expected, tmp_path):
+    files, seed = bulk.generate(model, N, out := tmp_path / f"x{kind}", seed=5)
+    images, labels = read(kind, out)
+    assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
+    assert np.array_equal(labels, LABELS)
+    names = {path.name for path in files}
+    assert {path.name for path in tmp_path.iterdir()} == names, "something is left over"
+
+
+@pytest.mark.parametrize("kind", bulk.SUFFIXES)
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_interrupted_generation_continues_with_its_seed(kind, blocks, model, tmp_path):
+    out = tmp_path / f"x{kind}"
+    with pytest.raises(Stopped):
+        bulk.generate(model, N, out, progress=stop_after(blocks))
+    if kind == ".npy":
+        assert not out.exists(), "an array is there before it is whole"
+    parts = []
+    _, seed = bulk.generate(model, N, out, progress=lambda count, total: parts.append(count))
+    assert parts == [64, 128, 150][blocks:], "what was done is not done again"
+    again = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
+    assert np.array_equal(read(kind, out)[0], again)
+
+
+def test_bytes_do_not_depend_on_threads_and_chunks(model, expected, tmp_path, monkeypatch):
+    for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
+        monkeypatch.setattr(session, "CHUNK", chunk)
+        monkeypatch.setattr(bulk, "CHUNK", chunk)
+        bulk.generate(cvae.load(threads=threads), N, tmp_path / "x.npy", seed=5)
+        assert np.array_equal(np.load(tmp_path / "x.npy"), expected), (threads, chunk)
+
+
+def test_label_and_temperature_are_used(model, tmp_path):
+    bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
+    actual = np.load(tmp_path / "x-00001.npz")
+    assert actual["labels"].tolist() == [3] * 6
+    alike = model.generate(70, 3, seed=2, temperature=0.5)[64:]
+    assert np.array_equal(actual["images"], np.rint(alike * 255).astype(np.uint8))
+
+
+def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
+    with pytest.raises(Stopped):
+        bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
+    for n, seed in [(N, 2), (N + 1, 1)]:
+        with pytest.raises(UsageError, match="half written, with n 150, label None, seed 1"):
+            bulk.generate(model, n, out, seed=seed)
+    (tmp_path / ".x.npy.part.json").write_text("{")
+    with pytest.raises(CvaeError, match="remove it"):
+        bulk.generate(model, N, out, seed=1)
+
+
+def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
+    names = ("..", "/tmp/x", *"23456789")
+    monkeypatch.setattr(model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "classes": names}))
+    bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
+    assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == list("0123456789")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "n"), [("x", "x", 3), ("x.npz", "x.npz", 70), ("x.npz", "x.npz", 3), ("x.NPZ", "x.NPZ", 3)]
+)
+def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
+    bulk.generate(model, N, tmp_path / first, seed=1)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' has other images already; remove"):
+        bulk.generate(model, n, tmp_path / then, seed=2)
+    assert sorted(tmp_path.rglob("*")) == before
+    for path in before:
+        if path.suffix == ".npz":
+            path.unlink()
+    if first != "x":
+        bulk.generate(model, n, tmp_path / then, seed=2)
+
+
+def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
+    for seed in (1, 2):
+        bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
+    with pytest.raises(UsageError, match=r"x.NPZ' has other images"):
+        bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
+
+
+def test_request_interrupted_before_its_first_block_keeps_its_seed(model, tmp_path, monkeypatch):
+    def broken(*args: object) -> None:
+        raise Stopped
+
+    out = tmp_path / "x"
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        patch.setattr(bulk.imaging, "to_pil", broken)
+        bulk.generate(model, 3, out)
+    _, seed = bulk.generate(model, 3, out)
+    assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
+
+
+def test_two_processes_cannot_write_the_same_output(model, tmp_path):
+    with lock_folder(tmp_path / ".x.lock"), pytest.raises(UsageError, match="another process is writing"):
+        bulk.generate(model, 3, tmp_path / "x", seed=1)
+    bulk.generate(model, 3, tmp_path / "x", seed=1)
+
+
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_output_requires_a_name(model, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="is not the name of a new file or folder"):
+        bulk.generate(model, 3, Path(name))
+
+
+@pytest.mark.parametrize("temperature", [1e6, -1.0, float("nan")])
+def test_invalid_temperature_is_rejected(model, tmp_path, temperature):
+    with pytest.raises(UsageError, match="temperature"):
+        bulk.generate(model, 3, tmp_path / "x", temperature=temperature)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
+def test_damaged_state_file_is_one_line(model, tmp_path, text):
+    (tmp_path / ".x.npy.part.json").write_text(text)
+    with pytest.raises(CvaeError, match="remove it to start over"):
+        bulk.generate(model, 3, tmp_path / "x.npy")
+
+
+def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tmp_path, monkeypatch):
+    sizes, decode = [], model.decode
+    monkeypatch.setattr(bulk, "PART", 4 * (28 * 28 + model.spec.latent_dim) * 5)
+    monkeypatch.setattr(model, "decode", lambda noise, **label: sizes.append(len(noise)) or decode(noise, **label))
+    bulk.generate(model, N, tmp_path / "x.npy", seed=5)
+    assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
+
+
+def test_existing_file_or_folder_is_not_overwritten(model, tmp_path):
+    (tmp_path / "x.npy").mkdir()
+    (tmp_path / "y").write_text("mine")
+    for name in ("x.npy", "y"):
+        with pytest.raises(UsageError, match=r"already exists, as a (file|folder); choose another"):
+            bulk.generate(model, 1, tmp_path / name)
+    assert (tmp_path / "y").read_text() == "mine"
+
+
+def test_generate_command_writes_many_images(cvae):
+    facts = cvae("generate", "-n", 12, "--seed", 3, "--out", "many.npy", "--json").facts
+    assert facts["out"] == ["many.npy", "many-labels.npy"] and facts["images"] == 12 and facts["seed"] == 3
+    assert np.load("many.npy").shape == (12, 1, 28, 28)
+    assert "12 images, seed 3" in cvae("generate", "-n", 12, "--seed", 3, "--out", "many").out
+    assert len(list(Path("many").rglob("*.png"))) == 12
+    state = {"weights": "", "n": 1, "label": None, "seed": 1, "temperature": 1.0, "done": 0}
+    Path(".many.npy.part.json").write_text(json.dumps(state))
+    for arguments, code, word in [
+        (["--out", "many.npy"], 2, "half written"),
+        (["-n", 3, "--grid", "--out", "many.npz"], 2, "--grid"),
+        (["-n", 20_000, "--digit", 1], 2, "images.npy"),
+        (["-n", 3, "--digit", "ten", "--out", "x.npy"], 2, "'ten'"),
+    ]:
+        result = cvae("generate", *arguments)
+        assert result.code == code and word in result.err and result.err.count("\n") <= 2
+    assert not Path("many.npz").exists() and not Path("x.npy").exists()

@@ -1,0 +1,209 @@
+"""Models of the Hugging Face Hub, from a small mirror on this machine, and the card of a run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hub_mirror import COMMIT, Mirror
+
+import cvae as package
+from cvae.errors import CvaeError, MissingExtraError, UsageError
+from cvae.exporters import card
+from cvae.exporters.onnx import export
+from cvae.runtime.session import read_spec
+
+pytest.importorskip("huggingface_hub")
+
+UNREACHABLE = "http://127.0.0.1:9"
+
+
+def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the address of the hub as HF_ENDPOINT does when huggingface_hub is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
+    template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.fixture
+def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
+    """Start a hub with somebody/digits, somebody/decoder-alone and somebody/nothing, and use an empty cache."""
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "README.md").write_text("empty")
+    repositories = {
+        "somebody/digits": trained["labels"],
+        "somebody/decoder-alone": tmp_path / "alone",
+        "somebody/nothing": tmp_path / "nothing",
+    }
+    with Mirror(repositories) as server:
+        thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
+        thread.start()
+        reach(server.url, monkeypatch)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_model_from_the_hub_generates_the_images_of_the_run(mirror, trained, revision):
+    ours, theirs = package.load(trained["labels"]), package.load(f"hf://somebody/digits{revision}")
+    images = ours.generate(4, seed=1)
+    np.testing.assert_array_equal(theirs.generate(4, seed=1), images)
+    np.testing.assert_array_equal(theirs.encode(images, 7)[0], ours.encode(images, 7)[0])
+    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"], "weights and other files are not downloaded"
+
+
+def test_downloaded_model_is_reused_and_works_offline(mirror, monkeypatch):
+    first = package.load("hf://somebody/digits").generate(1, 7, seed=1)
+    for _ in range(2):
+        np.testing.assert_array_equal(package.load("hf://somebody/digits").generate(1, 7, seed=1), first)
+        assert len(mirror.downloads) == 2
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("file", ["decoder.onnx", "encoder.onnx"])
+@pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
+def test_file_above_the_size_limit_is_not_downloaded(mirror, trained, tmp_path, monkeypatch, file, revision):
+    sizes = {name: (trained["labels"] / name).stat().st_size for name in ("decoder.onnx", "encoder.onnx")}
+    large = tmp_path / "large"
+    large.mkdir()
+    for name, size in sizes.items():
+        with (large / name).open("wb") as written:
+            written.truncate(max(sizes.values()) + 1 if name == file else size)
+    mirror.repositories["somebody/large"] = large
+    monkeypatch.setattr("cvae.runtime.session.MAX_BYTES", max(sizes.values()))
+    with pytest.raises(
+        CvaeError, match=rf"^'hf://somebody/large{revision}': its {file} is larger than [\d,]+ bytes, so .*"
+    ):
+        package.load(f"hf://somebody/large{revision}")
+    assert mirror.downloads == []
+    package.load("hf://somebody/digits")
+
+
+def test_decoder_without_encoder_can_generate(mirror):
+    assert package.load("hf://somebody/decoder-alone").generate(2, seed=1).shape == (2, 1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("hf://nobody/digits", UsageError, ["'hf://nobody/digits'", "no such model", "127.0.0.1"]),
+        ("hf://somebody/digits@v9", UsageError, ["'somebody/digits'", "'v9'"]),
+        ("hf://somebody/nothing", CvaeError, ["'hf://somebody/nothing'", "decoder.onnx"]),
+        ("hf://digits", UsageError, ["'hf://digits'", "hf://owner/name"]),
+        ("hf://a/b/c", UsageError, ["'hf://a/b/c'", "hf://owner/name"]),
+        ("hf://../..", UsageError, ["'hf://../..'"]),
+    ],
+)
+def test_missing_repository_or_file_is_one_line(mirror, name, kind, words):
+    with pytest.raises(CvaeError) as caught:
+        package.load(name)
+    assert type(caught.value) is kind and "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert mirror.downloads == []
+
+
+def test_offline_without_cache_is_reported(mirror, monkeypatch):
+    reach(UNREACHABLE, monkeypatch)
+    with pytest.raises(CvaeError, match=r"'hf://somebody/digits': .*127.0.0.1:9 can't be reached.*try again"):
+        package.load("hf://somebody/digits")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("peer closed\nthe connection"), OSError(28, "disk full"), KeyError()])
+def test_interrupted_download_is_one_line(monkeypatch, error):
+    def broken(*args: object, **options: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    with pytest.raises(
+        CvaeError, match=r"^'hf://a/b' can't be downloaded: (peer closed|.*disk full|KeyError); try again$"
+    ):
+        package.load("hf://a/b")
+
+
+def test_missing_hub_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):
+        package.load("hf://a/b")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate hf://somebody/digits --digit 7",
+        "interpolate hf://somebody/digits --digit 3",
+        "info hf://somebody/digits",
+        "evaluate hf://somebody/digits --limit 20 --samples 2 --generated 0",
+        "plot grid hf://somebody/digits --out grid.png",
+        "export triton hf://somebody/digits --out repository --encoder",
+    ],
+)
+def test_every_command_accepts_hub_models(cvae, mirror, command):
+    result = cvae(*command.split())
+    assert result.code == 0 and "rror" not in result.err, result.err
+
+
+def test_export_onnx_rejects_hub_model(cvae, mirror):
+    result = cvae("export", "onnx", "hf://somebody/digits")
+    assert result.code == 2 and "exported already" in result.err and result.err.count("\n") == 1, result.err
+    assert mirror.downloads == []
+
+
+def test_environment_variable_selects_the_mirror(mirror, tmp_path):
+    """The variables are HF_ENDPOINT and HF_HOME, set for another process as a user would."""
+    env = {**os.environ, "HF_ENDPOINT": mirror.url, "HF_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "cvae", "generate", "hf://somebody/digits", "--digit", "7", "--seed", "1"]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "generated.png (1 image, seed 1)\n"), result.stderr
+    assert result.stderr == ""  # no progress bar without a terminal
+    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"]
+
+
+# -- the card ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["labels", "plain"])
+def test_run_is_a_valid_model_repository(trained, kind):
+    from huggingface_hub import ModelCard
+
+    assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in trained[kind].iterdir()}
+    parsed_card = ModelCard((trained[kind] / "README.md").read_text())
+    assert parsed_card.data.library_name == "cvae" and parsed_card.data.license is None
+    assert parsed_card.data.tags == ["vae", *["conditional"] * (kind == "labels"), "onnx"]
+    records = [json.loads(line) for line in (trained[kind] / "metrics.jsonl").read_text().splitlines()]
+    assert f"| bound on test images | {records[-1]['test']['bound']:.2f} nats per image |" in parsed_card.text
+    assert "| training data | digits; E. Alpaydin and C. Kaynak, CC BY 4.0" in parsed_card.text
+    assert str(trained[kind]) not in parsed_card.text
+    image_paths = re.findall(r"!\[.+\]\((\S+)\)", parsed_card.text)
+    assert image_paths == [
+        f"samples/epoch-0020-{name}.png" for name in ("samples", "interpolations", "reconstructions")
+    ]
+    assert all((trained[kind] / picture).is_file() for picture in image_paths)
+
+
+@pytest.mark.parametrize("license", ["Apache-2.0", 'odd: "words" # and\\ more'])
+def test_licence_in_the_card_is_unchanged(trained, license):
+    from dataclasses import replace
+
+    from huggingface_hub import ModelCard
+
+    spec = replace(read_spec(trained["labels"] / "decoder.onnx")[0], license=license, name="a | b <script>c")
+    parsed_card = ModelCard(card.make_card(trained["labels"], spec))
+    assert parsed_card.data.license == license.lower() and "# a \\| b &lt;script>c\n" in parsed_card.text
+
+
+def test_custom_card_is_not_overwritten(trained, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())
+    assert card.may_write_card(tmp_path / "README.md") and card.may_write_card(trained["plain"] / "README.md")
+    (tmp_path / "README.md").write_text("mine")
+    assert [path.name for path in export(tmp_path)] == ["decoder.onnx", "encoder.onnx"]
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -1,0 +1,129 @@
+"""Loading a model: its files, its devices and options."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from runtime_helpers import DECODER, ENCODER, close, some_images
+
+import cvae
+from cvae.errors import CvaeError, UsageError
+from cvae.runtime import session
+from cvae.spec import KEY
+
+
+def test_decoder_generates_without_encoder_and_encode_suggests_export(run):
+    encoder = (run / ENCODER).read_bytes()
+    (run / ENCODER).unlink()
+    for path in (run, run / DECODER):
+        model = cvae.load(path)
+        assert model.generate(1, label=3).shape == (1, 1, 8, 8)
+        with pytest.raises(CvaeError, match=r"cvae export onnx .*run"):
+            model.encode(some_images(1), 3)
+    (run / ENCODER).write_bytes(encoder)  # looked for when it is needed, not before
+    assert model.encode(some_images(1), 3)[0].shape == (1, 8)
+
+
+def test_load_suggests_export_for_run_without_onnx_files(run):
+    (run / DECODER).unlink()
+    with pytest.raises(CvaeError, match=r"cvae export onnx .*run"):
+        cvae.load(run)
+
+
+def test_encode_rejects_encoder_of_another_model(run, trained):
+    shutil.copy(trained["plain"] / ENCODER, run)
+    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, those of 'plain'"):
+        cvae.load(run).encode(some_images(1), 3)
+
+
+def test_load_rejects_encoder_in_place_of_decoder(trained):
+    with pytest.raises(UsageError, match=r"encoder\.onnx.*decoder is needed"):
+        cvae.load(trained["plain"] / ENCODER)
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA here")
+def test_load_explains_how_to_install_cuda_provider(trained):
+    with pytest.raises(UsageError, match=r"'cuda'.*pip uninstall -y onnxruntime.*pip install 'onnxruntime-gpu"):
+        cvae.load(trained["plain"], device="cuda")
+
+
+@pytest.fixture(params=["it falls back", "it raises"])
+def no_start(request, monkeypatch):
+    """An onnxruntime that lists CUDA and ROCm, of which none starts."""
+    real = ort.InferenceSession
+
+    def start(data, options, *, providers, **other):
+        if providers != ["CPUExecutionProvider"] and request.param == "it raises":
+            raise RuntimeError("libcudnn.so.9 is not there")
+        return real(data, options, providers=["CPUExecutionProvider"], **other)
+
+    listed = ["CUDAExecutionProvider", "ROCMExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(ort, "InferenceSession", start)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("device", "fix"),
+    [("cuda", "NVIDIA driver.*CUDA and cuDNN"), ("ROCMExecutionProvider", "execution-providers")],
+)
+def test_device_that_does_not_start_is_an_error(trained, no_start, device, fix):
+    words = fix if no_start == "it falls back" else "libcudnn"
+    with pytest.raises(CvaeError, match=f"(CUDA|ROCM)ExecutionProvider.*{words}") as caught:
+        cvae.load(trained["plain"], device=device)
+    assert "pip uninstall" not in str(caught.value), "the package is the right one"
+
+
+def test_auto_device_falls_back_to_cpu(trained, models, no_start):
+    model = cvae.load(trained["plain"], device="auto")
+    assert model._decoder.provider == "CPUExecutionProvider"
+    assert close(model.generate(3, seed=1), models["plain"].generate(3, seed=1))
+
+
+def test_unknown_device_is_rejected_with_the_known_ones(trained):
+    with pytest.raises(UsageError, match=r"'tpu'.*cpu.*CPUExecutionProvider"):
+        cvae.load(trained["plain"], device="tpu")
+
+
+@pytest.mark.parametrize("options", [{"device": "auto"}, {"device": "CPUExecutionProvider"}, {"threads": 1}], ids=str)
+def test_session_options_do_not_change_the_images(trained, models, options):
+    other = cvae.load(trained["plain"], arena=True, spinning=True, **options)
+    assert close(other.generate(9, seed=1), models["plain"].generate(9, seed=1))
+
+
+def test_file_above_the_size_limit_is_not_read(trained, monkeypatch):
+    monkeypatch.setattr(session, "MAX_BYTES", 2**16)
+    with pytest.raises(CvaeError, match=r"decoder\.onnx.*larger"):
+        cvae.load(trained["plain"])
+
+
+def test_load_finds_run_by_name(trained, in_tmp, models):
+    shutil.copytree(trained["plain"], "runs/first")
+    assert np.array_equal(cvae.load("first").generate(2, seed=0), models["plain"].generate(2, seed=0))
+    with pytest.raises(UsageError, match=r"'frist'.*'first'"):
+        cvae.load("frist")
+
+
+def respecced(path: Path, **changes) -> None:
+    """Change what a file says of itself, not what it is."""
+    model = onnx.load(path)
+    (entry,) = [p for p in model.metadata_props if p.key == KEY]
+    entry.value = json.dumps({**json.loads(entry.value), **changes})
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"latent_dim": 9}, {"image_shape": [1, 8, 9]}, {"image_shape": [3, 8, 8]}, {"classes": None}],
+    ids=str,
+)
+def test_file_that_contradicts_its_spec_is_rejected(run, changes):
+    respecced(run / DECODER)
+    assert cvae.load(run).generate(1, label=0).shape == (1, 1, 8, 8)
+    respecced(run / DECODER, **changes)
+    with pytest.raises(CvaeError, match=r"decoder\.onnx.*contradicts"):
+        cvae.load(run)

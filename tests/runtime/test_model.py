@@ -1,0 +1,289 @@
+"""Model: decode, encode and generate, compared with torch and numpy."""
+
+import re
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from helpers import SHARED, load_data, needs_mnist
+from runtime_helpers import both_kinds, close, in_torch, normal, some_images, turns
+from torch import distributions as D
+from torch.nn import functional as F
+
+import cvae
+from cvae.errors import UsageError
+from cvae.runtime import session
+from cvae.spec import Spec
+
+# -- decode, encode, generate ------------------------------------------------------------------------------------------
+
+
+@both_kinds
+def test_decode_agrees_with_torch(models, networks, kind):
+    noise, label = normal(130), turns(kind, 130)
+    images = models[kind].decode(noise, label)
+    assert images.dtype == np.float32 and images.shape == (130, 1, 8, 8) and images.std() > 0.1
+    assert close(images, in_torch(networks[kind].decode, noise, label))
+
+
+@both_kinds
+def test_encode_agrees_with_torch(models, networks, kind):
+    images, label = some_images(130), turns(kind, 130)
+    mean, std = models[kind].encode(images, label)
+    expected_mean, expected_std = in_torch(networks[kind].encode, images, label)
+    assert close(mean, expected_mean) and close(std, expected_std) and (std > 0).all()
+
+
+@both_kinds
+def test_reconstruct_agrees_with_torch(models, networks, kind):
+    images, label = some_images(3), turns(kind, 3)
+    code = in_torch(networks[kind].encode, images, label)[0]
+    assert close(models[kind].reconstruct(images, label), in_torch(networks[kind].decode, code, label))
+
+
+@both_kinds
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+def test_generate_decodes_noise_of_numpy_for_any_chunk_size(models, kind, chunk, monkeypatch):
+    expected = models[kind].decode(normal(130, seed=5), turns(kind, 130))
+    monkeypatch.setattr(session, "CHUNK", chunk)
+    assert np.array_equal(models[kind].generate(130, seed=5), expected)
+
+
+@both_kinds
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65])
+def test_first_images_of_a_seed_do_not_depend_on_the_count(models, kind, n):
+    assert np.array_equal(models[kind].generate(n, seed=3), models[kind].generate(130, seed=3)[:n])
+
+
+def test_other_seeds_give_other_images(models):
+    draws = [models["plain"].generate(4, seed=seed) for seed in (0, 1, None, None)]
+    assert all(np.abs(a - b).max() > 0.01 for i, a in enumerate(draws) for b in draws[:i])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
+def test_temperature_is_the_standard_deviation_of_the_noise(models, temperature):
+    images = models["plain"].generate(5, seed=4, temperature=temperature)
+    assert np.array_equal(images, models["plain"].decode(normal(5, seed=4) * np.float32(temperature)))
+    assert (temperature == 0) == all(np.array_equal(image, images[0]) for image in images)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"n": 0}, {"n": -1}, {"temperature": -0.5}, {"temperature": float("nan")}, {"temperature": float("inf")}],
+    ids=str,
+)
+def test_generate_rejects_and_quotes_values_out_of_range(models, arguments):
+    with pytest.raises(UsageError, match=str(next(iter(arguments.values())))):
+        models["plain"].generate(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"seed": -1},
+        {"seed": 1.5},
+        {"temperature": 1e39},
+        {"temperature": "hot"},
+        *({"n": n} for n in (10**20, 2.5, "2", True, np.True_, None, [2])),
+    ],
+    ids=str,
+)
+def test_generate_rejects_invalid_types(models, arguments):
+    ((name, value),) = arguments.items()
+    quoted = repr(value) if isinstance(value, str) else str(value)
+    for call in (models["plain"].generate, partial(models["labels"].generate, label=3)):
+        with pytest.raises(UsageError, match=f"^{name} is {re.escape(quoted)}: .*$"):
+            call(**arguments)
+
+
+def test_huge_number_of_images_is_rejected_before_memory_is_allocated(models):
+    tracemalloc.start()
+    for call in (
+        lambda: models["labels"].generate(10**15),
+        lambda: models["plain"].noise(10**15),
+        lambda: models["plain"].interpolate(0, 1, steps=10**15),
+    ):
+        with pytest.raises(
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory of this machine;"
+        ):
+            call()
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
+
+
+def test_numpy_integers_are_accepted_as_counts(models):
+    assert np.array_equal(models["plain"].generate(np.int64(3), seed=np.uint8(1)), models["plain"].generate(3, seed=1))
+    assert models["plain"].interpolate(0, 1, steps=np.int32(3)).shape[0] == 3
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "label", ["3", 3, np.int64(3), np.uint8(3), ["3"] * 4, (3, "3", 3, "3"), np.full(4, 3), np.full(4, "3")], ids=repr
+)
+def test_label_may_be_name_or_number_for_one_or_each_image(models, networks, label):
+    expected = in_torch(networks["labels"].decode, normal(4), np.full(4, 3))
+    assert close(models["labels"].decode(normal(4), label), expected)
+    assert close(models["labels"].generate(4, label=label, seed=0), expected)
+
+
+def test_each_image_has_its_own_label(models, networks):
+    label = np.array([9, 0, 3, 3])
+    images = models["labels"].decode(np.repeat(normal(1), 4, axis=0), label)
+    assert close(images, in_torch(networks["labels"].decode, np.repeat(normal(1), 4, axis=0), label))
+    assert np.array_equal(images[2], images[3]) and np.abs(images[0] - images[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("label", [-1, 10, "x", "-1", "10", "", [0, -1], [0, 11]], ids=repr)
+def test_unknown_label_is_rejected_and_quoted(models, label):
+    count = len(label) if isinstance(label, list) else 1
+    wrong = label[-1] if isinstance(label, list) else label
+    for call in (
+        lambda: models["labels"].decode(normal(count), label),
+        lambda: models["labels"].generate(count, label=label),
+        lambda: models["labels"].encode(some_images(count), label),
+    ):
+        with pytest.raises(UsageError, match=f"label {wrong!r}.*named 0, 1, 2"):
+            call()
+
+
+def test_number_of_labels_must_equal_number_of_images(models):
+    with pytest.raises(UsageError, match="2 labels for 3 images"):
+        models["labels"].decode(normal(3), [1, 2])
+
+
+def test_conditional_model_requires_label_and_unconditional_rejects_it(models):
+    with pytest.raises(UsageError, match="has labels"):
+        models["labels"].decode(normal(1))
+    with pytest.raises(UsageError, match=r"without labels.*'7'"):
+        models["plain"].decode(normal(1), "7")
+    with pytest.raises(UsageError, match="without labels"):
+        models["plain"].nearest_label(some_images(1))
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        [1.7],
+        [None],
+        [float("nan")],
+        "9" * 5000,
+    ],
+    ids=["fraction", "none", "nan", "5000 digits"],
+)
+def test_value_that_names_no_class_is_rejected(models, label):
+    with pytest.raises(UsageError):
+        models["labels"].generate(1, label=label)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.2])
+def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
+    model = models["labels"]
+    monkeypatch.setattr(model._decoder, "spec", Spec(**{**vars(model.spec), "sigma": sigma}))
+    images = model.generate(40, seed=0)
+    nats = []
+    for k in range(10):
+        label = np.full(40, k)
+        mean, std = in_torch(networks["labels"].encode, images, label)
+        again = torch.as_tensor(in_torch(networks["labels"].decode, mean, label))
+        code, prior = D.Normal(torch.as_tensor(mean), torch.as_tensor(std)), D.Normal(0, 1)
+        target = torch.as_tensor(np.asarray(images))
+        if sigma is None:
+            again = again.clamp(2**-24, 1 - 2**-24)  # an exact 0 or 1 counts as what float32 leaves beside it
+            cost = F.binary_cross_entropy(again, target, reduction="none")
+        else:
+            cost = -D.Normal(again, sigma).log_prob(target)
+        nats.append(cost.sum((1, 2, 3)) + D.kl_divergence(code, prior).sum(1))
+    nearest = model.nearest_label(images)
+    table = np.stack(nats)  # (10, 40)
+    # Compare values, not labels: which of two nearly equal values is less depends on the processor.
+    excess = table[nearest, np.arange(40)] - table.min(axis=0)
+    assert excess.max() < 0.01 and len(set(nearest.tolist())) > 3
+
+
+@needs_mnist
+def test_default_model_recognizes_digits():
+    from cvae.evaluation.evaluate import subsample
+
+    part = subsample(load_data("mnist", data_dir=str(SHARED)).test, 200)
+    nearest = cvae.load().nearest_label(part.images.astype(np.float32) / 255)
+    assert (nearest == part.labels).mean() > 0.97
+
+
+# -- arrays that do not fit --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [
+        np.zeros(8),
+        np.zeros((0, 8)),
+        np.zeros((1, 9)),
+        np.zeros((1, 8, 1)),
+        np.float32(0),
+        [[np.nan] * 8],
+        [[np.inf] * 8],
+    ],
+    ids=lambda noise: str(np.shape(noise)),
+)
+def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
+    with pytest.raises(UsageError, match=r"not finite|should be \(N, 8\)"):
+        models["plain"].decode(noise)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((8, 8)),
+        np.zeros((1, 8, 8)),
+        np.zeros((0, 1, 8, 8)),
+        np.zeros((1, 3, 8, 8)),
+        np.full((1, 1, 8, 8), np.nan),
+    ],
+    ids=lambda images: str(images.shape),
+)
+def test_images_of_wrong_shape_or_not_finite_are_rejected(models, images):
+    with pytest.raises(UsageError, match=r"not finite|should be \(N, 1, 8, 8\)"):
+        models["plain"].encode(images)
+
+
+def test_images_outside_0_to_1_are_rejected(models):
+    with pytest.raises(UsageError):
+        models["plain"].encode(np.full((1, 1, 8, 8), 255))
+
+
+def test_lists_and_other_float_types_are_accepted(models):
+    expected = models["plain"].decode(normal(2))
+    assert np.array_equal(models["plain"].decode(normal(2).tolist()), expected)
+    assert np.array_equal(models["plain"].decode(np.asfortranarray(normal(2), dtype=np.float64)), expected)
+
+
+def test_sixteen_threads_get_the_results_of_one(trained, models, monkeypatch):
+    shared = cvae.load(trained["labels"])
+    real, sessions = ort.InferenceSession, []
+
+    def slow(*args, **kwargs):
+        sessions.append(args)
+        time.sleep(0.05)  # long enough for a second thread to find no encoder either
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(ort, "InferenceSession", slow)
+
+    def work(model: cvae.Model, seed: int) -> np.ndarray:
+        return model.reconstruct(model.generate(70, seed=seed), np.arange(70) % 10)
+
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(lambda seed: work(shared, seed), range(32)))
+    assert len(sessions) == 1
+    assert all(np.array_equal(result, work(models["labels"], seed)) for seed, result in enumerate(results))
+
+
+def test_repr_describes_the_model(models):
+    assert repr(models["labels"]) == "<cvae.Model labels: mlp, 1x8x8, latent 8, 10 classes>"
+    assert repr(models["plain"]) == "<cvae.Model plain: mlp, 1x8x8, latent 8, no labels>"

@@ -1,0 +1,124 @@
+"""Every command of docs/gallery.md, on the bundled digits in place of MNIST and on drawn cars, and what it draws.
+
+The trainings are shortened, and their networks made small; nothing else differs from the page.
+"""
+
+import re
+import shlex
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import code_blocks, load_data
+from PIL import Image, ImageDraw, ImageSequence
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "gallery.md"
+SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
+SHORT = {
+    "classic-mnist-resnet": ["--epochs", "3", "--set", "arch.width=4"],
+    "classic-mnist-conv": ["--epochs", "96", "--limit", "60", "--set", "arch.width=4", "--set", "arch.hidden=16"],
+    "classic-mnist-mlp": ["--epochs", "3"],
+    "classic-cars-mse": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
+    "classic-cars-bce": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
+    "cars": ["--epochs", "30", "--batch-size", "8", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
+}
+
+
+def commands(text: str) -> list[list[str]]:
+    return [shlex.split(line) for block in code_blocks(text, "bash") for line in block.splitlines()]
+
+
+def write_mnist(raw: Path) -> None:
+    """The bundled digits as MNIST's files."""
+    digits = load_data("digits", size=28)
+    raw.mkdir(parents=True)
+    for name, part in {"train": digits.train, "t10k": digits.test}.items():
+        images = part.images[:][:300, 0]  # (N, 1, 28, 28) -> (N, 28, 28)
+        header = np.array([0x803, *images.shape], ">i4").tobytes()
+        (raw / f"{name}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = part.labels[:300].astype(np.uint8)
+        (raw / f"{name}-labels-idx1-ubyte").write_bytes(
+            np.array([0x801, len(labels)], ">i4").tobytes() + labels.tobytes()
+        )
+
+
+def draw_car(path: Path, seed: int) -> None:
+    """A box on two wheels, in a colour of its own."""
+    random = np.random.default_rng(seed)
+    picture = Image.new("RGB", (96, 64), tuple(map(int, random.integers(150, 255, 3))))
+    draw = ImageDraw.Draw(picture)
+    body = tuple(map(int, random.integers(0, 200, 3)))
+    draw.rectangle((10, 28, 86, 48), fill=body)
+    draw.rectangle((int(random.integers(18, 34)), 16, int(random.integers(60, 80)), 30), fill=body)
+    for x in (22, 66):
+        draw.ellipse((x, 40, x + 14, 54), fill="black")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+@pytest.fixture
+def home(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with what the page says to bring: MNIST, and cars, among them those that it names."""
+    write_mnist(in_tmp / "data" / "MNIST" / "raw")
+    named = re.findall(r"cars/test/\S+\.jpg", PAGE.read_text())
+    types = sorted({Path(name).parent.name for name in named})
+    files = [*named, *(f"cars/train/{kind}/{i}.jpg" for kind in types for i in range(12))]
+    files += [f"cars/test/{kind}/{i}.jpg" for kind in types for i in range(8)]
+    for seed, file in enumerate(files):
+        draw_car(in_tmp / file, seed)
+    monkeypatch.setenv("CVAE_DATA_DIR", str(in_tmp / "data"))
+    return in_tmp
+
+
+def tiles(picture: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
+    """The panels of a grid, without the gaps."""
+    height, width = (picture.shape[0] + rows) // rows, (picture.shape[1] + columns) // columns
+    return [
+        picture[y * height : (y + 1) * height - height // 10, x * width : (x + 1) * width - width // 10]
+        for y in range(rows)
+        for x in range(columns)
+    ]
+
+
+def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
+    """What the command says is what the picture shows."""
+    if "--epochs" in words:
+        assert facts["epochs"] == [int(epoch) for epoch in words[words.index("--epochs") + 1].split(",")]
+    with Image.open(path) as picture:
+        if path.suffix == ".gif":
+            frames = [np.asarray(frame.convert("L")).astype(int) for frame in ImageSequence.Iterator(picture)]
+            stops = 2 + words.count("--via")
+            assert len(frames) in (legs := ((stops - 1) * 9, (stops - 1) * 9 + 1)), (len(frames), legs)
+            assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
+            return
+        pixels = np.asarray(picture.convert("L"))
+    assert min(pixels.shape) >= 40 and pixels.std() > 2, "the picture is small or blank"
+    if words[1] == "generate":
+        each, count = int(words[words.index("-n") + 1]), facts["images"]
+        columns = each if each < count else int(np.ceil(np.sqrt(count)))  # with labels, a row for each
+        panels = tiles(pixels, int(np.ceil(count / columns)), columns)[:count]
+        assert all(panel.std() > 0 for panel in panels), "a panel is blank"
+        assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
+    elif words[1] == "restyle":
+        _, *restyled = tiles(pixels, 1, 1 + len(facts["to"]))
+        assert all((a != b).any() for a, b in combinations(restyled, 2)), "two classes are the same"
+    elif words[1] == "interpolate":
+        panels = tiles(pixels, 1, int(words[words.index("--steps") + 1]) if "--steps" in words else 10)
+        way = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
+        assert 0 < way[1] < way[-1], "it does not go from one image to another"
+    else:
+        assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is no figure on white"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
+    images_written = []
+    for words in commands(SECTIONS[section]):
+        short = SHORT[words[words.index("--recipe") + 1]] if words[1] == "train" else []
+        facts = cvae(*words[1:], *short, "--json").facts
+        if "--out" in words:
+            images_written.append(words[words.index("--out") + 1])
+            check_picture(words, facts, home / images_written[-1])
+    assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), "pictures made and pictures shown"

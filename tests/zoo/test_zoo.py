@@ -1,0 +1,112 @@
+"""The models that come with the package: what their files, their cards and their figures say of each other."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import SHARED, needs_mnist
+
+import cvae
+from cvae import model_zoo
+from cvae.config import Config, TrainConfig
+from cvae.evaluation.bounds import bounds
+from cvae.evaluation.evaluate import evaluate, load_dataset, subsample
+from cvae.evaluation.exported_scorer import ExportedScorer
+from cvae.evaluation.feature_extractor import load_feature_extractor
+from cvae.evaluation.run_scorer import RunScorer
+from cvae.recipes import read_recipe
+from cvae.runtime.session import read_spec
+from cvae.serialization import from_dict
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = list(model_zoo.models())
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def report_of(name: str) -> dict:
+    return model_zoo.facts(name)["evaluation"]
+
+
+def test_zoo_is_small_enough_to_clone():
+    assert sum(model_zoo.facts(name)["bytes"] for name in MODELS) <= 40 * 2**20
+
+
+@each_model
+def test_model_was_trained_by_its_recipe(name):
+    recipe, trained = read_recipe(model_zoo.recipe(name)), Config.read(model_zoo.model(name) / "config.json")
+    config = from_dict(TrainConfig, recipe)
+    for key in recipe.keys() - {"options"}:
+        assert getattr(trained.training, key) == getattr(config, key), key
+    built = {
+        "arch": trained.model.architecture.options,
+        "prior": trained.model.prior.options,
+        **trained.training.options,
+    }
+    for part, options in recipe.get("options", {}).items():
+        assert options.items() <= built[part].items()
+
+
+@each_model
+def test_files_of_a_model_belong_together(name):
+    folder = model_zoo.model(name)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    for role in ("decoder", "encoder"):
+        spec, data = read_spec(folder / f"{role}.onnx")
+        assert (spec.weights, spec.name, spec.license) == (digest, name, "Apache-2.0")
+        assert spec.agreement["max_abs_difference"] <= 1e-5
+        # Where it was made does not show, as in the stack traces that torch puts into a graph.
+        assert b"site-packages" not in data and b".py" not in data and bytes(ROOT) not in data
+    assert Config.read(folder / "config.json").training.data_dir is None
+
+
+@each_model
+def test_card_lists_every_metric_of_the_evaluation(name):
+    report, card = report_of(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
+    assert report["model"] == name and report["protocol"]["images"] == 10_000
+    for part in ("bound", "importance_weighted", "reconstruction", "generated"):
+        for figure in report[part]:
+            assert f"| {part.replace('_', ' ')}: {figure.replace('_', ' ')} | " in card
+    assert f"{report['importance_weighted']['nats']:.2f}" in card and f"cvae train --recipe {name}" in card
+
+
+@needs_mnist
+@each_model
+def test_bound_of_a_model_agrees_with_its_card(name):
+    """On 400 of the test images, within the error that the subset makes."""
+    folder, report = model_zoo.model(name), report_of(name)
+    data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
+    again = evaluate(RunScorer(folder, "cpu"), data, limit=400, generated=0)
+    error = again["bound"]["standard_error"]
+    assert again["bound"]["nats"] == pytest.approx(report["bound"]["nats"], abs=4 * error)
+    assert again["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], rel=0.02)
+
+
+@needs_mnist
+@each_model
+def test_exported_files_have_the_bound_of_the_card(name):
+    """A looser one under a flow: the same images, without torch."""
+    folder = model_zoo.model(name)
+    data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
+    test = subsample(load_dataset(data).test, 50)
+    labels = test.labels if data.conditional else None
+    by_files, by_run = (
+        bounds(scorer, test.images, labels, samples=50).importance_weighted.mean()
+        for scorer in (ExportedScorer(cvae.load(folder)), RunScorer(folder, "cpu"))
+    )
+    assert -0.5 < by_files - by_run < 40
+
+
+def test_default_model_generates_the_requested_digits():
+    """By the shipped classifier, which is right on 99.5 % of real test images."""
+    config = np.arange(1000) % 10
+    images = cvae.load().generate(1000, config, seed=0)
+    assert (load_feature_extractor("mnist").predict(images) == config).mean() >= 0.98
+    assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
+
+
+def test_recipe_without_model_is_shown_with_its_requirements(cvae):
+    page = cvae("zoo", "show", "cars").out
+    assert "Bring a folder cars/train" in page and 'data = "folder:cars"' in page
