@@ -25,7 +25,7 @@ def generate(
             "-n",
             min=1,
             metavar="N",
-            help="Number of images, per class if no label is given. [default: 1; with --grid: 8, or 64 without classes]",
+            help="Number of images, per class if no label is given. [default: 1; --grid: 8, or 64 without classes]",
         ),
     ] = None,
     grid: Annotated[bool, typer.Option("--grid", help="Make a grid with one row of images per class.")] = False,

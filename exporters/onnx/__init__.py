@@ -8,7 +8,7 @@ from typing import Any
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import requires_weights, write_files
-from cvae.exporters.card import make_card, can_overwrite_card
+from cvae.exporters.card import can_overwrite_card, make_card
 from cvae.exporters.onnx.graph import halve, set_metadata, to_onnx
 from cvae.exporters.onnx.parity import BATCHES, HALF_TOLERANCE, TOLERANCE, compare
 from cvae.exporters.onnx.wrappers import ROLES, build_spec

@@ -26,8 +26,8 @@ PIXEL_NOISE = 0.1
 would miss the weights of pixels that are constant over the data set."""
 
 ROUNDING_MARGIN = 8
-"""Largest accepted difference for a network that amplifies rounding, as a multiple of `measure_rounding_effect`. Correct
-graphs of all architectures reach 0.3 to 1.4."""
+"""Largest accepted difference for a network that amplifies rounding, as a multiple of `measure_rounding_effect`.
+Correct graphs of all architectures reach 0.3 to 1.4."""
 
 
 def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, tolerance: float | None = None) -> float:
@@ -70,8 +70,8 @@ def measure_rounding_effect(module: nn.Module, inputs: dict[str, Tensor]) -> lis
     """Return the largest change of each output when every weight changes by one unit in the last place.
 
     Two correct float32 implementations differ by about as much: they round at every step, and rounding a sum has the
-    same effect as changing its terms by that amount (Higham 2002, "Accuracy and Stability of Numerical Algorithms", section
-    3.1).
+    same effect as changing its terms by that amount (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
+    section 3.1).
     """
     rounded, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -22,7 +22,7 @@ def linear(tmp_path: Path) -> Linear:
 @pytest.fixture
 def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for the files of onnxruntime-web, so that nothing is fetched."""
-    monkeypatch.setattr(onnxruntime_web, "files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
+    monkeypatch.setattr(onnxruntime_web, "load_files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
 
 
 @pytest.mark.usefixtures("no_runtime")

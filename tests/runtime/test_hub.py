@@ -203,7 +203,7 @@ def test_licence_in_the_card_is_unchanged(trained, license):
 def test_custom_card_is_not_overwritten(trained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())
-    assert card.may_write_card(tmp_path / "README.md") and card.may_write_card(trained["plain"] / "README.md")
+    assert card.can_overwrite_card(tmp_path / "README.md") and card.can_overwrite_card(trained["plain"] / "README.md")
     (tmp_path / "README.md").write_text("mine")
     assert [path.name for path in export(tmp_path)] == ["decoder.onnx", "encoder.onnx"]
     assert (tmp_path / "README.md").read_text() == "mine"

@@ -27,11 +27,11 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 def report_of(name: str) -> dict:
-    return model_zoo.facts(name)["evaluation"]
+    return model_zoo.describe(name)["evaluation"]
 
 
 def test_zoo_is_small_enough_to_clone():
-    assert sum(model_zoo.facts(name)["bytes"] for name in MODELS) <= 40 * 2**20
+    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 40 * 2**20
 
 
 @each_model
