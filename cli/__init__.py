@@ -21,8 +21,9 @@ from cvae.cli import (
     zoo,
 )
 from cvae.cli._exporter_flags import ExportCommand
-from cvae.cli._usage import CommandLineError, explain, is_help
+from cvae.cli._usage import CommandLineError, explain, hide_argument_types, is_help
 
+hide_argument_types()
 app = typer.Typer(
     name="cvae",
     no_args_is_help=True,

@@ -74,7 +74,7 @@ def _list_folder(path: Path, out: Path) -> list[Path]:
     if not images:
         raise UsageError(f"{str(path)!r} has no readable images, such as .png or .jpg files")
     if folder.others:
-        _shared.echo(f"{path}: left out, not readable as images: {folder.left_out()}")
+        _shared.echo(f"{path}: ignored files that are not readable images: {folder.left_out()}")
     return images
 
 

@@ -1,14 +1,21 @@
-"""Errors in the use of the command line, each on one line."""
+"""Help, and errors in the use of the command line, each on one line."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperArgument
 
 from cvae.errors import UsageError, one_line
 
 CommandLineError: Any = typer.BadParameter.__base__
 """Base class of the exceptions that typer raises: the class of click or, in newer versions, a copy in typer."""
+
+
+def hide_argument_types() -> None:
+    """Show an argument in the help as `MODEL`. Newer versions of typer append its type, as in `MODEL <str>`."""
+    if hasattr(TyperArgument, "display_type_rich"):
+        TyperArgument.display_type_rich = lambda self, ctx: None  # type: ignore[method-assign]
 
 
 def is_help(error: Any) -> bool:

@@ -76,7 +76,7 @@ def evaluate(
         scorer = ExportedScorer(exported_model)
         if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
             _shared.echo(
-                "without torch the posterior is an approximation here: bounds are far looser than those of the run"
+                "without torch, the posterior is approximated: bounds are far looser than the bounds of the run"
             )
         config = find_data_config(path, exported_model.spec.data)
     else:
@@ -87,7 +87,9 @@ def evaluate(
     if cas:
         _shared.require_torch("--cas")
         if scorer.classes is None:
-            raise UsageError(f"--cas: {scorer.name!r} has no labels that a classifier could learn")
+            raise UsageError(
+                f"--cas: {scorer.name!r} was trained without labels, so there are none to learn; remove --cas"
+            )
     config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.show_progress() as progress:
         report = measure(
@@ -108,7 +110,7 @@ def evaluate(
             report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
         _shared.echo(
-            f"no features for {report['data']!r}: distances are left out; choose some with --features MODULE:CALLABLE"
+            f"no features for {report['data']!r}: distances are skipped; choose features with --features MODULE:CALLABLE"
         )
     _shared.report(json, report, format_report(report))
 

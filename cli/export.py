@@ -40,7 +40,7 @@ def export(
     """Export a model to files for other programs.
 
     Start with onnx: it compares decoder.onnx and encoder.onnx with torch and writes them into the run folder. The other
-    formats use these files. For the options of one format, plug-ins included: cvae export FORMAT --help.
+    formats use these files. The options of a plug-in are flags too: cvae export NAME --help.
 
     Example: cvae export onnx
     """
@@ -73,9 +73,9 @@ def _find_run(name: str | None) -> Path:
         _shared.echo(f"newest run: {newest}")
         return newest
     if name in models() and not Path(name).exists():
-        raise UsageError(f"{name!r} comes with the package and is exported already; see: cvae info {name}")
+        raise UsageError(f"{name!r} comes with the package and is already exported; see: cvae info {name}")
     if name.startswith(SCHEME):
-        raise UsageError(f"{name!r} is exported already; this format needs the weights of a run")
+        raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
     return find(name)
 
 

@@ -39,7 +39,10 @@ def generate(
         ),
     ] = 1.0,
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Image file, .npy or .npz file, or folder for PNG files to write.")
+        Path,
+        typer.Option(
+            metavar="PATH", help="File or folder to write: an image, an array (.npy, .npz), or a folder of PNG files."
+        ),
     ] = Path("generated.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
@@ -66,7 +69,7 @@ def generate(
     count = per_row if rows is None else per_row * len(rows)
     if count > MAX_GRID_IMAGES:
         raise UsageError(
-            f"{count:,} images are too many for one grid: at most {MAX_GRID_IMAGES:,}; --out images.npy takes more"
+            f"{count:,} images are too many for a grid: at most {MAX_GRID_IMAGES:,} fit; use --out images.npy for more"
         )
     labels: list[int] | None = None if class_index is None else [class_index] * count
     columns = None
@@ -102,7 +105,9 @@ def _generate_many(
     from cvae.runtime import bulk
 
     if grid:
-        raise UsageError(f"--grid makes one image file, but {str(out)!r} holds single images; remove one of them")
+        raise UsageError(
+            f"--grid makes one image file, but {str(out)!r} holds single images; remove --grid, or write an image file"
+        )
     with _shared.show_progress() as progress:
         files, seed = bulk.generate(
             decoder, n, out, label_index=index, seed=seed, temperature=temperature, progress=partial(progress, "images")

@@ -116,7 +116,9 @@ def choose_label(decoder: "Model", stop: "int | np.ndarray", name: str, index: i
     if index is not None:
         return index
     if isinstance(stop, int):
-        raise UsageError(f"seed {name} has no label of its own: give one with --label, or both with --to-label")
+        raise UsageError(
+            f"seed {name} has no label of its own; give one with --label, or one per end with --label and --to-label"
+        )
     labels = _shared.choose_labels(decoder, stop[None], None, [name])
     assert labels is not None
     return labels[0]

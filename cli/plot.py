@@ -58,7 +58,7 @@ def latent(
     codes = encode(encoder, config, split=split, limit=limit, remark=_shared.echo)
     if encoder.spec.classes is not None:
         _shared.echo(
-            "this model gets the class from the label, so its codes need not contain it: expect the classes to be mixed"
+            "this model gets the class from the label, so the codes need not contain the class: expect mixed colours"
         )
     places = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, method_name = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
@@ -218,7 +218,7 @@ def grid(
             f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
         )
     if seed is not None:
-        raise UsageError(f"--seed {seed}: the plane of a code needs no noise; remove it")
+        raise UsageError(f"--seed {seed}: the plane of codes needs no noise; remove --seed")
     columns = columns or 20
     title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
     style.save(manifold(decoder, index, columns, title), out)
@@ -319,6 +319,6 @@ def _choose_start(
         return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
     if index is None and model.spec.classes is not None:
-        _shared.echo(f"no label given: {model.spec.classes[0]!r}, the first")
+        _shared.echo(f"no label given: using {model.spec.classes[0]!r}, the first class")
         return code, 0
     return code, index

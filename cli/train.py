@@ -141,7 +141,7 @@ def _start(config: TrainConfig, name: str, out: Path | None) -> Path:
     if out is not None:
         return cvae.train(config, out)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes need one folder to train into; name it with --out")
+        raise UsageError("several processes need a common folder to train into; name it with --out")
     out = create_run_folder(name)
     try:
         return cvae.train(config, out)
@@ -181,8 +181,8 @@ def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> N
     def difference_error(spelling: str, value: Any, start: Any) -> UsageError:
         start_text = f"without {spelling}" if start in (None, ()) else f"with {_format(spelling, start)}"
         return UsageError(
-            f"{_format(spelling, value)}: {str(run)!r} was started {start_text}; leave it out (only "
-            f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with another --out"
+            f"{_format(spelling, value)}: {str(run)!r} was started {start_text}; remove the flag (only "
+            f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with a different --out"
         )
 
     for name, value in overrides.items():

@@ -72,5 +72,5 @@ def tune(
     current = Study(base, space, name=name, out=out or Path("studies") / name, storage=storage)
     current.run(trials)
     images = plot(current)
-    text = f"{table(current)}\npictures: {', '.join(map(str, images))}"
+    text = f"{table(current)}\nplots: {', '.join(map(str, images))}"
     _shared.report(json, {**summary(current), "pictures": list(map(str, images))}, text)

@@ -80,7 +80,7 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
     files = {role: ExportedFile(*read_checked(path, role)[:2]) for role, path in paths.items()}
     if len({file.spec.weights for file in files.values()}) > 1:
         raise UsageError(
-            f"{str(paths['encoder'])!r} was exported from other weights than the decoder; "
+            f"{str(paths['encoder'])!r} was exported from different weights than the decoder; "
             f"export both again: cvae export onnx {paths['decoder'].parent}"
         )
     return files

@@ -90,13 +90,13 @@ def fetch() -> dict[str, bytes]:
             continue
         if wrong := [name for name, data in contents.items() if compute_integrity(data) != FILES[name]]:
             raise CvaeError(
-                f"{wrong[0]!r} from {source} is not the file of {PACKAGE}, because its SHA-512 differs; nothing was "
-                "stored; try again, or use another network"
+                f"{wrong[0]!r} from {source} is not the published file of {PACKAGE}: its SHA-512 differs; nothing was "
+                "stored; try again, or use a different network"
             )
         return contents
     raise CvaeError(
-        f"{PACKAGE}, which the page needs, could not be fetched ({'; '.join(reasons)}); connect to a network for the "
-        f"first export, or set {REGISTRY} to an npm registry that this machine reaches"
+        f"{PACKAGE}, which the page needs, could not be downloaded ({'; '.join(reasons)}); connect to a network for "
+        f"the first export, or set {REGISTRY} to an npm registry that this machine reaches"
     )
 
 
@@ -142,7 +142,7 @@ def _download(address: str) -> bytes:
 def _unpack(package: bytes) -> dict[str, bytes]:
     """Return the files in an npm package, after checking the digest of the package."""
     if compute_integrity(package) != INTEGRITY:
-        raise ValueError(f"its SHA-512 is not that of {PACKAGE}")
+        raise ValueError(f"its SHA-512 differs from the published {PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
         members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
         return {name: member.read() for name, member in members.items() if member is not None}

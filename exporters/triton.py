@@ -43,7 +43,7 @@ def export(model: str | Path, *, out: str = "model_repository", encoder: bool = 
     for role, (spec, data) in read_exported(Path(model), encoder=encoder).items():
         target = Path(out) / (make_folder_name(spec.name) + "-encoder" * (role == "encoder"))
         if target.exists():
-            raise UsageError(f"{str(target)!r} exists already; remove it, or choose another --out")
+            raise UsageError(f"{str(target)!r} already exists; remove it, or choose a different --out")
         models[target] = spec, data
     with ExitStack() as stack:  # the folders get their names when it closes, after all are written
         for target, (spec, data) in models.items():

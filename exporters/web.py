@@ -45,7 +45,7 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     """
     out = Path(out)
     if out.exists():
-        raise UsageError(f"{str(out)!r} exists already; choose another --out")
+        raise UsageError(f"{str(out)!r} already exists; choose a different --out")
     decoder = exported_file(find(model), DECODER)
     exported = read_exported(decoder, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}

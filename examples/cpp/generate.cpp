@@ -84,7 +84,7 @@ int64_t label_index(const std::vector<std::string>& classes, const std::string& 
 
 uint64_t parse_seed(const std::string& text) {
   if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
-    throw std::runtime_error("'" + text + "' is not a valid seed; use a whole number");
+    throw std::runtime_error("'" + text + "' is not a valid seed; use an integer of at most 18 digits");
   return std::stoull(text);
 }
 
@@ -135,7 +135,7 @@ int run(int argc, char** argv) {
     names.push_back("label");
     inputs.push_back(Ort::Value::CreateTensor<int64_t>(memory, &label, 1, label_shape.data(), 1));
   } else if (option.count("--label")) {
-    throw std::runtime_error("the model has no labels; leave out --label '" + option["--label"] + "'");
+    throw std::runtime_error("the model has no labels; remove --label '" + option["--label"] + "'");
   }
   const char* output = "image";
   auto images = session.Run(Ort::RunOptions{}, names.data(), inputs.data(), inputs.size(), &output, 1);

@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.out.exists():
-        parser.error(f"{str(args.out)!r} exists already; choose another --out")
+        parser.error(f"{str(args.out)!r} already exists; choose a different --out")
     model = str(Path(args.model).resolve()) if args.model and Path(args.model).exists() else args.model
     workers = (1, int(ray.cluster_resources()["CPU"]))  # minimum and maximum
     images = ray.data.range(args.n).map_batches(

@@ -38,7 +38,9 @@ class Digits:
         except cvae.UsageError as error:  # checked here, because an error in `generate` would fail the whole batch
             return PlainTextResponse(f"{error}\n", status_code=422)
         if not seed.isdecimal() or len(seed) > 18:
-            return PlainTextResponse(f"{seed!r} is not a valid seed; use a whole number\n", status_code=422)
+            return PlainTextResponse(
+                f"{seed!r} is not a valid seed; use an integer of at most 18 digits\n", status_code=422
+            )
         data = io.BytesIO()
         to_pil(await self.generate(label, int(seed))).save(data, "PNG")
         return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": seed})

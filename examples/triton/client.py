@@ -47,7 +47,7 @@ def main() -> None:
                 sys.exit(f"{args.model!r} has no label {label!r}; its labels are {', '.join(spec['classes'])}")
             inputs.append(to_tensor("label", np.array([[spec["classes"].index(label)]])))  # (B, 1)
         elif args.label is not None:
-            sys.exit(f"{args.model!r} was trained without labels, so --label {args.label!r} means nothing to it")
+            sys.exit(f"{args.model!r} was trained without labels; remove --label {args.label!r}")
         (image,) = request(f"{model}/infer", {"inputs": inputs})["outputs"]
     except URLError as error:
         sys.exit(f"can't reach {model}: {error}")

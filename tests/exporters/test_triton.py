@@ -107,7 +107,7 @@ def test_any_model_and_class_name_can_be_written(trained, protobuf):
 def test_model_is_added_without_replacing_others(trained, tmp_path):
     for kind in ("labels", "plain"):
         export(trained[kind], out=str(tmp_path))
-    with pytest.raises(UsageError, match=r"labels' exists already; .*--out"):
+    with pytest.raises(UsageError, match=r"labels' already exists; .*--out"):
         export(trained["labels"], out=str(tmp_path), encoder=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
 
@@ -124,7 +124,7 @@ def test_encoder_of_another_model_is_rejected_by_triton_exporter(trained, tmp_pa
     (tmp_path / "run").mkdir()
     for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
         (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
-    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from other weights .* cvae export onnx"):
+    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from different weights .* cvae export onnx"):
         export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
     assert not (tmp_path / "repository").exists()
     export(tmp_path / "run", out=str(tmp_path / "repository"))

@@ -153,7 +153,7 @@ def test_every_command_accepts_hub_models(cvae, mirror, command):
 
 def test_export_onnx_rejects_hub_model(cvae, mirror):
     result = cvae("export", "onnx", "hf://somebody/digits")
-    assert result.code == 2 and "exported already" in result.err and result.err.count("\n") == 1, result.err
+    assert result.code == 2 and "already exported" in result.err and result.err.count("\n") == 1, result.err
     assert mirror.downloads == []
 
 
