@@ -110,7 +110,7 @@ def evaluate(
             report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
         _shared.echo(
-            f"no features for {report['data']!r}: distances are skipped; choose features with --features MODULE:CALLABLE"
+            f"no features for {report['data']!r}: distances are skipped; choose some with --features MODULE:CALLABLE"
         )
     _shared.report(json, report, format_report(report))
 
