@@ -22,8 +22,11 @@ from cvae.config import TrainConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
-INTEGRATION_FIXTURES = {"trained"}
-"""Fixtures that train and export a model or start another program; tests that use them are integration tests."""
+INTEGRATION_FIXTURES = {
+    "trained", "quick_run", "plane", "study",  # train a model
+    "downloaded", "chromium", "wheel", "texts", "in_javascript",  # start another process
+}  # fmt: skip
+"""Fixtures that train a model or start another process: tests that use them are integration tests."""
 
 unit_test_runs = False
 """Whether the current test must neither train a model nor start another process."""

@@ -30,7 +30,7 @@ class CommandResult(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """The JSON that a command printed, which must have succeeded."""
+        """JSON output of a command, which must have succeeded."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 

@@ -10,7 +10,7 @@ from cvae.models import VAE, Terms
 from cvae.registry import OBJECTIVES
 
 FAMILIES = ["mlp", "conv", "resnet", "ladder"]
-"""The parametric functions; the other names are sizes of these."""
+"""Architectures; the other names are sizes of these."""
 NARROW = {
     "mlp": {"hidden": [16]},
     "conv": {"width": 4, "max_width": 8, "hidden": 16},
@@ -46,7 +46,7 @@ def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[to
 
 
 def sampled(model: Any) -> Callable[..., Terms]:
-    """The model as an objective calls it."""
+    """Return the model as an objective calls it."""
 
     def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1) -> Terms:
         return model(image, label, torch.randn(len(image) * samples, model.latent_dim))

@@ -1,4 +1,4 @@
-"""Registries: listing without loading, plug-ins that can't do harm, options that are checked."""
+"""Registries: listing without importing, broken plug-ins, and checked options."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def unbounded(*, limit: int | None = None) -> None: ...
 
 
 def things(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
-    """A registry with the built-in parts "thing", "wide", "unbounded", and these entry points beside real ones."""
+    """Return a registry with the parts "thing", "wide" and "unbounded", and add plug-ins as entry points."""
     real = metadata.entry_points
     ours = [metadata.EntryPoint(name.replace("_", "-"), value, GROUP) for name, value in plugins.items()]
 
@@ -49,9 +49,10 @@ def things(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
     return Registry("thing", GROUP, builtin)
 
 
-# -- what is in the box ------------------------------------------------------------------------------------------------
+# -- built-in parts ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.integration
 def test_listing_parts_imports_none_of_them():
     program = """if True:
         import sys
@@ -148,7 +149,7 @@ def test_broken_plugin_is_an_error_when_requested(monkeypatch, broken_module, va
     with pytest.raises(CvaeError) as caught:
         things(monkeypatch, broken=value).get("broken")
     message = str(caught.value)
-    assert not isinstance(caught.value, UsageError)  # exit code 1: it failed, through no wrong use
+    assert not isinstance(caught.value, UsageError)  # exit code 1: the arguments were valid
     assert "'broken'" in message and value in message and "uninstall" in message
 
 

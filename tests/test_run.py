@@ -1,4 +1,4 @@
-"""The folder of a run: its metrics, its sample images, and the newest run."""
+"""Run folder: its metrics, its sample images, and the newest run."""
 
 import os
 from pathlib import Path

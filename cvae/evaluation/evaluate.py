@@ -193,7 +193,7 @@ def subsample(split: Split, limit: int | None) -> Split:
 def _describe_pixels(binarize: str) -> str:
     return {
         "none": "as they are",
-        "dynamic": f"drawn black or white once, with seed {STATIC_SEED}; drawn anew for each training batch",
+        "dynamic": f"drawn black or white once, with seed {STATIC_SEED}; in training, again for each batch",
         "static": f"drawn black or white once, with seed {STATIC_SEED}",
     }[binarize]
 

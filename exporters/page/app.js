@@ -1,4 +1,4 @@
-/** The page: controls on one side, one picture on the other. Every change decodes the picture again. */
+/** The page: controls on one side, one image on the other. Every change decodes the image again. */
 
 import * as ort from "./ort.js";
 import { load, normal, slerp, toRGBA, unpacked } from "./cvae.js";
@@ -7,11 +7,11 @@ const SLIDERS = 8; // number shown at the start
 const REACH = 3; // largest value of a slider, in standard deviations of the noise
 const LEG = 2200; // ms of an animation from one shape or class to the next
 const REST = 350; // ms that an animation stays at each of them
-const STEP = 700; // ms between the pictures of an animation, for people who prefer reduced motion
+const STEP = 700; // ms between the images of an animation, for people who prefer reduced motion
 const THUMBNAILS = 64; // largest number; more classes are a list
-const CHUNK = 16; // thumbnails decoded at once: few, so that the picture does not wait long
+const CHUNK = 16; // thumbnails decoded at once: few, so that the image does not wait long
 const COLUMNS = 8; // largest number of columns of thumbnails
-const DOWNLOAD = 560; // smallest longer side of a downloaded picture, in pixels
+const DOWNLOAD = 560; // smallest longer side of a downloaded image, in pixels
 
 const $ = (id) => document.getElementById(id);
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
@@ -39,13 +39,13 @@ async function start() {
   makeSliders(dimensions);
   connect();
   surprise(0);
-  await drawn();
+  await waitForImage();
   performance.mark("first image"); // for measurements of the time until then
   document.body.classList.add("ready");
   $("main").hidden = false;
   fit();
   say("Ready");
-  await new Promise(requestAnimationFrame); // show the picture before loading the encoder
+  await new Promise(requestAnimationFrame); // show the image before loading the encoder
   if (!encoder) return;
   await model.addEncoder(await bytes("encoder.onnx"));
   await makePad();
@@ -58,7 +58,7 @@ function say(text) {
 
 function fail(error) {
   $("status").setAttribute("role", "alert");
-  say(`This did not work: ${error.message ?? error}`);
+  say(`Error: ${error.message ?? error}`);
   throw error;
 }
 
@@ -79,14 +79,14 @@ function describe() {
   document.title = $("name").textContent = spec.name;
   const classes = spec.classes ? `, ${spec.classes.length} classes` : "";
   const kind = channels === 1 ? "grey" : "colour";
-  $("what").textContent = `${width} × ${height} pixels in ${kind} from ${spec.latent_dim} numbers${classes}`;
+  $("what").textContent = `${width} × ${height} pixels in ${kind}, ${spec.latent_dim} latent dimensions${classes}`;
   const facts = {
     Architecture: spec.architecture,
     Likelihood: spec.likelihood,
     Prior: spec.prior,
     "Trained on": `${spec.data} (${spec.data_terms})`,
-    Licence: spec.license,
-    Runtime: `ONNX Runtime Web ${ort.env.versions.web}, MIT licence`,
+    License: spec.license,
+    Runtime: `ONNX Runtime Web ${ort.env.versions.web}, MIT license`,
   };
   for (const [term, fact] of Object.entries(facts)) {
     if (!fact) continue;
@@ -103,34 +103,34 @@ function element(tag, properties, ...children) {
   return made;
 }
 
-// -- the picture ------------------------------------------------------------------------------------------------------
+// -- the image --------------------------------------------------------------------------------------------------------
 
 const small = document.createElement("canvas"); // the image, pixel for pixel
 
-let asked = false;
-let drawing = null;
+let changed = false; // whether the state has changed since it was last decoded
+let pending = null; // the promise of a decoding that is not finished
 
 /** Decode and paint the state as soon as possible. Changes that come faster than that are skipped. */
 export function draw() {
-  asked = true;
-  drawing ??= (async () => {
+  changed = true;
+  pending ??= (async () => {
     try {
-      while (asked) {
-        asked = false;
+      while (changed) {
+        changed = false;
         await decode();
         paint();
         await new Promise(requestAnimationFrame);
       }
       thumbnailsSoon();
     } finally {
-      drawing = null;
+      pending = null;
     }
   })().catch(fail);
 }
 
-/** Wait until the picture shows the state. */
-export async function drawn() {
-  while (drawing) await drawing;
+/** Wait until the canvas shows the state. */
+export async function waitForImage() {
+  while (pending) await pending;
 }
 
 async function decode() {
@@ -153,7 +153,7 @@ function paint() {
   const name = model.spec.classes?.[state.mix < 0.5 ? state.label : state.next];
   $("class-name").textContent = name ?? "";
   $("origin").textContent = state.origin;
-  $("picture").setAttribute("aria-label", `Drawn by the model${name ? `: ${name}` : ""}`);
+  $("picture").setAttribute("aria-label", `Generated image${name ? `: ${name}` : ""}`);
 }
 
 function enlarge(canvas) {
@@ -163,7 +163,7 @@ function enlarge(canvas) {
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
-/** Give the picture's canvas as many pixels as the screen has there. */
+/** Give the canvas of the image as many pixels as the screen has there. */
 function fit() {
   const [, height, width] = model.spec.image_shape;
   const picture = $("picture");
@@ -258,7 +258,7 @@ async function drawThumbnails() {
   const [channels, height, width] = image_shape;
   const { code } = state;
   for (let first = 0; first < thumbnails.length; first += CHUNK) {
-    if (state.code !== code || drawing) return; // the state changes again, and another call follows
+    if (state.code !== code || pending) return; // the state changes again, and another call follows
     const labels = thumbnails.slice(first, first + CHUNK).map((_, i) => first + i);
     const images = await model.decode(Float32Array.from(labels.flatMap(() => [...code])), indexed(labels));
     for (const [i, label] of labels.entries()) {
@@ -335,7 +335,7 @@ async function play() {
       await travel(mine, (mix) => Object.assign(state, mix < 1 ? { label, next, mix } : { label: next, next, mix: 0 }));
     } else {
       const [from, to] = [state.code, newCode(crypto.getRandomValues(new Uint32Array(1))[0])];
-      await travel(mine, (way) => Object.assign(state, { code: slerp(from, to, way), origin: "on the way" }));
+      await travel(mine, (way) => Object.assign(state, { code: slerp(from, to, way), origin: "interpolated" }));
     }
     await wait(REST);
   }
@@ -351,18 +351,18 @@ async function travel(mine, move) {
     move(gone * gone * (3 - 2 * gone));
     followCode();
     draw();
-    await drawn();
+    await waitForImage();
   }
   followLabel();
 }
 
 const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
 
-// -- a picture of one's own -------------------------------------------------------------------------------------------
+// -- drawing pad -----------------------------------------------------------------------------------------------------
 
 let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad per pixel of the model
 let touched = false; // whether there is anything on the pad
-let opened = false; // whether a picture is on it
+let opened = false; // whether an image file is on it
 let place; // [x, y] of the pen when the keyboard moves it
 let down = false; // whether that pen draws
 
@@ -526,7 +526,7 @@ async function read() {
   const image = image_shape[0] === 1 && !opened ? centred(padImage()) : padImage();
   const label = $("drawn-as").value === "" && classes ? await nearest(image) : Number($("drawn-as").value);
   const { mean } = await model.encode(image, classes ? indexed([label]) : []);
-  show(mean, label, opened ? "your picture" : "your drawing");
+  show(mean, label, opened ? "your image" : "your drawing");
   if (classes) say(`Redrawn as ${classes[label]}`);
 }
 
@@ -557,7 +557,7 @@ async function nearest(image) {
   return best;
 }
 
-/** Draw the picture in a file on the pad, scaled to cover it. */
+/** Draw an image file on the pad, scaled to cover it. */
 async function openPicture() {
   const [file] = $("open").files;
   if (!file) return;
@@ -566,7 +566,7 @@ async function openPicture() {
   try {
     picture = await createImageBitmap(file);
   } catch {
-    say(`${file.name} is no picture that this browser can read`);
+    say(`${file.name} is not an image that this browser can read`);
     return;
   }
   const pad = $("pad");
@@ -592,7 +592,7 @@ function connect() {
   $("more").addEventListener("click", showAll);
   $("centre").addEventListener("click", () => {
     stop();
-    show(new Float32Array(model.spec.latent_dim), state.label, "average");
+    show(new Float32Array(model.spec.latent_dim), state.label, "zero code");
   });
   $("drawn-as").addEventListener("change", safely(read));
   $("clear").addEventListener("click", clear);

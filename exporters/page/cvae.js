@@ -49,7 +49,7 @@ export function readSpec(bytes) {
     const entry = Object.fromEntries(fields(value));
     if (entry[1] === undefined || text.decode(entry[1]) !== KEY) continue;
     const spec = JSON.parse(text.decode(entry[2]));
-    if (spec.format !== FORMAT) throw new Error(`the spec has format ${spec.format}, this program reads ${FORMAT}`);
+    if (spec.format !== FORMAT) throw new Error(`the spec has format ${spec.format}, but this version of cvae.js reads format ${FORMAT}; use a newer one`);
     return spec;
   }
   throw new Error(`this file was not exported by cvae: its metadata has no "${KEY}" entry`);
@@ -64,7 +64,7 @@ export function readSpec(bytes) {
  */
 export async function load(ort, bytes, options = {}) {
   const spec = readSpec(bytes);
-  if (spec.role !== "decoder") throw new Error(`this file is an ${spec.role}, here a decoder is needed`);
+  if (spec.role !== "decoder") throw new Error(`the file contains the ${spec.role}; the decoder is needed`);
   return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
 }
 
@@ -94,7 +94,10 @@ function indexOf(label, classes) {
   if (numbers.every((each) => each === null)) return /^\d{1,9}$/.test(text) ? Number(text) : -1;
   const index = number === null ? -1 : numbers.indexOf(number);
   if (index !== numbers.lastIndexOf(number) && index >= 0) {
-    throw new Error(`label "${label}" is ambiguous: several classes equal it as a number; give the name as written`);
+    const names = classes.filter((_, i) => numbers[i] === number).slice(0, 20).join(", ");
+    throw new Error(
+      `label "${label}" is ambiguous: the classes ${names} all equal it as numbers; give the name exactly as it is written`,
+    );
   }
   return index;
 }
@@ -116,7 +119,7 @@ class Model {
   /** Load the encoder that was exported with the decoder, for `encode`. */
   async addEncoder(bytes) {
     const { role, weights } = readSpec(bytes);
-    if (role !== "encoder") throw new Error(`this file is a ${role}, here an encoder is needed`);
+    if (role !== "encoder") throw new Error(`the file contains the ${role}; the encoder is needed`);
     if (weights !== this.spec.weights) {
       throw new Error("decoder and encoder were exported from different weights; export both again");
     }
@@ -131,7 +134,7 @@ class Model {
 
   /** Encode images (N, C, H, W) in [0, 1] under N labels to mean and std (N, Z), in the noise space. */
   async encode(images, labels = []) {
-    if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder yet: give its file to addEncoder`);
+    if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder; load one with addEncoder`);
     const { mean, std } = await this.#encoder.run(this.#inputs("image", images, this.spec.image_shape, labels));
     return { mean: mean.data, std: std.data };
   }
@@ -145,7 +148,7 @@ class Model {
     const index = byIndex ? label?.index : indexOf(label, classes);
     if (!Number.isInteger(index) || index < 0 || index >= classes.length) {
       const names = classes.slice(0, 20).join(", ");
-      throw new Error(`"${name}" has no ${text}; its classes are named ${names}; an index is given as { index: 0 }`);
+      throw new Error(`"${name}" has no ${text}; its classes are named ${names}; to choose by index, pass { index: 0 }`);
     }
     return index;
   }
@@ -158,7 +161,7 @@ class Model {
     const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
     const { classes } = this.spec;
     if (labels.length !== (classes ? count : 0)) {
-      throw new Error(`${labels.length} labels for ${count} of ${name}: ${classes ? "one for each" : "give none"}`);
+      throw new Error(`${labels.length} labels for ${count} of ${name}: give ${classes ? "one for each" : "none"}`);
     }
     if (classes) {
       const numbers = BigInt64Array.from(labels, (label) => BigInt(this.labelIndex(label)));
@@ -171,7 +174,7 @@ class Model {
 /**
  * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same ones everywhere:
  * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then Box and Muller 1958,
- * two at once. Python has other samples for a seed: pass them as noise to get the same picture.
+ * two at once. Python has other samples for a seed: pass them as noise to get the same image.
  */
 export function normal(seed, count) {
   let [a, b, c, counter] = [0, 0, seed | 0, 1];

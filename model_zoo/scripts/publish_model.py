@@ -96,12 +96,14 @@ tags:
 
 ![{alt_text}](samples.png)
 
-{summary} Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`,
-{spec.image_shape[1]}x{spec.image_shape[2]} grey; prior and decoder are one graph in `decoder.onnx`.
+{summary}
+
+Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`,
+{spec.image_shape[1]}x{spec.image_shape[2]} grey images. `decoder.onnx` contains the prior and the decoder in one graph.
 
 | | |
 |---|---|
-| training data | MNIST's 60,000 training images less {training.validation:.0%} held out for validation; {
+| training data | the 60,000 training images of MNIST, {training.validation:.0%} of them held out for validation; {
         config.data_terms
     } |
 | pixels in training | binarization: {training.binarize} |
@@ -109,11 +111,12 @@ tags:
         training.schedule
     } schedule, \
 {training.precision}; {minutes:.0f} minutes on {machine} |
-| weights | those of the best validation bound{", averaged over steps" if training.ema else ""} |
+| weights | from the epoch with the best validation bound{", averaged over steps" if training.ema else ""} |
 | agreement of onnxruntime with torch | within {agreement:.1e} (decoder) |
 
-Evaluated on {report["protocol"]["images"]:,} {report["protocol"]["split"]} images, pixels \
-{report["protocol"]["pixels"]}; {report["backend"]}; nats per image, lower is better:
+Evaluation on {report["protocol"]["images"]:,} {report["protocol"]["split"]} images ({report["backend"]}). \
+Pixels are {report["protocol"]["pixels"]}.
+Bounds are in nats per image; lower is better.
 
 | metric | value |
 |---|---|
@@ -127,11 +130,11 @@ cvae export onnx runs/{name} --license Apache-2.0
 {command}
 ```
 
-**Use**: demonstrations, teaching, tests of apps that embed a generative model. **Limits**: it knows single digits in
-MNIST's style, centred in their frame, and nothing else; some images are not legible digits{
-        ", or show another digit than the label" if labelled else ""
-    }; it is not a classifier, and its images are
-not meant as training data.
+**Intended use**: demonstrations, teaching, and tests of apps that embed a generative model.
+
+**Limitations**: the model generates single, centred digits in the style of MNIST and nothing else. Some images are not
+legible digits{", or show a digit other than their label" if labelled else ""}. It is not a classifier, and its images \
+are not meant as training data.
 """
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks: that each one runs, and computations in which an error would not show."""
+"""Benchmarks: each one runs, and their computations agree with those of the package."""
 
 import os
 import subprocess
@@ -65,7 +65,7 @@ def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
 
 
 def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
-    """Both draw the noise by themselves."""
+    """The benchmark and the evaluator draw different noise."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from _gpu.bound import importance_weighted
 

@@ -16,7 +16,7 @@ def noise(seed: int, n: int) -> np.ndarray:
 
 
 def in_torch(run: Path, role: str, array: np.ndarray, labels: list[int] | None) -> np.ndarray:
-    """What torch decodes from noise, or the mean that it encodes images as."""
+    """Return what torch decodes from noise, or the means that it encodes from images."""
     with torch.inference_mode():
         result = getattr(load_model(run)[0], role)(
             torch.from_numpy(array), None if labels is None else torch.tensor(labels)
@@ -25,7 +25,7 @@ def in_torch(run: Path, role: str, array: np.ndarray, labels: list[int] | None) 
 
 
 def panels(path: str | Path, across: int, down: int) -> np.ndarray:
-    """The pictures (N, 8, 8) on a sheet that must have this many places, with grey lines between, legibly large."""
+    """Return the images (N, 8, 8) of an enlarged grid of `across` times `down` cells with grey lines between them."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("L")).astype(int)
     factor, rest = divmod(pixels.shape[1], across * 9 - 1)
@@ -38,7 +38,7 @@ def panels(path: str | Path, across: int, down: int) -> np.ndarray:
 
 
 def panels_show(values: np.ndarray, images: np.ndarray) -> bool:
-    """Whether the panels show these images (N, 1, 8, 8), rounded to bytes."""
+    """Return whether panels show these images (N, 1, 8, 8), rounded to bytes."""
     return values.shape[0] == len(images) and bool(np.abs(values - images[:, 0] * 255).max() <= 0.51)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 @pytest.fixture
 def image_files(in_tmp) -> list[Path]:
-    """Two grey pictures of the models' size."""
+    """Write two grey images of the size that the models expect."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8), dtype=np.uint8)
     for name, image in zip("ab", pixels, strict=True):
         Image.fromarray(image).save(f"{name}.png")
@@ -24,7 +24,7 @@ def snapshot() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def assert_fails(cvae) -> Callable[..., None]:
-    """A command ends with this code and one error line with all the words, and leaves the folder as it was."""
+    """Return a check that a command fails with this exit code and one error line, and changes no file."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = snapshot()
@@ -41,11 +41,11 @@ def assert_fails(cvae) -> Callable[..., None]:
 
 @pytest.fixture
 def litter(in_tmp) -> None:
-    """Things that a user may name by mistake."""
+    """Write files and folders that a user may name by mistake."""
     Path("empty-folder").mkdir()
     Path("a-file").write_text("text")
-    Path("text.png").write_text("this is no picture")
-    Path("text.onnx").write_text("this is no model\n" * 30)
+    Path("text.png").write_text("this is not an image")
+    Path("text.onnx").write_text("this is not a model\n" * 30)
     Path("unknown-key.toml").write_text("epochz = 3\n")
     Path("no-toml.toml").write_text("= 3\n")
     Path("wrong-type.toml").write_text('epochs = "3"\n')

@@ -44,7 +44,7 @@ def turned(header: dict[str, Any], data: bytes) -> bytes:
 
 
 def endless(header: dict[str, Any], data: bytes) -> bytes:
-    """The last tensor becomes 2**62 rows of nothing."""
+    """Give the last tensor 2**62 empty rows."""
     last = max(header.values(), key=lambda tensor: tensor.get("data_offsets", [0, 0])[1])
     start = last["data_offsets"][0]
     last.update(shape=[2**62, 0], data_offsets=[start, start])

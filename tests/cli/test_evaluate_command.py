@@ -38,6 +38,7 @@ def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
     assert "newest run: runs/mine" in result.err
 
 
+@pytest.mark.integration
 def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
     assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
     assert cvae("export", "onnx", "run").code == 0

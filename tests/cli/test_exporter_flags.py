@@ -1,4 +1,4 @@
-"""`cvae export NAME` for exporters of other packages: their options as flags, and what they get to read."""
+"""`cvae export NAME` for exporters of other packages: their options as flags, and the model that they receive."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Flags as metadata of config fields, and what is generated from them."""
+"""Flags as metadata of config fields, and the signatures and pages generated from them."""
 
 import dataclasses
 import inspect
@@ -27,7 +27,7 @@ from cvae.tuning.search_space import MACHINE, NOT_SEARCHABLE, Range, make_space,
 
 @dataclass(frozen=True, kw_only=True)
 class LargerConfig(TrainConfig):
-    """A training config with two fields more."""
+    """Training config with two additional fields."""
 
     momentum: float = flag_field(
         0.9, OPTIMIZATION, "Momentum of the optimizer.", interval=Interval(minimum=0, below=1), aliases=("inertia",)
@@ -38,7 +38,7 @@ class LargerConfig(TrainConfig):
 
 
 def command_line(config: type) -> typer.Typer:
-    """A program with one command, which prints the flags it was called with."""
+    """Return a program with one command that prints its flags."""
     app = typer.Typer(rich_markup_mode=None)
 
     @app.command()
@@ -181,7 +181,7 @@ def test_options_of_the_recipe_are_dropped_with_another_objective(tmp_path):
 
 @pytest.mark.parametrize("old", [{"beta": None, "free_bits": None}, {"beta": 3.0}, {}], ids=str)
 def test_config_of_older_version_can_be_read(tmp_path, old):
-    """It has the keys `beta` and `free_bits`, which are null once the run has begun."""
+    """It has the keys `beta` and `free_bits`, which are null in the config of a run."""
     path = tmp_path / "config.json"
     data = json.loads((next(iter(models().values())) / "config.json").read_text())
     for name in SHORT_FLAGS:

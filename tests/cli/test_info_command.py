@@ -42,7 +42,7 @@ def test_info_escapes_control_characters_of_a_run(cvae, trained):
 
 
 def three_runs(trained: dict[str, Path]) -> None:
-    """The newest is runs/new, a model with labels; the others, copied earlier and later, have none."""
+    """Make three runs. The newest is runs/new, a conditional model; the others are unconditional."""
     for name, kind, seconds in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
         shutil.copytree(trained[kind], Path("runs") / name)
         run = Path("runs") / name

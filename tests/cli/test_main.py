@@ -1,4 +1,4 @@
-"""What the command line prints where a terminal can't show all characters, and how it prints warnings."""
+"""Output of the command line: characters that the terminal cannot show, warnings and log messages."""
 
 import io
 import json
@@ -14,6 +14,8 @@ import pytest
 from cvae import model_zoo
 from cvae.__main__ import main
 
+pytestmark = pytest.mark.integration
+
 ENCODINGS = ["ascii", "cp1252", "latin-1"]
 
 
@@ -24,7 +26,7 @@ def cvae(*args: object, cwd: Path, encoding: str) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def zoo_model(tmp_path) -> Path:
-    """A copy of the zoo's default model, its folder named with a character that few encodings have."""
+    """Copy the default model of the zoo to a folder whose name few encodings can represent."""
     return Path(shutil.copytree(model_zoo.model(model_zoo.DEFAULT), tmp_path / "猫"))
 
 

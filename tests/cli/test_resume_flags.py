@@ -26,7 +26,7 @@ START = TrainConfig(
     milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
     options={"arch": {"hidden": [32]}, "objective": {"beta": 2}},
 )  # fmt: skip
-"""What the run of these tests was started with. Its likelihood is left to the data."""
+"""Config that the run of these tests was started with. Its likelihood depends on the data."""
 
 FLAGS: dict[str, tuple[list[str], list[str]]] = {
     # field: flags that agree with the run, flags that don't
@@ -63,7 +63,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed 7"], ["--seed 0"]),
     "precision": (["--precision bf16", "--precision auto"], ["--precision fp32"]),
 }
-"""For each field that can't change."""
+"""Flags of each field that cannot change."""
 
 OPTIONS = {
     "arch": ("arch.hidden=[32]", "arch.hidden=[400]"),
@@ -71,7 +71,7 @@ OPTIONS = {
     "prior": ("prior.couplings=8", "prior.couplings=4"),
     "objective": ("objective.beta=2", "objective.beta=1"),
 }
-"""For each part with options, the assignments of --set that agree and that don't."""
+"""For each part with options, an assignment of --set that agrees with the run and one that does not."""
 
 CHANGES = {
     "epochs": ("--epochs 9", 9),
@@ -81,12 +81,12 @@ CHANGES = {
     "trackers": ("--tracker none", ("none",)),
     "data_dir": ("--data-dir elsewhere", "elsewhere"),
 }
-"""For each field that can change: a flag, and what `cvae.resume` gets."""
+"""For each field that can change, a flag and the value that `cvae.resume` receives."""
 
 
 @pytest.fixture
 def resumed(in_tmp, monkeypatch) -> list[dict[str, Any]]:
-    """The config of a run in `run`, which was not trained, and the calls of `cvae.resume`."""
+    """Write the config of an untrained run to `run`, and return the list of calls of `cvae.resume`."""
     shades = np.random.default_rng(0).integers(0, 256, (100, 1, 16, 16), dtype=np.uint8)
     labels = np.arange(100) % 2
     dataset = Dataset(name="w", train=Split(images=shades, labels=labels), classes=("a", "b"), data_license="free")
@@ -107,7 +107,7 @@ def resumed(in_tmp, monkeypatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def continued(cvae, resumed) -> Callable[..., list[dict[str, Any]]]:
-    """Resume the run with flags; each call of `cvae.resume` so far."""
+    """Return a function that resumes the run with flags and returns the calls of `cvae.resume`."""
 
     def run(*flags: str) -> list[dict[str, Any]]:
         result = cvae("train", "--resume", "--out", "run", *flags)
@@ -119,7 +119,7 @@ def continued(cvae, resumed) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def assert_fails(cvae, resumed) -> Callable[..., None]:
-    """Resume the run with flags, and expect one error line with these words."""
+    """Return a check that resuming the run with flags fails with one error line."""
 
     def run(words: list[str], *flags: str) -> None:
         result = cvae("train", "--resume", "--out", "run", *flags)
@@ -223,6 +223,7 @@ def test_resume_rejects_recipe_of_another_run(assert_fails, name):
 COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"
 
 
+@pytest.mark.integration
 def test_command_can_be_repeated_with_resume(cvae):
     Path("w").mkdir()
     for i in range(12):

@@ -30,6 +30,7 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
         assert set(typing.get_args(actual[name])) == kinds and parameters[name].default is None, name
 
 
+@pytest.mark.integration
 def test_every_flag_reaches_the_config(cvae):
     values = {
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
@@ -61,6 +62,7 @@ def test_every_flag_reaches_the_config(cvae):
     assert hidden.shape == (100, 32)
 
 
+@pytest.mark.integration
 def test_flags_override_recipe(cvae):
     Path("mine.toml").write_text(
         'arch = "mlp"\nlatent-dim = 5\nepochs = 1\nlimit = 64\nlr = 0.002\n[options.arch]\nhidden = [16]\n'
@@ -75,8 +77,9 @@ def test_flags_override_recipe(cvae):
     assert config["model"]["architecture"]["options"]["hidden"] == [32]
 
 
+@pytest.mark.integration
 def test_options_of_a_recipe_belong_to_its_part(cvae):
-    """A flag that names another part leaves out the options of the recipe's."""
+    """A flag that names another part drops the options that the recipe has for its own part."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
     )
@@ -92,6 +95,7 @@ def test_options_of_a_recipe_belong_to_its_part(cvae):
     assert model["prior"]["options"] == {"couplings": 2, "hidden": 8}
 
 
+@pytest.mark.integration
 def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
     first = cvae(*QUICK, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
     second = cvae("train", "--recipe", f"{first}/config.json", "--json").facts["run"]
@@ -101,12 +105,14 @@ def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
     assert a == b != c
 
 
+@pytest.mark.integration
 def test_set_overrides_config_used_as_recipe(cvae):
     run = cvae(*QUICK, "--beta", 2, "--json").facts["run"]
     cvae("train", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
 
 
+@pytest.mark.integration
 def test_resume_continues_where_the_run_stopped(cvae):
     run = cvae(*QUICK, "--json").facts["run"]
     cvae(*QUICK, "--out", "runs/other")
@@ -118,6 +124,7 @@ def test_resume_continues_where_the_run_stopped(cvae):
     assert Path("runs/other/model.safetensors").read_bytes() == before
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("validation", [0.1, 0])
 def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, validation):
     result = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)

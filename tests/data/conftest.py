@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What image folders are decoded to stays in the test."""
+    """Keep the cache of decoded image folders in the folder of the test."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "caches"))

@@ -1,4 +1,4 @@
-"""Sets that stay in their file, and image folders that are decoded once."""
+"""Data sets that stay on disk, and image folders that are decoded once."""
 
 import os
 import subprocess
@@ -21,14 +21,14 @@ IMAGES = RNG.integers(0, 256, (300, 3, 6, 5), np.uint8)
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of this test."""
+    """Return the cache folder of this test."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "root"))
     return tmp_path / "root"
 
 
 @pytest.fixture
 def in_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No set is small."""
+    """Leave every data set on disk."""
     monkeypatch.setattr(dataset, "MEMORY", 0)
 
 
@@ -114,8 +114,9 @@ class TestDiskImages:
         path.with_name("y.npy").unlink()
         assert np.array_equal(images_on_disk[:], IMAGES)
 
+    @pytest.mark.integration
     def test_memory_stays_small(self, tmp_path: Path) -> None:
-        """600 MB, once from end to end and then at random, in a process that may grow by 50 MB."""
+        """Reading 600 MB, in order and then at random, takes less than 50 MB of memory."""
         with (tmp_path / "x.npy").open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (50_000, 3, 64, 64)}
             np.lib.format.write_array_header_1_0(file, header)
@@ -149,7 +150,7 @@ class TestInFile:
             {"validation": 0},
             {"limit": 20},
             {"seed": 3, "validation": 0.5},
-            {"binarize": "dynamic", "validation": 0},  # what is drawn once is drawn otherwise from a file
+            {"binarize": "dynamic", "validation": 0},  # static binarization gives other values on disk
         ],
     )
     def test_batches_equal_those_in_memory(
@@ -188,9 +189,9 @@ class TestInFile:
         assert set(np.unique(images)) == {0, 255}
         p = grey[:, 0, 0] / 255
         assert (abs((images == 255).mean((1, 2, 3)) - p) <= 5 * np.sqrt(p * (1 - p) / 64**2)).all()
-        assert np.array_equal(binary[np.array([300, 7])], images[[300, 7]])  # whenever it is read, and with whatever
+        assert np.array_equal(binary[np.array([300, 7])], images[[300, 7]])  # in any order
         assert not np.array_equal(images[200], images[201])
-        held = load_data(data, binarize="static", limit=30, seed=1).train.images  # whatever else is chosen
+        held = load_data(data, binarize="static", limit=30, seed=1).train.images  # independent of the selection
         assert isinstance(held, DiskImages) and np.array_equal(held[:], images[held.index])
 
     def test_plugin_may_return_images_on_disk(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
@@ -211,7 +212,7 @@ class TestInFile:
 
 
 def paint(path: Path, image: np.ndarray) -> Path:
-    """Save (H, W[, 3])."""
+    """Save an image (H, W) or (H, W, 3)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
     return path
@@ -228,7 +229,7 @@ class TestFolder:
 
     @pytest.fixture
     def decodings(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """How many files each decoding was of."""
+        """Return the list of the number of files that each call decodes."""
         counts: list[int] = []
         decode = cache.decode
 
@@ -256,7 +257,7 @@ class TestFolder:
         assert np.array_equal(self.get(Path()), self.expected)
         assert decodings == [12]
         assert np.array_equal(np.load(next(root.rglob("*.npy"))), self.expected)
-        assert capfd.readouterr() == ("", "")  # a bar is for a terminal
+        assert capfd.readouterr() == ("", "")  # no progress bar without a terminal
         self.get(photos, data_dir=str(root / "other"))
         assert decodings == [12, 12] and len(list((root / "other").rglob("*.npy"))) == 1
 
@@ -286,7 +287,7 @@ class TestFolder:
         again = load_data(f"folder:{photos}", size=8, validation=0)
         assert again.train.labels is not None and again.train.labels.tolist() == [0] * 5 + [1] * 7
         assert decodings == [12, 12, 13, 12, 12]
-        assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # the earlier ones are gone
+        assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # older ones are removed
 
     def test_change_that_keeps_size_and_time_is_noticed(self, photos: Path, decodings: list[int]) -> None:
         self.get(photos)
@@ -297,7 +298,7 @@ class TestFolder:
         os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
         with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):
             assert len(self.get(photos)) == 11
-        with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):  # said each time, decoded once
+        with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):  # reported each time, decoded once
             assert np.array_equal(self.get(photos), self.expected[1:])
         assert decodings == [12, 12]
 
@@ -338,7 +339,7 @@ class TestFolder:
         monkeypatch.setattr(cache, "decode", late)
         with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/02\.png'"):
             assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))
-        assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))  # no warning: it isn't there
+        assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))  # no warning for a missing file
         assert decodings == [12, 11]
 
     def test_unwritable_cache_is_an_error(self, photos: Path, tmp_path: Path) -> None:
@@ -347,6 +348,7 @@ class TestFolder:
             f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"), kind=CvaeError
         )
 
+    @pytest.mark.integration
     def test_full_disk_is_an_error_and_leaves_no_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import resource, sys\n"
@@ -361,6 +363,7 @@ class TestFolder:
         assert not error and out.startswith("CvaeError can't write") and "--data-dir" in out and out.count("\n") == 1
         assert not [path for path in root.rglob("*") if path.is_file()]
 
+    @pytest.mark.integration
     def test_two_processes_decode_at_the_same_time(self, photos: Path, root: Path) -> None:
         code = (
             "import sys, hashlib\n"
@@ -389,6 +392,7 @@ class TestFolder:
         assert lines.count("decoding") == 1 and len(set(lines)) == 2
         assert [path.suffix for path in sorted(root.rglob("*.*"))] == [".json", ".npy"]
 
+    @pytest.mark.integration
     def test_killed_process_leaves_no_broken_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import os, sys\n"
@@ -405,11 +409,15 @@ class TestFolder:
         child.communicate()
         assert child.returncode == -9 and [path.suffixes for path in root.rglob("*.*")] == [[".tmp", ".npy"]]
         assert np.array_equal(self.get(photos), self.expected)
-        assert [path.suffixes for path in sorted(root.rglob("*.*"))] == [[".json"], [".npy"]]  # what was left is gone
+        assert [path.suffixes for path in sorted(root.rglob("*.*"))] == [
+            [".json"],
+            [".npy"],
+        ]  # temporary files are removed
 
 
+@pytest.mark.integration
 def test_reading_cached_images_imports_no_heavy_package(tmp_path: Path) -> None:
-    """The digits, and an MNIST that is on disk, come without torch, torchvision and scikit-learn."""
+    """The bundled digits and MNIST on disk are read without torch, torchvision and scikit-learn."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for stem in ("train", "t10k"):

@@ -28,7 +28,7 @@ from cvae.errors import CvaeError
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """A folder, and the address where it is served."""
+    """Serve a folder, and return it with its address."""
     monkeypatch.setenv("no_proxy", "*")
     served = tmp_path / "served"
     served.mkdir()
@@ -72,7 +72,7 @@ class TestDownloads:
     def kin(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serves tiny files as those of MNIST or one of its kin."""
+        """Serve tiny files in place of MNIST or a data set of the same format."""
         served, address = server
         resources = []
         for stem, content in IDX.items():
@@ -159,7 +159,7 @@ class TestDownloads:
 
     @pytest.fixture
     def cifar(self, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-        """Serves an archive of six files of two records each; all twelve records (12, 3073)."""
+        """Serve an archive of six files with two records each, and return all twelve records (12, 3073)."""
         records = np.random.default_rng(3).integers(0, 256, (12, 3073), np.uint8)
         records[:, 0] %= 10
         packed = io.BytesIO()
@@ -218,7 +218,7 @@ class TestDownloads:
     def nowhere(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[None]:
-        """Points every download to a port that nobody listens to, a server without the file, or one without answer."""
+        """Redirect every download to a closed port, to a server without the file, or to one that never answers."""
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             if request.param == "silent":

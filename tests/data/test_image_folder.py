@@ -24,7 +24,7 @@ def paint(
 
 
 def only(folder: Path, **flags: Any) -> np.ndarray:
-    """The one image of a folder, (C, H, W)."""
+    """Return the only image of a folder, (C, H, W)."""
     images = load_data(f"folder:{folder}", validation=0, **{"size": 8, **flags}).train.images
     assert len(images) == 1
     return images[0]
@@ -177,7 +177,7 @@ class TestFolder:
         assert np.abs(only(tmp_path)[:, 1:-1, 1:-1].astype(int) - 127).max() < 8
 
     def test_jpeg_draft_mode_keeps_the_image(self, tmp_path: Path) -> None:
-        """The draft that JPEG is decoded at leaves the same picture."""
+        """Decoding at reduced size gives the same image."""
         ramp = np.linspace(0, 255, 1024)[None].repeat(700, 0).astype(np.uint8)
         Image.fromarray(ramp).save(tmp_path / "x.jpg", quality=95)
         got = only(tmp_path, size=16)[0].astype(int)

@@ -28,7 +28,7 @@ class TestDigits:
         assert images.shape == (1797, 1, 8, 8) and (images.min(), images.max()) == (0, 255)
         got = sorted((int(label), *np.rint(x.ravel() * (16 / 255))) for x, label in zip(images, labels, strict=True))
         assert got == sorted((int(label), *x.ravel()) for x, label in zip(truth.images, truth.target, strict=True))
-        # A change here makes figures on the test split incomparable with those of earlier versions.
+        # A change here makes metrics on the test split incomparable with those of earlier versions.
         assert digits.test.labels is not None and digits.test.labels[:5].tolist() == [8, 8, 9, 8, 3]
 
     def test_digits_can_be_enlarged(self) -> None:

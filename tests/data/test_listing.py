@@ -1,4 +1,4 @@
-"""What the sub-folders of an image folder are, splits or classes, and which of its files are images."""
+"""Listing of an image folder: which sub-folders are splits or classes, and which files are images."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from cvae.errors import CvaeError
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of this test is outside of its image folder."""
+    """Return the image folder of this test, whose cache is elsewhere."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
     folder = tmp_path / "set"
     folder.mkdir()
@@ -27,7 +27,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def fill(root: Path, *layout: str) -> None:
-    """Write images: "train/cat 3" is three of them in train/cat."""
+    """Write images: "train/cat 3" means three images in train/cat."""
     for part in layout:
         name, _, count = part.rpartition(" ")
         (root / name).mkdir(parents=True, exist_ok=True)
@@ -36,7 +36,7 @@ def fill(root: Path, *layout: str) -> None:
 
 
 def understood(root: Path) -> dict[str, dict[str, int] | int]:
-    """For each split the images of each class, or without labels their number."""
+    """Return the number of images of each class, or without labels of all images, for each split."""
     splits = list_folder(root, str(root)).splits
     return {name: dict(Counter(each.labels)) if each.labels else len(each.paths) for name, each in splits.items()}
 
@@ -269,7 +269,7 @@ def test_drive_error_is_not_cached(root: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_killed_process_does_not_mix_two_caches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that could not be read is black; once it can, it must not count as read before it is."""
+    """An unreadable image is stored as black; it must not count as read until it has been decoded again."""
     fill(root, "a 3")
     real, failing = decoding.open_image, [True]
 
@@ -307,7 +307,7 @@ def test_warning_gives_a_reason_for_each_skipped_image(root: Path, monkeypatch: 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_deep_images_keep_their_brightness(root: Path, dtype: type, suffix: str, bits: int) -> None:
-    """A ramp to the largest value, and a dark image beside it, which must not become brighter than it."""
+    """A dark image next to a ramp up to the largest value stays dark."""
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(root / f"a.{suffix}")
     Image.fromarray(np.full((8, 8), 2**bits // 20, dtype)).save(root / f"b.{suffix}")

@@ -1,4 +1,4 @@
-"""Data sets as the training loads them: held-out images, limits, excluded classes, binary images, plug-ins."""
+"""Loading of data sets for a training: held-out images, limits, excluded classes, binary images, plug-ins."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from cvae.registry import DATASETS
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Registers what a plug-in's factory returns."""
+    """Return a function that registers the result of a plug-in's factory."""
 
     def register(result: object) -> str:
         monkeypatch.setitem(DATASETS._registered, "toy", lambda argument, data_dir, size: result)
@@ -26,7 +26,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
 
 
 def numbered(n: int = 200, test: int = 10) -> Dataset:
-    """Images that are all different; the label of each is its number."""
+    """Return a data set of different images whose labels are their numbers."""
     rng = np.random.default_rng(1)
 
     def split(n: int) -> Split:
@@ -112,7 +112,7 @@ class TestLoad:
             share, p = (split.images == 255).mean((1, 2, 3)), greys / 255
             assert share[0] == 0 and share[255] == 1
             assert (abs(share - p) <= 4.5 * np.sqrt(p * (1 - p) / 10_000)).all()
-        # No two splits share their noise: a validation image is no copy of a training image.
+        # Splits have different noise, so a validation image is not a copy of a training image.
         assert len({split.images.tobytes() for split in binary_splits if split}) == len(binary_splits)
 
     def test_binarization_keeps_binary_images(self, toy: Callable[..., str]) -> None:

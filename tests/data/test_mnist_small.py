@@ -2,14 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import SHARED, load, needs_mnist, refused
+from helpers import SHARED, assert_load_fails, load_data, needs_mnist
 
 from cvae.data import mnist_small
 from cvae.evaluation.feature_extractor import load_feature_extractor
 
 
 def test_classes_are_balanced() -> None:
-    dataset = load("mnist-small", validation=0)
+    dataset = load_data("mnist-small", validation=0)
     assert dataset.train.images.shape == (10_000, 1, 28, 28)
     assert dataset.test is not None and dataset.test.images.shape == (2_000, 1, 28, 28)
     assert np.bincount(dataset.train.labels).tolist() == [1_000] * 10
@@ -23,7 +23,7 @@ def test_file_is_small() -> None:
 
 @needs_mnist
 def test_images_are_those_of_mnist_with_their_labels() -> None:
-    small, full = load("mnist-small", validation=0), load("mnist", data_dir=str(SHARED), validation=0)
+    small, full = load_data("mnist-small", validation=0), load_data("mnist", data_dir=str(SHARED), validation=0)
     for split in ("train", "test"):
         ours, theirs = getattr(small, split), getattr(full, split)
         labels = {image.tobytes(): int(label) for image, label in zip(theirs.images[:], theirs.labels, strict=True)}
@@ -33,7 +33,7 @@ def test_images_are_those_of_mnist_with_their_labels() -> None:
 
 
 def test_classifier_recognizes_its_test_digits() -> None:
-    dataset = load("mnist-small", validation=0)
+    dataset = load_data("mnist-small", validation=0)
     assert dataset.test is not None
     extractor = load_feature_extractor("mnist-small")
     predictions = extractor.predict(dataset.test.images[:].astype(np.float32) / 255)
@@ -41,10 +41,10 @@ def test_classifier_recognizes_its_test_digits() -> None:
 
 
 def test_an_argument_is_an_error() -> None:
-    refused("mnist-small:x", "'mnist-small' takes no argument")
+    assert_load_fails("mnist-small:x", "'mnist-small' takes no argument")
 
 
 @pytest.mark.parametrize("size", [14, "20x24"])
 def test_images_are_scaled(size: int | str) -> None:
-    shape = load("mnist-small", size=size, validation=0).train.images.shape
+    shape = load_data("mnist-small", size=size, validation=0).train.images.shape
     assert shape == ((10_000, 1, 14, 14) if size == 14 else (10_000, 1, 20, 24))

@@ -1,4 +1,4 @@
-"""Anomaly detection: the scores against their formulas, and what the commands write and refuse."""
+"""Anomaly detection: scores compared with their formulas, detectors, and the commands."""
 
 import csv
 import json
@@ -39,7 +39,7 @@ KINDS = ["labels", "plain"]
 
 @pytest.fixture(scope="module")
 def digits() -> Split:
-    """Images that the runs were not trained on."""
+    """Return images that the runs were not trained on."""
     test = load_data("digits").test
     return Split(images=test.images[:200], labels=test.labels[:200])
 
@@ -57,7 +57,7 @@ def detect(cvae) -> Callable[..., Any]:
 
 @pytest.fixture
 def run(trained, in_tmp) -> Path:
-    """A run with labels, that can be written to."""
+    """Copy the conditional run to a folder that can be written to."""
     return Path(shutil.copytree(trained["labels"], "run"))
 
 
@@ -73,7 +73,7 @@ def save_images(folder: Path, images: np.ndarray) -> list[Path]:
 
 
 def test_bound_and_kl_agree_with_evaluation(scorers, digits):
-    """With the noise of every image drawn anew, the means over images are the same."""
+    """The noise differs, but the means over images agree."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
     actual = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
     np.testing.assert_allclose(measured.kl, actual.rate.sum(1), rtol=1e-4, atol=1e-3)
@@ -117,7 +117,7 @@ def test_inferred_label_is_the_true_label():
 
 
 def nearest(code: np.ndarray) -> np.ndarray:
-    """The mean distance of each code to the nearest others."""
+    """Return the mean distance of each code to its nearest neighbours."""
     distances = np.linalg.norm(code[:, None] - code, axis=2)
     return np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
 
@@ -147,7 +147,7 @@ def test_label_ratio_is_normalized_for_each_label(scorers, digits):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
-    """Among scores that are usual the p-values are counted; the calibration is that of the images themselves."""
+    """P-values of usual scores are counts. The calibration uses the normal images."""
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
     others = measure(scorers[kind], load_data("digits").test.images[200:])
     scores = detector.scores(others)
@@ -177,7 +177,7 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
 
 @pytest.mark.parametrize("count", [30, 144])
 def test_false_alarm_rate_matches_quantile(count):
-    """On average over what a few normal images happen to be; of 30 the largest is the nearest to 95 % there is."""
+    """The rate is averaged over random sets of normal images. With 30 images the largest score is closest to 95 %."""
     random = np.random.default_rng(0)
     above = []
     for _ in range(300):
@@ -381,7 +381,7 @@ def test_damaged_detector_is_rejected(scorers, digits, tmp_path, spoil, words):
 
 
 def test_scored_images_are_read_at_one_depth(detect, run, digits):
-    """Whatever else is beside it, an image of 12 bits has the scores of the same image in 8 bits."""
+    """An image of 12 bits has the scores of the same image in 8 bits, whatever other images are scored."""
     detect("fit", "run", "--limit", 50)
     save_images(Path("shallow"), digits.images[:3])
     Path("deep").mkdir()

@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of the package in which every code block of "Add a part" stands where its section says."""
+    """Copy the package, and add the code blocks of "Add a part" where their sections say."""
     for name in ("cvae", "cli", "exporters", "model_zoo"):
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)
@@ -34,7 +36,6 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.integration
 def test_recipes_for_parts_train_and_export(checkout):
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
 

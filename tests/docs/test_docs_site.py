@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def site() -> ModuleType:
-    """The script that builds the site, as a module."""
+    """Import the script that builds the site."""
     spec = importlib.util.spec_from_file_location("build_site", ROOT / "docs" / "build_site.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -1,4 +1,4 @@
-"""Every command that the documents show works as it stands there, and every program too."""
+"""Commands and programs in the documents: each of them works as written."""
 
 import os
 import re
@@ -17,12 +17,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
-"""Its commands are those of test_gallery.py."""
+"""Its commands are run by test_gallery.py."""
 INSTALLS = re.compile(r"^(pip install|make) ")
-"""Run by the slow tests in an environment of their own, and by CI."""
+"""Run by the slow tests in a separate environment, and by CI."""
 
 HOSTS = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
-"""Run by tests/test_node.py and tests/test_web.py, where there is npm and a browser."""
+"""Run by test_node.py and test_web_page.py, which need npm and a browser."""
 
 
 def commands(path: Path) -> list[str]:
@@ -30,9 +30,24 @@ def commands(path: Path) -> list[str]:
     return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
 
 
+NUMBER = re.compile(r"-?\d[\d,.]*(e-\d+)?")
+
+
+def shown_outputs(path: Path) -> dict[str, list[str]]:
+    """Return the lines of output that a document shows below a command, by command. Lines of "..." are left out."""
+    found = re.findall(r"```bash\n([^\n]*)\n```\n+```text\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    return {command: [line for line in output.splitlines() if line != "..."] for command, output in found}
+
+
+def without_numbers(line: str) -> str:
+    """Return a line of output without what depends on the machine, the seed and the number of epochs."""
+    line = NUMBER.sub("#", line).replace("# epochs of", "# epoch of")
+    return " ".join(re.sub(r"\b(bf16|fp32) on", "PRECISION on", line).split())
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """A user's folder with some photos and a small copy of MNIST; the environment to run commands in."""
+    """Make a folder with photos and a small copy of MNIST, and return the environment for commands."""
     for name in ("cats", "dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(6):
@@ -50,17 +65,20 @@ def home(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path / "site")}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
-    """In this process, which has torch loaded, but for the plug-in's, which has to be installed first."""
+    """Commands run in this process, which has imported torch, except those of the plug-in."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
     if "plugin" in str(document):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
         subprocess.run([sys.executable, "-m", *map(str, install)], cwd=tmp_path, check=True)
+    outputs = shown_outputs(document)
+    assert len(outputs) == (3 if document == ROOT / "README.md" else 0)
     for command in commands(document):
-        # What is shown trains for minutes; here the first epoch must do, and two trials of a search.
+        # The documented trainings take minutes; one epoch and two trials of a search must do here.
         trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
         short = command + " --epochs 1" * trains + " --trials 2" * command.startswith("cvae tune")
         if "plugin" in str(document) or not command.startswith("cvae "):
@@ -69,11 +87,14 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
         else:
             result = cvae(*shlex.split(short)[1:])
             assert result.code == 0, f"{command}\n{result.err}"
+            lines = {without_numbers(line) for line in (result.out + result.err).splitlines()}
+            assert {without_numbers(line) for line in outputs.get(command, [])} <= lines, command
         if out := re.search(r"--out (\S+\.(?:png|gif))", command):
             with Image.open(tmp_path / out[1]) as picture:
-                assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the picture is blank"
+                assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the image is blank"
 
 
+@pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
         for program in code_blocks(document.read_text(), "python"):

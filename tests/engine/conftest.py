@@ -8,6 +8,7 @@ from engine_helpers import QUICK
 from cvae.engine import train
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory) -> Path:
+    """Train the quick config. The tests that share this run must not change it."""
     return train(QUICK, tmp_path_factory.mktemp("runs") / "a", quiet=True)

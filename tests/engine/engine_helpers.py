@@ -22,7 +22,7 @@ QUICK = TrainConfig(
     options={"arch": {"hidden": (24,)}},
 )
 STEPS = 600 // 32
-"""In an epoch of QUICK."""
+"""Number of steps in an epoch of QUICK."""
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

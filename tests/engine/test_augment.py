@@ -1,4 +1,4 @@
-"""Changes of training images, each against what it should be."""
+"""Augmentation of training images."""
 
 from dataclasses import replace
 

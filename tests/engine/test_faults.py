@@ -1,4 +1,4 @@
-"""What happens to a run when the machine, the disk, the data or a person gets in its way."""
+"""Runs that are killed, interrupted or restarted, or whose disk or data fail."""
 
 import json
 import random
@@ -44,7 +44,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 
 
 def check_whole(run: Path) -> list[dict]:
-    """Every file that has its name is complete; the records of the epochs that are behind the run."""
+    """Check that every file of a run is complete, and return its metrics."""
     for path in run.rglob("*.safetensors"):
         if not path.name.startswith("."):
             load_file(path)
@@ -74,9 +74,10 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
 def test_run_survives_kill_9_at_random_moments(tmp_path, times):
-    """Each time the run goes on, no epoch that was told is lost, no file is half; the end is the uninterrupted end."""
+    """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted one."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
     full = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
     assert full.returncode == 0, full.stderr
@@ -93,17 +94,17 @@ def test_run_survives_kill_9_at_random_moments(tmp_path, times):
             trainers.stdin.write(f"{moments.uniform(0.05, longest)}\n")
             trainers.stdin.flush()
             status = int(trainers.stdout.readline())
-            if status == 0:  # a fast machine: it was at its end before
+            if status == 0:  # on a fast machine it was complete before
                 assert is_the_uninterrupted_one(run)
                 shutil.rmtree(run)
                 epochs = 0
                 continue
-            assert status == signal.SIGKILL, f"the run could not go on: wait status {status}"
+            assert status == signal.SIGKILL, f"the run could not be continued: wait status {status}"
             kills += 1
             halves += len(list(run.rglob(".*.tmp*")))
             count = len(check_whole(run))
             assert count >= epochs
-            if count == epochs:  # a slow machine
+            if count == epochs:  # on a slow machine
                 longest *= 1.1
             epochs = count
         trainers.stdin.close()
@@ -113,6 +114,7 @@ def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     print(f"{halves} of {kills} kills fell into the writing of a file")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
     process = start(tmp_path, "--epochs", "100000")
@@ -125,6 +127,7 @@ def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
     assert checkpoint.state["step"] > 0 and not damaged
 
 
+@pytest.mark.integration
 def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
@@ -145,8 +148,9 @@ def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     assert 0 < checkpoint.state["step"] < 60 and not damaged
 
 
+@pytest.mark.integration
 def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
-    """The limit on a file's size stands for the disk's: the same write fails, half way."""
+    """A limit on the size of files makes a write fail half way, as a full disk would."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
     before = load_checkpoint(run / "last")[0].state["step"]
     size = max(path.stat().st_size for path in (run / "last").iterdir())
@@ -163,8 +167,9 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
     resume(run, epochs=3, quiet=True)
 
 
+@pytest.mark.integration
 def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
-    """As the system says it; root, who runs the tests in many a container, could write there all the same."""
+    """The error is simulated, because root, who often runs tests in containers, may write anywhere."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
     def refuse(self, target):
@@ -178,8 +183,9 @@ def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
     resume(run, epochs=2, quiet=True)
 
 
+@pytest.mark.integration
 def test_data_deleted_during_training(tmp_path):
-    """A set in memory trains on; resuming without the file is one line, and the checkpoint waits for it."""
+    """A training with data in memory continues; resuming fails in one line and keeps the checkpoint."""
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
     np.savez(data, train=images)
@@ -194,7 +200,7 @@ def test_data_deleted_during_training(tmp_path):
 
 @pytest.fixture
 def odd_batch(monkeypatch, request):
-    """At step 25 something is not finite: what the network is given, the loss, or the loss without its gradient."""
+    """Make the input, the loss, or the loss but not its gradient, not finite at step 25."""
     elbo = OBJECTIVES.get("elbo")
     calls = []
 
@@ -214,6 +220,7 @@ def odd_batch(monkeypatch, request):
 ODD = pytest.mark.parametrize("odd_batch", ["image", "gradient", "loss"], indirect=True)
 
 
+@pytest.mark.integration
 @ODD
 @pytest.mark.parametrize("clip", [100.0, 0.0])
 def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
@@ -225,6 +232,7 @@ def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path,
     assert len(check_whole(run)) == 3 + 1
 
 
+@pytest.mark.integration
 @ODD
 @pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
 def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
@@ -245,6 +253,7 @@ def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypat
     assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
 
 
+@pytest.mark.integration
 def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
     full = train(QUICK, tmp_path / "whole", quiet=True)
     write_file(tmp_path / "run" / "config.json", (full / "config.json").read_bytes())
@@ -252,6 +261,7 @@ def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
     assert (run / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
 
 
+@pytest.mark.integration
 def test_run_has_one_writer(tmp_path):
     with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
         train(QUICK, tmp_path / "run", quiet=True)
@@ -287,8 +297,9 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(launch, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.integration
 def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
-    """Over gloo: the loss curve of one process; an error at a lost worker; with --max-restarts the same weights."""
+    """Two processes have the loss curve of one, and report a lost process."""
     (tmp_path / "crashing.py").write_text(CRASHING)
     flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
     one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
@@ -309,8 +320,9 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
 
 
+@pytest.mark.integration
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
-    """With batch norm and averaged statistics, which each process has of its own part of a batch."""
+    """The network has batch norm, whose statistics each process averages over its own part of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING)
     small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
     flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]

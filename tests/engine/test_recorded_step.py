@@ -17,15 +17,17 @@ from cvae.engine.step import RecordedStep
 from cvae.engine.trainer import Trainer
 from cvae.errors import Interrupted
 
+pytestmark = pytest.mark.integration
+
 
 def as_recorded(monkeypatch) -> None:
-    """Take the steps as on one GPU, where a graph is recorded of them: here launch by launch."""
+    """Take the steps that a GPU would record as a graph, but without recording them."""
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
 def test_recordable_step_gives_the_same_bytes(tmp_path, monkeypatch, arch):
-    """Rates that float32 holds exactly: on the device all scalars are in float32."""
+    """The rates are exact in float32, since all scalars on the device are float32."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
         schedule="constant", kl_warmup=0.0, epochs=2,
@@ -73,7 +75,7 @@ def test_recordable_step_resumes_within_an_epoch_and_in_another_mode(tmp_path, m
 
 
 def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
-    """With an optimizer that has stepped before, and with a new one."""
+    """The optimizer has stepped before, or is new."""
     as_recorded(monkeypatch)
     steps: list[RecordedStep] = []
     init = RecordedStep.__init__
@@ -94,7 +96,7 @@ def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
 
 
 class FakeGraph:
-    """A CUDA graph on the CPU: while it is recorded nothing is computed, and a replay takes the step."""
+    """CUDA graph on the CPU: recording computes nothing, and a replay takes the step."""
 
     compute = staticmethod(RecordedStep._compute_at_position)
 

@@ -1,4 +1,4 @@
-"""Figures that anyone can repeat, on real MNIST: minutes each, so by `make test-all` only."""
+"""Published results repeated on MNIST; they take minutes."""
 
 import json
 

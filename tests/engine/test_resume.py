@@ -15,10 +15,12 @@ from cvae.engine.checkpoint import load_checkpoint
 from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, Interrupted
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("arch", "stop_at"),  # in an epoch, at its end, in the next
+    ("arch", "stop_at"),  # within an epoch, at its end, in the next one
     [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
 )
 def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
@@ -39,7 +41,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
         patch.setattr(Trainer, "_train_step", stopping)
         with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
             train(config, tmp_path / "parts", quiet=True)
-    torch.manual_seed(99)  # what a new process would not have
+    torch.manual_seed(99)  # a new process has another random state
     resume(tmp_path / "parts", quiet=True)
     assert same(weights(tmp_path / "parts"), weights(full))
     unclocked = [
@@ -49,7 +51,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
     assert unclocked[0] == unclocked[1]
 
 
-def test_resume_for_more_epochs_continues(run, tmp_path):
+def test_resume_for_more_epochs_continues(quick_run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
     assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]

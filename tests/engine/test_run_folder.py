@@ -1,4 +1,4 @@
-"""What a training writes: metrics, weights and sample images."""
+"""Files that a training writes: metrics, weights and sample images."""
 
 import json
 import os
@@ -22,41 +22,42 @@ from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 
 
-def test_run_folder_contains_the_documented_files(run):
-    assert {entry.name for entry in run.iterdir()} == {
+def test_run_folder_contains_the_documented_files(quick_run):
+    assert {entry.name for entry in quick_run.iterdir()} == {
         "config.json",
         "model.safetensors",
         "last",
         "metrics.jsonl",
         "samples",
     }
-    assert len(list((run / "last").glob("*.safetensors"))) == len(list((run / "last").glob("*.json"))) == 2
-    assert not [path for path in run.rglob("*") if ".tmp" in path.name]
+    assert len(list((quick_run / "last").glob("*.safetensors"))) == len(list((quick_run / "last").glob("*.json"))) == 2
+    assert not [path for path in quick_run.rglob("*") if ".tmp" in path.name]
 
 
-def test_bound_decreases_and_is_the_sum_of_its_terms(run):
-    *epochs, test = records(run)
+def test_bound_decreases_and_is_the_sum_of_its_terms(quick_run):
+    *epochs, test = records(quick_run)
     bounds = [record["validation"]["bound"] for record in epochs]
     assert bounds == sorted(bounds, reverse=True)
     for metrics in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
         assert metrics["bound"] == pytest.approx(metrics["distortion"] + metrics["rate"])
 
 
-def test_test_bound_is_computed_from_the_saved_weights(run):
-    """Recomputed from the run's files with other noise, and averaged over it."""
-    model, config = load_model(run)
+def test_test_bound_is_computed_from_the_saved_weights(quick_run):
+    """The bound is recomputed from the files of the run and averaged over other noise."""
+    model, config = load_model(quick_run)
     test = load_dataset(config.training).test
     image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
     torch.manual_seed(5)
     with torch.no_grad():
         terms = [model(image, label) for _ in range(100)]
     bounds = torch.stack([distortion.mean() + rate.sum(1).mean() for distortion, rate, *_ in terms])
-    assert records(run)[-1]["test"]["bound"] == pytest.approx(float(bounds.mean()), abs=4 * float(bounds.std()))
+    assert records(quick_run)[-1]["test"]["bound"] == pytest.approx(float(bounds.mean()), abs=4 * float(bounds.std()))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("tight", [None, "importance_weighted"])
 def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
-    """It is best in the second epoch of three; where there is an importance-weighted one, the ELBO tells nothing."""
+    """The bound is best in the second of three epochs. An importance-weighted bound takes precedence over the ELBO."""
     scores, states = iter([3.0, 1.0, 2.0, 0.0]), []
 
     def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
@@ -70,6 +71,7 @@ def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tig
     assert not same(saved, states[2])
 
 
+@pytest.mark.integration
 def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
     objective = {"objective": {"samples": 8}}
     run = train(replace(QUICK, objective="iwae", options=QUICK.options | objective), tmp_path / "run", quiet=True)
@@ -82,23 +84,23 @@ def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
         assert record["validation"]["importance_weighted"] < record["validation"]["bound"]
 
 
-def test_sample_images_show_classes_and_reconstructions(run):
-    with Image.open(run / "samples" / "epoch-0003-samples.png") as samples:
+def test_sample_images_show_classes_and_reconstructions(quick_run):
+    with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as samples:
         assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
-    with Image.open(run / "samples" / "epoch-0003-reconstructions.png") as picture:
+    with Image.open(quick_run / "samples" / "epoch-0003-reconstructions.png") as picture:
         pairs = np.asarray(picture)
     assert pairs.shape == (2 * 9 - 1, 8 * 9 - 1)
     validation = load_dataset(QUICK).validation.images
     assert (pairs[:8, :8] == validation[0, 0]).all()
     assert pairs[9:].std() > 20
-    before = {path.name for path in (run / "samples").glob("epoch-0000-*")}  # what the network drew untrained
+    before = {path.name for path in (quick_run / "samples").glob("epoch-0000-*")}  # images of the untrained network
     assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
 
 
-def test_sample_images_interpolate_between_two_images_of_a_class(run):
-    with Image.open(run / "samples" / "epoch-0003-samples.png") as picture:
+def test_sample_images_interpolate_between_two_images_of_a_class(quick_run):
+    with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as picture:
         samples = np.asarray(picture)
-    with Image.open(run / "samples" / "epoch-0003-interpolations.png") as picture:
+    with Image.open(quick_run / "samples" / "epoch-0003-interpolations.png") as picture:
         way = np.asarray(picture)
     assert way.shape == samples.shape
     assert np.abs(way[:, :8].astype(int) - samples[:, :8]).max() <= 1  # from the first column
@@ -106,6 +108,7 @@ def test_sample_images_interpolate_between_two_images_of_a_class(run):
     assert (way[:, 36:44] != way[:, :8]).any()
 
 
+@pytest.mark.integration
 def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (40, 1, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "one.npz", images=images, labels=np.zeros(40, np.int64))
@@ -114,17 +117,22 @@ def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     for name in ("samples", "interpolations", "reconstructions"):
         with Image.open(run / "samples" / f"epoch-0001-{name}.png") as picture:
             sizes[name] = picture.size
-    assert sizes == {"samples": (71, 8), "interpolations": (71, 8), "reconstructions": (35, 17)}  # of 4 to validate
+    assert sizes == {
+        "samples": (71, 8),
+        "interpolations": (71, 8),
+        "reconstructions": (35, 17),
+    }  # of 4 validation images
 
 
-def test_sample_images_are_reproducible_by_seed(run, tmp_path):
+def test_sample_images_are_reproducible_by_seed(quick_run, tmp_path):
     again = train(QUICK, tmp_path / "again", quiet=True)
-    names = sorted(path.name for path in (run / "samples").iterdir())
+    names = sorted(path.name for path in (quick_run / "samples").iterdir())
     assert names
     for name in names:
-        assert (run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
+        assert (quick_run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
 
 
+@pytest.mark.integration
 def test_on_epoch_is_called_after_the_checkpoint_is_saved(tmp_path):
     epochs_reported = []
 
@@ -144,6 +152,7 @@ def test_unwritable_folder_is_one_line(tmp_path):
         train(QUICK, tmp_path / "run", quiet=True)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

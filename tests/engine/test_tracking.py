@@ -163,6 +163,7 @@ def test_unavailable_tracker_is_rejected(monkeypatch, trackers, kind, words):
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 
 
+@pytest.mark.integration
 def test_training_tracks_each_epoch(tmp_path: Path):
     from cvae.engine import train
 

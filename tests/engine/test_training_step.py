@@ -26,13 +26,13 @@ from cvae.models.likelihoods import Bernoulli
 from cvae.models.objectives import Loss
 
 
-def test_weights_are_reproducible_by_seed(run, tmp_path):
-    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(run))
-    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(run))
+def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
+    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(quick_run))
+    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(quick_run))
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
-    """Of the first step."""
+    """Return the gradients of the first step."""
     first_gradients = {}
 
     def update(self, scalars, metrics, before):
@@ -45,6 +45,7 @@ def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Te
     return first_gradients
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
 def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
@@ -61,12 +62,13 @@ def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
         train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
 
 
+@pytest.mark.integration
 def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
-    """Its noise is that of the whole batch, too: 3 samples of each image, at once or in parts."""
+    """Three samples of each image have the same noise in one batch or in parts of it."""
 
     def three(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
-        assert distortion.view(-1, 3).std(1).min() > 0  # of one image, with different noise
+        assert distortion.view(-1, 3).std(1).min() > 0  # the samples of one image have different noise
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
 
     monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
@@ -76,6 +78,7 @@ def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch)
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
     dtypes, scored = set(), set()
@@ -98,6 +101,7 @@ def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precisio
     assert expected in dtypes and scored == {torch.float32}
 
 
+@pytest.mark.integration
 def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
@@ -105,6 +109,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
 
 
+@pytest.mark.integration
 def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
     tensors = load_checkpoint(run / "last")[0].tensors
@@ -114,6 +119,7 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
 
 
+@pytest.mark.integration
 def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
     name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
@@ -131,7 +137,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """Generated digits fall to the asked class under a nearest-mean classifier of real ones."""
+    """A nearest-mean classifier of real digits recognizes the generated ones."""
     import cvae
 
     split = load_dataset(TrainConfig()).train
@@ -141,6 +147,7 @@ def test_conditional_model_generates_the_requested_class(trained):
     assert (nearest == np.arange(200) % 10).mean() > 0.8
 
 
+@pytest.mark.integration
 def test_one_process_may_train_at_several_precisions(tmp_path):
     for precision in ("fp32", "bf16", "fp32"):
         train(
@@ -149,8 +156,8 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
     assert trainer_module.Trainer is Trainer
 
 
-def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
-    """Its first step starts there; killed before its first checkpoint, it starts there again."""
+def test_run_starts_with_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
+    """A run killed before its first checkpoint starts with them again."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(
@@ -161,17 +168,17 @@ def test_run_starts_with_the_weights_of_another_run(tmp_path, run, monkeypatch):
             step(self, *batch),
         )[1],
     )
-    config = replace(QUICK, epochs=1, init=str(run), ema=0.9)
+    config = replace(QUICK, epochs=1, init=str(quick_run), ema=0.9)
     train(config, tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(run))
+    assert same(initial_weights[0], weights(quick_run))
     shutil.rmtree(tmp_path / "run" / "last")
     initial_weights.clear()
     resume(tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(run))
+    assert same(initial_weights[0], weights(quick_run))
 
 
-def test_initial_weights_of_another_network_are_rejected(tmp_path, run):
+def test_initial_weights_of_another_network_are_rejected(tmp_path, quick_run):
     for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
-            train(replace(QUICK, **{"init": str(run), **wrong}), tmp_path / "run", quiet=True)
+            train(replace(QUICK, **{"init": str(quick_run), **wrong}), tmp_path / "run", quiet=True)
         assert not list(tmp_path.glob("run/*"))

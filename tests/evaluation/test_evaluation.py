@@ -1,4 +1,4 @@
-"""Scores against what is known without them: formulas, exact likelihoods, other people's implementations."""
+"""Metrics, compared with formulas, exact likelihoods and other implementations."""
 
 import json
 import math
@@ -35,7 +35,7 @@ LATENT, PIXELS, SIGMA = 3, 16, 0.5
 
 
 class Linear(Likelihood):
-    """x ~ N(params, SIGMA^2), without squashing: with a linear decoder, probabilistic PCA."""
+    """x ~ N(params, SIGMA^2), not clipped: probabilistic PCA, if the decoder is linear."""
 
     param_channels = 1
 
@@ -47,7 +47,7 @@ class Linear(Likelihood):
 
 
 class LinearDecoder(nn.Module):
-    """A loading matrix for each label, or one."""
+    """Decoder with one loading matrix, or one for each label."""
 
     def __init__(self, loadings, offsets):
         super().__init__()
@@ -60,7 +60,7 @@ class LinearDecoder(nn.Module):
 
 
 class LinearEncoder(nn.Module):
-    """The exact posterior of the linear model, moved by `error` deviations and made wider."""
+    """Exact posterior of the linear model, shifted by `error` standard deviations and widened."""
 
     def __init__(self, decoder, error):
         super().__init__()
@@ -77,7 +77,7 @@ class LinearEncoder(nn.Module):
 
 
 class LinearScorer(RunScorer):
-    """The linear model in place of a run's."""
+    """Scorer of the linear model in place of a run."""
 
     def __init__(self, classes=None, error=0.3):
         torch.manual_seed(0)
@@ -123,7 +123,7 @@ def test_bound_with_exact_posterior_equals_the_likelihood():
     images = scorer.draw(50, 0)
     exact = -scorer.log_likelihood(images, 0)
     actual = bounds(scorer, images, None, samples=3000)
-    np.testing.assert_allclose(actual.importance_weighted, exact, atol=1e-3)  # all weights are alike
+    np.testing.assert_allclose(actual.importance_weighted, exact, atol=1e-3)  # all importance weights are equal
     np.testing.assert_allclose(actual.bound.mean(), exact.mean(), atol=0.05)
 
 
@@ -210,10 +210,10 @@ def test_density_and_coverage_agree_with_their_definition():
 
 
 def test_included_classifier_has_the_recorded_hash(tmp_path, monkeypatch):
-    actual = load_feature_extractor("mnist")
-    assert actual.classes == tuple("0123456789") and actual.accuracy > 0.99
+    extractor = load_feature_extractor("mnist")
+    assert extractor.classes == tuple("0123456789") and extractor.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
-    assert actual.features(image).shape == (3, 128) and actual.predict(image).shape == (3,)
+    assert extractor.features(image).shape == (3, 128) and extractor.predict(image).shape == (3,)
     monkeypatch.setitem(CLASSIFIERS, "mnist", (CLASSIFIERS["mnist"][0], "0" * 64))
     with pytest.raises(CvaeError, match="damaged; install"):
         load_feature_extractor("mnist")
@@ -226,7 +226,7 @@ def test_unknown_features_are_rejected(name):
 
 
 def means(images):
-    """Features of one's own: the mean of each quarter."""
+    """Return custom features: the mean of each quarter of the image."""
     return images.reshape(len(images), 4, -1).mean(2)
 
 
@@ -237,9 +237,10 @@ def test_custom_feature_extractor_is_used():
         load_feature_extractor("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
-    """Under the normal prior the exported encoder's posterior is the run's."""
+    """With a normal prior the exported encoder has the posterior of the run."""
     config = TrainConfig(
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
     )
@@ -279,13 +280,13 @@ def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
     assert report["protocol"]["images"] == 100
     generated = report["generated"]
     assert 0 <= generated["frechet_of_training_images"] < generated["frechet"]
-    assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as there are real ones
+    assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as real images
     assert 0 < generated["coverage"] <= 1 and generated["features"] == "quarters"
     if name == "labels":
-        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # of a judge that says 0
+        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always says 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
         extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
-        assert 0 < extra <= math.log(10) + 0.5  # another draw of the noise
+        assert 0 < extra <= math.log(10) + 0.5  # the noise differs
     else:
         assert "labels" not in report
     json.dumps(report)

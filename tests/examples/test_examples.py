@@ -362,6 +362,7 @@ def hub() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("host", [pytest.param(h, marks=[pytest.mark.slow] * ("Ray Data" in h)) for h in PATHS])
 def test_shortest_example_of_the_document_works(host, tmp_path, request):
     script = re.sub(r"^pip install .*\n", "", PATHS[host], flags=re.MULTILINE)

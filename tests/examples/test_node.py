@@ -1,4 +1,4 @@
-"""The Node example, run as its README says, and the JavaScript that it shares with the page."""
+"""Node example, run as its README describes, and the JavaScript that it shares with the page."""
 
 import json
 import re
@@ -15,6 +15,8 @@ from cvae import imaging
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.model_zoo import DEFAULT, models
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "exporters" / "page" / "cvae.js"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
@@ -22,14 +24,14 @@ needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node")
 
 
 def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
-    """Run a program that imports what it needs of the shared module."""
+    """Run a program that imports the shared module."""
     command = [str(NODE), "--input-type=module", "-e", program.replace("./cvae.js", MODULE.as_uri()), *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
 @needs_node
 def test_noise_is_standard_normal_and_reproducible():
-    """Moments of 200,000 draws, at five standard errors; the first of a seed are the same whatever their number."""
+    """Moments of 200,000 numbers agree within five standard errors; the first ones do not depend on the count."""
     result = node(
         """import { normal } from "./cvae.js";
         const many = normal(1, 200000);
@@ -66,7 +68,7 @@ def test_slerp_agrees_with_python(way, b):
 
 @needs_node
 def test_truncated_or_foreign_file_is_rejected():
-    """At every kilobyte; the spec comes last, so that none of them has it."""
+    """The file is cut at every kilobyte. The spec comes last, so no part contains it."""
     result = node(
         """import { readFileSync } from "node:fs";
         import { readSpec } from "./cvae.js";
@@ -76,7 +78,7 @@ def test_truncated_or_foreign_file_is_rejected():
         for (let length = 0; length < file.length; length += 1024) {
             if (/intact ONNX|not exported by cvae/.test(refused(file.subarray(0, length)))) count++;
         }
-        const text = new TextEncoder().encode("a text, no ONNX file");
+        const text = new TextEncoder().encode("a text, not an ONNX file");
         console.log(JSON.stringify([count, refused(text), refused(new Uint8Array(20).fill(255)), readSpec(file)]));""",
         models()[DEFAULT] / "decoder.onnx",
     )
@@ -88,7 +90,7 @@ def test_truncated_or_foreign_file_is_rejected():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the example needs of a checkout, installed as the document says."""
+    """Copy the files that the example needs, and install it as documented."""
     if NPM is None:
         pytest.skip("there is no npm")
     folder = tmp_path_factory.mktemp("checkout")
@@ -174,7 +176,7 @@ def test_images_agree_with_python_to_1e_4(checkout):
     images = model.decode(noise, [7, 1, 0])
     for ours, theirs in zip(actual, (images, *model.encode(images, [7, 1, 0])), strict=True):
         np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    assert len(errors) == 6 and "an encoder is needed" in errors[0]
+    assert len(errors) == 6 and "the encoder is needed" in errors[0]
     assert '"-1"' in errors[3] and '"10"' in errors[4]
 
 
@@ -196,7 +198,7 @@ def test_program_of_the_readme_generates_an_image(checkout):
         ([], "give one model file"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["package.json"], "intact ONNX"),
-        (["{zoo}/encoder.onnx"], "a decoder is needed"),
+        (["{zoo}/encoder.onnx"], "the decoder is needed"),
         (["{zoo}/decoder.onnx", "--label", "12"], '"12"'),
         (["{zoo}/decoder.onnx", "--label", "-1"], "label"),
         (["{zoo}/decoder.onnx", "--seed", "x"], '"x"'),

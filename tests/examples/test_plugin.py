@@ -1,4 +1,4 @@
-"""The plug-in under examples/, installed as a user would, and trained."""
+"""Plug-in under examples/, installed and trained as a user would."""
 
 import os
 import subprocess
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 

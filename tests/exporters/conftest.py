@@ -16,7 +16,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Path], str]]:
-    """Serve a folder as `python -m http.server` does; the address, without a slash at the end."""
+    """Return a function that serves a folder like `python -m http.server` and returns its address, without a slash."""
     servers = {}
 
     def start(folder: Path) -> str:

@@ -13,7 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Linear:
-    """image = sigmoid(noise W + class), in colour, wider than high: a decoder and its encoder as ONNX files."""
+    """ONNX files of the decoder sigmoid(noise W + class), with colour images wider than high, and an encoder."""
 
     shape, latent_dim = (3, 6, 10), 5
 
@@ -58,7 +58,8 @@ class Linear:
             nodes = [
                 helper.make_node("Reshape", ["image", "row"], ["flat"]),
                 helper.make_node("MatMul", ["flat", "v"], ["mean"]),
-                helper.make_node("Sigmoid", ["mean"], ["std"]),
+                helper.make_node("Sigmoid", ["mean"], ["share"]),  # may be 0, which a standard deviation must not be
+                helper.make_node("Sigmoid", ["share"], ["std"]),
             ]
         used = {name for node in nodes for name in node.input}
         initial = [numpy_helper.from_array(value, name) for name, value in constants.items() if name in used]

@@ -1,4 +1,4 @@
-"""Exported files: one file each, self-describing, the same bytes each time, nothing of the machine that made them."""
+"""Exported files: self-describing, reproducible, checked against torch, and free of local paths."""
 
 import json
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, mon
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """Another weight in the graph, and the recorded difference is the true one."""
+    """A changed weight in the graph gives the difference that it causes."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")

@@ -16,7 +16,7 @@ from cvae.exporters import onnxruntime_web
 
 @pytest.fixture
 def published(tmp_path, monkeypatch) -> Path:
-    """A small package in place of the real one, of which nobody has it yet: no npm, no registry, no CDN."""
+    """Make a small package in place of the real one. No npm, registry or CDN has it."""
     contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
     path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
     path.parent.mkdir(parents=True)
@@ -48,6 +48,7 @@ def unpack_cdn(package: Path, serve: Callable[[Path], str], monkeypatch: pytest.
     monkeypatch.setattr(onnxruntime_web, "CDN", serve(package.parent / "package" / "dist") + "/")
 
 
+@pytest.mark.integration
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
 @pytest.mark.parametrize("way", ["npm", "registry", "cdn", "npm that fails, then cdn"])
 def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):

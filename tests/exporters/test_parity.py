@@ -1,4 +1,4 @@
-"""The comparison of an exported graph with torch: rounding passes at any scale, and every wrong graph is caught."""
+"""Comparison of an exported graph with torch: rounding passes at any scale, and every wrong graph is detected."""
 
 from collections.abc import Iterator
 
@@ -17,6 +17,8 @@ from cvae.models import VAE, build
 from cvae.registry import ARCHITECTURES
 from cvae.spec import Spec
 
+pytestmark = pytest.mark.integration
+
 SWAPS = {
     "Relu": "Neg",
     "LeakyRelu": "Relu",
@@ -29,11 +31,11 @@ SWAPS = {
     "Sub": "Add",
     "Mul": "Add",
 }
-"""Operators, and others that take the same inputs."""
+"""Operators, and others with the same inputs."""
 
 
 def varied_model(arch: str) -> VAE:
-    """A conditional model with a flow prior, none of whose weights is at its initial value: some of those are zero."""
+    """Build a conditional model with a flow prior. Its weights differ from their initial values, often zero."""
     torch.manual_seed(0)
     model = build(model_config(arch, (1, 8, 8), labels=True, prior="flow"))
     with torch.no_grad():
@@ -50,7 +52,7 @@ def spec_for(model: VAE, arch: str, role: str) -> Spec:
 
 
 def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Graphs with one weight, one small constant (such as an epsilon), one attribute or one operator changed."""
+    """Yield graphs in which one weight, small constant (such as an epsilon), attribute or operator differs."""
     for i, tensor in enumerate(graph.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or not values.any():
@@ -92,7 +94,7 @@ def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest
 
 
 class Scaled(nn.Module):
-    """An encoder whose means are larger by a factor, as an own data set may have them."""
+    """Encoder whose means are scaled by a factor, as other data may require."""
 
     outputs = ("mean", "std")
 
@@ -115,7 +117,7 @@ def test_rounding_passes_at_any_scale(factor: float) -> None:
 
 
 class Cancelling(nn.Module):
-    """An encoder whose means are small differences of large numbers, as smooth images make them."""
+    """Encoder whose means are small differences of large numbers, as with smooth images."""
 
     outputs = ("mean", "std")
 
@@ -143,7 +145,7 @@ def test_rounding_that_the_network_amplifies_passes() -> None:
 
 
 def test_half_precision_error_is_limited_to_one_grey_level() -> None:
-    """The allowance for rounding must not make it several."""
+    """The allowance for rounding does not raise the limit to several levels."""
     model = varied_model("resnet")
     spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)
     graph = to_onnx(module, spec)

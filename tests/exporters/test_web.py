@@ -21,7 +21,7 @@ def linear(tmp_path: Path) -> Linear:
 
 @pytest.fixture
 def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stand-ins for the files of onnxruntime-web, so that nothing is fetched."""
+    """Replace the files of onnxruntime-web, so that nothing is downloaded."""
     monkeypatch.setattr(onnxruntime_web, "load_files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
 
 

@@ -140,8 +140,8 @@ def state(page: Any) -> dict[str, Any]:
     """Return the state of the page, once its image is drawn."""
     page_state = page.evaluate(
         """async () => {
-            const { state, drawn } = await import("./app.js");
-            await drawn();
+            const { state, waitForImage } = await import("./app.js");
+            await waitForImage();
             return { ...state, code: [...state.code], image: [...state.image] };
         }"""
     )
@@ -151,11 +151,11 @@ def state(page: Any) -> dict[str, Any]:
 def show(page: Any, code: np.ndarray, label: int = 0, **more: Any) -> dict[str, Any]:
     page.evaluate(
         """async ([code, label, more]) => {
-            const { show, draw, drawn, state } = await import("./app.js");
+            const { show, draw, waitForImage, state } = await import("./app.js");
             show(Float32Array.from(code), label, "test");
             Object.assign(state, more);
             draw();
-            await drawn();
+            await waitForImage();
         }""",
         [numbers(code), label, more],
     )
@@ -279,7 +279,7 @@ def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
     assert np.flatnonzero(after["code"] != before["code"]).tolist() == [3] and after["code"][3] == 3
     assert page.locator(".slider").nth(1).locator("output").inner_text() == "+3.00"
     np.testing.assert_allclose(after["image"], decoded(model, after).ravel(), atol=1e-4)
-    page.get_by_role("button", name="Average").click()
+    page.get_by_role("button", name="Reset").click()
     assert not state(page)["code"].any()
 
 
@@ -357,7 +357,7 @@ def test_drawing_is_encoded_reconstructed_and_restyled(visit):
     eventually(page, check)
     page.get_by_role("radio", name="4").check()
     np.testing.assert_allclose(state(page)["image"], model.restyle(image, 7, 4).ravel(), atol=2e-3)
-    page.get_by_label("Drawn as").select_option("1")
+    page.get_by_label("Redraw as").select_option("1")
     says(page, "#class-name", "1")
     page.get_by_role("button", name="Clear").click()
     assert pad_pixels(page).max() == 0
@@ -371,14 +371,14 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
     image = model.generate(1, label, seed=2)
     imaging.to_pil(image[0]).save(tmp_path / "own.png")
     page.locator("#open").set_input_files(tmp_path / "own.png")
-    says(page, "#origin", "your picture")
+    says(page, "#origin", "your image")
     page_state = state(page)
     assert page_state["label"] == (label or 0)
     rounded = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
     np.testing.assert_allclose(page_state["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
     (tmp_path / "text.png").write_text("no picture")
     page.locator("#open").set_input_files(tmp_path / "text.png")
-    says(page, "#status", re.compile("^text.png is no picture"))
+    says(page, "#status", re.compile("^text.png is not an image"))
 
 
 @needs_browser

@@ -29,7 +29,7 @@ def test_image_with_unknown_extension_is_not_written(in_tmp, name):
 
 
 def truth(mode: str) -> tuple[Image.Image, np.ndarray]:
-    """A picture of a mode, and what is to be seen, RGB (8, 8, 3)."""
+    """Return an image of a mode, and the RGB values (8, 8, 3) that it shows."""
     rgb = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     rgb[0, :2] = [[0], [255]]
     grey = rgb[..., :1].repeat(3, axis=2)

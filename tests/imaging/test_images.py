@@ -1,4 +1,4 @@
-"""Reading one image file for a model: upright, in the model's size, as bright as its values."""
+"""Reader of image files: orientation, size and brightness."""
 
 import struct
 import zlib
@@ -18,7 +18,7 @@ AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"),
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """White above black once upright, whatever the file says of turning; Pillow turns TIFF files by itself."""
+    """Upright, white is above black, whatever the orientation in the file. Pillow rotates TIFF files on its own."""
     upright = Image.new("RGB", (48, 64), "black")
     upright.paste("white", (0, 0, 48, 32))
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
@@ -87,7 +87,7 @@ def test_dark_jpeg_2000_of_16_bits_stays_dark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", [0, 700, 65535])
 def test_transparent_16_bit_value_becomes_white(tmp_path: Path, key: int) -> None:
-    """The value does not count for the range of the others."""
+    """The transparent value does not count for the range of the others."""
     pixels = np.full((8, 8), 4095, np.uint16)
     pixels[:, :4] = key
     pixels[:, 4:6] = 1000
@@ -111,7 +111,7 @@ def test_dark_16_bit_colour_image_is_named(tmp_path: Path) -> None:
 
 
 def test_image_set_is_read_at_one_depth(tmp_path: Path) -> None:
-    """The darkest of three pictures fills 8 bits, the brightest 12."""
+    """The darkest of three images needs 8 bits, the brightest 12."""
     peaks = (200, 4000, 900)
     for peak in peaks:
         Image.fromarray(np.full((8, 8), peak, np.uint16)).save(tmp_path / f"{peak}.png")

@@ -67,6 +67,7 @@ def write_hostile_images(folder: Path) -> None:
     (folder / "text.jpg").write_text("this is not an image")
 
 
+@pytest.mark.integration
 @needs_linux
 def test_read_rejects_hostile_images(tmp_path):
     """One process reads all files, with 200 MB for all of them."""
@@ -74,6 +75,7 @@ def test_read_rejects_hostile_images(tmp_path):
     assert_rejected(tmp_path)
 
 
+@pytest.mark.integration
 @needs_linux
 def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "_valid.png")

@@ -29,7 +29,7 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
 
 
 def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
-    """The exported graph, at another batch size than it was traced with, gives what torch gives."""
+    """Check that the exported graph agrees with torch, at another batch size than it was traced with."""
     spec = Spec(
         role=role,
         name="test",
@@ -47,7 +47,7 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
     graph = to_onnx(module, spec)
     set_metadata(graph, spec)
     data = graph.SerializeToString()
-    scan(data, spec, "it would be refused as a stranger's")
+    scan(data, spec, "it would be rejected as an untrusted file")
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     image, label = batch(config.image_shape, config.classes is not None, count)
     first = image if role == "encoder" else torch.randn(count, config.latent_dim)
@@ -63,7 +63,7 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
 
 
 def combinations() -> Iterator[Any]:
-    """All of them; the quick ones are of each architecture, with labels and without, each likelihood and each shape."""
+    """Yield all combinations; the quick ones cover each architecture, labels or none, each likelihood and shape."""
     for i, (arch, labels) in enumerate(product(FAMILIES, [False, True])):
         for j, likelihood in enumerate(LIKELIHOODS):
             for k, shape in enumerate(SHAPES):
@@ -71,6 +71,7 @@ def combinations() -> Iterator[Any]:
                 yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("arch", "labels", "likelihood", "shape"), list(combinations()))
 def test_every_combination_builds_learns_and_exports(arch, labels, likelihood, shape):
     torch.manual_seed(0)
@@ -87,6 +88,7 @@ OTHER_LAYERS = {
 }
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("labels", [False, True])
 @pytest.mark.parametrize("arch", OTHER_LAYERS)
@@ -99,6 +101,7 @@ def test_other_layers_learn_and_export(arch, labels, shape):
     agree(model, config, "encoder")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
 def test_spatial_code_learns_exports_and_is_local(conditioning):
     torch.manual_seed(0)
@@ -135,6 +138,7 @@ def test_every_parameter_learns(arch, conditioning):
     assert unchanged == []
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(("prior", "objective"), list(product(PRIORS, OBJECTIVES)))
 @pytest.mark.parametrize("labels", [False, True])
 def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
@@ -142,7 +146,7 @@ def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
     config = model_config(labels=labels, prior=prior)
     model = build(config)
     learn(model, *batch((1, 8, 8), labels), objective)
-    if objective == "elbo":  # a graph knows nothing of the objective
+    if objective == "elbo":  # a graph does not depend on the objective
         agree(model, config, "decoder")
         agree(model, config, "encoder")
 

@@ -27,7 +27,7 @@ def test_gaussian_agrees_with_torch_distributions(likelihood, sigma):
 
 
 def test_gaussian_learns_from_pixels_beyond_black_and_white():
-    """There its derivative is that of the error's tangent: it leads back where the image differs, and nowhere else."""
+    """The derivative there leads back to the range if the image differs, and is zero otherwise."""
     params = torch.tensor([-3.0, -3.0, 3.0, 0.1]).reshape(1, 1, 2, 2).requires_grad_()
     image = torch.tensor([0.0, 0.4, 0.4, 0.4]).reshape(1, 1, 2, 2)
     Gaussian(1, sigma=0.5).nll(params, image).sum().backward()
@@ -37,7 +37,7 @@ def test_gaussian_learns_from_pixels_beyond_black_and_white():
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_mostly_black_images_are_learned(likelihood):
-    """A stripe on black, in one of four places: a model that gives up draws all black, an error of 1/8."""
+    """Each image has a stripe in one of four places; a model that decodes only black has an error of 1/8."""
     torch.manual_seed(0)
     image = torch.zeros(4, 1, 8, 8)
     for i in range(4):
@@ -72,7 +72,7 @@ def test_mixture_probabilities_of_all_values_sum_to_one(channels):
     likelihood = LogisticMixture(channels, components=3)
     params = 3 * torch.randn(1, likelihood.param_channels, 1, 1).double()
     levels = torch.linspace(0, 1, 256, dtype=torch.float64)
-    values = torch.cartesian_prod(*[levels] * channels).reshape(-1, channels, 1, 1)  # every pixel there is
+    values = torch.cartesian_prod(*[levels] * channels).reshape(-1, channels, 1, 1)  # every possible pixel
     log_prob = -likelihood.nll(params.expand(len(values), -1, 1, 1), values)
     assert float(log_prob.logsumexp(0)) == pytest.approx(0, abs=1e-9)
 
@@ -93,7 +93,7 @@ def test_mixture_agrees_with_torch_distributions():
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 1.0])
 def test_mixture_mean_is_the_mean_of_its_values(log_scale):
-    """At the ends too, where much of a wide distribution is cut off."""
+    """This holds at the ends too, where much of a wide distribution is cut off."""
     torch.manual_seed(0)
     likelihood = LogisticMixture(1)
     params = torch.randn(1, likelihood.param_channels, 1, 1).double()
@@ -108,7 +108,7 @@ def test_later_colour_depends_on_earlier_colour():
     params = torch.zeros(1, likelihood.param_channels, 1, 1)
     params[0, 7] = math.atanh(0.9)  # the coefficient of green from red
     params[0, 1] = 0.8  # red's mean
-    params[0, 4:7] = -7.0  # sharply
+    params[0, 4:7] = -7.0  # narrow
     red, green, blue = ((2 * likelihood.mean(params) - 1).flatten()).tolist()
     assert (red, green, blue) == pytest.approx((0.8, 0.72, 0.0), abs=1e-3)
     image = (torch.tensor([0.2, 0.18, 0.0]).reshape(1, 3, 1, 1) + 1) / 2

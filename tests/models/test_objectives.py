@@ -18,7 +18,7 @@ def test_elbo_allows_negative_estimates_of_the_rate():
 
 
 def fixed_terms(**terms: torch.Tensor) -> Callable[..., Terms]:
-    """A model whose terms are known."""
+    """Return a model that returns these terms."""
     return lambda image, label, samples=1: Terms(**(dict.fromkeys(Terms._fields) | terms))
 
 
@@ -40,7 +40,7 @@ def test_elbo_agrees_with_values_by_hand(kl_weight, options, expected):
 
 
 def test_iwae_agrees_with_values_by_hand():
-    """Two samples for each of two images, in a row."""
+    """Each of two images has two successive samples."""
     model = fixed_terms(
         distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
         rate=torch.ones(4, 3),
@@ -56,7 +56,7 @@ def test_iwae_agrees_with_values_by_hand():
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
-    """The decoder's and the prior's gradient is the plain one, sample by sample."""
+    """The gradients of the decoder and the prior are the same, sample by sample."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
     image, _ = batch((1, 8, 8), False, 1)
@@ -64,7 +64,7 @@ def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
     many = image.expand(300, -1, -1, -1)
 
     def gradients(dreg: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """(R, P) of the encoder, of all other parameters."""
+        """Return the gradients (R, P) of the encoder, and those of all other parameters."""
         torch.manual_seed(1)
         rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _ in range(30):
@@ -88,7 +88,7 @@ def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
     assert doubly.std(0).norm() < 0.7 * plain.std(0).norm()
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # which torch itself hides
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # hidden by torch itself
 def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     torch.manual_seed(0)
     model = build(model_config())
@@ -96,7 +96,7 @@ def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     learn(model, image, None, "iwae", steps=20)
 
     def gradients(network: Callable[..., Terms], dreg: bool = True) -> torch.Tensor:
-        for _ in range(2):  # the second time a compiled one has what it needs
+        for _ in range(2):  # the first call of a compiled model compiles it
             torch.manual_seed(1)
             model.zero_grad()
             call = sampled(network)
@@ -115,7 +115,7 @@ def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
 
 
 def test_total_correlation_agrees_with_correlated_normal():
-    """Of a correlated normal it is -ln(1 - r^2) / 2; codes are told by their means, with little variance."""
+    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. The codes have little variance."""
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
 

@@ -70,7 +70,7 @@ def test_every_public_name_exists():
     assert all(getattr(cvae, name) is not None for name in cvae.__all__)
 
 
-# -- texts -------------------------------------------------------------------------------------------------------------
+# -- texts ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,7 @@ def test_wheel_metadata_agree_with_pyproject(wheel):
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
 
 
+@pytest.mark.integration
 def test_another_package_with_the_same_name_is_detected(tmp_path):
     """Both distributions installed over each other give our modules below their `__init__.py`."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,4 +1,4 @@
-"""cvae keeps onnxruntime's telemetry off, whatever is used first."""
+"""Telemetry of onnxruntime, which is disabled whatever module or command is used first."""
 
 import json
 import os
@@ -13,6 +13,8 @@ from PIL import Image
 
 from cvae import model_zoo
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 VARIABLE = "ORT_DISABLE_TELEMETRY"
 
@@ -22,7 +24,7 @@ MODULES = [
     for path in sorted((ROOT / folder).rglob("*.py"))
     if re.search(r"^\s*(import|from) onnxruntime\b", path.read_text("utf-8"), flags=re.MULTILINE)
 ]
-"""Every module of the package that imports onnxruntime by itself."""
+"""Every module of the package that imports onnxruntime directly."""
 
 COMMANDS = {
     "generate": "generate model --digit 7 --out seven.png",
@@ -69,11 +71,11 @@ for index, program in enumerate(json.loads(sys.argv[1])):
         break
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""Run each program in a fresh child with a home of its own, and print the exit codes."""
+"""Run each program in a new process with its own home folder, and print the exit codes."""
 
 
 def python(program: str, *args: str, home: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program as a user without any settings would."""
+    """Run a program without any settings of the user."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "CVAE_"))}
     command = [sys.executable, "-c", program, *args]
     env |= {"HOME": str(home), **variables}
@@ -86,7 +88,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def telemetry(tmp_path_factory) -> None:
-    """Skip unless this onnxruntime leaves files in the home folder by default: then their absence means something."""
+    """Skip unless this onnxruntime writes to the home folder by default; else the tests prove nothing."""
     home = tmp_path_factory.mktemp("home")
     result = python("import onnxruntime", home=home, cwd=home)
     assert result.returncode == 0, result.stderr
@@ -96,7 +98,7 @@ def telemetry(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
-    """For each of `PROGRAMS` its exit code, its output, and the files in its home."""
+    """Return the exit code, the output and the files in the home folder for each of `PROGRAMS`."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "model").mkdir()
     for path in model_zoo.models()[model_zoo.DEFAULT].glob("*.onnx"):
@@ -128,7 +130,7 @@ def test_nothing_is_written_to_the_home_folder(results, name):
 def test_unwritable_home_folder_causes_no_warning(tmp_path):
     home = tmp_path / "file"
     home.touch()
-    assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # else this would prove nothing
+    assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # otherwise this would prove nothing
     result = python("import cvae.runtime.session", home=home, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -1,4 +1,4 @@
-"""What the base install can do: everything but training, without a single training package."""
+"""Base install: everything except training works without the packages for training."""
 
 import json
 import os
@@ -14,10 +14,12 @@ from PIL import Image
 
 from cvae import model_zoo
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 ABSENT = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
 
-# Python as it is where these packages were never installed: its own finder does not find them.
+# Hide these packages from Python, as if they were not installed.
 WITHOUT = f"""
 import sys
 from importlib.machinery import PathFinder
@@ -80,7 +82,7 @@ print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label
 
 
 def every_command(run: Path, cvae) -> None:
-    """Each command of the base install, through `cvae`, which runs one and returns its standard output."""
+    """Run every command of the base install through `cvae`, which returns the standard output of a command."""
     facts = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
     assert facts["labels"] == ["7"] and facts["seed"] == 1
     cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "way.gif")
@@ -108,7 +110,7 @@ def test_every_command_except_training_works(trained, tmp_path):
 def test_web_page_can_be_exported(trained, tmp_path):
     program = """
 from cvae.exporters import onnxruntime_web
-onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is to be fetched here
+onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is downloaded here
 from cvae.__main__ import main
 main()
 """
@@ -180,7 +182,7 @@ def test_base_install_runs_every_command(trained, tmp_path):
 
 
 def test_exported_files_can_be_evaluated(tmp_path):
-    """The bundled digits are read without scikit-learn's import, so here of a set of one's own."""
+    """The data set is an npz file."""
     folder = tmp_path / "model"
     shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
     program = """if True:
@@ -199,7 +201,7 @@ def test_exported_files_can_be_evaluated(tmp_path):
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["backend"].startswith("onnxruntime") and report["protocol"]["images"] == 20
-    assert report["importance_weighted"]["nats"] > 100  # a diagonal is no digit
+    assert report["importance_weighted"]["nats"] > 100  # a diagonal is not a digit
 
 
 def test_anomalies_can_be_detected(tmp_path):
@@ -212,7 +214,7 @@ def test_anomalies_can_be_detected(tmp_path):
         np.save("normal.npy", (255 * normal[:, 0]).astype(np.uint8))
         from cvae import imaging
         for i in range(2):
-            imaging.save(imaging.to_pil(1 - i - (1 - 2 * i) * normal[i]), f"{i}.png")  # a negative, and as it is
+            imaging.save(imaging.to_pil(1 - i - (1 - 2 * i) * normal[i]), f"{i}.png")  # a negative and a normal image
         from cvae.__main__ import main
         main()
     """

@@ -21,7 +21,7 @@ def plot(cvae) -> Callable[..., Any]:
 
 @pytest.fixture
 def assert_fails(plot) -> Callable[..., None]:
-    """The command ends with this code and one error line with all the words, and writes nothing."""
+    """Return a check that `cvae plot` fails with this exit code and one error line, and writes nothing."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = sorted(Path.cwd().rglob("*"))
@@ -37,7 +37,7 @@ def assert_fails(plot) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory) -> dict[str, Path]:
-    """Two runs with a code of two numbers, as good as untrained: "labels" and "plain"."""
+    """Train and export two models with a two-dimensional code, briefly: "labels" is conditional, "plain" is not."""
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
@@ -54,7 +54,7 @@ def plane(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def saved_figures(monkeypatch) -> list[Figure]:
-    """Every figure that a command saves; images are enlarged without smoothing, to be read pixel by pixel."""
+    """Return a list of the figures that commands save. Images are enlarged without smoothing."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     figures: list[Figure] = []
     save = style.save

@@ -1,4 +1,4 @@
-"""What a figure shows."""
+"""Contents of figures."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ ZOO = model_zoo.DEFAULT
 
 
 def picture(path: str | Path) -> np.ndarray:
-    """The pixels of a figure that must not be blank."""
+    """Return the pixels of a figure, which must not be blank."""
     with Image.open(path) as file:
         pixels = np.asarray(file.convert("RGB"))
     assert pixels.std() > 10
@@ -21,7 +21,7 @@ def picture(path: str | Path) -> np.ndarray:
 
 
 def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
-    """The images (rows, columns, side, side) on a sheet, as bytes."""
+    """Return the images (rows, columns, side, side) of an image grid, as bytes."""
     (axes,) = figure.axes
     (image,) = axes.images
     pixels = np.asarray(image.get_array())
@@ -36,12 +36,12 @@ def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
 
 
 def close(panels: np.ndarray, images: np.ndarray) -> bool:
-    """Whether these bytes (R, K, H, W) are the images (R*K, 1, H, W), rounded."""
+    """Return whether these bytes (R, K, H, W) are the images (R*K, 1, H, W), rounded."""
     return bool(np.abs(panels.reshape(images.shape) - images * 255).max() <= 0.51)
 
 
 def names(figure: Figure) -> tuple[list[str], list[str]]:
-    """What is written before the rows and above the columns of a sheet."""
+    """Return the labels of the rows and the columns of an image grid."""
     (axes,) = figure.axes
     return [text.get_text() for text in axes.get_yticklabels()], [text.get_text() for text in axes.get_xticklabels()]
 

@@ -44,7 +44,7 @@ BAD = {
 @pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
 def test_plot_rejects_invalid_arguments_in_one_line(assert_fails, trained, code, command, words):
     Path("empty-folder").mkdir()
-    Path("text.png").write_text("this is no picture")
+    Path("text.png").write_text("this is not an image")
     np.savez("same.npz", train=np.zeros((2, 1, 8, 8), np.uint8), test=np.zeros((40, 1, 8, 8), np.uint8))
     np.savez("colour.npz", train=np.zeros((2, 3, 8, 8), np.uint8), test=np.zeros((40, 3, 8, 8), np.uint8))
     shutil.copytree(trained["plain"], "raw", ignore=shutil.ignore_patterns("*.onnx", "*.jsonl", "samples"))

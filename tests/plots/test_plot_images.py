@@ -44,7 +44,7 @@ def test_traversal_varies_one_dimension_at_a_time():
 
 
 def own_picture() -> np.ndarray:
-    """picture.png, and its pixels (1, 1, 8, 8) in [0, 1]."""
+    """Write picture.png, and return its pixels (1, 1, 8, 8) in [0, 1]."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
     Image.fromarray(pixels).save("picture.png")
     return pixels[None, None] / np.float32(255)

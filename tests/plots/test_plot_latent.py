@@ -148,7 +148,7 @@ def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, t
     pixels = picture("codes.png")
     assert pixels.shape[0] > 900 and pixels.shape[1] > 1_000
     assert len(saved_figures[0].axes[0].collections) == 10
-    # The model has found the classes without being told them: most neighbours are of the same one.
+    # The model has learned the classes without labels: most neighbours have the same class.
     points = [np.asarray(each.get_offsets()) for each in saved_figures[0].axes[0].collections]
     places, labels = np.concatenate(points), np.repeat(range(10), [len(each) for each in points])
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)

@@ -21,5 +21,5 @@ def networks(trained):
 
 @pytest.fixture
 def run(trained, tmp_path) -> Path:
-    """A copy of the run with labels, to spoil."""
+    """Copy the conditional run to a folder whose files a test may change."""
     return Path(shutil.copytree(trained["labels"], tmp_path / "run"))

@@ -1,6 +1,6 @@
-"""How a class is chosen: by its name, as a text or as a number, or by its index.
+"""Choice of a class: by its name, as text or as a number, or by its index.
 
-In the models here each class draws one brightness, so that the pixels tell which class was drawn.
+Each class of the models here has its own brightness, so the pixels identify the class.
 """
 
 import json
@@ -42,7 +42,7 @@ def spec(classes: tuple[str, ...] | None, role: str = "decoder") -> Spec:
 
 
 def save_model(folder: Path, classes: tuple[str, ...]) -> Path:
-    """Write a decoder that draws each class in its brightness, whatever the noise, and an encoder.
+    """Write a decoder that returns the brightness of the class, whatever the noise, and an encoder.
 
     The encoder's mean is -1, 0 and 1 for the first, second and third class, whatever the image.
     """
@@ -98,7 +98,7 @@ def save_model(folder: Path, classes: tuple[str, ...]) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A model whose classes are named by numbers; class 1 has the index 0, class 10 the index 1."""
+    """Save a model whose classes are named by numbers: class 1 has index 0, class 10 has index 1."""
     return save_model(tmp_path_factory.mktemp("numbers") / "run", NUMBERS)
 
 
@@ -190,12 +190,12 @@ def test_value_that_is_not_a_label_is_rejected_in_one_line(classes, label):
         spec(classes).label_index(label)
 
 
-@pytest.mark.parametrize(("label", "shown"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
-def test_error_explains_how_to_request_an_index(label, plotted_names):
+@pytest.mark.parametrize(("label", "quoted"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
+def test_error_explains_how_to_request_an_index(label, quoted):
     with pytest.raises(UsageError) as caught:
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
-        f"'run' has no label {plotted_names}; its classes are named 1, 10, 2; "
+        f"'run' has no label {quoted}; its classes are named 1, 10, 2; "
         "to choose by index, pass label_index=0 (--label-index 0)"
     )
     with pytest.raises(UsageError, match=r"no label 3; its classes are named 1, 10, 2$"):
@@ -349,7 +349,7 @@ def test_transition_between_unknown_labels_is_rejected(model, chosen, words):
         model.interpolate(0, 1, 3, **chosen)
 
 
-# -- what draws by index inside ----------------------------------------------------------------------------------------
+# -- functions that use indices ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
 
 
 def level(path: str) -> str:
-    """Return the name of the class that a picture shows, all of one brightness."""
+    """Return the class of an image of uniform brightness."""
     with Image.open(path) as picture:
         return (
             class_names(np.asarray(picture.convert("L"))[None] / 255)[0]
@@ -434,13 +434,13 @@ def test_generate_command_uses_every_class_without_label(cvae, folder):
 
 @pytest.fixture
 def picture(in_tmp) -> str:
-    """A picture of class 10, as the model draws it."""
+    """Save an image of class 10 as the model generates it."""
     Image.fromarray(np.full((8, 8), round(255 * LEVELS[1]), np.uint8)).save("ten.png")
     return "ten.png"
 
 
 def columns(path: str, count: int) -> list[float]:
-    """Return the brightness of each of `count` pictures beside each other."""
+    """Return the brightness of each of `count` images in a row."""
     with Image.open(path) as grid:
         pixels = np.asarray(grid.convert("L"))
     middles = (np.arange(count) + 0.5) * pixels.shape[1] / count

@@ -24,7 +24,7 @@ def test_decoder_generates_without_encoder_and_encode_suggests_export(run):
         assert model.generate(1, label=3).shape == (1, 1, 8, 8)
         with pytest.raises(CvaeError, match=r"cvae export onnx .*run"):
             model.encode(some_images(1), 3)
-    (run / ENCODER).write_bytes(encoder)  # looked for when it is needed, not before
+    (run / ENCODER).write_bytes(encoder)  # it is loaded when it is needed
     assert model.encode(some_images(1), 3)[0].shape == (1, 8)
 
 
@@ -53,7 +53,7 @@ def test_load_explains_how_to_install_cuda_provider(trained):
 
 @pytest.fixture(params=["it falls back", "it raises"])
 def no_start(request, monkeypatch):
-    """An onnxruntime that lists CUDA and ROCm, of which none starts."""
+    """Replace onnxruntime by one that lists CUDA and ROCm but cannot start them."""
     real = ort.InferenceSession
 
     def start(data, options, *, providers, **other):
@@ -109,7 +109,7 @@ def test_load_finds_run_by_name(trained, in_tmp, models):
 
 
 def respecced(path: Path, **changes) -> None:
-    """Change what a file says of itself, not what it is."""
+    """Change the spec of a file, but not its graph."""
     model = onnx.load(path)
     (entry,) = [p for p in model.metadata_props if p.key == KEY]
     entry.value = json.dumps({**json.loads(entry.value), **changes})

@@ -1,4 +1,4 @@
-"""Studies: the space, the first and the best trial, and going on after whatever ended the search."""
+"""Studies: the search space, the first and the best trial, and continued studies."""
 
 import inspect
 import json
@@ -106,7 +106,7 @@ def test_recipe_contains_the_full_config(tmp_path, config):
     assert from_dict(TrainConfig, read_recipe(tmp_path / "r.toml")) == config
 
 
-# -- a study, for real -------------------------------------------------------------------------------------------------
+# -- a real study ------------------------------------------------------------------------------------------------------
 
 QUICK = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none", "--limit", "600"]
 QUICK += ["--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,128", "--study", "quick"]
@@ -121,7 +121,7 @@ def cvae(*args: str) -> int:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory) -> Path:
-    """The folder of four trials."""
+    """Run a study of four trials, and return its folder."""
     before, folder = Path.cwd(), tmp_path_factory.mktemp("study")
     os.chdir(folder)
     try:
@@ -133,7 +133,7 @@ def study(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def facts(study, monkeypatch, capsys) -> dict[str, Any]:
-    """The same command again: it has nothing to do but to tell."""
+    """Repeat the command, which has nothing left to do, and return its report."""
     monkeypatch.chdir(study)
     capsys.readouterr()
     assert cvae(*QUICK, "--trials", "4", "--json") == 0
@@ -177,7 +177,7 @@ def test_plots_of_the_study_are_not_blank(facts):
 
 
 def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsys, facts):
-    assert cvae(*QUICK, "--trials", "2") == 0  # fewer than are there
+    assert cvae(*QUICK, "--trials", "2") == 0  # fewer than exist
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["trial", "outcome", "bound", "seconds", "lr", "batch_size"]
     assert lines[1].split()[:2] == [str(facts["best"]["number"]), "complete"] and len(lines) == 10
@@ -193,7 +193,7 @@ def test_other_flags_require_another_study(facts, capsys):
     assert "--search ema" in capsys.readouterr().err
 
 
-# -- a study, with a training that is quick and does as it is told -----------------------------------------------------
+# -- a study with a fake training --------------------------------------------------------------------------------------
 
 FAKE = '''
 import math, os, signal
@@ -206,7 +206,7 @@ from cvae.errors import CvaeError, Diverged, Interrupted
 trained = []
 
 def train(config, out, *, quiet, on_epoch):
-    """Epochs whose bound is that of the learning rate; what happens in trial N is in `events[N]`."""
+    """Report epochs whose bound depends on the learning rate, and cause the event `events[N]` in trial N."""
     number = int(Path(out).name.removeprefix("trial-"))
     trained.append((number, config))
     Path(out).mkdir(parents=True)
@@ -270,14 +270,14 @@ def test_bad_trials_are_pruned_and_their_runs_removed(fake):
     pruned = {number for number, outcome in outcomes(study).items() if outcome == "pruned"}
     assert {8, 10} <= pruned and len(outcomes(study)) == 12
     assert study.best and [path.name for path in Path("s").glob("trial-*")] == [f"trial-{study.best.number:03}"]
-    # judged after a quarter of the run at the earliest
+    # pruned after a quarter of the run at the earliest
     assert all(t.last_step is not None and t.last_step >= 5 for t in study.trials if t.number in pruned)
 
 
 def test_study_is_reproducible(fake):
     trained = fake(8).trained
     fake(3, out=Path("other"))
-    assert fake(8, out=Path("other")).trained == trained[3:]  # in two goes, too
+    assert fake(8, out=Path("other")).trained == trained[3:]  # in two calls, too
     assert fake(8, out=Path("more"), base=replace(BASE, seed=1)).trained[1][1].lr != trained[1][1].lr
 
 
@@ -288,7 +288,7 @@ def test_diverging_trial_is_recorded_as_failed(fake, capsys):
 
 
 def test_study_of_an_older_version_is_continued(fake):
-    """Its flags had `beta` among them, and a newer flag not yet."""
+    """Its flags contain `beta`, but not a newer flag."""
     base = replace(BASE, options={**BASE.options, "objective": {"beta": 4.0}})
     study = fake(2, base=base)
     flags = study.optuna.user_attrs["flags"]
@@ -303,7 +303,7 @@ def test_study_of_an_older_version_is_continued(fake):
 def test_consecutive_failures_end_the_study(fake):
     with pytest.raises(CvaeError, match="disk is full"):
         fake(20, {2: "fail", 3: "fail", 4: "fail"})
-    assert len(outcomes(fake(6))) == 6  # and it goes on
+    assert len(outcomes(fake(6))) == 6  # the study can be continued
 
 
 def test_failing_first_trial_ends_the_study_but_can_be_retried(fake):
@@ -339,6 +339,7 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
 
 
+@pytest.mark.integration
 def test_killed_worker_does_not_block_the_study(fake):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert result.returncode == -9 and Path("s/trial-002").exists()
@@ -350,6 +351,7 @@ def test_killed_worker_does_not_block_the_study(fake):
     assert trials[3].params == trials[2].params and not Path("s/trial-002").exists()
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("storage", ["shared/study.journal", "sqlite:///study.db"])
 def test_two_workers_share_a_study(fake, storage):
     workers = [subprocess.Popen(worker({}, 8, out, storage), stderr=subprocess.PIPE, text=True) for out in ("a", "b")]

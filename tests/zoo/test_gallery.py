@@ -1,6 +1,6 @@
-"""Every command of docs/gallery.md, on the bundled digits in place of MNIST and on drawn cars, and what it draws.
+"""Commands of docs/gallery.md, with the bundled digits in place of MNIST and with generated cars.
 
-The trainings are shortened, and their networks made small; nothing else differs from the page.
+The trainings are shorter and their networks smaller than on the page.
 """
 
 import re
@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from helpers import code_blocks, load_data
 from PIL import Image, ImageDraw, ImageSequence
+
+pytestmark = pytest.mark.integration
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gallery.md"
 SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
@@ -31,7 +33,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def write_mnist(raw: Path) -> None:
-    """The bundled digits as MNIST's files."""
+    """Write the bundled digits in the format of MNIST."""
     digits = load_data("digits", size=28)
     raw.mkdir(parents=True)
     for name, part in {"train": digits.train, "t10k": digits.test}.items():
@@ -45,7 +47,7 @@ def write_mnist(raw: Path) -> None:
 
 
 def draw_car(path: Path, seed: int) -> None:
-    """A box on two wheels, in a colour of its own."""
+    """Write an image of a car: a box on two wheels, in a random colour."""
     random = np.random.default_rng(seed)
     picture = Image.new("RGB", (96, 64), tuple(map(int, random.integers(150, 255, 3))))
     draw = ImageDraw.Draw(picture)
@@ -60,7 +62,7 @@ def draw_car(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def home(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with what the page says to bring: MNIST, and cars, among them those that it names."""
+    """Make a folder with the data that the page requires: MNIST, and cars, among them those that it names."""
     write_mnist(in_tmp / "data" / "MNIST" / "raw")
     named = re.findall(r"cars/test/\S+\.jpg", PAGE.read_text())
     types = sorted({Path(name).parent.name for name in named})
@@ -73,7 +75,7 @@ def home(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def tiles(picture: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
-    """The panels of a grid, without the gaps."""
+    """Return the panels of a grid, without the gaps."""
     height, width = (picture.shape[0] + rows) // rows, (picture.shape[1] + columns) // columns
     return [
         picture[y * height : (y + 1) * height - height // 10, x * width : (x + 1) * width - width // 10]
@@ -83,7 +85,7 @@ def tiles(picture: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
 
 
 def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
-    """What the command says is what the picture shows."""
+    """Check that an image shows what its command reports."""
     if "--epochs" in words:
         assert facts["epochs"] == [int(epoch) for epoch in words[words.index("--epochs") + 1].split(",")]
     with Image.open(path) as picture:
@@ -94,7 +96,7 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
             assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
             return
         pixels = np.asarray(picture.convert("L"))
-    assert min(pixels.shape) >= 40 and pixels.std() > 2, "the picture is small or blank"
+    assert min(pixels.shape) >= 40 and pixels.std() > 2, "the image is small or blank"
     if words[1] == "generate":
         each, count = int(words[words.index("-n") + 1]), facts["images"]
         columns = each if each < count else int(np.ceil(np.sqrt(count)))  # with labels, a row for each
@@ -109,7 +111,7 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
         way = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
         assert 0 < way[1] < way[-1], "it does not go from one image to another"
     else:
-        assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is no figure on white"
+        assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is not a figure on a white background"
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -121,4 +123,6 @@ def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
         if "--out" in words:
             images_written.append(words[words.index("--out") + 1])
             check_picture(words, facts, home / images_written[-1])
-    assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), "pictures made and pictures shown"
+    assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), (
+        "images written and images on the page"
+    )

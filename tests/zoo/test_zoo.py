@@ -1,4 +1,4 @@
-"""The models that come with the package: what their files, their cards and their figures say of each other."""
+"""Models of the zoo: their files, cards and metrics agree."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def test_card_lists_every_metric_of_the_evaluation(name):
 @needs_mnist
 @each_model
 def test_bound_of_a_model_agrees_with_its_card(name):
-    """On 400 of the test images, within the error that the subset makes."""
+    """The bound of 400 test images agrees within the error of the subset."""
     folder, report = model_zoo.model(name), report_of(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
     again = evaluate(RunScorer(folder, "cpu"), data, limit=400, generated=0)
@@ -87,7 +87,7 @@ def test_bound_of_a_model_agrees_with_its_card(name):
 @needs_mnist
 @each_model
 def test_exported_files_have_the_bound_of_the_card(name):
-    """A looser one under a flow: the same images, without torch."""
+    """Without torch the bound is looser if the prior is a flow."""
     folder = model_zoo.model(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
     test = subsample(load_dataset(data).test, 50)
@@ -100,10 +100,10 @@ def test_exported_files_have_the_bound_of_the_card(name):
 
 
 def test_default_model_generates_the_requested_digits():
-    """By the shipped classifier, which is right on 99.5 % of real test images."""
-    config = np.arange(1000) % 10
-    images = cvae.load().generate(1000, config, seed=0)
-    assert (load_feature_extractor("mnist").predict(images) == config).mean() >= 0.98
+    """The included classifier is right on 99.5 % of real test images."""
+    labels = np.arange(1000) % 10
+    images = cvae.load().generate(1000, labels, seed=0)
+    assert (load_feature_extractor("mnist").predict(images) == labels).mean() >= 0.98
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 
