@@ -94,7 +94,7 @@ def traverse(
             min=0.01,
             max=100,
             metavar="X",
-            help="Vary each dimension from -X to X, in standard deviations of the prior.",
+            help="Vary each dimension from -X to X, in standard deviations of the noise.",
         ),
     ] = 3.0,
     data: _shared.Data = None,

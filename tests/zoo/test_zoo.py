@@ -109,4 +109,4 @@ def test_default_model_generates_the_requested_digits():
 
 def test_recipe_without_model_is_shown_with_its_requirements(cvae):
     page = cvae("zoo", "show", "cars").out
-    assert "Bring a folder cars/train" in page and 'data = "folder:cars"' in page
+    assert "Provide images in the folders cars/train" in page and 'data = "folder:cars"' in page
