@@ -18,9 +18,13 @@ from PIL import Image
 
 from cvae.__main__ import main
 from cvae.atomic import write_file
-from cvae.config import TrainConfig
+from cvae.config import DataConfig, TrainConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
+
+for config in (DataConfig, TrainConfig):
+    # The seed of all trainings of the tests that do not choose one: none of them may depend on it.
+    config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
 
 INTEGRATION_FIXTURES = {
     "trained", "quick_run", "plane", "study",  # train a model
