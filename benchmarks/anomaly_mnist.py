@@ -61,7 +61,7 @@ def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, An
     positive = complete.test.labels == complete.classes.index(digit)
     metrics: dict[str, Any] = {}
     for name, score in scores.items():
-        above = score > detector.facts.thresholds[name]
+        above = score > detector.metadata.thresholds[name]
         metrics[name] = {
             "auroc": roc_auc_score(positive, score),
             "auprc": average_precision_score(positive, score),

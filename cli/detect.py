@@ -60,7 +60,7 @@ def fit(
     with _shared.show_progress() as progress:
         update = partial(progress, "normal images")
         detector = Detector.fit(scorer, normal.images, data=dataset.name, quantile=quantile, progress=update)
-    files, metadata = detector.save(folder), detector.facts
+    files, metadata = detector.save(folder), detector.metadata
     text = [f"{files[0]}: from {metadata.images:,} images of {metadata.data}; an image is an anomaly above"]
     text += [f"  {score:15}{value:12.3f}" for score, value in metadata.thresholds.items()]
     _shared.report(json, {"out": str(files[0]), **to_dict(metadata)}, "\n".join(text))
@@ -90,7 +90,7 @@ def score(
 
     scorer, folder = _detect_io.open_scorer(model, device)
     detector = Detector.load(folder, scorer)
-    thresholds = detector.facts.thresholds
+    thresholds = detector.metadata.thresholds
     if by not in thresholds:
         raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {suggest(by, thresholds)}")
     files = _detect_io.list_images(images, out)

@@ -62,13 +62,13 @@ class Detector:
 
     Args:
         name: name of the model.
-        facts: statistics of normal images.
+        metadata: statistics of normal images.
         codes: codes of normal images, (M, Z).
         calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
     """
 
-    def __init__(self, name: str, facts: Metadata, codes: np.ndarray, calibration: np.ndarray) -> None:
-        self.name, self.facts, self.codes, self.calibration = name, facts, codes, calibration
+    def __init__(self, name: str, metadata: Metadata, codes: np.ndarray, calibration: np.ndarray) -> None:
+        self.name, self.metadata, self.codes, self.calibration = name, metadata, codes, calibration
 
     @classmethod
     def fit(
@@ -105,7 +105,7 @@ class Detector:
             scores = separate_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)
-        facts = Metadata(
+        metadata = Metadata(
             weights=scorer.model.spec.weights,
             data=data,
             images=len(images),
@@ -114,7 +114,7 @@ class Detector:
             centre=centre,
             scale=scale,
         )
-        return cls(scorer.name, facts, normal.code, sorted_scores(scores))
+        return cls(scorer.name, metadata, normal.code, sorted_scores(scores))
 
     def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
         """Return all scores in `SCORES` that the model supports, (N,) each.
@@ -123,7 +123,7 @@ class Detector:
             CvaeError: If a score is not finite.
         """
         with np.errstate(all="ignore"):
-            scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, self_matches=0)
+            scores = separate_scores(measured, self.codes, self.metadata.centre, self.metadata.scale, self_matches=0)
             scores["combined"] = combine(scores, self.calibration)
         _require_finite(scores, self.name)
         return scores
@@ -136,8 +136,8 @@ class Detector:
         """
         paths = [folder / METADATA, folder / CODES, folder / CALIBRATION]
         with ExitStack() as stack:
-            facts, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
-            facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
+            metadata, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
+            metadata.write_text(json.dumps(to_dict(self.metadata), indent=2) + "\n")
             np.save(codes, self.codes)
             np.save(calibration, self.calibration)
         return paths
@@ -158,7 +158,7 @@ class Detector:
                 raise ValueError(f"{METADATA} is not a JSON object")
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
-            facts = from_dict(Metadata, data)
+            metadata = from_dict(Metadata, data)
             # Memory-mapped, so that a header that claims more data than the file has is rejected before allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
@@ -169,17 +169,19 @@ class Detector:
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
         names = [name for name in SCORES if name != "ratio" or labels]
         if not (
-            list(facts.thresholds) == names
-            and len(facts.centre or ()) == len(facts.scale or ()) == labels
-            and _is_array(codes, (facts.images, model.latent_dim), np.float32)
-            and _is_array(calibration, (facts.images, sum(name in COMBINED for name in names)), np.float64)
-            and all(map(math.isfinite, (*facts.thresholds.values(), *(facts.centre or ()), *(facts.scale or ()))))
-            and facts.images > NEIGHBOURS
+            list(metadata.thresholds) == names
+            and len(metadata.centre or ()) == len(metadata.scale or ()) == labels
+            and _is_array(codes, (metadata.images, model.latent_dim), np.float32)
+            and _is_array(calibration, (metadata.images, sum(name in COMBINED for name in names)), np.float64)
+            and all(
+                map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ()), *(metadata.scale or ())))
+            )
+            and metadata.images > NEIGHBOURS
         ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged; {fix}")
-        if facts.weights != model.weights:
+        if metadata.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was fitted to different weights; {fix}")
-        return cls(scorer.name, facts, np.array(codes), np.array(calibration))
+        return cls(scorer.name, metadata, np.array(codes), np.array(calibration))
 
 
 def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:

@@ -127,7 +127,7 @@ def nearest(code: np.ndarray) -> np.ndarray:
 def test_thresholds_accept_the_quantile_of_normal_images(scorers, digits, kind):
     normal = measure(scorers[kind], digits.images)
     detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
-    thresholds = detector.facts.thresholds
+    thresholds = detector.metadata.thresholds
     assert list(thresholds) == [name for name in SCORES if name != "ratio" or kind == "labels"]
     for name, score in detector.scores(normal).items():
         if name not in ("neighbours", "combined"):  # among them each image is its own nearest neighbour
@@ -173,7 +173,7 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
         tails = [log_p_value(alone[name][i : i + 1], column)[0] for name, column in zip(names, against, strict=True)]
         combined.append(-2 * sum(tails))
     threshold = np.sort(combined)[math.ceil((len(fold) + 1) * 0.9) - 1]
-    assert detector.facts.thresholds["combined"] == pytest.approx(threshold, rel=1e-3)
+    assert detector.metadata.thresholds["combined"] == pytest.approx(threshold, rel=1e-3)
 
 
 @pytest.mark.parametrize("count", [30, 144])
@@ -221,7 +221,7 @@ def test_negative_digits_are_detected_as_anomalies(scorers, digits, kind, by):
     others = load_data("digits").test.images[200:]
     negatives = 255 - others
     actual = [detector.scores(measure(scorers[kind], images))[by] for images in (others, negatives)]
-    normal, odd = (float((score > detector.facts.thresholds[by]).mean()) for score in actual)
+    normal, odd = (float((score > detector.metadata.thresholds[by]).mean()) for score in actual)
     assert normal < 0.2 and odd > normal + 0.1
 
 
@@ -238,7 +238,7 @@ def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, kind):
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
     assert [path.name for path in detector.save(tmp_path)] == [METADATA, CODES, CALIBRATION]
     again = Detector.load(tmp_path, scorer)
-    assert again.facts == detector.facts and np.array_equal(again.codes, detector.codes)
+    assert again.metadata == detector.metadata and np.array_equal(again.codes, detector.codes)
     assert np.array_equal(again.calibration, detector.calibration)
 
 
@@ -259,7 +259,7 @@ def test_fit_and_score_commands(detect, run, digits, scorers):
     validation = load_data("digits").validation.images
     assert facts["out"] == "run/detector.json" and facts["images"] == len(validation)
     expected = Detector.fit(scorers["labels"], validation, data="digits", quantile=0.9)
-    assert facts["thresholds"] == pytest.approx(dict(expected.facts.thresholds), rel=1e-4)
+    assert facts["thresholds"] == pytest.approx(dict(expected.metadata.thresholds), rel=1e-4)
 
     odd = digits.images[20:23, :, ::-1]
     save_images(Path("mine/a"), digits.images[:9])
