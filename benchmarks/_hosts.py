@@ -23,16 +23,16 @@ from cvae.runtime.session import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 30
-"""Number of calls in a warm process, of which the median counts."""
+"""Number of timed calls in a warm process, whose median is reported."""
 
 
 class Measurement(NamedTuple):
-    """One round in one host: seconds, and megabytes where they were measured."""
+    """One round in one host. None stands for a quantity that was not measured."""
 
-    cold_start: float
-    single: float | None = None  # one image
-    batch: float | None = None  # a batch of 64
-    memory: float | None = None  # peak resident
+    cold_start: float  # seconds until the first image
+    single: float | None = None  # seconds for one image
+    batch: float | None = None  # seconds for a batch of 64 images
+    memory: float | None = None  # peak resident memory in megabytes
 
 
 # -- Python ------------------------------------------------------------------------------------------------------------
@@ -86,7 +86,7 @@ sys.exit(os.waitstatus_to_exitcode(status))
 def measure_process(*command: object) -> Measurement:
     """Run a command to its end, and measure its time and peak resident memory.
 
-    A small process launches it, because a child's peak memory includes that of the process it was forked from.
+    A small process launches the command, because the peak memory of a child includes the memory of its parent.
     """
     program = shutil.which(str(command[0])) or str(command[0])
     words = [sys.executable, "-I", "-S", "-c", LAUNCHER, program, *map(str, command[1:])]
@@ -104,7 +104,7 @@ def measure_warm(program: str, source: Path) -> list[float]:
 
 
 def measure_command(source: Path, folder: Path, cvae: Path) -> Measurement:
-    """Measure `cvae generate`, and the library in a warm process."""
+    """Measure a cold start of `cvae generate`, and decoding with the library in a warm process."""
     cold = measure_process(cvae, "generate", source, "--label", 7, "--out", folder / "seven.png")
     single, batch = measure_warm(PYTHON, source)
     return cold._replace(single=single, batch=batch)
@@ -121,7 +121,7 @@ def measure_torch(source: Path, folder: Path) -> Measurement:
 
 
 def measure_torch_import(source: Path, folder: Path) -> Measurement:
-    """Measure the minimum for any script that uses torch."""
+    """Measure a script that only imports torch, as the lower limit for scripts that use torch."""
     return measure_process(sys.executable, "-c", "import torch; torch.nn.Linear(1, 1)(torch.zeros(1, 1))")
 
 
@@ -129,7 +129,7 @@ def measure_torch_import(source: Path, folder: Path) -> Measurement:
 
 
 def measure_http(source: Path, folder: Path) -> Measurement:
-    """Measure examples/fastapi from its start to the first image, then responses with one and with 64 images."""
+    """Measure examples/fastapi: the time from its start to the first image, then responses with 1 and 64 images."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -149,7 +149,9 @@ def measure_http(source: Path, folder: Path) -> Measurement:
                 break
             except OSError:
                 if server.poll() is not None:
-                    raise SystemExit("the server ended; pip install fastapi uvicorn") from None
+                    raise SystemExit(
+                        "the server exited; check that its packages are installed: pip install fastapi uvicorn"
+                    ) from None
                 time.sleep(0.005)
         cold_start = time.perf_counter() - start
         return Measurement(cold_start, *(median_time(partial(request, n)) for n in (1, 64)))
@@ -213,7 +215,7 @@ def compile_cpp(source: Path, program: Path, ort: Path) -> Path:
 
 
 def measure_cpp(source: Path, folder: Path, ort: Path) -> Measurement:
-    """Measure examples/cpp, and a loop around the same call."""
+    """Measure examples/cpp, and a loop that makes the same call."""
     decoder = source / DECODER
     generate = compile_cpp(ROOT / "examples" / "cpp" / "generate.cpp", folder / "generate", ort)
     (folder / "measure.cpp").write_text(CPP)
@@ -283,7 +285,7 @@ def measure_browser(source: Path, folder: Path) -> Measurement:
 
 
 def install_node_example(folder: Path) -> Path:
-    """Copy examples/node, and install its package there."""
+    """Copy examples/node into a folder, and install the npm package that it needs."""
     copy = folder / "node"
     if not copy.exists():
         shutil.copytree(ROOT / "examples" / "node", copy, ignore=shutil.ignore_patterns("node_modules"))

@@ -1,4 +1,4 @@
-"""Helpers of the speed benchmarks: timed training runs, interleaved rounds, and reports."""
+"""Helpers for the speed benchmarks: timed training runs, interleaved rounds, and reports."""
 
 import argparse
 import json
@@ -26,25 +26,25 @@ from cvae.run import read_config, read_metrics
 class Run(NamedTuple):
     """A finished training run."""
 
-    images_per_second: float  # as the engine reports it: the median over its epochs without the first
-    clocked_images_per_second: float | None  # the same by the times of the optimizer's steps, where hooks see them
+    images_per_second: float  # median over the epochs, without the first, as the engine reports it
+    clocked_images_per_second: float | None  # the same from the times of optimizer steps; None if hooks miss steps
     parameters: int
-    config: Config  # resolved: "auto" is replaced by the precision that was chosen
+    config: Config  # resolved, with the chosen precision instead of "auto"
     records: list[dict[str, Any]]  # metrics.jsonl
 
 
 def train(config: TrainConfig) -> Run:
-    """Train with the engine in a temporary folder. The first of at least two epochs is warm-up."""
+    """Train with the engine in a temporary folder. The first of at least two epochs is a warm-up."""
     times: list[float] = []
 
     def record_time(*_: object) -> None:
         is_edge = len(times) % steps in (0, steps - 1)
         if is_edge and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.synchronize()  # otherwise this is the time of the launch
+            torch.cuda.synchronize()  # otherwise the time would be that of the kernel launch
         times.append(time.perf_counter())
 
     if config.epochs is None or config.limit is None:
-        raise ValueError("set epochs and limit")
+        raise ValueError("the config has no epochs or no limit; set both")
     steps = max(1, config.limit // config.batch_size)
     hook = register_optimizer_step_post_hook(record_time)
     try:
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Run:
 
 
 def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a module's function in a new process, so that no side inherits threads, caches or settings."""
+    """Call a function of a module in a new process, so that no side inherits threads, caches or settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
@@ -87,7 +87,7 @@ def run_rounds(rounds: int, **sides: Callable[[], Any]) -> dict[str, list[Any]]:
 
 
 def ratios(numerators: list[float], denominators: list[float]) -> list[float]:
-    """Return the ratio of each round, in which the noise of a busy machine largely cancels."""
+    """Return the ratio for each round. Within a round, the noise of a busy machine largely cancels."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
@@ -120,7 +120,7 @@ def add_smoke(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namespace:
-    """Parse the command line. With --smoke, the values in `smoke` replace those of the other flags."""
+    """Parse the command line. With --smoke, the values in `smoke` override the other flags."""
     args = parser.parse_args()
     if args.smoke:
         vars(args).update(smoke)
@@ -128,12 +128,12 @@ def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namesp
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder that the engine reads, for peers that read it with torchvision."""
+    """Return the folder of the data sets that the engine uses, for peers that read them with torchvision."""
     return Path(data_dir or os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
 def report(as_json: bool, metrics: dict[str, Any], table: list[tuple[str, ...]], notes: list[str]) -> None:
-    """Print the metrics as JSON, or else a table, whose first row is the header, with notes below."""
+    """Print the metrics as JSON, or else a table and notes. The first row of the table is its header."""
     if as_json:
         print(json.dumps({"machine": describe_machine(), **metrics}, indent=2))
         return

@@ -3,12 +3,12 @@
     python benchmarks/achieved_flops.py [--arch resnet] [--precision auto|fp32|bf16] [--data-dir DIR] [--rounds 5]
         [--images 6400] [--batch-size 128] [--compile] [--json] [--smoke]
 
-The peak is the fastest square matrix product of a few sizes in the precision of training; the other precision is shown
-too. The FLOPs of a step are those of its matrix products and convolutions, forward and backward, which torch's
-FlopCounterMode counts on the conditional MNIST network of default size: two per multiply-add, none for elementwise
-operations, the prior's normal terms or the optimizer. The engine reports the images per second, without the first
-epoch. Peak and training are measured in turn, A B A B, in one process.
-Target: at least 35 % for `resnet`.
+The peak is the speed of the fastest square matrix product of a few sizes in the training precision; the table also
+shows the other precision. The FLOPs of a step are counted by torch's FlopCounterMode on the conditional MNIST network
+of default size: the matrix products and convolutions of the forward and backward pass, with two FLOPs per multiply-add.
+Elementwise operations, the normal terms of the prior and the optimizer are not counted. The engine reports the images
+per second, without the first epoch. Peak and training are measured in turn, A B A B, in one process. Target: at least
+35 % for `resnet`.
 """
 
 import statistics
@@ -25,8 +25,8 @@ from cvae.models import build
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def matmul_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of the fastest product, trying each size at least 3 times and for `seconds`."""
+def measure_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds: float = 1.0) -> float:
+    """Return the FLOP/s of the fastest matrix product. Each size is tried at least 3 times and for `seconds`."""
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -41,8 +41,8 @@ def matmul_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds
     return best
 
 
-def flops_per_image(config: Config, batch: int = 128) -> float:
-    """Return the FLOPs of a forward and backward pass per image, which do not depend on the precision."""
+def count_flops(config: Config, batch: int = 128) -> float:
+    """Return the FLOPs per image of a forward and backward pass, which do not depend on the precision."""
     model = build(config.model)
     image = torch.rand(batch, *config.model.image_shape)
     label = None if config.model.classes is None else torch.zeros(batch, dtype=torch.int64)
@@ -57,9 +57,13 @@ def main() -> None:
     parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
     parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="Precision.")
     parser.add_argument("--images", type=int, default=6400, metavar="N", help="Number of images per epoch.")
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="Timed epochs, after one of warm-up.")
+    parser.add_argument(
+        "--epochs", type=int, default=2, metavar="N", help="Number of timed epochs, after one warm-up epoch."
+    )
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="N", help="Matrix sizes.")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[1024, 2048, 4096], metavar="N", help="Sizes of the square matrices."
+    )
     parser.add_argument("--compile", action="store_true", help="Compile the network.")
     args = parse_args(parser, arch="mlp", images=256, epochs=1, sizes=[128], rounds=1)
 
@@ -70,17 +74,17 @@ def main() -> None:
         epochs=1 + args.epochs, batch_size=args.batch_size, precision=args.precision, device=device,
         **({"compile": True} if args.compile else {}),
     )  # fmt: skip
-    peaks = {name: partial(matmul_peak, dtype, tuple(args.sizes), device, seconds) for name, dtype in DTYPES.items()}
+    peaks = {name: partial(measure_peak, dtype, tuple(args.sizes), device, seconds) for name, dtype in DTYPES.items()}
     results = run_rounds(args.rounds, training=partial(train, train_config), **peaks)
     runs: list[Run] = results["training"]
     config = runs[0].config
     precision = config.training.precision
-    per_image = flops_per_image(config)
+    per_image = count_flops(config)
     speeds = [run.images_per_second for run in runs]
     achieved = [speed * per_image for speed in speeds]
     shares = ratios(achieved, results[precision])
 
-    def giga(values: list[float]) -> str:
+    def format_giga(values: list[float]) -> str:
         return format_range([value / 1e9 for value in values])
 
     metrics = {
@@ -95,11 +99,11 @@ def main() -> None:
     }
     table = [
         ("quantity", "median (min to max)"),
-        ("matrix products in fp32, GFLOP/s", giga(results["fp32"])),
-        ("matrix products in bf16, GFLOP/s", giga(results["bf16"])),
+        ("matrix products in fp32, GFLOP/s", format_giga(results["fp32"])),
+        ("matrix products in bf16, GFLOP/s", format_giga(results["bf16"])),
         (f"{args.arch} in {precision}, images/s", format_range(speeds)),
         ("FLOPs of an image, forward and backward", f"{per_image / 1e6:,.1f} million"),
-        ("achieved, GFLOP/s", giga(achieved)),
+        ("achieved, GFLOP/s", format_giga(achieved)),
         (f"achieved, % of the {precision} peak", format_range([100 * share for share in shares], 1)),
     ]
     report(args.json, metrics, table, [])

@@ -3,9 +3,9 @@
     python benchmarks/anomaly_mnist.py --out anomaly.json            # with the labels of the nine digits
     python benchmarks/anomaly_mnist.py --out anomaly.json --plain    # without labels
 
-Digits whose metrics are in the file already are skipped, so a stopped benchmark can be resumed. With --runs the models
-are kept, and only scored the next time. AUROC and AUPRC count the held-out digit as positive. The thresholds come from
-validation images of the nine digits. --smoke takes seconds, on small images.
+Digits whose metrics are already in the file are skipped, so an interrupted benchmark can be resumed. With --runs, the
+models are kept, and a repeated benchmark only scores them. For AUROC and AUPRC, the held-out digit is the positive
+class. The thresholds come from validation images of the nine digits. --smoke takes seconds, on small images.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from cvae.exporters.onnx import export
 from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
-"""The hardest digits for a plain VAE, which papers report."""
+"""Digits that are hardest to detect with a plain VAE, according to papers."""
 
 MODEL = TrainConfig(
     data="mnist",
@@ -49,7 +49,7 @@ SMOKE = replace(MODEL, data="digits", arch="mlp", options={})
 
 
 def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
-    """Train without a digit, and score the whole test set."""
+    """Train a model without a digit, and return the detection metrics of each score on the complete test set."""
     run = folder / f"{digit}-{config.epochs}-epochs"
     if not (run / DECODER).exists():
         export(resume(run) if is_run(run) else cvae.train(config, run))
@@ -75,10 +75,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="JSON file to add the metrics to.")
     parser.add_argument("--plain", action="store_true", help="Train models without labels, with a normal prior.")
-    parser.add_argument("--runs", type=Path, metavar="PATH", help="Folder to keep the models in. [temporary]")
+    parser.add_argument(
+        "--runs", type=Path, metavar="PATH", help="Folder for the models. [default: a temporary folder]"
+    )
     parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
     parser.add_argument("--epochs", type=int, default=MODEL.epochs, metavar="N", help="Number of epochs.")
-    parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="N", help="Digits to leave out in turn.")
+    parser.add_argument(
+        "--digits", nargs="+", default=DIGITS, metavar="N", help="Digits to exclude from training, one after the other."
+    )
     add_smoke(parser)
     args = parse_args(parser, epochs=1, digits=["1"])
     results = json.loads(args.out.read_text()) if args.out.exists() else {}

@@ -1,10 +1,11 @@
-"""Decoding speed: an exported file in onnxruntime against the same decoder in eager torch.
+"""Decoding speed of an exported file in onnxruntime, compared with the same decoder in eager torch.
 
     python benchmarks/decoding_speed.py [--archs mlp conv resnet] [--batches 1 64] [--rounds 15] [--json] [--smoke]
 
-A barely trained decoder of 28x28 grey images is exported, and loaded with `cvae.load`. The sides take turns, A B A B,
-on all cores, each in its own process, so that their threads do not disturb each other. Targets: at least 2.5 times as
-fast at batch 1; at batch 64, 1.5 times for `conv`, twice for `resnet`, and not slower for `mlp`.
+A barely trained decoder of 28x28 grey images is exported and loaded with `cvae.load`. The two sides take turns,
+A B A B, on all cores. Each side has its own process, so that the threads of one side do not disturb the other. Targets:
+at least 2.5 times as fast at batch 1; at batch 64, 1.5 times as fast for `conv`, twice as fast for `resnet`, and not
+slower for `mlp`.
 """
 
 import multiprocessing
@@ -25,15 +26,15 @@ TARGETS = {
     ("conv", 64): 1.5,
     ("resnet", 64): 2,
 }
-"""Target of the speedup for each architecture and batch size."""
+"""Targets of the speedup by architecture and batch size."""
 
 SECONDS = 0.3
-"""Time for which each side decodes in a round."""
+"""Time that each side decodes per round, in seconds."""
 
 
 def serve(pipe: Connection, side: str, run: Path, batch: int) -> None:
-    """Decode for a while at each message, and answer with the images per second. Runs in its own process."""
-    decode = {"torch": torch_decoder, "onnxruntime": onnxruntime_decoder}[side](run, batch)
+    """Measure the images per second each time a message arrives, and send back the result. Runs in its own process."""
+    decode = {"torch": open_torch_decoder, "onnxruntime": open_onnxruntime_decoder}[side](run, batch)
     for _ in range(5):
         decode()
     pipe.send(None)
@@ -45,7 +46,7 @@ def serve(pipe: Connection, side: str, run: Path, batch: int) -> None:
         pipe.send(count / (time.perf_counter() - start))
 
 
-def torch_decoder(run: Path, batch: int) -> Callable[[], object]:
+def open_torch_decoder(run: Path, batch: int) -> Callable[[], object]:
     import torch
 
     import cvae
@@ -60,7 +61,7 @@ def torch_decoder(run: Path, batch: int) -> Callable[[], object]:
     return decode
 
 
-def onnxruntime_decoder(run: Path, batch: int) -> Callable[[], object]:
+def open_onnxruntime_decoder(run: Path, batch: int) -> Callable[[], object]:
     import cvae
 
     model = cvae.load(run)
@@ -69,14 +70,14 @@ def onnxruntime_decoder(run: Path, batch: int) -> Callable[[], object]:
 
 
 class Side:
-    """A process that decodes with one of the runtimes."""
+    """Process that decodes with one of the runtimes. A call returns the images per second of one round."""
 
     def __init__(self, side: str, run: Path, batch: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, child_pipe = context.Pipe()
         self.process = context.Process(target=serve, args=(child_pipe, side, run, batch), daemon=True)
         self.process.start()
-        self.pipe.recv()  # wait until it is ready
+        self.pipe.recv()  # wait until the process is ready
 
     def __call__(self) -> float:
         self.pipe.send(True)
@@ -88,7 +89,7 @@ class Side:
 
 
 def export(arch: str, run: Path) -> Path:
-    """Train a run for one short epoch, and export it."""
+    """Train a model for one short epoch, and export it to the run folder."""
     import cvae
     from cvae.exporters.onnx import export
 

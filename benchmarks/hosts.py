@@ -1,10 +1,10 @@
-"""A decoder in each host: size on disk, cold start, memory, latency of one image, images per second in batches of 64.
+"""Hosts of a decoder: size on disk, cold start, memory, latency of one image, images per second in batches of 64.
 
     python benchmarks/hosts.py [--hosts command torch] [--model RUN] [--rounds 5] [--smoke]
 
-Prints the rows of the table in docs/deploy.md. A cold start lasts from the start of the process or page until the image
-of a seven is in a file, or visible. Each round goes through all hosts; the results are medians. `command` is `cvae
-generate`, `torch` the shortest script that does the same with torch, `import torch` the import alone.
+The output is the table in docs/deploy.md. A cold start lasts from the start of the process or page until the image of a
+seven is written or visible. Each round measures all hosts once; the results are medians over the rounds. `command` is
+`cvae generate`, `torch` is the shortest script that does the same with torch, and `import torch` is only the import.
 
 `cpp` needs a compiler and `--ort`, a folder with onnxruntime's `include` and `lib`; `node` needs npm; `browser` needs
 Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. --smoke
@@ -40,7 +40,7 @@ from cvae.run import DECODER
 
 
 class Host(NamedTuple):
-    """A host: its name in the table, its measurement, and its size in megabytes."""
+    """A host: its name in the table, and functions that measure one round and its size in megabytes."""
 
     title: str
     measure: Callable[[Path, Path], Measurement]
@@ -55,7 +55,7 @@ def main() -> None:
         "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run with an exported decoder."
     )
     command = Path(sys.executable).with_name("cvae")
-    command_help = "The command `cvae` to run, for example that of a base install."
+    command_help = "Path of the command `cvae`, for example in an environment with the base install."
     parser.add_argument("--command", type=Path, default=command, metavar="PATH", help=command_help)
     ort_help = "Folder with onnxruntime's include and lib, for cpp."
     parser.add_argument("--ort", type=Path, metavar="PATH", help=ort_help)
@@ -73,37 +73,43 @@ def main() -> None:
         results: dict[str, list[Measurement]] = run_rounds(args.rounds, **sides)
         print("| host | size | cold start | memory | one image | images per second |\n|---|---|---|---|---|---|")
         for name, rounds in results.items():
-            print(table_row(hosts[name], rounds))
+            print(format_row(hosts[name], rounds))
         if {"command", "torch"} <= results.keys():
             cold_starts = ([round_.cold_start for round_ in results[side]] for side in ("command", "torch"))
             print(f"cold start, command / torch: {format_range(ratios(*cold_starts), 2)}")
 
 
 def make_hosts(decoder: Path, folder: Path, args: argparse.Namespace) -> dict[str, Host]:
-    decoder_size = path_size(decoder)
+    decoder_size = measure_size(decoder)
     return {
         "command": Host(
             "Python: `cvae`",
             partial(measure_command, cvae=args.command),
-            lambda: decoder_size + installed_size("cvae-onnx"),
+            lambda: decoder_size + measure_installed_size("cvae-onnx"),
         ),
-        "help": Host("`cvae --help`", partial(measure_help, cvae=args.command), lambda: installed_size("cvae-onnx")),
-        "http": Host("FastAPI", measure_http, lambda: decoder_size + installed_size("cvae-onnx", "fastapi", "uvicorn")),
+        "help": Host(
+            "`cvae --help`", partial(measure_help, cvae=args.command), lambda: measure_installed_size("cvae-onnx")
+        ),
+        "http": Host(
+            "FastAPI", measure_http, lambda: decoder_size + measure_installed_size("cvae-onnx", "fastapi", "uvicorn")
+        ),
         "cpp": Host(
             "C++",
             partial(measure_cpp, ort=args.ort),
-            lambda: decoder_size + path_size((args.ort / "lib").resolve()),
+            lambda: decoder_size + measure_size((args.ort / "lib").resolve()),
         ),
-        "node": Host("Node", measure_node, lambda: decoder_size + path_size(*node_files(folder))),
-        "browser": Host("browser (Chromium, one thread)", measure_browser, lambda: path_size(folder / "site")),
+        "node": Host("Node", measure_node, lambda: decoder_size + measure_size(*list_node_files(folder))),
+        "browser": Host("browser (Chromium, one thread)", measure_browser, lambda: measure_size(folder / "site")),
         "torch": Host(
-            "torch, eager", measure_torch, lambda: decoder_size + installed_size("torch", "safetensors", "pillow")
+            "torch, eager",
+            measure_torch,
+            lambda: decoder_size + measure_installed_size("torch", "safetensors", "pillow"),
         ),
-        "import torch": Host("`import torch` alone", measure_torch_import, lambda: installed_size("torch")),
+        "import torch": Host("`import torch` alone", measure_torch_import, lambda: measure_installed_size("torch")),
     }
 
 
-def table_row(host: Host, rounds: list[Measurement]) -> str:
+def format_row(host: Host, rounds: list[Measurement]) -> str:
     """Format the medians of a host's rounds as a row of a Markdown table."""
     cold_start, single, batch, memory = map(median, zip(*rounds, strict=True))
     cells = [host.title, f"{host.size():,.0f} MB", f"{cold_start:.2f} s"]
@@ -116,14 +122,14 @@ def median(values: tuple[float | None, ...]) -> float | None:
     return statistics.median(numbers) if numbers else None
 
 
-def path_size(*paths: Path) -> float:
-    """Return the megabytes of files and folders."""
+def measure_size(*paths: Path) -> float:
+    """Return the total size of files and folders in megabytes."""
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink()) / 1e6
 
 
-def installed_size(*names: str) -> float:
-    """Return the megabytes of installed distributions and all their dependencies."""
+def measure_installed_size(*names: str) -> float:
+    """Return the size of installed distributions and all their dependencies in megabytes."""
     sizes: dict[str, float] = {}
     queue = list(names)
     while queue:
@@ -132,21 +138,21 @@ def installed_size(*names: str) -> float:
             continue
         try:
             distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:  # for another system, or of an extra
+        except importlib.metadata.PackageNotFoundError:  # a dependency for a different system
             continue
         files = [Path(str(distribution.locate_file(file))) for file in distribution.files or ()]
-        sizes[name] = path_size(*(file for file in files if file.suffix != ".pyc"))
-        queue += [project_name(line) for line in distribution.requires or () if "extra ==" not in line]
+        sizes[name] = measure_size(*(file for file in files if file.suffix != ".pyc"))
+        queue += [parse_project_name(line) for line in distribution.requires or () if "extra ==" not in line]
     return sum(sizes.values())
 
 
-def project_name(requirement: str) -> str:
-    """Return the name in a requirement like 'numpy>=1.2; python_version < "4"'."""
+def parse_project_name(requirement: str) -> str:
+    """Return the project name in a requirement such as 'numpy>=1.2; python_version < "4"'."""
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0]
 
 
-def node_files(folder: Path) -> list[Path]:
-    """Return the files of the Node example, with onnxruntime for a single system."""
+def list_node_files(folder: Path) -> list[Path]:
+    """Return the files of the Node example, with the onnxruntime binaries for one system."""
     (system,) = (folder / "node" / "node_modules" / "onnxruntime-node" / "bin").glob("*/linux/x64")
     return [folder / "node" / "cvae.js", folder / "node" / "generate.js", system]
 

@@ -1,11 +1,11 @@
-"""Training on a data set that may exceed memory: peak resident memory, and images per second.
+"""Training on a data set that can exceed memory: peak resident memory, and images per second.
 
     python benchmarks/large_set.py [--gigabytes 6] [--steps 100] [--arch resnet] [--batch-size 128] [--dir DIR]
         [--smoke]
 
-Makes an .npy file of 64x64 colour images in a temporary folder under DIR (the working folder by default), trains on
-images from all parts of it in a child process, and removes it, also on failure. Before training, the system is told to
-drop the file from the page cache, so that the images come from the disk.
+The benchmark writes an .npy file of 64x64 colour images to a temporary folder under DIR (by default the current working
+directory), trains in a child process on images from all parts of the file, and removes the folder, even after an error.
+Before training, the file is dropped from the page cache, so that the images are read from the disk.
 """
 
 import argparse
@@ -27,7 +27,7 @@ IMAGE_BYTES = 3 * 64 * 64
 
 
 def write_images(path: Path, count: int) -> None:
-    """Write `count` different images of random colours in 8x8 tiles."""
+    """Write `count` different images that consist of 8x8 tiles in random colours."""
     rng = np.random.default_rng(0)
     with path.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *SHAPE)}
@@ -60,7 +60,7 @@ def train(path: Path, count: int, args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=6, metavar="N", help="Size of the data set in GB.")
-    parser.add_argument("--steps", type=int, default=100, metavar="N", help="Number of steps.")
+    parser.add_argument("--steps", type=int, default=100, metavar="N", help="Number of training steps.")
     parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
     parser.add_argument("--dir", type=Path, default=Path(), metavar="PATH", help="Folder for the temporary files.")
@@ -74,13 +74,13 @@ def main() -> None:
     if args.train_on:
         train(args.train_on, count, args)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the file is removed too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed too
     with TemporaryDirectory(dir=args.dir, prefix="large-set-") as folder:
         path = Path(folder).resolve() / "images.npy"
         write_images(path, count)
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--train-on", path], check=True)
         record = read_metrics(path.parent / "run")[-1]
-        # There was a single child. Linux counts in KiB, macOS in bytes.
+        # The peak of all children is that of the only child. Linux counts in KiB, macOS in bytes.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"set            {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
         print(f"peak resident  {peak / 1e9:8.2f} GB")

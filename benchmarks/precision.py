@@ -1,12 +1,12 @@
-"""Accuracy of bf16: the bounds it reaches against those of fp32 with the same seed, data and epochs.
+"""Accuracy of bf16: its bounds compared with the bounds of fp32 for the same seeds, data and epochs.
 
     python benchmarks/precision.py [--arch resnet] [--epochs 3] [--rounds 1] [--images 54000] [--unconditional]
         [--data-dir DIR] [--json] [--smoke]
 
-Trains on MNIST in fp32 and bf16 in turn. Each round has the next seed, so more rounds show how much of a difference is
-chance; the range of fp32 over seeds is printed next to it. Bounds are those of the best weights on the validation and
-test images, in nats per image; negative differences favour bf16. Images per second leave out the first epoch. Target:
-bounds within 0.3 nats.
+The benchmark trains on MNIST in fp32 and bf16 in turn. Each round has a new seed, so more rounds show how much of a
+difference is chance; the range of fp32 over the seeds is printed for comparison. The best weights of each run are
+evaluated on the validation and test images. Bounds are in nats per image; negative differences favour bf16. Images per
+second do not include the first epoch. Target: bounds within 0.3 nats.
 """
 
 import itertools
@@ -29,8 +29,8 @@ from _timing import (
 from cvae.config import TrainConfig
 
 
-def bounds(runs: list[Run]) -> dict[str, list[float]]:
-    """Return the bounds of the best weights: those with the lowest validation bound, evaluated on the test images."""
+def read_best_bounds(runs: list[Run]) -> dict[str, list[float]]:
+    """Return the bounds of each run's best weights, which have the lowest validation bound."""
 
     def best(run: Run, split: str) -> float:
         return min(record[split]["bound"] for record in run.records if split in record)
@@ -42,7 +42,9 @@ def main() -> None:
     parser = make_parser(__doc__, rounds=1)
     parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
     parser.add_argument("--epochs", type=int, default=3, metavar="N", help="Number of epochs.")
-    parser.add_argument("--images", type=int, default=54_000, help="Number of training images, at most 54,000.")
+    parser.add_argument(
+        "--images", type=int, default=54_000, metavar="N", help="Number of training images, at most 54,000."
+    )
     parser.add_argument("--unconditional", action="store_true", help="Train without labels.")
     parser.add_argument("--device", default="auto", metavar="NAME", help="Torch device.")
     args = parse_args(parser, arch="mlp", epochs=2, images=256)
@@ -50,7 +52,7 @@ def main() -> None:
     if args.epochs < 2:
         parser.error("--epochs must be at least 2, because the first epoch is not timed")
 
-    def side(precision: str) -> Any:
+    def make_side(precision: str) -> Any:
         seeds = itertools.count()
         make_config = partial(
             TrainConfig, arch=args.arch, conditional=not args.unconditional, data=data, data_dir=args.data_dir,
@@ -58,8 +60,8 @@ def main() -> None:
         )  # fmt: skip
         return lambda: run_in_subprocess(train, make_config(seed=next(seeds)))
 
-    runs = run_rounds(args.rounds, fp32=side("fp32"), bf16=side("bf16"))
-    best_bounds = {precision: bounds(runs[precision]) for precision in runs}
+    runs = run_rounds(args.rounds, fp32=make_side("fp32"), bf16=make_side("bf16"))
+    best_bounds = {precision: read_best_bounds(runs[precision]) for precision in runs}
     speeds = {precision: [run.images_per_second for run in runs[precision]] for precision in runs}
     differences = {
         split: [b - a for a, b in zip(best_bounds["fp32"][split], best_bounds["bf16"][split], strict=True)]

@@ -1,8 +1,8 @@
-"""Reconstruction from principal components: the quality of a linear code of the same size.
+"""Reconstruction from principal components, as a linear baseline for a code of the same size.
 
     python benchmarks/principal_components.py --data folder:cars --size 64 --components 256
 
-Prints the PSNR averaged over the test images, as `cvae evaluate` does for a model. The defaults take seconds.
+The output is the mean PSNR of the test images, which `cvae evaluate` reports for a model. The defaults take seconds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ def main() -> None:
     args = parser.parse_args()
     dataset = load_dataset(DataConfig(data=args.data, size=args.size))
     assert dataset.test is not None
-    train, test = (as_float(part.images[:]).reshape(len(part), -1) for part in (dataset.train, dataset.test))
+    train, test = (as_float(split.images[:]).reshape(len(split), -1) for split in (dataset.train, dataset.test))
     pca = PCA(args.components, random_state=0).fit(train)
     reconstructed = pca.inverse_transform(pca.transform(test)).clip(0, 1)
     shape = dataset.test.images.shape

@@ -1,12 +1,13 @@
-"""Startup time: from `cvae train` to the first optimizer step, against `import torch`.
+"""Startup time of `cvae train` until the first optimizer step, compared with `import torch`.
 
     python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [--smoke]
         [-- FLAGS]
 
-Two child processes run in turn, A B A B, timed by the parent from just before the spawn. One imports torch and sends a
-signal. The other runs `cvae train --epochs 1`, with a hook on torch's optimizers that sends a signal after the first
-step. Both exit right after it. A first round, which is not counted, fills the page cache, and downloads the data if
-necessary. FLAGS are passed on to `cvae train`. Target: a difference of at most 2 s.
+Two child processes run in turn, A B A B, and their parent times them from just before the spawn until a signal. One
+child imports torch and sends the signal. The other child runs `cvae train --epochs 1`, with a hook on torch's
+optimizers that sends the signal after the first step. Both exit after the signal. An uncounted first round fills the
+page cache, and downloads the data if necessary. FLAGS are passed on to `cvae train`. Target: a difference of at most
+2 s.
 """
 
 import os
@@ -38,12 +39,12 @@ def time_to_signal(program: str, *arguments: str) -> float:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[writer],
     )  # fmt: skip
     os.close(writer)
-    signal = os.read(reader, 1)  # empty if the child ended without a signal
+    signal = os.read(reader, 1)  # empty if the child exits without a signal
     seconds = time.perf_counter() - start
     os.close(reader)
     _, errors = child.communicate()
     if not signal:
-        raise SystemExit(f"the child ended before its first step: {errors.decode(errors='replace').strip()}")
+        raise SystemExit(f"the child exited without a signal: {errors.decode(errors='replace').strip()}")
     return seconds
 
 
@@ -51,7 +52,7 @@ def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--arch", default="mlp", metavar="NAME", help="Architecture.")
     parser.add_argument("--data", default="mnist", metavar="NAME", help="Data set.")
-    parser.add_argument("flags", nargs="*", help="Flags of cvae train.")
+    parser.add_argument("flags", nargs="*", help="Flags for cvae train.")
     args = parse_args(parser, data="digits", rounds=1)
 
     def time_command() -> float:

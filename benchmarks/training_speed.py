@@ -1,25 +1,25 @@
-"""Training speed: images per second of other packages against cvae, with equal networks, batches and images.
+"""Training speed in images per second of cvae and other packages, with equal networks, batches and images.
 
     python benchmarks/training_speed.py --against pytorch-example|pythae-mlp|pythae-resnet|plain-loop|all
         [--device cuda|cpu] [--data-dir DIR] [--rounds 5] [--images N] [--epochs 2] [--batch-size 128] [--compile]
         [--json] [--smoke]
 
-    pytorch-example  Loop of https://github.com/pytorch/examples/tree/main/vae: DataLoader over torchvision's MNIST
-                     with ToTensor, and the loss read every step. MLP 784-400-20, fp32, CPU.
+    pytorch-example  The loop of https://github.com/pytorch/examples/tree/main/vae: a DataLoader over torchvision's
+                     MNIST with ToTensor, and the loss read every step. MLP 784-400-20, fp32, CPU.
     pythae-mlp       BaseTrainer of pythae 0.1.2 with its default MLP (784-512-10), fp32, CPU.
-    pythae-resnet    BaseTrainer with pythae's MNIST ResNet, against the same layers as a plug-in of cvae at
+    pythae-resnet    BaseTrainer with pythae's MNIST ResNet, compared with the same layers as a plug-in for cvae at
                      --precision auto, CPU.
-    plain-loop       Network of `cvae train` in a plain loop over a DataLoader, with the loss read every step: `mlp` in
-                     fp32, `resnet` under the autocast of --precision auto. On CUDA with 4 workers and pinned memory;
-                     or with --device cpu, where --images 2560 keeps the ResNet short.
+    plain-loop       The network of `cvae train` in a plain loop over a DataLoader, with the loss read every step: `mlp`
+                     in fp32, `resnet` under the autocast of --precision auto. On CUDA with 4 workers and pinned memory;
+                     or with --device cpu, where --images 2560 shortens the ResNet.
 
 pythae must be installed separately: `pip install pythae==0.1.2`.
 
-Both sides are timed for whole epochs of training steps, including data loading: one epoch of warm-up, then --epochs
-that count. Imports, reading the data set, and the work after an epoch (checkpoints, sample images, evaluation, a copy
+Both sides are timed over complete epochs of training steps, including data loading: one warm-up epoch, then --epochs
+timed epochs. Imports, reading the data set, and the work after an epoch (checkpoints, sample images, evaluation, a copy
 of the best model) are not timed. Each measurement runs in its own process, and the sides take turns, A B A B. The
-engine reports `images_per_second` itself; a clock on the optimizer's steps checks it. --smoke compares
-pytorch-example only.
+engine reports `images_per_second`; a clock on the optimizer steps checks this value. --smoke compares only
+pytorch-example.
 """
 
 import os
@@ -56,11 +56,11 @@ from cvae.models import build
 from cvae.registry import ARCHITECTURES
 
 PeerResult = tuple[float, int]
-"""Images per second and number of parameters."""
+"""Images per second, and number of parameters."""
 
 
 def time_epochs(epoch: Callable[[], Any], images: int, epochs: int) -> float:
-    """Return the median images per second over `epochs`, after one epoch of warm-up."""
+    """Return the median images per second over `epochs`, after one warm-up epoch."""
     seconds = []
     for _ in range(1 + epochs):
         start = time.perf_counter()
@@ -73,7 +73,7 @@ def time_epochs(epoch: Callable[[], Any], images: int, epochs: int) -> float:
 
 
 class ExampleVAE(nn.Module):
-    """The MLP 784-400-20 of PyTorch's example, and its loss: summed cross-entropy and KL divergence."""
+    """The MLP 784-400-20 of PyTorch's example, whose output is the loss: cross-entropy plus KL, summed over a batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ExampleVAE(nn.Module):
 
 
 class BoundVAE(nn.Module):
-    """A network of cvae with its loss, for a plain loop."""
+    """A network of cvae whose output is the loss, for a plain loop."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -104,8 +104,8 @@ class BoundVAE(nn.Module):
         return (terms.distortion + terms.rate.sum(1)).mean()
 
 
-def plain_loop(config: TrainConfig, images: int, epochs: int, own_network: bool) -> PeerResult:
-    """Train a network of cvae, or with `own_network` that of PyTorch's example, in a plain loop."""
+def train_in_plain_loop(config: TrainConfig, images: int, epochs: int, use_example: bool) -> PeerResult:
+    """Train a network of cvae, or with `use_example` the network of PyTorch's example, in a plain loop."""
     from torchvision import datasets, transforms
 
     device = config.device
@@ -113,7 +113,7 @@ def plain_loop(config: TrainConfig, images: int, epochs: int, own_network: bool)
     data.data, data.targets = data.data[:images], data.targets[:images]
     options: dict[str, Any] = {"num_workers": 4, "pin_memory": True} if device == "cuda" else {}
     loader = DataLoader(data, batch_size=config.batch_size, shuffle=True, **options)
-    model = (ExampleVAE() if own_network else BoundVAE(config)).to(device)
+    model = (ExampleVAE() if use_example else BoundVAE(config)).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     bf16 = choose_precision(config.precision, device) == "bf16"
 
@@ -137,11 +137,11 @@ def plain_loop(config: TrainConfig, images: int, epochs: int, own_network: bool)
 # -- pythae ----------------------------------------------------------------------------------------------------------
 
 
-def pythae(config: TrainConfig, images: int, epochs: int, resnet: bool) -> PeerResult:
-    """Train with BaseTrainer, at its defaults except for batch size and device, and discard its output.
+def train_with_pythae(config: TrainConfig, images: int, epochs: int, resnet: bool) -> PeerResult:
+    """Train with BaseTrainer, with default settings except for batch size and device, and discard its output.
 
-    Only `BaseTrainer.train_step` is timed, which is one epoch over its DataLoader. The rest of `train` (copying the
-    best model after each epoch, saving the last one) is not.
+    Only `BaseTrainer.train_step` is timed, which is one epoch over the DataLoader. The rest of `BaseTrainer.train`,
+    which copies the best model after each epoch and saves the last model, is not timed.
     """
     seconds = []
     with (
@@ -186,7 +186,7 @@ class Residual(nn.Module):
 
 
 class Unconditional(nn.Module):
-    """Layers as an encoder, whose output is split into mean and log-variance, or as a decoder. Ignores the label."""
+    """Encoder or decoder that ignores the label. With `split`, the output is split into mean and log-variance."""
 
     def __init__(self, split: bool, *layers: nn.Module) -> None:
         super().__init__()
@@ -208,7 +208,7 @@ def pythae_resnet(
     return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # 4, 7, 7, 7, 14, 28
 
 
-# -- the comparisons -------------------------------------------------------------------------------------------------
+# -- comparisons -----------------------------------------------------------------------------------------------------
 
 
 def train_with_cvae(config: TrainConfig) -> Any:
@@ -218,38 +218,38 @@ def train_with_cvae(config: TrainConfig) -> Any:
 
 
 COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = {
-    # name: the peer's function, the flags of the engine, the images per epoch
+    # name: function of the peer, flags of the engine, images per epoch
     "pytorch-example": (
-        partial(plain_loop, own_network=True),
+        partial(train_in_plain_loop, use_example=True),
         {"arch": "mlp", "latent_dim": 20, "likelihood": "bernoulli", "precision": "fp32"},
         19_200,
     ),
     "pythae-mlp": (
-        partial(pythae, resnet=False),
-        # The loss of pythae is half the summed squared error: that of a Gaussian with sigma 1.
+        partial(train_with_pythae, resnet=False),
+        # The loss of pythae is half the summed squared error, which is the loss of a Gaussian with sigma 1.
         {"arch": "mlp", "precision": "fp32", "options": {"arch": {"hidden": [512]}, "likelihood": {"sigma": 1.0}}},
         19_200,
     ),
     "pythae-resnet": (
-        partial(pythae, resnet=True),
+        partial(train_with_pythae, resnet=True),
         {"arch": "pythae-resnet", "precision": "auto", "options": {"likelihood": {"sigma": 1.0}}},
         2_560,
     ),
     "plain-loop mlp": (
-        partial(plain_loop, own_network=False),
+        partial(train_in_plain_loop, use_example=False),
         {"arch": "mlp", "latent_dim": 20, "likelihood": "bernoulli", "precision": "fp32"},
         59_904,
     ),
     "plain-loop resnet": (
-        partial(plain_loop, own_network=False),
+        partial(train_in_plain_loop, use_example=False),
         {"arch": "resnet", "conditional": True, "prior": "flow", "latent_dim": 32, "likelihood": "bernoulli"},
         59_904,
     ),
 }
 
 
-def unavailable_reason(name: str, device: str) -> str | None:
-    """Return in one line why a comparison can't be made here, or None."""
+def explain_unavailable(name: str, device: str) -> str | None:
+    """Return a line that says why a comparison can't be made on this machine, or None if it can."""
     if name.startswith("plain-loop") and device == "cuda" and not torch.cuda.is_available():
         return f"{name}: not measured, torch finds no CUDA device; use --device cpu"
     if name.startswith("pythae"):
@@ -264,7 +264,7 @@ def unavailable_reason(name: str, device: str) -> str | None:
 
 def compare(name: str, args: Any) -> dict[str, Any]:
     peer, flags, images = COMPARISONS[name]
-    images = max(1, (args.images or images) // args.batch_size) * args.batch_size  # whole batches on both sides
+    images = max(1, (args.images or images) // args.batch_size) * args.batch_size  # full batches on both sides
     config = TrainConfig(
         **{
             "prior": "normal", "latent_dim": 10, "likelihood": "gaussian", "schedule": "constant", "clip": 0.0,
@@ -301,17 +301,23 @@ def main() -> None:
     parser = make_parser(__doc__)
     comparisons = ("pytorch-example", "pythae-mlp", "pythae-resnet", "plain-loop", "all")
     parser.add_argument("--against", choices=comparisons, default="all", help="Comparison to make.")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="Device of plain-loop. [cuda]")
-    images_help = "Images per epoch. [pythae-resnet: 2,560, plain-loop: 59,904, others: 19,200]"
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="Device for plain-loop. [default: cuda]"
+    )
+    images_help = "Images per epoch. [default: 2,560 for pythae-resnet, 59,904 for plain-loop, else 19,200]"
     parser.add_argument("--images", type=int, metavar="N", help=images_help)
-    parser.add_argument("--epochs", type=int, default=2, metavar="N", help="Timed epochs, after one of warm-up.")
+    parser.add_argument(
+        "--epochs", type=int, default=2, metavar="N", help="Number of timed epochs, after one warm-up epoch."
+    )
     parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="Batch size.")
-    parser.add_argument("--compile", action="store_true", help="Compile the network of cvae; the peers don't.")
+    parser.add_argument(
+        "--compile", action="store_true", help="Compile the network of cvae, but not the networks of the peers."
+    )
     args = parse_args(parser, against="pytorch-example", images=512, epochs=1, rounds=1)
 
     names = [name for name in COMPARISONS if args.against in ("all", name.split()[0])]
-    notes = [note for name in names if (note := unavailable_reason(name, args.device))]
-    names = [name for name in names if not unavailable_reason(name, args.device)]
+    notes = [note for name in names if (note := explain_unavailable(name, args.device))]
+    names = [name for name in names if not explain_unavailable(name, args.device)]
     if not names:
         raise SystemExit("\n".join(notes))
     metrics = {name: compare(name, args) for name in names}
@@ -320,7 +326,9 @@ def main() -> None:
         speeds = [format_range(m["peer"]), format_range(m["ours"]), format_range(m["ratios"], 2)]
         clock = f"{m['clock']:.2f}" if m["clock"] else "unknown"
         table.append((name, f"{m['parameters']:,}", m["precision"], *speeds, clock))
-    notes.append("median (min to max) over the rounds; clock: images/s of the engine over images/s by the clock")
+    notes.append(
+        "median (min to max) over the rounds; clock: images/s from the engine divided by images/s from the clock"
+    )
     report(args.json, metrics, table, notes)
 
 

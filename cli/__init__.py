@@ -1,4 +1,4 @@
-"""Commands of `cvae`, one module each. Slow imports are inside the functions, so that `--help` is fast."""
+"""Commands of `cvae`, one module each. Slow imports are inside functions, so that `--help` is fast."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -21,8 +21,9 @@ from cvae.cli import (
     zoo,
 )
 from cvae.cli._exporter_flags import ExportCommand
-from cvae.cli._usage import CommandLineError, explain, is_help
+from cvae.cli._usage import CommandLineError, explain, hide_argument_types, is_help
 
+hide_argument_types()
 app = typer.Typer(
     name="cvae",
     no_args_is_help=True,
@@ -33,10 +34,10 @@ app = typer.Typer(
 
 
 def run(args: Sequence[str]) -> int:
-    """Run a command, and return its exit code.
+    """Run a command and return its exit code.
 
     Raises:
-        UsageError: the command line is invalid.
+        UsageError: If the command line is invalid.
     """
     try:
         code = app(args=args, prog_name="cvae", standalone_mode=False)

@@ -1,4 +1,4 @@
-"""Flags of `cvae export` for the options of the exporter on its command line."""
+"""Flags of `cvae export` for the options of the chosen exporter."""
 
 import inspect
 import json
@@ -18,14 +18,14 @@ RESERVED = ("format", "run", "json", "help")
 
 _FLAGS = "cvae.exporter_flags"
 
-_exceptions: Any = import_module(typer.BadParameter.__module__)  # of click or, in newer versions, of typer's copy of it
+_exceptions: Any = import_module(typer.BadParameter.__module__)  # part of click or, in newer versions, of typer
 
 
 class ExportCommand(TyperCommand):
-    """A command whose flags are the options of the exporter that its command line names.
+    """A command whose flags depend on the exporter that its command line names.
 
-    They take the place of the flags in the command's own signature, which are those of the built-in exporters, for
-    `cvae export --help`. `ctx.obj` has their values, by option, where they are used.
+    The options of that exporter replace the flags in the signature of the command, which list the options of the
+    built-in exporters for `cvae export --help`. `ctx.obj` maps the options that were set to their values.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -59,7 +59,7 @@ class ExportCommand(TyperCommand):
         return super().invoke(ctx)
 
     def _find_exporter(self, args: list[str]) -> str | None:
-        """Return the first word that names an exporter, or else the first one that is not a flag or its value."""
+        """Return the first word that names an exporter, else the first word that is neither a flag nor its value."""
         from cvae.registry import EXPORTERS
 
         with_value = {name for param in self.params for name in param.opts if not getattr(param, "is_flag", True)}
@@ -74,12 +74,12 @@ class ExportCommand(TyperCommand):
 
 
 def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[Any]:
-    """Return the options of an exporter as parameters of a command, None unless a flag is used."""
+    """Return command-line parameters for the options of an exporter. The value of an unused flag is None."""
 
     def command(**values: Any) -> None: ...
 
     options = {name: default for name, default in options.items() if name not in RESERVED}
-    command.__annotations__ = {name: _annotation(exporter, name, default) for name, default in options.items()}
+    command.__annotations__ = {name: _make_annotation(exporter, name, default) for name, default in options.items()}
     command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -92,9 +92,9 @@ def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[An
 
 
 def parse_value(default: Any, value: str | bool) -> Any:
-    """Return the value of a flag in the type of the option's default.
+    """Convert the value of a flag to the type of the option's default.
 
-    Text that can't be read as that type stays text, which `Registry.resolve` refuses with the type that it should have.
+    Text that can't be converted stays text, and `Registry.resolve` rejects it with a message that names the type.
     """
     if isinstance(value, bool) or isinstance(default, str | None):
         return value
@@ -106,17 +106,18 @@ def parse_value(default: Any, value: str | bool) -> Any:
         return value
 
 
-def _annotation(exporter: Callable[..., Any], name: str, default: Any) -> Any:
-    """Return the annotation of an option in the form that typer reads."""
+def _make_annotation(exporter: Callable[..., Any], name: str, default: Any) -> Any:
+    """Return the type annotation of an option for typer, with the help text from the exporter's docstring."""
     flag = name.replace("_", "-")
     section = re.search(rf"^( +){name}: (.+(?:\n\1 +.+)*)", inspect.getdoc(exporter) or "", re.MULTILINE)
     text = " ".join(section[2].split()) if section else ""
+    text = text[:1].upper() + text[1:]
     if isinstance(default, bool):
-        shown = f" [{flag if default else f'no-{flag}'}]"
+        shown = f" [default: {flag if default else f'no-{flag}'}]"
         return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=text + shown, show_default=False)]
     metavar = {int: "N", float: "X", tuple: "JSON"}.get(type(default), "TEXT")
     if default is None or default == "":
         shown = ""
     else:
-        shown = f" [{json.dumps(default) if isinstance(default, tuple) else default}]"
+        shown = f" [default: {json.dumps(default) if isinstance(default, tuple) else default}]"
     return Annotated[str | None, typer.Option(f"--{flag}", help=text + shown, metavar=metavar, show_default=False)]

@@ -22,33 +22,35 @@ def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *
     """Return the typer option of a flag.
 
     Args:
-        name: The name of the config's field.
-        kind: The type of the value, or of one of several.
-        default: The default as the help shows it.
+        name: name of the config field.
+        flag: description of the flag.
+        kind: type of the value, or of each value of a flag that may be repeated.
+        default: text that describes the default in the help; None for no text.
+        hidden: whether the help omits the flag.
     """
     spelling = flag.spelling(name)
     return typer.Option(
         f"{spelling}/--no-{spelling[2:]}" if kind is bool else spelling,
-        help=flag.help if default is None else f"{flag.help} [{default}]",
-        metavar=metavar(flag, kind),
+        help=flag.help if default is None else f"{flag.help} [default: {default}]",
+        metavar=choose_metavar(flag, kind),
         parser=flag.parse,
         show_default=False,
         hidden=hidden,
     )
 
 
-def metavar(flag: Flag, kind: type) -> str | None:
-    """Return what a person types after a flag; None for one that takes no value."""
+def choose_metavar(flag: Flag, kind: type) -> str | None:
+    """Return what a person types after a flag, or None for a flag without a value."""
     return flag.metavar or "|".join(flag.choices) or METAVARS.get(kind)
 
 
 def field_flag(config: type, name: str, default: str | None = None) -> Any:
-    """Return the typer option of a config's field, for a command that has some of its flags only."""
+    """Return the typer option of a config field, for a command that has only some of the config's flags."""
     return flag_option(name, flags_of(config)[name], value_type(config, name)[0], default)
 
 
 def value_type(config: type, name: str) -> tuple[type, bool]:
-    """Return the type of a field's value as it is typed, and whether the flag may be repeated."""
+    """Return the type of one value of a field's flag, and whether the flag may be repeated."""
     hint = typing.get_type_hints(config)[name]
     alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     hint = next(each for each in reversed(alternatives) if each is not types.NoneType)
@@ -58,7 +60,7 @@ def value_type(config: type, name: str) -> tuple[type, bool]:
 
 
 def default_text(config: type, name: str) -> str | None:
-    """Return the default of a field as the help shows it; None where there is nothing to show."""
+    """Return the text that describes the default of a field in the help, or None if there is nothing to describe."""
     default = next(field.default for field in fields(config) if field.name == name)
     if default is None:
         return flags_of(config)[name].automatic
@@ -74,9 +76,9 @@ def all_flags(config: type) -> dict[str, Flag]:
 
 
 def add_flags(config: type) -> Callable[[Command], Command]:
-    """Replace `**flags` in the signature of a command by the flags of a config.
+    """Replace `**flags` in the signature of a command with the flags of a config.
 
-    A flag that is not used has the value None, so that the value of a recipe stands. `read_flags` collects the others.
+    The value of an unused flag is None, so that it does not override a recipe. `read_flags` collects the used flags.
     """
 
     def decorate(command: Command) -> Command:
@@ -84,14 +86,14 @@ def add_flags(config: type) -> Callable[[Command], Command]:
         parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
         for name, flag in all_flags(config).items():
             if isinstance(flag, ShortFlag):
-                parameters.append(_parameter(name, flag_option(name, flag, flag.type, flag.automatic), flag.type))
+                parameters.append(_make_parameter(name, flag_option(name, flag, flag.type, flag.automatic), flag.type))
                 continue
             kind, repeated = value_type(config, name)
             option = flag_option(name, flag, kind, default_text(config, name))
-            parameters.append(_parameter(name, option, kind, repeated))
+            parameters.append(_make_parameter(name, option, kind, repeated))
             for alias in flag.aliases:
                 option = flag_option(name, replace(flag, name=alias), kind, hidden=True)
-                parameters.append(_parameter(_alias_name(name, alias), option, kind, repeated))
+                parameters.append(_make_parameter(_alias_name(name, alias), option, kind, repeated))
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
         return command
@@ -99,7 +101,7 @@ def add_flags(config: type) -> Callable[[Command], Command]:
     return decorate
 
 
-def _parameter(name: str, option: Any, kind: type, repeated: bool = False) -> inspect.Parameter:
+def _make_parameter(name: str, option: Any, kind: type, repeated: bool = False) -> inspect.Parameter:
     hint: Any = list[kind] if repeated else kind  # type: ignore[valid-type]
     annotation = Annotated[hint | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -110,14 +112,15 @@ def _alias_name(name: str, alias: str) -> str:
 
 
 def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) -> dict[str, Any]:
-    """Return the fields of a config that the flags of a command line set.
+    """Return the config fields that the command line sets.
 
     Args:
-        values: The values of the flags that `add_flags` has added; None for a flag that was not used.
-        assignments: The values of `--set`.
+        config: config whose flags `add_flags` added to the command.
+        values: values of the flags by parameter name; None for an unused flag.
+        assignments: values of `--set`.
 
     Raises:
-        UsageError: An assignment is not of the form PART.OPTION=VALUE.
+        UsageError: If an assignment does not have the form PART.OPTION=VALUE.
     """
     overrides: dict[str, Any] = {}
     for name, flag in flags_of(config).items():

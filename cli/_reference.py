@@ -1,6 +1,6 @@
-"""The reference of the flags of `cvae train` and `cvae tune`, generated from the fields of the config."""
+"""Reference of the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
-from cvae.cli._flags import all_flags, default_text, metavar, value_type
+from cvae.cli._flags import all_flags, choose_metavar, default_text, value_type
 from cvae.config import GROUPS, TrainConfig
 from cvae.flags import ShortFlag
 
@@ -9,7 +9,7 @@ def flag_reference(config: type = TrainConfig) -> str:
     """Return the flags as Markdown: a heading and a table for each group."""
     sections = []
     for group in GROUPS:
-        rows = [row(config, name) for name, flag in all_flags(config).items() if flag.group == group]
+        rows = [format_row(config, name) for name, flag in all_flags(config).items() if flag.group == group]
         if rows:
             sections.append(
                 "\n".join([f"### {group}\n", "| Flag | Effect | Range | Default |", "|---|---|---|---|", *rows])
@@ -17,15 +17,15 @@ def flag_reference(config: type = TrainConfig) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def row(config: type, name: str) -> str:
-    """Return the row of a flag: as it is typed, its effect, the range of its values, and its default."""
+def format_row(config: type, name: str) -> str:
+    """Return the table row of a flag: its spelling, its effect, the range of its values, and its default."""
     flag = all_flags(config)[name]
     if isinstance(flag, ShortFlag):
         kind, default = flag.type, flag.automatic
-        effect = f"{flag.help} Short for `--set {flag.part}.{name}={metavar(flag, kind)}`."
+        effect = f"{flag.help} Short for `--set {flag.part}.{name}={choose_metavar(flag, kind)}`."
     else:
         (kind, _), default, effect = value_type(config, name), default_text(config, name), flag.help
     spelling = flag.spelling(name)
-    typed = f"`{spelling}`, `--no-{spelling[2:]}`" if kind is bool else f"`{spelling} {metavar(flag, kind)}`"
+    typed = f"`{spelling}`, `--no-{spelling[2:]}`" if kind is bool else f"`{spelling} {choose_metavar(flag, kind)}`"
     interval = "" if flag.interval is None else str(flag.interval)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in (typed, effect, interval, default or "")) + " |"

@@ -22,94 +22,109 @@ if TYPE_CHECKING:
     from cvae.runtime import Model
     from cvae.spec import Spec
 
-MODEL = "Run folder, exported file, zoo model or hf://owner/name. [newest run, else the zoo's default]"
+# -- arguments and options: the model ----------------------------------------------------------------------------------
 
+MODEL_HELP = (
+    "Run folder, exported file, zoo model or hf://owner/name. [default: the newest run, else the zoo's default model]"
+)
 
-ModelName = Annotated[
-    str | None,
-    typer.Argument(metavar="MODEL", help=MODEL),
-]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", "-m", metavar="MODEL", help=MODEL),
-]
-Label = Annotated[str | None, typer.Option(metavar="NAME", help="Name of the class.")]
-Digit = Annotated[str | None, typer.Option(metavar="DIGIT", help="Alias of --label for models of digits.")]
-LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Index of the class, from 0.")]
-Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [random, and printed]")]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
+ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
-Data = Annotated[str | None, field_flag(DataConfig, "data", "the data of the training")]
+
+# -- arguments and options: labels and noise ---------------------------------------------------------------------------
+
+Label = Annotated[str | None, typer.Option(metavar="NAME", help="Class of the images, by name.")]
+Digit = Annotated[str | None, typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.")]
+LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Class of the images, by index from 0.")]
+Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
+
+# -- arguments and options: data and output ----------------------------------------------------------------------------
+
+Data = Annotated[str | None, field_flag(DataConfig, "data", "the training data set")]
 DataDir = Annotated[str | None, field_flag(DataConfig, "data_dir", "~/.cache/cvae")]
 Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
-Binarize = Annotated[str | None, field_flag(DataConfig, "binarize", "as in training; for an exported file alone: none")]
+Binarize = Annotated[
+    str | None, field_flag(DataConfig, "binarize", "as in training, or none for an exported file without its run")
+]
 SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
+Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+# -- output ------------------------------------------------------------------------------------------------------------
 
 
-def say(text: str) -> None:
+def echo(text: str) -> None:
     """Print a message for the user to standard error."""
     print(text, file=sys.stderr)
 
 
-def report(as_json: bool, facts: dict[str, Any], text: str) -> None:
+def report(as_json: bool, result: dict[str, Any], text: str) -> None:
     """Print the result of a command to standard output, as JSON or text."""
-    print(json.dumps(facts) if as_json else text)
+    print(json.dumps(result) if as_json else text)
 
 
-def save(image: "Image.Image", out: Path) -> None:
-    """Save an image, enlarged if it is small, and show it in a terminal that can."""
+def save_image(image: "Image.Image", out: Path) -> None:
+    """Save an image, enlarged if it is small, and display it if the terminal supports images."""
     from cvae import imaging
 
     image = imaging.enlarge(image)
     imaging.save(image, out)
     if sys.stderr.isatty():  # not standard output, which a script may read
-        from cvae.imaging.terminal import inline
+        from cvae.imaging.terminal import inline_escape_sequence
 
-        if sequence := inline(image):
-            say(sequence)
+        if sequence := inline_escape_sequence(image):
+            echo(sequence)
 
 
 @contextmanager
-def progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """Yield a function (part, done, total) that shows a progress bar per part of a command, on a terminal only."""
+def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
+    """Yield a function (stage, done, total) that draws a progress bar for each stage, on a terminal only."""
     if not sys.stderr.isatty():
-        yield lambda part, done, total: None
+        yield lambda stage, done, total: None
         return
     with ExitStack() as open_bars:
         bars: dict[str, Any] = {}
 
-        def update(part: str, done: int, total: int) -> None:
-            if part not in bars:
+        def update(stage: str, done: int, total: int) -> None:
+            if stage not in bars:
                 open_bars.close()
-                bars[part] = open_bars.enter_context(
-                    typer.progressbar(length=total, label=f"{part:20}", file=sys.stderr)
+                bars[stage] = open_bars.enter_context(
+                    typer.progressbar(length=total, label=f"{stage:20}", file=sys.stderr)
                 )
-            bars[part].update(done - bars[part].pos)
+            bars[stage].update(done - bars[stage].pos)
 
         yield update
 
 
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+def find_model(name: str | None) -> Path:
+    """Return the path of a model. Without a name, return the newest run or the zoo's default model, and say which."""
+    from cvae.runtime.find import newest
+
+    path, message = newest(name)
+    if message:
+        echo(message)
+    return path
+
+
 def open_model(name: str | None, device: str) -> "Model":
-    """Open a model by name. Without a name, open the newest run or the zoo's default, and say which."""
+    """Open the model that `find_model` finds."""
     from cvae.runtime import load
-    from cvae.runtime.find import newest
 
-    path, remark = newest(name)
-    model = load(path, device=device)
-    if remark:
-        say(remark)
-    return model
+    return load(find_model(name), device=device)
 
 
-def open_pair(name: str | None, device: str) -> "tuple[Model, Path]":
-    """Open a model like `open_model`, check that it has an encoder, and return it with its folder."""
+def open_autoencoder(name: str | None, device: str) -> "tuple[Model, Path]":
+    """Open a model like `open_model`, check that it has an encoder, and return the model and its folder."""
     from cvae.run import ENCODER, exported_file
-    from cvae.runtime.find import newest
+    from cvae.runtime import load
 
-    model = open_model(name, device)
-    path, _ = newest(name)
-    exported_file(path, ENCODER)  # raises an error if there is none, before any slow work
+    path = find_model(name)
+    model = load(path, device=device)
+    exported_file(path, ENCODER)  # raises an error if there is no encoder, before any slow work
     return model, path if path.is_dir() else path.parent
 
 
@@ -117,7 +132,7 @@ def require_torch(feature: str) -> None:
     """Check that the packages for training are installed.
 
     Raises:
-        MissingExtraError: they are not, and `feature` needs them.
+        MissingExtraError: If torch, which `feature` needs, is not installed.
     """
     import importlib.util
 
@@ -127,18 +142,14 @@ def require_torch(feature: str) -> None:
         raise MissingExtraError(feature)
 
 
-def override_data(config: DataConfig, **flags: Any) -> DataConfig:
-    """Override the config of the data that a model was trained on with the flags of the command line."""
-    if flags.get("data") not in (None, config.data):
-        config = replace(config, without=())  # another set has other classes
-    return replace(config, **{name: value for name, value in flags.items() if value is not None})
+# -- labels and noise --------------------------------------------------------------------------------------------------
 
 
 def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
     """Return the index of the class that the flags choose by name (str) or index (int), or None without flags.
 
     Raises:
-        UsageError: the model has no such class, or two flags contradict each other.
+        UsageError: If the model has no such class, or two flags contradict each other.
     """
     indices: dict[str, int] = {}
     for flag, value in flags.items():
@@ -150,10 +161,10 @@ def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
     return next(iter(indices.values()), None)
 
 
-def nearest_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:
-    """Return the class index of each image: `index` if there is one, else the class that fits best, with a message.
+def choose_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:
+    """Return the class index of each image: `index` if it is given, else the class that fits the image best.
 
-    Return None for a model without labels.
+    A message names each class that is chosen in this way. Return None for a model without labels.
     """
     if model.spec.classes is None:
         return None
@@ -161,31 +172,41 @@ def nearest_labels(model: "Model", images: Any, index: int | None, names: list[s
         return [index] * len(images)
     labels = [int(i) for i in model.nearest_label(images)]
     for name, index in zip(names, labels, strict=True):
-        say(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
+        echo(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
     return labels
+
+
+def choose_seed(seed: int | None) -> int:
+    """Return `seed`, or a random one if it is None."""
+    import secrets
+
+    return secrets.randbelow(2**31) if seed is None else seed
+
+
+# -- data and images ---------------------------------------------------------------------------------------------------
+
+
+def override_data(config: DataConfig, **flags: Any) -> DataConfig:
+    """Override the data config of a model's training with the flags of the command line."""
+    if flags.get("data") not in (None, config.data):
+        config = replace(config, without=())  # a different data set has different classes
+    return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 
 def read_image(path: "str | Path", model: "Model") -> "np.ndarray":
     """Read an image file as (C, H, W) for the model, with a message if it has to be scaled, cropped or made grey."""
     from cvae import imaging
 
-    return imaging.read(path, model.spec.image_shape, remark=say)
+    return imaging.read(path, model.spec.image_shape, remark=echo)
 
 
 def read_images(paths: "list[Path]", model: "Model") -> "np.ndarray":
-    """Read image files like `read_image`, as (N, C, H, W), with values of more than 8 bits at one depth."""
+    """Read image files like `read_image`, as (N, C, H, W), with values of more than 8 bits scaled by a common depth."""
     from cvae import imaging
 
-    if len(paths) == 1:  # the message names the file rather than a count
+    if len(paths) == 1:  # so that a message names the file rather than a count
         return read_image(paths[0], model)[None]
-    images, remark = imaging.read_set(paths, model.spec.image_shape, remark=say)
-    if remark:
-        say(remark)
+    images, message = imaging.read_set(paths, model.spec.image_shape, remark=echo)
+    if message:
+        echo(message)
     return images
-
-
-def new_seed(seed: int | None) -> int:
-    """Return `seed`, or a random one if it is None."""
-    import secrets
-
-    return secrets.randbelow(2**31) if seed is None else seed

@@ -1,23 +1,30 @@
-"""Errors in the use of the command line, in one line each."""
+"""Help, and errors in the use of the command line, each on one line."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import typer
+from typer.core import TyperArgument
 
 from cvae.errors import UsageError, one_line
 
 CommandLineError: Any = typer.BadParameter.__base__
-"""The base class of what typer raises. It is that of click or, in newer versions, that of typer's copy of click."""
+"""Base class of the exceptions that typer raises: the class of click or, in newer versions, a copy in typer."""
+
+
+def hide_argument_types() -> None:
+    """Show an argument in the help as `MODEL`. Newer versions of typer append its type, as in `MODEL <str>`."""
+    if hasattr(TyperArgument, "display_type_rich"):
+        TyperArgument.display_type_rich = lambda self, ctx: None  # type: ignore[method-assign]
 
 
 def is_help(error: Any) -> bool:
-    """Return whether typer raised the help of a command that was given no arguments."""
+    """Return whether the error is the help that typer raises for a command without arguments."""
     return error.ctx is not None and error.message == error.ctx.get_help()
 
 
 def explain(error: Any, args: Sequence[str]) -> UsageError:
-    """Return what is wrong with a command line as an error of one line: with the value, and where to read on."""
+    """Return an error that says on one line what is wrong with a command line, and where to find help."""
     text = error.format_message().rstrip(".")
     # Where typer reads values with pydantic, its message does not quote them.
     details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()

@@ -16,11 +16,15 @@ def evaluate(
     split: _shared.SplitName = "test",
     limit: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Maximum number of images, spread over the split; not for distances."),
+        typer.Option(
+            min=1, metavar="N", help="Maximum number of images, evenly spaced in the split; distances use all images."
+        ),
     ] = None,
     samples: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="Number of samples of the importance-weighted bound. [no such bound]"),
+        typer.Option(
+            min=1, metavar="N", help="Samples per image for the importance-weighted bound. [default: omit this bound]"
+        ),
     ] = None,
     generated: Annotated[
         int, typer.Option(min=0, metavar="N", help="Number of images to generate for distances and label accuracy.")
@@ -28,23 +32,30 @@ def evaluate(
     features: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Feature extractor for distances: mnist or MODULE:CALLABLE. [that of the data set]"
+            metavar="NAME",
+            help="Feature extractor for distances: mnist or MODULE:CALLABLE. [default: chosen for the data set]",
         ),
     ] = None,
     cas: Annotated[
-        bool, typer.Option("--cas", help="Train a classifier on generated images (takes minutes, needs torch).")
+        bool,
+        typer.Option(
+            "--cas", help="Train a classifier on generated images and report its accuracy (takes minutes, needs torch)."
+        ),
     ] = False,
     exported: Annotated[
-        bool, typer.Option("--exported", help="Score the exported files, without torch. [if there are no weights]")
+        bool,
+        typer.Option(
+            "--exported", help="Score the exported files, without torch. [default: only if there are no weights]"
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(metavar="NAME", help="Device: auto, cpu or cuda.")] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="fp32|bf16|fp16|auto", help="Precision of computations in torch.")
+        str, typer.Option(metavar="fp32|bf16|fp16|auto", help="Precision of the computation in torch.")
     ] = "fp32",
     json: _shared.Json = False,
 ) -> None:
-    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distance of its images from real ones.
+    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
 
     Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
     """
@@ -57,18 +68,15 @@ def evaluate(
     from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.run import has_weights
     from cvae.runtime import load
-    from cvae.runtime.find import newest
 
-    path, remark = newest(model)
-    if remark:
-        _shared.say(remark)
+    path = _shared.find_model(model)
     scorer: Scorer
     if exported or not has_weights(path) or importlib.util.find_spec("torch") is None:
         exported_model = load(path, device=device)
         scorer = ExportedScorer(exported_model)
         if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
-            _shared.say(
-                "without torch the posterior is an approximation here: bounds are far looser than those of the run"
+            _shared.echo(
+                "without torch, the posterior is approximated: bounds are far looser than the bounds of the run"
             )
         config = find_data_config(path, exported_model.spec.data)
     else:
@@ -79,9 +87,11 @@ def evaluate(
     if cas:
         _shared.require_torch("--cas")
         if scorer.classes is None:
-            raise UsageError(f"--cas: {scorer.name!r} has no labels that a classifier could learn")
+            raise UsageError(
+                f"--cas: {scorer.name!r} was trained without labels, so there are none to learn; remove --cas"
+            )
     config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    with _shared.progress() as progress:
+    with _shared.show_progress() as progress:
         report = measure(
             scorer,
             config,
@@ -92,21 +102,21 @@ def evaluate(
             features=features,
             seed=seed,
             progress=progress,
-            remark=_shared.say,
+            remark=_shared.echo,
         )
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score
 
             report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
-        _shared.say(
-            f"no features for {report['data']!r}: distances are left out; choose some with --features MODULE:CALLABLE"
+        _shared.echo(
+            f"no features for {report['data']!r}: distances are skipped; choose some with --features MODULE:CALLABLE"
         )
-    _shared.report(json, report, text(report))
+    _shared.report(json, report, format_report(report))
 
 
-def text(report: dict[str, Any]) -> str:
-    """Format a report for the user: one line per metric, with its name as in the JSON."""
+def format_report(report: dict[str, Any]) -> str:
+    """Return a text with one line per metric, under the same names as in the JSON."""
     lines = [
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from cvae.runtime import Model
 
 MAX_GRID_IMAGES = 10_000
-"""Maximum number of images in one grid."""
+"""Maximum number of images in a grid."""
 
 
 def generate(
@@ -21,20 +21,33 @@ def generate(
     label_index: _shared.LabelIndex = None,
     n: Annotated[
         int | None,
-        typer.Option("-n", min=1, metavar="N", help="Number of images; per class in a grid without a label."),
+        typer.Option(
+            "-n",
+            min=1,
+            metavar="N",
+            help="Number of images, per class if no label is given. [default: 1; --grid: 8, or 64 without classes]",
+        ),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="One row of images for each class.")] = False,
+    grid: Annotated[bool, typer.Option("--grid", help="Make a grid with one row of images per class.")] = False,
     seed: _shared.Seed = None,
     temperature: Annotated[
-        float, typer.Option(min=0, metavar="X", help="Scale of the noise: below 1 more typical, above more varied.")
+        float,
+        typer.Option(
+            min=0,
+            metavar="X",
+            help="Scale of the noise: below 1 for more typical images, above 1 for more varied images.",
+        ),
     ] = 1.0,
     out: Annotated[
-        Path, typer.Option(metavar="PATH", help="Image file to write; or .npy, .npz or a folder for single images.")
+        Path,
+        typer.Option(
+            metavar="PATH", help="File or folder to write: an image, an array (.npy, .npz), or a folder of PNG files."
+        ),
     ] = Path("generated.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Generate images: a grid in one file, or any number of images in an array (.npy, .npz) or a folder of PNG files.
+    """Generate images, as a grid in one file, an array (.npy, .npz) or a folder of PNG files.
 
     Example: cvae generate --digit 7 --out seven.png
     """
@@ -56,7 +69,7 @@ def generate(
     count = per_row if rows is None else per_row * len(rows)
     if count > MAX_GRID_IMAGES:
         raise UsageError(
-            f"{count:,} images are too many for one grid: at most {MAX_GRID_IMAGES:,}; --out images.npy takes more"
+            f"{count:,} images are too many for a grid: at most {MAX_GRID_IMAGES:,} fit; use --out images.npy for more"
         )
     labels: list[int] | None = None if class_index is None else [class_index] * count
     columns = None
@@ -64,13 +77,13 @@ def generate(
         labels = [index for index in rows for _ in range(per_row)]
         columns = per_row if grid or per_row > 1 else None
         if not grid:
-            _shared.say(f"no label given: {per_row} of each of the {len(rows)} classes")
-    seed = _shared.new_seed(seed)
+            _shared.echo(f"no label given: {per_row} of each of the {len(rows)} classes")
+    seed = _shared.choose_seed(seed)
     images = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
-    _shared.save(imaging.grid(images, columns), out)
+    _shared.save_image(imaging.grid(images, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]
-    facts = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
-    _shared.report(json, facts, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
+    result = {"out": str(out), "model": decoder.spec.name, "images": count, "labels": names, "seed": seed}
+    _shared.report(json, result, f"{out} ({count} image{'s' * (count > 1)}, seed {seed})")
 
 
 def _generate_many(
@@ -85,19 +98,21 @@ def _generate_many(
     grid: bool,
     json: bool,
 ) -> None:
-    """Write single images to an array or a folder; without a label, the classes take turns."""
+    """Write single images to an array or a folder. Without a label, the images cycle through the classes."""
     from functools import partial
 
     from cvae.errors import UsageError
     from cvae.runtime import bulk
 
     if grid:
-        raise UsageError(f"--grid makes one image file, but {str(out)!r} holds single images; remove one of them")
-    with _shared.progress() as progress:
+        raise UsageError(
+            f"--grid makes one image file, but {str(out)!r} holds single images; remove --grid, or write an image file"
+        )
+    with _shared.show_progress() as progress:
         files, seed = bulk.generate(
             decoder, n, out, label_index=index, seed=seed, temperature=temperature, progress=partial(progress, "images")
         )
     names = [str(file) for file in files]
-    facts = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
+    result = {"out": names, "model": decoder.spec.name, "images": n, "label": name, "seed": seed}
     summary = names[0] + f" and {len(names) - 1} more" * (len(names) > 1)
-    _shared.report(json, facts, f"{summary} ({n:,} image{'s' * (n > 1)}, seed {seed})")
+    _shared.report(json, result, f"{summary} ({n:,} image{'s' * (n > 1)}, seed {seed})")

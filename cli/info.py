@@ -13,23 +13,20 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     """
     from cvae.errors import one_line
     from cvae.run import DECODER, is_run
-    from cvae.runtime.find import newest
 
-    path, remark = newest(model)
-    if remark:
-        _shared.say(remark)
+    path = _shared.find_model(model)
     if path.is_dir() and not is_run(path):  # a download contains only exported files
         path /= DECODER
-    facts = _file(path) if path.is_file() else _run(path)
-    lines = [  # one_line, since an untrusted file must not control the terminal
-        f"{key:{max(map(len, facts))}}  {one_line(_format_value(value), 2**16)}"
-        for key, value in facts.items()
+    description = describe_file(path) if path.is_file() else describe_run(path)
+    lines = [  # one_line, because an untrusted file must not control the terminal
+        f"{key:{max(map(len, description))}}  {one_line(_format_value(value), 2**16)}"
+        for key, value in description.items()
         if value is not None
     ]
-    _shared.report(json, facts, "\n".join(lines))
+    _shared.report(json, description, "\n".join(lines))
 
 
-def _file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
     """Return the spec of an exported file."""
     from cvae.runtime.session import read_spec
     from cvae.serialization import to_dict
@@ -37,7 +34,7 @@ def _file(path: Path) -> dict[str, Any]:
     return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
 
 
-def _run(path: Path) -> dict[str, Any]:
+def describe_run(path: Path) -> dict[str, Any]:
     """Return the config, metrics and files of a run folder."""
     from cvae.errors import CvaeError
     from cvae.run import METRICS, read_config, read_metrics

@@ -17,16 +17,22 @@ if TYPE_CHECKING:
 
 def interpolate(
     model: _shared.ModelName = None,
-    start: Annotated[str, typer.Option("--from", metavar="PATH|SEED", help="Start: an image file or a seed.")] = "0",
-    end: Annotated[str, typer.Option("--to", metavar="PATH|SEED", help="End: an image file or a seed.")] = "1",
+    start: Annotated[
+        str,
+        typer.Option("--from", metavar="PATH|SEED", help="First image: an image file, or the seed of a random one."),
+    ] = "0",
+    end: Annotated[
+        str, typer.Option("--to", metavar="PATH|SEED", help="Last image: an image file, or the seed of a random one.")
+    ] = "1",
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
     to_label: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the class at the end. [as at the start]")
+        str | None, typer.Option(metavar="NAME", help="Class at the end, by name. [default: the class at the start]")
     ] = None,
     to_label_index: Annotated[
-        int | None, typer.Option(metavar="N", help="Index of the class at the end, from 0. [as at the start]")
+        int | None,
+        typer.Option(metavar="N", help="Class at the end, by index from 0. [default: the class at the start]"),
     ] = None,
     via: Annotated[
         list[str] | None,
@@ -34,20 +40,25 @@ def interpolate(
     ] = None,
     steps: Annotated[
         int,
-        typer.Option(min=2, max=1_000, metavar="N", help="Number of images from one stop to the next, including both."),
+        typer.Option(
+            min=2, max=1_000, metavar="N", help="Number of images from one stop to the next, including both stops."
+        ),
     ] = 10,
     mode: Annotated[
-        str, typer.Option(metavar="slerp|lerp", help="Path: along the sphere (slerp) or straight (lerp).")
+        str,
+        typer.Option(
+            metavar="slerp|lerp", help="Path between codes: along a great circle (slerp) or a straight line (lerp)."
+        ),
     ] = "slerp",
-    fps: Annotated[float, typer.Option(min=0.1, max=50, metavar="X", help="Frames per second of a GIF.")] = 12.0,
+    fps: Annotated[float, typer.Option(min=0.1, max=50, metavar="X", help="Frames per second of an animation.")] = 12.0,
     out: _shared.Out = Path("interpolation.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Interpolate between two images, as a strip (.png) or an animation there and back (.gif).
+    """Interpolate between two images, as a strip (.png) or an animation that runs forth and back (.gif).
 
-    The ends are image files, seeds, or two labels (--label 3 --to-label 8). An animation with --via that ends where it
-    starts runs in a circle.
+    The ends are image files, seeds, or two labels (--label 3 --to-label 8). If an animation with --via ends where it
+    starts, it runs in a circle instead.
 
     Example: cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
@@ -57,55 +68,57 @@ def interpolate(
 
     decoder = _shared.open_model(model, device)
     names = [start, *(via or []), end]
-    stops = [_stop(decoder, name) for name in names]
+    stops = [read_stop(decoder, name) for name in names]
     first = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
     last = _shared.choose_class(decoder.spec, to_label=to_label, to_label_index=to_label_index)
     last = first if last is None else last
     rows = []
-    for labels in _labels(decoder, stops, names, first, last):
+    for labels in choose_row_labels(decoder, stops, names, first, last):
         legs = [
             decoder.interpolate(a, b, steps, mode=mode, label_index=pair)
             for (a, b), pair in zip(pairwise(stops), labels, strict=True)
         ]
-        rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W), with each stop once
+        rows.append(np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])]))  # (N, C, H, W); each stop appears once
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
         frames = [imaging.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
         is_circle = len(names) > 2 and start == end and first == last
         imaging.save_gif(frames[:-1] if is_circle else [*frames, *frames[-2:0:-1]], out, fps)
     else:
-        _shared.save(imaging.grid(np.concatenate(rows), count), out)
-    facts = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
-    _shared.report(json, facts, f"{out} ({count} steps)")
+        _shared.save_image(imaging.grid(np.concatenate(rows), count), out)
+    result = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
+    _shared.report(json, result, f"{out} ({count} steps)")
 
 
-def _labels(
+def choose_row_labels(
     decoder: "Model", stops: "list[int | np.ndarray]", names: list[str], first: int | None, last: int | None
 ) -> "list[list[tuple[int, int]] | list[None]]":
-    """Return a list per row of images, with the class indices at both ends of each leg, or None without labels."""
+    """Return, for each row of images, the class indices at both ends of each leg; None for a model without labels."""
     classes = decoder.spec.classes
     if classes is None:
         return [[None] * (len(stops) - 1)]
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
-        _shared.say(f"no label given: one row for each of the {len(classes)} classes")
+        _shared.echo(f"no label given: one row for each of the {len(classes)} classes")
         return [[(index, index)] * (len(stops) - 1) for index in range(len(classes))]
-    # An image has a label of its own; a seed takes the label of the other end.
+    # An image gets the label that fits it best; a seed takes the label of the other end.
     indices = [last if first is None and isinstance(stop, int) else first for stop in stops[:-1]] + [last]
-    return [list(pairwise(_label(decoder, *stop) for stop in zip(stops, names, indices, strict=True)))]
+    return [list(pairwise(choose_label(decoder, *stop) for stop in zip(stops, names, indices, strict=True)))]
 
 
-def _stop(decoder: "Model", text: str) -> "int | np.ndarray":
-    """Return the seed, or the image (C, H, W) in a file."""
+def read_stop(decoder: "Model", text: str) -> "int | np.ndarray":
+    """Return the seed in `text`, or the image (C, H, W) in the file of that name."""
     if text.isdecimal():
         return int(text)
     return _shared.read_image(text, decoder)
 
 
-def _label(decoder: "Model", stop: "int | np.ndarray", name: str, index: int | None) -> int:
+def choose_label(decoder: "Model", stop: "int | np.ndarray", name: str, index: int | None) -> int:
     if index is not None:
         return index
     if isinstance(stop, int):
-        raise UsageError(f"seed {name} has no label of its own: give one with --label, or both with --to-label")
-    labels = _shared.nearest_labels(decoder, stop[None], None, [name])
+        raise UsageError(
+            f"seed {name} has no label of its own; give one with --label, or one per end with --label and --to-label"
+        )
+    labels = _shared.choose_labels(decoder, stop[None], None, [name])
     assert labels is not None
     return labels[0]

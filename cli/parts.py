@@ -1,10 +1,10 @@
-"""cvae parts"""
+"""The command `cvae parts`."""
 
 from cvae.cli import _shared
 
 
 def parts(json: _shared.Json = False) -> None:
-    """List the architectures and the other parts that a model is made of, those of plug-ins too.
+    """List the architectures and the other parts of a model, including parts from plug-ins.
 
     Example: cvae parts
     """
@@ -19,9 +19,9 @@ def parts(json: _shared.Json = False) -> None:
         "--data": registry.DATASETS,
         "export": registry.EXPORTERS,
     }
-    facts = {flag: {name: parts.summary(name) for name in parts} for flag, parts in registries.items()}
-    width = max(len(name) for names in facts.values() for name in names)
+    summaries = {flag: {name: parts.summary(name) for name in parts} for flag, parts in registries.items()}
+    width = max(len(name) for names in summaries.values() for name in names)
     lines = []
-    for flag, names in facts.items():
+    for flag, names in summaries.items():
         lines += [flag, *(f"  {name:{width}}  {summary}" for name, summary in names.items())]
-    _shared.report(json, facts, "\n".join(lines))
+    _shared.report(json, summaries, "\n".join(lines))

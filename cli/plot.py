@@ -15,19 +15,22 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.runtime import Model
 
-app = typer.Typer(no_args_is_help=True, help="Plot what a model has learned, and how. Figures are .png or .svg files.")
+app = typer.Typer(
+    no_args_is_help=True, help="Plot what a model has learned and how it was trained, as .png or .svg files."
+)
 
 Limit = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, spread over the split.")
+    int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, evenly spaced in the split.")
 ]
 
 
 @app.command()
 def latent(
     model: _shared.ModelName = None,
-    method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Method of projection.")] = "tsne",
+    method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Projection method.")] = "tsne",
     perplexity: Annotated[
-        float, typer.Option(min=1, metavar="X", help="Perplexity of t-SNE: effective number of neighbours.")
+        float,
+        typer.Option(min=1, metavar="X", help="Perplexity of t-SNE, the effective number of neighbours of a point."),
     ] = 30.0,
     thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Show some of the images in the plot.")] = False,
     data: _shared.Data = None,
@@ -36,12 +39,12 @@ def latent(
     binarize: _shared.Binarize = None,
     split: _shared.SplitName = "test",
     limit: Limit = 2_000,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the method.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, metavar="N", help="Seed of the projection method.")] = 0,
     out: _shared.Out = Path("latent.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Project the codes of real images to a plane, coloured by class: images that the encoder finds similar are close.
+    """Project the codes of real images to a plane, coloured by class. Similar codes are close together.
 
     Example: cvae plot latent mnist-resnet-conditional --thumbnails
     """
@@ -51,25 +54,25 @@ def latent(
     from cvae.plots.latent import check_method, draw, project
 
     check_method(method)
-    encoder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.say)
+    encoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.echo)
     if encoder.spec.classes is not None:
-        _shared.say(
-            "this model gets the class from the label, so its codes need not contain it: expect the classes to be mixed"
+        _shared.echo(
+            "this model gets the class from the label, so the codes need not contain the class: expect mixed colours"
         )
     places = project(codes.mean, method, perplexity=perplexity, seed=seed)
-    count, how = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
-    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({how})"
+    count, method_name = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
+    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
     style.save(draw(codes, places, title, thumbnails=thumbnails), out)
-    facts = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
-    _shared.report(json, {**facts, "method": method}, f"{out} ({count:,} images)")
+    result = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
+    _shared.report(json, {**result, "method": method}, f"{out} ({count:,} images)")
 
 
 @app.command()
 def traverse(
     model: _shared.ModelName = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Image file whose code to start from. [the zero code]")
+        Path | None, typer.Option(metavar="PATH", help="Image file whose code to start from. [default: the zero code]")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of a random code to start from.")] = None,
     label: _shared.Label = None,
@@ -78,10 +81,21 @@ def traverse(
     dimensions: Annotated[
         int, typer.Option(min=1, max=1_000, metavar="N", help="Number of dimensions to vary, one per row.")
     ] = 10,
-    steps: Annotated[int, typer.Option(min=2, max=100, metavar="N", help="Number of values per dimension.")] = 9,
+    steps: Annotated[
+        int,
+        typer.Option(
+            min=2, max=100, metavar="N", help="Number of values per dimension, which is the number of columns."
+        ),
+    ] = 9,
     range_: Annotated[
         float,
-        typer.Option("--range", min=0.01, max=100, metavar="X", help="Vary from -X to X, in standard deviations."),
+        typer.Option(
+            "--range",
+            min=0.01,
+            max=100,
+            metavar="X",
+            help="Vary each dimension from -X to X, in standard deviations of the noise.",
+        ),
     ] = 3.0,
     data: _shared.Data = None,
     data_dir: _shared.DataDir = None,
@@ -93,7 +107,7 @@ def traverse(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Vary one dimension of the code per row, those with the most information about the images first.
+    """Vary one dimension of the code per row, starting with the most informative dimension.
 
     Example: cvae plot traverse mnist-resnet-conditional --digit 7
     """
@@ -106,25 +120,25 @@ def traverse(
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
-    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    class_index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
-    code, index = _start(coder, image, seed, class_index)
-    name = None if index is None or coder.spec.classes is None else coder.spec.classes[index]
-    codes = encode(coder, config, split=split, limit=limit, remark=_shared.say)
+    autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    class_index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
+    code, index = _choose_start(autoencoder, image, seed, class_index)
+    name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
+    codes = encode(autoencoder, config, split=split, limit=limit, remark=_shared.echo)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
-    title = coder.spec.name + ("" if name is None else f", label {name}")
-    style.save(draw(coder, code, index, kl, values, dimensions, title), out)
+    title = autoencoder.spec.name + ("" if name is None else f", label {name}")
+    style.save(draw(autoencoder, code, index, kl, values, dimensions, title), out)
     chosen = [int(d) for d in top_dimensions(kl, dimensions)]
-    facts: dict[str, Any] = {"out": str(out), "model": coder.spec.name, "label": name, "images": len(codes.mean)}
-    facts |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
-    _shared.report(json, facts, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
+    result: dict[str, Any] = {"out": str(out), "model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
+    result |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
+    _shared.report(json, result, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
 
 
 @app.command()
 def reconstructions(
     model: _shared.ModelName = None,
     n: Annotated[
-        int, typer.Option("-n", min=1, max=1_000, metavar="N", help="Number of images, spread over the split.")
+        int, typer.Option("-n", min=1, max=1_000, metavar="N", help="Number of images, evenly spaced in the split.")
     ] = 16,
     columns: Annotated[int, typer.Option(min=1, max=100, metavar="N", help="Number of images per row.")] = 8,
     data: _shared.Data = None,
@@ -136,7 +150,7 @@ def reconstructions(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show images of a data set above their reconstructions.
+    """Show images from a data set above their reconstructions.
 
     Example: cvae plot reconstructions mnist-resnet-conditional
     """
@@ -145,12 +159,14 @@ def reconstructions(
     from cvae.plots.codes import encode
     from cvae.plots.reconstructions import draw
 
-    coder, config = _encoder(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(coder, config, split=split, limit=n, remark=_shared.say)
+    autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(autoencoder, config, split=split, limit=n, remark=_shared.echo)
     count = len(codes.mean)
-    style.save(draw(coder, codes, min(columns, count), f"{coder.spec.name}: {split} images of {codes.data}"), out)
-    facts = {"out": str(out), "model": coder.spec.name, "data": codes.data, "split": split, "images": count}
-    _shared.report(json, facts, f"{out} ({count:,} images)")
+    style.save(
+        draw(autoencoder, codes, min(columns, count), f"{autoencoder.spec.name}: {split} images of {codes.data}"), out
+    )
+    result = {"out": str(out), "model": autoencoder.spec.name, "data": codes.data, "split": split, "images": count}
+    _shared.report(json, result, f"{out} ({count:,} images)")
 
 
 @app.command()
@@ -160,14 +176,22 @@ def grid(
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
     columns: Annotated[
-        int | None, typer.Option(min=1, max=100, metavar="N", help="Number of styles. [10; 20 for a plane of codes]")
+        int | None,
+        typer.Option(
+            min=1,
+            max=100,
+            metavar="N",
+            help="Number of styles, or of columns of the plane. [default: 10, or 20 for a plane]",
+        ),
     ] = None,
     seed: _shared.Seed = None,
     out: _shared.Out = Path("grid.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show every class in the same styles. For a 2-d code, without labels or with --label, show the plane of codes.
+    """Show every class in the same styles; for a two-dimensional code, show the plane of codes.
+
+    The plane of codes needs a model without labels, or --label.
 
     Example: cvae plot grid mnist-resnet-conditional --seed 0
     """
@@ -179,12 +203,12 @@ def grid(
     spec = decoder.spec
     index = _shared.choose_class(spec, label=label, digit=digit, label_index=label_index)
     name = None if index is None or spec.classes is None else spec.classes[index]
-    facts = {"out": str(out), "model": spec.name}
+    result = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
-        columns, seed = columns or 10, _shared.new_seed(seed)
+        columns, seed = columns or 10, _shared.choose_seed(seed)
         style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
-        _shared.report(json, {**facts, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
+        _shared.report(json, {**result, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
     if spec.latent_dim != 2:
         which = "" if model is None else f" {model}"
@@ -194,23 +218,25 @@ def grid(
             f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
         )
     if seed is not None:
-        raise UsageError(f"--seed {seed}: the plane of a code needs no noise; remove it")
+        raise UsageError(f"--seed {seed}: the plane of codes needs no noise; remove --seed")
     columns = columns or 20
     title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
     style.save(manifold(decoder, index, columns, title), out)
-    _shared.report(json, {**facts, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
+    _shared.report(json, {**result, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
 
 
 @app.command()
 def losses(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RUN", help="Run folders or zoo models. [newest run, else the zoo's default]"),
+        typer.Argument(
+            metavar="RUN", help="Run folders or zoo models. [default: the newest run, else the zoo's default model]"
+        ),
     ] = None,
     out: _shared.Out = Path("losses.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Plot the bound of runs and its two terms by epoch.
+    """Plot the bound of each run and the two terms of the bound over the epochs.
 
     Example: cvae plot losses mnist-resnet-conditional
     """
@@ -229,14 +255,14 @@ def losses(
 
 @app.command()
 def progress(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [newest run]")] = None,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]")] = None,
     epochs: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Epochs to show. [at most 8, evenly spaced]")
+        str | None, typer.Option(metavar="N,N,...", help="Epochs to show. [default: at most 8, evenly spaced]")
     ] = None,
     out: _shared.Out = Path("progress.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Show how reconstructions improve: the originals above one row per epoch.
+    """Show how reconstructions improve during training: one row of originals, then one row per epoch.
 
     Example: cvae plot progress runs/digits-resnet-conditional
     """
@@ -268,33 +294,31 @@ def _check_ready(out: Path) -> None:
 
 
 def _find_run(name: str | None) -> Path:
-    """Return the folder of a run; without a name, that of the newest, with a message."""
-    from cvae.runtime.find import newest
-
-    path, remark = newest(name)
-    if remark:
-        _shared.say(remark)
+    """Return the folder of the model that `_shared.find_model` finds."""
+    path = _shared.find_model(name)
     return path if path.is_dir() else path.parent
 
 
-def _encoder(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
-    """Open a model that has an encoder, and return it with the config of its data, overridden by the flags."""
+def _open_with_data(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
+    """Open a model with an encoder, and return it with its data config, in which the flags override values."""
     from cvae.evaluation.evaluate import find_data_config
 
-    model, folder = _shared.open_pair(name, device)
+    model, folder = _shared.open_autoencoder(name, device)
     return model, _shared.override_data(find_data_config(folder, model.spec.data), **flags)
 
 
-def _start(model: "Model", image: Path | None, seed: int | None, index: int | None) -> "tuple[np.ndarray, int | None]":
+def _choose_start(
+    model: "Model", image: Path | None, seed: int | None, index: int | None
+) -> "tuple[np.ndarray, int | None]":
     """Return the code (Z,) to start from, and the index of the class to decode it with."""
     import numpy as np
 
     if image is not None:
         pixels = _shared.read_image(image, model)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = _shared.nearest_labels(model, pixels, index, [str(image)])
+        labels = _shared.choose_labels(model, pixels, index, [str(image)])
         return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
     if index is None and model.spec.classes is not None:
-        _shared.say(f"no label given: {model.spec.classes[0]!r}, the first")
+        _shared.echo(f"no label given: using {model.spec.classes[0]!r}, the first class")
         return code, 0
     return code, index

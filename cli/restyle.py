@@ -9,22 +9,26 @@ from cvae.cli import _shared
 
 
 def restyle(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files; they are scaled and cropped.")],
+    images: Annotated[
+        list[Path],
+        typer.Argument(metavar="IMAGE", help="Image files, which are scaled and cropped to the model's input size."),
+    ],
     model: _shared.ModelOption = None,
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
     to: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Name of a new class; may be repeated. [every class]")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="New class, by name; may be repeated. [default: every class]"),
     ] = None,
     to_index: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Index of a new class, from 0; may be repeated.")
+        list[int] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
     ] = None,
     out: _shared.Out = Path("restyled.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Change the class of images and keep their style: originals in the first row, then a row for each new class.
+    """Change the class of images and keep their style: one row of originals, then one row per new class.
 
     Example: cvae restyle three.png --digit 3 --to 7
     """
@@ -33,25 +37,25 @@ def restyle(
     from cvae import imaging
     from cvae.errors import UsageError
 
-    coder = _shared.open_model(model, device)
-    classes = coder.spec.classes
+    autoencoder = _shared.open_model(model, device)
+    classes = autoencoder.spec.classes
     if to and to_index:
         raise UsageError(f"--to {to[0]!r} and --to-index {to_index[0]} both choose classes; give names or indices")
-    targets = [coder.spec.label_index(name) for name in to or []]
-    targets += [coder.spec.check_index(index) for index in to_index or []]
-    index = _shared.choose_class(coder.spec, label=label, digit=digit, label_index=label_index)
+    targets = [autoencoder.spec.label_index(name) for name in to or []]
+    targets += [autoencoder.spec.check_index(index) for index in to_index or []]
+    index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
     if classes is None:
-        raise UsageError(f"{coder.spec.name!r} was trained without labels, so there is no class to change")
+        raise UsageError(f"{autoencoder.spec.name!r} was trained without labels, so there is no class to change")
     targets = targets or list(range(len(classes)))
-    originals = _shared.read_images(images, coder)  # (N, C, H, W)
-    labels = _shared.nearest_labels(coder, originals, index, [str(path) for path in images])
-    rows = [originals, *(coder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
-    columns = len(images) if len(images) > 1 else len(rows)  # a single image and its variants are in one row
-    _shared.save(imaging.grid(np.concatenate(rows), columns), out)
-    facts = {
+    originals = _shared.read_images(images, autoencoder)  # (N, C, H, W)
+    labels = _shared.choose_labels(autoencoder, originals, index, [str(path) for path in images])
+    rows = [originals, *(autoencoder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
+    columns = len(images) if len(images) > 1 else len(rows)  # a single image and its variants fit into one row
+    _shared.save_image(imaging.grid(np.concatenate(rows), columns), out)
+    result = {
         "out": str(out),
-        "model": coder.spec.name,
+        "model": autoencoder.spec.name,
         "labels": [classes[index] for index in labels or []],
         "to": [classes[index] for index in targets],
     }
-    _shared.report(json, facts, f"{out} ({len(images)} x {len(targets)} images)")
+    _shared.report(json, result, f"{out} ({len(images)} x {len(targets)} images)")

@@ -1,4 +1,4 @@
-"""cvae train"""
+"""The command `cvae train`."""
 
 import os
 from contextlib import suppress
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 DEFAULTS = vars(TrainConfig())
 
 RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.resumable)
-"""The flags that may change when a run is resumed: the parameters of `cvae.resume`."""
+"""Flags that may change when a run is resumed, which are the parameters of `cvae.resume`."""
 
 Recipe = Annotated[
-    str | None, typer.Option(metavar="NAME|PATH", help="Recipe to take flags from: a name, a .toml or a config.json.")
+    str | None,
+    typer.Option(metavar="NAME|PATH", help="Recipe to take flags from: a name, a .toml file or a config.json."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -34,7 +35,9 @@ Set = Annotated[
 @add_flags(TrainConfig)
 def train(
     recipe: Recipe = None,
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder of the run. [a new one under runs/]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder of the run. [default: a new folder under runs/]")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
     set_: Set = None,
     json: _shared.Json = False,
@@ -42,7 +45,7 @@ def train(
 ) -> None:
     """Train a model into a new folder under runs/.
 
-    Without --data it learns the bundled handwritten digits, which need no download.
+    Without --data, the model learns the bundled handwritten digits, which need no download.
 
     Example: cvae train --arch resnet --conditional
     """
@@ -54,25 +57,28 @@ def train(
         run = _continue(out, merge_layers(read_layers(recipe, overrides)))
     else:
         config = build_config(recipe, overrides)
-        run = _start(config, run_name(recipe, config), out)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun the first process reports for all
+        run = _start(config, make_run_name(recipe, config), out)
+    if os.environ.get("RANK", "0") != "0":  # under torchrun, only the first process reports
         return
     last = read_metrics(run)[-1]
     _shared.report(json, {"run": str(run), **last}, f"{run}: trained; next: cvae export onnx {run}")
 
 
 def build_config(recipe: str | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Return the config of a recipe and the flags that override it, with the network of the run that `--init` names."""
+    """Return the config of a recipe and the flags that override it.
+
+    With `--init`, the network is that of the run whose weights training starts from, unless a flag changes it.
+    """
     from cvae.serialization import from_dict
 
     layers = read_layers(recipe, overrides)
     init = merge_layers(layers).get("init")
-    network = {} if init is None else _network_of(init)
+    network = {} if init is None else _read_network(init)
     return from_dict(TrainConfig, {**DEFAULTS, **merge_layers([network, *layers])})
 
 
 def read_layers(recipe: str | None, overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the flags of a recipe, and those that override it."""
+    """Return the flags of a recipe and the flags that override them."""
     from cvae import model_zoo
     from cvae.recipes import read_recipe
 
@@ -80,9 +86,9 @@ def read_layers(recipe: str | None, overrides: dict[str, Any]) -> list[dict[str,
 
 
 def merge_layers(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge layers of flags, a later one over an earlier one. Defaults are not filled in.
+    """Merge layers of flags; later layers override earlier ones. Defaults are not filled in.
 
-    The options of a part are dropped where a later layer chooses another part.
+    If a later layer chooses a different part, the options of the earlier part are dropped.
     """
     merged = {name: value for layer in layers for name, value in layer.items()}
     options: dict[str, dict[str, Any]] = {}
@@ -95,8 +101,8 @@ def merge_layers(layers: list[dict[str, Any]]) -> dict[str, Any]:
     return {**merged, "options": options}
 
 
-def _network_of(init: str) -> dict[str, Any]:
-    """Return the flags that rebuild the network of a run, to start from its weights."""
+def _read_network(init: str) -> dict[str, Any]:
+    """Return the flags that rebuild the network of a run."""
     from cvae import model_zoo
     from cvae.errors import UsageError
     from cvae.run import read_config
@@ -117,8 +123,8 @@ def _network_of(init: str) -> dict[str, Any]:
     }
 
 
-def run_name(recipe: str | None, config: TrainConfig) -> str:
-    """Return the name of a run's folder: that of its recipe, or else of its data and architecture."""
+def make_run_name(recipe: str | None, config: TrainConfig) -> str:
+    """Return a name for a run folder, from its recipe or else its data and architecture."""
     if recipe is None:
         return "-".join([config.data.partition(":")[0], config.arch, *["conditional"] * config.conditional])
     from cvae.run import CONFIG
@@ -135,12 +141,12 @@ def _start(config: TrainConfig, name: str, out: Path | None) -> Path:
     if out is not None:
         return cvae.train(config, out)
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes need one folder to train into; name it with --out")
+        raise UsageError("several processes need a common folder to train into; name it with --out")
     out = create_run_folder(name)
     try:
         return cvae.train(config, out)
     finally:
-        with suppress(OSError):  # the folders are empty if the training could not start
+        with suppress(OSError):  # the folders are empty if training could not start
             out.rmdir()
             out.parent.rmdir()
 
@@ -153,16 +159,16 @@ def _continue(out: Path | None, overrides: dict[str, Any]) -> Path:
     if out is None:
         if (out := last_saved_run()) is None:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
-        _shared.say(f"newest run: {out}")
+        _shared.echo(f"newest run: {out}")
     check_agreement(overrides, read_config(out), out)
     return cvae.resume(out, **{name: _as_tuple(overrides[name]) for name in RESUMABLE if name in overrides})
 
 
 def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> None:
-    """Check that flags repeat those that a run was started with, except for flags that may change.
+    """Check that flags have the same values as when the run was started, except for flags that may change.
 
     Raises:
-        UsageError: A flag differs.
+        UsageError: If a flag differs.
     """
     from cvae.errors import UsageError
 
@@ -172,32 +178,32 @@ def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> N
         **{name: part.options for name, part in config.model.parts.items()},
     }
 
-    def difference(spelling: str, value: Any, start: Any) -> UsageError:
+    def difference_error(spelling: str, value: Any, start: Any) -> UsageError:
         start_text = f"without {spelling}" if start in (None, ()) else f"with {_format(spelling, start)}"
         return UsageError(
-            f"{_format(spelling, value)}: {str(run)!r} was started {start_text}; leave it out (only "
-            f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with another --out"
+            f"{_format(spelling, value)}: {str(run)!r} was started {start_text}; remove the flag (only "
+            f"{', '.join(map(flag, RESUMABLE))} can change on --resume), or start a new run with a different --out"
         )
 
     for name, value in overrides.items():
-        if name not in (*RESUMABLE, "options") and not _agree(name, value, config):
-            raise difference(flag(name), value, getattr(recorded, name))
+        if name not in (*RESUMABLE, "options") and not _agrees(name, value, config):
+            raise difference_error(flag(name), value, getattr(recorded, name))
     for part, values in overrides["options"].items():
         for option, value in values.items():
             start = options.get(part, {}).get(option)
             if value != start:
                 short = option in SHORT_FLAGS and SHORT_FLAGS[option].part == part
-                raise difference(flag(option) if short else f"--set {part}.{option}", value, start)
+                raise difference_error(flag(option) if short else f"--set {part}.{option}", value, start)
 
 
-def _agree(name: str, value: Any, config: "Config") -> bool:
+def _agrees(name: str, value: Any, config: "Config") -> bool:
     """Return whether the value of a flag agrees with the config of a run."""
-    facts, recorded, value = flags_of(TrainConfig)[name], getattr(config.training, name), _as_tuple(value)
-    if facts.resolved and value == DEFAULTS[name]:  # the run would choose again as it did
+    flag, recorded, value = flags_of(TrainConfig)[name], getattr(config.training, name), _as_tuple(value)
+    if flag.resolved and value == DEFAULTS[name]:  # the run would make the same choice again
         return True
     if name == "size" and value is not None:
         return value == recorded or TrainConfig(size=value).sides == config.model.image_shape[1:]
-    canonical = facts.canonical or (lambda value: value)
+    canonical = flag.canonical or (lambda value: value)
     return canonical(value) == canonical(recorded)
 
 

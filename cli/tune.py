@@ -1,4 +1,4 @@
-"""cvae tune"""
+"""The command `cvae tune`."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,28 +7,38 @@ import typer
 
 from cvae.cli import _shared
 from cvae.cli._flags import add_flags, read_flags
-from cvae.cli.train import Recipe, Set, build_config, run_name
+from cvae.cli.train import Recipe, Set, build_config, make_run_name
 from cvae.config import TrainConfig
 
 
 @add_flags(TrainConfig)
 def tune(
-    trials: Annotated[int, typer.Option(min=1, metavar="N", help="Number of trials of the study in all.")] = 20,
+    trials: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Total number of trials in the study, earlier ones included.")
+    ] = 20,
     search: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUES",
-            help="Vary a flag or an option: lr=1e-4..1e-2:log, latent_dim=8,16 or arch.width=16,32; may be repeated.",
+            help="Flag or option to vary: lr=1e-4..1e-2:log, latent_dim=8,16 or arch.width=16,32; may be repeated.",
         ),
     ] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name of the study. [by the data and the model, or the recipe]")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Name of the study. [default: made from the recipe, or from the data and model]"
+        ),
     ] = None,
     storage: Annotated[
         str | None,
-        typer.Option(metavar="PATH|URL", help="File or database that several machines share. [a file in --out]"),
+        typer.Option(
+            metavar="PATH|URL",
+            help="File or database of the study, which several machines can share. [default: a file in --out]",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder of the study. [studies/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Folder of the study. [default: studies/NAME]")
+    ] = None,
     recipe: Recipe = None,
     set_: Set = None,
     json: _shared.Json = False,
@@ -36,8 +46,8 @@ def tune(
 ) -> None:
     """Search for the flags of `cvae train` that give the best validation bound.
 
-    It takes all flags of `cvae train`. The table [search] of a recipe says what to vary. The same command continues a
-    study that was stopped.
+    All flags of `cvae train` are available. --search, or the [search] table of a recipe, says what to vary. Repeat the
+    command to continue an interrupted study.
 
     Example: cvae tune --arch mlp --conditional --trials 20
     """
@@ -58,9 +68,9 @@ def tune(
     varied = {**(read_search(path) if path else {}), **parse_search(search or [])}
     space = make_space(varied) if varied else default_space(base, overrides)
 
-    name = study or (out.name if out else run_name(recipe, base))
+    name = study or (out.name if out else make_run_name(recipe, base))
     current = Study(base, space, name=name, out=out or Path("studies") / name, storage=storage)
     current.run(trials)
     images = plot(current)
-    text = f"{table(current)}\npictures: {', '.join(map(str, images))}"
+    text = f"{table(current)}\nplots: {', '.join(map(str, images))}"
     _shared.report(json, {**summary(current), "pictures": list(map(str, images))}, text)

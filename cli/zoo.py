@@ -8,7 +8,7 @@ import typer
 from cvae.cli import _shared
 from cvae.errors import UsageError, suggest
 
-app = typer.Typer(no_args_is_help=True, help="Trained models and recipes that come with cvae.")
+app = typer.Typer(no_args_is_help=True, help="List, show and copy the trained models and recipes that come with cvae.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Model from `cvae zoo list`.")]
 ModelOrRecipe = Annotated[str, typer.Argument(metavar="NAME", help="Model or recipe from `cvae zoo list`.")]
@@ -22,13 +22,13 @@ def list_(json: _shared.Json = False) -> None:
     """
     from cvae import model_zoo
 
-    models = {name: model_zoo.facts(name) for name in model_zoo.models()}
+    models = {name: model_zoo.describe(name) for name in model_zoo.models()}
     recipes = {name: model_zoo.summary(name) for name in model_zoo.recipes()}
     width = max(map(len, [*models, *recipes]))
     lines = ["models (cvae generate NAME, cvae zoo show NAME)"]
-    for name, facts in models.items():
+    for name, description in models.items():
         default = " (the default)" if name == model_zoo.DEFAULT else ""
-        lines.append(f"  {name:{width}}  {facts['summary']}{default}")
+        lines.append(f"  {name:{width}}  {description['summary']}{default}")
     lines += ["recipes (cvae train --recipe NAME)"]
     lines += [f"  {name:{width}}  {summary}" for name, summary in recipes.items()]
     _shared.report(json, {"default": model_zoo.DEFAULT, "models": models, "recipes": recipes}, "\n".join(lines))
@@ -36,9 +36,9 @@ def list_(json: _shared.Json = False) -> None:
 
 @app.command()
 def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
-    """Print the card of a model: data and their license, training, metrics, use and limits.
+    """Print the card of a model: data, license, training, metrics, intended use and limitations.
 
-    For a recipe without a model, print its flags and what it needs.
+    For a recipe without a trained model, print the recipe.
 
     Example: cvae zoo show mnist-resnet-conditional
     """
@@ -54,16 +54,16 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
         return
     card = (model_zoo.model(name) / CARD).read_text("utf-8")
-    _shared.report(json, {"name": name, **model_zoo.facts(name), "card": card}, card.rstrip())
+    _shared.report(json, {"name": name, **model_zoo.describe(name), "card": card}, card.rstrip())
 
 
 @app.command()
 def copy(
     name: Name,
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder to create. [runs/NAME]")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder to create. [default: runs/NAME]")] = None,
     json: _shared.Json = False,
 ) -> None:
-    """Copy the folder of a model, to use its files in an app or to look at them.
+    """Copy the folder of a model, to use or inspect its files.
 
     Example: cvae zoo copy mnist-resnet-conditional
     """

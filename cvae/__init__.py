@@ -1,4 +1,4 @@
-"""Variational autoencoders, with or without labels, whose decoder is exported to one self-describing ONNX file.
+"""Variational autoencoders, with or without labels, that are exported to self-describing ONNX files.
 
     import cvae
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# onnxruntime 1.32 and later sends telemetry unless this is set before its first import, and importing any module of
-# this package runs this line first.
+# onnxruntime 1.32 and later sends telemetry unless this is set before its first import. Importing any module of this
+# package runs this line first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {

@@ -20,34 +20,34 @@ def main(args: Sequence[str] | None = None) -> None:
     from cvae.cli import run
     from cvae.errors import CvaeError, Interrupted
 
-    _replace_unprintable()
-    _format_third_parties()
+    _escape_unprintable()
+    _format_warnings()
     try:
         sys.exit(run(sys.argv[1:] if args is None else args))
-    except Interrupted as stopped:
-        print(f"cvae: {stopped}", file=sys.stderr)
-        sys.exit(stopped.exit_code)
+    except Interrupted as interruption:
+        print(f"cvae: {interruption}", file=sys.stderr)
+        sys.exit(interruption.exit_code)
     except CvaeError as error:
         print(f"cvae: error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader has closed the pipe, as in `cvae parts | head`
+    except BrokenPipeError:  # the reader has closed the pipe, for example `cvae parts | head`
         sys.stderr.close()
         sys.exit(1)
 
 
-def _replace_unprintable() -> None:
-    """Print characters that standard output and error can't encode, as in file names, as escape sequences."""
+def _escape_unprintable() -> None:
+    """Print characters that standard output and error can't encode as escape sequences, for example in file names."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):  # a program may have replaced the stream
             reconfigure(errors="backslashreplace")
 
 
-def _format_third_parties() -> None:
-    """Print warnings and log messages of other packages, such as matplotlib, on one line each."""
+def _format_warnings() -> None:
+    """Print each warning and each log message of other packages, such as matplotlib, on one line."""
     warnings.formatwarning = _format_warning
-    logging.lastResort = _OneLineHandler(logging.WARNING)  # used where a package has not configured a handler
+    logging.lastResort = _OneLineHandler(logging.WARNING)  # used if a package has not configured a handler
     # torch configures its own handler, for warnings about compilation that a user can't act on.
     os.environ.setdefault("TORCH_LOGS", "-all")
 

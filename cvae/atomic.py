@@ -1,4 +1,7 @@
-"""Atomic writes, by a temporary file that is synced and renamed, bounded reads, and locks."""
+"""Atomic writes, bounded reads, and locks.
+
+An atomic write goes to a temporary file, which is synced and renamed.
+"""
 
 import os
 import shutil
@@ -11,13 +14,13 @@ from pathlib import Path
 from cvae.errors import CvaeError, UsageError
 
 
-def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
+def read_at_most(path: str | Path, limit: int, *, truncate: bool = False) -> bytes:
     """Read a file of at most `limit` bytes.
 
     Args:
-        path: Path of the file.
-        limit: Largest number of bytes to read.
-        rest: Whether the file may have more bytes, which are not read.
+        path: path of the file.
+        limit: maximum number of bytes to read.
+        truncate: whether to read only the first `limit` bytes of a larger file, instead of raising an error.
 
     Raises:
         CvaeError: If the file is too large, can't be read, or is a folder, a pipe or a device.
@@ -26,10 +29,10 @@ def read_at_most(path: str | Path, limit: int, *, rest: bool = False) -> bytes:
         status = Path(path).stat()
         if not stat.S_ISREG(status.st_mode):
             raise CvaeError(f"{str(path)!r} is a folder or a device, not a file")
-        if status.st_size > limit and not rest:
+        if status.st_size > limit and not truncate:
             raise CvaeError(f"{str(path)!r} is larger than {limit:,} bytes, so it is not read")
         with Path(path).open("rb") as file:
-            return file.read(min(status.st_size, limit))  # the file may have grown since
+            return file.read(min(status.st_size, limit))  # the file may have grown in the meantime
     except OSError as error:
         raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
 
@@ -41,8 +44,8 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     The temporary path has the suffix of `path`, from which Pillow and numpy infer the format.
 
     Args:
-        path: Path of the file.
-        sync: Whether to sync the file to disk. Without it, a power failure may truncate the file, which is acceptable
+        path: path of the file.
+        sync: whether to sync the file to disk. Without it, a power failure may truncate the file, which is acceptable
             for many small files that can be created again.
 
     Raises:
@@ -70,7 +73,11 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
 
 
 def write_file(path: str | Path, data: bytes | str) -> None:
-    """Write `data` to `path` atomically."""
+    """Write `data` to `path` atomically.
+
+    Raises:
+        CvaeError: If the folder or the file can't be written.
+    """
     with atomic_write(path) as temporary_path:
         temporary_path.write_bytes(data.encode() if isinstance(data, str) else data)
 
@@ -100,14 +107,14 @@ def atomic_folder(target: str | Path) -> Iterator[Path]:
 
 
 def copy_folder(source: Path, target: Path) -> None:
-    """Copy the files of a folder to the new folder `target`, atomically.
+    """Copy the files of a folder to the new folder `target` atomically.
 
     Raises:
         UsageError: If `target` already exists.
-        CvaeError: If it can't be written.
+        CvaeError: If `target` can't be written.
     """
     if target.exists():
-        raise UsageError(f"{str(target)!r} exists already; choose another --out")
+        raise UsageError(f"{str(target)!r} already exists; choose another --out")
     with atomic_folder(target) as temporary_path:
         for path in source.iterdir():
             if path.is_file():
@@ -120,20 +127,20 @@ def cache_root(data_dir: Path | None) -> Path:
 
 
 def remove_stale_files(folder: str | Path) -> None:
-    """Remove temporary files that a process left in `folder` because it was killed while writing."""
+    """Remove temporary files in `folder` of processes that were killed while writing."""
     for path in Path(folder).glob(".????????.tmp*"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Lock `folder` for this process, creating it if needed. The lock ends with the block or the process.
+    """Lock `folder` for this process, creating it if needed. The end of the block or the process releases the lock.
 
     Windows can't lock a folder, so this does nothing there.
 
     Args:
-        folder: Path of the folder.
-        wait: Whether to wait while another process holds the lock, instead of raising an error.
+        folder: path of the folder.
+        wait: whether to wait while another process holds the lock, instead of raising an error.
 
     Raises:
         UsageError: If another process holds the lock, and `wait` is false.

@@ -1,4 +1,4 @@
-"""The configuration of a run, as frozen dataclasses whose fields are the flags of the command line. Torch-free."""
+"""Configuration of a run, as frozen dataclasses whose fields are command-line flags. Does not import torch."""
 
 import json
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from cvae.flags import Interval, ShortFlag, check_values, flag_field, flags_of
 from cvae.serialization import MAX_TEXT, check_text, from_dict, parse_json, quote, to_dict
 
 FORMAT = 1
-"""The version of config.json's layout. Files of another version are refused."""
+"""Version of the format of config.json. Files of any other version are rejected."""
 
 MIN_SIDE, MAX_SIDE = 4, 4096
-"""The smallest and the largest side of an image, in pixels."""
+"""Minimum and maximum side of an image, in pixels."""
 
 MODEL, DATA, OBJECTIVE, OPTIMIZATION, EXECUTION = GROUPS = ("Model", "Data", "Objective", "Optimization", "Execution")
-"""The headings of the flags, in the order of `--help` and the reference."""
+"""Headings of the flags, in the order of `--help` and the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """A registered part by its name, with all its options."""
+    """Name of a registered part, with all its options."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -31,11 +31,11 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The description of a network, from which it can be rebuilt.
+    """Description of a network, from which it can be rebuilt.
 
-    Args:
+    Attributes:
         image_shape: (C, H, W).
-        classes: Names of the labels 0 ... K-1 of a conditional model; None without labels.
+        classes: names of the labels 0 ... K-1 of a conditional model; None without labels.
     """
 
     image_shape: tuple[int, int, int]
@@ -56,21 +56,21 @@ class ModelConfig:
         if not 1 <= self.latent_dim <= 65536:
             raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
         if (self.classes is None) != (self.conditioning is None):
-            raise UsageError("a model has both classes and conditioning, or neither")
+            raise UsageError("a model must have both classes and conditioning, or neither")
         if self.classes is not None and not 1 <= len(self.classes) <= 65536:
-            raise UsageError(f"{len(self.classes)} classes; a conditional model has 1..65536")
+            raise UsageError(f"a conditional model has 1 to 65536 classes, not {len(self.classes)}")
         for name in self.classes or ():
             check_text(name)
 
     @property
     def parts(self) -> dict[str, Part]:
-        """The parts of the network by the flags that choose them."""
+        """Parts of the network by flag."""
         parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
         return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
 
 
 def parse_size(text: str) -> int | str:
-    """Convert the text of `--size` to the value that a recipe has: 64, or "48x80"."""
+    """Convert the text of `--size` to the value in a recipe: 64 or "48x80"."""
     return int(text) if text.isdecimal() else text
 
 
@@ -88,9 +88,9 @@ def _resolve_data(data: str) -> tuple[str, Path | None]:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The choice of a data set and of its images, as `cvae.data.load_dataset` takes it.
+    """Choice of a data set and its images, for `cvae.data.load_dataset`.
 
-    The fields are flags of `cvae train`; `None` leaves the choice to the data.
+    The fields are flags of `cvae train`. The data determine a value of `None`.
     """
 
     data: str = flag_field(
@@ -103,7 +103,7 @@ class DataConfig:
     data_dir: str | None = flag_field(
         None,
         DATA,
-        "Folder where data sets are, or are downloaded to.",
+        "Folder of data sets and downloads.",
         metavar="PATH",
         automatic="~/.cache/cvae",
         resumable=True,
@@ -112,9 +112,9 @@ class DataConfig:
     size: int | str | None = flag_field(
         None,
         DATA,
-        "Size that images are scaled to, in pixels: one side, or height and width.",
+        "Size in pixels to scale images to: the side of a square, or height and width.",
         metavar="HxW",
-        automatic="as they are; folders: 64",
+        automatic="original size; folders: 64",
         parse=parse_size,
         searchable=False,
     )
@@ -122,27 +122,27 @@ class DataConfig:
     binarize: str = flag_field(
         "none",
         DATA,
-        "Draw each pixel black or white by its grey value: static draws once, dynamic for each batch.",
+        "Set each pixel to black or white at random by its grey value: once (static) or for each batch (dynamic).",
         choices=("none", "dynamic", "static"),
         searchable=False,
     )
     validation: float = flag_field(
         0.1,
         DATA,
-        "Fraction of the training images to hold out; their bound selects the weights.",
+        "Fraction of the training images to hold out for selecting the best weights.",
         interval=Interval(minimum=0, below=1),
         searchable=False,
     )
     without: tuple[str, ...] = flag_field(
         (),
         DATA,
-        "Leave out the images of this class; may be repeated.",
+        "Exclude the images of this class; may be repeated.",
         name="exclude-class",
         aliases=("without",),
         canonical=frozenset,
         searchable=False,
     )
-    limit: int | None = flag_field(None, DATA, "Train on the first N images only.", interval=Interval(minimum=1))
+    limit: int | None = flag_field(None, DATA, "Train only on the first N images.", interval=Interval(minimum=1))
     seed: int = flag_field(
         0,
         EXECUTION,
@@ -155,14 +155,14 @@ class DataConfig:
         check_values(type(self), vars(self))
         for side in self.sides or ():
             if not MIN_SIDE <= side <= MAX_SIDE:
-                raise UsageError(f"--size {self.size}: a side has {MIN_SIDE} to {MAX_SIDE} pixels")
+                raise UsageError(f"--size {self.size}: a side must have {MIN_SIDE} to {MAX_SIDE} pixels")
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """The height and width in pixels that images are scaled to, or None.
+        """Height and width in pixels to scale images to; None for the original size.
 
         Raises:
-            UsageError: `size` is neither the side of a square nor a text such as "48x80".
+            UsageError: If `size` is neither the side of a square nor a text such as "48x80".
         """
         if self.size is None or isinstance(self.size, int):
             return None if self.size is None else (self.size, self.size)
@@ -180,18 +180,18 @@ SHORT_FLAGS = {
         part="objective",
         type=float,
         group=OBJECTIVE,
-        help="Nats of the KL term that are free: for each latent dimension, or in all under a flow prior.",
+        help="Free nats of the KL term: per latent dimension, or in total with a flow prior.",
         automatic="0",
     ),
 }
-"""Flags for options of parts, by the option's name: `--beta 4` is short for `--set objective.beta=4`."""
+"""Flags for part options, by option name: `--beta 4` is short for `--set objective.beta=4`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(DataConfig):
-    """The configuration of a training run: the flags of `cvae train` and the keys of a recipe.
+    """Configuration of a training run: the flags of `cvae train` and the keys of a recipe.
 
-    `None` leaves the choice to the data. The options of parts, such as {"arch": {"width": 32}}, go into `options`.
+    The data determine a value of `None`. `options` holds the part options, such as {"arch": {"width": 32}}.
     """
 
     arch: str = flag_field(
@@ -223,37 +223,37 @@ class TrainConfig(DataConfig):
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
-        "Epochs over which the weight of the KL term grows to its full value.",
+        "Number of epochs over which the weight of the KL term grows to its full value.",
         interval=Interval(minimum=0),
     )
     init: str | None = flag_field(
         None,
         OPTIMIZATION,
-        "Run or zoo model whose weights the training starts from.",
+        "Run or zoo model whose weights initialize the networks.",
         automatic="random weights",
         canonical=_resolve_path,
     )
     epochs: int | None = flag_field(
         None,
         OPTIMIZATION,
-        "Passes over the training images.",
-        automatic="10; for small sets, until 1,500 steps",
+        "Number of passes over the training images.",
+        automatic="10; small data sets: enough for 1,500 steps",
         interval=Interval(minimum=1),
         resolved=True,
         resumable=True,
     )
-    batch_size: int = flag_field(128, OPTIMIZATION, "Images per step.", interval=Interval(minimum=1))
+    batch_size: int = flag_field(128, OPTIMIZATION, "Number of images per step.", interval=Interval(minimum=1))
     accumulate: int = flag_field(
         1,
         OPTIMIZATION,
-        "Parts in which each batch is computed, one after the other, to save memory.",
+        "Number of micro-batches to split each batch into, to save memory.",
         interval=Interval(minimum=1),
     )
     optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
     lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
     weight_decay: float = flag_field(0.0, OPTIMIZATION, "Weight decay of the optimizer.", interval=Interval(minimum=0))
     schedule: str = flag_field(
-        "cosine", OPTIMIZATION, "Learning rate over time.", choices=("constant", "cosine", "step")
+        "cosine", OPTIMIZATION, "Learning rate schedule.", choices=("constant", "cosine", "step")
     )
     milestones: tuple[int, ...] | None = flag_field(
         None,
@@ -264,21 +264,24 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=1),
     )
     warmup: int = flag_field(
-        0, OPTIMIZATION, "Steps over which the learning rate grows to its full value.", interval=Interval(minimum=0)
+        0,
+        OPTIMIZATION,
+        "Number of steps over which the learning rate grows to its full value.",
+        interval=Interval(minimum=0),
     )
     clip: float = flag_field(
-        100.0, OPTIMIZATION, "Largest norm of the gradient; 0 turns clipping off.", interval=Interval(minimum=0)
+        100.0, OPTIMIZATION, "Maximum norm of the gradient; 0 disables clipping.", interval=Interval(minimum=0)
     )
     ema: float = flag_field(
         0.0,
         OPTIMIZATION,
-        "Decay of the averaged weights, such as 0.999; 0 turns averaging off.",
+        "Decay of the moving average of the weights, such as 0.999; 0 disables averaging.",
         interval=Interval(minimum=0, below=1),
     )
     on_nan: str = flag_field(
         "stop",
         OPTIMIZATION,
-        "Whether to stop at a loss that is not finite, or to skip the batch.",
+        "Reaction to a loss that is not finite: stop training, or skip the batch.",
         choices=("stop", "skip"),
         resumable=True,
     )
@@ -291,13 +294,17 @@ class TrainConfig(DataConfig):
         machine=True,
     )
     precision: str = flag_field(
-        "auto", EXECUTION, "Precision of the networks.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
+        "auto",
+        EXECUTION,
+        "Floating-point precision of the networks.",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        resolved=True,
     )
     compile: bool | None = flag_field(
         None,
         EXECUTION,
-        "Compile the networks first.",
-        automatic="when it pays",
+        "Compile the networks before training.",
+        automatic="for long runs",
         resolved=True,
         resumable=True,
         machine=True,
@@ -305,7 +312,7 @@ class TrainConfig(DataConfig):
     trackers: tuple[str, ...] | None = flag_field(
         None,
         EXECUTION,
-        "Log to tensorboard, wandb or mlflow too, or to none; may be repeated.",
+        "Tracker to log to: tensorboard, wandb, mlflow or none; may be repeated.",
         name="tracker",
         automatic="tensorboard, if installed",
         resumable=True,
@@ -329,33 +336,33 @@ class TrainConfig(DataConfig):
 
     @property
     def data_config(self) -> DataConfig:
-        """The data of the run alone."""
+        """Data config of the run, without the other fields."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
 
 
 def flag(name: str) -> str:
-    """Return the flag of a field as it is typed: kl_warmup -> --kl-warmup."""
+    """Return the flag of a field: kl_warmup -> --kl-warmup."""
     flags = {**flags_of(TrainConfig), **SHORT_FLAGS}
     return flags[name].spelling(name) if name in flags else "--" + name.replace("_", "-")
 
 
 def expand_short_flags(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Move the keys of short flags to the options that they stand for.
+    """Move the keys of short flags to the part options that they stand for.
 
-    Recipes and the config.json of older runs have `beta` and `free_bits` among the other keys; null means: not set.
+    Recipes and the config.json of older runs have `beta` and `free_bits` as top-level keys, with null for the default.
     """
     expanded = {key: value for key, value in values.items() if key not in SHORT_FLAGS}
     for name in SHORT_FLAGS.keys() & values:
         options = expanded.get("options", {})
         part_options = options.get(SHORT_FLAGS[name].part, {}) if isinstance(options, Mapping) else None
-        if values[name] is not None and isinstance(part_options, Mapping):  # else from_dict refuses the options
+        if values[name] is not None and isinstance(part_options, Mapping):  # otherwise from_dict rejects the options
             expanded["options"] = {**options, SHORT_FLAGS[name].part: {**part_options, name: values[name]}}
     return expanded
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """The config.json of a run: the network, the training that repeats it, and the license of its data."""
+    """Content of config.json: the network, the training config to repeat the run, and the license of the data."""
 
     format: int = FORMAT
     cvae_version: str
@@ -364,15 +371,15 @@ class Config:
     training: TrainConfig
 
     def to_json(self) -> str:
-        """Return the text of config.json."""
+        """Return the config as the text of config.json."""
         return json.dumps(to_dict(self), indent=2) + "\n"
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a run's config.json.
+        """Read the config.json of a run.
 
         Raises:
-            CvaeError: The file can't be read, is not a valid config, or comes from a newer cvae.
+            CvaeError: If the file can't be read, is not a valid config, or was written by a newer version of cvae.
         """
         try:
             data = parse_json(read_at_most(path, MAX_TEXT))
@@ -382,8 +389,8 @@ class Config:
             raise CvaeError(f"{str(path)!r} is not the config of a run")
         if data.get("format") != FORMAT:
             raise CvaeError(
-                f"{str(path)!r} has format {quote(data.get('format'))}, this cvae reads {FORMAT}: "
-                "it is not a run of cvae, or a newer version wrote it (upgrade cvae-onnx)"
+                f"{str(path)!r} has format {quote(data.get('format'))}, but this version of cvae reads "
+                f"{FORMAT}; upgrade cvae-onnx if a newer version wrote it"
             )
         if isinstance(training := data.get("training"), dict):
             data["training"] = expand_short_flags(training)

@@ -1,4 +1,4 @@
-"""Exceptions, and helpers that word their messages: one line with the value, the cause and the fix."""
+"""Exceptions, and helpers for their messages. A message is one line with the value, the cause and the fix."""
 
 import difflib
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ class CvaeError(Exception):
 
 
 class UsageError(CvaeError, ValueError):
-    """Request for something that does not exist or is not valid. Exit code 2."""
+    """Wrong use: a request for something that does not exist or is not valid. Exit code 2."""
 
     exit_code = 2
 
@@ -21,7 +21,7 @@ class Diverged(CvaeError):
 
 
 class Interrupted(CvaeError):
-    """Training that was asked to stop and has saved a checkpoint. Exit code 130, a shell's code for Ctrl-C."""
+    """Training that was interrupted and has saved a checkpoint. Exit code 130, the shell's code for Ctrl-C."""
 
     exit_code = 130
 
@@ -30,8 +30,8 @@ class MissingExtraError(CvaeError, ImportError):
     """Missing packages of an optional extra. Exit code 1.
 
     Args:
-        feature: Subject of the message: the part or function that needs the packages.
-        extra: Extra of the distribution that installs them.
+        feature: subject of the message: the part or function that needs the packages.
+        extra: extra of the distribution that installs them.
     """
 
     def __init__(self, feature: str, extra: str = "train") -> None:
@@ -39,7 +39,7 @@ class MissingExtraError(CvaeError, ImportError):
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """Return the end of an error message about an unknown name: similar known names, or all if none is similar."""
+    """Return the fix for an unknown name: similar known names, or all known names if none is similar."""
     known = list(known)
     matches = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if matches:
@@ -48,7 +48,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def one_line(message: object, length: int = 200) -> str:
-    """Return a message, which may quote an untrusted file, as one line of at most `length` printable characters."""
+    """Convert a message, which may quote an untrusted file, to one line of at most `length` printable characters."""
     line = " ".join(str(message).split())
     line = "".join(character if character.isprintable() else "?" for character in line[: length + 1])
     return line if len(line) <= length else line[: length - 3] + "..."

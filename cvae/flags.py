@@ -1,7 +1,7 @@
 """Command-line flags as metadata of dataclass fields.
 
-A field of a config states its flag once, in `flag_field`. The checks of the config, the signatures of the commands, the
-search space of `cvae tune` and the reference page are derived from there. Torch-free.
+A field of a config defines its flag once, with `flag_field`. The checks of the config, the signatures of the commands,
+the search space of `cvae tune` and the reference page are derived from it. Does not import torch.
 """
 
 import dataclasses
@@ -14,7 +14,14 @@ from cvae.errors import UsageError, suggest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """The finite numbers between two ends. `above` and `below` are ends that do not belong to the interval."""
+    """Finite numbers between two ends.
+
+    Attributes:
+        minimum: lower end, included.
+        above: lower end, excluded.
+        maximum: upper end, included.
+        below: upper end, excluded.
+    """
 
     minimum: float | None = None
     above: float | None = None
@@ -43,79 +50,82 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """The facts about a flag, except for the name, the type and the default of its field."""
+    """Metadata of a flag. Its field has the type, the default and, unless `name` is set, the name."""
 
     help: str
-    """Its effect, and the unit of its value."""
+    """Effect, and unit of the value."""
     group: str
-    """The heading under which the reference lists it."""
+    """Heading in the reference."""
     name: str | None = None
-    """The spelling on the command line, without dashes, where it differs from the field's name."""
+    """Spelling on the command line without dashes, if it differs from the field name."""
     aliases: tuple[str, ...] = ()
-    """Former spellings, which still work and are not shown."""
+    """Former spellings, which still work but are not shown."""
     metavar: str | None = None
-    """What a person types, where the type and the choices do not say it."""
+    """What a person types, if the type and the choices do not say it."""
     automatic: str | None = None
-    """What a default of None means."""
+    """Meaning of the default None."""
     interval: Interval | None = None
+    """Range of the value, or of each value of a tuple."""
     choices: tuple[str, ...] = ()
+    """Allowed values."""
     parse: Callable[[str], Any] | None = None
-    """Converts the text of the command line, where the type alone does not."""
+    """Function that converts the text of the command line, if the type alone does not."""
     canonical: Callable[[Any], Any] | None = None
-    """Maps values with the same meaning, such as two spellings of a path, to one value."""
+    """Function that maps values with the same meaning, such as two spellings of a path, to one value."""
     takes_options: bool = False
-    """The value names a registered part, whose options `--set` assigns."""
+    """Whether the value names a registered part, whose options `--set` assigns."""
     resolved: bool = False
-    """The default leaves the choice to the run, whose config.json records what was chosen."""
+    """Whether the run chooses the default, and records it in config.json."""
     resumable: bool = False
-    """The value may change when a run is resumed; then it is a parameter of `cvae.resume` too."""
+    """Whether the value can change when a run is resumed. Then it is a parameter of `cvae.resume` too."""
     searchable: bool = True
-    """`cvae tune` may vary the value: bounds under two of its values are comparable."""
+    """Whether `cvae tune` can vary the value, because bounds with different values are comparable."""
     machine: bool = False
-    """The value describes the machine: `cvae tune` does not vary it, and the workers of one study may differ in it."""
+    """Whether the value describes the machine: `cvae tune` does not vary it, and it can differ between the workers of a
+    study."""
 
     def spelling(self, name: str) -> str:
-        """Return the flag of the field `name` as it is typed: kl_warmup -> --kl-warmup."""
+        """Return the flag of the field `name`: kl_warmup -> --kl-warmup."""
         return "--" + (self.name or name.replace("_", "-"))
 
     def check(self, name: str, value: Any) -> None:
-        """Check a value of the field `name`, or each value of a tuple. None passes: the run chooses.
+        """Check a value of the field `name`, or each value of a tuple. None is always valid: the run chooses.
 
         Raises:
-            UsageError: The value is not among the choices, or out of range.
+            UsageError: If the value is not among the choices, or out of range.
         """
-        for each in value if isinstance(value, tuple) else (value,):
-            if each is None:
+        for item in value if isinstance(value, tuple) else (value,):
+            if item is None:
                 continue
-            if self.choices and each not in self.choices:
-                raise UsageError(f"{self.spelling(name)} {each!r} is unknown; {suggest(str(each), self.choices)}")
-            if self.interval is not None and each not in self.interval:
-                raise UsageError(f"{self.spelling(name)} {each} is out of range; it must be {self.interval}")
+            if self.choices and item not in self.choices:
+                raise UsageError(f"{self.spelling(name)} {item!r} is unknown; {suggest(str(item), self.choices)}")
+            if self.interval is not None and item not in self.interval:
+                raise UsageError(f"{self.spelling(name)} {item} is out of range; it must be {self.interval}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShortFlag(Flag):
-    """A flag that stands for `--set PART.NAME=VALUE`. The part checks the value."""
+    """Flag that stands for `--set PART.NAME=VALUE`. The part checks the value."""
 
     part: str
     type: type
 
 
-def flag_field(default: Any, group: str, help: str, **facts: Any) -> Any:
-    """Return a dataclass field that is a flag too. `facts` are those of `Flag`."""
-    return dataclasses.field(default=default, metadata={"flag": Flag(group=group, help=help, **facts)})
+def flag_field(default: Any, group: str, help: str, **metadata: Any) -> Any:
+    """Return a dataclass field that is also a flag. `metadata` are further fields of `Flag`."""
+    return dataclasses.field(default=default, metadata={"flag": Flag(group=group, help=help, **metadata)})
 
 
 def flags_of(config: type) -> dict[str, Flag]:
-    """Return the flags of a dataclass by the names of their fields."""
+    """Return the flags of a dataclass by field name."""
     return {field.name: field.metadata["flag"] for field in dataclasses.fields(config) if "flag" in field.metadata}
 
 
 def check_values(config: type, values: Mapping[str, Any]) -> None:
-    """Check values of some fields of a dataclass against its flags.
+    """Check the values of some fields of a dataclass against the flags of the fields.
 
     Raises:
-        UsageError: A value is not among the choices, or out of range.
+        UsageError: If a value is not among the choices, or out of range.
     """
     for name, flag in flags_of(config).items():
         if name in values:

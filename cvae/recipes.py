@@ -1,4 +1,4 @@
-"""Recipes in TOML, and the options that `--set` assigns. Torch-free."""
+"""Recipes in TOML, and the options that `--set` assigns. Does not import torch."""
 
 import json
 import tomllib
@@ -12,33 +12,33 @@ from cvae.flags import flags_of
 from cvae.serialization import check_depth, from_dict, to_dict
 
 PARTS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.takes_options)
-"""The parts of a run that take options, by flag name."""
+"""Flags of the parts of a run that take options."""
 
-MAX_RECIPE = 2**13
-"""The largest recipe in bytes: tomllib takes memory and time that grow with the square of a key's length."""
+MAX_RECIPE_BYTES = 2**13
+"""Maximum size of a recipe: the memory and time of tomllib grow with the square of the length of a key."""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Read the flags that a recipe sets.
 
     Args:
-        path: A TOML file, or the config.json of a run, whose training is repeated. The keys are the fields of
+        path: a TOML file, or the config.json of a run to repeat. The keys are the fields of
             `TrainConfig` and the names of its flags, with dashes or underscores.
 
     Raises:
-        UsageError: The file can't be read, is not TOML, or has a key that is not a flag.
+        UsageError: If the file can't be read, is not TOML, or has a key that is not a flag.
     """
     path = Path(path)
     if path.suffix == ".json":
         return to_dict(Config.read(path).training)
     try:
-        data = tomllib.loads(read_at_most(path, MAX_RECIPE).decode())
+        data = tomllib.loads(read_at_most(path, MAX_RECIPE_BYTES).decode())
         check_depth(data)
     except CvaeError as error:
         raise UsageError(f"the recipe can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the recipe {str(path)!r} is not TOML: {one_line(error)}") from error
-    data.pop("search", None)  # the table of cvae tune
+    data.pop("search", None)  # the table for cvae tune
     fields = {flag.spelling(name)[2:].replace("-", "_"): name for name, flag in flags_of(TrainConfig).items()}
     keys = {key: key.replace("-", "_") for key in data}
     recipe = expand_short_flags({fields.get(name, name): data[key] for key, name in keys.items()})
@@ -47,10 +47,10 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
-    """Parse the values of `--set`: ["arch.width=32"] -> {"arch": {"width": 32}}. Values are JSON, or else text.
+    """Parse the values of `--set`, as JSON if possible: ["arch.width=32"] -> {"arch": {"width": 32}}.
 
     Raises:
-        UsageError: An assignment is not of this form.
+        UsageError: If an assignment is not of this form.
     """
     options: dict[str, dict[str, Any]] = {}
     for assignment in assignments:

@@ -1,9 +1,9 @@
 """Registries of the parts of a model, by name.
 
-A part is any callable. Its keyword-only parameters with defaults are its options, all of which a run's config.json
-records. The range of an option is in its annotation, as in `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
-Built-in parts are listed here as "module:attribute"; listing them imports nothing, and `Registry.get` imports only the
-one it returns. Other packages add parts through an entry point in the group of the registry:
+A part is any callable. Its keyword-only parameters with defaults are its options, and the config.json of a run records
+all of them. The range of an option is in its annotation: `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
+Built-in parts are listed here as "module:attribute". Listing them imports nothing, and `Registry.get` imports only the
+part that it returns. Other packages add parts through an entry point in the group of the registry:
 
     [project.entry-points."cvae.architectures"]
     mixer = "my_package:mixer"
@@ -19,7 +19,13 @@ from typing import Any, NamedTuple
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 from cvae.flags import Interval
 
-EXPECTED = {bool: "true or false", int: "a whole number", float: "a number", str: "a word", tuple: "a list like [400]"}
+EXPECTED_VALUES = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a word",
+    tuple: "a list like [400]",
+}
 """Description of the values that an option accepts, by the type of its default."""
 
 
@@ -31,11 +37,11 @@ class Builtin(NamedTuple):
 
 
 class Registry:
-    """Parts of one kind: built-in ones, plug-ins of other packages, and those the running program registers.
+    """Registry of the parts of one kind: built-in parts, plug-ins, and parts that the running program registers.
 
     Args:
-        kind: Kind of part, as error messages name it.
-        group: Entry point group through which other packages add parts.
+        kind: kind of part, for error messages.
+        group: entry point group of plug-ins.
         builtin: Built-in parts by name.
     """
 
@@ -59,14 +65,14 @@ class Registry:
         return plugins
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all names, the built-in ones first, without importing the parts."""
+        """Iterate over all names, first the built-in parts, without importing any."""
         return iter({**self._builtin, **self._plugins, **self._registered})
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self._registered or name in self._plugins
 
     def is_builtin(self, name: str) -> bool:
-        """Return whether a part belongs to cvae itself."""
+        """Return whether a part is built in."""
         return name in self._builtin
 
     def summary(self, name: str) -> str:
@@ -78,13 +84,13 @@ class Registry:
         return "registered by this program"
 
     def register(self, name: str, part: Callable[..., Any]) -> None:
-        """Add a part from the running program, such as a notebook or a test.
+        """Add a part of the running program, such as a notebook or a test.
 
         Raises:
             UsageError: If the name is taken.
         """
         if name in self:
-            raise UsageError(f"{self.kind} {name!r} exists already; choose another name")
+            raise UsageError(f"{self.kind} {name!r} already exists; choose another name")
         self._registered[name] = part
 
     def get(self, name: str) -> Callable[..., Any]:
@@ -136,13 +142,14 @@ class Registry:
     def _interval(self, name: str, option: str) -> Interval | None:
         """Return the range in the annotation of an option, if it has one."""
         annotation = inspect.signature(self.get(name)).parameters[option].annotation
-        return next((each for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Interval)), None)
+        return next((item for item in getattr(annotation, "__metadata__", ()) if isinstance(item, Interval)), None)
 
     def resolve(self, name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all options of a part: `options`, and the defaults of the others.
+        """Return all options of a part, with the values in `options` or the defaults.
 
         Raises:
-            UsageError: If the part has no such option, or a value is not of the type of the default or out of range.
+            UsageError: If the part has no such option, or a value is out of range or of a different type than the
+                default.
         """
         defaults = self.options(name)
         for option, value in options.items():
@@ -153,7 +160,7 @@ class Registry:
                 defaults[option] = _cast_like(defaults[option], value)
             except TypeError:
                 default = defaults[option]
-                expected = EXPECTED.get(type(default), f"of the type of {default!r}")
+                expected = EXPECTED_VALUES.get(type(default), f"of the type of {default!r}")
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is not {expected}") from None
             interval = self._interval(name, option)
             if interval is not None and defaults[option] not in interval:
@@ -162,10 +169,10 @@ class Registry:
 
 
 def _cast_like(default: Any, value: Any) -> Any:
-    """Cast `value` to the type of `default`: a list from JSON to a tuple, a whole number to a float.
+    """Cast `value` to the type of `default`: a list from JSON to a tuple, an integer to a float.
 
     Raises:
-        TypeError: If it is of another type.
+        TypeError: If `value` has a different type.
     """
     if default is None or type(value) is type(default) is not tuple:
         return value

@@ -1,4 +1,4 @@
-"""Folder of a run: the names of its files, readers of its config and metrics, and lists of runs. Torch-free."""
+"""Run folders: names of the files, readers of the config and metrics, and lists of runs. Does not import torch."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from cvae.config import Config
 from cvae.errors import CvaeError
 
 RUNS = Path("runs")
-"""Folder of the runs of `cvae train`, in the working directory."""
+"""Folder of the runs of `cvae train`, in the current working directory."""
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -18,11 +18,11 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
-"""Names of the files and folders of a run. An export writes the exported files and the model card."""
+# Names of the files and folders of a run. An export writes the exported files and the model card.
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder has the config of a run."""
+    """Return whether a folder is a run, which has a config."""
     return (folder / CONFIG).is_file()
 
 
@@ -35,16 +35,16 @@ def read_config(run: Path) -> Config:
     """Read the config of a run.
 
     Raises:
-        CvaeError: If it can't be read, is not a valid config, or was written by a newer cvae.
+        CvaeError: If the config can't be read, is not valid, or was written by a newer version of cvae.
     """
     return Config.read(run / CONFIG)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the metrics of a run: a record for each epoch, and a last one for the test images.
+    """Read the metrics of a run: a record for each epoch, and a last record for the test images.
 
     Raises:
-        CvaeError: If they can't be read, or a line is not a JSON object.
+        CvaeError: If the file can't be read, or a line is not a JSON object.
     """
     path = run / METRICS
     try:
@@ -64,7 +64,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def sample_path(run: Path, epoch: int, kind: str) -> Path:
-    """Return the path of the sample image of an epoch: "samples", "interpolations" or "reconstructions"."""
+    """Return the path of the image of an epoch, of kind "samples", "interpolations" or "reconstructions"."""
     return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"
 
 
@@ -81,8 +81,8 @@ def exported_file(path: Path, name: str) -> Path:
     """Return the path of an exported file.
 
     Args:
-        path: Folder of a run, or path of a decoder.
-        name: `DECODER`, or `ENCODER`, which stands in the same folder as a decoder.
+        path: folder of a run, or path of a decoder.
+        name: `DECODER`, or `ENCODER` for the encoder in the same folder.
 
     Raises:
         CvaeError: If there is no such file; the message names the command that exports it.
@@ -97,7 +97,7 @@ def exported_file(path: Path, name: str) -> Path:
 
 
 def list_runs(folder: Path = RUNS) -> list[Path]:
-    """Return the runs in `folder` that have weights, the newest first."""
+    """List the runs in `folder` that have weights, newest first."""
     runs = [path.parent for path in folder.glob(f"*/{WEIGHTS}")]
     return sorted(runs, key=lambda run: (run / WEIGHTS).stat().st_mtime_ns, reverse=True)
 
@@ -108,7 +108,7 @@ def newest_run(folder: Path = RUNS) -> Path | None:
 
 
 def last_saved_run(folder: Path = RUNS) -> Path | None:
-    """Return the run in `folder` with the newest checkpoint, if any; it need not have weights yet."""
+    """Return the run in `folder` with the newest checkpoint, if any; the run may not have weights yet."""
 
     def last_modified(run: Path) -> int:
         paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]  # killed before its first checkpoint
@@ -118,12 +118,12 @@ def last_saved_run(folder: Path = RUNS) -> Path | None:
 
 
 def create_run_folder(name: str) -> Path:
-    """Create a folder for a run under `RUNS`, with a number appended to its name if that name is taken.
+    """Create a folder for a run under `RUNS`, with a number appended to `name` if it is taken.
 
-    Creating the folder reserves the name, so that two runs started together get different ones.
+    Creating the folder reserves the name, so that two runs that start at the same time get different names.
 
     Raises:
-        CvaeError: If it can't be created, or there are too many runs of that name.
+        CvaeError: If the folder can't be created, or there are too many runs of this name.
     """
     for path in [RUNS / name, *(RUNS / f"{name}-{i}" for i in range(2, 10_000))]:
         try:

@@ -1,4 +1,4 @@
-"""Safe parsing of JSON, and conversion of dataclasses to and from plain values. Torch-free."""
+"""Safe parsing of JSON, and conversion of dataclasses to and from plain values. Does not import torch."""
 
 import dataclasses
 import json
@@ -11,12 +11,18 @@ from typing import Any
 
 from cvae.errors import UsageError, one_line, suggest
 
-MAX_TEXT, MAX_DEPTH, MAX_NAME = 2**21, 16, 1024
-"""Limits on the bytes of a JSON file, the depth of its nesting, and the characters of a name."""
+MAX_TEXT = 2**21
+"""Maximum size of a JSON file, in bytes."""
 
+MAX_DEPTH = 16
+"""Maximum depth of nested lists and dicts."""
+
+MAX_NAME = 1024
+"""Maximum length of a name, in characters."""
 
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories: control, format (such as text direction), surrogate, line separator, paragraph separator."""
+"""Unicode categories that are not safe to print: control, format (such as text direction), surrogate, line separator,
+paragraph separator."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -74,23 +80,23 @@ def check_depth(data: Any) -> None:
 
 
 def check_text(text: str) -> None:
-    """Check that a text, such as a name or a remark, is safe to print in a terminal.
+    """Check that a text, such as a name, is safe to print in a terminal.
 
     Raises:
-        UsageError: If it is longer than `MAX_NAME`, or has control characters, characters that reorder text or break
-            lines, or lone surrogates.
+        UsageError: If the text is longer than `MAX_NAME`, or has control characters, characters that reorder text or
+            break lines, or lone surrogates.
     """
     if len(text) > MAX_NAME or any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
         raise UsageError(f"the text {quote(text)} has control characters, or more than {MAX_NAME} characters")
 
 
 def quote(value: Any) -> str:
-    """Return a value as it is quoted in error messages, cut to 80 characters."""
+    """Quote a value for error messages, in at most 80 characters."""
     return one_line(repr(value), 80)
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Convert a value from JSON or TOML to the type of the hint, or raise an error that quotes it."""
+    """Convert a value from JSON or TOML to the type of the hint, or raise an error that quotes the value."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value
@@ -120,8 +126,8 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:
 
     Args:
         cls: Dataclass.
-        data: Values of its fields; dataclasses, tuples and mappings may be nested.
-        where: Path of `data` in its file, for error messages.
+        data: values of the fields; dataclasses, tuples and mappings may be nested.
+        where: path of `data` in its file, for error messages.
 
     Raises:
         UsageError: If a key is unknown or missing, or a value has the wrong type; the message says where.

@@ -20,17 +20,20 @@ KEY = "cvae"
 """Key of the spec in the ONNX metadata."""
 
 FORMAT = 1
-"""Version of the spec's format. A reader refuses any other."""
+"""Version of the format of specs. Specs of any other version are rejected."""
 
-MAX_LATENT, MAX_CLASSES = 65536, 65536
-"""Largest latent dimension and number of classes that a spec may have."""
+MAX_LATENT_DIM = 65536
+"""Maximum latent dimension."""
+
+MAX_CLASSES = 65536
+"""Maximum number of classes."""
 
 AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
     "max_abs_difference": lambda value: type(value) is float and 0 <= value < math.inf,
     "batches": lambda value: type(value) is list and len(value) <= 16 and all(type(size) is int for size in value),
     "weights": lambda value: value == "float16",
 }
-"""Keys of `agreement`, with the checks of their values."""
+"""Keys of `agreement`, with the checks of the values."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 """Pattern of a number, such as 10, 007, -5, 0.5 or 1e-4."""
@@ -45,10 +48,10 @@ class Spec:
     both (B, latent_dim) float32, in the same noise space.
 
     Attributes:
-        sigma: Standard deviation of a Gaussian likelihood, in units of the value range.
+        sigma: standard deviation of a Gaussian likelihood, in units of the value range.
         weights: SHA-256 of the model.safetensors from which the file was exported. A decoder and an encoder belong
-            together if it is the same.
-        agreement: Largest difference between the outputs of onnxruntime and torch, divided by the scale of the output
+            together if they have the same value.
+        agreement: largest difference between the outputs of onnxruntime and torch, divided by the scale of the output
             (see `cvae.exporters.onnx.compare`), the batch sizes that were compared, and the type of the weights if they
             have 16 bits.
     """
@@ -76,7 +79,7 @@ class Spec:
             raise UsageError(f"role {self.role!r} is neither 'decoder' nor 'encoder'")
         if self.latent_dim < 1 or min(self.image_shape) < 1:
             raise UsageError(f"latent_dim {self.latent_dim} and image_shape {self.image_shape} must be positive")
-        if self.latent_dim > MAX_LATENT or max(self.image_shape) > MAX_SIDE:
+        if self.latent_dim > MAX_LATENT_DIM or max(self.image_shape) > MAX_SIDE:
             raise UsageError(f"latent_dim {self.latent_dim} or image_shape {self.image_shape} is too large")
         if self.classes is not None and not self.classes:
             raise UsageError("classes is empty; it must be null for a model without labels")
@@ -97,6 +100,7 @@ class Spec:
                 raise UsageError(f"agreement has an invalid {one_line(repr(key), 40)}: {one_line(repr(value), 40)}")
 
     def to_json(self) -> str:
+        """Return the spec as JSON text."""
         return json.dumps(to_dict(self))
 
     @classmethod
@@ -105,10 +109,10 @@ class Spec:
 
         Args:
             text: JSON text.
-            source: Name of the file, for error messages.
+            source: name of the file, for error messages.
 
         Raises:
-            CvaeError: If the text is not a valid spec, or is of another format.
+            CvaeError: If the text is not a valid spec, or has a different format.
         """
         try:
             data = parse_json(text)
@@ -121,22 +125,22 @@ class Spec:
                 )
             return from_dict(cls, data)
         except ValueError as error:
-            raise CvaeError(f"{source!r} has no valid cvae spec: {one_line(error)}") from error
+            raise CvaeError(f"{source!r} does not have a valid cvae spec: {one_line(error)}") from error
 
     def label_index(self, label: float | str) -> int:
         """Return the index of the class that a label names.
 
-        A label names the class whose name it equals, as text or else as a number: 1, "1" and 1.0 all name the class
-        "01". If no class name is a number, a non-negative integer is an index.
+        A label names the class whose name it equals, as text or otherwise as a number: 1, "1" and 1.0 all name the
+        class "01". If no class name is a number, a non-negative integer is an index.
 
         Raises:
-            UsageError: If the model has no labels, no class has this name, or several are equal to this number.
+            UsageError: If the model has no labels, no class has this name, or several class names equal this number.
         """
         if self.classes is None:
-            raise self._no_labels(f"label {quote_label(label)}")
-        text = _text(label)
+            raise self._no_labels_error(f"label {quote_label(label)}")
+        text = _to_text(label)
         if text is None:
-            raise self._unknown(label)
+            raise self._unknown_label_error(label)
         if text in self.classes:
             return self.classes.index(text)
         number, indices = _parse_number(text), _indices_by_number(self.classes)
@@ -144,26 +148,28 @@ class Spec:
         if len(matches) > 1:
             names = ", ".join(self.classes[index] for index in matches[:20])
             raise UsageError(
-                f"label {quote_label(label)} is ambiguous for {self.name!r}: the classes {names} all equal it as "
-                "numbers; give the name exactly as it is written"
+                f"label {quote_label(label)} is ambiguous for {self.name!r}: the classes {names} are all equal to it "
+                "as numbers; give the name exactly as it is written"
             )
         if matches:
             return matches[0]
         index = int(text) if text.isdecimal() and len(text) < 10 else -1
         if not 0 <= index < len(self.classes):
-            raise self._unknown(label)
+            raise self._unknown_label_error(label)
         if indices:
-            raise self._unknown(label, f"; to choose by index, pass label_index={index} (--label-index {index})")
+            raise self._unknown_label_error(
+                label, f"; to choose by index, pass label_index={index} (--label-index {index})"
+            )
         return index
 
     def check_index(self, index: int) -> int:
-        """Return the index of a class as an int, after checking it, because onnxruntime takes -1 for the last class.
+        """Check the index of a class and return it as an int. onnxruntime itself accepts -1 as the last class.
 
         Raises:
             UsageError: If the model has no labels, or the index is out of range or not an integer.
         """
         if self.classes is None:
-            raise self._no_labels(f"label_index {quote_label(index)}")
+            raise self._no_labels_error(f"label_index {quote_label(index)}")
         try:
             number = -1 if isinstance(index, bool) else operator.index(index)
         except TypeError:
@@ -179,27 +185,27 @@ class Spec:
         classes = self.classes or ()
         return ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
 
-    def _unknown(self, label: object, hint: str = "") -> UsageError:
+    def _unknown_label_error(self, label: object, hint: str = "") -> UsageError:
         return UsageError(
             f"{self.name!r} has no label {quote_label(label)}; its classes are named {self._class_names()}{hint}"
         )
 
-    def _no_labels(self, label: str) -> UsageError:
-        return UsageError(f"{self.name!r} was trained without labels, so {label} means nothing to it")
+    def _no_labels_error(self, label: str) -> UsageError:
+        return UsageError(f"{self.name!r} was trained without labels, so it does not accept {label}")
 
 
-def _text(label: object) -> str | None:
-    """Return a label as text, or None if it is neither text nor a number."""
+def _to_text(label: object) -> str | None:
+    """Convert a label to text, or return None if it is neither text nor a number."""
     try:
         if isinstance(label, str | Real):  # includes numpy's numbers
             return str(label)
-        return str(operator.index(label))  # type: ignore[arg-type]  # for example a tensor with one element
+        return str(operator.index(label))  # type: ignore[arg-type]  # such as a tensor with one element
     except (TypeError, ValueError):  # Python refuses to print an int of thousands of digits
         return None
 
 
 def quote_label(label: object) -> str:
-    """Return a label as it is quoted in error messages."""
+    """Quote a label for error messages."""
     try:
         return one_line(repr(str(label)) if isinstance(label, str) else label, 80)
     except ValueError:

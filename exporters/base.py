@@ -1,30 +1,29 @@
-"""The contract of exporters, free of torch.
+"""Contract of exporters. Does not import torch.
 
-An exporter turns a trained run, or the files that were exported from one, into files for other programs. It is a
-function::
+An exporter turns a trained run, or the files exported from a run, into files for other programs. It is a function::
 
     def export(model: Path, *, level: int = 1) -> list[Path]: ...
 
-which `cvae.registry.EXPORTERS` knows by a name: a built-in, one that the program registers, or one that another
-package declares under the entry point group `cvae.exporters`.
+that is registered in `cvae.registry.EXPORTERS` under a name. Some are built in; a program can register its own, and a
+package can declare exporters under the entry point group `cvae.exporters`.
 
 Argument:
-    By default exported files: a folder that holds `decoder.onnx` and perhaps `encoder.onnx`, or the path of a decoder.
-    They may belong to the package or to a download cache, so the exporter writes elsewhere, to an option `out`.
-    `read_exported` reads and checks them. An exporter under the decorator `requires_weights` gets the folder of a
-    trained run instead, and may write into it.
+    By default the exported files: a folder with `decoder.onnx` and possibly `encoder.onnx`, or the path of a decoder.
+    The folder may belong to the package or to a download cache, so an exporter has an option `out` and writes there.
+    `read_exported` reads and checks the files. An exporter that is decorated with `requires_weights` gets the folder of
+    a trained run instead, and can write into this folder.
 Options:
-    The keyword-only parameters, which all have defaults. `cvae export NAME` has a flag for each, with the text on it in
-    the section "Args:" of the docstring as its help. The default decides the type: True or False makes a pair of flags
-    `--name/--no-name`, a tuple is written as JSON, and None stands for text that may be missing. The names `format`,
-    `run`, `json` and `help` belong to `cvae export` itself.
+    The keyword-only parameters, which all have defaults. `cvae export NAME` has a flag for each option, and takes its
+    help text from the section "Args:" of the docstring. The type of the default is the type of the option: a bool makes
+    a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
+    `run`, `json` and `help` are reserved for `cvae export` itself.
 Return value:
-    The paths of the files that were written, in the order in which they are reported.
+    The paths of the written files, in the order in which the command reports them.
 Errors:
-    `UsageError` where the user can choose otherwise, such as a path that exists already, and else `CvaeError`: in one
-    line each, with the value, the cause and the fix.
+    `UsageError` if the user can fix the error by a different choice, for example of a path that already exists, and
+    `CvaeError` otherwise. Each message is one line with the value, the cause and the fix.
 Writing:
-    All files or none. `write_files` and `cvae.atomic.atomic_folder` do that.
+    An exporter writes all of its files or none. `write_files` and `cvae.atomic.atomic_folder` do that.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,36 +43,36 @@ _MARK = "requires_weights"
 
 
 def requires_weights(exporter: Exporter) -> Exporter:
-    """Declare that an exporter reads the weights of a trained run, rather than exported files."""
+    """Declare that an exporter reads the weights of a trained run instead of exported files."""
     setattr(exporter, _MARK, True)
     return exporter
 
 
-def weights_required(exporter: Callable[..., list[Path]]) -> bool:
+def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
     """Return whether an exporter reads the weights of a trained run."""
     return getattr(exporter, _MARK, False)
 
 
 class ExportedFile(NamedTuple):
-    """The spec of an exported file, and its bytes as they were checked."""
+    """An exported file, checked: its spec and its bytes."""
 
     spec: Spec
     data: bytes
 
 
 def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
-    """Read and check the exported files of a model, each once.
+    """Read and check the exported files of a model. Each file is read only once.
 
     Args:
-        model: Folder of the files, or path of the decoder.
-        encoder: Whether to read the encoder too.
+        model: folder of the files, or path of the decoder.
+        encoder: whether to read the encoder too.
 
     Returns:
-        The files by role, the decoder first.
+        The files by role, with the decoder first.
 
     Raises:
-        UsageError: A file has another role, or the encoder has other weights than the decoder.
-        CvaeError: A file is missing or damaged, or `cvae.runtime.scan` refuses it.
+        UsageError: If a file has the wrong role, or encoder and decoder have different weights.
+        CvaeError: If a file is missing or damaged, or `cvae.runtime.scan` rejects a file.
     """
     paths = {"decoder": exported_file(model, DECODER)}
     if encoder:
@@ -81,17 +80,17 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
     files = {role: ExportedFile(*read_checked(path, role)[:2]) for role, path in paths.items()}
     if len({file.spec.weights for file in files.values()}) > 1:
         raise UsageError(
-            f"{str(paths['encoder'])!r} was exported from other weights than the decoder; "
+            f"{str(paths['encoder'])!r} was exported from different weights than the decoder; "
             f"export both again: cvae export onnx {paths['decoder'].parent}"
         )
     return files
 
 
 def write_files(files: Mapping[Path, bytes]) -> list[Path]:
-    """Write files, all or none, and return their paths.
+    """Write all files or none, and return their paths.
 
     Raises:
-        CvaeError: A file can't be written.
+        CvaeError: If a file can't be written.
     """
     with ExitStack() as stack:  # the files get their names when it closes, after all are written
         temporary_paths = [stack.enter_context(atomic_write(path)) for path in files]

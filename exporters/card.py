@@ -1,4 +1,4 @@
-"""The model card of a run: a README.md with which its folder is a model repository on a hub. Free of torch.
+"""Model card of a run: a README.md that makes the run folder a model repository for a hub. Does not import torch.
 
 Format of the front matter: https://huggingface.co/docs/hub/model-cards
 """
@@ -11,17 +11,17 @@ from cvae.run import read_metrics, sample_images, sample_path
 from cvae.spec import Spec
 
 MARKER = "<!-- Written by cvae export"
-"""Start of the line that marks a card which the next export may overwrite."""
+"""Start of the line that allows the next export to overwrite a card."""
 
 NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own changes. -->"
 
 
 def make_card(run: Path, spec: Spec) -> str:
-    """Return the card of a run: what the model is, how to use it, and what it was trained on.
+    """Return the card of a run, which says what the model is, how to use it, and what it was trained on.
 
     Args:
-        run: Folder of the run.
-        spec: Spec of the exported decoder, with its agreement with torch.
+        run: folder of the run.
+        spec: spec of the exported decoder, including its agreement with torch.
     """
     classes = spec.classes or ()
     names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
@@ -31,7 +31,7 @@ def make_card(run: Path, spec: Spec) -> str:
         "images": f"{width}x{height} {'grey' if channels == 1 else f'with {channels} channels'}",
         "classes": names,
         "training data": f"{spec.data}; {spec.data_terms}",
-        "bound on test images": _test_bound(run),
+        "bound on test images": _format_test_bound(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",
         "license of the weights": spec.license or "not stated",
     }
@@ -62,19 +62,19 @@ model = cvae.load("hf://OWNER/NAME")
 images = model.generate(16{label})
 ```
 
-{_sample_images(run)}| | |
+{_embed_sample_images(run)}| | |
 |---|---|
 {chr(10).join(f"| {name} | {_escape(value)} |" for name, value in rows.items() if value)}
 """
 
 
-def may_write_card(path: Path) -> bool:
-    """Return whether there is no file at `path`, or a card that nobody has made their own."""
+def can_overwrite_card(path: Path) -> bool:
+    """Return whether `path` does not exist, or is a card that still has the line of `MARKER`."""
     return not path.exists() or MARKER in path.read_text("utf-8", errors="replace")
 
 
-def _sample_images(run: Path) -> str:
-    """Return the last sample images of the training, in Markdown."""
+def _embed_sample_images(run: Path) -> str:
+    """Return Markdown that shows the sample images of the last epoch."""
     epoch = max(sample_images(run, "samples"), default=0)
     captions = {
         "samples": "Random images",
@@ -87,8 +87,8 @@ def _sample_images(run: Path) -> str:
     )
 
 
-def _test_bound(run: Path) -> str:
-    """Return the bound on the test images, or "" if the training has not got so far."""
+def _format_test_bound(run: Path) -> str:
+    """Return the bound on the test images, or "" if training has not finished."""
     try:
         tests = [record["test"] for record in read_metrics(run) if "test" in record]
         return f"{tests[0]['bound']:.2f} nats per image" if tests else ""
@@ -97,5 +97,5 @@ def _test_bound(run: Path) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return `text` on one line, without the characters that would end a table cell or begin a tag."""
+    """Return `text` on one line, with the characters escaped that would end a table cell or begin a tag."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

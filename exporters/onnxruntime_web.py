@@ -1,7 +1,7 @@
-"""The files of onnxruntime for browsers, from its npm package: fetched once, verified, stored in the cache.
+"""The onnxruntime files for browsers: downloaded once from its npm package, verified, and cached.
 
-The page uses single-threaded WebAssembly, 2 files of the package. Threads would need a server that sends COOP and COEP
-headers. See https://onnxruntime.ai/docs/tutorials/web/.
+The page uses single-threaded WebAssembly, which takes two files of the package. Threads would need a server that sends
+COOP and COEP headers. See https://onnxruntime.ai/docs/tutorials/web/.
 """
 
 import base64
@@ -25,7 +25,7 @@ VERSION = "1.30.0"
 PACKAGE = f"onnxruntime-web@{VERSION}"
 
 INTEGRITY = "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
-"""Digest of the published package: npm view onnxruntime-web@1.30.0 dist.integrity."""
+"""Digest of the published package, as printed by `npm view onnxruntime-web@1.30.0 dist.integrity`."""
 
 FILES = {
     "ort.wasm.bundle.min.mjs": (
@@ -35,34 +35,34 @@ FILES = {
         "sha512-Gt7e1iIDIZ/PXEhM/OVleqWHVom0kEI/hs8cod0crXcV9jDGM39B23HuQnlOOgDOC3x4k5pxIgtdgzaL9up3MA=="
     ),
 }
-"""Files of its `dist` folder that the page needs, with their digests."""
+"""Files that the page needs from the `dist` folder of the package, with their digests."""
 
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/dist/"
-"""Address of the single files of the package, for machines without npm."""
+"""Address of the package's individual files, for machines without npm."""
 
 REGISTRY = "npm_config_registry"
-"""The environment variable of npm that names another registry. npm itself obeys its other settings as well."""
+"""Environment variable that sets the npm registry. `npm pack` also reads the other settings of npm."""
 
 MAX_BYTES = 128 * 2**20
-"""Largest download."""
+"""Maximum size of a download."""
 
 TIMEOUT = 60
-"""Seconds until a server must answer."""
+"""Seconds that a server has to answer."""
 
 
-def files() -> dict[str, bytes]:
+def load_files() -> dict[str, bytes]:
     """Return `ort.js`, an ES module, and `ort.wasm.gz`, compressed because a plain static server does not compress.
 
-    They come from the cache, else from npm, else from the registry in $npm_config_registry, else from a CDN.
+    The files are read from the cache, or else downloaded with `fetch` and cached.
 
     Raises:
-        CvaeError: They can't be fetched.
+        CvaeError: If the files can't be downloaded.
     """
     paths = {name: cache_root(None) / PACKAGE / f"{name}.gz" for name in FILES}
     try:
         module, wasm = (path.read_bytes() for path in paths.values())
         unpacked = dict(zip(FILES, map(gzip.decompress, (module, wasm)), strict=True))
-        intact = all(integrity(data) == FILES[name] for name, data in unpacked.items())
+        intact = all(compute_integrity(data) == FILES[name] for name, data in unpacked.items())
     except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged
         intact = False
     if not intact:
@@ -74,10 +74,10 @@ def files() -> dict[str, bytes]:
 
 
 def fetch() -> dict[str, bytes]:
-    """Return the files by name, from the first of npm, registry and CDN that has them.
+    """Download the files by name from npm, else the registry in $npm_config_registry, else a CDN.
 
     Raises:
-        CvaeError: None has them, or their bytes are not those that were published.
+        CvaeError: If no source has the files, or the digest of a file differs from the published file.
     """
     reasons = []
     for source, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
@@ -88,19 +88,19 @@ def fetch() -> dict[str, bytes]:
             continue
         if contents is None:  # no npm, or no registry is set
             continue
-        if wrong := [name for name, data in contents.items() if integrity(data) != FILES[name]]:
+        if wrong := [name for name, data in contents.items() if compute_integrity(data) != FILES[name]]:
             raise CvaeError(
-                f"{wrong[0]!r} from {source} is not the file of {PACKAGE}, because its SHA-512 differs; nothing was "
-                "stored; try again, or use another network"
+                f"{wrong[0]!r} from {source} is not the published file of {PACKAGE}: its SHA-512 differs; nothing was "
+                "stored; try again, or use a different network"
             )
         return contents
     raise CvaeError(
-        f"{PACKAGE}, which the page needs, could not be fetched ({'; '.join(reasons)}); connect to a network for the "
-        f"first export, or set {REGISTRY} to an npm registry that this machine reaches"
+        f"{PACKAGE}, which the page needs, could not be downloaded ({'; '.join(reasons)}); connect to a network for "
+        f"the first export, or set {REGISTRY} to an npm registry that this machine reaches"
     )
 
 
-def integrity(data: bytes) -> str:
+def compute_integrity(data: bytes) -> str:
     """Return the SHA-512 of `data` as npm writes it (https://www.w3.org/TR/SRI/)."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
@@ -111,10 +111,10 @@ def _from_npm() -> dict[str, bytes] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         command = [npm, "pack", PACKAGE, "--ignore-scripts", "--loglevel=error"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5 * TIMEOUT)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5 * TIMEOUT)
         archives = list(Path(folder).glob("*.tgz"))
-        if done.returncode != 0 or not archives:
-            raise OSError(done.stderr or "npm pack wrote nothing")
+        if process.returncode != 0 or not archives:
+            raise OSError(process.stderr or "npm pack wrote nothing")
         return _unpack(archives[0].read_bytes())
 
 
@@ -140,9 +140,9 @@ def _download(address: str) -> bytes:
 
 
 def _unpack(package: bytes) -> dict[str, bytes]:
-    """Return the files of the npm package, after checking that it is the published one."""
-    if integrity(package) != INTEGRITY:
-        raise ValueError(f"its SHA-512 is not that of {PACKAGE}")
+    """Return the files in an npm package, after checking the digest of the package."""
+    if compute_integrity(package) != INTEGRITY:
+        raise ValueError(f"its SHA-512 differs from the published {PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
         members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
         return {name: member.read() for name, member in members.items() if member is not None}

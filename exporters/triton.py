@@ -1,4 +1,4 @@
-"""Export to a model repository of Triton Inference Server, which KServe and Ray Serve read too. Free of torch.
+"""Export to a model repository for Triton Inference Server, KServe and Ray Serve. Does not import torch.
 
 Layout: https://github.com/triton-inference-server/server/blob/main/docs/user_guide/model_repository.md
 Fields: `ModelConfig` in https://github.com/triton-inference-server/common/blob/main/protobuf/model_config.proto
@@ -16,7 +16,7 @@ from cvae.runtime.session import CHUNK
 from cvae.spec import Spec
 
 MAX_DELAY = 1000
-"""Microseconds that a request may wait for others to join its batch."""
+"""Maximum time that a request waits for other requests to join its batch, in microseconds."""
 
 CONFIG = "config.pbtxt"
 
@@ -24,61 +24,61 @@ CONFIG = "config.pbtxt"
 def export(model: str | Path, *, out: str = "model_repository", encoder: bool = False) -> list[Path]:
     """Add an exported model to a model repository, as NAME and, with `encoder`, NAME-encoder.
 
-    Each is a folder with a config.pbtxt and 1/model.onnx, a copy of the exported file. Other models in the repository
-    stay as they are.
+    Each of them is a folder with config.pbtxt and 1/model.onnx, a copy of the exported file. Other models in the
+    repository do not change.
 
     Args:
-        model: Folder of exported files, or path of a decoder.
-        out: Folder of the model repository.
-        encoder: Add the encoder too, as a second model.
+        model: folder of exported files, or path of a decoder.
+        out: folder of the model repository.
+        encoder: whether to add the encoder too, as a second model.
 
     Returns:
         The paths of the files.
 
     Raises:
-        UsageError: The repository has a model of that name, or the encoder has other weights.
-        CvaeError: A file is missing, damaged or refused, or the repository can't be written.
+        UsageError: If the repository has a model of the same name, or encoder and decoder have different weights.
+        CvaeError: If a file is missing, damaged or rejected, or the repository can't be written.
     """
     models = {}
     for role, (spec, data) in read_exported(Path(model), encoder=encoder).items():
-        target = Path(out) / (folder_name(spec.name) + "-encoder" * (role == "encoder"))
+        target = Path(out) / (make_folder_name(spec.name) + "-encoder" * (role == "encoder"))
         if target.exists():
-            raise UsageError(f"{str(target)!r} exists already; remove it, or choose another --out")
+            raise UsageError(f"{str(target)!r} already exists; remove it, or choose a different --out")
         models[target] = spec, data
     with ExitStack() as stack:  # the folders get their names when it closes, after all are written
         for target, (spec, data) in models.items():
             folder = stack.enter_context(atomic_folder(target))
-            (folder / CONFIG).write_text(config_text(spec, target.name), "utf-8")
+            (folder / CONFIG).write_text(format_config(spec, target.name), "utf-8")
             (folder / "1").mkdir()
             (folder / "1" / "model.onnx").write_bytes(data)
     return [target / name for target in models for name in (CONFIG, "1/model.onnx")]
 
 
-def folder_name(name: str) -> str:
-    """Return the name of a model in the form of a folder name, safe in paths and URLs; a file may claim any name."""
+def make_folder_name(name: str) -> str:
+    """Return a folder name that is safe in paths and URLs. A model name comes from an untrusted file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
 
 
-def config_text(spec: Spec, name: str) -> str:
-    """Return the config.pbtxt of a model.
+def format_config(spec: Spec, name: str) -> str:
+    """Return the text of a model's config.pbtxt.
 
-    The label has the shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension.
+    The label has shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension beside the batch.
     """
-    noise = _tensor("noise", "FP32", spec.latent_dim)
-    image = _tensor("image", "FP32", *spec.image_shape)
-    label = [] if spec.classes is None else [_tensor("label", "INT64", 1, suffix=" reshape { shape: [ ] }")]
+    noise = _format_tensor("noise", "FP32", spec.latent_dim)
+    image = _format_tensor("image", "FP32", *spec.image_shape)
+    label = [] if spec.classes is None else [_format_tensor("label", "INT64", 1, suffix=" reshape { shape: [ ] }")]
     if spec.role == "decoder":
         inputs, outputs = [noise, *label], [image]
     else:
         inputs = [image, *label]
-        outputs = [_tensor(name, "FP32", spec.latent_dim) for name in ("mean", "std")]
+        outputs = [_format_tensor(name, "FP32", spec.latent_dim) for name in ("mean", "std")]
     return f"""name: {json.dumps(name)}
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
 max_batch_size: {CHUNK}
-input [{_lines(inputs)}
+input [{_join_lines(inputs)}
 ]
-output [{_lines(outputs)}
+output [{_join_lines(outputs)}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY} }}
 # The spec of the exported file, for clients: class names, shapes, license.
@@ -86,9 +86,9 @@ parameters {{ key: "cvae" value {{ string_value: {json.dumps(spec.to_json())} }}
 """
 
 
-def _tensor(name: str, dtype: str, *dims: int, suffix: str = "") -> str:
+def _format_tensor(name: str, dtype: str, *dims: int, suffix: str = "") -> str:
     return f'{{ name: "{name}" data_type: TYPE_{dtype} dims: [ {", ".join(map(str, dims))} ]{suffix} }}'
 
 
-def _lines(tensors: list[str]) -> str:
+def _join_lines(tensors: list[str]) -> str:
     return ",".join(f"\n  {tensor}" for tensor in tensors)

@@ -1,4 +1,7 @@
-"""Export to a static web page that runs a model in the browser: no code on the server, no other host. Free of torch."""
+"""Export to a static web page that runs a model in the browser. Does not import torch.
+
+The page needs no code on its server, and loads nothing from other hosts.
+"""
 
 import json
 from pathlib import Path
@@ -14,42 +17,42 @@ from cvae.runtime import Model, load
 from cvae.runtime.find import find
 
 PAGE = ("index.html", "style.css", "app.js", "cvae.js")
-"""Files of the page, in the folder `page`. It reads the spec from the exported files."""
+"""Files of the page, in the folder `page`. The page reads the spec from the exported files."""
 
 MANIFEST = "model.json"
-"""What the exported files do not say: whether there is an encoder, and the order of the dimensions."""
+"""File that tells the page whether there is an encoder, and in which order to show the dimensions."""
 
 DECODINGS = 1024
-"""Approximate number of images that are decoded to rank the dimensions."""
+"""Approximate number of images to decode for the ranking of the dimensions."""
 
 
 def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     """Write a page that generates images with an exported model into a new folder, all files or none.
 
-    It works under any path of a static server. If the model has an encoder, the page also redraws a visitor's own
-    drawings and pictures.
+    The page works under any path of a static server. If the model has an encoder, the page also reconstructs drawings
+    and images of a visitor.
 
     Args:
-        model: Folder of exported files, path of a decoder, or name of a run or zoo model.
-        out: Folder to create.
+        model: folder of exported files, path of a decoder, or name of a run or zoo model.
+        out: folder to create.
 
     Returns:
         The paths of the files.
 
     Raises:
-        UsageError: Something exists at `out` already, or the encoder has other weights.
-        CvaeError: A file is missing, damaged or refused, or the files of onnxruntime can't be fetched.
+        UsageError: If `out` already exists, or encoder and decoder have different weights.
+        CvaeError: If a file is missing, damaged or rejected, or the onnxruntime files can't be downloaded.
     """
     out = Path(out)
     if out.exists():
-        raise UsageError(f"{str(out)!r} exists already; choose another --out")
+        raise UsageError(f"{str(out)!r} already exists; choose a different --out")
     decoder = exported_file(find(model), DECODER)
     exported = read_exported(decoder, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
     files |= {f"{role}.onnx": file.data for role, file in exported.items()}
     ranking = np.argsort(-measure_effects(load(decoder)), kind="stable")
     manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
-    files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.files()}
+    files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.load_files()}
     with atomic_folder(out) as temporary_path:
         for name, data in files.items():
             (temporary_path / name).write_bytes(data)
@@ -59,8 +62,8 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
 def measure_effects(model: Model) -> np.ndarray:
     """Return how much each dimension of the noise changes the image: (Z,), in squared pixel values.
 
-    This is the mean squared difference between the images at -1 and +1 of that dimension, over random codes. `cvae
-    plot` ranks dimensions by their rate instead, for which it needs data.
+    The effect of a dimension is the mean squared difference between the images with -1 and +1 in this dimension, over
+    random codes. `cvae plot` ranks dimensions by their rate instead, which requires data.
     """
     latent_dim, classes = model.spec.latent_dim, model.spec.classes
     count = max(1, DECODINGS // (2 * latent_dim))

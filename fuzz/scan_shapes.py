@@ -1,12 +1,12 @@
-"""Fuzzer of the scan of untrusted ONNX files: compares the shapes it derives for random graphs with onnxruntime's.
+"""Fuzzer for the scan of untrusted ONNX files: compares its shapes for random graphs with those of onnxruntime.
 
     python fuzz/scan_shapes.py [--graphs 20000] [--seed 0] [--nodes 8] [--first 0] [--smoke] [--json]
 
 A graph grows node by node over all operators that the scan accepts. Inputs and attributes come from the ONNX schema of
-the operator, so the generator shares no table with the scan. onnxruntime runs what the scan accepts, without
-optimization, and must compute tensors of the type, shape and integer values that the scan derived. A graph depends
-only on the seed and on its number: `--first N --graphs 1` repeats one. The fuzzer needs onnx and Linux. Its exit status
-is 1 if there is a difference.
+the operator, so the generator shares no table with the scan. onnxruntime runs the graphs that the scan accepts, without
+optimization, and must compute tensors with the type, shape and integer values that the scan derived. A graph depends
+only on the seed and on its number: `--first N --graphs 1` repeats graph N. The fuzzer needs onnx and Linux. The exit
+status is 1 if there is a difference.
 """
 
 import argparse
@@ -35,20 +35,23 @@ from cvae.runtime.scan.operators import OPERATORS
 from cvae.spec import KEY, Spec
 
 BATCH = 7
-"""Images in a run."""
+"""Batch size with which onnxruntime runs a graph."""
 
 MAX_ELEMENTS = 2**20
-"""Maximum number of values in a graph for one image."""
+"""Maximum number of values in all tensors of a graph, at batch size 1."""
 
-MAX_MEMORY, CHUNK = 2**32, 500
-"""Address space, in bytes, and number of graphs of a process that runs onnxruntime."""
+MAX_MEMORY = 2**32
+"""Address space of a process that runs onnxruntime, in bytes."""
+
+CHUNK = 500
+"""Maximum number of graphs per process."""
 
 SMOKE_GRAPHS = 300
 """Number of graphs with --smoke."""
 
 FLOAT, INT64, BOOL, HALF = 1, 7, 9, 10
 DTYPES = {FLOAT: "float32", INT64: "int64", BOOL: "bool", HALF: "float16"}
-SIDES = (1, 1, 2, 2, 3, 4, 4, 5, 6, 8, 9)  # never the batch, so that the two cannot be confused
+SIDES = (1, 1, 2, 2, 3, 4, 4, 5, 6, 8, 9)  # never the batch size, so that a side can't be mistaken for it
 INTS = (-3, -2, -1, 0, 1, 2, 3, 4, 7, 8, 16, 2**31, 2**63 - 1, -(2**63))
 FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-5, 1e30, math.nan, math.inf, -math.inf)
 STRINGS = {
@@ -62,16 +65,16 @@ STRINGS = {
     "Resize.coordinate_transformation_mode": "half_pixel half_pixel_symmetric pytorch_half_pixel align_corners "
     "asymmetric tf_crop_and_resize tf_half_pixel_for_nn",
 }
-"""String attributes -> the values that ONNX or onnxruntime documents."""
+"""Values of string attributes, as documented by ONNX or onnxruntime."""
 
 RANKS = {"Gemm": 2, "Conv": 4, "ConvTranspose": 4, "DepthToSpace": 4, "MaxPool": 4, "Resize": 4}
-Report = Counter[tuple[str, str]]  # by kind ("accepted", "rejected", "failed", "difference", "tensors") and text
+Report = Counter[tuple[str, str]]  # counts by kind (accepted, rejected, failed, difference, tensors) and text
 schema = functools.cache(onnx.defs.get_schema)
 ort.set_default_logger_severity(4)
 
 
 class Graph:
-    """Decoder with random nodes besides the two that compute its image, and the tensors that the scan derives."""
+    """Decoder with random nodes beside the two that compute the image, and the tensors that the scan derives."""
 
     def __init__(self, seed: int, number: int, report: Report) -> None:
         self.label, self.report, self.rng = f"seed {seed} graph {number}", report, random.Random(f"{seed}/{number}")
@@ -86,10 +89,12 @@ class Graph:
         self.constants |= {"shape": np.array([-1, *self.image])}
         nodes = (("MatMul", ["noise", "weight"], ["flat"]), ("Reshape", ["flat", "shape"], ["image"]))
         self.nodes = [helper.make_node(*node) for node in nodes]
-        self.tensors = scanner.infer(self.model(self.nodes, self.constants), self.spec)[1]
+        self.tensors = scanner.infer(self.serialize(self.nodes, self.constants), self.spec)[1]
 
-    def model(self, nodes: Sequence[NodeProto], constants: dict[str, np.ndarray], outputs: Sequence[str] = ()) -> bytes:
-        """Return a file with these nodes whose outputs are the image or, if any, `outputs`."""
+    def serialize(
+        self, nodes: Sequence[NodeProto], constants: dict[str, np.ndarray], outputs: Sequence[str] = ()
+    ) -> bytes:
+        """Return a file with these nodes. The outputs of its graph are `outputs`, or the image if there are none."""
         values = {"noise": (FLOAT, [self.latent]), "image": (FLOAT, self.image), "label": (INT64, [])}
         noise, image, label = (helper.make_tensor_value_info(n, t, ["batch", *s]) for n, (t, s) in values.items())
         inputs = [noise, label] if self.classes else [noise]
@@ -101,14 +106,14 @@ class Graph:
         return bytes(model.SerializeToString())
 
     def grow(self, size: int) -> None:
-        """Add nodes that the scan accepts until there are `size`, or until four times as many have been proposed."""
+        """Add nodes that the scan accepts, until there are `size` nodes or four times as many have been proposed."""
         for _ in range(4 * size):
             if len(self.nodes) >= size + 2:
                 break
             proposal = Proposal(self)
             nodes, constants = [*self.nodes, *proposal.nodes], self.constants | proposal.constants
             try:
-                elements, tensors = scanner.infer(self.model(nodes, constants), self.spec)
+                elements, tensors = scanner.infer(self.serialize(nodes, constants), self.spec)
                 if elements > MAX_ELEMENTS:
                     raise ValueError("the graph is too large to run")
             except ValueError:
@@ -119,7 +124,7 @@ class Graph:
                 self.report.update(("accepted", node.op_type) for node in proposal.nodes)
                 self.nodes, self.constants, self.tensors = nodes, constants, tensors
 
-    def run(self, nodes: Sequence[NodeProto]) -> dict[str, np.ndarray]:
+    def compute(self, nodes: Sequence[NodeProto]) -> dict[str, np.ndarray]:
         """Return all tensors that onnxruntime computes."""
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -127,33 +132,35 @@ class Graph:
         names = [name for node in nodes for name in node.output]
         inputs = {"noise": np.ones((BATCH, self.latent), np.float32)}
         inputs |= {"label": np.arange(BATCH) % len(self.classes)} if self.classes else {}
-        session = ort.InferenceSession(self.model(nodes, self.constants, names), options, ["CPUExecutionProvider"])
+        session = ort.InferenceSession(self.serialize(nodes, self.constants, names), options, ["CPUExecutionProvider"])
         return dict(zip(names, session.run(names, inputs), strict=True))
 
-    def problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
-        """Return "difference" or "failed" (onnxruntime rejects what the scan accepts) with a text, or None."""
+    def find_problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
+        """Return None, or a kind and a text: "difference", or "failed" if only onnxruntime rejects the nodes."""
         try:
-            actual = self.run(nodes)
+            actual = self.compute(nodes)
         except Exception as error:  # the exceptions of onnxruntime have no common base class
             text = re.sub(r"\b[tc]\d\w*|\d+", "", re.split(" : | , |Message: ", str(error).strip())[-1])[-150:]
             too_large = re.search("MemoryError|bad_alloc|[Ff]ailed to allocate|SafeInt", repr(error))
             return "difference" if too_large else "failed", f"onnxruntime raises {type(error).__name__}: {text}"
         for tensor, array in ((self.tensors[name], array) for name, array in actual.items()):
-            scanned = show(DTYPES.get(tensor.type), tensor.shape, tensor.values)
-            computed = show(array.dtype, array.shape, None if tensor.values is None else array.ravel().tolist())
+            scanned = format_tensor(DTYPES.get(tensor.type), tensor.shape, tensor.values)
+            computed = format_tensor(
+                array.dtype, array.shape, None if tensor.values is None else array.ravel().tolist()
+            )
             if scanned != computed:
                 return "difference", f"scan {scanned}, onnxruntime {computed}"
         return None
 
     def check(self) -> None:
-        """Compare every tensor. If there is a problem, compare node by node, and leave out the nodes that have one."""
+        """Compare every tensor. If there is a problem, compare node by node, and drop the nodes with a problem."""
         nodes, computed = self.nodes, {"", "noise", "label", *self.constants}
-        if self.problem(nodes):
+        if self.find_problem(nodes):
             nodes = []
             for node in self.nodes:
-                if not computed.issuperset(node.input):  # a node before this one had a problem
+                if not computed.issuperset(node.input):  # an earlier node, which computes an input, was dropped
                     continue
-                if problem := self.problem([*nodes, node]):
+                if problem := self.find_problem([*nodes, node]):
                     place = self.describe(node) if problem[0] == "difference" else node.op_type
                     self.report[problem[0], f"{place}: {problem[1]}"] += 1
                 else:
@@ -163,18 +170,18 @@ class Graph:
 
     def describe(self, node: NodeProto) -> str:
         tensors = [(name, self.tensors.get(name)) for name in node.input]
-        inputs = [show(DTYPES.get(t.type), t.shape, t.values) if t else name or "-" for name, t in tensors]
+        inputs = [format_tensor(DTYPES.get(t.type), t.shape, t.values) if t else name or "-" for name, t in tensors]
         inputs += [f"{a.name}={helper.get_attribute_value(a)!r}" for a in node.attribute]
         return f"{self.label}: {node.op_type}({', '.join(inputs)}) of opset {self.opset}"
 
 
-def show(kind: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
+def format_tensor(kind: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
     sizes, numbers = ([BATCH if n is None else n for n in row or ()] for row in (shape, values))
     return f"{kind} {sizes}" if values is None else f"{kind} {sizes} = {numbers}"
 
 
 class Proposal:
-    """Node of a random operator, with the constants and helper nodes that it needs."""
+    """Node with a random operator, and the constants and helper nodes that it needs."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.rng = graph, graph.rng
@@ -184,7 +191,7 @@ class Proposal:
         self.operator = self.rng.choice([op for op in sorted(OPERATORS) if op != "Gelu" or graph.opset == 20])
         self.schema = schema(self.operator, graph.opset)
         self.outputs = self.schema.min_output + (self.rng.random() < 0.02)
-        inputs, attributes = self.plausible() if self.rng.random() < 0.9 else (self.random_inputs(), {})
+        inputs, attributes = self.draft_inputs() if self.rng.random() < 0.9 else (self.random_inputs(), {})
         while len(inputs) > self.schema.min_input and self.rng.random() < 0.2:
             inputs.pop()
         kinds = self.schema.attributes
@@ -193,7 +200,7 @@ class Proposal:
             place = self.rng.randint(0, len(inputs))
             inputs[place : place + 1] = self.rng.choice(([], [""], self.random_inputs()[:1]))
         for name in self.rng.sample(sorted(kinds), min(len(kinds), self.rng.choice((0, 0, 0, 1, 1, 2)))):
-            attributes[name] = self.value(name)
+            attributes[name] = self.random_value(name)
         self.add(self.operator, inputs, attributes, self.outputs)
 
     def add(self, operator: str, inputs: list[str], attributes: dict[str, Any], outputs: int = 1) -> str:
@@ -205,7 +212,7 @@ class Proposal:
         self.nodes.append(node)
         return names[0]
 
-    def value(self, name: str) -> Any:
+    def random_value(self, name: str) -> Any:
         """Return a random value of an attribute."""
         rng, kind = self.rng, self.schema.attributes[name].type.name
         if kind == "STRING":
@@ -218,7 +225,7 @@ class Proposal:
         return rng.choice(FLOATS if kind == "FLOAT" else INTS)
 
     @np.errstate(all="ignore")
-    def constant(self, array: np.ndarray) -> str:
+    def add_constant(self, array: np.ndarray) -> str:
         """Add a constant, sometimes with a wrong value, length, shape or type, and return its name."""
         name = f"c{len(self.graph.constants) + len(self.constants)}"
         self.tensors[name] = helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
@@ -230,45 +237,45 @@ class Proposal:
         self.constants[name] = array
         return name
 
-    def floats(self, *shape: int | None, like: str = "") -> str:
-        """Return an existing tensor or a new constant of this shape, and of the type of the tensor `like` if any."""
+    def make_floats(self, *shape: int | None, like: str = "") -> str:
+        """Return an existing tensor or a new constant of this shape, with the type of the tensor `like` if given."""
         kind = self.tensors[like][0] if like else self.rng.choice((FLOAT, FLOAT, FLOAT, FLOAT, HALF))
         names = [name for name, tensor in self.tensors.items() if tensor == (kind, shape)]
         if names and self.rng.random() < 0.5:
             return self.rng.choice(names)
-        return self.constant(np.full([size or 1 for size in shape], self.rng.choice((0.5, 1, 2)), DTYPES[kind]))
+        return self.add_constant(np.full([size or 1 for size in shape], self.rng.choice((0.5, 1, 2)), DTYPES[kind]))
 
-    def ints(self, *values: int) -> str:
-        return self.constant(np.array(values, np.int64))
+    def make_ints(self, *values: int) -> str:
+        return self.add_constant(np.array(values, np.int64))
 
     def random_inputs(self) -> list[str]:
-        new = self.tensor(), self.ints(*self.rng.choices(INTS, k=self.rng.randint(1, 5)))
+        new = self.choose_tensor(), self.make_ints(*self.rng.choices(INTS, k=self.rng.randint(1, 5)))
         count = self.rng.randint(self.schema.min_input, min(self.schema.max_input, 4))
         return self.rng.choices([*new, *self.rng.choices(sorted(self.tensors), k=3)], k=count)
 
-    def tensor(self, rank: int | None = None) -> str:
+    def choose_tensor(self, rank: int | None = None) -> str:
         """Return a computed tensor of floats or a new constant."""
         ranks, floats = range(9) if rank is None else (rank,), (FLOAT, HALF)
         names = [n for n, (t, shape) in self.tensors.items() if n[0] != "c" and t in floats and len(shape) in ranks]
         if names and self.rng.random() < 0.7:
             return self.rng.choice(names)
         sides = self.rng.choices(SIDES, k=self.rng.choice((0, 1, 2, 2, 3, 3, 4, 4, 5)) if rank is None else rank)
-        return self.floats(*(sides if math.prod(sides) < 2000 else [min(side, 3) for side in sides]))
+        return self.make_floats(*(sides if math.prod(sides) < 2000 else [min(side, 3) for side in sides]))
 
-    def vector(self, sizes: Sequence[int | None]) -> str:
-        """Return a tensor that contains a shape; a batch size in it is computed from another tensor."""
+    def make_vector(self, sizes: Sequence[int | None]) -> str:
+        """Return a tensor that contains a shape. A batch size in the shape is computed from the noise."""
         if None not in sizes:
-            return self.ints(*sizes)
-        rows = self.add("Shape", ["noise"], {"start": 0, "end": 1}), self.ints(*sizes[1:])
+            return self.make_ints(*sizes)
+        rows = self.add("Shape", ["noise"], {"start": 0, "end": 1}), self.make_ints(*sizes[1:])
         return self.add("Concat", list(rows[: len(sizes)]), {"axis": 0})
 
-    def plausible(self) -> tuple[list[str], dict[str, Any]]:
+    def draft_inputs(self) -> tuple[list[str], dict[str, Any]]:
         """Return inputs and attributes that the scan is likely to accept."""
-        rng, x = self.rng, self.tensor(RANKS.get(self.operator) if self.rng.random() < 0.95 else None)
-        shape, like, new = self.tensors[x][1], functools.partial(self.floats, like=x), self.ints
+        rng, x = self.rng, self.choose_tensor(RANKS.get(self.operator) if self.rng.random() < 0.95 else None)
+        shape, like, new = self.tensors[x][1], functools.partial(self.make_floats, like=x), self.make_ints
         wide = [rng.choice((1, n, n, n)) for n in shape[rng.randint(0, 1) * rng.randint(0, len(shape)) :]]
         fixed, rows, channels = int(shape[:1] == (None,)), (*shape[-1:], 1)[0], (*shape, 1, 1)[1]
-        axes = rng.choices([*range(fixed, len(shape))] or [0], k=rng.choice((1, 1, 2)))  # sometimes one of them twice
+        axes = rng.choices([*range(fixed, len(shape))] or [0], k=rng.choice((1, 1, 2)))  # sometimes the same axis twice
         pick, flag, columns = functools.partial(rng.choices, k=len(axes)), rng.randint(0, 1), rng.choice(SIDES)
         axis, along = axes[0], {"axis": axes[0] - len(shape) * rng.randint(0, 1)}
         length, ends = (*shape, 1)[axis] or 1, (1, 2, -1, 2**31, 2**63 - 1)
@@ -288,11 +295,11 @@ class Proposal:
             "Cast": lambda: ([x], {"to": rng.choice((FLOAT, HALF))}),
             "Clip": lambda: ([x, rng.choice(["", like()]), like()], {}),
             "Concat": lambda: ([x, x, like(*shape[:axis], 2, *shape[axis + 1 :])][flag:], along),
-            "ConstantOfShape": lambda: ([self.vector([*shape[:3], 2])], {}),
+            "ConstantOfShape": lambda: ([self.make_vector([*shape[:3], 2])], {}),
             "Conv": lambda: ([x, like(2 * group, channels // group, *kernel), like(2 * group)], window),
             "ConvTranspose": lambda: ([x, like(channels, 2, *kernel), like(2 * group)], window | extra),
             "DepthToSpace": lambda: ([x], {"blocksize": 2 if channels % 4 == 0 else 3 if channels == 9 else 1}),
-            "Expand": lambda: ([x, self.vector([columns if size == 1 else size for size in shape])], {}),
+            "Expand": lambda: ([x, self.make_vector([columns if size == 1 else size for size in shape])], {}),
             "Gather": lambda: ([x, new(*pick(range(-length, length)))], along),
             "Gemm": lambda: ([x, like(*(rows, columns)[:: 1 - 2 * flag]), like(columns)], {"transB": flag}),
             "LayerNormalization": lambda: ([x, like(*shape[axis:]), like(*shape[axis:])], along),
@@ -301,8 +308,8 @@ class Proposal:
             "MaxPool": lambda: ([x], {"kernel_shape": taps, "strides": strides, "ceil_mode": flag}),
             "Pad": lambda: ([x, new(*pads), like()], {}),
             "ReduceSum": lambda: ([x, new(*axes)], {"keepdims": flag}),
-            "Reshape": lambda: ([x, self.vector([*shape[:fixed], *rest])], {}),
-            "Resize": lambda: ([x, "", "", self.vector([*shape[:2], *rng.choices(SIDES, k=2)])], {}),
+            "Reshape": lambda: ([x, self.make_vector([*shape[:fixed], *rest])], {}),
+            "Resize": lambda: ([x, "", "", self.make_vector([*shape[:2], *rng.choices(SIDES, k=2)])], {}),
             "Shape": lambda: ([x], {"start": rng.randint(-5, 5), "end": rng.randint(-5, 5)}),
             "Slice": lambda: ([x, new(*pick((0, 0, 1, -1))), new(*pick(ends)), new(*axes), new(*pick([1]))], {}),
             "Split": lambda: ([x, new(*lengths)], along) if flag else ([x], along | {"num_outputs": parts}),
@@ -314,7 +321,7 @@ class Proposal:
 
 
 def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in this process, which onnxruntime may kill, and return the number of results by kind and text."""
+    """Compare graphs in this process, which onnxruntime can kill, and return the number of results by kind and text."""
     report: Report = Counter()
     for number in range(first, first + graphs):
         graph = Graph(seed, number, report)
@@ -326,7 +333,7 @@ def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
 def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
     """Compare graphs in processes with limited memory, and bisect the graphs of a process that dies."""
     if graphs <= CHUNK:
-        import resource  # missing on Windows, where the tests call `fuzz`
+        import resource  # not available on Windows, where the tests call `fuzz` instead
 
         spawn, limit = multiprocessing.get_context("spawn"), (resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
         try:
@@ -341,10 +348,12 @@ def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> R
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"graphs": 20000, "seed": 0, "nodes": 8, "first": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, metavar="N")
+    parser.add_argument("--graphs", type=int, default=20000, metavar="N", help="Number of graphs.")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the graphs.")
+    parser.add_argument("--nodes", type=int, default=8, metavar="N", help="Number of random nodes per graph.")
+    parser.add_argument("--first", type=int, default=0, metavar="N", help="Number of the first graph.")
     parser.add_argument("--smoke", action="store_true", help=f"Compare only {SMOKE_GRAPHS} graphs, in seconds.")
-    parser.add_argument("--json", action="store_true", help="Print JSON.")
+    parser.add_argument("--json", action="store_true", help="Print the results as JSON.")
     options = vars(parser.parse_args())
     as_json, results = options.pop("json"), dict[str, dict[str, int]](difference={})
     if options.pop("smoke"):

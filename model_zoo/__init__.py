@@ -1,4 +1,4 @@
-"""Recipes and trained models that come with the package. Torch-free."""
+"""Recipes and trained models that come with the package. Does not import torch."""
 
 import json
 from pathlib import Path
@@ -23,15 +23,15 @@ def model(name: str) -> Path:
     """Return the folder of a trained model.
 
     Raises:
-        UsageError: there is no model of this name.
+        UsageError: If there is no model of this name.
     """
     if name not in models():
         raise UsageError(f"there is no zoo model {name!r}; {suggest(name, models())}")
     return models()[name]
 
 
-def facts(name: str) -> dict[str, Any]:
-    """Return a model's summary, its size in bytes, and its evaluation by `cvae evaluate --json`."""
+def describe(name: str) -> dict[str, Any]:
+    """Return the summary of a model, its size in bytes, and the output of `cvae evaluate --json`."""
     folder = model(name)
     return {
         "summary": summary(name),
@@ -44,22 +44,22 @@ def copy(name: str, target: Path) -> None:
     """Copy a model's folder to `target`, atomically.
 
     Raises:
-        UsageError: there is no such model, or `target` exists.
-        CvaeError: the folder can't be written.
+        UsageError: If there is no such model, or `target` already exists.
+        CvaeError: If the folder can't be written.
     """
     copy_folder(model(name), target)
 
 
 def recipes() -> dict[str, Path]:
-    """Return the TOML files of the recipes by name, for `cvae train --recipe NAME`."""
+    """Return the recipe files by name, for `cvae train --recipe NAME`."""
     return {path.stem: path for path in sorted((_FOLDER / "recipes").glob("*.toml"))}
 
 
 def recipe(name: str) -> Path:
-    """Return the file of a recipe, for its name or its path.
+    """Return the file of a recipe, which is given by name or by path.
 
     Raises:
-        UsageError: there is no recipe of this name.
+        UsageError: If there is no recipe of this name.
     """
     path = Path(name)
     if path.suffix in (".toml", ".json"):
@@ -72,5 +72,5 @@ def recipe(name: str) -> Path:
 
 
 def summary(name: str) -> str:
-    """Return the first line of a recipe, which describes it. A model has the recipe of the same name."""
+    """Return the first line of a recipe, which describes the recipe and the model of the same name."""
     return recipe(name).read_text("utf-8").partition("\n")[0].removeprefix("#").strip()

@@ -102,7 +102,7 @@ def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
     assert parts.get("mine") is unbounded and "mine" in parts
     assert list(parts) == ["thing", "wide", "unbounded", "plug-in", "mine"]
     for taken in parts:
-        with pytest.raises(UsageError, match=f"'{taken}' exists"):
+        with pytest.raises(UsageError, match=f"'{taken}' already exists"):
             parts.register(taken, part)
 
 
@@ -239,7 +239,7 @@ def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "a whole number")]
+    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "an integer")]
 )
 def test_error_names_the_expected_type_of_an_option(option, value, kind):
     with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):

@@ -99,5 +99,5 @@ def test_newer_or_invalid_spec_is_rejected(changes, words):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", "[" * 100_000], ids=lambda text: text[:4] or "empty")
 def test_text_that_is_not_a_spec_is_rejected(text):
-    with pytest.raises(CvaeError, match="'some-file' has no valid cvae spec"):
+    with pytest.raises(CvaeError, match="'some-file' does not have a valid cvae spec"):
         Spec.from_json(text, "some-file")

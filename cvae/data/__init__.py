@@ -1,4 +1,4 @@
-"""Data sets: public ones, image folders, array files and the bundled digits, as uint8 images in memory or on disk."""
+"""Data sets: public ones, image folders, array files and bundled digits, as uint8 images in memory or on disk."""
 
 from cvae.data.dataset import Dataset, Split, load_dataset
 from cvae.data.disk_images import DiskImages

@@ -15,7 +15,11 @@ from cvae.errors import CvaeError, UsageError
 SHAPES = (
     "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
 )
+"""Supported shapes of image arrays, for the docstring and error messages."""
+
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
+"""Allowed keys of the images of each split."""
+
 MAX_CLASSES = 65536
 
 
@@ -24,23 +28,24 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
 
     An .npz file holds the array `train` or `images`, and optionally `validation` or `valid`, and `test`. Images are
     uint8 in 0..255, bool, or float in 0..1, in one of the `SHAPES`. If the last of four dimensions is 1 or 3, it is C
-    (only images less than 4 pixels wide would be ambiguous, and no model takes those). Packed images are uint8, one
+    (only images less than 4 pixels wide would be ambiguous, and no model accepts them). Packed images are uint8, one
     bit per pixel.
 
-    Labels are `<key>_labels` (N,), or `labels` for `images`. They are integers, which `classes` may name, or strings,
-    which are class names: those in `classes` if it is there, else those in train, sorted. Other keys are ignored.
+    The labels of an array are in `<key>_labels` (N,); the labels of `images` may also be in `labels`. Labels are
+    integers or class names. The optional `classes` holds the class names in the order of the labels; by default they
+    are the sorted names in train. Other keys are ignored.
 
     An .npy file holds training images without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than memory:
-    its images are read on demand, and therefore not resized.
+    its images are read on demand and can't be resized.
 
     Args:
         argument: path of the file.
         data_dir: not used.
-        size: height and width that images are resized to, in pixels; None keeps their size.
+        size: height and width in pixels to resize images to; None keeps the original size.
 
     Raises:
-        UsageError: the argument is empty, the file does not exist, or an array has another shape or type.
-        CvaeError: the file is damaged, or an array holds Python objects, which would need pickle.
+        UsageError: If the argument is empty, the file does not exist, or an array has an unsupported shape or type.
+        CvaeError: If the file is damaged, or an array holds Python objects, which would need pickle.
     """
     if not argument:
         raise UsageError("--data 'npz' needs a file; use --data npz:PATH")
@@ -71,7 +76,7 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
     classes, labels = _number_labels(labels, arrays.get("classes"), argument)
     splits: dict[str, Any] = {
-        name: Split(images=resize(_images(arrays[key], key, argument), size), labels=labels.get(name))
+        name: Split(images=resize(_convert_images(arrays[key], key, argument), size), labels=labels.get(name))
         for name, key in keys.items()
     }
     return Dataset(name=path.stem, classes=classes, data_license=data_license, **splits)
@@ -80,7 +85,7 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
 def _open_npy(path: Path, argument: str, size: tuple[int, int] | None) -> DiskImages:
     images = DiskImages.open(path)
     if images.shape[1] not in (1, 3):
-        raise UsageError(f"{argument!r} has the shape {images.shape}, not (N, H, W) or (N, C, H, W) with C 1 or 3")
+        raise UsageError(f"{argument!r} has shape {images.shape}, not (N, H, W) or (N, C, H, W) with C 1 or 3")
     if size is not None and images.shape[2:] != size:
         raise UsageError(
             f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an "
@@ -90,11 +95,11 @@ def _open_npy(path: Path, argument: str, size: tuple[int, int] | None) -> DiskIm
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    known = {key for synonyms in KEYS.values() for key in synonyms}
-    known |= {f"{key}_labels" for key in known} | {"labels", "classes"}
+    image_keys = {key for synonyms in KEYS.values() for key in synonyms}
+    keys = image_keys | {f"{key}_labels" for key in image_keys} | {"labels", "classes"}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key in known}
+            return {key: archive[key] for key in archive.files if key in keys}
     except Exception as error:  # a damaged file raises anything from BadZipFile to MemoryError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CvaeError(
@@ -102,8 +107,8 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         ) from error
 
 
-def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
-    """Convert an array of any shape and type that `npz` accepts to (N, C, H, W) uint8."""
+def _convert_images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
+    """Convert an array of images of any supported shape and type to (N, C, H, W) uint8."""
     shape = array.shape
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
         array = array.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
@@ -115,7 +120,7 @@ def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
     elif array.ndim == 4 and shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
     elif array.ndim != 4 or shape[1] not in (1, 3):
-        raise UsageError(f"{key!r} of {argument!r} has the shape {shape}, not {SHAPES}")
+        raise UsageError(f"{key!r} of {argument!r} has shape {shape}, not {SHAPES}")
 
     if array.dtype == bool:
         array = array * np.uint8(255)
@@ -132,7 +137,7 @@ def _images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
 def _number_labels(
     labels: dict[str, np.ndarray], names: np.ndarray | None, argument: str
 ) -> tuple[tuple[str, ...] | None, dict[str, np.ndarray]]:
-    """Return the class names, and the labels (integers or strings) of each split as int64."""
+    """Return the class names, and the labels of each split, integers or strings, converted to int64."""
     if not labels:
         return None, {}
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):

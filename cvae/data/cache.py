@@ -1,7 +1,7 @@
 """Cache of decoded image folders, one .npy file per folder.
 
     <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy     the images
-                                                            <hash of its files>.json    how they were read
+                                                            <hash of its files>.json    notes on reading them
 
 When a file of the folder is added, removed or changed, the second hash changes and the images are decoded again.
 """
@@ -27,10 +27,10 @@ from cvae.errors import CvaeError, one_line
 from cvae.imaging.reader import describe_ranges
 
 FORMAT = 2
-"""Version of the cache files. Files of another version are not read: the images are decoded again."""
+"""Version of the cache files. If it differs, the images are decoded again."""
 
-CHUNK = 2**24
-"""Number of bytes rewritten at a time."""
+CHUNK_BYTES = 2**24
+"""Number of bytes of images to convert to grey at a time."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class DecodedFolder:
     """The decoded images of a folder.
 
     Attributes:
-        images: (N, C, H, W), with C = 1 if all are grey; an image that can't be read is black.
-        unreadable: the reason why an image can't be read, by its index.
-        remark: how values of more than 8 bits were read, if the files don't state their range.
+        images: (N, C, H, W), with C = 1 if all images are grey. An image that can't be read is black.
+        unreadable: reason why an image can't be read, by image index.
+        remark: message on how values of more than 8 bits were read, if the files don't state their range.
     """
 
     images: DiskImages
@@ -49,18 +49,18 @@ class DecodedFolder:
 
 
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
-    """Decode the images of a folder, or read them from the cache. Wait while another process decodes them.
+    """Decode the images of a folder, or read them from the cache, waiting while another process decodes them.
 
-    If an image could not be read because of an I/O or memory error, and can be read now, all are decoded again.
+    All images are decoded again if an I/O or memory error prevented reading an image before, but not now.
 
     Args:
-        folder: the folder, which the cache is keyed by.
-        paths: its image files.
+        folder: the folder, whose path is the key of the cache.
+        paths: image files of the folder.
         size: height and width of the decoded images, in pixels.
         data_dir: root of the cache; None for the default.
 
     Raises:
-        CvaeError: a file was removed, or the cache can't be written.
+        CvaeError: If a file was removed, or the cache can't be written.
     """
     location_hash, content_hash = _cache_key(folder, paths, size)
     target = cache_root(data_dir) / "folders" / location_hash / f"{content_hash}.npy"
@@ -75,21 +75,21 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
                 return cached
             remove_stale_files(target.parent)
             details = {"folder": str(folder.resolve()), "size": size}
-            with _bar(console) as bar:
+            with _create_progress_bar(console) as bar:
                 images = bar.track(decode(paths, size), len(paths), description=f"decoding {title}")
                 _write(target, images, paths, size, details)
         except (CvaeError, OSError) as error:
             raise CvaeError(f"{error}; choose another folder for decoded images with --data-dir") from error
         for old in target.parent.iterdir():
             if old.stem != content_hash:
-                with suppress(OSError):  # Windows refuses while another run reads it; elsewhere that run reads on
+                with suppress(OSError):  # Windows refuses while another run reads the file
                     old.unlink()
         if cached := _read(target, paths, size, retry=False):
             return cached
     raise CvaeError(f"{str(target)!r} was removed as soon as it was written; start again")
 
 
-def _bar(console: Console) -> Progress:
+def _create_progress_bar(console: Console) -> Progress:
     """Return a progress bar that shows its description without markup, and is disabled outside a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -107,7 +107,7 @@ def _cache_key(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tu
     try:
         for path in paths:
             stat = path.stat()
-            relative = os.fsencode(str(path).removeprefix(f"{folder}{os.sep}"))  # "./x" is "x" already
+            relative = os.fsencode(str(path).removeprefix(f"{folder}{os.sep}"))  # no prefix in the folder "."
             # ctime also shows changes that keep size and mtime, such as cp -p or a new permission to read.
             content.update(b"%b\0%d %d %d\0" % (relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     except OSError as error:
@@ -116,7 +116,7 @@ def _cache_key(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tu
 
 
 def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: bool = True) -> DecodedFolder | None:
-    """Return the cached result, or None if it is missing or damaged.
+    """Read the cached result, or return None if it is missing or damaged.
 
     With `retry`, also return None if an image that failed with an I/O or memory error can be read now.
     """
@@ -130,8 +130,8 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
     except (CvaeError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
     if retry and transient:
-        again = decode([paths[i] for i in transient], size)
-        if not all(isinstance(image, ReadFailure) and image.transient for image in again):
+        decoded_again = decode([paths[i] for i in transient], size)
+        if not all(isinstance(image, ReadFailure) and image.transient for image in decoded_again):
             return None
     return DecodedFolder(images, unreadable, remark)
 
@@ -143,13 +143,15 @@ def _write(
     size: tuple[int, int],
     details: dict[str, Any],
 ) -> None:
+    """Write the images, and then the notes on reading them, to the cache."""
     shape = (len(paths), 3, *size)
-    # The .npy is read only if its .json, written last, exists: after a kill the two never come from different runs.
+    # The .npy file is read only if its .json file, which is written last, exists. So the two always belong together,
+    # even after the process was killed.
     target.with_suffix(".json").unlink(missing_ok=True)
-    # Write rather than map the file: on a full disk a write fails, but a map would kill the process.
+    # Write instead of mapping the file: on a full disk a write raises an error, but a map would kill the process.
     with atomic_write(target) as temporary_path, temporary_path.open("w+b") as file:
         _write_header(file, shape)
-        start, grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
+        start, is_grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
         failures: dict[int, ReadFailure] = {}
         ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
         for i, image in enumerate(images):
@@ -160,19 +162,19 @@ def _write(
                 pixels = image.pixels
                 if image.peak is not None:
                     ranges[i] = image.bits, image.peak
-            grey = grey and bool((pixels == pixels[:1]).all())
+            is_grey = is_grey and bool((pixels == pixels[:1]).all())
             file.write(pixels.tobytes())
         depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
-        # Read all images at one depth, or the darkest of a set could become the brightest.
+        # Read all images at one depth. Otherwise the darkest image of a set could become the brightest.
         shallow = [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
-        again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
-        for i, image in zip(shallow, again, strict=True):
+        decoded_again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
+        for i, image in zip(shallow, decoded_again, strict=True):
             if isinstance(image, ReadFailure):
                 failures[i] = image
             file.seek(start + i * black.size)
             file.write((black if isinstance(image, ReadFailure) else image.pixels).tobytes())
-        if grey:
-            _to_grey(file, shape)
+        if is_grey:
+            _convert_to_grey(file, shape)
     details |= {
         "unreadable": {str(i): failure.reason for i, failure in failures.items()},
         "transient": [i for i, failure in failures.items() if failure.transient],
@@ -185,14 +187,17 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _to_grey(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
-    """Rewrite images with three equal channels in place with one; going from the front, nothing unread is lost."""
+def _convert_to_grey(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
+    """Rewrite images with three equal channels as one channel, in place.
+
+    Images are written from the front, behind the position of the next read, so none is overwritten before it is read.
+    """
     count, channels, height, width = shape
     plane = height * width
     file.seek(0)
-    _write_header(file, (count, 1, height, width))  # as long as before, since numpy pads it
+    _write_header(file, (count, 1, height, width))  # as long as before, because numpy pads headers
     start = file.tell()
-    step = max(1, CHUNK // (channels * plane))
+    step = max(1, CHUNK_BYTES // (channels * plane))
     for first in range(0, count, step):
         file.seek(start + first * channels * plane)
         images = np.frombuffer(file.read(step * channels * plane), np.uint8).reshape(-1, channels, plane)

@@ -1,4 +1,4 @@
-"""The `Dataset` type, and the loading of registered data sets as a config describes."""
+"""The `Dataset` type, and the loading and preparation of registered data sets."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,14 +14,17 @@ from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
-MEMORY = 2**28
-"""Largest size, in bytes of images, of a data set in a file that is read into memory at once."""
+MAX_MEMORY_BYTES = 2**28
+"""Largest size of the images of a data set on disk that are read into memory at once."""
 
 MAX_CLASSES_SHOWN = 20
+"""Maximum number of classes in a description."""
 
 STATIC_SEED = 0
-"""Seed of static binarization. It is fixed so that every static version of a data set is the same.
-The static MNIST of the literature is a different sample, distributed as files; load it with --data npz:PATH."""
+"""Seed of static binarization, fixed so that the static version of a data set is always the same.
+
+The static MNIST of the literature is a different sample, distributed as files. Load it with --data npz:PATH.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,8 +32,8 @@ class Split:
     """A split of a data set.
 
     Attributes:
-        images: (N, C, H, W) uint8, in memory or on disk. Indexing either with a slice or an array of indices returns
-            an array in memory.
+        images: (N, C, H, W) uint8, in memory or on disk. Indexing with a slice or an array of indices returns an array
+            in memory in both cases.
         labels: (N,) int64 in 0 ... K-1, or None.
     """
 
@@ -47,6 +50,7 @@ class Split:
 
     @property
     def in_memory(self) -> bool:
+        """Whether the images are in memory."""
         return isinstance(self.images, np.ndarray)
 
 
@@ -54,15 +58,15 @@ class Split:
 class Dataset:
     """A data set.
 
-    A factory registered under `cvae.datasets` returns one. It is called with the text after the colon of --data, the
-    folder for data sets (or None), and the height and width in pixels to resize images to (or None).
+    A factory registered under `cvae.datasets` returns a `Dataset`. Its arguments are the text after the colon of
+    --data, the folder for data sets (or None), and the height and width in pixels to resize images to (or None).
 
     Attributes:
         name: name of the data set.
         train: training split.
         validation: validation split, or None.
         test: test split, or None.
-        classes: class names in the order of the labels, or None without labels.
+        classes: class names in the order of the labels; None without labels.
         data_license: origin and license of the data.
         remarks: messages for the user.
     """
@@ -77,26 +81,27 @@ class Dataset:
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Load the data set `config.data` (`name` or `name:argument`), prepared as the config describes.
+    """Load and prepare the data set of a config.
 
     The steps, in order:
 
-    1. Check the result of the registered factory. Read images in a file into memory if they are small (`MEMORY`).
+    1. Call the factory of `config.data` (`name` or `name:argument`). Read images on disk into memory if they are small
+       (`MAX_MEMORY_BYTES`).
     2. Remove the classes `config.without` from every split.
-    3. If there is no validation split, take the fraction `config.validation` of train, chosen with `config.seed`. The
-       rest of train is shuffled too, so that its first images contain all classes.
+    3. If there is no validation split, split off the fraction `config.validation` of train, chosen with `config.seed`.
+       The rest of train is shuffled too, so that its first images contain all classes.
     4. Keep the first `config.limit` images of train.
-    5. With `config.binarize`, set each pixel to 0 or 255, white with probability grey / 255. Each split is sampled
-       once, with `STATIC_SEED`; "dynamic" leaves train grey, and the engine samples every batch again.
+    5. With `config.binarize`, set each pixel to 0 or 255: to 255 with probability grey / 255. Each split is sampled
+       once, with `STATIC_SEED`. With "dynamic", train stays grey, and the engine samples every batch again.
 
-    Of images that stay in a file, these steps only select indices; "static" binarizes each image when it is read, with
-    a seed of its own.
+    For images that stay on disk, these steps only select indices, and "static" binarizes each image when it is read,
+    with a seed for each image.
 
     Raises:
-        UsageError: there is no such data set, it does not accept the argument, or the config does not fit it.
-        CvaeError: the data can't be read or downloaded, or a plug-in did not return a valid data set.
+        UsageError: If there is no such data set, it does not accept the argument, or the config does not fit the data.
+        CvaeError: If the data can't be read or downloaded, or a plug-in did not return a valid data set.
     """
-    dataset = _read_if_small(_check(_make(config), config.data))
+    dataset = _read_if_small(_check(_call_factory(config), config.data))
     if config.conditional:
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
@@ -112,9 +117,9 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def describe(dataset: Dataset) -> str:
-    """Return one line with the number of images in each split and, if there are labels, in each class."""
+    """Return one line with the number of images in each split and, with labels, in each class."""
     texts = []
-    for name, split in _splits(dataset).items():
+    for name, split in _list_splits(dataset).items():
         text = count_of(len(split), f"{'training' if name == 'train' else name} image")
         if split.labels is not None and dataset.classes is not None:
             counts = np.bincount(split.labels, minlength=len(dataset.classes))
@@ -126,16 +131,16 @@ def describe(dataset: Dataset) -> str:
 
 
 def refuse_argument(name: str, argument: str) -> None:
-    """Check that a data set that takes no argument was called without one.
+    """Reject an argument for a data set that takes none.
 
     Raises:
-        UsageError: there is an argument.
+        UsageError: If `argument` is not empty.
     """
     if argument:
         raise UsageError(f"--data '{name}:{argument}': {name!r} takes no argument; use --data {name}")
 
 
-def _splits(dataset: Dataset) -> dict[str, Split]:
+def _list_splits(dataset: Dataset) -> dict[str, Split]:
     splits: dict[str, Any] = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {name: split for name, split in splits.items() if name == "train" or split is not None}
 
@@ -146,13 +151,15 @@ def _take(split: Split, indices: slice | np.ndarray) -> Split:
 
 
 def _read_if_small(dataset: Dataset) -> Dataset:
-    if sum(split.nbytes for split in _splits(dataset).values()) > MEMORY:
+    if sum(split.nbytes for split in _list_splits(dataset).values()) > MAX_MEMORY_BYTES:
         return dataset
-    loaded: dict[str, Any] = {name: replace(split, images=split.images[:]) for name, split in _splits(dataset).items()}
+    loaded: dict[str, Any] = {
+        name: replace(split, images=split.images[:]) for name, split in _list_splits(dataset).items()
+    }
     return replace(dataset, **loaded)
 
 
-def _make(config: DataConfig) -> object:
+def _call_factory(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
@@ -165,53 +172,59 @@ def _make(config: DataConfig) -> object:
 
 
 def _check(dataset: object, data: str) -> Dataset:
-    """Return the factory's result, checked against what `Dataset` and `Split` promise."""
+    """Return the result of a factory after checking it.
 
-    def invalid(problem: str) -> CvaeError:
-        return CvaeError(f"data set {data!r}: {problem}; fix the data or the plug-in that loads them")
+    Raises:
+        CvaeError: If it is not a `Dataset` as documented there and in `Split`.
+    """
+
+    def data_error(problem: str) -> CvaeError:
+        return CvaeError(f"data set {data!r}: {problem}; fix the data or the plug-in that loads it")
 
     if not isinstance(dataset, Dataset):
-        raise invalid(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
+        raise data_error(f"its factory returned {type(dataset).__name__}, not cvae.data.Dataset")
     classes = dataset.classes
     if classes is not None and not (isinstance(classes, tuple) and all(isinstance(name, str) for name in classes)):
-        raise invalid(f"classes {classes!r} are not a tuple of strings")
+        raise data_error(f"classes {classes!r} are not a tuple of strings")
     if classes is not None and (repeated := [name for name, count in Counter(classes).items() if count > 1]):
-        raise invalid(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
-    for name, split in _splits(dataset).items():
+        raise data_error(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
+    for name, split in _list_splits(dataset).items():
         if not isinstance(split, Split):
-            raise invalid(f"{name} is {type(split).__name__}, not cvae.data.Split")
+            raise data_error(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
         if not isinstance(images, np.ndarray | DiskImages) or images.dtype != np.uint8 or len(images.shape) != 4:
             is_array = isinstance(images, np.ndarray | DiskImages)
             actual = f"{images.dtype} {images.shape}" if is_array else type(images).__name__
-            raise invalid(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
+            raise data_error(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
         if 0 in images.shape:
-            raise invalid(f"{name} has no images: shape {images.shape}")
+            raise data_error(f"{name} has no images: shape {images.shape}")
         if images.shape[1:] != dataset.train.images.shape[1:]:
-            raise invalid(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
+            raise data_error(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
             actual = f"{labels.dtype} {labels.shape}" if isinstance(labels, np.ndarray) else type(labels).__name__
-            raise invalid(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
+            raise data_error(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
         if classes is None:
-            raise invalid(f"{name} has labels, but classes is None")
+            raise data_error(f"{name} has labels, but classes is None")
         if labels.min() < 0 or labels.max() >= len(classes):
-            raise invalid(f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}")
+            raise data_error(
+                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}"
+            )
     return dataset
 
 
 def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
-    for name, split in _splits(dataset).items():
+    for name, split in _list_splits(dataset).items():
         if split.labels is None:
             raise UsageError(
-                f"{flag} needs labels, and {name} of {data!r} has none: make a sub-folder for each class, "
+                f"{flag} needs labels, and {name} of {data!r} has none: make a subfolder for each class, "
                 f"choose a data set with labels, or remove {flag}"
             )
 
 
 def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
-    """Remove the classes `config.without`, and renumber the labels of the others."""
+    """Remove the classes `config.without`, and renumber the remaining labels."""
     _require_labels(dataset, config.data, "--exclude-class")
     assert dataset.classes is not None
     for name in config.without:
@@ -221,7 +234,7 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
             )
     class_indices = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
-    for name, split in _splits(dataset).items():
+    for name, split in _list_splits(dataset).items():
         assert split.labels is not None
         indices = np.flatnonzero(np.isin(split.labels, class_indices))
         if len(indices) == 0:
@@ -235,13 +248,13 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
 
 def _split_validation(dataset: Dataset, config: DataConfig) -> Dataset:
     count = len(dataset.train)
-    held_out = max(1, round(config.validation * count))
-    if held_out >= count:
+    num_validation = max(1, round(config.validation * count))
+    if num_validation >= count:
         raise UsageError(
             f"--validation {config.validation} of {count} training images leaves none to train on; use --validation 0"
         )
     order = np.random.default_rng(config.seed).permutation(count)
-    validation, train = _take(dataset.train, order[:held_out]), _take(dataset.train, order[held_out:])
+    validation, train = _take(dataset.train, order[:num_validation]), _take(dataset.train, order[num_validation:])
     return replace(dataset, validation=validation, train=train)
 
 
@@ -267,7 +280,7 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _sample_pixels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # `grey` of the 255 values 0 ... 254 are below grey: exactly Bernoulli(grey / 255), with one random byte per pixel.
+    # The random byte is one of 255 values 0 ... 254, of which `grey` are below `grey`: exactly Bernoulli(grey / 255).
     white = rng.integers(0, 255, images.shape, np.uint8) < images
     return white * np.uint8(255)
 

@@ -1,4 +1,4 @@
-"""The digits data set, read from scikit-learn's copy of https://archive.ics.uci.edu/dataset/80: no download."""
+"""The data set `digits`, https://archive.ics.uci.edu/dataset/80, read from the copy in scikit-learn: no download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,16 +11,16 @@ from cvae.errors import MissingExtraError
 
 
 def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load 1,797 handwritten digits, grey, 8x8 or `size`. A fixed fifth of them, 359, is the test split.
+    """Load 1,797 handwritten digits, grey, 8x8 or `size`. A fixed fifth, 359 images, is the test split.
 
     Raises:
-        UsageError: `argument` is not empty.
+        UsageError: If `argument` is not empty.
     """
     refuse_argument("digits", argument)
-    table = _table()
+    table = _read_table()
     greys = table[:, :-1].reshape(-1, 1, 8, 8)  # (N, 64) -> (N, 1, 8, 8)
     images, labels = resize(np.rint(greys * (255 / 16)).astype(np.uint8), size), table[:, -1]  # 0..16 -> 0..255
-    # The split does not depend on the run's seed, so that test metrics of different runs compare.
+    # The split does not depend on the run's seed, so that test metrics of different runs are comparable.
     order = np.random.default_rng(0).permutation(len(images))
     train, test = np.split(order, [len(order) - len(order) // 5])
     return Dataset(
@@ -32,13 +32,13 @@ def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     )
 
 
-def _table() -> np.ndarray:
-    """Return the 64 grey values 0..16 of each image, row by row, and its label: (1797, 65) int64."""
+def _read_table() -> np.ndarray:
+    """Return a table (1797, 65) int64 with the 64 grey values 0..16 of each image, row by row, and its label."""
     sklearn = find_spec("sklearn")
     if sklearn is None or sklearn.origin is None:
         raise MissingExtraError("the data set 'digits'")
     file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():  # takes milliseconds, where importing scikit-learn takes a second
+    if file.is_file():  # takes milliseconds; importing scikit-learn takes a second
         return np.loadtxt(file, np.int64, delimiter=",")
     from sklearn.datasets import load_digits
 

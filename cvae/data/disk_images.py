@@ -20,36 +20,36 @@ class File(io.FileIO):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(str(path))
-        self.position = Lock()
+        self.position_lock = Lock()
 
     def __del__(self) -> None:
         self.close()
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Read bytes from `offset` on into `view`, and return how many were read."""
+        """Read bytes from `offset` into `view`, and return the number of bytes read."""
         if hasattr(os, "preadv"):
             return os.preadv(self.fileno(), [view], offset)
-        with self.position:  # on Windows, threads share one file position
+        with self.position_lock:  # on Windows, threads share one file position
             self.seek(offset)
             return self.readinto(view)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiskImages:
-    """Images (N, C, H, W) uint8 in an .npy file, read when they are indexed and not cached.
+    """Images (N, C, H, W) uint8 in an .npy file, which are read on every indexing.
 
     The file stays open, so it may be replaced or removed while it is in use. Threads can share an instance.
 
-    The file is read rather than mapped for three reasons: mapped pages count as memory of the process; reading images
-    in random order through a map took 2 times as long, and from a hard disk 15 times, since pages are fetched one after
-    another; and if a mapped file is truncated, the process is killed (SIGBUS), where a read raises an error.
+    The file is read instead of mapped for three reasons. Mapped pages count as memory of the process. Reading images in
+    random order through a map took 2 times as long, and from a hard disk 15 times as long, because pages are fetched
+    one after another. And if a mapped file is truncated, the process is killed (SIGBUS), while a read raises an error.
 
     Args:
         file: the open .npy file.
         start: offset of the first image, in bytes.
         image_shape: (C, H, W).
         index: indices of these images in the file, in order, (N,) int64.
-        transform: called with each image that is read (C, H, W), and its index in the file; returns its replacement.
+        transform: function of an image (C, H, W) and its index in the file, applied to each image that is read.
     """
 
     file: File
@@ -61,11 +61,11 @@ class DiskImages:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Open an .npy file of a C-ordered uint8 array, (N, C, H, W) or (N, H, W), as `numpy.save` writes it.
+        """Open an .npy file with a C-ordered uint8 array (N, C, H, W) or (N, H, W).
 
         Raises:
-            UsageError: the array has another type, shape or order.
-            CvaeError: the file can't be read, or is damaged.
+            UsageError: If the array has a different type, shape or order.
+            CvaeError: If the file can't be read, or is damaged.
         """
         try:
             file = File(path)
@@ -90,36 +90,37 @@ class DiskImages:
 
     @property
     def nbytes(self) -> int:
+        """Size of all images in bytes."""
         return math.prod(self.shape)
 
     def __len__(self) -> int:
         return len(self.index)
 
     def select(self, indices: slice | np.ndarray) -> Self:
-        """Return some of the images, by a slice or an array of integers or booleans, without reading them."""
+        """Select images by a slice or an array of integers or booleans, without reading them."""
         return replace(self, index=self.index[indices])
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        """Read images selected like in `select`, as (N, C, H, W) uint8.
+        """Read the images that `select` would select, as (N, C, H, W) uint8.
 
         Raises:
-            CvaeError: the file can't be read any more, or has been truncated.
+            CvaeError: If the file can't be read any more, or has been truncated.
         """
         indices = self.index[key]
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         size = math.prod(self.image_shape)
-        # Adjacent images are read at once: cut wherever the next index does not follow.
+        # Read adjacent images at once: cut where the next index does not follow.
         cuts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
-        parts = [
+        ranges = [
             (images[first:last].reshape(-1).data, self.start + int(indices[first]) * size)
             for first, last in pairwise(cuts)
             if first < last
         ]
         try:
-            if hasattr(os, "posix_fadvise"):  # request all parts first, so that the disk works in parallel
-                for view, offset in parts:
+            if hasattr(os, "posix_fadvise"):  # request all ranges first, so that the disk works in parallel
+                for view, offset in ranges:
                     os.posix_fadvise(self.file.fileno(), offset, len(view), os.POSIX_FADV_WILLNEED)
-            for view, offset in parts:
+            for view, offset in ranges:
                 while view:
                     count = self.file.read_at(offset, view)
                     if not count:
@@ -134,7 +135,7 @@ class DiskImages:
 
 
 def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Return shape, Fortran order and type, and leave the file at the first byte of the array."""
+    """Read the shape, whether the order is Fortran's, and the type. Leave the file at the first byte of the array."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)

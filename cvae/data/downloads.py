@@ -1,9 +1,9 @@
 """Public data sets, downloaded on first use by torchvision: https://docs.pytorch.org/vision/stable/datasets.html
 
-They are stored in torchvision's layout under `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae. Files that are there
-are not downloaded again; those of MNIST and its variants are read without torchvision, whose import takes more than a
-second. Every factory takes (argument, data_dir, size). It raises a UsageError if it does not accept the argument, and a
-CvaeError if there is no network or a file is damaged. No pickle is read.
+They are stored in torchvision's layout under `data_dir`, else $CVAE_DATA_DIR, else ~/.cache/cvae. Existing files are
+not downloaded again. MNIST and its variants are read without torchvision, whose import takes more than a second. Every
+factory takes (argument, data_dir, size). It raises a UsageError if it does not accept the argument, and a CvaeError if
+there is no network or a file is damaged. No pickle is read.
 """
 
 import math
@@ -22,30 +22,32 @@ from cvae.data.images import resize
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 
 TIMEOUT = 30.0
-"""Seconds without a response after which a download fails; torchvision itself would wait forever."""
+"""Number of seconds without a response after which a download fails. torchvision would wait forever."""
 
 DIGITS = tuple("0123456789")
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-ALL = sorted(string.digits + string.ascii_letters)
-MERGED = sorted(set(ALL) - set("cijklmopsuvwxyz"))
+ALL_CHARACTERS = sorted(string.digits + string.ascii_letters)
+MERGED_CHARACTERS = sorted(set(ALL_CHARACTERS) - set("cijklmopsuvwxyz"))
 """Classes without the small letters that look like their capitals and are merged with them."""
-EMNIST = {
-    "byclass": ALL,
-    "bymerge": MERGED,
-    "balanced": MERGED,
+
+EMNIST_CLASSES = {
+    "byclass": ALL_CHARACTERS,
+    "bymerge": MERGED_CHARACTERS,
+    "balanced": MERGED_CHARACTERS,
     "letters": list(string.ascii_lowercase),
     "digits": list(string.digits),
     "mnist": list(string.digits),
 }
-"""Classes of each variant."""
+"""Classes of each variant of EMNIST."""
 
 CIFAR10_URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"
 CIFAR10_RECORDS = 10_000
 """Number of images in each of the six files."""
+
 CIFAR10_TRAIN = tuple(f"data_batch_{i}" for i in range(1, 6))
 CIFAR10_TEST = "test_batch"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -55,14 +57,16 @@ def mnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) ->
     """Load 60,000 training and 10,000 test images of handwritten digits, grey, 28x28 or `size`."""
     refuse_argument("mnist", argument)
     data_license = "Yann LeCun and Corinna Cortes, CC BY-SA 3.0, http://yann.lecun.com/exdb/mnist/"
-    return _dataset("mnist", _idx("mnist", "MNIST", data_dir), size, DIGITS, data_license)
+    return _create_dataset("mnist", _load_idx("mnist", "MNIST", data_dir), size, DIGITS, data_license)
 
 
 def fashion_mnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load 60,000 training and 10,000 test images of clothing, grey, 28x28 or `size`."""
     refuse_argument("fashion-mnist", argument)
-    data_license = "Zalando SE, MIT licence, https://github.com/zalandoresearch/fashion-mnist"
-    return _dataset("fashion-mnist", _idx("fashion-mnist", "FashionMNIST", data_dir), size, FASHION, data_license)
+    data_license = "Zalando SE, MIT license, https://github.com/zalandoresearch/fashion-mnist"
+    return _create_dataset(
+        "fashion-mnist", _load_idx("fashion-mnist", "FashionMNIST", data_dir), size, FASHION, data_license
+    )
 
 
 def kmnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -72,7 +76,7 @@ def kmnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
         "KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others), "
         "doi:10.20676/00000341, CC BY-SA 4.0, http://codh.rois.ac.jp/kmnist/"
     )
-    return _dataset("kmnist", _idx("kmnist", "KMNIST", data_dir), size, KUZUSHIJI, data_license)
+    return _create_dataset("kmnist", _load_idx("kmnist", "KMNIST", data_dir), size, KUZUSHIJI, data_license)
 
 
 def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -81,20 +85,20 @@ def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     `argument` is the variant: balanced (the default), letters, digits, mnist, byclass or bymerge.
     """
     variant = argument or "balanced"
-    if variant not in EMNIST:
-        raise UsageError(f"--data 'emnist:{argument}': no such variant; {suggest(argument, EMNIST)}")
+    if variant not in EMNIST_CLASSES:
+        raise UsageError(f"--data 'emnist:{argument}': no such variant; {suggest(argument, EMNIST_CLASSES)}")
     stems = {split: f"emnist-{variant}-{split}" for split in ("train", "test")}
-    first = 1 if variant == "letters" else 0  # the labels of letters start at 1
+    first_label = 1 if variant == "letters" else 0  # the labels of letters start at 1
     arrays = {
-        # The files store images column by column, MNIST's row by row.
-        split: (images.transpose(0, 1, 3, 2), labels - first)
-        for split, (images, labels) in _idx("emnist", "EMNIST", data_dir, stems, split=variant).items()
+        # EMNIST stores images column by column, unlike MNIST.
+        split: (images.transpose(0, 1, 3, 2), labels - first_label)
+        for split, (images, labels) in _load_idx("emnist", "EMNIST", data_dir, stems, split=variant).items()
     }
     data_license = (
         "G. Cohen, S. Afshar, J. Tapson and A. van Schaik, from NIST Special Database 19; for the terms see "
         "https://www.nist.gov/itl/products-and-services/emnist-dataset"
     )
-    return _dataset("emnist", arrays, size, EMNIST[variant], data_license)
+    return _create_dataset("emnist", arrays, size, EMNIST_CLASSES[variant], data_license)
 
 
 def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -112,11 +116,11 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
                 f"{str(pickled)!r} is not read: it is a pickle, which can run any code; put {archive.name} from "
                 f"{CIFAR10_URL} beside it, or choose another --data-dir to download it to"
             )
-        download_and_extract_archive = _torchvision("cifar10").utils.download_and_extract_archive
-        with _downloading("cifar10", root):
+        download_and_extract_archive = _import_datasets("cifar10").utils.download_and_extract_archive
+        with _convert_download_errors("cifar10", root):
             download_and_extract_archive(CIFAR10_URL, root, filename=archive.name, md5=CIFAR10_MD5)
-    with _reading("cifar10", root):
-        # A record is one byte for the label, then the red, green and blue plane, each row by row.
+    with _convert_read_errors("cifar10", root):
+        # A record is one byte for the label, then the red, green and blue planes, each row by row.
         records = [np.fromfile(file, np.uint8).reshape(CIFAR10_RECORDS, 1 + 3 * 32 * 32) for file in files]
     train, test = np.concatenate(records[:-1]), records[-1]
     arrays = {
@@ -124,30 +128,30 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
         for split, batch in (("train", train), ("test", test))
     }
     data_license = "A. Krizhevsky, V. Nair and G. Hinton; for the terms see https://www.cs.toronto.edu/~kriz/cifar.html"
-    return _dataset("cifar10", arrays, size, CIFAR10_CLASSES, data_license)
+    return _create_dataset("cifar10", arrays, size, CIFAR10_CLASSES, data_license)
 
 
 def svhn(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load 73,257 training and 26,032 test images of house number digits, colour, 32x32 or `size`."""
     refuse_argument("svhn", argument)
     root = cache_root(data_dir)
-    reader = _reader(_torchvision("svhn").SVHN, "svhn")
+    reader = _create_reader(_import_datasets("svhn").SVHN, "svhn")
     arrays = {}
-    with _reading("svhn", root):
+    with _convert_read_errors("svhn", root):
         for split in ("train", "test"):
             loaded = reader(root, split=split, download=True)
             arrays[split] = loaded.data, loaded.labels
     data_license = (
         "Y. Netzer et al., Stanford University, for non-commercial use only, http://ufldl.stanford.edu/housenumbers/"
     )
-    return _dataset("svhn", arrays, size, DIGITS, data_license)
+    return _create_dataset("svhn", arrays, size, DIGITS, data_license)
 
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
 """Images (N, C, H, W) uint8 and labels (N,) int64 of "train" and "test"."""
 
 
-def _dataset(
+def _create_dataset(
     name: str, arrays: Arrays, size: tuple[int, int] | None, classes: Sequence[str], data_license: str
 ) -> Dataset:
     train, test = (
@@ -158,22 +162,33 @@ def _dataset(
 
 
 MNIST_STEMS = {"train": "train", "test": "t10k"}
+"""Beginning of the file names of each split."""
 
 
-def _idx(name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str) -> Arrays:
-    """Read MNIST or a variant of it, torchvision's class `kind`; the names of a split's files begin with its stem."""
+def _load_idx(
+    name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str
+) -> Arrays:
+    """Load MNIST or a variant of it, downloading it if needed.
+
+    Args:
+        name: name of the data set.
+        kind: class name in torchvision.
+        data_dir: folder for data sets; None for the default.
+        stems: beginning of the file names of each split.
+        **options: further arguments of the class in torchvision.
+    """
     root = cache_root(data_dir)
     files = {
         split: [root / kind / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
         for split, stem in stems.items()
     }
     if not all(file.is_file() for pair in files.values() for file in pair):
-        reader = _reader(getattr(_torchvision(name), kind), name)
-        with _reading(name, root):
+        reader = _create_reader(getattr(_import_datasets(name), kind), name)
+        with _convert_read_errors(name, root):
             for train in (True, False):
                 reader(root, train=train, download=True, **options)
     arrays = {}
-    with _reading(name, root):
+    with _convert_read_errors(name, root):
         for split, (images, labels) in files.items():
             # (N, H, W) -> (N, 1, H, W)
             arrays[split] = _read_idx(images, 3)[:, None], _read_idx(labels, 1).astype(np.int64)
@@ -181,7 +196,7 @@ def _idx(name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] =
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Read an IDX file of bytes: a magic number for type and dimensions, the big-endian sizes, the data.
+    """Read an IDX file of bytes: a magic number for type and dimensions, big-endian sizes, and data.
 
     Format: http://yann.lecun.com/exdb/mnist/
     """
@@ -190,11 +205,11 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise ValueError(f"{path.name} does not begin with the magic number of {dimensions}-dimensional bytes")
     content, shape = np.fromfile(path, np.uint8, offset=4 * len(header)), header[1:]
     if len(content) != math.prod(shape):
-        raise ValueError(f"{path.name} has {len(content)} bytes of data for the shape {shape}")
+        raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
     return content.reshape(shape)
 
 
-def _torchvision(name: str) -> Any:
+def _import_datasets(name: str) -> Any:
     """Import `torchvision.datasets`, which takes more than a second."""
     try:
         from torchvision import datasets
@@ -203,27 +218,27 @@ def _torchvision(name: str) -> Any:
     return datasets
 
 
-def _reader(base: Any, name: str) -> Any:
+def _create_reader(base: Any, name: str) -> Any:
     """Return a subclass of torchvision's `base` that reports download errors in one line and never reads a pickle."""
 
     def download(self: Any) -> None:
-        with _downloading(name, Path(self.root)):
+        with _convert_download_errors(name, Path(self.root)):
             base.download(self)
 
-    # It has the name of its base, since torchvision names the folder after the class. `_check_legacy_exist` would make
-    # the MNIST classes prefer `processed/training.pt`, a pickle left there by early versions.
+    # The subclass has the name of its base, because torchvision names the folder after the class.
+    # `_check_legacy_exist` would make the MNIST classes prefer `processed/training.pt`, a pickle of early versions.
     return type(base.__name__, (base,), {"download": download, "_check_legacy_exist": lambda self: False})
 
 
 @contextmanager
-def _downloading(name: str, root: Path) -> Iterator[None]:
+def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
         yield
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
-            f"can't download {name!r} into {str(root)!r} ({_line(error)}); "
+            f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
             "choose a folder that has it with --data-dir, or use the bundled data set: --data digits"
         ) from error
     finally:
@@ -231,16 +246,16 @@ def _downloading(name: str, root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _reading(name: str, root: Path) -> Iterator[None]:
+def _convert_read_errors(name: str, root: Path) -> Iterator[None]:
     try:
         yield
     except CvaeError:
         raise
     except Exception as error:  # for a damaged file torchvision raises anything from AssertionError to KeyError
         raise CvaeError(
-            f"the copy of {name!r} in {str(root)!r} is damaged ({_line(error)}); remove it to download it again"
+            f"the copy of {name!r} in {str(root)!r} is damaged ({_describe(error)}); remove it to download it again"
         ) from error
 
 
-def _line(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())

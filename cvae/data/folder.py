@@ -8,29 +8,30 @@ import numpy as np
 
 from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
-from cvae.data.listing import by_reason
+from cvae.data.listing import group_by_reason
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
 
 DEFAULT_SIZE = (64, 64)
+"""Height and width of the images in pixels, unless --size sets them."""
 
 
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load the images of a folder.
 
-    - Either each class has a sub-folder with its name, with images at any depth; or all images are in the folder
-      itself, without labels. Both at once is an error, since the loose images may or may not be a class.
-    - Sub-folders with the names of splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are the splits, each
-      with or without a sub-folder per class. They may be one level deeper, or below each class. The classes are those
-      of `train`. If it is unclear whether sub-folders are splits or classes, the error shows the tree.
-    - Files and folders whose names begin with a dot are ignored, and so are sub-folders without images. Symbolic links
-      are followed. A file without the extension of an image is an image if its content begins like one.
+    - Each class has a subfolder with its name, with images at any depth; or all images are directly in the folder,
+      without labels. Both at once is an error, because the loose images may or may not be a class.
+    - Subfolders named after splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are splits, each with or
+      without a subfolder per class. They may be one level deeper, or below each class. The classes of `train` are the
+      classes of the data set. If it is unclear whether subfolders are splits or classes, the error shows the tree.
+    - Files and folders whose names begin with a dot are ignored, and so are subfolders without images. Symbolic links
+      are followed. A file without an image extension is an image if its content begins like an image.
 
-    Images are rotated as EXIF says, composited on white where they are transparent, and scaled and cropped to `size`.
-    There is 1 channel if every image is grey (even if saved in colour), else 3. Grey values of more than 8 bits are
-    read at the smallest even depth (8 to 16 bits) that holds the largest value of all images. An image that can't be
-    read is skipped with a warning. Decoded images are cached in a file under `data_dir` (`cvae.data.cache`), and
-    decoded again when a file has changed.
+    Images are rotated according to their EXIF data, composited on white where they are transparent, and scaled and
+    cropped to `size`. The data set has 1 channel if every image is grey (even if saved in colour), else 3. Grey values
+    of more than 8 bits are read at the smallest even depth (8 to 16 bits) that holds the largest value of all images.
+    An image that can't be read is skipped with a warning. Decoded images are cached in a file under `data_dir`
+    (`cvae.data.cache`), and decoded again when a file has changed.
 
     Args:
         argument: path of the folder.
@@ -38,15 +39,15 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
         size: height and width in pixels; None for 64x64.
 
     Raises:
-        UsageError: the argument is empty, there is no such folder, it has no images, or it is unclear what its
-            sub-folders are.
-        CvaeError: no image of a split can be read, or the cache can't be written.
+        UsageError: If the argument is empty, there is no such folder, it has no images, or it is unclear what its
+            subfolders are.
+        CvaeError: If no image of a split can be read, or the cache can't be written.
     """
     return _load(argument, data_dir, size, classes_only=False)
 
 
 def folder_classes(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load the images of a folder like `folder`, but treat each sub-folder as a class, whatever its name."""
+    """Load the images of a folder like `folder`, but treat each subfolder as a class, whatever its name."""
     return _load(argument, data_dir, size, classes_only=True)
 
 
@@ -57,8 +58,8 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     root = Path(argument).expanduser()
     if not root.is_dir():
         raise UsageError(
-            f"--data '{name}:{argument}': there is no such folder; choose yours with --data {name}:PATH (what a "
-            "recipe needs: cvae zoo show RECIPE)"
+            f"--data '{name}:{argument}': there is no such folder; choose yours with --data {name}:PATH "
+            "(cvae zoo show RECIPE says which images a recipe needs)"
         )
     try:
         contents = list_folder(root, argument, classes_only=classes_only)
@@ -85,7 +86,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
             failures = {i: decoded.unreadable[i] for i in range(first, first + len(mask))}
             raise CvaeError(
                 f"none of the {len(mask)} images of {split} in {str(root)!r} can be read: "
-                f"{_by_reason(failures, paths, root)}"
+                f"{_describe_unreadable(failures, paths, root)}"
             )
         labels = None if listing.labels is None else np.array([index[label] for label in listing.labels], np.int64)
         splits[split] = Split(
@@ -96,7 +97,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     if decoded.unreadable:
         warnings.warn(
             f"{len(decoded.unreadable)} of {len(paths)} images in {str(root)!r} are skipped: "
-            f"{_by_reason(decoded.unreadable, paths, root)}",
+            f"{_describe_unreadable(decoded.unreadable, paths, root)}",
             stacklevel=3,
         )
     remarks = [*contents.remarks, *([decoded.remark] if decoded.remark else [])]
@@ -109,5 +110,5 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     )
 
 
-def _by_reason(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:
-    return by_reason([(str(paths[i].relative_to(root)), reason) for i, reason in unreadable.items()])
+def _describe_unreadable(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:
+    return group_by_reason([(str(paths[i].relative_to(root)), reason) for i, reason in unreadable.items()])

@@ -13,17 +13,21 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cvae.imaging.reader import bytes_per_pixel, check_size, cover, explain, open_image, to_rgb
+from cvae.imaging.formats import bytes_per_pixel, check_size, explain, open_image
+from cvae.imaging.reader import cover, to_rgb
 
-MAX_WAITING = 2**26
-"""Maximum size, in bytes, of the decoded images that wait to be consumed."""
+MAX_WAITING_BYTES = 2**26
+"""Maximum size of the decoded images that wait to be consumed."""
 
-LARGE, ONE_LARGE = 2**26, Lock()
-"""Images that take more bytes than this are decoded one at a time, to bound the memory that all threads take."""
+LARGE_BYTES = 2**26
+"""Size above which images are decoded one at a time, to bound the memory of all threads."""
+
+LARGE_IMAGE_LOCK = Lock()
+"""Lock for decoding a large image."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """Resize images (N, C, H, W) uint8 to (N, C, *size); return them unchanged if `size` is None or theirs already."""
+    """Resize images (N, C, H, W) uint8 to (N, C, *size), or return them unchanged if `size` is None."""
     if size is None or images.shape[2:] == size:
         return images
     planes = images.reshape(-1, *images.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
@@ -34,14 +38,25 @@ def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
 
 
 class ReadFailure(NamedTuple):
-    """Reason why an image can't be read; `transient` (an I/O or memory error) if another try may succeed."""
+    """Failure to read an image.
+
+    Attributes:
+        reason: reason why the image can't be read.
+        transient: whether another attempt may succeed, after an I/O or memory error.
+    """
 
     reason: str
     transient: bool
 
 
 class DecodedImage(NamedTuple):
-    """Pixels (3, H, W) uint8 of an image, and `bits` and `peak` of `cvae.imaging.reader.RGBImage`."""
+    """A decoded image.
+
+    Attributes:
+        pixels: (3, H, W) uint8.
+        bits: `bits` of `cvae.imaging.reader.RGBImage`.
+        peak: `peak` of `cvae.imaging.reader.RGBImage`.
+    """
 
     pixels: np.ndarray
     bits: int | None
@@ -49,13 +64,13 @@ class DecodedImage(NamedTuple):
 
 
 def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
-    """Decode image files in threads, and yield each, in order, as (3, *size), or the reason why it can't be read.
+    """Decode image files in threads, and yield the images (3, *size) or failures in the order of `paths`.
 
-    Threads suffice since Pillow releases the GIL while it decodes; processes would import the caller's program again.
+    Threads suffice because Pillow releases the GIL while decoding. Processes would import the caller's program again.
     """
-    count = max(16, MAX_WAITING // (3 * math.prod(size)))
+    count = max(16, MAX_WAITING_BYTES // (3 * math.prod(size)))
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        # Warnings about files that Pillow can read are of no use here. The one about huge files comes before decoding.
+        # Ignore warnings about files that Pillow can read, except for the warning about huge files.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for first in range(0, len(paths), count):
@@ -66,9 +81,9 @@ def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImag
     height, width = size
     try:
         with open_image(path) as image:
-            check_size(image, max_bytes=None)  # the user's own images may take the memory they need, one at a time
-            large = image.width * image.height * bytes_per_pixel(image) > LARGE
-            with ONE_LARGE if large else nullcontext():
+            check_size(image, max_bytes=None)  # the user's own images may need much memory
+            is_large = image.width * image.height * bytes_per_pixel(image) > LARGE_BYTES
+            with LARGE_IMAGE_LOCK if is_large else nullcontext():
                 # JPEG: decode at a half, quarter or eighth of the size if that is enough.
                 image.draft(None, (2 * width, 2 * height))
                 rgb, _, bits, peak = to_rgb(image, min_bits)

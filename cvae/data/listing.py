@@ -8,16 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cvae.errors import UsageError, count_of, one_line
-from cvae.imaging.reader import explain, is_image
+from cvae.imaging.formats import explain, is_image
 
-CLUTTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
-"""Files and folders that operating systems create, in lower case."""
+SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+"""Names, in lower case, of files and folders that operating systems create."""
 
 MAX_REPEATS = 10_000
-"""Maximum number of folders read again because several links lead to them."""
+"""Maximum number of times that folders are read again because several links lead to them."""
 
-MAX_NAMES, MAX_REASONS = 5, 5
-"""Maximum number of names and of reasons listed in a message."""
+MAX_NAMES = 5
+"""Maximum number of names listed in a message."""
+
+MAX_REASONS = 5
+"""Maximum number of reasons listed in a message."""
 
 Identity = tuple[int, int]
 """Device and inode of a folder."""
@@ -30,23 +33,23 @@ class Folder:
     Attributes:
         path: path of the folder.
         images: image files directly in the folder, sorted.
-        folders: sub-folders with images at any depth, by name.
-        empty: names of the sub-folders without images.
-        others: number of files at any depth that are not images, by extension.
-        skipped: files and folders at any depth that could not be read, and the reason.
-        identity: device and inode; None if it does not represent a single folder on disk.
+        folders: subfolders with images at any depth, by name.
+        empty: names of the subfolders without images.
+        other_files: number of files at any depth that are not images, by extension.
+        skipped: files and folders at any depth that could not be read, each with the reason.
+        identity: device and inode; None for a combination of several folders on disk.
     """
 
     path: Path
     images: list[Path]
     folders: dict[str, "Folder"]
     empty: list[str] = field(default_factory=list)
-    others: Counter[str] = field(default_factory=Counter)
+    other_files: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
     identity: Identity | None = None
 
     def all_images(self) -> list[Path]:
-        """Return the images at any depth, sorted. A folder that several links lead to is listed once."""
+        """Return the images at any depth, sorted. If several links lead to a folder, its images are listed once."""
         images: list[Path] = []
         visited: set[Identity | None] = set()
         folders = [self]
@@ -55,70 +58,73 @@ class Folder:
             if folder.identity is None or folder.identity not in visited:
                 images += folder.images
             visited.add(folder.identity)
+            # Walk the subfolders of a visited folder too: at its first visit, some may have been skipped as loops.
             folders += folder.folders.values()
         return sorted(images)
 
     def summary(self) -> str:
-        """Return the number of images per sub-folder ("cat 13, dog 17") or in the folder itself ("4 images")."""
+        """Return the number of images per subfolder ("cat 13, dog 17") or in the folder itself ("4 images")."""
         counts = [f"{one_line(name, 40)} {len(sub.all_images())}" for name, sub in self.folders.items()]
-        own = [count_of(len(self.images), "image")] if self.images or not counts else []
-        return ", ".join([*counts[:6], *["..."] * (len(counts) > 6), *own])
+        loose = [count_of(len(self.images), "image")] if self.images or not counts else []
+        return ", ".join([*counts[:6], *["..."] * (len(counts) > 6), *loose])
 
-    def left_out(self) -> str:
-        """Return `others` in words, such as "3 .txt files, 1 other file"; "" if there are none."""
+    def describe_other_files(self) -> str:
+        """Return a description of `other_files`, such as "3 .txt files, 1 other file"; "" if there are none."""
         texts = [
             count_of(count, f"{one_line(extension, 12)} file" if extension else "other file")
-            for extension, count in self.others.most_common(8)
+            for extension, count in self.other_files.most_common(8)
         ]
-        return ", ".join([*texts, *["..."] * (len(self.others) > 8)])
+        return ", ".join([*texts, *["..."] * (len(self.other_files) > 8)])
 
-    def skipped_by_reason(self) -> str:
-        """Return `skipped` in words, such as "permission denied: 'a/b', 'c'"."""
-        return by_reason([(str(path.relative_to(self.path)), reason) for path, reason in self.skipped])
+    def describe_skipped(self) -> str:
+        """Return a description of `skipped`, such as "permission denied: 'a/b', 'c'"."""
+        return group_by_reason([(str(path.relative_to(self.path)), reason) for path, reason in self.skipped])
 
 
-def by_reason(problems: Iterable[tuple[str, str]]) -> str:
-    """Group (name, reason) pairs by reason, such as "broken link: 'a', 'b'; damaged: 'c'"."""
+def group_by_reason(problems: Iterable[tuple[str, str]]) -> str:
+    """Describe (name, reason) pairs by reason, such as "broken link: 'a', 'b'; damaged: 'c'"."""
     groups: dict[str, list[str]] = {}
     for name, reason in problems:
         groups.setdefault(reason, []).append(name)
-    texts = [f"{reason}: {name_some(names)}" for reason, names in groups.items()]
+    texts = [f"{reason}: {join_names(names)}" for reason, names in groups.items()]
     return "; ".join([*texts[:MAX_REASONS], *["..."] * (len(texts) > MAX_REASONS)])
 
 
-def name_some(names: Sequence[str]) -> str:
-    """Return the first names, quoted, such as "'a', 'b', ... (12 in all)"."""
-    more = [f"... ({len(names):,} in all)"] if len(names) > MAX_NAMES else []
+def join_names(names: Sequence[str]) -> str:
+    """Return the first names, quoted, such as "'a', 'b', ... (12 in total)"."""
+    more = [f"... ({len(names):,} in total)"] if len(names) > MAX_NAMES else []
     return ", ".join([*(repr(one_line(name, 120)) for name in names[:MAX_NAMES]), *more])
 
 
 def read_folder(path: Path) -> Folder:
     """List the image files below a folder, without decoding them.
 
-    Symbolic links are followed, unless they lead back to a folder above. Names that begin with a dot are ignored.
+    Symbolic links are followed, unless they lead to a folder above them. Names that begin with a dot are ignored.
 
     Raises:
-        UsageError: links lead to the same folders too many times.
-        OSError: the folder can't be read. Sub-folders that can't be read are listed in `skipped` instead.
+        UsageError: If links lead to the same folders too many times.
+        OSError: If the folder can't be read. Subfolders that can't be read are listed in `skipped` instead.
     """
     return _Reader().read(path, ())
 
 
 class _Reader:
+    """Reader of a folder and its subfolders, which counts the folders that it reads more than once."""
+
     def __init__(self) -> None:
         self.visited: set[Identity] = set()
         self.repeats = 0
 
     def read(self, path: Path, parents: tuple[Identity, ...]) -> Folder:
-        """Read the folder `path`; `parents` are the folders above it."""
+        """Read the folder `path`, which is below the folders `parents`."""
         status = path.stat()
         identity = status.st_dev, status.st_ino
         if identity in self.visited:
             self.repeats += 1
             if self.repeats > MAX_REPEATS:
                 raise UsageError(
-                    f"links lead to the same folders more than {MAX_REPEATS:,} times, such as to {str(path)!r}; "
-                    "remove some"
+                    f"links lead to the same folders more than {MAX_REPEATS:,} times, for example to {str(path)!r}; "
+                    "remove some of the links"
                 )
         self.visited.add(identity)
         folder = Folder(path, [], {}, identity=identity)
@@ -143,7 +149,7 @@ class _Reader:
             folder.skipped.append((child, "link to a folder above it"))
             return
         sub = self.read(child, parents)
-        folder.others.update(sub.others)
+        folder.other_files.update(sub.other_files)
         folder.skipped.extend(sub.skipped)
         if sub.images or sub.folders:
             folder.folders[child.name] = sub
@@ -152,13 +158,13 @@ class _Reader:
 
 
 def _is_relevant(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and entry.name.lower() not in CLUTTER
+    return not entry.name.startswith(".") and entry.name.lower() not in SYSTEM_NAMES
 
 
-def _add_file(folder: Folder, path: Path, regular: bool) -> None:
-    if regular and is_image(path):
+def _add_file(folder: Folder, path: Path, is_regular: bool) -> None:
+    if is_regular and is_image(path):
         folder.images.append(path)
-    elif path.is_symlink() and not regular:
+    elif path.is_symlink() and not is_regular:
         folder.skipped.append((path, "broken link"))
     else:
-        folder.others[path.suffix.lower()] += 1
+        folder.other_files[path.suffix.lower()] += 1

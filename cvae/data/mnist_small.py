@@ -1,4 +1,4 @@
-"""The data set `mnist-small`, which comes with the package: no download."""
+"""The data set `mnist-small`, which is part of the package: no download."""
 
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,17 @@ from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
 
 FILE = Path(__file__).with_name("mnist-small.npz")
-"""Arrays `train` and `test` (N, 28, 28) uint8 and `<split>_labels` (N,); `model_zoo/scripts/make_mnist_small.py` writes
-it."""
+"""File with the arrays `train` and `test` (N, 28, 28) uint8 and `<split>_labels` (N,).
+
+`model_zoo/scripts/make_mnist_small.py` creates it.
+"""
 
 
 def mnist_small(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load 10,000 training and 2,000 test digits of MNIST, grey, 28x28 or `size`, equally many of each class.
+    """Load 10,000 training and 2,000 test digits of MNIST, grey, 28x28 or `size`, with the same number for each class.
 
     Raises:
-        UsageError: `argument` is not empty.
+        UsageError: If `argument` is not empty.
     """
     refuse_argument("mnist-small", argument)
     with np.load(FILE, allow_pickle=False) as arrays:

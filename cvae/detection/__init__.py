@@ -1,1 +1,1 @@
-"""Anomaly detection with exported files: scores, a detector and its calibration. Torch-free."""
+"""Anomaly detection with exported files: scores, a detector and its calibration. Does not import torch."""

@@ -1,4 +1,4 @@
-"""Calibration of anomaly scores with normal images: thresholds and a combined score. Torch-free."""
+"""Calibration of anomaly scores on normal images: thresholds and a combined score. Does not import torch."""
 
 import math
 from collections.abc import Mapping
@@ -8,20 +8,27 @@ import numpy as np
 from cvae.detection.scores import NEIGHBOURS, Measurement
 
 COMBINED = ("local", "neighbours", "ratio")
-"""Scores that `combined` is made of: one of the pixels, one of the code, one of the label. None finds every anomaly."""
+"""Scores that `combined` combines. They measure the pixels, the code and the label; none alone finds every anomaly."""
 
 TAIL = 0.1
-"""Fraction of normal scores, the highest, whose distribution is fitted rather than counted."""
+"""Fraction of the normal scores that make up the upper tail, whose distribution is fitted rather than counted."""
 
-FOLDS = 10
-"""Number of folds in which normal images are scored against all others."""
+NUM_FOLDS = 10
+"""Number of folds of normal images, each of which is scored against the other folds."""
 
 MIN_IMAGES = 20
-"""Minimum number of images for a label to have a mean and standard deviation of its own."""
+"""Minimum number of images for which a label gets its own mean and standard deviation."""
 
 
 def ratio_by_label(normal: Measurement, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of the ratio per best label, or over all images if a label has too few."""
+    """Return the mean and standard deviation of `ratio` for each label, over the images that it fits best.
+
+    A label with fewer than `MIN_IMAGES` images gets the mean and standard deviation of all images.
+
+    Args:
+        normal: measurements of normal images.
+        labels: number of labels.
+    """
     assert normal.ratio is not None
     centre, scale = [], []
     for label in range(labels):
@@ -36,14 +43,14 @@ def conformal_threshold(score: np.ndarray, quantile: float) -> float:
     """Return the score that a new normal image does not exceed with probability `quantile`, from normal scores (M,).
 
     Split conformal prediction (Lei et al. 2018, algorithm 2, https://arxiv.org/abs/1604.04173). With too few images for
-    it, this is the largest score.
+    the quantile, the threshold is the largest score.
     """
     rank = min(len(score), math.ceil((len(score) + 1) * quantile))
     return float(np.sort(score)[rank - 1])
 
 
 def sorted_scores(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the scores (M,) of normal images that are in `COMBINED`, each sorted, as (M, S)."""
+    """Sort each of the S scores in `COMBINED` over M normal images, and return them as columns (M, S)."""
     return np.sort([scores[name].astype(np.float64) for name in COMBINED if name in scores], axis=1).T
 
 
@@ -51,28 +58,32 @@ def combine(scores: Mapping[str, np.ndarray], calibration: np.ndarray) -> np.nda
     """Combine the scores in `COMBINED` by Fisher's method: -2 sum ln p.
 
     Fisher 1932, Statistical Methods for Research Workers, 4th edition, section 21.1. The scores depend on each other,
-    so the sum is not chi-squared distributed, and its threshold is a quantile too.
+    so the sum is not chi-squared distributed. Its threshold is therefore an empirical quantile, as for other scores.
     """
-    parts = [scores[name] for name in COMBINED if name in scores]
-    logs = [log_p_value(score, normal) for score, normal in zip(parts, calibration.T, strict=True)]
+    columns = [scores[name] for name in COMBINED if name in scores]
+    logs = [log_p_value(score, normal) for score, normal in zip(columns, calibration.T, strict=True)]
     return -2 * np.sum(logs, axis=0) + 0.0  # adding 0.0 turns -0.0 into 0.0
 
 
 def combine_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return the combined scores (M,) of normal images, each fold scored against the others, as new images are."""
-    fold = np.arange(len(next(iter(scores.values())))) % FOLDS
+    """Return the combined scores (M,) of normal images.
+
+    Each fold is scored against the other folds, so that an image is as new to its calibration as a new image will be.
+    """
+    fold = np.arange(len(next(iter(scores.values())))) % NUM_FOLDS
     combined = np.zeros(len(fold))
-    for mask in (fold == number for number in range(FOLDS)):
-        others = sorted_scores({name: score[~mask] for name, score in scores.items()})
-        combined[mask] = combine({name: score[mask] for name, score in scores.items()}, others)
+    for mask in (fold == number for number in range(NUM_FOLDS)):
+        calibration = sorted_scores({name: score[~mask] for name, score in scores.items()})
+        combined[mask] = combine({name: score[mask] for name, score in scores.items()}, calibration)
     return combined
 
 
 def log_p_value(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Return the log p-value of each score (N,): the fraction of the sorted normal scores (M,) that are not lower.
+    """Return the log p-value of each score (N,): the log fraction of the sorted normal scores (M,) that are not lower.
 
-    In the highest `TAIL` of the normal scores and beyond, it follows an exponential fitted there (peaks over threshold,
-    Pickands 1975, https://doi.org/10.1214/aos/1176343003, with shape 0), so that different extremes differ.
+    In the upper tail, the highest `TAIL` of the normal scores and everything above, the p-value follows an exponential
+    distribution fitted to the tail (peaks over threshold with shape 0, Pickands 1975,
+    https://doi.org/10.1214/aos/1176343003). Scores above all normal scores therefore still get different p-values.
     """
     count = len(normal)
     tail = min(max(NEIGHBOURS, int(TAIL * count)), count - 1)

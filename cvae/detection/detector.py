@@ -1,4 +1,4 @@
-"""A detector of anomalies, and its files. Torch-free."""
+"""An anomaly detector, and its files. Does not import torch."""
 
 import json
 import math
@@ -26,14 +26,14 @@ from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
 
 FORMAT = 2
-"""Version of the detector's files. Other versions are rejected."""
+"""Version of the detector's files. Files of any other version are rejected."""
 
-FACTS, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
-"""Files of a detector, stored next to those of the model."""
+METADATA, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
+"""Detector files, stored next to the model's files."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class Metadata:
     """Statistics of normal images.
 
     Attributes:
@@ -43,8 +43,8 @@ class Facts:
         images: number of normal images.
         quantile: fraction of normal images that do not exceed a threshold.
         thresholds: threshold of each score.
-        centre: mean of the ratio per label; labels differ, since some classes are more alike than others.
-        scale: standard deviation of the ratio per label, which is the unit of the score `ratio`.
+        centre: mean of the ratio for each label; it differs, since some classes resemble other classes more.
+        scale: standard deviation of the ratio for each label, which is the unit of the score `ratio`.
     """
 
     format: int = FORMAT
@@ -58,7 +58,7 @@ class Facts:
 
 
 class Detector:
-    """A detector of images that are unlike the normal ones of a model.
+    """A detector of images that differ from a model's normal images.
 
     Args:
         name: name of the model.
@@ -67,7 +67,7 @@ class Detector:
         calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
     """
 
-    def __init__(self, name: str, facts: Facts, codes: np.ndarray, calibration: np.ndarray) -> None:
+    def __init__(self, name: str, facts: Metadata, codes: np.ndarray, calibration: np.ndarray) -> None:
         self.name, self.facts, self.codes, self.calibration = name, facts, codes, calibration
 
     @classmethod
@@ -85,13 +85,13 @@ class Detector:
         Args:
             scorer: the exported model.
             images: (N, C, H, W), preferably images that the model was not trained on.
-            data: name of these images.
-            quantile: fraction of normal images that a threshold lets pass.
-            progress: called with the number of images measured so far, and their total.
+            data: name of the data set that the images are from.
+            quantile: fraction of normal images that do not exceed a threshold.
+            progress: function called with the number of images measured so far and the total.
 
         Raises:
-            UsageError: there are too few images, or the quantile is not between 0 and 1.
-            CvaeError: a score is not finite.
+            UsageError: If there are too few images, or the quantile is not between 0 and 1.
+            CvaeError: If a score is not finite.
         """
         if not 0 < quantile < 1:
             raise UsageError(f"--quantile {quantile} is not between 0 and 1; use for example 0.95")
@@ -105,7 +105,7 @@ class Detector:
             scores = separate_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)
-        facts = Facts(
+        facts = Metadata(
             weights=scorer.model.spec.weights,
             data=data,
             images=len(images),
@@ -117,10 +117,10 @@ class Detector:
         return cls(scorer.name, facts, normal.code, sorted_scores(scores))
 
     def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
-        """Return all scores in `SCORES` that the model has, (N,) each.
+        """Return all scores in `SCORES` that the model supports, (N,) each.
 
         Raises:
-            CvaeError: a score is not finite.
+            CvaeError: If a score is not finite.
         """
         with np.errstate(all="ignore"):
             scores = separate_scores(measured, self.codes, self.facts.centre, self.facts.scale, self_matches=0)
@@ -129,12 +129,12 @@ class Detector:
         return scores
 
     def save(self, folder: Path) -> list[Path]:
-        """Write the detector's three files to a model's folder.
+        """Write the detector's three files to a model's folder, and return their paths.
 
         Raises:
-            CvaeError: they can't be written.
+            CvaeError: If the files can't be written.
         """
-        paths = [folder / FACTS, folder / CODES, folder / CALIBRATION]
+        paths = [folder / METADATA, folder / CODES, folder / CALIBRATION]
         with ExitStack() as stack:
             facts, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
             facts.write_text(json.dumps(to_dict(self.facts), indent=2) + "\n")
@@ -147,23 +147,23 @@ class Detector:
         """Read the detector in a model's folder.
 
         Raises:
-            CvaeError: there is none, it is damaged, or it was made for other weights.
+            CvaeError: If the folder has no detector, or the detector is damaged or was fitted to different weights.
         """
-        path, fix = folder / FACTS, f"make one with: cvae detect fit {folder}"
+        path, fix = folder / METADATA, f"fit a new one with: cvae detect fit {folder}"
         if not path.is_file():
-            raise CvaeError(f"{str(folder)!r} has no {FACTS}; {fix}")
+            raise CvaeError(f"{str(folder)!r} has no {METADATA}; {fix}")
         try:
             data = parse_json(read_at_most(path, MAX_TEXT))
             if not isinstance(data, dict):
-                raise ValueError(f"{FACTS} is not a JSON object")
+                raise ValueError(f"{METADATA} is not a JSON object")
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
-            facts = from_dict(Facts, data)
-            # Mapped, so that a header that promises more than the file holds is rejected before memory is allocated.
+            facts = from_dict(Metadata, data)
+            # Memory-mapped, so that a header that claims more data than the file has is rejected before allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-        except Exception as error:  # for a damaged array numpy raises anything from ValueError to MemoryError
+        except Exception as error:  # numpy raises anything from ValueError to MemoryError for a damaged array
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {fix}") from error
         model = scorer.model.spec
         labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
@@ -178,7 +178,7 @@ class Detector:
         ):
             raise CvaeError(f"the detector in {str(folder)!r} is damaged; {fix}")
         if facts.weights != model.weights:
-            raise CvaeError(f"the detector in {str(folder)!r} was made for other weights; {fix}")
+            raise CvaeError(f"the detector in {str(folder)!r} was fitted to different weights; {fix}")
         return cls(scorer.name, facts, np.array(codes), np.array(calibration))
 
 
@@ -192,7 +192,7 @@ def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
 
 
 def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
-    """Return whether `loaded` is an array of finite numbers rather than an archive."""
+    """Return whether `loaded` is an array of this shape and type with finite values, rather than an archive."""
     return (
         isinstance(loaded, np.ndarray)
         and loaded.shape == shape

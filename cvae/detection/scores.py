@@ -1,4 +1,4 @@
-"""Anomaly scores: measures of how much an image differs from normal ones. Torch-free."""
+"""Anomaly scores, which measure how much an image differs from normal images. Does not import torch."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,29 +21,40 @@ SCORES = {
 """Scores; higher means less normal. Only models with several labels have `ratio`."""
 
 BLUR = 0.05
-"""Standard deviation of the blur of `local`, as a fraction of the shorter side."""
+"""Standard deviation of the blur in the score `local`, as a fraction of the shorter side."""
 
-SAMPLES = 16
-"""Number of samples of the importance-weighted bound."""
+NUM_SAMPLES = 16
+"""Number of samples for the importance-weighted bound."""
 
 NEIGHBOURS = 5
-"""Number of nearest codes of normal images that `neighbours` averages over."""
+"""Number of nearest normal codes over which the score `neighbours` averages."""
 
 
 class Measurement(NamedTuple):
-    """Measurements of N images, independent of normal ones, each under the label that fits best (if there are labels).
+    """Measurements of N images that don't depend on normal images.
 
-    `bound`, `kl` and `ratio` (N,) are in nats.
+    If the model has labels, each image is measured under the label that fits it best.
+
+    Attributes:
+        squared_error: squared error of the reconstruction, summed over pixels, (N,).
+        local: largest error of the blurred reconstruction, (N,).
+        bound: importance-weighted bound on -log p(x) in nats, (N,).
+        kl: KL divergence of the code from the prior in nats, (N,).
+        ratio: bound under the best label minus the mean bound under the other labels in nats, (N,); None for a model
+            with fewer than two labels.
+        label: index of the best label, (N,); None for a model without labels.
+        code: mean of the code, (N, Z).
+        reconstruction: reconstructions (N, C, H, W), if requested.
     """
 
-    squared_error: np.ndarray  # (N,)
+    squared_error: np.ndarray
     local: np.ndarray
     bound: np.ndarray
     kl: np.ndarray
     ratio: np.ndarray | None
-    label: np.ndarray | None  # (N,)
-    code: np.ndarray  # (N, Z)
-    reconstruction: np.ndarray | None  # (N, C, H, W), if requested
+    label: np.ndarray | None
+    code: np.ndarray
+    reconstruction: np.ndarray | None
 
 
 def measure(
@@ -54,7 +65,7 @@ def measure(
     reconstructions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
-    """Measure images with an exported model, under the label that fits each best.
+    """Measure images with an exported model, each under the label that fits it best.
 
     The noise is the same for every image, so that the result does not depend on the other images.
 
@@ -62,26 +73,26 @@ def measure(
         scorer: the exported model.
         images: (N, C, H, W), uint8 or float32 in [0, 1].
         seed: seed of the noise.
-        reconstructions: keep the reconstructions in the result.
-        progress: called with the number of images measured so far, and their total.
+        reconstructions: whether to keep the reconstructions in the result.
+        progress: function called with the number of images measured so far and the total.
     """
-    noise = np.random.default_rng(seed).standard_normal((1, SAMPLES, scorer.latent_dim), dtype=np.float32)
-    parts = []
+    noise = np.random.default_rng(seed).standard_normal((1, NUM_SAMPLES, scorer.latent_dim), dtype=np.float32)
+    per_batch = []
     for start, batch, _ in batches(images, None):
-        with np.errstate(all="ignore"):  # overflow makes scores that are not finite, which are rejected
-            part = _measure(scorer, batch, noise)
-        parts.append(part if reconstructions else part._replace(reconstruction=None))
+        with np.errstate(all="ignore"):  # an overflow leads to scores that are not finite, which are rejected later
+            measured = _measure_batch(scorer, batch, noise)
+        per_batch.append(measured if reconstructions else measured._replace(reconstruction=None))
         if progress is not None:
             progress(start + len(batch), len(images))
-    columns: list[Any] = [None if field[0] is None else np.concatenate(field) for field in zip(*parts, strict=True)]
+    columns: list[Any] = [None if field[0] is None else np.concatenate(field) for field in zip(*per_batch, strict=True)]
     return Measurement(*columns)
 
 
-def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Measurement:
+def _measure_batch(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Measurement:
     count = len(image)
     label = ratio = None
     if scorer.classes is not None:
-        # The terms of the bound at the mean code, since samples would be too noisy to compare labels.
+        # Compare labels by the bound at the mean code, because random samples would be too noisy.
         zero_noise, terms = np.zeros((count, 1, scorer.latent_dim), np.float32), []
         for k in range(len(scorer.classes)):
             sample = scorer.sample(scorer.encode(image, np.full(count, k)), zero_noise)
@@ -90,7 +101,7 @@ def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Me
         label = bounds.argmin(1)
         if len(terms) > 1:
             best = bounds[np.arange(count), label]
-            ratio = best - (bounds.sum(1) - best) / (len(terms) - 1)  # best minus the mean of the others
+            ratio = best - (bounds.sum(1) - best) / (len(terms) - 1)  # minus the mean over the other labels
     encoded = scorer.encode(image, label)
     samples = scorer.sample(encoded, noise.repeat(count, axis=0))  # (1, S, Z) -> (N, S, Z)
     reconstruction = scorer.decode(encoded.mean, label)
@@ -107,7 +118,7 @@ def _measure(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Me
 
 
 def _blur(images: np.ndarray) -> np.ndarray:
-    """Blur images (N, C, H, W) with a Gaussian, along one axis after the other."""
+    """Blur images (N, C, H, W) with a Gaussian, one axis after the other."""
     sigma = BLUR * min(images.shape[2:])
     for axis in (2, 3):
         position = np.arange(images.shape[axis], dtype=np.float32)
@@ -127,30 +138,31 @@ def separate_scores(
     """Return each score except `combined`, (N,).
 
     Args:
-        measured: the measurement of N images.
+        measured: measurements of N images.
         codes: codes of normal images, (M, Z).
-        centre: mean of the ratio of normal images per label.
-        scale: its standard deviation per label.
-        self_matches: 1 if `codes` are those of the measured images, so that each is its own nearest neighbour; else 0.
+        centre: mean of the ratio of normal images for each label.
+        scale: standard deviation of the ratio of normal images for each label.
+        self_matches: 1 if the measured images are the normal images, so that each code is its own nearest neighbour;
+            otherwise 0.
     """
     scores = {
         "reconstruction": measured.squared_error,
         "local": measured.local,
         "bound": measured.bound,
         "kl": measured.kl,
-        "neighbours": _distance(measured.code, codes, self_matches),
+        "neighbours": _neighbour_distance(measured.code, codes, self_matches),
     }
     if measured.ratio is not None and measured.label is not None:
         scores["ratio"] = (measured.ratio - np.array(centre)[measured.label]) / np.array(scale)[measured.label]
     return scores
 
 
-def _distance(code: np.ndarray, codes: np.ndarray, self_matches: int) -> np.ndarray:
+def _neighbour_distance(code: np.ndarray, codes: np.ndarray, self_matches: int) -> np.ndarray:
     """Return the mean distance of each code (N, Z) to its `NEIGHBOURS` nearest codes (M, Z), without self-matches."""
     squares, last = (codes**2).sum(1), self_matches + NEIGHBOURS
     distances = []
-    for part in np.array_split(code, -(-len(code) // 500)):
-        squared = (part**2).sum(1)[:, None] + squares - 2 * part @ codes.T  # (n, Z), (M, Z) -> (n, M)
+    for chunk in np.array_split(code, -(-len(code) // 500)):
+        squared = (chunk**2).sum(1)[:, None] + squares - 2 * chunk @ codes.T  # (n, Z), (M, Z) -> (n, M)
         nearest = np.sort(np.partition(squared, last - 1, axis=1)[:, :last], axis=1)[:, self_matches:]
         distances.append(np.sqrt(nearest.clip(min=0)).mean(1))
     return np.concatenate(distances)

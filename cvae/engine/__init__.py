@@ -1,4 +1,4 @@
-"""Training: the loop, its step, and the checkpoints that it resumes from."""
+"""Training: the loop, the training step, and checkpoints from which to resume."""
 
 from cvae.engine.checkpoint import load_model
 from cvae.engine.launch import resume, train

@@ -1,4 +1,4 @@
-"""Augmentation of training images, for a whole batch at once."""
+"""Augmentation of training images, one batch at a time."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,16 @@ from cvae.engine.randomness import Shard
 def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and flip, shift, crop and binarize them.
 
-    A shift repeats the edge of the image. "dynamic" binarization samples each pixel from Bernoulli(grey value), again
-    in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+    A shift fills the uncovered margin with the edge pixels. "dynamic" binarization samples each pixel from
+    Bernoulli(grey value), anew in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
 
     Args:
-        images: (B, C, H, W) uint8.
-        config: `flip`, `shift`, `crop` and `binarize` are used.
-        shard: the part of the batch that the images are.
+        images: images (B, C, H, W) uint8.
+        config: training configuration, with the settings `flip`, `shift`, `crop` and `binarize`.
+        shard: shard of the batch to which the images belong.
 
     Returns:
-        (B, C, H, W) float32.
+        Images (B, C, H, W) float32.
     """
     device, (batch_size, _, height, width) = images.device, images.shape
     if config.flip:
@@ -35,7 +35,7 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
         images = images.gather(3, x[:, None, None, :].expand_as(images))
     values = images.float().div_(255)
     if config.crop < 1:
-        # Side of the crop, as a fraction of the image's: (B, 1)
+        # Side of the crop as a fraction of the image's side, (B, 1).
         size = config.crop + (1 - config.crop) * shard.draw(torch.rand, batch_size, 1, device=device)
         centre = (1 - size) * (2 * shard.draw(torch.rand, batch_size, 2, device=device) - 1)  # (B, 2), in [-1, 1]
         zoom = torch.diag_embed(size.expand(batch_size, 2))  # (B, 2, 2)

@@ -1,4 +1,4 @@
-"""Batches of uint8 images, taken from device memory if the data set fits, else prefetched from its file."""
+"""Batches of uint8 images, taken from device memory if the data set fits, or else prefetched from its file."""
 
 from collections.abc import Iterator, Sequence
 from queue import Queue
@@ -14,25 +14,25 @@ from cvae.engine.randomness import WHOLE, Shard, seed_of
 Batch = tuple[Tensor, Tensor | None]
 """Images (B, C, H, W) uint8 on the device, and labels (B,) int64 or None."""
 
-PREFETCH = 4
-"""Number of batches that are read ahead."""
+PREFETCH_BATCHES = 4
+"""Number of batches to read ahead."""
 
-CHUNK = 2**26
-"""Number of bytes copied to a GPU at a time."""
+MAX_COPY_BYTES = 2**26
+"""Maximum number of bytes to copy to a GPU at a time."""
 
 
 class Batches:
     """A split, divided into batches.
 
-    A split in memory is stored on the device, so that no step copies images, unless it would take more than half of a
-    GPU's free memory. Other splits are read batch by batch in a thread.
+    On a CPU, a split in memory is used where it is. On a GPU, a split is copied to the device, so that no step has to
+    copy images, if it takes less than half of the free memory. Other splits are read batch by batch in a thread.
 
     Args:
-        split: the images and labels.
-        batch_size: images per step over all processes; a smaller split is one batch.
-        device: where the batches are.
-        labelled: include the labels.
-        shard: the part of each batch that belongs to this process.
+        split: images and labels.
+        batch_size: number of images per step over all processes; a smaller split is a single batch.
+        device: device of the batches.
+        labelled: whether to include the labels.
+        shard: shard of each batch that belongs to this process.
     """
 
     def __init__(
@@ -47,17 +47,17 @@ class Batches:
             self.images = torch.from_numpy(np.ascontiguousarray(split.images[:]))  # shares the memory
         elif self.resident:
             self.images = torch.empty((len(split), *split.images.shape[1:]), dtype=torch.uint8, device=device)
-            step = max(1, CHUNK * len(split) // split.nbytes)
+            step = max(1, MAX_COPY_BYTES * len(split) // split.nbytes)
             for start in range(0, len(split), step):
                 self.images[start : start + step] = torch.from_numpy(split.images[start : start + step])
         self.labels = split.labels if labelled else None
 
     def __len__(self) -> int:
-        """Return the number of steps in a shuffled epoch; the incomplete last batch is dropped."""
+        """Return the number of steps in a shuffled epoch, which drops an incomplete last batch."""
         return len(self.split) // self.batch_size
 
     def shuffled(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Yield the batches of an epoch from number `start` on; the order depends only on seed and epoch."""
+        """Yield the batches of an epoch, starting at step `start`. The order depends only on seed and epoch."""
         return self._batches(self.order(seed, epoch)[start:, self.shard.index :: self.shard.count])
 
     def order(self, seed: int, epoch: int) -> Tensor:
@@ -67,7 +67,7 @@ class Batches:
         return order[: len(self) * self.batch_size].view(len(self), -1)  # (N,) -> (steps, B)
 
     def in_order(self) -> Iterator[Batch]:
-        """Yield every image once, in order; each of `count` processes gets every `count`-th batch."""
+        """Yield batches that contain every image once, in order; each of n processes gets every n-th batch."""
         batches = torch.arange(len(self.split)).split(self.batch_size)
         return self._batches(batches[self.shard.index :: self.shard.count])
 
@@ -82,7 +82,7 @@ class Batches:
 
     def _prefetch(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
         cuda = self.device.type == "cuda"
-        queue: Queue[Batch | BaseException] = Queue(PREFETCH)
+        queue: Queue[Batch | BaseException] = Queue(PREFETCH_BATCHES)
         done = Event()
 
         def read() -> None:
@@ -112,7 +112,7 @@ class Batches:
                 )
         finally:
             done.set()
-            while reader.is_alive():  # it may be waiting for space in the queue
+            while reader.is_alive():  # the reader may be waiting for space in the queue
                 while not queue.empty():
                     queue.get_nowait()
                 reader.join(0.01)

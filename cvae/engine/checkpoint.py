@@ -1,7 +1,8 @@
 """Weights and checkpoints of a run: safetensors and JSON files, written atomically, without pickle.
 
-`model.safetensors` holds the final weights. `last/` holds the two newest checkpoints to resume from: all tensors are in
-`<step>.safetensors`, everything else in `<step>.json`, which is written last and contains the hash of the former.
+`model.safetensors` holds the final weights. `last/` holds the two newest checkpoints to resume from. In each,
+`<step>.safetensors` holds all tensors, and `<step>.json` everything else. The JSON file is written last, and contains
+the hash of the tensor file.
 """
 
 import hashlib
@@ -39,7 +40,7 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""Names of the types in safetensors."""
+"""Names of the tensor types in a safetensors file."""
 
 
 def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -51,11 +52,11 @@ def initialize_weights(models: Iterable[VAE], init: str) -> None:
     """Copy the weights of a trained model into models.
 
     Args:
-        models: Models to initialize.
-        init: Run folder, or name of a run or of a zoo model, as `--init` takes it.
+        models: models to initialize.
+        init: run folder, or name of a run or of a zoo model, as in `--init`.
 
     Raises:
-        UsageError: If there is no such model, or its network is another one.
+        UsageError: If the trained model does not exist, or its network differs from the models.
     """
     weights = load_model(find(init))[0].state_dict()
     try:
@@ -64,8 +65,8 @@ def initialize_weights(models: Iterable[VAE], init: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UsageError(
-            f"--init {init!r} has another network than this training, or other images ({reason}); leave out the "
-            "flags of the network, or train without --init"
+            f"--init {init!r} has a different network or image shape than this run ({reason}); remove the network "
+            "flags, or train without --init"
         ) from error
 
 
@@ -78,10 +79,10 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     """Read tensors, which must be finite and have the names, shapes and types of `expected`.
 
     Raises:
-        CvaeError: the file can't be read, is damaged, or holds other tensors.
+        CvaeError: If the file can't be read, is damaged, or holds different tensors.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
-    data = read_at_most(path, 8 + MAX_TEXT + size)  # no more than that before the header is compared
+    data = read_at_most(path, 8 + MAX_TEXT + size)  # the file is untrusted, and could be larger than memory
     header = _read_header(path, data)
     for name in [*expected, *header]:
         if name not in header or name not in expected:
@@ -91,7 +92,9 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
             )
         actual, declared = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
         if actual != declared:
-            raise CvaeError(f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, the config says {declared}")
+            raise CvaeError(
+                f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, but its config.json describes {declared}"
+            )
     try:
         tensors = load(data)  # rejects overlaps and gaps
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
@@ -103,12 +106,16 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
 
 
 def _read_header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
-    """Return type and shape of each tensor by name, as the header of a file declares; `start` are its first bytes.
+    """Return the type and shape of each tensor by name, as declared in the header of a safetensors file.
 
     Format: https://huggingface.co/docs/safetensors
 
+    Args:
+        path: path of the file, for error messages.
+        start: first bytes of the file.
+
     Raises:
-        CvaeError: there is no valid header, or it is too large for any model.
+        CvaeError: If the header is not valid, or is too large for any model.
     """
     try:
         length = int.from_bytes(start[:8], "little")
@@ -127,15 +134,15 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     """Load the trained model of a run folder, in evaluation mode on the CPU, and its config.
 
     Raises:
-        CvaeError: the folder is not a run, or a file in it is damaged.
+        CvaeError: If the folder is not a run, or a file in the folder is damaged.
     """
     run = Path(run)
     config = read_config(run)
     path = run / WEIGHTS
-    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, rest=True))
+    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, truncate=True))
     try:
         with torch.device("meta"), _limit_size(len(header), path):
-            expected = build(config.model).state_dict()  # shapes only
+            expected = build(config.model).state_dict()  # shapes without data
         tensors = load_weights(path, expected)
         model = build(config.model)
     except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
@@ -146,19 +153,24 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
 
 @contextmanager
 def _limit_size(tensors: int, path: Path) -> Iterator[None]:
-    """Raise an error in the with block as soon as a model has far more tensors than the file of its weights.
+    """Stop the with block as soon as it has created far more tensors or modules than the weights file can belong to.
 
-    A config of a few bytes can describe a billion layers. (Their size costs nothing, on the device "meta".)
+    A config of a few bytes can describe a billion layers. On the device "meta" large tensors cost nothing, but each
+    layer still takes time and memory.
+
+    Args:
+        tensors: number of tensors in the weights file.
+        path: path of the weights file, for error messages.
 
     Raises:
-        CvaeError: the model has more tensors than the file.
+        CvaeError: If the limit is exceeded.
     """
     remaining = {"tensors": 16 + 2 * tensors, "modules": 1000 + 16 * tensors}
 
     def count(module: nn.Module, name: str, child: object) -> None:
         remaining["tensors" if isinstance(child, Tensor) else "modules"] -= 1
         if min(remaining.values()) < 0:
-            raise CvaeError(f"{str(path)!r} holds less than the model that its config.json describes")
+            raise CvaeError(f"{str(path)!r} holds fewer tensors than the model that its config.json describes")
 
     hooks = [
         register_module_parameter_registration_hook(count),
@@ -173,14 +185,14 @@ def _limit_size(tensors: int, path: Path) -> Iterator[None]:
 
 
 class Checkpoint(NamedTuple):
-    """Tensors by name, and a state of JSON values."""
+    """Tensors by name, and a state that can be stored as JSON."""
 
     tensors: dict[str, Tensor]
     state: dict[str, Any]
 
 
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
-    """Add a checkpoint to `folder`, and remove all but the two newest."""
+    """Write a checkpoint to `folder`, and remove all but the two newest checkpoints."""
     data = _serialize(checkpoint.tensors)
     name = f"{step:09d}"
     write_file(folder / f"{name}.safetensors", data)
@@ -193,12 +205,14 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Load the newest intact checkpoint in `folder`, and return the names of damaged ones that are newer.
+    """Load the newest intact checkpoint in `folder`.
 
-    The checkpoint is None if there is none yet, since a run may be stopped before its first.
+    Returns:
+        The checkpoint, or None if the run was interrupted before it wrote a checkpoint; and the names of newer
+        checkpoints that are damaged.
 
     Raises:
-        CvaeError: there are checkpoints, and all of them are damaged.
+        CvaeError: If the folder has checkpoints, and all of them are damaged.
     """
     damaged: list[str] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
@@ -232,7 +246,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
             states.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
-    # Files are contiguous; the fused kernels need moments in the memory layout of their parameter, channels last.
+    # Tensors from a file are contiguous, but the fused kernels need the moments in the memory layout of the parameters,
+    # which can be channels last.
     for parameter in (p for group in optimizer.param_groups for p in group["params"]):
         state = optimizer.state.get(parameter, {})
         for name, tensor in state.items():

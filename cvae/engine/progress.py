@@ -1,4 +1,4 @@
-"""Progress output of a training: a live bar on a terminal, and lines for some of the epochs."""
+"""Progress output during training: a live bar on a terminal, and lines for some epochs."""
 
 import sys
 import time
@@ -10,20 +10,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 LINE_SECONDS = 60
-"""Seconds between lines where there is no terminal for a bar, for example in a log file."""
+"""Minimum number of seconds between lines if the output is not a terminal, for example a log file."""
 
-REPORTS = 20
-"""Maximum number of epochs of a run that print a line and save sample images, besides the first and the last."""
+MAX_REPORTS = 20
+"""Maximum number of epochs that print a line and save sample images, in addition to the first and the last epoch."""
 
 
 def report_every(epochs: int) -> int:
-    """Return the interval between reports: the first of 1, 2, 5, 10, 20, ... with at most `REPORTS` reports."""
-    steps = (digit * 10**power for power in count() for digit in (1, 2, 5))
-    return next(step for step in steps if epochs <= step * REPORTS)
+    """Return the epochs between reports: the first of 1, 2, 5, 10, 20, ... with at most `MAX_REPORTS` reports."""
+    intervals = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    return next(interval for interval in intervals if epochs <= interval * MAX_REPORTS)
 
 
 class TrainingProgress:
-    """A progress bar over all steps, with images per second and the terms of the bound. It is silent if `quiet`."""
+    """A progress bar over all steps, with images per second and the terms of the bound.
+
+    Args:
+        total_steps: number of steps of the run.
+        done: number of steps that are already done.
+        quiet: whether to print nothing.
+    """
 
     def __init__(self, total_steps: int, done: int, *, quiet: bool) -> None:
         self.console = Console(file=sys.stderr, quiet=quiet, markup=False, emoji=False, highlight=False, soft_wrap=True)
@@ -50,11 +56,11 @@ class TrainingProgress:
         self.bar.stop()
 
     def due(self, seconds: float = 0.5) -> bool:
-        """Return whether the last update is `seconds` ago; reading losses more often would stall the device."""
+        """Return whether the last update was at least `seconds` ago. More frequent updates would stall the device."""
         return time.monotonic() - self._update_time >= seconds
 
     def draw(self, step: int, description: str, metrics: str) -> None:
-        """Update the bar, or print a line now and then if there is no terminal."""
+        """Update the bar. Without a terminal, print a line if the last line was `LINE_SECONDS` ago."""
         self._update_time = time.monotonic()
         self.bar.update(self.task, completed=step, description=description, metrics=metrics)
         if not self.console.is_terminal and self._update_time - self._line_time > LINE_SECONDS:

@@ -1,7 +1,7 @@
-"""Random numbers without a state to save: each step is seeded from the run's seed and the step's number.
+"""Random numbers without saved state: each step is seeded from the run's seed and the step's number.
 
-A resumed run therefore draws the same numbers as an uninterrupted one, and a batch gets the same numbers whether it is
-computed at once, in parts, or by several processes.
+A resumed run therefore draws the same numbers as an uninterrupted run, and a batch gets the same numbers whether it is
+computed at once, in shards, or by several processes.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def seed_of(*key: int | str) -> int:
-    """Hash `key` to a seed of 63 bits."""
+    """Hash `key` to a 63-bit seed."""
     return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def reseed(device: torch.device, *key: int | str) -> None:
-    """Seed torch's random numbers on the CPU and on `device` from `key`."""
+    """Seed torch's random number generators on the CPU and on `device` from `key`."""
     seed = seed_of(*key)
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every type of device
     if device.type == "cuda":
@@ -29,23 +29,29 @@ def reseed(device: torch.device, *key: int | str) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Part `index` of `count` parts of each batch: its images index, index + count, index + 2 count, ..."""
+    """Shard `index` of `count` shards of each batch, with the images index, index + count, index + 2 count, ..."""
 
     index: int = 0
     count: int = 1
 
     def draw(self, random: Callable[..., Tensor], batch_size: int, *shape: int, device: torch.device) -> Tensor:
-        """Draw numbers (batch_size, *shape) with `random`, such as `torch.randn`.
+        """Draw random numbers (batch_size, *shape) for this shard.
 
-        Numbers are drawn for the whole batch, and those of this part are returned.
+        Numbers are drawn for the whole batch and then indexed, so they don't depend on the number of shards.
+
+        Args:
+            random: function such as `torch.randn`.
+            batch_size: number of images in this shard.
+            *shape: shape of the numbers for an image.
+            device: device of the numbers.
         """
         numbers = random(batch_size, self.count, *shape, device=device)
         return numbers[:, self.index]  # (batch_size, count, ...) -> (batch_size, ...)
 
     def part(self, index: int, count: int) -> "Shard":
-        """Return part `index` of `count` parts of this part."""
+        """Return shard `index` of `count` shards of this shard."""
         return Shard(self.index + self.count * index, self.count * count)
 
 
 WHOLE = Shard()
-"""The whole batch, in one process and at once."""
+"""The whole batch: a single process computes it at once."""

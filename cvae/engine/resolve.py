@@ -13,60 +13,65 @@ from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
 
-MIN_EPOCHS, MIN_STEPS = 10, 1500
-"""The default length of a run: this many epochs, and on a small set more, to reach this many steps."""
+MIN_EPOCHS = 10
+"""Minimum number of epochs of a run whose length is not configured."""
+
+MIN_STEPS = 1500
+"""Minimum number of steps of a run whose length is not configured; a small data set gets more epochs to reach it."""
 
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
-    """Return the config of a run, with every choice made that `config` leaves to the data.
+    """Return the config of a run, with everything filled in that `config` leaves to the data or to defaults.
 
-    These are the image shape, the classes, the likelihood, the epochs, and the options of all parts.
+    This concerns the image shape, the classes, the likelihood, the number of epochs, and the options of all parts.
 
     Raises:
-        UsageError: A part or an option is unknown, or the value of an option does not fit.
+        UsageError: If a part or an option is unknown, or the value of an option is not valid.
     """
     images = dataset.train.images
     likelihood = config.likelihood or ("bernoulli" if nearly_binary(images) else "gaussian-optimal")
     steps = max(1, len(images) // config.batch_size)
     epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     options = dict(config.options)
-    CONDITIONINGS.get(config.conditioning)  # a wrong name is an error without --conditional too
+    CONDITIONINGS.get(config.conditioning)  # report an unknown name even without --conditional
 
-    def part(registry: Registry, kind: str, name: str) -> Part:
+    def resolve_part(registry: Registry, kind: str, name: str) -> Part:
         resolved: dict[str, Any] = registry.resolve(name, options.pop(kind, {}))
         return Part(name=name, options=resolved)
 
-    objective = part(OBJECTIVES, "objective", config.objective)
+    objective = resolve_part(OBJECTIVES, "objective", config.objective)
     model = ModelConfig(
         image_shape=images.shape[1:],
         latent_dim=config.latent_dim,
         classes=dataset.classes if config.conditional else None,
-        architecture=part(ARCHITECTURES, "arch", config.arch),
-        conditioning=part(CONDITIONINGS, "conditioning", config.conditioning) if config.conditional else None,
-        likelihood=part(LIKELIHOODS, "likelihood", likelihood),
-        prior=part(PRIORS, "prior", config.prior),
+        architecture=resolve_part(ARCHITECTURES, "arch", config.arch),
+        conditioning=resolve_part(CONDITIONINGS, "conditioning", config.conditioning) if config.conditional else None,
+        likelihood=resolve_part(LIKELIHOODS, "likelihood", likelihood),
+        prior=resolve_part(PRIORS, "prior", config.prior),
     )
     if options:
-        raise UsageError(f"--set {next(iter(options))}.*: this run has no such part")
-    options_of_parts = {**config.options, "objective": objective.options}
-    training = replace(config, likelihood=likelihood, epochs=epochs, options=options_of_parts)
+        kind = next(iter(options))
+        raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
+    part_options = {**config.options, "objective": objective.options}
+    training = replace(config, likelihood=likelihood, epochs=epochs, options=part_options)
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
 
 
 def nearly_binary(images: np.ndarray | DiskImages) -> bool:
-    """Return whether grey images (N, 1, H, W) uint8 are mostly black and white, as ink on paper is.
+    """Return whether grey images (N, 1, H, W) uint8 are mostly black and white, like ink on paper.
 
-    On shades of grey the cross-entropy hardly rewards a sharp image: 8x8 digits then get 1 nat of code and a blur.
+    Only such images suit the Bernoulli likelihood. For shades of grey, its cross-entropy hardly rewards sharp images:
+    on 8x8 digits, the rate drops to 1 nat and the reconstructions are blurred.
     """
     sample = images[:1000]
     return sample.shape[1] == 1 and float(((sample < 26) | (sample > 229)).mean()) > 0.8
 
 
 def choose_device(device: str) -> str:
-    """Return the device that "auto" stands for, the best available one, or else `device` itself.
+    """Return `device`, or the best available device for "auto".
 
     Raises:
-        UsageError: `device` is not available.
+        UsageError: If `device` is not available.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     names = [name for name, is_available in available.items() if is_available]
@@ -75,27 +80,30 @@ def choose_device(device: str) -> str:
     if device not in names:
         raise UsageError(
             f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); "
-            "leave the flag out"
+            "remove the flag"
         )
     return device
 
 
 COMPILE_STEPS = 30_000
-"""Steps from which compiling pays: it takes up to a minute on two cores, and saves some milliseconds a step."""
+"""Minimum number of steps for which compiling pays off.
+
+Compiling takes up to a minute on two cores, and saves a few milliseconds per step.
+"""
 
 
 def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
     """Return whether to compile the networks.
 
-    None compiles if the machine can, and the run has enough steps to pay back the start-up. This depends on the run and
-    the machine, not on a measurement, so that a seed gives the same weights each time.
+    If `compile` is None, they are compiled if the machine supports it and the run has enough steps for it to pay off.
+    No timing is involved, so that a seed gives the same weights each time.
 
     Raises:
-        UsageError: `compile` is true, and the machine can't.
+        UsageError: If `compile` is true, but the machine does not support it.
     """
     if compile is False or (compile is None and steps < COMPILE_STEPS):
         return False
-    try:  # inductor itself finds what is missing: a C++ compiler, Python's headers, Triton
+    try:  # only inductor knows what may be missing: a C++ compiler, Python's headers, Triton
         torch.compile(lambda x: x.sin() + 1)(torch.ones(64, device=device))
     except Exception as error:
         if compile:
@@ -106,10 +114,10 @@ def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
 
 
 def choose_precision(precision: str, device: str) -> str:
-    """Return the precision that "auto" stands for: "bf16" where it is faster than fp32 here, else "fp32".
+    """Return `precision`, or for "auto" the faster of "bf16" and "fp32" on this machine.
 
     Raises:
-        UsageError: The device has no such precision.
+        UsageError: If the device does not support the precision.
     """
     if precision == "fp16" and device == "cpu":
         raise UsageError("--precision 'fp16' needs a GPU; on a CPU use bf16 or fp32")

@@ -1,18 +1,18 @@
-"""Schedules of the learning rate and the KL weight, as functions of the step, without a state to save."""
+"""Schedules of the learning rate and the KL weight, as functions of the step without saved state."""
 
 import math
 from collections.abc import Sequence
 
 
 def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Sequence[float] | None = None) -> float:
-    """Return the factor of the learning rate at `step` of `total`.
+    """Return the learning rate factor at `step` of `total`.
 
     After a linear warm-up over the first `warmup` steps, the factor depends on the schedule:
 
     - "constant": 1.
     - "cosine": decreases to 0 at the end.
-    - "step": a tenth of the previous factor from each of the steps `milestones` on; if None, at 1/2 and 3/4 of the
-      steps after the warm-up.
+    - "step": decreases to a tenth at each of the steps in `milestones`; if None, at 1/2 and 3/4 of the steps after the
+      warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -26,5 +26,5 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
 
 
 def kl_factor(step: int, warmup_steps: float) -> float:
-    """Return the factor of the KL term at `step`, growing linearly to 1 (Bowman et al. 2016, section 3.1)."""
+    """Return the KL term's factor at `step`, which increases linearly to 1 (Bowman et al. 2016, section 3.1)."""
     return 1.0 if step >= warmup_steps else step / warmup_steps

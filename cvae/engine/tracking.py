@@ -1,4 +1,4 @@
-"""Experiment trackers of a run, through accelerate: TensorBoard, Weights & Biases, MLflow."""
+"""Experiment tracking through accelerate: TensorBoard, Weights & Biases, MLflow."""
 
 import importlib.util
 import json
@@ -20,17 +20,19 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the names of the trackers to use, without importing them.
 
     Args:
-        trackers: their names; None for TensorBoard if it is installed, ("none",) for no tracker.
+        trackers: tracker names; None for TensorBoard if it is installed, ("none",) for no tracker.
 
     Raises:
-        UsageError: a name is unknown, or "none" is not alone.
-        CvaeError: a tracker is not installed.
+        UsageError: If a name is unknown, or "none" is combined with other names.
+        CvaeError: If a tracker is not installed.
     """
     if trackers is None:
         return ("tensorboard",) if importlib.util.find_spec("tensorboard") else ()
     if "none" in trackers:
         if set(trackers) != {"none"}:
-            raise UsageError(f"--tracker none contradicts the others of {', '.join(trackers)}; remove it")
+            raise UsageError(
+                f"--tracker none can't be combined with others ({', '.join(trackers)}); remove one of them"
+            )
         return ()
     for name in trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
@@ -41,9 +43,10 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 class Tracking:
-    """The trackers of a run, in its main process. A tracker that fails is disabled with a message on stderr.
+    """Experiment trackers of a run. Only the main process logs.
 
-    They are imported and started at the first record, so that they don't delay the first training step.
+    Trackers are imported and started at the first record, so that they don't delay the first training step. If a
+    tracker fails, it is disabled with a message on stderr.
     """
 
     def __init__(self, accelerator: Accelerator, names: tuple[str, ...], out: Path, config: Config) -> None:
@@ -53,7 +56,7 @@ class Tracking:
         self._config = config
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
-        """Log the numbers of a record, such as {"train": {"bound": 9.0}} as train/bound."""
+        """Log the numbers in a record: {"train": {"bound": 9.0}} is logged as train/bound."""
         for name in self._names:
             with self._disable_on_error(name):
                 self._start(name)
@@ -80,17 +83,17 @@ class Tracking:
             options = {"run_name": run.name}
         if kind.requires_logging_directory:
             options["logging_dir"] = run
-        # For TensorBoard this is the name of a sub-folder; for the others it is the name of the project.
+        # The first argument names a sub-folder for TensorBoard, and the project for all other trackers.
         tracker = kind("tensorboard" if name == "tensorboard" else "cvae", **options)
         tracker.start()
         self._trackers[name] = tracker
         settings = _flatten(to_dict(self._config))
-        plain = {key: v if isinstance(v, str | int | float) else json.dumps(v) for key, v in settings.items()}
-        tracker.store_init_configuration(plain)
+        scalars = {key: v if isinstance(v, str | int | float) else json.dumps(v) for key, v in settings.items()}
+        tracker.store_init_configuration(scalars)
 
     @contextmanager
     def _disable_on_error(self, name: str) -> Iterator[None]:
-        """Disable a tracker that raises an error, since a long training must not end because a server fails."""
+        """Disable a tracker that raises an error, so that a failing server does not end a long training run."""
         try:
             yield
         except Exception as error:

@@ -1,4 +1,4 @@
 """Evaluation of models: likelihood bounds, reconstructions, and the fidelity of generated images.
 
-Only `run_scorer` needs torch.
+Only `run_scorer` imports torch.
 """

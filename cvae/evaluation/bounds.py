@@ -1,7 +1,7 @@
 """Bounds on the negative log-likelihood, estimated from posterior samples.
 
-All values are in nats per image; lower is better. The model behind a `Scorer` may run in torch or in onnxruntime; the
-arithmetic here needs neither.
+All values are in nats per image; lower is better. The model behind a `Scorer` can run in torch or in onnxruntime; this
+module imports neither.
 """
 
 import math
@@ -14,20 +14,20 @@ from cvae.data import DiskImages
 from cvae.errors import UsageError
 
 BATCH_SIZE = 64
-"""Number of images that are encoded together."""
+"""Maximum number of images in a batch of the encoder."""
 
 MAX_SAMPLES = 512
-"""Number of posterior samples that are decoded together."""
+"""Maximum number of posterior samples in a batch of the decoder."""
 
 MAX_VALUES = 512 * 28 * 28
-"""Number of pixel values in a batch; images larger than 28x28 get smaller batches.
+"""Maximum number of pixel values in a batch; images larger than 28x28 get smaller batches.
 
 The noise is drawn per batch, and the batch size depends on the image shape alone, so a seed gives the same metrics on
-every machine, whatever its memory and its number of cores.
+every machine, regardless of its memory and number of cores.
 """
 
 ACTIVE_SHARE = 0.01
-"""Share of a latent dimension's variance that must lie between images for the dimension to count as active."""
+"""Minimum share of a latent dimension's variance that must be between images for the dimension to count as active."""
 
 
 class Samples(NamedTuple):
@@ -57,7 +57,7 @@ class Scorer(Protocol):
     image_shape: tuple[int, int, int]
     latent_dim: int
     groups: tuple[int, ...]
-    """Sizes of the groups of latent dimensions, in the order of sampling; one group for most models."""
+    """Sizes of the groups of latent dimensions, in sampling order; most models have a single group."""
     classes: tuple[str, ...] | None
     likelihood: str
     discrete: bool
@@ -68,11 +68,11 @@ class Scorer(Protocol):
         ...
 
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Decode the mean of each image's code, (B, C, H, W)."""
+        """Return the reconstructions (B, C, H, W), decoded from the mean of each image's code."""
         ...
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Run the encoder once on images (B, C, H, W) float32 in [0, 1], and return the input of `sample`."""
+        """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return the input of `sample`."""
         ...
 
     def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
@@ -81,12 +81,12 @@ class Scorer(Protocol):
 
 
 class Bounds(NamedTuple):
-    """Bounds of N images in nats.
+    """Bounds for N images, in nats.
 
     Attributes:
         distortion: reconstruction term of the bound, (N,).
         rate: KL term per group, (N, D).
-        importance_weighted: importance-weighted bound of K samples, (N,).
+        importance_weighted: importance-weighted bound with K samples, (N,).
         active_units: number of active latent dimensions.
     """
 
@@ -112,21 +112,21 @@ def bounds(
 ) -> Bounds:
     """Estimate the negative evidence lower bound and the importance-weighted bound of each image.
 
-    The importance-weighted bound is eq. 8 of Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519. A
-    unit is active as in their appendix C, except that the variance of its posterior means is taken as a share of its
-    total variance, so the scale of the latent space does not matter. In a hierarchy the means are those along the
-    sample, which includes the effect of lower groups on upper ones.
+    The importance-weighted bound is eq. 8 of Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519.
+    Active units are defined as in their appendix C, except that the variance of the posterior means is divided by the
+    total variance, so the scale of the latent space does not matter. In a hierarchy, the posterior means are taken
+    along the sample, which includes the effect that each group has on the groups after it.
 
     Args:
         scorer: the model.
         images: (N, C, H, W) uint8, or float32 in [0, 1].
         labels: (N,) int64, or None for an unconditional model.
-        samples: posterior samples per image.
+        samples: number of posterior samples per image.
         seed: seed of the noise.
-        progress: called with the number of finished images and their total.
+        progress: function called with the number of finished images and the total.
 
     Raises:
-        UsageError: `samples` is less than 1.
+        UsageError: If `samples` is less than 1.
     """
     if samples < 1:
         raise UsageError(f"samples is {samples}; it must be at least 1")
@@ -145,7 +145,7 @@ def bounds(
             chunk_rate = chunk.rate.sum(1, dtype=np.float64)  # (B, K, D) -> (B, D)
             rate = chunk_rate if rate is None else rate + chunk_rate
             log_weights.append(-chunk.distortion.astype(np.float64) - chunk.log_ratio)
-            if len(log_weights) == 1:  # one sample per image is enough
+            if len(log_weights) == 1:  # one sample per image is enough to count the active units
                 means.append(chunk.mean[:, 0])
                 variances.append(chunk.var[:, 0])
         assert rate is not None
@@ -159,7 +159,7 @@ def bounds(
 
 
 def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
-    """Return the log of the mean of exp over the last axis, without overflow."""
+    """Return log(mean(exp(x))) over the last axis, without overflow."""
     largest = log_weights.max(-1, keepdims=True)
     return (largest + np.log(np.exp(log_weights - largest).mean(-1, keepdims=True)))[..., 0]
 
@@ -182,7 +182,7 @@ def bounds_per_label(
 
 
 def mean_and_standard_error(values: np.ndarray) -> tuple[float, float | None]:
-    """Return the mean of (N,) and its standard error, which is None for a single value."""
+    """Return the mean of values (N,), and its standard error, or None for a single value."""
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 

@@ -1,4 +1,4 @@
-"""The evaluation report: all metrics of a model, with the protocol they were measured by."""
+"""The evaluation report: all metrics of a model, and the protocol by which they were measured."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -28,16 +28,16 @@ from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
-"""Number of images to generate for the distances. The number is part of their protocol."""
+"""Default number of images to generate for the distances, which are only comparable at equal numbers of images."""
 
 Progress = Callable[[str, int, int], None]
-"""A callback that receives the stage's name, the number of finished items, and their total."""
+"""Function called with the name of the stage, the number of finished items, and the total."""
 
 
 def find_data_config(path: Path, spec_data: str) -> DataConfig:
-    """Return the data settings of the run that `path` belongs to, or else those of the data set that a file names.
+    """Return the data settings of the run that `path` belongs to; outside a run, settings for the data set `spec_data`.
 
-    A file outside a run does not say which images were held out, so there is no validation split then.
+    An exported file does not state which training images were held out, so outside a run there is no validation split.
     """
     folder = path if path.is_dir() else path.parent
     if is_run(folder):
@@ -59,12 +59,12 @@ def load_split(
         data: the data set and its settings.
         split: "test", "validation" or "train".
         model: the model, for its image shape and classes.
-        labelled: load the labels that a conditional model needs.
-        remark: called with each remark about the data, such as the number of files that were skipped.
+        labelled: whether to load the labels, if the model is conditional.
+        remark: function called with each message about the data, such as the number of files that were skipped.
 
     Raises:
-        UsageError: the split does not exist, or its images or labels do not fit the model.
-        CvaeError: the data can't be loaded.
+        UsageError: If the split does not exist, or its images or labels do not fit the model.
+        CvaeError: If the data can't be loaded.
     """
     if split not in ("test", "validation", "train"):
         raise UsageError(f"--split {split!r} is neither test, validation nor train")
@@ -73,26 +73,26 @@ def load_split(
     if remark is not None:
         for text in dataset.remarks:
             remark(text)
-    part: Split | None = getattr(dataset, split)
-    if part is None:
+    images: Split | None = getattr(dataset, split)
+    if images is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
-    shape, expected = part.images.shape[1:], model.image_shape
+    shape, expected = images.images.shape[1:], model.image_shape
     if shape[0] != expected[0]:
         raise UsageError(
-            f"{data.data!r} has images of {shape[0]} channels, {model.name!r} was made for {expected[0]} (1 is grey, 3 "
-            "colour); choose its own data with --data"
+            f"{data.data!r} has images with {shape[0]} channels, but {model.name!r} takes {expected[0]} (1 is grey, 3 "
+            "is colour); choose the model's own data with --data"
         )
     if shape != expected:
         raise UsageError(
-            f"{data.data!r} has images {shape}, {model.name!r} was made for {expected}; choose its own data "
-            "with --data, or a --size"
+            f"{data.data!r} has images of shape {shape}, but {model.name!r} takes {expected}; choose the model's own "
+            "data with --data, or set --size"
         )
     if conditional and dataset.classes != model.classes:
         raise UsageError(
-            f"{data.data!r} has the classes {dataset.classes}, {model.name!r} has {model.classes}; choose its own "
-            "data with --data"
+            f"{data.data!r} has the classes {dataset.classes}, but {model.name!r} has {model.classes}; choose the "
+            "model's own data with --data"
         )
-    return dataset, part
+    return dataset, images
 
 
 def evaluate(
@@ -115,54 +115,57 @@ def evaluate(
         data: the data set with its size, binarization and held-out images.
         split: "test", "validation" or "train".
         limit: maximum number of images, spaced evenly over the split, which may be sorted by class.
-        samples: number of samples of the importance-weighted bound; None leaves this bound out.
-        generated: number of images to generate for the distances and the label accuracy, at most as many as there are
-            real ones; 0 leaves both out.
-        features: name of a bundled classifier, or `module:callable`. By default the bundled classifier of this data
-            set, if there is one.
+        samples: number of samples for the importance-weighted bound; None skips this bound.
+        generated: number of images to generate for the distances and the label accuracy, limited to the number of real
+            images; 0 skips both metrics.
+        features: name of a bundled classifier, or `module:callable`; None for the bundled classifier of this data set,
+            if there is one.
         seed: seed of all noise.
-        progress: called as the evaluation proceeds.
-        remark: called with each remark about the data, as by `load_split`.
+        progress: function called as the evaluation proceeds.
+        remark: function called with each message about the data, as in `load_split`.
 
     Returns:
-        The report as `cvae evaluate --json` prints it; bounds in nats per image.
+        The report that `cvae evaluate --json` prints, with bounds in nats per image.
 
     Raises:
-        UsageError: the split or the features do not exist, or the images or labels do not fit the model.
-        CvaeError: the data can't be loaded.
-        MissingExtraError: scikit-image is not installed.
+        UsageError: If the split or the features do not exist, or the images or labels do not fit the model.
+        CvaeError: If the data can't be loaded.
+        MissingExtraError: If scikit-image is not installed.
     """
     progress = progress or (lambda stage, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset, part = load_split(data, split, scorer, remark=remark)
+    dataset, real = load_split(data, split, scorer, remark=remark)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # fail now rather than after hours
-        if (count := min(generated, len(part), len(dataset.train))) <= NEIGHBOURS:
-            raise UsageError(f"--generated: {count} images are too few for distances; at least {NEIGHBOURS + 1}, or 0")
-        extractor.features(as_float(part.images[:2]))
-    part = subsample(part, limit)
-    labels = part.labels if conditional else None
+        if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
+            raise UsageError(
+                f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 for none"
+            )
+        extractor.features(as_float(real.images[:2]))
+    real = subsample(real, limit)
+    labels = real.labels if conditional else None
     report: dict[str, Any] = {
         "model": scorer.name,
         "backend": scorer.backend,
         "data": dataset.name,
         "protocol": {
             "split": split,
-            "images": len(part),
+            "images": len(real),
             "pixels": _describe_pixels(data.binarize),
             "likelihood": f"{scorer.likelihood}, given the label" if conditional else scorer.likelihood,
             "seed": seed,
         },
     }
-    report |= _likelihood_metrics(scorer, part, labels, samples, seed, progress)
-    report["reconstruction"] = _reconstruction_metrics(scorer, part, labels, progress)
+    report |= _likelihood_metrics(scorer, real, labels, samples, seed, progress)
+    report["reconstruction"] = _reconstruction_metrics(scorer, real, labels, progress)
     if conditional:
-        report["labels"] = _label_metrics(scorer, part, seed, progress)
+        report["labels"] = _label_metrics(scorer, real, seed, progress)
     if extractor is not None:
-        grey = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
-        train = None if split == "train" else grey.train  # comparing a split with itself says nothing
-        metrics = _generation_metrics(scorer, getattr(grey, split), train, extractor, generated, seed, progress)
+        # Generated images are compared with the original grey or colour images of the whole split.
+        original = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
+        train = None if split == "train" else original.train  # the training images need no comparison with themselves
+        metrics = _generation_metrics(scorer, getattr(original, split), train, extractor, generated, seed, progress)
         if (accuracy := metrics.pop("label_accuracy", None)) is not None:
             report["labels"]["label_accuracy"] = accuracy
             report["labels"]["label_accuracy_of_real_images"] = extractor.accuracy
@@ -171,7 +174,7 @@ def evaluate(
 
 
 def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, int, int]) -> FeatureExtractor | None:
-    """Load the features named, or else the bundled classifier of this data set, if it takes such images."""
+    """Load the extractor called `features`; if None, the data set's bundled classifier, if it fits the image shape."""
     if features is None:
         if data not in CLASSIFIERS or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
@@ -183,7 +186,7 @@ def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, i
 
 
 def subsample(split: Split, limit: int | None) -> Split:
-    """Return at most `limit` images, evenly spaced because a split may be sorted by class."""
+    """Return at most `limit` images, evenly spaced over the split, which may be sorted by class."""
     if limit is None or limit >= len(split):
         return split
     indices = np.linspace(0, len(split) - 1, limit).astype(int)
@@ -199,11 +202,11 @@ def _describe_pixels(binarize: str) -> str:
 
 
 def _likelihood_metrics(
-    scorer: Scorer, part: Split, labels: np.ndarray | None, samples: int | None, seed: int, progress: Progress
+    scorer: Scorer, real: Split, labels: np.ndarray | None, samples: int | None, seed: int, progress: Progress
 ) -> dict[str, Any]:
     result = bounds(
         scorer,
-        part.images,
+        real.images,
         labels,
         samples=1 if samples is None else samples,
         seed=seed,
@@ -231,26 +234,26 @@ def _likelihood_metrics(
     return report
 
 
-def _label_metrics(scorer: Scorer, part: Split, seed: int, progress: Progress) -> dict[str, float]:
-    """Use the bound under every label as a classifier, and average over the labels for the bound without a label."""
-    assert part.labels is not None
-    per_label = bounds_per_label(scorer, part.images, seed=seed, progress=partial(progress, "all labels"))  # (N, K)
+def _label_metrics(scorer: Scorer, real: Split, seed: int, progress: Progress) -> dict[str, float]:
+    """Return the accuracy of classifying each image by its best bound, and the bound averaged over the labels."""
+    assert real.labels is not None
+    per_label = bounds_per_label(scorer, real.images, seed=seed, progress=partial(progress, "all labels"))  # (N, K)
     return {
-        "accuracy_of_the_bound_as_a_classifier": float((per_label.argmin(1) == part.labels).mean()),
+        "accuracy_of_the_bound_as_a_classifier": float((per_label.argmin(1) == real.labels).mean()),
         "bound_without_the_label": float(-log_mean_exp(-per_label).mean()),
     }
 
 
 def _reconstruction_metrics(
-    scorer: Scorer, part: Split, labels: np.ndarray | None, progress: Progress
+    scorer: Scorer, real: Split, labels: np.ndarray | None, progress: Progress
 ) -> dict[str, float]:
     psnrs, ssims, squared_errors = [], [], []
-    for start, image, label in batches(part.images, labels):
+    for start, image, label in batches(real.images, labels):
         reconstruction = scorer.reconstruct(image, label)
         psnrs.append(psnr(image, reconstruction))
         ssims.append(ssim(image, reconstruction))
         squared_errors.append(((image - reconstruction) ** 2).mean(axis=(1, 2, 3)))  # (B, C, H, W) -> (B,)
-        progress("reconstruction", start + len(image), len(part))
+        progress("reconstruction", start + len(image), len(real))
     return {
         "psnr": float(np.concatenate(psnrs).mean()),
         "ssim": float(np.concatenate(ssims).mean()),
@@ -283,14 +286,14 @@ def _generation_metrics(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure the distance of generated images from real ones, and how often they show the label they were made for.
+    """Measure the distance between generated and real images, and the share of generated images that show their label.
 
-    Equally many training images are measured too, for comparison, unless `train` is None.
+    Unless `train` is None, the same number of training images is measured too, for comparison.
     """
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
     binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # the same number per class as the real images
+    labels = reference.labels if scorer.classes is not None else None  # as many images per class as among the real ones
     features, correct, done = [], [], 0
     for image in generate_batches(scorer, labels, count, seed, binary):
         features.append(extractor.features(image))
@@ -306,6 +309,7 @@ def _generation_metrics(
     feature_sets = {"": np.concatenate(features)}
     if train is not None:
         feature_sets["_of_training_images"] = _extract_features(extractor, subsample(train, count))
+    # The keys of the JSON report are "frechet" and so on for generated images, with a suffix for training images.
     report |= {f"frechet{suffix}": frechet_distance(values, real_features) for suffix, values in feature_sets.items()}
     for suffix, values in feature_sets.items():
         density, coverage = density_and_coverage(real_features, values)

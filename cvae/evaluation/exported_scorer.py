@@ -1,4 +1,4 @@
-"""A scorer for exported files: onnxruntime, without torch."""
+"""A scorer for exported files, which runs them in onnxruntime. Does not import torch."""
 
 from typing import NamedTuple
 
@@ -22,12 +22,11 @@ class ExportedScorer:
     """A scorer that runs an exported decoder and encoder in onnxruntime.
 
     The encoder's mean and standard deviation in noise space define a normal proposal for importance sampling, and the
-    prior there is standard normal, so the bounds are valid bounds of the same model. Under a flow prior or in a
-    hierarchy the proposal differs from the posterior that the model was trained with, and the bounds are looser than
-    those of the run.
+    prior in noise space is standard normal, so the bounds are valid for the trained model. With a flow prior or a
+    hierarchy, the proposal differs from the trained posterior, and the bounds are looser than the bounds of the run.
 
     Raises:
-        UsageError: the exported file does not define p(x | z) completely.
+        UsageError: If the exported file does not define p(x | z) completely.
     """
 
     backend = "onnxruntime, normal proposal in the space of the noise"

@@ -1,4 +1,4 @@
-"""Feature extractors: a classifier that comes with cvae, or a function of the user's. Torch-free."""
+"""Feature extractors: a classifier that comes with cvae, or the user's own function. Does not import torch."""
 
 import hashlib
 import importlib
@@ -22,17 +22,18 @@ CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
 """Bundled classifiers: data set -> file in this folder, and its SHA-256."""
 
 BATCH_SIZE = 500
+"""Number of images in a batch of a classifier."""
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A function from images to features, which may be a classifier.
+    """A function from images to features; a classifier also predicts labels.
 
     Attributes:
-        name: name of the protocol in a report.
-        features: maps images (N, C, H, W) float32 in [0, 1] to features (N, D).
-        predict: maps images to class indices (N,), for a classifier.
-        image_shape: shape (C, H, W) of the images that a classifier takes.
+        name: name of the extractor in a report.
+        features: function from images (N, C, H, W) float32 in [0, 1] to features (N, D).
+        predict: function from images to class indices (N,), for a classifier.
+        image_shape: input shape (C, H, W) of a classifier.
         classes: names of the classes.
         accuracy: the classifier's accuracy on real test images.
     """
@@ -50,12 +51,12 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
 
     Args:
         name: name of a bundled classifier, or `module:callable` for a function that maps images (N, C, H, W) to
-            features (N, D). The module may be in the working folder.
+            features (N, D). The module may be in the current working directory.
 
     Raises:
-        UsageError: there is no such classifier, module or callable. Calling the extractor raises it too if the user's
-            function fails or does not return finite features (N, D).
-        CvaeError: the classifier's file is damaged.
+        UsageError: If the classifier, module or callable does not exist. The returned extractor raises UsageError too,
+            if the user's function fails or does not return finite features (N, D).
+        CvaeError: If the classifier's file is damaged.
     """
     if name in CLASSIFIERS:
         return _load_classifier(name)
@@ -63,10 +64,10 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     if not module or not attribute:
         raise UsageError(f"--features {name!r}: {suggest(name, CLASSIFIERS)}; or MODULE:CALLABLE for your own features")
     if "" not in sys.path:
-        sys.path.append("")  # a console script has its own folder there instead of the working folder
+        sys.path.append("")  # Python puts a console script's own folder there, not the current working directory
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # the module is the user's, and may raise anything
+    except Exception as error:  # the user's module may raise anything
         raise UsageError(f"--features {name!r} can't be imported: {type(error).__name__}: {error}") from error
     if not callable(function):
         raise UsageError(f"--features {name!r} is not a function; it must map images (N, C, H, W) to features (N, D)")
@@ -74,11 +75,12 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     def features(images: np.ndarray) -> np.ndarray:
         try:
             values = np.asarray(function(images))
-        except Exception as error:  # the function is the user's, and may raise anything
+        except Exception as error:  # the user's function may raise anything
             raise UsageError(f"--features {name!r} failed: {type(error).__name__}: {error}") from error
         if values.ndim != 2 or len(values) != len(images) or not np.isfinite(values).all():
             raise UsageError(
-                f"--features {name!r} gave {values.shape} for {len(images)} images; it must give finite (N, D)"
+                f"--features {name!r} returned an array {values.shape} for {len(images)} images; it must return finite "
+                "features (N, D)"
             )
         return values
 
@@ -91,7 +93,7 @@ def _load_classifier(name: str) -> FeatureExtractor:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CvaeError(f"{str(path)!r} is damaged; install cvae-onnx again")
-    metadata = json.loads(protobuf.metadata(data, str(path))[METADATA_KEY])
+    metadata = json.loads(protobuf.read_metadata(data, str(path))[METADATA_KEY])
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
 
     def run(output: str, images: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Image fidelity metrics: per pair of images, or between the feature distributions of two sets. Torch-free."""
+"""Image fidelity metrics, for pairs of images or the feature distributions of two sets. Does not import torch."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ NEIGHBOURS = 5
 """Number k of nearest neighbours in density and coverage."""
 
 
-def psnr(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Return the peak signal-to-noise ratio (N,) of each pair of images (N, C, H, W) in [0, 1], in decibels.
 
     The squared error is clipped at 1e-10 (100 dB), because equal images would have an infinite ratio.
     """
-    mse = ((images.astype(np.float64) - others) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
+    mse = ((images.astype(np.float64) - reconstructions) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
     return -10 * np.log10(mse.clip(1e-10))
 
 
@@ -25,20 +25,21 @@ def require_ssim() -> None:
     """Check that scikit-image is installed.
 
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: If scikit-image is not installed.
     """
     if importlib.util.find_spec("skimage") is None:
         raise MissingExtraError("structural similarity", "evaluate")
 
 
-def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
+def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Return the structural similarity (N,), at most 1, of each pair of images (N, C, H, W) in [0, 1].
 
-    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, as scikit-image computes it, averaged over channels. The
-    window is a Gaussian of 11 pixels with sigma 1.5, or a uniform one that fits for images smaller than 11 pixels.
+    Wang et al. 2004, https://doi.org/10.1109/TIP.2003.819861, as implemented in scikit-image, averaged over channels.
+    The window is a Gaussian of 11 pixels with sigma 1.5; for images smaller than 11 pixels, it is the largest uniform
+    window of odd size that fits.
 
     Raises:
-        MissingExtraError: scikit-image is not installed.
+        MissingExtraError: If scikit-image is not installed.
     """
     require_ssim()
     from skimage.metrics import structural_similarity
@@ -50,25 +51,26 @@ def ssim(images: np.ndarray, others: np.ndarray) -> np.ndarray:
             structural_similarity(
                 a, b, data_range=1.0, channel_axis=0, gaussian_weights=not window, use_sample_covariance=False, **window
             )
-            for a, b in zip(images, others, strict=True)
+            for a, b in zip(images, reconstructions, strict=True)
         ]
     )
 
 
-def frechet_distance(features: np.ndarray, others: np.ndarray) -> float:
-    """Return the Fréchet distance between normal fits to two sets of features (N, D) and (M, D).
+def frechet_distance(features: np.ndarray, real: np.ndarray) -> float:
+    """Return the Fréchet distance between normal distributions fitted to features (N, D) and real features (M, D).
 
-    |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): Heusel et al. 2017, eq. 6, https://arxiv.org/abs/1706.08500. It depends on
-    the features, and shrinks as N and M grow, so compare only values of the same protocol.
+    |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): Heusel et al. 2017, eq. 6, https://arxiv.org/abs/1706.08500. The distance
+    depends on the extractor, and shrinks as N and M grow, so compare only values of the same protocol.
     """
-    (mean, covariance), (mean2, covariance2) = _moments(features), _moments(others)
+    (mean, covariance), (mean2, covariance2) = _compute_moments(features), _compute_moments(real)
     root = _matrix_sqrt(covariance)
-    # tr (C C')^(1/2) = tr (C^(1/2) C' C^(1/2))^(1/2), whose argument is symmetric
-    middle = np.linalg.eigvalsh(root @ covariance2 @ root).clip(min=0)
-    return float(((mean - mean2) ** 2).sum() + np.trace(covariance) + np.trace(covariance2) - 2 * np.sqrt(middle).sum())
+    # tr (C C')^(1/2) = tr (C^(1/2) C' C^(1/2))^(1/2), and C^(1/2) C' C^(1/2) is symmetric
+    eigenvalues = np.linalg.eigvalsh(root @ covariance2 @ root).clip(min=0)
+    squared_offset = ((mean - mean2) ** 2).sum()
+    return float(squared_offset + np.trace(covariance) + np.trace(covariance2) - 2 * np.sqrt(eigenvalues).sum())
 
 
-def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _compute_moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     features = features.astype(np.float64)
     return features.mean(0), np.atleast_2d(np.cov(features, rowvar=False))  # (D,), (D, D)
 
@@ -80,14 +82,14 @@ def _matrix_sqrt(matrix: np.ndarray) -> np.ndarray:
 
 
 class DensityCoverage(NamedTuple):
-    """Density and coverage. Both are about 1 for two samples of the same distribution; only density can exceed 1."""
+    """Density and coverage, both about 1 for two samples from the same distribution. Only density can exceed 1."""
 
     density: float
     coverage: float
 
 
 def density_and_coverage(real: np.ndarray, generated: np.ndarray) -> DensityCoverage:
-    """Return how dense generated features (M, D) are among real ones (N, D), and the share of real ones they cover.
+    """Return density and coverage of generated features (M, D) with respect to real features (N, D).
 
     Naeem et al. 2020, eq. 7 and 9, https://arxiv.org/abs/2002.09797, with k = 5 neighbours.
     """
@@ -96,7 +98,7 @@ def density_and_coverage(real: np.ndarray, generated: np.ndarray) -> DensityCove
     pairs, covered = 0, []
     radii = np.array_split(radius, _num_chunks(len(real)))
     for chunk, chunk_radius in zip(_squared_distances(real, generated), radii, strict=True):
-        pairs += int((chunk < chunk_radius[:, None]).sum())  # (n, M) -> pairs of a generated and a real neighbour
+        pairs += int((chunk < chunk_radius[:, None]).sum())  # (n, M) -> number of neighbouring (real, generated) pairs
         covered.append(chunk.min(1) < chunk_radius)
     return DensityCoverage(pairs / (k * len(generated)), float(np.concatenate(covered).mean()))
 
@@ -106,7 +108,7 @@ def _num_chunks(count: int) -> int:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the squared distances between (N, D) and (M, D) as (n, M), for about a thousand of the N at a time."""
+    """Yield the squared distances between (N, D) and (M, D) in chunks (n, M) of about 1000 rows."""
     b = b.astype(np.float32)
     squares = (b**2).sum(1)
     for chunk in np.array_split(a.astype(np.float32), _num_chunks(len(a))):

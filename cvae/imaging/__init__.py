@@ -1,4 +1,7 @@
-"""Reading and writing of image files, grids and GIFs, and interpolation of codes, without torch or onnxruntime."""
+"""Reading and writing of image files, grids and GIFs, and interpolation of codes.
+
+Imports neither torch nor onnxruntime.
+"""
 
 from cvae.imaging.arrays import error_maps, to_pil, to_uint8
 from cvae.imaging.grids import enlarge, grid, strip

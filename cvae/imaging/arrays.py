@@ -1,4 +1,4 @@
-"""Conversion of arrays to images. Torch-free."""
+"""Conversion of arrays to images. Does not import torch."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ from cvae.errors import UsageError
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Convert floats in [0, 1] to uint8 in 0..255, rounded, with NaN as 0. Return uint8 arrays unchanged."""
+    """Convert floats in [0, 1] to uint8 in 0..255, rounding, with 0 for NaN. Return uint8 arrays unchanged."""
     if images.dtype == np.uint8:
         return images
     return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
@@ -17,7 +17,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
     """Convert an image (C, H, W), float in [0, 1] or uint8, with 1 or 3 channels, to a Pillow image.
 
     Raises:
-        UsageError: the array has another shape.
+        UsageError: If the array has a different shape.
     """
     if np.ndim(image) != 3 or image.shape[0] not in (1, 3):
         raise UsageError(f"an array of shape {np.shape(image)} is not an image (C, H, W) with 1 or 3 channels")
@@ -25,10 +25,10 @@ def to_pil(image: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))  # (C, H, W) -> (H, W[, C])
 
 
-def error_maps(images: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return heat maps (N, 3, H, W) of the absolute difference between images (N, C, H, W) in [0, 1].
+def error_maps(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """Return heat maps (N, 3, H, W) of the absolute errors of reconstructions (N, C, H, W), in [0, 1].
 
-    The colour scale goes from black over red and yellow to white.
+    The colour scale goes from black through red and yellow to white.
     """
-    error = np.abs(images - others).mean(axis=1, keepdims=True)  # (N, C, H, W) -> (N, 1, H, W)
+    error = np.abs(images - reconstructions).mean(axis=1, keepdims=True)  # (N, C, H, W) -> (N, 1, H, W)
     return (3 * error - np.arange(3).reshape(3, 1, 1)).clip(0, 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Image grids, and enlargement of small images. Torch-free."""
+"""Image grids, and enlargement of small images. Does not import torch."""
 
 import math
 
@@ -7,23 +7,30 @@ from PIL import Image
 
 from cvae.imaging.arrays import to_pil
 
-MIN_LONG_SIDE, MIN_SHORT_SIDE, MAX_LONG_SIDE = 280, 96, 1280
-"""Pixels. An image whose longer side is below the first is enlarged by a whole factor; so is a strip whose shorter side
-is below the second, while its longer side does not exceed the third."""
+MIN_LONG_SIDE = 280
+"""Minimum length of the longer side of an enlarged image, in pixels."""
+
+MIN_SHORT_SIDE = 96
+"""Minimum length of the shorter side of an enlarged strip, in pixels, as far as `MAX_LONG_SIDE` allows."""
+
+MAX_LONG_SIDE = 1280
+"""Maximum length of the longer side of a strip that is enlarged to reach `MIN_SHORT_SIDE`, in pixels."""
 
 RESAMPLING = Image.Resampling.LANCZOS
-"""Filter of the enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
+"""Filter for enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
 
 
 def grid_gap(height: int) -> int:
-    """Return the gap between the images of a grid, in pixels, for their height."""
+    """Return the gap between images of a given height in a grid, in pixels."""
     return max(1, height // 28)
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     """Arrange images (N, C, H, W) in a grid, row by row, with a thin gap between them.
 
-    `columns` defaults to about as many as there are rows.
+    Args:
+        images: the images.
+        columns: number of columns; by default about the number of rows.
     """
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
@@ -43,7 +50,7 @@ def strip(images: np.ndarray) -> Image.Image:
 
 
 def enlarge(image: Image.Image) -> Image.Image:
-    """Enlarge a small image or a thin strip by a whole factor, so that details are visible; keep the size of others."""
+    """Enlarge a small image or a thin strip by an integer factor, so that details are visible. Keep other images."""
     short, long = sorted(image.size)
     factor = max(math.ceil(MIN_LONG_SIDE / long), min(math.ceil(MIN_SHORT_SIDE / short), MAX_LONG_SIDE // long))
     return image.resize((image.width * factor, image.height * factor), RESAMPLING)

@@ -1,21 +1,21 @@
-"""Interpolation between codes. Torch-free."""
+"""Interpolation between codes. Does not import torch."""
 
 import numpy as np
 
 
 def lerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Interpolate linearly between a (Z,) and b (Z,) with weights `weight` (N, 1) of b, in [0, 1]: (N, Z)."""
+    """Interpolate linearly between a (Z,) and b (Z,), with weights (N, 1) of b in [0, 1]. Return (N, Z)."""
     return (1 - weight) * a + weight * b
 
 
 def slerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Interpolate spherically between a (Z,) and b (Z,) with weights `weight` (N, 1) of b, in [0, 1]: (N, Z).
+    """Interpolate spherically between a (Z,) and b (Z,), with weights (N, 1) of b in [0, 1]. Return (N, Z).
 
     Shoemake 1985, section 3.3.
     """
     cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
     angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-4:  # parallel or opposite vectors: there is no unique shortest arc
+    if np.sin(angle) < 1e-4:  # parallel or opposite vectors have no unique shortest arc
         return lerp(a, b, weight)
     codes = (np.sin((1 - weight) * angle) * a + np.sin(weight * angle) * b) / np.sin(angle)
     return codes.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Images in terminals that can show them."""
+"""Images in terminals that can display them."""
 
 import base64
 import io
@@ -8,26 +8,26 @@ from collections.abc import Mapping
 from PIL import Image
 
 
-def inline(image: Image.Image, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Return the escape sequence that shows an image in the terminal, or None if the terminal has no known protocol.
+def inline_escape_sequence(image: Image.Image, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Encode an image as an escape sequence that displays it, or return None for a terminal without a known protocol.
 
     The protocols are kitty's (https://sw.kovidgoyal.net/kitty/graphics-protocol) and iTerm2's
     (https://iterm2.com/documentation-images.html). tmux and screen do not pass them through.
     """
-    program, kind = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
-    if environment.get("TMUX") or kind.startswith(("screen", "tmux")):
+    program, terminal = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
+    if environment.get("TMUX") or terminal.startswith(("screen", "tmux")):
         return None
-    kitty = "kitty" in kind or "KITTY_WINDOW_ID" in environment or program == "ghostty"
-    if not kitty and program not in ("iTerm.app", "WezTerm"):
+    is_kitty = "kitty" in terminal or "KITTY_WINDOW_ID" in environment or program == "ghostty"
+    if not is_kitty and program not in ("iTerm.app", "WezTerm"):
         return None
     file = io.BytesIO()
     image.save(file, "PNG")
     data = base64.b64encode(file.getvalue()).decode()
-    if not kitty:
+    if not is_kitty:
         return f"\033]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    parts = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the limit of one sequence
-    heads = ["a=T,f=100,"] + [""] * (len(parts) - 1)
+    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the maximum of a sequence
+    headers = ["a=T,f=100,"] + [""] * (len(chunks) - 1)
     return "".join(
-        f"\033_G{head}m={int(i + 1 < len(parts))};{part}\033\\"
-        for i, (head, part) in enumerate(zip(heads, parts, strict=True))
+        f"\033_G{header}m={int(i + 1 < len(chunks))};{chunk}\033\\"
+        for i, (header, chunk) in enumerate(zip(headers, chunks, strict=True))
     )

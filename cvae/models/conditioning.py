@@ -2,7 +2,7 @@
 
 A conditioning creates two kinds of layer, both called with (features, label): `linear(in, out)`, a fully connected
 layer that may also depend on the label, and `modulation(channels)`, which may adapt the features of a block to the
-label. So an architecture need not know how the label enters it, or whether there is one.
+label. So an architecture need not know how it uses the label, or whether the model has labels.
 """
 
 from typing import Protocol
@@ -36,7 +36,7 @@ class LabelLinear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.table = nn.Embedding(classes, out_features)
-        bound = (in_features + classes) ** -0.5  # that of an nn.Linear over the concatenated input
+        bound = (in_features + classes) ** -0.5  # as nn.Linear initializes a layer over the concatenated input
         nn.init.uniform_(self.table.weight, -bound, bound)
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class NoModulation(nn.Identity):
 
 
 class FeatureModulation(nn.Module):
-    """Scale and shift of each channel by amounts that depend on the label, initialized to the identity."""
+    """Label-dependent scale and shift of each channel, initialized to the identity."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class Unconditional:
 
 
 class Concat:
-    """Concatenation of the one-hot label with the features and with the code.
+    """Concatenation of the one-hot label with the encoder's features and with the latent.
 
     Sohn, Lee & Yan 2015, https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models
     """

@@ -1,7 +1,7 @@
 """Likelihoods p(x | z), which turn the decoder's output into nats and into pixels in [0, 1].
 
 A likelihood is created with the number C of image channels. Its attribute `param_channels` is the number P of channels
-that the decoder must return; only the likelihood maps them to [0, 1].
+that the decoder must return. The decoder's output is unbounded: the likelihood alone maps it to [0, 1].
 """
 
 import math
@@ -30,7 +30,7 @@ class Likelihood(nn.Module, ABC):
     """Base class of the likelihoods."""
 
     param_channels: int
-    """Number P of channels of the parameters."""
+    """Number P of parameter channels."""
 
     discrete = False
     """Whether p(x | z) is a distribution over the 256 values of a pixel, so that bits per dimension are meaningful."""
@@ -40,8 +40,8 @@ class Likelihood(nn.Module, ABC):
         """Return -log p(image | z) in nats per image (B,).
 
         Args:
-            params: Output of the decoder (B, P, H, W).
-            image: Images (B, C, H, W) in [0, 1].
+            params: output of the decoder, (B, P, H, W).
+            image: images (B, C, H, W) in [0, 1].
         """
 
     @abstractmethod
@@ -66,12 +66,16 @@ class Bernoulli(Likelihood):
 class Gaussian(Likelihood):
     """Gaussian likelihood with a fixed standard deviation and the mean 0.5 + params, clamped to [0, 1].
 
-    The squared error summed over pixels, a common loss, is sigma = 0.7071 up to a constant. A sigmoid instead of the
-    clamp would stop training on mostly black images: once an output is all black, the derivative is zero.
+    The squared error summed over pixels, a common loss, corresponds to sigma = 0.7071, up to a constant. The mean is
+    clamped rather than passed through a sigmoid, because a sigmoid stops training on mostly black images: once an
+    output is all black, its derivative is zero.
 
     Args:
-        image_channels: Number of image channels C.
-        sigma: Standard deviation, in units of the pixel range [0, 1].
+        image_channels: number of image channels C.
+        sigma: standard deviation, in units of the pixel range [0, 1].
+
+    Raises:
+        UsageError: If `sigma` is not positive and finite.
     """
 
     log_sigma: Tensor
@@ -108,7 +112,7 @@ class LearnedGaussian(Gaussian):
 
 
 class OptimalGaussian(Gaussian):
-    """Gaussian likelihood whose standard deviation is the maximum-likelihood one, the batch's root mean squared error.
+    """Gaussian likelihood with the maximum-likelihood standard deviation, the root mean squared error of the batch.
 
     Rybkin, Daniilidis & Levine 2021, "sigma-VAE", eq. 6, https://arxiv.org/abs/2006.13202. Evaluation uses the running
     average from training, because a value computed from the evaluated images would leak information about them.
@@ -122,7 +126,7 @@ class OptimalGaussian(Gaussian):
         mean = self._straight_through_mean(params)
         with torch.no_grad():  # at the optimum the derivative with respect to sigma is zero
             error = (image - mean).square().mean()
-            if dist.is_available() and dist.is_initialized():  # the batch is split among several processes
+            if dist.is_available() and dist.is_initialized():  # the batch is split across processes
                 dist.all_reduce(error)
                 error = error / dist.get_world_size()
             log_sigma = 0.5 * error.clamp(min=1e-8).log()
@@ -137,8 +141,11 @@ class LogisticMixture(Likelihood):
     Salimans et al. 2017, "PixelCNN++", sections 2.1 and 2.2, https://arxiv.org/abs/1701.05517.
 
     Args:
-        image_channels: Number of image channels C.
-        components: Number of components K of the mixture.
+        image_channels: number of image channels C.
+        components: number of mixture components K.
+
+    Raises:
+        UsageError: If `components` is less than 1.
     """
 
     discrete = True
@@ -158,7 +165,7 @@ class LogisticMixture(Likelihood):
 
         Returns:
             Log-weights (B, K, H, W), C means (B, K, H, W), scales (B, K, C, H, W), and coefficients
-            (B, K, C (C - 1) / 2, H, W), to which tanh is still to be applied.
+            (B, K, C (C - 1) / 2, H, W) before tanh.
         """
         params = params.unflatten(1, (self.components, -1))  # (B, P, H, W) -> (B, K, P / K, H, W)
         means = [params[:, :, 1 + c] for c in range(self.channels)]  # C of (B, K, H, W)
@@ -172,7 +179,7 @@ class LogisticMixture(Likelihood):
         for i, (c, j) in enumerate(self.channel_pairs):
             means[c] = means[c] + torch.tanh(coefficient[:, :, i]) * image[:, :, j]
         offset = image - torch.stack(means, dim=2)  # (B, K, C, H, W)
-        low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # half way to the neighbouring values
+        low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # halfway to the neighbouring values
         # sigmoid(high) - sigmoid(low) = sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation
         inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-2 / 255 / scale))
         edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))  # 0 and 255 include the tails

@@ -1,9 +1,10 @@
 """Training objectives: pure functions of a model and a batch, in nats per image.
 
 An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` returns the
-terms of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` those of K
-consecutive samples for each image, (B K, ...). The engine supplies the noise, and `kl_weight`, its KL warm-up, from 0
-to 1. Options are keyword-only; if one is called `samples`, validation takes as many for its importance-weighted bound.
+terms of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` returns the terms of
+K consecutive samples for each image, (B K, ...). The engine supplies the noise and `kl_weight`, which its KL warm-up
+increases from 0 to 1. Options are keyword-only. If an option is called `samples`, validation uses the same number of
+samples for its importance-weighted bound.
 """
 
 import math
@@ -16,17 +17,17 @@ from cvae.errors import UsageError
 from cvae.flags import Interval
 from cvae.models import Terms
 
-NotNegative = Annotated[float, Interval(minimum=0)]
+NonNegative = Annotated[float, Interval(minimum=0)]
 
 
 class Model(Protocol):
-    """A model as an objective calls it."""
+    """Interface of a model to an objective."""
 
     def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1) -> Terms: ...
 
 
 class Loss(NamedTuple):
-    """Scalars, averaged over the batch: the loss to minimize, and the two terms of the beta = 1 bound in nats."""
+    """Loss to minimize, and the two terms of the beta = 1 bound in nats: scalars, averaged over the batch."""
 
     loss: Tensor
     distortion: Tensor
@@ -39,19 +40,19 @@ def elbo(
     label: Tensor | None,
     kl_weight: float,
     *,
-    beta: NotNegative = 1.0,
-    free_bits: NotNegative = 0.0,
+    beta: NonNegative = 1.0,
+    free_bits: NonNegative = 0.0,
 ) -> Loss:
     """Return the negative evidence lower bound, distortion + beta * rate.
 
     Args:
         beta: weight of the rate (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl).
-        free_bits: nats of each group of the rate that cost nothing: a group is a latent dimension under the normal
-            prior, and all of them under a flow (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
+        free_bits: nats of the rate that cost nothing, for each latent dimension under the normal prior, or for all
+            dimensions together under a flow (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
     """
     terms = model(image, label)
     rate = terms.rate.mean(0)  # (B, D) -> (D,)
-    if free_bits:  # an estimated rate may be below zero, so even a floor of zero would bias it
+    if free_bits:  # a floor of zero would not be neutral: an estimated rate may be negative, and would be biased
         rate = rate.clamp(min=free_bits)
     return _loss(terms, terms.distortion.mean() + kl_weight * beta * rate.sum())
 
@@ -65,57 +66,64 @@ def iwae(
     samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
     dreg: bool = False,
 ) -> Loss:
-    """Return the negative importance-weighted bound, tighter than the ELBO for one decoding more per sample.
+    """Return the negative importance-weighted bound, which is tighter than the ELBO but decodes each image K times.
 
     Burda et al. 2015, eq. 8, https://arxiv.org/abs/1509.00519.
 
     Args:
         samples: number K of samples per image.
-        dreg: use the doubly reparameterized gradient for the encoder (Tucker et al. 2018, eq. 7,
-            https://arxiv.org/abs/1810.04152). Its expectation is the same, but it does not drown in noise when there
-            are many samples.
+        dreg: whether to use the doubly reparameterized gradient for the encoder (Tucker et al. 2018, eq. 7,
+            https://arxiv.org/abs/1810.04152). It has the same expectation, but its signal-to-noise ratio does not
+            decrease with the number of samples.
 
     Raises:
-        UsageError: `dreg` with a hierarchy of latents.
+        UsageError: If `dreg` is true and the latents are hierarchical.
     """
     terms = model(image, label, samples)
-    if dreg and terms.hierarchical:  # the gradient passes from group to group, and would be weighted several times
+    if dreg and terms.hierarchical:  # the gradient passes through several groups, and each would weight it again
         raise UsageError(
-            "objective.dreg=true needs a single group of latents, those of this architecture are hierarchical; leave "
-            "it out, or choose another --arch"
+            "objective.dreg=true needs a single group of latents, but this architecture has hierarchical latents; "
+            "remove the option, or choose another --arch"
         )
-    log_ratio = _path_only(terms) if dreg else terms.log_ratio
+    log_ratio = _keep_path_gradient(terms) if dreg else terms.log_ratio
     log_weight = (-terms.distortion - kl_weight * log_ratio).unflatten(0, (-1, samples))  # (B K,) -> (B, K)
     if dreg and terms.latent.requires_grad:
-        # The gradient of each sample comes with its weight w, and should have w (1 - k + k w), k being `kl_weight`.
+        # Autograd weights the gradient of a sample by its normalized weight w. Instead of w, the estimator needs
+        # w (1 - k + k w), where k is `kl_weight`.
         weight = log_weight.detach().softmax(1)
         factor = torch.lerp(torch.ones_like(weight), weight, kl_weight).flatten()[:, None]  # (B, K) -> (B K, 1)
         terms.latent.register_hook(lambda gradient: gradient * factor)
     return _loss(terms, math.log(samples) - log_weight.logsumexp(1).mean())
 
 
-def _path_only(terms: Terms) -> Tensor:
-    """Return `terms.log_ratio` (B,) with the gradient for q(z | x) through the sample, not through its parameters."""
+def _keep_path_gradient(terms: Terms) -> Tensor:
+    """Return `terms.log_ratio` (B,), with the gradient of log q(z | x) only through the sample."""
     mean, log_var = terms.mean.detach(), terms.log_var.detach()
-    score = -0.5 * terms.log_var.sum(1)  # the part of log q that depends on the parameters, for fixed noise
+    score = -0.5 * terms.log_var.sum(1)  # the terms of log q that depend on the parameters, for fixed noise
     path = -0.5 * ((terms.latent - mean).square() * torch.exp(-log_var)).sum(1)
     return terms.log_ratio - (score - score.detach()) + (path - path.detach())
 
 
-def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NotNegative = 4.0) -> Loss:
+def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NonNegative = 4.0) -> Loss:
     """Return the negative ELBO with weight `beta` on the total correlation, so that dimensions become independent.
 
-    Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling; its constant, the
-    logarithm of the data set's size, has no gradient and is left out. In a hierarchy of latents, q(z | x) of another
-    image is evaluated along that image's own sample.
+    Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling. The constant of that
+    estimator, the logarithm of the data set's size, is omitted because it has no gradient. In a hierarchy of latents,
+    the posterior of each image is evaluated along the sample from that image.
+
+    Args:
+        beta: weight of the total correlation.
+
+    Raises:
+        UsageError: If the batch has only one image.
     """
     terms = model(image, label)
     return _loss(terms, (terms.distortion + kl_weight * terms.rate.sum(1)).mean() + kl_weight * (beta - 1) * _tc(terms))
 
 
 def _tc(terms: Terms) -> Tensor:
-    """Return KL(q(z) || prod_d q(z_d)), with q(z) the mean of the batch's posteriors."""
-    _require_several(len(terms.latent))
+    """Return the total correlation KL(q(z) || prod_d q(z_d)), where q(z) is the mean of the batch's posteriors."""
+    _require_several_images(len(terms.latent))
     offset = terms.latent[:, None] - terms.mean  # (B, Z), (B, Z) -> (B, B, Z): sample i under the posterior of image j
     log_q = -0.5 * (offset.square() * torch.exp(-terms.log_var) + terms.log_var + math.log(2 * math.pi))
     count = math.log(len(offset))
@@ -131,20 +139,23 @@ def info(
     kl_weight: float,
     *,
     alpha: Annotated[float, Interval(minimum=0, maximum=1)] = 0.5,
-    mmd: NotNegative = 100.0,
+    mmd: NonNegative = 100.0,
 ) -> Loss:
     """Return the InfoVAE objective: less weight on the rate, and a penalty on the distance of q(z) from p(z).
 
-    The code then carries more information about the image and still follows the prior. Zhao, Song & Ermon 2017, eq. 6,
-    https://arxiv.org/abs/1706.02262.
+    The latent then carries more information about the image and still follows the prior. Zhao, Song & Ermon 2017,
+    eq. 6, https://arxiv.org/abs/1706.02262.
 
     Args:
-        alpha: fraction of the rate that is left out.
+        alpha: fraction of the rate that costs nothing.
         mmd: weight of the squared maximum mean discrepancy.
+
+    Raises:
+        UsageError: If the batch has only one image.
     """
     terms = model(image, label)
-    elbo_part = (terms.distortion + kl_weight * (1 - alpha) * terms.rate.sum(1)).mean()
-    return _loss(terms, elbo_part + kl_weight * mmd * _mmd(terms.noise))
+    negative_elbo = (terms.distortion + kl_weight * (1 - alpha) * terms.rate.sum(1)).mean()
+    return _loss(terms, negative_elbo + kl_weight * mmd * _mmd(terms.noise))
 
 
 def _mmd(noise: Tensor) -> Tensor:
@@ -154,7 +165,7 @@ def _mmd(noise: Tensor) -> Tensor:
     a closed form.
     """
     count, dim = noise.shape
-    _require_several(count)
+    _require_several_images(count)
     # exp(-|a - b|^2 / 2 s) has the expectation (s / (s + v))^(Z / 2) exp(-|m|^2 / 2 (s + v)) for a - b ~ N(m, v).
     width = dim / 2
     kernel = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
@@ -163,11 +174,11 @@ def _mmd(noise: Tensor) -> Tensor:
     return within - 2 * across + (width / (width + 2)) ** (dim / 2)
 
 
-def _require_several(count: int) -> None:
+def _require_several_images(count: int) -> None:
     if count < 2:
         raise UsageError(
-            "this objective compares the codes of several images, but a batch (or a part of it, with --accumulate) has "
-            "one; choose a larger --batch-size"
+            "this objective compares the latents of several images, but a batch (or a part of it, with --accumulate) "
+            "has only one; choose a larger --batch-size"
         )
 
 

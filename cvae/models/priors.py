@@ -42,14 +42,14 @@ class Prior(nn.Module, ABC):
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
         """Return KL(q(z | x) || p(z)) in nats for q(z | x) = N(mean, exp(log_var)).
 
-        By default the entropy of q is exact, the cross-entropy is estimated at the sample, and D = 1, because a learned
-        prior does not factorize. A prior with a closed form overrides this.
+        By default the entropy of q is exact and the cross-entropy is estimated at the sample; D = 1, because a learned
+        prior does not factorize. A prior whose KL has a closed form overrides this method.
 
         Args:
-            mean: Mean of q(z | x), (B, Z).
-            log_var: Log-variance of q(z | x), (B, Z).
-            noise: A sample from q(z | x), as `to_noise` maps it, (B, Z).
-            log_scale: The log-scales that `to_noise` returned with it, (B, Z).
+            mean: mean of q(z | x), (B, Z).
+            log_var: log-variance of q(z | x), (B, Z).
+            noise: sample from q(z | x), mapped to noise by `to_noise`, (B, Z).
+            log_scale: log-scales that `to_noise` returned with the noise, (B, Z).
 
         Returns:
             The rate (B, D).
@@ -75,10 +75,10 @@ class Normal(Prior):
 
 
 class Coupling(nn.Module):
-    """Affine coupling layer, which shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the label.
+    """Affine coupling layer, initialized to the identity.
 
-    Dinh, Sohl-Dickstein & Bengio 2016, "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803. It is initialized to
-    the identity.
+    It shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the label. Dinh, Sohl-Dickstein & Bengio 2016,
+    "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803.
     """
 
     def __init__(self, in_features: int, out_features: int, hidden: int, conditioning: Conditioning) -> None:
@@ -90,16 +90,16 @@ class Coupling(nn.Module):
 
     def _scale_and_shift(self, x1: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
         log_scale, shift = self.rest(self.first(x1, label)).chunk(2, dim=1)  # (B, K) -> (B, Z - K) each
-        # A scale between e^-2 and e^2 keeps the inverse well conditioned.
+        # Limit the scale to e^-2 ... e^2, so that the inverse is well conditioned.
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, x1: Tensor, x2: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Transform x2 towards the noise, and return it with the logarithm of its scale, (B, Z - K) each."""
+        """Transform x2 towards the noise, and return the result with its log-scale, (B, Z - K) each."""
         log_scale, shift = self._scale_and_shift(x1, label)
         return (x2 + shift) * log_scale.exp(), log_scale
 
     def inverse(self, x1: Tensor, x2: Tensor, label: Tensor | None) -> Tensor:
-        """Undo `forward` and return the original x2 (B, Z - K)."""
+        """Invert `forward`, and return the original x2 (B, Z - K)."""
         log_scale, shift = self._scale_and_shift(x1, label)
         return x2 * (-log_scale).exp() - shift
 
@@ -107,14 +107,14 @@ class Coupling(nn.Module):
 class Flow(Prior):
     """Learned prior: a normalizing flow, conditioned on the label, that transforms standard normal noise.
 
-    For flows in the prior instead of the posterior see Huang et al. 2017, https://arxiv.org/abs/1712.04569, and Xu et
-    al. 2019, https://arxiv.org/abs/1905.13452.
+    On flows as priors, see Huang et al. 2017, https://arxiv.org/abs/1712.04569, and Xu et al. 2019,
+    https://arxiv.org/abs/1905.13452.
 
     Args:
-        latent_dim: Number of latent dimensions Z, at least 2.
-        conditioning: Conditioning on the label.
-        couplings: Number of coupling layers.
-        hidden: Width of the two hidden layers of each coupling layer.
+        latent_dim: number of latent dimensions Z, at least 2.
+        conditioning: conditioning on the label.
+        couplings: number of coupling layers.
+        hidden: width of the two hidden layers of each coupling layer.
 
     Raises:
         UsageError: If an argument is out of range.
@@ -128,7 +128,7 @@ class Flow(Prior):
             raise UsageError(f"options couplings={couplings}, hidden={hidden}: each must be at least 1")
         half = latent_dim // 2
         self.split_sizes = half, latent_dim - half
-        self.couplings = nn.ModuleList(  # the layers transform the two halves alternately
+        self.couplings = nn.ModuleList(  # each layer transforms the half that the layer before it left unchanged
             Coupling(self.split_sizes[i % 2], self.split_sizes[(i + 1) % 2], hidden, conditioning)
             for i in range(couplings)
         )

@@ -18,10 +18,10 @@ class Posterior(NamedTuple):
     """Posterior q(z | x), a sample from it, and the decoder's output for that sample.
 
     Attributes:
-        mean: Mean of q(z | x), (B, Z).
-        log_var: Log-variance of q(z | x), (B, Z).
-        latent: Sample from q(z | x), (B, Z).
-        params: Likelihood parameters at the sample, (B, P, H, W).
+        mean: mean of q(z | x), (B, Z).
+        log_var: log-variance of q(z | x), (B, Z).
+        latent: sample from q(z | x), (B, Z).
+        params: likelihood parameters at the sample, (B, P, H, W).
     """
 
     mean: Tensor
@@ -33,21 +33,21 @@ class Posterior(NamedTuple):
 class Hierarchical(nn.Module, ABC):
     """Decoder whose latents come in groups, each of which is inferred from the image and the groups before it.
 
-    Its encoder returns feature maps instead of mean and log-variance. Its `forward` is that of any decoder: (latent
-    (B, Z), label) -> likelihood parameters (B, P, H, W).
+    The encoder of such a model returns feature maps instead of mean and log-variance. `forward` has the signature of
+    every decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
     """
 
     groups: tuple[int, ...]
-    """Number of latent dimensions in each group, in the order of sampling; they add up to Z."""
+    """Number of latent dimensions in each group, in sampling order; the numbers add up to Z."""
 
     @abstractmethod
     def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        """Return the posterior along one sample from it.
+        """Return the posterior along a sample: each group given the sampled groups before it.
 
         Args:
-            features: Output of the encoder.
-            label: Labels (B,) int64, or None.
-            noise: Standard normal noise (B, Z) that determines the sample.
+            features: output of the encoder.
+            label: labels (B,) int64, or None.
+            noise: standard normal noise (B, Z) that determines the sample.
         """
 
 
@@ -61,11 +61,11 @@ class Terms(NamedTuple):
         log_ratio: log q(z | x) - log p(z) at the sample, (B,). Its expectation is the rate, and
             -distortion - log_ratio is the logarithm of the sample's importance weight (Burda et al. 2015,
             https://arxiv.org/abs/1509.00519).
-        mean: Mean of q(z | x), (B, Z).
-        log_var: Log-variance of q(z | x), (B, Z).
-        latent: Sample from q(z | x), (B, Z).
-        noise: The sample in the noise space of the prior, (B, Z).
-        hierarchical: Whether the latents come in groups, each of which is inferred from the groups before it.
+        mean: mean of q(z | x), (B, Z).
+        log_var: log-variance of q(z | x), (B, Z).
+        latent: sample from q(z | x), (B, Z).
+        noise: the sample in the noise space of the prior, (B, Z).
+        hierarchical: whether the latents come in groups, each of which is inferred from the groups before it.
     """
 
     distortion: Tensor
@@ -82,9 +82,9 @@ class VAE(nn.Module):
     """Variational autoencoder composed of an encoder, a decoder, a likelihood and a prior.
 
     Args:
-        latent_dim: Number of latent dimensions Z.
-        encoder: Module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
-        decoder: Module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
+        latent_dim: number of latent dimensions Z.
+        encoder: module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
+        decoder: module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
             q(z | x) itself, from the feature maps that its encoder returns.
         likelihood: p(x | z).
         prior: p(z), as a map from standard normal noise.
@@ -112,17 +112,17 @@ class VAE(nn.Module):
         """Return the terms of the bound, in nats.
 
         Args:
-            image: Images (B, C, H, W) in [0, 1].
-            label: Labels (B,) int64, or None.
-            noise: Standard normal noise that determines the sample from q(z | x): (B, Z) for one sample per image, or
-                (B K, Z) for K consecutive samples per image and as many rows in each term; the encoder runs only once.
-                Random by default.
+            image: images (B, C, H, W) in [0, 1].
+            label: labels (B,) int64, or None.
+            noise: standard normal noise that determines the sample from q(z | x), random by default: (B, Z) for one
+                sample per image, or (B K, Z) for K consecutive samples per image, so that each term has B K rows; the
+                encoder still runs only once per image.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
         return self.terms(image, label, self.encoder(image, label), noise)
 
     def terms(self, image: Tensor, label: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
-        """Return the terms of the bound as `forward` does, from `features`, the output of the encoder."""
+        """Return the terms of the bound as `forward` does, given the output of the encoder, `features`."""
         samples = len(noise) // len(image)
         if samples > 1:
             image, *features = (_repeat(t, samples) for t in (image, *features))  # (B, ...) -> (B K, ...)
@@ -144,7 +144,7 @@ class VAE(nn.Module):
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
-        """Sample the posterior; with `hookable`, a hook on the sample gets its whole gradient, compiled or not."""
+        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient, compiled or not."""
         if isinstance(self.decoder, Hierarchical):
             return self.decoder.infer(features, label, noise)
         mean, log_var = (out.float() for out in features)
@@ -165,8 +165,8 @@ class VAE(nn.Module):
         a hierarchical decoder is inferred at the mean of the groups before it.
 
         Args:
-            image: Images (B, C, H, W) in [0, 1].
-            label: Labels (B,) int64, or None.
+            image: images (B, C, H, W) in [0, 1].
+            label: labels (B,) int64, or None.
 
         Returns:
             Mean (B, Z) and standard deviation (B, Z).
@@ -181,13 +181,16 @@ class VAE(nn.Module):
 
 
 def _repeat(tensor: Tensor, samples: int) -> Tensor:
-    """Repeat each row. The gradient is a sum in a fixed order; that of `repeat_interleave` may not be one on a GPU."""
+    """Repeat each row `samples` times.
+
+    Unlike the gradient of `repeat_interleave` on a GPU, this gradient is always summed in the same order.
+    """
     return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
 
 
 @torch.compiler.disable
 def _split_graph(latent: Tensor) -> Tensor:
-    """Return the tensor between two compiled graphs: within one its gradient would not be seen from outside."""
+    """Return the tensor unchanged, but split the compiled graph: a hook can't see a gradient within one graph."""
     return latent
 
 
@@ -195,10 +198,10 @@ def build(config: ModelConfig) -> VAE:
     """Build the model that a config describes, with weights initialized from torch's global random state.
 
     Raises:
-        UsageError: If a part or one of its options is unknown.
+        UsageError: If a part or an option is unknown, or an option's value is out of range.
     """
 
-    def options(registry: Registry, part: Part) -> dict[str, Any]:
+    def resolve_options(registry: Registry, part: Part) -> dict[str, Any]:
         return registry.resolve(part.name, part.options)
 
     architecture, likelihood, prior = config.architecture, config.likelihood, config.prior
@@ -206,11 +209,15 @@ def build(config: ModelConfig) -> VAE:
         conditioning = Unconditional()
     else:
         conditioning = CONDITIONINGS.get(config.conditioning.name)(
-            len(config.classes), **options(CONDITIONINGS, config.conditioning)
+            len(config.classes), **resolve_options(CONDITIONINGS, config.conditioning)
         )
-    p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **options(LIKELIHOODS, likelihood))
+    p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **resolve_options(LIKELIHOODS, likelihood))
     encoder, decoder = ARCHITECTURES.get(architecture.name)(
-        config.image_shape, config.latent_dim, p_x.param_channels, conditioning, **options(ARCHITECTURES, architecture)
+        config.image_shape,
+        config.latent_dim,
+        p_x.param_channels,
+        conditioning,
+        **resolve_options(ARCHITECTURES, architecture),
     )
-    p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **options(PRIORS, prior))
+    p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **resolve_options(PRIORS, prior))
     return VAE(latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)

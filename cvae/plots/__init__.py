@@ -1,1 +1,1 @@
-"""Plots of a model and of its training, from exported files and run folders. Torch-free."""
+"""Plots of models and training runs, from exported files and run folders. Does not import torch."""

@@ -1,4 +1,4 @@
-"""Codes of a data set's images, in noise space."""
+"""Codes of images from a data set, in noise space."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Codes(NamedTuple):
 
     Attributes:
         data: name of the data set.
-        classes: names of its classes, whether or not the model is conditional.
+        classes: class names of the data set, whether or not the model is conditional.
         images: images and labels.
         mean: mean of the codes, (N, Z).
         std: standard deviation of the codes, (N, Z).
@@ -30,7 +30,7 @@ class Codes(NamedTuple):
     std: np.ndarray
 
     def kl(self) -> np.ndarray:
-        """Return KL(q(z|x) || N(0, 1)) of each dimension in nats, averaged over the images: (Z,)."""
+        """Return KL(q(z|x) || N(0, 1)) in nats for each dimension, averaged over the images, (Z,)."""
         mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
         return (0.5 * (mean**2 + std**2 - 1) - np.log(std)).mean(0)  # (N, Z) -> (Z,)
 
@@ -43,15 +43,22 @@ def encode(
     limit: int | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> Codes:
-    """Encode the images of a split, or `limit` of them at equal spacing. `remark` is as in `load_split`.
+    """Encode images of a split.
+
+    Args:
+        model: the exported model, which must have an encoder.
+        data: the data set and its settings.
+        split: "test", "validation" or "train".
+        limit: maximum number of images, spaced evenly over the split; None for all.
+        remark: function called with each message about the data, as in `load_split`.
 
     Raises:
-        UsageError: the split does not exist, or its images do not fit the model.
-        CvaeError: the data can't be loaded, or the model has no encoder.
+        UsageError: If the split does not exist, or its images do not fit the model.
+        CvaeError: If the data can't be loaded, or the model has no encoder.
     """
-    dataset, part = load_split(data, split, model.spec, remark=remark)
-    part = subsample(part, limit)
-    labels = None if model.spec.classes is None else part.labels
-    encoded = [model.encode(image, label_index=label) for _, image, label in batches(part.images, labels)]
+    dataset, images = load_split(data, split, model.spec, remark=remark)
+    images = subsample(images, limit)
+    labels = None if model.spec.classes is None else images.labels
+    encoded = [model.encode(image, label_index=label) for _, image, label in batches(images.images, labels)]
     mean, std = (np.concatenate(values) for values in zip(*encoded, strict=True))
-    return Codes(dataset.name, dataset.classes, part, mean, std)
+    return Codes(dataset.name, dataset.classes, images, mean, std)

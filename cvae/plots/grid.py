@@ -1,4 +1,4 @@
-"""Grids of generated images: classes by styles, and the manifold of a two-dimensional code."""
+"""Grids of generated images: classes and styles, or the manifold of a two-dimensional code."""
 
 from statistics import NormalDist
 
@@ -10,7 +10,7 @@ from cvae.runtime import Model
 
 
 def class_grid(model: Model, columns: int, seed: int, title: str) -> Figure:
-    """Draw each class in a row of its own, with the same noise in each column."""
+    """Draw a row of images for each class, with the same noise in each column."""
     assert model.spec.classes is not None
     classes = model.spec.classes
     noise = np.tile(model.noise(columns, seed), (len(classes), 1))  # (K, Z) -> (classes*K, Z)
@@ -24,7 +24,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def manifold(model: Model, index: int | None, columns: int, title: str) -> Figure:
-    """Draw the images of a two-dimensional code at the quantiles of the prior.
+    """Draw the images of a two-dimensional code on a grid of prior quantiles.
 
     Kingma & Welling 2013, figure 4, https://arxiv.org/abs/1312.6114
     """

@@ -14,9 +14,9 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
     """Draw images in a grid.
 
     Args:
-        images: (R*K, C, H, W) in [0, 1], row by row.
-        rows: R labels to the left of the rows; "" for none.
-        columns: K labels above the columns; "" for none.
+        images: images (R*K, C, H, W) in [0, 1], row by row.
+        rows: R labels to the left of the rows; "" for no label.
+        columns: K labels above the columns; "" for no label.
         title: title of the figure.
     """
     height, width = images.shape[2:]
@@ -40,7 +40,10 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
 
 
 def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
-    """Resize images (N, C, H, W) smoothly by a whole factor, one by one so that none blurs into the gap beside it."""
+    """Enlarge images (N, C, H, W) smoothly by an integer factor.
+
+    Each image is resized alone, before the grid is made, so that its edges don't blend with the gap around it.
+    """
     count, channels, height, width = images.shape
     planes = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
     size = (width * factor, height * factor)
@@ -49,5 +52,11 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
 
 
 def _tick_positions(count: int, side: int, total: int) -> np.ndarray:
-    """Return the centre of each of `count` images of `side` pixels, which take `total` pixels with their gaps."""
+    """Return the centres of `count` images along one axis of a grid, in pixels.
+
+    Args:
+        count: number of images.
+        side: length of an image.
+        total: length of the grid, including the gaps.
+    """
     return np.arange(count) * (total - side) / max(1, count - 1) + (side - 1) / 2

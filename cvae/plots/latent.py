@@ -1,4 +1,4 @@
-"""Maps of codes: projections to a plane, drawn as scatter plots.
+"""Maps of codes: projections onto a plane, drawn as scatter plots.
 
 t-SNE: https://jmlr.org/papers/v9/vandermaaten08a.html, UMAP: https://arxiv.org/abs/1802.03426
 """
@@ -23,15 +23,15 @@ from cvae.plots.style import MARKERS, OKABE_ITO, colours, escape_math
 METHODS = ("tsne", "pca", "umap")
 
 THUMBNAILS_PER_SIDE = 24
-"""Number of thumbnails that fit along a side of the map."""
+"""Number of thumbnails that fit along the longer side of the map."""
 
 
 def check_method(method: str) -> None:
     """Check that a projection method exists and is installed.
 
     Raises:
-        UsageError: there is no such method.
-        CvaeError: its package is not installed.
+        UsageError: If the method is unknown.
+        CvaeError: If the package of the method is not installed.
     """
     if method not in METHODS:
         raise UsageError(f"--method {method!r} is unknown; {suggest(method, METHODS)}")
@@ -40,7 +40,7 @@ def check_method(method: str) -> None:
 
 
 def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, seed: int = 0) -> np.ndarray:
-    """Project codes (N, Z) to points of a plane (N, 2).
+    """Project codes (N, Z) to points in a plane (N, 2).
 
     Args:
         codes: the codes.
@@ -49,43 +49,43 @@ def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
         seed: seed of the method.
 
     Raises:
-        UsageError: there is no such method, there are too few codes for it, or all codes are the same.
-        CvaeError: its package is not installed.
+        UsageError: If the method is unknown, there are too few codes for the method, or all codes are the same.
+        CvaeError: If the package of the method is not installed.
     """
     check_method(method)
     count, dimensions = codes.shape
     if count < 3:
-        raise UsageError(f"{count} codes are too few for a map; at least 3, with --limit or another --split")
+        raise UsageError(f"{count} codes are too few for a map; use at least 3, with --limit or another --split")
     if method == "tsne" and perplexity >= count:
         raise UsageError(
-            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, there are {count}; "
+            f"--perplexity {perplexity:g} needs more than {perplexity:g} images, but there are {count}; "
             f"use --perplexity {max(1, (count - 1) // 3)}, or use more images"
         )
     if not np.ptp(codes, axis=0).any():
         raise UsageError(f"all {count} codes are the same, so there is nothing to map; use other images")
     if dimensions == 1:
         codes = np.pad(codes, ((0, 0), (0, 1)))  # (N, 1) -> (N, 2), a line
-    return _estimator(method, perplexity, seed).fit_transform(codes)
+    return _make_estimator(method, perplexity, seed).fit_transform(codes)
 
 
-def _estimator(method: str, perplexity: float, seed: int) -> Any:
+def _make_estimator(method: str, perplexity: float, seed: int) -> Any:
     if method == "pca":
         return PCA(2, random_state=seed)
     if method == "tsne":
         return TSNE(perplexity=perplexity, random_state=seed)
     from umap import UMAP
 
-    return UMAP(random_state=seed, n_jobs=1)  # with a seed UMAP uses one thread anyway, and warns about it
+    return UMAP(random_state=seed, n_jobs=1)  # with a seed UMAP uses one thread anyway, but warns without n_jobs=1
 
 
 def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
-    """Draw codes at their points (N, 2), coloured by class where the data have classes.
+    """Draw the points of codes, coloured by class if the data have classes.
 
     Args:
         codes: the codes, with their images and labels.
-        points: their points in the plane, (N, 2).
+        points: points of the codes in the plane, (N, 2).
         title: title of the figure.
-        thumbnails: draw some of the images at their points.
+        thumbnails: whether to draw some of the images at their points.
     """
     figure = Figure(figsize=(8, 7))
     axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the legend outside
@@ -108,7 +108,7 @@ def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = Fal
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], alpha: float) -> None:
-    """Draw each class with its own colour and marker, and a legend."""
+    """Draw the points of each class with its own colour and marker, and a legend."""
     palette, present = colours(len(classes)), np.unique(labels)
     for label in present:
         style: dict[str, Any] = {"color": palette[label], "marker": MARKERS[label % len(MARKERS)], "s": 22}
@@ -122,9 +122,12 @@ def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[
 
 
 def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
-    """Write each class's name at the median of its points, unless others prevail there or names would overlap."""
+    """Write the name of each class at the median of its points.
+
+    A name is omitted if most points around it are of other classes, or if it would overlap another name.
+    """
     assert isinstance(axes.figure, Figure)
-    axes.figure.draw_without_rendering()  # the extent of a text is known only then
+    axes.figure.draw_without_rendering()  # lays out the axes, so that the extents of the names are final
     present = np.unique(labels)
     style: dict[str, Any] = {"fontsize": 14 if len(present) <= 10 else 9, "fontweight": "bold", "zorder": 5}
     style["path_effects"] = [withStroke(linewidth=4, foreground="white")]
@@ -141,17 +144,17 @@ def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classe
 
 
 def _class_share(points: np.ndarray, in_class: np.ndarray, centre: np.ndarray) -> float:
-    """Return the share of a class among the 20 points nearest to `centre`, or as many as the class has."""
+    """Return the share of a class among the points nearest to `centre`: 20 points, or the size of a smaller class."""
     nearest = np.argsort(((points - centre) ** 2).sum(1))[: min(20, in_class.sum())]
     return float(in_class[nearest].mean())
 
 
 def _draw_thumbnails(axes: Axes, points: np.ndarray, codes: Codes, point_colours: list[str]) -> None:
-    """Draw images at their points, framed in the colour of their class, as many as fit without overlap."""
+    """Draw as many images at their points as fit without overlap, framed in the colour of their class."""
     size = np.ptp(points, axis=0).max() / THUMBNAILS_PER_SIDE
     _, _, height, width = codes.images.images.shape
     image_width, image_height = size * width / max(width, height), size * height / max(width, height)
-    axes.autoscale(False)  # `imshow` would set the limits to those of an image
+    axes.autoscale(False)  # `imshow` would set the axis limits to the extent of one image
     for i in thin_out(points, 1.1 * size):
         left, bottom = points[i] - (image_width / 2, image_height / 2)
         image = np.asarray(imaging.to_pil(codes.images.images[i : i + 1][0] / np.float32(255)))
@@ -164,9 +167,9 @@ def _draw_thumbnails(axes: Axes, points: np.ndarray, codes: Codes, point_colours
 
 
 def thin_out(points: np.ndarray, min_distance: float) -> list[int]:
-    """Return the indices of a random maximal set of points (N, 2) of which no two are nearer than `min_distance`.
+    """Return the indices of a random maximal set of points (N, 2) with pairwise distances of at least `min_distance`.
 
-    The distance is the larger of the horizontal and the vertical one.
+    The distance is the larger of the horizontal and the vertical distance.
     """
     indices: list[int] = []
     for i in np.random.default_rng(0).permutation(len(points)):

@@ -1,4 +1,4 @@
-"""Training curves: the bound and its two terms by epoch, from metrics.jsonl."""
+"""Training curves: the bound and its two terms per epoch, from metrics.jsonl."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +15,7 @@ from cvae.plots.style import GREY, PETROFF, colours, escape_math
 from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}
+"""Panel titles by key in a record."""
 
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": (0, (3, 1.5)), "alpha": 0.55, "linewidth": 1.4},
@@ -26,10 +27,10 @@ Records = list[dict[str, Any]]
 
 
 def read_history(run: Path) -> Records:
-    """Read the metrics of a run: one record per epoch, and one for the test images at the end.
+    """Read the metrics of a run: one record per epoch, and a last record for the test images if the run has ended.
 
     Raises:
-        CvaeError: the file does not exist, is damaged, or has no complete epoch yet.
+        CvaeError: If the file does not exist, is damaged, or has no complete epoch yet.
     """
     path, records = run / METRICS, read_metrics(run)
     for number, record in enumerate(records, 1):
@@ -38,7 +39,7 @@ def read_history(run: Path) -> Records:
         except (ValueError, KeyError, TypeError) as error:
             raise CvaeError(f"{str(path)!r} is damaged: line {number} is not a training record") from error
     if not any("epoch" in record for record in records):
-        raise CvaeError(f"{str(path)!r} has no epochs; train the run for at least one")
+        raise CvaeError(f"{str(path)!r} has no epochs; train the run for at least one epoch")
     return records
 
 
@@ -50,23 +51,25 @@ def _check(record: dict[str, Any]) -> None:
 
 
 def curve(records: Records, split: str, term: str) -> tuple[list[int], list[float]]:
-    """Return the epochs and values of one curve. That of the test images is a single point at the last epoch."""
+    """Return the epochs and values of one curve. The test curve is a single point at the last epoch."""
     last = max(record.get("epoch", 0) for record in records)
     points = [(record.get("epoch", last), record[split][term]) for record in records if split in record]
     return [epoch for epoch, _ in points], [value for _, value in points]
 
 
 def draw(runs: Mapping[str, Records]) -> Figure:
-    """Draw bound, distortion and rate by epoch, in nats per image, with one colour per run.
+    """Draw bound, distortion and rate per epoch, in nats per image, with one colour per run.
 
     Raises:
-        UsageError: there are more runs than colours.
+        UsageError: If there are more runs than colours.
     """
     if len(runs) > len(PETROFF):
-        raise UsageError(f"{len(runs)} runs: at most {len(PETROFF)} can be told apart in one figure; name fewer")
+        raise UsageError(
+            f"can't plot {len(runs)} runs: at most {len(PETROFF)} colours can be told apart; pass fewer runs"
+        )
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     for axes, term in zip(figure.subplots(1, 3), TERMS, strict=True):
-        _panel(axes, runs, term)
+        _plot_panel(axes, runs, term)
     figure.axes[0].set_ylabel("nats per image")
     splits = [split for split in STYLES if any(split in record for records in runs.values() for record in records)]
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in colours(len(runs))]
@@ -75,7 +78,7 @@ def draw(runs: Mapping[str, Records]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
+def _plot_panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
     curves: list[list[float]] = []
     for records, colour in zip(runs.values(), colours(len(runs)), strict=True):
         for split, style in STYLES.items():
@@ -91,7 +94,10 @@ def _panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
 
 
 def _zoom(axes: Axes, curves: list[list[float]]) -> None:
-    """Choose the limits without the first tenth of the epochs, which would flatten the rest, and note what is cut."""
+    """Fit the y axis to the epochs after the first tenth, and note how far the cut-off values of the first epochs go.
+
+    Values in the first epochs are often so large that the rest of a curve would look flat.
+    """
     values = np.array([value for curve in curves for value in curve])
     later = np.array([value for curve in curves for value in curve[len(curve) // 10 :]])
     values, later = values[np.isfinite(values)], later[np.isfinite(later)]

@@ -1,4 +1,4 @@
-"""The progress of reconstructions: sample images that a run saved during training."""
+"""Reconstructions over the course of training, from the sample images that a run saved."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ from cvae.plots.image_grid import image_grid
 from cvae.run import sample_images
 
 MAX_ROWS = 8
-"""Maximum number of epochs that are chosen by default."""
+"""Maximum number of epochs to draw by default."""
 
 
 def find_samples(run: Path) -> dict[int, Path]:
-    """Return the images of reconstructions in a run's samples/, by epoch.
+    """Return the paths of the reconstructions in a run's samples/, by epoch.
 
     Raises:
-        CvaeError: there are none.
+        CvaeError: If the run has no reconstructions.
     """
     paths = sample_images(run, "reconstructions")
     if not paths:
@@ -31,10 +31,10 @@ def find_samples(run: Path) -> dict[int, Path]:
 
 
 def choose_epochs(available: list[int], text: str | None) -> list[int]:
-    """Parse epochs like "0,20,40", or else choose at most `MAX_ROWS` available ones, evenly spaced.
+    """Parse epochs like "0,20,40"; if `text` is None, choose at most `MAX_ROWS` of the available epochs, evenly spaced.
 
     Raises:
-        UsageError: the text is not a list of numbers, or an epoch was not saved.
+        UsageError: If the text is not a list of numbers, or an epoch was not saved.
     """
     if text is None:
         indices = np.linspace(0, len(available) - 1, min(MAX_ROWS, len(available)))
@@ -52,14 +52,14 @@ def split_sample(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndar
     """Cut a sample image into the originals and the reconstructions below them, (N, C, H, W) uint8 each.
 
     Raises:
-        CvaeError: the file can't be read, or its images do not have this shape.
+        CvaeError: If the file can't be read, or its images do not have this shape.
     """
     channels, height, width = image_shape
     gap = grid_gap(height)
     try:
         with Image.open(path, formats=("PNG",)) as file:
             image = file.convert("L" if channels == 1 else "RGB")
-    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+    except Exception as error:  # Pillow raises anything from OSError to SyntaxError for a damaged file
         raise CvaeError(f"can't read {str(path)!r} as an image: {error}") from error
     count, rest = divmod(image.width + gap, width + gap)
     if count < 1 or rest or image.height != 2 * height + gap:
@@ -74,10 +74,10 @@ def split_sample(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndar
 
 
 def draw(samples: dict[int, Path], image_shape: tuple[int, int, int], title: str) -> Figure:
-    """Draw the originals, and below them the reconstructions of each epoch.
+    """Draw a row of originals, and below it a row of reconstructions for each epoch.
 
     Raises:
-        CvaeError: a sample image can't be read, or its images do not have this shape.
+        CvaeError: If a sample image can't be read, or its images do not have this shape.
     """
     halves = {epoch: split_sample(path, image_shape) for epoch, path in samples.items()}
     originals = next(iter(halves.values()))[0]

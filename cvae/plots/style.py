@@ -1,4 +1,4 @@
-"""Shared style of matplotlib figures: accessible colours, and how a figure is saved."""
+"""Shared style of matplotlib figures: accessible colours, and saving to files."""
 
 from pathlib import Path
 
@@ -14,36 +14,37 @@ DPI = 144
 """Pixels per inch in a PNG."""
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
-"""Eight colours that colour-blind people can tell apart, https://jfly.uni-koeln.de/color/, the palest last."""
+"""Eight colours that colour-blind people can tell apart, with the palest last: https://jfly.uni-koeln.de/color/."""
 
 PETROFF = (
     "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
     "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
 )  # fmt: skip
-"""Ten colours that are as distinct as possible, https://arxiv.org/abs/2107.02270."""
+"""Ten colours that are as distinct as possible: https://arxiv.org/abs/2107.02270."""
 
 MARKERS = "osD^vP*<X>p"
-"""Eleven marker shapes, which make 110 distinct classes with ten colours. The two greys get very different ones."""
+"""Eleven marker shapes, which distinguish 110 classes with ten colours. The two greys get very different shapes."""
 
 SUFFIXES = (".png", ".svg")
+"""Suffixes of the file formats in which figures can be saved."""
 
 
 def colours(count: int) -> list[str]:
-    """Return `count` colours. They repeat after ten, so more than ten classes need a second distinction."""
+    """Return `count` colours. Colours repeat after ten, so more than ten classes also need different markers."""
     palette = OKABE_ITO if count <= len(OKABE_ITO) else PETROFF
     return [palette[i % len(palette)] for i in range(count)]
 
 
 def escape_math(text: str) -> str:
-    """Escape dollar signs, which matplotlib would take for the bounds of a formula."""
+    """Escape dollar signs, which matplotlib would take for the delimiters of a formula."""
     return text.replace("$", r"\$")
 
 
 def check_suffix(path: Path) -> None:
-    """Check that figures can be saved in the format of the path's suffix.
+    """Check that the suffix of a path is a format in which figures can be saved.
 
     Raises:
-        UsageError: they can't.
+        UsageError: If the suffix is not in `SUFFIXES`.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError(f"{str(path)!r}: figures can't be saved as {path.suffix!r}; use .png or .svg")
@@ -53,8 +54,8 @@ def save(figure: Figure, path: Path) -> None:
     """Save a figure atomically as PNG or SVG, depending on the path's suffix. The same figure gives the same bytes.
 
     Raises:
-        UsageError: the path has another suffix.
-        CvaeError: the file can't be written.
+        UsageError: If the suffix is not in `SUFFIXES`.
+        CvaeError: If the file can't be written.
     """
     check_suffix(path)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None

@@ -1,4 +1,4 @@
-"""Latent traversals: images along one dimension of the code at a time."""
+"""Latent traversals: images for which one dimension of the code varies at a time."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,12 +8,12 @@ from cvae.runtime import Model
 
 
 def top_dimensions(kl: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of the `count` dimensions with the largest KL (Z,), in descending order."""
+    """Return the indices of the `count` dimensions with the largest KL, in descending order, given the KL (Z,)."""
     return np.argsort(-kl, kind="stable")[:count]
 
 
 def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return copies of the code (Z,) with each of D dimensions set to each of S values: (D*S, Z)."""
+    """Return D*S copies of the code (Z,), (D*S, Z), with each of D dimensions set to each of S values."""
     codes = np.tile(code, (len(dimensions), len(values), 1))  # (Z,) -> (D, S, Z)
     for row, dimension in enumerate(dimensions):
         codes[row, :, dimension] = values
@@ -23,7 +23,17 @@ def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray
 def draw(
     model: Model, code: np.ndarray, index: int | None, kl: np.ndarray, values: np.ndarray, dimensions: int, title: str
 ) -> Figure:
-    """Draw one row for each of the `dimensions` dimensions with the largest KL (Z,), starting from the code (Z,)."""
+    """Draw a latent traversal, with one row per dimension.
+
+    Args:
+        model: the exported model.
+        code: code to start from, (Z,).
+        index: label index; None for a model without labels.
+        kl: KL of each dimension in nats, (Z,).
+        values: values of the dimension that varies, one per column.
+        dimensions: number of dimensions to draw, those with the largest KL first.
+        title: title of the figure.
+    """
     indices = top_dimensions(kl, dimensions)
     images = model.decode(traversal_codes(code, indices, values), label_index=index)
     return image_grid(

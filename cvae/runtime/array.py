@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 class Images(np.ndarray):
     """Array of images (N, C, H, W), or one image (C, H, W), float32 in [0, 1], that can be displayed and saved.
 
-    Several images are displayed as a grid. A notebook displays the array if it is the last value of a cell. Slices have
-    this type too; results of computations are plain arrays.
+    Several images are displayed as a grid. A notebook displays the array if it is the last value of a cell. Slices
+    have this type too. Results of computations are plain arrays.
     """
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if return_scalar else np.asarray(array)
 
     def to_pil(self) -> "Image.Image":
-        """Return a Pillow image of the one image, or of a grid of several.
+        """Return a Pillow image: the image itself, or a grid of several.
 
         Raises:
-            UsageError: If the array has another shape, as a slice may.
+            UsageError: If the array does not have the shape of images, such as a slice of one.
         """
         from cvae import imaging
 
@@ -54,5 +54,5 @@ class Images(np.ndarray):
         return f"data:image/png;base64,{base64.b64encode(self.to_png()).decode()}"
 
     def _repr_png_(self) -> bytes | None:
-        """Return what a notebook displays, or None if the array does not have the shape of images."""
+        """Return the PNG file that a notebook displays, or None if the array does not have the shape of images."""
         return self.to_png() if self.size and self.ndim in (3, 4) and self.shape[-3] in (1, 3) else None

@@ -1,4 +1,8 @@
-"""Bulk generation: images are streamed to files in constant memory, and a stopped run is resumed."""
+"""Bulk generation of images, streamed to files in constant memory. An interrupted call is resumed.
+
+The images are generated in blocks. After each block, a state file beside the output records how many images are
+written. A block is decoded in chunks, which bound the memory of the model; in the format .npz, a block is a shard.
+"""
 
 import json
 import os
@@ -20,22 +24,22 @@ from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
 from cvae.spec import quote_label
 
-BLOCK = 2**24
-"""Approximate number of bytes of images in a block: the size of a shard, and what a resumed run generates again."""
+BLOCK_BYTES = 2**24
+"""Approximate size of the images in a block. A resumed call generates at most one block again."""
 
 MAX_BYTES = 2**44
-"""Largest number of bytes of images in total: the size limit of a file on ext4."""
+"""Largest size of all images in bytes: the size limit of a file on ext4."""
 
-PART = 2**24
-"""Largest number of bytes of float32 noise and images to decode at a time, unless one image takes more."""
+MAX_CHUNK_BYTES = 2**24
+"""Largest size of the float32 noise and images in a chunk, unless one image takes more."""
 
 SUFFIXES = (".npy", ".npz", "")
-"""Suffixes of an array, of shards, and of a folder of images."""
+"""Suffixes of an array, shards, and a folder of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments of a generation, which determine the bytes that are written."""
+    """Arguments that determine the bytes to write."""
 
     weights: str
     n: int
@@ -59,36 +63,36 @@ def generate(
 
     The suffix of `out` selects the format:
 
-    - `x.npy`: one array (n, C, H, W), and if the model has labels `x-labels.npy` (n,), the class indices.
+    - `x.npy`: one array (n, C, H, W). If the model has labels, `x-labels.npy` (n,) holds the class indices.
     - `x.npz`: shards `x-00000.npz` and so on, each with `images`, and with `labels` and `classes` if the model has
       labels; just `x.npz` if one shard suffices.
     - `x`: a folder of PNG files, with a subfolder for each class if the model has labels.
 
-    If this was stopped, the same call resumes it; without a `seed`, it takes the seed of the stopped call.
+    The same call resumes an interrupted one. Without a `seed`, it uses the seed of the interrupted call.
 
     Args:
-        model: Model that generates the images.
-        n: Number of images.
-        out: File or folder to write.
-        label: Name of the class of all images. Without it, a model with labels takes its classes in turn.
-        seed: Seed of the noise; random by default.
-        temperature: Standard deviation of the noise.
-        progress: Called with the number of images written and `n` after each block.
-        label_index: Index of the class, instead of `label`.
+        model: model that generates the images.
+        n: number of images.
+        out: file or folder to write.
+        label: class name of all images. Without it, a model with labels generates its classes in turn.
+        seed: seed of the noise; random by default.
+        temperature: standard deviation of the noise.
+        progress: called with the number of images written and `n` after each block.
+        label_index: index of the class, instead of `label`.
 
     Returns:
         The files or the folder, and the seed.
 
     Raises:
-        UsageError: If the format or label is unknown, n or temperature is out of range, `out` has images of other
-            arguments, finished or not, or another process is writing to it.
+        UsageError: If the format or label is unknown, `n` or `temperature` is out of range, `out` already has images,
+            an interrupted call had different arguments, or another process is writing to `out`.
         CvaeError: If a file can't be written.
     """
     n = check_generate_args(n, temperature)
     if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
-            f"n is {quote_label(n)}: at most {MAX_BYTES // size:,} images, which take {MAX_BYTES // 2**40} TiB, the "
-            "limit of common file systems for one file; write them in parts, each with its own --seed"
+            f"n is {quote_label(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
+            "limit of common file systems for one file; generate them in several calls, each with its own --seed"
         )
     if label is not None or label_index is not None:
         indices = label_indices(model.spec, label, label_index, 1)
@@ -117,16 +121,16 @@ def _generate(
         fields = (("n", "n"), (label_name, "label"), ("seed", "seed"), ("temperature", "temperature"))
         arguments = ", ".join(f"{name} {state[key]}" for name, key in fields)
         raise UsageError(
-            f"{str(out)!r} is half written, with {arguments}; repeat that to finish it, or remove {str(state_path)!r}"
+            f"{str(out)!r} is half written, with {arguments}; repeat the call with them, or remove {str(state_path)!r}"
         )
     done = state["done"] if state else 0
     size = int(np.prod(model.spec.image_shape))
-    chunk = max(1, min(CHUNK, PART // (4 * (size + model.spec.latent_dim))))
-    block = max(chunk, BLOCK // max(size, 16) // chunk * chunk)
+    chunk = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
+    block = max(chunk, BLOCK_BYTES // max(size, 16) // chunk * chunk)
     writer = WRITERS[out.suffix.lower()](out, model, n, block)
     if state is None:
         if path := writer.find_other_images():
-            raise UsageError(f"{str(path)!r} has other images already; remove them, or choose another --out")
+            raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
         write_file(state_path, json.dumps({**asdict(request), "done": 0}))
     for start, images, labels in _generate_blocks(model, request, done, block, chunk):
         writer.write(start, images, labels)
@@ -148,12 +152,12 @@ def _check_out(out: Path) -> None:
             f"{str(out)!r} has an unknown suffix; use .npy or .npz for arrays, or none for a folder of images"
         )
     if out.exists() and out.is_dir() != (suffix == ""):
-        raise UsageError(f"{str(out)!r} already exists, as a {'folder' if out.is_dir() else 'file'}; choose another")
+        raise UsageError(f"{str(out)!r} already exists as a {'folder' if out.is_dir() else 'file'}; choose another")
 
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """Lock `out` for this process, through a folder beside it."""
+    """Lock `out` for this process, by locking a folder beside it."""
     folder = out.with_name(f".{out.name}.lock")
     with lock_folder(folder):
         try:
@@ -164,7 +168,7 @@ def _lock(out: Path) -> Iterator[None]:
 
 
 def _read_state(path: Path) -> dict[str, Any] | None:
-    """Read the state of a stopped run, or return None if there is none."""
+    """Read the state of an interrupted call, or return None if there is none."""
     try:
         state = json.loads(path.read_bytes())
         if state.keys() != {*Request.__annotations__, "done"} or not all(
@@ -181,13 +185,13 @@ def _read_state(path: Path) -> dict[str, Any] | None:
 def _generate_blocks(
     model: Model, request: Request, done: int, block: int, chunk: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield each block after the first `done` images: its start, its images (b, C, H, W) uint8, its labels (b,)."""
-    random, classes = np.random.default_rng(request.seed), model.spec.classes
+    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` images."""
+    rng, classes = np.random.default_rng(request.seed), model.spec.classes
     for start in range(0, request.n, block):
         stop = min(start + block, request.n)
         chunks = [slice(first, min(first + chunk, stop - start)) for first in range(0, stop - start, chunk)]
         noises = (
-            random.standard_normal((part.stop - part.start, model.spec.latent_dim), dtype=np.float32) for part in chunks
+            rng.standard_normal((rows.stop - rows.start, model.spec.latent_dim), dtype=np.float32) for rows in chunks
         )
         if stop <= done:
             for _ in noises:  # advance the random state past the images that are already written
@@ -199,10 +203,10 @@ def _generate_blocks(
                 np.arange(start, stop) % len(classes) if request.label is None else np.full(stop - start, request.label)
             )
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
-        for part, noise in zip(chunks, noises, strict=True):
-            indices = None if labels is None else labels[part]
+        for rows, noise in zip(chunks, noises, strict=True):
+            indices = None if labels is None else labels[rows]
             decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
-            images[part] = imaging.to_uint8(decoded)
+            images[rows] = imaging.to_uint8(decoded)
         yield start, images, labels
 
 
@@ -214,7 +218,7 @@ class _Writer(ABC):
         """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
 
     def find_other_images(self) -> Path | None:
-        """Return a path with images of another request that would be mixed with those of this one, if any."""
+        """Return a path that already has images, which the new images would be mixed with, or None."""
         return None
 
     @abstractmethod
@@ -223,18 +227,20 @@ class _Writer(ABC):
 
 
 class _ArrayWriter(_Writer):
+    """Writer of one array of images and, for a model with labels, one of class indices."""
+
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.n = n
-        self.parts: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
+        self.arrays: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
         if model.spec.classes is not None:
-            self.parts.append((out.with_name(f"{out.stem}-labels.npy"), np.dtype(np.int64), ()))
+            self.arrays.append((out.with_name(f"{out.stem}-labels.npy"), np.dtype(np.int64), ()))
 
     @staticmethod
     def _temporary_path(path: Path) -> Path:
         return path.with_name(f".{path.name}.part")
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        for (path, dtype, shape), values in zip(self.parts, (images, labels), strict=False):
+        for (path, dtype, shape), values in zip(self.arrays, (images, labels), strict=False):
             temporary_path = self._temporary_path(path)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -249,17 +255,19 @@ class _ArrayWriter(_Writer):
                 raise CvaeError(f"can't write {str(temporary_path)!r}: {error.strerror}") from error
 
     def close(self) -> list[Path]:
-        for path, _, _ in reversed(self.parts):
-            with suppress(FileNotFoundError):  # renamed before the run was stopped
+        for path, _, _ in reversed(self.arrays):
+            with suppress(FileNotFoundError):  # renamed before the call was interrupted
                 self._temporary_path(path).replace(path)
-        return [path for path, _, _ in self.parts]
+        return [path for path, _, _ in self.arrays]
 
 
 class _ShardWriter(_Writer):
+    """Writer of a shard for each block."""
+
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.out, self.classes, self.block = out, model.spec.classes, block
-        count = -(-n // block)
-        self.files = [out] if count == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(count)]
+        num_shards = -(-n // block)
+        self.files = [out] if num_shards == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(num_shards)]
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
@@ -270,8 +278,8 @@ class _ShardWriter(_Writer):
             np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
 
     def find_other_images(self) -> Path | None:
-        shard = re.compile(re.escape(self.out.stem) + r"-\d{5,}\.npz", re.IGNORECASE)
-        paths = [path for path in self.out.parent.iterdir() if shard.fullmatch(path.name)]
+        pattern = re.compile(re.escape(self.out.stem) + r"-\d{5,}\.npz", re.IGNORECASE)
+        paths = [path for path in self.out.parent.iterdir() if pattern.fullmatch(path.name)]
         if self.files != [self.out] and self.out.exists():
             paths.append(self.out)
         return min(paths, default=None)
@@ -281,6 +289,8 @@ class _ShardWriter(_Writer):
 
 
 class _FolderWriter(_Writer):
+    """Writer of a PNG file for each image."""
+
     def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
         self.out, self.digits = out, len(str(n - 1))
         classes = model.spec.classes

@@ -1,4 +1,4 @@
-"""Resolution of a name or a path, or of neither, to the files of a model."""
+"""Resolution of a model name or path, or of the default, to the model's files."""
 
 from pathlib import Path
 
@@ -9,21 +9,21 @@ from cvae.runtime import hub
 
 
 def find(name_or_path: str | Path | None = None) -> Path:
-    """Return the path of a model: the folder of a run or of a zoo model, or an exported file.
+    """Return the path of a model: a run folder, the folder of a zoo model, or an exported file.
 
     Args:
-        name_or_path: A run folder, an exported file, the name of a run under `runs/`, the name of a zoo model, or
-            hf://owner/name[@revision], which is downloaded. None is the zoo's default model.
+        name_or_path: a run folder, an exported file, the name of a run under `runs/`, the name of a zoo model, or
+            hf://owner/name[@revision], which is downloaded. None stands for the zoo's default model.
 
     Raises:
         UsageError: If there is no such model.
-        CvaeError: If it can't be downloaded.
+        CvaeError: If the model can't be downloaded.
     """
     if str(name_or_path).startswith(hub.SCHEME):
         return hub.fetch(str(name_or_path))
     zoo = model_zoo.models()
     if name_or_path is None and zoo:
-        return zoo[model_zoo.DEFAULT]  # even if there is a run of that name, which may still be training
+        return zoo[model_zoo.DEFAULT]  # even if a run has the same name: it may still be training
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() or is_run(path) or (path / DECODER).is_file():
@@ -41,7 +41,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
 
 
 def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
-    """Return the path of a model like `find`, but for None that of the newest run under `runs/`, if there is one.
+    """Return the path of a model like `find`, but for None the path of the newest run under `runs/`, if there is one.
 
     Returns:
         The path, and a description of the choice, empty unless `name_or_path` is None.

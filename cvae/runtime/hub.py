@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub or a mirror of it (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
+"""Models on the Hugging Face Hub or a mirror (HF_ENDPOINT): hf://owner/name or hf://owner/name@revision."""
 
 import re
 import sys
@@ -14,19 +14,21 @@ FILES = (DECODER, ENCODER)
 
 
 def fetch(name: str) -> Path:
-    """Download the exported files of hf://owner/name[@revision], and return their folder in the cache of the hub.
+    """Download the exported files of hf://owner/name[@revision], and return their folder in the Hub cache.
 
-    Files that have not changed are not downloaded again. If the hub can't be reached, an earlier download is used.
+    Files that have not changed are not downloaded again. If the Hub can't be reached, an earlier download is used.
 
     Raises:
-        UsageError: If the name does not have this form, or the hub has no such repository or revision.
+        UsageError: If the name does not have this form, or the Hub has no such repository or revision.
         MissingExtraError: If huggingface_hub is not installed.
-        CvaeError: If the hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
-            a file is too large to load, in which case nothing is downloaded.
+        CvaeError: If the Hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
+            a file is too large to load. Nothing is downloaded then.
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if match is None:
-        raise UsageError(f"{name!r} is not a model of the hub; write hf://owner/name, or hf://owner/name@revision")
+        raise UsageError(
+            f"{name!r} is not the name of a model on the Hub; use hf://owner/name, or hf://owner/name@revision"
+        )
     repository, revision = match.groups()
     try:
         import huggingface_hub
@@ -42,7 +44,7 @@ def fetch(name: str) -> Path:
     except CvaeError:
         raise
     except errors.HFValidationError as error:
-        raise UsageError(f"{name!r} is not a model of the hub: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"{name!r} is not the name of a model on the Hub: {str(error).splitlines()[0]}") from error
     except errors.RepositoryNotFoundError as error:
         raise UsageError(f"{name!r}: {constants.ENDPOINT} has no such model, or it is private") from error
     except errors.RevisionNotFoundError as error:
@@ -50,7 +52,7 @@ def fetch(name: str) -> Path:
     except errors.LocalEntryNotFoundError as error:
         raise CvaeError(
             f"{name!r}: {constants.ENDPOINT} can't be reached, and the model was not downloaded before; "
-            "try again when there is a network"
+            "connect to the network and try again"
         ) from error
     except Exception as error:  # the HTTP client, and so its error for a lost connection, depends on the version
         reason = (str(error) or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Session of an exported file in onnxruntime: read once, scanned, and run in chunks."""
+"""onnxruntime session of an exported file, which is read once, scanned, and run in chunks."""
 
 import math
 from pathlib import Path
@@ -15,43 +15,45 @@ MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Images per run. This is faster than one large batch, bounds the memory, and gives the same bits for any total."""
+"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give the same bits for any
+batch size."""
 
 MAX_ELEMENTS = 2**26
-"""Maximum number of values in all tensors of a run, 256 MB; costly models run on fewer images at once."""
+"""Maximum number of values in all tensors of a run, 256 MB. Costly models run on fewer images at once."""
 
 BATCHES = (1, 4, 16, CHUNK)
-"""Batch sizes of runs that are not on the CPU: a GPU searches for its convolution algorithms at each new size."""
+"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+"""onnxruntime provider of each device."""
 
 
 def read_spec(path: Path) -> tuple[Spec, bytes]:
     """Return the spec and the content of an exported file, without onnxruntime.
 
     Raises:
-        CvaeError: the file can't be read, is too large, or was not exported by cvae.
+        CvaeError: If the file can't be read, is too large, or was not exported by cvae.
     """
     data = read_at_most(path, MAX_BYTES)
-    text = protobuf.metadata(data, str(path)).get(KEY)
+    text = protobuf.read_metadata(data, str(path)).get(KEY)
     if text is None:
         raise CvaeError(f"{str(path)!r} was not exported by cvae: its metadata has no {KEY!r} entry")
     return Spec.from_json(text, str(path)), data
 
 
 def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
-    """Return the spec and the content of an exported file that passes the scan, and the result of the scan.
+    """Read and scan an exported file.
 
     Args:
         path: the file.
-        role: "decoder" or "encoder", which the file must be.
+        role: required role of the file, "decoder" or "encoder".
 
     Returns:
-        The spec, the content, and the number of values that are computed for one image (see `cvae.runtime.scan`).
+        The spec, the content, and the number of values that the file computes for one image (see `cvae.runtime.scan`).
 
     Raises:
-        UsageError: the file has the other role.
-        CvaeError: `read_spec` or `scan` rejects the file.
+        UsageError: If the file has the other role.
+        CvaeError: If `read_spec` or `scan` rejects the file.
     """
     spec, data = read_spec(path)
     if spec.role != role:
@@ -60,22 +62,22 @@ def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
 
 
 class Session:
-    """Exported file, ready to run; several threads may share it.
+    """Exported file that is loaded and can be run. Threads can share a session.
 
     `cvae.runtime.scan` checks the file before onnxruntime loads it.
 
     Args:
         path: the file.
-        role: "decoder" or "encoder", which the file must be.
+        role: required role of the file, "decoder" or "encoder".
         device: "cpu", "cuda", "auto" (CUDA if it starts, otherwise the CPU), or the name of an onnxruntime provider.
-        threads: number of threads of a run; None leaves it to onnxruntime, which takes one per core.
-        spinning: let threads spin between runs too, while they wait for the next one. This is faster in a tight loop,
-            but keeps the CPU busy.
-        arena: keep freed memory for the next run. This is not faster here, and the memory stays resident.
+        threads: number of threads of a run; None for the default of onnxruntime, one per core.
+        spinning: whether threads spin between runs too, while they wait for the next run. This is faster in a tight
+            loop, but keeps the CPU busy.
+        arena: whether to keep freed memory for the next run. This is not faster here, and the memory stays resident.
 
     Raises:
-        UsageError: the file has the other role, or this onnxruntime does not have the device.
-        CvaeError: the file is rejected, or onnxruntime can't load it or start the device.
+        UsageError: If the file has the other role, or this onnxruntime does not have the device.
+        CvaeError: If the file is rejected, or onnxruntime can't load it or start the device.
     """
 
     def __init__(
@@ -92,13 +94,13 @@ class Session:
         options.intra_op_num_threads = threads or 0
         # Spinning while threads wait for each other makes a run 1.2 times as fast; after the run they sleep.
         options.add_session_config_entry("session.force_spinning_stop", str(int(not spinning)))
-        first, *others = _providers(device)
+        provider, *fallbacks = _find_providers(device)
         try:
-            self._session, self.provider = self._start(data, options, first), first
+            self._session, self.provider = self._start(data, options, provider), provider
         except CvaeError:
-            if not others:
+            if not fallbacks:
                 raise
-            self._session, self.provider = self._start(data, options, others[0]), others[0]
+            self._session, self.provider = self._start(data, options, fallbacks[0]), fallbacks[0]
         self._batches = () if self.provider == PROVIDERS["cpu"] else BATCHES
 
     def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
@@ -107,7 +109,7 @@ class Session:
         except Exception as error:  # onnxruntime raises a dozen types without a common base class
             raise CvaeError(f"onnxruntime can't load {self._source!r} on {provider}: {one_line(error)}") from error
         if provider not in session.get_providers():
-            fix = _CUDA_FIX if provider == PROVIDERS["cuda"] else _OTHER_FIX
+            fix = _CUDA_START_FIX if provider == PROVIDERS["cuda"] else _PROVIDER_START_FIX
             raise CvaeError(f"onnxruntime could not start {provider} and would run on the CPU; {fix}")
         return session
 
@@ -121,7 +123,7 @@ class Session:
             The outputs, in the order of `cvae.runtime.scan.signature`.
 
         Raises:
-            CvaeError: onnxruntime fails, or an output is not finite or does not have the shape that the spec says.
+            CvaeError: If onnxruntime fails, or an output is not finite or does not have the shape in the spec.
         """
         count = len(next(iter(inputs.values())))
         step = min(CHUNK, self._max_batch)
@@ -130,55 +132,55 @@ class Session:
         outputs: list[np.ndarray] = []
         for start in range(0, count, step):
             chunk = self._run({name: value[start : start + step] for name, value in inputs.items()})
-            outputs = outputs or [np.empty((count, *part.shape[1:]), part.dtype) for part in chunk]
-            for output, part in zip(outputs, chunk, strict=True):
-                output[start : start + step] = part
+            outputs = outputs or [np.empty((count, *values.shape[1:]), values.dtype) for values in chunk]
+            for output, values in zip(outputs, chunk, strict=True):
+                output[start : start + step] = values
         return outputs
 
     def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         count, padded = len(next(iter(inputs.values()))), inputs
-        missing = next((size - count for size in self._batches if count <= size <= self._max_batch), 0)
-        if missing:  # pad with copies of the first
-            padded = {name: np.concatenate([value, value[:1].repeat(missing, 0)]) for name, value in inputs.items()}
+        padding = next((size - count for size in self._batches if count <= size <= self._max_batch), 0)
+        if padding:  # pad with copies of the first image
+            padded = {name: np.concatenate([value, value[:1].repeat(padding, 0)]) for name, value in inputs.items()}
         try:
             outputs = self._session.run(list(self._outputs), padded)
         except Exception as error:  # as above
             raise CvaeError(f"onnxruntime can't run {self._source!r}: {one_line(error)}") from error
-        for (name, shape), part in zip(self._outputs.items(), outputs, strict=True):
-            if part.shape != (count + missing, *shape) or part.dtype != np.float32:
+        for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
+            if output.shape != (count + padding, *shape) or output.dtype != np.float32:
                 raise CvaeError(
-                    f"{self._source!r} contradicts its own spec: its output {name!r} is {part.dtype} {part.shape}, not "
-                    f"float32 {(count + missing, *shape)}; use a file that cvae export onnx wrote"
+                    f"{self._source!r} contradicts its own spec: its output {name!r} is {output.dtype} {output.shape}, "
+                    f"not float32 {(count + padding, *shape)}; use a file that cvae export onnx wrote"
                 )
         # A sum is the fastest way to find a value that is not finite.
-        if not all(math.isfinite(np.add.reduce(part, axis=None)) for part in outputs):
+        if not all(math.isfinite(np.add.reduce(output, axis=None)) for output in outputs):
             raise CvaeError(
                 f"{self._source!r} returns values that are not finite: its weights are damaged, or the input is far "
                 "outside the training data"
             )
-        return [part[:count] for part in outputs] if missing else outputs
+        return [output[:count] for output in outputs] if padding else outputs
 
 
-_GPU_FIX = (
-    "replace the package, as the two overwrite each other: "
+_NO_CUDA_FIX = (
+    "replace the package, because the two packages overwrite each other: "
     "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
 
-_CUDA_FIX = (
+_CUDA_START_FIX = (
     "it needs an NVIDIA driver (check with nvidia-smi) and the CUDA and cuDNN libraries that it was built for: "
     "pip install 'onnxruntime-gpu[cuda,cudnn]' installs them"
 )
 
-_OTHER_FIX = "its requirements are listed at https://onnxruntime.ai/docs/execution-providers"
+_PROVIDER_START_FIX = "its requirements are listed at https://onnxruntime.ai/docs/execution-providers"
 
 
-def _providers(device: str) -> list[str]:
+def _find_providers(device: str) -> list[str]:
     """Return the onnxruntime provider to start and, for "auto", the one to fall back to."""
     available = ort.get_available_providers()
     if device == "auto":
         return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     provider = PROVIDERS.get(device, device)
     if provider not in available:
-        fix = _GPU_FIX if device == "cuda" else f"available: {', '.join(['auto', *PROVIDERS, *available])}"
+        fix = _NO_CUDA_FIX if device == "cuda" else f"available: {', '.join(['auto', *PROVIDERS, *available])}"
         raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]

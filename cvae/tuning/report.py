@@ -1,4 +1,4 @@
-"""Reports of a study: a table, a dictionary for JSON, and plots."""
+"""Reports on a study: a table, a dictionary for JSON, and plots."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from cvae.plots.style import GREY, OKABE_ITO, save
 from cvae.run import WEIGHTS
-from cvae.tuning.search_space import Range
+from cvae.tuning.search_space import Domain, Range
 from cvae.tuning.study import Study, format_value, is_first, outcome
 
-BLUE = OKABE_ITO[0]
+BLUE = OKABE_ITO[0]  # the main colour of the plots
 
 
 def summary(study: Study) -> dict[str, Any]:
@@ -28,13 +28,13 @@ def summary(study: Study) -> dict[str, Any]:
         "out": str(study.out),
         "first_bound": first_bound,
         "best": best
-        and {**_trial_summary(best), "recipe": str(study.out / "best.toml"), "run": _run_folder(study, best)},
-        "trials": [_trial_summary(trial) for trial in study.trials],
+        and {**_summarize_trial(best), "recipe": str(study.out / "best.toml"), "run": _find_run(study, best)},
+        "trials": [_summarize_trial(trial) for trial in study.trials],
     }
 
 
 def table(study: Study) -> str:
-    """Format a study as text: a table of its trials, the best one first, and the commands that use the best one."""
+    """Format a study as text: a table of its trials, the best trial first, and commands that use the best trial."""
     names = list(study.space)
     rows = [["trial", "outcome", "bound", "seconds", *names]]
     for trial in study.trials:
@@ -48,39 +48,39 @@ def table(study: Study) -> str:
     if (best := report["best"]) is not None:
         gain = "" if report["first_bound"] is None else f", {report['first_bound'] - best['bound']:.2f} below the first"
         lines += ["", f"best: trial {best['number']}, {best['bound']:.2f} nats per image{gain}"]
-        lines += [f"its recipe: cvae train --recipe {best['recipe']}"]
-        lines += [f"its run: cvae export onnx {best['run']}" if best["run"] else f"its run is on {best['host']}"]
+        lines += [f"train it again: cvae train --recipe {best['recipe']}"]
+        lines += [f"export it: cvae export onnx {best['run']}" if best["run"] else f"its run is on {best['host']}"]
     return "\n".join(lines)
 
 
 def plot(study: Study) -> list[Path]:
     """Save history.png, slices.png and importances.png in the study's folder, and return their paths.
 
-    Plots for which there are too few complete trials are left out.
+    A plot is skipped if there are too few complete trials for it.
     """
     complete = sorted((t for t in study.trials if t.state == TrialState.COMPLETE), key=lambda t: t.number)
     if not complete:
         return []
     figure = Figure(figsize=(7, 4), layout="constrained")
-    _history(figure.subplots(), complete)
+    _plot_history(figure.subplots(), complete)
     paths = [_save(figure, study.out / "history.png")]
 
     varied = [name for name in study.space if len({t.params.get(name) for t in complete}) > 1]
     if varied:
         figure = Figure(figsize=(3 * len(varied), 3.4), layout="constrained")
         for axes, name in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied, strict=True):
-            _slice(axes, name, study.space[name], complete)
+            _plot_slice(axes, name, study.space[name], complete)
         figure.axes[0].set_ylabel("validation bound, nats")
         paths.append(_save(figure, study.out / "slices.png"))
     if len(complete) > 3 and varied:
         figure = Figure(figsize=(6, 1 + 0.5 * len(varied)), layout="constrained")
-        _importances(figure.subplots(), study.optuna, varied)
+        _plot_importances(figure.subplots(), study.optuna, varied)
         paths.append(_save(figure, study.out / "importances.png"))
     return paths
 
 
-def _history(axes: Axes, complete: list[FrozenTrial]) -> None:
-    numbers, bounds = [t.number for t in complete], [_bound(t) for t in complete]
+def _plot_history(axes: Axes, complete: list[FrozenTrial]) -> None:
+    numbers, bounds = [t.number for t in complete], [_get_bound(t) for t in complete]
     axes.plot(numbers, bounds, "o", color=GREY, label="trial")
     axes.step(numbers, np.minimum.accumulate(bounds), where="post", color=BLUE, label="best so far")
     axes.set(xlabel="trial", ylabel="validation bound, nats", title="Complete trials")
@@ -88,13 +88,13 @@ def _history(axes: Axes, complete: list[FrozenTrial]) -> None:
     axes.legend()
 
 
-def _slice(axes: Axes, name: str, domain: Range | tuple[Any, ...], complete: list[FrozenTrial]) -> None:
+def _plot_slice(axes: Axes, name: str, domain: Domain, complete: list[FrozenTrial]) -> None:
     trials = [t for t in complete if name in t.params]
     values = [t.params[name] for t in trials]
     positions = values if isinstance(domain, Range) else [domain.index(value) for value in values]
     order = [t.number for t in trials]
     # Later trials are darker.
-    axes.scatter(positions, [_bound(t) for t in trials], c=order, cmap="Blues", edgecolors=GREY)
+    axes.scatter(positions, [_get_bound(t) for t in trials], c=order, cmap="Blues", edgecolors=GREY)
     if isinstance(domain, Range):
         axes.set_xscale("log" if domain.log else "linear")
     else:
@@ -102,14 +102,14 @@ def _slice(axes: Axes, name: str, domain: Range | tuple[Any, ...], complete: lis
     axes.set_xlabel(name)
 
 
-def _importances(axes: Axes, study: optuna.Study, names: list[str]) -> None:
+def _plot_importances(axes: Axes, study: optuna.Study, names: list[str]) -> None:
     importances = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0), params=names)
     ordered = sorted(importances, key=importances.__getitem__)
     axes.barh(ordered, [importances[name] for name in ordered], color=BLUE)
     axes.set(xlabel="share of the bound's variance", title="Parameter importances")
 
 
-def _bound(trial: FrozenTrial) -> float:
+def _get_bound(trial: FrozenTrial) -> float:
     assert trial.value is not None  # the trial is complete
     return trial.value
 
@@ -119,7 +119,7 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def _trial_summary(trial: FrozenTrial) -> dict[str, Any]:
+def _summarize_trial(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
         "outcome": outcome(trial),
@@ -131,6 +131,6 @@ def _trial_summary(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _run_folder(study: Study, trial: FrozenTrial) -> str | None:
+def _find_run(study: Study, trial: FrozenTrial) -> str | None:
     folder = study.folder(trial)
     return str(folder) if (folder / WEIGHTS).exists() else None

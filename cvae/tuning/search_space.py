@@ -1,4 +1,14 @@
-"""The search space of a study: flags of `cvae train` and options of parts, as ranges or lists of choices."""
+"""The search space of a study: flags and part options of `cvae train`, as ranges or lists of choices.
+
+A search space is made in two steps, from the command line or from a recipe:
+
+1. `parse_search` converts the texts of `--search`, such as "lr=1e-4..1e-2:log", to a table, such as
+   {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}. `read_search` reads a table of the same form from a recipe.
+2. `make_space` checks the table and converts it to a `Space`, which maps each name to a `Range` or a tuple of choices.
+
+Without a table, `default_space` makes the space. For each trial, `apply_params` sets the values that Optuna proposes in
+a training configuration, and `to_recipe` writes the best configuration as a recipe.
+"""
 
 import json
 import re
@@ -19,12 +29,19 @@ MACHINE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.mac
 """Flags in which the workers of one study may differ."""
 
 NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
-"""Flags that can't be searched: the bounds of two data sets or likelihoods do not compare."""
+"""Flags that can't be searched, such as the data set and the likelihood, for which bounds are not comparable."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """A range of numbers from `low` to `high`, both included. With `log`, they are uniform on a log scale."""
+    """A range of numbers.
+
+    Attributes:
+        low: lower end, included.
+        high: upper end, included.
+        log: whether to sample uniformly on a log scale.
+        whole: whether the range contains only integers. The name is stored in existing studies.
+    """
 
     low: float
     high: float
@@ -33,9 +50,9 @@ class Range:
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
-            raise UsageError(f"the search from {self.low} to {self.high} is empty; put the lower end first")
+            raise UsageError(f"the range from {self.low} to {self.high} is empty; put the lower end first")
         if self.log and self.low <= 0:
-            raise UsageError(f"a search on the log scale can't start at {self.low}; start above 0")
+            raise UsageError(f"a range on a log scale can't start at {self.low}; start above 0")
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -45,8 +62,11 @@ class Range:
         return isinstance(value, int | float) and self.low <= value <= self.high
 
 
-Space = dict[str, Range | tuple[Any, ...]]
-"""Maps a flag (`lr`) or an option of a part (`arch.width`) to a range or a tuple of choices."""
+Domain = Range | tuple[Any, ...]
+"""A range, or a tuple of choices."""
+
+Space = dict[str, Domain]
+"""Domains by the name of a flag (`lr`) or of a part option (`arch.width`)."""
 
 DEFAULT_SPACE: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
@@ -54,6 +74,7 @@ DEFAULT_SPACE: Space = {
     "latent_dim": (8, 16, 32, 64),
     "ema": (0.0, 0.99, 0.999),
 }
+"""Search space for a study without a search table."""
 
 
 def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
@@ -71,10 +92,10 @@ def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
 
 
 def parse_search(assignments: list[str]) -> dict[str, Any]:
-    """Convert flags like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of a recipe's table [search].
+    """Convert flags like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of the [search] table of a recipe.
 
     Raises:
-        UsageError: an assignment is not of this form.
+        UsageError: If an assignment does not have this form.
     """
     table: dict[str, Any] = {}
     for assignment in assignments:
@@ -86,13 +107,13 @@ def parse_search(assignments: list[str]) -> dict[str, Any]:
                 table[name] = {"low": json.loads(ends[1]), "high": json.loads(ends[2]), "log": ends[3] is not None}
             else:
                 table[name] = json.loads(f"[{text}]")
-        except ValueError:
+        except ValueError:  # not JSON, so the choices are plain text, as in optimizer=adamw,sgd
             table[name] = text.split(",")
     return table
 
 
 def read_search(recipe: Path) -> dict[str, Any]:
-    """Return the table [search] of a recipe that `read_recipe` has accepted."""
+    """Return the [search] table of a recipe that `read_recipe` has accepted; the config.json of a run has none."""
     return tomllib.loads(recipe.read_text("utf-8")).get("search", {}) if recipe.suffix == ".toml" else {}
 
 
@@ -100,40 +121,62 @@ def make_space(table: Mapping[str, Any]) -> Space:
     """Convert a table like {"lr": {"low": 1e-4, "high": 1e-2, "log": true}, "arch.hidden": [[200], [400]]} to a space.
 
     Raises:
-        UsageError: a name is not a flag or can't be searched, or a range is not valid.
+        UsageError: If a name is not a flag or can't be searched, or a range is not valid.
     """
-    hints = typing.get_type_hints(TrainConfig)
     space: Space = {}
-    for key, domain in table.items():
+    for key, value in table.items():
         name = key if "." in key else key.replace("-", "_")
-        if name in SHORT_FLAGS:
-            name, whole_numbers = f"{SHORT_FLAGS[name].part}.{name}", SHORT_FLAGS[name].type is int
-        else:
-            whole_numbers = float not in (hints.get(name), *typing.get_args(hints.get(name)))
-        part, dot, option = name.partition(".")
-        if not (part in PARTS and option if dot else name in hints and name != "options"):
-            raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, hints)}")
-        if name in NOT_SEARCHABLE:
-            raise UsageError(
-                f"search: {flag(name)} can't be searched, because bounds would not compare; give it one value"
-            )
-        if isinstance(domain, Mapping):
-            whole = whole_numbers and type(domain.get("low")) is type(domain.get("high")) is int
-            space[name] = from_dict(Range, {"whole": whole, **domain}, f"search {key}")
-        elif isinstance(domain, list) and domain:
-            space[name] = tuple(map(scalar, domain))
-        else:
-            raise UsageError(f"search: {key} = {domain!r} is neither {{low = ..., high = ...}} nor a list of choices")
+        _check_name(name, key)
+        domain = _make_domain(value, key, takes_integers=_takes_integers(name))
+        space[f"{SHORT_FLAGS[name].part}.{name}" if name in SHORT_FLAGS else name] = domain
     return space
 
 
-def scalar(value: Any) -> Any:
-    """Encode a list as JSON, because the choices of Optuna are scalars."""
+def _check_name(name: str, key: str) -> None:
+    """Check that `name` is a flag or an option that can be searched; `key` is its spelling in the table."""
+    if name in SHORT_FLAGS:
+        return
+    flags = typing.get_type_hints(TrainConfig)
+    part, dot, option = name.partition(".")
+    exists = part in PARTS and option if dot else name in flags and name != "options"
+    if not exists:
+        raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, flags)}")
+    if name in NOT_SEARCHABLE:
+        raise UsageError(
+            f"search: {flag(name)} can't be searched, because bounds would not be comparable; set a single value"
+        )
+
+
+def _takes_integers(name: str) -> bool:
+    """Return whether a range with integer ends contains only integers.
+
+    For flags this depends on the type. The type of an option in the form PART.OPTION is not known here, so the ends of
+    its range decide.
+    """
+    if name in SHORT_FLAGS:
+        return SHORT_FLAGS[name].type is int
+    hint = typing.get_type_hints(TrainConfig).get(name)
+    return float not in (hint, *typing.get_args(hint))
+
+
+def _make_domain(value: Any, key: str, *, takes_integers: bool) -> Domain:
+    """Convert a value of the table to a range (from a mapping) or to choices (from a list)."""
+    if isinstance(value, Mapping):
+        whole = takes_integers and type(value.get("low")) is type(value.get("high")) is int
+        domain: Range = from_dict(Range, {"whole": whole, **value}, f"search {key}")
+        return domain
+    if isinstance(value, list) and value:
+        return tuple(map(encode_choice, value))
+    raise UsageError(f"search: {key} = {value!r} is neither {{low = ..., high = ...}} nor a list of choices")
+
+
+def encode_choice(value: Any) -> Any:
+    """Encode a list as JSON, because Optuna only accepts scalars as choices. `apply_params` decodes it."""
     return json.dumps(value) if isinstance(value, list | tuple) else value
 
 
 def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """Return `base` with the values of a trial."""
+    """Return the configuration `base` with the parameter values of a trial."""
     data = to_dict(base)
     for name, value in params.items():
         part, dot, option = name.partition(".")
@@ -146,16 +189,16 @@ def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
 
 
 def to_recipe(config: TrainConfig) -> str:
-    """Return the recipe in TOML that makes `config`."""
+    """Return the TOML recipe that reproduces `config`."""
 
-    def lines(values: Mapping[str, Any]) -> list[str]:  # a scalar or a list is the same in JSON and in TOML
+    def format_lines(values: Mapping[str, Any]) -> list[str]:  # scalars and lists are the same in JSON and TOML
         return [
             f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None
         ]
 
     data, default = to_dict(config), to_dict(TrainConfig())
     options = data.pop("options")
-    text = lines({key: value for key, value in data.items() if value != default[key]})
+    text = format_lines({key: value for key, value in data.items() if value != default[key]})
     for part, values in options.items():
-        text += ["", f"[options.{part}]", *lines(values)]
+        text += ["", f"[options.{part}]", *format_lines(values)]
     return "\n".join(text) + "\n"

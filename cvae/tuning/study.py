@@ -1,7 +1,7 @@
-"""Hyperparameter search with Optuna, https://arxiv.org/abs/1907.10902, on one machine or several.
+"""Hyperparameter search with Optuna, https://arxiv.org/abs/1907.10902, on one or more machines.
 
 Each trial is a run, scored by its best validation bound. The first trial is the user's configuration unchanged, so the
-best trial is never worse than that.
+best trial is never worse than this configuration.
 """
 
 import json
@@ -37,41 +37,49 @@ from cvae.engine.validation import selection_bound
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.run import read_config
 from cvae.serialization import to_dict
-from cvae.tuning.search_space import MACHINE, Range, Space, apply_params, scalar, to_recipe
+from cvae.tuning.search_space import MACHINE, Domain, Range, Space, apply_params, encode_choice, to_recipe
 
 PRUNING_STEPS = 20
-"""Number of times a run is compared with the others, at equal fractions of its epochs. The first quarter is exempt."""
+"""Number of times that a trial is compared with the other trials, at equal fractions of its epochs.
+
+In the first quarter of its epochs, a trial is not pruned.
+"""
 
 MAX_FAILURES = 3
-"""Number of consecutive failures that end a study: a full disk stays full. A loss that is not finite does not count."""
+"""Number of consecutive failures that end a study, since their cause, such as a full disk, affects all later trials.
+
+A loss that is not finite does not count as a failure.
+"""
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
-"""States of the trials that count. A trial that was stopped or killed is repeated."""
+"""States of the trials that count as done. A trial that was interrupted or killed is repeated."""
 
 
 class Study:
     """A hyperparameter search.
 
     Args:
-        base: configuration of the first trial, and of whatever the space does not vary.
+        base: configuration of the first trial; later trials change only the parameters in the search space.
         space: search space.
         name: name of the study in its storage.
         out: folder for the runs of this worker.
-        storage: file or database URL, which several workers may share; None for a file in `out`.
+        storage: file or database URL, which several workers can share; None for a file in `out`.
 
     Raises:
-        UsageError: the configuration or the space is not valid, or the study was started with other flags.
-        CvaeError: the storage can't be used.
+        UsageError: If the configuration or the space is not valid, or the study was started with different flags.
+        CvaeError: If the storage can't be used.
     """
 
     def __init__(self, base: TrainConfig, space: Space, *, name: str, out: Path, storage: str | None = None) -> None:
         if os.environ.get("WORLD_SIZE", "1") != "1":
-            raise UsageError("a study runs in one process; start cvae tune several times on one --storage instead")
+            raise UsageError(
+                "a study runs in one process; start cvae tune several times with the same --storage instead"
+            )
         self.base, self.space, self.name, self.out = base, space, name, out
         self.storage = storage or str(out / "study.journal")
-        self.first_params = self._check()
+        self.first_params = self._check_space()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        with self._storage_errors():
+        with self._convert_storage_errors():
             try:
                 self.optuna = self._open()
             except DBAPIError:  # another worker may be creating the tables of a new database
@@ -82,19 +90,22 @@ class Study:
     def _open(self) -> optuna.Study:
         return optuna.create_study(
             study_name=self.name,
-            storage=self.storage if "://" in self.storage else _journal(Path(self.storage)),
+            storage=self.storage if "://" in self.storage else _open_journal(Path(self.storage)),
             pruner=MedianPruner(n_warmup_steps=PRUNING_STEPS // 4),
             load_if_exists=True,
         )
 
-    def _check(self) -> dict[str, Any]:
-        """Return the values that `base` has for the names in the space, where the space contains them.
+    def _check_space(self) -> dict[str, Any]:
+        """Check all choices and the ends of all ranges, and return the parameters of the first trial.
 
-        Every choice is checked, so that a value that is not valid is an error now, not in the tenth trial.
+        Without the check, a value that is not valid would fail only when a later trial tries it. The first trial has
+        the values of `base`, except those that the space does not contain.
         """
         dataset = load_dataset(self.base)
         if dataset.validation is None:
-            raise UsageError(f"--validation {self.base.validation} leaves no images to compare trials by; use 0.1")
+            raise UsageError(
+                f"--validation {self.base.validation} leaves no images for comparing trials; use for example 0.1"
+            )
         for name, domain in self.space.items():
             for value in domain.ends if isinstance(domain, Range) else domain:
                 configure(apply_params(self.base, {name: value}), dataset)
@@ -103,16 +114,20 @@ class Study:
         options["objective"] = config.training.options["objective"]
         values = {f"{part}.{name}": value for part, own in options.items() for name, value in own.items()}
         values |= vars(config.training)
-        return {name: scalar(values[name]) for name, domain in self.space.items() if scalar(values[name]) in domain}
+        return {
+            name: encode_choice(values[name])
+            for name, domain in self.space.items()
+            if encode_choice(values[name]) in domain
+        }
 
     def run(self, trials: int) -> None:
         """Search until the study has `trials` trials, counting those of all workers.
 
         Raises:
-            CvaeError: the first trial fails, or several trials in a row.
-            Interrupted: on Ctrl-C or SIGTERM; the study can be resumed.
+            CvaeError: If the first trial fails, or `MAX_FAILURES` trials in a row.
+            Interrupted: If the process receives Ctrl-C or SIGTERM; the study can be resumed.
         """
-        with self._storage_errors():
+        with self._convert_storage_errors():
             try:
                 self._recover()
                 self._update_best()
@@ -131,12 +146,12 @@ class Study:
                         raise error
             except (Interrupted, KeyboardInterrupt):
                 raise Interrupted(
-                    f"stopped with {self._num_done()} of {trials} trials done; resume with the same command"
+                    f"interrupted after {self._num_done()} of {trials} trials; resume with the same command"
                 ) from None
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials that were started, the best first."""
+        """All trials that were started, with the best trial first."""
         trials = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         order = (*DONE, TrialState.RUNNING, TrialState.FAIL)
         return sorted(trials, key=lambda t: (order.index(t.state), inf if t.value is None else t.value, t.number))
@@ -151,14 +166,14 @@ class Study:
         return self.base if is_first(trial) else apply_params(self.base, trial.params)
 
     def folder(self, trial: FrozenTrial | Trial) -> Path:
-        """Return the folder of a trial's run. It exists if this worker ran the trial and has not removed it."""
+        """Return the folder of a trial's run, which exists if this worker ran the trial and has not removed its run."""
         return self.out / f"trial-{trial.number:03}"
 
     # -- one trial -------------------------------------------------------------------------------------------------
 
     def _train(self, trial: Trial) -> CvaeError | None:
         """Train, report the result to the study, and return the error if the training failed."""
-        # With the trial's number in the seed, a repeated study proposes the same values, and no two workers do.
+        # The seed includes the trial's number: workers propose different values, and a repeated study the same values.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
@@ -167,7 +182,7 @@ class Study:
 
         start = time.monotonic()
         bounds: list[float] = []
-        # Importance-weighted bounds compare only at equal numbers of samples; ELBOs always do.
+        # Importance-weighted bounds are comparable only at equal numbers of samples; ELBOs always are.
         score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else selection_bound
         epochs = pruning_step = 0
 
@@ -204,7 +219,7 @@ class Study:
 
     def _update_best(self) -> None:
         """Write the recipe of the best trial, and remove the runs of all other finished trials."""
-        trials = self.trials  # read once: another worker may add a better one at any time
+        trials = self.trials  # read once, because another worker may add a better trial at any time
         best = _first_complete(trials)
         for trial in trials:
             if trial.state.is_finished() and trial is not best:
@@ -222,16 +237,16 @@ class Study:
         """Abandon the trials of killed workers on this machine, and queue the first trial if it is not done."""
         for trial in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if _is_orphaned(trial):
-                # Retry once only, because these values may need more memory than there is.
+                # Retry only once, because these values may need more memory than the machine has.
                 self._abandon(trial, retry="again" not in trial.user_attrs)
         states = (TrialState.WAITING, TrialState.RUNNING, *DONE)
         if not any(is_first(trial) for trial in self.optuna.get_trials(deepcopy=False, states=states)):
             self.optuna.enqueue_trial(self.first_params, user_attrs={"start": True})
 
     def _is_duplicate_first(self, trial: Trial) -> bool:
-        """Return whether another worker, which started at the same time, has already taken the first trial."""
-        others = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING, *DONE))
-        return any(is_first(other) and other.number < trial.number for other in others)
+        """Return whether another worker that started at the same time has already taken the first trial."""
+        trials = self.optuna.get_trials(deepcopy=False, states=(TrialState.RUNNING, *DONE))
+        return any(is_first(other) and other.number < trial.number for other in trials)
 
     def _abandon(self, trial: FrozenTrial | Trial, *, retry: bool) -> None:
         """End a trial and, with `retry`, queue its values again. The first trial is queued by `_recover`."""
@@ -241,7 +256,11 @@ class Study:
             self.optuna.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
     def _check_same_flags(self) -> None:
-        """Store the flags and the search space of a new study, or compare them with those that it was started with."""
+        """Store the flags and the search space of a new study, or check that they equal the stored ones.
+
+        Raises:
+            UsageError: If the study was started with different flags or a different search space.
+        """
         flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
         defaults = {key: value for key, value in to_dict(TrainConfig()).items() if key in flags}
         search = {
@@ -264,7 +283,8 @@ class Study:
             )
 
     @contextmanager
-    def _storage_errors(self) -> Iterator[None]:
+    def _convert_storage_errors(self) -> Iterator[None]:
+        """Raise errors of the storage as CvaeError, without the password in its URL."""
         try:
             yield
         except CvaeError:
@@ -279,8 +299,11 @@ def _first_complete(trials: list[FrozenTrial]) -> FrozenTrial | None:
     return next((trial for trial in trials if trial.state == TrialState.COMPLETE), None)
 
 
-def _journal(path: Path) -> JournalStorage:
-    """Open a journal file, which works on shared drives too, and remove a last line that a full disk cut short."""
+def _open_journal(path: Path) -> JournalStorage:
+    """Open a journal file, which also works on shared drives.
+
+    If a full disk has cut the last line short, the line is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalFileOpenLock(str(path))
     backend = JournalFileBackend(str(path), lock)
@@ -293,18 +316,19 @@ def _journal(path: Path) -> JournalStorage:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Return how a trial ended, in one word."""
+    """Return a word for the state of a trial."""
     if "error" in trial.user_attrs:
         return "failed"
-    return {"FAIL": "stopped"}.get(trial.state.name, trial.state.name.lower())
+    return {"FAIL": "interrupted"}.get(trial.state.name, trial.state.name.lower())
 
 
 def format_value(value: Any) -> str:
-    """Format a parameter's value for people."""
+    """Format the value of a parameter for a table or message."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def _suggest(trial: Trial, name: str, domain: Range | tuple[Any, ...]) -> None:
+def _suggest(trial: Trial, name: str, domain: Domain) -> None:
+    """Let Optuna choose the value of a parameter; Optuna stores the value in the trial."""
     if not isinstance(domain, Range):
         trial.suggest_categorical(name, domain)
     elif domain.whole:
@@ -314,12 +338,12 @@ def _suggest(trial: Trial, name: str, domain: Range | tuple[Any, ...]) -> None:
 
 
 def is_first(trial: FrozenTrial | Trial) -> bool:
-    """Return whether a trial has the user's own configuration."""
+    """Return whether a trial is the first one, with the user's configuration unchanged."""
     return "start" in trial.user_attrs
 
 
 def _is_orphaned(trial: FrozenTrial) -> bool:
-    """Return whether the process that ran a trial was on this machine and has ended."""
+    """Return whether the process that ran a trial was on this machine and no longer exists."""
     host, pid, start = trial.user_attrs.get("worker", (None, 0, 0))
     try:
         return host == socket.gethostname() and abs(psutil.Process(pid).create_time() - start) > 2

@@ -1,4 +1,4 @@
-// Generate one image with an exported decoder: read the spec in the file, draw noise, run the model.
+// Generate an image with an exported decoder: read the spec in the file, draw noise, and run the model.
 //
 //     generate decoder.onnx seven.pgm --label 7 [--seed 1] [--noise noise.f32]
 //
@@ -21,7 +21,7 @@
 #include <vector>
 
 // The spec is a flat JSON object from Python's json.dumps: ASCII, with every quote inside a string escaped. The first
-// `"key":` is therefore the key, and three small readers suffice. If your program has a JSON library, use that instead.
+// `"key":` is therefore the key itself, and three small readers suffice. If your program has a JSON library, use it.
 struct Spec {
   std::string text;
 
@@ -55,7 +55,7 @@ struct Spec {
   }
 
  private:
-  std::string unescape(size_t& at) const {  // moves from the backslash to the last character of the escape
+  std::string unescape(size_t& at) const {  // moves `at` from the backslash to the last character of the escape sequence
     char kind = text[++at];
     static const std::map<char, char> simple = {{'n', '\n'}, {'t', '\t'}, {'r', '\r'}, {'b', '\b'}, {'f', '\f'}};
     if (kind != 'u') return std::string(1, simple.count(kind) ? simple.at(kind) : kind);
@@ -84,7 +84,7 @@ int64_t label_index(const std::vector<std::string>& classes, const std::string& 
 
 uint64_t parse_seed(const std::string& text) {
   if (text.empty() || text.size() > 18 || text.find_first_not_of("0123456789") != std::string::npos)
-    throw std::runtime_error("'" + text + "' is not a valid seed; use a whole number");
+    throw std::runtime_error("'" + text + "' is not a valid seed; use an integer of at most 18 digits");
   return std::stoull(text);
 }
 
@@ -100,12 +100,12 @@ int run(int argc, char** argv) {
   }
 
 #ifndef _WIN32
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // unless the user set it; read when Env is created
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // keeps a value that the user has set; read when Env is created
 #endif
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "generate");
   Ort::SessionOptions options;
-  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // idle threads use no CPU
-  options.DisableCpuMemArena();                                    // release memory after a run
+  options.AddConfigEntry("session.intra_op.allow_spinning", "0");  // so that idle threads use no CPU
+  options.DisableCpuMemArena();                                    // so that memory is released after a run
   Ort::Session session(env, argv[1], options);
   Ort::AllocatorWithDefaultOptions allocator;
   auto metadata = session.GetModelMetadata().LookupCustomMetadataMapAllocated("cvae", allocator);
@@ -135,7 +135,7 @@ int run(int argc, char** argv) {
     names.push_back("label");
     inputs.push_back(Ort::Value::CreateTensor<int64_t>(memory, &label, 1, label_shape.data(), 1));
   } else if (option.count("--label")) {
-    throw std::runtime_error("the model has no labels; leave out --label '" + option["--label"] + "'");
+    throw std::runtime_error("the model has no labels; remove --label '" + option["--label"] + "'");
   }
   const char* output = "image";
   auto images = session.Run(Ort::RunOptions{}, names.data(), inputs.data(), inputs.size(), &output, 1);

@@ -3,7 +3,7 @@
     uvicorn app:app
     curl -o seven.png 'http://127.0.0.1:8000/images.png?label=7'
 
-CVAE_MODEL is a run, a file, a zoo model or hf://owner/name. [default of cvae.load()]
+CVAE_MODEL is a run folder, an exported file, a zoo model or hf://owner/name. By default, `cvae.load` chooses the model.
 """
 
 import io
@@ -21,18 +21,24 @@ from cvae import imaging
 from cvae.runtime.arguments import label_indices
 
 MAX_IMAGES = 256
-"""Maximum number of images per request, so that a request takes milliseconds."""
+"""Maximum number of images per request, which limits the time of a request to milliseconds."""
 
-# All threads share the model, which is safe. The images of a request are one batch on one core, so that requests run in
-# parallel.
+# The model is thread-safe and shared by all threads. A request decodes its images as one batch on one core, so that
+# requests run in parallel.
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
 app = FastAPI(title=f"cvae: {model.spec.name}")
 
-Label = Annotated[list[str] | None, Query(description="Class name; repeat it for several classes.")]
-LabelIndex = Annotated[list[int] | None, Query(description="Class index in /health; repeat it for several classes.")]
-Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="Number of images; the labels alternate.")]
-Seed = Annotated[int | None, Query(ge=0, lt=2**53, description="Seed of the noise. [random; the answer has it]")]
-Temperature = Annotated[float, Query(ge=0, le=4, description="Below 1: more typical images. Above: more varied.")]
+Label = Annotated[list[str] | None, Query(description="Class name; may be repeated.")]
+LabelIndex = Annotated[list[int] | None, Query(description="Class index, in the order of /health; may be repeated.")]
+Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="Number of images, which cycle through the labels.")]
+Seed = Annotated[
+    int | None,
+    Query(ge=0, lt=2**53, description="Seed of the noise; random by default."),
+]
+Temperature = Annotated[
+    float,
+    Query(ge=0, le=4, description="Scale of the noise; below 1 for more typical images."),
+]
 
 
 class Health(BaseModel):
@@ -51,7 +57,7 @@ class GeneratedImages(BaseModel):
 
 @app.exception_handler(cvae.UsageError)
 def handle_usage_error(request: Request, error: cvae.UsageError) -> JSONResponse:
-    """Answer with a one-line error, for example for an unknown label."""
+    """Respond with an error of one line, for example for an unknown label."""
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 
@@ -69,7 +75,7 @@ def images(
     seed: Seed = None,
     temperature: Temperature = 1.0,
 ) -> GeneratedImages:
-    """Generate images, as numbers."""
+    """Generate images as JSON numbers."""
     pixels, labels, seed = generate(label, label_index, n, seed, temperature)
     names = None if labels is None else [model.spec.classes[index] for index in labels]
     return GeneratedImages(model=model.spec.name, seed=seed, labels=names, images=pixels.tolist())
@@ -83,7 +89,7 @@ def png(
     seed: Seed = None,
     temperature: Temperature = 1.0,
 ) -> Response:
-    """Generate images, as one PNG. The header X-Seed has the seed."""
+    """Generate images as one PNG. The header X-Seed contains the seed."""
     pixels, _, seed = generate(label, label_index, n, seed, temperature)
     data = io.BytesIO()
     imaging.grid(pixels).save(data, "PNG")
@@ -93,12 +99,12 @@ def png(
 def generate(
     label: list[str] | None, label_index: list[int] | None, n: int, seed: int | None, temperature: float
 ) -> tuple[np.ndarray, list[int] | None, int]:
-    """Return images (n, C, H, W), the class index of each, and the seed."""
-    classes, selection = model.spec.classes or (), label or label_index
-    if selection is None:
+    """Return images (n, C, H, W), the class index of each image, and the seed."""
+    classes, chosen_labels = model.spec.classes or (), label or label_index
+    if chosen_labels is None:
         indices = np.arange(len(classes))
     else:
-        indices = label_indices(model.spec, label, label_index, len(selection))
+        indices = label_indices(model.spec, label, label_index, len(chosen_labels))
     labels = [int(indices[i % len(indices)]) for i in range(n)] if classes else None
     seed = secrets.randbelow(2**31) if seed is None else seed
     return model.generate(n, seed=seed, temperature=temperature, label_index=labels), labels, seed

@@ -10,7 +10,7 @@ process.env.ORT_DISABLE_TELEMETRY ??= "1";
 const ort = await import("onnxruntime-node");
 
 function parseSeed(text) {
-  if (!/^\d{1,9}$/.test(text)) throw new Error(`seed "${text}" is not valid; use a number of at most 9 digits`);
+  if (!/^\d{1,9}$/.test(text)) throw new Error(`seed "${text}" is not valid; use an integer of at most 9 digits`);
   return Number(text);
 }
 
@@ -24,7 +24,7 @@ try {
       out: { type: "string", default: "generated.png" },
     },
   });
-  if (positionals.length !== 1) throw new Error("name one file: node generate.js decoder.onnx --label 7 --out seven.png");
+  if (positionals.length !== 1) throw new Error("give one model file: node generate.js decoder.onnx --label 7 --out seven.png");
   const model = await load(ort, await readFile(positionals[0]));
   const { name, classes, latent_dim, image_shape } = model.spec;
   const noise = values.noise

@@ -13,7 +13,7 @@ from cvae.models.conditioning import Conditioning
 
 
 class Mixer(nn.Module):
-    """A block that mixes the tokens of each channel, then the channels of each token."""
+    """Block that mixes the tokens of each channel, then the channels of each token."""
 
     def __init__(self, tokens: int, width: int, conditioning: Conditioning) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Mixer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """An encoder of non-overlapping patches."""
+    """Encoder: non-overlapping patches as tokens, and Mixer blocks."""
 
     def __init__(
         self, channels: int, patch: int, rows: int, columns: int, width: int, depth: int, z: int, c: Conditioning
@@ -41,7 +41,7 @@ class Encoder(nn.Module):
         self.head = c.linear(rows * columns * width, 2 * z)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        height, width = self.padded_size  # whole patches
+        height, width = self.padded_size  # padded to complete patches
         image = F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]))
         x = self.embed(image).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, T, W)
         for block in self.blocks:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The mirror image of the encoder, ending in a transposed convolution per patch."""
+    """Decoder: the encoder in reverse, with a transposed convolution that turns tokens into patches."""
 
     def __init__(
         self,
@@ -93,12 +93,12 @@ def mixer(
         image_shape: (C, H, W).
         latent_dim: latent dimension Z.
         param_channels: number of channels P that the likelihood needs.
-        conditioning: the conditioning, which makes the layers that use the label.
-        patch: side of a patch in pixels.
+        conditioning: factory of the layers that use the label.
+        patch: side of a patch, in pixels.
         width: number of channels of a token.
         depth: number of blocks in the encoder, and in the decoder.
     """
     channels, height, image_width = image_shape
-    rows, columns = -(-height // patch), -(-image_width // patch)  # rounded up; the last patches may contain padding
+    rows, columns = -(-height // patch), -(-image_width // patch)  # rounded up; the last patches can contain padding
     common = (patch, rows, columns, width, depth, latent_dim, conditioning)
     return Encoder(channels, *common), Decoder((param_channels, height, image_width), *common)

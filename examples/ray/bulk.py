@@ -2,9 +2,9 @@
 
     python bulk.py --n 1000000 --out images [--model NAME] [--seed 0]
 
-The noise of image i depends only on (seed, i), and its class is i modulo the number of classes, so neither the machine
-nor the batch matters. On a cluster, the model must be a path that all machines can read, or hf://owner/name. `--n 2`
-takes seconds.
+The noise of image i depends only on (seed, i), and its class is i modulo the number of classes, so an image does not
+depend on the machine or the batch. On a cluster, the model must be a path that all machines can read, or
+hf://owner/name. `--n 2` takes seconds.
 """
 
 import argparse
@@ -19,7 +19,7 @@ BATCH_SIZE = 256
 
 
 class Generator:
-    """A worker that maps ids (N,) to ids, labels and PNG files, and loads the model once."""
+    """Worker that loads the model once, and maps ids (N,) to ids, labels and PNG files."""
 
     def __init__(self, model: str | None, seed: int) -> None:
         import cvae
@@ -45,13 +45,13 @@ class Generator:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="Number of images.")
-    parser.add_argument("--out", type=Path, default=Path("images"), metavar="PATH", help="Folder for the files.")
-    parser.add_argument("--model", help="Run, exported file, zoo model or hf://owner/name.")
+    parser.add_argument("--out", type=Path, default=Path("images"), metavar="PATH", help="Folder to write.")
+    parser.add_argument("--model", metavar="MODEL", help="Run folder, exported file, zoo model or hf://owner/name.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the noise.")
     args = parser.parse_args()
 
     if args.out.exists():
-        parser.error(f"{str(args.out)!r} exists already; choose another --out")
+        parser.error(f"{str(args.out)!r} already exists; choose a different --out")
     model = str(Path(args.model).resolve()) if args.model and Path(args.model).exists() else args.model
     workers = (1, int(ray.cluster_resources()["CPU"]))  # minimum and maximum
     images = ray.data.range(args.n).map_batches(

@@ -1,4 +1,4 @@
-"""An exported model on Ray Serve, which batches simultaneous requests. The model may be in a Triton repository.
+"""Exported model on Ray Serve, which batches simultaneous requests. The model can be in a Triton repository.
 
 serve run --app-dir examples/ray serving:app model=model_repository/mnist-resnet-conditional/1/model.onnx
 curl -o seven.png 'http://127.0.0.1:8000/?label=7'
@@ -19,14 +19,14 @@ from cvae.imaging import to_pil
 
 @serve.deployment(ray_actor_options={"num_cpus": 1})
 class Digits:
-    """A deployment that answers each request with a PNG."""
+    """Deployment that responds to each request with a PNG."""
 
     def __init__(self, model: str | None) -> None:
         self.model = cvae.load(model, threads=1)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def generate(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
-        """Return the image (C, H, W) of each request in a batch, for its class index and seed."""
+        """Return an image (C, H, W) for each request in a batch, from the class index and seed of the request."""
         noise = np.concatenate([self.model.noise(1, seed) for seed in seeds])  # (N, Z)
         return list(self.model.decode(noise, label_index=None if self.model.spec.classes is None else labels))
 
@@ -35,16 +35,18 @@ class Digits:
         seed = query.get("seed", str(secrets.randbelow(2**31)))
         try:
             label = None if spec.classes is None else spec.label_index(query.get("label", spec.classes[0]))
-        except cvae.UsageError as error:  # checked here, because it would fail the whole batch
+        except cvae.UsageError as error:  # checked here, because an error in `generate` would fail the whole batch
             return PlainTextResponse(f"{error}\n", status_code=422)
         if not seed.isdecimal() or len(seed) > 18:
-            return PlainTextResponse(f"{seed!r} is not a valid seed; use a whole number\n", status_code=422)
+            return PlainTextResponse(
+                f"{seed!r} is not a valid seed; use an integer of at most 18 digits\n", status_code=422
+            )
         data = io.BytesIO()
         to_pil(await self.generate(label, int(seed))).save(data, "PNG")
         return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": seed})
 
 
 def app(arguments: dict[str, str]) -> serve.Application:
-    """Build the application for `serve run`, with the arguments of its command line."""
+    """Build the application from the command-line arguments of `serve run`."""
     model = arguments.get("model")
     return Digits.bind(str(Path(model).resolve()) if model and Path(model).exists() else model)

@@ -1,4 +1,4 @@
-"""A client that gets one image from a model of `cvae export triton` on Triton or KServe.
+"""Client that gets an image from a model of `cvae export triton` on Triton or KServe.
 
     python client.py --url http://127.0.0.1:8000 --model mnist-resnet-conditional --label 7 --out seven.png
 
@@ -30,9 +30,9 @@ def to_tensor(name: str, values: np.ndarray) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="Address of the server.")
-    parser.add_argument("--model", default="mnist-resnet-conditional", metavar="NAME", help="Model on the server.")
-    parser.add_argument("--label", metavar="NAME", help="Class name.")
-    parser.add_argument("--seed", type=int, metavar="N", help="Seed of the noise.")
+    parser.add_argument("--model", default="mnist-resnet-conditional", metavar="NAME", help="Name of the model.")
+    parser.add_argument("--label", metavar="NAME", help="Class name. [default: the first class]")
+    parser.add_argument("--seed", type=int, metavar="N", help="Seed of the noise. [default: random]")
     parser.add_argument("--out", default="generated.png", metavar="PATH", help="PNG file to write.")
     args = parser.parse_args()
 
@@ -47,7 +47,7 @@ def main() -> None:
                 sys.exit(f"{args.model!r} has no label {label!r}; its labels are {', '.join(spec['classes'])}")
             inputs.append(to_tensor("label", np.array([[spec["classes"].index(label)]])))  # (B, 1)
         elif args.label is not None:
-            sys.exit(f"{args.model!r} was trained without labels, so --label {args.label!r} means nothing to it")
+            sys.exit(f"{args.model!r} was trained without labels; remove --label {args.label!r}")
         (image,) = request(f"{model}/infer", {"inputs": inputs})["outputs"]
     except URLError as error:
         sys.exit(f"can't reach {model}: {error}")

@@ -1,4 +1,4 @@
-"""Export to ONNX: `decoder.onnx` and `encoder.onnx`, each one self-describing file that agrees with torch."""
+"""Export to ONNX: the self-describing files `decoder.onnx` and `encoder.onnx`, compared with torch."""
 
 import math
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import requires_weights, write_files
-from cvae.exporters.card import make_card, may_write_card
+from cvae.exporters.card import can_overwrite_card, make_card
 from cvae.exporters.onnx.graph import halve, set_metadata, to_onnx
 from cvae.exporters.onnx.parity import BATCHES, HALF_TOLERANCE, TOLERANCE, compare
 from cvae.exporters.onnx.wrappers import ROLES, build_spec
@@ -19,21 +19,22 @@ from cvae.spec import Spec
 
 @requires_weights
 def export(run: str | Path, *, license: str | None = None, half: bool = False) -> list[Path]:
-    """Write `decoder.onnx`, `encoder.onnx` and a model card into the folder of a run, all or none.
+    """Write `decoder.onnx`, `encoder.onnx` and a model card into a run folder, all files or none.
 
-    A card that was edited by hand stays as it is.
+    A card that was edited by hand is not overwritten.
 
     Args:
-        run: Folder of a trained run.
-        license: License of the weights, as an SPDX identifier such as Apache-2.0.
-        half: Store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay float32.
+        run: folder of a trained run.
+        license: license of the weights, as an SPDX identifier such as Apache-2.0.
+        half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
+            float32.
 
     Returns:
         The paths of the files.
 
     Raises:
-        CvaeError: The run is damaged; a graph differs from torch (`compare`) by more than 1e-5, or a grey level with
-            `half`; or `cvae.runtime.scan` refuses a file.
+        CvaeError: If the run is damaged, if a graph differs from torch (see `compare`) by more than 1e-5, or with
+            `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
     """
     run = Path(run)
     model, config = load_model(run)
@@ -63,8 +64,8 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
         specs[role] = replace(spec, agreement=agreement)
         set_metadata(graph, specs[role])
         data = graph.SerializeToString(deterministic=True)
-        scan(data, specs[role], f"{role}.onnx")  # a file that `cvae.load` would refuse is not written
+        scan(data, specs[role], f"{role}.onnx")  # so that no file is written that `cvae.load` would reject
         files[run / f"{role}.onnx"] = data
-    if may_write_card(run / CARD):
+    if can_overwrite_card(run / CARD):
         files[run / CARD] = make_card(run, specs["decoder"]).encode()
     return write_files(files)

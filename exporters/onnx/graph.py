@@ -11,29 +11,29 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from cvae.exporters.onnx.parity import example_inputs
+from cvae.exporters.onnx.parity import make_example_inputs
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.spec import KEY, Spec
 
 OPSET = 20
-"""From 21 on, GroupNormalization is an operator that onnxruntime expands and runs slower."""
+"""Opset of the files. From 21 on, GroupNormalization is an operator, which onnxruntime expands and runs slower."""
 
 MIN_HALVED = 64
-"""Smallest number of elements of a weight that `halve` converts: for fewer, the cast takes more bytes than it saves."""
+"""Minimum number of elements of a weight that `halve` converts. For fewer, a cast takes more bytes than it saves."""
 
 
 def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
-    """Return the graph of a decoder or an encoder, with a free batch size."""
-    return trace(module, example_inputs(spec, 2), module.outputs)
+    """Return the graph of a decoder or an encoder, with a dynamic batch size."""
+    return trace(module, make_example_inputs(spec, 2), module.outputs)
 
 
 def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Return the graph of a module, with a free batch size, and without any path or date.
+    """Return the graph of a module, with a dynamic batch size and without the paths and versions that torch adds.
 
     Args:
-        module: The module, which is called with keyword arguments.
-        inputs: Example inputs (B, ...) by name.
-        outputs: Names of the outputs.
+        module: module to trace, which is called with keyword arguments.
+        inputs: example inputs (B, ...) by name.
+        outputs: names of the outputs.
     """
     batch = torch.export.Dim("batch", min=1)
     with _silence_torch():
@@ -60,7 +60,10 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]
 
 
 def halve(graph: onnx.ModelProto) -> None:
-    """Store the weights as float16. onnxruntime casts them to float32 when it loads the file, so it runs as fast."""
+    """Store the weights of a graph as float16, in place.
+
+    onnxruntime casts the weights to float32 when it loads the file, so inference is as fast as with float32 weights.
+    """
     casts = []
     for weight in graph.graph.initializer:
         if weight.data_type == onnx.TensorProto.FLOAT and math.prod(weight.dims) >= MIN_HALVED:
@@ -81,7 +84,7 @@ def set_metadata(graph: onnx.ModelProto, spec: Spec) -> None:
 
 @contextmanager
 def _silence_torch() -> Iterator[None]:
-    """Hide the deprecation warnings and log messages of `torch.onnx`, which tell a user nothing."""
+    """Hide the deprecation warnings and log messages of `torch.onnx`, which are of no use to the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The two functions that are exported of a model, and the spec of each."""
+"""Decoder and encoder modules to export, and their specs."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from cvae.spec import Spec
 
 
 class Decoder(nn.Module):
-    """noise (B, Z), label (B,) -> image (B, C, H, W) in [0, 1]."""
+    """The decoder of a model: noise (B, Z), label (B,) -> image (B, C, H, W) in [0, 1]."""
 
     inputs, outputs = ("noise", "label"), ("image",)
 
@@ -26,7 +26,7 @@ class Decoder(nn.Module):
 
 
 class Encoder(nn.Module):
-    """image (B, C, H, W), label (B,) -> mean (B, Z), std (B, Z) in the space of the noise."""
+    """The encoder of a model: image (B, C, H, W), label (B,) -> mean (B, Z), std (B, Z) in the noise space."""
 
     inputs, outputs = ("image", "label"), ("mean", "std")
 
@@ -42,7 +42,7 @@ ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder"
 
 
 def build_spec(model: VAE, config: Config, role: str, run: Path, license: str | None) -> Spec:
-    """Return the spec of a run's decoder or encoder."""
+    """Return the spec of a run's decoder or encoder, as given by `role`."""
     likelihood = model.likelihood
     return Spec(
         role=role,

@@ -3,21 +3,21 @@
 import * as ort from "./ort.js";
 import { load, normal, slerp, toRGBA, unpacked } from "./cvae.js";
 
-const SLIDERS = 8; // number shown at the start
+const SLIDERS = 8; // number of sliders shown at the start
 const REACH = 3; // largest value of a slider, in standard deviations of the noise
 const LEG = 2200; // ms of an animation from one shape or class to the next
-const REST = 350; // ms that an animation stays at each of them
+const REST = 350; // ms that an animation pauses at each shape or class
 const STEP = 700; // ms between the images of an animation, for people who prefer reduced motion
-const THUMBNAILS = 64; // largest number; more classes are a list
-const CHUNK = 16; // thumbnails decoded at once: few, so that the image does not wait long
-const COLUMNS = 8; // largest number of columns of thumbnails
-const DOWNLOAD = 560; // smallest longer side of a downloaded image, in pixels
+const THUMBNAILS = 64; // maximum number; more classes are shown as a list
+const CHUNK = 16; // number of thumbnails decoded at once; small, so that the main image does not wait long
+const COLUMNS = 8; // maximum number of thumbnail columns
+const DOWNLOAD = 560; // minimum length of the longer side of a downloaded image, in pixels
 
 const $ = (id) => document.getElementById(id);
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
 
 export let model;
-/** The state of the page. The class is at the fraction `mix` of the way from index `label` to index `next`. */
+/** State of the page. `mix` is the fraction of the way from class index `label` to class index `next`. */
 export const state = { code: null, label: 0, next: 0, mix: 0, origin: "", image: null };
 
 // -- start ------------------------------------------------------------------------------------------------------------
@@ -40,7 +40,7 @@ async function start() {
   connect();
   surprise(0);
   await waitForImage();
-  performance.mark("first image"); // for measurements of the time until then
+  performance.mark("first image"); // for measurements of the time to the first image
   document.body.classList.add("ready");
   $("main").hidden = false;
   fit();
@@ -94,7 +94,7 @@ function describe() {
   }
 }
 
-/** Return class indices in the form that the model takes in place of names. */
+/** Return class indices as objects, which the model accepts in place of names. */
 const indexed = (indices) => indices.map((index) => ({ index }));
 
 function element(tag, properties, ...children) {
@@ -110,7 +110,7 @@ const small = document.createElement("canvas"); // the image, pixel for pixel
 let changed = false; // whether the state has changed since it was last decoded
 let pending = null; // the promise of a decoding that is not finished
 
-/** Decode and paint the state as soon as possible. Changes that come faster than that are skipped. */
+/** Decode and paint the state as soon as possible. Intermediate changes are skipped. */
 export function draw() {
   changed = true;
   pending ??= (async () => {
@@ -163,7 +163,7 @@ function enlarge(canvas) {
   context.drawImage(small, 0, 0, canvas.width, canvas.height);
 }
 
-/** Give the canvas of the image as many pixels as the screen has there. */
+/** Match the resolution of the canvas to the screen pixels that it covers. */
 function fit() {
   const [, height, width] = model.spec.image_shape;
   const picture = $("picture");
@@ -172,7 +172,7 @@ function fit() {
   enlarge(picture);
 }
 
-/** Show a code under a label. */
+/** Show the image of a code and a label. */
 export function show(code, label, origin) {
   Object.assign(state, { code, label, next: label, mix: 0, origin });
   followCode();
@@ -258,7 +258,7 @@ async function drawThumbnails() {
   const [channels, height, width] = image_shape;
   const { code } = state;
   for (let first = 0; first < thumbnails.length; first += CHUNK) {
-    if (state.code !== code || pending) return; // the state changes again, and another call follows
+    if (state.code !== code || pending) return; // the state is changing, and another call will follow
     const labels = thumbnails.slice(first, first + CHUNK).map((_, i) => first + i);
     const images = await model.decode(Float32Array.from(labels.flatMap(() => [...code])), indexed(labels));
     for (const [i, label] of labels.entries()) {
@@ -363,8 +363,8 @@ const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
 let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad per pixel of the model
 let touched = false; // whether there is anything on the pad
 let opened = false; // whether an image file is on it
-let place; // [x, y] of the pen when the keyboard moves it
-let down = false; // whether that pen draws
+let place; // position [x, y] of the keyboard pen
+let down = false; // whether the keyboard pen draws
 
 async function makePad() {
   const [channels, height, width] = model.spec.image_shape;
@@ -384,7 +384,7 @@ async function makePad() {
   $("own").hidden = false;
 }
 
-/** Return the background colour: the mean at the border of generated images, for grey models black or white. */
+/** Return the background colour: the mean border colour of generated images, or black or white for grey models. */
 async function usualBorder() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
@@ -477,7 +477,7 @@ function connectPad(pad) {
   });
 }
 
-/** Return the pad as an image (C, H, W) in [0, 1]: the mean over the square of each pixel. */
+/** Return the pad as an image (C, H, W) in [0, 1]. Each pixel is the mean over its square on the pad. */
 function padImage() {
   const [channels, height, width] = model.spec.image_shape;
   const { data } = $("pad").getContext("2d").getImageData(0, 0, width * scale, height * scale);
@@ -574,7 +574,7 @@ async function openPicture() {
   const [width, height] = [picture.width * factor, picture.height * factor];
   clear();
   const context = pad.getContext("2d");
-  context.imageSmoothingEnabled = factor < 1; // enlarged, each pixel is a square, and the mean over squares is exact
+  context.imageSmoothingEnabled = factor < 1; // an enlarged pixel stays a square, so that its mean is exact
   context.imageSmoothingQuality = "high";
   context.drawImage(picture, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
   picture.close();

@@ -14,7 +14,7 @@ const FORMAT = 1; // version of the spec that this module reads
 const METADATA_PROPS = 14; // field of ModelProto; its entries are StringStringEntryProto: key = 1, value = 2
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
-/** Yield the fields of a protobuf message: [number, value as a number or as bytes]. Throw if it is not valid. */
+/** Yield the fields of a protobuf message: [number, value as a number or as bytes]. Throw if the message is invalid. */
 function* fields(bytes) {
   let position = 0;
   const varint = () => {
@@ -69,8 +69,8 @@ export async function load(ort, bytes, options = {}) {
 }
 
 /**
- * Return the number in a text in one canonical form ("01" and "1.0" are "1e0"), or null if it is not a number.
- * A Number would not do: long ones round to the same value.
+ * Return the number in a text in a canonical form ("01" and "1.0" give "1e0"), or null if the text is not a number.
+ * The form is a text because long numbers would round to the same Number.
  */
 function numberIn(text) {
   const parts = /^([+-]?)(\p{Nd}*)\.?(\p{Nd}*)(?:e([+-]?\d{1,3}))?$/iu.exec(text);
@@ -85,7 +85,8 @@ function numberIn(text) {
 
 /**
  * Return the index of the class whose name equals a label, as a text or else as a number. Where no class name reads as
- * a number, a number is the index itself. Like `Spec.label_index` in Python, but out of range for an unknown label.
+ * a number, a number is the index itself. Like `Spec.label_index` in Python, but returns -1 or an index out of
+ * range for an unknown label.
  */
 function indexOf(label, classes) {
   const text = String(label);
@@ -172,9 +173,9 @@ class Model {
 }
 
 /**
- * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same ones everywhere:
+ * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same samples everywhere:
  * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then Box and Muller 1958,
- * two at once. Python has other samples for a seed: pass them as noise to get the same image.
+ * two at once. Python has different samples for a seed: pass them as noise to get the same image.
  */
 export function normal(seed, count) {
   let [a, b, c, counter] = [0, 0, seed | 0, 1];
@@ -218,7 +219,7 @@ export function toRGBA(image, [channels, height, width]) {
   return pixels;
 }
 
-/** Decompress a .gz file (Uint8Array). With Content-Encoding: gzip, the browser has decompressed it already. */
+/** Decompress a .gz file (Uint8Array). With Content-Encoding: gzip, the browser has already decompressed it. */
 export async function unpacked(bytes) {
   if (bytes[0] !== 0x1f || bytes[1] !== 0x8b) return bytes;
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -2,8 +2,8 @@
 
     python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
-Runs are resumed, and skipped when they are complete, so the script can be stopped and started again. The cars are in
-`cars/`, which may be a link; MNIST is downloaded, or read from CVAE_DATA_DIR.
+The script resumes runs and skips complete runs, so it can be interrupted and started again. The car images must be in
+`cars/`, which can be a link. MNIST is downloaded, or read from CVAE_DATA_DIR.
 """
 
 import argparse
@@ -25,14 +25,14 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE, IMAGES = DOCS / "gallery.md", DOCS / "gallery"
 
 
-def commands(page: str) -> list[list[str]]:
+def read_commands(page: str) -> list[list[str]]:
     """Return the words of each command on the page."""
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
-def settings(training: TrainConfig) -> dict[str, Any]:
-    """Return the settings that affect the result, without the location of the data and the hardware."""
+def collect_settings(training: TrainConfig) -> dict[str, Any]:
+    """Return the settings that affect the result, which exclude the location of the data and the hardware."""
     flags = to_dict(training)
     options = flags.pop("options")
     for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):
@@ -40,7 +40,7 @@ def settings(training: TrainConfig) -> dict[str, Any]:
     return flags | {f"{part}.{key}": value for part, values in options.items() for key, value in values.items()}
 
 
-def train(words: list[str]) -> list[str] | None:
+def make_train_command(words: list[str]) -> list[str] | None:
     """Return the command that starts or resumes a run, or None if the run is complete."""
     flags = {flag[2:].replace("-", "_"): value for flag, value in zip(words[2::2], words[3::2], strict=True)}
     name = flags.pop("recipe")
@@ -48,23 +48,23 @@ def train(words: list[str]) -> list[str] | None:
     if not is_run(run):
         return words
     numbers = {flag: int(value) for flag, value in flags.items()}
-    expected = settings(from_dict(TrainConfig, {**read_recipe(model_zoo.recipe(name)), **numbers}))
-    trained = settings(read_config(run).training)
+    expected = collect_settings(from_dict(TrainConfig, {**read_recipe(model_zoo.recipe(name)), **numbers}))
+    trained = collect_settings(read_config(run).training)
     if different := {key: trained.get(key) for key, value in expected.items() if value not in (None, trained.get(key))}:
-        sys.exit(f"{run} was trained with other settings, {different}; remove it")
+        sys.exit(f"{run} was trained with different settings, {different}; remove the run")
     complete = (run / METRICS).exists() and "test" in read_metrics(run)[-1]
     return None if complete else ["cvae", "train", "--resume", "--out", str(run)]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", help="Run only the commands that contain this text.")
+    parser.add_argument("--only", metavar="TEXT", help="Run only the commands that contain this text.")
     only = parser.parse_args().only
-    for words in commands(PAGE.read_text()):
+    for words in read_commands(PAGE.read_text()):
         if only is not None and not any(only in word for word in words):
             continue
         if words[1] == "train":
-            if (command := train(words)) is None:
+            if (command := make_train_command(words)) is None:
                 continue
             words = command
         print("$", shlex.join(words), flush=True)

@@ -1,6 +1,6 @@
-"""Write the data set `mnist-small`: 1,000 training and 200 test digits of each class, from MNIST's own two files.
+"""Write the data set `mnist-small`: for each class, 1,000 training and 200 test images from MNIST.
 
-python model_zoo/scripts/make_mnist_small.py [--data-dir DIR]
+python model_zoo/scripts/make_mnist_small.py [--data-dir DIR] [--out FILE]
 """
 
 import argparse
@@ -14,10 +14,13 @@ from cvae.data import Split, load_dataset
 from cvae.data.mnist_small import FILE
 
 SEED = 0
+"""Seed of the choice of images."""
+
 PER_CLASS = {"train": 1000, "test": 200}
+"""Number of images per class in each split."""
 
 
-def choose(split: Split, count: int) -> np.ndarray:
+def choose_indices(split: Split, count: int) -> np.ndarray:
     """Return the indices of `count` images of each class, in ascending order."""
     generator = np.random.default_rng(SEED)
     assert split.labels is not None
@@ -27,14 +30,14 @@ def choose(split: Split, count: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", help="folder where MNIST is, or is downloaded to")
-    parser.add_argument("--out", type=Path, default=FILE)
+    parser.add_argument("--data-dir", metavar="PATH", help="Folder of MNIST, which is downloaded if it is missing.")
+    parser.add_argument("--out", type=Path, default=FILE, metavar="PATH", help="File to write.")
     args = parser.parse_args()
     dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
     assert dataset.test is not None
     arrays: dict[str, Any] = {}
     for name, split in {"train": dataset.train, "test": dataset.test}.items():
-        indices = choose(split, PER_CLASS[name])
+        indices = choose_indices(split, PER_CLASS[name])
         assert split.labels is not None
         arrays[name] = split.images[indices][:, 0]
         arrays[f"{name}_labels"] = split.labels[indices].astype(np.uint8)

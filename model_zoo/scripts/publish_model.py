@@ -1,11 +1,12 @@
-"""Publish a trained run in model_zoo/: its files, its evaluation, an image grid of samples, and its card.
+"""Publish a trained run in model_zoo/: its files, its evaluation, a grid of samples, and its model card.
 
     cvae train --recipe NAME
     cvae export onnx runs/NAME --license Apache-2.0
     cvae evaluate runs/NAME --samples 1000 --cas --json > runs/NAME/evaluation.json  # --cas for a conditional model
     python model_zoo/scripts/publish_model.py runs/NAME "2 CPU cores"
 
-The model takes the name of the run, which should be that of its recipe. All metrics in the card come from the files.
+The model takes the name of the run, which should be the name of the recipe. All metrics in the card come from the
+files.
 """
 
 import argparse
@@ -28,16 +29,16 @@ ZOO = Path(__file__).resolve().parents[1]
 FILES = (CONFIG, WEIGHTS, METRICS, DECODER, ENCODER, "evaluation.json")
 
 
-def sample_grid(model: cvae.Model) -> Image.Image:
-    """Return a grid with a row of eight images per class, or 80 images of an unconditional model."""
+def make_sample_grid(model: cvae.Model) -> Image.Image:
+    """Return a grid of samples: a row of eight images per class, or 80 images from an unconditional model."""
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
     images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
     return imaging.enlarge(imaging.grid(images, 8))
 
 
-def metric_rows(report: dict[str, Any]) -> list[str]:
-    """Return a row of the card's table for each metric of `cvae evaluate`, under its name in the JSON."""
+def format_metrics(report: dict[str, Any]) -> list[str]:
+    """Return a table row for each metric of `cvae evaluate --json`, under the same name as in the JSON."""
     rows = []
     for part, values in report.items():
         if isinstance(values, dict) and part != "protocol":
@@ -49,13 +50,13 @@ def metric_rows(report: dict[str, Any]) -> list[str]:
     return rows
 
 
-def stages(name: str) -> list[str]:
-    """Return the recipes to train in order; each one starts from the weights of the previous one."""
+def list_stages(name: str) -> list[str]:
+    """Return the recipes to train in order. Each recipe starts from the weights of the previous one."""
     init = read_recipe(model_zoo.recipe(name)).get("init")
-    return [*(stages(init) if init else []), name]
+    return [*(list_stages(init) if init else []), name]
 
 
-def card(run: Path, machine: str) -> str:
+def make_card(run: Path, machine: str) -> str:
     """Return the model card in Markdown."""
     config = read_config(run)
     training, name = config.training, run.name
@@ -75,8 +76,8 @@ def card(run: Path, machine: str) -> str:
     optimizer = {"adam": "Adam", "adamw": "AdamW"}[training.optimizer]
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
     tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
-    rows = metric_rows(report)
-    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in stages(name))
+    rows = format_metrics(report)
+    retrain = "\n".join(f"cvae train --recipe {stage}" for stage in list_stages(name))
     objective = f"objective {training.objective}, "
     if training.init is not None:
         objective = f"initialized from {training.init}, {objective}"
@@ -140,19 +141,19 @@ are not meant as training data.
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="Run folder.")
-    parser.add_argument("machine", help="Description of the hardware it was trained on, for the card.")
+    parser.add_argument("machine", help="Description of the training hardware, for the card.")
     args = parser.parse_args()
 
     target = ZOO / args.run.name
     if missing := [name for name in FILES if not (args.run / name).is_file()]:
-        parser.error(f"{args.run} has no {', '.join(missing)}; --help says how to make them")
+        parser.error(f"{args.run} has no {', '.join(missing)}; see --help for the commands that make them")
     with tempfile.TemporaryDirectory() as folder:
         staging = Path(folder) / args.run.name
         staging.mkdir()
         for name in FILES:
             shutil.copy(args.run / name, staging)
-        imaging.save(sample_grid(cvae.load(args.run)), staging / "samples.png")
-        (staging / CARD).write_text(card(args.run, args.machine))
+        imaging.save(make_sample_grid(cvae.load(args.run)), staging / "samples.png")
+        (staging / CARD).write_text(make_card(args.run, args.machine))
         shutil.rmtree(target, ignore_errors=True)
         copy_folder(staging, target)
     size = sum(path.stat().st_size for path in target.iterdir())

@@ -1,10 +1,10 @@
-"""Train the bundled classifier, which evaluates generated images of MNIST.
+"""Train the bundled classifier, which is used to evaluate generated MNIST images.
 
     python model_zoo/scripts/train_classifier.py [--data-dir DIR] [--out FILE]
 
-Takes a few minutes. Writes one ONNX file, and prints its accuracy and the hash for
-cvae/evaluation/feature_extractor.py. A classifier trained on another machine has other weights, so metrics of the old
-and the new one do not compare.
+Training takes a few minutes. The script writes one ONNX file, and prints the accuracy and the hash for
+cvae/evaluation/feature_extractor.py. A classifier that is trained on a different machine has different weights, so
+metrics of two classifiers are not comparable.
 """
 
 import argparse
@@ -23,8 +23,10 @@ from cvae.exporters.onnx.graph import trace
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", help="Folder of the data sets.")
-    parser.add_argument("--out", type=Path, default=Path("mnist-classifier.onnx"), help="File to write.")
+    parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
+    parser.add_argument(
+        "--out", type=Path, default=Path("mnist-classifier.onnx"), metavar="PATH", help="File to write."
+    )
     args = parser.parse_args()
 
     dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))

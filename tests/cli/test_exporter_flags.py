@@ -102,14 +102,14 @@ def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
     [
         ("mine --levle 1", ["exporter 'mine'", "'levle'", "did you mean 'level'?"]),
         ("mine --license MIT", ["exporter 'mine'", "'license'"]),  # a flag of onnx
-        ("mine --level x", ["exporter 'mine'", "level='x' is not a whole number"]),
-        ("mine --level 1.5", ["level=1.5 is not a whole number"]),
+        ("mine --level x", ["exporter 'mine'", "level='x' is not an integer"]),
+        ("mine --level 1.5", ["level=1.5 is not an integer"]),
         ("mine --sizes 3", ["sizes=3 is not a list"]),
         ('mine --sizes ["a"]', ["sizes=['a'] is not a list"]),
         ("nothing --level 1", ["exporter 'nothing' has no option 'level'; it has none"]),
         ("mien --level 1", ["unknown exporter 'mien'; did you mean 'mine'?"]),
         ("weights --level 1", ["'runs'", "cvae train"]),
-        ("weights mnist-resnet-conditional", ["'mnist-resnet-conditional'", "exported already"]),
+        ("weights mnist-resnet-conditional", ["'mnist-resnet-conditional'", "already exported"]),
     ],
 )
 def test_export_rejects_invalid_options_in_one_line(cvae, arguments, words):
@@ -128,9 +128,9 @@ def test_exporter_that_requires_weights_gets_the_newest_run(cvae, trained, in_tm
 def test_help_of_plugin_exporter_lists_only_its_options(cvae):
     result = cvae("export", "mine", "--help")
     text = " ".join(result.out.split())
-    assert "--level N Compression level, higher for smaller files. [3]" in text
-    assert "--sizes JSON Sides in pixels. [[4]]" in text
-    assert re.search(r"--crop / --no-crop +\[crop\]", text)
+    assert "--level N Compression level, higher for smaller files. [default: 3]" in text
+    assert "--sizes JSON Sides in pixels. [default: [4]]" in text
+    assert re.search(r"--crop / --no-crop +\[default: crop\]", text)
     assert "--half TEXT" in text and "--json" in text and "--license" not in text and "--encoder" not in text
 
 

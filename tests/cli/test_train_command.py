@@ -138,6 +138,8 @@ def test_train_with_init_uses_the_network_of_the_other_run(cvae, trained):
     assert config["model"] == source["model"]
     other_network = cvae("train", "--init", trained["labels"], "--latent-dim", 5, "--out", "other")
     assert (
-        other_network.code == 2 and "another network" in other_network.err and not Path("other", "config.json").exists()
+        other_network.code == 2
+        and "different network" in other_network.err
+        and not Path("other", "config.json").exists()
     )
     assert "nowhere" in cvae("train", "--init", "nowhere").err

@@ -91,7 +91,7 @@ def test_train_rejects_invalid_options(assert_fails, trained, flags, words):
 
 @NO_CUDA
 def test_train_rejects_device_that_is_not_available(assert_fails):
-    assert_fails(2, ["'cuda'", "leave the flag out"], "train", "--device", "cuda")
+    assert_fails(2, ["'cuda'", "remove the flag"], "train", "--device", "cuda")
 
 
 def test_train_neither_overwrites_nor_changes_a_run(assert_fails, trained):

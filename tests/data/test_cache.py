@@ -29,7 +29,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def in_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave every data set on disk."""
-    monkeypatch.setattr(dataset, "MEMORY", 0)
+    monkeypatch.setattr(dataset, "MAX_MEMORY_BYTES", 0)
 
 
 def run(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -157,7 +157,7 @@ class TestInFile:
         self, data: str, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
     ) -> None:
         memory = load_data(data, **flags)
-        monkeypatch.setattr(dataset, "MEMORY", IMAGES[:, :1].nbytes - 1)
+        monkeypatch.setattr(dataset, "MAX_MEMORY_BYTES", IMAGES[:, :1].nbytes - 1)
         file = load_data(data, **flags)
         for a, b in ((memory.train, file.train), (memory.validation, file.validation)):
             if a is None or b is None:
@@ -250,7 +250,7 @@ class TestFolder:
         self, photos: Path, root: Path, decodings: list[int], monkeypatch: pytest.MonkeyPatch, memory: int,
         capfd: pytest.CaptureFixture[str],
     ) -> None:  # fmt: skip
-        monkeypatch.setattr(dataset, "MEMORY", memory)
+        monkeypatch.setattr(dataset, "MAX_MEMORY_BYTES", memory)
         for _ in range(2):
             assert np.array_equal(self.get(photos), self.expected)
         monkeypatch.chdir(photos)
@@ -320,7 +320,7 @@ class TestFolder:
     def test_grey_folder_is_cached_with_one_channel(
         self, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch, chunk: int
     ) -> None:
-        monkeypatch.setattr(cache, "CHUNK", chunk)
+        monkeypatch.setattr(cache, "CHUNK_BYTES", chunk)
         greys = self.colours[..., 0]
         for i, image in enumerate(greys):
             paint(tmp_path / "greys" / f"{i:02}.png", image)

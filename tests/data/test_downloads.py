@@ -114,7 +114,9 @@ class TestDownloads:
         truth = {
             key: [name for name in row if name != "N/A"] for key, row in datasets.EMNIST.classes_split_dict.items()
         }
-        assert truth == downloads.EMNIST and tuple(truth) == datasets.EMNIST.splits == tuple(downloads.EMNIST)
+        assert truth == downloads.EMNIST_CLASSES and tuple(truth) == datasets.EMNIST.splits == tuple(
+            downloads.EMNIST_CLASSES
+        )
 
     @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
     def test_data_folder_comes_from_flag_or_environment(

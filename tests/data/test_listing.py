@@ -1,4 +1,4 @@
-"""Listing of an image folder: which sub-folders are splits or classes, and which files are images."""
+"""Listing of an image folder: which subfolders are splits or classes, and which files are images."""
 
 import errno
 import os
@@ -13,7 +13,8 @@ from PIL import Image, features
 
 from cvae.data import cache
 from cvae.data import images as decoding
-from cvae.data.splits import list_folder, split_of
+from cvae.data.split_names import recognize_split
+from cvae.data.splits import list_folder
 from cvae.errors import CvaeError
 
 
@@ -56,7 +57,7 @@ def understood(root: Path) -> dict[str, dict[str, int] | int]:
     ],
 )
 def test_split_of_a_folder_name(name: str, split: str | None) -> None:
-    assert split_of(name) == split
+    assert recognize_split(name) == split
 
 
 BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
@@ -104,7 +105,11 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
         (["Testing/cat 1", "Testing/dog 1"], "Testing/ (cat 1, dog 1)", ("Testing",)),
         (["test/cat 1", "val/cat 1"], "test/ (cat 1), val/ (cat 1)", ("test", "val")),
         (["extra/cat 1", "train/cat 1"], "train/ (cat 1), extra/ (cat 1)", ("extra", "train")),
-        (["train1/cat 1", "train2/cat 1", "test/a 1"], "the train split: train1, train2", ("test", "train1", "train2")),
+        (
+            ["train1/cat 1", "train2/cat 1", "test/a 1"],
+            "the train split (train1, train2)",
+            ("test", "train1", "train2"),
+        ),
         (["train 3", "sample_images 3"], "train/ (3 images), sample_images/ (3 images)", ("sample_images", "train")),
         (["test 3", "bus 2"], "test/ (3 images), bus/ (2 images)", ("bus", "test")),
         (["train/train/cat 1", "train/test/cat 1", "test/cat 1"], "train/ (test 1, train 1)", ("test", "train")),
@@ -152,7 +157,7 @@ def test_skipped_folders_are_named(root: Path) -> None:
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
     remarks = load_data(f"folder:{root}", size=4).remarks
-    assert remarks[0] == "left out, beside the splits: sample_images (4 images)"
+    assert remarks[0] == "ignored folders beside the splits: sample_images (4 images)"
     assert "1 .txt file" in remarks[1] and "1 .csv file" in remarks[1]
 
 
@@ -177,7 +182,7 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
     assert contents.remarks == [
-        "left out: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
+        "ignored: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
     ]
 
 
@@ -203,8 +208,8 @@ def test_too_many_links_are_one_line(root: Path) -> None:
 def test_folders_without_images_are_named(root: Path) -> None:
     fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
     assert list_folder(root, "").remarks == [
-        "left out, beside the splits: test (no images)",
-        "left out, without images: 'fox'",
+        "ignored folders beside the splits: test (no images)",
+        "ignored folders without images: 'fox'",
     ]
 
 
@@ -230,7 +235,7 @@ def test_unreadable_folder_is_named(root: Path, monkeypatch: pytest.MonkeyPatch)
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    assert list_folder(root, "").remarks == ["left out: Permission denied: 'b'", "left out, without images: 'c'"]
+    assert list_folder(root, "").remarks == ["ignored: Permission denied: 'b'", "ignored folders without images: 'c'"]
     monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
     assert_load_fails(f"folder:{root / 'b'}", "b'", "Permission denied", kind=CvaeError)
 
@@ -292,7 +297,7 @@ def test_killed_process_does_not_mix_two_caches(root: Path, monkeypatch: pytest.
 
 def test_warning_gives_a_reason_for_each_skipped_image(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2")
-    monkeypatch.setattr("cvae.imaging.reader.MAX_PIXELS", 100)
+    monkeypatch.setattr("cvae.imaging.formats.MAX_PIXELS", 100)
     Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
     Image.new("F", (4, 4)).save(root / "a" / "float.tif")
     (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])

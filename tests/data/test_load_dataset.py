@@ -131,7 +131,7 @@ class TestLoad:
     def test_conditional_requires_labels(self, toy: Callable[..., str]) -> None:
         flat = Dataset(name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, data_license="")
         assert load_data(toy(flat)).classes is None
-        assert_load_fails("toy", "--conditional", "'toy'", "sub-folder for each class", conditional=True)
+        assert_load_fails("toy", "--conditional", "'toy'", "subfolder for each class", conditional=True)
         half = numbered()
         half = Dataset(name="", train=half.train, test=flat.train, classes=half.classes, data_license="")
         assert_load_fails(toy(half), "test of 'toy'", conditional=True)

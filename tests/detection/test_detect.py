@@ -28,7 +28,7 @@ from cvae.detection.calibration import (
     log_p_value,
     sorted_scores,
 )
-from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
+from cvae.detection.detector import CALIBRATION, CODES, METADATA, Detector
 from cvae.detection.scores import NEIGHBOURS, SCORES, measure
 from cvae.errors import CvaeError, UsageError
 from cvae.evaluation.bounds import bounds
@@ -75,7 +75,7 @@ def save_images(folder: Path, images: np.ndarray) -> list[Path]:
 def test_bound_and_kl_agree_with_evaluation(scorers, digits):
     """The noise differs, but the means over images agree."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
-    actual = bounds(scorers["plain"], digits.images, None, samples=scores_module.SAMPLES)
+    actual = bounds(scorers["plain"], digits.images, None, samples=scores_module.NUM_SAMPLES)
     np.testing.assert_allclose(measured.kl, actual.rate.sum(1), rtol=1e-4, atol=1e-3)
     difference = measured.bound - actual.importance_weighted
     assert difference.mean() == pytest.approx(0, abs=4 * difference.std() / np.sqrt(len(difference)))
@@ -167,7 +167,7 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
 
     normal = measure(scorers[kind], digits.images)
     alone = detector.scores(normal) | {"neighbours": nearest(normal.code)}
-    fold, combined = np.arange(len(digits.images)) % calibration_module.FOLDS, []
+    fold, combined = np.arange(len(digits.images)) % calibration_module.NUM_FOLDS, []
     for i in range(len(fold)):  # each against those of the other folds
         against = [np.sort(alone[name][fold != fold[i]]) for name in names]
         tails = [log_p_value(alone[name][i : i + 1], column)[0] for name, column in zip(names, against, strict=True)]
@@ -236,7 +236,7 @@ def test_scores_do_not_depend_on_the_order_of_images(scorers, digits, kind):
 def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, kind):
     scorer = scorers[kind]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
-    assert [path.name for path in detector.save(tmp_path)] == [FACTS, CODES, CALIBRATION]
+    assert [path.name for path in detector.save(tmp_path)] == [METADATA, CODES, CALIBRATION]
     again = Detector.load(tmp_path, scorer)
     assert again.facts == detector.facts and np.array_equal(again.codes, detector.codes)
     assert np.array_equal(again.calibration, detector.calibration)
@@ -321,7 +321,7 @@ BAD: dict[str, tuple[int, str, list[str]]] = {
     "quantile": (2, "fit run --quantile 95", ["--quantile 95", "0.95"]),
     "split": (2, "fit run --split tset", ["'tset'", "test"]),
     "data": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),
-    "other data": (2, "fit run --data folder:pictures", ["3 channels", "made for 1", "--data"]),
+    "other data": (2, "fit run --data folder:pictures", ["3 channels", "takes 1", "--data"]),
     "no model": (2, "fit nowhere", ["'nowhere'"]),
     "zoo model": (2, "fit mnist-resnet-conditional", ["cvae zoo copy mnist-resnet-conditional"]),
 }
@@ -347,19 +347,19 @@ def test_detect_rejects_invalid_arguments_and_writes_nothing(detect, run, traine
 
 def damage(**changes: Any) -> Callable[[Path], None]:
     def rewrite(folder: Path) -> None:
-        facts = json.loads((folder / FACTS).read_text())
-        (folder / FACTS).write_text(json.dumps({**facts, **changes}))
+        facts = json.loads((folder / METADATA).read_text())
+        (folder / METADATA).write_text(json.dumps({**facts, **changes}))
 
     return rewrite
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no JSON": (lambda folder: (folder / FACTS).write_text("{"), "can't be read"),
+    "no JSON": (lambda folder: (folder / METADATA).write_text("{"), "can't be read"),
     "another version": (lambda folder: (damage(format=1)(folder), (folder / CALIBRATION).unlink()), "is 1, not 2"),
     "no version": (damage(format=None), "is None, not 2"),
     "unknown key": (damage(more=2), "can't be read"),
-    "other weights": (damage(weights="0" * 64), "for other weights"),
-    "no object": (lambda folder: (folder / FACTS).write_text("[]"), "can't be read"),
+    "different weights": (damage(weights="0" * 64), "to different weights"),
+    "no object": (lambda folder: (folder / METADATA).write_text("[]"), "can't be read"),
     "no thresholds": (damage(thresholds={}), "damaged"),
     "few codes": (lambda folder: np.save(folder / CODES, np.zeros((3, 8), np.float32)), "damaged"),
     "few labels": (damage(centre=[1.0], scale=[1.0]), "damaged"),
@@ -377,7 +377,7 @@ def test_damaged_detector_is_rejected(scorers, digits, tmp_path, spoil, words):
     scorer = scorers["labels"]
     Detector.fit(scorer, digits.images, data="digits", quantile=0.9).save(tmp_path)
     spoil(tmp_path)
-    with pytest.raises(CvaeError, match=f"{words}.*; make one with: cvae detect fit"):
+    with pytest.raises(CvaeError, match=f"{words}.*; fit a new one with: cvae detect fit"):
         Detector.load(tmp_path, scorer)
 
 
@@ -402,7 +402,7 @@ def test_fit_reports_skipped_files(detect, run, digits):
     Path("normal/notes.txt").write_text("no image")
     result = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
     assert result.facts["images"] == 30
-    assert result.err == "left out, not readable as images: 1 .txt file\nnormal: 30 training images\n"
+    assert result.err == "ignored files that are not readable images: 1 .txt file\nnormal: 30 training images\n"
 
 
 @pytest.mark.parametrize(("file", "output", "value"), [("encoder", "std", -1), ("encoder", "mean", 1e25)])

@@ -178,7 +178,7 @@ def test_run_starts_with_the_weights_of_another_run(tmp_path, quick_run, monkeyp
 
 
 def test_initial_weights_of_another_network_are_rejected(tmp_path, quick_run):
-    for wrong, word in ({"latent_dim": 3}, "another network"), ({"init": "nowhere"}, "'nowhere'"):
+    for wrong, word in ({"latent_dim": 3}, "different network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
             train(replace(QUICK, **{"init": str(quick_run), **wrong}), tmp_path / "run", quiet=True)
         assert not list(tmp_path.glob("run/*"))

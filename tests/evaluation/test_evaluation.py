@@ -233,7 +233,7 @@ def means(images):
 def test_custom_feature_extractor_is_used():
     images = np.random.default_rng(0).random((3, 1, 8, 8))
     np.testing.assert_array_equal(load_feature_extractor(f"{__name__}:means").features(images), means(images))
-    with pytest.raises(UsageError, match=r"gave \(3, 4, 2, 8\) for 3 images"):
+    with pytest.raises(UsageError, match=r"array \(3, 4, 2, 8\) for 3 images"):
         load_feature_extractor("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
 
@@ -305,7 +305,7 @@ def test_classifier_learns_from_generated_images(trained):
 def test_evaluation_rejects_data_that_do_not_fit_the_model(trained, tmp_path):
     scorer = RunScorer(trained["plain"], "cpu")
     np.savez(tmp_path / "set.npz", train=np.zeros((9, 9, 9), np.uint8))
-    with pytest.raises(UsageError, match=r"images \(1, 9, 9\).* made for \(1, 8, 8\)"):
+    with pytest.raises(UsageError, match=r"shape \(1, 9, 9\).* takes \(1, 8, 8\)"):
         evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"), split="train")
     with pytest.raises(UsageError, match="no test images"):
         evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))

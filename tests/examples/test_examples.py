@@ -242,7 +242,7 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
     [
         (["{labels}/decoder.onnx", "a.pgm", "--label", "12"], ["'12'", "0, 1, 2"]),
         (["{labels}/decoder.onnx", "a.pgm", "--label", "-1"], ["'-1'", "0, 1, 2"]),
-        (["{labels}/decoder.onnx", "a.pgm", "--seed", "x"], ["'x'", "whole number"]),
+        (["{labels}/decoder.onnx", "a.pgm", "--seed", "x"], ["'x'", "integer"]),
         (["{labels}/decoder.onnx", "a.pgm", "--noise", "{labels}/config.json"], ["config.json", "8 floats"]),
         (["{labels}/decoder.onnx", "{labels}/config.json/a.pgm"], ["config.json/a.pgm"]),
         (["nowhere.onnx", "a.pgm"], ["nowhere.onnx"]),
@@ -302,7 +302,7 @@ def test_bulk_job_generates_each_image_from_its_number(tmp_path):
             expected = to_uint8(model.decode(noise, i % 10))[0, 0]
             assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 2 and "exists already" in again.stderr.splitlines()[-1]
+    assert again.returncode == 2 and "already exists" in again.stderr.splitlines()[-1]
 
 
 SERVE = """

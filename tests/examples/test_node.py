@@ -195,7 +195,7 @@ def test_program_of_the_readme_generates_an_image(checkout):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name one file"),
+        ([], "give one model file"),
         (["nowhere.onnx"], "nowhere.onnx"),
         (["package.json"], "intact ONNX"),
         (["{zoo}/encoder.onnx"], "the decoder is needed"),

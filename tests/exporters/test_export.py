@@ -91,7 +91,7 @@ def test_comparison_detects_a_different_graph(trained):
     values[0] += 1.0
     bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
     difference = parity.compare(graph, Decoder(model), spec)
-    inputs = parity.example_inputs(spec, 64)
+    inputs = parity.make_example_inputs(spec, 64)
     with torch.no_grad():
         params = model.decoder(inputs["noise"], None)[:, 0, 0, 0]
     before, after = (model.likelihood.mean(each) for each in (params, params + 1))

@@ -25,9 +25,9 @@ def published(tmp_path, monkeypatch) -> Path:
             entry = tarfile.TarInfo(f"package/dist/{name}")
             entry.size = len(data)
             archive.addfile(entry, io.BytesIO(data))
-    digests = {name: onnxruntime_web.integrity(data) for name, data in contents.items()}
+    digests = {name: onnxruntime_web.compute_integrity(data) for name, data in contents.items()}
     monkeypatch.setattr(onnxruntime_web, "FILES", digests)
-    monkeypatch.setattr(onnxruntime_web, "INTEGRITY", onnxruntime_web.integrity(path.read_bytes()))
+    monkeypatch.setattr(onnxruntime_web, "INTEGRITY", onnxruntime_web.compute_integrity(path.read_bytes()))
     monkeypatch.setattr(onnxruntime_web, "CDN", "http://127.0.0.1:9/")  # nothing listens there
     monkeypatch.delenv(onnxruntime_web.REGISTRY, raising=False)
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
@@ -59,24 +59,24 @@ def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):
     if "cdn" in way:
         unpack_cdn(published, serve, monkeypatch)
     expected = {"ort.js": b"ort.wasm.bundle.min.mjs as published"}
-    files = onnxruntime_web.files()
+    files = onnxruntime_web.load_files()
     assert files["ort.js"] == expected["ort.js"]
     assert gzip.decompress(files["ort.wasm.gz"]) == b"ort-wasm-simd-threaded.wasm as published"
     if way == "npm":
         assert f"pack onnxruntime-web@{onnxruntime_web.VERSION}" in Path(f"{published}.log").read_text()
     monkeypatch.setattr(onnxruntime_web, "fetch", lambda: pytest.fail("it was fetched again"))
-    assert onnxruntime_web.files() == files
+    assert onnxruntime_web.load_files() == files
 
 
 def test_damaged_copy_is_downloaded_again(published, serve, monkeypatch):
     unpack_cdn(published, serve, monkeypatch)
-    files = onnxruntime_web.files()
+    files = onnxruntime_web.load_files()
     (cached,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
     data = cached.read_bytes()
     flipped = data[:10] + bytes([data[10] ^ 0xFF]) + data[11:]
     for damage in (b"", data[:-9], flipped, gzip.compress(b"something else")):
         cached.write_bytes(damage)
-        assert onnxruntime_web.files() == files
+        assert onnxruntime_web.load_files() == files
 
 
 @pytest.mark.parametrize("way", ["registry", "cdn"])
@@ -89,14 +89,14 @@ def test_modified_download_is_rejected(published, serve, monkeypatch, way):
         for path in published.parent.rglob("*.wasm"):
             path.write_bytes(b"something else")
     with pytest.raises(CvaeError, match="SHA-512") as caught:
-        onnxruntime_web.files()
+        onnxruntime_web.load_files()
     assert "\n" not in str(caught.value) and not (published.parents[2] / "cache").exists()
 
 
 def test_missing_network_is_one_line_with_the_fix(published, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
-        onnxruntime_web.files()
+        onnxruntime_web.load_files()
     message = str(caught.value)
     assert "\n" not in message and "connect to a network" in message and "set npm_config_registry" in message
     assert onnxruntime_web.PACKAGE in message and "refused" in message

@@ -137,8 +137,8 @@ def test_rounding_that_the_network_amplifies_passes() -> None:
     model = varied_model("mlp")
     spec, module = spec_for(model, "mlp", "encoder"), Cancelling(model, 1e3).eval()
     graph = to_onnx(module, spec)
-    inputs = parity.comparison_inputs(module, spec, 64)
-    effect, _ = parity.rounding_effect(module, inputs)
+    inputs = parity.make_comparison_inputs(module, spec, 64)
+    effect, _ = parity.measure_rounding_effect(module, inputs)
     assert effect > 2 * parity.TOLERANCE  # more than an absolute tolerance would pass
     assert parity.compare(graph, module, spec) <= parity.TOLERANCE
     assert all(parity.compare(wrong, module, spec) > parity.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
@@ -158,7 +158,7 @@ def test_half_precision_error_is_limited_to_one_grey_level() -> None:
 def test_encoders_are_compared_on_images_of_the_model() -> None:
     model = varied_model("mlp")
     spec = spec_for(model, "mlp", "encoder")
-    inputs = parity.comparison_inputs(ROLES["encoder"](model), spec, 7)
+    inputs = parity.make_comparison_inputs(ROLES["encoder"](model), spec, 7)
     image, label = inputs["image"], inputs["label"]
     assert (
         image.shape == (7, 1, 8, 8) and image.min() >= 0 and image.max() <= 1 and label.tolist() == [0, 1, 2] * 2 + [0]

@@ -17,7 +17,7 @@ from PIL import Image
 
 import cvae as package
 from cvae.errors import CvaeError, UsageError
-from cvae.exporters.triton import config_text, export, folder_name
+from cvae.exporters.triton import export, format_config, make_folder_name
 from cvae.imaging import to_uint8
 from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
@@ -90,7 +90,7 @@ def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
     [("mnist_v1.5", "mnist_v1.5"), ("my run", "my-run"), ("../../etc/x", "etc-x"), ("Zahl ä", "Zahl"), ("..", "model")],
 )
 def test_model_name_becomes_a_safe_folder_name(name, folder):
-    assert folder_name(name) == folder
+    assert make_folder_name(name) == folder
 
 
 def test_any_model_and_class_name_can_be_written(trained, protobuf):
@@ -100,14 +100,14 @@ def test_any_model_and_class_name_can_be_written(trained, protobuf):
         "classes": [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"],
     }
     spec = Spec.from_json(json.dumps(spec), "test")
-    config = parse(protobuf, config_text(spec, folder_name(spec.name)))
+    config = parse(protobuf, format_config(spec, make_folder_name(spec.name)))
     assert Spec.from_json(config.parameters["cvae"].string_value, "test") == spec
 
 
 def test_model_is_added_without_replacing_others(trained, tmp_path):
     for kind in ("labels", "plain"):
         export(trained[kind], out=str(tmp_path))
-    with pytest.raises(UsageError, match=r"labels' exists already; .*--out"):
+    with pytest.raises(UsageError, match=r"labels' already exists; .*--out"):
         export(trained["labels"], out=str(tmp_path), encoder=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
 
@@ -124,7 +124,7 @@ def test_encoder_of_another_model_is_rejected_by_triton_exporter(trained, tmp_pa
     (tmp_path / "run").mkdir()
     for kind, name in (("labels", "decoder.onnx"), ("plain", "encoder.onnx")):
         (tmp_path / "run" / name).write_bytes((trained[kind] / name).read_bytes())
-    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from other weights .* cvae export onnx"):
+    with pytest.raises(UsageError, match=r"encoder\.onnx' was exported from different weights .* cvae export onnx"):
         export(tmp_path / "run", out=str(tmp_path / "repository"), encoder=True)
     assert not (tmp_path / "repository").exists()
     export(tmp_path / "run", out=str(tmp_path / "repository"))

@@ -22,7 +22,7 @@ def linear(tmp_path: Path) -> Linear:
 @pytest.fixture
 def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the files of onnxruntime-web, so that nothing is downloaded."""
-    monkeypatch.setattr(onnxruntime_web, "files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
+    monkeypatch.setattr(onnxruntime_web, "load_files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
 
 
 @pytest.mark.usefixtures("no_runtime")
@@ -42,7 +42,7 @@ def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
 @pytest.mark.usefixtures("no_runtime")
 def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
     (linear.folder / "encoder.onnx").write_bytes(linear.graph("encoder", weights="other"))
-    with pytest.raises(UsageError, match=r"other weights .* cvae export onnx"):
+    with pytest.raises(UsageError, match=r"different weights .* cvae export onnx"):
         web.export(linear.folder, out=tmp_path / "site")
     assert not (tmp_path / "site").exists()
 

@@ -47,7 +47,7 @@ def sites(trained, tmp_path_factory) -> dict[str, Site]:
         try:
             web.export(source, out=out)
         except CvaeError as error:
-            if "could not be fetched" not in str(error):
+            if "could not be downloaded" not in str(error):
                 raise
             pytest.skip(str(error))
         pages[name] = Site(out, package.load(source), linear.get(name))
@@ -475,7 +475,7 @@ def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
     result = subprocess.run(first, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    if "could not be fetched" in result.stderr:
+    if "could not be downloaded" in result.stderr:
         pytest.skip(result.stderr)
     assert result.returncode == 0, result.stderr
     command = [sys.executable, *server.split()[1:], "--bind", "127.0.0.1", "0"]

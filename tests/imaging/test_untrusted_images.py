@@ -12,7 +12,8 @@ from PIL import Image
 from untrusted import MEMORY, assert_rejected, load_in_process
 
 from cvae.errors import UsageError
-from cvae.imaging.reader import MAX_PIXELS, ORIENTATION, cover, read
+from cvae.imaging.formats import MAX_PIXELS
+from cvae.imaging.reader import ORIENTATION, cover, read
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 

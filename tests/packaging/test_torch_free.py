@@ -110,7 +110,7 @@ def test_every_command_except_training_works(trained, tmp_path):
 def test_web_page_can_be_exported(trained, tmp_path):
     program = """
 from cvae.exporters import onnxruntime_web
-onnxruntime_web.files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is downloaded here
+onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is downloaded here
 from cvae.__main__ import main
 main()
 """

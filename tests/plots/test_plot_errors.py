@@ -20,7 +20,7 @@ BAD = {
     "data": (2, "traverse {plain} --data digit", ["'digits'"]),
     "no such data": (2, "latent {plain} --data npz:nowhere.npz", ["nowhere.npz"]),
     "all the same": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
-    "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "made for 1"]),
+    "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "takes 1"]),
     "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
     "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "as an image"]),
     "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),

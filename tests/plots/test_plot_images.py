@@ -77,7 +77,9 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures,
 
 def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
     result = plot("traverse", trained["labels"], "--json")
-    assert result.facts["label"] == "0" and "'0', the first" in result.err and len(result.facts["dimensions"]) == 8
+    assert (
+        result.facts["label"] == "0" and "'0', the first class" in result.err and len(result.facts["dimensions"]) == 8
+    )
     own_picture()
     result = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
     assert f"'{result.facts['label']}' fits it best" in result.err
@@ -137,4 +139,7 @@ def test_plot_reports_skipped_files(plot, trained):
     flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
     result = plot("reconstructions", trained["plain"], *flags)
     assert json.loads(result.out)["images"] > 0
-    assert result.err.splitlines()[:2] == ["left out, not readable as images: 1 .txt file", "set: 6 training images"]
+    assert result.err.splitlines()[:2] == [
+        "ignored files that are not readable images: 1 .txt file",
+        "set: 6 training images",
+    ]

@@ -18,7 +18,7 @@ LABELS = np.arange(N) % 10
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(bulk, "BLOCK", 28 * 28 * 64)  # 64 images: three blocks
+    monkeypatch.setattr(bulk, "BLOCK_BYTES", 28 * 28 * 64)  # 64 images: three blocks
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
 def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
     bulk.generate(model, N, tmp_path / first, seed=1)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' has other images already; remove"):
+    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' already has other images; remove"):
         bulk.generate(model, n, tmp_path / then, seed=2)
     assert sorted(tmp_path.rglob("*")) == before
     for path in before:
@@ -136,7 +136,7 @@ def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
     for seed in (1, 2):
         bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
     assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
-    with pytest.raises(UsageError, match=r"x.NPZ' has other images"):
+    with pytest.raises(UsageError, match=r"x.NPZ' already has other images"):
         bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
 
 
@@ -181,7 +181,7 @@ def test_damaged_state_file_is_one_line(model, tmp_path, text):
 
 def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tmp_path, monkeypatch):
     sizes, decode = [], model.decode
-    monkeypatch.setattr(bulk, "PART", 4 * (28 * 28 + model.spec.latent_dim) * 5)
+    monkeypatch.setattr(bulk, "MAX_CHUNK_BYTES", 4 * (28 * 28 + model.spec.latent_dim) * 5)
     monkeypatch.setattr(model, "decode", lambda noise, **label: sizes.append(len(noise)) or decode(noise, **label))
     bulk.generate(model, N, tmp_path / "x.npy", seed=5)
     assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
@@ -191,7 +191,7 @@ def test_existing_file_or_folder_is_not_overwritten(model, tmp_path):
     (tmp_path / "x.npy").mkdir()
     (tmp_path / "y").write_text("mine")
     for name in ("x.npy", "y"):
-        with pytest.raises(UsageError, match=r"already exists, as a (file|folder); choose another"):
+        with pytest.raises(UsageError, match=r"already exists as a (file|folder); choose another"):
             bulk.generate(model, 1, tmp_path / name)
     assert (tmp_path / "y").read_text() == "mine"
 

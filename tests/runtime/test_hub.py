@@ -153,7 +153,7 @@ def test_every_command_accepts_hub_models(cvae, mirror, command):
 
 def test_export_onnx_rejects_hub_model(cvae, mirror):
     result = cvae("export", "onnx", "hf://somebody/digits")
-    assert result.code == 2 and "exported already" in result.err and result.err.count("\n") == 1, result.err
+    assert result.code == 2 and "already exported" in result.err and result.err.count("\n") == 1, result.err
     assert mirror.downloads == []
 
 
@@ -203,7 +203,7 @@ def test_licence_in_the_card_is_unchanged(trained, license):
 def test_custom_card_is_not_overwritten(trained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())
-    assert card.may_write_card(tmp_path / "README.md") and card.may_write_card(trained["plain"] / "README.md")
+    assert card.can_overwrite_card(tmp_path / "README.md") and card.can_overwrite_card(trained["plain"] / "README.md")
     (tmp_path / "README.md").write_text("mine")
     assert [path.name for path in export(tmp_path)] == ["decoder.onnx", "encoder.onnx"]
     assert (tmp_path / "README.md").read_text() == "mine"

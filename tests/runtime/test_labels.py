@@ -292,7 +292,7 @@ def test_number_of_thousands_of_digits_is_not_an_index(model):
 def test_model_without_labels_rejects_index():
     assert label_indices(spec(None), None, None, 1) is None
     for chosen, words in (((1, None), "label 1"), ((None, 0), "label_index 0"), ((None, [0]), "label_index 0")):
-        with pytest.raises(UsageError, match=f"^'run' was trained without labels, so {words} means nothing to it$"):
+        with pytest.raises(UsageError, match=f"^'run' was trained without labels, so it does not accept {words}$"):
             label_indices(spec(None), *chosen, 1)
 
 

@@ -54,8 +54,8 @@ words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"])
 def test_fields_agree_with_the_onnx_package(trained, kind, file):
     data = (trained[kind] / file).read_bytes()
     model = onnx.load_from_string(data)
-    assert protobuf.metadata(data, file) == {p.key: p.value for p in model.metadata_props}
-    actual = list(protobuf.fields(memoryview(data)))
+    assert protobuf.read_metadata(data, file) == {p.key: p.value for p in model.metadata_props}
+    actual = list(protobuf.iterate_fields(memoryview(data)))
     assert {number for number, _, _ in actual} == {field.number for field, _ in model.ListFields()}
     (graph,) = [value for number, _, value in actual if number == onnx.ModelProto.GRAPH_FIELD_NUMBER]
     assert onnx.GraphProto.FromString(bytes(graph)) == model.graph
@@ -70,10 +70,10 @@ def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, l
     props = [onnx.StringStringEntryProto(**entry) for entry in entries]
     model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
     data = model.SerializeToString()
-    assert protobuf.metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
-    actual = list(protobuf.fields(memoryview(data)))
+    assert protobuf.read_metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
+    actual = list(protobuf.iterate_fields(memoryview(data)))
     try:
-        cut = list(protobuf.fields(memoryview(data[:length])))
+        cut = list(protobuf.iterate_fields(memoryview(data[:length])))
     except ValueError:
         assert length < len(data)
     else:
@@ -84,7 +84,7 @@ def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, l
 @given(st.binary(max_size=200))
 def test_metadata_of_any_bytes_are_entries_or_a_cvae_error(data):
     try:
-        assert isinstance(protobuf.metadata(data, "some-file"), dict)
+        assert isinstance(protobuf.read_metadata(data, "some-file"), dict)
     except CvaeError as error:
         assert "'some-file'" in str(error)
 

@@ -74,7 +74,7 @@ def npy_header(shape: str, dtype: str = "<f4") -> bytes:
 
 
 def write_hostile_detectors(folder: Path, run: Path) -> None:
-    from cvae.detection.detector import CALIBRATION, CODES, FACTS, Detector
+    from cvae.detection.detector import CALIBRATION, CODES, METADATA, Detector
     from cvae.evaluation.exported_scorer import ExportedScorer
 
     valid = folder / "_valid.detector"
@@ -83,11 +83,11 @@ def write_hostile_detectors(folder: Path, run: Path) -> None:
         shutil.copy(run / name, valid / name)
     images = np.random.default_rng(0).random((30, 1, 8, 8), dtype=np.float32)
     Detector.fit(ExportedScorer(cvae.load(run)), images, data="noise", quantile=0.9).save(valid)
-    text, codes = json.dumps(json.loads((valid / FACTS).read_text())), np.load(valid / CODES)
+    text, codes = json.dumps(json.loads((valid / METADATA).read_text())), np.load(valid / CODES)
 
     def write(name: str, text: str, array: bytes | np.ndarray, file: str = CODES) -> None:
         place = Path(shutil.copytree(valid, folder / f"{name}.detector"))
-        (place / FACTS).write_text(text)
+        (place / METADATA).write_text(text)
         if isinstance(array, bytes):
             (place / file).write_bytes(array)
         else:

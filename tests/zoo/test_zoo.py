@@ -27,11 +27,11 @@ each_model = pytest.mark.parametrize("name", MODELS)
 
 
 def report_of(name: str) -> dict:
-    return model_zoo.facts(name)["evaluation"]
+    return model_zoo.describe(name)["evaluation"]
 
 
 def test_zoo_is_small_enough_to_clone():
-    assert sum(model_zoo.facts(name)["bytes"] for name in MODELS) <= 40 * 2**20
+    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 40 * 2**20
 
 
 @each_model
@@ -111,4 +111,4 @@ def test_default_model_generates_the_requested_digits():
 
 def test_recipe_without_model_is_shown_with_its_requirements(cvae):
     page = cvae("zoo", "show", "cars").out
-    assert "Bring a folder cars/train" in page and 'data = "folder:cars"' in page
+    assert "Provide images in the folders cars/train" in page and 'data = "folder:cars"' in page

@@ -1,6 +1,6 @@
-"""An image classifier, and the classification accuracy score, which trains it on generated images.
+"""An image classifier, and the classification accuracy score, for which it is trained on generated images.
 
-`model_zoo/scripts/train_classifier.py` trains the bundled MNIST classifier with it.
+`model_zoo/scripts/train_classifier.py` trains the bundled MNIST classifier with this module.
 """
 
 from collections.abc import Callable
@@ -21,16 +21,20 @@ from cvae.evaluation.bounds import Scorer
 from cvae.evaluation.evaluate import Progress, generate_batches, is_binary
 
 NUM_FEATURES = 128
-"""Width of the last hidden layer, whose features the distances between sets of images use."""
+"""Width of the last hidden layer, whose activations are the features for distances between sets of images."""
 
 BATCH_SIZE = 128
+"""Number of images in a training batch."""
 
-MIN_EPOCHS, MIN_STEPS = 8, 1500
-"""Training lasts for as many epochs as it takes to reach both."""
+MIN_EPOCHS = 8
+"""Minimum number of training epochs."""
+
+MIN_STEPS = 1500
+"""Minimum number of training steps; on small data sets it takes more than `MIN_EPOCHS` epochs."""
 
 
 class Classifier(nn.Module):
-    """A convolutional classifier: convolutions and pooling down to sides of at most 4, then one hidden layer."""
+    """A convolutional classifier: convolutions and pooling until both sides are at most 4, then one hidden layer."""
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ def fit(
         classes: number of classes.
         seed: seed of the weights, the order and the shifts.
         device: torch device.
-        progress: called with the number of finished steps and their total.
+        progress: function called with the number of finished steps and the total.
     """
     torch.manual_seed(seed)
     model = Classifier(images.shape[1:], classes).to(device)
@@ -111,19 +115,19 @@ def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
 def accuracy_score(
     scorer: Scorer, data: DataConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
 ) -> dict[str, Any]:
-    """Return the classification accuracy score of a conditional model, and that of the real images for comparison.
+    """Return the classification accuracy score of a conditional model, and the accuracy on real data for comparison.
 
-    A classifier is trained on generated images, as many as there are real ones, and tested on real ones: Ravuri &
-    Vinyals 2019, https://arxiv.org/abs/1905.10887.
+    A classifier is trained on generated images, as many as there are real training images, and tested on real images
+    (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887).
 
     Raises:
-        UsageError: the model has no labels, or the data have no labelled test images.
+        UsageError: If the model has no labels, or the data have no labelled test images.
     """
     if scorer.classes is None:
-        raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; leave out --cas")
+        raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; remove --cas")
     dataset = load_dataset(replace(data, conditional=True, binarize="none", validation=0.0, limit=None))
     if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
-        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; leave out --cas")
+        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; remove --cas")
     real, labels = dataset.train.images[:], dataset.train.labels
     binary = is_binary(real)
     generated = []

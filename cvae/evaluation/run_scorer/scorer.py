@@ -1,4 +1,4 @@
-"""A scorer for runs: torch, with the posterior that the model was trained with."""
+"""A scorer for runs, which evaluates the trained posterior in torch."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class RunScorer:
-    """A scorer that runs a run's weights in torch, with the posterior that they were trained with.
+    """A scorer that evaluates the weights of a run in torch, with the posterior from training.
 
     Args:
         run: the run folder.
@@ -32,8 +32,8 @@ class RunScorer:
         precision: precision of the bounds: "fp32", "bf16", "fp16" or "auto".
 
     Raises:
-        UsageError: the device or precision does not exist.
-        CvaeError: the run is damaged.
+        UsageError: If the device or precision is unknown or not available.
+        CvaeError: If the run is damaged.
     """
 
     def __init__(self, run: Path, device: str = "auto", precision: str = "fp32") -> None:
@@ -76,7 +76,7 @@ class RunScorer:
         with torch.inference_mode(), self._autocast():
             terms = self.model.terms(encoded.image, encoded.label, encoded.features, flat_noise)
         rate = terms.rate
-        if rate.shape[1] == self.latent_dim:  # the prior factorizes
+        if rate.shape[1] == self.latent_dim:  # the prior factorizes: add up the dimensions of each group
             rate = torch.stack([group.sum(1) for group in rate.split(self.groups, dim=1)], dim=1)  # -> (B K, G)
         distortion, log_ratio, rate, mean, var = (
             tensor.unflatten(0, (batch, count)).cpu().numpy()

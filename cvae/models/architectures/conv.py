@@ -1,7 +1,8 @@
 """Convolutional encoder and decoder with batch norm and LeakyReLU, for images of any size.
 
-Strided convolutions down, fully connected layers to the code and back, and transposed convolutions up, as in DCGAN
-(Radford et al. 2015, https://arxiv.org/abs/1511.06434). The encoder can also use max pooling instead of strides.
+Strided convolutions downsample the image, fully connected layers map the features to the latent and back, and
+transposed convolutions upsample, as in DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434). The encoder can
+also downsample by max pooling.
 """
 
 from functools import partial
@@ -19,7 +20,7 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """(Transposed) convolution, batch norm, optional max pooling, modulation by the label, LeakyReLU."""
+    """(Transposed) convolution, batch norm, optional max pooling, label modulation and LeakyReLU."""
 
     def __init__(
         self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning, *, pool: bool = False
@@ -41,7 +42,7 @@ def downsampling_block(a: Level, b: Level, conditioning: Conditioning, *, pool: 
 
 
 def upsampling_block(a: Level, b: Level, conditioning: Conditioning) -> Block:
-    """Create a block from level a to the next larger level b, whose sides are 2n or 2n - 1 for sides n of a."""
+    """Create a block from level a to the next larger level b. A side n of a becomes 2n or 2n - 1."""
     padding = (b.height - 2 * a.height + 1, b.width - 2 * a.width + 1)
     convolution = nn.ConvTranspose2d(a.channels, b.channels, 3, stride=2, padding=1, output_padding=padding)
     return Block(convolution, conditioning)
@@ -120,15 +121,15 @@ def conv(
     """Create a convolutional encoder and decoder.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        latent_dim: Number of latent dimensions Z.
-        param_channels: Number of channels P of the likelihood parameters.
-        conditioning: Conditioning on the label.
-        width: Number of channels at full resolution; each halving of the resolution doubles it.
-        max_width: Largest number of channels.
-        hidden: Width of the fully connected layers before and after the code.
-        dropout: Dropout probability after the encoder's last convolution and after each hidden layer.
-        pool: Halve the resolution by max pooling instead of strides.
+        image_shape: shape (C, H, W) of the images.
+        latent_dim: number of latent dimensions Z.
+        param_channels: number of channels P of the likelihood parameters.
+        conditioning: conditioning on the label.
+        width: number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: maximum number of channels.
+        hidden: width of the fully connected layers before and after the latent.
+        dropout: dropout probability after the encoder's last convolution and after each hidden layer.
+        pool: whether to halve the resolution by max pooling instead of strides.
 
     Returns:
         The encoder and the decoder.
@@ -138,7 +139,7 @@ def conv(
     """
     require_positive(width=width, max_width=max_width, hidden=hidden)
     if not 0 <= dropout < 1:
-        raise UsageError(f"option dropout={dropout} is not in 0..1")
+        raise UsageError(f"option dropout={dropout}: must be at least 0 and less than 1")
     levels = pyramid(image_shape, width, max_width)
     return (
         Encoder(image_shape[0], levels, hidden, dropout, pool, latent_dim, conditioning),

@@ -1,9 +1,9 @@
-"""Convolutional ladder VAE: a hierarchy of latents, sampled and inferred from the top down.
+"""Convolutional ladder VAE: a hierarchy of latents, sampled and inferred from top to bottom.
 
 A bottom-up network encodes the image once. Generation and inference share the top-down network (Sønderby et al. 2016,
 https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). The prior of every group of latents is
-standard normal: a group depends on the groups above it only through the features to which it is added, and its
-posterior is computed from these features too. So the groups together are one flat vector of noise.
+standard normal and independent of the other groups: the hierarchy is in the features to which each group is added, and
+from which its posterior is computed. So all groups together are a single noise vector.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,10 @@ from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
 
 MAX_LATENT_SIDE = 16
-"""Longest side of the feature maps that latents enter; for larger ones the layers would dwarf the rest of the model."""
+"""Maximum side of feature maps to which latents are added.
+
+On larger maps, the layers between latents and features would have more parameters than the rest of the model.
+"""
 
 
 class Rung(nn.Module):
@@ -33,24 +36,24 @@ class Rung(nn.Module):
         self.level = level
         self.look = nn.Conv2d(2 * level.channels, level.channels, 3, padding=1)
         self.posterior = conditioning.linear(level.features, 2 * latents)
-        # One table the size of a feature map suffices to convey the label; the later rungs have only the modulation.
+        # One label table of the size of a feature map is enough; on later rungs, the label only modulates the block.
         self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
         self.block = Block(level.channels, conditioning)
 
     def infer(self, features: Tensor, image_features: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the mean and log-variance (B, z) of the posterior of this group of latents.
+        """Return the posterior mean and log-variance (B, z) of this group of latents.
 
         Args:
-            features: Resampled features (B, c, h, w) from the rung above.
-            image_features: Features (B, c, h, w) of the bottom-up network at this level.
-            label: Labels (B,) int64, or None.
+            features: resampled features (B, c, h, w) from the rung above.
+            image_features: features (B, c, h, w) of the bottom-up network at this level.
+            label: labels (B,) int64, or None.
         """
         joint = silu(self.look(silu(torch.cat([features, image_features], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
         mean, log_var = self.posterior(joint.flatten(1), label).float().chunk(2, dim=1)  # (B, z) each
         return mean, log_var
 
     def forward(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
-        """Return the features (B, c, h, w) for resampled features (B, c, h, w) and latents (B, z)."""
+        """Add latents (B, z) to resampled features (B, c, h, w), and return the features after the block."""
         return self.block(features + self.enter(latent, label).unflatten(1, self.level), label)
 
 
@@ -70,10 +73,12 @@ class TopDown(Hierarchical):
         latent_levels = max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
         count = blocks * latent_levels
         if latent_dim < count:
-            raise UsageError(f"the ladder has {count} groups of latents, so --latent-dim {latent_dim} is too small")
-        # The remainder goes to the top groups, which matter most.
+            raise UsageError(
+                f"--latent-dim {latent_dim} is less than the ladder's {count} groups; use at least {count}"
+            )
+        # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
-        levels = levels[::-1]  # from here on the smallest first
+        levels = levels[::-1]  # from here on, the smallest level comes first
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
         resamples = upsampling_layers(levels)
         self.rung_levels = [i // blocks for i in range(count)]
@@ -95,7 +100,7 @@ class TopDown(Hierarchical):
         self.unpatchify = Unpatchify(patch, *shape[1:])
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        hidden = self.start  # (1, c, h, w): the first group of latents makes it (B, c, h, w)
+        hidden = self.start  # (1, c, h, w); adding the first group of latents broadcasts it to (B, c, h, w)
         for rung, group in zip(self.rungs, latent.split(self.groups, dim=1), strict=True):  # (B, Z) -> (B, z) each
             hidden = rung(rung.resample(hidden), group, label)  # type: ignore[operator]
         return self._to_params(hidden, label)
@@ -132,19 +137,20 @@ def ladder(
 ) -> tuple[nn.Module, nn.Module]:
     """Create a residual encoder and decoder with a hierarchy of latents.
 
-    The networks are those of `resnet`, with a group of latents before each of the decoder's residual blocks at
-    resolutions up to 16 x 16. The latent dimension is divided among the groups as evenly as possible.
+    The networks are the same as in `resnet`, except that a group of latents enters before each of the decoder's
+    residual blocks at resolutions up to 16 x 16. The latent dimensions are divided among the groups as evenly as
+    possible.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        latent_dim: Number of latent dimensions Z, at least one for each group.
-        param_channels: Number of channels P of the likelihood parameters.
-        conditioning: Conditioning on the label.
-        width: Number of channels at full resolution; each halving of the resolution doubles it.
-        max_width: Largest number of channels.
-        blocks: Number of residual blocks at each resolution.
-        patch: Side of the square patches of pixels that the network works on, which set its full resolution.
-        smallest: The resolution is halved until no side is longer than this.
+        image_shape: shape (C, H, W) of the images.
+        latent_dim: number of latent dimensions Z, at least one for each group.
+        param_channels: number of channels P of the likelihood parameters.
+        conditioning: conditioning on the label.
+        width: number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: maximum number of channels.
+        blocks: number of residual blocks at each resolution.
+        patch: side in pixels of the square patches that are the positions of the full-resolution feature maps.
+        smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
 
     Returns:
         The encoder and the decoder.

@@ -12,7 +12,7 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
     """Check that options such as widths and depths are positive.
 
     Raises:
-        UsageError: If an option or one of its entries is less than 1, or if it has no entries.
+        UsageError: If an option or one of its entries is less than 1, or if an option has no entries.
     """
     for name, value in options.items():
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
@@ -20,7 +20,7 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
 
 
 class Level(NamedTuple):
-    """Shape (channels, height, width) of the feature maps at one resolution of a network."""
+    """Feature map shape (channels, height, width) at one resolution of a network."""
 
     channels: int
     height: int
@@ -36,14 +36,15 @@ def pyramid(
 ) -> list[Level]:
     """Return the levels of a network for images (C, H, W), the largest first.
 
-    Each level has half the height and width of the level before, rounded up, and twice its channels.
+    Each level has half the height and width of the previous level, rounded up, and twice the channels, up to
+    `max_width`.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        width: Number of channels of the first level.
-        max_width: Largest number of channels.
-        smallest: Longest side of the last level, in positions.
-        patch: Side of the square patch of pixels that is one position of the first level.
+        image_shape: shape (C, H, W) of the images.
+        width: number of channels of the first level.
+        max_width: maximum number of channels.
+        smallest: maximum side of the last level, in positions.
+        patch: side in pixels of the square patch that makes up one position of the first level.
     """
     h, w = (-(-side // patch) for side in image_shape[1:])
     levels = [Level(width, h, w)]
@@ -68,7 +69,7 @@ class Patchify(nn.Module):
     """Rearrangement of square patches into channels: (B, C, H, W) -> (B, patch^2 C, H / patch, W / patch).
 
     The image is padded with black on the right and at the bottom, so that its sides are multiples of `patch`. A network
-    on patches is much faster than one on pixels and only slightly worse (Shi et al. 2016,
+    that works on patches is much faster than a network that works on pixels, and only slightly worse (Shi et al. 2016,
     https://arxiv.org/abs/1609.05158).
     """
 
@@ -84,7 +85,7 @@ class Patchify(nn.Module):
 
 
 class Unpatchify(nn.Module):
-    """Inverse of `Patchify`, without the padding: (B, patch^2 C, h, w) -> (B, C, H, W)."""
+    """Inverse of `Patchify`, which also removes the padding: (B, patch^2 C, h, w) -> (B, C, H, W)."""
 
     def __init__(self, patch: int, height: int, width: int) -> None:
         super().__init__()

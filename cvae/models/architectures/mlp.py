@@ -11,7 +11,7 @@ from cvae.models.conditioning import Conditioning
 
 
 class Hidden(nn.Module):
-    """Hidden layers with ReLU. The label enters the first one, and may modulate all of them."""
+    """Hidden layers with ReLU. The label is an input of the first layer, and can modulate all layers."""
 
     def __init__(self, widths: tuple[int, ...], conditioning: Conditioning) -> None:
         super().__init__()
@@ -64,15 +64,15 @@ def mlp(
 ) -> tuple[nn.Module, nn.Module]:
     """Create a fully connected encoder and decoder.
 
-    With the default option and a latent dimension of 20 this is the network of PyTorch's VAE example,
+    With the default option and a latent dimension of 20, this is the network of PyTorch's VAE example,
     https://github.com/pytorch/examples/tree/main/vae.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        latent_dim: Number of latent dimensions Z.
-        param_channels: Number of channels P of the likelihood parameters.
-        conditioning: Conditioning on the label.
-        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse order.
+        image_shape: shape (C, H, W) of the images.
+        latent_dim: number of latent dimensions Z.
+        param_channels: number of channels P of the likelihood parameters.
+        conditioning: conditioning on the label.
+        hidden: widths of the encoder's hidden layers; the decoder uses the same widths in reverse order.
 
     Returns:
         The encoder and the decoder.

@@ -1,11 +1,11 @@
 """Residual encoder and decoder for images of any size.
 
 The blocks are pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603.05027), by default without
-normalization. The second convolution of a block is initialized to zero, so a deep network starts as a shallow one
-(Zhang et al. 2019, "Fixup", https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the
-same in a VAE). Without normalization the network computes the same in training and evaluation, and the gradient of a
-large batch is the sum of those of small ones. Batch norm after each convolution of a block allows larger learning
-rates. An export fuses it with the convolutions.
+normalization. The second convolution of a block is initialized to zero, so each block starts as the identity (Zhang et
+al. 2019, "Fixup", https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the same in a
+VAE). Without normalization, the network computes the same function in training and evaluation, and the gradient of a
+large batch is the sum of the gradients of its parts. With batch norm after each convolution of a block, larger learning
+rates are possible; an export fuses batch norm with the convolutions.
 """
 
 from functools import partial
@@ -39,7 +39,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Optional resampling, then residual blocks."""
+    """Optional resampling, followed by residual blocks."""
 
     def __init__(
         self, resample: nn.Module, channels: int, blocks: int, conditioning: Conditioning, *, batch_norm: bool = False
@@ -132,8 +132,11 @@ class Encoder(BottomUp):
 
 
 def upsampling_layers(levels: list[Level]) -> list[nn.Module]:
-    """Create the layer before each level, the smallest first: an identity, then (B, 2c, h/2, w/2) -> (B, c, h, w)."""
-    # Before the upsampling, the 1 x 1 convolution costs a quarter of what it would cost after it.
+    """Create the layer before each of the levels (smallest first): an identity, then upsampling layers.
+
+    An upsampling layer maps (B, 2c, h/2, w/2) to (B, c, h, w).
+    """
+    # The 1 x 1 convolution comes before the upsampling, where it costs a quarter as much as after.
     layers = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
     return [nn.Identity(), *layers]
 
@@ -194,19 +197,20 @@ def resnet(
     """Create a residual encoder and decoder.
 
     Args:
-        image_shape: Shape (C, H, W) of the images.
-        latent_dim: Number of latent dimensions Z.
-        param_channels: Number of channels P of the likelihood parameters.
-        conditioning: Conditioning on the label.
-        width: Number of channels at full resolution; each halving of the resolution doubles it.
-        max_width: Largest number of channels.
-        blocks: Number of residual blocks at each resolution.
-        patch: Side of the square patches of pixels that the network works on, which set its full resolution.
-        smallest: The resolution is halved until no side is longer than this.
-        batch_norm: Use batch norm, which allows larger learning rates; the loss of an image then depends on the rest of
-            its batch.
-        spatial: Assign an equal number of latents to each position of the smallest feature maps, instead of connecting
-            all latents with all positions. Reconstructions from few training images are better then, samples worse.
+        image_shape: shape (C, H, W) of the images.
+        latent_dim: number of latent dimensions Z.
+        param_channels: number of channels P of the likelihood parameters.
+        conditioning: conditioning on the label.
+        width: number of channels at full resolution; each halving of the resolution doubles it.
+        max_width: maximum number of channels.
+        blocks: number of residual blocks at each resolution.
+        patch: side in pixels of the square patches that are the positions of the full-resolution feature maps.
+        smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
+        batch_norm: whether to use batch norm, which allows larger learning rates but makes the loss of an image depend
+            on the other images of its batch.
+        spatial: whether to assign an equal number of latents to each position of the smallest feature maps, instead of
+            connecting all latents with all positions. With few training images this improves reconstructions, but
+            worsens samples.
 
     Returns:
         The encoder and the decoder.

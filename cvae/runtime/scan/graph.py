@@ -1,4 +1,4 @@
-"""Walk over the graph of an ONNX file: checks every node, derives every tensor, and adds up the cost of an image."""
+"""Scan of the graph of an ONNX file: checks every node, derives every tensor, and adds up the cost of an image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -33,11 +33,11 @@ def scan(model: bytes, spec: Spec, source: str) -> int:
         source: name of the file in error messages.
 
     Returns:
-        Upper bound of the number of values that are computed for one image, in all tensors of the graph together.
+        Upper bound on the number of values in all tensors of the graph for one image.
 
     Raises:
-        CvaeError: the file contains something that exports of cvae do not contain, costs too much, or contradicts its
-            spec.
+        CvaeError: If the file contains something that the exports of cvae do not contain, costs too much, or
+            contradicts its spec.
     """
     try:
         return infer(model, spec)[0]
@@ -61,12 +61,12 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
         The number of values that `scan` returns, and all tensors by name.
 
     Raises:
-        ValueError: the file is rejected, as by `scan`.
+        ValueError: If `scan` would reject the file.
     """
     if data[4:8] == b"ORTM":  # onnxruntime would read another format; a protobuf message may have these bytes there too
         raise ValueError("it is in the internal format of onnxruntime, not in ONNX format")
     if math.prod(spec.image_shape) > limits.MAX_IMAGE:
-        raise ValueError(f"an image of the shape {spec.image_shape} has more than {limits.MAX_IMAGE} values")
+        raise ValueError(f"an image of shape {spec.image_shape} has more than {limits.MAX_IMAGE} values")
     graph = _read_graph(data)
     nodes, weights = graph.get("node", ()), graph.get("initializer", ())
     if len(nodes) > limits.MAX_NODES:
@@ -75,11 +75,11 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
         raise ValueError(f"it has {len(weights)} weights, more than {limits.MAX_WEIGHTS}")
 
     inputs, outputs = signature(spec)
-    for part, expected in (("input", inputs), ("output", outputs)):
-        actual = [read_value_info(value) for value in graph.get(part, ())]
+    for kind, expected in (("input", inputs), ("output", outputs)):
+        actual = [read_value_info(value) for value in graph.get(kind, ())]
         if dict(actual) != expected or len(actual) != len(expected):
             description = ", ".join(f"{name!r} {tensor}" for name, tensor in actual)
-            raise ValueError(f"it contradicts its own spec: its {part}s are {description or 'missing'}")
+            raise ValueError(f"it contradicts its own spec: its {kind}s are {description or 'missing'}")
     tensors = dict(inputs)
     for weight in weights:
         _add_tensor(tensors, *read_weight(weight))
@@ -135,7 +135,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
         work += node_elements + result.work
         if elements > max_elements or work > max_work:
             raise ValueError(
-                f"it costs too much for images of the shape {spec.image_shape}: {elements} values and {work} "
+                f"it costs too much for images of shape {spec.image_shape}: {elements} values and {work} "
                 f"multiplications per image up to its {operator} node {name!r}"
             )
     return elements
@@ -167,10 +167,10 @@ def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[st
 
 
 def _add_tensor(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
-    """Add a tensor, of which only the first axis may be the batch.
+    """Add a tensor, whose first axis may be the batch.
 
     Raises:
-        ValueError: its name is not new, or its shape is not valid.
+        ValueError: If the name is empty or already used, or the shape is not valid.
     """
     if not name or name in tensors:
         raise ValueError(f"the name {name!r} is empty or used twice")

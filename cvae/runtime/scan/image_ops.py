@@ -1,21 +1,22 @@
 """Shape inference of operators on images: convolution, pooling, resizing.
 
-Each function takes the attributes of a node by name and its inputs, and raises ValueError if they do not fit together.
-Images are (B, C, H, W).
+Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
+together.
+Images have shape (B, C, H, W).
 """
 
 import math
 from typing import Any
 
 from cvae.runtime.scan.limits import MAX_WINDOW
-from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, integers, require, shape_size
+from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, read_integers, require, shape_size
 
 
-def _window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
-    """Return the parameters of a convolution, each for height and width.
+def _read_window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
+    """Check the parameters of a convolution, and return each for height and width.
 
     Returns:
-        Sizes of the image, kernel sizes, strides, dilations, and the sums of the padding at both ends.
+        Image sizes, kernel sizes, strides, dilations, and total padding of both ends.
     """
     kernel = [axis_size(weight.shape, axis) for axis in range(2, len(weight.shape))]
     strides, dilations = (list(attributes[name] or (1, 1)) for name in ("strides", "dilations"))
@@ -29,7 +30,7 @@ def _window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list
 
 def conv(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> NodeResult:
     sides = []
-    for size, kernel, stride, dilation, pad in zip(*_window(attributes, x, weight), strict=True):
+    for size, kernel, stride, dilation, pad in zip(*_read_window(attributes, x, weight), strict=True):
         sides.append((size + pad - dilation * (kernel - 1) - 1) // stride + 1)
     out_channels, in_channels, group = axis_size(weight.shape, 0), axis_size(weight.shape, 1), attributes["group"]
     require(x.shape[1] == in_channels * group and out_channels % group == 0, x, weight)
@@ -48,7 +49,7 @@ def conv(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | N
 def conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: Tensor | None = None) -> NodeResult:
     output_padding = attributes["output_padding"] or (0, 0)
     sides = []
-    window = zip(*_window(attributes, x, weight), output_padding, strict=True)
+    window = zip(*_read_window(attributes, x, weight), output_padding, strict=True)
     for size, kernel, stride, dilation, pad, extra in window:
         require(extra < max(stride, dilation), x, weight)
         sides.append((size - 1) * stride + dilation * (kernel - 1) + 1 + extra - pad)
@@ -56,7 +57,7 @@ def conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: 
     require(x.shape[1] == in_channels and in_channels % group == 0, x, weight)
     require(bias is None or bias.shape == (out_channels * group,), weight, bias)
     require(min(sides) > 0, x, weight)
-    # Each position of x is multiplied by a whole kernel; onnxruntime holds all these products before it adds them.
+    # Each position of x is multiplied by the whole kernel. onnxruntime holds all products before it adds them.
     products = shape_size(x.shape[2:]) * out_channels * group * shape_size(weight.shape[2:])
     shape = (x.shape[0], out_channels * group, *sides)
     return NodeResult(
@@ -84,7 +85,7 @@ def resize(
     scales: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> NodeResult:
-    shape = integers(sizes)
+    shape = read_integers(sizes)
     require(roi is None and scales is None, x, roi, scales)
     require(len(x.shape) == len(shape) == 4 and x.shape[:2] == shape[:2] and None not in shape[2:], x)
     return NodeResult([Tensor(float_type(x), shape)])

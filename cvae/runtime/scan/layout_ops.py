@@ -1,6 +1,7 @@
-"""Shape inference of operators that rearrange, select or repeat values, and of those that compute with shapes.
+"""Shape inference of operators that rearrange, select or repeat values, or that compute with shapes.
 
-Each function takes the attributes of a node by name and its inputs, and raises ValueError if they do not fit together.
+Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
+together.
 """
 
 from typing import Any
@@ -14,19 +15,19 @@ from cvae.runtime.scan.tensor import (
     Tensor,
     axis_size,
     broadcast,
-    constants,
     float_type,
-    integers,
     normalize_axis,
     num_elements,
+    read_constants,
+    read_integers,
     require,
     shape_size,
 )
 
 
 def reshape(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
-    shape = list(integers(target))
-    if -1 in shape:  # the size of this axis follows from the others; it is the batch axis if none of them is
+    shape = list(read_integers(target))
+    if -1 in shape:  # infer the size of this axis; it is the batch axis if no other axis is
         at = shape.index(-1)
         shape[at] = 1
         rest = shape_size(shape)
@@ -46,7 +47,7 @@ def transpose(attributes: dict[str, Any], x: Tensor) -> NodeResult:
 
 
 def unsqueeze(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> NodeResult:
-    (axis,) = constants(axes)[:1] or (0,)
+    (axis,) = read_constants(axes)[:1] or (0,)
     require(axes.shape in ((), (1,)) and 0 <= axis <= len(x.shape), x, axes)
     return NodeResult([Tensor(float_type(x), (*x.shape[:axis], 1, *x.shape[axis:]))])
 
@@ -58,7 +59,7 @@ def concat(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
     if all(tensor.values is not None and len(tensor.shape) == 1 for tensor in tensors) and axis == 0:
         # The result is a shape. Its length is limited because nested concatenations of vectors grow exponentially.
         require(sum(map(num_elements, tensors)) <= 2 * MAX_RANK, *tensors[:2])
-        values = tuple(value for tensor in tensors for value in integers(tensor))
+        values = tuple(value for tensor in tensors for value in read_integers(tensor))
         return NodeResult([Tensor(INT64, (len(values),), values)])
     axis = normalize_axis(axis, first.shape)
     for tensor in tensors:
@@ -71,23 +72,23 @@ def concat(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
 
 
 def split(attributes: dict[str, Any], x: Tensor, sizes: Tensor | None = None) -> NodeResult:
-    axis, parts = normalize_axis(attributes["axis"], x.shape), attributes["outputs"]
+    axis, num_outputs = normalize_axis(attributes["axis"], x.shape), attributes["outputs"]
     length = axis_size(x.shape, axis)
     if sizes is None:
-        require(attributes["num_outputs"] == parts and length % parts == 0, x)
-        lengths: tuple[int, ...] = (length // parts,) * parts
+        require(attributes["num_outputs"] == num_outputs and length % num_outputs == 0, x)
+        lengths: tuple[int, ...] = (length // num_outputs,) * num_outputs
     else:
-        lengths = constants(sizes)
+        lengths = read_constants(sizes)
         require(attributes["num_outputs"] == 0, x, sizes)
-    require(len(lengths) == parts and sum(lengths) == length and min(lengths, default=0) > 0, x, sizes)
-    return NodeResult([Tensor(float_type(x), (*x.shape[:axis], part, *x.shape[axis + 1 :])) for part in lengths])
+    require(len(lengths) == num_outputs and sum(lengths) == length and min(lengths, default=0) > 0, x, sizes)
+    return NodeResult([Tensor(float_type(x), (*x.shape[:axis], size, *x.shape[axis + 1 :])) for size in lengths])
 
 
 def slice_(
     attributes: dict[str, Any], x: Tensor, starts: Tensor, ends: Tensor, axes: Tensor, steps: Tensor
 ) -> NodeResult:
     shape: list[Dimension] = list(x.shape)
-    bounds = [constants(tensor) for tensor in (starts, ends, axes, steps)]
+    bounds = [read_constants(tensor) for tensor in (starts, ends, axes, steps)]
     require(len({len(values) for values in bounds}) == 1, starts, ends, axes, steps)
     for start, end, axis, step in zip(*bounds, strict=True):
         at = normalize_axis(axis, x.shape)
@@ -98,20 +99,20 @@ def slice_(
 
 
 def gather(attributes: dict[str, Any], x: Tensor, indices: Tensor) -> NodeResult:
-    """Infer a lookup: a row of a table for each label, or constant indices along an axis other than the batch axis."""
+    """Infer a lookup: a row of a table for each label, or constant indices along any axis but the batch axis."""
     axis = normalize_axis(attributes["axis"], x.shape)
-    if indices == Tensor(INT64, (None,)):  # only the label is such a tensor
+    if indices == Tensor(INT64, (None,)):  # the label is the only tensor of this type and shape
         require(axis == 0 and None not in x.shape, x)
         if x.shape[0] != attributes["classes"]:
             raise ValueError(f"it contradicts its own spec, which has {attributes['classes']} classes: {x}")
     else:
         length = axis_size(x.shape, axis)
-        require(all(-length <= index < length for index in constants(indices)), x, indices)
+        require(all(-length <= index < length for index in read_constants(indices)), x, indices)
     return NodeResult([Tensor(float_type(x), (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))])
 
 
 def pad(attributes: dict[str, Any], x: Tensor, pads: Tensor, value: Tensor | None = None) -> NodeResult:
-    amounts, rank = constants(pads), len(x.shape)
+    amounts, rank = read_constants(pads), len(x.shape)
     require(len(amounts) == 2 * rank and min(amounts, default=0) >= 0, x, pads)
     require(value is None or value.shape == (), value)
     shape: list[Dimension] = []
@@ -127,8 +128,8 @@ def shape_of(attributes: dict[str, Any], x: Tensor) -> NodeResult:
 
 
 def expand(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
-    return NodeResult([Tensor(float_type(x), broadcast(x.shape, integers(target)))])
+    return NodeResult([Tensor(float_type(x), broadcast(x.shape, read_integers(target)))])
 
 
 def constant_of_shape(attributes: dict[str, Any], target: Tensor) -> NodeResult:
-    return NodeResult([Tensor(FLOAT, integers(target))])
+    return NodeResult([Tensor(FLOAT, read_integers(target))])

@@ -1,7 +1,7 @@
-"""Limits of the scan: how large an untrusted ONNX file, its tensors and its work may be."""
+"""Limits on the size of an untrusted ONNX file, its tensors and its work."""
 
 MAX_FIELDS = 64
-"""Maximum number of fields of a model message; its whole graph is one field."""
+"""Maximum number of fields of a model message, where the whole graph is one field."""
 
 MAX_ENTRY = 2**21
 """Maximum size of a metadata entry, in bytes."""
@@ -13,10 +13,10 @@ MAX_WEIGHTS = 16384
 """Maximum number of weights and constants."""
 
 MAX_EDGES = 256
-"""Maximum number of fields of a node: its inputs, outputs and attributes together."""
+"""Maximum number of inputs, outputs and attributes of a node in total."""
 
 MAX_ALL_EDGES = 16384
-"""Maximum number of inputs and outputs of all nodes together."""
+"""Maximum number of inputs and outputs of all nodes in total."""
 
 MAX_RANK = 8
 """Maximum number of axes of a tensor."""
@@ -28,16 +28,16 @@ MAX_WINDOW = 4096
 """Maximum kernel size, stride, dilation and padding of a convolution."""
 
 MAX_IMAGE = 2**22
-"""Maximum number of values in an image, C * H * W; 3 x 1182 x 1182 is just below it."""
+"""Maximum number of values in an image, C * H * W; 3 x 1182 x 1182 is just below."""
 
 BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**13, 2**30
-"""Number of values that all tensors computed for one image may have: a base, plus an amount per pixel, up to a maximum.
+"""Limit on the number of values in all tensors for one image: a base, plus an amount per pixel, up to a maximum.
 
-Built-in exports have at most 1,300 per pixel.
+Built-in exports have at most 1,300 values per pixel.
 """
 
 BASE_WORK, MAX_WORK = 2**28, 2**36
-"""Number of multiplications for one image: a base, plus one per weight and pixel, up to a maximum.
+"""Limit on the number of multiplications for one image: a base, plus one per weight and pixel, up to a maximum.
 
-Built-in exports need a tenth of this: where they have more weights, their feature maps are smaller.
+Built-in exports need a tenth of this, because layers with more weights have smaller feature maps.
 """

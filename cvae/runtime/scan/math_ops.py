@@ -1,6 +1,7 @@
 """Shape inference of operators that compute values: elementwise operators, matrix products, normalization, sums.
 
-Each function takes the attributes of a node by name and its inputs, and raises ValueError if they do not fit together.
+Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
+together.
 """
 
 from typing import Any
@@ -11,17 +12,17 @@ from cvae.runtime.scan.tensor import (
     Tensor,
     axis_size,
     broadcast,
-    constants,
     float_type,
     normalize_axis,
     num_elements,
+    read_constants,
     require,
     shape_size,
 )
 
 
 def elementwise(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
-    """Infer an operator that computes each value on its own, broadcasting two or more inputs."""
+    """Infer an operator that computes each value separately and broadcasts its inputs."""
     tensors = [tensor for tensor in inputs if tensor is not None]
     return NodeResult([Tensor(float_type(*tensors), broadcast(*(tensor.shape for tensor in tensors)))])
 
@@ -42,7 +43,7 @@ def clip(attributes: dict[str, Any], x: Tensor, low: Tensor | None = None, high:
 
 
 def cast(attributes: dict[str, Any], x: Tensor) -> NodeResult:
-    """Infer a cast between the float types; files with fp16 weights have float32 inputs and outputs."""
+    """Infer a cast between float types: files with fp16 weights have float32 inputs and outputs."""
     float_type(x)
     return NodeResult([Tensor(attributes["to"], x.shape)])
 
@@ -59,7 +60,7 @@ def layer_norm(attributes: dict[str, Any], x: Tensor, scale: Tensor, bias: Tenso
 
 
 def reduce_sum(attributes: dict[str, Any], x: Tensor, axes: Tensor) -> NodeResult:
-    reduced = {normalize_axis(axis, x.shape) for axis in constants(axes)}
+    reduced = {normalize_axis(axis, x.shape) for axis in read_constants(axes)}
     require(bool(reduced), x, axes)
     if attributes["keepdims"]:
         shape = tuple(1 if axis in reduced else size for axis, size in enumerate(x.shape))

@@ -1,4 +1,4 @@
-"""Operators that exports have, with the values that their attributes may have."""
+"""Operators that exports contain, with the allowed values of their attributes."""
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Ints:
 class Attribute(NamedTuple):
     """Default and allowed values of an attribute.
 
-    The set of allowed values is closed, because onnxruntime could read any other value differently from the scan.
+    Any other value is rejected, because onnxruntime could interpret it differently from the scan.
     """
 
     default: Any
@@ -45,9 +45,9 @@ class Operator(NamedTuple):
     """Rules for the nodes of an operator.
 
     Attributes:
-        infer: its shape inference, a function of the attributes by name and of the inputs.
+        infer: function that infers the outputs from the attributes by name and the inputs.
         inputs: minimum and maximum number of inputs.
-        attributes: its attributes by name.
+        attributes: attributes by name.
     """
 
     infer: Callable[..., NodeResult]
@@ -60,7 +60,7 @@ FLAG = (0, 1)
 AXIS = range(-MAX_RANK, MAX_RANK)
 SIDE = range(1, MAX_WINDOW + 1)
 PAIR, QUADRUPLE = (0, 2), (0, 4)
-"""Lengths of a list that is empty or has one number per axis (PAIR) or two (QUADRUPLE), of height and width."""
+"""Allowed lengths of a list for height and width: empty, or one number (PAIR) or two (QUADRUPLE) for each."""
 
 WINDOW = {
     "auto_pad": Attribute("NOTSET", ("NOTSET",)),
@@ -153,4 +153,4 @@ OPERATORS = {
     "Unsqueeze": Operator(layout_ops.unsqueeze, (2, 2)),
     "Where": Operator(math_ops.where, (3, 3)),
 }
-"""All operators that exports have, including the plug-in's under examples/."""
+"""All operators in exports of the built-in parts and of the plug-in under examples/."""

@@ -1,4 +1,4 @@
-"""Reader of the protobuf wire format, which reads an ONNX file before any other code does.
+"""Reader of the protobuf wire format, for ONNX files that no other code has read yet.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: onnx/onnx.proto.
 """
@@ -13,20 +13,20 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types."""
 
 VARINT64, VARINT32 = 64, 32
-"""Types of varint fields: how many bits protobuf keeps."""
+"""Types of varint fields, by the number of bits that protobuf keeps."""
 
-MAX_KEY = MAX_LENGTH = 5
-"""Maximum size of a field's key, and of a field's length, in bytes, as protobuf has it."""
+MAX_KEY_BYTES = MAX_LENGTH_BYTES = 5
+"""Maximum size of the encoded key and of the encoded length of a field, as in protobuf."""
 
 METADATA_PROPS = 14
-"""Field number of ModelProto.metadata_props, whose messages are StringStringEntryProto: key = 1, value = 2."""
+"""Field number of ModelProto.metadata_props, which consists of StringStringEntryProto messages: key = 1, value = 2."""
 
 Layout = Mapping[int, tuple[str, int, bool]]
-"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether it may be repeated."""
+"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether the field is repeated."""
 
 
-def _varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
-    """Return an unsigned number, and the position after it."""
+def _read_varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
+    """Read an unsigned number, and return it with the position after it."""
     value = 0
     for i in range(max_bytes):
         if position >= len(message):
@@ -39,28 +39,28 @@ def _varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[in
     raise ValueError("a number is cut off or too long")
 
 
-def _signed(value: int, bits: int) -> int:
-    """Return a varint as protobuf reads it: its lowest 32 or 64 bits, in two's complement."""
+def _to_signed(value: int, bits: int) -> int:
+    """Convert a varint to a signed integer like protobuf: its lowest 32 or 64 bits, in two's complement."""
     value &= 2**bits - 1
     return value - 2**bits if value >= 2 ** (bits - 1) else value
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """Iterate over the fields of a message, without those of nested messages.
+def iterate_fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Iterate over the fields of a message, without descending into nested messages.
 
     Yields:
         Field number, wire type and value: an unsigned integer for VARINT, otherwise a view of the bytes.
 
     Raises:
-        ValueError: the bytes are not a protobuf message.
+        ValueError: If the bytes are not a protobuf message.
     """
     position, end = 0, len(message)
     while position < end:
         key = message[position]
-        if key < 0x80:  # most numbers have one byte, and a function call would cost more than the rest of the loop
+        if key < 0x80:  # most numbers have one byte; a function call would cost more than the rest of the loop
             position += 1
         else:
-            key, position = _varint(message, position, MAX_KEY)
+            key, position = _read_varint(message, position, MAX_KEY_BYTES)
         number, kind = key >> 3, key & 7
         if not 0 < number < 2**29:
             raise ValueError(f"a field has the number {number}")
@@ -69,13 +69,13 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
                 length = message[position]
                 position += 1
             else:
-                length, position = _varint(message, position, MAX_LENGTH)
+                length, position = _read_varint(message, position, MAX_LENGTH_BYTES)
         elif kind == VARINT:
             if position < end and message[position] < 0x80:
                 yield number, kind, message[position]
                 position += 1
             else:
-                value, position = _varint(message, position)
+                value, position = _read_varint(message, position)
                 yield number, kind, value
             continue
         elif kind in (FIXED64, FIXED32):
@@ -89,22 +89,22 @@ def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
 
 
 def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> dict[str, Any]:
-    """Return the fields of a message by name, repeated ones as lists.
+    """Parse a message into a dictionary of its fields by name, with lists for repeated fields.
 
-    A message that two protobuf readers could read differently is rejected: one with a field that is not in the layout
-    (one reader skips it, another knows it), with a field of the wrong wire type, or with a single field that occurs
-    twice (one reader takes the last, another merges them). Integers are read as protobuf reads them.
+    A message that two protobuf readers could read differently is rejected. Such a message has a field that is not in
+    the layout (some readers skip it, others know it), a field of the wrong wire type, or a non-repeated field twice
+    (some readers take the last one, others merge them).
 
     Args:
         message: the bytes of the message.
-        layout: the fields that it may have.
-        max_fields: maximum number of fields, and of the numbers packed into one field.
+        layout: allowed fields.
+        max_fields: maximum number of fields, and of numbers packed into one field.
 
     Raises:
-        ValueError: the bytes are not a message of this layout.
+        ValueError: If the bytes are not a message of this layout.
     """
     values: dict[str, Any] = {}
-    for count, (number, wire_type, value) in enumerate(fields(message)):
+    for count, (number, wire_type, value) in enumerate(iterate_fields(message)):
         if count >= max_fields:
             raise ValueError(f"a message has more than {max_fields} fields")
         try:
@@ -114,15 +114,15 @@ def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> 
         if kind in (VARINT32, VARINT64) and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # packed
             numbers, position = values.setdefault(name, []), 0
             while position < len(value) and len(numbers) < max_fields:
-                one, position = _varint(value, position)
-                numbers.append(_signed(one, kind))
+                item, position = _read_varint(value, position)
+                numbers.append(_to_signed(item, kind))
             if position < len(value):
                 raise ValueError(f"the field {name!r} has more than {max_fields} numbers")
             continue
         if wire_type != (VARINT if kind in (VARINT32, VARINT64) else kind):
             raise ValueError(f"the field {name!r} has the wire type {wire_type}")
         if isinstance(value, int):
-            value = _signed(value, kind)
+            value = _to_signed(value, kind)
         if repeated:
             values.setdefault(name, []).append(value)
         elif name in values:
@@ -132,25 +132,25 @@ def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> 
     return values
 
 
-def metadata(model: bytes, source: str) -> dict[str, str]:
-    """Return the metadata entries of an ONNX model.
+def read_metadata(model: bytes, source: str) -> dict[str, str]:
+    """Read the metadata entries of an ONNX model.
 
     Args:
         model: the content of the file.
         source: name of the file in error messages.
 
     Raises:
-        CvaeError: the bytes are not an ONNX model.
+        CvaeError: If the bytes are not an ONNX model.
     """
     entries = {}
     try:
-        for count, (number, _, value) in enumerate(fields(memoryview(model))):
+        for count, (number, _, value) in enumerate(iterate_fields(memoryview(model))):
             if count >= MAX_FIELDS:
                 raise ValueError(f"it has more than {MAX_FIELDS} fields")
             if number == METADATA_PROPS and isinstance(value, memoryview):
                 if len(value) > MAX_ENTRY:
                     raise ValueError(f"a metadata entry has {len(value)} bytes, more than {MAX_ENTRY}")
-                entry = {n: str(v, "utf-8") for n, _, v in fields(value) if isinstance(v, memoryview)}
+                entry = {n: str(v, "utf-8") for n, _, v in iterate_fields(value) if isinstance(v, memoryview)}
                 entries[entry.get(1, "")] = entry.get(2, "")
     except ValueError as error:
         raise CvaeError(f"{source!r} is not an intact ONNX file: {one_line(error)}") from error

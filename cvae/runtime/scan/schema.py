@@ -1,7 +1,7 @@
-"""Messages of onnx.proto: the fields that exports have, and readers of weights, attributes, inputs and outputs.
+"""Layouts of the messages in onnx.proto, and readers of weights, attributes, inputs and outputs.
 
-The layouts leave out functions, training info, sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data
-outside the file, and `value_info`. A message with any of these is rejected.
+The layouts have only the fields that exports use. A message with any other field is rejected: functions, training info,
+sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and `value_info`.
 """
 
 import math
@@ -66,7 +66,7 @@ SHAPE = {1: ("dim", BYTES, True)}
 DIMENSION = {1: ("dim_value", VARINT64, False), 2: ("dim_param", BYTES, False), 3: ("denotation", BYTES, False)}
 
 ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 7: "ints"}
-"""Supported AttributeProto.AttributeType -> the field that holds the value."""
+"""Supported AttributeProto.AttributeType -> field that holds the value."""
 
 WEIGHT_SIZES = {FLOAT: 4, INT64: 8, HALF: 2}
 """Supported TensorProto.DataType of weights -> bytes per value."""
@@ -78,7 +78,7 @@ def read_text(message: Mapping[str, Any], field: str) -> str:
     """Return the text of a field, "" if the message does not have the field.
 
     Raises:
-        ValueError: it is longer than MAX_NAME or not UTF-8.
+        ValueError: If the text is longer than `MAX_NAME` or not UTF-8.
     """
     return _decode(message.get(field, EMPTY), field)
 
@@ -87,7 +87,7 @@ def read_texts(message: Mapping[str, Any], field: str) -> list[str]:
     """Return the texts of a repeated field.
 
     Raises:
-        ValueError: one is longer than MAX_NAME or not UTF-8.
+        ValueError: If a text is longer than `MAX_NAME` or not UTF-8.
     """
     return [_decode(value, field) for value in message.get(field, ())]
 
@@ -102,7 +102,7 @@ def read_value_info(message: memoryview) -> tuple[str, Tensor]:
     """Return the name of an input or output, and the tensor that the graph declares for it (ValueInfoProto).
 
     Raises:
-        ValueError: the message is not valid.
+        ValueError: If the message is not valid.
     """
     value = parse_message(message, VALUE)
     tensor = parse_message(parse_message(value.get("type", EMPTY), TYPE).get("tensor_type", EMPTY), TENSOR_TYPE)
@@ -116,10 +116,10 @@ def read_value_info(message: memoryview) -> tuple[str, Tensor]:
 
 
 def read_weight(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name and the tensor of a weight or constant (TensorProto); short integer vectors have their values.
+    """Return the name and the tensor of a weight or constant (TensorProto), with the values of short integer vectors.
 
     Raises:
-        ValueError: its data are not in the file itself, or not as long as its shape says.
+        ValueError: If the data are not in the file itself, or their length does not match the shape.
     """
     weight = parse_message(message, TENSOR)
     name, data_type, shape = read_text(weight, "name"), weight.get("data_type", 0), tuple(weight.get("dims", ()))
@@ -136,7 +136,7 @@ def read_attribute(message: memoryview) -> tuple[str, Any]:
     """Return the name of an attribute, and its value: a float, an int, a str or a tuple of ints (AttributeProto).
 
     Raises:
-        ValueError: it has another type, or not the value that its type says.
+        ValueError: If the attribute has an unsupported type, or no value of this type.
     """
     attribute = parse_message(message, ATTRIBUTE)
     name, attribute_type = read_text(attribute, "name"), attribute.get("type")

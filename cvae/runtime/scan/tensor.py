@@ -1,11 +1,11 @@
-"""Types and shapes of the tensors in a graph, and the checks that shape inference makes on them."""
+"""Types and shapes of the tensors in a graph, and checks for shape inference."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 Dimension = int | None
-"""Size of an axis; None is the size of the batch."""
+"""Size of an axis. None stands for the batch size."""
 
 FLOAT, INT64, BOOL, HALF = 1, 7, 9, 10
 """Element types: TensorProto.DataType of onnx.proto."""
@@ -14,7 +14,7 @@ TYPE_NAMES = {FLOAT: "float", INT64: "int64", BOOL: "bool", HALF: "float16"}
 
 
 class Tensor(NamedTuple):
-    """Element type and shape of a tensor and, for a short vector of integers, its values."""
+    """Element type and shape of a tensor, and the values of a short vector of integers."""
 
     type: int
     shape: tuple[Dimension, ...]
@@ -28,8 +28,8 @@ class NodeResult(NamedTuple):
     """Outputs and cost of a node for one image.
 
     Attributes:
-        outputs: the tensors that it computes.
-        work: number of multiplications, apart from one per output value.
+        outputs: computed tensors.
+        work: number of multiplications, not counting one per output value.
         scratch: number of temporary values.
     """
 
@@ -39,7 +39,7 @@ class NodeResult(NamedTuple):
 
 
 def describe_shape(shape: Sequence[Dimension]) -> str:
-    """Return a shape as error messages show it, such as "(batch, 1, 28, 28)"."""
+    """Return a shape as text for error messages, such as "(batch, 1, 28, 28)"."""
     return f"({', '.join('batch' if size is None else str(size) for size in shape)})"
 
 
@@ -54,10 +54,10 @@ def num_elements(tensor: Tensor) -> int:
 
 
 def require(condition: bool, *tensors: Tensor | None) -> None:
-    """Reject a node whose inputs or attributes do not fit together; the error shows `tensors`.
+    """Reject a node whose inputs and attributes do not fit together. The error shows `tensors`.
 
     Raises:
-        ValueError: the condition is false.
+        ValueError: If the condition is false.
     """
     if not condition:
         shown = ", ".join(str(tensor) for tensor in tensors if tensor is not None)
@@ -65,34 +65,34 @@ def require(condition: bool, *tensors: Tensor | None) -> None:
 
 
 def float_type(*tensors: Tensor | None) -> int:
-    """Return the one float type that all the tensors have.
+    """Return the common float type of the tensors.
 
     Raises:
-        ValueError: their types differ or are not float types.
+        ValueError: If the types differ or are not float types.
     """
     types = {tensor.type for tensor in tensors if tensor is not None}
     require(len(types) == 1 and types <= {FLOAT, HALF}, *tensors)
     return types.pop()
 
 
-def integers(tensor: Tensor | None) -> tuple[Dimension, ...]:
-    """Return the values of a vector of integers; None among them is the batch size.
+def read_integers(tensor: Tensor | None) -> tuple[Dimension, ...]:
+    """Return the values of a vector of integers, in which None stands for the batch size.
 
     Raises:
-        ValueError: the values are not known before the graph runs.
+        ValueError: If the values are not known before the graph runs.
     """
     if tensor is None or tensor.values is None:
         raise ValueError("it takes a shape or an axis from a tensor that is not constant")
     return tensor.values
 
 
-def constants(tensor: Tensor | None) -> tuple[int, ...]:
+def read_constants(tensor: Tensor | None) -> tuple[int, ...]:
     """Return the values of a vector of integers that does not contain the batch size.
 
     Raises:
-        ValueError: the values are not known, or the batch size is among them.
+        ValueError: If the values are not known before the graph runs, or the batch size is among them.
     """
-    values = integers(tensor)
+    values = read_integers(tensor)
     require(None not in values, tensor)
     return tuple(value for value in values if value is not None)
 
@@ -101,11 +101,11 @@ def normalize_axis(axis: int, shape: Sequence[Dimension]) -> int:
     """Return an axis counted from the front.
 
     Raises:
-        ValueError: the axis does not exist or is the batch axis; images must not depend on each other.
+        ValueError: If the axis does not exist, or is the batch axis: images must not depend on each other.
     """
     normalized = axis + len(shape) if axis < 0 else axis
     if not 0 <= normalized < len(shape) or shape[normalized] is None:
-        raise ValueError(f"axis {axis} of a tensor of the shape {describe_shape(shape)} is not allowed")
+        raise ValueError(f"axis {axis} of a tensor of shape {describe_shape(shape)} is not allowed")
     return normalized
 
 
@@ -113,7 +113,7 @@ def axis_size(shape: Sequence[Dimension], axis: int) -> int:
     """Return the size of an axis.
 
     Raises:
-        ValueError: the axis is the batch axis.
+        ValueError: If the axis is the batch axis.
     """
     size = shape[axis]
     if size is None:
@@ -122,10 +122,10 @@ def axis_size(shape: Sequence[Dimension], axis: int) -> int:
 
 
 def broadcast(*shapes: Sequence[Dimension]) -> tuple[Dimension, ...]:
-    """Return the shape that the shapes broadcast to: https://onnx.ai/onnx/repo-docs/Broadcasting.html.
+    """Return the shape that the given shapes broadcast to: https://onnx.ai/onnx/repo-docs/Broadcasting.html.
 
     Raises:
-        ValueError: they do not broadcast.
+        ValueError: If the shapes do not broadcast.
     """
     rank = max(map(len, shapes))
     result: list[Dimension] = [1] * rank

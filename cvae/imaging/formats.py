@@ -1,0 +1,111 @@
+"""Recognition of image files, and limits on their size. Does not import torch."""
+
+import warnings
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+from cvae.errors import one_line
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
+"""Supported formats, recognized by content. Pillow supports dozens more, some of them through external programs."""
+
+TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
+"""Extensions of TGA files, which have no signature."""
+
+FORMATS_BY_EXTENSION = {".dib": "DIB", **dict.fromkeys(TGA_EXTENSIONS, "TGA")}
+"""Formats recognized by extension. A .dib file is a BMP file, with or without its header."""
+
+EXTENSIONS = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
+     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *TGA_EXTENSIONS)
+)  # fmt: skip
+"""Extensions of image files. Other files are images too if their content begins like an image."""
+
+MAX_PIXELS = 2**26
+"""Maximum number of pixels, 67 million. A few kilobytes can encode larger images, which are not decoded."""
+
+MAX_SIDE = 2**16
+"""Maximum side of an image in pixels."""
+
+MAX_DECODED_BYTES = 160 * 2**20
+"""Maximum memory for decoding an untrusted image.
+
+It allows 42 megapixels in colour, 28 as progressive JPEG, 10 as WebP, 3 as AVIF, and 1.3 as JPEG 2000.
+"""
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Open an image file by its content, without decoding its pixels.
+
+    Raises:
+        Exception: If the file is damaged, or not an image of a supported format. Pillow raises many types.
+    """
+    extra_format = FORMATS_BY_EXTENSION.get(Path(path).suffix.lower())
+    image = Image.open(path, formats=(*FORMATS, extra_format) if extra_format else FORMATS)
+    # Without a name, Pillow does not map the file. Mapping scrambles rotated TIFF images that are not RGB.
+    image.filename = ""
+    return image
+
+
+def is_image(path: Path) -> bool:
+    """Return whether a file has an image extension, or its content begins like an image."""
+    if path.suffix.lower() in EXTENSIONS:
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            open_image(path).close()
+    except Image.DecompressionBombError:  # an image, but too large
+        return True
+    except Exception:  # Pillow raises many types of errors for other files
+        return False
+    return True
+
+
+def explain(error: Exception) -> str:
+    """Describe in a few words an error of Pillow or this module: why an image can't be read."""
+    if isinstance(error, UnidentifiedImageError):
+        return "damaged, or not an image of a supported format"
+    if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
+        return f"too large: at most {MAX_PIXELS:,} pixels are read; scale it down"
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.strerror or type(error).__name__
+    if isinstance(error, UnreadableImage):
+        return str(error)
+    return f"damaged ({one_line(error, 80)})"
+
+
+class UnreadableImage(ValueError):
+    """Intact image that is not read because it is too large or the range of its values is unknown."""
+
+
+def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED_BYTES) -> None:
+    """Check the size of an image before its pixels are decoded.
+
+    Raises:
+        UnreadableImage: If there are more than `MAX_PIXELS` pixels, a side is longer than `MAX_SIDE`, or decoding
+            needs more than `max_bytes`.
+    """
+    limit = MAX_PIXELS if max_bytes is None else min(MAX_PIXELS, max_bytes // bytes_per_pixel(image))
+    if image.width * image.height > limit or max(image.size) > MAX_SIDE:
+        raise UnreadableImage(
+            f"{image.width}x{image.height} pixels are too many: at most {limit:,} are read in this format, and "
+            f"{MAX_SIDE:,} along a side; scale it down"
+        )
+
+
+def bytes_per_pixel(image: Image.Image) -> int:
+    """Return the measured number of bytes per pixel that decoding needs.
+
+    The values for AVIF and JPEG 2000 are several times the measured ones, so that decoding takes at most a second.
+    """
+    if image.format == "WEBP":  # four copies
+        return 16
+    if image.format in ("AVIF", "JPEG2000"):
+        return {"AVIF": 52, "JPEG2000": 128}[image.format]
+    if image.format == "JPEG":  # a progressive file needs all coefficients at once; others are reduced
+        return 6 if "progressive" in image.info else 1
+    return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
