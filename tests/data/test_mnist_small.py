@@ -40,7 +40,7 @@ def test_classifier_recognizes_its_test_digits() -> None:
     assert np.mean(predictions == dataset.test.labels) > 0.98
 
 
-def test_an_argument_is_an_error() -> None:
+def test_argument_is_an_error() -> None:
     assert_load_fails("mnist-small:x", "'mnist-small' takes no argument")
 
 
