@@ -27,7 +27,7 @@ from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
 from cvae.engine.tracking import Tracking, choose
 from cvae.engine.validation import Validator, format_bound, selection_bound
-from cvae.errors import Diverged, Interrupted, UsageError
+from cvae.errors import Diverged, Interrupted, UsageError, count_of
 from cvae.models import VAE, build
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
 
@@ -247,9 +247,10 @@ class Trainer:
         parameters = sum(parameter.numel() for parameter in self.training_step.bare_model.parameters())
         return (
             f"{training.arch}{' conditional' if training.conditional else ''}, {parameters:,} parameters, on "
-            f"{len(self.dataset.train):,} images {channels}x{height}x{width} of {self.dataset.name}; {self.epochs} "
-            f"epochs of {len(self.batches)} steps, {training.precision}{' compiled' if training.compile else ''} on "
-            f"{self.device.type}{f' in {self.shard.count} processes' if self.shard.count > 1 else ''}"
+            f"{count_of(len(self.dataset.train), 'image')} {channels}x{height}x{width} of {self.dataset.name}; "
+            f"{count_of(self.epochs, 'epoch')} of {count_of(len(self.batches), 'step')}, {training.precision}"
+            f"{' compiled' if training.compile else ''} on {self.device.type}"
+            f"{f' in {self.shard.count} processes' if self.shard.count > 1 else ''}"
         )
 
     def _save_sample_images(self, epoch: int) -> None:

@@ -319,7 +319,7 @@ def outcome(trial: FrozenTrial) -> str:
     """Return a word for the state of a trial."""
     if "error" in trial.user_attrs:
         return "failed"
-    return {"FAIL": "interrupted"}.get(trial.state.name, trial.state.name.lower())
+    return {"FAIL": "stopped"}.get(trial.state.name, trial.state.name.lower())
 
 
 def format_value(value: Any) -> str:

@@ -321,7 +321,7 @@ def test_interrupted_study_repeats_the_unfinished_trial(fake, number):
         fake(4, {number: "stop"})
     assert caught.value.exit_code == 130
     study = fake(4)
-    assert outcomes(study)[number] == "interrupted" and list(outcomes(study).values()).count("complete") == 4
+    assert outcomes(study)[number] == "stopped" and list(outcomes(study).values()).count("complete") == 4
     params = {trial.number: trial.params for trial in study.trials}
     assert params[number + 1] == params[number]
     assert len(list(Path("s").glob("trial-*"))) == 1
@@ -346,7 +346,7 @@ def test_killed_worker_does_not_block_the_study(fake):
     with Path("s/study.journal").open("ab") as journal:
         journal.write(b'{"op_code": 5, "wor')  # cut short
     study = fake(5)
-    assert outcomes(study)[2] == "interrupted" and list(outcomes(study).values()).count("complete") == 5
+    assert outcomes(study)[2] == "stopped" and list(outcomes(study).values()).count("complete") == 5
     trials = {trial.number: trial for trial in study.trials}
     assert trials[3].params == trials[2].params and not Path("s/trial-002").exists()
 
