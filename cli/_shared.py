@@ -201,7 +201,7 @@ def read_image(path: "str | Path", model: "Model") -> "np.ndarray":
 
 
 def read_images(paths: "list[Path]", model: "Model") -> "np.ndarray":
-    """Read image files like `read_image`, as (N, C, H, W), with values of more than 8 bits scaled by a common depth."""
+    """Read image files like `read_image`, as (N, C, H, W), and scale values of more than 8 bits by one bit depth."""
     from cvae import imaging
 
     if len(paths) == 1:  # so that a message names the file rather than a count

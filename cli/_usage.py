@@ -1,4 +1,4 @@
-"""Help, and errors in the use of the command line, each on one line."""
+"""Help, and command-line usage errors, each on one line."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from typer.core import TyperArgument
 from cvae.errors import UsageError, one_line
 
 CommandLineError: Any = typer.BadParameter.__base__
-"""Base class of the exceptions that typer raises: the class of click or, in newer versions, a copy in typer."""
+"""Base class of the exceptions that typer raises: click's own class or, in newer versions, typer's copy of it."""
 
 
 def hide_argument_types() -> None:

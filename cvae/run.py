@@ -11,6 +11,7 @@ from cvae.errors import CvaeError
 RUNS = Path("runs")
 """Folder of the runs of `cvae train`, in the current working directory."""
 
+# Names of the files and folders in the folder of a run. `cvae export` writes the last three.
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "last"
@@ -18,11 +19,10 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples"
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
-# Names of the files and folders of a run. An export writes the exported files and the model card.
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run, which has a config."""
+    """Return whether a folder is a run: whether it contains a config."""
     return (folder / CONFIG).is_file()
 
 

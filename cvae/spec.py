@@ -52,7 +52,7 @@ class Spec:
         weights: SHA-256 of the model.safetensors from which the file was exported. A decoder and an encoder belong
             together if they have the same value.
         agreement: largest difference between the outputs of onnxruntime and torch, divided by the scale of the output
-            (see `cvae.exporters.onnx.compare`), the batch sizes that were compared, and the type of the weights if they
+            (see `cvae.exporters.onnx.compare`); the batch sizes that were compared; and the type of the weights if they
             have 16 bits.
     """
 
@@ -130,8 +130,8 @@ class Spec:
     def label_index(self, label: float | str) -> int:
         """Return the index of the class that a label names.
 
-        A label names the class whose name it equals, as text or otherwise as a number: 1, "1" and 1.0 all name the
-        class "01". If no class name is a number, a non-negative integer is an index.
+        A label selects the class whose name matches it as text or, failing that, as a number: 1, "1" and 1.0 all select
+        the class "01". If no class name is a number, a non-negative integer is an index.
 
         Raises:
             UsageError: If the model has no labels, no class has this name, or several class names equal this number.

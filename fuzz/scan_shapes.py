@@ -74,7 +74,7 @@ ort.set_default_logger_severity(4)
 
 
 class Graph:
-    """Decoder with random nodes beside the two that compute the image, and the tensors that the scan derives."""
+    """Decoder that computes an image and contains random nodes, with the tensors that the scan derives for it."""
 
     def __init__(self, seed: int, number: int, report: Report) -> None:
         self.label, self.report, self.rng = f"seed {seed} graph {number}", report, random.Random(f"{seed}/{number}")
@@ -136,7 +136,10 @@ class Graph:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     def find_problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
-        """Return None, or a kind and a text: "difference", or "failed" if only onnxruntime rejects the nodes."""
+        """Return None if there is no problem, else its kind and a text.
+
+        The kind is "failed" if only onnxruntime rejects the nodes, and "difference" otherwise.
+        """
         try:
             actual = self.compute(nodes)
         except Exception as error:  # the exceptions of onnxruntime have no common base class
@@ -158,7 +161,7 @@ class Graph:
         if self.find_problem(nodes):
             nodes = []
             for node in self.nodes:
-                if not computed.issuperset(node.input):  # an earlier node, which computes an input, was dropped
+                if not computed.issuperset(node.input):  # a node that computes one of its inputs was dropped
                     continue
                 if problem := self.find_problem([*nodes, node]):
                     place = self.describe(node) if problem[0] == "difference" else node.op_type

@@ -43,7 +43,7 @@ class Metadata:
         images: number of normal images.
         quantile: fraction of normal images that do not exceed a threshold.
         thresholds: threshold of each score.
-        centre: mean of the ratio for each label; it differs, since some classes resemble other classes more.
+        centre: mean of the ratio for each label; labels differ, since some classes resemble others more closely.
         scale: standard deviation of the ratio for each label, which is the unit of the score `ratio`.
     """
 
@@ -94,7 +94,7 @@ class Detector:
             CvaeError: If a score is not finite.
         """
         if not 0 < quantile < 1:
-            raise UsageError(f"--quantile {quantile} is not between 0 and 1; use for example 0.95")
+            raise UsageError(f"--quantile {quantile} is not between 0 and 1; use, for example, 0.95")
         if len(images) <= NEIGHBOURS:
             raise UsageError(f"{len(images)} normal images are too few to learn from; use at least {NEIGHBOURS + 1}")
         normal = measure(scorer, images, progress=progress)
@@ -188,8 +188,8 @@ def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
     for name, score in scores.items():
         if not np.isfinite(score).all():
             raise CvaeError(
-                f"the score {name!r} of {model!r} is not finite: its codes or their deviations are too large or too "
-                "small to compute with; export it again from a run that has not diverged"
+                f"the score {name!r} of {model!r} is not finite: the model's codes or their standard deviations are "
+                "too large or too small to compute with; export the model again from a run that has not diverged"
             )
 
 

@@ -56,7 +56,7 @@ def initialize_weights(models: Iterable[VAE], init: str) -> None:
         init: run folder, or name of a run or of a zoo model, as in `--init`.
 
     Raises:
-        UsageError: If the trained model does not exist, or its network differs from the models.
+        UsageError: If the trained model does not exist, or its network differs from that of `models`.
     """
     weights = load_model(find(init))[0].state_dict()
     try:
@@ -88,7 +88,7 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
         if name not in header or name not in expected:
             problem = "lacks" if name not in header else "has an unexpected"
             raise CvaeError(
-                f"{str(path)!r} {problem} tensor {one_line(repr(name))}: it does not belong to this config.json"
+                f"{str(path)!r} {problem} tensor {one_line(repr(name))}: the file does not match its config.json"
             )
         actual, declared = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
         if actual != declared:
@@ -153,7 +153,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
 
 @contextmanager
 def _limit_size(tensors: int, path: Path) -> Iterator[None]:
-    """Stop the with block as soon as it has created far more tensors or modules than the weights file can belong to.
+    """Stop the `with` block as soon as it has created far more tensors or modules than the weights file implies.
 
     A config of a few bytes can describe a billion layers. On the device "meta" large tensors cost nothing, but each
     layer still takes time and memory.

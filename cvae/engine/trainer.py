@@ -106,7 +106,7 @@ class Trainer:
                     self._initialize()
                 self._prepare_folder()
                 self._train()
-            except UsageError:  # that parts do not fit together may only show at the first step
+            except UsageError:  # a mismatch between parts may not show until the first step
                 if self.is_main and self.state.step == 0 and not resuming:
                     self._rollback()
                 raise
@@ -275,8 +275,8 @@ class Trainer:
         """Load the newest intact checkpoint, and return whether there is one.
 
         Raises:
-            CvaeError: If no checkpoint is intact, it does not fit the run, or the data have changed.
-            UsageError: If the run has more epochs already.
+            CvaeError: If no checkpoint is intact, the checkpoint does not fit the run, or the data have changed.
+            UsageError: If the run has been trained for more epochs than the config asks for.
         """
         state, remarks = self.checkpoints.restore(self.config.training.data)
         self.remarks += remarks
@@ -299,7 +299,7 @@ class Trainer:
             for folder in (self.out, self.out / CHECKPOINTS, self.out / SAMPLES):
                 remove_stale_files(folder)
             write_file(self.out / CONFIG, self.config.to_json())
-            self._write_metrics()  # a killed run may lack those of its checkpoint
+            self._write_metrics()  # if the run was killed, the file may lack metrics that the checkpoint has
 
     def _rollback(self) -> None:
         """Delete the files that were written before the first step, and the folders if nothing else is in them."""
@@ -335,12 +335,12 @@ class Trainer:
         return Diverged(
             f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
             "1000, --precision fp32, or a smaller --clip), or an image is unusual (--on-nan skip skips its batch, "
-            "with --resume too); the last good weights are saved"
+            "also when a run is resumed); the last good weights are saved"
         )
 
 
 def _check_parts(batch_size: int, processes: int, accumulate: int) -> None:
-    """Check that a batch can be divided among the processes, and `accumulate` parts in each.
+    """Check that a batch can be divided among the processes, and into `accumulate` parts in each.
 
     Raises:
         UsageError: If it can't be.

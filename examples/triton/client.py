@@ -1,4 +1,4 @@
-"""Client that gets an image from a model of `cvae export triton` on Triton or KServe.
+"""Client that generates an image with a model exported by `cvae export triton` and served by Triton or KServe.
 
     python client.py --url http://127.0.0.1:8000 --model mnist-resnet-conditional --label 7 --out seven.png
 
@@ -43,7 +43,7 @@ def main() -> None:
         inputs = [to_tensor("noise", noise)]
         if spec["classes"] is not None:
             label = spec["classes"][0] if args.label is None else args.label
-            if label not in spec["classes"]:  # the server would take -1 for the last class
+            if label not in spec["classes"]:
                 sys.exit(f"{args.model!r} has no label {label!r}; its labels are {', '.join(spec['classes'])}")
             inputs.append(to_tensor("label", np.array([[spec["classes"].index(label)]])))  # (B, 1)
         elif args.label is not None:

@@ -1,4 +1,4 @@
-"""An image classifier, and the classification accuracy score, for which it is trained on generated images.
+"""An image classifier, and the classification accuracy score: its accuracy after training on generated images.
 
 `model_zoo/scripts/train_classifier.py` trains the bundled MNIST classifier with this module.
 """
@@ -30,7 +30,7 @@ MIN_EPOCHS = 8
 """Minimum number of training epochs."""
 
 MIN_STEPS = 1500
-"""Minimum number of training steps; on small data sets it takes more than `MIN_EPOCHS` epochs."""
+"""Minimum number of training steps; on small data sets, reaching it takes more than `MIN_EPOCHS` epochs."""
 
 
 class Classifier(nn.Module):

@@ -1,4 +1,4 @@
-"""Operators that exports contain, with the allowed values of their attributes."""
+"""Operators found in exported files, with the allowed values of their attributes."""
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Operator(NamedTuple):
     """Rules for the nodes of an operator.
 
     Attributes:
-        infer: function that infers the outputs from the attributes by name and the inputs.
+        infer: function that infers the outputs from the attributes, a mapping by name, and the inputs.
         inputs: minimum and maximum number of inputs.
         attributes: attributes by name.
     """
@@ -60,7 +60,7 @@ FLAG = (0, 1)
 AXIS = range(-MAX_RANK, MAX_RANK)
 SIDE = range(1, MAX_WINDOW + 1)
 PAIR, QUADRUPLE = (0, 2), (0, 4)
-"""Allowed lengths of a list for height and width: empty, or one number (PAIR) or two (QUADRUPLE) for each."""
+"""Allowed lengths of a list of values for height and width: 0, or 2 (one value per axis), or 4 (two per axis)."""
 
 WINDOW = {
     "auto_pad": Attribute("NOTSET", ("NOTSET",)),

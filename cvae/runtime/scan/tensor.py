@@ -14,7 +14,7 @@ TYPE_NAMES = {FLOAT: "float", INT64: "int64", BOOL: "bool", HALF: "float16"}
 
 
 class Tensor(NamedTuple):
-    """Element type and shape of a tensor, and the values of a short vector of integers."""
+    """Element type and shape of a tensor and, if it is a short integer vector, its values."""
 
     type: int
     shape: tuple[Dimension, ...]
@@ -29,7 +29,7 @@ class NodeResult(NamedTuple):
 
     Attributes:
         outputs: computed tensors.
-        work: number of multiplications, not counting one per output value.
+        work: number of multiplications beyond one per output value.
         scratch: number of temporary values.
     """
 
