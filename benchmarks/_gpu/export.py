@@ -1,12 +1,16 @@
 """Export after a training on the device, and its bounds in several precisions."""
 
 import argparse
+import os
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before the first import of onnxruntime
+
 import onnxruntime
 
 import cvae

@@ -64,6 +64,7 @@ def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
     torch.testing.assert_close(loss, elbo(model.vae, image, label if conditional else None, 1.0).loss)
 
 
+@pytest.mark.slow
 def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
     """The benchmark and the evaluator draw different noise."""
     monkeypatch.syspath_prepend(BENCHMARKS)

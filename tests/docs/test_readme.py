@@ -67,7 +67,13 @@ def home(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    "document", [page for page in DOCUMENTS if page != GALLERY], ids=lambda path: str(path.relative_to(ROOT))
+    "document",
+    [
+        page if page.name == "README.md" and page.parent == ROOT else pytest.param(page, marks=pytest.mark.slow)
+        for page in DOCUMENTS
+        if page != GALLERY
+    ],
+    ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
     """Commands run in this process, which has imported torch, except those of the plug-in."""

@@ -75,7 +75,7 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("times", [6, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
 def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted one."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
@@ -320,7 +320,7 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
     """The network has batch norm, whose statistics each process averages over its own part of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING)

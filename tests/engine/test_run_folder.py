@@ -156,7 +156,7 @@ def test_unwritable_folder_is_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "the codes of several images"),
+        ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "the latents of several images"),
         (
             {"arch": "ladder", "objective": "iwae", "options": {"objective": {"dreg": True}}},
             "needs a single group of latents",

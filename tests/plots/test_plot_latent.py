@@ -157,7 +157,7 @@ def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, t
 
 def test_latent_explains_mixed_classes_of_conditional_model(plot, trained):
     result = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
-    assert result.code == 0 and result.out == "a.svg (50 images)\n" and "expect the classes to be mixed" in result.err
+    assert result.code == 0 and result.out == "a.svg (50 images)\n" and "expect mixed colours" in result.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
 
 

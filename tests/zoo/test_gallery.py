@@ -114,7 +114,10 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
         assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is not a figure on a white background"
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize(
+    "section",
+    [name if "mnist-mlp" in text else pytest.param(name, marks=pytest.mark.slow) for name, text in SECTIONS.items()],
+)
 def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
     images_written = []
     for words in commands(SECTIONS[section]):
