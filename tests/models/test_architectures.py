@@ -67,7 +67,7 @@ def combinations() -> Iterator[Any]:
     for i, (arch, labels) in enumerate(product(FAMILIES, [False, True])):
         for j, likelihood in enumerate(LIKELIHOODS):
             for k, shape in enumerate(SHAPES):
-                quick = j == i % len(LIKELIHOODS) and (i + j - k) % len(SHAPES) == 0
+                quick = j == i % len(list(LIKELIHOODS)) and (i + j - k) % len(SHAPES) == 0
                 yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
 
 
