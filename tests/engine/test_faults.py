@@ -74,8 +74,8 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 """
 
 
-@pytest.mark.integration
-@pytest.mark.parametrize("times", [2, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("times", [30])
 def test_run_survives_kill_9_at_random_moments(tmp_path, times):
     """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted one."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]

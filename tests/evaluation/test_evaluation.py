@@ -292,6 +292,7 @@ def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
     json.dumps(report)
 
 
+@pytest.mark.slow
 def test_classifier_learns_from_generated_images(trained):
     from cvae.evaluation.run_scorer.classifier import accuracy_score
 

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
     site = tmp_path / "site"
     install = [
