@@ -29,7 +29,7 @@ from cvae.tuning import study as study_module
 from cvae.tuning.search_space import Range, apply_params, default_space, make_space, parse_search, to_recipe
 from cvae.tuning.study import Study
 
-BASE = TrainConfig(arch="mlp", limit=200, epochs=4, options={"arch": {"hidden": [16]}}, trackers=("none",))
+BASE = TrainConfig(seed=0, arch="mlp", limit=200, epochs=4, options={"arch": {"hidden": [16]}}, trackers=("none",))
 SPACE = {"lr": Range(1e-4, 1e-2, log=True), "latent_dim": (4, 8, 32)}
 
 
