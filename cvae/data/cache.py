@@ -24,7 +24,7 @@ from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_file
 from cvae.data.disk_images import DiskImages
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.errors import CvaeError, one_line
-from cvae.imaging.reader import describe_ranges
+from cvae.imaging.reader import describe_ranges, find_shallow
 
 FORMAT = 2
 """Version of the cache files. If it differs, the images are decoded again."""
@@ -164,9 +164,7 @@ def _write(
                     ranges[i] = image.bits, image.peak
             is_grey = is_grey and bool((pixels == pixels[:1]).all())
             file.write(pixels.tobytes())
-        depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
-        # Read all images at one depth. Otherwise the darkest image of a set could become the brightest.
-        shallow = [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
+        depth, shallow = find_shallow(ranges)
         decoded_again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
         for i, image in zip(shallow, decoded_again, strict=True):
             if isinstance(image, ReadFailure):

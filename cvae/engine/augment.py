@@ -12,7 +12,7 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and flip, shift, crop and binarize them.
 
     A shift fills the uncovered margin with the edge pixels. "dynamic" binarization samples each pixel from
-    Bernoulli(grey value), anew in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+    Bernoulli(grey value), again in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
 
     Args:
         images: images (B, C, H, W) uint8.

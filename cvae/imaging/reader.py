@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -239,6 +239,18 @@ def read(
     return image
 
 
+def find_shallow(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
+    """Return the bit depth at which a set of images should be read, and the images that were read at a smaller one.
+
+    With a depth for each image, the darkest image of a set could become the brightest.
+
+    Args:
+        ranges: `bits` and `peak` of each image of more than 8 bits, by its position in the set.
+    """
+    depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
+    return depth, [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
+
+
 def read_set(
     paths: Sequence[str | Path],
     image_shape: tuple[int, int, int],
@@ -247,8 +259,6 @@ def read_set(
     remark: Callable[[str], None] | None = None,
 ) -> tuple[np.ndarray, str | None]:
     """Read image files like `read`, but with grey values of more than 8 bits in the same depth for all images.
-
-    With a depth for each image, the darkest image of a set could become the brightest.
 
     Returns:
         The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
@@ -264,10 +274,9 @@ def read_set(
         images[i], decoded = _read(path, image_shape, exact, remark)
         if decoded.peak is not None:
             ranges[i] = decoded.bits, decoded.peak
-    depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
-    for i, (bits, _) in ranges.items():
-        if bits is not None and bits < depth:
-            images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=depth)
+    depth, shallow = find_shallow(ranges)
+    for i in shallow:
+        images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=depth)
     return images, describe_ranges(ranges.values())
 
 
