@@ -52,8 +52,10 @@ def export(
     exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
     values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     options = EXPORTERS.resolve(format, values)
+    if "remark" in options and not json:
+        options["remark"] = _shared.echo
     paths = exporter(_find_run(run) if reads_weights(exporter) else _shared.find_model(run), **options)
-    lines = [f"{path} ({path.stat().st_size:,} bytes{_describe_agreement(path)})" for path in paths]
+    lines = [str(path) if options.get("remark") else f"{path} ({path.stat().st_size:,} bytes)" for path in paths]
     _shared.report(json, {"files": [str(path) for path in paths]}, "\n".join(lines))
     if page := next((path for path in paths if path.name == "index.html"), None):
         _shared.echo(f"to see it: python -m http.server --directory {page.parent}")
@@ -77,16 +79,3 @@ def _find_run(name: str | None) -> Path:
     if name.startswith(SCHEME):
         raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
     return find(name)
-
-
-def _describe_agreement(path: Path) -> str:
-    """Describe how closely an exported file agrees with torch, or return "" for a file that cvae did not export."""
-    from cvae.errors import CvaeError
-    from cvae.runtime.session import read_spec
-
-    if path.suffix != ".onnx":
-        return ""
-    try:
-        return f", within {read_spec(path)[0].agreement.get('max_abs_difference')} of torch"
-    except CvaeError:  # an ONNX file of a plug-in may have no spec
-        return ""

@@ -16,7 +16,8 @@ Options:
     The keyword-only parameters, which all have defaults. `cvae export NAME` has a flag for each option, and takes its
     help text from the section "Args:" of the docstring. The type of the default is the type of the option: a bool makes
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
-    `run`, `json` and `help` are reserved for `cvae export` itself.
+    `run`, `json` and `help` are reserved for `cvae export` itself. The option `remark`, of default None, has no flag: it
+    is a function that an exporter that takes seconds calls with a line of text for each file, for the user.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:
@@ -35,6 +36,7 @@ from cvae.atomic import atomic_write
 from cvae.errors import UsageError
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.session import read_checked
+from cvae.runtime.weights import check_weights
 from cvae.spec import Spec
 
 Exporter = TypeVar("Exporter", bound=Callable[..., list[Path]])
@@ -71,7 +73,8 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
         The files by role, with the decoder first.
 
     Raises:
-        UsageError: If a file has the wrong role, or encoder and decoder have different weights.
+        UsageError: If a file has the wrong role, encoder and decoder have different weights, or the folder is a run
+            with other weights than those that they were exported from.
         CvaeError: If a file is missing or damaged, or `cvae.runtime.scan` rejects a file.
     """
     paths = {"decoder": exported_file(model, DECODER)}
@@ -83,6 +86,7 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
             f"{str(paths['encoder'])!r} was exported from different weights than the decoder; "
             f"export both again: cvae export onnx {paths['decoder'].parent}"
         )
+    check_weights(model, files["decoder"].spec)
     return files
 
 
