@@ -13,8 +13,8 @@ from typer.core import TyperCommand
 
 from cvae.errors import CvaeError
 
-RESERVED = ("format", "run", "json", "help", "remark")
-"""Parameters that are not flags for an exporter: those of `cvae export` itself, and the one that it passes."""
+RESERVED = ("format", "run", "json", "help")
+"""Parameters of `cvae export` that do not belong to an exporter."""
 
 _FLAGS = "cvae.exporter_flags"
 

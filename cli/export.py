@@ -45,17 +45,19 @@ def export(
     Example: cvae export onnx
     """
     from cvae.cli._exporter_flags import parse_value
-    from cvae.exporters.base import reads_weights
+    from cvae.exporters.base import reads_weights, reports_progress
     from cvae.registry import EXPORTERS
 
     # `license` to `encoder` are declared only for `cvae export --help`; `ExportCommand` puts the values into `ctx.obj`.
     exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
     values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     options = EXPORTERS.resolve(format, values)
-    if "remark" in options and not json:
-        options["remark"] = _shared.echo
-    paths = exporter(_find_run(run) if reads_weights(exporter) else _shared.find_model(run), **options)
-    lines = [str(path) if options.get("remark") else f"{path} ({path.stat().st_size:,} bytes)" for path in paths]
+    model = _find_run(run) if reads_weights(exporter) else _shared.find_model(run)
+    if reports_progress(exporter) and not json:
+        paths = exporter(model, _shared.echo, **options)
+    else:
+        paths = exporter(model, **options)
+    lines = [f"{path} ({path.stat().st_size:,} bytes)" for path in paths]
     _shared.report(json, {"files": [str(path) for path in paths]}, "\n".join(lines))
     if page := next((path for path in paths if path.name == "index.html"), None):
         _shared.echo(f"to see it: python -m http.server --directory {page.parent}")

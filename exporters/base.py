@@ -16,8 +16,10 @@ Options:
     The keyword-only parameters, which all have defaults. `cvae export NAME` has a flag for each option, and takes its
     help text from the section "Args:" of the docstring. The type of the default is the type of the option: a bool makes
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
-    `run`, `json` and `help` are reserved for `cvae export` itself. The option `remark`, of default None, has no flag: it
-    is a function that an exporter that takes seconds calls with a line of text for each file, for the user.
+    `run`, `json` and `help` are reserved for `cvae export` itself.
+Progress:
+    An exporter can have a second argument `remark`, of default None: a function to call with a line of text that tells
+    the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:
@@ -27,6 +29,7 @@ Writing:
     An exporter writes all of its files or none. `write_files` and `cvae.atomic.atomic_folder` do that.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,6 +56,11 @@ def requires_weights(exporter: Exporter) -> Exporter:
 def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
     """Return whether an exporter reads the weights of a trained run."""
     return getattr(exporter, _MARK, False)
+
+
+def reports_progress(exporter: Callable[..., list[Path]]) -> bool:
+    """Return whether an exporter has the argument `remark`."""
+    return "remark" in inspect.signature(exporter).parameters
 
 
 class ExportedFile(NamedTuple):

@@ -192,9 +192,8 @@ def _repeat(tensor: Tensor, samples: int) -> Tensor:
 
 def _split_graph(latent: Tensor) -> Tensor:
     """Return the tensor unchanged, but split the compiled graph: a hook can't see a gradient within one graph."""
-    if (
-        torch.compiler.is_compiling()
-    ):  # the decorator `torch.compiler.disable` would import the compiler, which takes 1 s
+    # The decorator `torch.compiler.disable` would import the compiler, which takes 2 s.
+    if torch.compiler.is_compiling():
         torch._dynamo.graph_break()
     return latent
 

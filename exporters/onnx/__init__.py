@@ -24,10 +24,10 @@ from cvae.spec import Spec
 @requires_weights
 def export(
     run: str | Path,
+    remark: Callable[[str], None] | None = None,
     *,
     license: str | None = None,
     half: bool = False,
-    remark: Callable[[str], None] | None = None,
 ) -> list[Path]:
     """Write `decoder.onnx`, `encoder.onnx` and a model card into a run folder, all files or none.
 
@@ -35,10 +35,10 @@ def export(
 
     Args:
         run: folder of a trained run.
+        remark: called with a message about each graph, after its comparison with torch.
         license: license of the weights, as an SPDX identifier such as Apache-2.0.
         half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
             float32.
-        remark: called with a message about each graph that agrees with torch.
 
     Returns:
         The paths of the files.

@@ -80,6 +80,8 @@ class Builder:
     def argument(self, argument: Any) -> Any:
         """Return an argument of a call with tensors replaced by values."""
         if isinstance(argument, Tensor):
+            if id(argument) not in self.values:
+                raise Untraceable("an output of an operator is used that its conversion does not return")
             return self.values[id(argument)]
         if isinstance(argument, Constant):
             return self._add_constant(*(tensor.numpy() for tensor in argument))
@@ -89,7 +91,7 @@ class Builder:
         """Add a constant tensor, or the rows of one that has equal rows for all images of the batch."""
         if first.shape == second.shape and np.array_equal(first, second):
             return Value(self.constant(first), first.shape)
-        if any((array != first[:1]).any() for array in (first, second)):
+        if first.ndim == 0 or first.shape[1:] != second.shape[1:] or np.ptp([*first, *second], axis=0).any():
             raise Untraceable("a constant depends on the batch size")
         shape = self.shape([BatchMultiple(1), *first.shape[1:]])
         return Value(self.add("Expand", self.constant(first[:1]), shape)[0], first.shape)
@@ -104,7 +106,7 @@ class Builder:
         names = {self.values[id(tensor)].name: name for name, tensor in outputs.items()}
         if len(names) < len(outputs) or not names.keys() <= self.producers.keys():
             raise Untraceable("an output is an input, a weight or another output")
-        used, nodes = set(names), []
+        used, nodes = set(names), list[NodeProto]()
         for node in reversed(self.nodes):
             if not used.isdisjoint(node.output):
                 nodes.insert(0, node)

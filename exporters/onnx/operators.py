@@ -56,9 +56,10 @@ def _clamp(graph: Builder, x: Value, low: float | None, high: float | None) -> l
 def _addmm(graph: Builder, bias: Value, x: Value, weight: Value, beta: float, alpha: float) -> list[str]:
     """Convert a linear layer, whose weight has been transposed by `aten.t`."""
     producer = graph.producers.get(weight.name)
-    transposed = producer is not None and producer.op_type == "Transpose"
-    name = producer.input[0] if transposed else weight.name
-    return graph.add("Gemm", x.name, name, bias.name, alpha=float(alpha), beta=float(beta), transB=int(transposed))
+    if producer is None or producer.op_type != "Transpose":
+        raise Untraceable("a matrix product has a second factor that is not a transposed weight")
+    factors = x.name, producer.input[0], bias.name
+    return graph.add("Gemm", *factors, alpha=float(alpha), beta=float(beta), transB=1)
 
 
 def _convolution(
@@ -73,29 +74,31 @@ def _convolution(
     output_padding: list[int],
     groups: int,
 ) -> list[str]:
-    attributes = {"strides": stride, "pads": padding * 2, "dilations": dilation, "group": groups}
-    attributes["kernel_shape"] = list(weight.shape[2:])
-    if transposed:
-        attributes["output_padding"] = output_padding
     names = [value.name for value in (x, weight, bias) if value is not None]
-    return graph.add("ConvTranspose" if transposed else "Conv", *names, **attributes)
+    options: dict[str, Any] = {"strides": stride, "pads": padding * 2, "dilations": dilation, "group": groups}
+    options["kernel_shape"] = list(weight.shape[2:])
+    if transposed:
+        options["output_padding"] = output_padding
+    return graph.add("ConvTranspose" if transposed else "Conv", *names, **options)
 
 
 def _batch_norm(
     graph: Builder,
     x: Value,
-    weight: Value | None,
-    bias: Value | None,
-    mean: Value | None,
-    variance: Value | None,
+    weight: Value,
+    bias: Value,
+    mean: Value,
+    variance: Value,
     training: bool,
     momentum: float,
     epsilon: float,
 ) -> list[str]:
     """Fuse a batch norm in evaluation mode with the convolution before it."""
-    node, parameters = graph.producers.get(x.name), (weight, bias, mean, variance)
-    _require(not training and node is not None and node.op_type in ("Conv", "ConvTranspose"))
-    _require(all(isinstance(value, Value) for value in parameters))
+    parameters = weight, bias, mean, variance
+    _require(not training and all(parameters) and x.name in graph.producers)
+    node = graph.producers[x.name]
+    _require(node.op_type in ("Conv", "ConvTranspose") and len(x.shape) == 4)
+    _require(graph.arrays.keys() >= {*node.input[1:], *(value.name for value in parameters)})
     gain, shift, mu, var = (graph.arrays[value.name].astype(np.float64) for value in parameters)
     scale = gain / np.sqrt(var + epsilon)
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -180,8 +183,10 @@ def _pad(graph: Builder, x: Value, padding: list[int], value: float) -> list[str
 
 def _upsample(graph: Builder, x: Value, size: list[int], *scales: float | None) -> list[str]:
     sizes = graph.add("Concat", *graph.add("Shape", x.name, start=0, end=2), graph.constant(size), axis=0)
-    options = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return graph.add("Resize", x.name, "", "", *sizes, **options)
+    return graph.add(
+        "Resize", x.name, "", "", *sizes,
+        mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+    )  # fmt: skip
 
 
 def _sum(graph: Builder, x: Value, axes: list[int] | None, keepdims: bool, dtype: Any) -> list[str]:

@@ -103,7 +103,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Leave `__torch_dispatch__` as it is: to hide it from the compiler, torch would import the compiler, in 2 s."""
+        """Don't hide `__torch_dispatch__` from the compiler: torch would import it for that, which takes 2 s."""
         return False
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
