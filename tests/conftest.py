@@ -27,7 +27,7 @@ for config in (DataConfig, TrainConfig):
     config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
 
 INTEGRATION_FIXTURES = {
-    "trained", "quick_run", "plane", "study",  # train a model
+    "trained", "quick_run", "latent_2d", "study",  # train a model
     "downloaded", "chromium", "wheel", "texts", "in_javascript",  # start another process
 }  # fmt: skip
 """Fixtures that train a model or start another process: tests that use them are integration tests."""
