@@ -57,7 +57,7 @@ def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", bulk.SUFFIXES)
-def test_files_contain_the_images_of_generate(suffix, model, expected, tmp_path):
+def test_files_contain_the_same_images_as_generate(suffix, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=5)
     images, labels = read(suffix, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
@@ -89,7 +89,7 @@ def test_images_do_not_depend_on_threads_and_chunk_size(model, expected, tmp_pat
         assert np.array_equal(np.load(tmp_path / "x.npy"), expected), (threads, chunk)
 
 
-def test_label_and_temperature_are_used(model, tmp_path):
+def test_bulk_generation_uses_label_and_temperature(model, tmp_path):
     bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
     actual = np.load(tmp_path / "x-00001.npz")
     assert actual["labels"].tolist() == [3] * 6

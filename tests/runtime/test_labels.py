@@ -481,7 +481,7 @@ def test_restyle_command_uses_the_requested_classes(cvae, folder, image_path, fl
     ],
     ids=" ".join,
 )
-def test_interpolate_command_goes_from_class_to_class(cvae, folder, flags, first, last):
+def test_interpolate_command_goes_from_first_to_last_class(cvae, folder, flags, first, last):
     assert cvae("interpolate", folder, *flags, "--steps", 2).code == 0
     expected = [LEVELS[NUMBERS.index(name)] for name in (first, last)]
     assert columns("interpolation.png", 2) == pytest.approx(expected, abs=0.01)

@@ -233,7 +233,7 @@ def test_default_model_recognizes_digits():
     ],
     ids=lambda noise: str(np.shape(noise)),
 )
-def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
+def test_noise_must_be_finite_and_have_the_right_shape(models, noise):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 8\)"):
         models["plain"].decode(noise)
 
@@ -249,7 +249,7 @@ def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
     ],
     ids=lambda images: str(images.shape),
 )
-def test_images_of_wrong_shape_or_not_finite_are_rejected(models, images):
+def test_images_must_be_finite_and_have_the_right_shape(models, images):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 1, 8, 8\)"):
         models["plain"].encode(images)
 

@@ -99,7 +99,7 @@ def test_truncated_file_is_rejected(trained, tmp_path):
             cvae.load(path)
 
 
-def test_file_with_a_wrong_byte_is_loaded_or_rejected(trained, tmp_path):
+def test_file_with_a_corrupted_byte_is_loaded_or_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
     rejected = 0
     for position in range(0, 2000, 13):  # the nodes, which precede the weights
