@@ -48,7 +48,7 @@ def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Te
 @pytest.mark.integration
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
-def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
+def test_accumulated_gradients_equal_gradients_of_full_batch(tmp_path, monkeypatch, arch, prior):
     config = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
     full = gradients(config, tmp_path / "full", monkeypatch)
     parts = gradients(replace(config, accumulate=8), tmp_path / "parts", monkeypatch)
@@ -137,7 +137,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """A nearest-mean classifier of real digits recognizes the generated ones."""
+    """A nearest-mean classifier of real digits recognizes the generated digits."""
     import cvae
 
     split = load_dataset(TrainConfig()).train
