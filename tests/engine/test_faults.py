@@ -104,7 +104,7 @@ def test_run_survives_kill_9_at_random_times(tmp_path, num_kills):
             partial_files += len(list(run.rglob(".*.tmp*")))
             count = len(check_files(run))
             assert count >= epochs
-            if count == epochs:  # the machine is too slow to finish an epoch in this time
+            if count == epochs:  # a slow machine finished no epoch in this time
                 max_delay *= 1.1
             epochs = count
         trainers.stdin.close()
@@ -200,7 +200,7 @@ def test_run_survives_deleted_data_but_resume_requires_it(tmp_path):
 
 @pytest.fixture
 def nonfinite_batch(monkeypatch, request):
-    """Make the input, the loss, or the loss but not its gradient, not finite at step 25."""
+    """Make the image, only the loss, or the loss and its gradient nonfinite at step 25."""
     elbo = OBJECTIVES.get("elbo")
     calls = []
 
