@@ -31,7 +31,7 @@ FASHION = (
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 ALL_CHARACTERS = sorted(string.digits + string.ascii_letters)
 MERGED_CHARACTERS = sorted(set(ALL_CHARACTERS) - set("cijklmopsuvwxyz"))
-"""Classes without the small letters that look like their capitals and are merged with them."""
+"""Classes without the lower-case letters that look like their capitals and are merged with them."""
 
 EMNIST_CLASSES = {
     "byclass": ALL_CHARACTERS,
@@ -202,7 +202,9 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """
     header = np.fromfile(path, ">u4", 1 + dimensions).tolist()
     if len(header) <= dimensions or header[0] != 0x800 + dimensions:
-        raise ValueError(f"{path.name} does not begin with the magic number of {dimensions}-dimensional bytes")
+        raise ValueError(
+            f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
+        )
     content, shape = np.fromfile(path, np.uint8, offset=4 * len(header)), header[1:]
     if len(content) != math.prod(shape):
         raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
@@ -239,7 +241,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "choose a folder that has it with --data-dir, or use the bundled data set: --data digits"
+            "name a folder that has it with --data-dir, or use the bundled data set: --data digits"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
