@@ -2,7 +2,7 @@
 
 A conditioning creates two kinds of layer, both called with (features, label): `linear(in, out)`, a fully connected
 layer that may also depend on the label, and `modulation(channels)`, which may adapt the features of a block to the
-label. So an architecture need not know how it uses the label, or whether the model has labels.
+label. So an architecture need not know how the label is used, or whether the model has labels.
 """
 
 from typing import Protocol

@@ -168,7 +168,7 @@ class LogisticMixture(Likelihood):
             (B, K, C (C - 1) / 2, H, W) before tanh.
         """
         params = params.unflatten(1, (self.components, -1))  # (B, P, H, W) -> (B, K, P / K, H, W)
-        means = [params[:, :, 1 + c] for c in range(self.channels)]  # C of (B, K, H, W)
+        means = [params[:, :, 1 + c] for c in range(self.channels)]  # C tensors (B, K, H, W)
         log_scale = params[:, :, 1 + self.channels : 1 + 2 * self.channels]
         coefficients = params[:, :, 1 + 2 * self.channels :]
         return params[:, :, 0].log_softmax(1), means, torch.exp(log_scale.clamp(-7, 7)), coefficients
