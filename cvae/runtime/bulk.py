@@ -28,13 +28,13 @@ BLOCK_BYTES = 2**24
 """Approximate size of the images in a block. A resumed call generates at most one block again."""
 
 MAX_BYTES = 2**44
-"""Largest size of all images in bytes: the size limit of a file on ext4."""
+"""Maximum size of all images in bytes: the size limit of a file on ext4."""
 
 MAX_CHUNK_BYTES = 2**24
-"""Largest size of the float32 noise and images in a chunk, unless one image takes more."""
+"""Maximum size in bytes of the float32 noise and images in a chunk, unless a single image is larger."""
 
 SUFFIXES = (".npy", ".npz", "")
-"""Suffixes of an array, shards, and a folder of images."""
+"""Suffixes of an array, of shards, and of a folder of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +218,7 @@ class _Writer(ABC):
         """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
 
     def find_other_images(self) -> Path | None:
-        """Return a path that already has images, which the new images would be mixed with, or None."""
+        """Return a path that already has images, with which the new images would be mixed, or None."""
         return None
 
     @abstractmethod
@@ -256,7 +256,7 @@ class _ArrayWriter(_Writer):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # renamed before the call was interrupted
+            with suppress(FileNotFoundError):  # it was renamed before the call was interrupted
                 self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.arrays]
 

@@ -10,7 +10,7 @@ from cvae.run import DECODER, ENCODER
 SCHEME = "hf://"
 
 FILES = (DECODER, ENCODER)
-"""Names of the files to download. No weights, code or data of an untrusted repository are downloaded."""
+"""Names of the files to download. Nothing else in an untrusted repository is downloaded."""
 
 
 def fetch(name: str) -> Path:

@@ -144,7 +144,7 @@ class Session:
             padded = {name: np.concatenate([value, value[:1].repeat(padding, 0)]) for name, value in inputs.items()}
         try:
             outputs = self._session.run(list(self._outputs), padded)
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime raises a dozen types without a common base class
             raise CvaeError(f"onnxruntime can't run {self._source!r}: {one_line(error)}") from error
         for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
             if output.shape != (count + padding, *shape) or output.dtype != np.float32:
