@@ -12,10 +12,10 @@ from cvae.flags import flags_of
 from cvae.serialization import check_depth, from_dict, to_dict
 
 PARTS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.takes_options)
-"""Flags of the parts of a run that take options."""
+"""Flags that name a registered part with options."""
 
 MAX_RECIPE_BYTES = 2**13
-"""Maximum size of a recipe: the memory and time of tomllib grow with the square of the length of a key."""
+"""Maximum size of a recipe. The memory and time that tomllib needs grow with the square of the length of a key."""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
