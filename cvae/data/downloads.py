@@ -166,24 +166,24 @@ MNIST_STEMS = {"train": "train", "test": "t10k"}
 
 
 def _load_idx(
-    name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str
+    name: str, class_name: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str
 ) -> Arrays:
     """Load MNIST or a variant of it, downloading it if needed.
 
     Args:
         name: name of the data set.
-        kind: class name in torchvision.
+        class_name: name of the class in torchvision.
         data_dir: folder for data sets; None for the default.
         stems: beginning of the file names of each split.
         **options: further arguments of the class in torchvision.
     """
     root = cache_root(data_dir)
     files = {
-        split: [root / kind / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
+        split: [root / class_name / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
         for split, stem in stems.items()
     }
     if not all(file.is_file() for pair in files.values() for file in pair):
-        reader = _create_reader(getattr(_import_datasets(name), kind), name)
+        reader = _create_reader(getattr(_import_datasets(name), class_name), name)
         with _convert_read_errors(name, root):
             for train in (True, False):
                 reader(root, train=train, download=True, **options)

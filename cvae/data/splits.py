@@ -186,7 +186,7 @@ def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: 
         _check_no_annotations(sub, argument)
         try:
             inner = find_splits(sub, argument)
-        except UsageError:  # the names are ambiguous, but within a split they can only be those of classes
+        except UsageError:  # the names are ambiguous, but subfolders of a split can only be classes
             continue
         if inner and len(inner.splits) > 1:
             raise _ambiguity_error(folder, argument, f"{_quote(sub.path.name)} has splits too")

@@ -160,7 +160,7 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            # The arrays are mapped, so that one that claims more data than its file has is rejected before allocation.
+            # Map the arrays, so that an array that claims more data than its file has is rejected before allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)

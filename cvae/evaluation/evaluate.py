@@ -293,7 +293,7 @@ def _generation_metrics(
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
     binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # generate as many images per class as are real
+    labels = reference.labels if scorer.classes is not None else None  # the same number of images per class
     features, correct, done = [], [], 0
     for image in generate_batches(scorer, labels, count, seed, binary):
         features.append(extractor.features(image))

@@ -248,7 +248,7 @@ def read(
 
 
 def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
-    """Return the bit depth with which all images of a set should be read, and the images that were read with less.
+    """Return the bit depth for reading a set of images, and the indices of those that were read with fewer bits.
 
     If each image had its own bit depth, the darkest image of a set could become the brightest.
 
@@ -266,7 +266,7 @@ def read_set(
     exact: bool = False,
     remark: Callable[[str], None] | None = None,
 ) -> tuple[np.ndarray, str | None]:
-    """Read image files like `read`, but grey values of more than 8 bits with the same bit depth for all images.
+    """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
 
     Returns:
         The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no

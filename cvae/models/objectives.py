@@ -52,7 +52,7 @@ def elbo(
     """
     terms = model(image, label)
     rate = terms.rate.mean(0)  # (B, D) -> (D,)
-    if free_bits:  # not for 0: an estimated rate may be negative, and clamping it at 0 would bias it
+    if free_bits:  # don't clamp at 0: an estimated rate may be negative, and clamping would bias it
         rate = rate.clamp(min=free_bits)
     return _loss(terms, terms.distortion.mean() + kl_weight * beta * rate.sum())
 

@@ -144,7 +144,7 @@ class VAE(nn.Module):
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
-        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient even if compiled."""
+        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient, even when compiled."""
         if isinstance(self.decoder, Hierarchical):
             return self.decoder.infer(features, label, noise)
         mean, log_var = (out.float() for out in features)

@@ -267,17 +267,17 @@ class Study:
         search = {
             key: asdict(domain) if isinstance(domain, Range) else list(domain) for key, domain in self.space.items()
         }
-        for kind, current in {"flags": flags, "search": search}.items():
-            stored = self.optuna.user_attrs.get(kind, current) if self._num_done() else {}
-            if stored and kind == "flags":  # an older version may have stored fewer flags, or beta as a flag
+        for attr, current in {"flags": flags, "search": search}.items():
+            stored = self.optuna.user_attrs.get(attr, current) if self._num_done() else {}
+            if stored and attr == "flags":  # an older version may have stored fewer flags, or beta as a flag
                 stored = {**defaults, **expand_short_flags(stored)}
             if stored == current:
                 continue
             if not stored:
-                self.optuna.set_user_attr(kind, current)
+                self.optuna.set_user_attr(attr, current)
                 continue
             key = next(key for key in [*current, *stored] if current.get(key) != stored.get(key))
-            text = flag(key) if kind == "flags" else f"--search {key}"
+            text = flag(key) if attr == "flags" else f"--search {key}"
             raise UsageError(
                 f"the study {self.name!r} was started with {text} {stored.get(key)}, not {current.get(key)}; "
                 "use the same flags, or another --study"

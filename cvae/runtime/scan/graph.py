@@ -75,11 +75,11 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
         raise ValueError(f"it has {len(weights)} weights, more than {limits.MAX_WEIGHTS}")
 
     inputs, outputs = signature(spec)
-    for kind, expected in (("input", inputs), ("output", outputs)):
-        actual = [read_value_info(value) for value in graph.get(kind, ())]
+    for field, expected in (("input", inputs), ("output", outputs)):
+        actual = [read_value_info(value) for value in graph.get(field, ())]
         if dict(actual) != expected or len(actual) != len(expected):
             description = ", ".join(f"{name!r} {tensor}" for name, tensor in actual)
-            raise ValueError(f"it contradicts its own spec: its {kind}s are {description or 'missing'}")
+            raise ValueError(f"it contradicts its own spec: its {field}s are {description or 'missing'}")
     tensors = dict(inputs)
     for weight in weights:
         _add_tensor(tensors, *read_weight(weight))
