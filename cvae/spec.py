@@ -197,7 +197,7 @@ class Spec:
 def _to_text(label: object) -> str | None:
     """Convert a label to a string, or return None if it is neither a string nor a number."""
     try:
-        if isinstance(label, str | Real):  # includes numpy's numbers
+        if isinstance(label, str | Real):  # Real includes numpy's numbers
             return str(label)
         return str(operator.index(label))  # type: ignore[arg-type]  # for example, a tensor with one element
     except (TypeError, ValueError):  # Python refuses to print an int of thousands of digits

@@ -127,7 +127,7 @@ def _convert_images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
         array = array * np.uint8(255)
     elif array.dtype.kind == "f":
         low, high = (array.min(), array.max()) if array.size else (0, 0)
-        if not (low >= 0 and high <= 1):  # NaN fails too
+        if not (low >= 0 and high <= 1):  # this also rejects NaN
             raise UsageError(f"{key!r} of {argument!r} has float values in {low:g}..{high:g}; scale them to 0..1")
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:

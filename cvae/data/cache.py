@@ -82,7 +82,7 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
             raise CvaeError(f"{error}; choose another folder for decoded images with --data-dir") from error
         for old in target.parent.iterdir():
             if old.stem != content_hash:
-                with suppress(OSError):  # Windows refuses while another run reads the file
+                with suppress(OSError):  # Windows does not remove a file that another run has open
                     old.unlink()
         if cached := _read(target, paths, size, retry=False):
             return cached

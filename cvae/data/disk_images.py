@@ -86,7 +86,7 @@ class DiskImages:
         return cls(file=file, start=start, image_shape=image_shape, index=np.arange(shape[0]))
 
     @property
-    def shape(self) -> tuple[Any, ...]:  # the type that numpy declares
+    def shape(self) -> tuple[Any, ...]:  # declared with the type of `ndarray.shape`
         """Shape (N, C, H, W) of the images."""
         return len(self.index), *self.image_shape
 

@@ -84,7 +84,7 @@ def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImag
             check_size(image, max_bytes=None)  # the user's own images may take a lot of memory
             is_large = image.width * image.height * bytes_per_pixel(image) > LARGE_BYTES
             with LARGE_IMAGE_LOCK if is_large else nullcontext():
-                # JPEG: decode at a half, quarter or eighth of the size if that is enough.
+                # A JPEG file is decoded at a half, quarter or eighth of its size if that is enough.
                 image.draft(None, (2 * width, 2 * height))
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)

@@ -139,7 +139,7 @@ class _Reader:
                     _add_file(folder, child, entry.is_file())
             except RecursionError:  # the folders are about a thousand levels deep
                 folder.skipped.append((child, "too deeply nested"))
-            except OSError as error:  # a link to itself, or an unreadable entry
+            except OSError as error:  # for example, a link to itself or an unreadable entry
                 folder.skipped.append((child, "broken link" if error.errno == errno.ELOOP else explain(error)))
         return folder
 

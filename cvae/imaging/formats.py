@@ -56,7 +56,7 @@ def is_image(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             open_image(path).close()
-    except Image.DecompressionBombError:  # an image, but too large
+    except Image.DecompressionBombError:  # the file is an image, but too large
         return True
     except Exception:  # Pillow raises many types of errors for other files
         return False

@@ -36,7 +36,8 @@ class LabelLinear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.table = nn.Embedding(classes, out_features)
-        bound = (in_features + classes) ** -0.5  # as nn.Linear initializes a layer over the concatenated input
+        # Initialize the table as nn.Linear would, for a layer over the concatenated input.
+        bound = (in_features + classes) ** -0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:

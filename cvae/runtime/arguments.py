@@ -53,7 +53,7 @@ def label_indices(
         raise UsageError(f"{spec.name!r} has labels; choose one of {', '.join(spec.classes[:20])}{more}")
     try:
         dimensions = np.ndim(values)
-    except ValueError:  # sequences of different lengths
+    except ValueError:  # the values are sequences of different lengths
         dimensions = 2
     if dimensions > 1:
         raise UsageError(f"labels {quote_label(values)} are nested; give one label, or a flat sequence of {count}")

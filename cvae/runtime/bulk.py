@@ -256,7 +256,7 @@ class _ArrayWriter(_Writer):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # it was renamed before the call was interrupted
+            with suppress(FileNotFoundError):  # the file was renamed before the call was interrupted
                 self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.arrays]
 

@@ -27,7 +27,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = convolution
-        self.norm = nn.BatchNorm2d(convolution.out_channels)  # after the convolution, so that an export can fuse them
+        self.norm = nn.BatchNorm2d(convolution.out_channels)  # follows the convolution, so that an export can fuse them
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.modulation = conditioning.modulation(convolution.out_channels)
 

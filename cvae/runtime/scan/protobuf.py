@@ -112,7 +112,7 @@ def parse_message(message: memoryview, schema: Schema, max_fields: int = 16) -> 
         except KeyError:
             raise ValueError(f"it has a field {number}, which does not occur in exported files") from None
         is_varint = field_type in (VARINT32, VARINT64)
-        if is_varint and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # packed
+        if is_varint and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # a packed field
             numbers, position = values.setdefault(name, []), 0
             while position < len(value) and len(numbers) < max_fields:
                 item, position = _read_varint(value, position)
