@@ -32,7 +32,7 @@ BAD_TRAINING = {
     "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
     "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
     "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
-    "milestone": (2, "--milestone 5", ["--milestone (5,)", "--schedule step"]),
+    "milestone": (2, "--milestone 5", ["--milestone requires --schedule step", "'cosine'"]),
     "early milestone": (2, "--schedule step --milestone 0", ["--milestone 0", "at least 1"]),
     "exclude": (2, "--exclude-class 11", ["--exclude-class '11'", "'1'"]),
     "exclude all": (2, " ".join(f"--exclude-class {i}" for i in range(10)), ["leaves no images in train"]),
