@@ -27,11 +27,11 @@ TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
 @pytest.fixture(scope="session")
-def protobuf(downloaded) -> types.ModuleType:
-    """Return the module of `model_config.proto` from Triton's client package."""
+def protobuf(download_wheel) -> types.ModuleType:
+    """Return `model_config.proto` from the client package of Triton."""
     pytest.importorskip("google.protobuf")
     module = types.ModuleType("model_config_pb2")
-    source = downloaded("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
     exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
     return module
 

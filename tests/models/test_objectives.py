@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from model_helpers import batch, learn, model_config, sampled
+from model_helpers import batch, forward_with_noise, learn, model_config
 
 from cvae.errors import UsageError
 from cvae.models import Terms, build
@@ -69,7 +69,7 @@ def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior)
         rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _ in range(30):
             model.zero_grad()
-            iwae(sampled(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
+            iwae(forward_with_noise(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
             encoder_parameters = set(model.encoder.parameters())
             rows.append(
                 tuple(
@@ -99,7 +99,7 @@ def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
         for _ in range(2):  # the first call of a compiled model compiles it
             torch.manual_seed(1)
             model.zero_grad()
-            call = sampled(network)
+            call = forward_with_noise(network)
             iwae(call, image, None, 1.0, samples=8, dreg=dreg).loss.backward()
         return torch.cat([p.grad.flatten() for p in model.encoder.parameters()])
 
@@ -111,7 +111,7 @@ def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
 def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
     model = build(model_config("ladder"))
     with pytest.raises(UsageError, match=r"objective\.dreg"):
-        iwae(sampled(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
+        iwae(forward_with_noise(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
 
 
 def test_total_correlation_agrees_with_correlated_normal():
