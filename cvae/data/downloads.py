@@ -239,7 +239,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "choose a folder that has it with --data-dir, or use the bundled data set: --data digits"
+            "choose a folder that has it with --data-dir, or use the bundled data set: --data mnist-small"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)
