@@ -94,7 +94,7 @@ class DataConfig:
     """
 
     data: str = flag_field(
-        "digits",
+        "mnist-small",
         DATA,
         "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
         canonical=_resolve_data,

@@ -25,7 +25,7 @@ from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, UsageError
 from cvae.registry import OBJECTIVES
 
-FLAGS = ["--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none"]
+FLAGS = ["--data", "digits", "--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none"]
 QUICK = TrainConfig(
     arch="mlp", prior="normal", latent_dim=4, epochs=3, limit=600, batch_size=32, precision="fp32", trackers=("none",)
 )
