@@ -40,9 +40,8 @@ def main() -> None:
 def run(command: str, folder: Path) -> str:
     """Run a command, and return it with its output, as a terminal would show them."""
     print("$", command, flush=True)
-    done = subprocess.run(
-        [sys.executable, "-m", *command.split()], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    words = [sys.executable, "-m", *command.split()]
+    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(done.stdout, end="", flush=True)
     done.check_returncode()
     return f"$ {command}\n{done.stdout}"
