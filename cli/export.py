@@ -77,7 +77,7 @@ def _find_run(name: str | None) -> Path:
         _shared.echo(f"newest run: {newest}")
         return newest
     if name in models() and not Path(name).exists():
-        raise UsageError(f"{name!r} comes with the package and is already exported; see: cvae info {name}")
+        raise UsageError(f"{name!r} is a zoo model, which is already exported; see: cvae info {name}")
     if name.startswith(SCHEME):
         raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
     return find(name)
