@@ -108,17 +108,8 @@ def test_recipe_contains_the_full_config(tmp_path, config):
 
 # -- a real study ------------------------------------------------------------------------------------------------------
 
-QUICK_TUNE = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--limit", "600"]
-QUICK_TUNE += [
-    "--tracker",
-    "none",
-    "--search",
-    "lr=1e-3..2e-2:log",
-    "--search",
-    "batch_size=16,128",
-    "--study",
-    "quick",
-]
+QUICK_TUNE = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none"]
+QUICK_TUNE += ["--limit", "600", "--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,128", "--study", "quick"]
 
 
 def cvae(*args: str) -> int:
