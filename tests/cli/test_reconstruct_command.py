@@ -75,5 +75,5 @@ def test_command_reports_image_that_it_resizes(cvae, trained, image_files, comma
     }.items():
         result = cvae(*command.format(image=name, model=trained["labels"]).split())
         assert result.code == 0
-        message = f"'{name}' has {words}, the model takes 8x8 in grey: it is made to fit"
-        assert (message in result.err) if words else "made to fit" not in result.err
+        message = f"'{name}' has {words}, but the model takes 8x8 in grey; the image is converted to fit"
+        assert (message in result.err) if words else "converted to fit" not in result.err

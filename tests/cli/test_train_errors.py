@@ -32,7 +32,7 @@ INVALID_FLAGS = {
     "validation": (2, "--validation 1", ["--validation 1", "less than 1"]),
     "ema": (2, "--ema 1", ["--ema 1", "less than 1"]),
     "schedule": (2, "--schedule cosin", ["'cosin'", "'cosine'"]),
-    "milestone without step schedule": (2, "--milestone 5", ["--milestone (5,)", "--schedule step"]),
+    "milestone without step schedule": (2, "--milestone 5", ["--milestone requires --schedule step", "'cosine'"]),
     "early milestone": (2, "--schedule step --milestone 0", ["--milestone 0", "at least 1"]),
     "excluded class": (2, "--exclude-class 11", ["--exclude-class '11'", "'1'"]),
     "all classes excluded": (2, " ".join(f"--exclude-class {i}" for i in range(10)), ["leaves no images in train"]),

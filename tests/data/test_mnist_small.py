@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from helpers import SHARED, assert_load_fails, load_data, needs_mnist
 
+from cvae.config import TrainConfig
 from cvae.data import mnist_small
 from cvae.evaluation.feature_extractor import load_feature_extractor
 
@@ -15,6 +16,10 @@ def test_classes_are_balanced() -> None:
     assert np.bincount(dataset.train.labels).tolist() == [1_000] * 10
     assert np.bincount(dataset.test.labels).tolist() == [200] * 10
     assert dataset.classes == tuple("0123456789")
+
+
+def test_train_command_uses_mnist_small_by_default() -> None:
+    assert TrainConfig.data == "mnist-small"
 
 
 def test_file_is_small() -> None:
