@@ -10,8 +10,8 @@
     quality     seconds of the whole process to 85 and 80 nats (K = 100, MNIST test, dynamic binarization)
     likelihood  the longest training that fits into --minutes, in stages, from random weights or from those of --init,
                 after short trials of settings against overfitting, with its bounds; only with --only
-    target      equal bytes of the networks that `bytes` reaches last, and the time to 80 nats with the training that
-                fits into --minutes; only with --only
+    target      seconds of the whole process to 80 nats, with the training that fits into --minutes (at most 96 s), then
+                equal bytes of the networks that `bytes` reaches last; only with --only
 
 Each part runs in its own process with a time limit; `_gpu` holds a module for each. The JSON is written after every
 measurement. `--device cpu --smoke` runs all of it in about two minutes, to test this script.
