@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
             return
     else:
         stages.latest = args.init
-        report.measure("initial bound", importance_weighted, args.init, args, SAMPLES, split="validation")
+        stages.validate("initial bound", args.init)
     variant = choose_variant(stages, trial_seconds, report)
     for number, (share, transformed, changes) in enumerate(LATER_STAGES):
         later_shares = sum(share for share, *_ in LATER_STAGES[number:])
