@@ -173,3 +173,27 @@ def test_export_prints_no_warning_of_another_package(trained, tmp_path, torch_on
     result = subprocess.run([sys.executable, "-W", "default", "-c", program, run], capture_output=True, text=True)
     ours = [line for line in result.stderr.splitlines() if not re.search(r"site-packages.*(Deprecation|Import)", line)]
     assert result.returncode == 0 and result.stdout == "" and ours == []
+
+
+@pytest.mark.integration
+def test_export_imports_neither_the_compiler_of_torch_nor_onnxscript(trained, tmp_path):
+    """Each takes a second or more to import, and the conversion needs none of them."""
+    run = copy_run(trained["labels"], tmp_path / "run")
+    program = (
+        "import sys; from cvae.exporters.onnx import export; export(sys.argv[1]); "
+        "print([name for name in ('torch._dynamo', 'torch._inductor', 'onnxscript') if name in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program, run], text=True) == "[]\n"
+
+
+def test_export_restores_the_number_of_threads(trained, tmp_path, monkeypatch):
+    run = copy_run(trained["plain"], tmp_path / "run")
+    monkeypatch.setattr(exporter, "TOLERANCE", -1.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 1)
+    try:
+        with pytest.raises(CvaeError):
+            exporter.export(run)
+        assert torch.get_num_threads() == threads + 1
+    finally:
+        torch.set_num_threads(threads)
