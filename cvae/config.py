@@ -122,8 +122,7 @@ class DataConfig:
     binarize: str = flag_field(
         "none",
         DATA,
-        "Sample each pixel as white or black, with its grey value as the probability of white: once (static) or for "
-        "each batch (dynamic).",
+        "Sample binary pixels, with the grey value as the probability of white: once (static) or per batch (dynamic).",
         choices=("none", "dynamic", "static"),
         searchable=False,
     )
@@ -195,9 +194,7 @@ class TrainConfig(DataConfig):
     `options` holds the options of the parts, such as {"arch": {"width": 32}}.
     """
 
-    arch: str = flag_field(
-        "resnet", MODEL, "Architecture of the networks; `cvae parts` lists the choices.", takes_options=True
-    )
+    arch: str = flag_field("resnet", MODEL, "Architecture of the networks; see `cvae parts`.", takes_options=True)
     conditioning: str = flag_field("film", MODEL, "How labels enter the networks: film or concat.", takes_options=True)
     likelihood: str | None = flag_field(
         None,
@@ -220,9 +217,7 @@ class TrainConfig(DataConfig):
         "Minimum side of random crops of training images, as a fraction of the image's side.",
         interval=Interval(above=0, maximum=1),
     )
-    objective: str = flag_field(
-        "elbo", OBJECTIVE, "Training objective; `cvae parts` lists the choices.", takes_options=True
-    )
+    objective: str = flag_field("elbo", OBJECTIVE, "Training objective; see `cvae parts`.", takes_options=True)
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
