@@ -241,7 +241,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "name a folder that has it with --data-dir, or use the bundled data set: --data digits"
+            "name a folder that has it with --data-dir, or use the bundled data set: --data mnist-small"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)

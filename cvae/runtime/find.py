@@ -16,7 +16,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
             hf://owner/name[@revision], which is downloaded. None stands for the zoo's default model.
 
     Raises:
-        UsageError: If there is no such model.
+        UsageError: If there is no such model, or the installed package does not contain its files.
         CvaeError: If the model can't be downloaded.
     """
     if str(name_or_path).startswith(hub.SCHEME):
@@ -31,7 +31,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
     if is_run(RUNS / name):
         return RUNS / name
     if name in zoo:
-        return zoo[name]
+        return model_zoo.model(name)
     if path.exists():
         raise UsageError(f"{name!r} is not a run: it has neither {CONFIG} nor {DECODER}")
     if not zoo and newest_run() is None:

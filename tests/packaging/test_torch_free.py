@@ -175,6 +175,9 @@ def test_base_install_runs_every_command(trained, tmp_path):
         return result.stdout
 
     every_command(trained["labels"], run)
+    for name in model_zoo.models():
+        run("generate", name, "--seed", "1", "--out", f"{name}.png")
+        run("reconstruct", f"{name}.png", "--model", name, "--out", "again.png")
     result = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
     assert (
         result.returncode == 1 and "pip install 'cvae-onnx[train]'" in result.stderr and result.stderr.count("\n") == 1
