@@ -129,7 +129,7 @@ def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namesp
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder of the data sets that the engine uses, for peers that read them with torchvision."""
+    """Return the folder of the data sets that the engine uses, for a peer that reads them with torchvision."""
     return Path(data_dir or os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
