@@ -11,7 +11,7 @@ endif
 .PHONY: help demo dev lint test-fast test test-all coverage docs clean
 
 help:
-	@echo 'make demo       train on the bundled digits, export, generate a 7'
+	@echo 'make demo       train on the bundled digits of MNIST and generate a seven'
 	@echo 'make dev        install the development environment'
 	@echo 'make lint       linters, types and import contracts'
 	@echo 'make test-fast  unit tests: no training, no browser, no other process'
@@ -42,10 +42,13 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.train
 	rm -rf demo
 	$(BIN)/cvae train --arch resnet --conditional --out demo/run
-	$(BIN)/cvae export onnx demo/run
-	$(BIN)/cvae generate demo/run --digit 7 --seed 7 --temperature 0.7 --out demo/seven.png
+	$(BIN)/cvae generate demo/run --digit 7 --seed 7 --out demo/seven.png
 	$(BIN)/cvae generate demo/run --grid --out demo/digits.png
-	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png'
+	@echo
+	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png. What to try next:'
+	@echo '  $(BIN)/cvae interpolate demo/run --digit 3 --to-label 8 --to 0 --out demo/morph.gif'
+	@echo '  $(BIN)/cvae train --data folder:PATH --conditional    images of your own, a subfolder per class'
+	@echo '  $(BIN)/cvae --help'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
