@@ -47,7 +47,7 @@ def _escape_unprintable() -> None:
 def _format_warnings() -> None:
     """Print each warning and each log message of other packages, such as matplotlib, on one line."""
     warnings.formatwarning = _format_warning
-    logging.lastResort = _OneLineHandler(logging.WARNING)  # used if a package has not configured a handler
+    logging.lastResort = _OneLineHandler(logging.WARNING)  # for packages that have not configured a handler
     # torch configures its own handler, for warnings about compilation that a user can't act on.
     os.environ.setdefault("TORCH_LOGS", "-all")
 

@@ -23,7 +23,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
         return hub.fetch(str(name_or_path))
     zoo = model_zoo.models()
     if name_or_path is None and zoo:
-        return zoo[model_zoo.DEFAULT]  # even if a run has the same name: it may still be training
+        return zoo[model_zoo.DEFAULT]  # not a run of the same name, which may still be training
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() or is_run(path) or (path / DECODER).is_file():

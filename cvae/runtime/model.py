@@ -23,6 +23,7 @@ from cvae.runtime.arguments import (
 from cvae.runtime.array import Images
 from cvae.runtime.find import find
 from cvae.runtime.session import Session
+from cvae.runtime.weights import check_weights
 from cvae.spec import Spec
 
 ROUNDING = 0.01
@@ -54,7 +55,8 @@ def load(
         The model.
 
     Raises:
-        UsageError: If there is no such model or device.
+        UsageError: If there is no such model or device, or the run has other weights than those that its decoder was
+            exported from.
         CvaeError: If a file is damaged, was not exported by cvae or not exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
@@ -72,6 +74,7 @@ class Model:
         self._path = path
         self._options = options
         self._decoder = Session(exported_file(path, DECODER), "decoder", **options)
+        check_weights(path, self.spec)
         self._encoder: Session | None = None
         self._lock = Lock()
 
@@ -138,7 +141,7 @@ class Model:
 
         Raises:
             UsageError: If the shape or a label does not fit the model.
-            CvaeError: If onnxruntime fails, or returns values that are not those of images.
+            CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
         images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
@@ -167,7 +170,7 @@ class Model:
 
         Raises:
             UsageError: If the shape or a label does not fit the model.
-            CvaeError: If the decoder has no encoder in its folder, or that returns an invalid standard deviation.
+            CvaeError: If there is no encoder in the decoder's folder, or it returns an invalid standard deviation.
         """
         images = check_array(images, self.spec.image_shape, "images")
         if images.min() < 0 or images.max() > 1:
@@ -217,7 +220,7 @@ class Model:
         """Return the index of the class (N,) that fits each of the images (N, C, H, W) best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
-        distortion alone would not do, because a wrong class with an unlikely code reconstructs an image well too.
+        distortion alone is not enough, because a wrong class with an unlikely code reconstructs an image well too.
 
         Raises:
             UsageError: If the model has no labels.

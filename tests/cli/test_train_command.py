@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from cli_helpers import QUICK
+from cli_helpers import QUICK_TRAIN
 
 from cvae.cli.train import train
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
@@ -22,12 +22,12 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     assert set(parameters) - own == fields | SHORT_FLAGS.keys() | {"without_without"}  # the last is a hidden alias
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
-        kinds = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
-        if name in ("trackers", "without", "milestones"):  # given one by one
-            kinds = {list[int] if name == "milestones" else list[str], types.NoneType}
-        if name == "size":  # read by a parser of its own
-            kinds -= {int}
-        assert set(typing.get_args(actual[name])) == kinds and parameters[name].default is None, name
+        expected_types = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
+        if name in ("trackers", "without", "milestones"):  # repeatable flags
+            expected_types = {list[int] if name == "milestones" else list[str], types.NoneType}
+        if name == "size":  # parsed from text
+            expected_types -= {int}
+        assert set(typing.get_args(actual[name])) == expected_types and parameters[name].default is None, name
 
 
 @pytest.mark.integration
@@ -38,7 +38,8 @@ def test_every_flag_reaches_the_config(cvae):
         "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo",
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
-        "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
+        "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
+        "accumulate": 2, "on_nan": "skip", "compile": False,
         "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
@@ -78,7 +79,7 @@ def test_flags_override_recipe(cvae):
 
 
 @pytest.mark.integration
-def test_options_of_a_recipe_belong_to_its_part(cvae):
+def test_recipe_options_are_dropped_for_another_part(cvae):
     """A flag that names another part drops the options that the recipe has for its own part."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
@@ -96,10 +97,10 @@ def test_options_of_a_recipe_belong_to_its_part(cvae):
 
 
 @pytest.mark.integration
-def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
-    first = cvae(*QUICK, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
+def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
+    first = cvae(*QUICK_TRAIN, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
     second = cvae("train", "--recipe", f"{first}/config.json", "--json").facts["run"]
-    other = cvae(*QUICK, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
+    other = cvae(*QUICK_TRAIN, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
     assert len({first, second, other}) == 3 and {str(Path(run).parent) for run in (first, second, other)} == {"runs"}
     a, b, c = (Path(run, "model.safetensors").read_bytes() for run in (first, second, other))
     assert a == b != c
@@ -107,15 +108,15 @@ def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
 
 @pytest.mark.integration
 def test_set_overrides_config_used_as_recipe(cvae):
-    run = cvae(*QUICK, "--beta", 2, "--json").facts["run"]
+    run = cvae(*QUICK_TRAIN, "--beta", 2, "--json").facts["run"]
     cvae("train", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
 
 
 @pytest.mark.integration
 def test_resume_continues_where_the_run_stopped(cvae):
-    run = cvae(*QUICK, "--json").facts["run"]
-    cvae(*QUICK, "--out", "runs/other")
+    run = cvae(*QUICK_TRAIN, "--json").facts["run"]
+    cvae(*QUICK_TRAIN, "--out", "runs/other")
     before = Path("runs/other/model.safetensors").read_bytes()
     assert cvae("train", "--resume", "--out", run, "--epochs", 3, "--json").facts["run"] == run
     records = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
@@ -127,7 +128,7 @@ def test_resume_continues_where_the_run_stopped(cvae):
 @pytest.mark.integration
 @pytest.mark.parametrize("validation", [0.1, 0])
 def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, validation):
-    result = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)
+    result = cvae(*QUICK_TRAIN, "--epochs", 1, "--lr", "1e30", "--validation", validation)
     assert result.code == 1 and "--lr" in result.err.splitlines()[-1] and "1e+30" in result.err.splitlines()[-1]
 
 

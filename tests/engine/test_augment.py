@@ -1,5 +1,6 @@
 """Augmentation of training images."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,47 +15,87 @@ IMAGES = torch.randint(0, 256, (400, 3, 6, 9), generator=torch.Generator().manua
 CPU = torch.device("cpu")
 
 
-def augmented(config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0) -> torch.Tensor:
+def seed_and_augment(
+    config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0
+) -> torch.Tensor:
     reseed(CPU, seed)
     return augment(images, config, shard)
 
 
 def test_without_augmentation_images_are_scaled_to_0_to_1():
-    assert torch.equal(augmented(PLAIN), IMAGES.float() / 255)
+    assert torch.equal(seed_and_augment(PLAIN), IMAGES.float() / 255)
 
 
-def test_half_of_the_images_are_mirrored():
+def test_flip_mirrors_half_of_the_images():
     plain = IMAGES.float() / 255
-    images = augmented(replace(PLAIN, flip=True))
+    images = seed_and_augment(replace(PLAIN, flip=True))
     mirrored = (images == plain.flip(3)).flatten(1).all(1)
     assert ((images == plain).flatten(1).all(1) ^ mirrored).all()
     assert 150 < mirrored.sum() < 250
 
 
 def test_shift_moves_the_image_and_repeats_its_edge():
-    images = augmented(replace(PLAIN, shift=2))
+    images = seed_and_augment(replace(PLAIN, shift=2))
     padded = torch.nn.functional.pad(IMAGES.float() / 255, (2, 2, 2, 2), mode="replicate")
     windows = torch.stack([padded[:, :, y : y + 6, x : x + 9] for y in range(5) for x in range(5)])  # (25, N, ...)
     matches = (windows == images).flatten(2).all(2)  # (25, N)
     assert matches.any(0).all()
-    assert matches.float().mean(1).min() > 0.01  # each of the 25 moves occurs
+    assert matches.float().mean(1).min() > 0.01  # each of the 25 shifts occurs
 
 
 def test_crop_enlarges_a_part_of_the_image():
     height, width = 12, 10
     ramp = torch.arange(width, dtype=torch.uint8).mul(25).expand(300, 1, height, width).contiguous()
-    images = augmented(replace(PLAIN, crop=0.5), ramp)
-    slope = (images[:, 0, 0, -2] - images[:, 0, 0, 1]) / (width - 3) * 255 / 25  # pixels of the original per pixel
+    images = seed_and_augment(replace(PLAIN, crop=0.5), ramp)
+    slope = (images[:, 0, 0, -2] - images[:, 0, 0, 1]) / (width - 3) * 255 / 25  # original pixels per output pixel
     inner = images[:, 0, 0, 1:-1] * 255
-    assert torch.allclose(inner.diff(dim=1), slope[:, None] * 25, atol=1e-2)  # still a ramp
+    assert torch.allclose(inner.diff(dim=1), slope[:, None] * 25, atol=1e-2)  # the crop is a ramp too
     assert 0.49 < slope.min() < 0.55 and 0.95 < slope.max() < 1.01
     assert images.min() >= 0 and images.max() <= 1
 
 
-def test_dynamic_binarization_follows_the_grey_levels():
+def offsets(config: TrainConfig) -> torch.Tensor:
+    """Return where augmentation moves a blob that is 6 pixels to the right of the centre: (x, y) from the centre."""
+    height, width = 25, 31
+    y, x = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
+    blob = torch.exp(-((x - 6).square() + y[:, None].square()) / 8).mul(255).round().to(torch.uint8)
+    images = seed_and_augment(config, blob.expand(400, 1, height, width))[:, 0]
+    return torch.stack([(images * x).sum((1, 2)), (images * y[:, None]).sum((1, 2))], 1) / images.sum((1, 2))[:, None]
+
+
+def test_rotation_turns_the_image_about_its_centre():
+    x, y = offsets(replace(PLAIN, rotate=60)).unbind(1)
+    assert torch.allclose(torch.hypot(x, y), torch.tensor(6.0), atol=0.05)
+    angle = torch.atan2(y, x).mul(180 / math.pi)
+    assert -60 <= angle.min() < -55 and 55 < angle.max() <= 60
+    assert angle.std().item() == pytest.approx(60 / 3**0.5, abs=3)
+
+
+def test_zoom_scales_the_image_about_its_centre():
+    x, y = offsets(replace(PLAIN, zoom=0.2)).unbind(1)
+    assert 4.75 < x.min() < 4.9 and 7.1 < x.max() < 7.25
+    assert y.abs().max() < 0.01
+
+
+def test_consistency_takes_each_image_and_its_augmented_copy():
+    config = replace(PLAIN, flip=True, shift=1, crop=0.9, rotate=10, zoom=0.1)
+    pairs = seed_and_augment(replace(config, consistency=0.0))
+    assert torch.equal(pairs[0::2], seed_and_augment(PLAIN))
+    assert torch.equal(pairs[1::2], seed_and_augment(config))
+
+
+def test_dynamic_binarization_of_a_pair_is_independent():
+    pairs = seed_and_augment(replace(PLAIN, binarize="dynamic", consistency=0.1))
+    first, second = pairs[0::2], pairs[1::2]
+    probability = IMAGES.float() / 255
+    agreement = (first == second).float().mean().item()
+    assert agreement == pytest.approx((probability**2 + (1 - probability) ** 2).mean().item(), abs=0.01)
+
+
+def test_dynamic_binarization_uses_grey_levels_as_probabilities():
     grey = torch.full((1, 1, 200, 200), 64, dtype=torch.uint8)
     dynamic = replace(PLAIN, binarize="dynamic")
-    first, second = augmented(dynamic, grey), augmented(dynamic, grey, seed=1)
+    first, second = seed_and_augment(dynamic, grey), seed_and_augment(dynamic, grey, seed=1)
     assert set(first.unique().tolist()) == {0.0, 1.0}
     assert first.mean().item() == pytest.approx(64 / 255, abs=0.01)
     assert not torch.equal(first, second)
@@ -62,8 +103,8 @@ def test_dynamic_binarization_follows_the_grey_levels():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_parts_of_a_batch_are_augmented_like_the_full_batch(count):
-    config = replace(PLAIN, flip=True, shift=1, crop=0.7, binarize="dynamic")
-    full = augmented(config)
+    config = replace(PLAIN, flip=True, shift=1, crop=0.7, rotate=10, zoom=0.1, consistency=0.1, binarize="dynamic")
+    full = seed_and_augment(config).unflatten(0, (-1, 2))
     for index in range(count):
-        part = augmented(config, IMAGES[index::count], Shard(index, count))
-        assert torch.equal(part, full[index::count])
+        part = seed_and_augment(config, IMAGES[index::count], Shard(index, count))
+        assert torch.equal(part, full[index::count].flatten(0, 1))

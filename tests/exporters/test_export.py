@@ -1,6 +1,10 @@
 """Exported files: self-describing, reproducible, checked against torch, and free of local paths."""
 
+import hashlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch
 
 import cvae
 from cvae.engine import load_model
+from cvae.engine.checkpoint import save_weights
 from cvae.errors import CvaeError
 from cvae.exporters import onnx as exporter
 from cvae.exporters.onnx import parity
@@ -21,11 +26,11 @@ from cvae.spec import KEY, Spec
 FILES = ("decoder.onnx", "encoder.onnx")
 
 
-def copy_run(run: Path, to: Path) -> Path:
-    to.mkdir()
+def copy_run(run: Path, target: Path) -> Path:
+    target.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (to / name).write_bytes((run / name).read_bytes())
-    return to
+        (target / name).write_bytes((run / name).read_bytes())
+    return target
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
@@ -57,12 +62,12 @@ def test_exported_file_contains_no_path_and_no_source_line(trained, file):
 
 
 def test_same_weights_give_the_same_bytes(trained, tmp_path):
-    again = copy_run(trained["labels"], tmp_path / "labels")
-    exporter.export(again)
-    assert [(again / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
+    copy = copy_run(trained["labels"], tmp_path / "labels")
+    exporter.export(copy)
+    assert [(copy / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
 
 
-def test_half_precision_weights_halve_the_file_within_one_grey_level(trained, tmp_path):
+def test_half_precision_halves_file_size_and_stays_within_one_grey_level(trained, tmp_path):
     run = copy_run(trained["plain"], tmp_path / "plain")
     exporter.export(run, half=True)
     for file in FILES:
@@ -82,7 +87,7 @@ def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, mon
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """A changed weight in the graph gives the difference that it causes."""
+    """The measured difference is the one that a changed weight in the graph causes."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -94,11 +99,11 @@ def test_comparison_detects_a_different_graph(trained):
     inputs = parity.make_example_inputs(spec, 64)
     with torch.no_grad():
         params = model.decoder(inputs["noise"], None)[:, 0, 0, 0]
-    before, after = (model.likelihood.mean(each) for each in (params, params + 1))
+    before, after = (model.likelihood.mean(p) for p in (params, params + 1))
     assert difference == pytest.approx((after - before).abs().max().item(), rel=0.2)
 
 
-def test_outputs_that_are_not_finite_fail_the_comparison(trained):
+def test_nonfinite_outputs_fail_the_comparison(trained):
     model, _ = load_model(trained["plain"])
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
     with torch.no_grad():
@@ -115,3 +120,56 @@ def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
     exporter.export(run)
     assert read_spec(run / "decoder.onnx")[0].data == "folder"
     assert b"secret" not in (run / "decoder.onnx").read_bytes()
+
+
+def test_spec_has_the_hash_of_the_weights_that_were_exported(trained, tmp_path, monkeypatch):
+    """A training replaces the weights while they are exported."""
+    run = copy_run(trained["plain"], tmp_path / "run")
+    config = (run / "config.json").read_text()
+    newer = copy_run(trained["plain"], tmp_path / "newer")
+    model, _ = load_model(newer)
+    with torch.no_grad():
+        model.decoder.head.bias.add_(1)
+    save_weights(newer / "model.safetensors", model.state_dict())
+    calls = []
+
+    def load_and_replace(folder):
+        loaded = load_model(folder)
+        if not calls:
+            (run / "model.safetensors").write_bytes((newer / "model.safetensors").read_bytes())
+        calls.append(folder)
+        return loaded
+
+    monkeypatch.setattr(exporter, "load_model", load_and_replace)
+    exporter.export(run)
+    assert (run / "config.json").read_text() == config
+    for file in FILES:
+        assert read_spec(run / file)[0].weights == hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(run / "decoder.onnx").graph.initializer}
+    np.testing.assert_array_equal(tensors["model.decoder.head.bias"], model.decoder.head.bias.detach().numpy())
+
+
+def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
+    run = copy_run(trained["labels"], tmp_path / "run")
+    result = cvae("export", "onnx", run)
+    assert result.code == 0 and result.out.splitlines() == [
+        f"{run / name} ({(run / name).stat().st_size:,} bytes)" for name in (*FILES, "README.md")
+    ]
+    for line, name in zip(result.err.splitlines(), FILES, strict=True):
+        spec = read_spec(run / name)[0]
+        size = (run / name).stat().st_size
+        assert line == f"{name}: {size:,} bytes, within {spec.agreement['max_abs_difference']} of torch"
+    assert cvae("export", "onnx", run, "--json").err == ""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("torch_onnx", [False, True], ids=["converted", "torch.onnx"])
+def test_export_prints_no_warning_of_another_package(trained, tmp_path, torch_onnx):
+    """In a process of its own, where all warnings are shown and Python's filters are not pytest's."""
+    run = copy_run(trained["plain"], tmp_path / "run")
+    program = "import sys; from cvae.exporters.onnx import export, graph; export(sys.argv[1])"
+    if torch_onnx:
+        program = program.replace("graph;", "graph; graph.OPERATORS.clear();")
+    result = subprocess.run([sys.executable, "-W", "default", "-c", program, run], capture_output=True, text=True)
+    ours = [line for line in result.stderr.splitlines() if not re.search(r"site-packages.*(Deprecation|Import)", line)]
+    assert result.returncode == 0 and result.stdout == "" and ours == []

@@ -103,7 +103,7 @@ def test_every_command_except_training_works(trained, tmp_path):
 
     every_command(trained["labels"], run)
     assert size(tmp_path / "seven.png") == (280, 280)
-    assert "".join(remarks) == "'seven.png' has 280x280 pixels, the model takes 8x8 in grey: it is made to fit\n"
+    assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(remarks)
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
 
 
