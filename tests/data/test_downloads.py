@@ -247,7 +247,7 @@ class TestDownloads:
     def test_failed_download_is_reported_in_one_line(self, unreachable: None, name: str, root: Path) -> None:
         before = socket.getdefaulttimeout()
         assert_load_fails(
-            name, repr(name), str(root), "--data-dir", "--data digits", error_type=CvaeError, data_dir=str(root)
+            name, repr(name), str(root), "--data-dir", "--data mnist-small", error_type=CvaeError, data_dir=str(root)
         )
         assert socket.getdefaulttimeout() == before
 
