@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 for config in (DataConfig, TrainConfig):
     # Default seed of the tests. No test may depend on its value.
     config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
-    config.__init__.__kwdefaults__["data"] = "digits"  # seven times fewer images than the default, of 8x8 pixels
+    config.__init__.__kwdefaults__["data"] = "digits"  # much smaller than the default data set
 
 INTEGRATION_FIXTURES = {
     "trained", "quick_run", "latent_2d", "study",  # train a model

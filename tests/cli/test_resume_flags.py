@@ -233,8 +233,8 @@ def test_command_can_be_repeated_with_resume(cvae):
         Image.fromarray(pixels).save(f"w/{i}.png")
     command = COMMAND.split()
     assert cvae(*command).code == 0
-    again = cvae(*command, "--resume")
-    assert again.code == 0 and "this run is complete" in again.err
+    second_call = cvae(*command, "--resume")
+    assert second_call.code == 0 and "this run is complete" in second_call.err
     assert cvae(*command, "--resume", "--epochs", "2", "--data-dir", "elsewhere").code == 0
     records = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if "epoch" in record] == [1, 2]

@@ -178,7 +178,7 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     (root / "a" / "self").symlink_to(".")
     (root / "a" / "gone.png").symlink_to("nowhere.png")
     (root / "a" / "itself").symlink_to("itself")
-    (root / "b" / "again").symlink_to(tmp_path / "store" / "b")
+    (root / "b" / "part-too").symlink_to(tmp_path / "store" / "b")
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
     assert contents.remarks == [
