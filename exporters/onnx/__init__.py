@@ -2,10 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cvae.config import Config
 from cvae.engine import load_model
@@ -47,7 +50,11 @@ def export(
         CvaeError: If the run is damaged, if a graph differs from torch (see `compare`) by more than 1e-5, or with
             `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
     """
-    run = Path(run)
+    with _one_thread():
+        return _export(Path(run), remark, license, half)
+
+
+def _export(run: Path, remark: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
     model, config, weights = _load(run)
     files: dict[Path, bytes] = {}
     specs: dict[str, Spec] = {}
@@ -82,6 +89,18 @@ def export(
     if can_overwrite_card(run / CARD):
         files[run / CARD] = make_card(run, specs["decoder"]).encode()
     return write_files(files)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread. The networks are small, and two threads that wait for each other take several times as
+    long if other processes use the processor too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load(run: Path) -> tuple[VAE, Config, str]:

@@ -47,6 +47,7 @@ def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, toler
     """
     tolerance = TOLERANCE if tolerance is None else tolerance
     options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3  # no warnings, which concern speed and not what is compared
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     differences, peaks = [], []  # per batch size, one value per output
