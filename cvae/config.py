@@ -242,7 +242,14 @@ class TrainConfig(DataConfig):
         resolved=True,
         resumable=True,
     )
-    batch_size: int = flag_field(128, OPTIMIZATION, "Number of images per step.", interval=Interval(minimum=1))
+    batch_size: int | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Number of images per step.",
+        automatic="128; small data sets: about a tenth of the images",
+        interval=Interval(minimum=1),
+        resolved=True,
+    )
     accumulate: int = flag_field(
         1,
         OPTIMIZATION,

@@ -64,11 +64,11 @@ class Trainer:
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.quiet = quiet or not self.is_main
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
+        assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
         self.batches = Batches(
             dataset.train, training.batch_size, self.device, labelled=training.conditional, shard=self.shard
         )
         _check_parts(self.batches.batch_size, accelerator.num_processes, training.accumulate)
-        assert training.epochs is not None  # filled in by configure()
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
         # Stored in the config, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
@@ -131,7 +131,7 @@ class Trainer:
                     self._stop_if_requested()
                 self._test(progress)
             except (MemoryError, OSError, RuntimeError) as error:
-                batch_size = self.config.training.batch_size
+                batch_size = self.batches.batch_size
                 explanation = explain_failure(error, self.state.step, self.shard, self._resume_command, batch_size)
                 if explanation is None:
                     raise

@@ -35,6 +35,7 @@ class Validator:
         Their size does not depend on the number of processes, so that the bounds do not either.
         """
         training = self.config.training
+        assert training.batch_size is not None  # filled in by configure()
         size = min(MAX_BATCH_SIZE, -(-training.batch_size // training.accumulate))
         labelled = self.config.model.classes is not None
         return Batches(split, size, self.accelerator.device, labelled=labelled, shard=self.shard)

@@ -109,7 +109,7 @@ def test_recipe_contains_the_full_config(tmp_path, config):
 # -- a real study ------------------------------------------------------------------------------------------------------
 
 QUICK = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none", "--limit", "600"]
-QUICK += ["--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,128", "--study", "quick"]
+QUICK += ["--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,32", "--study", "quick"]
 
 
 def cvae(*args: str) -> int:
@@ -144,7 +144,7 @@ def facts(study, monkeypatch, capsys) -> dict[str, Any]:
 
 def test_study_improves_on_its_first_trial(facts):
     trials = {trial["number"]: trial for trial in facts["trials"]}
-    assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 128}
+    assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 32}
     assert trials[0]["bound"] == facts["first_bound"] > facts["best"]["bound"] + 1
     bounds = [trial["bound"] for trial in facts["trials"]]
     assert bounds == sorted(bounds) and facts["best"]["bound"] == bounds[0]
