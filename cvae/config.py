@@ -250,6 +250,14 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=1),
         resolved=True,
     )
+    patience: int = flag_field(
+        0,
+        OPTIMIZATION,
+        "Stop after N epochs without a better validation bound; 0 never stops early.",
+        interval=Interval(minimum=0),
+        resumable=True,
+        searchable=False,
+    )
     accumulate: int = flag_field(
         1,
         OPTIMIZATION,

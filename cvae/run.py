@@ -11,12 +11,13 @@ from cvae.errors import CvaeError
 RUNS = Path("runs")
 """Folder of the runs of `cvae train`, in the current working directory."""
 
-# Names of the files and folders in the folder of a run. `cvae export` writes the last three.
+# Names of the files and folders in the folder of a run. The export writes the last three.
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "last"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
+CURVES, SAMPLE_GRID, RECONSTRUCTIONS = "curves.png", "samples.png", "reconstructions.png"
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
 

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     readable = np.ones(len(paths), bool)
     readable[list(decoded.unreadable)] = False
 
-    splits, first = {}, 0
+    splits: dict[str, Any] = {}
+    first = 0
     for split, listing in listings.items():
         mask = readable[first : first + len(listing.paths)]
         if not mask.any():

@@ -71,6 +71,33 @@ def choose_batch_size(images: int) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
+def check_parts(batch_size: int, processes: int, accumulate: int) -> None:
+    """Check that a batch can be divided among the processes, and into `accumulate` parts in each.
+
+    Raises:
+        UsageError: If it can't be.
+    """
+    parts = processes * accumulate
+    if batch_size % parts:
+        raise UsageError(
+            f"--batch-size {batch_size} can't be divided into {parts} equal parts (processes: {processes}, "
+            f"--accumulate {accumulate}); choose a multiple of {parts}"
+        )
+
+
+def check_patience(patience: int, dataset: Dataset) -> None:
+    """Check that there are validation images if `--patience` is used.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    if patience and dataset.validation is None:
+        raise UsageError(
+            f"--patience {patience} compares bounds on validation images, and there are none; set --validation to a "
+            "fraction such as 0.1, or remove --patience"
+        )
+
+
 def nearly_binary(images: np.ndarray | DiskImages) -> bool:
     """Return whether grey images (N, 1, H, W) uint8 are mostly black and white, like ink on paper.
 

@@ -71,7 +71,7 @@ def load_split(
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
     if remark is not None:
-        for text in dataset.remarks:
+        for text in (*dataset.remarks, dataset.description):
             remark(text)
     images: Split | None = getattr(dataset, split)
     if images is None:

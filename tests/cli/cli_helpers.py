@@ -8,7 +8,7 @@ from PIL import Image
 
 from cvae.engine import load_model
 
-QUICK = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64"]
+QUICK = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64", "--no-export"]
 
 
 def noise(seed: int, n: int) -> np.ndarray:

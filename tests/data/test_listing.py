@@ -164,7 +164,7 @@ def test_skipped_folders_are_named(root: Path) -> None:
 def test_classes_are_counted(root: Path) -> None:
     fill(root, "Training/cat 2", "Training/dog 3", "Testing/dog 1")
     assert (
-        load_data(f"folder:{root}", size=4).remarks[-1]
+        load_data(f"folder:{root}", size=4).description
         == "set: 5 training images (cat 2, dog 3), 1 test image (cat 0, dog 1)"
     )
 
@@ -339,19 +339,19 @@ def test_pgm_file_declares_its_range(root: Path, peak: int, value: int, expected
     (root / "x.pgm").write_bytes(f"P5 8 8 {peak} ".encode() + pixels.tobytes())
     loaded = load_data(f"folder:{root}", size=8, validation=0)
     assert np.abs(loaded.train.images.astype(int) - expected).max() <= 1
-    assert len(loaded.remarks) == 1
+    assert loaded.remarks == []
 
 
 @pytest.mark.parametrize("name", [":cat:", "[bold]x", "[x"])
 def test_names_are_quoted_in_full(root, capsys, monkeypatch, name):
     from rich.console import Console
 
-    from cvae.engine.progress import TrainingProgress
+    from cvae.engine.display import Display
 
     monkeypatch.setattr(cache, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=200))
     fill(root / name, f"{name}a 2", "b 2")
     loaded = load_data(f"folder:{root / name}", size=4, validation=0)
     output = capsys.readouterr().err
     assert f"decoding {name}" in output and f"process to decode {name}" in output
-    TrainingProgress(1, 0, quiet=False).line(loaded.remarks[-1])
+    Display().facts({"data": loaded.description})
     assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

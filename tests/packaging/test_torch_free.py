@@ -142,9 +142,9 @@ def test_train_and_export_commands_name_the_missing_packages(trained, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["train", "resume", "load_model"])
-def test_train_function_names_the_missing_packages(tmp_path, name):
-    result = python(f"import cvae; cvae.{name}", cwd=tmp_path)
+@pytest.mark.parametrize("call", ["train(cvae.TrainConfig(), 'run')", "resume('run')", "load_model('run')"])
+def test_train_function_names_the_missing_packages(tmp_path, call):
+    result = python(f"import cvae; cvae.{call}", cwd=tmp_path)
     assert "MissingExtraError: " in result.stderr and "pip install 'cvae-onnx[train]'" in result.stderr.splitlines()[-1]
 
 
