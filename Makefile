@@ -11,17 +11,17 @@ endif
 .PHONY: help demo dev lint test-fast test test-all coverage docs clean
 
 help:
-	@echo 'make demo       train on the bundled digits, export, generate a 7'
+	@echo 'make demo       train on the bundled digits of MNIST and generate a seven'
 	@echo 'make dev        install the development environment'
 	@echo 'make lint       linters, types and import contracts'
 	@echo 'make test-fast  unit tests: no training, no browser, no other process'
-	@echo 'make test       lint, and all tests but the slow ones'
+	@echo 'make test       lint, and all tests except the slow ones'
 	@echo 'make test-all   lint, and all tests'
 	@echo 'make coverage   the tests of `make test`, with the lines that they do not reach'
 	@echo 'make docs       the documentation site, in build/site'
-	@echo 'make clean      remove the environment and what was built'
+	@echo 'make clean      remove the environment and all build output'
 
-# pip keeps the version of torch that is installed, such as a CPU build: an upgrade would bring the one of the index.
+# pip keeps the version of torch that is installed, such as a CPU build, instead of upgrading it to the default build.
 define install
 $(BIN)/python -c "from importlib.metadata import distributions as d; print(*{f'torch=={x.version}' for x in d(name='torch')})" \
   > $(VENV)/constraints.txt
@@ -29,7 +29,7 @@ $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(
 touch $@
 endef
 
-# A stamp is newer than pyproject.toml when the environment has what that file lists.
+# A stamp file is newer than pyproject.toml if the environment has the packages that pyproject.toml lists.
 $(VENV)/.train: pyproject.toml
 	test -d $(BIN) || $(PYTHON) -m venv $(VENV)
 	$(call install,train)
@@ -42,9 +42,13 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.train
 	rm -rf demo
 	$(BIN)/cvae train --arch resnet --conditional --out demo/run
-	$(BIN)/cvae generate demo/run --digit 7 --seed 7 --temperature 0.7 --out demo/seven.png
+	$(BIN)/cvae generate demo/run --digit 7 --seed 7 --out demo/seven.png
 	$(BIN)/cvae generate demo/run --grid --out demo/digits.png
-	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png'
+	@echo
+	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png. What to try next:'
+	@echo '  $(BIN)/cvae interpolate demo/run --digit 3 --to-label 8 --to 0 --out demo/morph.gif'
+	@echo '  $(BIN)/cvae train --data folder:PATH --conditional    images of your own, a subfolder per class'
+	@echo '  $(BIN)/cvae --help'
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -73,20 +73,21 @@ def _find_run(name: str | None) -> Path:
         _shared.echo(f"newest run: {newest}")
         return newest
     if name in models() and not Path(name).exists():
-        raise UsageError(f"{name!r} comes with the package and is already exported; see: cvae info {name}")
+        raise UsageError(f"{name!r} is a zoo model, which is already exported; see: cvae info {name}")
     if name.startswith(SCHEME):
         raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
     return find(name)
 
 
 def _describe_agreement(path: Path) -> str:
-    """Describe how closely an exported file agrees with torch, or return "" for a file that cvae did not export."""
+    """Describe how closely an exported file agrees with torch, or return "" if it does not say."""
     from cvae.errors import CvaeError
     from cvae.runtime.session import read_spec
 
     if path.suffix != ".onnx":
         return ""
     try:
-        return f", within {read_spec(path)[0].agreement.get('max_abs_difference')} of torch"
+        difference = read_spec(path)[0].agreement.get("max_abs_difference")
     except CvaeError:  # an ONNX file of a plug-in may have no spec
         return ""
+    return "" if difference is None else f", within {difference} of torch"

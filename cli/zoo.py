@@ -27,8 +27,9 @@ def list_(json: _shared.Json = False) -> None:
     width = max(map(len, [*models, *recipes]))
     lines = ["models (cvae generate NAME, cvae zoo show NAME)"]
     for name, description in models.items():
-        default = " (the default)" if name == model_zoo.DEFAULT else ""
-        lines.append(f"  {name:{width}}  {description['summary']}{default}")
+        remark = " (the default)" if name == model_zoo.DEFAULT else ""
+        remark = remark if description["installed"] else f" (not installed: model_zoo/{name} in the repository)"
+        lines.append(f"  {name:{width}}  {description['summary']}{remark}")
     lines += ["recipes (cvae train --recipe NAME)"]
     lines += [f"  {name:{width}}  {summary}" for name, summary in recipes.items()]
     _shared.report(json, {"default": model_zoo.DEFAULT, "models": models, "recipes": recipes}, "\n".join(lines))
@@ -53,7 +54,7 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
         flags = model_zoo.recipe(name).read_text("utf-8")
         _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
         return
-    card = (model_zoo.model(name) / CARD).read_text("utf-8")
+    card = (models[name] / CARD).read_text("utf-8")
     _shared.report(json, {"name": name, **model_zoo.describe(name), "card": card}, card.rstrip())
 
 

@@ -61,7 +61,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
                 with temporary_path.open("r+b") as file:
                     os.fsync(file.fileno())
             temporary_path.replace(path)
-            if sync and os.name == "posix":  # sync the new name too
+            if sync and os.name == "posix":  # sync the folder too, which contains the new name
                 folder = os.open(path.parent, os.O_RDONLY)
                 with suppress(OSError):  # some file systems can't sync a folder
                     os.fsync(folder)
@@ -127,14 +127,14 @@ def cache_root(data_dir: Path | None) -> Path:
 
 
 def remove_stale_files(folder: str | Path) -> None:
-    """Remove temporary files in `folder` of processes that were killed while writing."""
+    """Remove temporary files in `folder` that were left by processes killed while writing."""
     for path in Path(folder).glob(".????????.tmp*"):
         path.unlink(missing_ok=True)
 
 
 @contextmanager
 def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
-    """Lock `folder` for this process, creating it if needed. The end of the block or the process releases the lock.
+    """Lock `folder` for this process, creating it if needed, until the block or the process ends.
 
     Windows can't lock a folder, so this does nothing there.
 

@@ -15,15 +15,15 @@ FORMAT = 1
 """Version of the format of config.json. Files of any other version are rejected."""
 
 MIN_SIDE, MAX_SIDE = 4, 4096
-"""Minimum and maximum side of an image, in pixels."""
+"""Minimum and maximum height and width of an image, in pixels."""
 
 MODEL, DATA, OBJECTIVE, OPTIMIZATION, EXECUTION = GROUPS = ("Model", "Data", "Objective", "Optimization", "Execution")
-"""Headings of the flags, in the order of `--help` and the reference."""
+"""Headings under which `--help` and the reference list the flags, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Name of a registered part, with all its options."""
+    """A registered part: its name and all its options."""
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -70,31 +70,31 @@ class ModelConfig:
 
 
 def parse_size(text: str) -> int | str:
-    """Convert the text of `--size` to the value in a recipe: 64 or "48x80"."""
+    """Parse the argument of `--size` as an integer if possible: 64 or "48x80"."""
     return int(text) if text.isdecimal() else text
 
 
 def _resolve_path(path: str | None) -> Path | None:
     try:
         return None if path is None else Path(path).expanduser().resolve()
-    except RuntimeError:  # the home folder of an unknown user
+    except RuntimeError:  # the path begins with ~NAME, and there is no such user
         return Path(path or "")
 
 
 def _resolve_data(data: str) -> tuple[str, Path | None]:
-    kind, _, path = data.partition(":")
-    return kind, _resolve_path(path)
+    name, _, path = data.partition(":")
+    return name, _resolve_path(path)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Choice of a data set and its images, for `cvae.data.load_dataset`.
 
-    The fields are flags of `cvae train`. The data determine a value of `None`.
+    The fields are flags of `cvae train`; `Flag.automatic` says what a value of `None` means.
     """
 
     data: str = flag_field(
-        "digits",
+        "mnist-small",
         DATA,
         "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
         canonical=_resolve_data,
@@ -103,7 +103,7 @@ class DataConfig:
     data_dir: str | None = flag_field(
         None,
         DATA,
-        "Folder of data sets and downloads.",
+        "Folder for downloaded data sets and decoded images.",
         metavar="PATH",
         automatic="~/.cache/cvae",
         resumable=True,
@@ -122,7 +122,8 @@ class DataConfig:
     binarize: str = flag_field(
         "none",
         DATA,
-        "Set each pixel to black or white at random by its grey value: once (static) or for each batch (dynamic).",
+        "Sample each pixel as white or black, with its grey value as the probability of white: once (static) or for "
+        "each batch (dynamic).",
         choices=("none", "dynamic", "static"),
         searchable=False,
     )
@@ -146,7 +147,7 @@ class DataConfig:
     seed: int = flag_field(
         0,
         EXECUTION,
-        "Seed of the weights, the noise, the order of the images and the choice of validation images.",
+        "Seed for the initial weights, the noise, the order of the images and the choice of validation images.",
         interval=Interval(minimum=0, maximum=2**32 - 1),
         searchable=False,
     )
@@ -155,14 +156,14 @@ class DataConfig:
         check_values(type(self), vars(self))
         for side in self.sides or ():
             if not MIN_SIDE <= side <= MAX_SIDE:
-                raise UsageError(f"--size {self.size}: a side must have {MIN_SIDE} to {MAX_SIDE} pixels")
+                raise UsageError(f"--size {self.size}: each side must be {MIN_SIDE} to {MAX_SIDE} pixels")
 
     @property
     def sides(self) -> tuple[int, int] | None:
         """Height and width in pixels to scale images to; None for the original size.
 
         Raises:
-            UsageError: If `size` is neither the side of a square nor a text such as "48x80".
+            UsageError: If `size` is neither the side of a square nor a string such as "48x80".
         """
         if self.size is None or isinstance(self.size, int):
             return None if self.size is None else (self.size, self.size)
@@ -180,7 +181,7 @@ SHORT_FLAGS = {
         part="objective",
         type=float,
         group=OBJECTIVE,
-        help="Free nats of the KL term: per latent dimension, or in total with a flow prior.",
+        help="Nats of the KL term that cost nothing: per latent dimension, or in total with a flow prior.",
         automatic="0",
     ),
 }
@@ -191,35 +192,37 @@ SHORT_FLAGS = {
 class TrainConfig(DataConfig):
     """Configuration of a training run: the flags of `cvae train` and the keys of a recipe.
 
-    The data determine a value of `None`. `options` holds the part options, such as {"arch": {"width": 32}}.
+    `options` holds the options of the parts, such as {"arch": {"width": 32}}.
     """
 
     arch: str = flag_field(
-        "resnet", MODEL, "Architecture of the networks; `cvae parts` lists them.", takes_options=True
+        "resnet", MODEL, "Architecture of the networks; `cvae parts` lists the choices.", takes_options=True
     )
     conditioning: str = flag_field("film", MODEL, "How labels enter the networks: film or concat.", takes_options=True)
     likelihood: str | None = flag_field(
         None,
         MODEL,
-        "Likelihood of an image under its latent code, p(x|z).",
-        automatic="bernoulli for black on white, else gaussian-optimal",
+        "Likelihood of an image given its latent code, p(x|z).",
+        automatic="bernoulli for mostly black-and-white images, else gaussian-optimal",
         takes_options=True,
         resolved=True,
         searchable=False,
     )
     prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z): flow or normal.", takes_options=True)
-    latent_dim: int = flag_field(32, MODEL, "Dimensions of the latent code.", interval=Interval(minimum=1))
-    flip: bool = flag_field(False, DATA, "Mirror half of the training images left to right.")
+    latent_dim: int = flag_field(32, MODEL, "Number of latent dimensions.", interval=Interval(minimum=1))
+    flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")
     shift: int = flag_field(
-        0, DATA, "Largest random shift of training images, in pixels.", interval=Interval(minimum=0)
+        0, DATA, "Maximum random shift of training images, in pixels.", interval=Interval(minimum=0)
     )
     crop: float = flag_field(
         1.0,
         DATA,
-        "Smallest random crop of training images, as a fraction of the side.",
+        "Minimum side of random crops of training images, as a fraction of the image's side.",
         interval=Interval(above=0, maximum=1),
     )
-    objective: str = flag_field("elbo", OBJECTIVE, "Training objective; `cvae parts` lists them.", takes_options=True)
+    objective: str = flag_field(
+        "elbo", OBJECTIVE, "Training objective; `cvae parts` lists the choices.", takes_options=True
+    )
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
@@ -346,12 +349,14 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.milestones is not None and not (self.milestones and self.schedule == "step"):
-            raise UsageError(f"--milestone {self.milestones} is not a list of epochs for --schedule step")
+        if self.milestones is not None and self.schedule != "step":
+            raise UsageError(f"--milestone requires --schedule step, not {self.schedule!r}")
+        if self.milestones == ():
+            raise UsageError("milestones is an empty list; list at least one epoch, or remove it")
 
     @property
     def data_config(self) -> DataConfig:
-        """Data config of the run, without the other fields."""
+        """The fields that `DataConfig` has too."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
 
 
@@ -377,7 +382,7 @@ def expand_short_flags(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Content of config.json: the network, the training config to repeat the run, and the license of the data."""
+    """Content of config.json: the network, the training config that repeats the run, and the license of the data."""
 
     format: int = FORMAT
     cvae_version: str

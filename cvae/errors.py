@@ -17,11 +17,11 @@ class UsageError(CvaeError, ValueError):
 
 
 class Diverged(CvaeError):
-    """Training whose loss or gradient is no longer finite. Exit code 1."""
+    """Divergence of a training run: its loss or gradient is no longer finite. Exit code 1."""
 
 
 class Interrupted(CvaeError):
-    """Training that was interrupted and has saved a checkpoint. Exit code 130, the shell's code for Ctrl-C."""
+    """Interruption of a run or a study that can be resumed. Exit code 130, the shell's code for Ctrl-C."""
 
     exit_code = 130
 

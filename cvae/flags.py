@@ -45,7 +45,7 @@ class Interval:
             "at most": self.maximum,
             "less than": self.below,
         }
-        return " and ".join(f"{words} {end}" for words, end in ends.items() if end is not None)
+        return " and ".join(f"{relation} {end}" for relation, end in ends.items() if end is not None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class Flag:
     """Metadata of a flag. Its field has the type, the default and, unless `name` is set, the name."""
 
     help: str
-    """Effect, and unit of the value."""
+    """Effect of the flag, and the unit of its value."""
     group: str
     """Heading in the reference."""
     name: str | None = None
@@ -61,7 +61,7 @@ class Flag:
     aliases: tuple[str, ...] = ()
     """Former spellings, which still work but are not shown."""
     metavar: str | None = None
-    """What a person types, if the type and the choices do not say it."""
+    """Placeholder of the value in the help, unless the type or the choices determine it."""
     automatic: str | None = None
     """Meaning of the default None."""
     interval: Interval | None = None
@@ -69,15 +69,15 @@ class Flag:
     choices: tuple[str, ...] = ()
     """Allowed values."""
     parse: Callable[[str], Any] | None = None
-    """Function that converts the text of the command line, if the type alone does not."""
+    """Function that converts the command-line argument, if the type alone is not enough."""
     canonical: Callable[[Any], Any] | None = None
     """Function that maps values with the same meaning, such as two spellings of a path, to one value."""
     takes_options: bool = False
     """Whether the value names a registered part, whose options `--set` assigns."""
     resolved: bool = False
-    """Whether the run chooses the default, and records it in config.json."""
+    """Whether the run replaces the default with a value of its choice, and records that value in config.json."""
     resumable: bool = False
-    """Whether the value can change when a run is resumed. Then it is a parameter of `cvae.resume` too."""
+    """Whether the value can change when a run is resumed. If so, it is also a parameter of `cvae.resume`."""
     searchable: bool = True
     """Whether `cvae tune` can vary the value, because bounds with different values are comparable."""
     machine: bool = False
@@ -89,7 +89,7 @@ class Flag:
         return "--" + (self.name or name.replace("_", "-"))
 
     def check(self, name: str, value: Any) -> None:
-        """Check a value of the field `name`, or each value of a tuple. None is always valid: the run chooses.
+        """Check a value of the field `name`, or each value of a tuple. None is always valid.
 
         Raises:
             UsageError: If the value is not among the choices, or out of range.

@@ -12,10 +12,10 @@ from cvae.flags import flags_of
 from cvae.serialization import check_depth, from_dict, to_dict
 
 PARTS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.takes_options)
-"""Flags of the parts of a run that take options."""
+"""Flags that name a registered part with options."""
 
 MAX_RECIPE_BYTES = 2**13
-"""Maximum size of a recipe: the memory and time of tomllib grow with the square of the length of a key."""
+"""Maximum size of a recipe. The memory and time that tomllib needs grow with the square of the length of a key."""
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         raise UsageError(f"the recipe can't be read: {error}") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the recipe {str(path)!r} is not TOML: {one_line(error)}") from error
-    data.pop("search", None)  # the table for cvae tune
+    data.pop("search", None)  # only cvae tune uses this table
     fields = {flag.spelling(name)[2:].replace("-", "_"): name for name, flag in flags_of(TrainConfig).items()}
     keys = {key: key.replace("-", "_") for key in data}
     recipe = expand_short_flags({fields.get(name, name): data[key] for key, name in keys.items()})

@@ -1,4 +1,4 @@
-"""Registries of the parts of a model, by name.
+"""Registries of parts by name: architectures, likelihoods, data sets and so on.
 
 A part is any callable. Its keyword-only parameters with defaults are its options, and the config.json of a run records
 all of them. The range of an option is in its annotation: `beta: Annotated[float, Interval(minimum=0)] = 1.0`.
@@ -23,7 +23,7 @@ EXPECTED_VALUES = {
     bool: "true or false",
     int: "an integer",
     float: "a number",
-    str: "a word",
+    str: "a string",
     tuple: "a list like [400]",
 }
 """Description of the values that an option accepts, by the type of its default."""
@@ -65,7 +65,7 @@ class Registry:
         return plugins
 
     def __iter__(self) -> Iterator[str]:
-        """Iterate over all names, first the built-in parts, without importing any."""
+        """Iterate over all names, first the built-in parts, without importing any part."""
         return iter({**self._builtin, **self._plugins, **self._registered})
 
     def __contains__(self, name: object) -> bool:
@@ -84,7 +84,7 @@ class Registry:
         return "registered by this program"
 
     def register(self, name: str, part: Callable[..., Any]) -> None:
-        """Add a part of the running program, such as a notebook or a test.
+        """Add a part that the running program defines, for example in a notebook or a test.
 
         Raises:
             UsageError: If the name is taken.
@@ -187,11 +187,13 @@ ARCHITECTURES = Registry(
     "architecture",
     "cvae.architectures",
     {
-        "mlp": Builtin("cvae.models.architectures.mlp:mlp", "fully connected, one hidden layer of 400"),
-        "mlp-large": Builtin("cvae.models.architectures.mlp:mlp_large", "fully connected, two hidden layers of 512"),
+        "mlp": Builtin("cvae.models.architectures.mlp:mlp", "fully connected, one hidden layer of width 400"),
+        "mlp-large": Builtin(
+            "cvae.models.architectures.mlp:mlp_large", "fully connected, two hidden layers of width 512"
+        ),
         "conv": Builtin("cvae.models.architectures.conv:conv", "strided convolutions, batch norm, LeakyReLU"),
         "conv-small": Builtin("cvae.models.architectures.conv:conv_small", "conv at half the width"),
-        "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks, down and up"),
+        "resnet": Builtin("cvae.models.architectures.resnet:resnet", "residual blocks with down- and upsampling"),
         "resnet-small": Builtin("cvae.models.architectures.resnet:resnet_small", "resnet at half the width"),
         "resnet-large": Builtin("cvae.models.architectures.resnet:resnet_large", "resnet at twice the width and depth"),
         "ladder": Builtin("cvae.models.architectures.ladder:ladder", "a hierarchy of latents, from coarse to fine"),
@@ -201,8 +203,8 @@ CONDITIONINGS = Registry(
     "conditioning",
     "cvae.conditionings",
     {
-        "film": Builtin("cvae.models.conditioning:FiLM", "concat, and the label scales and shifts every block"),
-        "concat": Builtin("cvae.models.conditioning:Concat", "one-hot label concatenated with features and code"),
+        "film": Builtin("cvae.models.conditioning:FiLM", "concat, plus a scale and shift of every block by label"),
+        "concat": Builtin("cvae.models.conditioning:Concat", "one-hot label concatenated with features and latent"),
     },
 )
 LIKELIHOODS = Registry(
@@ -212,9 +214,7 @@ LIKELIHOODS = Registry(
         "bernoulli": Builtin("cvae.models.likelihoods:Bernoulli", "black or white pixels; cross-entropy for greys"),
         "gaussian": Builtin("cvae.models.likelihoods:Gaussian", "squared error, fixed standard deviation"),
         "gaussian-learned": Builtin("cvae.models.likelihoods:LearnedGaussian", "learned standard deviation"),
-        "gaussian-optimal": Builtin(
-            "cvae.models.likelihoods:OptimalGaussian", "standard deviation of maximum likelihood"
-        ),
+        "gaussian-optimal": Builtin("cvae.models.likelihoods:OptimalGaussian", "maximum-likelihood standard deviation"),
         "logistic-mixture": Builtin("cvae.models.likelihoods:LogisticMixture", "distribution over 256 pixel values"),
     },
 )
@@ -223,7 +223,9 @@ PRIORS = Registry(
     "cvae.priors",
     {
         "normal": Builtin("cvae.models.priors:Normal", "standard normal"),
-        "flow": Builtin("cvae.models.priors:Flow", "learned RealNVP, by label: better samples and likelihood"),
+        "flow": Builtin(
+            "cvae.models.priors:Flow", "learned RealNVP, conditioned on the label: better samples and likelihood"
+        ),
     },
 )
 OBJECTIVES = Registry(
@@ -232,8 +234,12 @@ OBJECTIVES = Registry(
     {
         "elbo": Builtin("cvae.models.objectives:elbo", "negative evidence lower bound, with beta and free bits"),
         "iwae": Builtin("cvae.models.objectives:iwae", "importance-weighted bound of several samples: tighter, slower"),
-        "beta-tc": Builtin("cvae.models.objectives:beta_tc", "beta on the total correlation, for independent latents"),
-        "info": Builtin("cvae.models.objectives:info", "InfoVAE: less rate, and the MMD of the codes from the prior"),
+        "beta-tc": Builtin(
+            "cvae.models.objectives:beta_tc", "ELBO with beta on the total correlation, for independent latents"
+        ),
+        "info": Builtin(
+            "cvae.models.objectives:info", "InfoVAE: less weight on the rate, plus the MMD between codes and prior"
+        ),
     },
 )
 DATASETS = Registry(
@@ -250,7 +256,9 @@ DATASETS = Registry(
         "emnist": Builtin("cvae.data.downloads:emnist", "131,600 letters and digits in 47 classes, 28x28 grey"),
         "cifar10": Builtin("cvae.data.downloads:cifar10", "60,000 photographs in 10 classes, 32x32 colour"),
         "svhn": Builtin("cvae.data.downloads:svhn", "99,289 house number digits, 32x32 colour"),
-        "folder": Builtin("cvae.data.folder:folder", "your own images: folder:PATH, a subfolder per class or flat"),
+        "folder": Builtin(
+            "cvae.data.folder:folder", "your own images: folder:PATH, with or without a subfolder per class"
+        ),
         "folder-classes": Builtin(
             "cvae.data.folder:folder_classes", "your own images, a subfolder per class: folder-classes:PATH"
         ),

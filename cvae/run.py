@@ -9,9 +9,9 @@ from cvae.config import Config
 from cvae.errors import CvaeError
 
 RUNS = Path("runs")
-"""Folder of the runs of `cvae train`, in the current working directory."""
+"""Folder in which `cvae train` creates runs, in the current working directory."""
 
-# Names of the files and folders in the folder of a run. The export writes the last three.
+# Names of the files and folders in a run folder. The export writes the last three.
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "last"
@@ -65,12 +65,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def sample_path(run: Path, epoch: int, kind: str) -> Path:
-    """Return the path of the image of an epoch, of kind "samples", "interpolations" or "reconstructions"."""
+    """Return the path of an epoch's sample image of kind "samples", "interpolations" or "reconstructions"."""
     return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"
 
 
 def sample_images(run: Path, kind: str) -> dict[int, Path]:
-    """Return the sample images of a kind by epoch, in ascending order."""
+    """Return the paths of the sample images of one kind by epoch, in ascending order."""
     images = {}
     for path in (run / SAMPLES).glob(f"epoch-*-{kind}.png"):
         if match := re.fullmatch(rf"epoch-(\d+)-{kind}", path.stem):
@@ -112,7 +112,8 @@ def last_saved_run(folder: Path = RUNS) -> Path | None:
     """Return the run in `folder` with the newest checkpoint, if any; the run may not have weights yet."""
 
     def last_modified(run: Path) -> int:
-        paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]  # killed before its first checkpoint
+        # A run that was killed before its first checkpoint has only a config.
+        paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]
         return max(path.stat().st_mtime_ns for path in paths)
 
     return max((path.parent for path in folder.glob(f"*/{CONFIG}")), key=last_modified, default=None)

@@ -21,8 +21,8 @@ MAX_NAME = 1024
 """Maximum length of a name, in characters."""
 
 CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that are not safe to print: control, format (such as text direction), surrogate, line separator,
-paragraph separator."""
+"""Unicode categories that are not safe to print: control, format (such as text direction), surrogate, line separator
+and paragraph separator."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -80,14 +80,14 @@ def check_depth(data: Any) -> None:
 
 
 def check_text(text: str) -> None:
-    """Check that a text, such as a name, is safe to print in a terminal.
+    """Check that a string, such as a name, is safe to print in a terminal.
 
     Raises:
-        UsageError: If the text is longer than `MAX_NAME`, or has control characters, characters that reorder text or
+        UsageError: If the string is longer than `MAX_NAME`, or has control characters, characters that reorder text or
             break lines, or lone surrogates.
     """
     if len(text) > MAX_NAME or any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
-        raise UsageError(f"the text {quote(text)} has control characters, or more than {MAX_NAME} characters")
+        raise UsageError(f"the string {quote(text)} has control characters, or more than {MAX_NAME} characters")
 
 
 def quote(value: Any) -> str:
@@ -109,7 +109,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return from_dict(hint, value, where)
     if origin is tuple and isinstance(value, list | tuple):
         if args[-1] is not ... and len(value) != len(args):
-            raise UsageError(f"{where}: {quote(value)} should have {len(args)} entries")
+            raise UsageError(f"{where}: {quote(value)} should have {len(args)} items")
         item_hints = [args[0]] * len(value) if args[-1] is ... else args
         return tuple(_convert(v, h, where) for v, h in zip(value, item_hints, strict=True))
     if origin is not None and issubclass(origin, Mapping) and isinstance(value, Mapping):
@@ -118,7 +118,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and type(value) is hint:
         return value
-    raise UsageError(f"{where}: {quote(value)} should be {getattr(hint, '__name__', hint)}")
+    raise UsageError(f"{where}: {quote(value)} should be of type {getattr(hint, '__name__', hint)}")
 
 
 def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:

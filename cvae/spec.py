@@ -92,9 +92,9 @@ class Spec:
             raise UsageError(f"value_range {self.value_range} is not (0.0, 1.0)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:
             raise UsageError(f"sigma {self.sigma} is not a positive number")
-        texts = [value for value in vars(self).values() if isinstance(value, str)]
-        for text in (*texts, *(self.classes or ())):
-            check_text(text)
+        strings = [value for value in vars(self).values() if isinstance(value, str)]
+        for string in (*strings, *(self.classes or ())):
+            check_text(string)
         for key, value in self.agreement.items():
             if not (key in AGREEMENT and AGREEMENT[key](value)):
                 raise UsageError(f"agreement has an invalid {one_line(repr(key), 40)}: {one_line(repr(value), 40)}")
@@ -195,11 +195,11 @@ class Spec:
 
 
 def _to_text(label: object) -> str | None:
-    """Convert a label to text, or return None if it is neither text nor a number."""
+    """Convert a label to a string, or return None if it is neither a string nor a number."""
     try:
-        if isinstance(label, str | Real):  # includes numpy's numbers
+        if isinstance(label, str | Real):  # Real includes numpy's numbers
             return str(label)
-        return str(operator.index(label))  # type: ignore[arg-type]  # such as a tensor with one element
+        return str(operator.index(label))  # type: ignore[arg-type]  # for example, a tensor with one element
     except (TypeError, ValueError):  # Python refuses to print an int of thousands of digits
         return None
 

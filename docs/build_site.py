@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "build" / "docs"
 """Source of the site, which zensical.toml names."""
 
-OUTSIDE = {
+OTHER_PAGES = {
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "CHANGELOG.md": "changelog.md",
@@ -48,26 +48,27 @@ def main() -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(image, target)
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, end="")
-    # --strict covers links and missing objects; what griffe says of a docstring is a warning too.
-    if done.returncode != 0 or re.search(r"^(griffe|mkdocstrings|WARNING|Warning)\b", done.stdout, re.MULTILINE):
+    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(result.stdout, end="")
+    # --strict covers links and missing objects, but not the warnings of griffe about docstrings.
+    if result.returncode != 0 or re.search(r"^(griffe|mkdocstrings|WARNING|Warning)\b", result.stdout, re.MULTILINE):
         sys.exit("the documentation has warnings")
     print(f"open {ROOT / 'build' / 'site' / 'index.html'}")
 
 
 def pages() -> dict[str, str]:
     """Return every page of the site: path -> Markdown."""
-    sources = {path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "docs").glob("*.md"))} | OUTSIDE
+    sources = {path.relative_to(ROOT).as_posix(): path.name for path in sorted((ROOT / "docs").glob("*.md"))}
+    sources |= OTHER_PAGES
     texts = {page: rewrite_links(source, sources) for source, page in sources.items()}
     return texts | {"commands.md": command_reference(), "recipes.md": recipe_list()} | api_reference()
 
 
 def rewrite_links(source: str, pages: dict[str, str]) -> str:
-    """Return the text of a Markdown file with its links as the site needs them.
+    """Return the text of a Markdown file with its links rewritten for the site.
 
-    A link to a page or an image leads to its place in the site. The text of a link to another file of the repository,
-    which the site does not have, stays without the link.
+    A link to a page or an image leads to the copy in the site. A link to another file of the repository, which the site
+    does not have, is replaced with its text.
 
     Raises:
         SystemExit: the file or folder that a link names does not exist.
@@ -80,7 +81,7 @@ def rewrite_links(source: str, pages: dict[str, str]) -> str:
             return match[0]
         path = (folder / target).resolve()
         if not path.exists():
-            sys.exit(f"{source}: the link {target!r} leads nowhere")
+            sys.exit(f"{source}: the link target {target!r} does not exist")
         name = path.relative_to(ROOT).as_posix()
         page = pages.get(f"{name}/README.md" if path.is_dir() else name)
         if page is None and mark and name.startswith("docs/"):
@@ -109,7 +110,7 @@ def command_reference() -> str:
 
 
 def walk_commands(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield a command and those below it, each with its context, in the order of `--help`. Hidden ones are left out."""
+    """Yield a command and its subcommands except hidden ones, each with its context, in the order of `--help`."""
     import typer
 
     yield command, context
@@ -127,11 +128,11 @@ def command_section(command: Any, context: Any) -> list[str]:
         text = " ".join(paragraph.split())
         start, example, line = text.partition("Example: ")
         parts += [f"```bash\n{line}\n```"] if example and not start else [text]
-    for title, kind in {"Argument": "argument", "Option": "option"}.items():
+    for title in ("Argument", "Option"):
         records = [
             record
             for parameter in command.get_params(context)
-            if parameter.param_type_name == kind
+            if parameter.param_type_name == title.lower()
             and parameter.name != "help"
             and (record := parameter.get_help_record(context))
         ]
@@ -143,12 +144,12 @@ def command_section(command: Any, context: Any) -> list[str]:
 
 
 def cell(text: str) -> str:
-    """Return a text as the content of a table's cell."""
+    """Return text as the content of a table cell."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def escape(text: str) -> str:
-    """Return a text in which Markdown finds code in backticks, but no links and no emphasis."""
+    """Escape text so that Markdown renders code in backticks, but no links and no emphasis."""
     return re.sub(r"([\\[\]*_<])(?=[^`]*(?:`[^`]*`[^`]*)*$)", r"\\\1", text)
 
 
@@ -156,13 +157,13 @@ def escape(text: str) -> str:
 
 
 def recipe_list() -> str:
-    """Return the page of the recipes that come with the package, each as its file has it."""
+    """Return the page that shows the recipes of the package, each as the contents of its file."""
     from cvae import model_zoo
 
     parts = [
         "# Recipes",
-        "A recipe is a TOML file with the flags of `cvae train`. `cvae train --recipe NAME` trains by it; flags on the "
-        "command line take precedence. A file of your own works the same way: `--recipe mine.toml`.",
+        "A recipe is a TOML file with flags for `cvae train --recipe NAME`; flags on the command line take "
+        "precedence. A file of your own works the same way: `--recipe mine.toml`.",
     ]
     for name, path in model_zoo.recipes().items():
         parts += [f"## {name}", f"```toml\n{path.read_text('utf-8').strip()}\n```"]

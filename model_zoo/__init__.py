@@ -6,7 +6,7 @@ from typing import Any
 
 from cvae.atomic import copy_folder
 from cvae.errors import UsageError, suggest
-from cvae.run import CONFIG
+from cvae.run import CONFIG, DECODER
 
 DEFAULT = "mnist-resnet-conditional"
 """Name of the default model."""
@@ -15,26 +15,44 @@ _FOLDER = Path(__file__).resolve().parent
 
 
 def models() -> dict[str, Path]:
-    """Return the folders of the trained models by name. Each is a run folder plus `evaluation.json`."""
+    """Return the folders of the trained models by name. Each is a run folder plus `evaluation.json`.
+
+    An installed package has no weights for torch, and of large models no exported files either.
+    """
     return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{CONFIG}"))}
 
 
 def model(name: str) -> Path:
-    """Return the folder of a trained model.
+    """Return the folder of a trained model with its exported files.
 
     Raises:
-        UsageError: If there is no model of this name.
+        UsageError: If there is no model of this name, or the installed package does not contain its exported files.
     """
+    folder = _find_folder(name)
+    if not (folder / DECODER).is_file():
+        raise UsageError(
+            f"the zoo model {name!r} is too large for the installed package; clone the repository of cvae, and pass "
+            f"the path of its folder model_zoo/{name} instead of the name"
+        )
+    return folder
+
+
+def _find_folder(name: str) -> Path:
     if name not in models():
         raise UsageError(f"there is no zoo model {name!r}; {suggest(name, models())}")
     return models()[name]
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return the summary of a model, its size in bytes, and the output of `cvae evaluate --json`."""
-    folder = model(name)
+    """Return the summary of a model, whether its files are here, their bytes, and the output of `cvae evaluate --json`.
+
+    Raises:
+        UsageError: If there is no model of this name.
+    """
+    folder = _find_folder(name)
     return {
         "summary": summary(name),
+        "installed": (folder / DECODER).is_file(),
         "bytes": sum(path.stat().st_size for path in folder.iterdir()),
         "evaluation": json.loads((folder / "evaluation.json").read_text("utf-8")),
     }
@@ -44,7 +62,7 @@ def copy(name: str, target: Path) -> None:
     """Copy a model's folder to `target`, atomically.
 
     Raises:
-        UsageError: If there is no such model, or `target` already exists.
+        UsageError: If there is no such model, its files are not installed, or `target` already exists.
         CvaeError: If the folder can't be written.
     """
     copy_folder(model(name), target)

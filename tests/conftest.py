@@ -21,17 +21,18 @@ from cvae.config import DataConfig, TrainConfig
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 for config in (DataConfig, TrainConfig):
-    # The seed of all trainings of the tests that do not choose one: none of them may depend on it.
+    # Default seed of the tests. No test may depend on its value.
     config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
+    config.__init__.__kwdefaults__["data"] = "digits"  # seven times fewer images than the default, of 8x8 pixels
 
 INTEGRATION_FIXTURES = {
-    "trained", "quick_run", "plane", "study",  # train a model
-    "downloaded", "chromium", "wheel", "texts", "in_javascript",  # start another process
+    "trained", "quick_run", "latent_2d", "study",  # train a model
+    "download_wheel", "chromium", "wheel", "texts", "in_javascript",  # start another process
 }  # fmt: skip
 """Fixtures that train a model or start another process: tests that use them are integration tests."""
 
-unit_test_runs = False
-"""Whether the current test must neither train a model nor start another process."""
+is_unit_test = False
+"""Whether a unit test is running, which must neither train a model nor start another process."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers
@@ -57,18 +58,18 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    global unit_test_runs
-    unit_test_runs = not any(item.get_closest_marker(name) for name in ("integration", "slow"))
+    global is_unit_test
+    is_unit_test = not any(item.get_closest_marker(name) for name in ("integration", "slow"))
 
 
 def pytest_runtest_logfinish() -> None:
-    global unit_test_runs
-    unit_test_runs = False
+    global is_unit_test
+    is_unit_test = False
 
 
 def require_integration(action: str) -> None:
     """Fail a unit test that does what only integration tests may do."""
-    if unit_test_runs:
+    if is_unit_test:
         raise AssertionError(f"this test {action}: mark it with @pytest.mark.integration")
 
 
@@ -78,7 +79,7 @@ def check_event(event: str, arguments: tuple[object, ...]) -> None:
 
 
 def is_importing() -> bool:
-    """Return whether an import is under way: that of torch may start `ldconfig`, to find a library."""
+    """Return whether an import is in progress. Importing torch may start `ldconfig` to find a library."""
     frame = sys._getframe()
     while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
         frame = frame.f_back
@@ -90,7 +91,7 @@ sys.addaudithook(check_event)
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Train and export two small models of the bundled digits: "labels" is conditional, "plain" is not."""
+    """Train and export two small models on the bundled digits: "labels" is conditional, "plain" is not."""
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
@@ -107,40 +108,40 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def downloaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+def download_wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return a function that downloads the wheel of a requirement and opens it, without installing it."""
     folder = request.config.cache.mkdir("wheels")
 
-    def fetch(requirement: str) -> zipfile.ZipFile:
+    def download(requirement: str) -> zipfile.ZipFile:
         wheel = folder / f"{requirement}.whl"
         if not wheel.exists():
             temporary = tmp_path_factory.mktemp("download")
             command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
             result = subprocess.run([*command, "--dest", temporary, requirement], capture_output=True, text=True)
             if result.returncode != 0:
-                pytest.skip(f"no package index has {requirement} here: {result.stderr.strip().splitlines()[-1]}")
-            write_file(wheel, next(temporary.glob("*.whl")).read_bytes())  # other processes may write it too
+                pytest.skip(f"can't download {requirement}: {result.stderr.strip().splitlines()[-1]}")
+            write_file(wheel, next(temporary.glob("*.whl")).read_bytes())  # another test process may write it too
         return zipfile.ZipFile(wheel)
 
-    return fetch
+    return download
 
 
 @pytest.fixture(scope="session")
-def sdk(downloaded, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder laid out like a release archive of onnxruntime for C and C++, with `include` and `lib`.
 
-    The library is the one of the Python package, which comes without headers. The headers are from another package, at
+    The library comes from the Python package, which has no headers. The headers come from another package and describe
     version 17 of the API, which every later library supports.
     """
     import onnxruntime
 
     libraries = list((Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*"))
     if not libraries or not shutil.which("g++"):
-        pytest.skip("needs g++, and an onnxruntime that brings libonnxruntime.so: Linux")
+        pytest.skip("needs g++ and the libonnxruntime.so of the package for Linux")
     folder = tmp_path_factory.mktemp("onnxruntime")
     for name in ("include", "lib"):
         (folder / name).mkdir()
-    with downloaded("amd-quark==0.13") as headers:
+    with download_wheel("amd-quark==0.13") as headers:
         for name in headers.namelist():
             if "/onnxruntime-1.17.0/" in name and name.endswith(".h"):
                 (folder / "include" / Path(name).name).write_bytes(headers.read(name))

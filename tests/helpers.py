@@ -11,13 +11,13 @@ from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Real data beside the checkout, where there is any."""
+"""Folder of real data beside the checkout, if there is one."""
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
 
 
 def code_blocks(text: str, language: str) -> list[str]:
-    """Return the code blocks of a language in a Markdown text."""
+    """Return the code blocks of a language in a Markdown document."""
     return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
@@ -30,31 +30,31 @@ class CommandResult(NamedTuple):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """JSON output of a command, which must have succeeded."""
+        """Parsed JSON output of a command that must have succeeded."""
         assert self.code == 0, self.err
         return json.loads(self.out)
 
 
 def load_data(data: object, **flags: Any) -> Any:
-    """Return the data set that `--data` names."""
+    """Load the data set that `--data` selects."""
     from cvae.data import load_dataset
 
     return load_dataset(TrainConfig(data=str(data), **flags))
 
 
-def assert_load_fails(data: object, *words: str, kind: type[CvaeError] = UsageError, **flags: Any) -> None:
+def assert_load_fails(data: object, *words: str, error_type: type[CvaeError] = UsageError, **flags: Any) -> None:
     """Check that loading fails with a one-line message that contains all the words."""
     with pytest.raises(CvaeError) as caught:
         load_data(data, **flags)
     message = str(caught.value)
-    assert type(caught.value) is kind, message
+    assert type(caught.value) is error_type, message
     assert "\n" not in message
     for word in words:
         assert word in message
 
 
 def edit_output(path: Path, name: str, op: str, value: float) -> None:
-    """Make an exported file apply `op` with a number to one of its outputs."""
+    """Edit an exported file so that it applies the operator `op` and a number to one of its outputs."""
     import numpy as np
     import onnx
 

@@ -1,4 +1,4 @@
-"""Small mirror of the Hugging Face Hub on this machine."""
+"""Small local mirror of the Hugging Face Hub."""
 
 import hashlib
 import json
@@ -9,19 +9,19 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Mirror(ThreadingHTTPServer):
-    """Server that answers huggingface_hub from folders, {"owner/name": folder}, and lists the downloads."""
+    """Server that gives huggingface_hub the files of folders, {"owner/name": folder}, and records the downloads."""
 
     daemon_threads = True
 
     def __init__(self, repositories: dict[str, Path]) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories
         self.downloads: list[str] = []
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
-class Answer(BaseHTTPRequestHandler):
-    """Commit, list of files and files of a repository, as https://huggingface.co/docs/hub/api describes them."""
+class Handler(BaseHTTPRequestHandler):
+    """Handler of requests for the commit, file list and files of a repository: https://huggingface.co/docs/hub/api."""
 
     server: Mirror
 
@@ -33,35 +33,35 @@ class Answer(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")
-        api = parts[:2] == ["api", "models"]
-        owner, name, verb, revision, *path = [*(parts[2:] if api else parts), "", ""]
+        is_api = parts[:2] == ["api", "models"]
+        owner, name, endpoint, revision, *subpath = [*(parts[2:] if is_api else parts), "", ""]
         folder = self.server.repositories.get(f"{owner}/{name}")
-        file = folder and folder / "/".join(filter(None, path))
+        file = folder and folder / "/".join(filter(None, subpath))
         if folder is None:
             return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if api and not verb:  # the newest revision
-            verb, revision = "revision", "main"
+        if is_api and not endpoint:  # a request without a revision
+            endpoint, revision = "revision", "main"
         if revision not in ("main", COMMIT):
             return self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
-        if api and verb == "revision":
-            sizes = [{"rfilename": each.name, "size": each.stat().st_size} for each in folder.iterdir()]
+        if is_api and endpoint == "revision":
+            sizes = [{"rfilename": entry.name, "size": entry.stat().st_size} for entry in folder.iterdir()]
             siblings = sizes if "blobs=" in self.path else []
             return self.send(200, json.dumps({"id": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}).encode())
-        if api and verb == "tree":
+        if is_api and endpoint == "tree":
             files = [
-                {"type": "file", "path": each.name, "size": each.stat().st_size, "oid": digest(each)[:40]}
-                for each in sorted(folder.iterdir())
-                if each.is_file()
+                {"type": "file", "path": entry.name, "size": entry.stat().st_size, "oid": digest(entry)[:40]}
+                for entry in sorted(folder.iterdir())
+                if entry.is_file()
             ]
             return self.send(200, json.dumps(files).encode())
-        if verb == "resolve" and file is not None and file.is_file():
+        if endpoint == "resolve" and file is not None and file.is_file():
             if body:
                 self.server.downloads.append(file.name)
             return self.send(200, file.read_bytes(), {"ETag": f'"{digest(file)[:40]}"', "X-Repo-Commit": COMMIT}, body)
         return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
-    def send(self, code: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
-        self.send_response(code)
+    def send(self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+        self.send_response(status)
         for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()

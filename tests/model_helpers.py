@@ -1,4 +1,4 @@
-"""Small models for the tests of their parts."""
+"""Small models for the tests of registered parts."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +10,14 @@ from cvae.models import VAE, Terms
 from cvae.registry import OBJECTIVES
 
 FAMILIES = ["mlp", "conv", "resnet", "ladder"]
-"""Architectures; the other names are sizes of these."""
+"""Architecture families. The other architectures are sizes of these."""
 NARROW = {
     "mlp": {"hidden": [16]},
     "conv": {"width": 4, "max_width": 8, "hidden": 16},
     "resnet": {"width": 4},
     "ladder": {"width": 4, "max_width": 8, "blocks": 1},
 }
-"""Options that keep a test quick."""
+"""Options that make an architecture small enough for a fast test."""
 
 
 def model_config(
@@ -45,8 +45,8 @@ def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[to
     return image, torch.arange(count) % 3 if labels else None
 
 
-def sampled(model: Any) -> Callable[..., Terms]:
-    """Return the model as an objective calls it."""
+def forward_with_noise(model: Any) -> Callable[..., Terms]:
+    """Return the function that an objective calls: the model with random noise."""
 
     def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1) -> Terms:
         return model(image, label, torch.randn(len(image) * samples, model.latent_dim))
@@ -57,7 +57,7 @@ def sampled(model: Any) -> Callable[..., Terms]:
 def learn(model: VAE, image: torch.Tensor, label: torch.Tensor | None, objective: str = "elbo", steps: int = 3) -> None:
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(steps):
-        loss = OBJECTIVES.get(objective)(sampled(model), image, label, 1.0).loss
+        loss = OBJECTIVES.get(objective)(forward_with_noise(model), image, label, 1.0).loss
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -35,13 +35,15 @@ wide = partial(part, width=16, sizes=(4, 4))
 def unbounded(*, limit: int | None = None) -> None: ...
 
 
-def things(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
+def make_registry(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
     """Return a registry with the parts "thing", "wide" and "unbounded", and add plug-ins as entry points."""
-    real = metadata.entry_points
-    ours = [metadata.EntryPoint(name.replace("_", "-"), value, GROUP) for name, value in plugins.items()]
+    real_entry_points = metadata.entry_points
+    plugin_entry_points = [metadata.EntryPoint(name.replace("_", "-"), value, GROUP) for name, value in plugins.items()]
 
     def entry_points(**selection):
-        return metadata.EntryPoints(ours).select(**selection) if selection["group"] == GROUP else real(**selection)
+        if selection["group"] == GROUP:
+            return metadata.EntryPoints(plugin_entry_points).select(**selection)
+        return real_entry_points(**selection)
 
     monkeypatch.setattr(metadata, "entry_points", entry_points)
     targets = {"thing": "part", "wide": "wide", "unbounded": "unbounded"}
@@ -73,12 +75,12 @@ def test_each_registry_has_its_own_entry_point_group():
 
 
 @pytest.mark.parametrize(("name", "part"), BUILTIN)
-def test_every_part_loads_and_its_options_are_plain_json(name, part):
+def test_every_part_loads_and_its_options_survive_json(name, part):
     parts = REGISTRIES[name]
     assert callable(parts.get(part))
     options = parts.options(part)
     stored = json.loads(json.dumps(options))
-    assert parts.resolve(part, stored) == options  # what config.json records builds the same part again
+    assert parts.resolve(part, stored) == options  # the options recorded in config.json build the same part
     assert parts.resolve(part, {}) == options
 
 
@@ -89,7 +91,7 @@ def test_every_part_loads_and_its_options_are_plain_json(name, part):
     ("name", "wrong", "suggestion"),
     [("ARCHITECTURES", "resnett", "'resnet'"), ("DATASETS", "mnsit", "'mnist'"), ("PRIORS", "qqq", "known: normal")],
 )
-def test_unknown_part_is_quoted_with_similar_names(name, wrong, suggestion):
+def test_error_for_unknown_part_suggests_similar_names(name, wrong, suggestion):
     with pytest.raises(UsageError) as caught:
         REGISTRIES[name].get(wrong)
     assert f"{REGISTRIES[name].kind} {wrong!r}" in str(caught.value) and suggestion in str(caught.value)
@@ -97,7 +99,7 @@ def test_unknown_part_is_quoted_with_similar_names(name, wrong, suggestion):
 
 
 def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
-    parts = things(monkeypatch, plug_in=f"{__name__}:wide")
+    parts = make_registry(monkeypatch, plug_in=f"{__name__}:wide")
     parts.register("mine", unbounded)
     assert parts.get("mine") is unbounded and "mine" in parts
     assert list(parts) == ["thing", "wide", "unbounded", "plug-in", "mine"]
@@ -110,7 +112,7 @@ def test_program_can_register_a_part_only_under_a_new_name(monkeypatch):
 
 
 @pytest.mark.parametrize("parts", REGISTRIES.values(), ids=REGISTRIES)
-def test_plugin_is_a_part_of_its_group_only(monkeypatch, parts):
+def test_plugin_is_listed_only_in_its_group(monkeypatch, parts):
     plugin = metadata.EntryPoint("mixer-of-mine", f"{__name__}:wide", parts.group)
     monkeypatch.setattr(metadata, "entry_points", lambda **keys: metadata.EntryPoints([plugin]).select(**keys))
     fresh = {name: Registry(other.kind, other.group, {}) for name, other in REGISTRIES.items()}
@@ -121,20 +123,20 @@ def test_plugin_is_a_part_of_its_group_only(monkeypatch, parts):
 
 
 def test_plugin_is_listed_without_being_imported(monkeypatch):
-    assert list(things(monkeypatch, gone="no_such_module:x"))[-1] == "gone"
+    assert list(make_registry(monkeypatch, gone="no_such_module:x"))[-1] == "gone"
 
 
 def test_built_in_part_cannot_be_shadowed(monkeypatch):
-    parts = things(monkeypatch, thing=f"{__name__}:unbounded")
+    parts = make_registry(monkeypatch, thing=f"{__name__}:unbounded")
     with pytest.warns(UserWarning, match="unbounded' is skipped: 'thing' is a built-in"):
         assert list(parts) == ["thing", "wide", "unbounded"]
     assert parts.get("thing") is part and parts.summary("thing") == "the thing"
 
 
 BROKEN = {
-    "no module": "no_such_module_of_mine:x",
-    "no attribute": f"{__name__}:no_such_part",
-    "raises": "tests_broken_plugin:x",
+    "missing module": "no_such_module_of_mine:x",
+    "missing attribute": f"{__name__}:no_such_part",
+    "error on import": "tests_broken_plugin:x",
 }
 
 
@@ -145,17 +147,17 @@ def broken_module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
-def test_broken_plugin_is_an_error_when_requested(monkeypatch, broken_module, value):
+def test_get_raises_error_for_broken_plugin(monkeypatch, broken_module, value):
     with pytest.raises(CvaeError) as caught:
-        things(monkeypatch, broken=value).get("broken")
+        make_registry(monkeypatch, broken=value).get("broken")
     message = str(caught.value)
     assert not isinstance(caught.value, UsageError)  # exit code 1: the arguments were valid
     assert "'broken'" in message and value in message and "uninstall" in message
 
 
 @pytest.mark.parametrize("value", BROKEN.values(), ids=BROKEN)
-def test_broken_plugin_is_skipped_with_a_warning_in_lists(monkeypatch, broken_module, value):
-    parts = things(monkeypatch, broken=value, good=f"{__name__}:wide")
+def test_load_all_skips_broken_plugin_with_a_warning(monkeypatch, broken_module, value):
+    parts = make_registry(monkeypatch, broken=value, good=f"{__name__}:wide")
     with pytest.warns(UserWarning, match=value):
         loaded = parts.load_all()
     assert loaded == {"thing": part, "wide": wide, "unbounded": unbounded, "good": wide}
@@ -163,21 +165,21 @@ def test_broken_plugin_is_skipped_with_a_warning_in_lists(monkeypatch, broken_mo
 
 def test_error_of_a_broken_plugin_is_one_line(monkeypatch, broken_module):
     with pytest.raises(CvaeError) as caught:
-        things(monkeypatch, broken=BROKEN["raises"]).get("broken")
+        make_registry(monkeypatch, broken=BROKEN["error on import"]).get("broken")
     assert "\n" not in str(caught.value)
 
 
-def test_part_with_missing_packages_names_the_pip_command():
-    parts = Registry("thing", "cvae.none", {"far": Builtin("no_such_module_of_mine:x", "far away")})
-    with pytest.raises(MissingExtraError, match=r"'far'.*pip install 'cvae-onnx\[train\]'"):
-        parts.get("far")
+def test_error_for_missing_packages_gives_pip_command():
+    parts = Registry("thing", "cvae.none", {"mine": Builtin("no_such_module_of_mine:x", "needs an extra")})
+    with pytest.raises(MissingExtraError, match=r"'mine'.*pip install 'cvae-onnx\[train\]'"):
+        parts.get("mine")
 
 
 # -- options -----------------------------------------------------------------------------------------------------------
 
 
 def test_options_are_the_keyword_parameters_of_a_part(monkeypatch):
-    parts = things(monkeypatch)
+    parts = make_registry(monkeypatch)
     defaults = {"width": 8, "rate": 0.5, "sizes": (4,), "deep": False, "name": "a"}
     assert parts.options("thing") == defaults
     assert parts.options("wide") == {**defaults, "width": 16, "sizes": (4, 4)}
@@ -197,7 +199,7 @@ def test_options_are_the_keyword_parameters_of_a_part(monkeypatch):
     ids=str,
 )
 def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, options, resolved):
-    parts = things(monkeypatch)
+    parts = make_registry(monkeypatch)
     ((option, _),) = options.items()
     result = parts.resolve("thing", options)
     assert result == {**parts.options("thing"), option: resolved} and type(result[option]) is type(resolved)
@@ -215,32 +217,32 @@ def test_option_value_is_converted_to_the_type_of_its_default(monkeypatch, optio
 def test_option_value_of_another_type_is_rejected(monkeypatch, options):
     ((option, value),) = options.items()
     with pytest.raises(UsageError) as caught:
-        things(monkeypatch).resolve("thing", options)
+        make_registry(monkeypatch).resolve("thing", options)
     assert f"thing 'thing': {option}={value!r}" in str(caught.value)
 
 
 @pytest.mark.parametrize("sizes", [["a"], [1.5], [[1]], [None]], ids=str)
 def test_list_entry_of_another_type_is_rejected(monkeypatch, sizes):
     with pytest.raises(UsageError):
-        things(monkeypatch).resolve("thing", {"sizes": sizes})
+        make_registry(monkeypatch).resolve("thing", {"sizes": sizes})
 
 
 def test_option_with_default_none_accepts_any_value(monkeypatch):
-    assert things(monkeypatch).resolve("unbounded", {"limit": 3}) == {"limit": 3}
-    assert things(monkeypatch).resolve("unbounded", {}) == {"limit": None}
+    assert make_registry(monkeypatch).resolve("unbounded", {"limit": 3}) == {"limit": 3}
+    assert make_registry(monkeypatch).resolve("unbounded", {}) == {"limit": None}
 
 
 @pytest.mark.parametrize(
     ("name", "option", "suggestion"), [("thing", "widht", "'width'"), ("unbounded", "x", "known: limit")]
 )
-def test_unknown_option_is_rejected_with_similar_names(monkeypatch, name, option, suggestion):
+def test_error_for_unknown_option_suggests_similar_names(monkeypatch, name, option, suggestion):
     with pytest.raises(UsageError, match=f"'{name}' has no option '{option}'.*{suggestion}"):
-        things(monkeypatch).resolve(name, {option: 1})
+        make_registry(monkeypatch).resolve(name, {option: 1})
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "kind"), [("batch_norm", "yes", "true or false"), ("width", "x", "an integer")]
+    ("option", "value", "expected_type"), [("batch_norm", "yes", "true or false"), ("width", "x", "an integer")]
 )
-def test_error_names_the_expected_type_of_an_option(option, value, kind):
-    with pytest.raises(UsageError, match=f"{option}='{value}' is not {kind}"):
+def test_error_names_the_expected_type_of_an_option(option, value, expected_type):
+    with pytest.raises(UsageError, match=f"{option}='{value}' is not {expected_type}"):
         registry.ARCHITECTURES.resolve("resnet", {option: value})

@@ -9,11 +9,11 @@ from cvae.errors import CvaeError
 from cvae.run import CONFIG, METRICS, SAMPLES, WEIGHTS, last_saved_run, list_runs, read_metrics, sample_images
 
 
-def make_run(folder: Path, *, seconds: int, weights: bool = True) -> Path:
+def make_run(folder: Path, *, mtime: int, weights: bool = True) -> Path:
     folder.mkdir(parents=True)
     for name in (CONFIG, *[WEIGHTS] * weights):
         (folder / name).touch()
-        os.utime(folder / name, (seconds, seconds))
+        os.utime(folder / name, (mtime, mtime))
     return folder
 
 
@@ -29,7 +29,7 @@ def test_read_metrics_names_the_damaged_line(tmp_path, line):
         read_metrics(tmp_path)
 
 
-def test_read_metrics_says_that_the_file_is_missing(tmp_path):
+def test_read_metrics_reports_missing_file(tmp_path):
     with pytest.raises(CvaeError, match=r"can't read .*metrics\.jsonl', which cvae train writes: No such file"):
         read_metrics(tmp_path)
 
@@ -42,8 +42,8 @@ def test_sample_images_are_sorted_by_the_number_of_the_epoch(tmp_path):
 
 
 def test_newest_run_has_weights_but_last_saved_run_may_lack_them(tmp_path):
-    first = make_run(tmp_path / "b", seconds=1)
-    second = make_run(tmp_path / "a", seconds=2)
-    started = make_run(tmp_path / "c", seconds=3, weights=False)
+    first = make_run(tmp_path / "b", mtime=1)
+    second = make_run(tmp_path / "a", mtime=2)
+    started = make_run(tmp_path / "c", mtime=3, weights=False)
     assert list_runs(tmp_path) == [second, first] and last_saved_run(tmp_path) == started
     assert last_saved_run(tmp_path / "none") is None and list_runs(tmp_path / "none") == []

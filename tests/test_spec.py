@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from cvae.errors import CvaeError
 from cvae.spec import Spec
 
-quick = settings(deadline=None, max_examples=60)
+fast_settings = settings(deadline=None, max_examples=60)
 
 
-def spec_with(**changes) -> Spec:
+def make_spec(**changes) -> Spec:
     fields = {
         "role": "decoder",
         "name": "some",
@@ -29,7 +29,7 @@ def spec_with(**changes) -> Spec:
     return Spec(**{**fields, **changes})
 
 
-words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
+printable = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
 agreements = st.fixed_dictionaries(
     {},
     optional={
@@ -41,23 +41,23 @@ agreements = st.fixed_dictionaries(
 specs = st.builds(
     Spec,
     role=st.sampled_from(["decoder", "encoder"]),
-    name=words,
-    architecture=words,
+    name=printable,
+    architecture=printable,
     image_shape=st.tuples(*[st.integers(1, 4096)] * 3),
     latent_dim=st.integers(1, 65536),
-    classes=st.none() | st.lists(words, min_size=1, max_size=5, unique=True).map(tuple),
-    likelihood=words,
-    prior=words,
-    data=words,
-    data_terms=words,
+    classes=st.none() | st.lists(printable, min_size=1, max_size=5, unique=True).map(tuple),
+    likelihood=printable,
+    prior=printable,
+    data=printable,
+    data_terms=printable,
     agreement=agreements,
-    license=words,
-    weights=words,
-    producer=words,
+    license=printable,
+    weights=printable,
+    producer=printable,
 )
 
 
-@quick
+@fast_settings
 @given(specs)
 def test_spec_survives_conversion_to_json(spec):
     assert Spec.from_json(spec.to_json(), "here") == spec
@@ -91,7 +91,7 @@ def test_spec_survives_conversion_to_json(spec):
     ids=str,
 )
 def test_newer_or_invalid_spec_is_rejected(changes, words):
-    text = json.dumps({**json.loads(spec_with().to_json()), **changes})
+    text = json.dumps({**json.loads(make_spec().to_json()), **changes})
     with pytest.raises(CvaeError, match=f"'some-file'.*{words}") as caught:
         Spec.from_json(text, "some-file")
     assert "\n" not in str(caught.value)

@@ -1,11 +1,11 @@
-"""Loader of untrusted files under limits of memory and time, run as a script in a process of its own.
+"""Script that loads untrusted files in a process with limited memory and time.
 
-    python tests/untrusted.py load FOLDER                 every file or folder in FOLDER, by its suffix
-    python tests/untrusted.py fuzz FIRST COUNT FILE ...   mutations of exported files
+    python tests/untrusted.py load FOLDER                 load every file or folder in FOLDER, by its suffix
+    python tests/untrusted.py fuzz FIRST COUNT FILE ...   load mutations of exported files
 
-It prints a line of JSON before each file, with its name, so that the last line names the file in which the process
-crashed. After each file it prints another with the outcome, the message of the error, the CPU time in seconds, and the
-increase of the peak memory in bytes.
+Before each file, it prints a line of JSON with the name, so that after a crash the last line names the file that caused
+it. After each file, it prints a line with the outcome, the error message, the CPU time in seconds, and the increase in
+peak memory in bytes.
 """
 
 import itertools
@@ -28,14 +28,14 @@ import numpy as np
 from cvae.errors import CvaeError
 from cvae.runtime.session import CHUNK, Session, read_spec
 
-with suppress(ImportError):  # on Windows, where tests use other functions of this module
+with suppress(ImportError):  # Windows lacks it, but tests there use other functions of this module
     import resource
 
 MEMORY = 200 * 2**20
-"""Memory that a file may take, in bytes, in addition to that of the process before it."""
+"""Maximum memory for loading a file, in bytes, in addition to what the process used before."""
 
 SECONDS = 2
-"""CPU time after which a file is considered to hang, and a signal kills the process."""
+"""CPU time in seconds after which loading a file counts as a hang, and a signal kills the process."""
 
 OPTIONS: dict[str, Any] = {"threads": 1, "spinning": False, "arena": False}
 
@@ -94,13 +94,13 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     ".toml": load_recipe,
     ".detector": load_detector,
 }
-"""Suffix -> loader; anything else is an image."""
+"""Loader of the files with each suffix. Other files are loaded as images."""
 
 
 def peak_memory() -> int:
     """Return the peak memory of this process since `reset_peak_memory`, in bytes.
 
-    `ru_maxrss` would not do, because a process inherits it from the one that started it.
+    `ru_maxrss` is not suitable, because a process inherits it from its parent.
     """
     match = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert match
@@ -113,7 +113,7 @@ def reset_peak_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Limit the process to `MEMORY` bytes more than now. The limit is on addresses, which are never fewer."""
+    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, an upper bound of memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
 
@@ -142,7 +142,7 @@ def attempt(name: str, load: Callable[[], None]) -> None:
 
 def load_all(folder: Path) -> None:
     paths = sorted(folder.iterdir())
-    for path in paths:  # imports and one-time allocations must not count for the files
+    for path in paths:  # imports and one-time allocations must not be counted for a file
         if path.name.startswith("_valid"):
             LOADERS.get(path.suffix, read_image)(path)
     limit_memory()
@@ -184,121 +184,123 @@ def varint(value: int) -> bytes:
     return bytes([*data, value])
 
 
-def flip(data: bytearray, r: random.Random) -> None:
-    for _ in range(r.choice([1, 1, 2, 8])):
-        data[random_position(data, r)] ^= 1 << r.randrange(8)
+def flip(data: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.choice([1, 1, 2, 8])):
+        data[random_position(data, rng)] ^= 1 << rng.randrange(8)
 
 
-def overwrite(data: bytearray, r: random.Random) -> None:
-    at = random_position(data, r)
-    data[at : at + r.choice([1, 2, 4, 8])] = r.randbytes(r.choice([1, 2, 4, 8]))
+def overwrite(data: bytearray, rng: random.Random) -> None:
+    at = random_position(data, rng)
+    data[at : at + rng.choice([1, 2, 4, 8])] = rng.randbytes(rng.choice([1, 2, 4, 8]))
 
 
-def splice(data: bytearray, r: random.Random) -> None:
-    source, to, length = random_position(data, r), random_position(data, r), r.choice([1, 4, 30, 300, 3000])
-    data[to : to + r.choice([0, length])] = data[source : source + length]
+def splice(data: bytearray, rng: random.Random) -> None:
+    source, to, length = random_position(data, rng), random_position(data, rng), rng.choice([1, 4, 30, 300, 3000])
+    data[to : to + rng.choice([0, length])] = data[source : source + length]
 
 
-def delete(data: bytearray, r: random.Random) -> None:
-    at = random_position(data, r)
-    del data[at : at + r.choice([1, 2, 10, 100, 10_000])]
+def delete(data: bytearray, rng: random.Random) -> None:
+    at = random_position(data, rng)
+    del data[at : at + rng.choice([1, 2, 10, 100, 10_000])]
 
 
-def truncate(data: bytearray, r: random.Random) -> None:
-    del data[random_position(data, r) :]
+def truncate(data: bytearray, rng: random.Random) -> None:
+    del data[random_position(data, rng) :]
 
 
-def random_position(data: bytearray, r: random.Random) -> int:
-    """Return a position anywhere or, in a third of the cases, at the start, since weights are most of a file."""
-    return r.choice([r.randrange(len(data)), r.randrange(min(20_000, len(data))), r.randrange(len(data))])
+def random_position(data: bytearray, rng: random.Random) -> int:
+    """Return a random position, a third of the time near the start, because weights make up most of a file."""
+    return rng.choice([rng.randrange(len(data)), rng.randrange(min(20_000, len(data))), rng.randrange(len(data))])
 
 
 def number_spans(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[int, int]]:
     """Iterate over the start and end of each key, length and number in a message and the messages nested in it."""
     position = start
     while position < end:
-        marks = [position]
+        boundaries = [position]
         for _ in range(2 if data[position] & 7 in (0, 2) else 1):
             while position < end and data[position] > 0x7F:
                 position += 1
             position += 1
-            marks.append(position)
-        yield from itertools.pairwise(marks)
-        kind = data[marks[0]] & 7
-        if kind == 2 and len(marks) == 3:
-            size = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[marks[1] : marks[2]]))
+            boundaries.append(position)
+        yield from itertools.pairwise(boundaries)
+        wire_type = data[boundaries[0]] & 7
+        if wire_type == 2 and len(boundaries) == 3:
+            size = sum((byte & 0x7F) << 7 * i for i, byte in enumerate(data[boundaries[1] : boundaries[2]]))
             if (depth < 4 and size < 5000) or depth == 0:
                 yield from number_spans(data, position, min(end, position + size), depth + 1)
             position += size
-        elif kind in (1, 5):
-            position += 8 if kind == 1 else 4
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
 
 
-def replace_number(data: bytearray, r: random.Random) -> None:
+def replace_number(data: bytearray, rng: random.Random) -> None:
     """Replace a length, a number or the key of a field."""
-    start, end = r.choice(list(number_spans(bytes(data), 0, len(data)))[:20_000])
-    data[start:end] = varint(r.choice([*EXTREME_NUMBERS, *[max(0, data[start] + d) for d in (-2, -1, 1, 2, 8)]]))
+    start, end = rng.choice(list(number_spans(bytes(data), 0, len(data)))[:20_000])
+    data[start:end] = varint(rng.choice([*EXTREME_NUMBERS, *[max(0, data[start] + d) for d in (-2, -1, 1, 2, 8)]]))
 
 
-def edit_graph(data: bytearray, r: random.Random) -> None:
-    """Change the model, so that the result is still valid protobuf."""
+def edit_graph(data: bytearray, rng: random.Random) -> None:
+    """Edit the model at random. The result is still valid protobuf."""
     import onnx
 
     model = onnx.load_from_string(bytes(data))
     graph = model.graph
-    for _ in range(r.choice([1, 1, 2, 4])):
-        node, weight = r.choice(graph.node), r.choice(graph.initializer)
-        other = r.choice(graph.node)
-        number = r.choice([*EXTREME_NUMBERS[:-2], -1, -2, -(2**31), -(2**63), r.randrange(-10, 100)])
-        match r.randrange(15):
+    for _ in range(rng.choice([1, 1, 2, 4])):
+        node, weight = rng.choice(graph.node), rng.choice(graph.initializer)
+        other = rng.choice(graph.node)
+        number = rng.choice([*EXTREME_NUMBERS[:-2], -1, -2, -(2**31), -(2**63), rng.randrange(-10, 100)])
+        match rng.randrange(15):
             case 0:
                 node.op_type = other.op_type
             case 1:
-                node.op_type = r.choice(
+                node.op_type = rng.choice(
                     ["Tile", "Loop", "Einsum", "Softmax", "Identity", "Floor", "Gelu", "Cast", "Pad"]
                 )
             case 2 if node.input:
-                node.input[r.randrange(len(node.input))] = r.choice([other.output[0], *other.input, weight.name])
+                node.input[rng.randrange(len(node.input))] = rng.choice([other.output[0], *other.input, weight.name])
             case 3 if node.input:
-                del node.input[r.randrange(len(node.input))]
+                del node.input[rng.randrange(len(node.input))]
             case 4:
-                node.input.append(r.choice([other.output[0], weight.name, ""]))
+                node.input.append(rng.choice([other.output[0], weight.name, ""]))
             case 5:
-                node.output[0] = r.choice([other.output[0], weight.name, "x", ""])
+                node.output[0] = rng.choice([other.output[0], weight.name, "x", ""])
             case 6 if len(graph.node) > 1:
                 graph.node.remove(node)
             case 7:
-                graph.node.insert(r.randrange(len(graph.node)), other)
+                graph.node.insert(rng.randrange(len(graph.node)), other)
             case 8 if attributes := [a for n in graph.node for a in n.attribute if a.type in (2, 7)]:
-                attribute = r.choice(attributes)
+                attribute = rng.choice(attributes)
                 if attribute.type == 2:
                     attribute.i = number
                 elif attribute.ints:
-                    attribute.ints[r.randrange(len(attribute.ints))] = number
+                    attribute.ints[rng.randrange(len(attribute.ints))] = number
             case 9:
                 node.attribute.append(
-                    onnx.helper.make_attribute(r.choice(["axis", "group", "pads", "to", "mode"]), number)
+                    onnx.helper.make_attribute(rng.choice(["axis", "group", "pads", "to", "mode"]), number)
                 )
             case 10 if weight.dims:
-                weight.dims[r.randrange(len(weight.dims))] = number
+                weight.dims[rng.randrange(len(weight.dims))] = number
             case 11:
-                weight.data_type = r.randrange(20)
+                weight.data_type = rng.randrange(20)
             case 12 if constants := [t for t in graph.initializer if t.data_type == 7 and len(t.raw_data) >= 8]:
-                constant = r.choice(constants)
+                constant = rng.choice(constants)
                 values = bytearray(constant.raw_data)
-                at = 8 * r.randrange(len(values) // 8)
+                at = 8 * rng.randrange(len(values) // 8)
                 values[at : at + 8] = struct.pack("<q", number)
                 constant.raw_data = bytes(values)
             case 13 if weight.raw_data:
                 values = bytearray(weight.raw_data)
-                at = r.randrange(0, len(values), 4)
-                values[at : at + 4] = struct.pack("<f", r.choice([1e38, -1e38, 1e-44, float("nan"), float("inf"), 1e9]))
+                at = rng.randrange(0, len(values), 4)
+                values[at : at + 4] = struct.pack(
+                    "<f", rng.choice([1e38, -1e38, 1e-44, float("nan"), float("inf"), 1e9])
+                )
                 weight.raw_data = bytes(values)
             case 14:
-                value = r.choice([*graph.input, *graph.output])
+                value = rng.choice([*graph.input, *graph.output])
                 dims = value.type.tensor_type.shape.dim
                 if dims:
-                    dims[r.randrange(len(dims))].dim_value = number
+                    dims[rng.randrange(len(dims))].dim_value = number
     data[:] = model.SerializeToString()
 
 
@@ -307,13 +309,13 @@ MUTATIONS = [*[flip] * 2, overwrite, splice, delete, truncate, *[replace_number]
 
 def mutate(data: bytes, seed: int) -> bytes:
     """Return a file with one to three mutations of a random kind."""
-    r = random.Random(seed)
-    changed = bytearray(data)
-    mutation = r.choice(MUTATIONS)
-    for _ in range(1 if mutation is edit_graph else r.choice([1, 1, 1, 3])):
-        if changed:
-            mutation(changed, r)
-    return bytes(changed)
+    rng = random.Random(seed)
+    mutated = bytearray(data)
+    mutation = rng.choice(MUTATIONS)
+    for _ in range(1 if mutation is edit_graph else rng.choice([1, 1, 1, 3])):
+        if mutated:
+            mutation(mutated, rng)
+    return bytes(mutated)
 
 
 def fuzz(first: int, count: int, paths: list[Path]) -> None:
@@ -334,7 +336,7 @@ def fuzz(first: int, count: int, paths: list[Path]) -> None:
 
 
 def run_script(command: str, *arguments: object, folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Run this script in a process, and return its reports of files and its stderr."""
+    """Run this script in a new process, and return its reports on the files and its stderr."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     arguments = (sys.executable, "-P", __file__, command, *map(str, arguments))
     process = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True)
@@ -344,17 +346,17 @@ def run_script(command: str, *arguments: object, folder: Path) -> tuple[list[dic
 
 
 def load_in_process(folder: Path) -> dict[str, dict[str, Any]]:
-    """Load all files of a folder in one process under limits, and return its reports by file name."""
+    """Load all files of a folder in one process with limits, and return its reports by file name."""
     reports, stderr = run_script("load", folder, folder=folder)
-    assert stderr == "", "more was printed than one line per error"
+    assert stderr == "", "something was printed to stderr"
     return {report["name"]: report for report in reports}
 
 
 def assert_rejected(folder: Path) -> None:
-    """Assert that all files of a folder are rejected, except those named _valid.
+    """Assert that all files of a folder are rejected, except those whose names begin with _valid.
 
-    Each must be rejected in one short line with its name, within a second, and without much memory. Files whose names
-    begin with a dot are not loaded.
+    Each must be rejected within a second and with little memory, in one short line that contains its name. Files whose
+    names begin with a dot are not loaded.
     """
     reports = load_in_process(folder)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -374,10 +376,10 @@ def assert_rejected(folder: Path) -> None:
 
 
 def fuzz_in_process(first: int, count: int, paths: list[Path], folder: Path) -> dict[str, int]:
-    """Load mutations of files in a process under limits; a crash, or too much time or memory, is an error.
+    """Load mutations of files in a process with limits. A crash and too much time or memory are errors.
 
     Returns:
-        The number of mutations that were "rejected" and "accepted", and of those rejected "by onnxruntime".
+        The numbers of mutations that were "rejected" and "accepted", and of those rejected "by onnxruntime".
     """
     reports, _ = run_script("fuzz", first, count, *paths, folder=folder)
     assert len(reports) == count

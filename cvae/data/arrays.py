@@ -15,18 +15,19 @@ from cvae.errors import CvaeError, UsageError
 SHAPES = (
     "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
 )
-"""Supported shapes of image arrays, for the docstring and error messages."""
+"""Supported shapes of image arrays, for error messages."""
 
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
 """Allowed keys of the images of each split."""
 
 MAX_CLASSES = 65536
+"""Maximum number of classes."""
 
 
 def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load a data set from an .npz or .npy file.
 
-    An .npz file holds the array `train` or `images`, and optionally `validation` or `valid`, and `test`. Images are
+    An .npz file contains the array `train` or `images`, and optionally `validation` or `valid`, and `test`. Images are
     uint8 in 0..255, bool, or float in 0..1, in one of the `SHAPES`. If the last of four dimensions is 1 or 3, it is C
     (only images less than 4 pixels wide would be ambiguous, and no model accepts them). Packed images are uint8, one
     bit per pixel.
@@ -35,7 +36,7 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     integers or class names. The optional `classes` holds the class names in the order of the labels; by default they
     are the sorted names in train. Other keys are ignored.
 
-    An .npy file holds training images without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than memory:
+    An .npy file contains training images without labels, uint8 (N, H, W) or (N, C, H, W). It may be larger than memory:
     its images are read on demand and can't be resized.
 
     Args:
@@ -103,7 +104,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # a damaged file raises anything from BadZipFile to MemoryError
         reason = " ".join(str(error).split()) or type(error).__name__
         raise CvaeError(
-            f"can't read {str(path)!r}: {reason}; save plain arrays of numbers or text with numpy.savez"
+            f"can't read {str(path)!r}: {reason}; save plain arrays of numbers or strings with numpy.savez"
         ) from error
 
 
@@ -126,18 +127,20 @@ def _convert_images(array: np.ndarray, key: str, argument: str) -> np.ndarray:
         array = array * np.uint8(255)
     elif array.dtype.kind == "f":
         low, high = (array.min(), array.max()) if array.size else (0, 0)
-        if not (low >= 0 and high <= 1):  # NaN fails too
-            raise UsageError(f"{key!r} of {argument!r} is float in {low:g}..{high:g}; scale it to 0..1")
+        if not (low >= 0 and high <= 1):  # this also rejects NaN
+            raise UsageError(f"{key!r} of {argument!r} has float values in {low:g}..{high:g}; scale them to 0..1")
         array = np.rint(array * 255).astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise UsageError(f"{key!r} of {argument!r} is {array.dtype}; make it uint8 in 0..255, bool, or float in 0..1")
+        raise UsageError(
+            f"{key!r} of {argument!r} is of type {array.dtype}; convert it to uint8 in 0..255, bool, or float in 0..1"
+        )
     return np.ascontiguousarray(array)
 
 
 def _number_labels(
     labels: dict[str, np.ndarray], names: np.ndarray | None, argument: str
 ) -> tuple[tuple[str, ...] | None, dict[str, np.ndarray]]:
-    """Return the class names, and the labels of each split, integers or strings, converted to int64."""
+    """Return the class names, and the labels of each split (integers or strings) as int64."""
     if not labels:
         return None, {}
     if names is not None and (names.dtype.kind != "U" or names.ndim != 1):
@@ -146,11 +149,11 @@ def _number_labels(
     if kinds == {"U"}:
         if names is None:
             names = np.unique(labels["train"] if "train" in labels else np.concatenate(list(labels.values())))
-        number = {str(name): i for i, name in enumerate(names)}
+        index = {str(name): i for i, name in enumerate(names)}
         for name, array in labels.items():
-            if unknown := sorted(set(array.ravel().tolist()) - set(number)):
+            if unknown := sorted(set(array.ravel().tolist()) - set(index)):
                 raise UsageError(f"the {name} labels of {argument!r} have {unknown[0]!r}, which is not a class")
-            labels[name] = np.array([number[label] for label in array.ravel().tolist()], np.int64).reshape(array.shape)
+            labels[name] = np.array([index[label] for label in array.ravel().tolist()], np.int64).reshape(array.shape)
     elif kinds <= {"i", "u"}:
         highest = max(int(array.max(initial=0)) for array in labels.values())
         if highest >= MAX_CLASSES:
@@ -160,5 +163,5 @@ def _number_labels(
         labels = {name: array.astype(np.int64) for name, array in labels.items()}
     else:
         types = ", ".join(str(array.dtype) for array in labels.values())
-        raise UsageError(f"the labels of {argument!r} are {types}; make them all integers or all strings")
+        raise UsageError(f"the labels of {argument!r} are of type {types}; make them all integers or all strings")
     return tuple(names.tolist()), labels

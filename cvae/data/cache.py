@@ -1,7 +1,7 @@
 """Cache of decoded image folders, one .npy file per folder.
 
     <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy     the images
-                                                            <hash of its files>.json    notes on reading them
+                                                            <hash of its files>.json    problems in reading them
 
 When a file of the folder is added, removed or changed, the second hash changes and the images are decoded again.
 """
@@ -24,7 +24,7 @@ from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_file
 from cvae.data.disk_images import DiskImages
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.errors import CvaeError, one_line
-from cvae.imaging.reader import describe_ranges, find_shallow
+from cvae.imaging.reader import common_bit_depth, describe_ranges
 
 FORMAT = 2
 """Version of the cache files. If it differs, the images are decoded again."""
@@ -51,7 +51,7 @@ class DecodedFolder:
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
     """Decode the images of a folder, or read them from the cache, waiting while another process decodes them.
 
-    All images are decoded again if an I/O or memory error prevented reading an image before, but not now.
+    All images are decoded again if one that failed with an I/O or memory error before can be read now.
 
     Args:
         folder: the folder, whose path is the key of the cache.
@@ -82,11 +82,11 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
             raise CvaeError(f"{error}; choose another folder for decoded images with --data-dir") from error
         for old in target.parent.iterdir():
             if old.stem != content_hash:
-                with suppress(OSError):  # Windows refuses while another run reads the file
+                with suppress(OSError):  # Windows does not remove a file that another run has open
                     old.unlink()
         if cached := _read(target, paths, size, retry=False):
             return cached
-    raise CvaeError(f"{str(target)!r} was removed as soon as it was written; start again")
+    raise CvaeError(f"{str(target)!r} was removed as soon as it was written; start over")
 
 
 def _create_progress_bar(console: Console) -> Progress:
@@ -107,8 +107,8 @@ def _cache_key(folder: Path, paths: Sequence[Path], size: tuple[int, int]) -> tu
     try:
         for path in paths:
             stat = path.stat()
-            relative = os.fsencode(str(path).removeprefix(f"{folder}{os.sep}"))  # no prefix in the folder "."
-            # ctime also shows changes that keep size and mtime, such as cp -p or a new permission to read.
+            relative = os.fsencode(str(path).removeprefix(f"{folder}{os.sep}"))  # paths in "." have no prefix
+            # ctime also shows changes that keep size and mtime, such as cp -p or new permissions.
             content.update(b"%b\0%d %d %d\0" % (relative, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     except OSError as error:
         raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
@@ -143,7 +143,7 @@ def _write(
     size: tuple[int, int],
     details: dict[str, Any],
 ) -> None:
-    """Write the images, and then the notes on reading them, to the cache."""
+    """Write the images, and then the problems in reading them, to the cache."""
     shape = (len(paths), 3, *size)
     # The .npy file is read only if its .json file, which is written last, exists. So the two always belong together,
     # even after the process was killed.
@@ -164,9 +164,9 @@ def _write(
                     ranges[i] = image.bits, image.peak
             is_grey = is_grey and bool((pixels == pixels[:1]).all())
             file.write(pixels.tobytes())
-        depth, shallow = find_shallow(ranges)
-        decoded_again = decode([paths[i] for i in shallow], size, depth) if shallow else ()
-        for i, image in zip(shallow, decoded_again, strict=True):
+        bits, outliers = common_bit_depth(ranges)
+        decoded_again = decode([paths[i] for i in outliers], size, bits) if outliers else ()
+        for i, image in zip(outliers, decoded_again, strict=True):
             if isinstance(image, ReadFailure):
                 failures[i] = image
             file.seek(start + i * black.size)
@@ -188,17 +188,17 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 def _convert_to_grey(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
     """Rewrite images with three equal channels as one channel, in place.
 
-    Images are written from the front, behind the position of the next read, so none is overwritten before it is read.
+    Each image is written before the position of the next read, so no image is overwritten before it has been read.
     """
     count, channels, height, width = shape
-    plane = height * width
+    pixels = height * width
     file.seek(0)
-    _write_header(file, (count, 1, height, width))  # as long as before, because numpy pads headers
+    _write_header(file, (count, 1, height, width))  # the length of the header is unchanged, because numpy pads it
     start = file.tell()
-    step = max(1, CHUNK_BYTES // (channels * plane))
+    step = max(1, CHUNK_BYTES // (channels * pixels))
     for first in range(0, count, step):
-        file.seek(start + first * channels * plane)
-        images = np.frombuffer(file.read(step * channels * plane), np.uint8).reshape(-1, channels, plane)
-        file.seek(start + first * plane)
+        file.seek(start + first * channels * pixels)
+        images = np.frombuffer(file.read(step * channels * pixels), np.uint8).reshape(-1, channels, pixels)
+        file.seek(start + first * pixels)
         file.write(images[:, 0].tobytes())
-    file.truncate(start + count * plane)
+    file.truncate(start + count * pixels)

@@ -15,7 +15,7 @@ from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
 MAX_MEMORY_BYTES = 2**28
-"""Largest size of the images of a data set on disk that are read into memory at once."""
+"""Maximum size, in bytes, of a data set on disk that is read into memory as a whole."""
 
 MAX_CLASSES_SHOWN = 20
 """Maximum number of classes in a description."""
@@ -120,7 +120,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 def describe(dataset: Dataset) -> str:
     """Return one line with the number of images in each split and, with labels, in each class."""
-    texts = []
+    descriptions = []
     for name, split in _list_splits(dataset).items():
         text = count_of(len(split), f"{'training' if name == 'train' else name} image")
         if split.labels is not None and dataset.classes is not None:
@@ -128,8 +128,8 @@ def describe(dataset: Dataset) -> str:
             by_class = [f"{one_line(name, 40)} {count:,}" for name, count in zip(dataset.classes, counts, strict=True)]
             more = len(by_class) - MAX_CLASSES_SHOWN
             text += f" ({', '.join(by_class[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
-        texts.append(text)
-    return f"{one_line(dataset.name, 40)}: {', '.join(texts)}"
+        descriptions.append(text)
+    return f"{one_line(dataset.name, 40)}: {', '.join(descriptions)}"
 
 
 def refuse_argument(name: str, argument: str) -> None:
@@ -165,9 +165,9 @@ def _call_factory(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
     path = Path(config.data).expanduser()
     if name not in DATASETS and path.exists():
-        kind = "npz" if path.suffix in (".npz", ".npy") else "folder"
+        loader = "npz" if path.suffix in (".npz", ".npy") else "folder"
         raise UsageError(
-            f"--data {config.data!r} is a path, not the name of a data set; use --data {kind}:{config.data}"
+            f"--data {config.data!r} is a path, not the name of a data set; use --data {loader}:{config.data}"
         )
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
     return DATASETS.get(name)(argument, data_dir, config.sides)
@@ -177,7 +177,7 @@ def _check(dataset: object, data: str) -> Dataset:
     """Return the result of a factory after checking it.
 
     Raises:
-        CvaeError: If it is not a `Dataset` as documented there and in `Split`.
+        CvaeError: If it does not have the types and shapes that `Dataset` and `Split` document.
     """
 
     def data_error(problem: str) -> CvaeError:
@@ -200,8 +200,8 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"the images of {name} are {actual}, not a uint8 array or DiskImages (N, C, H, W)")
         if 0 in images.shape:
             raise data_error(f"{name} has no images: shape {images.shape}")
-        if images.shape[1:] != dataset.train.images.shape[1:]:
-            raise data_error(f"{name} has images {images.shape[1:]}, train {dataset.train.images.shape[1:]}")
+        if (shape := images.shape[1:]) != (train_shape := dataset.train.images.shape[1:]):
+            raise data_error(f"the images of {name} have shape {shape}, but those of train have {train_shape}")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
@@ -264,7 +264,7 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
     channels = dataset.train.images.shape[1]
     if channels != 1:
         raise UsageError(
-            f"--binarize {config.binarize!r} needs grey images, and {config.data!r} has {channels} channels; "
+            f"--binarize {config.binarize!r} needs grey images, but {config.data!r} has {channels} channels; "
             "use --binarize none"
         )
 
@@ -282,7 +282,7 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _sample_pixels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # The random byte is one of 255 values 0 ... 254, of which `grey` are below `grey`: exactly Bernoulli(grey / 255).
+    # Of the 255 values 0 ... 254 of a random byte, g are less than a grey value g: the probability is exactly g / 255.
     white = rng.integers(0, 255, images.shape, np.uint8) < images
     return white * np.uint8(255)
 

@@ -38,7 +38,7 @@ def _read_table() -> np.ndarray:
     if sklearn is None or sklearn.origin is None:
         raise MissingExtraError("the data set 'digits'")
     file = Path(sklearn.origin).parent / "datasets" / "data" / "digits.csv.gz"
-    if file.is_file():  # takes milliseconds; importing scikit-learn takes a second
+    if file.is_file():  # reading it takes milliseconds; importing scikit-learn takes a second
         return np.loadtxt(file, np.int64, delimiter=",")
     from sklearn.datasets import load_digits
 

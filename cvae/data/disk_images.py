@@ -29,26 +29,26 @@ class File(io.FileIO):
         """Read bytes from `offset` into `view`, and return the number of bytes read."""
         if hasattr(os, "preadv"):
             return os.preadv(self.fileno(), [view], offset)
-        with self.position_lock:  # on Windows, threads share one file position
+        with self.position_lock:  # without preadv, as on Windows, the threads share one file position
             self.seek(offset)
             return self.readinto(view)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DiskImages:
-    """Images (N, C, H, W) uint8 in an .npy file, which are read on every indexing.
+    """Images (N, C, H, W) uint8 in an .npy file, read from the file each time they are indexed.
 
     The file stays open, so it may be replaced or removed while it is in use. Threads can share an instance.
 
-    The file is read instead of mapped for three reasons. Mapped pages count as memory of the process. Reading images in
-    random order through a map took 2 times as long, and from a hard disk 15 times as long, because pages are fetched
-    one after another. And if a mapped file is truncated, the process is killed (SIGBUS), while a read raises an error.
+    The file is not memory-mapped, for three reasons. Mapped pages count as memory of the process. Access in random
+    order took twice as long, and 15 times as long on a hard disk, because pages are fetched one after another. And if a
+    mapped file is truncated, the process is killed (SIGBUS), whereas reading the file raises an error.
 
     Args:
         file: the open .npy file.
         start: offset of the first image, in bytes.
         image_shape: (C, H, W).
-        index: indices of these images in the file, in order, (N,) int64.
+        index: index of each image in the file, (N,) int64.
         transform: function of an image (C, H, W) and its index in the file, applied to each image that is read.
     """
 
@@ -77,15 +77,17 @@ class DiskImages:
             raise CvaeError(f"{str(path)!r} is damaged or not an .npy file; write one with numpy.save") from error
         if dtype != np.uint8 or fortran or len(shape) not in (3, 4):
             order = " in Fortran order" if fortran else ""
-            raise UsageError(f"{str(path)!r} holds {dtype} {shape}{order}, not uint8 (N, C, H, W) or (N, H, W)")
+            raise UsageError(
+                f"{str(path)!r} holds {dtype} {shape}{order}, not uint8 (N, C, H, W) or (N, H, W) in C order"
+            )
         if length != start + math.prod(shape):
-            raise CvaeError(f"{str(path)!r} is damaged: {length:,} bytes, not {start + math.prod(shape):,}")
+            raise CvaeError(f"{str(path)!r} is damaged: it has {length:,} bytes, not {start + math.prod(shape):,}")
         image_shape = shape[1:] if len(shape) == 4 else (1, *shape[1:])  # (N, H, W) -> (N, 1, H, W)
         return cls(file=file, start=start, image_shape=image_shape, index=np.arange(shape[0]))
 
     @property
-    def shape(self) -> tuple[Any, ...]:  # the type that numpy declares
-        """(N, C, H, W)"""
+    def shape(self) -> tuple[Any, ...]:  # declared with the type of `ndarray.shape`
+        """Shape (N, C, H, W) of the images."""
         return len(self.index), *self.image_shape
 
     @property
@@ -101,30 +103,31 @@ class DiskImages:
         return replace(self, index=self.index[indices])
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        """Read the images that `select` would select, as (N, C, H, W) uint8.
+        """Read images (N, C, H, W) uint8, by a slice or an array of integers or booleans.
 
         Raises:
-            CvaeError: If the file can't be read any more, or has been truncated.
+            CvaeError: If the file can no longer be read, or has been truncated.
         """
         indices = self.index[key]
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         size = math.prod(self.image_shape)
-        # Read adjacent images at once: cut where the next index does not follow.
-        cuts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
+        # Read each sequence of adjacent images with one call. A new sequence starts where an index is not one more than
+        # the index before it.
+        starts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
         ranges = [
             (images[first:last].reshape(-1).data, self.start + int(indices[first]) * size)
-            for first, last in pairwise(cuts)
+            for first, last in pairwise(starts)
             if first < last
         ]
         try:
-            if hasattr(os, "posix_fadvise"):  # request all ranges first, so that the disk works in parallel
+            if hasattr(os, "posix_fadvise"):  # request all ranges first, so that the disk can serve them in parallel
                 for view, offset in ranges:
                     os.posix_fadvise(self.file.fileno(), offset, len(view), os.POSIX_FADV_WILLNEED)
             for view, offset in ranges:
                 while view:
                     count = self.file.read_at(offset, view)
                     if not count:
-                        raise CvaeError(f"{self.file.name!r} was truncated while it was read; start again")
+                        raise CvaeError(f"{self.file.name!r} was truncated while it was being read; start over")
                     view, offset = view[count:], offset + count
         except OSError as error:
             raise CvaeError(f"can't read {self.file.name!r}: {error.strerror}") from error
@@ -135,7 +138,7 @@ class DiskImages:
 
 
 def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the shape, whether the order is Fortran's, and the type. Leave the file at the first byte of the array."""
+    """Read the shape, whether the array is in Fortran order, and its type. Leave the file at the array's first byte."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)

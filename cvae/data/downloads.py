@@ -31,7 +31,7 @@ FASHION = (
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 ALL_CHARACTERS = sorted(string.digits + string.ascii_letters)
 MERGED_CHARACTERS = sorted(set(ALL_CHARACTERS) - set("cijklmopsuvwxyz"))
-"""Classes without the small letters that look like their capitals and are merged with them."""
+"""Classes without the lower-case letters that look like their capitals and are merged with them."""
 
 EMNIST_CLASSES = {
     "byclass": ALL_CHARACTERS,
@@ -166,24 +166,24 @@ MNIST_STEMS = {"train": "train", "test": "t10k"}
 
 
 def _load_idx(
-    name: str, kind: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str
+    name: str, class_name: str, data_dir: Path | None, stems: Mapping[str, str] = MNIST_STEMS, **options: str
 ) -> Arrays:
     """Load MNIST or a variant of it, downloading it if needed.
 
     Args:
         name: name of the data set.
-        kind: class name in torchvision.
+        class_name: name of the class in torchvision.
         data_dir: folder for data sets; None for the default.
         stems: beginning of the file names of each split.
         **options: further arguments of the class in torchvision.
     """
     root = cache_root(data_dir)
     files = {
-        split: [root / kind / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
+        split: [root / class_name / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
         for split, stem in stems.items()
     }
     if not all(file.is_file() for pair in files.values() for file in pair):
-        reader = _create_reader(getattr(_import_datasets(name), kind), name)
+        reader = _create_reader(getattr(_import_datasets(name), class_name), name)
         with _convert_read_errors(name, root):
             for train in (True, False):
                 reader(root, train=train, download=True, **options)
@@ -202,7 +202,9 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     """
     header = np.fromfile(path, ">u4", 1 + dimensions).tolist()
     if len(header) <= dimensions or header[0] != 0x800 + dimensions:
-        raise ValueError(f"{path.name} does not begin with the magic number of {dimensions}-dimensional bytes")
+        raise ValueError(
+            f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
+        )
     content, shape = np.fromfile(path, np.uint8, offset=4 * len(header)), header[1:]
     if len(content) != math.prod(shape):
         raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
@@ -239,7 +241,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "choose a folder that has it with --data-dir, or use the bundled data set: --data digits"
+            "name a folder that has it with --data-dir, or use the bundled data set: --data mnist-small"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)

@@ -30,7 +30,7 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Images are rotated according to their EXIF data, composited on white where they are transparent, and scaled and
     cropped to `size`. The data set has 1 channel if every image is grey (even if saved in colour), else 3. Grey values
-    of more than 8 bits are read at the smallest even depth (8 to 16 bits) that holds the largest value of all images.
+    of more than 8 bits are read with the smallest even bit depth (8 to 16) that holds the largest value of all images.
     An image that can't be read is skipped with a warning. Decoded images are cached in a file under `data_dir`
     (`cvae.data.cache`), and decoded again when a file has changed.
 

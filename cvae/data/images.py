@@ -17,10 +17,10 @@ from cvae.imaging.formats import bytes_per_pixel, check_size, explain, open_imag
 from cvae.imaging.reader import cover, to_rgb
 
 MAX_WAITING_BYTES = 2**26
-"""Maximum size of the decoded images that wait to be consumed."""
+"""Maximum size of the decoded images that wait to be consumed, in bytes."""
 
 LARGE_BYTES = 2**26
-"""Size above which images are decoded one at a time, to bound the memory of all threads."""
+"""Decoded size, in bytes, above which images are decoded one at a time, to bound the memory of all threads."""
 
 LARGE_IMAGE_LOCK = Lock()
 """Lock for decoding a large image."""
@@ -30,18 +30,18 @@ def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     """Resize images (N, C, H, W) uint8 to (N, C, *size), or return them unchanged if `size` is None."""
     if size is None or images.shape[2:] == size:
         return images
-    planes = images.reshape(-1, *images.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
-    fitted = np.empty((len(planes), *size), np.uint8)
-    for plane, target in zip(planes, fitted, strict=True):
-        target[:] = np.asarray(cover(Image.fromarray(plane), size[::-1]))  # (H, W) -> size; Pillow wants width first
-    return fitted.reshape(*images.shape[:2], *size)  # (N*C, *size) -> (N, C, *size)
+    channels = images.reshape(-1, *images.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
+    resized = np.empty((len(channels), *size), np.uint8)
+    for channel, target in zip(channels, resized, strict=True):
+        target[:] = np.asarray(cover(Image.fromarray(channel), size[::-1]))  # (H, W) -> size; Pillow wants width first
+    return resized.reshape(*images.shape[:2], *size)  # (N*C, *size) -> (N, C, *size)
 
 
 class ReadFailure(NamedTuple):
     """Failure to read an image.
 
     Attributes:
-        reason: reason why the image can't be read.
+        reason: why the image can't be read.
         transient: whether another attempt may succeed, after an I/O or memory error.
     """
 
@@ -81,10 +81,10 @@ def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImag
     height, width = size
     try:
         with open_image(path) as image:
-            check_size(image, max_bytes=None)  # the user's own images may need much memory
+            check_size(image, max_bytes=None)  # the user's own images may take a lot of memory
             is_large = image.width * image.height * bytes_per_pixel(image) > LARGE_BYTES
             with LARGE_IMAGE_LOCK if is_large else nullcontext():
-                # JPEG: decode at a half, quarter or eighth of the size if that is enough.
+                # A JPEG file is decoded at a half, quarter or eighth of its size if that is enough.
                 image.draft(None, (2 * width, 2 * height))
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)

@@ -58,7 +58,7 @@ class Folder:
             if folder.identity is None or folder.identity not in visited:
                 images += folder.images
             visited.add(folder.identity)
-            # Walk the subfolders of a visited folder too: at its first visit, some may have been skipped as loops.
+            # Walk the subfolders of a visited folder too: on the first visit, some may have been skipped as loops.
             folders += folder.folders.values()
         return sorted(images)
 
@@ -70,11 +70,11 @@ class Folder:
 
     def describe_other_files(self) -> str:
         """Return a description of `other_files`, such as "3 .txt files, 1 other file"; "" if there are none."""
-        texts = [
+        counts = [
             count_of(count, f"{one_line(extension, 12)} file" if extension else "other file")
             for extension, count in self.other_files.most_common(8)
         ]
-        return ", ".join([*texts, *["..."] * (len(self.other_files) > 8)])
+        return ", ".join([*counts, *["..."] * (len(self.other_files) > 8)])
 
     def describe_skipped(self) -> str:
         """Return a description of `skipped`, such as "permission denied: 'a/b', 'c'"."""
@@ -86,8 +86,8 @@ def group_by_reason(problems: Iterable[tuple[str, str]]) -> str:
     groups: dict[str, list[str]] = {}
     for name, reason in problems:
         groups.setdefault(reason, []).append(name)
-    texts = [f"{reason}: {join_names(names)}" for reason, names in groups.items()]
-    return "; ".join([*texts[:MAX_REASONS], *["..."] * (len(texts) > MAX_REASONS)])
+    descriptions = [f"{reason}: {join_names(names)}" for reason, names in groups.items()]
+    return "; ".join([*descriptions[:MAX_REASONS], *["..."] * (len(descriptions) > MAX_REASONS)])
 
 
 def join_names(names: Sequence[str]) -> str:
@@ -137,9 +137,9 @@ class _Reader:
                     self._add_folder(folder, child, (*parents, identity))
                 else:
                     _add_file(folder, child, entry.is_file())
-            except RecursionError:  # a thousand levels deep
+            except RecursionError:  # the folders are about a thousand levels deep
                 folder.skipped.append((child, "too deeply nested"))
-            except OSError as error:  # a link to itself, or an unreadable entry
+            except OSError as error:  # for example, a link to itself or an unreadable entry
                 folder.skipped.append((child, "broken link" if error.errno == errno.ELOOP else explain(error)))
         return folder
 

@@ -34,16 +34,16 @@ def recognize_sibling_splits(names: Iterable[str]) -> dict[str, str]:
     siblings: dict[tuple[str, str], dict[str, str]] = {}
     for name in names:
         for match in SPLIT_SUBSTRING.finditer(name.lower()):
-            frame = name.lower()[: match.start()], name.lower()[match.end() :]
-            siblings.setdefault(frame, {})[name] = SPLIT_WORDS[match[0]]
-    for frame, split_by_name in siblings.items():
-        if any(frame) and "train" in split_by_name.values() and len(set(split_by_name.values())) > 1:
+            affixes = name.lower()[: match.start()], name.lower()[match.end() :]
+            siblings.setdefault(affixes, {})[name] = SPLIT_WORDS[match[0]]
+    for affixes, split_by_name in siblings.items():
+        if any(affixes) and "train" in split_by_name.values() and len(set(split_by_name.values())) > 1:
             splits |= split_by_name
     return splits
 
 
 def find_mentioned_splits(name: str) -> set[str]:
-    """Return the splits that a name mentions anywhere, even if it does not stand for them: train_v2."""
+    """Return the splits that a name mentions anywhere, even if it does not stand for them, such as "train_v2"."""
     words = [*find_words(name), *re.findall("^(?:train|test|val)", name.lower())]
     return {SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS}
 

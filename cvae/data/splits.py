@@ -93,7 +93,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     folder = read_folder(root)
     if not folder.images and not folder.folders:
         only = f", only {folder.describe_other_files()}" if folder.other_files else ""
-        raise UsageError(f"no images in {str(root)!r}{only}; a data set needs some of {', '.join(sorted(EXTENSIONS))}")
+        raise UsageError(f"no images in {str(root)!r}{only}; add images of type {', '.join(sorted(EXTENSIONS))}")
     split_folders = None if classes_only else find_splits(folder, argument)
     remarks = []
     if split_folders and split_folders.skipped:
@@ -108,7 +108,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
         if sub.folders and sub.empty:
             remarks.append(f"ignored folders without images: {join_names(sub.empty)}")
     if listings["train"].labels is None and (labelled := [name for name in listings if listings[name].labels]):
-        remarks.append(f"labels are not used: {' and '.join(labelled)} has a folder for each class, train does not")
+        remarks.append(f"labels are not used: train has no folder for each class, unlike {' and '.join(labelled)}")
         listings = {name: SplitListing(listing.paths, None) for name, listing in listings.items()}
     return FolderListing(listings, remarks)
 
@@ -132,7 +132,7 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
     if split_by_name:
         return _find_named_splits(folder, split_by_name, argument)
     mentioned = {split for name in folder.folders for split in find_mentioned_splits(name)}
-    if len(mentioned) > 1 and "train" in mentioned:  # train_v2, test_v1
+    if len(mentioned) > 1 and "train" in mentioned:  # for example, train_v2 and test_v1
         names = " and ".join(split for split in SPLITS if split in mentioned)
         raise _ambiguity_error(folder, argument, f"the names mention {names} among other words")
     if len(folder.folders) > 1 and all(name.lower() in SPLIT_ABBREVIATIONS for name in folder.folders):
@@ -157,7 +157,7 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
     ((name, inner),) = nested.items()
     skipped += _describe(sub for other, sub in folder.folders.items() if other != name)
     if len(folder.folders) > 1 and not any(sub.folders for sub in inner.splits.values()):
-        # `name` may also be a class with splits, next to classes without.
+        # `name` may also be a class with splits, next to classes without splits.
         raise _ambiguity_error(folder, argument, f"only {_quote(name)} has splits")
     return SplitFolders(inner.splits, skipped)
 
@@ -169,7 +169,7 @@ def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: 
     if _is_class_named_train(folder, groups, siblings):
         return None
     if "train" not in groups and any(recognize_split(name) == "train" for name in folder.empty):
-        raise UsageError(f"the training split of {str(folder.path)!r} has no images; put some there")
+        raise UsageError(f"the training split of {str(folder.path)!r} has no images; add images to it")
     if AMBIGUOUS in groups:
         raise _ambiguity_error(folder, argument, f"{_quote(groups[AMBIGUOUS][0].path.name)} names several splits")
     for split, subs in groups.items():
@@ -186,7 +186,7 @@ def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: 
         _check_no_annotations(sub, argument)
         try:
             inner = find_splits(sub, argument)
-        except UsageError:  # ambiguous on its own, but within a split these are classes with the names of splits
+        except UsageError:  # the names are ambiguous, but subfolders of a split can only be classes
             continue
         if inner and len(inner.splits) > 1:
             raise _ambiguity_error(folder, argument, f"{_quote(sub.path.name)} has splits too")
@@ -234,7 +234,7 @@ def _group_by_split(folder: Folder, split_by_name: dict[str, str]) -> dict[str, 
 def _is_class_named_train(folder: Folder, groups: dict[str, list[Folder]], siblings: dict[str, Folder]) -> bool:
     """Return whether "train" is a class (next to bus and car) rather than a split (next to sample_images).
 
-    Next to a single folder it stays ambiguous.
+    Next to a single folder, "train" stays ambiguous.
     """
     return (
         [sub.path.name.lower() for subs in groups.values() for sub in subs] == ["train"]
@@ -250,7 +250,7 @@ def _find_names(folder: Folder, words: frozenset[str]) -> list[str]:
 
 
 def _unwrap(split: str, folder: Folder) -> Folder:
-    """Return the folder, or its only subfolder if that is the same split or a filler: train/images."""
+    """Return the folder, or its only subfolder if that is the same split or a filler, as in train/images."""
     while not folder.images and len(folder.folders) == 1:
         ((name, sub),) = folder.folders.items()
         if recognize_split(name) != split and not is_filler(name):
@@ -269,7 +269,7 @@ def _join_classes(by_class: dict[str, dict[str, Folder]]) -> dict[str, Folder]:
 
 
 def _check_no_annotations(folder: Folder, argument: str) -> None:
-    """Check that there are no masks next to the images, which would become a class."""
+    """Check that there are no masks next to the images, because the masks would become a class."""
     images = [name for name in folder.folders if set(find_words(name)) <= IMAGE_WORDS]
     if images and (annotations := _find_names(folder, NOT_CLASS_WORDS)):
         raise _ambiguity_error(folder, argument, f"{_quote(annotations[0])} is probably not a class")
@@ -279,8 +279,8 @@ def _check_no_loose_images(folder: Folder) -> None:
     if folder.images and folder.folders:
         raise UsageError(
             f"folder {str(folder.path)!r} has images both directly in it ({folder.images[0].name!r}) and in "
-            f"subfolders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all into subfolders, one per class, "
-            "or none, and move other images elsewhere"
+            f"subfolders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all of them into subfolders, one per "
+            "class, or none of them, and move other images elsewhere"
         )
 
 

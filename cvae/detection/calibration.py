@@ -11,7 +11,7 @@ COMBINED = ("local", "neighbours", "ratio")
 """Scores that `combined` combines. They measure the pixels, the code and the label; none alone finds every anomaly."""
 
 TAIL = 0.1
-"""Fraction of the normal scores that make up the upper tail, whose distribution is fitted rather than counted."""
+"""Fraction of the normal scores in the upper tail, where p-values come from a fitted distribution instead of counts."""
 
 NUM_FOLDS = 10
 """Number of folds of normal images, each of which is scored against the other folds."""
@@ -20,18 +20,18 @@ MIN_IMAGES = 20
 """Minimum number of images for which a label gets its own mean and standard deviation."""
 
 
-def ratio_by_label(normal: Measurement, labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return the mean and standard deviation of `ratio` for each label, over the images that it fits best.
+def ratio_by_label(normal: Measurement, num_labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the mean and standard deviation of `ratio` for each label, over the images that the label fits best.
 
     A label with fewer than `MIN_IMAGES` images gets the mean and standard deviation of all images.
 
     Args:
         normal: measurements of normal images.
-        labels: number of labels.
+        num_labels: number of labels.
     """
     assert normal.ratio is not None
     centre, scale = [], []
-    for label in range(labels):
+    for label in range(num_labels):
         ratio = normal.ratio[normal.label == label]
         ratio = ratio if len(ratio) >= MIN_IMAGES else normal.ratio
         centre.append(float(ratio.mean()))
@@ -40,10 +40,10 @@ def ratio_by_label(normal: Measurement, labels: int) -> tuple[tuple[float, ...],
 
 
 def conformal_threshold(score: np.ndarray, quantile: float) -> float:
-    """Return the score that a new normal image does not exceed with probability `quantile`, from normal scores (M,).
+    """Return the threshold that the score of a new normal image exceeds with probability at most 1 - `quantile`.
 
-    Split conformal prediction (Lei et al. 2018, algorithm 2, https://arxiv.org/abs/1604.04173). With too few images for
-    the quantile, the threshold is the largest score.
+    The threshold is computed from the scores (M,) of normal images by split conformal prediction (Lei et al. 2018,
+    algorithm 2, https://arxiv.org/abs/1604.04173). With too few images for the quantile, it is the largest score.
     """
     rank = min(len(score), math.ceil((len(score) + 1) * quantile))
     return float(np.sort(score)[rank - 1])
@@ -68,7 +68,7 @@ def combine(scores: Mapping[str, np.ndarray], calibration: np.ndarray) -> np.nda
 def combine_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the combined scores (M,) of normal images.
 
-    Each fold is scored against the other folds, so that an image is as new to its calibration as a new image will be.
+    Each fold is scored against the other folds: an image compared with itself would score lower than a new image.
     """
     fold = np.arange(len(next(iter(scores.values())))) % NUM_FOLDS
     combined = np.zeros(len(fold))
@@ -79,11 +79,15 @@ def combine_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def log_p_value(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
-    """Return the log p-value of each score (N,): the log fraction of the sorted normal scores (M,) that are not lower.
+    """Return the log p-value of each score (N,): the log of the fraction of normal scores that are not lower.
 
     In the upper tail, the highest `TAIL` of the normal scores and everything above, the p-value follows an exponential
     distribution fitted to the tail (peaks over threshold with shape 0, Pickands 1975,
     https://doi.org/10.1214/aos/1176343003). Scores above all normal scores therefore still get different p-values.
+
+    Args:
+        score: scores (N,).
+        normal: scores of normal images (M,), sorted.
     """
     count = len(normal)
     tail = min(max(NEIGHBOURS, int(TAIL * count)), count - 1)

@@ -1,4 +1,4 @@
-"""An anomaly detector, and its files. Does not import torch."""
+"""The anomaly detector and its files. Does not import torch."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from cvae.detection.calibration import (
     ratio_by_label,
     sorted_scores,
 )
-from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, measure, separate_scores
+from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, individual_scores, measure
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
@@ -41,7 +41,7 @@ class Metadata:
         weights: SHA-256 of the model's weights.
         data: name of the data set of normal images.
         images: number of normal images.
-        quantile: fraction of normal images that do not exceed a threshold.
+        quantile: fraction of normal images whose score does not exceed its threshold.
         thresholds: threshold of each score.
         centre: mean of the ratio for each label; labels differ, since some classes resemble others more closely.
         scale: standard deviation of the ratio for each label, which is the unit of the score `ratio`.
@@ -86,7 +86,7 @@ class Detector:
             scorer: the exported model.
             images: (N, C, H, W), preferably images that the model was not trained on.
             data: name of the data set that the images are from.
-            quantile: fraction of normal images that do not exceed a threshold.
+            quantile: fraction of normal images whose score does not exceed its threshold.
             progress: function called with the number of images measured so far and the total.
 
         Raises:
@@ -102,7 +102,7 @@ class Detector:
         with np.errstate(all="ignore"):
             if normal.ratio is not None and scorer.classes is not None:
                 centre, scale = ratio_by_label(normal, len(scorer.classes))
-            scores = separate_scores(normal, normal.code, centre, scale, self_matches=1)
+            scores = individual_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)
         metadata = Metadata(
@@ -116,14 +116,15 @@ class Detector:
         )
         return cls(scorer.name, metadata, normal.code, sorted_scores(scores))
 
-    def scores(self, measured: Measurement) -> dict[str, np.ndarray]:
+    def scores(self, measurement: Measurement) -> dict[str, np.ndarray]:
         """Return all scores in `SCORES` that the model supports, (N,) each.
 
         Raises:
             CvaeError: If a score is not finite.
         """
         with np.errstate(all="ignore"):
-            scores = separate_scores(measured, self.codes, self.metadata.centre, self.metadata.scale, self_matches=0)
+            centre, scale = self.metadata.centre, self.metadata.scale
+            scores = individual_scores(measurement, self.codes, centre, scale, self_matches=0)
             scores["combined"] = combine(scores, self.calibration)
         _require_finite(scores, self.name)
         return scores
@@ -159,7 +160,7 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            # Memory-mapped, so that a header that claims more data than the file has is rejected before allocation.
+            # Map the arrays, so that an array that claims more data than its file has is rejected before allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
@@ -193,11 +194,11 @@ def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
             )
 
 
-def _is_array(loaded: Any, shape: tuple[int, ...], dtype: type) -> bool:
-    """Return whether `loaded` is an array of this shape and type with finite values, rather than an archive."""
+def _is_array(value: Any, shape: tuple[int, ...], dtype: type) -> bool:
+    """Return whether a result of `np.load` is an array of this shape and type with finite values, not an archive."""
     return (
-        isinstance(loaded, np.ndarray)
-        and loaded.shape == shape
-        and loaded.dtype == dtype
-        and bool(np.isfinite(loaded).all())
+        isinstance(value, np.ndarray)
+        and value.shape == shape
+        and value.dtype == dtype
+        and bool(np.isfinite(value).all())
     )

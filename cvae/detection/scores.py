@@ -11,14 +11,14 @@ from cvae.evaluation.exported_scorer import ExportedScorer
 
 SCORES = {
     "reconstruction": "squared error of the reconstruction, summed over pixels",
-    "local": "largest error of the reconstruction in one place, after a blur of the difference",
+    "local": "largest error of the reconstruction at any position, after blurring the difference",
     "bound": "importance-weighted bound on -log p(x) under the label that fits best, in nats",
     "kl": "KL divergence of the code from the prior, in nats",
     "neighbours": "mean distance of the code from the nearest codes of normal images",
     "ratio": "log-likelihood ratio of the other labels to the best one, in standard deviations of normal images",
     "combined": "how rarely normal images score as high in local, neighbours and ratio",
 }
-"""Scores; higher means less normal. Only models with several labels have `ratio`."""
+"""Description of each score. A higher score means a less normal image. Only models with several labels have `ratio`."""
 
 BLUR = 0.05
 """Standard deviation of the blur in the score `local`, as a fraction of the shorter side."""
@@ -37,13 +37,13 @@ class Measurement(NamedTuple):
 
     Attributes:
         squared_error: squared error of the reconstruction, summed over pixels, (N,).
-        local: largest error of the blurred reconstruction, (N,).
+        local: largest error of the reconstruction after blurring the difference, (N,).
         bound: importance-weighted bound on -log p(x) in nats, (N,).
         kl: KL divergence of the code from the prior in nats, (N,).
         ratio: bound under the best label minus the mean bound under the other labels in nats, (N,); None for a model
             with fewer than two labels.
         label: index of the best label, (N,); None for a model without labels.
-        code: mean of the code, (N, Z).
+        code: posterior mean, (N, Z).
         reconstruction: reconstructions (N, C, H, W), if requested.
     """
 
@@ -80,8 +80,8 @@ def measure(
     per_batch = []
     for start, batch, _ in batches(images, None):
         with np.errstate(all="ignore"):  # an overflow leads to scores that are not finite, which are rejected later
-            measured = _measure_batch(scorer, batch, noise)
-        per_batch.append(measured if reconstructions else measured._replace(reconstruction=None))
+            measurement = _measure_batch(scorer, batch, noise)
+        per_batch.append(measurement if reconstructions else measurement._replace(reconstruction=None))
         if progress is not None:
             progress(start + len(batch), len(images))
     columns: list[Any] = [None if field[0] is None else np.concatenate(field) for field in zip(*per_batch, strict=True)]
@@ -92,7 +92,7 @@ def _measure_batch(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray)
     count = len(image)
     label = ratio = None
     if scorer.classes is not None:
-        # Compare labels by the bound at the mean code, because random samples would be too noisy.
+        # Compare labels by the bound at the posterior mean, because random samples would be too noisy.
         zero_noise, terms = np.zeros((count, 1, scorer.latent_dim), np.float32), []
         for k in range(len(scorer.classes)):
             sample = scorer.sample(scorer.encode(image, np.full(count, k)), zero_noise)
@@ -128,32 +128,32 @@ def _blur(images: np.ndarray) -> np.ndarray:
     return images
 
 
-def separate_scores(
-    measured: Measurement,
+def individual_scores(
+    measurement: Measurement,
     codes: np.ndarray,
     centre: tuple[float, ...] | None,
     scale: tuple[float, ...] | None,
     self_matches: int,
 ) -> dict[str, np.ndarray]:
-    """Return each score except `combined`, (N,).
+    """Return all scores except `combined`, (N,) each.
 
     Args:
-        measured: measurements of N images.
+        measurement: measurements of N images.
         codes: codes of normal images, (M, Z).
         centre: mean of the ratio of normal images for each label.
         scale: standard deviation of the ratio of normal images for each label.
-        self_matches: 1 if the measured images are the normal images, so that each code is its own nearest neighbour;
+        self_matches: 1 if the images are the normal images themselves, so that each code is its own nearest neighbour;
             otherwise 0.
     """
     scores = {
-        "reconstruction": measured.squared_error,
-        "local": measured.local,
-        "bound": measured.bound,
-        "kl": measured.kl,
-        "neighbours": _neighbour_distance(measured.code, codes, self_matches),
+        "reconstruction": measurement.squared_error,
+        "local": measurement.local,
+        "bound": measurement.bound,
+        "kl": measurement.kl,
+        "neighbours": _neighbour_distance(measurement.code, codes, self_matches),
     }
-    if measured.ratio is not None and measured.label is not None:
-        scores["ratio"] = (measured.ratio - np.array(centre)[measured.label]) / np.array(scale)[measured.label]
+    if (label := measurement.label) is not None and measurement.ratio is not None:
+        scores["ratio"] = (measurement.ratio - np.array(centre)[label]) / np.array(scale)[label]
     return scores
 
 

@@ -31,7 +31,7 @@ ACTIVE_SHARE = 0.01
 
 
 class Samples(NamedTuple):
-    """K posterior samples for each of B images, in nats.
+    """Terms of the bound for K posterior samples of each of B images, in nats.
 
     Attributes:
         distortion: -log p(x | z), (B, K).
@@ -171,7 +171,7 @@ def bounds_per_label(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Return the beta = 1 bound of each image under each of K labels, (N, K), with the same noise for all labels."""
+    """Return the beta = 1 bound of each image given each of K labels, (N, K), with the same noise for all labels."""
     assert scorer.classes is not None
     columns = []
     for label in range(len(scorer.classes)):

@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def find_data_config(path: Path, spec_data: str) -> DataConfig:
-    """Return the data settings of the run that `path` belongs to; outside a run, settings for the data set `spec_data`.
+    """Return the data config of the run that `path` belongs to; outside a run, a config for the data set `spec_data`.
 
     An exported file does not state which training images were held out, so outside a run there is no validation split.
     """
@@ -137,7 +137,7 @@ def evaluate(
     conditional = scorer.classes is not None
     dataset, real = load_split(data, split, scorer, remark=remark)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
-    if extractor is not None:  # fail now rather than after hours
+    if extractor is not None:  # check this now, because the evaluation may take hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
             raise UsageError(
                 f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 for none"
@@ -286,14 +286,14 @@ def _generation_metrics(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure the distance between generated and real images, and the share of generated images that show their label.
+    """Measure the distance between generated and real images, and the fraction of images that show their label.
 
     Unless `train` is None, the same number of training images is measured too, for comparison.
     """
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
     binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # as many images per class as among the real ones
+    labels = reference.labels if scorer.classes is not None else None  # the same number of images per class
     features, correct, done = [], [], 0
     for image in generate_batches(scorer, labels, count, seed, binary):
         features.append(extractor.features(image))

@@ -29,7 +29,7 @@ class ExportedScorer:
         UsageError: If the exported file does not define p(x | z) completely.
     """
 
-    backend = "onnxruntime, normal proposal in the space of the noise"
+    backend = "onnxruntime, normal proposal in noise space"
 
     def __init__(self, model: Model) -> None:
         spec = model.spec

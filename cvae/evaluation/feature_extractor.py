@@ -1,4 +1,4 @@
-"""Feature extractors: a classifier that comes with cvae, or the user's own function. Does not import torch."""
+"""Feature extractors: a bundled classifier, or the user's own function. Does not import torch."""
 
 import hashlib
 import importlib
@@ -64,7 +64,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     if not module or not attribute:
         raise UsageError(f"--features {name!r}: {suggest(name, CLASSIFIERS)}; or MODULE:CALLABLE for your own features")
     if "" not in sys.path:
-        sys.path.append("")  # Python puts a console script's own folder there, not the current working directory
+        sys.path.append("")  # for a console script, sys.path has the script's folder, not the current working directory
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may raise anything

@@ -60,7 +60,7 @@ def frechet_distance(features: np.ndarray, real: np.ndarray) -> float:
     """Return the Fréchet distance between normal distributions fitted to features (N, D) and real features (M, D).
 
     |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): Heusel et al. 2017, eq. 6, https://arxiv.org/abs/1706.08500. The distance
-    depends on the extractor, and shrinks as N and M grow, so compare only values of the same protocol.
+    depends on the extractor, and shrinks as N and M grow, so compare only values measured by the same protocol.
     """
     (mean, covariance), (mean2, covariance2) = _compute_moments(features), _compute_moments(real)
     root = _matrix_sqrt(covariance)

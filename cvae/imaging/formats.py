@@ -20,13 +20,13 @@ EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
      ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *TGA_EXTENSIONS)
 )  # fmt: skip
-"""Extensions of image files. Other files are images too if their content begins like an image."""
+"""Extensions of image files. Other files count as images too if their content begins like an image."""
 
 MAX_PIXELS = 2**26
 """Maximum number of pixels, 67 million. A few kilobytes can encode larger images, which are not decoded."""
 
 MAX_SIDE = 2**16
-"""Maximum side of an image in pixels."""
+"""Maximum height and width of an image, in pixels."""
 
 MAX_DECODED_BYTES = 160 * 2**20
 """Maximum memory for decoding an untrusted image.
@@ -56,7 +56,7 @@ def is_image(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             open_image(path).close()
-    except Image.DecompressionBombError:  # an image, but too large
+    except Image.DecompressionBombError:  # the file is an image, but too large
         return True
     except Exception:  # Pillow raises many types of errors for other files
         return False
@@ -98,14 +98,14 @@ def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED_BYTES) ->
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
-    """Return the measured number of bytes per pixel that decoding needs.
+    """Return the number of bytes per pixel that decoding needs, as measured.
 
-    The values for AVIF and JPEG 2000 are several times the measured ones, so that decoding takes at most a second.
+    For AVIF and JPEG 2000, it is several times the measured number, so that decoding takes at most a second.
     """
-    if image.format == "WEBP":  # four copies
+    if image.format == "WEBP":  # the decoder holds four copies of the image
         return 16
     if image.format in ("AVIF", "JPEG2000"):
         return {"AVIF": 52, "JPEG2000": 128}[image.format]
-    if image.format == "JPEG":  # a progressive file needs all coefficients at once; others are reduced
+    if image.format == "JPEG":  # a progressive file needs all coefficients at once; others are reduced while decoding
         return 6 if "progressive" in image.info else 1
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)

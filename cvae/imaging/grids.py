@@ -53,7 +53,10 @@ def strip(images: np.ndarray) -> Image.Image:
 
 
 def enlarge(image: Image.Image) -> Image.Image:
-    """Enlarge a small image or a thin strip by an integer factor, so that details are visible. Keep other images."""
+    """Enlarge a small image or a thin strip by an integer factor, so that details are visible.
+
+    Other images keep their size.
+    """
     short, long = sorted(image.size)
     factor = max(math.ceil(MIN_LONG_SIDE / long), min(math.ceil(MIN_SHORT_SIDE / short), MAX_LONG_SIDE // long))
     return image.resize((image.width * factor, image.height * factor), RESAMPLING)

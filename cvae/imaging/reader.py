@@ -13,19 +13,22 @@ from cvae.errors import CvaeError, UsageError, count_of
 from cvae.imaging.formats import UnreadableImage, check_size, explain, open_image
 
 LARGE_PIXELS = 2**22
-"""Number of pixels to which a larger image is reduced before other operations."""
+"""Approximate number of pixels to which a larger image is reduced before other operations."""
 
 TILE_PIXELS = 2**18
-"""Number of pixels of a tile, in which a large image is processed."""
+"""Approximate number of pixels in a tile. Large images are processed in tiles."""
 
 ORIENTATION = 0x0112
 """EXIF tag of the orientation."""
 
 DEPTHS = (8, 10, 12, 14, 16)
-"""Bit depths in which 16- and 32-bit files are read."""
+"""Bit depths with which 16- and 32-bit files are read."""
 
 MAX_DARK = 2**12
-"""Upper end of the values of a dark 16-bit image, a sixteenth of the range. The actual range may be smaller then."""
+"""Limit below which all values of a 16-bit image are nearly black, a sixteenth of the range of 16 bits.
+
+The actual range of such an image is probably smaller.
+"""
 
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 """TIFF tags."""
@@ -40,7 +43,7 @@ class RGBImage(NamedTuple):
     Attributes:
         rgb: upright image, composited on white.
         size: width and height of the upright original.
-        bits: depth in which grey values of 16 or 32 bits were read; None for other files.
+        bits: bit depth with which grey values of 16 or 32 bits were read; None for other files.
         peak: largest value, if the file has 16 or 32 bits per value and does not state the range; else None.
     """
 
@@ -57,7 +60,7 @@ class RGBImage(NamedTuple):
         if self.bits is not None and self.bits < DEPTHS[-1]:
             return describe_range(self.bits, self.peak)
         if self.peak < MAX_DARK:
-            return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale them to 16 bits"
+            return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale the values to 16 bits"
         return None
 
 
@@ -67,7 +70,7 @@ def describe_range(bits: int, peak: int) -> str:
 
 
 def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
-    """Return a message on the common depth in which images of more than 8 bits were read.
+    """Return a message on the common bit depth with which images of more than 8 bits were read.
 
     Args:
         ranges: `bits` and `peak` of each image when it is read alone.
@@ -92,11 +95,11 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
 def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     """Convert an open image to 8-bit RGB, rotated according to its EXIF data and composited on white.
 
-    Grey values of 16 or 32 bits are read in the smallest of `DEPTHS` that holds the largest value, but at least in
+    Grey values of 16 or 32 bits are read with the smallest of `DEPTHS` that holds the largest value, but at least with
     `min_bits`, because cameras and scanners store 12 bits in 16-bit files.
 
-    An image of more than `LARGE_PIXELS` is reduced by an integer factor to about that many. The caller scales it to the
-    final size.
+    An image of more than `LARGE_PIXELS` is reduced by an integer factor to about that many pixels. The caller scales it
+    to the final size.
 
     Raises:
         UnreadableImage: If the values are floats, negative, or exceed 16 bits, so that their range is unknown.
@@ -134,8 +137,9 @@ def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | 
     """Decode an image, and return the range of its grey values and the `peak` of `RGBImage`."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
-    tags = getattr(image, "tag_v2", {})  # decoding removes them
-    has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # per channel, in the file
+    tags = getattr(image, "tag_v2", {})  # decoding removes the tags
+    # Whether the file has 16 bits per channel; decoding may reduce them to 8.
+    has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
     if not image.mode.startswith("I"):
         if not has_16_bits or len(image.getbands()) < 2:
@@ -147,7 +151,7 @@ def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | 
     white_is_zero, transparent = tags.get(PHOTOMETRIC) == WHITE_IS_ZERO, image.info.get("transparency")
     if tags.get(BITS_PER_SAMPLE) == (12,):
         return _GreyRange(12, white_is_zero, transparent), None
-    minimum, peak = _find_extrema(image, ignored=transparent)
+    minimum, peak = _find_extrema(image, ignored_value=transparent)
     if minimum < 0 or peak >= 2 ** DEPTHS[-1]:
         raise UnreadableImage(
             f"its pixels are integers from {minimum:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
@@ -156,12 +160,15 @@ def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | 
     return _GreyRange(bits, white_is_zero, transparent), peak
 
 
-def _find_extrema(image: Image.Image, channels: int = 1, ignored: int | None = None) -> tuple[int, int]:
-    """Return the smallest and the largest value of the first channels, unlike Pillow for every 16-bit mode."""
+def _find_extrema(image: Image.Image, num_channels: int = 1, ignored_value: int | None = None) -> tuple[int, int]:
+    """Return the smallest and the largest value of the first channels.
+
+    Unlike Pillow's `getextrema`, this supports every 16-bit mode.
+    """
     extrema = []
     for box in _iterate_tiles(image.size, 1):  # a copy of the whole image may take too much memory
-        values = np.asarray(image.crop(box)).reshape(-1, len(image.getbands()))[:, :channels]
-        values = values[values != ignored] if ignored is not None else values
+        values = np.asarray(image.crop(box)).reshape(-1, len(image.getbands()))[:, :num_channels]
+        values = values[values != ignored_value] if ignored_value is not None else values
         if values.size:
             extrema.append((int(values.min()), int(values.max())))
     return min((low for low, _ in extrema), default=0), max((high for _, high in extrema), default=0)
@@ -172,7 +179,7 @@ def _choose_factor(image: Image.Image) -> int:
 
 
 def _reduce(image: Image.Image, factor: int, grey: _GreyRange | None) -> Image.Image:
-    """Average squares of `factor` pixels to RGB or RGBA.
+    """Reduce an image to RGB or RGBA by averaging squares of `factor` x `factor` pixels.
 
     The image is processed in tiles, because a copy of the whole image may take too much memory.
     """
@@ -189,11 +196,11 @@ def _reduce(image: Image.Image, factor: int, grey: _GreyRange | None) -> Image.I
 def _iterate_tiles(size: tuple[int, int], factor: int) -> Iterator[tuple[int, int, int, int]]:
     """Yield boxes of about `TILE_PIXELS` that tile an image (width, height), with sides divisible by `factor`."""
     width, height = size
-    across = min(width, TILE_PIXELS // factor * factor)
-    down = max(1, TILE_PIXELS // (across * factor)) * factor
-    for y in range(0, height, down):
-        for x in range(0, width, across):
-            yield x, y, min(x + across, width), min(y + down, height)
+    tile_width = min(width, TILE_PIXELS // factor * factor)
+    tile_height = max(1, TILE_PIXELS // (tile_width * factor)) * factor
+    for y in range(0, height, tile_height):
+        for x in range(0, width, tile_width):
+            yield x, y, min(x + tile_width, width), min(y + tile_height, height)
 
 
 def _to_8_bits(image: Image.Image, grey: _GreyRange | None) -> Image.Image:
@@ -204,7 +211,7 @@ def _to_8_bits(image: Image.Image, grey: _GreyRange | None) -> Image.Image:
         if grey.white_is_zero:
             pixels = 255 - pixels
         if grey.transparent is not None:
-            pixels[values == grey.transparent] = 255  # on white
+            pixels[values == grey.transparent] = 255  # composite on white
         return Image.fromarray(pixels).convert("RGB")
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
@@ -227,7 +234,8 @@ def read(
         path: the image file.
         image_shape: (C, H, W), with C 1 or 3.
         exact: whether to raise an error instead of scaling, cropping or converting to grey.
-        remark: called with a message if the image has a different size, or is in colour and C is 1.
+        remark: called with a message if the image has a different size, or is in colour and C is 1, or if the file does
+            not state the range of its values.
 
     Raises:
         UsageError: If `exact` is set and the image has a different size, or is in colour and C is 1.
@@ -239,13 +247,13 @@ def read(
     return image
 
 
-def find_shallow(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
-    """Return the bit depth at which a set of images should be read, and the images that were read at a smaller one.
+def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
+    """Return the bit depth for reading a set of images, and the indices of those that were read with fewer bits.
 
-    With a depth for each image, the darkest image of a set could become the brightest.
+    If each image had its own bit depth, the darkest image of a set could become the brightest.
 
     Args:
-        ranges: `bits` and `peak` of each image of more than 8 bits, by its position in the set.
+        ranges: `bits` and `peak` of each image of more than 8 bits, by the index of the image in the set.
     """
     depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
     return depth, [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
@@ -258,7 +266,7 @@ def read_set(
     exact: bool = False,
     remark: Callable[[str], None] | None = None,
 ) -> tuple[np.ndarray, str | None]:
-    """Read image files like `read`, but with grey values of more than 8 bits in the same depth for all images.
+    """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
 
     Returns:
         The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
@@ -274,9 +282,9 @@ def read_set(
         images[i], decoded = _read(path, image_shape, exact, remark)
         if decoded.peak is not None:
             ranges[i] = decoded.bits, decoded.peak
-    depth, shallow = find_shallow(ranges)
-    for i in shallow:
-        images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=depth)
+    bits, outliers = common_bit_depth(ranges)
+    for i in outliers:
+        images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=bits)
     return images, describe_ranges(ranges.values())
 
 
@@ -287,7 +295,7 @@ def _read(
     remark: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, without a message on its values. Return the array and the decoded image."""
+    """Read an image file like `read`, but without a message on its values. Return the array and the decoded image."""
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
@@ -296,19 +304,19 @@ def _read(
             with open_image(path) as file:
                 check_size(file)
                 decoded = to_rgb(file, min_bits)
-                fitted = cover(decoded.rgb, (width, height))
+                resized = cover(decoded.rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read {str(path)!r} as an image: {explain(error)}") from error
     size = decoded.size
     is_coloured = channels == 1 and np.ptp(np.asarray(decoded.rgb), axis=2).any()
     if size != (width, height) or is_coloured:
         mismatch = (
-            f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if is_coloured else ''}, the "
+            f"{str(path)!r} has {size[0]}x{size[1]} pixels{' in colour' if is_coloured else ''}, but the "
             f"model takes {width}x{height}{' in grey' if channels == 1 else ''}"
         )
         if exact:
             raise UsageError(f"{mismatch}; add --resize to scale and crop it")
         if remark is not None:
-            remark(f"{mismatch}: it is made to fit")
-    pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+            remark(f"{mismatch}; the image is converted to fit")
+    pixels = np.asarray(resized.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), decoded  # (H, W[, 3]) -> (C, H, W)

@@ -25,7 +25,7 @@ def inline_escape_sequence(image: Image.Image, environment: Mapping[str, str] = 
     data = base64.b64encode(file.getvalue()).decode()
     if not is_kitty:
         return f"\033]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the maximum of a sequence
+    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the maximum length of a sequence
     headers = ["a=T,f=100,"] + [""] * (len(chunks) - 1)
     return "".join(
         f"\033_G{header}m={int(i + 1 < len(chunks))};{chunk}\033\\"

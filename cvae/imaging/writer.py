@@ -38,6 +38,4 @@ def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> 
 def _check_extension(path: str | Path) -> None:
     extension = Path(path).suffix.lower()
     if extension not in EXTENSIONS:
-        raise UsageError(
-            f"can't write {str(path)!r}: images can't have the extension {extension!r}; use .png, .gif or .jpg"
-        )
+        raise UsageError(f"can't write {str(path)!r}: images can't be saved as {extension!r}; use .png, .gif or .jpg")

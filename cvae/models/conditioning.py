@@ -2,7 +2,7 @@
 
 A conditioning creates two kinds of layer, both called with (features, label): `linear(in, out)`, a fully connected
 layer that may also depend on the label, and `modulation(channels)`, which may adapt the features of a block to the
-label. So an architecture need not know how it uses the label, or whether the model has labels.
+label. So an architecture need not know how the label is used, or whether the model has labels.
 """
 
 from typing import Protocol
@@ -36,7 +36,8 @@ class LabelLinear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.table = nn.Embedding(classes, out_features)
-        bound = (in_features + classes) ** -0.5  # as nn.Linear initializes a layer over the concatenated input
+        # Initialize the table as nn.Linear would, for a layer over the concatenated input.
+        bound = (in_features + classes) ** -0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
 
     def forward(self, features: Tensor, label: Tensor) -> Tensor:

@@ -168,7 +168,7 @@ class LogisticMixture(Likelihood):
             (B, K, C (C - 1) / 2, H, W) before tanh.
         """
         params = params.unflatten(1, (self.components, -1))  # (B, P, H, W) -> (B, K, P / K, H, W)
-        means = [params[:, :, 1 + c] for c in range(self.channels)]  # C of (B, K, H, W)
+        means = [params[:, :, 1 + c] for c in range(self.channels)]  # C tensors (B, K, H, W)
         log_scale = params[:, :, 1 + self.channels : 1 + 2 * self.channels]
         coefficients = params[:, :, 1 + 2 * self.channels :]
         return params[:, :, 0].log_softmax(1), means, torch.exp(log_scale.clamp(-7, 7)), coefficients
@@ -182,7 +182,8 @@ class LogisticMixture(Likelihood):
         low, high = (offset - 1 / 255) / scale, (offset + 1 / 255) / scale  # halfway to the neighbouring values
         # sigmoid(high) - sigmoid(low) = sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation
         inside = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(-2 / 255 / scale))
-        edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))  # 0 and 255 include the tails
+        # The values 0 and 255 include the tails of the distribution.
+        edges = torch.where(image < -1 + 1 / 255, F.logsigmoid(high), F.logsigmoid(-low))
         log_prob = torch.where(image.abs() < 1 - 1 / 255, inside, edges)
         log_mixture = (log_weight + log_prob.sum(2)).logsumexp(1)  # (B, K, C, H, W) -> (B, K, H, W) -> (B, H, W)
         return -log_mixture.flatten(1).sum(1)  # (B, H, W) -> (B,)

@@ -21,7 +21,7 @@ NonNegative = Annotated[float, Interval(minimum=0)]
 
 
 class Model(Protocol):
-    """Interface of a model to an objective."""
+    """Interface of the model that an objective calls."""
 
     def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1) -> Terms: ...
 
@@ -52,7 +52,7 @@ def elbo(
     """
     terms = model(image, label)
     rate = terms.rate.mean(0)  # (B, D) -> (D,)
-    if free_bits:  # a floor of zero would not be neutral: an estimated rate may be negative, and would be biased
+    if free_bits:  # don't clamp at 0: an estimated rate may be negative, and clamping would bias it
         rate = rate.clamp(min=free_bits)
     return _loss(terms, terms.distortion.mean() + kl_weight * beta * rate.sum())
 
@@ -80,7 +80,7 @@ def iwae(
         UsageError: If `dreg` is true and the latents are hierarchical.
     """
     terms = model(image, label, samples)
-    if dreg and terms.hierarchical:  # the gradient passes through several groups, and each would weight it again
+    if dreg and terms.hierarchical:  # the gradient passes through several groups, and each of them would weight it
         raise UsageError(
             "objective.dreg=true needs a single group of latents, but this architecture has hierarchical latents; "
             "remove the option, or choose another --arch"

@@ -35,15 +35,15 @@ class Prior(nn.Module, ABC):
         """Map latents (B, Z) to noise (B, Z).
 
         Returns:
-            The noise, and the logarithm of the local scale of each of its dimensions (B, Z); these add up to the
-            log-determinant of the Jacobian.
+            The noise, and the log-scale of each of its dimensions (B, Z). The log-scales add up to the log-determinant
+            of the Jacobian.
         """
 
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
         """Return KL(q(z | x) || p(z)) in nats for q(z | x) = N(mean, exp(log_var)).
 
-        By default the entropy of q is exact and the cross-entropy is estimated at the sample; D = 1, because a learned
-        prior does not factorize. A prior whose KL has a closed form overrides this method.
+        By default, the entropy of q is exact, and the cross-entropy is estimated from one sample. A prior whose KL has
+        a closed form overrides this method.
 
         Args:
             mean: mean of q(z | x), (B, Z).
@@ -52,7 +52,7 @@ class Prior(nn.Module, ABC):
             log_scale: log-scales that `to_noise` returned with the noise, (B, Z).
 
         Returns:
-            The rate (B, D).
+            The rate (B, D): D = Z if the prior factorizes, else D = 1.
         """
         negative_entropy = -0.5 * (1 + math.log(2 * math.pi) + log_var)
         return (negative_entropy - normal_log_prob(noise) - log_scale).sum(1, keepdim=True)  # (B, Z) -> (B, 1)

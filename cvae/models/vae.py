@@ -128,7 +128,7 @@ class VAE(nn.Module):
             image, *features = (_repeat(t, samples) for t in (image, *features))  # (B, ...) -> (B K, ...)
             label = None if label is None else _repeat(label, samples)
         mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
-        with torch.autocast(image.device.type, enabled=False):  # full precision, even if the networks run in less
+        with torch.autocast(image.device.type, enabled=False):  # use full precision, even if the networks use less
             standard, log_scale = self.prior.to_noise(latent, label)
             log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
             log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)
@@ -144,7 +144,7 @@ class VAE(nn.Module):
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
-        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient, compiled or not."""
+        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient, even when compiled."""
         if isinstance(self.decoder, Hierarchical):
             return self.decoder.infer(features, label, noise)
         mean, log_var = (out.float() for out in features)

@@ -19,8 +19,8 @@ class Codes(NamedTuple):
         data: name of the data set.
         classes: class names of the data set, whether or not the model is conditional.
         images: images and labels.
-        mean: mean of the codes, (N, Z).
-        std: standard deviation of the codes, (N, Z).
+        mean: mean of each code, (N, Z).
+        std: standard deviation of each code, (N, Z).
     """
 
     data: str

@@ -24,7 +24,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def manifold(model: Model, index: int | None, columns: int, title: str) -> Figure:
-    """Draw the images of a two-dimensional code on a grid of prior quantiles.
+    """Draw the images decoded from a grid of prior quantiles of a two-dimensional code.
 
     Kingma & Welling 2013, figure 4, https://arxiv.org/abs/1312.6114
     """

@@ -20,8 +20,8 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
         title: title of the figure.
     """
     height, width = images.shape[2:]
-    longest = max(len(rows), len(columns))
-    cell = min(0.65, max(0.2, 9 / longest), 400 / longest)  # inches; matplotlib draws at most 65,536 pixels
+    count = max(len(rows), len(columns))
+    cell = min(0.65, max(0.2, 9 / count), 400 / count)  # inches; matplotlib draws at most 65,536 pixels
     cell_height, cell_width = cell * height / max(height, width), cell * width / max(height, width)
     font = min(10.0, 50 * cell)
     figure = Figure(figsize=(cell_width * len(columns), cell_height * len(rows)))
@@ -45,9 +45,9 @@ def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     Each image is resized alone, before the grid is made, so that its edges don't blend with the gap around it.
     """
     count, channels, height, width = images.shape
-    planes = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
+    flat = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)
     size = (width * factor, height * factor)
-    enlarged = np.stack([np.asarray(Image.fromarray(plane).resize(size, grids.RESAMPLING)) for plane in planes])
+    enlarged = np.stack([np.asarray(Image.fromarray(channel).resize(size, grids.RESAMPLING)) for channel in flat])
     return enlarged.reshape(count, channels, *enlarged.shape[1:])  # (N*C, H*factor, W*factor) -> (N, C, ...)
 
 

@@ -1,4 +1,4 @@
-"""Maps of codes: projections onto a plane, drawn as scatter plots.
+"""Maps of codes: two-dimensional projections, drawn as scatter plots.
 
 t-SNE: https://jmlr.org/papers/v9/vandermaaten08a.html, UMAP: https://arxiv.org/abs/1802.03426
 """
@@ -40,12 +40,12 @@ def check_method(method: str) -> None:
 
 
 def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, seed: int = 0) -> np.ndarray:
-    """Project codes (N, Z) to points in a plane (N, 2).
+    """Project codes (N, Z) to two dimensions, (N, 2).
 
     Args:
         codes: the codes.
         method: "tsne", "pca" or "umap".
-        perplexity: perplexity of t-SNE, roughly the number of neighbours that count.
+        perplexity: perplexity of t-SNE, roughly the number of neighbours that each code takes into account.
         seed: seed of the method.
 
     Raises:
@@ -75,15 +75,15 @@ def _make_estimator(method: str, perplexity: float, seed: int) -> Any:
         return TSNE(perplexity=perplexity, random_state=seed)
     from umap import UMAP
 
-    return UMAP(random_state=seed, n_jobs=1)  # with a seed UMAP uses one thread anyway, but warns without n_jobs=1
+    return UMAP(random_state=seed, n_jobs=1)  # with a seed, UMAP uses one thread anyway, but warns without n_jobs=1
 
 
 def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = False) -> Figure:
-    """Draw the points of codes, coloured by class if the data have classes.
+    """Draw projected codes as points, coloured by class if the data have classes.
 
     Args:
         codes: the codes, with their images and labels.
-        points: points of the codes in the plane, (N, 2).
+        points: projected codes, (N, 2).
         title: title of the figure.
         thumbnails: whether to draw some of the images at their points.
     """
@@ -163,7 +163,7 @@ def _draw_thumbnails(axes: Axes, points: np.ndarray, codes: Codes, point_colours
         frame: dict[str, Any] = {"fill": False, "edgecolor": point_colours[i], "linewidth": 1.5, "zorder": 4}
         axes.add_patch(Rectangle((left, bottom), image_width, image_height, **frame))
     axes.autoscale(True)
-    axes.use_sticky_edges = False  # keep images off the frame
+    axes.use_sticky_edges = False  # leave a margin between the images and the frame
 
 
 def thin_out(points: np.ndarray, min_distance: float) -> list[int]:

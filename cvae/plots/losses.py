@@ -15,7 +15,7 @@ from cvae.plots.style import GREY, PETROFF, colours, escape_math
 from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}
-"""Panel titles by key in a record."""
+"""Panel titles, by key in a record of the metrics."""
 
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"linestyle": (0, (3, 1.5)), "alpha": 0.55, "linewidth": 1.4},
@@ -94,7 +94,7 @@ def _plot_panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
 
 
 def _zoom(axes: Axes, curves: list[list[float]]) -> None:
-    """Fit the y axis to the epochs after the first tenth, and note how far the cut-off values of the first epochs go.
+    """Fit the y axis to the epochs after the first tenth, and note the range of the values that this cuts off.
 
     Values in the first epochs are often so large that the rest of a curve would look flat.
     """

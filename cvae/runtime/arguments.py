@@ -15,13 +15,13 @@ from cvae.spec import Spec, quote_label
 MAX_TEMPERATURE = 1000
 
 Label = float | str
-"""Name of a class, or a number equal to it."""
+"""Name of a class, as a string or as the number that it spells."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
-"""One label for all images, one for each, or None."""
+"""One label for all images, one label for each image, or None."""
 
 Indices = int | Sequence[int] | np.ndarray | None
-"""One class index for all images, one for each, or None. Indices count from 0."""
+"""One class index for all images, one index for each image, or None. Indices count from 0."""
 
 
 def label_indices(
@@ -32,7 +32,7 @@ def label_indices(
     Args:
         spec: Spec of the model.
         label: Name of the class, or `count` names.
-        label_index: Index of the class, or `count` indices, instead of `label`.
+        label_index: Index of the class or `count` indices, instead of `label`.
         count: Number of indices to return.
         what: Plural noun for what is labelled, for error messages.
 
@@ -49,17 +49,18 @@ def label_indices(
     if values is None:
         if spec.classes is None:
             return None
-        raise UsageError(f"{spec.name!r} has labels; give one of {', '.join(spec.classes[:20])}")
+        more = ", ..." * (len(spec.classes) > 20)
+        raise UsageError(f"{spec.name!r} has labels; choose one of {', '.join(spec.classes[:20])}{more}")
     try:
         dimensions = np.ndim(values)
-    except ValueError:  # sequences of different lengths
+    except ValueError:  # the values are sequences of different lengths
         dimensions = 2
     if dimensions > 1:
-        raise UsageError(f"labels {quote_label(values)} are nested; give one, or a flat sequence of {count}")
+        raise UsageError(f"labels {quote_label(values)} are nested; give one label, or a flat sequence of {count}")
     if dimensions == 0:
         return np.full(count, resolve(values), np.int64)
     if len(values) != count:
-        raise UsageError(f"{len(values)} labels for {count} {what}: give one, or one for each")
+        raise UsageError(f"{len(values)} labels for {count} {what}: give one label, or one for each")
     return np.array([resolve(value) for value in values], np.int64)
 
 
@@ -86,7 +87,7 @@ def check_count(name: str, value: int, *, minimum: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < minimum:
-        raise UsageError(f"{name} is {quote_label(value)}: it must be a whole number, at least {minimum}")
+        raise UsageError(f"{name} is {quote_label(value)}: it must be an integer, at least {minimum}")
     return number
 
 
@@ -110,7 +111,7 @@ def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.nda
 
 
 def check_memory(spec: Spec, name: str, count: int, fix: str) -> None:
-    """Check, before anything is allocated, that `count` images and codes fit into the memory of this machine.
+    """Check, before anything is allocated, that `count` images and codes fit into this machine's memory.
 
     Args:
         spec: Spec of the model.
@@ -119,7 +120,7 @@ def check_memory(spec: Spec, name: str, count: int, fix: str) -> None:
         fix: What to do instead, for the error message.
 
     Raises:
-        UsageError: If they don't fit.
+        UsageError: If the images and codes don't fit.
     """
     size, memory = 4 * (math.prod(spec.image_shape) + spec.latent_dim), _physical_memory()
     if count * size > memory:

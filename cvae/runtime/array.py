@@ -1,4 +1,4 @@
-"""Array of images that can be displayed and saved."""
+"""The array of images that a model returns."""
 
 import base64
 import io
@@ -25,7 +25,7 @@ class Images(np.ndarray):
         """Return a Pillow image: the image itself, or a grid of several.
 
         Raises:
-            UsageError: If the array does not have the shape of images, such as a slice of one.
+            UsageError: If the array does not have the shape of images, for example a slice of an image.
         """
         from cvae import imaging
 

@@ -28,13 +28,13 @@ BLOCK_BYTES = 2**24
 """Approximate size of the images in a block. A resumed call generates at most one block again."""
 
 MAX_BYTES = 2**44
-"""Largest size of all images in bytes: the size limit of a file on ext4."""
+"""Maximum size of all images in bytes: the size limit of a file on ext4."""
 
 MAX_CHUNK_BYTES = 2**24
-"""Largest size of the float32 noise and images in a chunk, unless one image takes more."""
+"""Maximum size in bytes of the float32 noise and images in a chunk, unless a single image is larger."""
 
 SUFFIXES = (".npy", ".npz", "")
-"""Suffixes of an array, shards, and a folder of images."""
+"""Suffixes of an array, of shards, and of a folder of images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,14 @@ def _generate(
         )
     done = state["done"] if state else 0
     size = int(np.prod(model.spec.image_shape))
-    chunk = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
-    block = max(chunk, BLOCK_BYTES // max(size, 16) // chunk * chunk)
-    writer = WRITERS[out.suffix.lower()](out, model, n, block)
+    chunk_size = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
+    block_size = max(chunk_size, BLOCK_BYTES // max(size, 16) // chunk_size * chunk_size)
+    writer = WRITERS[out.suffix.lower()](out, model, n, block_size)
     if state is None:
         if path := writer.find_other_images():
             raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
         write_file(state_path, json.dumps({**asdict(request), "done": 0}))
-    for start, images, labels in _generate_blocks(model, request, done, block, chunk):
+    for start, images, labels in _generate_blocks(model, request, done, block_size, chunk_size):
         writer.write(start, images, labels)
         done = start + len(images)
         write_file(state_path, json.dumps({**asdict(request), "done": done}))
@@ -183,18 +183,18 @@ def _read_state(path: Path) -> dict[str, Any] | None:
 
 
 def _generate_blocks(
-    model: Model, request: Request, done: int, block: int, chunk: int
+    model: Model, request: Request, done: int, block_size: int, chunk_size: int
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` images."""
     rng, classes = np.random.default_rng(request.seed), model.spec.classes
-    for start in range(0, request.n, block):
-        stop = min(start + block, request.n)
-        chunks = [slice(first, min(first + chunk, stop - start)) for first in range(0, stop - start, chunk)]
-        noises = (
-            rng.standard_normal((rows.stop - rows.start, model.spec.latent_dim), dtype=np.float32) for rows in chunks
+    for start in range(0, request.n, block_size):
+        stop = min(start + block_size, request.n)
+        chunks = [slice(first, min(first + chunk_size, stop - start)) for first in range(0, stop - start, chunk_size)]
+        noise_chunks = (
+            rng.standard_normal((chunk.stop - chunk.start, model.spec.latent_dim), dtype=np.float32) for chunk in chunks
         )
         if stop <= done:
-            for _ in noises:  # advance the random state past the images that are already written
+            for _ in noise_chunks:  # advance the random state past the images that are already written
                 pass
             continue
         labels = None
@@ -203,10 +203,10 @@ def _generate_blocks(
                 np.arange(start, stop) % len(classes) if request.label is None else np.full(stop - start, request.label)
             )
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
-        for rows, noise in zip(chunks, noises, strict=True):
-            indices = None if labels is None else labels[rows]
+        for chunk, noise in zip(chunks, noise_chunks, strict=True):
+            indices = None if labels is None else labels[chunk]
             decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
-            images[rows] = imaging.to_uint8(decoded)
+            images[chunk] = imaging.to_uint8(decoded)
         yield start, images, labels
 
 
@@ -218,7 +218,7 @@ class _Writer(ABC):
         """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
 
     def find_other_images(self) -> Path | None:
-        """Return a path that already has images, which the new images would be mixed with, or None."""
+        """Return a path that already has images, with which the new images would be mixed, or None."""
         return None
 
     @abstractmethod
@@ -229,7 +229,7 @@ class _Writer(ABC):
 class _ArrayWriter(_Writer):
     """Writer of one array of images and, for a model with labels, one of class indices."""
 
-    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
+    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
         self.n = n
         self.arrays: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
         if model.spec.classes is not None:
@@ -256,7 +256,7 @@ class _ArrayWriter(_Writer):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # renamed before the call was interrupted
+            with suppress(FileNotFoundError):  # the file was renamed before the call was interrupted
                 self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.arrays]
 
@@ -264,15 +264,15 @@ class _ArrayWriter(_Writer):
 class _ShardWriter(_Writer):
     """Writer of a shard for each block."""
 
-    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
-        self.out, self.classes, self.block = out, model.spec.classes, block
-        num_shards = -(-n // block)
+    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
+        self.out, self.classes, self.block_size = out, model.spec.classes, block_size
+        num_shards = -(-n // block_size)
         self.files = [out] if num_shards == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(num_shards)]
 
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
         label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
         with (
-            atomic_write(self.files[start // self.block]) as temporary_path,
+            atomic_write(self.files[start // self.block_size]) as temporary_path,
             temporary_path.open("wb") as file,  # given a path, numpy would append .npz to .NPZ
         ):
             np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ class _ShardWriter(_Writer):
 class _FolderWriter(_Writer):
     """Writer of a PNG file for each image."""
 
-    def __init__(self, out: Path, model: Model, n: int, block: int) -> None:
+    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
         self.out, self.digits = out, len(str(n - 1))
         classes = model.spec.classes
         if classes is not None and not all(re.fullmatch(r"-?\w([\w .+-]*[\w+-])?", name) for name in classes):

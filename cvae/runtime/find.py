@@ -16,14 +16,14 @@ def find(name_or_path: str | Path | None = None) -> Path:
             hf://owner/name[@revision], which is downloaded. None stands for the zoo's default model.
 
     Raises:
-        UsageError: If there is no such model.
+        UsageError: If there is no such model, or the installed package does not contain its files.
         CvaeError: If the model can't be downloaded.
     """
     if str(name_or_path).startswith(hub.SCHEME):
         return hub.fetch(str(name_or_path))
     zoo = model_zoo.models()
     if name_or_path is None and zoo:
-        return zoo[model_zoo.DEFAULT]  # even if a run has the same name: it may still be training
+        return zoo[model_zoo.DEFAULT]  # not a run of the same name, which may still be training
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() or is_run(path) or (path / DECODER).is_file():
@@ -31,7 +31,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
     if is_run(RUNS / name):
         return RUNS / name
     if name in zoo:
-        return zoo[name]
+        return model_zoo.model(name)
     if path.exists():
         raise UsageError(f"{name!r} is not a run: it has neither {CONFIG} nor {DECODER}")
     if not zoo and newest_run() is None:

@@ -10,7 +10,7 @@ from cvae.run import DECODER, ENCODER
 SCHEME = "hf://"
 
 FILES = (DECODER, ENCODER)
-"""Names of the files to download. No weights, code or data of an untrusted repository are downloaded."""
+"""Names of the files to download. Nothing else in an untrusted repository is downloaded."""
 
 
 def fetch(name: str) -> Path:
@@ -75,7 +75,7 @@ def _check_sizes(name: str, repository: str, revision: str | None) -> None:
     try:
         api = HfApi(endpoint=constants.ENDPOINT)
         files = api.model_info(repository, revision=revision, files_metadata=True).siblings or ()
-    except Exception:  # the download fails too, and `fetch` reports why
+    except Exception:  # the download will fail too, and `fetch` reports why
         return
     for file in files:
         if file.rfilename in FILES and (file.size or 0) > MAX_BYTES:

@@ -138,7 +138,7 @@ class Model:
 
         Raises:
             UsageError: If the shape or a label does not fit the model.
-            CvaeError: If onnxruntime fails, or returns values that are not those of images.
+            CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
         images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
@@ -167,7 +167,7 @@ class Model:
 
         Raises:
             UsageError: If the shape or a label does not fit the model.
-            CvaeError: If the decoder has no encoder in its folder, or that returns an invalid standard deviation.
+            CvaeError: If there is no encoder in the decoder's folder, or it returns an invalid standard deviation.
         """
         images = check_array(images, self.spec.image_shape, "images")
         if images.min() < 0 or images.max() > 1:
@@ -217,7 +217,7 @@ class Model:
         """Return the index of the class (N,) that fits each of the images (N, C, H, W) best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
-        distortion alone would not do, because a wrong class with an unlikely code reconstructs an image well too.
+        distortion alone is not enough, because a wrong class with an unlikely code reconstructs an image well too.
 
         Raises:
             UsageError: If the model has no labels.

@@ -88,8 +88,8 @@ class Session:
         self._max_batch = max(1, MAX_ELEMENTS // max(1, elements))
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
-        options.log_severity_level = 4  # errors are raised anyway
-        options.add_session_config_entry("session.load_model_format", "ONNX")  # the format that was scanned
+        options.log_severity_level = 4  # errors are raised, so they need not be logged
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # load only the format that was scanned
         options.enable_cpu_mem_arena = arena
         options.intra_op_num_threads = threads or 0
         # Spinning while threads wait for each other makes a run 1.2 times as fast; after the run they sleep.
@@ -144,7 +144,7 @@ class Session:
             padded = {name: np.concatenate([value, value[:1].repeat(padding, 0)]) for name, value in inputs.items()}
         try:
             outputs = self._session.run(list(self._outputs), padded)
-        except Exception as error:  # as above
+        except Exception as error:  # onnxruntime raises a dozen types without a common base class
             raise CvaeError(f"onnxruntime can't run {self._source!r}: {one_line(error)}") from error
         for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
             if output.shape != (count + padding, *shape) or output.dtype != np.float32:

@@ -34,7 +34,7 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def table(study: Study) -> str:
-    """Format a study as text: a table of its trials, the best trial first, and commands that use the best trial."""
+    """Format a study as a table of its trials, the best trial first, followed by commands that use the best trial."""
     names = list(study.space)
     rows = [["trial", "outcome", "bound", "seconds", *names]]
     for trial in study.trials:
@@ -46,7 +46,8 @@ def table(study: Study) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     report = summary(study)
     if (best := report["best"]) is not None:
-        gain = "" if report["first_bound"] is None else f", {report['first_bound'] - best['bound']:.2f} below the first"
+        first = report["first_bound"]
+        gain = "" if first is None else f", {first - best['bound']:.2f} below the first trial"
         lines += ["", f"best: trial {best['number']}, {best['bound']:.2f} nats per image{gain}"]
         lines += [f"train it again: cvae train --recipe {best['recipe']}"]
         lines += [f"export it: cvae export onnx {best['run']}" if best["run"] else f"its run is on {best['host']}"]

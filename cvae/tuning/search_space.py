@@ -2,7 +2,7 @@
 
 A search space is made in two steps, from the command line or from a recipe:
 
-1. `parse_search` converts the texts of `--search`, such as "lr=1e-4..1e-2:log", to a table, such as
+1. `parse_search` converts the arguments of `--search`, such as "lr=1e-4..1e-2:log", to a table, such as
    {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}. `read_search` reads a table of the same form from a recipe.
 2. `make_space` checks the table and converts it to a `Space`, which maps each name to a `Range` or a tuple of choices.
 
@@ -92,7 +92,7 @@ def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
 
 
 def parse_search(assignments: list[str]) -> dict[str, Any]:
-    """Convert flags like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of the [search] table of a recipe.
+    """Convert assignments like "lr=1e-4..1e-2:log" and "latent_dim=8,16" to the form of a recipe's [search] table.
 
     Raises:
         UsageError: If an assignment does not have this form.
@@ -107,7 +107,7 @@ def parse_search(assignments: list[str]) -> dict[str, Any]:
                 table[name] = {"low": json.loads(ends[1]), "high": json.loads(ends[2]), "log": ends[3] is not None}
             else:
                 table[name] = json.loads(f"[{text}]")
-        except ValueError:  # not JSON, so the choices are plain text, as in optimizer=adamw,sgd
+        except ValueError:  # the choices are not JSON but plain strings, as in optimizer=adam,adamw
             table[name] = text.split(",")
     return table
 

@@ -1,6 +1,6 @@
 """Hyperparameter search with Optuna, https://arxiv.org/abs/1907.10902, on one or more machines.
 
-Each trial is a run, scored by its best validation bound. The first trial is the user's configuration unchanged, so the
+Each trial is a run, scored by its best validation bound. The first trial is the user's configuration, unchanged, so the
 best trial is never worse than this configuration.
 """
 
@@ -66,7 +66,8 @@ class Study:
         storage: file or database URL, which several workers can share; None for a file in `out`.
 
     Raises:
-        UsageError: If the configuration or the space is not valid, or the study was started with different flags.
+        UsageError: If the configuration or the search space is not valid, or the study was started with different
+            flags.
         CvaeError: If the storage can't be used.
     """
 
@@ -120,11 +121,11 @@ class Study:
             if encode_choice(values[name]) in domain
         }
 
-    def run(self, trials: int) -> None:
-        """Search until the study has `trials` trials, counting those of all workers.
+    def run(self, num_trials: int) -> None:
+        """Search until the study has `num_trials` trials, counting the trials of all workers.
 
         Raises:
-            CvaeError: If the first trial fails, or `MAX_FAILURES` trials in a row.
+            CvaeError: If the first trial fails, or `MAX_FAILURES` trials in a row fail.
             Interrupted: If the process receives Ctrl-C or SIGTERM; the study can be resumed.
         """
         with self._convert_storage_errors():
@@ -132,7 +133,7 @@ class Study:
                 self._recover()
                 self._update_best()
                 failures = 0
-                while self._num_done() < trials:
+                while self._num_done() < num_trials:
                     trial = self.optuna.ask()
                     if is_first(trial) and self._is_duplicate_first(trial):
                         self.optuna.tell(trial, state=TrialState.FAIL)
@@ -146,7 +147,7 @@ class Study:
                         raise error
             except (Interrupted, KeyboardInterrupt):
                 raise Interrupted(
-                    f"interrupted after {self._num_done()} of {trials} trials; resume with the same command"
+                    f"interrupted after {self._num_done()} of {num_trials} trials; resume with the same command"
                 ) from None
 
     @property
@@ -172,8 +173,8 @@ class Study:
     # -- one trial -------------------------------------------------------------------------------------------------
 
     def _train(self, trial: Trial) -> CvaeError | None:
-        """Train, report the result to the study, and return the error if the training failed."""
-        # The seed includes the trial's number: workers propose different values, and a repeated study the same values.
+        """Train, report the result to the study, and return the error if training failed."""
+        # The seed depends on the trial's number: workers propose different values, a repeated study the same values.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
@@ -211,10 +212,10 @@ class Study:
             trial.set_user_attr("error", str(error))
         trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
         bound = min(bounds) if state == TrialState.COMPLETE else None
-        finished = self.optuna.tell(trial, bound, state, skip_if_finished=True)
-        values = ", ".join(f"{name} {format_value(value)}" for name, value in finished.params.items())
-        score_text = f" ({error})" if error else "" if finished.value is None else f" at {finished.value:.2f} nats"
-        print(f"trial {finished.number}: {outcome(finished)}{score_text}; {values}", file=sys.stderr)
+        result = self.optuna.tell(trial, bound, state, skip_if_finished=True)
+        values = ", ".join(f"{name} {format_value(value)}" for name, value in result.params.items())
+        score_text = f" ({error})" if error else "" if result.value is None else f" at {result.value:.2f} nats"
+        print(f"trial {result.number}: {outcome(result)}{score_text}; {values}", file=sys.stderr)
         return error
 
     def _update_best(self) -> None:
@@ -266,17 +267,17 @@ class Study:
         search = {
             key: asdict(domain) if isinstance(domain, Range) else list(domain) for key, domain in self.space.items()
         }
-        for kind, current in {"flags": flags, "search": search}.items():
-            stored = self.optuna.user_attrs.get(kind, current) if self._num_done() else {}
-            if stored and kind == "flags":  # an older version may have had fewer flags, or beta among them
+        for attr, current in {"flags": flags, "search": search}.items():
+            stored = self.optuna.user_attrs.get(attr, current) if self._num_done() else {}
+            if stored and attr == "flags":  # an older version may have stored fewer flags, or beta as a flag
                 stored = {**defaults, **expand_short_flags(stored)}
             if stored == current:
                 continue
             if not stored:
-                self.optuna.set_user_attr(kind, current)
+                self.optuna.set_user_attr(attr, current)
                 continue
             key = next(key for key in [*current, *stored] if current.get(key) != stored.get(key))
-            text = flag(key) if kind == "flags" else f"--search {key}"
+            text = flag(key) if attr == "flags" else f"--search {key}"
             raise UsageError(
                 f"the study {self.name!r} was started with {text} {stored.get(key)}, not {current.get(key)}; "
                 "use the same flags, or another --study"
@@ -316,7 +317,7 @@ def _open_journal(path: Path) -> JournalStorage:
 
 
 def outcome(trial: FrozenTrial) -> str:
-    """Return a word for the state of a trial."""
+    """Describe the state of a trial in one word."""
     if "error" in trial.user_attrs:
         return "failed"
     return {"FAIL": "stopped"}.get(trial.state.name, trial.state.name.lower())

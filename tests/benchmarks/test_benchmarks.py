@@ -24,6 +24,7 @@ SMOKE = {
     "anomaly_mnist": (["--smoke", "--out", "anomaly.json"], "labels without 1  combined"),
     "decoding_speed": (["--smoke"], "onnxruntime"),
     "hosts": (["--smoke"], "| Python: `cvae` |"),
+    "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),
     "large_set": (["--smoke"], "325 images 3x64x64"),
     "precision": (["--smoke"], "test bound, nats"),
     "principal_components": ([], " dB over 359 test images"),
@@ -35,7 +36,11 @@ SMOKE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", [pytest.param(name, marks=[needs_mnist] if name == "training_speed" else []) for name in SMOKE]
+    "script",
+    [
+        pytest.param(name, marks=[needs_mnist] if name in ("installed_models", "training_speed") else [])
+        for name in SMOKE
+    ],
 )
 def test_benchmark_runs(tmp_path, script):
     flags, words = SMOKE[script]

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the commands."""
+"""Fixtures for the tests of the command line."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -47,10 +47,10 @@ def wrong_files(in_tmp) -> None:
     Path("text.png").write_text("this is not an image")
     Path("text.onnx").write_text("this is not a model\n" * 30)
     Path("unknown-key.toml").write_text("epochz = 3\n")
-    Path("no-toml.toml").write_text("= 3\n")
+    Path("invalid.toml").write_text("= 3\n")
     Path("wrong-type.toml").write_text('epochs = "3"\n')
     Image.new("L", (8, 8)).save("seven.png")
-    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    other = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [tensor], [other])
+    source = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    target = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "g", [source], [target])
     onnx.save(onnx.helper.make_model(graph), "foreign.onnx")

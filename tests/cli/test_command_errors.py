@@ -1,4 +1,4 @@
-"""Errors of the commands that read a model: one line with the value and the fix, and nothing written."""
+"""Errors of the commands that read a model: one line with the value and the fix; nothing is written."""
 
 import os
 import re
@@ -8,63 +8,63 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-NO_ORT_CUDA = pytest.mark.skipif(
-    "CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA"
+needs_ort_without_cuda = pytest.mark.skipif(
+    "CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime supports CUDA"
 )
-BAD_USE = {
-    "digit": (2, "generate {labels} --digit 12", ["'12'", "0, 1, 2"]),
-    "negative": (2, "generate {labels} --label -1", ["'-1'", "0, 1, 2"]),
-    "label": (2, "generate {labels} --label x", ["'x'", "0, 1, 2"]),
-    "no labels": (2, "generate {plain} --label x", ["'x'", "without labels"]),
-    "two labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
+INVALID_COMMANDS = {
+    "unknown digit": (2, "generate {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "negative label": (2, "generate {labels} --label -1", ["'-1'", "0, 1, 2"]),
+    "unknown label": (2, "generate {labels} --label x", ["'x'", "0, 1, 2"]),
+    "label of unconditional model": (2, "generate {plain} --label x", ["'x'", "without labels"]),
+    "two different labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
     "label and grid": (2, "generate {labels} --label 1 --grid", ["--grid", "'1'", "give one"]),
-    "infinite": (2, "generate {labels} --temperature inf", ["inf"]),
-    "foreign file": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),
-    "text file": (1, "generate text.onnx", ["'text.onnx'", "ONNX"]),
-    "picture": (1, "generate seven.png", ["'seven.png'", "ONNX"]),
-    "encoder": (2, "generate {labels}/encoder.onnx", ["encoder.onnx", "decoder"]),
-    "no run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
-    "under a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),
-    "ending": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
-    "no ending": (2, "interpolate {labels} --digit 3 --out empty-folder", ["'empty-folder'", ".png"]),
-    "device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
-    "restyle to": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
-    "restyle from": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
-    "restyle without labels": (2, "restyle seven.png -m {plain} --to 1", ["'1'", "without labels"]),
-    "restyle without any": (2, "restyle seven.png -m {plain}", ["without labels"]),
-    "restyle no picture": (1, "restyle text.png -m {labels} --to 1", ["'text.png'"]),
-    "via": (1, "interpolate {plain} --via nowhere.png", ["'nowhere.png'"]),
-    "mode": (2, "interpolate {labels} --mode foo", ["'foo'", "'slerp'", "'lerp'"]),
-    "no start": (1, "interpolate {plain} --from nowhere.png", ["'nowhere.png'"]),
-    "no end": (1, "interpolate {plain} --to -3", ["'-3'"]),
-    "start no picture": (1, "interpolate {plain} --from text.png", ["'text.png'"]),
-    "end label": (2, "interpolate {labels} --digit 3 --to-label 10", ["'10'", "0, 1, 2"]),
-    "end without labels": (2, "interpolate {plain} --to-label 3", ["'3'", "without labels"]),
-    "strip ending": (2, "interpolate {plain} --out x.foo", ["'x.foo'", "'.foo'"]),
-    "gif under a file": (1, "interpolate {plain} --out a-file/x.gif", ["'a-file/x.gif'"]),
-    "missing picture": (1, "reconstruct nowhere.png -m {plain}", ["'nowhere.png'"]),
-    "no picture": (1, "reconstruct seven.png text.png -m {plain}", ["'text.png'"]),
-    "folder": (1, "reconstruct empty-folder -m {plain}", ["'empty-folder'"]),
-    "label of picture": (2, "reconstruct seven.png -m {labels} --digit 12", ["'12'", "0, 1, 2"]),
-    "picture without labels": (2, "reconstruct seven.png -m {plain} --digit 1", ["'1'", "without labels"]),
-    "info of a file": (1, "info foreign.onnx", ["'foreign.onnx'"]),
-    "info of a folder": (2, "info empty-folder", ["'empty-folder'", "config.json"]),
-    "format": (2, "export onxn {plain}", ["'onxn'", "'onnx'"]),
-    "export nothing": (2, "export onnx", ["'runs'", "cvae train"]),
-    "export a folder": (2, "export onnx empty-folder", ["'empty-folder'"]),
-    "export a file": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
-    "export elsewhere": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
-    "export a foreign file": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
-    "licence of a copy": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
+    "infinite temperature": (2, "generate {labels} --temperature inf", ["inf"]),
+    "ONNX file of another program": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),
+    "text instead of model": (1, "generate text.onnx", ["'text.onnx'", "ONNX"]),
+    "image instead of model": (1, "generate seven.png", ["'seven.png'", "ONNX"]),
+    "encoder instead of decoder": (2, "generate {labels}/encoder.onnx", ["encoder.onnx", "decoder"]),
+    "folder without run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
+    "output folder is a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),
+    "unknown extension": (2, "generate {labels} --out x.foo", ["'x.foo'", "'.foo'", ".png"]),
+    "missing extension": (2, "interpolate {labels} --digit 3 --out empty-folder", ["'empty-folder'", ".png"]),
+    "unknown device": (2, "generate {labels} --device tpu", ["'tpu'", "cpu"]),
+    "restyle to unknown label": (2, "restyle seven.png -m {labels} --to 10", ["'10'", "0, 1, 2"]),
+    "restyle from unknown label": (2, "restyle seven.png -m {labels} --to 1 --digit x", ["'x'", "0, 1, 2"]),
+    "restyle unconditional model to label": (2, "restyle seven.png -m {plain} --to 1", ["'1'", "without labels"]),
+    "restyle unconditional model": (2, "restyle seven.png -m {plain}", ["without labels"]),
+    "restyle invalid image": (1, "restyle text.png -m {labels} --to 1", ["'text.png'"]),
+    "missing intermediate image": (1, "interpolate {plain} --via nowhere.png", ["'nowhere.png'"]),
+    "unknown mode": (2, "interpolate {labels} --mode foo", ["'foo'", "'slerp'", "'lerp'"]),
+    "missing start image": (1, "interpolate {plain} --from nowhere.png", ["'nowhere.png'"]),
+    "missing end image": (1, "interpolate {plain} --to -3", ["'-3'"]),
+    "invalid start image": (1, "interpolate {plain} --from text.png", ["'text.png'"]),
+    "unknown end label": (2, "interpolate {labels} --digit 3 --to-label 10", ["'10'", "0, 1, 2"]),
+    "end label of unconditional model": (2, "interpolate {plain} --to-label 3", ["'3'", "without labels"]),
+    "unknown extension of strip": (2, "interpolate {plain} --out x.foo", ["'x.foo'", "'.foo'"]),
+    "folder of GIF is a file": (1, "interpolate {plain} --out a-file/x.gif", ["'a-file/x.gif'"]),
+    "reconstruct missing image": (1, "reconstruct nowhere.png -m {plain}", ["'nowhere.png'"]),
+    "reconstruct invalid image": (1, "reconstruct seven.png text.png -m {plain}", ["'text.png'"]),
+    "reconstruct folder": (1, "reconstruct empty-folder -m {plain}", ["'empty-folder'"]),
+    "reconstruct with unknown label": (2, "reconstruct seven.png -m {labels} --digit 12", ["'12'", "0, 1, 2"]),
+    "reconstruct with unexpected label": (2, "reconstruct seven.png -m {plain} --digit 1", ["'1'", "without labels"]),
+    "info on ONNX file of another program": (1, "info foreign.onnx", ["'foreign.onnx'"]),
+    "info on folder without run": (2, "info empty-folder", ["'empty-folder'", "config.json"]),
+    "misspelt format": (2, "export onxn {plain}", ["'onxn'", "'onnx'"]),
+    "export without any run": (2, "export onnx", ["'runs'", "cvae train"]),
+    "export folder without run": (2, "export onnx empty-folder", ["'empty-folder'"]),
+    "export ONNX file of another program": (1, "export onnx foreign.onnx", ["foreign.onnx"]),
+    "onnx exporter has no --out": (2, "export onnx {plain} --out elsewhere", ["exporter 'onnx'", "'out'"]),
+    "convert ONNX file of another program": (1, "export triton foreign.onnx", ["foreign.onnx", "not exported by cvae"]),
+    "triton exporter has no --license": (2, "export triton {plain} --license MIT", ["exporter 'triton'", "'license'"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "command", "words"), BAD_USE.values(), ids=BAD_USE)
+@pytest.mark.parametrize(("code", "command", "words"), INVALID_COMMANDS.values(), ids=INVALID_COMMANDS)
 def test_command_rejects_invalid_arguments_in_one_line(assert_fails, wrong_files, trained, code, command, words):
     assert_fails(code, words, *[word.format(**trained) for word in command.split()])
 
 
-@NO_ORT_CUDA
+@needs_ort_without_cuda
 def test_generate_explains_how_to_install_missing_cuda_provider(assert_fails, trained):
     assert_fails(
         2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
@@ -98,23 +98,23 @@ def test_generate_reports_read_only_folder(assert_fails, trained):
     assert_fails(1, ["'locked/x.png'", "ermission"], "generate", trained["plain"], "--out", "locked/x.png")
 
 
-USAGE = {
-    "no command": "bogus",
+USAGE_ERRORS = {
+    "unknown command": "bogus",
     "unknown flag": "generate {plain} --bogus",
-    "no number": "generate {plain} -n three",
-    "too few": "generate {plain} -n 0",
-    "seed": "generate {plain} --seed -1",
-    "temperature": "generate {plain} --temperature -1",
-    "one step": "interpolate {plain} --steps 1",
-    "speed": "interpolate {plain} --fps 0",
-    "argument": "parts resnet",
-    "no pictures": "reconstruct",
-    "no format": "export",
-    "train number": "train --epochs many",
+    "not a number": "generate {plain} -n three",
+    "zero images": "generate {plain} -n 0",
+    "negative seed": "generate {plain} --seed -1",
+    "negative temperature": "generate {plain} --temperature -1",
+    "single step": "interpolate {plain} --steps 1",
+    "zero frames per second": "interpolate {plain} --fps 0",
+    "unexpected argument": "parts resnet",
+    "missing images": "reconstruct",
+    "missing format": "export",
+    "number of epochs is not a number": "train --epochs many",
 }
 
 
-@pytest.mark.parametrize("command", USAGE.values(), ids=USAGE)
+@pytest.mark.parametrize("command", USAGE_ERRORS.values(), ids=USAGE_ERRORS)
 def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, command):
     result = cvae(*[word.format(**trained) for word in command.split()])
     assert result.code == 2 and result.out == "" and "Traceback" not in result.err and not list(Path().iterdir())
@@ -149,6 +149,6 @@ def test_command_without_subcommand_prints_help(cvae):
 
 
 @pytest.mark.parametrize("out", ["x.png", "x.npy", "x.npz", "x"])
-def test_generate_rejects_huge_number_of_images_at_once(assert_fails, trained, out):
+def test_generate_rejects_huge_number_of_images(assert_fails, trained, out):
     huge = str(10**20)
     assert_fails(2, ["at most"], "generate", trained["labels"], "-n", huge, "--out", out)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from cli_helpers import QUICK
+from cli_helpers import QUICK_TRAIN
 
 
 def test_evaluate_prints_every_metric(cvae, trained):
@@ -28,7 +28,7 @@ def test_evaluate_prints_every_metric(cvae, trained):
     assert len(remarks) == 1 and remarks[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
         assert re.search(rf"^  {name} +[-0-9.]+$", result.out, flags=re.MULTILINE)
-    assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same figures again
+    assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same value as in the JSON
 
 
 def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
@@ -40,17 +40,19 @@ def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
 
 @pytest.mark.integration
 def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
-    assert cvae(*QUICK, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
+    assert cvae(*QUICK_TRAIN, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
     assert cvae("export", "onnx", "run").code == 0
-    by_run = cvae("evaluate", "run", "--json").facts
+    run_report = cvae("evaluate", "run", "--json").facts
     for arguments in (["run", "--exported"], ["run/decoder.onnx"]):
         facts = cvae("evaluate", *arguments, "--json").facts
         assert facts["backend"].startswith("onnxruntime")
-        assert facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+        assert facts["bound"] == pytest.approx(run_report["bound"], rel=1e-4)
     Path("alone").mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(Path("run") / name, "alone")
-    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(by_run["bound"], rel=1e-4)
+    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(
+        run_report["bound"], rel=1e-4
+    )
 
 
 @pytest.mark.parametrize(

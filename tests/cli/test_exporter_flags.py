@@ -11,7 +11,7 @@ from cvae.exporters.base import requires_weights
 from cvae.registry import EXPORTERS
 
 calls: list[tuple[Path, dict[str, Any]]] = []
-"""The arguments of every call of an exporter below."""
+"""Arguments of every call of the exporters below."""
 
 
 def export(
@@ -26,7 +26,7 @@ def export(
     half: str = "left",
     out: Path = Path("mine.txt"),
 ) -> list[Path]:
-    """Write nothing of use.
+    """Write a file.
 
     Args:
         level: Compression level, higher
@@ -57,7 +57,7 @@ def exporters(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("arguments", ["mine --level 1", "mine --level=1", "--level 1 mine"])
-def test_value_of_exporter_flag_is_not_taken_for_the_run(cvae, arguments):
+def test_value_of_exporter_flag_is_not_mistaken_for_the_run(cvae, arguments):
     result = cvae("export", *arguments.split())
     assert (result.code, result.err) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
     ((model, options),) = calls
@@ -67,7 +67,7 @@ def test_value_of_exporter_flag_is_not_taken_for_the_run(cvae, arguments):
 @pytest.mark.parametrize(
     "arguments", ["mine runs/x --level 1", "mine --level 1 runs/x", "mine --level=1 runs/x", "--level 1 mine runs/x"]
 )
-def test_exporter_flag_and_run_come_in_any_order(cvae, trained, in_tmp, arguments):
+def test_exporter_flag_and_run_may_come_in_any_order(cvae, trained, in_tmp, arguments):
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
     result = cvae("export", *arguments.split())
@@ -86,7 +86,7 @@ def test_exporter_flag_and_run_come_in_any_order(cvae, trained, in_tmp, argument
         ("--no-crop", "crop", False),
         ("--title 3", "title", "3"),
         ("--note 3", "note", "3"),
-        ("--half right", "half", "right"),  # a flag of onnx with another type
+        ("--half right", "half", "right"),  # the onnx exporter has this flag with another type
         ("--out new.txt", "out", Path("new.txt")),
     ],
 )
@@ -101,7 +101,7 @@ def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
     ("arguments", "words"),
     [
         ("mine --levle 1", ["exporter 'mine'", "'levle'", "did you mean 'level'?"]),
-        ("mine --license MIT", ["exporter 'mine'", "'license'"]),  # a flag of onnx
+        ("mine --license MIT", ["exporter 'mine'", "'license'"]),  # a flag of the onnx exporter
         ("mine --level x", ["exporter 'mine'", "level='x' is not an integer"]),
         ("mine --level 1.5", ["level=1.5 is not an integer"]),
         ("mine --sizes 3", ["sizes=3 is not a list"]),

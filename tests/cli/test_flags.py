@@ -38,7 +38,7 @@ class LargerConfig(TrainConfig):
 
 
 def command_line(config: type) -> typer.Typer:
-    """Return a program with one command that prints its flags."""
+    """Return a program with one command that prints the values of its flags."""
     app = typer.Typer(rich_markup_mode=None)
 
     @app.command()
@@ -77,7 +77,7 @@ def test_interval_contains_the_finite_numbers_between_its_ends(interval, inside,
         ({"optimizer": "adamm"}, ["--optimizer 'adamm'", "'adam'"]),
     ],
 )
-def test_config_checks_its_values_by_the_metadata_of_its_fields(values, words):
+def test_config_checks_its_values_against_the_metadata_of_its_fields(values, words):
     with pytest.raises(UsageError) as caught:
         LargerConfig(**values)
     assert "\n" not in str(caught.value)
@@ -85,16 +85,16 @@ def test_config_checks_its_values_by_the_metadata_of_its_fields(values, words):
 
 
 @pytest.mark.parametrize("name", flags_of(TrainConfig))
-def test_every_default_is_within_its_range_and_every_flag_has_a_help_text(name):
-    facts = flags_of(TrainConfig)[name]
-    facts.check(name, getattr(TrainConfig(), name))
-    assert re.fullmatch(r"[A-Z].*\.", facts.help), facts.help
+def test_default_is_valid_and_help_is_a_sentence(name):
+    spec = flags_of(TrainConfig)[name]
+    spec.check(name, getattr(TrainConfig(), name))
+    assert re.fullmatch(r"[A-Z].*\.", spec.help), spec.help
 
 
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def test_new_field_is_a_flag_without_any_other_change():
+def test_new_field_becomes_a_flag_without_other_changes():
     app = command_line(LargerConfig)
     arguments = ["--momentum", "0.5", "--freeze", "encoder", "--freeze", "decoder", "--set", "arch.x=1"]
     result = CliRunner().invoke(app, arguments)
@@ -129,9 +129,9 @@ def test_tune_has_all_flags_of_train():
 
 
 def test_help_describes_default_that_depends_on_the_run():
-    for name, facts in flags_of(TrainConfig).items():
+    for name, spec in flags_of(TrainConfig).items():
         if getattr(TrainConfig(), name) is None and name != "limit":
-            assert facts.automatic and default_text(TrainConfig, name) == facts.automatic
+            assert spec.automatic and default_text(TrainConfig, name) == spec.automatic
 
 
 def test_lists_of_flags_are_derived_from_the_fields():
@@ -145,9 +145,9 @@ def test_lists_of_flags_are_derived_from_the_fields():
 
 def test_reference_has_a_row_for_each_flag():
     reference = flag_reference()
-    for name, facts in {**flags_of(TrainConfig), **SHORT_FLAGS}.items():
-        rows = [line for line in reference.splitlines() if re.match(rf"\| `{facts.spelling(name)}[ `]", line)]
-        assert len(rows) == 1 and facts.help.replace("|", "\\|") in rows[0], name
+    for name, spec in {**flags_of(TrainConfig), **SHORT_FLAGS}.items():
+        rows = [line for line in reference.splitlines() if re.match(rf"\| `{spec.spelling(name)}[ `]", line)]
+        assert len(rows) == 1 and spec.help.replace("|", "\\|") in rows[0], name
         assert len(re.findall(r"(?<!\\)\|", rows[0])) == 5
     assert "`--set objective.beta=X`" in reference and "--without" not in reference
 
@@ -155,13 +155,13 @@ def test_reference_has_a_row_for_each_flag():
 # -- short flags -------------------------------------------------------------------------------------------------------
 
 
-def test_short_flag_stands_for_an_option():
+def test_short_flag_sets_an_option():
     result = CliRunner().invoke(command_line(TrainConfig), ["--beta", "4", "--set", "objective.beta=2"])
     assert json.loads(result.output) == {"options": {"objective": {"beta": 4.0}}}
     assert flag("free_bits") == "--free-bits"
 
 
-def test_recipe_accepts_names_of_flags_and_of_options_with_short_flags(tmp_path):
+def test_recipe_accepts_names_of_flags_and_short_flags(tmp_path):
     recipe = tmp_path / "old.toml"
     recipe.write_text('beta = 4\nfree-bits = 0.5\nexclude-class = ["3"]\n[options.objective]\nbeta = 2\n')
     expected = {"without": ["3"], "options": {"objective": {"beta": 4, "free_bits": 0.5}}}
@@ -172,7 +172,7 @@ def test_recipe_accepts_names_of_flags_and_of_options_with_short_flags(tmp_path)
     assert config.without == ("3",)
 
 
-def test_options_of_the_recipe_are_dropped_with_another_objective(tmp_path):
+def test_recipe_options_are_dropped_for_another_objective(tmp_path):
     recipe = tmp_path / "old.toml"
     recipe.write_text("beta = 4\n")
     assert build_config(str(recipe), {"options": {}}).options == {"objective": {"beta": 4}}
@@ -181,7 +181,7 @@ def test_options_of_the_recipe_are_dropped_with_another_objective(tmp_path):
 
 @pytest.mark.parametrize("old", [{"beta": None, "free_bits": None}, {"beta": 3.0}, {}], ids=str)
 def test_config_of_older_version_can_be_read(tmp_path, old):
-    """It has the keys `beta` and `free_bits`, which are null in the config of a run."""
+    """An older config has the keys `beta` and `free_bits`, which are null in the config of a run."""
     path = tmp_path / "config.json"
     data = json.loads((next(iter(models().values())) / "config.json").read_text())
     for name in SHORT_FLAGS:
@@ -216,7 +216,7 @@ def test_search_maps_short_flag_to_its_option():
 # -- data --------------------------------------------------------------------------------------------------------------
 
 
-def test_training_config_returns_its_data_config():
+def test_train_config_returns_its_data_config():
     config = TrainConfig(data="folder:x", size="8x16", without=("a",), seed=3, lr=0.1)
     data = config.data_config
     assert type(data) is DataConfig and data == DataConfig(data="folder:x", size="8x16", without=("a",), seed=3)
@@ -226,7 +226,7 @@ def test_training_config_returns_its_data_config():
         DataConfig(validation=1)
 
 
-def test_data_of_a_run_is_a_data_config():
+def test_find_data_config_returns_a_data_config():
     from cvae.evaluation.evaluate import find_data_config
 
     folder = next(iter(models().values()))

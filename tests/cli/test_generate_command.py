@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import DIGITS, in_torch, noise, panels, panels_show
+from cli_helpers import DIGITS, noise, read_grid, run_torch, same_images
 from PIL import Image
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "across", "down", "labels"),
+    ("model", "flags", "columns", "rows", "labels"),
     [
         ("labels", ["--digit", "7"], 1, 1, [7]),
         ("labels", ["--label", "3", "-n", "5"], 3, 2, [3] * 5),
@@ -25,21 +25,21 @@ from PIL import Image
     ids=str,
 )
 def test_generate_writes_images_that_torch_decodes_from_the_same_noise(
-    cvae, trained, kind, flags, across, down, labels
+    cvae, trained, model, flags, columns, rows, labels
 ):
-    facts = cvae("generate", trained[kind], *flags, "--seed", 5, "--json").facts
-    names = None if kind == "plain" else [str(label) for label in labels]
-    assert facts == {"out": "generated.png", "model": kind, "images": len(labels), "labels": names, "seed": 5}
-    actual = panels("generated.png", across, down)
-    images = in_torch(trained[kind], "decode", noise(5, len(labels)), None if kind == "plain" else labels)
-    assert panels_show(actual[: len(labels)], images) and (actual[len(labels) :] == 128).all()
+    facts = cvae("generate", trained[model], *flags, "--seed", 5, "--json").facts
+    names = None if model == "plain" else [str(label) for label in labels]
+    assert facts == {"out": "generated.png", "model": model, "images": len(labels), "labels": names, "seed": 5}
+    actual = read_grid("generated.png", columns, rows)
+    images = run_torch(trained[model], "decode", noise(5, len(labels)), None if model == "plain" else labels)
+    assert same_images(actual[: len(labels)], images) and (actual[len(labels) :] == 128).all()
     assert actual[: len(labels)].std(axis=(1, 2)).min() > 20
 
 
 def test_generate_writes_different_images_for_each_class(cvae, trained):
     cvae("generate", trained["labels"], "--grid", "--seed", 0)
-    rows = panels("generated.png", 8, 10).reshape(10, 8, 8, 8).mean(axis=1)
-    assert all(np.abs(a - b).max() > 30 for i, a in enumerate(rows) for b in rows[:i])
+    means = read_grid("generated.png", 8, 10).reshape(10, 8, 8, 8).mean(axis=1)
+    assert all(np.abs(a - b).max() > 30 for i, a in enumerate(means) for b in means[:i])
 
 
 def test_generate_is_reproducible_by_seed(cvae, trained):
@@ -66,25 +66,27 @@ def test_digit_flag_is_an_alias_of_label(cvae, trained):
 
 def test_temperature_zero_gives_equal_images(cvae, trained):
     cvae("generate", trained["labels"], "--digit", 3, "-n", 4, "--temperature", 0)
-    actual = panels("generated.png", 2, 2)
-    assert panels_show(actual, in_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
+    actual = read_grid("generated.png", 2, 2)
+    assert same_images(actual, run_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
 
 
-@pytest.mark.parametrize(("ending", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("gif", "GIF"), ("webp", "WEBP")])
-def test_file_extension_selects_image_format(cvae, trained, ending, kind):
-    assert cvae("generate", trained["plain"], "--out", f"new/folder/x.{ending}").code == 0
-    with Image.open(f"new/folder/x.{ending}") as picture:
-        assert picture.format == kind and picture.size == (280, 280)
+@pytest.mark.parametrize(
+    ("extension", "image_format"), [("png", "PNG"), ("jpg", "JPEG"), ("gif", "GIF"), ("webp", "WEBP")]
+)
+def test_file_extension_selects_image_format(cvae, trained, extension, image_format):
+    assert cvae("generate", trained["plain"], "--out", f"new/folder/x.{extension}").code == 0
+    with Image.open(f"new/folder/x.{extension}") as image:
+        assert image.format == image_format and image.size == (280, 280)
 
 
 def test_generate_replaces_existing_file(cvae, trained):
     Path("generated.png").write_text("old")
     assert cvae("generate", trained["plain"]).code == 0
-    assert panels("generated.png", 1, 1).std() > 20 and [path.name for path in Path().iterdir()] == ["generated.png"]
+    assert read_grid("generated.png", 1, 1).std() > 20 and [path.name for path in Path().iterdir()] == ["generated.png"]
 
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
-def test_generate_shows_image_in_terminal_on_stderr(cvae, trained, monkeypatch, stream):
+def test_generate_shows_image_only_if_stderr_is_a_terminal(cvae, trained, monkeypatch, stream):
     monkeypatch.setenv("TERM", "xterm-kitty")
     monkeypatch.delenv("TMUX", raising=False)
     monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import in_torch, noise
+from cli_helpers import noise, run_torch
 from PIL import Image
 
 import cvae as package
@@ -25,8 +25,8 @@ SUBCOMMANDS = [["export", "onnx"]] + [
 
 
 def test_app_has_every_documented_command():
-    promised = "train tune evaluate generate interpolate reconstruct restyle info parts export"
-    assert set(promised.split()) <= set(COMMANDS)
+    documented = "train tune evaluate generate interpolate reconstruct restyle info parts export"
+    assert set(documented.split()) <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])
@@ -58,18 +58,19 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
 
     result = run("generate", trained["labels"], "--digit", 7, "--seed", 1, "--out", "seven.png")
     assert (result.returncode, result.stdout, result.stderr) == (0, "seven.png (1 image, seed 1)\n", "")
-    image = in_torch(trained["labels"], "decode", noise(1, 1), [7])[0, 0]
+    image = run_torch(trained["labels"], "decode", noise(1, 1), [7])[0, 0]
     large = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((280, 280), Image.Resampling.LANCZOS)
-    with Image.open(tmp_path / "seven.png") as picture:
-        assert np.abs(np.asarray(picture).astype(int) - np.asarray(large)).max() <= 2  # smooth, unlike below
+    with Image.open(tmp_path / "seven.png") as file:
+        # Enlarging is smooth here, because the fixture `cvae` patches only its own process.
+        assert np.abs(np.asarray(file).astype(int) - np.asarray(large)).max() <= 2
     result = run("generate", trained["labels"], "--digit", 12)
     assert result.returncode == 2 and result.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", result.stderr)
 
 
 def test_parts_lists_every_part(cvae):
     facts = cvae("parts", "--json").facts
-    kinds = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
-    assert sorted(map(sorted, facts.values())) == sorted(map(sorted, kinds))
+    registries = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
+    assert sorted(map(sorted, facts.values())) == sorted(map(sorted, registries))
     text = cvae("parts").out
     assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in facts.values() for name in names)
 

@@ -1,4 +1,4 @@
-"""`cvae info`, `cvae export onnx`, and the run that a command takes by default."""
+"""`cvae info`, `cvae export onnx`, and the run that a command uses by default."""
 
 import json
 import os
@@ -10,16 +10,16 @@ import onnx
 import pytest
 
 
-@pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_info_describes_run(cvae, trained, kind):
-    config = json.loads((trained[kind] / "config.json").read_text())
-    facts = cvae("info", trained[kind], "--json").facts
+@pytest.mark.parametrize("model", ["labels", "plain"])
+def test_info_describes_run(cvae, trained, model):
+    config = json.loads((trained[model] / "config.json").read_text())
+    facts = cvae("info", trained[model], "--json").facts
     for key in ("image_shape", "latent_dim", "classes"):
         assert facts[key] == config["model"][key]
     assert facts["architecture"].startswith("mlp (hidden [400]") and facts["data"] == "digits"
     assert facts["epochs"] == "20 of 20" and "nats" in facts["test_bound"]
     assert {"config.json", "decoder.onnx", "encoder.onnx", "model.safetensors"} <= set(facts["files"])
-    text = cvae("info", trained[kind]).out
+    text = cvae("info", trained[model]).out
     assert all(re.search(rf"^{key} ", text, flags=re.MULTILINE) for key, value in facts.items() if value is not None)
 
 
@@ -41,13 +41,13 @@ def test_info_escapes_control_characters_of_a_run(cvae, trained):
     assert result.code in (0, 1) and not set("\x1b\u202e\ud800") & set(result.out + result.err), result
 
 
-def three_runs(trained: dict[str, Path]) -> None:
+def make_three_runs(trained: dict[str, Path]) -> None:
     """Make three runs. The newest is runs/new, a conditional model; the others are unconditional."""
-    for name, kind, seconds in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
-        shutil.copytree(trained[kind], Path("runs") / name)
+    for name, model, mtime in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):
+        shutil.copytree(trained[model], Path("runs") / name)
         run = Path("runs") / name
         for path in (run / "model.safetensors", *(run / "last").glob("*.json")):
-            os.utime(path, (seconds, seconds))
+            os.utime(path, (mtime, mtime))
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def three_runs(trained: dict[str, Path]) -> None:
     ids=str,
 )
 def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, fact):
-    three_runs(trained)
+    make_three_runs(trained)
     result = cvae(*arguments, "--json")
     assert fact.items() <= result.facts.items()
     assert result.err.splitlines()[0] == "newest run: runs/new"
 
 
 def test_export_uses_the_newest_run_and_lists_the_files_it_wrote(cvae, trained):
-    three_runs(trained)
+    make_three_runs(trained)
     before = Path("runs/old/decoder.onnx").read_bytes()
     result = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
     assert result.err == "newest run: runs/new\n"

@@ -57,9 +57,9 @@ def test_error_that_cannot_be_encoded_is_one_line(tmp_path):
     assert result.returncode == 2 and result.stderr.startswith(b"cvae: error: ") and result.stderr.count(b"\n") == 1
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are Unicode")
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode on other systems")
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_name_that_is_not_utf_8_is_printed(zoo_model, encoding):
+def test_name_that_is_not_utf_8_is_printed_with_escapes(zoo_model, encoding):
     folder = zoo_model.rename(zoo_model.with_name(os.fsdecode(b"run\xff")))
     result = cvae(
         "generate", folder.name, "--label", "7", "--out", os.fsdecode(b"\xff.png"), cwd=folder.parent, encoding=encoding
@@ -74,7 +74,7 @@ def test_encodable_characters_are_unchanged(zoo_model):
 
 
 def test_output_without_encoding_is_supported(zoo_model, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", io.StringIO())  # it has no `reconfigure`
+    monkeypatch.setattr(sys, "stdout", io.StringIO())  # StringIO has no `reconfigure`
     with pytest.raises(SystemExit) as caught:
         main(["info", str(zoo_model), "--json"])
     assert caught.value.code == 0

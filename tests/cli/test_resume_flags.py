@@ -1,4 +1,4 @@
-"""`cvae train --resume` with the flags of the first call, as a queue repeats the command of a job."""
+"""`cvae train --resume` with the flags of the first call, as when a job queue repeats a command."""
 
 import dataclasses
 import inspect
@@ -29,7 +29,6 @@ START = TrainConfig(
 """Config that the run of these tests was started with. Its likelihood depends on the data."""
 
 FLAGS: dict[str, tuple[list[str], list[str]]] = {
-    # field: flags that agree with the run, flags that don't
     "arch": (["--arch mlp"], ["--arch conv"]),
     "conditional": (["--conditional"], ["--no-conditional"]),
     "conditioning": (["--conditioning film"], ["--conditioning concat"]),
@@ -63,7 +62,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "seed": (["--seed 7"], ["--seed 0"]),
     "precision": (["--precision bf16", "--precision auto"], ["--precision fp32"]),
 }
-"""Flags of each field that cannot change."""
+"""For each field that cannot change, flags that agree with the run and flags that do not."""
 
 OPTIONS = {
     "arch": ("arch.hidden=[32]", "arch.hidden=[400]"),
@@ -86,7 +85,7 @@ CHANGES = {
 
 
 @pytest.fixture
-def resumed(in_tmp, monkeypatch) -> list[dict[str, Any]]:
+def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
     """Write the config of an untrained run to `run`, and return the list of calls of `cvae.resume`."""
     shades = np.random.default_rng(0).integers(0, 256, (100, 1, 16, 16), dtype=np.uint8)
     labels = np.arange(100) % 2
@@ -108,24 +107,24 @@ def resumed(in_tmp, monkeypatch) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def continued(cvae, resumed) -> Callable[..., list[dict[str, Any]]]:
+def resume_run(cvae, resume_calls) -> Callable[..., list[dict[str, Any]]]:
     """Return a function that resumes the run with flags and returns the calls of `cvae.resume`."""
 
     def run(*flags: str) -> list[dict[str, Any]]:
         result = cvae("train", "--resume", "--out", "run", *flags)
         assert result.code == 0, result.err
-        return resumed
+        return resume_calls
 
     return run
 
 
 @pytest.fixture
-def assert_fails(cvae, resumed) -> Callable[..., None]:
+def assert_fails(cvae, resume_calls) -> Callable[..., None]:
     """Return a check that resuming the run with flags fails with one error line."""
 
     def run(words: list[str], *flags: str) -> None:
         result = cvae("train", "--resume", "--out", "run", *flags)
-        assert (result.code, result.out, resumed) == (2, "", [])
+        assert (result.code, result.out, resume_calls) == (2, "", [])
         assert result.err.startswith("cvae: error: ") and result.err.count("\n") == 1
         assert all(word in result.err for word in words), result.err
 
@@ -148,8 +147,8 @@ def test_changeable_flags_are_the_parameters_of_resume():
 
 
 @pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])
-def test_resume_accepts_flags_that_agree_with_the_run(continued, flags):
-    assert continued(*split(flags)) == [{}]
+def test_resume_accepts_flags_that_agree_with_the_run(resume_run, flags):
+    assert resume_run(*split(flags)) == [{}]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +165,8 @@ def test_resume_rejects_flag_that_differs(assert_fails, name, flags):
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
-def test_resume_accepts_options_that_agree_with_the_run(continued, assignments):
-    assert continued("--set", assignments[0]) == [{}]
+def test_resume_accepts_options_that_agree_with_the_run(resume_run, assignments):
+    assert resume_run("--set", assignments[0]) == [{}]
 
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
@@ -184,12 +183,12 @@ def test_resume_rejects_option_that_the_run_does_not_have(assert_fails):
 
 
 @pytest.mark.parametrize(("flags", "value"), CHANGES.values(), ids=CHANGES)
-def test_resume_changes_changeable_flags(continued, flags, value):
-    (change,) = continued(*flags.split())
+def test_resume_applies_changeable_flags(resume_run, flags, value):
+    (change,) = resume_run(*flags.split())
     assert list(change.values()) == [value]
 
 
-def test_resume_names_the_first_flag_that_differs(assert_fails):
+def test_error_names_the_first_flag_that_differs(assert_fails):
     assert_fails(["--latent-dim 5"], "--arch", "mlp", "--lr", "1", "--latent-dim", "5", "--epochs", "9")
 
 
@@ -200,21 +199,21 @@ def test_resume_rejects_flag_without_recorded_value(assert_fails):
     assert_fails(["--limit 5", "without --limit"], "--limit", "5")
 
 
-def test_resume_accepts_the_config_of_the_run_as_recipe(continued):
-    (changes,) = continued("--recipe", "run/config.json")
+def test_resume_accepts_the_config_of_the_run_as_recipe(resume_run):
+    (changes,) = resume_run("--recipe", "run/config.json")
     assert changes.keys() <= set(RESUMABLE) and changes["epochs"] == 5
 
 
-def test_resume_compares_values_of_a_recipe_like_flags(continued, assert_fails):
+def test_resume_compares_values_of_a_recipe_like_flags(resume_run, assert_fails):
     recipe = Path("flags.toml")
     recipe.write_text('arch = "mlp"\nlr = 0.001\nepochs = 9\n[options.arch]\nhidden = [32]\n')
     assert_fails(["--lr 0.001", "--lr 0.002"], "--recipe", "flags.toml")
-    assert continued("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag goes before the recipe
+    assert resume_run("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag overrides the recipe
 
 
-def test_resume_drops_options_of_another_part_like_the_first_call(continued):
+def test_resume_drops_options_of_another_part_like_the_first_call(resume_run):
     Path("flags.toml").write_text('arch = "conv"\n[options.arch]\nwidth = 8\n')
-    assert continued("--recipe", "flags.toml", "--arch", "mlp") == [{}]
+    assert resume_run("--recipe", "flags.toml", "--arch", "mlp") == [{}]
 
 
 @pytest.mark.parametrize("name", recipes())

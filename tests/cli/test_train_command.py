@@ -8,7 +8,7 @@ import typing
 from pathlib import Path
 
 import pytest
-from cli_helpers import QUICK
+from cli_helpers import QUICK_TRAIN
 
 from cvae.cli.train import train
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
@@ -22,12 +22,12 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     assert set(parameters) - own == fields | SHORT_FLAGS.keys() | {"without_without"}  # the last is a hidden alias
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
-        kinds = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
-        if name in ("trackers", "without", "milestones"):  # given one by one
-            kinds = {list[int] if name == "milestones" else list[str], types.NoneType}
-        if name == "size":  # read by a parser of its own
-            kinds -= {int}
-        assert set(typing.get_args(actual[name])) == kinds and parameters[name].default is None, name
+        expected_types = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
+        if name in ("trackers", "without", "milestones"):  # repeatable flags
+            expected_types = {list[int] if name == "milestones" else list[str], types.NoneType}
+        if name == "size":  # parsed from text
+            expected_types -= {int}
+        assert set(typing.get_args(actual[name])) == expected_types and parameters[name].default is None, name
 
 
 @pytest.mark.integration
@@ -80,7 +80,7 @@ def test_flags_override_recipe(cvae):
 
 
 @pytest.mark.integration
-def test_options_of_a_recipe_belong_to_its_part(cvae):
+def test_recipe_options_are_dropped_for_another_part(cvae):
     """A flag that names another part drops the options that the recipe has for its own part."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
@@ -96,10 +96,10 @@ def test_options_of_a_recipe_belong_to_its_part(cvae):
 
 
 @pytest.mark.integration
-def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
-    first = cvae(*QUICK, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
+def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
+    first = cvae(*QUICK_TRAIN, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
     second = cvae("train", "--no-export", "--recipe", f"{first}/config.json", "--json").facts["run"]
-    other = cvae(*QUICK, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
+    other = cvae(*QUICK_TRAIN, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
     assert len({first, second, other}) == 3 and {str(Path(run).parent) for run in (first, second, other)} == {"runs"}
     a, b, c = (Path(run, "model.safetensors").read_bytes() for run in (first, second, other))
     assert a == b != c
@@ -107,7 +107,7 @@ def test_runs_get_unique_names_and_config_of_a_run_repeats_it(cvae):
 
 @pytest.mark.integration
 def test_set_overrides_config_used_as_recipe(cvae):
-    run = cvae(*QUICK, "--beta", 2, "--json").facts["run"]
+    run = cvae(*QUICK_TRAIN, "--beta", 2, "--json").facts["run"]
     cvae("train", "--no-export", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
 
@@ -118,7 +118,7 @@ def test_train_fails_if_the_export_fails(cvae, monkeypatch):
         raise RuntimeError("an operator is missing")
 
     monkeypatch.setattr("cvae.exporters.onnx.export", export)
-    result = cvae(*QUICK, "--export", "--out", "run", "--json")
+    result = cvae(*QUICK_TRAIN, "--export", "--out", "run", "--json")
     line = result.err.splitlines()[-1]
     assert (result.code, result.out) == (1, "") and Path("run/model.safetensors").is_file()
     assert line.startswith("cvae: error: 'run' is trained, but its export failed: an operator is missing; ")
@@ -127,14 +127,14 @@ def test_train_fails_if_the_export_fails(cvae, monkeypatch):
 
 @pytest.mark.integration
 def test_json_says_whether_the_model_is_exported(cvae):
-    facts = cvae(*QUICK, "--json").facts
+    facts = cvae(*QUICK_TRAIN, "--json").facts
     assert facts["exported"] is False and set(facts) == {"run", "step", "test", "exported"}
 
 
 @pytest.mark.integration
 def test_resume_continues_where_the_run_stopped(cvae):
-    run = cvae(*QUICK, "--json").facts["run"]
-    cvae(*QUICK, "--out", "runs/other")
+    run = cvae(*QUICK_TRAIN, "--json").facts["run"]
+    cvae(*QUICK_TRAIN, "--out", "runs/other")
     before = Path("runs/other/model.safetensors").read_bytes()
     assert cvae("train", "--no-export", "--resume", "--out", run, "--epochs", 3, "--json").facts["run"] == run
     records = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
@@ -146,7 +146,7 @@ def test_resume_continues_where_the_run_stopped(cvae):
 @pytest.mark.integration
 @pytest.mark.parametrize("validation", [0.1, 0])
 def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, validation):
-    result = cvae(*QUICK, "--epochs", 1, "--lr", "1e30", "--validation", validation)
+    result = cvae(*QUICK_TRAIN, "--epochs", 1, "--lr", "1e30", "--validation", validation)
     assert result.code == 1 and "--lr" in result.err.splitlines()[-1] and "1e+30" in result.err.splitlines()[-1]
 
 

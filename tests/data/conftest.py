@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the data."""
+"""Fixtures for the tests of data sets."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ import pytest
 
 
 @pytest.fixture(autouse=True)
-def root_of_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the cache of decoded image folders in the folder of the test."""
+def cache_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the caches of decoded image folders in the temporary folder of the test."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "caches"))

@@ -1,11 +1,11 @@
-"""Helpers of the tests of the data."""
+"""Helpers for the tests of data sets."""
 
 import numpy as np
 
 from cvae.data import Split
 
-NAMED = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn")
-"""Data sets that are downloaded by their name."""
+DOWNLOADABLE = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn")
+"""Data sets that are downloaded by name."""
 
 
 def same_split(a: Split | None, b: Split | None) -> bool:

@@ -27,8 +27,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def in_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave every data set on disk."""
+def keep_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep every data set on disk instead of loading it into memory."""
     monkeypatch.setattr(dataset, "MAX_MEMORY_BYTES", 0)
 
 
@@ -71,9 +71,9 @@ class TestDiskImages:
             IMAGES.nbytes,
             np.uint8,
         )
-        got = images_on_disk[key]
-        assert got.dtype == np.uint8 and got.flags.c_contiguous and got.flags.writeable
-        assert np.array_equal(got, IMAGES[key])
+        loaded = images_on_disk[key]
+        assert loaded.dtype == np.uint8 and loaded.flags.c_contiguous and loaded.flags.writeable
+        assert np.array_equal(loaded, IMAGES[key])
         assert np.array_equal(images_on_disk.select(key)[:], IMAGES[key])
         order = np.random.default_rng(0).permutation(300)
         assert np.array_equal(images_on_disk.select(order)[key], IMAGES[order][key])
@@ -98,12 +98,12 @@ class TestDiskImages:
         with pytest.raises(CvaeError, match=r"x\.npy.*: No such file"):
             DiskImages.open(path)
 
-    def test_objects_are_not_read(self, tmp_path: Path) -> None:
+    def test_object_array_is_rejected(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", np.array([{}]))
         with pytest.raises(UsageError, match="holds object"):
             DiskImages.open(tmp_path / "x.npy")
 
-    def test_change_during_reading_is_an_error(self, path: Path) -> None:
+    def test_truncated_file_is_an_error_but_deleted_file_stays_readable(self, path: Path) -> None:
         images_on_disk = DiskImages.open(path)
         os.truncate(path, path.stat().st_size - 100)
         assert np.array_equal(images_on_disk[:200], IMAGES[:200])
@@ -124,12 +124,12 @@ class TestDiskImages:
         child = run(
             "import resource, sys, numpy as np\n"
             "from cvae.data import DiskImages\n"
-            "rows = DiskImages.open(sys.argv[1])\n"
+            "images = DiskImages.open(sys.argv[1])\n"
             "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
             "before = peak()\n"
-            "for first in range(0, 50_000, 500): assert not rows[first:first + 500].any()\n"
-            "rows = rows.select(np.random.default_rng(0).permutation(50_000))\n"
-            "for first in range(0, 50_000, 500): assert rows[first:first + 500].shape == (500, 3, 64, 64)\n"
+            "for first in range(0, 50_000, 500): assert not images[first:first + 500].any()\n"
+            "images = images.select(np.random.default_rng(0).permutation(50_000))\n"
+            "for first in range(0, 50_000, 500): assert images[first:first + 500].shape == (500, 3, 64, 64)\n"
             "print(peak() - before)\n",
             tmp_path / "x.npy",
         )
@@ -137,7 +137,7 @@ class TestDiskImages:
         assert not error and int(out) < 50_000
 
 
-class TestInFile:
+class TestOnDisk:
     @pytest.fixture
     def data(self, tmp_path: Path) -> str:
         np.save(tmp_path / "x.npy", IMAGES[:, :1])
@@ -153,7 +153,7 @@ class TestInFile:
             {"binarize": "dynamic", "validation": 0},  # static binarization gives other values on disk
         ],
     )
-    def test_batches_equal_those_in_memory(
+    def test_images_on_disk_equal_those_in_memory(
         self, data: str, monkeypatch: pytest.MonkeyPatch, flags: dict[str, Any]
     ) -> None:
         memory = load_data(data, **flags)
@@ -173,13 +173,15 @@ class TestInFile:
             for key in (slice(None), slice(3, 9), np.array([2, 0, 4])):
                 assert np.array_equal(a.images[key], b.images[key])
 
-    def test_validation_is_held_out_without_copy(self, data: str, in_file: None) -> None:
-        held = load_data(data, validation=0.2)
-        assert held.validation is not None and (len(held.train), len(held.validation)) == (240, 60)
-        actual = [image.tobytes() for split in (held.train, held.validation) for image in split.images[:]]
+    def test_validation_is_held_out_without_copying(self, data: str, keep_on_disk: None) -> None:
+        loaded = load_data(data, validation=0.2)
+        assert loaded.validation is not None and (len(loaded.train), len(loaded.validation)) == (240, 60)
+        actual = [image.tobytes() for split in (loaded.train, loaded.validation) for image in split.images[:]]
         assert sorted(actual) == sorted(image.tobytes() for image in IMAGES[:, :1])
 
-    def test_static_binarization_equals_that_in_memory(self, tmp_path: Path, in_file: None) -> None:
+    def test_static_binarization_depends_only_on_grey_levels_and_index(
+        self, tmp_path: Path, keep_on_disk: None
+    ) -> None:
         grey = np.repeat(np.arange(256, dtype=np.uint8), 2)[:, None, None].repeat(64, 1).repeat(64, 2)
         np.save(tmp_path / "x.npy", grey)
         data = f"npz:{tmp_path / 'x.npy'}"
@@ -189,12 +191,15 @@ class TestInFile:
         assert set(np.unique(images)) == {0, 255}
         p = grey[:, 0, 0] / 255
         assert (abs((images == 255).mean((1, 2, 3)) - p) <= 5 * np.sqrt(p * (1 - p) / 64**2)).all()
-        assert np.array_equal(binary[np.array([300, 7])], images[[300, 7]])  # in any order
+        assert np.array_equal(binary[np.array([300, 7])], images[[300, 7]])  # independent of the order
         assert not np.array_equal(images[200], images[201])
-        held = load_data(data, binarize="static", limit=30, seed=1).train.images  # independent of the selection
-        assert isinstance(held, DiskImages) and np.array_equal(held[:], images[held.index])
+        selected = load_data(data, binarize="static", limit=30, seed=1).train.images
+        # The result is also independent of the selection.
+        assert isinstance(selected, DiskImages) and np.array_equal(selected[:], images[selected.index])
 
-    def test_plugin_may_return_images_on_disk(self, data: str, monkeypatch: pytest.MonkeyPatch, in_file: None) -> None:
+    def test_plugin_may_return_images_on_disk(
+        self, data: str, monkeypatch: pytest.MonkeyPatch, keep_on_disk: None
+    ) -> None:
         images_on_disk = DiskImages.open(data.removeprefix("npz:"))
         data_set = Dataset(name="", train=Split(images=images_on_disk), classes=None, data_license="")
         monkeypatch.setitem(dataset.DATASETS._registered, "toy", lambda *_: data_set)
@@ -203,15 +208,15 @@ class TestInFile:
     def test_unsupported_npy_file_is_rejected(self, tmp_path: Path) -> None:
         path = tmp_path / "x.npy"
         np.save(path, IMAGES.transpose(0, 2, 3, 1))
-        assert_load_fails(f"npz:{path}", "(300, 6, 5, 3)", "(N, C, H, W)", kind=UsageError)
+        assert_load_fails(f"npz:{path}", "(300, 6, 5, 3)", "(N, C, H, W)", error_type=UsageError)
         np.save(path, IMAGES[..., :5, :5])
-        assert_load_fails(f"npz:{path}", "--size 8", "5x5", "numpy.savez", kind=UsageError, size=8)
+        assert_load_fails(f"npz:{path}", "--size 8", "5x5", "numpy.savez", error_type=UsageError, size=8)
         assert load_data(f"npz:{path}", size=5, validation=0).train.images.shape == (300, 3, 5, 5)
-        assert_load_fails(path, f"npz:{path}", kind=UsageError)
-        assert_load_fails(f"npz:{path}", "--conditional", kind=UsageError, conditional=True)
+        assert_load_fails(path, f"npz:{path}", error_type=UsageError)
+        assert_load_fails(f"npz:{path}", "--conditional", error_type=UsageError, conditional=True)
 
 
-def paint(path: Path, image: np.ndarray) -> Path:
+def save_image(path: Path, image: np.ndarray) -> Path:
     """Save an image (H, W) or (H, W, 3)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
@@ -224,23 +229,23 @@ class TestFolder:
     @pytest.fixture
     def photos(self, tmp_path: Path) -> Path:
         for i, image in enumerate(self.colours):
-            paint(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.png", image)
+            save_image(tmp_path / "photos" / "ab"[i % 2] / f"{i:02}.png", image)
         return tmp_path / "photos"
 
     @pytest.fixture
     def decodings(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Return the list of the number of files that each call decodes."""
+        """Return a list to which each call adds the number of files that it decodes."""
         counts: list[int] = []
         decode = cache.decode
 
-        def counted(paths: Any, size: Any) -> Any:
+        def counting_decode(paths: Any, size: Any) -> Any:
             counts.append(len(paths))
             return decode(paths, size)
 
-        monkeypatch.setattr(cache, "decode", counted)
+        monkeypatch.setattr(cache, "decode", counting_decode)
         return counts
 
-    def get(self, photos: Path, **flags: Any) -> np.ndarray:
+    def load(self, photos: Path, **flags: Any) -> np.ndarray:
         return load_data(f"folder:{photos}", **{"size": 8, "validation": 0, **flags}).train.images[:]
 
     expected = np.concatenate([colours[0::2], colours[1::2]]).transpose(0, 3, 1, 2)
@@ -252,54 +257,55 @@ class TestFolder:
     ) -> None:  # fmt: skip
         monkeypatch.setattr(dataset, "MAX_MEMORY_BYTES", memory)
         for _ in range(2):
-            assert np.array_equal(self.get(photos), self.expected)
+            assert np.array_equal(self.load(photos), self.expected)
         monkeypatch.chdir(photos)
-        assert np.array_equal(self.get(Path()), self.expected)
+        assert np.array_equal(self.load(Path()), self.expected)
         assert decodings == [12]
         assert np.array_equal(np.load(next(root.rglob("*.npy"))), self.expected)
         assert capfd.readouterr() == ("", "")  # no progress bar without a terminal
-        self.get(photos, data_dir=str(root / "other"))
+        self.load(photos, data_dir=str(root / "other"))
         assert decodings == [12, 12] and len(list((root / "other").rglob("*.npy"))) == 1
 
     def test_progress_bar_is_shown_while_decoding(
         self, photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal then
-        assert len(self.get(photos.rename(photos.with_name("[b]")))) == 12
+        monkeypatch.setenv("FORCE_COLOR", "1")  # then rich treats any stream as a terminal
+        assert len(self.load(photos.rename(photos.with_name("[b]")))) == 12
         out, error = capfd.readouterr()
         assert not out and "decoding [b]" in error
 
     def test_each_size_has_its_own_cache(self, photos: Path, root: Path, decodings: list[int]) -> None:
         for size in (8, 4, 8, 4):
-            assert self.get(photos, size=size).shape == (12, 3, size, size)
+            assert self.load(photos, size=size).shape == (12, 3, size, size)
         assert decodings == [12, 12] and len(list(root.rglob("*.npy"))) == 2
 
     def test_changed_folder_is_decoded_again(self, photos: Path, root: Path, decodings: list[int]) -> None:
-        self.get(photos)
+        self.load(photos)
         first = photos / "a" / "00.png"
-        paint(first, self.colours[5])
-        assert np.array_equal(self.get(photos)[0], self.colours[5].transpose(2, 0, 1))
-        paint(photos / "a" / "00b.png", self.colours[7])
-        assert np.array_equal(self.get(photos)[1], self.colours[7].transpose(2, 0, 1))
+        save_image(first, self.colours[5])
+        assert np.array_equal(self.load(photos)[0], self.colours[5].transpose(2, 0, 1))
+        save_image(photos / "a" / "00b.png", self.colours[7])
+        assert np.array_equal(self.load(photos)[1], self.colours[7].transpose(2, 0, 1))
         first.unlink()
-        assert np.array_equal(self.get(photos)[0], self.colours[7].transpose(2, 0, 1))
+        assert np.array_equal(self.load(photos)[0], self.colours[7].transpose(2, 0, 1))
         (photos / "a" / "02.png").rename(photos / "b" / "02.png")
         again = load_data(f"folder:{photos}", size=8, validation=0)
         assert again.train.labels is not None and again.train.labels.tolist() == [0] * 5 + [1] * 7
         assert decodings == [12, 12, 13, 12, 12]
-        assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # older ones are removed
+        assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # older caches are removed
 
-    def test_change_that_keeps_size_and_time_is_noticed(self, photos: Path, decodings: list[int]) -> None:
-        self.get(photos)
+    def test_change_that_keeps_size_and_modification_time_is_detected(self, photos: Path, decodings: list[int]) -> None:
+        self.load(photos)
         first = photos / "a" / "00.png"
         before, content = first.stat(), bytearray(first.read_bytes())
         content[50] ^= 1
         first.write_bytes(content)
         os.utime(first, ns=(before.st_atime_ns, before.st_mtime_ns))
         with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):
-            assert len(self.get(photos)) == 11
-        with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):  # reported each time, decoded once
-            assert np.array_equal(self.get(photos), self.expected[1:])
+            assert len(self.load(photos)) == 11
+        # The second call repeats the warning, but does not decode anything.
+        with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/00\.png'"):
+            assert np.array_equal(self.load(photos), self.expected[1:])
         assert decodings == [12, 12]
 
     @pytest.mark.parametrize("suffix", ["npy", "json"])
@@ -307,13 +313,13 @@ class TestFolder:
     def test_damaged_cache_is_rebuilt(
         self, photos: Path, root: Path, decodings: list[int], suffix: str, damage: Callable[[bytes], bytes] | None
     ) -> None:
-        self.get(photos)
+        self.load(photos)
         (file,) = root.rglob(f"*.{suffix}")
         if damage is None:
             file.unlink()
         else:
             file.write_bytes(damage(file.read_bytes()))
-        assert np.array_equal(self.get(photos), self.expected)
+        assert np.array_equal(self.load(photos), self.expected)
         assert decodings == [12, 12] and file.is_file()
 
     @pytest.mark.parametrize("chunk", [1, 3 * 64 * 5, 2**24])
@@ -323,8 +329,8 @@ class TestFolder:
         monkeypatch.setattr(cache, "CHUNK_BYTES", chunk)
         greys = self.colours[..., 0]
         for i, image in enumerate(greys):
-            paint(tmp_path / "greys" / f"{i:02}.png", image)
-        assert np.array_equal(self.get(tmp_path / "greys"), greys[:, None])
+            save_image(tmp_path / "greys" / f"{i:02}.png", image)
+        assert np.array_equal(self.load(tmp_path / "greys"), greys[:, None])
         assert np.array_equal(np.load(next(root.rglob("*.npy"))), greys[:, None])
 
     def test_file_removed_during_decoding_is_skipped(
@@ -332,20 +338,24 @@ class TestFolder:
     ) -> None:
         decode = cache.decode
 
-        def late(paths: Any, size: Any) -> Any:
+        def decode_after_removal(paths: Any, size: Any) -> Any:
             (photos / "a" / "02.png").unlink(missing_ok=True)
             return decode(paths, size)
 
-        monkeypatch.setattr(cache, "decode", late)
+        monkeypatch.setattr(cache, "decode", decode_after_removal)
         with pytest.warns(UserWarning, match=r"1 of 12 images .*'a/02\.png'"):
-            assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))
-        assert np.array_equal(self.get(photos), np.delete(self.expected, 1, 0))  # no warning for a missing file
+            assert np.array_equal(self.load(photos), np.delete(self.expected, 1, 0))
+        assert np.array_equal(self.load(photos), np.delete(self.expected, 1, 0))  # no warning for a missing file
         assert decodings == [12, 11]
 
     def test_unwritable_cache_is_an_error(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert_load_fails(
-            f"folder:{photos}", str(tmp_path / "file"), "--data-dir", data_dir=str(tmp_path / "file"), kind=CvaeError
+            f"folder:{photos}",
+            str(tmp_path / "file"),
+            "--data-dir",
+            data_dir=str(tmp_path / "file"),
+            error_type=CvaeError,
         )
 
     @pytest.mark.integration
@@ -364,7 +374,7 @@ class TestFolder:
         assert not [path for path in root.rglob("*") if path.is_file()]
 
     @pytest.mark.integration
-    def test_two_processes_decode_at_the_same_time(self, photos: Path, root: Path) -> None:
+    def test_only_one_of_several_processes_decodes(self, photos: Path, root: Path) -> None:
         code = (
             "import sys, hashlib\n"
             "from cvae.config import TrainConfig\n"
@@ -408,7 +418,7 @@ class TestFolder:
         )
         child.communicate()
         assert child.returncode == -9 and [path.suffixes for path in root.rglob("*.*")] == [[".tmp", ".npy"]]
-        assert np.array_equal(self.get(photos), self.expected)
+        assert np.array_equal(self.load(photos), self.expected)
         assert [path.suffixes for path in sorted(root.rglob("*.*"))] == [
             [".json"],
             [".npy"],
@@ -416,8 +426,8 @@ class TestFolder:
 
 
 @pytest.mark.integration
-def test_reading_cached_images_imports_no_heavy_package(tmp_path: Path) -> None:
-    """The bundled digits and MNIST on disk are read without torch, torchvision and scikit-learn."""
+def test_digits_and_mnist_are_read_without_heavy_packages(tmp_path: Path) -> None:
+    """Reading the bundled digits, or MNIST from disk, does not import torch, torchvision, scikit-learn or scipy."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for stem in ("train", "t10k"):

@@ -1,4 +1,4 @@
-"""Downloaded data sets, from a server on this machine."""
+"""Downloaded data sets, from a local server."""
 
 import gc
 import gzip
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.io
-from data_helpers import NAMED, same_split
+from data_helpers import DOWNLOADABLE, same_split
 from helpers import assert_load_fails, load_data
 from torchvision import datasets
 
@@ -49,7 +49,7 @@ def md5(data: bytes) -> str:
 
 
 def idx(array: np.ndarray) -> bytes:
-    """https://yann.lecun.org/exdb/mnist/: magic number, big-endian sizes, bytes."""
+    """Return an array in IDX format, https://yann.lecun.org/exdb/mnist/: magic number, big-endian sizes, bytes."""
     return struct.pack(f">{array.ndim + 1}I", 0x800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
@@ -69,43 +69,43 @@ class TestDownloads:
         return tmp_path / "root"
 
     @pytest.fixture(params=[("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
-    def kin(
+    def mnist_variant(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serve tiny files in place of MNIST or a data set of the same format."""
+        """Serve tiny files in place of a data set in the format of MNIST, and return its name and its class."""
         served, address = server
         resources = []
         for stem, content in IDX.items():
             packed = gzip.compress(content)
             (served / f"{stem}.gz").write_bytes(packed)
             resources.append((f"{stem}.gz", md5(packed)))
-        name, kind = request.param
-        monkeypatch.setattr(getattr(datasets, kind), "mirrors", [address])
-        monkeypatch.setattr(getattr(datasets, kind), "resources", resources)
-        return name, kind
+        name, class_name = request.param
+        monkeypatch.setattr(getattr(datasets, class_name), "mirrors", [address])
+        monkeypatch.setattr(getattr(datasets, class_name), "resources", resources)
+        return name, class_name
 
     def test_mnist_and_its_variants_are_downloaded_once(
-        self, kin: tuple[str, str], server: tuple[Path, str], root: Path
+        self, mnist_variant: tuple[str, str], server: tuple[Path, str], root: Path
     ) -> None:
-        name, kind = kin
+        name, class_name = mnist_variant
         first = load_data(name, data_dir=str(root), validation=0)
         assert np.array_equal(first.train.images, IMAGES[:, None]) and np.array_equal(first.train.labels, LABELS)  # type: ignore[arg-type]
         assert same_split(first.test, Split(images=IMAGES[:2, None], labels=LABELS[:2]))
         assert first.classes is not None and len(first.classes) == 10 and first.name == name
-        shutil.rmtree(server[0])  # a second time nothing is downloaded
+        shutil.rmtree(server[0])  # the second call downloads nothing
         again = load_data(name, data_dir=str(root), validation=0, size=14)
         assert again.train.images.shape == (5, 1, 14, 14)
 
-        raw = root / kind / "raw"
-        (root / kind / "processed").mkdir()
+        raw = root / class_name / "raw"
+        (root / class_name / "processed").mkdir()
         for legacy in ("training.pt", "test.pt"):
-            (root / kind / "processed" / legacy).write_bytes(b"a pickle")
+            (root / class_name / "processed" / legacy).write_bytes(b"a pickle")
         assert same_split(load_data(name, data_dir=str(root), validation=0).train, first.train)
-        good = IDX["train-images-idx3-ubyte"]
-        four = idx(IMAGES[..., None])
-        for content in (good[:-100], good[:9], good + b"x", four, b"", b"\0\0\x09\x03" * 9, b"\xff" * 50):
+        intact = IDX["train-images-idx3-ubyte"]
+        wrong_shape = idx(IMAGES[..., None])
+        for content in (intact[:-100], intact[:9], intact + b"x", wrong_shape, b"", b"\0\0\x09\x03" * 9, b"\xff" * 50):
             (raw / "train-images-idx3-ubyte").write_bytes(content)
-            assert_load_fails(name, repr(name), str(root), "damaged", kind=CvaeError, data_dir=str(root))
+            assert_load_fails(name, repr(name), str(root), "damaged", error_type=CvaeError, data_dir=str(root))
 
     def test_class_names_agree_with_torchvision(self) -> None:
         assert tuple("0123456789") == downloads.DIGITS
@@ -118,9 +118,9 @@ class TestDownloads:
             downloads.EMNIST_CLASSES
         )
 
-    @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
+    @pytest.mark.parametrize("mnist_variant", [("mnist", "MNIST")], indirect=True)
     def test_data_folder_comes_from_flag_or_environment(
-        self, kin: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
+        self, mnist_variant: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.delenv("CVAE_DATA_DIR", raising=False)
@@ -132,10 +132,12 @@ class TestDownloads:
         load_data("mnist", data_dir="~/flag")
         assert (tmp_path / "home" / "flag" / "MNIST" / "raw").is_dir()
 
-    @pytest.mark.parametrize("kin", [("mnist", "MNIST")], indirect=True)
-    def test_wrong_checksum_is_an_error(self, kin: tuple[str, str], server: tuple[Path, str], root: Path) -> None:
+    @pytest.mark.parametrize("mnist_variant", [("mnist", "MNIST")], indirect=True)
+    def test_wrong_checksum_is_an_error(
+        self, mnist_variant: tuple[str, str], server: tuple[Path, str], root: Path
+    ) -> None:
         (server[0] / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"something else"))
-        assert_load_fails("mnist", "can't download 'mnist'", "corrupted", kind=CvaeError, data_dir=str(root))
+        assert_load_fails("mnist", "can't download 'mnist'", "corrupted", error_type=CvaeError, data_dir=str(root))
 
     @pytest.mark.parametrize("selection", ["", "letters", "digits", "mnist", "byclass", "bymerge"])
     def test_emnist_is_upright_and_has_the_labels_of_its_split(
@@ -187,12 +189,12 @@ class TestDownloads:
         assert same_split(load_data("cifar10", data_dir=str(root), validation=0).train, loaded.train)
         file = root / "cifar-10-batches-bin" / "data_batch_5.bin"
         file.write_bytes(file.read_bytes()[:3073])
-        assert_load_fails("cifar10", "damaged", str(root), kind=CvaeError, data_dir=str(root))
+        assert_load_fails("cifar10", "damaged", str(root), error_type=CvaeError, data_dir=str(root))
 
     def test_cifar10_as_pickle_is_rejected(self, cifar: np.ndarray, root: Path) -> None:
         (root / "cifar-10-batches-py").mkdir(parents=True)
         assert_load_fails(
-            "cifar10", "pickle", "cifar-10-binary.tar.gz", "--data-dir", kind=CvaeError, data_dir=str(root)
+            "cifar10", "pickle", "cifar-10-binary.tar.gz", "--data-dir", error_type=CvaeError, data_dir=str(root)
         )
 
     def test_svhn_is_read_from_matlab_files(
@@ -214,13 +216,13 @@ class TestDownloads:
         broken = b"MATLAB 5.0 MAT-file" + bytes(200)
         (root / "train_32x32.mat").write_bytes(broken)
         files["train"][2] = md5(broken)
-        assert_load_fails("svhn", "damaged", kind=CvaeError, data_dir=str(root))
+        assert_load_fails("svhn", "damaged", error_type=CvaeError, data_dir=str(root))
 
     @pytest.fixture(params=["refused", "missing", "silent"])
-    def nowhere(
+    def unreachable(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> Iterator[None]:
-        """Redirect every download to a closed port, to a server without the file, or to one that never answers."""
+        """Redirect every download to a closed port, to a server without the file, or to a server that never answers."""
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             if request.param == "silent":
@@ -228,8 +230,8 @@ class TestDownloads:
             port = listener.getsockname()[1]
             address = server[1] if request.param == "missing" else f"http://127.0.0.1:{port}/"
             monkeypatch.setattr(downloads, "TIMEOUT", 0.05)
-            for kind in (datasets.MNIST, datasets.FashionMNIST, datasets.KMNIST):
-                monkeypatch.setattr(kind, "mirrors", [address])
+            for data_set in (datasets.MNIST, datasets.FashionMNIST, datasets.KMNIST):
+                monkeypatch.setattr(data_set, "mirrors", [address])
             monkeypatch.setattr(datasets.EMNIST, "url", address + "gzip.zip")
             monkeypatch.setattr(downloads, "CIFAR10_URL", address + "cifar.tar.gz")
             monkeypatch.setattr(
@@ -239,16 +241,16 @@ class TestDownloads:
             if request.param == "missing":
                 gc.collect()
 
-    # torchvision leaves the answer 404 unclosed; `nowhere` collects it, so that no later test is warned of it.
+    # torchvision does not close a 404 response. `unreachable` collects it, so that no later test gets the warning.
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
-    @pytest.mark.parametrize("name", NAMED)
-    def test_missing_network_is_one_line(self, nowhere: None, name: str, root: Path) -> None:
+    @pytest.mark.parametrize("name", DOWNLOADABLE)
+    def test_failed_download_is_reported_in_one_line(self, unreachable: None, name: str, root: Path) -> None:
         before = socket.getdefaulttimeout()
         assert_load_fails(
-            name, repr(name), str(root), "--data-dir", "--data digits", kind=CvaeError, data_dir=str(root)
+            name, repr(name), str(root), "--data-dir", "--data digits", error_type=CvaeError, data_dir=str(root)
         )
         assert socket.getdefaulttimeout() == before
 
     def test_folder_that_cannot_be_created_is_an_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        assert_load_fails("mnist", "can't download", kind=CvaeError, data_dir=str(tmp_path / "file"))
+        assert_load_fails("mnist", "can't download", error_type=CvaeError, data_dir=str(tmp_path / "file"))

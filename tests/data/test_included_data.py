@@ -26,8 +26,8 @@ class TestDigits:
         images = np.concatenate([digits.train.images, digits.test.images])
         labels = np.concatenate([digits.train.labels, digits.test.labels])
         assert images.shape == (1797, 1, 8, 8) and (images.min(), images.max()) == (0, 255)
-        got = sorted((int(label), *np.rint(x.ravel() * (16 / 255))) for x, label in zip(images, labels, strict=True))
-        assert got == sorted((int(label), *x.ravel()) for x, label in zip(truth.images, truth.target, strict=True))
+        actual = sorted((int(label), *np.rint(x.ravel() * (16 / 255))) for x, label in zip(images, labels, strict=True))
+        assert actual == sorted((int(label), *x.ravel()) for x, label in zip(truth.images, truth.target, strict=True))
         # A change here makes metrics on the test split incomparable with those of earlier versions.
         assert digits.test.labels is not None and digits.test.labels[:5].tolist() == [8, 8, 9, 8, 3]
 
@@ -39,7 +39,7 @@ class TestDigits:
         assert np.corrcoef(*means)[0, 1] > 0.99
 
 
-class TestShared:
+class TestRealData:
     def test_mnist_equals_its_raw_files(self, shared: Path) -> None:
         mnist = load_data("mnist", data_dir=str(shared), validation=0)
         raw = shared / "MNIST" / "raw"
@@ -67,7 +67,7 @@ class TestShared:
         for split, source, index in zip(splits, (mnist.train, mnist.train, mnist.test), indices, strict=True):
             assert split is not None and source is not None and source.labels is not None
             assert np.array_equal(split.labels, source.labels[index])  # type: ignore[arg-type]
-            grey = source.images[index]  # what was black or white stays so
+            grey = source.images[index]  # black and white pixels are unchanged
             assert not split.images[grey == 0].any() and (split.images[grey == 255] == 255).all()
 
     def test_folder_of_cars_is_read_with_its_classes(self, shared: Path) -> None:

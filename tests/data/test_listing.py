@@ -36,10 +36,10 @@ def fill(root: Path, *layout: str) -> None:
             Image.new("L", (4, 4), i).save(root / name / f"{i}.png")
 
 
-def understood(root: Path) -> dict[str, dict[str, int] | int]:
-    """Return the number of images of each class, or without labels of all images, for each split."""
+def count_images(root: Path) -> dict[str, dict[str, int] | int]:
+    """Return the number of images per class for each split, or its total number of images if it has no labels."""
     splits = list_folder(root, str(root)).splits
-    return {name: dict(Counter(each.labels)) if each.labels else len(each.paths) for name, each in splits.items()}
+    return {name: dict(Counter(split.labels)) if split.labels else len(split.paths) for name, split in splits.items()}
 
 
 @pytest.mark.parametrize(
@@ -56,36 +56,36 @@ def understood(root: Path) -> dict[str, dict[str, int] | int]:
         ("train_test", ""),
     ],
 )
-def test_split_of_a_folder_name(name: str, split: str | None) -> None:
+def test_folder_name_is_recognized_as_split(name: str, split: str | None) -> None:
     assert recognize_split(name) == split
 
 
-BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
+PETS = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
 
 
 @pytest.mark.parametrize(
     ("layout", "expected"),
     [
-        (["Training/cat 2", "Training/dog 3", "Testing/cat 1", "Testing/dog 1"], BOTH),
-        (["Train/cat 2", "Train/dog 3", "Test/cat 1", "Test/dog 1"], BOTH),
+        (["Training/cat 2", "Training/dog 3", "Testing/cat 1", "Testing/dog 1"], PETS),
+        (["Train/cat 2", "Train/dog 3", "Test/cat 1", "Test/dog 1"], PETS),
         (["a_train/a_train/cat 2", "a_train/a_train/dog 3", "a_test/a_test/cat 1", "a_test/a_test/dog 1",
-          "a_pred/a_pred 4"], BOTH),
-        (["archive/train/cat 2", "archive/train/dog 3", "archive/test/cat 1", "archive/test/dog 1"], BOTH),
-        (["a/b/train/cat 2", "a/b/train/dog 3", "a/b/test/cat 1", "a/b/test/dog 1", "a/more 9"], BOTH),
-        (["train/cat 2", "train/dog 3", "test/cat 1", "test/dog 1", "sample_images 4"], BOTH),
-        (["cat/train 2", "cat/test 1", "dog/train 3", "dog/test 1"], BOTH),
+          "a_pred/a_pred 4"], PETS),
+        (["archive/train/cat 2", "archive/train/dog 3", "archive/test/cat 1", "archive/test/dog 1"], PETS),
+        (["a/b/train/cat 2", "a/b/train/dog 3", "a/b/test/cat 1", "a/b/test/dog 1", "a/more 9"], PETS),
+        (["train/cat 2", "train/dog 3", "test/cat 1", "test/dog 1", "sample_images 4"], PETS),
+        (["cat/train 2", "cat/test 1", "dog/train 3", "dog/test 1"], PETS),
         (["train 5", "dev 2", "eval 3"], {"train": 5, "validation": 2, "test": 3}),
         (["train 5", "eval 2"], {"train": 5, "validation": 2}),
         (["train 5", "valid 2", "test 3"], {"train": 5, "validation": 2, "test": 3}),
         (["images/train 5", "images/val 2"], {"train": 5, "validation": 2}),
-        (["train/images/cat 2", "train/images/dog 3", "test/images/cat 1", "test/images/dog 1"], BOTH),
+        (["train/images/cat 2", "train/images/dog 3", "test/images/cat 1", "test/images/dog 1"], PETS),
         (["train/images 5", "test/images 2"], {"train": 5, "test": 2}),
         (["train/cat 2", "train/dog 3"], {"train": {"cat": 2, "dog": 3}}),
         (["train/train 2", "train/bus 3", "test/bus 1", "test/train 1"],
          {"train": {"bus": 3, "train": 2}, "test": {"bus": 1, "train": 1}}),
         (["bus 1", "car 2", "train 3"], {"train": {"bus": 1, "car": 2, "train": 3}}),
         (["DIV2K_train_HR 4", "DIV2K_valid_HR 2"], {"train": 4, "validation": 2}),
-        (["ds1_train_v2/cat 2", "ds1_train_v2/dog 3", "ds1_test_v2/cat 1", "ds1_test_v2/dog 1", "more 1"], BOTH),
+        (["ds1_train_v2/cat 2", "ds1_train_v2/dog 3", "ds1_test_v2/cat 1", "ds1_test_v2/dog 1", "more 1"], PETS),
         (["mytrain 4", "mytest 2"], {"train": 4, "test": 2}),
         (["trn 4", "tst 2"], {"train": 4, "test": 2}),
         (["trainA 4", "testA 2"], {"train": 4, "test": 2}),
@@ -96,7 +96,7 @@ BOTH = {"train": {"cat": 2, "dog": 3}, "test": {"cat": 1, "dog": 1}}
 )  # fmt: skip
 def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: object) -> None:
     fill(root, *layout)
-    assert understood(root) == expected
+    assert count_images(root) == expected
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
         (["images/train 1", "images/val 1", "labels/train 1", "labels/val 1"], "images/ (", ("images", "labels")),
     ],
 )
-def test_unclear_folder_shows_the_tree_and_both_fixes(
+def test_error_for_unclear_folder_shows_the_tree_and_both_fixes(
     root: Path, layout: list[str], tree: str, classes: tuple[str, ...]
 ) -> None:
     fill(root, *layout)
@@ -147,12 +147,12 @@ def test_unclear_folder_shows_the_tree_and_both_fixes(
     assert load_data(f"folder-classes:{root}", validation=0, size=4).classes == classes
 
 
-def test_shortened_tree_is_marked(root: Path) -> None:
+def test_shortened_tree_contains_an_ellipsis(root: Path) -> None:
     fill(root, "train/x 1", *(f"more{i}/x 1" for i in range(12)))
     assert_load_fails(f"folder:{root}", "train/ (x 1)", "...")
 
 
-def test_skipped_folders_are_named(root: Path) -> None:
+def test_skipped_folders_are_reported(root: Path) -> None:
     fill(root, "train/cat 2", "test/cat 1", "sample_images 4")
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
@@ -161,7 +161,7 @@ def test_skipped_folders_are_named(root: Path) -> None:
     assert "1 .txt file" in remarks[1] and "1 .csv file" in remarks[1]
 
 
-def test_classes_are_counted(root: Path) -> None:
+def test_images_of_each_class_are_counted(root: Path) -> None:
     fill(root, "Training/cat 2", "Training/dog 3", "Testing/dog 1")
     assert (
         load_data(f"folder:{root}", size=4).description
@@ -192,10 +192,10 @@ def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp
         (root / "dataset" / split).mkdir(parents=True)
         for name in "ab":
             (root / "dataset" / split / name).symlink_to(tmp_path / "store" / name)
-    assert understood(root) == {"train": {"a": 5, "b": 6}, "test": {"a": 5, "b": 6}}
+    assert count_images(root) == {"train": {"a": 5, "b": 6}, "test": {"a": 5, "b": 6}}
 
 
-def test_too_many_links_are_one_line(root: Path) -> None:
+def test_too_many_links_are_rejected(root: Path) -> None:
     """20 levels of two links each would be a million folders."""
     fill(root, "20 1")
     for level in range(20):
@@ -205,7 +205,7 @@ def test_too_many_links_are_one_line(root: Path) -> None:
     assert_load_fails(f"folder:{root}", "links lead to the same folders more than 10,000 times")
 
 
-def test_folders_without_images_are_named(root: Path) -> None:
+def test_folders_without_images_are_reported(root: Path) -> None:
     fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
     assert list_folder(root, "").remarks == [
         "ignored folders beside the splits: test (no images)",
@@ -222,35 +222,35 @@ def test_labels_of_test_images_are_ignored_without_training_labels(root: Path) -
     fill(root, "train 4", "test/cat 1", "test/dog 1")
     loaded = load_data(f"folder:{root}", size=4, validation=0)
     assert loaded.classes is None and loaded.test is not None and loaded.test.labels is None
-    assert loaded.remarks[0] == "labels are not used: test has a folder for each class, train does not"
+    assert loaded.remarks[0] == "labels are not used: train has no folder for each class, unlike test"
 
 
-def test_unreadable_folder_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 2", "b 1", "c 0")
     scandir = os.scandir
 
-    def refusing(path: Path) -> object:
+    def failing_scandir(path: Path) -> object:
         if path.name == "b":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refusing)
+    monkeypatch.setattr(os, "scandir", failing_scandir)
     assert list_folder(root, "").remarks == ["ignored: Permission denied: 'b'", "ignored folders without images: 'c'"]
     monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
-    assert_load_fails(f"folder:{root / 'b'}", "b'", "Permission denied", kind=CvaeError)
+    assert_load_fails(f"folder:{root / 'b'}", "b'", "Permission denied", error_type=CvaeError)
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "image_format"),
     [("a.jfif", "JPEG"), ("a.jpe", "JPEG"), ("a.avif", "AVIF"), ("a.ppm", "PPM"), ("a.pgm", "PPM"), ("a.tga", "TGA"),
      ("a.dib", "DIB"),
      ("a.jp2", "JPEG2000"), ("a.dib", "BMP"), ("a", "PNG"), ("a.0001", "PNG"), ("a", "JPEG"), ("a.unknown", "WEBP")],
 )  # fmt: skip
-def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: str) -> None:
-    if kind == "AVIF" and not features.check("avif"):
-        pytest.skip("this Pillow has no AVIF")
+def test_images_are_recognized_by_content_or_extension(root: Path, name: str, image_format: str) -> None:
+    if image_format == "AVIF" and not features.check("avif"):
+        pytest.skip("Pillow does not support AVIF here")
     Image.new("L" if name == "a.pgm" else "RGB", (8, 8), 200 if name == "a.pgm" else (200, 100, 50)).save(
-        root / name, kind
+        root / name, image_format
     )
     loaded = load_data(f"folder:{root}", size=8, validation=0)
     assert len(loaded.train) == 1 and abs(int(loaded.train.images[0, 0, 4, 4]) - 200) < 4
@@ -258,32 +258,32 @@ def test_images_are_known_by_content_or_extension(root: Path, name: str, kind: s
 
 def test_drive_error_is_not_cached(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 3")
-    real, broken = decoding.open_image, [True]
+    open_image, failing = decoding.open_image, [True]
 
-    def opened(path: Path) -> Image.Image:
-        if path.name == "1.png" and broken[0]:
+    def failing_open(path: Path) -> Image.Image:
+        if path.name == "1.png" and failing[0]:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(path)
+        return open_image(path)
 
-    monkeypatch.setattr(decoding, "open_image", opened)
+    monkeypatch.setattr(decoding, "open_image", failing_open)
     for _ in range(2):
         with pytest.warns(UserWarning, match=r"1 of 3 images .* are skipped: Input/output error: 'a/1\.png'"):
             assert len(load_data(f"folder:{root}", size=4, validation=0).train) == 2
-    broken[0] = False
+    failing[0] = False
     assert len(load_data(f"folder:{root}", size=4, validation=0).train) == 3
 
 
-def test_killed_process_does_not_mix_two_caches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_process_does_not_mix_two_caches(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unreadable image is stored as black; it must not count as read until it has been decoded again."""
     fill(root, "a 3")
-    real, failing = decoding.open_image, [True]
+    open_image, failing = decoding.open_image, [True]
 
-    def opened(path: Path) -> Image.Image:
+    def failing_open(path: Path) -> Image.Image:
         if path.name == "1.png" and failing[0]:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return real(path)
+        return open_image(path)
 
-    monkeypatch.setattr(decoding, "open_image", opened)
+    monkeypatch.setattr(decoding, "open_image", failing_open)
     with pytest.warns(UserWarning, match="1 of 3"):
         load_data(f"folder:{root}", size=4, validation=0)
     failing[0] = False
@@ -300,19 +300,19 @@ def test_warning_gives_a_reason_for_each_skipped_image(root: Path, monkeypatch: 
     monkeypatch.setattr("cvae.imaging.formats.MAX_PIXELS", 100)
     Image.new("RGB", (20, 30)).save(root / "a" / "big.webp")
     Image.new("F", (4, 4)).save(root / "a" / "float.tif")
-    (root / "a" / "cut.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])
+    (root / "a" / "truncated.png").write_bytes((root / "a" / "0.png").read_bytes()[:-30])
     with pytest.warns(UserWarning) as caught:
         load_data(f"folder:{root}", size=4, validation=0)
     message = str(caught[0].message)
     assert "3 of 5 images" in message and "\n" not in message
     assert "20x30 pixels are too many: at most 100" in message and "'a/big.webp'" in message
-    assert "floats of an unknown range" in message and "damaged" in message and "'a/cut.png'" in message
+    assert "floats of an unknown range" in message and "damaged" in message and "'a/truncated.png'" in message
 
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_deep_images_keep_their_brightness(root: Path, dtype: type, suffix: str, bits: int) -> None:
-    """A dark image next to a ramp up to the largest value stays dark."""
+def test_images_of_16_or_32_bits_keep_their_brightness(root: Path, dtype: type, suffix: str, bits: int) -> None:
+    """A dark image stays dark beside a ramp up to the largest value."""
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(root / f"a.{suffix}")
     Image.fromarray(np.full((8, 8), 2**bits // 20, dtype)).save(root / f"b.{suffix}")
@@ -323,7 +323,7 @@ def test_deep_images_keep_their_brightness(root: Path, dtype: type, suffix: str,
     assert (f"read as {bits} bits" in loaded.remarks[0]) == (bits < 16)
 
 
-def test_dark_16_bit_images_are_named(root: Path) -> None:
+def test_dark_16_bit_images_are_reported(root: Path) -> None:
     for i in range(5):
         Image.fromarray(np.full((8, 8), 2000, np.uint16)).save(root / f"{i}.png")
     pixels = np.full((8, 8), 2000, np.uint16)
@@ -333,17 +333,17 @@ def test_dark_16_bit_images_are_named(root: Path) -> None:
     assert "5 of 6 images of 16 bits have no value above 2,000 of 65,535" in remarks[0]
 
 
-@pytest.mark.parametrize(("peak", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])
-def test_pgm_file_declares_its_range(root: Path, peak: int, value: int, expected: int) -> None:
-    pixels = np.full(64, value, np.uint8 if peak < 256 else np.dtype(">u2"))
-    (root / "x.pgm").write_bytes(f"P5 8 8 {peak} ".encode() + pixels.tobytes())
+@pytest.mark.parametrize(("max_value", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])
+def test_range_of_pgm_file_is_read_from_its_header(root: Path, max_value: int, value: int, expected: int) -> None:
+    pixels = np.full(64, value, np.uint8 if max_value < 256 else np.dtype(">u2"))
+    (root / "x.pgm").write_bytes(f"P5 8 8 {max_value} ".encode() + pixels.tobytes())
     loaded = load_data(f"folder:{root}", size=8, validation=0)
     assert np.abs(loaded.train.images.astype(int) - expected).max() <= 1
     assert loaded.remarks == []
 
 
 @pytest.mark.parametrize("name", [":cat:", "[bold]x", "[x"])
-def test_names_are_quoted_in_full(root, capsys, monkeypatch, name):
+def test_names_that_look_like_markup_are_printed_unchanged(root, capsys, monkeypatch, name):
     from rich.console import Console
 
     from cvae.engine.display import Display

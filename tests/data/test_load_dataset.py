@@ -1,12 +1,13 @@
-"""Loading of data sets for a training: held-out images, limits, excluded classes, binary images, plug-ins."""
+"""Loading of data sets for training: held-out images, limits, excluded classes, binarization, plug-ins."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from data_helpers import NAMED, same_split
+from data_helpers import DOWNLOADABLE, same_split
 from helpers import assert_load_fails, load_data
 
 from cvae.data import Dataset, Split
@@ -25,8 +26,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     return register
 
 
-def numbered(n: int = 200, test: int = 10) -> Dataset:
-    """Return a data set of different images whose labels are their numbers."""
+def make_dataset(n: int = 200, test: int = 10) -> Dataset:
+    """Return a data set of different images whose labels are their indices."""
     rng = np.random.default_rng(1)
 
     def split(n: int) -> Split:
@@ -37,30 +38,30 @@ def numbered(n: int = 200, test: int = 10) -> Dataset:
 
 class TestLoad:
     def test_validation_is_held_out(self, toy: Callable[..., str]) -> None:
-        full = numbered()
-        held = load_data(toy(full), validation=0.1)
-        assert held.validation is not None and (len(held.train), len(held.validation)) == (180, 20)
-        assert sorted([*held.train.labels, *held.validation.labels]) == list(range(200))  # type: ignore[misc]
-        for split in (held.train, held.validation):
+        full = make_dataset()
+        loaded = load_data(toy(full), validation=0.1)
+        assert loaded.validation is not None and (len(loaded.train), len(loaded.validation)) == (180, 20)
+        assert sorted([*loaded.train.labels, *loaded.validation.labels]) == list(range(200))  # type: ignore[misc]
+        for split in (loaded.train, loaded.validation):
             assert np.array_equal(split.images, full.train.images[split.labels])
-        assert same_split(held.test, full.test)
+        assert same_split(loaded.test, full.test)
 
     def test_seed_determines_split_and_binarization(self, toy: Callable[..., str]) -> None:
-        name = toy(numbered())
+        name = toy(make_dataset())
         a, b, c = (load_data(name, seed=seed, binarize="static") for seed in (0, 0, 1))
         assert same_split(a.train, b.train) and same_split(a.validation, b.validation) and same_split(a.test, b.test)
         assert not np.array_equal(a.train.labels, c.train.labels)  # type: ignore[arg-type]
         assert same_split(a.test, c.test)
 
     @pytest.mark.parametrize(("validation", "count"), [(0, None), (0.001, 1), (0.5, 100)])
-    def test_share_of_validation_images_is_rounded(
+    def test_nonzero_validation_share_holds_out_at_least_one_image(
         self, toy: Callable[..., str], validation: float, count: int | None
     ) -> None:
-        held = load_data(toy(numbered()), validation=validation).validation
-        assert (held and len(held)) == count
+        held_out = load_data(toy(make_dataset()), validation=validation).validation
+        assert (held_out and len(held_out)) == count
 
-    def test_own_validation_split_is_kept(self, toy: Callable[..., str]) -> None:
-        own = numbered()
+    def test_existing_validation_split_is_kept(self, toy: Callable[..., str]) -> None:
+        own = make_dataset()
         own = Dataset(name="", train=own.train, validation=own.test, classes=own.classes, data_license="")
         loaded = load_data(toy(own), validation=0.5)
         assert (
@@ -70,30 +71,30 @@ class TestLoad:
         )
 
     def test_too_few_images_to_hold_out_are_rejected(self, toy: Callable[..., str]) -> None:
-        assert_load_fails(toy(numbered(1, 1)), "--validation 0.1", "--validation 0")
+        assert_load_fails(toy(make_dataset(1, 1)), "--validation 0.1", "--validation 0")
 
     @pytest.mark.parametrize("validation", [0, 0.1])
     def test_limit_applies_after_validation_is_held_out(self, toy: Callable[..., str], validation: float) -> None:
-        name = toy(numbered())
+        name = toy(make_dataset())
         full, few, more = (load_data(name, validation=validation, limit=limit) for limit in (None, 7, 1000))
         assert same_split(few.train, Split(images=full.train.images[:7], labels=full.train.labels[:7]))  # type: ignore[index]
         assert same_split(more.train, full.train) and same_split(few.test, full.test)
         assert validation == 0 or same_split(few.validation, full.validation)
 
     def test_classes_can_be_excluded(self, toy: Callable[..., str]) -> None:
-        full = numbered()
-        left = load_data(toy(full), validation=0, without=("3", "5", "199"))
-        assert left.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
-        assert len(left.train) == 197 and len(left.test) == 8
-        for split, full_split in ((left.train, full.train), (left.test, full.test)):
-            names = [int(left.classes[i]) for i in split.labels]  # type: ignore[union-attr]
+        full = make_dataset()
+        remaining = load_data(toy(full), validation=0, without=("3", "5", "199"))
+        assert remaining.classes == tuple(str(i) for i in range(199) if i not in (3, 5))
+        assert len(remaining.train) == 197 and len(remaining.test) == 8
+        for split, full_split in ((remaining.train, full.train), (remaining.test, full.test)):
+            names = [int(remaining.classes[i]) for i in split.labels]  # type: ignore[union-attr]
             assert names == [i for i in range(len(full_split)) if i not in (3, 5, 199)]
             assert np.array_equal(split.images, full_split.images[names])
 
     def test_excluding_classes_requires_labels(self, toy: Callable[..., str]) -> None:
-        full = numbered()
-        bare = Dataset(name="", train=Split(images=full.train.images), classes=None, data_license="")
-        assert_load_fails(toy(bare), "--exclude-class needs labels", "train", without=("3",))
+        full = make_dataset()
+        unlabelled = Dataset(name="", train=Split(images=full.train.images), classes=None, data_license="")
+        assert_load_fails(toy(unlabelled), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
     def test_binarization_follows_the_grey_levels(self, toy: Callable[..., str], mode: str) -> None:
@@ -124,17 +125,18 @@ class TestLoad:
         )
         assert np.array_equal(loaded.train.images, images)
 
-    def test_binarization_rejects_colour(self, toy: Callable[..., str]) -> None:
+    def test_binarization_rejects_colour_images(self, toy: Callable[..., str]) -> None:
         colour = Dataset(name="", train=Split(images=np.zeros((9, 3, 4, 4), np.uint8)), classes=None, data_license="")
         assert_load_fails(toy(colour), "--binarize 'static'", "3 channels", "--binarize none", binarize="static")
 
     def test_conditional_requires_labels(self, toy: Callable[..., str]) -> None:
-        flat = Dataset(name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, data_license="")
-        assert load_data(toy(flat)).classes is None
+        unlabelled = Dataset(
+            name="", train=Split(images=np.zeros((9, 1, 4, 4), np.uint8)), classes=None, data_license=""
+        )
+        assert load_data(toy(unlabelled)).classes is None
         assert_load_fails("toy", "--conditional", "'toy'", "subfolder for each class", conditional=True)
-        half = numbered()
-        half = Dataset(name="", train=half.train, test=flat.train, classes=half.classes, data_license="")
-        assert_load_fails(toy(half), "test of 'toy'", conditional=True)
+        partly_labelled = dataclasses.replace(make_dataset(), test=unlabelled.train)
+        assert_load_fails(toy(partly_labelled), "test of 'toy'", conditional=True)
 
     def test_unknown_name_suggests_data_set_or_prefix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert_load_fails("mnits", "'mnits'", "'mnist'")
@@ -145,7 +147,7 @@ class TestLoad:
         assert_load_fails("./photos", "'./photos'", "folder:./photos")
         assert_load_fails("a.npz", "npz:a.npz")
 
-    @pytest.mark.parametrize("name", ["digits", *NAMED])
+    @pytest.mark.parametrize("name", ["digits", *DOWNLOADABLE])
     def test_data_set_rejects_unexpected_argument(self, name: str) -> None:
         assert_load_fails(f"{name}:7", f"'{name}:7'")
 
@@ -188,4 +190,4 @@ class TestLoad:
             result = Dataset(
                 name="", train=Split(images=result[0], labels=result[1]), classes=("a", "b"), data_license=""
             )
-        assert_load_fails(toy(result), "'toy'", *words, kind=CvaeError)
+        assert_load_fails(toy(result), "'toy'", *words, error_type=CvaeError)

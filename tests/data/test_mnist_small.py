@@ -1,9 +1,10 @@
-"""The bundled digits of MNIST."""
+"""Bundled subset of MNIST."""
 
 import numpy as np
 import pytest
 from helpers import SHARED, assert_load_fails, load_data, needs_mnist
 
+from cvae.config import TrainConfig
 from cvae.data import mnist_small
 from cvae.evaluation.feature_extractor import load_feature_extractor
 
@@ -17,19 +18,26 @@ def test_classes_are_balanced() -> None:
     assert dataset.classes == tuple("0123456789")
 
 
+def test_train_command_uses_mnist_small_by_default() -> None:
+    assert TrainConfig.data == "mnist-small"
+
+
 def test_file_is_small() -> None:
     assert mnist_small.FILE.stat().st_size <= 2.5e6
 
 
 @needs_mnist
-def test_images_are_those_of_mnist_with_their_labels() -> None:
+def test_images_and_labels_agree_with_mnist() -> None:
     small, full = load_data("mnist-small", validation=0), load_data("mnist", data_dir=str(SHARED), validation=0)
     for split in ("train", "test"):
-        ours, theirs = getattr(small, split), getattr(full, split)
-        labels = {image.tobytes(): int(label) for image, label in zip(theirs.images[:], theirs.labels, strict=True)}
-        true_labels = [labels[image.tobytes()] for image in ours.images[:]]  # each is in the same split of MNIST
-        assert true_labels == ours.labels.tolist()
-        assert len({image.tobytes() for image in ours.images[:]}) == len(true_labels)
+        small_split, full_split = getattr(small, split), getattr(full, split)
+        labels = {
+            image.tobytes(): int(label) for image, label in zip(full_split.images[:], full_split.labels, strict=True)
+        }
+        # Every image must be in the same split of MNIST.
+        true_labels = [labels[image.tobytes()] for image in small_split.images[:]]
+        assert true_labels == small_split.labels.tolist()
+        assert len({image.tobytes() for image in small_split.images[:]}) == len(true_labels)
 
 
 def test_classifier_recognizes_its_test_digits() -> None:
@@ -40,11 +48,11 @@ def test_classifier_recognizes_its_test_digits() -> None:
     assert np.mean(predictions == dataset.test.labels) > 0.98
 
 
-def test_argument_is_an_error() -> None:
+def test_argument_is_rejected() -> None:
     assert_load_fails("mnist-small:x", "'mnist-small' takes no argument")
 
 
 @pytest.mark.parametrize("size", [14, "20x24"])
-def test_images_are_scaled(size: int | str) -> None:
+def test_images_are_resized(size: int | str) -> None:
     shape = load_data("mnist-small", size=size, validation=0).train.images.shape
     assert shape == ((10_000, 1, 14, 14) if size == 14 else (10_000, 1, 20, 24))

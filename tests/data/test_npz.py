@@ -69,7 +69,7 @@ class TestNpz:
         assert np.array_equal(loaded.train.labels, labels)  # type: ignore[arg-type]
         assert np.array_equal(loaded.validation.labels, labels[:3])  # type: ignore[arg-type]
 
-    def test_text_labels_name_the_classes(self, save: Callable[..., str]) -> None:
+    def test_string_labels_are_the_class_names(self, save: Callable[..., str]) -> None:
         labels = np.array(["cat", "ant", "cat", "bee", "bee", "ant"])
         loaded = load_data(save(images=self.grey, labels=labels), validation=0)
         assert loaded.classes == ("ant", "bee", "cat")
@@ -121,20 +121,20 @@ class TestNpz:
     def test_inconsistent_arrays_are_rejected(
         self, save: Callable[..., str], arrays: dict[str, Any], words: list[str]
     ) -> None:
-        assert_load_fails(save(**arrays), "x.npz", *words, kind=CvaeError)
+        assert_load_fails(save(**arrays), "x.npz", *words, error_type=CvaeError)
 
     def test_damaged_archive_is_rejected(self, save: Callable[..., str], tmp_path: Path) -> None:
         data = save(train=self.grey)
         path = tmp_path / "x.npz"
         content = path.read_bytes()
         path.write_bytes(content[:-50])
-        assert_load_fails(data, "x.npz", kind=CvaeError)
+        assert_load_fails(data, "x.npz", error_type=CvaeError)
         path.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
-        assert_load_fails(data, "x.npz", kind=CvaeError)
+        assert_load_fails(data, "x.npz", error_type=CvaeError)
         with path.open("wb") as file:
             np.save(file, self.grey)
-        assert_load_fails(data, "x.npz", "numpy.savez", kind=CvaeError)
+        assert_load_fails(data, "x.npz", "numpy.savez", error_type=CvaeError)
         with zipfile.ZipFile(path, "w") as archive:
             header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 1, 64, 64)}"
             archive.writestr("train.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
-        assert_load_fails(data, "x.npz", kind=CvaeError)
+        assert_load_fails(data, "x.npz", error_type=CvaeError)

@@ -85,7 +85,7 @@ def test_broken_link_is_an_error(site, tmp_path, monkeypatch):
     (tmp_path / "a.md").write_text("[the code](code.py), [b](b.md#part), [web](https://example.org)")
     (tmp_path / "b.md").touch()
     pages = {"a.md": "index.md", "b.md": "sub/b.md"}
-    with pytest.raises(SystemExit, match=r"a\.md: the link 'code\.py' leads nowhere"):
+    with pytest.raises(SystemExit, match=r"a\.md: the link target 'code\.py' does not exist"):
         site.rewrite_links("a.md", pages)
     (tmp_path / "code.py").touch()
     text = "the code (`code.py`), [b](sub/b.md#part), [web](https://example.org)"

@@ -12,6 +12,9 @@ import pytest
 from helpers import code_blocks
 from PIL import Image
 
+from cvae.cli.train import DEFAULTS
+from cvae.config import TrainConfig
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
@@ -48,6 +51,13 @@ def without_numbers(line: str) -> str:
     return " ".join(re.sub(r"\b(bf16|fp32)\b", "PRECISION", line).replace(" * ", " ").split())
 
 
+def use_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the choice of a smaller data set in conftest.py."""
+    data = TrainConfig.data
+    monkeypatch.setitem(TrainConfig.__init__.__kwdefaults__, "data", data)
+    monkeypatch.setitem(DEFAULTS, "data", data)
+
+
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
     """Make a folder with photos and a small copy of MNIST, and return the environment for commands."""
@@ -81,15 +91,17 @@ def home(tmp_path: Path) -> dict[str, str]:
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
     """Commands run in this process, which has imported torch, except those of the plug-in."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
+    use_default_data_set(monkeypatch)
     if "plugin" in str(document):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
         subprocess.run([sys.executable, "-m", *map(str, install)], cwd=tmp_path, check=True)
     outputs = shown_outputs(document)
     assert len(outputs) == (2 if document == ROOT / "README.md" else 0)
     for command in commands(document):
-        # The documented trainings take minutes; one epoch and two trials of a search must do here.
-        trains = command.startswith(("cvae train", "cvae tune")) and "--epochs" not in command
-        short = command + " --epochs 1" * trains + " --trials 2" * command.startswith("cvae tune")
+        # The documented runs take minutes: train for one epoch on few images, and search with two trials.
+        trains = command.startswith(("cvae train", "cvae tune")) and "--resume" not in command
+        short = command + " --limit 500" * trains + " --epochs 1" * (trains and "--epochs" not in command)
+        short += " --trials 2" * command.startswith("cvae tune")
         if "plugin" in str(document) or not command.startswith("cvae "):
             result = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
             assert result.returncode == 0, f"{command}\n{result.stderr}"
@@ -122,7 +134,6 @@ def test_links_and_images_of_the_documents_exist(document):
 
 def test_every_recipe_is_valid_and_names_existing_parts():
     from cvae import model_zoo
-    from cvae.config import TrainConfig
     from cvae.recipes import read_recipe
     from cvae.registry import ARCHITECTURES, DATASETS
     from cvae.serialization import from_dict

@@ -1,4 +1,4 @@
-"""A quick training config, and what a run contains."""
+"""Quick training configs, and readers of the files of a run."""
 
 import json
 from pathlib import Path

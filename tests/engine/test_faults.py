@@ -25,7 +25,8 @@ from cvae.engine.trainer import Trainer
 from cvae.errors import CvaeError, UsageError
 from cvae.registry import OBJECTIVES
 
-FLAGS = ["--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none", "--no-export"]
+FLAGS = ["--data", "digits", "--arch", "mlp", "--prior", "normal", "--precision", "fp32", "--tracker", "none"]
+FLAGS += ["--no-export"]
 QUICK = TrainConfig(
     arch="mlp", prior="normal", latent_dim=4, epochs=3, limit=600, batch_size=32, precision="fp32", trackers=("none",)
 )
@@ -43,7 +44,7 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.05)
 
 
-def check_whole(run: Path) -> list[dict]:
+def check_files(run: Path) -> list[dict]:
     """Check that every file of a run is complete, and return its metrics."""
     for path in run.rglob("*.safetensors"):
         if not path.name.startswith("."):
@@ -55,17 +56,17 @@ def check_whole(run: Path) -> list[dict]:
     return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
 
 
-KILLED = """
+KILL_LOOP = """
 import os, signal, sys, time
 import torch, cvae.engine, cvae.data.digits
 from cvae.__main__ import main
-torch.optim.Adam([torch.zeros(1)])  # imports much, once for all
-for line in sys.stdin:  # a number of seconds; a new process is trained in, and killed after that time
+torch.optim.Adam([torch.zeros(1)])  # imports many modules, once for all child processes
+for line in sys.stdin:  # a delay in seconds: start a training process and kill it after this time
     child = os.fork()
     if child == 0:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 1)
-        os.dup2(nowhere, 2)
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, 1)
+        os.dup2(devnull, 2)
         main(sys.argv[1:] if not os.path.exists("run/config.json") else ["train", "--resume", "--out", "run"])
     time.sleep(float(line))
     os.kill(child, signal.SIGKILL)
@@ -75,51 +76,51 @@ for line in sys.stdin:  # a number of seconds; a new process is trained in, and 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [30])
-def test_run_survives_kill_9_at_random_moments(tmp_path, times):
-    """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted one."""
+@pytest.mark.parametrize("num_kills", [30])
+def test_run_survives_kill_9_at_random_times(tmp_path, num_kills):
+    """The run continues without losing a reported epoch, and ends with the weights of an uninterrupted run."""
     flags = ["train", *FLAGS, "--ema", "0.99", "--epochs", "150", "--size", "12", "--set", "arch.hidden=[300]"]
-    full = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "whole"], cwd=tmp_path, capture_output=True)
+    full = subprocess.run([sys.executable, "-m", "cvae", *flags, "--out", "full"], cwd=tmp_path, capture_output=True)
     assert full.returncode == 0, full.stderr
-    expected = load_file(tmp_path / "whole" / "model.safetensors")
+    expected = load_file(tmp_path / "full" / "model.safetensors")
 
-    def is_the_uninterrupted_one(run: Path) -> bool:
-        ours = load_file(run / "model.safetensors")
-        return len(check_whole(run)) == 150 + 1 and all(torch.equal(ours[name], expected[name]) for name in expected)
+    def equals_uninterrupted_run(run: Path) -> bool:
+        actual = load_file(run / "model.safetensors")
+        return len(check_files(run)) == 150 + 1 and all(torch.equal(actual[name], expected[name]) for name in expected)
 
-    command = [sys.executable, "-c", KILLED, *flags, "--out", "run"]
-    run, moments, longest, epochs, kills, halves = tmp_path / "run", random.Random(0), 0.6, 0, 0, 0
+    command = [sys.executable, "-c", KILL_LOOP, *flags, "--out", "run"]
+    run, rng, max_delay, epochs, kills, partial_files = tmp_path / "run", random.Random(0), 0.6, 0, 0, 0
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trainers:
-        while kills < times or epochs == 0:
-            trainers.stdin.write(f"{moments.uniform(0.05, longest)}\n")
+        while kills < num_kills or epochs == 0:
+            trainers.stdin.write(f"{rng.uniform(0.05, max_delay)}\n")
             trainers.stdin.flush()
             status = int(trainers.stdout.readline())
-            if status == 0:  # on a fast machine it was complete before
-                assert is_the_uninterrupted_one(run)
+            if status == 0:  # a fast machine finished the run before the kill
+                assert equals_uninterrupted_run(run)
                 shutil.rmtree(run)
                 epochs = 0
                 continue
             assert status == signal.SIGKILL, f"the run could not be continued: wait status {status}"
             kills += 1
-            halves += len(list(run.rglob(".*.tmp*")))
-            count = len(check_whole(run))
+            partial_files += len(list(run.rglob(".*.tmp*")))
+            count = len(check_files(run))
             assert count >= epochs
-            if count == epochs:  # on a slow machine
-                longest *= 1.1
+            if count == epochs:  # a slow machine finished no epoch in this time
+                max_delay *= 1.1
             epochs = count
         trainers.stdin.close()
     assert epochs > 0
-    assert is_the_uninterrupted_one(resume(run, quiet=True))
+    assert equals_uninterrupted_run(resume(run, quiet=True))
     assert not list(run.rglob(".*.tmp*"))
-    print(f"{halves} of {kills} kills fell into the writing of a file")
+    print(f"{partial_files} of {kills} kills interrupted the write of a file")
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_saves_checkpoint_and_explains_how_to_resume(tmp_path, signum):
     process = start(tmp_path, "--epochs", "100000")
     wait_for(tmp_path / "run" / "model.safetensors", process)
-    process.send_signal(number)
+    process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert "continue with: cvae train --resume --out run" in stderr and "Traceback" not in stderr
@@ -128,7 +129,7 @@ def test_one_signal_saves_and_explains_how_to_resume(tmp_path, number):
 
 
 @pytest.mark.integration
-def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
+def test_second_signal_stops_immediately_and_keeps_last_checkpoint(tmp_path):
     code = (
         "import time\nfrom cvae.engine.trainer import Trainer\nstep = Trainer._train_step\n"
         "def slow(self, *batch):\n    step(self, *batch)\n"
@@ -140,7 +141,7 @@ def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
     wait_for(tmp_path / "slow", process)
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
-    assert process.poll() is None  # it would finish the step
+    assert process.poll() is None  # after one signal, the process still finishes its step
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=20)
     assert process.returncode == 130 and "Traceback" not in stderr
@@ -149,8 +150,8 @@ def test_two_signals_stop_at_once_and_keep_the_last_checkpoint(tmp_path):
 
 
 @pytest.mark.integration
-def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
-    """A limit on the size of files makes a write fail half way, as a full disk would."""
+def test_full_disk_fails_in_one_line_and_keeps_last_checkpoint(tmp_path):
+    """A limit on the size of files makes a write fail halfway, as a full disk would."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
     before = load_checkpoint(run / "last")[0].state["step"]
     size = max(path.stat().st_size for path in (run / "last").iterdir())
@@ -168,8 +169,8 @@ def test_full_disk_is_one_line_and_keeps_the_last_checkpoint(tmp_path):
 
 
 @pytest.mark.integration
-def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
-    """The error is simulated, because root, who often runs tests in containers, may write anywhere."""
+def test_resume_in_read_only_folder_fails_and_keeps_last_checkpoint(tmp_path, monkeypatch):
+    """The error is simulated, because root, which often runs tests in containers, can write anywhere."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
     def refuse(self, target):
@@ -184,27 +185,27 @@ def test_folder_that_becomes_read_only_is_one_line(tmp_path, monkeypatch):
 
 
 @pytest.mark.integration
-def test_data_deleted_during_training(tmp_path):
-    """A training with data in memory continues; resuming fails in one line and keeps the checkpoint."""
+def test_run_survives_deleted_data_but_resume_requires_it(tmp_path):
+    """A run whose data are in memory continues; resuming it fails and keeps the checkpoint."""
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
     np.savez(data, train=images)
     config = replace(QUICK, data=f"npz:{data}", limit=None)
     run = train(config, tmp_path / "run", quiet=True, on_epoch=lambda record: data.unlink(missing_ok=True))
-    assert len(check_whole(run)) == 3
+    assert len(check_files(run)) == 3
     with pytest.raises(UsageError, match="there is no such file"):
         resume(run, epochs=4, quiet=True)
     np.savez(data, train=images)
-    assert len(check_whole(resume(run, epochs=4, quiet=True))) == 4
+    assert len(check_files(resume(run, epochs=4, quiet=True))) == 4
 
 
 @pytest.fixture
-def odd_batch(monkeypatch, request):
-    """Make the input, the loss, or the loss but not its gradient, not finite at step 25."""
+def nonfinite_batch(monkeypatch, request):
+    """Make the image, only the loss, or the loss and its gradient nonfinite at step 25."""
     elbo = OBJECTIVES.get("elbo")
     calls = []
 
-    def odd(model, image, label, kl_weight, **options):
+    def nonfinite_elbo(model, image, label, kl_weight, **options):
         calls.append(1)
         if len(calls) != 26:
             return elbo(model, image, label, kl_weight, **options)
@@ -213,62 +214,62 @@ def odd_batch(monkeypatch, request):
             return loss._replace(loss=loss.loss * float("nan"))
         return loss._replace(loss=loss.loss + float("inf")) if request.param == "loss" else loss
 
-    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: odd)}))
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: nonfinite_elbo)}))
     return calls
 
 
-ODD = pytest.mark.parametrize("odd_batch", ["image", "gradient", "loss"], indirect=True)
+NONFINITE = pytest.mark.parametrize("nonfinite_batch", ["image", "gradient", "loss"], indirect=True)
 
 
 @pytest.mark.integration
-@ODD
+@NONFINITE
 @pytest.mark.parametrize("clip", [100.0, 0.0])
-def test_loss_that_is_not_finite_names_the_step_and_keeps_good_weights(tmp_path, odd_batch, clip):
+def test_error_for_nonfinite_loss_names_step_and_keeps_finite_weights(tmp_path, nonfinite_batch, clip):
     with pytest.raises(CvaeError, match=r"not finite at step 25: .*--lr.*--on-nan skip"):
         train(replace(QUICK, clip=clip), tmp_path / "run", quiet=True)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
     assert load_checkpoint(tmp_path / "run" / "last")[0].state["step"] == 18
     run = resume(tmp_path / "run", on_nan="skip", quiet=True)
-    assert len(check_whole(run)) == 3 + 1
+    assert len(check_files(run)) == 3 + 1
 
 
 @pytest.mark.integration
-@ODD
-@pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm, and the likelihood a running sigma
-def test_on_nan_skip_continues_without_that_batch(tmp_path, odd_batch, monkeypatch, arch):
+@NONFINITE
+@pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv adds batch norm; both have the running sigma of the likelihood
+def test_on_nan_skip_leaves_out_only_the_nonfinite_batch(tmp_path, nonfinite_batch, monkeypatch, arch):
     states = {}
     step = Trainer._train_step
 
-    def watched(self, *batch):
+    def step_and_record(self, *batch):
         step(self, *batch)
         state = self.training_step.bare_model.state_dict().values()
         states[self.state.step - 1] = torch.cat([tensor.detach().flatten().double() for tensor in state])
 
-    monkeypatch.setattr(Trainer, "_train_step", watched)
+    monkeypatch.setattr(Trainer, "_train_step", step_and_record)
     options = {"arch": {"width": 4, "hidden": 16}} if arch == "conv" else {}
     run = train(replace(QUICK, arch=arch, on_nan="skip", ema=0.9, options=options), tmp_path / "run", quiet=True)
     assert torch.equal(states[25], states[24]) and not torch.equal(states[26], states[25])
-    skipped = [record.get("skipped", 0) for record in check_whole(run)]
+    skipped = [record.get("skipped", 0) for record in check_files(run)]
     assert skipped == [0, 1, 0, 0]
-    assert all(np.isfinite(record["train"]["loss"]) for record in check_whole(run)[:3])
+    assert all(np.isfinite(record["train"]["loss"]) for record in check_files(run)[:3])
 
 
 @pytest.mark.integration
 def test_run_stopped_before_its_first_checkpoint_starts_over(tmp_path):
-    full = train(QUICK, tmp_path / "whole", quiet=True)
+    full = train(QUICK, tmp_path / "full", quiet=True)
     write_file(tmp_path / "run" / "config.json", (full / "config.json").read_bytes())
     run = resume(tmp_path / "run", quiet=True)
     assert (run / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
 
 
 @pytest.mark.integration
-def test_run_has_one_writer(tmp_path):
+def test_second_writer_of_a_run_is_rejected(tmp_path):
     with lock_folder(tmp_path / "run"), pytest.raises(UsageError, match="another process is writing"):
         train(QUICK, tmp_path / "run", quiet=True)
     train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
 
-def test_simultaneous_trainings_get_different_folders(in_tmp):
+def test_simultaneous_runs_get_different_folders(in_tmp):
     from concurrent.futures import ThreadPoolExecutor
 
     from cvae.run import create_run_folder
@@ -278,7 +279,7 @@ def test_simultaneous_trainings_get_different_folders(in_tmp):
     assert len(set(folders)) == 32 and all(folder.is_dir() for folder in folders)
 
 
-CRASHING = """
+CRASHING_TRAINER = """
 import os, signal
 from cvae.engine.trainer import Trainer
 step = Trainer._train_step
@@ -298,9 +299,8 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.integration
-def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
-    """Two processes have the loss curve of one, and report a lost process."""
-    (tmp_path / "crashing.py").write_text(CRASHING)
+def test_two_processes_have_the_loss_curve_of_one_and_report_a_lost_process(tmp_path):
+    (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
     one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
     two = torchrun(tmp_path, "-m", "cvae", *flags, "two")
@@ -309,7 +309,7 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
         assert result.stdout.count(": trained") == 1
     curves = []
     for name in ("one", "two"):
-        *epochs, test = check_whole(tmp_path / name)
+        *epochs, test = check_files(tmp_path / name)
         curves.append([r[split][term] for r in epochs for split in ("train", "validation") for term in r[split]])
         curves[-1].append(test["test"]["bound"])
     assert len(curves[0]) == 4 * 7 + 1
@@ -323,18 +323,18 @@ def test_lost_process_ends_or_restarts_distributed_run(tmp_path):
 @pytest.mark.slow
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
     """The network has batch norm, whose statistics each process averages over its own part of a batch."""
-    (tmp_path / "crashing.py").write_text(CRASHING)
-    small = [word for option in ("width=4", "max_width=8", "hidden=16") for word in ("--set", f"arch.{option}")]
+    (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
+    small = [flag for option in ("width=4", "max_width=8", "hidden=16") for flag in ("--set", f"arch.{option}")]
     flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]
-    full = torchrun(tmp_path, "-m", "cvae", *flags, "whole")
-    again = torchrun(tmp_path, "--max-restarts", "1", "crashing.py", *flags, "again")
-    for result in (full, again):
+    full = torchrun(tmp_path, "-m", "cvae", *flags, "full")
+    restarted = torchrun(tmp_path, "--max-restarts", "1", "crashing.py", *flags, "restarted")
+    for result in (full, restarted):
         assert result.returncode == 0, result.stderr
-    assert (tmp_path / "whole" / "model.safetensors").read_bytes() == (
-        tmp_path / "again" / "model.safetensors"
+    assert (tmp_path / "full" / "model.safetensors").read_bytes() == (
+        tmp_path / "restarted" / "model.safetensors"
     ).read_bytes()
     metrics = [
-        [(r.get("validation"), r.get("test")) for r in check_whole(tmp_path / name)] for name in ("whole", "again")
+        [(r.get("validation"), r.get("test")) for r in check_files(tmp_path / name)] for name in ("full", "restarted")
     ]
     assert metrics[0] == metrics[1]
 
@@ -343,7 +343,7 @@ def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):
     from cvae.__main__ import main
 
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(SystemExit) as exit_info:
         main(["train"])
-    assert stopped.value.code == 2 and "name it with --out" in capsys.readouterr().err
+    assert exit_info.value.code == 2 and "name it with --out" in capsys.readouterr().err
     assert not list(in_tmp.iterdir())

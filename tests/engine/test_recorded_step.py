@@ -1,4 +1,4 @@
-"""Training step that is recorded as a CUDA graph, compared with the one that launches each kernel."""
+"""Training step that is recorded as a CUDA graph, compared with the eager step, which launches each kernel."""
 
 import contextlib
 import signal
@@ -20,20 +20,20 @@ from cvae.errors import Interrupted
 pytestmark = pytest.mark.integration
 
 
-def as_recorded(monkeypatch) -> None:
-    """Take the steps that a GPU would record as a graph, but without recording them."""
+def use_recordable_step(monkeypatch) -> None:
+    """Take the step that a GPU would record as a CUDA graph, without recording it."""
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_recordable_step_gives_the_same_bytes(tmp_path, monkeypatch, arch):
-    """The rates are exact in float32, since all scalars on the device are float32."""
+def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypatch, arch):
+    """The learning rate is a power of two, because all scalars on the device are float32."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
         schedule="constant", kl_warmup=0.0, epochs=2,
     )  # fmt: skip
     expected = train(config, tmp_path / "eager", quiet=True)
-    as_recorded(monkeypatch)
+    use_recordable_step(monkeypatch)
     recorded = train(config, tmp_path / "recorded", quiet=True)
     assert same(weights(recorded), weights(expected))
     times = {"seconds", "images_per_second"}
@@ -41,42 +41,42 @@ def test_recordable_step_gives_the_same_bytes(tmp_path, monkeypatch, arch):
     assert a == b
 
 
-def test_recordable_step_follows_all_schedules_and_averages(tmp_path, monkeypatch):
+def test_recordable_step_follows_schedules_and_moving_average(tmp_path, monkeypatch):
     config = replace(QUICK, ema=0.9, kl_warmup=1.5, schedule="cosine", lr=3e-3, warmup=10, objective="iwae")
     expected = load_checkpoint(train(config, tmp_path / "eager", quiet=True) / "last")[0].tensors
-    as_recorded(monkeypatch)
+    use_recordable_step(monkeypatch)
     recorded = load_checkpoint(train(config, tmp_path / "recorded", quiet=True) / "last")[0].tensors
     assert recorded.keys() == expected.keys() and any(name.startswith("ema.") for name in recorded)
     for name, tensor in expected.items():
         torch.testing.assert_close(recorded[name], tensor, rtol=2e-3, atol=2e-4)
 
 
-def test_recordable_step_resumes_within_an_epoch_and_in_another_mode(tmp_path, monkeypatch):
+def test_recordable_step_resumes_within_an_epoch_even_after_eager_steps(tmp_path, monkeypatch):
     config = replace(QUICK, ema=0.9, binarize="dynamic", epochs=2)
     step = Trainer._train_step
 
-    def stopping(self, *batch):
+    def step_and_stop(self, *batch):
         step(self, *batch)
         if self.state.step == STEPS + 7:
             self.stop.signals.add(signal.SIGTERM)
 
-    def interrupted(out: Path) -> Path:
+    def train_until_interrupted(out: Path) -> Path:
         with monkeypatch.context() as patch, pytest.raises(Interrupted):
-            patch.setattr(Trainer, "_train_step", stopping)
+            patch.setattr(Trainer, "_train_step", step_and_stop)
             train(config, out, quiet=True)
         return out
 
-    eager = interrupted(tmp_path / "eager")
-    as_recorded(monkeypatch)
-    expected = train(config, tmp_path / "whole", quiet=True)
-    assert same(weights(resume(interrupted(tmp_path / "parts"), quiet=True)), weights(expected))
+    eager = train_until_interrupted(tmp_path / "eager")
+    use_recordable_step(monkeypatch)
+    expected = train(config, tmp_path / "full", quiet=True)
+    assert same(weights(resume(train_until_interrupted(tmp_path / "parts"), quiet=True)), weights(expected))
     for name, tensor in weights(resume(eager, quiet=True)).items():
         torch.testing.assert_close(tensor, weights(expected)[name], rtol=2e-3, atol=2e-4)
 
 
-def test_warm_up_of_a_recording_leaves_no_trace(tmp_path, monkeypatch):
-    """The optimizer has stepped before, or is new."""
-    as_recorded(monkeypatch)
+def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
+    """This holds for an optimizer that has stepped before, and for a new one."""
+    use_recordable_step(monkeypatch)
     steps: list[RecordedStep] = []
     init = RecordedStep.__init__
     monkeypatch.setattr(RecordedStep, "__init__", lambda self, *a, **k: (steps.append(self), init(self, *a, **k))[1])
@@ -120,17 +120,17 @@ class FakeGraph:
 
 
 @pytest.mark.parametrize("broken", [False, True])
-def test_recording_and_its_failure_do_not_change_the_run(tmp_path, monkeypatch, capsys, broken):
+def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monkeypatch, capsys, broken):
     config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)
-    as_recorded(monkeypatch)
+    use_recordable_step(monkeypatch)
     expected = train(config, tmp_path / "expected", quiet=True)
-    graph, recovered = FakeGraph(monkeypatch, broken=broken), []
+    graph, recovery_calls = FakeGraph(monkeypatch, broken=broken), []
     stream = SimpleNamespace(wait_stream=lambda other: None)
     stubs = {
         "current_stream": lambda: stream, "Stream": lambda: stream, "stream": contextlib.nullcontext,
-        "set_stream": recovered.append, "synchronize": lambda: None, "CUDAGraph": lambda: graph,
+        "set_stream": recovery_calls.append, "synchronize": lambda: None, "CUDAGraph": lambda: graph,
         "graph": graph.recording, "current_device": lambda: 0,
-        "default_generators": [SimpleNamespace(graphsafe_set_state=recovered.append)],
+        "default_generators": [SimpleNamespace(graphsafe_set_state=recovery_calls.append)],
     }  # fmt: skip
     for name, stub in stubs.items():
         monkeypatch.setattr(torch.cuda, name, stub)
@@ -141,13 +141,13 @@ def test_recording_and_its_failure_do_not_change_the_run(tmp_path, monkeypatch, 
     recorded = train(config, tmp_path / "recorded")
     assert same(weights(recorded), weights(expected))
     assert graph.replays == (0 if broken else 2 * STEPS)
-    assert recovered == ([stream, "new state"] if broken else [])
+    assert recovery_calls == ([stream, "new state"] if broken else [])
     assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_recorded_step_on_cuda_gives_the_bytes_of_separate_launches(tmp_path, monkeypatch, arch):
+def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_path, monkeypatch, arch):
     config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
     recorded = train(config, tmp_path / "recorded", quiet=True)
     monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)

@@ -1,4 +1,4 @@
-"""Published results repeated on MNIST; they take minutes."""
+"""Reproduction of published results on MNIST, which takes minutes."""
 
 import json
 

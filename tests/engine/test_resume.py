@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("arch", "stop_at"),  # within an epoch, at its end, in the next one
+    ("arch", "stop_at"),  # within the first epoch, at its end, within the second
     [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
 )
 def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
@@ -29,29 +29,29 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch
         QUICK, arch=arch, options=options, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic", epochs=2,
         shift=1, crop=0.9, accumulate=2,
     )  # fmt: skip
-    full = train(config, tmp_path / "whole", quiet=True)
+    full = train(config, tmp_path / "full", quiet=True)
     step = Trainer._train_step
 
-    def stopping(self, *batch):
+    def step_and_stop(self, *batch):
         step(self, *batch)
         if self.state.step == stop_at:
             self.stop.signals.add(signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_step", stopping)
+        patch.setattr(Trainer, "_train_step", step_and_stop)
         with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
             train(config, tmp_path / "parts", quiet=True)
     torch.manual_seed(99)  # a new process has another random state
     resume(tmp_path / "parts", quiet=True)
     assert same(weights(tmp_path / "parts"), weights(full))
-    unclocked = [
+    metrics = [
         [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
-        for name in ("whole", "parts")
+        for name in ("full", "parts")
     ]
-    assert unclocked[0] == unclocked[1]
+    assert metrics[0] == metrics[1]
 
 
-def test_resume_for_more_epochs_continues(quick_run, tmp_path):
+def test_resume_with_more_epochs_continues_the_run(quick_run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
     assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
@@ -71,15 +71,15 @@ def test_training_never_uses_pickle(tmp_path, monkeypatch):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "json"])
-def test_damaged_checkpoint_is_skipped_for_the_previous_one(tmp_path, damage):
+@pytest.mark.parametrize("corruption", ["truncated", "flipped bit", "invalid JSON"])
+def test_previous_checkpoint_replaces_a_damaged_one(tmp_path, corruption):
     run = train(QUICK, tmp_path / "run", quiet=True)
     older, newer = sorted((run / "last").glob("*.safetensors"))
     data = newer.read_bytes()
-    if damage == "json":
+    if corruption == "invalid JSON":
         newer.with_suffix(".json").write_text("{")
     else:
-        newer.write_bytes(data[:-1000] if damage == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
+        newer.write_bytes(data[:-1000] if corruption == "truncated" else data[:-1] + bytes([data[-1] ^ 1]))
     checkpoint, damaged = load_checkpoint(run / "last")
     assert checkpoint.state["step"] == int(older.stem) and damaged == [newer.stem]
     older.unlink()

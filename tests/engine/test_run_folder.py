@@ -1,4 +1,4 @@
-"""Files that a training writes: metrics, weights and sample images."""
+"""Files that training writes: metrics, weights and sample images."""
 
 import json
 import os
@@ -57,17 +57,17 @@ def test_test_bound_is_computed_from_the_saved_weights(quick_run):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("tight", [None, "importance_weighted"])
-def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tight):
-    """The bound is best in the second of three epochs. An importance-weighted bound takes precedence over the ELBO."""
+@pytest.mark.parametrize("tighter_bound", [None, "importance_weighted"])
+def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tighter_bound):
+    """The second of three epochs has the best bound. An importance-weighted bound takes precedence over the ELBO."""
     scores, states = iter([3.0, 1.0, 2.0, 0.0]), []
 
-    def scored(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
+    def fake_evaluate(validator: Validator, model: VAE, batches: Batches) -> dict[str, float]:
         states.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
         metrics = {"distortion": 0.0, "rate": 0.0, "bound": float(len(states))}
-        return {**metrics, tight or "bound": next(scores)}
+        return {**metrics, tighter_bound or "bound": next(scores)}
 
-    monkeypatch.setattr(Validator, "evaluate", scored)
+    monkeypatch.setattr(Validator, "evaluate", fake_evaluate)
     saved = weights(train(QUICK, tmp_path / "run", quiet=True))
     assert same(saved, states[1])
     assert not same(saved, states[2])
@@ -89,25 +89,25 @@ def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
 def test_sample_images_show_classes_and_reconstructions(quick_run):
     with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as samples:
         assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
-    with Image.open(quick_run / "samples" / "epoch-0003-reconstructions.png") as picture:
-        pairs = np.asarray(picture)
+    with Image.open(quick_run / "samples" / "epoch-0003-reconstructions.png") as image:
+        pairs = np.asarray(image)
     assert pairs.shape == (2 * 9 - 1, 8 * 9 - 1)
     validation = load_dataset(QUICK).validation.images
     assert (pairs[:8, :8] == validation[0, 0]).all()
     assert pairs[9:].std() > 20
-    before = {path.name for path in (quick_run / "samples").glob("epoch-0000-*")}  # images of the untrained network
-    assert before == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
+    initial = {path.name for path in (quick_run / "samples").glob("epoch-0000-*")}  # images of the untrained network
+    assert initial == {f"epoch-0000-{name}.png" for name in ("interpolations", "reconstructions", "samples")}
 
 
 def test_sample_images_interpolate_between_two_images_of_a_class(quick_run):
-    with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as picture:
-        samples = np.asarray(picture)
-    with Image.open(quick_run / "samples" / "epoch-0003-interpolations.png") as picture:
-        way = np.asarray(picture)
-    assert way.shape == samples.shape
-    assert np.abs(way[:, :8].astype(int) - samples[:, :8]).max() <= 1  # from the first column
-    assert np.abs(way[:, -8:].astype(int) - samples[:, 9:17]).max() <= 1  # to the second
-    assert (way[:, 36:44] != way[:, :8]).any()
+    with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as image:
+        samples = np.asarray(image)
+    with Image.open(quick_run / "samples" / "epoch-0003-interpolations.png") as image:
+        interpolations = np.asarray(image)
+    assert interpolations.shape == samples.shape
+    assert np.abs(interpolations[:, :8].astype(int) - samples[:, :8]).max() <= 1  # starts at the first column
+    assert np.abs(interpolations[:, -8:].astype(int) - samples[:, 9:17]).max() <= 1  # ends at the second column
+    assert (interpolations[:, 36:44] != interpolations[:, :8]).any()
 
 
 @pytest.mark.integration
@@ -117,38 +117,38 @@ def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     run = train(replace(QUICK, data=f"npz:{tmp_path / 'one.npz'}", limit=None, epochs=1), tmp_path / "run", quiet=True)
     sizes = {}
     for name in ("samples", "interpolations", "reconstructions"):
-        with Image.open(run / "samples" / f"epoch-0001-{name}.png") as picture:
-            sizes[name] = picture.size
+        with Image.open(run / "samples" / f"epoch-0001-{name}.png") as image:
+            sizes[name] = image.size
     assert sizes == {
         "samples": (71, 8),
         "interpolations": (71, 8),
-        "reconstructions": (35, 17),
-    }  # of 4 validation images
+        "reconstructions": (35, 17),  # 4 validation images
+    }
 
 
 def test_sample_images_are_reproducible_by_seed(quick_run, tmp_path):
-    again = train(QUICK, tmp_path / "again", quiet=True)
+    second_run = train(QUICK, tmp_path / "second_run", quiet=True)
     names = sorted(path.name for path in (quick_run / "samples").iterdir())
     assert names
     for name in names:
-        assert (quick_run / "samples" / name).read_bytes() == (again / "samples" / name).read_bytes()
+        assert (quick_run / "samples" / name).read_bytes() == (second_run / "samples" / name).read_bytes()
 
 
 @pytest.mark.integration
 def test_on_epoch_is_called_after_the_checkpoint_is_saved(tmp_path):
     epochs_reported = []
 
-    def look(record):
+    def check_record(record):
         assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]) == record
         assert load_checkpoint(tmp_path / "run" / "last")[0].state["step"] == record["step"]
         epochs_reported.append(record["epoch"])
 
-    train(QUICK, tmp_path / "run", quiet=True, on_epoch=look)
+    train(QUICK, tmp_path / "run", quiet=True, on_epoch=check_record)
     assert epochs_reported == [1, 2, 3]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes anywhere")
-def test_unwritable_folder_is_one_line(tmp_path):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write anywhere")
+def test_unwritable_folder_is_reported(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(CvaeError, match="can't write"):
         train(QUICK, tmp_path / "run", quiet=True)
@@ -156,7 +156,7 @@ def test_unwritable_folder_is_one_line(tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("overrides", "message"),
     [
         ({"objective": "beta-tc", "batch_size": 1, "limit": 20}, "the latents of several images"),
         (
@@ -165,14 +165,14 @@ def test_unwritable_folder_is_one_line(tmp_path):
         ),
     ],
 )
-def test_error_in_the_first_step_leaves_no_files(tmp_path, wrong, message):
+def test_error_in_the_first_step_leaves_no_files(tmp_path, overrides, message):
     notes = tmp_path / "run" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")
     with pytest.raises(UsageError, match=message):
-        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+        train(replace(QUICK, **overrides), tmp_path / "run", quiet=True)
     assert list(notes.parent.iterdir()) == [notes]
     notes.unlink()
     with pytest.raises(UsageError, match=message):
-        train(replace(QUICK, **wrong), tmp_path / "run", quiet=True)
+        train(replace(QUICK, **overrides), tmp_path / "run", quiet=True)
     assert not notes.parent.exists()

@@ -15,8 +15,8 @@ def test_schedules_agree_with_their_formulas():
         optimizer.step()
         cosine.step()
     assert [lr_factor("constant", step, 9, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
-    halves = [lr_factor("step", step, 8, 0) for step in range(8)]
-    assert halves == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    default_milestones = [lr_factor("step", step, 8, 0) for step in range(8)]
+    assert default_milestones == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     factors = [lr_factor("step", step, 8, 2, [3, 6, 9]) for step in range(8)]
     assert factors == pytest.approx([0.5, 1, 1, 0.1, 0.1, 0.1, 0.01, 0.01])
     assert [kl_factor(step, 4) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
@@ -24,5 +24,5 @@ def test_schedules_agree_with_their_formulas():
 
 
 @pytest.mark.parametrize("epochs, every", {1: 1, 10: 1, 20: 1, 21: 2, 60: 5, 100: 5, 101: 10, 1300: 100}.items())
-def test_reports_come_at_round_epochs(epochs, every):
+def test_reports_come_at_round_epoch_numbers(epochs, every):
     assert report_every(epochs) == every

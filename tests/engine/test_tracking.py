@@ -1,4 +1,4 @@
-"""Trackers: the metrics in TensorBoard, the choice of trackers, and errors that must not end a training."""
+"""Trackers: the metrics in TensorBoard, the choice of trackers, and errors that must not end a run."""
 
 import importlib.util
 from pathlib import Path
@@ -29,7 +29,7 @@ def config() -> Config:
 
 
 class Recorder(GeneralTracker):
-    """Tracker that records its calls, and raises an error in one of them if told to."""
+    """Tracker that records its calls, and raises an error in the call named `fails`."""
 
     name = "recorder"
     requires_logging_directory = False
@@ -112,11 +112,11 @@ def test_only_the_main_process_tracks(recorder, tmp_path, config):
     assert not recorder.instances
 
 
-@pytest.mark.parametrize("moment", ["start", "store", "log", "finish"])
-def test_failing_tracker_is_dropped_with_one_line(recorder, tmp_path, config, capsys, monkeypatch, moment):
+@pytest.mark.parametrize("method", ["start", "store", "log", "finish"])
+def test_failing_tracker_is_disabled_with_one_message(recorder, tmp_path, config, capsys, monkeypatch, method):
     class Failing(Recorder):
         def __init__(self, run_name: str, **options: Any) -> None:
-            super().__init__(run_name, fails=moment)
+            super().__init__(run_name, fails=method)
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "failing", Failing)
     tracking = Tracking(Accelerator(cpu=True), ("failing", "recorder"), tmp_path, config)
@@ -126,21 +126,21 @@ def test_failing_tracker_is_dropped_with_one_line(recorder, tmp_path, config, ca
     assert capsys.readouterr().err == (
         "cvae: the tracker 'failing' failed and is disabled: ConnectionError: the network is gone\n"
     )
-    failing, good = recorder.instances
-    assert failing.calls.count(moment) == 1 and failing.calls[-1] == moment
-    assert good.calls == ["start", "store", "log", "log", "finish"]
+    failing, healthy = recorder.instances
+    assert failing.calls.count(method) == 1 and failing.calls[-1] == method
+    assert healthy.calls == ["start", "store", "log", "log", "finish"]
 
 
 def test_tracker_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, monkeypatch):
-    def interrupted(self: Recorder) -> None:
+    def interrupt(self: Recorder) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Recorder, "start", interrupted)
+    monkeypatch.setattr(Recorder, "start", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config).log(RECORDS[0], 1)
 
 
-def test_trackers_are_chosen_by_flag_or_installation(monkeypatch):
+def test_tracker_defaults_to_tensorboard_if_installed(monkeypatch):
     assert choose(None) == ("tensorboard",)
     assert choose(("none",)) == ()
     assert choose(("tensorboard", "tensorboard")) == ("tensorboard",)
@@ -149,16 +149,16 @@ def test_trackers_are_chosen_by_flag_or_installation(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("trackers", "kind", "words"),
+    ("trackers", "error_type", "words"),
     [
         (("tensorbord",), UsageError, ["'tensorbord'", "'tensorboard'"]),
         (("none", "wandb"), UsageError, ["none", "wandb"]),
         (("wandb",), CvaeError, ["'wandb'", "pip install wandb"]),
     ],
 )
-def test_unavailable_tracker_is_rejected(monkeypatch, trackers, kind, words):
+def test_unavailable_tracker_is_rejected(monkeypatch, trackers, error_type, words):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(kind) as caught:
+    with pytest.raises(error_type) as caught:
         choose(trackers)
     assert all(word in str(caught.value) for word in words) and "\n" not in str(caught.value)
 

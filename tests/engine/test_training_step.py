@@ -27,7 +27,7 @@ from cvae.models.objectives import Loss
 
 
 def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
-    assert same(weights(train(QUICK, tmp_path / "again", quiet=True)), weights(quick_run))
+    assert same(weights(train(QUICK, tmp_path / "second", quiet=True)), weights(quick_run))
     assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(quick_run))
 
 
@@ -48,31 +48,31 @@ def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Te
 @pytest.mark.integration
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 @pytest.mark.parametrize("arch", ["mlp", "resnet"])
-def test_accumulated_gradients_equal_those_of_the_large_batch(tmp_path, monkeypatch, arch, prior):
+def test_accumulated_gradients_equal_gradients_of_full_batch(tmp_path, monkeypatch, arch, prior):
     config = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
-    full = gradients(config, tmp_path / "whole", monkeypatch)
+    full = gradients(config, tmp_path / "full", monkeypatch)
     parts = gradients(replace(config, accumulate=8), tmp_path / "parts", monkeypatch)
     for name, gradient in full.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
     assert max(gradient.abs().max() for gradient in full.values()) > 0.1
 
 
-def test_batch_that_cannot_be_divided_is_rejected(tmp_path):
+def test_accumulate_must_divide_the_batch_size(tmp_path):
     with pytest.raises(UsageError, match=r"--batch-size 32 .* 3 equal parts"):
         train(replace(QUICK, accumulate=3), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.integration
-def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch):
-    """Three samples of each image have the same noise in one batch or in parts of it."""
+def test_objective_can_draw_several_samples_of_each_image(tmp_path, monkeypatch):
+    """The three samples of each image have the same noise in the full batch and in parts of it."""
 
-    def three(model, image, label, kl_weight, *, beta, free_bits):
+    def three_samples(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
         assert distortion.view(-1, 3).std(1).min() > 0  # the samples of one image have different noise
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
 
-    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three)}))
-    full = gradients(QUICK, tmp_path / "whole", monkeypatch)
+    monkeypatch.setattr(step_module, "OBJECTIVES", type("", (), {"get": staticmethod(lambda name: three_samples)}))
+    full = gradients(QUICK, tmp_path / "full", monkeypatch)
     parts = gradients(replace(QUICK, accumulate=4), tmp_path / "parts", monkeypatch)
     for name, gradient in full.items():
         torch.testing.assert_close(parts[name], gradient, rtol=1e-4, atol=1e-5)
@@ -81,28 +81,28 @@ def test_objective_may_draw_several_samples_of_each_image(tmp_path, monkeypatch)
 @pytest.mark.integration
 @pytest.mark.parametrize(("precision", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_networks_run_in_the_requested_precision(tmp_path, monkeypatch, precision, expected):
-    dtypes, scored = set(), set()
+    dtypes, nll_dtypes = set(), set()
     nll = Bernoulli.nll
 
-    class Watched(trainer_module.Trainer):
+    class RecordingTrainer(trainer_module.Trainer):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.training_step.bare_model.decoder.register_forward_hook(
                 lambda module, inputs, output: dtypes.add(output.dtype)
             )
 
-    def watched_nll(self, params, image):
-        scored.add(params.dtype)
+    def record_nll(self, params, image):
+        nll_dtypes.add(params.dtype)
         return nll(self, params, image)
 
-    monkeypatch.setattr(launch_module, "Trainer", Watched)
-    monkeypatch.setattr(Bernoulli, "nll", watched_nll)
+    monkeypatch.setattr(launch_module, "Trainer", RecordingTrainer)
+    monkeypatch.setattr(Bernoulli, "nll", record_nll)
     train(replace(QUICK, epochs=1, precision=precision, validation=0.0), tmp_path / "run", quiet=True)
-    assert expected in dtypes and scored == {torch.float32}
+    assert expected in dtypes and nll_dtypes == {torch.float32}
 
 
 @pytest.mark.integration
-def test_loss_that_is_not_finite_stops_the_run_and_keeps_good_weights(tmp_path):
+def test_nonfinite_loss_stops_the_run_and_keeps_finite_weights(tmp_path):
     config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
         train(config, tmp_path / "run", quiet=True)
@@ -137,7 +137,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """A nearest-mean classifier of real digits recognizes the generated ones."""
+    """A nearest-mean classifier of real digits recognizes the generated digits."""
     import cvae
 
     split = load_dataset(TrainConfig()).train
@@ -148,7 +148,7 @@ def test_conditional_model_generates_the_requested_class(trained):
 
 
 @pytest.mark.integration
-def test_one_process_may_train_at_several_precisions(tmp_path):
+def test_one_process_can_train_with_several_precisions(tmp_path):
     for precision in ("fp32", "bf16", "fp32"):
         train(
             replace(QUICK, epochs=1, precision=precision), tmp_path / f"{precision}-{time.monotonic_ns()}", quiet=True
@@ -156,8 +156,8 @@ def test_one_process_may_train_at_several_precisions(tmp_path):
     assert trainer_module.Trainer is Trainer
 
 
-def test_run_starts_with_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
-    """A run killed before its first checkpoint starts with them again."""
+def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
+    """So does resuming a run that was killed before its first checkpoint."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(
@@ -177,8 +177,8 @@ def test_run_starts_with_the_weights_of_another_run(tmp_path, quick_run, monkeyp
     assert same(initial_weights[0], weights(quick_run))
 
 
-def test_initial_weights_of_another_network_are_rejected(tmp_path, quick_run):
-    for wrong, word in ({"latent_dim": 3}, "different network"), ({"init": "nowhere"}, "'nowhere'"):
+def test_init_rejects_missing_run_and_different_network(tmp_path, quick_run):
+    for overrides, word in ({"latent_dim": 3}, "different network"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
-            train(replace(QUICK, **{"init": str(quick_run), **wrong}), tmp_path / "run", quiet=True)
+            train(replace(QUICK, **{"init": str(quick_run), **overrides}), tmp_path / "run", quiet=True)
         assert not list(tmp_path.glob("run/*"))

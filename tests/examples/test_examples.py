@@ -1,4 +1,4 @@
-"""Programs under examples/, run as their pages describe. The plug-in is tested in test_plugin.py."""
+"""Programs under examples/, run as their documentation describes. The plug-in is tested in test_plugin.py."""
 
 import ast
 import io
@@ -43,22 +43,22 @@ SMOKE = {
     "plugin": (["-c", TRAIN_PLUGIN], "model.safetensors"),
     "ray": ([str(EXAMPLES / "ray" / "bulk.py"), "--n", "2", "--out", "images"], ""),
 }
-"""Folder of a Python example -> arguments of a run of seconds, and a part of its output.
+"""Folder of a Python example -> arguments of a short run, and part of its output.
 
-The examples in other languages have quick tests; the client for Triton is tested with a server in test_triton.py.
+The examples in other languages have tests of their own; test_triton.py tests the client for Triton with a server.
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", SMOKE)
-def test_example_runs(tmp_path, folder):
+def test_example_program_runs(tmp_path, folder):
     if folder != "plugin":
         pytest.importorskip(folder, reason=f"{folder} is not installed")
-    arguments, words = SMOKE[folder]
+    arguments, output = SMOKE[folder]
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES / folder}"}
     result = subprocess.run([sys.executable, *arguments], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert words in result.stdout
+    assert output in result.stdout
     if folder == "ray":
         assert list((tmp_path / "images").glob("*.parquet"))
 
@@ -78,8 +78,8 @@ def client():
 
 
 def test_service_reports_its_health(client):
-    facts = client.get("/health").json()
-    assert facts == {
+    health = client.get("/health").json()
+    assert health == {
         "status": "ok",
         "model": package.load().spec.name,
         "image_shape": [1, 28, 28],
@@ -87,24 +87,24 @@ def test_service_reports_its_health(client):
     }
 
 
-def test_service_returns_the_images_of_cvae_as_numbers(client):
-    answer = client.get("/images", params={"label": ["7", "3"], "n": 5, "seed": 1, "temperature": 0.7}).json()
-    assert (answer["labels"], answer["seed"]) == (["7", "3", "7", "3", "7"], 1)
+def test_service_returns_the_same_images_as_cvae(client):
+    response = client.get("/images", params={"label": ["7", "3"], "n": 5, "seed": 1, "temperature": 0.7}).json()
+    assert (response["labels"], response["seed"]) == (["7", "3", "7", "3", "7"], 1)
     expected = package.load().generate(5, [7, 3, 7, 3, 7], seed=1, temperature=0.7)
-    np.testing.assert_allclose(np.array(answer["images"], np.float32), expected, atol=1e-6)
+    np.testing.assert_allclose(np.array(response["images"], np.float32), expected, atol=1e-6)
     assert client.get("/images", params={"n": 12}).json()["labels"] == [*"0123456789", "0", "1"]
     by_index = client.get("/images", params={"label_index": [7, 3], "n": 5, "seed": 1, "temperature": 0.7}).json()
-    assert by_index == answer
+    assert by_index == response
 
 
 def test_service_returns_an_image_file(client):
-    answer = client.get("/images.png?label=7&n=4&seed=1")
-    assert answer.headers["content-type"] == "image/png" and answer.headers["x-seed"] == "1"
-    with Image.open(io.BytesIO(answer.content)) as picture:
-        np.testing.assert_array_equal(picture, grid(package.load().generate(4, 7, seed=1)))
-    image = client.get("/images.png?label=7")
-    again = client.get(f"/images.png?label=7&seed={image.headers['x-seed']}")
-    assert again.content == image.content
+    response = client.get("/images.png?label=7&n=4&seed=1")
+    assert response.headers["content-type"] == "image/png" and response.headers["x-seed"] == "1"
+    with Image.open(io.BytesIO(response.content)) as image:
+        np.testing.assert_array_equal(image, grid(package.load().generate(4, 7, seed=1)))
+    first = client.get("/images.png?label=7")
+    second = client.get(f"/images.png?label=7&seed={first.headers['x-seed']}")
+    assert second.content == first.content
 
 
 @pytest.mark.parametrize("path", ["/images", "/images.png"])
@@ -126,17 +126,17 @@ def test_service_returns_an_image_file(client):
     ],
 )
 def test_service_rejects_invalid_requests_in_one_line(client, path, query, words):
-    answer = client.get(f"{path}?{query}")
-    detail = answer.json()["detail"]
+    response = client.get(f"{path}?{query}")
+    detail = response.json()["detail"]
     line = detail if isinstance(detail, str) else detail[0]["msg"]
-    assert answer.status_code == 422 and "\n" not in line
+    assert response.status_code == 422 and "\n" not in line
     assert all(word in line for word in words), line
 
 
 def test_service_describes_its_endpoints(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/health", "/images", "/images.png"}
-    (limit,) = [each["schema"] for each in paths["/images"]["get"]["parameters"] if each["name"] == "n"]
+    (limit,) = [query["schema"] for query in paths["/images"]["get"]["parameters"] if query["name"] == "n"]
     assert (limit["minimum"], limit["maximum"]) == (1, 256)
 
 
@@ -144,14 +144,14 @@ def test_service_describes_its_endpoints(client):
 
 
 @pytest.fixture(scope="module")
-def generate(sdk, tmp_path_factory) -> Path:
-    """Compile examples/cpp as docs/deploy.md describes, but without optimization, which takes time."""
-    program = tmp_path_factory.mktemp("cpp") / "generate"
+def program(sdk, tmp_path_factory) -> Path:
+    """Compile examples/cpp as docs/deploy.md describes, but without optimization, to save time."""
+    executable = tmp_path_factory.mktemp("cpp") / "generate"
     folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
     warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = ["g++", "-std=c++17", *warnings, EXAMPLES / "cpp" / "generate.cpp", *folders, "-o", program]
+    command = ["g++", "-std=c++17", *warnings, EXAMPLES / "cpp" / "generate.cpp", *folders, "-o", executable]
     subprocess.run(command, check=True)
-    return program
+    return executable
 
 
 def run(*command: object, code: int = 0) -> str:
@@ -161,37 +161,37 @@ def run(*command: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
-def test_cpp_decodes_the_same_images_as_python(generate, trained, tmp_path, kind, label):
+def test_cpp_decodes_the_same_images_as_python(program, trained, tmp_path, kind, label):
     model = package.load(trained[kind])
     noise = model.noise(1, seed=5)
     (tmp_path / "noise.f32").write_bytes(noise.tobytes())
     flags = ["--label", label] if label else []
-    run(generate, trained[kind] / "decoder.onnx", tmp_path / "a.pgm", *flags, "--noise", tmp_path / "noise.f32")
-    with Image.open(tmp_path / "a.pgm") as picture:
-        image = np.asarray(picture).astype(int)
-    assert image.std() > 10 and np.abs(image - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
+    run(program, trained[kind] / "decoder.onnx", tmp_path / "a.pgm", *flags, "--noise", tmp_path / "noise.f32")
+    with Image.open(tmp_path / "a.pgm") as image:
+        pixels = np.asarray(image).astype(int)
+    assert pixels.std() > 10 and np.abs(pixels - to_uint8(model.decode(noise, label))[0, 0]).max() <= 1
 
 
-def test_cpp_writes_nothing_to_the_home_folder(generate, tmp_path, monkeypatch):
+def test_cpp_writes_nothing_to_the_home_folder(program, tmp_path, monkeypatch):
     home = tmp_path / "home"
     home.mkdir()
     for name in ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(home))
-    run(generate, model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx", tmp_path / "a.pgm", "--label", "7")
+    run(program, model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx", tmp_path / "a.pgm", "--label", "7")
     assert list(home.iterdir()) == []
 
 
-def test_cpp_is_reproducible_by_seed(generate, trained, tmp_path):
-    files = {name: tmp_path / f"{name}.pgm" for name in ("first", "again", "other")}
+def test_cpp_is_reproducible_by_seed(program, trained, tmp_path):
+    files = {name: tmp_path / f"{name}.pgm" for name in ("first", "second", "other")}
     for name, seed in zip(files, (1, 1, 2), strict=True):
-        run(generate, trained["labels"] / "decoder.onnx", files[name], "--seed", seed, "--label", 3)
-    first, again, other = (path.read_bytes() for path in files.values())
-    assert first == again != other
+        run(program, trained["labels"] / "decoder.onnx", files[name], "--seed", seed, "--label", 3)
+    first, second, other = (path.read_bytes() for path in files.values())
+    assert first == second != other
 
 
-def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_path):
-    """Names have quotes, brackets and letters beyond ASCII, and other texts of the spec look like keys."""
+def test_cpp_reads_every_class_name_and_a_colour_image(program, trained, tmp_path):
+    """Names contain quotes, brackets and non-ASCII characters, and another string of the spec looks like keys."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -201,7 +201,7 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {"data_terms": '"classes": ["no"], "latent_dim": 9', "latent_dim": 2, "image_shape": [3, 1, 2]}
     spec["classes"] = names
-    nodes = [  # all three channels of both pixels: label / 10
+    nodes = [  # every channel of both pixels is label / 10
         helper.make_node("Cast", ["label"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "tenth"], ["scaled"]),
         helper.make_node("Reshape", ["scaled", "one"], ["reshaped"]),
@@ -231,7 +231,7 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
     helper.set_model_props(model, {"cvae": json.dumps(spec)})
     onnx.save(model, tmp_path / "decoder.onnx")
     for index, name in enumerate(names):
-        run(generate, tmp_path / "decoder.onnx", tmp_path / "a.ppm", "--label", name)
+        run(program, tmp_path / "decoder.onnx", tmp_path / "a.ppm", "--label", name)
         value = round(index / 10 * 255)
         header, _, pixels = (tmp_path / "a.ppm").read_bytes().partition(b"\n")
         assert header == b"P6 2 1 255" and np.abs(np.frombuffer(pixels, np.uint8).astype(int) - value).max() <= 1, name
@@ -249,22 +249,22 @@ def test_cpp_reads_every_class_name_and_a_colour_image(generate, trained, tmp_pa
         (["{plain}/decoder.onnx", "a.pgm", "--label", "7"], ["'7'", "no labels"]),
     ],
 )
-def test_cpp_fails_in_one_line(generate, trained, arguments, words):
-    line = run(generate, *[word.format(**trained) for word in arguments], code=1)
+def test_cpp_fails_in_one_line(program, trained, arguments, words):
+    line = run(program, *[word.format(**trained) for word in arguments], code=1)
     assert line.startswith("generate: error: ") and line.count("\n") == 1 and all(word in line for word in words), line
 
 
 @pytest.mark.parametrize("arguments", [["--lable", "7"], ["--label"], ["-l", "7", "--seed", "1"]], ids=" ".join)
-def test_cpp_prints_usage_for_invalid_arguments(generate, trained, tmp_path, arguments):
-    line = run(generate, trained["labels"] / "decoder.onnx", tmp_path / "a.pgm", *arguments, code=2)
+def test_cpp_prints_usage_for_invalid_arguments(program, trained, tmp_path, arguments):
+    line = run(program, trained["labels"] / "decoder.onnx", tmp_path / "a.pgm", *arguments, code=2)
     assert line.startswith("usage: generate ") and list(tmp_path.iterdir()) == []
 
 
 # -- the notebook ------------------------------------------------------------------------------------------------------
 
 
-def test_every_cell_of_the_notebook_gives_its_output(in_tmp):
-    """The cells run one after another, as in Jupyter, and show the value of their last line."""
+def test_every_notebook_cell_runs_and_ends_with_a_value(in_tmp):
+    """The cells run one after another, as in Jupyter, and most of these values are images."""
     notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
     assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
     names: dict[str, object] = {}
@@ -278,7 +278,7 @@ def test_every_cell_of_the_notebook_gives_its_output(in_tmp):
             outputs.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
     model, *images = outputs
     assert repr(model).startswith("<cvae.Model mnist-resnet-conditional: ") and len(images) == 6
-    assert all(isinstance(figure, Image.Image) and np.asarray(figure).std() > 20 for figure in images)
+    assert all(isinstance(image, Image.Image) and np.asarray(image).std() > 20 for image in images)
     assert [path.name for path in in_tmp.iterdir()] == []
 
 
@@ -286,7 +286,7 @@ def test_every_cell_of_the_notebook_gives_its_output(in_tmp):
 
 
 @pytest.mark.slow
-def test_bulk_job_generates_each_image_from_its_number(tmp_path):
+def test_bulk_job_generates_each_image_from_its_index(tmp_path):
     import pyarrow.parquet
 
     command = [sys.executable, EXAMPLES / "ray" / "bulk.py", "--n", "600", "--seed", "3", "--out", tmp_path / "images"]
@@ -295,14 +295,14 @@ def test_bulk_job_generates_each_image_from_its_number(tmp_path):
     rows = sorted(pyarrow.parquet.read_table(tmp_path / "images").to_pylist(), key=lambda row: row["id"])
     assert [row["id"] for row in rows] == list(range(600))
     model = package.load()
-    for i in (0, 17, 256, 599):  # of several batches
+    for i in (0, 17, 256, 599):  # from several batches
         assert rows[i]["label"] == str(i % 10)
         noise = np.random.default_rng([3, i]).standard_normal((1, model.spec.latent_dim), np.float32)
-        with Image.open(io.BytesIO(rows[i]["png"])) as picture:
+        with Image.open(io.BytesIO(rows[i]["png"])) as image:
             expected = to_uint8(model.decode(noise, i % 10))[0, 0]
-            assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 2 and "already exists" in again.stderr.splitlines()[-1]
+            assert np.abs(np.asarray(image).astype(int) - expected).max() <= 1
+    second = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert second.returncode == 2 and "already exists" in second.stderr.splitlines()[-1]
 
 
 SERVE = """
@@ -314,26 +314,26 @@ ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 serve.start(http_options={{"host": "127.0.0.1", "port": {port}}})
 serve.run(serving.app({{"model": {model!r}}}))
 for query in ("label=7&seed=3", "label=12", "seed=-1"):
-    answer = httpx2.get("http://127.0.0.1:{port}/?" + query)
-    print(answer.status_code, answer.headers.get("X-Seed"), answer.content.hex())
+    response = httpx2.get("http://127.0.0.1:{port}/?" + query)
+    print(response.status_code, response.headers.get("X-Seed"), response.content.hex())
 """
 
 
 @pytest.mark.slow
 def test_ray_serve_generates_the_requested_digit(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     model = str(model_zoo.model(model_zoo.DEFAULT) / "decoder.onnx")
     program = SERVE.format(folder=str(EXAMPLES / "ray"), port=port, model=model)
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{EXAMPLES / 'ray'}"}
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    image, label, seed = (line.split(" ") for line in result.stdout.splitlines())
-    assert image[:2] == ["200", "3"]
-    with Image.open(io.BytesIO(bytes.fromhex(image[2]))) as picture:
+    valid, label, seed = (line.split(" ") for line in result.stdout.splitlines())
+    assert valid[:2] == ["200", "3"]
+    with Image.open(io.BytesIO(bytes.fromhex(valid[2]))) as image:
         expected = to_uint8(package.load().generate(1, 7, seed=3))[0, 0]
-        assert np.abs(np.asarray(picture).astype(int) - expected).max() <= 1
+        assert np.abs(np.asarray(image).astype(int) - expected).max() <= 1
     assert [label[0], seed[0]] == ["422", "422"]
     assert "'12'" in bytes.fromhex(label[2]).decode() and "'-1'" in bytes.fromhex(seed[2]).decode()
 
@@ -341,21 +341,21 @@ def test_ray_serve_generates_the_requested_digit(tmp_path):
 # -- docs/deploy.md ----------------------------------------------------------------------------------------------------
 
 PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
-PATHS = {
+SCRIPTS = {
     section.partition("\n")[0]: "".join(scripts)
     for section in PAGE.split("\n## ")
     if (scripts := code_blocks(section, "sh"))
 }
-"""Commands for each host: its blocks of `sh` as one script. (Blocks of `bash` are run by test_readme.py, line by line;
-blocks of `console` are not run.)"""
+"""Name of a section -> its `sh` blocks as one script. (test_readme.py runs the `bash` blocks line by line; `console`
+blocks are not run.)"""
 
-NEEDS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
-"""Packages that a script needs, by a word that it contains."""
+REQUIREMENTS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
+"""Word in a script -> package that the script needs."""
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """Return the address of a hub with the model of the page."""
+    """Return the address of a hub that has the model named on the page."""
     with Mirror({"somebody/digits": model_zoo.model(model_zoo.DEFAULT)}) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server.url
@@ -363,12 +363,14 @@ def hub() -> Iterator[str]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("host", [pytest.param(h, marks=[pytest.mark.slow] * ("Ray Data" in h)) for h in PATHS])
-def test_shortest_example_of_the_document_works(host, tmp_path, request):
-    script = re.sub(r"^pip install .*\n", "", PATHS[host], flags=re.MULTILINE)
-    for word, needed in NEEDS.items():
+@pytest.mark.parametrize(
+    "section_name", [pytest.param(name, marks=[pytest.mark.slow] * ("Ray Data" in name)) for name in SCRIPTS]
+)
+def test_shell_commands_of_deployment_guide_work(section_name, tmp_path, request):
+    script = re.sub(r"^pip install .*\n", "", SCRIPTS[section_name], flags=re.MULTILINE)
+    for word, requirement in REQUIREMENTS.items():
         if word in script:
-            pytest.importorskip(needed, reason=f"needs {needed}")
+            pytest.importorskip(requirement, reason=f"needs {requirement}")
     for tool in ("g++", "curl"):
         if f"{tool} " in script and not shutil.which(tool):
             pytest.skip(f"needs {tool}")
@@ -379,14 +381,14 @@ def test_shortest_example_of_the_document_works(host, tmp_path, request):
         env["ORT"] = str(request.getfixturevalue("sdk"))
     if "hf://" in script:
         env |= {"HF_ENDPOINT": request.getfixturevalue("hub"), "HF_HOME": str(tmp_path / "hf")}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        script = script.replace("8000", str(free.getsockname()[1]))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        script = script.replace("8000", str(probe.getsockname()[1]))
     result = subprocess.run(["bash", "-e", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    if pictured := re.search(r"seven\.p\w+", script):
-        with Image.open(tmp_path / pictured[0]) as picture:
-            digit = np.asarray(picture.convert("L").resize((28, 28)), np.float32) / 255
+    if image_file := re.search(r"seven\.p\w+", script):
+        with Image.open(tmp_path / image_file[0]) as image:
+            digit = np.asarray(image.convert("L").resize((28, 28)), np.float32) / 255
         assert load_feature_extractor("mnist").predict(digit[None, None]) == [7]
     else:
-        assert [each for each in tmp_path.iterdir() if each.is_dir() and any(each.iterdir())]
+        assert [entry for entry in tmp_path.iterdir() if entry.is_dir() and any(entry.iterdir())]

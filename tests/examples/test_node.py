@@ -1,4 +1,4 @@
-"""Node example, run as its README describes, and the JavaScript that it shares with the page."""
+"""Node example, run as its README describes, and the JavaScript that it shares with the exported web page."""
 
 import json
 import re
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "exporters" / "page" / "cvae.js"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
-needs_node = pytest.mark.skipif(NODE is None, reason="there is no Node")
+needs_node = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 
 
 def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
@@ -31,55 +31,56 @@ def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 @needs_node
 def test_noise_is_standard_normal_and_reproducible():
-    """Moments of 200,000 numbers agree within five standard errors; the first ones do not depend on the count."""
+    """Moments of 200,000 numbers are right within five standard errors; the first numbers don't depend on the count."""
     result = node(
         """import { normal } from "./cvae.js";
         const many = normal(1, 200000);
         const moment = (k) => many.reduce((sum, x) => sum + x ** k, 0) / many.length;
-        const near = many.slice(1).reduce((sum, x, i) => sum + x * many[i], 0) / many.length;
-        console.log(JSON.stringify([moment(1), moment(2), moment(3), moment(4), near,
+        const lagged = many.slice(1).reduce((sum, x, i) => sum + x * many[i], 0) / many.length;
+        console.log(JSON.stringify([moment(1), moment(2), moment(3), moment(4), lagged,
             [...normal(1, 3)], [...many.slice(0, 3)], [...normal(2, 3)], normal(2 ** 32 - 1, 1).length]));"""
     )
     assert result.stderr == ""
-    first, second, third, fourth, neighbours, few, start, other, one = json.loads(result.stdout)
+    first, second, third, fourth, lagged, few, start, other, one = json.loads(result.stdout)
     for actual, expected, variance in (
-        (first, 0, 1), (second, 1, 2), (third, 0, 15), (fourth, 3, 96), (neighbours, 0, 1)
+        (first, 0, 1), (second, 1, 2), (third, 0, 15), (fourth, 3, 96), (lagged, 0, 1)
     ):  # fmt: skip
         assert abs(actual - expected) < 5 * (variance / 200_000) ** 0.5
     assert few == start != other and one == 1
 
 
 @needs_node
-@pytest.mark.parametrize("way", [0, 0.3, 1])
-@pytest.mark.parametrize("b", [[0.3, -1, 2], [-2, 0, 1], [2, 4, -2]], ids=["near", "far", "parallel"])
-def test_slerp_agrees_with_python(way, b):
+@pytest.mark.parametrize("t", [0, 0.3, 1])
+@pytest.mark.parametrize("b", [[0.3, -1, 2], [-2, 0, 1], [2, 4, -2]], ids=str)
+def test_slerp_agrees_with_python(t, b):
     from cvae.imaging import slerp
 
     a = [1, 2, -1]
     result = node(
         """import { slerp } from "./cvae.js";
-        const [a, b, way] = JSON.parse(process.argv[1]);
-        console.log(JSON.stringify([...slerp(Float32Array.from(a), Float32Array.from(b), way)]));""",
-        json.dumps([a, b, way]),
+        const [a, b, t] = JSON.parse(process.argv[1]);
+        console.log(JSON.stringify([...slerp(Float32Array.from(a), Float32Array.from(b), t)]));""",
+        json.dumps([a, b, t]),
     )
-    expected = slerp(np.array(a, np.float32), np.array(b, np.float32), np.array([[way]], np.float32))[0]
+    expected = slerp(np.array(a, np.float32), np.array(b, np.float32), np.array([[t]], np.float32))[0]
     np.testing.assert_allclose(json.loads(result.stdout), expected, atol=1e-5)
 
 
 @needs_node
-def test_truncated_or_foreign_file_is_rejected():
-    """The file is cut at every kilobyte. The spec comes last, so no part contains it."""
+def test_truncated_file_and_other_files_are_rejected():
+    """The file is truncated after every kilobyte. The spec comes last, so no truncated file contains it."""
     result = node(
         """import { readFileSync } from "node:fs";
         import { readSpec } from "./cvae.js";
         const file = readFileSync(process.argv[1]);
-        const refused = (bytes) => { try { readSpec(bytes); return ""; } catch (error) { return error.message; } };
+        const readError = (bytes) => { try { readSpec(bytes); return ""; } catch (error) { return error.message; } };
         let count = 0;
         for (let length = 0; length < file.length; length += 1024) {
-            if (/intact ONNX|not exported by cvae/.test(refused(file.subarray(0, length)))) count++;
+            if (/intact ONNX|not exported by cvae/.test(readError(file.subarray(0, length)))) count++;
         }
-        const text = new TextEncoder().encode("a text, not an ONNX file");
-        console.log(JSON.stringify([count, refused(text), refused(new Uint8Array(20).fill(255)), readSpec(file)]));""",
+        const text = new TextEncoder().encode("this is not an ONNX file");
+        const ones = new Uint8Array(20).fill(255);
+        console.log(JSON.stringify([count, readError(text), readError(ones), readSpec(file)]));""",
         models()[DEFAULT] / "decoder.onnx",
     )
     count, text, ones, spec = json.loads(result.stdout)
@@ -92,10 +93,10 @@ def test_truncated_or_foreign_file_is_rejected():
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the files that the example needs, and install it as documented."""
     if NPM is None:
-        pytest.skip("there is no npm")
+        pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("checkout")
-    for part in ("examples/node", "exporters/page"):
-        shutil.copytree(ROOT / part, folder / part, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
+    for source in ("examples/node", "exporters/page"):
+        shutil.copytree(ROOT / source, folder / source, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
     (folder / "model_zoo").mkdir()
     shutil.copytree(models()[DEFAULT], folder / "model_zoo" / DEFAULT)
     result = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
@@ -104,14 +105,15 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def lines(document: Path, heading: str = "") -> list[str]:
+def bash_lines(document: Path, heading: str = "") -> list[str]:
+    """Return the lines of the first bash block after a heading."""
     (block, *_) = re.findall(rf"{heading}.*?```bash\n(.*?)```", document.read_text(), flags=re.DOTALL)
     return block.splitlines()
 
 
 @pytest.mark.parametrize(("document", "heading"), [("docs/deploy.md", "## In Node"), ("examples/node/README.md", "")])
-def test_commands_of_the_readme_generate_a_seven(checkout, document, heading):
-    commands = lines(ROOT / document, heading)
+def test_documented_commands_generate_a_seven(checkout, document, heading):
+    commands = bash_lines(ROOT / document, heading)
     assert "npm install" in commands
     script = "\n".join(["set -e", *(line for line in commands if line != "npm install")])
     folder = checkout if heading else checkout / "examples" / "node"
@@ -119,9 +121,9 @@ def test_commands_of_the_readme_generate_a_seven(checkout, document, heading):
     seven.unlink(missing_ok=True)
     result = subprocess.run(script, shell=True, cwd=folder, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
-    with Image.open(seven) as picture:
-        assert picture.size == (28, 28)
-        digit = np.asarray(picture.convert("L"), np.float32)[None, None] / 255
+    with Image.open(seven) as image:
+        assert image.size == (28, 28)
+        digit = np.asarray(image.convert("L"), np.float32)[None, None] / 255
     predict = load_feature_extractor("mnist").predict
     assert predict is not None and predict(digit)[0] == 7
 
@@ -132,7 +134,7 @@ def generate(checkout: Path, *args: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_same_noise_gives_the_image_of_python(checkout, trained, tmp_path, kind):
+def test_same_noise_gives_same_image_as_python(checkout, trained, tmp_path, kind):
     model = cvae.load(trained[kind])
     noise = model.noise(1, seed=11)
     (tmp_path / "noise.f32").write_bytes(noise.astype("<f4").tobytes())
@@ -141,13 +143,13 @@ def test_same_noise_gives_the_image_of_python(checkout, trained, tmp_path, kind)
         checkout, trained[kind] / "decoder.onnx", *label, "--noise", tmp_path / "noise.f32", "--out", tmp_path / "x.png"
     )
     assert result.returncode == 0, result.stderr
-    with Image.open(tmp_path / "x.png") as picture:
-        pixels = np.asarray(picture.convert("L")).astype(int)
+    with Image.open(tmp_path / "x.png") as image:
+        pixels = np.asarray(image.convert("L")).astype(int)
     expected = imaging.to_uint8(model.decode(noise, 7 if label else None))[0, 0]
     assert np.abs(pixels - expected).max() <= 1 and expected.std() > 20
 
 
-def test_images_agree_with_python_to_1e_4(checkout):
+def test_decoder_and_encoder_agree_with_python(checkout):
     model = cvae.load()
     noise = model.noise(3, seed=4)
     program = """
@@ -156,15 +158,15 @@ def test_images_agree_with_python_to_1e_4(checkout):
         import { load } from "./cvae.js";
         const files = ["decoder", "encoder"].map((role) => readFileSync(`${process.argv[2]}/${role}.onnx`));
         const model = await load(ort, files[0]);
-        const refused = [];
-        await model.addEncoder(files[0]).catch((error) => refused.push(error.message));
+        const errors = [];
+        await model.addEncoder(files[0]).catch((error) => errors.push(error.message));
         await model.addEncoder(files[1]);
         const images = await model.decode(Float32Array.from(JSON.parse(process.argv[3])), ["7", 1, 0]);
         const { mean, std } = await model.encode(images, ["7", 1, 0]);
         for (const [values, labels] of [[41, [0]], [40, []], [40, [-1]], [40, [10]], [0, []]]) {
-            await model.decode(new Float32Array(values), labels).catch((error) => refused.push(error.message));
+            await model.decode(new Float32Array(values), labels).catch((error) => errors.push(error.message));
         }
-        console.log(JSON.stringify([[...images], [...mean], [...std], refused]));
+        console.log(JSON.stringify([[...images], [...mean], [...std], errors]));
     """
     path = checkout / "examples" / "node" / "compare.js"
     path.write_text(program)
@@ -174,13 +176,13 @@ def test_images_agree_with_python_to_1e_4(checkout):
     assert result.returncode == 0, result.stderr
     *actual, errors = json.loads(result.stdout)
     images = model.decode(noise, [7, 1, 0])
-    for ours, theirs in zip(actual, (images, *model.encode(images, [7, 1, 0])), strict=True):
-        np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
+    for values, expected in zip(actual, (images, *model.encode(images, [7, 1, 0])), strict=True):
+        np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=1e-4, rtol=1e-4)
     assert len(errors) == 6 and "the encoder is needed" in errors[0]
     assert '"-1"' in errors[3] and '"10"' in errors[4]
 
 
-def test_program_of_the_readme_generates_an_image(checkout):
+def test_readme_program_generates_same_image_as_python(checkout):
     (program,) = re.findall(r"```js\n(.*?)```", (ROOT / "examples/node/README.md").read_text(), flags=re.DOTALL)
     folder = checkout / "examples" / "node"
     shutil.copy(models()[DEFAULT] / "decoder.onnx", folder)

@@ -16,7 +16,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[Path], str]]:
-    """Return a function that serves a folder like `python -m http.server` and returns its address, without a slash."""
+    """Return a function that serves a folder over HTTP and returns its address, without a trailing slash."""
     servers = {}
 
     def start(folder: Path) -> str:

@@ -13,7 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Linear:
-    """ONNX files of the decoder sigmoid(noise W + class), with colour images wider than high, and an encoder."""
+    """ONNX files of an encoder and the decoder sigmoid(noise W + class), for colour images that are wider than high."""
 
     shape, latent_dim = (3, 6, 10), 5
 
@@ -33,8 +33,8 @@ class Linear:
     def graph(self, role: str, weights: str = "w") -> bytes:
         from onnx import TensorProto, helper, numpy_helper
 
-        def tensor(name: str, shape: tuple[int, ...], kind: int = TensorProto.FLOAT) -> Any:
-            return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+        def tensor(name: str, shape: tuple[int, ...], elem_type: int = TensorProto.FLOAT) -> Any:
+            return helper.make_tensor_value_info(name, elem_type, ["batch", *shape])
 
         constants = {"w": self.weight, "o": self.offset, "shape": np.array([-1, *self.shape])}
         constants |= {
@@ -58,7 +58,8 @@ class Linear:
             nodes = [
                 helper.make_node("Reshape", ["image", "row"], ["flat"]),
                 helper.make_node("MatMul", ["flat", "v"], ["mean"]),
-                helper.make_node("Sigmoid", ["mean"], ["share"]),  # may be 0, which a standard deviation must not be
+                # The first sigmoid may round to 0, which is not a valid standard deviation; the second is at least 0.5.
+                helper.make_node("Sigmoid", ["mean"], ["share"]),
                 helper.make_node("Sigmoid", ["share"], ["std"]),
             ]
         used = {name for node in nodes for name in node.input}
@@ -69,7 +70,7 @@ class Linear:
         model.ir_version = 10
         spec = Spec(
             role=role, name=f"linear {self.classes}", architecture="linear", image_shape=self.shape,
-            latent_dim=self.latent_dim, classes=tuple(f"kind {i}" for i in range(self.classes)) or None,
+            latent_dim=self.latent_dim, classes=tuple(f"class {i}" for i in range(self.classes)) or None,
             likelihood="bernoulli", prior="normal", data="none", data_terms="none <b>at all</b>", weights=weights,
         )  # fmt: skip
         helper.set_model_props(model, {KEY: spec.to_json()})

@@ -21,11 +21,11 @@ from cvae.spec import KEY, Spec
 FILES = ("decoder.onnx", "encoder.onnx")
 
 
-def copy_run(run: Path, to: Path) -> Path:
-    to.mkdir()
+def copy_run(run: Path, target: Path) -> Path:
+    target.mkdir()
     for name in ("config.json", "model.safetensors"):
-        (to / name).write_bytes((run / name).read_bytes())
-    return to
+        (target / name).write_bytes((run / name).read_bytes())
+    return target
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
@@ -57,12 +57,12 @@ def test_exported_file_contains_no_path_and_no_source_line(trained, file):
 
 
 def test_same_weights_give_the_same_bytes(trained, tmp_path):
-    again = copy_run(trained["labels"], tmp_path / "labels")
-    exporter.export(again)
-    assert [(again / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
+    copy = copy_run(trained["labels"], tmp_path / "labels")
+    exporter.export(copy)
+    assert [(copy / f).read_bytes() for f in FILES] == [(trained["labels"] / f).read_bytes() for f in FILES]
 
 
-def test_half_precision_weights_halve_the_file_within_one_grey_level(trained, tmp_path):
+def test_half_precision_halves_file_size_and_stays_within_one_grey_level(trained, tmp_path):
     run = copy_run(trained["plain"], tmp_path / "plain")
     exporter.export(run, half=True)
     for file in FILES:
@@ -82,7 +82,7 @@ def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, mon
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """A changed weight in the graph gives the difference that it causes."""
+    """The measured difference is the one that a changed weight in the graph causes."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -94,11 +94,11 @@ def test_comparison_detects_a_different_graph(trained):
     inputs = parity.make_example_inputs(spec, 64)
     with torch.no_grad():
         params = model.decoder(inputs["noise"], None)[:, 0, 0, 0]
-    before, after = (model.likelihood.mean(each) for each in (params, params + 1))
+    before, after = (model.likelihood.mean(p) for p in (params, params + 1))
     assert difference == pytest.approx((after - before).abs().max().item(), rel=0.2)
 
 
-def test_outputs_that_are_not_finite_fail_the_comparison(trained):
+def test_nonfinite_outputs_fail_the_comparison(trained):
     model, _ = load_model(trained["plain"])
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
     with torch.no_grad():

@@ -15,8 +15,8 @@ from cvae.exporters import onnxruntime_web
 
 
 @pytest.fixture
-def published(tmp_path, monkeypatch) -> Path:
-    """Make a small package in place of the real one. No npm, registry or CDN has it."""
+def tarball(tmp_path, monkeypatch) -> Path:
+    """Make a small package in place of the real one. No npm, registry or CDN serves it at first."""
     contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
     path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
     path.parent.mkdir(parents=True)
@@ -50,50 +50,50 @@ def unpack_cdn(package: Path, serve: Callable[[Path], str], monkeypatch: pytest.
 
 @pytest.mark.integration
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in for npm is a shell script")
-@pytest.mark.parametrize("way", ["npm", "registry", "cdn", "npm that fails, then cdn"])
-def test_runtime_is_downloaded_once(published, serve, monkeypatch, way):
-    if "npm" in way:
-        fake_npm(published, "exit 1" if "fails" in way else f'/bin/cp "{published}" . && echo "$@" > "{published}.log"')
-    if way == "registry":
-        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(published.parents[2]) + "/")
-    if "cdn" in way:
-        unpack_cdn(published, serve, monkeypatch)
+@pytest.mark.parametrize("source", ["npm", "registry", "cdn", "failing npm, then cdn"])
+def test_runtime_is_downloaded_once(tarball, serve, monkeypatch, source):
+    if "npm" in source:
+        fake_npm(tarball, "exit 1" if "failing" in source else f'/bin/cp "{tarball}" . && echo "$@" > "{tarball}.log"')
+    if source == "registry":
+        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(tarball.parents[2]) + "/")
+    if "cdn" in source:
+        unpack_cdn(tarball, serve, monkeypatch)
     expected = {"ort.js": b"ort.wasm.bundle.min.mjs as published"}
     files = onnxruntime_web.load_files()
     assert files["ort.js"] == expected["ort.js"]
     assert gzip.decompress(files["ort.wasm.gz"]) == b"ort-wasm-simd-threaded.wasm as published"
-    if way == "npm":
-        assert f"pack onnxruntime-web@{onnxruntime_web.VERSION}" in Path(f"{published}.log").read_text()
-    monkeypatch.setattr(onnxruntime_web, "fetch", lambda: pytest.fail("it was fetched again"))
+    if source == "npm":
+        assert f"pack onnxruntime-web@{onnxruntime_web.VERSION}" in Path(f"{tarball}.log").read_text()
+    monkeypatch.setattr(onnxruntime_web, "fetch", lambda: pytest.fail("onnxruntime-web was fetched again"))
     assert onnxruntime_web.load_files() == files
 
 
-def test_damaged_copy_is_downloaded_again(published, serve, monkeypatch):
-    unpack_cdn(published, serve, monkeypatch)
+def test_damaged_cache_file_is_downloaded_again(tarball, serve, monkeypatch):
+    unpack_cdn(tarball, serve, monkeypatch)
     files = onnxruntime_web.load_files()
-    (cached,) = (published.parents[2] / "cache").rglob("*.wasm.gz")
+    (cached,) = (tarball.parents[2] / "cache").rglob("*.wasm.gz")
     data = cached.read_bytes()
     flipped = data[:10] + bytes([data[10] ^ 0xFF]) + data[11:]
-    for damage in (b"", data[:-9], flipped, gzip.compress(b"something else")):
-        cached.write_bytes(damage)
+    for corrupted in (b"", data[:-9], flipped, gzip.compress(b"something else")):
+        cached.write_bytes(corrupted)
         assert onnxruntime_web.load_files() == files
 
 
-@pytest.mark.parametrize("way", ["registry", "cdn"])
-def test_modified_download_is_rejected(published, serve, monkeypatch, way):
-    if way == "registry":
-        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(published.parents[2]))
-        published.write_bytes(published.read_bytes() + b"\0")
+@pytest.mark.parametrize("source", ["registry", "cdn"])
+def test_modified_download_is_rejected(tarball, serve, monkeypatch, source):
+    if source == "registry":
+        monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(tarball.parents[2]))
+        tarball.write_bytes(tarball.read_bytes() + b"\0")
     else:
-        unpack_cdn(published, serve, monkeypatch)
-        for path in published.parent.rglob("*.wasm"):
+        unpack_cdn(tarball, serve, monkeypatch)
+        for path in tarball.parent.rglob("*.wasm"):
             path.write_bytes(b"something else")
     with pytest.raises(CvaeError, match="SHA-512") as caught:
         onnxruntime_web.load_files()
-    assert "\n" not in str(caught.value) and not (published.parents[2] / "cache").exists()
+    assert "\n" not in str(caught.value) and not (tarball.parents[2] / "cache").exists()
 
 
-def test_missing_network_is_one_line_with_the_fix(published, monkeypatch):
+def test_missing_network_fails_in_one_line_with_the_fix(tarball, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
         onnxruntime_web.load_files()

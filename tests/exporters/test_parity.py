@@ -1,4 +1,4 @@
-"""Comparison of an exported graph with torch: rounding passes at any scale, and every wrong graph is detected."""
+"""Comparison of an exported graph with torch: it accepts rounding errors at any scale and detects every wrong graph."""
 
 from collections.abc import Iterator
 
@@ -31,11 +31,11 @@ SWAPS = {
     "Sub": "Add",
     "Mul": "Add",
 }
-"""Operators, and others with the same inputs."""
+"""Operator -> operator with the same inputs that takes its place in a wrong graph."""
 
 
 def varied_model(arch: str) -> VAE:
-    """Build a conditional model with a flow prior. Its weights differ from their initial values, often zero."""
+    """Build a conditional model with a flow prior. Its weights differ from the initial values, which are often zero."""
     torch.manual_seed(0)
     model = build(model_config(arch, (1, 8, 8), labels=True, prior="flow"))
     with torch.no_grad():
@@ -45,9 +45,15 @@ def varied_model(arch: str) -> VAE:
 
 
 def spec_for(model: VAE, arch: str, role: str) -> Spec:
-    texts = {"name": "test", "likelihood": "bernoulli", "prior": "flow", "data": "random", "data_terms": "none"}
+    strings = {"name": "test", "likelihood": "bernoulli", "prior": "flow", "data": "random", "data_terms": "none"}
     return Spec(
-        role=role, architecture=arch, image_shape=(1, 8, 8), latent_dim=5, classes=("a", "b", "c"), weights="", **texts
+        role=role,
+        architecture=arch,
+        image_shape=(1, 8, 8),
+        latent_dim=5,
+        classes=("a", "b", "c"),
+        weights="",
+        **strings,
     )
 
 
@@ -88,12 +94,12 @@ def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest
     spec, module = spec_for(model, arch, role), ROLES[role](model)
     graph = to_onnx(module, spec)
     assert parity.compare(graph, module, spec) <= parity.TOLERANCE
-    monkeypatch.setattr(parity, "BATCHES", (7,))  # one is enough here, and quicker
-    missed = [what for what, wrong in wrong_graphs(graph) if parity.compare(wrong, module, spec) <= parity.TOLERANCE]
+    monkeypatch.setattr(parity, "BATCHES", (7,))  # one batch size is enough here, and faster
+    missed = [name for name, wrong in wrong_graphs(graph) if parity.compare(wrong, module, spec) <= parity.TOLERANCE]
     assert missed == []
 
 
-class Scaled(nn.Module):
+class ScaledEncoder(nn.Module):
     """Encoder whose means are scaled by a factor, as other data may require."""
 
     outputs = ("mean", "std")
@@ -108,15 +114,15 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("factor", [1e6, *(pytest.param(factor, marks=pytest.mark.slow) for factor in (1.0, 1e3))])
-def test_rounding_passes_at_any_scale(factor: float) -> None:
+def test_rounding_errors_are_accepted_at_any_scale(factor: float) -> None:
     model = varied_model("mlp")
-    spec, module = spec_for(model, "mlp", "encoder"), Scaled(model, factor)
+    spec, module = spec_for(model, "mlp", "encoder"), ScaledEncoder(model, factor)
     graph = to_onnx(module, spec)
     assert parity.compare(graph, module, spec) <= parity.TOLERANCE
-    assert parity.compare(graph, Scaled(model, factor * 1.001), spec) > 10 * parity.TOLERANCE
+    assert parity.compare(graph, ScaledEncoder(model, factor * 1.001), spec) > 10 * parity.TOLERANCE
 
 
-class Cancelling(nn.Module):
+class CancellingEncoder(nn.Module):
     """Encoder whose means are small differences of large numbers, as with smooth images."""
 
     outputs = ("mean", "std")
@@ -132,20 +138,20 @@ class Cancelling(nn.Module):
         return self.mix(mean + 1 / self.size) * self.size - large, std
 
 
-def test_rounding_that_the_network_amplifies_passes() -> None:
+def test_rounding_errors_that_the_network_amplifies_are_accepted() -> None:
     torch.manual_seed(0)
     model = varied_model("mlp")
-    spec, module = spec_for(model, "mlp", "encoder"), Cancelling(model, 1e3).eval()
+    spec, module = spec_for(model, "mlp", "encoder"), CancellingEncoder(model, 1e3).eval()
     graph = to_onnx(module, spec)
     inputs = parity.make_comparison_inputs(module, spec, 64)
     effect, _ = parity.measure_rounding_effect(module, inputs)
-    assert effect > 2 * parity.TOLERANCE  # more than an absolute tolerance would pass
+    assert effect > 2 * parity.TOLERANCE  # more than an absolute tolerance would accept
     assert parity.compare(graph, module, spec) <= parity.TOLERANCE
     assert all(parity.compare(wrong, module, spec) > parity.TOLERANCE for _, wrong in list(wrong_graphs(graph))[:4])
 
 
 def test_half_precision_error_is_limited_to_one_grey_level() -> None:
-    """The allowance for rounding does not raise the limit to several levels."""
+    """The allowance for rounding does not raise the limit to several grey levels."""
     model = varied_model("resnet")
     spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)
     graph = to_onnx(module, spec)
@@ -155,7 +161,7 @@ def test_half_precision_error_is_limited_to_one_grey_level() -> None:
     assert parity.compare(graph, module, spec, parity.HALF_TOLERANCE) == pytest.approx(2 / 255, rel=0.01)
 
 
-def test_encoders_are_compared_on_images_of_the_model() -> None:
+def test_encoders_are_compared_on_images_that_the_model_decodes() -> None:
     model = varied_model("mlp")
     spec = spec_for(model, "mlp", "encoder")
     inputs = parity.make_comparison_inputs(ROLES["encoder"](model), spec, 7)

@@ -1,4 +1,4 @@
-"""Model repository of `cvae export triton`, compared with the schema of Triton. No Triton server is needed."""
+"""Model repository of `cvae export triton`, compared with Triton's schema. No Triton server is needed."""
 
 import json
 import subprocess
@@ -27,11 +27,11 @@ TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
 @pytest.fixture(scope="session")
-def protobuf(downloaded) -> types.ModuleType:
+def protobuf(download_wheel) -> types.ModuleType:
     """Return `model_config.proto` from the client package of Triton."""
     pytest.importorskip("google.protobuf")
     module = types.ModuleType("model_config_pb2")
-    source = downloaded("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
     exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
     return module
 
@@ -43,9 +43,9 @@ def parse(protobuf: types.ModuleType, text: str):
 
 
 def graph_type_and_shape(tensor) -> tuple[str, list[int]]:
-    """Return the type and shape of a tensor after the reshape of Triton, without the batch."""
-    kind = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
-    return kind, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
+    """Return the type and shape of a tensor after Triton's reshape, without the batch dimension."""
+    dtype = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
+    return dtype, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
@@ -61,21 +61,21 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
         assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
         session = ort.InferenceSession(model.read_bytes())  # from bytes, so that it can read no other file
         for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
-            assert all(tensor.dims for tensor in tensors), "Triton takes no tensor without a dimension"
+            assert all(tensor.dims for tensor in tensors), "Triton requires a dimension besides the batch"
             described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
-            assert described == {each.name: (each.type, each.shape[1:]) for each in arguments}
+            assert described == {argument.name: (argument.type, argument.shape[1:]) for argument in arguments}
         assert Spec.from_json(config.parameters["cvae"].string_value, name) == read_spec(model)[0]
 
 
-def test_batched_requests_give_the_images_of_cvae(trained, protobuf, tmp_path):
-    """A client sends noise (1, Z) and label (1, 1); the server joins them and drops the last label dimension."""
+def test_batched_requests_give_the_same_images_as_cvae(trained, protobuf, tmp_path):
+    """A client sends noise (1, Z) and label (1, 1); the server joins requests and drops the last label dimension."""
     export(trained["labels"], out=str(tmp_path))
     config = parse(protobuf, (tmp_path / "labels" / "config.pbtxt").read_text())
     model = package.load(trained["labels"])
     noise, labels = model.noise(5, seed=1), np.array([7, 3, 0, 9, 7])
     requests = [{"noise": noise[i : i + 1], "label": labels[i].reshape(1, 1)} for i in range(5)]
     batch = {
-        tensor.name: np.concatenate([each[tensor.name] for each in requests]).reshape(
+        tensor.name: np.concatenate([request[tensor.name] for request in requests]).reshape(
             -1, *graph_type_and_shape(tensor)[1]
         )
         for tensor in config.input
@@ -93,7 +93,7 @@ def test_model_name_becomes_a_safe_folder_name(name, folder):
     assert make_folder_name(name) == folder
 
 
-def test_any_model_and_class_name_can_be_written(trained, protobuf):
+def test_config_preserves_any_model_and_class_name(trained, protobuf):
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {
         "name": 'a "quoted" name \\ ä',
@@ -140,7 +140,7 @@ def test_file_with_unsupported_operator_is_rejected(trained, tmp_path):
         export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
 
 
-def test_export_triton_command(cvae):
+def test_export_triton_command_takes_the_zoo_model_and_lists_its_files(cvae):
     result = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
     assert result.err == f"zoo model: {name}\n"
@@ -148,28 +148,28 @@ def test_export_triton_command(cvae):
     assert all(Path(path).is_file() for path in result.facts["files"])
 
 
-# -- a client ----------------------------------------------------------------------------------------------------------
+# -- the client --------------------------------------------------------------------------------------------------------
 
 
 class Server(ThreadingHTTPServer):
-    """Server of the v2 protocol that checks and reshapes tensors by the config.pbtxt of a model repository."""
+    """Server of the v2 protocol that checks and reshapes tensors as the config.pbtxt of a model repository says."""
 
     def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.repository = repository
         self.protobuf = protobuf
 
 
-class Answer(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        self.answer(None)
+        self.respond(None)
 
     def do_POST(self) -> None:
-        self.answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
 
-    def answer(self, request: dict[str, Any] | None) -> None:
+    def respond(self, request: dict[str, Any] | None) -> None:
         from google.protobuf.json_format import MessageToDict
 
         _, version, models, name, verb = self.path.split("/")
@@ -180,21 +180,21 @@ class Answer(BaseHTTPRequestHandler):
         if verb == "config":
             return self.send(MessageToDict(config, preserving_proto_field_name=True))
         assert verb == "infer" and request is not None
-        flags = {each["name"]: each for each in request["inputs"]}
+        tensors = {tensor["name"]: tensor for tensor in request["inputs"]}
         feed = {}
         for expected in config.input:
-            tensor = flags.pop(expected.name)
+            tensor = tensors.pop(expected.name)
             values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
             batch, *shape = tensor["shape"]
             assert shape == list(expected.dims) and batch <= config.max_batch_size
             feed[expected.name] = values.reshape(batch, *graph_type_and_shape(expected)[1])
-        assert not flags
+        assert not tensors
         (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
         output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
         return self.send({"model_name": name, "outputs": [output]})
 
-    def send(self, facts: dict[str, Any]) -> None:
-        data = json.dumps(facts).encode()
+    def send(self, values: dict[str, Any]) -> None:
+        data = json.dumps(values).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -208,10 +208,10 @@ def server(trained, protobuf, tmp_path_factory) -> Iterator[str]:
     repository = tmp_path_factory.mktemp("repository")
     for kind in ("labels", "plain"):
         export(trained[kind], out=str(repository))
-    with Server(repository, protobuf) as running:
-        threading.Thread(target=running.serve_forever, args=[0.01], daemon=True).start()
-        yield f"http://127.0.0.1:{running.server_port}"
-        running.shutdown()
+    with Server(repository, protobuf) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=[0.01], daemon=True).start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
 
 
 def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -220,12 +220,12 @@ def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
-def test_client_receives_the_images_of_python(server, trained, tmp_path, kind, label):
+def test_client_receives_same_image_as_python(server, trained, tmp_path, kind, label):
     flags = ["--label", label] if label else []
     result = client(server, "--model", kind, *flags, "--seed", "5", "--out", "a.png", folder=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    with Image.open(tmp_path / "a.png") as picture:
-        pixels = np.asarray(picture).astype(int)
+    with Image.open(tmp_path / "a.png") as image:
+        pixels = np.asarray(image).astype(int)
     expected = to_uint8(package.load(trained[kind]).generate(1, label, seed=5))[0, 0]
     assert pixels.std() > 10 and np.abs(pixels - expected).max() <= 1
 

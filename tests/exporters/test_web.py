@@ -1,4 +1,4 @@
-"""Exported page: its folder, and `cvae export web`."""
+"""Exported web page: its folder, and `cvae export web`."""
 
 import json
 import shutil
@@ -20,26 +20,26 @@ def linear(tmp_path: Path) -> Linear:
 
 
 @pytest.fixture
-def no_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+def fake_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the files of onnxruntime-web, so that nothing is downloaded."""
     monkeypatch.setattr(onnxruntime_web, "load_files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
 
 
-@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.usefixtures("fake_runtime")
 @pytest.mark.parametrize("encoder", [True, False])
 def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
     if not encoder:
         (linear.folder / "encoder.onnx").unlink()
     written = web.export(linear.folder, out=tmp_path / "site")
     page = {path.name for path in (ROOT / "exporters" / "page").iterdir()}
-    own = {"decoder.onnx", "model.json", "ort.js", "ort.wasm.gz", *["encoder.onnx"] * encoder}
-    assert {path.name for path in written} == {path.name for path in (tmp_path / "site").iterdir()} == page | own
+    expected = page | {"decoder.onnx", "model.json", "ort.js", "ort.wasm.gz", *["encoder.onnx"] * encoder}
+    assert {path.name for path in written} == {path.name for path in (tmp_path / "site").iterdir()} == expected
     assert (tmp_path / "site" / "decoder.onnx").read_bytes() == (linear.folder / "decoder.onnx").read_bytes()
     manifest = json.loads((tmp_path / "site" / "model.json").read_text())
-    assert manifest == {"encoder": encoder, "dimensions": [1, 3, 4, 2, 0]}  # by the size of their weights
+    assert manifest == {"encoder": encoder, "dimensions": [1, 3, 4, 2, 0]}  # sorted by the size of their weights
 
 
-@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.usefixtures("fake_runtime")
 def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
     (linear.folder / "encoder.onnx").write_bytes(linear.graph("encoder", weights="other"))
     with pytest.raises(UsageError, match=r"different weights .* cvae export onnx"):
@@ -47,7 +47,7 @@ def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
     assert not (tmp_path / "site").exists()
 
 
-@pytest.mark.usefixtures("no_runtime")
+@pytest.mark.usefixtures("fake_runtime")
 def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
     result = cvae("export", "web", trained["plain"], "--json")
     assert result.err == "to see it: python -m http.server --directory web\n"
@@ -56,7 +56,7 @@ def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
     assert result.code == 0 and result.err.startswith(f"zoo model: {DEFAULT}\n")
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for arguments, code, words in (
-        (["web", trained["plain"]], 2, ["'web'", "--out"]),  # it is there
+        (["web", trained["plain"]], 2, ["'web'", "--out"]),  # the folder exists already
         (["web", "--out", "new"], 1, ["cvae export onnx runs/raw"]),
         (["web", "--out", "new", "--license", "MIT"], 2, ["exporter 'web'", "'license'"]),
         (["onnx", "runs/raw", "--out", "new"], 2, ["exporter 'onnx'", "'out'"]),

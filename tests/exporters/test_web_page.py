@@ -1,4 +1,4 @@
-"""Exported page in a real browser, compared with the images of Python."""
+"""Exported web page in a real browser, compared with Python."""
 
 import io
 import os
@@ -24,7 +24,7 @@ from cvae.model_zoo import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 class Site(NamedTuple):
@@ -37,7 +37,7 @@ class Site(NamedTuple):
 
 @pytest.fixture(scope="module")
 def sites(trained, tmp_path_factory) -> dict[str, Site]:
-    """Export the pages, by name, to a folder whose path has a space."""
+    """Export a page for each model, to a folder whose path contains a space."""
     folder = tmp_path_factory.mktemp("sites")
     linear = {name: Linear(folder / name, count) for name, count in {"colour": 0, "many": 70}.items()}
     sources = {**trained, "zoo": DEFAULT, **{name: model.folder for name, model in linear.items()}}
@@ -69,9 +69,9 @@ class Visit:
 
     def __init__(self, chromium: Any, address: str, **options: Any) -> None:
         self.page = chromium.new_context(**options).new_page()
-        self.address, self.complaints, self.requests = address, [], []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.address, self.messages, self.requests = address, [], []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
         self.page.wait_for_selector("body.ready", timeout=60_000)
@@ -81,42 +81,42 @@ class Visit:
         """Check that the page reported no error and requested nothing outside its folder."""
         origin = self.address.partition("/below")[0]
         allowed = (self.address, f"blob:{origin}/", "data:")
-        assert self.complaints == []
+        assert self.messages == []
         assert self.requests and [url for url in self.requests if not url.startswith(allowed)] == []
 
 
 @pytest.fixture(scope="module")
 def visits() -> dict[str, Visit]:
-    """Pages that several tests share, since each takes seconds to load."""
+    """Return the pages that several tests share, since each page takes seconds to load."""
     return {}
 
 
 @pytest.fixture
 def visit(sites, serve, chromium, visits) -> Iterator[Callable[..., tuple[Any, Any]]]:
     """Return a function that opens a page by name and returns it with its model. A page with options is not shared."""
-    used = []
+    visits_of_test = []
 
     def visit(name: str, **options: Any) -> tuple[Any, Any]:
         folder, model, _ = sites[name]
         if options or name not in visits:
-            opened = Visit(chromium, f"{serve(folder.parents[1])}/below%20a%20path/{name}/", **options)
+            page_visit = Visit(chromium, f"{serve(folder.parents[1])}/below%20a%20path/{name}/", **options)
             if not options:
-                visits[name] = opened
+                visits[name] = page_visit
         else:
-            opened = visits[name]
-            opened.page.locator("#drawn-as").evaluate("(select) => { select.value = ''; }")
-            opened.page.locator("#clear").click()
-        used.append((opened, bool(options)))
-        return opened.page, model
+            page_visit = visits[name]
+            page_visit.page.locator("#drawn-as").evaluate("(select) => { select.value = ''; }")
+            page_visit.page.locator("#clear").click()
+        visits_of_test.append((page_visit, bool(options)))
+        return page_visit.page, model
 
     yield visit
-    for opened, own in used:
-        opened.check()
-        if own:
-            opened.page.context.close()
+    for page_visit, is_private in visits_of_test:
+        page_visit.check()
+        if is_private:
+            page_visit.page.context.close()
 
 
-def says(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
+def expect_text(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
     """Wait until an element has this text."""
     from playwright.sync_api import expect
 
@@ -148,21 +148,21 @@ def state(page: Any) -> dict[str, Any]:
     return {key: np.array(value, np.float32) if isinstance(value, list) else value for key, value in page_state.items()}
 
 
-def show(page: Any, code: np.ndarray, label: int = 0, **more: Any) -> dict[str, Any]:
+def show(page: Any, code: np.ndarray, label: int = 0, **overrides: Any) -> dict[str, Any]:
     page.evaluate(
-        """async ([code, label, more]) => {
+        """async ([code, label, overrides]) => {
             const { show, draw, waitForImage, state } = await import("./app.js");
             show(Float32Array.from(code), label, "test");
-            Object.assign(state, more);
+            Object.assign(state, overrides);
             draw();
             await waitForImage();
         }""",
-        [numbers(code), label, more],
+        [numbers(code), label, overrides],
     )
     return state(page)
 
 
-def decoded(model: Any, page_state: dict[str, Any]) -> np.ndarray:
+def decode_state(model: Any, page_state: dict[str, Any]) -> np.ndarray:
     """Return the image that Python decodes for the state of a page."""
     label = None if model.spec.classes is None else page_state["label"]
     return model.decode(page_state["code"][None], label)[0]
@@ -185,33 +185,33 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
         }""",
         [numbers(noise), numbers(images), labels],
     )
-    for ours, theirs in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
-        np.testing.assert_allclose(np.reshape(ours, theirs.shape), theirs, atol=1e-4, rtol=1e-4)
-    if linear := sites[name].linear:  # whose images are known without onnxruntime
+    for values, expected in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
+        np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=1e-4, rtol=1e-4)
+    if linear := sites[name].linear:  # its images are known without onnxruntime
         truth = linear.decode(noise, labels or [0])
         np.testing.assert_allclose(np.reshape(actual[0], images.shape), truth, atol=1e-4)
 
 
 @needs_browser
 @pytest.mark.parametrize(("name", "label"), [("zoo", 7), ("colour", 0)])
-def test_pixels_on_the_screen_equal_those_of_the_image(visit, name, label):
+def test_screen_shows_the_pixels_of_the_image(visit, name, label):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
     page_state = show(page, model.noise(1, seed=5)[0], label)
-    np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
+    np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     channels, height, width = model.spec.image_shape
     with Image.open(io.BytesIO(page.locator("#picture").screenshot())) as file:
-        picture = np.asarray(file.convert("RGB")).astype(int)
-    rows = ((np.arange(height) + 0.5) * picture.shape[0] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * picture.shape[1] / width).astype(int)
-    expected = imaging.to_uint8(decoded(model, page_state)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
-    inner = (slice(1, -1), slice(1, -1))  # the corners are round
-    assert np.abs(picture[rows][:, columns][inner] - expected[inner]).max() <= 2
+        pixels = np.asarray(file.convert("RGB")).astype(int)
+    rows = ((np.arange(height) + 0.5) * pixels.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * pixels.shape[1] / width).astype(int)
+    expected = imaging.to_uint8(decode_state(model, page_state)).transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    inner = (slice(1, -1), slice(1, -1))  # the page rounds the corners
+    assert np.abs(pixels[rows][:, columns][inner] - expected[inner]).max() <= 2
     assert expected.std() > 20 and channels in (1, 3)
 
 
 @needs_browser
-def test_image_between_two_classes_is_the_mean_as_in_python(visit):
+def test_image_between_two_classes_is_the_same_mean_as_in_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     page_state = show(page, code, 3, next=8, mix=0.25)
@@ -223,48 +223,48 @@ def test_image_between_two_classes_is_the_mean_as_in_python(visit):
 def test_page_is_usable_by_keyboard(visit):
     page, model = visit("zoo", viewport={"width": 1000, "height": 700})
     before = state(page)
-    reached = []
+    focus_order = []
     for _ in range(40):
         page.keyboard.press("Tab")
-        name, ring = page.evaluate(
+        name, outline = page.evaluate(
             """() => {
                 const at = document.activeElement;
                 return [at.id || at.name || "", getComputedStyle(at.closest(".choice, .button") ?? at).outlineStyle];
             }"""
         )
-        reached.append(name)
-        assert ring == "solid" or name == "", name
-        if reached[-1] == "surprise":
+        focus_order.append(name)
+        assert outline == "solid" or name == "", name
+        if focus_order[-1] == "surprise":
             page.keyboard.press("Enter")
             surprised = state(page)
             assert not np.allclose(surprised["code"], before["code"]) and surprised["origin"].startswith("seed ")
-        elif reached[-1] == "class":
+        elif focus_order[-1] == "class":
             page.keyboard.press("ArrowRight")
             page.keyboard.press("ArrowRight")
             page_state = state(page)
             assert page_state["label"] == 2
-            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the same style
-            np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
+            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style stays
+            np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
             assert page.inner_text("#class-name") == "2"
-        elif reached[-1] == "pad":
+        elif focus_order[-1] == "pad":
             page.keyboard.press("Space")
             for key in ["ArrowDown"] * 6 + ["ArrowUp"] * 12:
                 page.keyboard.press(key)
-            says(page, "#origin", "your drawing")
+            expect_text(page, "#origin", "your drawing")
             assert page.inner_text("#class-name") == "1" == page.inner_text("#status")[-1]
             pad, pen = (page.locator(name).bounding_box() for name in ("#pad", "#pen-at"))
             centre = [(pen[at] + pen[size] / 2 - pad[at]) / pad[size] for at, size in (("x", "width"), ("y", "height"))]
-            assert np.abs(np.subtract(centre, [0.5, 0.5 - 6 / 28])).max() < 0.02  # 6 pixels up of the middle
+            assert np.abs(np.subtract(centre, [0.5, 0.5 - 6 / 28])).max() < 0.02  # 6 pixels above the middle
             assert page.locator("#pen-at.down").count() == 1
-            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # to Clear and back
+            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # to the Clear button and back
                 page.keyboard.press(key)
             assert page.evaluate("document.activeElement.id") == "pad"
-            again = page.locator("#pen-at").bounding_box()
-            assert abs(again["y"] + again["height"] / 2 - pad["y"] - pad["height"] / 2) < 0.02 * pad["height"]
+            pen = page.locator("#pen-at").bounding_box()
+            assert abs(pen["y"] + pen["height"] / 2 - pad["y"] - pad["height"] / 2) < 0.02 * pad["height"]
             assert page.locator("#pen-at.down").count() == 0
             break
-    assert [name for name in reached if name][:5] == ["surprise", "play", "download", "tour", "sharp"]
-    assert {"class", "more", "centre", "variety", "pad"} <= set(reached)
+    assert [name for name in focus_order if name][:5] == ["surprise", "play", "download", "tour", "sharp"]
+    assert {"class", "more", "centre", "variety", "pad"} <= set(focus_order)
 
 
 @needs_browser
@@ -278,7 +278,7 @@ def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
     after = state(page)
     assert np.flatnonzero(after["code"] != before["code"]).tolist() == [3] and after["code"][3] == 3
     assert page.locator(".slider").nth(1).locator("output").inner_text() == "+3.00"
-    np.testing.assert_allclose(after["image"], decoded(model, after).ravel(), atol=1e-4)
+    np.testing.assert_allclose(after["image"], decode_state(model, after).ravel(), atol=1e-4)
     page.get_by_role("button", name="Reset").click()
     assert not state(page)["code"].any()
 
@@ -286,10 +286,10 @@ def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
 @needs_browser
 def test_many_classes_are_shown_as_a_list(visit):
     page, model = visit("many")
-    page.get_by_label("Class", exact=True).select_option("kind 69")
+    page.get_by_label("Class", exact=True).select_option("class 69")
     page_state = state(page)
-    assert page_state["label"] == 69 and page.inner_text("#class-name") == "kind 69"
-    np.testing.assert_allclose(page_state["image"], decoded(model, page_state).ravel(), atol=1e-4)
+    assert page_state["label"] == 69 and page.inner_text("#class-name") == "class 69"
+    np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     page.get_by_text("About this model").click()
     assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # text, not markup
 
@@ -304,7 +304,8 @@ def test_all_thumbnails_share_one_style(visit):
     def check() -> None:
         actual = page.evaluate(
             """[...document.querySelectorAll(".choice canvas")].map((canvas) => {
-                const copy = new OffscreenCanvas(28, 28).getContext("2d"); // Chromium warns of reading one often
+                // Chromium warns about repeated reads of one canvas, so the test reads a copy.
+                const copy = new OffscreenCanvas(28, 28).getContext("2d");
                 copy.drawImage(canvas, 0, 0);
                 return [...copy.getImageData(0, 0, 28, 28).data].filter((_, i) => i % 4 === 0);
             })"""
@@ -328,19 +329,19 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """The drawing is averaged over squares and centred here too, and then encoded in Python."""
+    """The test also averages the drawing over squares and centres it, and then encodes it in Python."""
     page, model = visit("zoo")
     pad = page.locator("#pad")
     pad.scroll_into_view_if_needed()
     box = pad.bounding_box()
-    way = [(0.25, 0.1), (0.65, 0.1), (0.5, 0.35), (0.42, 0.65)]  # a seven, too high and too far to the left
-    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in way]
+    stroke = [(0.25, 0.1), (0.65, 0.1), (0.5, 0.35), (0.42, 0.65)]  # a seven, too high and too far to the left
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
         page.mouse.move(*place, steps=6)
     page.mouse.up()
-    says(page, "#status", re.compile("^Redrawn"))
+    expect_text(page, "#status", re.compile("^Redrawn"))
     pixels = pad_pixels(page)
     side = pixels.shape[0] // 28
     image = pixels.reshape(28, side, 28, side).mean(axis=(1, 3))
@@ -358,7 +359,7 @@ def test_drawing_is_encoded_reconstructed_and_restyled(visit):
     page.get_by_role("radio", name="4").check()
     np.testing.assert_allclose(state(page)["image"], model.restyle(image, 7, 4).ravel(), atol=2e-3)
     page.get_by_label("Redraw as").select_option("1")
-    says(page, "#class-name", "1")
+    expect_text(page, "#class-name", "1")
     page.get_by_role("button", name="Clear").click()
     assert pad_pixels(page).max() == 0
 
@@ -371,14 +372,14 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
     image = model.generate(1, label, seed=2)
     imaging.to_pil(image[0]).save(tmp_path / "own.png")
     page.locator("#open").set_input_files(tmp_path / "own.png")
-    says(page, "#origin", "your image")
+    expect_text(page, "#origin", "your image")
     page_state = state(page)
     assert page_state["label"] == (label or 0)
     rounded = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
     np.testing.assert_allclose(page_state["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("this is not an image")
     page.locator("#open").set_input_files(tmp_path / "text.png")
-    says(page, "#status", re.compile("^text.png is not an image"))
+    expect_text(page, "#status", re.compile("^text.png is not an image"))
 
 
 @needs_browser
@@ -390,10 +391,10 @@ def test_image_can_be_downloaded(visit, tmp_path):
         page.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == "labels-7.png"
     download.value.save_as(tmp_path / "seven.png")
-    with Image.open(tmp_path / "seven.png") as picture:
-        assert picture.size == (560, 560)
-        pixels = np.asarray(picture.convert("L"))[35::70, 35::70].astype(int)
-    assert np.abs(pixels - imaging.to_uint8(decoded(model, page_state))[0]).max() <= 1
+    with Image.open(tmp_path / "seven.png") as image:
+        assert image.size == (560, 560)
+        pixels = np.asarray(image.convert("L"))[35::70, 35::70].astype(int)
+    assert np.abs(pixels - imaging.to_uint8(decode_state(model, page_state))[0]).max() <= 1
 
 
 @needs_browser
@@ -442,21 +443,21 @@ def test_page_fits_the_screen(visit, tmp_path, screen):
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for control in page.locator("button:visible, select:visible, .button:visible, .choice:visible").all():
         assert control.bounding_box()["height"] >= 38, control
-    with Image.open(tmp_path / f"{screen}.png") as picture:
-        corner = picture.convert("L").getpixel((2, 2))
+    with Image.open(tmp_path / f"{screen}.png") as image:
+        corner = image.convert("L").getpixel((2, 2))
     assert corner < 40 if screen == "dark" else corner > 220
     page.locator(".slider:visible").last.scroll_into_view_if_needed()
     box = page.locator("#picture").bounding_box()
-    assert 0 <= box["y"] < page.viewport_size["height"] - 200  # the picture is in sight of its sliders
+    assert 0 <= box["y"] < page.viewport_size["height"] - 200  # the image stays visible beside its sliders
     if screen == "phone":
         page.locator("#pad").scroll_into_view_if_needed()
         pad = page.locator("#pad").bounding_box()
         page.touchscreen.tap(pad["x"] + pad["width"] / 2, pad["y"] + pad["height"] - 30)
-        says(page, "#origin", "your drawing")
+        expect_text(page, "#origin", "your drawing")
 
 
 @needs_browser
-def test_page_reports_incomplete_folder(sites, serve, chromium, tmp_path):
+def test_page_reports_missing_file(sites, serve, chromium, tmp_path):
     shutil.copytree(sites["labels"].folder, tmp_path / "site")
     (tmp_path / "site" / "decoder.onnx").unlink()
     page = chromium.new_page()
@@ -467,7 +468,7 @@ def test_page_reports_incomplete_folder(sites, serve, chromium, tmp_path):
 
 
 @needs_browser
-def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
+def test_documented_commands_serve_a_page_that_generates_a_seven(chromium, tmp_path):
     """The commands run as documented, except for the port, which the system chooses."""
     text = (ROOT / "docs" / "deploy.md").read_text()
     (block,) = re.findall(r"## In a browser.*?```bash\n(.*?)```", text, flags=re.DOTALL)
@@ -491,12 +492,12 @@ def test_commands_of_the_document_generate_a_seven(chromium, tmp_path):
             page.close()
         finally:
             serving.terminate()
-    np.testing.assert_allclose(page_state["image"], decoded(package.load(), page_state).ravel(), atol=1e-4)
+    np.testing.assert_allclose(page_state["image"], decode_state(package.load(), page_state).ravel(), atol=1e-4)
     assert page_state["label"] == 7
 
 
 @needs_browser
-def test_program_of_the_document_runs_in_a_custom_page(sites, serve, chromium, tmp_path):
+def test_documented_program_runs_in_a_custom_page(sites, serve, chromium, tmp_path):
     text = (ROOT / "docs" / "deploy.md").read_text()
     (program,) = re.findall(r"## In a browser.*?```js\n(.*?)```", text, flags=re.DOTALL)
     site, model, _ = sites["zoo"]

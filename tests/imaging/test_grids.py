@@ -1,4 +1,4 @@
-"""Arrays as images: bytes, grids and enlargement."""
+"""Images from arrays: bytes, grids and enlargement."""
 
 import re
 
@@ -10,7 +10,7 @@ from cvae import imaging
 from cvae.errors import UsageError
 
 
-def test_bytes_are_rounded_and_clipped():
+def test_to_uint8_rounds_and_clips():
     exact = np.arange(256) / 255
     assert imaging.to_uint8(exact).tolist() == list(range(256))
     assert imaging.to_uint8(exact[1:] - 0.4 / 255).tolist() == list(range(1, 256))
@@ -18,23 +18,25 @@ def test_bytes_are_rounded_and_clipped():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (4, 8, 8), (8, 8, 3), (1, 1, 8, 8)], ids=str)
-def test_array_of_another_shape_is_not_an_image(shape):
+def test_to_pil_rejects_other_shapes(shape):
     with pytest.raises(UsageError, match=re.escape(str(shape))):
         imaging.to_pil(np.zeros(shape))
 
 
 @pytest.mark.parametrize("side", [8, 28, 56])
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(("count", "columns", "across", "down"), [(6, 3, 3, 2), (10, None, 4, 3), (1, 5, 1, 1)])
-def test_grid_shows_each_image_in_its_cell(count, columns, across, down, channels, side):
+@pytest.mark.parametrize(
+    ("count", "columns", "grid_columns", "grid_rows"), [(6, 3, 3, 2), (10, None, 4, 3), (1, 5, 1, 1)]
+)
+def test_grid_shows_each_image_in_its_cell(count, columns, grid_columns, grid_rows, channels, side):
     images = np.random.default_rng(0).random((count, channels, side, side))
     grid = imaging.grid(images, columns)
     width, height = grid.size
-    gap = (width - across * side) // max(1, across - 1)
-    assert (width, height) == (across * (side + gap) - gap, down * (side + gap) - gap)
-    assert across == 1 or 1 <= gap <= side / 8
+    gap = (width - grid_columns * side) // max(1, grid_columns - 1)
+    assert (width, height) == (grid_columns * (side + gap) - gap, grid_rows * (side + gap) - gap)
+    assert grid_columns == 1 or 1 <= gap <= side / 8
     for i, image in enumerate(images):
-        left, top = i % across * (side + gap), i // across * (side + gap)
+        left, top = i % grid_columns * (side + gap), i // grid_columns * (side + gap)
         panel = np.asarray(grid.crop((left, top, left + side, top + side)))
         assert np.abs(panel.reshape(side, side, channels) - image.transpose(1, 2, 0) * 255).max() <= 0.5001
 

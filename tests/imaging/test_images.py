@@ -17,8 +17,8 @@ AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"),
 
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """Upright, white is above black, whatever the orientation in the file. Pillow rotates TIFF files on its own."""
+def test_exact_read_takes_the_size_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """Upright, the image has white above black, whatever its stored orientation. Pillow itself rotates TIFF files."""
     upright = Image.new("RGB", (48, 64), "black")
     upright.paste("white", (0, 0, 48, 32))
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
@@ -35,7 +35,9 @@ def test_exact_reading_takes_the_upright_size(tmp_path: Path, suffix: str, orien
 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "png"), (">u2", "tif")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
-def test_deep_values_are_read_at_their_range_and_reported(tmp_path: Path, dtype: str, suffix: str, bits: int) -> None:
+def test_bit_depth_follows_from_the_largest_value_and_is_reported(
+    tmp_path: Path, dtype: str, suffix: str, bits: int
+) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
     remarks: list[str] = []
@@ -47,7 +49,7 @@ def test_deep_values_are_read_at_their_range_and_reported(tmp_path: Path, dtype:
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB"])
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
 def test_rotated_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orientation: int) -> None:
-    """Pillow scrambles the rows of one that it maps into memory, unless it is RGB."""
+    """Pillow scrambles the rows of a rotated TIFF that it maps into memory, unless it is RGB."""
     white = 65535 if mode == "I;16" else "white"
     upright = Image.new(mode, (48, 64), 0 if mode == "I;16" else "black")
     upright.paste(white, (0, 0, 48, 32))
@@ -67,8 +69,8 @@ def test_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path, bits: int) -> 
     assert np.abs(image[0] - (1 - ramp / (2**bits - 1))).max() < 1 / 254
 
 
-def test_tiff_of_12_bits_declares_its_range(tmp_path: Path) -> None:
-    """Two values of 12 bits take 3 bytes; here all are 200 of 4,095."""
+def test_12_bit_tiff_is_read_with_its_declared_bit_depth(tmp_path: Path) -> None:
+    """Two values of 12 bits take 3 bytes; here all values are 200 of 4,095."""
     data = bytes([0x0C, 0x80, 0xC8]) * 32
     fields = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 8), (279, len(data))]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
@@ -80,14 +82,14 @@ def test_tiff_of_12_bits_declares_its_range(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
-def test_dark_jpeg_2000_of_16_bits_stays_dark(tmp_path: Path) -> None:
+def test_dark_16_bit_jpeg_2000_stays_dark(tmp_path: Path) -> None:
     Image.fromarray(np.full((32, 32), 2000, np.uint16)).save(tmp_path / "x.jp2")
     assert np.abs(read(tmp_path / "x.jp2", (1, 32, 32)) - 2000 / 65535).max() < 1 / 254
 
 
 @pytest.mark.parametrize("key", [0, 700, 65535])
 def test_transparent_16_bit_value_becomes_white(tmp_path: Path, key: int) -> None:
-    """The transparent value does not count for the range of the others."""
+    """The transparent value does not affect the range of the other values."""
     pixels = np.full((8, 8), 4095, np.uint16)
     pixels[:, :4] = key
     pixels[:, 4:6] = 1000
@@ -97,7 +99,7 @@ def test_transparent_16_bit_value_becomes_white(tmp_path: Path, key: int) -> Non
     assert np.abs(image[:, 4:6] - 1000 / 4095).max() < 1 / 254
 
 
-def test_dark_16_bit_colour_image_is_named(tmp_path: Path) -> None:
+def test_dark_16_bit_colour_image_is_reported(tmp_path: Path) -> None:
     """Pillow drops the lower 8 bits of each value."""
     rows = b"".join(b"\0" + struct.pack(">24H", *[200] * 24) for _ in range(8))
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
@@ -110,7 +112,7 @@ def test_dark_16_bit_colour_image_is_named(tmp_path: Path) -> None:
     assert len(remarks) == 1 and "no value is above 255 of 65,535" in remarks[0]
 
 
-def test_image_set_is_read_at_one_depth(tmp_path: Path) -> None:
+def test_image_set_is_read_with_the_same_bit_depth(tmp_path: Path) -> None:
     """The darkest of three images needs 8 bits, the brightest 12."""
     peaks = (200, 4000, 900)
     for peak in peaks:
@@ -126,16 +128,16 @@ def test_image_set_is_read_at_one_depth(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("header", [True, False])
 def test_dib_file_is_read(tmp_path: Path, header: bool) -> None:
-    """One is a BMP file, with its header or without."""
+    """A DIB file is a BMP file with or without the file header."""
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(pixels).save(tmp_path / "x.dib", "BMP" if header else "DIB")
     assert np.array_equal(read(tmp_path / "x.dib", (1, 8, 8), exact=True)[0] * 255, pixels)
     assert is_image(tmp_path / "x.dib")
 
 
-def test_damaged_dib_file_is_one_line(tmp_path: Path) -> None:
+def test_damaged_dib_file_fails_in_one_line(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.dib")
     for length in (0, 3, 20, 60):
-        (tmp_path / "cut.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
-        with pytest.raises(CvaeError, match=r"^can't read '.*cut\.dib' as an image: .*$"):
-            read(tmp_path / "cut.dib", (1, 8, 8))
+        (tmp_path / "truncated.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
+        with pytest.raises(CvaeError, match=r"^can't read '.*truncated\.dib' as an image: .*$"):
+            read(tmp_path / "truncated.dib", (1, 8, 8))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cvae.imaging import lerp, slerp
 
-quick = settings(deadline=None, max_examples=60)
+fast_settings = settings(deadline=None, max_examples=60)
 
 
 def normal(n: int, seed: int = 0) -> np.ndarray:
@@ -22,7 +22,7 @@ def unit(vector: np.ndarray) -> np.ndarray:
     return vector / np.linalg.norm(vector)
 
 
-@quick
+@fast_settings
 @given(codes, st.integers(2, 20))
 def test_slerp_moves_at_constant_speed_along_the_sphere(ends, steps):
     a, b = map(unit, ends)
@@ -30,11 +30,11 @@ def test_slerp_moves_at_constant_speed_along_the_sphere(ends, steps):
     assert path.dtype == np.float32
     assert np.allclose(path[[0, -1]], [a, b], atol=1e-5)
     assert np.allclose(np.linalg.norm(path, axis=1), 1, atol=1e-5)
-    paces = (path[1:] * path[:-1]).sum(1)  # cosines of the angles between neighbours
-    assert np.allclose(paces, np.cos(np.arccos(float(a @ b)) / (steps - 1)), atol=1e-4)
+    cosines = (path[1:] * path[:-1]).sum(1)
+    assert np.allclose(cosines, np.cos(np.arccos(float(a @ b)) / (steps - 1)), atol=1e-4)
 
 
-@quick
+@fast_settings
 @given(codes, st.floats(0, 1, width=32))
 def test_lerp_is_a_straight_line(ends, t):
     a, b = ends

@@ -1,4 +1,4 @@
-"""Untrusted images: a hostile one is rejected in one line, and a large one is read in little memory."""
+"""Untrusted images: hostile images are rejected in one line, and large images are read in little memory."""
 
 import shutil
 import struct
@@ -24,8 +24,8 @@ GREY, RGB, PALETTE = 0, 2, 3
 def write_png(path: Path, width: int, height: int, colour: int = GREY) -> None:
     """Write a black image, which takes a few kilobytes whatever its size."""
 
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    def chunk(chunk_type: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
 
     compressor = zlib.compressobj(9)
     row = bytes(1 + {GREY: width // 8, RGB: 3 * width, PALETTE: width}[colour])
@@ -55,14 +55,14 @@ def write_hostile_images(folder: Path) -> None:
     (folder / "declared_larger_than_its_data.png").write_bytes(
         valid.replace(struct.pack(">II", 8, 8), b"\x7f\xff\xff\xff" * 2)
     )
-    (folder / "cut_off.png").write_bytes(valid[:40])
-    for kind in ("gif", "bmp", "jpeg", "webp", "tiff", "avif", "ppm", "jp2", "tga"):
-        Image.new("L", (64, 64), 128).save(folder / f"_valid.{kind}")
-        data = (folder / f"_valid.{kind}").read_bytes()
-        (folder / f"cut_off.{kind}").write_bytes(data[: len(data) // 3])
-    for kind in ("eps", "pcx", "ico", "sgi", "msp"):  # other formats that Pillow would read
-        Image.new("1" if kind == "msp" else "RGB", (64, 64)).save(folder / f"other_format.{kind}")
-        shutil.copy(folder / f"other_format.{kind}", folder / f"other_format_{kind}_named.png")
+    (folder / "truncated.png").write_bytes(valid[:40])
+    for suffix in ("gif", "bmp", "jpeg", "webp", "tiff", "avif", "ppm", "jp2", "tga"):
+        Image.new("L", (64, 64), 128).save(folder / f"_valid.{suffix}")
+        data = (folder / f"_valid.{suffix}").read_bytes()
+        (folder / f"truncated.{suffix}").write_bytes(data[: len(data) // 3])
+    for suffix in ("eps", "pcx", "ico", "sgi", "msp"):  # other formats that Pillow would read
+        Image.new("1" if suffix == "msp" else "RGB", (64, 64)).save(folder / f"other_format.{suffix}")
+        shutil.copy(folder / f"other_format.{suffix}", folder / f"other_format_{suffix}_named.png")
     (folder / "script.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) run\n")
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.jpg").write_text("this is not an image")
@@ -71,7 +71,7 @@ def write_hostile_images(folder: Path) -> None:
 @pytest.mark.integration
 @needs_linux
 def test_read_rejects_hostile_images(tmp_path):
-    """One process reads all files, with 200 MB for all of them."""
+    """One process reads all files, with 200 MB in total."""
     write_hostile_images(tmp_path)
     assert_rejected(tmp_path)
 
@@ -93,10 +93,10 @@ def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
     Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.ppm")
     Image.new("RGB", (6400, 6400)).save(tmp_path / "photo.tga", compression="tga_rle")
     for name in sorted(path.name for path in tmp_path.iterdir() if not path.name.startswith("_")):
-        folder = tmp_path / "one"  # each image has a process of its own, as a process keeps some freed memory
+        folder = tmp_path / "one"  # each image needs its own process, because a process keeps some freed memory
         folder.mkdir()
-        for each in ("_valid.png", name):
-            (folder / each).symlink_to(tmp_path / each)
+        for file in ("_valid.png", name):
+            (folder / file).symlink_to(tmp_path / file)
         report = load_in_process(folder)[name]
         shutil.rmtree(folder)
         print(report)
@@ -104,7 +104,7 @@ def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
 
 
 def test_read_scales_large_image_as_pillow_does(tmp_path):
-    """The image has transparency and is rotated by its EXIF data; its strips agree with the whole to a grey level."""
+    """The image has transparency and is rotated by its EXIF data; strips agree with the full image to a grey level."""
     ramp = np.linspace(0, 255, 3000)
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[::-1], ramp[None, :], ramp[:, None] / 2 + 127), -1)
     image = Image.fromarray(np.rint(np.ascontiguousarray(pixels[:, :2500])).astype(np.uint8), "RGBA")

@@ -1,4 +1,4 @@
-"""Architectures and conditioning: every combination of parts builds, learns, exports and agrees with torch."""
+"""Architectures and conditioning: all combinations of parts learn, and their exported graphs agree with torch."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,8 +28,8 @@ from cvae.spec import Spec
 SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
 
 
-def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
-    """Check that the exported graph agrees with torch, at another batch size than it was traced with."""
+def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
+    """Check that the exported graph agrees with torch, with a batch size other than that of its trace."""
     spec = Spec(
         role=role,
         name="test",
@@ -55,20 +55,20 @@ def agree(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
     with torch.no_grad():
         expected = module(**named)
     actual = session.run(None, {name: value.numpy() for name, value in named.items()})
-    for ours, theirs in zip(actual, expected if role == "encoder" else (expected,), strict=True):
-        np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=1e-5)
+    for output, target in zip(actual, expected if role == "encoder" else (expected,), strict=True):
+        np.testing.assert_allclose(output, target.numpy(), rtol=0, atol=1e-5)
     if role == "decoder":
         assert actual[0].shape == (count, *config.image_shape)
         assert actual[0].min() >= 0 and actual[0].max() <= 1
 
 
 def combinations() -> Iterator[Any]:
-    """Yield all combinations. The quick ones cover each architecture with and without labels, and each likelihood."""
+    """Yield all combinations. The fast ones cover each architecture with and without labels, and each likelihood."""
     for i, (arch, labels) in enumerate(product(FAMILIES, [False, True])):
         for j, likelihood in enumerate(LIKELIHOODS):
             for k, shape in enumerate(SHAPES):
-                quick = j == i % len(list(LIKELIHOODS)) and (i + j - k) % len(SHAPES) == 0
-                yield pytest.param(arch, labels, likelihood, shape, marks=() if quick else pytest.mark.slow)
+                is_fast = j == i % len(list(LIKELIHOODS)) and (i + j - k) % len(SHAPES) == 0
+                yield pytest.param(arch, labels, likelihood, shape, marks=() if is_fast else pytest.mark.slow)
 
 
 @pytest.mark.integration
@@ -78,11 +78,11 @@ def test_every_combination_builds_learns_and_exports(arch, labels, likelihood, s
     config = model_config(arch, shape, labels, likelihood)
     model = build(config)
     learn(model, *batch(shape, labels))
-    agree(model, config, "decoder")
-    agree(model, config, "encoder")
+    check_export(model, config, "decoder")
+    check_export(model, config, "encoder")
 
 
-OTHER_LAYERS = {
+OPTIONAL_LAYERS = {
     "conv": {"width": 4, "max_width": 8, "hidden": 16, "pool": True, "dropout": 0.1},
     "resnet": {"width": 4, "blocks": 2, "batch_norm": True},
 }
@@ -91,19 +91,19 @@ OTHER_LAYERS = {
 @pytest.mark.integration
 @pytest.mark.parametrize("shape", [SHAPES[-1], *(pytest.param(shape, marks=pytest.mark.slow) for shape in SHAPES[:-1])])
 @pytest.mark.parametrize("labels", [True, pytest.param(False, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("arch", OTHER_LAYERS)
-def test_other_layers_learn_and_export(arch, labels, shape):
+@pytest.mark.parametrize("arch", OPTIONAL_LAYERS)
+def test_optional_layers_learn_and_export(arch, labels, shape):
     torch.manual_seed(0)
-    config = model_config(arch, shape, labels, **OTHER_LAYERS[arch])
+    config = model_config(arch, shape, labels, **OPTIONAL_LAYERS[arch])
     model = build(config)
     learn(model, *batch(shape, labels))
-    agree(model, config, "decoder")
-    agree(model, config, "encoder")
+    check_export(model, config, "decoder")
+    check_export(model, config, "encoder")
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("conditioning", [None, *CONDITIONINGS])
-def test_spatial_code_learns_exports_and_is_local(conditioning):
+def test_spatial_latent_learns_exports_and_is_local(conditioning):
     torch.manual_seed(0)
     labels = conditioning is not None
     shape = (3, 32, 24)
@@ -111,18 +111,18 @@ def test_spatial_code_learns_exports_and_is_local(conditioning):
     config = replace(config, latent_dim=2 * 4 * 3)
     model = build(config)
     learn(model, *batch(shape, labels))
-    agree(model, config, "decoder")
-    agree(model, config, "encoder")
+    check_export(model, config, "decoder")
+    check_export(model, config, "encoder")
     image = torch.rand(1, *shape)
     other = image.clone()
     other[..., -1, -1] = 1 - other[..., -1, -1]
     label = torch.zeros(1, dtype=torch.int64) if labels else None
-    a, b = (model.encoder(each, label)[0].view(2, 4, 3) for each in (image, other))
+    a, b = (model.encoder(x, label)[0].view(2, 4, 3) for x in (image, other))
     change = (a - b).abs().amax(0)  # (4, 3)
     assert change[3, 2] == change.max() > 100 * change[0, 0]
 
 
-def test_spatial_code_of_another_length_is_rejected():
+def test_spatial_latent_requires_a_multiple_of_its_positions():
     with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
@@ -146,9 +146,9 @@ def test_every_prior_and_objective_learns_and_exports(prior, objective, labels):
     config = model_config(labels=labels, prior=prior)
     model = build(config)
     learn(model, *batch((1, 8, 8), labels), objective)
-    if objective == "elbo":  # a graph does not depend on the objective
-        agree(model, config, "decoder")
-        agree(model, config, "encoder")
+    if objective == "elbo":  # the exported graph does not depend on the objective
+        check_export(model, config, "decoder")
+        check_export(model, config, "encoder")
 
 
 @pytest.mark.parametrize("conditioning", list(CONDITIONINGS))
@@ -181,7 +181,7 @@ def test_pyramid_halves_size_and_doubles_width():
     assert levels == [(16, 33, 8), (32, 17, 4), (64, 9, 2), (64, 5, 1), (64, 3, 1)]
 
 
-def test_mlp_has_the_parameters_of_the_pytorch_example():
+def test_mlp_has_as_many_parameters_as_the_pytorch_example():
     model = build(model_config("mlp", (1, 28, 28), hidden=[400]))
     latent = 5
     assert (
@@ -207,19 +207,19 @@ def test_modulation_starts_as_identity_then_scales_and_shifts_by_label():
     torch.testing.assert_close(layer(x, y)[0], x[0] * (1 + scale[:, None, None]) + shift[:, None, None])
 
 
-def test_ladder_infers_each_group_from_those_above():
+def test_ladder_infers_each_group_from_the_groups_above():
     torch.manual_seed(0)
     model = build(model_config("ladder", (1, 16, 16), width=4, blocks=1, patch=1)).eval()
     assert model.decoder.groups == (2, 2, 1)
     image, noise = torch.rand(1, 1, 16, 16), torch.randn(1, 5)
     other = noise.clone()
     other[:, 2:4] += 1  # the middle group
-    a, b = (model(image, None, each).mean[0] for each in (noise, other))
+    a, b = (model(image, None, x).mean[0] for x in (noise, other))
     torch.testing.assert_close(a[:4], b[:4])
     assert (a[4:] != b[4:]).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 8), (0, 8, 8), (17, 8, 8)])
-def test_impossible_image_shapes_are_rejected(shape):
+def test_invalid_image_shapes_are_rejected(shape):
     with pytest.raises(UsageError, match="image shape"):
         model_config(shape=shape)

@@ -1,4 +1,4 @@
-"""Likelihoods, compared with torch.distributions and with sums over all values."""
+"""Likelihoods, compared with torch.distributions and with sums over all pixel values."""
 
 import math
 
@@ -26,8 +26,8 @@ def test_gaussian_agrees_with_torch_distributions(likelihood, sigma):
     torch.testing.assert_close(likelihood.nll(params, image), expected)
 
 
-def test_gaussian_learns_from_pixels_beyond_black_and_white():
-    """The derivative there leads back to the range if the image differs, and is zero otherwise."""
+def test_gaussian_has_gradients_for_means_beyond_black_and_white():
+    """The gradient leads such a mean back into the range if the image differs, and is zero otherwise."""
     params = torch.tensor([-3.0, -3.0, 3.0, 0.1]).reshape(1, 1, 2, 2).requires_grad_()
     image = torch.tensor([0.0, 0.4, 0.4, 0.4]).reshape(1, 1, 2, 2)
     Gaussian(1, sigma=0.5).nll(params, image).sum().backward()
@@ -37,7 +37,7 @@ def test_gaussian_learns_from_pixels_beyond_black_and_white():
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_mostly_black_images_are_learned(likelihood):
-    """Each image has a stripe in one of four places; a model that decodes only black has an error of 1/8."""
+    """Each image has a stripe in one of four positions; a model that decodes only black has an error of 1/8."""
     torch.manual_seed(0)
     image = torch.zeros(4, 1, 8, 8)
     for i in range(4):
@@ -50,8 +50,8 @@ def test_mostly_black_images_are_learned(likelihood):
         terms.distortion.mean().backward()
         optimizer.step()
     with torch.no_grad():
-        redrawn = model.eval().decode(model(image, None, torch.zeros(4, 5)).noise, None)
-    assert (redrawn - image).square().mean() < 0.01
+        reconstruction = model.eval().decode(model(image, None, torch.zeros(4, 5)).noise, None)
+    assert (reconstruction - image).square().mean() < 0.01
 
 
 def test_optimal_sigma_minimizes_the_loss_and_is_fixed_in_evaluation():
@@ -87,31 +87,33 @@ def test_mixture_agrees_with_torch_distributions():
         [D.SigmoidTransform().inv, D.AffineTransform(mean, log_scale.exp())],
     )
     x = 2 * image - 1
-    chance = (weight.softmax(1) * (logistic.cdf(x + 1 / 255) - logistic.cdf(x - 1 / 255))).sum(1)
-    torch.testing.assert_close(likelihood.nll(params, image), -chance.log().sum((1, 2)))
+    probability = (weight.softmax(1) * (logistic.cdf(x + 1 / 255) - logistic.cdf(x - 1 / 255))).sum(1)
+    torch.testing.assert_close(likelihood.nll(params, image), -probability.log().sum((1, 2)))
 
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 1.0])
 def test_mixture_mean_is_the_mean_of_its_values(log_scale):
-    """This holds at the ends too, where much of a wide distribution is cut off."""
+    """This also holds at the ends of the range, where much of a wide distribution is cut off."""
     torch.manual_seed(0)
     likelihood = LogisticMixture(1)
     params = torch.randn(1, likelihood.param_channels, 1, 1).double()
     params[:, 2::3] = log_scale
     values = torch.linspace(0, 1, 256, dtype=torch.float64).reshape(-1, 1, 1, 1)
-    chance = (-likelihood.nll(params.expand(256, -1, 1, 1), values)).exp()
-    torch.testing.assert_close(likelihood.mean(params).squeeze(), (chance * values.squeeze()).sum(), atol=1e-4, rtol=0)
+    probability = (-likelihood.nll(params.expand(256, -1, 1, 1), values)).exp()
+    torch.testing.assert_close(
+        likelihood.mean(params).squeeze(), (probability * values.squeeze()).sum(), atol=1e-4, rtol=0
+    )
 
 
-def test_later_colour_depends_on_earlier_colour():
+def test_mixture_predicts_green_from_red():
     likelihood = LogisticMixture(3, components=1)
     params = torch.zeros(1, likelihood.param_channels, 1, 1)
-    params[0, 7] = math.atanh(0.9)  # the coefficient of green from red
-    params[0, 1] = 0.8  # red's mean
-    params[0, 4:7] = -7.0  # narrow
+    params[0, 7] = math.atanh(0.9)  # coefficient of red in the mean of green
+    params[0, 1] = 0.8  # mean of red
+    params[0, 4:7] = -7.0  # log scales of narrow distributions
     red, green, blue = ((2 * likelihood.mean(params) - 1).flatten()).tolist()
     assert (red, green, blue) == pytest.approx((0.8, 0.72, 0.0), abs=1e-3)
     image = (torch.tensor([0.2, 0.18, 0.0]).reshape(1, 3, 1, 1) + 1) / 2
-    assert likelihood.nll(params, image) > 10  # red is far from its mean, green where that red puts it
+    assert likelihood.nll(params, image) > 10  # red is far from its mean, but green is where this red predicts it
     params[0, 1] = 0.2
     assert likelihood.nll(params, image) < 0.1

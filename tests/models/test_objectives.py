@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from model_helpers import batch, learn, model_config, sampled
+from model_helpers import batch, forward_with_noise, learn, model_config
 
 from cvae.errors import UsageError
 from cvae.models import Terms, build
@@ -32,30 +32,30 @@ def fixed_terms(**terms: torch.Tensor) -> Callable[..., Terms]:
         (0.5, {"beta": 2.0, "free_bits": 1.0}, 15 + 5.0),
     ],
 )
-def test_elbo_agrees_with_values_by_hand(kl_weight, options, expected):
+def test_elbo_agrees_with_values_computed_by_hand(kl_weight, options, expected):
     model = fixed_terms(distortion=torch.tensor([10.0, 20.0]), rate=torch.tensor([[0.2, 3.0], [0.4, 5.0]]))
     loss = elbo(model, torch.empty(0), None, kl_weight, **options)
     assert loss.loss.item() == pytest.approx(expected)
-    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # always those of beta = 1
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # the terms of beta = 1
 
 
-def test_iwae_agrees_with_values_by_hand():
+def test_iwae_agrees_with_values_computed_by_hand():
     """Each of two images has two successive samples."""
     model = fixed_terms(
         distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
         rate=torch.ones(4, 3),
         log_ratio=torch.tensor([1.0, 2.0, 3.0, -4.0]),
     )
-    each = [math.log((math.exp(-11) + math.exp(-14)) / 2), math.log((math.exp(-23) + math.exp(-21)) / 2)]
+    bounds = [math.log((math.exp(-11) + math.exp(-14)) / 2), math.log((math.exp(-23) + math.exp(-21)) / 2)]
     loss = iwae(model, torch.empty(0), None, 1.0, samples=2)
-    assert loss.loss.item() == pytest.approx(-sum(each) / 2)
+    assert loss.loss.item() == pytest.approx(-sum(bounds) / 2)
     assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((16.75, 3.0))
-    half = [math.log((math.exp(-10.5) + math.exp(-13)) / 2), math.log((math.exp(-21.5) + math.exp(-23)) / 2)]
-    assert iwae(model, torch.empty(0), None, 0.5, samples=2).loss.item() == pytest.approx(-sum(half) / 2)
+    bounds = [math.log((math.exp(-10.5) + math.exp(-13)) / 2), math.log((math.exp(-21.5) + math.exp(-23)) / 2)]
+    assert iwae(model, torch.empty(0), None, 0.5, samples=2).loss.item() == pytest.approx(-sum(bounds) / 2)
 
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
-def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
+def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior):
     """The gradients of the decoder and the prior are the same, sample by sample."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
@@ -69,26 +69,26 @@ def test_doubly_reparameterized_gradient_is_unbiased_with_less_noise(prior):
         rows: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _ in range(30):
             model.zero_grad()
-            iwae(sampled(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
-            of_encoder = set(model.encoder.parameters())
+            iwae(forward_with_noise(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
+            encoder_parameters = set(model.encoder.parameters())
             rows.append(
                 tuple(
-                    torch.cat([p.grad.flatten() for p in model.parameters() if (p in of_encoder) == inside])
-                    for inside in (True, False)
+                    torch.cat([p.grad.flatten() for p in model.parameters() if (p in encoder_parameters) == is_encoder])
+                    for is_encoder in (True, False)
                 )
             )
-        encoder, others = (torch.stack(each) for each in zip(*rows, strict=True))
+        encoder, others = (torch.stack(gradient) for gradient in zip(*rows, strict=True))
         return encoder, others
 
-    (plain, others), (doubly, same) = gradients(False), gradients(True)
-    torch.testing.assert_close(same, others, rtol=1e-3, atol=1e-4)
-    assert plain.mean(0).norm() > 10 * (plain.std(0) / 30**0.5).norm()  # there is something to compare
-    error = (plain - doubly).std(0) / 30**0.5
-    assert (plain.mean(0) - doubly.mean(0)).norm() < 2 * error.norm()
-    assert doubly.std(0).norm() < 0.7 * plain.std(0).norm()
+    (plain, plain_others), (dreg, dreg_others) = gradients(False), gradients(True)
+    torch.testing.assert_close(dreg_others, plain_others, rtol=1e-3, atol=1e-4)
+    assert plain.mean(0).norm() > 10 * (plain.std(0) / 30**0.5).norm()  # the mean is well above its noise
+    error = (plain - dreg).std(0) / 30**0.5
+    assert (plain.mean(0) - dreg.mean(0)).norm() < 2 * error.norm()
+    assert dreg.std(0).norm() < 0.7 * plain.std(0).norm()
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # hidden by torch itself
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch hides it too
 def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     torch.manual_seed(0)
     model = build(model_config())
@@ -99,23 +99,23 @@ def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
         for _ in range(2):  # the first call of a compiled model compiles it
             torch.manual_seed(1)
             model.zero_grad()
-            call = sampled(network)
+            call = forward_with_noise(network)
             iwae(call, image, None, 1.0, samples=8, dreg=dreg).loss.backward()
         return torch.cat([p.grad.flatten() for p in model.encoder.parameters()])
 
     eager, compiled = gradients(model), gradients(torch.compile(model, backend="aot_eager"))
     torch.testing.assert_close(compiled, eager)
-    assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # the hook was there
+    assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # the hook has an effect
 
 
 def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
     model = build(model_config("ladder"))
     with pytest.raises(UsageError, match=r"objective\.dreg"):
-        iwae(sampled(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
+        iwae(forward_with_noise(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
 
 
 def test_total_correlation_agrees_with_correlated_normal():
-    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. The codes have little variance."""
+    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. The posteriors are narrow."""
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
 
@@ -130,7 +130,7 @@ def test_total_correlation_agrees_with_correlated_normal():
     assert total_correlation(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
 
 
-def test_mmd_agrees_with_a_sample_of_the_prior():
+def test_mmd_agrees_with_an_estimate_from_prior_samples():
     torch.manual_seed(0)
     codes, prior = 0.5 + 0.8 * torch.randn(400, 6), torch.randn(8000, 6)
 
@@ -143,7 +143,7 @@ def test_mmd_agrees_with_a_sample_of_the_prior():
     assert abs(_mmd(torch.randn(4000, 6))) < 1e-3 < _mmd(codes)
 
 
-def test_info_agrees_with_values_by_hand():
+def test_info_agrees_with_values_computed_by_hand():
     noise = torch.randn(20, 4)
     model = fixed_terms(distortion=torch.tensor([3.0]), rate=torch.tensor([[1.0, 1.0]]), noise=noise)
     loss = info(model, torch.empty(0), None, 0.5, alpha=0.25, mmd=10.0)

@@ -24,7 +24,7 @@ def test_kl_agrees_with_torch_and_monte_carlo():
 
 @pytest.mark.parametrize("latent_dim", [2, 5, 8])
 @pytest.mark.parametrize(("classes", "couplings"), [(None, 4), (3, 4), (None, 3)])
-def test_flow_inverse_determinant_and_rate_agree_with_autograd(latent_dim, classes, couplings):
+def test_flow_is_invertible_and_its_rate_agrees_with_autograd(latent_dim, classes, couplings):
     torch.manual_seed(0)
     conditioning = Unconditional() if classes is None else FiLM(classes)
     flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8).double()
@@ -55,7 +55,7 @@ def test_new_flow_is_the_identity():
         assert torch.equal(flow.from_noise(noise, None), latent)
 
 
-def test_new_flow_is_the_normal_prior_in_expectation():
+def test_rate_of_new_flow_averages_to_the_kl_of_a_normal_prior():
     torch.manual_seed(0)
     mean, log_var = torch.randn(1, 6), torch.randn(1, 6)
     latent = mean + (0.5 * log_var).exp() * torch.randn(100_000, 6)
@@ -72,7 +72,7 @@ def test_flow_requires_two_latent_dimensions():
 @pytest.mark.parametrize("prior", list(PRIORS))
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_log_ratio_of_a_sample_agrees_with_its_densities(arch, prior):
-    """log q(z | x) - log p(z), recomputed with torch's distributions and the determinant of the whole map."""
+    """The expected log q(z | x) - log p(z) comes from torch.distributions and the Jacobian of the full map."""
     torch.manual_seed(0)
     model = build(model_config(arch, prior=prior)).double().eval()
     for parameter in model.prior.parameters():

@@ -15,7 +15,7 @@ from cvae.plots import style
 
 @pytest.fixture
 def plot(cvae) -> Callable[..., Any]:
-    """Run `cvae plot` in an empty folder."""
+    """Return a function that runs `cvae plot` in an empty folder."""
     return partial(cvae, "plot")
 
 
@@ -36,12 +36,12 @@ def assert_fails(plot) -> Callable[..., None]:
 
 
 @pytest.fixture(scope="session")
-def plane(tmp_path_factory) -> dict[str, Path]:
-    """Train and export two models with a two-dimensional code, briefly: "labels" is conditional, "plain" is not."""
+def latent_2d(tmp_path_factory) -> dict[str, Path]:
+    """Train and export two models with two latent dimensions: "labels" is conditional, "plain" is not."""
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
-    folder = tmp_path_factory.mktemp("plane")
+    folder = tmp_path_factory.mktemp("latent_2d")
     runs = {}
     for name, conditional in {"labels": True, "plain": False}.items():
         config = TrainConfig(

@@ -1,4 +1,4 @@
-"""Contents of figures."""
+"""Readers of the contents of figures."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from cvae import model_zoo
 ZOO = model_zoo.DEFAULT
 
 
-def picture(path: str | Path) -> np.ndarray:
+def read_pixels(path: str | Path) -> np.ndarray:
     """Return the pixels of a figure, which must not be blank."""
     with Image.open(path) as file:
         pixels = np.asarray(file.convert("RGB"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from plot_helpers import ZOO, cells, names, picture
+from plot_helpers import ZOO, cells, names, read_pixels
 
 from cvae.errors import CvaeError, UsageError
 from cvae.plots import losses, progress, style
@@ -39,7 +39,7 @@ def test_loss_curves_show_the_recorded_metrics(plot, trained, saved_figures):
         assert next(lines, None) is None
     (legend,) = saved_figures[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["labels", "plain", "train", "validation", "test"]
-    assert picture("losses.png").shape[1] > 1_500
+    assert read_pixels("losses.png").shape[1] > 1_500
 
 
 def history(values: list[float]) -> losses.Records:
@@ -49,7 +49,7 @@ def history(values: list[float]) -> losses.Records:
     ]
 
 
-def test_first_epochs_do_not_compress_the_axis_and_are_mentioned():
+def test_high_losses_of_first_epochs_are_clipped_and_mentioned():
     figure = losses.draw({"run": history([1_000, *np.linspace(120, 100, 19)])})
     bound, distortion, rate = figure.axes
     assert bound.get_ylim()[1] < 130 and distortion.get_ylim()[1] < 65 and rate.get_ylim()[0] > -130
@@ -82,11 +82,11 @@ def test_progress_rows_are_cut_from_sample_images(plot, trained, saved_figures):
             sample = np.asarray(file)
         assert sample.shape == (17, 71)
         for column in range(8):
-            across = slice(9 * column, 9 * column + 8)
-            assert np.array_equal(actual[0, column], sample[:8, across])
-            assert np.array_equal(actual[row, column], sample[9:, across])
+            pixels = slice(9 * column, 9 * column + 8)
+            assert np.array_equal(actual[0, column], sample[:8, pixels])
+            assert np.array_equal(actual[row, column], sample[9:, pixels])
     assert names(saved_figures[0])[0] == ["original", "epoch 1", "epoch 10", "epoch 20"]
-    picture("progress.png")
+    read_pixels("progress.png")
 
 
 def test_progress_epochs_are_chosen_evenly(plot, trained):
@@ -97,7 +97,7 @@ def test_progress_epochs_are_chosen_evenly(plot, trained):
     assert progress.choose_epochs([3], None) == [3] and progress.choose_epochs([1, 5], None) == [1, 5]
 
 
-def test_large_and_coloured_sample_images_are_split(tmp_path):
+def test_large_and_coloured_sample_images_can_be_split(tmp_path):
     from cvae import imaging
 
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 60, 40), np.uint8)

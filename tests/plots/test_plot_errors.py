@@ -7,41 +7,41 @@ import numpy as np
 import pytest
 from plot_helpers import ZOO
 
-BAD = {
-    "no run": (2, "latent empty-folder", ["'empty-folder'"]),
-    "near name": (2, "losses runs-plian", ["'runs-plian'", "known"]),
-    "ending": (2, "latent {plain} --out x.pdf", ["'x.pdf'", "'.pdf'", ".svg"]),
-    "no ending": (2, "grid {labels} --out x", ["'x'", ".png"]),
-    "under a file": (1, "grid {labels} --out text.png/x.png", ["'text.png/x.png'"]),
-    "method": (2, "latent {plain} --method snet", ["'snet'"]),
-    "few images": (2, "latent {plain} --limit 20", ["--perplexity 30", "are 20", "--perplexity 6"]),
-    "too few": (2, "latent {plain} --limit 2", ["2 codes", "--limit"]),
-    "split": (2, "latent {plain} --split tset", ["'tset'"]),
-    "data": (2, "traverse {plain} --data digit", ["'digits'"]),
-    "no such data": (2, "latent {plain} --data npz:nowhere.npz", ["nowhere.npz"]),
-    "all the same": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
-    "channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "takes 1"]),
-    "size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
-    "picture": (1, "traverse {labels} --image text.png", ["'text.png'", "as an image"]),
-    "no picture": (1, "traverse {labels} --image none.png", ["'none.png'"]),
-    "no reconstructions": (1, "reconstructions alone/decoder.onnx", ["encoder.onnx"]),
-    "reconstructions split": (2, "reconstructions {plain} --split tset", ["'tset'", "test"]),
+INVALID_COMMANDS = {
+    "missing run": (2, "latent empty-folder", ["'empty-folder'"]),
+    "misspelt name": (2, "losses runs-plian", ["'runs-plian'", "known"]),
+    "unknown extension": (2, "latent {plain} --out x.pdf", ["'x.pdf'", "'.pdf'", ".svg"]),
+    "missing extension": (2, "grid {labels} --out x", ["'x'", ".png"]),
+    "file in place of a folder": (1, "grid {labels} --out text.png/x.png", ["'text.png/x.png'"]),
+    "misspelt method": (2, "latent {plain} --method snet", ["'snet'"]),
+    "too high perplexity": (2, "latent {plain} --limit 20", ["--perplexity 30", "are 20", "--perplexity 6"]),
+    "too few images": (2, "latent {plain} --limit 2", ["2 codes", "--limit"]),
+    "misspelt split": (2, "latent {plain} --split tset", ["'tset'"]),
+    "misspelt data set": (2, "traverse {plain} --data digit", ["'digits'"]),
+    "missing data file": (2, "latent {plain} --data npz:nowhere.npz", ["nowhere.npz"]),
+    "identical images": (2, "latent {plain} --data npz:same.npz", ["40 codes are the same"]),
+    "wrong number of channels": (2, "latent {plain} --data npz:colour.npz", ["3 channels", "takes 1"]),
+    "wrong image size": (2, "traverse {plain} --size 16", ["(1, 16, 16)", "--size"]),
+    "not an image": (1, "traverse {labels} --image text.png", ["'text.png'", "as an image"]),
+    "missing image": (1, "traverse {labels} --image none.png", ["'none.png'"]),
+    "reconstructions without encoder": (1, "reconstructions alone/decoder.onnx", ["encoder.onnx"]),
+    "reconstructions of misspelt split": (2, "reconstructions {plain} --split tset", ["'tset'", "test"]),
     "two starts": (2, "traverse {labels} --image text.png --seed 1", ["--image 'text.png'", "--seed 1", "give one"]),
-    "label": (2, "traverse {labels} --label x", ["'x'", "0, 1, 2"]),
-    "no labels": (2, "traverse {plain} --label 1", ["without labels"]),
+    "unknown label": (2, "traverse {labels} --label x", ["'x'", "0, 1, 2"]),
+    "label for unconditional model": (2, "traverse {plain} --label 1", ["without labels"]),
     "two labels": (2, "grid {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
-    "no plane": (2, "grid {plain}", ["8 numbers", "cvae generate ", " -n 64, or: cvae plot traverse "]),
-    "no plane of a class": (2, "grid {labels} --label 3", ["8 numbers", "cvae generate ", " -n 64 --label 3"]),
-    "no metrics": (1, "losses raw", ["metrics.jsonl", "cvae train"]),
-    "no samples": (1, f"progress {ZOO}", ["samples/"]),
-    "not saved": (2, "progress {plain} --epochs 1,99", ["99", "1, 2, 3"]),
-    "no epochs": (2, "progress {plain} --epochs 1-5", ["'1-5'", "0,1,2"]),
+    "8-D latent": (2, "grid {plain}", ["8 numbers", "cvae generate ", " -n 64, or: cvae plot traverse "]),
+    "8-D latent of a class": (2, "grid {labels} --label 3", ["8 numbers", "cvae generate ", " -n 64 --label 3"]),
+    "missing metrics": (1, "losses raw", ["metrics.jsonl", "cvae train"]),
+    "missing sample images": (1, f"progress {ZOO}", ["samples/"]),
+    "epoch without sample images": (2, "progress {plain} --epochs 1,99", ["99", "1, 2, 3"]),
+    "invalid epochs": (2, "progress {plain} --epochs 1-5", ["'1-5'", "0,1,2"]),
     "not exported": (1, "latent raw", ["cvae export onnx raw"]),
-    "no encoder": (1, "traverse alone/decoder.onnx", ["encoder.onnx"]),
+    "traverse without encoder": (1, "traverse alone/decoder.onnx", ["encoder.onnx"]),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("code", "command", "words"), INVALID_COMMANDS.values(), ids=INVALID_COMMANDS)
 def test_plot_rejects_invalid_arguments_in_one_line(assert_fails, trained, code, command, words):
     Path("empty-folder").mkdir()
     Path("text.png").write_text("this is not an image")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from plot_helpers import cells, close, names, picture
+from plot_helpers import cells, close, names, read_pixels
 
 import cvae as package
 from cvae.config import TrainConfig
@@ -25,11 +25,11 @@ def test_reconstructions_are_below_their_images(plot, trained, saved_figures, ki
     actual = cells(saved_figures[0], 4, 3)
     test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
-    again = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
-    assert close(actual[0], images[:3]) and close(actual[1], again[:3])
-    assert close(actual[2, :2], images[3:]) and close(actual[3, :2], again[3:])
+    reconstructions = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
+    assert close(actual[0], images[:3]) and close(actual[1], reconstructions[:3])
+    assert close(actual[2, :2], images[3:]) and close(actual[3, :2], reconstructions[3:])
     assert (actual[2:, 2] == 255).all() and names(saved_figures[0])[0] == ["image", "reconstruction"] * 2
-    picture("reconstructions.png")
+    read_pixels("reconstructions.png")
 
 
 # -- traverse ----------------------------------------------------------------------------------------------------------
@@ -43,17 +43,17 @@ def test_traversal_varies_one_dimension_at_a_time():
     assert traverse.top_dimensions(np.array([0.5, 2, 0.1, 3]), 3).tolist() == [3, 1, 0]
 
 
-def own_picture() -> np.ndarray:
-    """Write picture.png, and return its pixels (1, 1, 8, 8) in [0, 1]."""
+def save_image() -> np.ndarray:
+    """Write image.png, and return its pixels (1, 1, 8, 8) in [0, 1]."""
     pixels = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
-    Image.fromarray(pixels).save("picture.png")
+    Image.fromarray(pixels).save("image.png")
     return pixels[None, None] / np.float32(255)
 
 
-@pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "picture.png"]], ids=str)
+@pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "image.png"]], ids=str)
 @pytest.mark.parametrize("kind", ["labels", "plain"])
 def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures, kind, start):
-    model, image = package.load(trained[kind]), own_picture()
+    model, image = package.load(trained[kind]), save_image()
     label = 4 if kind == "labels" else None
     flags = ["--digit", 4] if kind == "labels" else []
     facts = plot("traverse", trained[kind], *start, *flags, "--dimensions", 3, "--steps", 5, "--json").facts
@@ -71,7 +71,7 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures,
     assert close(cells(saved_figures[0], 3, 5), model.decode(codes, label))
     rows, columns = names(saved_figures[0])
     assert rows == [f"z{d}  {kl[d]:.2f} nats" for d in order] and columns == ["-3", "-1.5", "0", "+1.5", "+3"]
-    pixels = picture("traverse.png")
+    pixels = read_pixels("traverse.png")
     assert pixels.shape[1] > pixels.shape[0] > 250
 
 
@@ -80,22 +80,22 @@ def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
     assert (
         result.facts["label"] == "0" and "'0', the first class" in result.err and len(result.facts["dimensions"]) == 8
     )
-    own_picture()
-    result = plot("traverse", trained["labels"], "--image", "picture.png", "--json")
+    save_image()
+    result = plot("traverse", trained["labels"], "--image", "image.png", "--json")
     assert f"'{result.facts['label']}' fits it best" in result.err
 
 
 # -- grid --------------------------------------------------------------------------------------------------------------
 
 
-def test_column_of_the_grid_has_one_style(plot, trained, saved_figures):
+def test_grid_column_has_one_style(plot, trained, saved_figures):
     facts = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").facts
     assert facts["seed"] == 4 and facts["classes"] == list("0123456789")
     model = package.load(trained["labels"])
     noise = model.noise(3, 4)
     images = np.concatenate([model.decode(noise, label) for label in range(10)])
     assert close(cells(saved_figures[0], 10, 3), images) and names(saved_figures[0])[0] == list("0123456789")
-    picture("grid.png")
+    read_pixels("grid.png")
 
 
 def test_grid_reports_its_random_seed(plot, trained):
@@ -104,30 +104,30 @@ def test_grid_reports_its_random_seed(plot, trained):
 
 
 @pytest.mark.parametrize(("kind", "flags"), [("plain", []), ("labels", ["--digit", "7"])])
-def test_plane_is_decoded_at_normal_quantiles(plot, plane, saved_figures, kind, flags):
+def test_latent_grid_is_decoded_at_normal_quantiles(plot, latent_2d, saved_figures, kind, flags):
     from scipy.stats import norm
 
-    plot("grid", plane[kind], *flags, "--columns", 4, "--json")
+    plot("grid", latent_2d[kind], *flags, "--columns", 4, "--json")
     values = norm.ppf([1 / 8, 3 / 8, 5 / 8, 7 / 8])
     codes = np.array([[across, down] for down in values for across in values], np.float32)
-    images = package.load(plane[kind]).decode(codes, 7 if flags else None)
+    images = package.load(latent_2d[kind]).decode(codes, 7 if flags else None)
     assert close(cells(saved_figures[0], 4, 4), images)
     assert names(saved_figures[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
 
 
-def test_conditional_grid_shows_classes_instead_of_the_plane(plot, plane, saved_figures):
-    assert plot("grid", plane["labels"], "--json").facts["columns"] == 10
+def test_conditional_grid_shows_classes_instead_of_the_latent_grid(plot, latent_2d, saved_figures):
+    assert plot("grid", latent_2d["labels"], "--json").facts["columns"] == 10
     assert cells(saved_figures[0], 10, 10).shape == (10, 10, 8, 8)
-    assert plot("grid", plane["plain"], "--json").facts["columns"] == 20
+    assert plot("grid", latent_2d["plain"], "--json").facts["columns"] == 20
 
 
-def test_only_some_of_many_columns_are_named(plane):
-    across = names(grid.manifold(package.load(plane["plain"]), None, 60, ""))[1]
-    assert len(across) == 60 and [bool(name) for name in across] == [True, False, False] * 20
+def test_only_some_of_many_columns_are_labelled(latent_2d):
+    labels = names(grid.manifold(package.load(latent_2d["plain"]), None, 60, ""))[1]
+    assert len(labels) == 60 and [bool(label) for label in labels] == [True, False, False] * 20
 
 
-def test_plane_rejects_seed(assert_fails, plane):
-    assert_fails(2, ["--seed 3"], "grid", plane["plain"], "--seed", 3)
+def test_latent_grid_rejects_seed(assert_fails, latent_2d):
+    assert_fails(2, ["--seed 3"], "grid", latent_2d["plain"], "--seed", 3)
 
 
 def test_plot_reports_skipped_files(plot, trained):
@@ -135,7 +135,7 @@ def test_plot_reports_skipped_files(plot, trained):
     Path("set").mkdir()
     for i, image in enumerate(images):
         Image.fromarray(image).save(f"set/{i}.png")
-    Path("set/notes.txt").write_text("no image")
+    Path("set/notes.txt").write_text("this is not an image")
     flags = ["--data", "folder:set", "--size", 8, "--split", "train", "--json"]
     result = plot("reconstructions", trained["plain"], *flags)
     assert json.loads(result.out)["images"] > 0

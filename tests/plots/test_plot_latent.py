@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
-from plot_helpers import legends, picture
+from plot_helpers import legends, read_pixels
 
 import cvae as package
 from cvae.config import TrainConfig
@@ -45,10 +45,10 @@ def test_separate_classes_stay_separate(method):
     assert places.shape == (200, 2) and np.array_equal(places, latent.project(codes, method, perplexity=10))
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)
     accuracy = (labels[distance.argmin(1)] == labels).mean()
-    assert accuracy > 0.99 if method == "tsne" else accuracy > 0.6  # five groups do not all part in two dimensions
+    assert accuracy > 0.99 if method == "tsne" else accuracy > 0.6  # PCA can't separate all five in two dimensions
 
 
-def test_two_dimensional_code_is_only_rotated():
+def test_pca_only_rotates_two_dimensional_codes():
     codes = np.random.default_rng(0).standard_normal((50, 2)) * [3, 1]
     distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (codes, latent.project(codes, "pca"))]
     assert np.allclose(*distances)
@@ -70,7 +70,7 @@ def test_codes_that_cannot_be_projected_are_rejected(count, flags, words):
     assert all(word in str(caught.value) for word in words), caught.value
 
 
-def codes_of(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Codes:
+def make_codes(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Codes:
     images = np.random.default_rng(0).integers(0, 256, (200, 3, 6, 4), np.uint8)
     return Codes("own", classes, Split(images=images, labels=labels), np.zeros((200, 3)), np.ones((200, 3)))
 
@@ -79,7 +79,7 @@ def codes_of(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Code
 def test_map_has_a_colour_a_marker_and_a_name_for_each_class(tmp_path, thumbnails):
     codes, labels = clusters()
     places = latent.project(codes, perplexity=10)
-    figure = latent.draw(codes_of(labels, tuple("abcde")), places, "title", thumbnails=thumbnails)
+    figure = latent.draw(make_codes(labels, tuple("abcde")), places, "title", thumbnails=thumbnails)
     (axes,) = figure.axes
     for label, points in enumerate(axes.collections):
         assert np.allclose(points.get_offsets(), places[labels == label]) and points.get_label() == "abcde"[label]
@@ -87,18 +87,18 @@ def test_map_has_a_colour_a_marker_and_a_name_for_each_class(tmp_path, thumbnail
     assert len(axes.collections) == 5
     (legend,) = legends(figure)
     assert [text.get_text() for text in legend.get_texts()] == list("abcde")
-    written = {text.get_text(): text.get_position() for text in axes.texts}
-    assert set(written) == (set() if thumbnails else set("abcde"))
-    for name, place in written.items():
+    positions = {text.get_text(): text.get_position() for text in axes.texts}
+    assert set(positions) == (set() if thumbnails else set("abcde"))
+    for name, place in positions.items():
         assert np.allclose(place, np.median(places[labels == "abcde".index(name)], axis=0))
     style.save(figure, tmp_path / "map.png")
-    assert (np.abs(picture(tmp_path / "map.png").astype(int) - [0, 114, 178]).max(-1) <= 2).sum() > 100
+    assert (np.abs(read_pixels(tmp_path / "map.png").astype(int) - [0, 114, 178]).max(-1) <= 2).sum() > 100
 
 
-def test_thumbnails_are_at_their_codes_and_do_not_overlap():
+def test_thumbnails_are_drawn_at_their_codes_and_do_not_overlap():
     codes, labels = clusters()
     places = latent.project(codes, "pca")
-    encoded = codes_of(labels, tuple("abcde"))
+    encoded = make_codes(labels, tuple("abcde"))
     figure = latent.draw(encoded, places, "title", thumbnails=True)
     images = figure.axes[0].images
     assert 5 < len(images) < 200
@@ -118,13 +118,13 @@ def test_thumbnails_are_at_their_codes_and_do_not_overlap():
 
 
 def test_data_without_labels_have_one_colour_and_no_legend():
-    figure = latent.draw(codes_of(None, None), latent.project(clusters()[0], "pca"), "title", thumbnails=True)
+    figure = latent.draw(make_codes(None, None), latent.project(clusters()[0], "pca"), "title", thumbnails=True)
     assert len(figure.axes[0].collections) == 1 and not legends(figure) and not figure.axes[0].texts
 
 
 def test_mixed_classes_are_not_named_in_the_map():
     places = np.random.default_rng(0).standard_normal((200, 2))
-    figure = latent.draw(codes_of(np.arange(200) % 5, tuple("abcde")), places, "title")
+    figure = latent.draw(make_codes(np.arange(200) % 5, tuple("abcde")), places, "title")
     assert not figure.axes[0].texts and len(legends(figure)) == 1
 
 
@@ -132,12 +132,14 @@ def test_overlapping_names_are_only_in_the_legend(tmp_path):
     classes = tuple(f"a name of some length {i}" for i in range(50))
     labels = np.arange(200) % 50
     middles = np.stack([np.arange(50) % 7, np.arange(50) // 7], axis=1)
-    figure = latent.draw(codes_of(labels, classes), middles[labels] + np.random.default_rng(0).random((200, 2)) / 9, "")
+    places = middles[labels] + np.random.default_rng(0).random((200, 2)) / 9
+    figure = latent.draw(make_codes(labels, classes), places, "")
     boxes = [text.get_window_extent() for text in figure.axes[0].texts]
     assert 5 < len(boxes) < 50 and all(not a.count_overlaps(boxes[:i]) for i, a in enumerate(boxes))
     assert len(legends(figure)[0].get_texts()) == 50
     style.save(figure, tmp_path / "map.png")
-    assert picture(tmp_path / "map.png").shape[1] > 1.3 * picture(tmp_path / "map.png").shape[0]  # the legend's room
+    height, width, _ = read_pixels(tmp_path / "map.png").shape
+    assert width > 1.3 * height  # the legend has room beside the map
 
 
 def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, saved_figures):
@@ -145,12 +147,12 @@ def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, t
     assert facts == {
         "out": "codes.png", "model": "plain", "data": "digits", "split": "test", "images": 200, "method": "tsne"
     }  # fmt: skip
-    pixels = picture("codes.png")
+    pixels = read_pixels("codes.png")
     assert pixels.shape[0] > 900 and pixels.shape[1] > 1_000
     assert len(saved_figures[0].axes[0].collections) == 10
     # The model has learned the classes without labels: most neighbours have the same class.
-    points = [np.asarray(each.get_offsets()) for each in saved_figures[0].axes[0].collections]
-    places, labels = np.concatenate(points), np.repeat(range(10), [len(each) for each in points])
+    points = [np.asarray(scatter.get_offsets()) for scatter in saved_figures[0].axes[0].collections]
+    places, labels = np.concatenate(points), np.repeat(range(10), [len(offsets) for offsets in points])
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)
     assert (labels[distance.argmin(1)] == labels).mean() > 0.6
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from plot_helpers import picture
+from plot_helpers import read_pixels
 
 from cvae.errors import UsageError
 from cvae.plots import style
@@ -19,17 +19,17 @@ from cvae.plots.image_grid import image_grid
 def test_colours_and_markers_distinguish_classes(count):
     actual = style.colours(count)
     assert len(actual) == count and all(to_rgb(colour) for colour in actual)
-    looks = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(actual)}
-    assert len(looks) == count
+    styles = {(colour, style.MARKERS[i % len(style.MARKERS)]) for i, colour in enumerate(actual)}
+    assert len(styles) == count
 
 
 def test_figure_is_saved_reproducibly_by_its_extension(tmp_path):
-    for ending in style.SUFFIXES:
+    for suffix in style.SUFFIXES:
         for name in "ab":
             figure = Figure()
             figure.subplots().plot([1, 2], label="x")
-            style.save(figure, tmp_path / f"{name}{ending}")
-        assert (tmp_path / f"a{ending}").read_bytes() == (tmp_path / f"b{ending}").read_bytes()
+            style.save(figure, tmp_path / f"{name}{suffix}")
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     assert ElementTree.parse(tmp_path / "a.svg").getroot().tag.endswith("svg")
     with pytest.raises(UsageError, match=r"'.*x\.pdf'.*\.png or \.svg"):
         style.save(Figure(), tmp_path / "x.pdf")
@@ -41,8 +41,8 @@ def test_names_are_not_parsed_as_formulas(tmp_path):
     figure = image_grid(images, ["a$b", "$c$_"], ["$", "", "2"], "5$ and $5")
     factor = 10  # 0.65 inches are 94 pixels
     assert figure.axes[0].images[0].get_array().shape == (5 * 2 * factor + 1, 9 * 3 * factor + 2, 3)
-    style.save(figure, tmp_path / "sheet.png")
-    picture(tmp_path / "sheet.png")
+    style.save(figure, tmp_path / "grid.png")
+    read_pixels(tmp_path / "grid.png")
 
 
 def test_tall_image_grid_stays_below_the_size_limit(tmp_path):

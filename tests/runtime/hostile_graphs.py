@@ -1,4 +1,4 @@
-"""Edits of an exported decoder whose graphs cost too much or are not valid."""
+"""Edits that give an exported decoder a graph that costs too much or is invalid."""
 
 import itertools
 from typing import Any
@@ -10,15 +10,15 @@ from onnx import helper
 from untrusted import varint
 
 # -- time and memory ---------------------------------------------------------------------------------------------------
-# Most edits compute a tensor "big" from the image, which is (B, 1, 8, 8), and cut it down to that size again.
+# Most edits compute a tensor "big" from the image, which is (B, 1, 8, 8), and slice it back to that size.
 
 SMALL = {"zero": [0, 0], "eight": [8, 8], "axes": [2, 3], "ones": [1, 1]}
-CUT = node("Slice", "big zero eight axes ones")
+SLICE = node("Slice", "big zero eight axes ones")
 
 
 @register
 def tile(model):
-    append_nodes(model, node("Tile", "before times", "big"), CUT, times=[1, 1, 5000, 5000], **SMALL)
+    append_nodes(model, node("Tile", "before times", "big"), SLICE, times=[1, 1, 5000, 5000], **SMALL)
 
 
 @register
@@ -57,19 +57,19 @@ def resize(model):
     shape = node("Shape", "before", "start", start=0, end=2)
     to = node("Concat", "start rest", "shape", axis=0)
     big = node("Resize", "before - - shape", "big", mode="nearest")
-    append_nodes(model, shape, to, big, CUT, rest=[40_000, 40_000], **SMALL)
+    append_nodes(model, shape, to, big, SLICE, rest=[40_000, 40_000], **SMALL)
 
 
 @register
 def resize_by_scales(model):
     append_nodes(
-        model, node("Resize", "before - scales", "big", mode="nearest"), CUT, scales=[1.0, 1.0, 5e3, 5e3], **SMALL
+        model, node("Resize", "before - scales", "big", mode="nearest"), SLICE, scales=[1.0, 1.0, 5e3, 5e3], **SMALL
     )
 
 
 @register
 def pad(model):
-    append_nodes(model, node("Pad", "before pads", "big"), CUT, pads=[0, 0, 0, 0, 0, 0, 30_000, 30_000], **SMALL)
+    append_nodes(model, node("Pad", "before pads", "big"), SLICE, pads=[0, 0, 0, 0, 0, 0, 30_000, 30_000], **SMALL)
 
 
 @register
@@ -79,18 +79,18 @@ def pad_with_negative_amounts(model):
 
 @register
 def pad_with_amounts_from_the_image(model):
-    append_nodes(model, node("Cast", "before", "pads", to=7), node("Pad", "before pads", "big"), CUT, **SMALL)
+    append_nodes(model, node("Cast", "before", "pads", to=7), node("Pad", "before pads", "big"), SLICE, **SMALL)
 
 
 @register
 def transposed_convolution_with_huge_strides(model):
     big = node("ConvTranspose", "before kernel", "big", strides=[4000, 4000])
-    append_nodes(model, big, CUT, kernel=[[[[1.0]]]], **SMALL)
+    append_nodes(model, big, SLICE, kernel=[[[[1.0]]]], **SMALL)
 
 
 @register
 def convolution_with_huge_padding(model):
-    append_nodes(model, node("Conv", "before kernel", "big", pads=[4000] * 4), CUT, kernel=[[[[1.0]]]], **SMALL)
+    append_nodes(model, node("Conv", "before kernel", "big", pads=[4000] * 4), SLICE, kernel=[[[[1.0]]]], **SMALL)
 
 
 @register
@@ -219,12 +219,12 @@ def resize_keeping_the_aspect_ratio(model):
     pair = node("Shape", "before", "pair", start=0, end=2)
     to = node("Concat", "pair wide", "target", axis=0)
     big = node("Resize", "before - - target", "big", mode="nearest", keep_aspect_ratio_policy="not_smaller")
-    append_nodes(model, pair, to, big, CUT, wide=[8, 384], **SMALL)
+    append_nodes(model, pair, to, big, SLICE, wide=[8, 384], **SMALL)
 
 
 @register
 def reduce_sum_with_keepdims_2(model):
-    """onnxruntime takes only 1 as true, so that a column becomes a row, and their sum a square."""
+    """onnxruntime takes only 1 as true, so a column becomes a row, and the sum of both is a square."""
     reduced = node("ReduceSum", "column second", "row", keepdims=2)
     total = [node("Add", "column row", "square"), node("ReduceSum", "square both", "sum", keepdims=0)]
     ones = np.ones((16384, 1), np.float32)
@@ -264,7 +264,7 @@ for _op, _inputs, _attributes in (
         shape = {} if op != "Resize" else {"shape": [1, 1, 8, 8]}
         append_nodes(model, node(op, inputs, **{**mode, **attributes}), **shape)
 
-    EDITS[f"{_op}_with_{'_'.join(map(str, _attributes)) or 'nothing'}_{len(EDITS)}"] = _edit_attribute
+    EDITS[f"{_op}_with_{'_'.join(map(str, _attributes)) or 'no_attributes'}"] = _edit_attribute
 
 
 for _op, _inputs in (

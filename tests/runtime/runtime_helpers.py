@@ -8,7 +8,8 @@ DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 both_kinds = pytest.mark.parametrize("kind", ["labels", "plain"])
 
 
-def turns(kind: str, n: int) -> np.ndarray | None:
+def cycle_labels(kind: str, n: int) -> np.ndarray | None:
+    """Return n labels that cycle through the classes, or None for the unconditional model."""
     return np.arange(n) % 10 if kind == "labels" else None
 
 
@@ -16,14 +17,14 @@ def normal(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, 8), dtype=np.float32)
 
 
-def some_images(n: int) -> np.ndarray:
+def random_images(n: int) -> np.ndarray:
     return np.random.default_rng(1).random((n, 1, 8, 8), dtype=np.float32)
 
 
-def in_torch(method, array: np.ndarray, label: np.ndarray | None):
+def run_in_torch(method, array: np.ndarray, label: np.ndarray | None):
     with torch.inference_mode():
         result = method(torch.from_numpy(array), None if label is None else torch.from_numpy(label))
-    return tuple(part.numpy() for part in result) if isinstance(result, tuple) else result.numpy()
+    return tuple(tensor.numpy() for tensor in result) if isinstance(result, tuple) else result.numpy()
 
 
 def close(a: np.ndarray, b: np.ndarray) -> bool:

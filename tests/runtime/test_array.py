@@ -20,8 +20,8 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
     header, _, data = images[0].data_url().partition(",")
     assert header == "data:image/png;base64"
     for file in (tmp_path / "seven.png", io.BytesIO(base64.b64decode(data)), io.BytesIO(images[0]._repr_png_())):
-        with Image.open(file) as picture:
-            assert picture.format == "PNG" and np.array_equal(np.asarray(picture), pixels[0, 0])
+        with Image.open(file) as image:
+            assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels[0, 0])
     assert isinstance(images.mean(), np.floating) and type(np.asarray(images)) is np.ndarray
     assert type(images * 2) is type(images.mean(axis=0)) is np.ndarray and images[:, 0, 0]._repr_png_() is None
     with pytest.raises(UsageError, match="not an image"):

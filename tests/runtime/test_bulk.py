@@ -31,23 +31,23 @@ def expected(model):
     return np.rint(model.generate(N, seed=5) * 255).astype(np.uint8)
 
 
-class Stopped(Exception):
-    """Interruption, as by Ctrl-C."""
+class Interruption(Exception):
+    """Interruption like Ctrl-C."""
 
 
 def stop_after(blocks: int):
     def progress(count: int, total: int) -> None:
         if count >= min(blocks * 64, total):
-            raise Stopped
+            raise Interruption
 
     return progress
 
 
-def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the images and labels of files, in their order."""
-    if kind == ".npy":
+def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the images and labels of the files, in order."""
+    if suffix == ".npy":
         return np.load(out), np.load(out.with_name(f"{out.stem}-labels.npy"))
-    if kind == ".npz":
+    if suffix == ".npz":
         shards = [np.load(path) for path in sorted(out.parent.glob("*.npz"))]
         assert all(shard["classes"].tolist() == list("0123456789") for shard in shards)
         return np.concatenate([s["images"] for s in shards]), np.concatenate([s["labels"] for s in shards])
@@ -56,32 +56,32 @@ def read(kind: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array([int(path.parent.name) for path in files])
 
 
-@pytest.mark.parametrize("kind", bulk.SUFFIXES)
-def test_files_contain_the_images_of_generate(kind, model, expected, tmp_path):
-    files, seed = bulk.generate(model, N, out := tmp_path / f"x{kind}", seed=5)
-    images, labels = read(kind, out)
+@pytest.mark.parametrize("suffix", bulk.SUFFIXES)
+def test_files_contain_the_same_images_as_generate(suffix, model, expected, tmp_path):
+    files, seed = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=5)
+    images, labels = read(suffix, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
     assert np.array_equal(labels, LABELS)
     names = {path.name for path in files}
-    assert {path.name for path in tmp_path.iterdir()} == names, "something is left over"
+    assert {path.name for path in tmp_path.iterdir()} == names, "there are leftover files"
 
 
-@pytest.mark.parametrize("kind", bulk.SUFFIXES)
+@pytest.mark.parametrize("suffix", bulk.SUFFIXES)
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_interrupted_generation_continues_with_its_seed(kind, blocks, model, tmp_path):
-    out = tmp_path / f"x{kind}"
-    with pytest.raises(Stopped):
+def test_interrupted_generation_continues_with_its_seed(suffix, blocks, model, tmp_path):
+    out = tmp_path / f"x{suffix}"
+    with pytest.raises(Interruption):
         bulk.generate(model, N, out, progress=stop_after(blocks))
-    if kind == ".npy":
-        assert not out.exists(), "an array is there before it is whole"
-    parts = []
-    _, seed = bulk.generate(model, N, out, progress=lambda count, total: parts.append(count))
-    assert parts == [64, 128, 150][blocks:], "what was done is not done again"
-    again = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
-    assert np.array_equal(read(kind, out)[0], again)
+    if suffix == ".npy":
+        assert not out.exists(), "the array appears before it is complete"
+    counts = []
+    _, seed = bulk.generate(model, N, out, progress=lambda count, total: counts.append(count))
+    assert counts == [64, 128, 150][blocks:], "finished blocks were generated twice"
+    expected = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
+    assert np.array_equal(read(suffix, out)[0], expected)
 
 
-def test_bytes_do_not_depend_on_threads_and_chunks(model, expected, tmp_path, monkeypatch):
+def test_images_do_not_depend_on_threads_and_chunk_size(model, expected, tmp_path, monkeypatch):
     for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
         monkeypatch.setattr(session, "CHUNK", chunk)
         monkeypatch.setattr(bulk, "CHUNK", chunk)
@@ -89,16 +89,16 @@ def test_bytes_do_not_depend_on_threads_and_chunks(model, expected, tmp_path, mo
         assert np.array_equal(np.load(tmp_path / "x.npy"), expected), (threads, chunk)
 
 
-def test_label_and_temperature_are_used(model, tmp_path):
+def test_bulk_generation_uses_label_and_temperature(model, tmp_path):
     bulk.generate(model, 70, tmp_path / "x.npz", label="3", seed=2, temperature=0.5)
     actual = np.load(tmp_path / "x-00001.npz")
     assert actual["labels"].tolist() == [3] * 6
-    alike = model.generate(70, 3, seed=2, temperature=0.5)[64:]
-    assert np.array_equal(actual["images"], np.rint(alike * 255).astype(np.uint8))
+    expected = model.generate(70, 3, seed=2, temperature=0.5)[64:]
+    assert np.array_equal(actual["images"], np.rint(expected * 255).astype(np.uint8))
 
 
 def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
-    with pytest.raises(Stopped):
+    with pytest.raises(Interruption):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
     for n, seed in [(N, 2), (N + 1, 1)]:
         with pytest.raises(UsageError, match="half written, with n 150, label None, seed 1"):
@@ -141,12 +141,12 @@ def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
 
 
 def test_request_interrupted_before_its_first_block_keeps_its_seed(model, tmp_path, monkeypatch):
-    def broken(*args: object) -> None:
-        raise Stopped
+    def interrupt(*args: object) -> None:
+        raise Interruption
 
     out = tmp_path / "x"
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
-        patch.setattr(bulk.imaging, "to_pil", broken)
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr(bulk.imaging, "to_pil", interrupt)
         bulk.generate(model, 3, out)
     _, seed = bulk.generate(model, 3, out)
     assert np.array_equal(read("", out)[0], np.rint(model.generate(3, seed=seed) * 255))
@@ -173,13 +173,13 @@ def test_invalid_temperature_is_rejected(model, tmp_path, temperature):
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
-def test_damaged_state_file_is_one_line(model, tmp_path, text):
+def test_error_for_damaged_state_file_suggests_removal(model, tmp_path, text):
     (tmp_path / ".x.npy.part.json").write_text(text)
     with pytest.raises(CvaeError, match="remove it to start over"):
         bulk.generate(model, 3, tmp_path / "x.npy")
 
 
-def test_large_images_and_noise_are_decoded_in_smaller_parts(model, expected, tmp_path, monkeypatch):
+def test_large_images_and_noise_are_decoded_in_smaller_chunks(model, expected, tmp_path, monkeypatch):
     sizes, decode = [], model.decode
     monkeypatch.setattr(bulk, "MAX_CHUNK_BYTES", 4 * (28 * 28 + model.spec.latent_dim) * 5)
     monkeypatch.setattr(model, "decode", lambda noise, **label: sizes.append(len(noise)) or decode(noise, **label))

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub, from a small mirror on this machine, and the card of a run."""
+"""Models from the Hugging Face Hub, loaded from a local mirror, and the model card of a run."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytest.importorskip("huggingface_hub")
 UNREACHABLE = "http://127.0.0.1:9"
 
 
-def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def set_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the address of the hub as HF_ENDPOINT does when huggingface_hub is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
@@ -45,7 +45,7 @@ def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
     with Mirror(repositories) as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
         thread.start()
-        reach(server.url, monkeypatch)
+        set_endpoint(server.url, monkeypatch)
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
         yield server
         server.shutdown()
@@ -53,12 +53,12 @@ def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
 
 
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
-def test_model_from_the_hub_generates_the_images_of_the_run(mirror, trained, revision):
-    ours, theirs = package.load(trained["labels"]), package.load(f"hf://somebody/digits{revision}")
-    images = ours.generate(4, seed=1)
-    np.testing.assert_array_equal(theirs.generate(4, seed=1), images)
-    np.testing.assert_array_equal(theirs.encode(images, 7)[0], ours.encode(images, 7)[0])
-    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"], "weights and other files are not downloaded"
+def test_model_from_the_hub_generates_the_same_images_as_the_run(mirror, trained, revision):
+    local, remote = package.load(trained["labels"]), package.load(f"hf://somebody/digits{revision}")
+    images = local.generate(4, seed=1)
+    np.testing.assert_array_equal(remote.generate(4, seed=1), images)
+    np.testing.assert_array_equal(remote.encode(images, 7)[0], local.encode(images, 7)[0])
+    assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"], "other files were downloaded too"
 
 
 def test_downloaded_model_is_reused_and_works_offline(mirror, monkeypatch):
@@ -76,8 +76,8 @@ def test_file_above_the_size_limit_is_not_downloaded(mirror, trained, tmp_path, 
     large = tmp_path / "large"
     large.mkdir()
     for name, size in sizes.items():
-        with (large / name).open("wb") as written:
-            written.truncate(max(sizes.values()) + 1 if name == file else size)
+        with (large / name).open("wb") as stream:
+            stream.truncate(max(sizes.values()) + 1 if name == file else size)
     mirror.repositories["somebody/large"] = large
     monkeypatch.setattr("cvae.runtime.session.MAX_BYTES", max(sizes.values()))
     with pytest.raises(
@@ -93,7 +93,7 @@ def test_decoder_without_encoder_can_generate(mirror):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "words"),
+    ("name", "error_type", "words"),
     [
         ("hf://nobody/digits", UsageError, ["'hf://nobody/digits'", "no such model", "127.0.0.1"]),
         ("hf://somebody/digits@v9", UsageError, ["'somebody/digits'", "'v9'"]),
@@ -103,26 +103,26 @@ def test_decoder_without_encoder_can_generate(mirror):
         ("hf://../..", UsageError, ["'hf://../..'"]),
     ],
 )
-def test_missing_repository_or_file_is_one_line(mirror, name, kind, words):
+def test_missing_repository_or_file_fails_in_one_line(mirror, name, error_type, words):
     with pytest.raises(CvaeError) as caught:
         package.load(name)
-    assert type(caught.value) is kind and "\n" not in str(caught.value)
+    assert type(caught.value) is error_type and "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), caught.value
     assert mirror.downloads == []
 
 
 def test_offline_without_cache_is_reported(mirror, monkeypatch):
-    reach(UNREACHABLE, monkeypatch)
+    set_endpoint(UNREACHABLE, monkeypatch)
     with pytest.raises(CvaeError, match=r"'hf://somebody/digits': .*127.0.0.1:9 can't be reached.*try again"):
         package.load("hf://somebody/digits")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("peer closed\nthe connection"), OSError(28, "disk full"), KeyError()])
-def test_interrupted_download_is_one_line(monkeypatch, error):
-    def broken(*args: object, **options: object) -> str:
+def test_interrupted_download_fails_in_one_line(monkeypatch, error):
+    def fail_download(*args: object, **options: object) -> str:
         raise error
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", broken)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail_download)
     with pytest.raises(
         CvaeError, match=r"^'hf://a/b' can't be downloaded: (peer closed|.*disk full|KeyError); try again$"
     ):
@@ -167,7 +167,7 @@ def test_environment_variable_selects_the_mirror(mirror, tmp_path):
     assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"]
 
 
-# -- the card ----------------------------------------------------------------------------------------------------------
+# -- the model card ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
@@ -186,11 +186,11 @@ def test_run_is_a_valid_model_repository(trained, kind):
     assert image_paths == [
         f"samples/epoch-0020-{name}.png" for name in ("samples", "interpolations", "reconstructions")
     ]
-    assert all((trained[kind] / picture).is_file() for picture in image_paths)
+    assert all((trained[kind] / path).is_file() for path in image_paths)
 
 
-@pytest.mark.parametrize("license", ["Apache-2.0", 'odd: "words" # and\\ more'])
-def test_licence_in_the_card_is_unchanged(trained, license):
+@pytest.mark.parametrize("license", ["Apache-2.0", 'custom: "quoted" # and\\ more'])
+def test_card_escapes_license_and_name(trained, license):
     from dataclasses import replace
 
     from huggingface_hub import ModelCard

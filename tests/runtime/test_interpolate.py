@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from runtime_helpers import close, in_torch, normal, some_images
+from runtime_helpers import close, normal, random_images, run_in_torch
 
 from cvae.errors import UsageError
 
@@ -13,15 +13,15 @@ from cvae.errors import UsageError
 def test_interpolation_starts_and_ends_at_its_endpoints(models, networks, kind, label, ends, mode):
     first, last = label if isinstance(label, tuple) else (label, label)
     labels = None if label is None else np.array([int(first), int(last)])
-    images = some_images(2)
+    images = random_images(2)
     a, b, code = {
         "seeds": (7, 9, np.concatenate([normal(1, 7), normal(1, 9)])),
         "codes": (*normal(2, 3), normal(2, 3)),
-        "images": (*images, in_torch(networks[kind].encode, images, labels)[0]),
+        "images": (*images, run_in_torch(networks[kind].encode, images, labels)[0]),
     }[ends]
     path = models[kind].interpolate(a, b, 5, label, mode)
     assert path.shape == (5, 1, 8, 8)
-    assert close(path[[0, -1]], in_torch(networks[kind].decode, code, labels))
+    assert close(path[[0, -1]], run_in_torch(networks[kind].decode, code, labels))
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(path[1:], path[:-1], strict=True))
 
 
@@ -29,7 +29,7 @@ def test_image_between_two_labels_is_their_weighted_mean(models, networks):
     a, b = normal(2)
     path = models["labels"].interpolate(a, b, 5, (3, 8), "lerp")
     code = (0.75 * a + 0.25 * b)[None]
-    decoded = [in_torch(networks["labels"].decode, code, np.array([label]))[0] for label in (3, 8)]
+    decoded = [run_in_torch(networks["labels"].decode, code, np.array([label]))[0] for label in (3, 8)]
     assert np.allclose(path[1], 0.75 * decoded[0] + 0.25 * decoded[1], atol=1e-5)
 
 

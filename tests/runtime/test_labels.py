@@ -1,4 +1,4 @@
-"""Choice of a class: by its name, as text or as a number, or by its index.
+"""Choice of a class: by its name, as a string or a number, or by its index.
 
 Each class of the models here has its own brightness, so the pixels identify the class.
 """
@@ -27,8 +27,8 @@ from cvae.spec import KEY, Spec
 
 NUMBERS, ZEROS, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
 TWICE, FRACTIONS, MIXED = ("01", "1"), ("0.5", "1.0", "1e-4"), ("3", "other")
-LONG = ("9007199254740992", "9007199254740994")  # neighbours of 2**53, above which floats skip odd numbers
-TRUTHS = ("True", "False")
+LONG = ("9007199254740992", "9007199254740994")  # 2**53 and the next float64; above it, floats skip odd integers
+BOOLEANS = ("True", "False")
 
 LEVELS = (0.2, 0.4, 0.8)
 """Brightness of the first, second and third class."""
@@ -48,8 +48,8 @@ def save_model(folder: Path, classes: tuple[str, ...]) -> Path:
     """
     from onnx import TensorProto, helper, numpy_helper
 
-    def tensor(name: str, shape: tuple[int, ...], kind: int = TensorProto.FLOAT):
-        return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+    def tensor(name: str, shape: tuple[int, ...], elem_type: int = TensorProto.FLOAT):
+        return helper.make_tensor_value_info(name, elem_type, ["batch", *shape])
 
     image, label = tensor("image", (1, 8, 8)), tensor("label", (), TensorProto.INT64)
     rows = np.arange(len(classes))[:, None]
@@ -162,7 +162,7 @@ def test_label_is_the_class_whose_name_it_equals(classes, label, name):
         (NUMBERS, torch.tensor(10), "10"),
         (FRACTIONS, np.float32(0.5), "0.5"),
         (WORDS, np.int8(1), "dog"),
-        (TRUTHS, True, "True"),
+        (BOOLEANS, True, "True"),
         (("\u0661", "\u0662"), 2, "\u0662"),  # Arabic one and two
     ],
     ids=repr,
@@ -217,7 +217,7 @@ IMAGES = np.full((3, 1, 8, 8), 0.5, np.float32)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "names"),
+    ("choice", "names"),
     [
         ({"label": 1}, ["1"] * 3),
         ({"label": "10"}, ["10"] * 3),
@@ -232,18 +232,18 @@ IMAGES = np.full((3, 1, 8, 8), 0.5, np.float32)
     ],
     ids=repr,
 )
-def test_every_method_accepts_names_or_indices(model, chosen, names):
-    assert class_names(model.generate(3, **chosen)) == names
-    assert class_names(model.decode(ZERO, **chosen)) == names
-    assert class_names(model.reconstruct(IMAGES, **chosen)) == names
-    assert model.encode(IMAGES, **chosen)[0][:, 0].tolist() == [NUMBERS.index(name) - 1 for name in names]
-    to = {key.replace("label_index", "to_index").replace("label", "to"): value for key, value in chosen.items()}
+def test_every_method_accepts_names_or_indices(model, choice, names):
+    assert class_names(model.generate(3, **choice)) == names
+    assert class_names(model.decode(ZERO, **choice)) == names
+    assert class_names(model.reconstruct(IMAGES, **choice)) == names
+    assert model.encode(IMAGES, **choice)[0][:, 0].tolist() == [NUMBERS.index(name) - 1 for name in names]
+    to = {key.replace("label_index", "to_index").replace("label", "to"): value for key, value in choice.items()}
     assert class_names(model.restyle(IMAGES, label=2, **to)) == names
     assert class_names(model.restyle(IMAGES, label_index=2, **to)) == names
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
+    ("choice", "words"),
     [
         ({"label": 0}, "no label 0;.*label_index=0"),
         ({"label": [1, 10, 7]}, "no label 7"),
@@ -270,13 +270,13 @@ def test_every_method_accepts_names_or_indices(model, chosen, names):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_invalid_choice_is_rejected_in_one_line(model, chosen, words):
+def test_invalid_choice_is_rejected_in_one_line(model, choice, words):
     for call in (
-        lambda: model.generate(3, **chosen),
-        lambda: model.decode(ZERO, **chosen),
-        lambda: model.encode(IMAGES, **chosen),
-        lambda: model.reconstruct(IMAGES, **chosen),
-        lambda: model.restyle(IMAGES, to=1, **chosen),
+        lambda: model.generate(3, **choice),
+        lambda: model.decode(ZERO, **choice),
+        lambda: model.encode(IMAGES, **choice),
+        lambda: model.reconstruct(IMAGES, **choice),
+        lambda: model.restyle(IMAGES, to=1, **choice),
     ):
         with pytest.raises(UsageError, match=f"^.*{words}.*$"):
             call()
@@ -291,12 +291,12 @@ def test_number_of_thousands_of_digits_is_not_an_index(model):
 
 def test_model_without_labels_rejects_index():
     assert label_indices(spec(None), None, None, 1) is None
-    for chosen, words in (((1, None), "label 1"), ((None, 0), "label_index 0"), ((None, [0]), "label_index 0")):
+    for choice, words in (((1, None), "label 1"), ((None, 0), "label_index 0"), ((None, [0]), "label_index 0")):
         with pytest.raises(UsageError, match=f"^'run' was trained without labels, so it does not accept {words}$"):
-            label_indices(spec(None), *chosen, 1)
+            label_indices(spec(None), *choice, 1)
 
 
-def test_model_with_class_words_accepts_numbers_as_indices(tmp_path):
+def test_model_with_nonnumeric_class_names_accepts_indices_as_labels(tmp_path):
     model = package.load(save_model(tmp_path / "run", WORDS))
     for label in (1, "1", "dog", np.int64(1)):
         assert model.generate(1, label=label).mean() == pytest.approx(LEVELS[1])
@@ -315,7 +315,7 @@ def test_nearest_label_is_an_index(model):
 
 
 @pytest.mark.parametrize(
-    ("chosen", "first", "last"),
+    ("choice", "first", "last"),
     [
         ({"label": (1, 10)}, "1", "10"),
         ({"label": ["10", 2]}, "10", "2"),
@@ -326,15 +326,15 @@ def test_nearest_label_is_an_index(model):
     ids=repr,
 )
 @pytest.mark.parametrize("ends", [(0, 1), (IMAGES[0], IMAGES[1])], ids=["seeds", "images"])
-def test_transition_goes_from_label_to_label(model, ends, chosen, first, last):
-    images = model.interpolate(*ends, 3, **chosen)
+def test_interpolation_goes_from_first_to_last_label(model, ends, choice, first, last):
+    images = model.interpolate(*ends, 3, **choice)
     assert class_names(images[[0, 2]]) == [first, last]
     middle = (LEVELS[NUMBERS.index(first)] + LEVELS[NUMBERS.index(last)]) / 2
     assert images[1].mean() == pytest.approx(middle, abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("chosen", "words"),
+    ("choice", "words"),
     [
         ({}, "has labels"),
         ({"label": (1, 2, 10)}, "3 labels for 2 ends"),
@@ -344,30 +344,30 @@ def test_transition_goes_from_label_to_label(model, ends, chosen, first, last):
     ],
     ids=repr,
 )
-def test_transition_between_unknown_labels_is_rejected(model, chosen, words):
+def test_interpolation_rejects_invalid_labels(model, choice, words):
     with pytest.raises(UsageError, match=words):
-        model.interpolate(0, 1, 3, **chosen)
+        model.interpolate(0, 1, 3, **choice)
 
 
 # -- functions that use indices ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("chosen", "names"),
+    ("choice", "names"),
     [({}, [*NUMBERS, "1"]), ({"label": 10}, ["10"] * 4), ({"label": "1"}, ["1"] * 4), ({"label_index": 1}, ["10"] * 4)],
     ids=repr,
 )
-def test_bulk_files_contain_the_class(model, tmp_path, chosen, names):
-    bulk.generate(model, 4, tmp_path / "x.npz", seed=0, **chosen)
+def test_bulk_files_contain_the_class(model, tmp_path, choice, names):
+    bulk.generate(model, 4, tmp_path / "x.npz", seed=0, **choice)
     actual = np.load(tmp_path / "x.npz")
     assert class_names(actual["images"] / 255) == names
     assert actual["classes"][actual["labels"]].tolist() == names
 
 
 def test_bulk_generation_rejects_unknown_class(model, tmp_path):
-    for chosen in ({"label": 0}, {"label_index": 3}, {"label": 1, "label_index": 0}):
+    for choice in ({"label": 0}, {"label_index": 3}, {"label": 1, "label_index": 0}):
         with pytest.raises(UsageError):
-            bulk.generate(model, 4, tmp_path / "x.npz", **chosen)
+            bulk.generate(model, 4, tmp_path / "x.npz", **choice)
     assert not list(tmp_path.iterdir())
 
 
@@ -397,14 +397,11 @@ def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
 # -- the command line --------------------------------------------------------------------------------------------------
 
 
-def level(path: str) -> str:
-    """Return the class of an image of uniform brightness."""
-    with Image.open(path) as picture:
-        return (
-            class_names(np.asarray(picture.convert("L"))[None] / 255)[0]
-            if np.ptp(picture.convert("L")) == 0
-            else "mixed"
-        )
+def class_name(path: str) -> str:
+    """Return the name of the class of an image, or "mixed" if its brightness is not uniform."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("L"))
+    return class_names(pixels[None] / 255)[0] if np.ptp(pixels) == 0 else "mixed"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +417,7 @@ def level(path: str) -> str:
 )
 def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     facts = cvae("generate", folder, *flags, "--json").facts
-    assert facts["labels"] == [name] and level("generated.png") == name
+    assert facts["labels"] == [name] and class_name("generated.png") == name
     many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").facts
     assert many["label"] == name and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
@@ -433,7 +430,7 @@ def test_generate_command_uses_every_class_without_label(cvae, folder):
 
 
 @pytest.fixture
-def picture(in_tmp) -> str:
+def image_path(in_tmp) -> str:
     """Save an image of class 10 as the model generates it."""
     Image.fromarray(np.full((8, 8), round(255 * LEVELS[1]), np.uint8)).save("ten.png")
     return "ten.png"
@@ -450,8 +447,8 @@ def columns(path: str, count: int) -> list[float]:
 @pytest.mark.parametrize(
     ("flags", "name"), [([], "10"), (["--label", "2"], "2"), (["--label-index", "0"], "1")], ids=" ".join
 )
-def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, picture, flags, name):
-    assert cvae("reconstruct", picture, "-m", folder, *flags, "--json").facts["labels"] == [name]
+def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, image_path, flags, name):
+    assert cvae("reconstruct", image_path, "-m", folder, *flags, "--json").facts["labels"] == [name]
     with Image.open("reconstruction.png") as grid:
         pixels = np.asarray(grid.convert("L"))
     assert class_names(pixels[3 * pixels.shape[0] // 4, :1, None] / 255) == [name]
@@ -466,8 +463,8 @@ def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, p
     ],
     ids=" ".join,
 )
-def test_restyle_command_uses_the_requested_classes(cvae, folder, picture, flags, names):
-    facts = cvae("restyle", picture, "-m", folder, *flags, "--json").facts
+def test_restyle_command_uses_the_requested_classes(cvae, folder, image_path, flags, names):
+    facts = cvae("restyle", image_path, "-m", folder, *flags, "--json").facts
     assert (facts["labels"], facts["to"]) == (["10"], names)
     expected = [LEVELS[NUMBERS.index(name)] for name in ("10", *names)]
     assert columns("restyled.png", 1 + len(names)) == pytest.approx(expected, abs=0.01)
@@ -484,7 +481,7 @@ def test_restyle_command_uses_the_requested_classes(cvae, folder, picture, flags
     ],
     ids=" ".join,
 )
-def test_interpolate_command_goes_from_class_to_class(cvae, folder, flags, first, last):
+def test_interpolate_command_goes_from_first_to_last_class(cvae, folder, flags, first, last):
     assert cvae("interpolate", folder, *flags, "--steps", 2).code == 0
     expected = [LEVELS[NUMBERS.index(name)] for name in (first, last)]
     assert columns("interpolation.png", 2) == pytest.approx(expected, abs=0.01)
@@ -510,15 +507,15 @@ def test_interpolate_command_goes_from_class_to_class(cvae, folder, flags, first
         ("plot traverse {folder} --label 1 --label-index 1", ["give one"]),
     ],
 )
-def test_command_rejects_contradiction_and_unknown_class(cvae, folder, picture, command, words):
+def test_command_rejects_contradiction_and_unknown_class(cvae, folder, image_path, command, words):
     result = cvae(*command.format(folder=folder).split())
     line = result.err.splitlines()[-1]
     assert result.code == 2 and all(word in line for word in words), result.err
-    assert {path.name for path in Path().iterdir()} == {picture}
+    assert {path.name for path in Path().iterdir()} == {image_path}
 
 
 @pytest.mark.parametrize("flags", [["--label", "10"], ["--label-index", "1"]], ids=" ".join)
-def test_plane_is_plotted_for_the_requested_class(cvae, folder, flags):
+def test_plot_grid_command_uses_the_requested_class(cvae, folder, flags):
     assert cvae("plot", "grid", folder, *flags, "--json").facts["label"] == "10"
 
 
@@ -543,9 +540,9 @@ console.log(JSON.stringify(results));
 
 @pytest.fixture
 def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
-    """Return what `labelIndex` of JavaScript gives for pairs of classes and label: an index, or an error's message."""
+    """Return a function that gives JavaScript's `labelIndex`, or its error message, for pairs of classes and label."""
     if NODE is None:
-        pytest.skip("there is no Node")
+        pytest.skip("Node is not installed")
 
     def run(*pairs: tuple[tuple[str, ...], object]) -> list[int | str]:
         labels: dict[tuple[str, ...], list[object]] = {}

@@ -1,4 +1,4 @@
-"""Loading a model: its files, its devices and options."""
+"""Loading a model: files, devices and options."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from runtime_helpers import DECODER, ENCODER, close, some_images
+from runtime_helpers import DECODER, ENCODER, close, random_images
 
 import cvae
 from cvae.errors import CvaeError, UsageError
@@ -23,9 +23,9 @@ def test_decoder_generates_without_encoder_and_encode_suggests_export(run):
         model = cvae.load(path)
         assert model.generate(1, label=3).shape == (1, 1, 8, 8)
         with pytest.raises(CvaeError, match=r"cvae export onnx .*run"):
-            model.encode(some_images(1), 3)
-    (run / ENCODER).write_bytes(encoder)  # it is loaded when it is needed
-    assert model.encode(some_images(1), 3)[0].shape == (1, 8)
+            model.encode(random_images(1), 3)
+    (run / ENCODER).write_bytes(encoder)  # the encoder is loaded when it is first needed
+    assert model.encode(random_images(1), 3)[0].shape == (1, 8)
 
 
 def test_load_suggests_export_for_run_without_onnx_files(run):
@@ -37,7 +37,7 @@ def test_load_suggests_export_for_run_without_onnx_files(run):
 def test_encode_rejects_encoder_of_another_model(run, trained):
     shutil.copy(trained["plain"] / ENCODER, run)
     with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, those of 'plain'"):
-        cvae.load(run).encode(some_images(1), 3)
+        cvae.load(run).encode(random_images(1), 3)
 
 
 def test_load_rejects_encoder_in_place_of_decoder(trained):
@@ -51,18 +51,18 @@ def test_load_explains_how_to_install_cuda_provider(trained):
         cvae.load(trained["plain"], device="cuda")
 
 
-@pytest.fixture(params=["it falls back", "it raises"])
-def no_start(request, monkeypatch):
-    """Replace onnxruntime by one that lists CUDA and ROCm but cannot start them."""
+@pytest.fixture(params=["falls back", "raises"])
+def broken_provider(request, monkeypatch):
+    """Make onnxruntime list CUDA and ROCm but fail to start them, without or with an error."""
     real = ort.InferenceSession
 
     def start(data, options, *, providers, **other):
-        if providers != ["CPUExecutionProvider"] and request.param == "it raises":
-            raise RuntimeError("libcudnn.so.9 is not there")
+        if providers != ["CPUExecutionProvider"] and request.param == "raises":
+            raise RuntimeError("libcudnn.so.9 is missing")
         return real(data, options, providers=["CPUExecutionProvider"], **other)
 
-    listed = ["CUDAExecutionProvider", "ROCMExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setattr(ort, "get_available_providers", lambda: listed)
+    available = ["CUDAExecutionProvider", "ROCMExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: available)
     monkeypatch.setattr(ort, "InferenceSession", start)
     return request.param
 
@@ -71,20 +71,20 @@ def no_start(request, monkeypatch):
     ("device", "fix"),
     [("cuda", "NVIDIA driver.*CUDA and cuDNN"), ("ROCMExecutionProvider", "execution-providers")],
 )
-def test_device_that_does_not_start_is_an_error(trained, no_start, device, fix):
-    words = fix if no_start == "it falls back" else "libcudnn"
+def test_device_that_does_not_start_is_an_error(trained, broken_provider, device, fix):
+    words = fix if broken_provider == "falls back" else "libcudnn"
     with pytest.raises(CvaeError, match=f"(CUDA|ROCM)ExecutionProvider.*{words}") as caught:
         cvae.load(trained["plain"], device=device)
-    assert "pip uninstall" not in str(caught.value), "the package is the right one"
+    assert "pip uninstall" not in str(caught.value), "reinstalling would not help"
 
 
-def test_auto_device_falls_back_to_cpu(trained, models, no_start):
+def test_auto_device_falls_back_to_cpu(trained, models, broken_provider):
     model = cvae.load(trained["plain"], device="auto")
     assert model._decoder.provider == "CPUExecutionProvider"
     assert close(model.generate(3, seed=1), models["plain"].generate(3, seed=1))
 
 
-def test_unknown_device_is_rejected_with_the_known_ones(trained):
+def test_error_for_unknown_device_lists_known_devices(trained):
     with pytest.raises(UsageError, match=r"'tpu'.*cpu.*CPUExecutionProvider"):
         cvae.load(trained["plain"], device="tpu")
 
@@ -108,7 +108,7 @@ def test_load_finds_run_by_name(trained, in_tmp, models):
         cvae.load("frist")
 
 
-def respecced(path: Path, **changes) -> None:
+def change_spec(path: Path, **changes) -> None:
     """Change the spec of a file, but not its graph."""
     model = onnx.load(path)
     (entry,) = [p for p in model.metadata_props if p.key == KEY]
@@ -122,8 +122,8 @@ def respecced(path: Path, **changes) -> None:
     ids=str,
 )
 def test_file_that_contradicts_its_spec_is_rejected(run, changes):
-    respecced(run / DECODER)
+    change_spec(run / DECODER)
     assert cvae.load(run).generate(1, label=0).shape == (1, 1, 8, 8)
-    respecced(run / DECODER, **changes)
+    change_spec(run / DECODER, **changes)
     with pytest.raises(CvaeError, match=r"decoder\.onnx.*contradicts"):
         cvae.load(run)

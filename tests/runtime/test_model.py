@@ -11,7 +11,7 @@ import onnxruntime as ort
 import pytest
 import torch
 from helpers import SHARED, load_data, needs_mnist
-from runtime_helpers import both_kinds, close, in_torch, normal, some_images, turns
+from runtime_helpers import both_kinds, close, cycle_labels, normal, random_images, run_in_torch
 from torch import distributions as D
 from torch.nn import functional as F
 
@@ -25,31 +25,31 @@ from cvae.spec import Spec
 
 @both_kinds
 def test_decode_agrees_with_torch(models, networks, kind):
-    noise, label = normal(130), turns(kind, 130)
+    noise, label = normal(130), cycle_labels(kind, 130)
     images = models[kind].decode(noise, label)
     assert images.dtype == np.float32 and images.shape == (130, 1, 8, 8) and images.std() > 0.1
-    assert close(images, in_torch(networks[kind].decode, noise, label))
+    assert close(images, run_in_torch(networks[kind].decode, noise, label))
 
 
 @both_kinds
 def test_encode_agrees_with_torch(models, networks, kind):
-    images, label = some_images(130), turns(kind, 130)
+    images, label = random_images(130), cycle_labels(kind, 130)
     mean, std = models[kind].encode(images, label)
-    expected_mean, expected_std = in_torch(networks[kind].encode, images, label)
+    expected_mean, expected_std = run_in_torch(networks[kind].encode, images, label)
     assert close(mean, expected_mean) and close(std, expected_std) and (std > 0).all()
 
 
 @both_kinds
 def test_reconstruct_agrees_with_torch(models, networks, kind):
-    images, label = some_images(3), turns(kind, 3)
-    code = in_torch(networks[kind].encode, images, label)[0]
-    assert close(models[kind].reconstruct(images, label), in_torch(networks[kind].decode, code, label))
+    images, label = random_images(3), cycle_labels(kind, 3)
+    code = run_in_torch(networks[kind].encode, images, label)[0]
+    assert close(models[kind].reconstruct(images, label), run_in_torch(networks[kind].decode, code, label))
 
 
 @both_kinds
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
 def test_generate_decodes_noise_of_numpy_for_any_chunk_size(models, kind, chunk, monkeypatch):
-    expected = models[kind].decode(normal(130, seed=5), turns(kind, 130))
+    expected = models[kind].decode(normal(130, seed=5), cycle_labels(kind, 130))
     monkeypatch.setattr(session, "CHUNK", chunk)
     assert np.array_equal(models[kind].generate(130, seed=5), expected)
 
@@ -127,16 +127,16 @@ def test_numpy_integers_are_accepted_as_counts(models):
 @pytest.mark.parametrize(
     "label", ["3", 3, np.int64(3), np.uint8(3), ["3"] * 4, (3, "3", 3, "3"), np.full(4, 3), np.full(4, "3")], ids=repr
 )
-def test_label_may_be_name_or_number_for_one_or_each_image(models, networks, label):
-    expected = in_torch(networks["labels"].decode, normal(4), np.full(4, 3))
+def test_label_can_be_name_or_number_for_all_images_or_each(models, networks, label):
+    expected = run_in_torch(networks["labels"].decode, normal(4), np.full(4, 3))
     assert close(models["labels"].decode(normal(4), label), expected)
     assert close(models["labels"].generate(4, label=label, seed=0), expected)
 
 
-def test_each_image_has_its_own_label(models, networks):
+def test_each_image_can_have_its_own_label(models, networks):
     label = np.array([9, 0, 3, 3])
     images = models["labels"].decode(np.repeat(normal(1), 4, axis=0), label)
-    assert close(images, in_torch(networks["labels"].decode, np.repeat(normal(1), 4, axis=0), label))
+    assert close(images, run_in_torch(networks["labels"].decode, np.repeat(normal(1), 4, axis=0), label))
     assert np.array_equal(images[2], images[3]) and np.abs(images[0] - images[1]).max() > 0.1
 
 
@@ -147,7 +147,7 @@ def test_unknown_label_is_rejected_and_quoted(models, label):
     for call in (
         lambda: models["labels"].decode(normal(count), label),
         lambda: models["labels"].generate(count, label=label),
-        lambda: models["labels"].encode(some_images(count), label),
+        lambda: models["labels"].encode(random_images(count), label),
     ):
         with pytest.raises(UsageError, match=f"label {wrong!r}.*named 0, 1, 2"):
             call()
@@ -164,7 +164,7 @@ def test_conditional_model_requires_label_and_unconditional_rejects_it(models):
     with pytest.raises(UsageError, match=r"without labels.*'7'"):
         models["plain"].decode(normal(1), "7")
     with pytest.raises(UsageError, match="without labels"):
-        models["plain"].nearest_label(some_images(1))
+        models["plain"].nearest_label(random_images(1))
 
 
 @pytest.mark.parametrize(
@@ -190,15 +190,15 @@ def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
     nats = []
     for k in range(10):
         label = np.full(40, k)
-        mean, std = in_torch(networks["labels"].encode, images, label)
-        again = torch.as_tensor(in_torch(networks["labels"].decode, mean, label))
+        mean, std = run_in_torch(networks["labels"].encode, images, label)
+        reconstruction = torch.as_tensor(run_in_torch(networks["labels"].decode, mean, label))
         code, prior = D.Normal(torch.as_tensor(mean), torch.as_tensor(std)), D.Normal(0, 1)
         target = torch.as_tensor(np.asarray(images))
         if sigma is None:
-            again = again.clamp(2**-24, 1 - 2**-24)  # an exact 0 or 1 counts as what float32 leaves beside it
-            cost = F.binary_cross_entropy(again, target, reduction="none")
+            reconstruction = reconstruction.clamp(2**-24, 1 - 2**-24)  # an exact 0 or 1 counts as the nearest float32
+            cost = F.binary_cross_entropy(reconstruction, target, reduction="none")
         else:
-            cost = -D.Normal(again, sigma).log_prob(target)
+            cost = -D.Normal(reconstruction, sigma).log_prob(target)
         nats.append(cost.sum((1, 2, 3)) + D.kl_divergence(code, prior).sum(1))
     nearest = model.nearest_label(images)
     table = np.stack(nats)  # (10, 40)
@@ -212,12 +212,12 @@ def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
 def test_default_model_recognizes_digits():
     from cvae.evaluation.evaluate import subsample
 
-    part = subsample(load_data("mnist", data_dir=str(SHARED)).test, 200)
-    nearest = cvae.load().nearest_label(part.images.astype(np.float32) / 255)
-    assert (nearest == part.labels).mean() > 0.97
+    subset = subsample(load_data("mnist", data_dir=str(SHARED)).test, 200)
+    nearest = cvae.load().nearest_label(subset.images.astype(np.float32) / 255)
+    assert (nearest == subset.labels).mean() > 0.97
 
 
-# -- arrays that do not fit --------------------------------------------------------------------------------------------
+# -- invalid arrays ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_default_model_recognizes_digits():
     ],
     ids=lambda noise: str(np.shape(noise)),
 )
-def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
+def test_noise_must_be_finite_and_have_the_right_shape(models, noise):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 8\)"):
         models["plain"].decode(noise)
 
@@ -249,7 +249,7 @@ def test_noise_of_wrong_shape_or_not_finite_is_rejected(models, noise):
     ],
     ids=lambda images: str(images.shape),
 )
-def test_images_of_wrong_shape_or_not_finite_are_rejected(models, images):
+def test_images_must_be_finite_and_have_the_right_shape(models, images):
     with pytest.raises(UsageError, match=r"not finite|should be \(N, 1, 8, 8\)"):
         models["plain"].encode(images)
 
@@ -265,7 +265,7 @@ def test_lists_and_other_float_types_are_accepted(models):
     assert np.array_equal(models["plain"].decode(np.asfortranarray(normal(2), dtype=np.float64)), expected)
 
 
-def test_sixteen_threads_get_the_results_of_one(trained, models, monkeypatch):
+def test_sixteen_threads_get_the_same_results_as_one(trained, models, monkeypatch):
     shared = cvae.load(trained["labels"])
     real, sessions = ort.InferenceSession, []
 

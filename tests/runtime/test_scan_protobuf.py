@@ -44,9 +44,9 @@ def test_scan_rejects_numbers_that_protobuf_rejects(data):
         parse_message(memoryview(data), schema.ATTRIBUTE)
 
 
-quick = settings(deadline=None, max_examples=60)
+fast_settings = settings(deadline=None, max_examples=60)
 
-words = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
+printable_text = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]), max_size=12)
 
 
 @both_kinds
@@ -61,28 +61,30 @@ def test_fields_agree_with_the_onnx_package(trained, kind, file):
     assert onnx.GraphProto.FromString(bytes(graph)) == model.graph
 
 
-keys_and_values = st.lists(st.fixed_dictionaries({}, optional={"key": words, "value": words}), max_size=5)
+keys_and_values = st.lists(
+    st.fixed_dictionaries({}, optional={"key": printable_text, "value": printable_text}), max_size=5
+)
 
 
-@quick
-@given(keys_and_values, st.integers(-(2**63), 2**63 - 1), words, st.integers(0, 300))
-def test_metadata_are_read_and_partial_fields_rejected(entries, version, text, length):
+@fast_settings
+@given(keys_and_values, st.integers(-(2**63), 2**63 - 1), printable_text, st.integers(0, 300))
+def test_metadata_is_read_and_truncated_fields_are_rejected(entries, version, text, length):
     props = [onnx.StringStringEntryProto(**entry) for entry in entries]
     model = onnx.ModelProto(ir_version=version, model_version=version, producer_name=text, metadata_props=props)
     data = model.SerializeToString()
     assert protobuf.read_metadata(data, "file") == {prop.key: prop.value for prop in model.metadata_props}
     actual = list(protobuf.iterate_fields(memoryview(data)))
     try:
-        cut = list(protobuf.iterate_fields(memoryview(data[:length])))
+        truncated = list(protobuf.iterate_fields(memoryview(data[:length])))
     except ValueError:
         assert length < len(data)
     else:
-        assert cut == actual[: len(cut)] and (length < len(data) or cut == actual)
+        assert truncated == actual[: len(truncated)] and (length < len(data) or truncated == actual)
 
 
-@quick
+@fast_settings
 @given(st.binary(max_size=200))
-def test_metadata_of_any_bytes_are_entries_or_a_cvae_error(data):
+def test_arbitrary_bytes_give_metadata_or_a_cvae_error(data):
     try:
         assert isinstance(protobuf.read_metadata(data, "some-file"), dict)
     except CvaeError as error:
@@ -90,17 +92,17 @@ def test_metadata_of_any_bytes_are_entries_or_a_cvae_error(data):
 
 
 def test_truncated_file_is_rejected(trained, tmp_path):
-    data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "cut.onnx"
+    data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "truncated.onnx"
     for length in [*range(0, len(data), 997), len(data) - 1]:
         path.write_bytes(data[:length])
-        with pytest.raises(CvaeError, match=r"cut\.onnx"):
+        with pytest.raises(CvaeError, match=r"truncated\.onnx"):
             cvae.load(path)
 
 
-def test_file_with_a_wrong_byte_is_loaded_or_rejected(trained, tmp_path):
+def test_file_with_a_corrupted_byte_is_loaded_or_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
     rejected = 0
-    for position in range(0, 2000, 13):  # the nodes, before the weights
+    for position in range(0, 2000, 13):  # the nodes, which precede the weights
         path.write_bytes(data[:position] + b"\xff" + data[position + 1 :])
         try:
             cvae.load(path)
@@ -117,12 +119,12 @@ def assert_rejected_silently(path: Path, data: bytes, capfd) -> None:
     assert capfd.readouterr() == ("", "")
 
 
-def test_dimension_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
+def test_dimension_name_that_is_not_utf8_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(b"\x05batch", b"\x05b\xc0tch"), capfd)
 
 
-def test_operator_name_that_is_not_text_is_rejected(trained, tmp_path, capfd):
+def test_operator_name_that_is_not_utf8_is_rejected(trained, tmp_path, capfd):
     data = (trained["labels"] / DECODER).read_bytes()
     name = onnx.load_from_string(data).graph.node[0].op_type.encode()
     assert_rejected_silently(tmp_path / "wrong.onnx", data.replace(name, b"\xff" * len(name)), capfd)

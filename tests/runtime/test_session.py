@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import edit_output
-from runtime_helpers import both_kinds, some_images
+from runtime_helpers import both_kinds, random_images
 
 import cvae
 from cvae.errors import CvaeError
@@ -54,17 +54,17 @@ def test_batches_are_padded_to_few_sizes_on_a_gpu(models, trained, kind, monkeyp
     decoder, sizes = model._decoder, []
     real = decoder._session
 
-    class Watched:
+    class RecordingSession:
         def run(self, names, inputs):
             sizes.append({len(value) for value in inputs.values()})
             return real.run(names, inputs)
 
-    monkeypatch.setattr(decoder, "_session", Watched())
+    monkeypatch.setattr(decoder, "_session", RecordingSession())
     monkeypatch.setattr(decoder, "_batches", session.BATCHES)  # as on a GPU
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert [model.generate(n, seed=5).shape[0] for n in (1, 3, 17)] == [1, 3, 17]
     assert sizes == [{64}, {64}, {64}, {1}, {4}, {64}]
-    monkeypatch.setattr(decoder, "_max_batch", 5)  # what memory allows comes first
+    monkeypatch.setattr(decoder, "_max_batch", 5)  # the memory limit takes precedence
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert sizes[6:] == [{5}] * 30
 
@@ -77,7 +77,7 @@ def test_invalid_standard_deviation_is_rejected(trained, tmp_path, op, value, wo
     run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
     edit_output(run / "encoder.onnx", "std", op, value)
     with pytest.raises(CvaeError, match=rf"^'{run}/encoder.onnx' .*{words}.*$"):
-        cvae.load(run).encode(some_images(2))
+        cvae.load(run).encode(random_images(2))
 
 
 @pytest.mark.parametrize(("op", "value"), [("Add", 0.5), ("Sub", 0.5), ("Mul", np.nan), ("Mul", 1e30)])

@@ -1,4 +1,4 @@
-"""Untrusted exported files: a hostile one is rejected in one line, within a second and 200 MB."""
+"""Untrusted exported files: hostile files are rejected in one line, within a second and 200 MB."""
 
 import copy
 import os
@@ -9,8 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import hostile_files  # noqa: F401 (registers edits)
+import hostile_contents  # noqa: F401 (registers edits)
 import hostile_graphs  # noqa: F401 (registers edits)
+import hostile_specs  # noqa: F401 (registers edits)
+import hostile_tensors  # noqa: F401 (registers edits)
 import onnx
 import pytest
 from model_edits import EDITS, constant
@@ -28,7 +30,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can
 
 @pytest.fixture(scope="module")
 def hostile_models(trained, tmp_path_factory) -> Path:
-    """Folder of hostile files and a valid one."""
+    """Return a folder of hostile files and a valid file."""
     folder, valid = tmp_path_factory.mktemp("untrusted"), trained["labels"] / "decoder.onnx"
     shutil.copy(valid, folder / "_valid.onnx")
     (folder / ".link").symlink_to("/etc/passwd")
@@ -48,14 +50,14 @@ def hostile_models(trained, tmp_path_factory) -> Path:
 
 @needs_linux
 def test_session_rejects_hostile_models(hostile_models):
-    """One process loads all files, with 200 MB for all of them."""
+    """One process loads all files, with 200 MB in total."""
     assert len(list(hostile_models.iterdir())) > 190
     assert_rejected(hostile_models)
 
 
 @needs_linux
 def test_scan_rejects_hostile_models_before_onnxruntime_does(hostile_models):
-    """Only weights that are not finite pass the scan; they show in the images."""
+    """The scan accepts only weights that are not finite, which the session notices in the images."""
     accepted = []
     for name in EDITS:
         with suppress(CvaeError):
@@ -66,7 +68,7 @@ def test_scan_rejects_hostile_models_before_onnxruntime_does(hostile_models):
 
 
 def test_scan_rejects_costly_graphs_only_for_their_cost(trained):
-    """The scan accepts the same graphs if they cost a hundredth."""
+    """The scan accepts the same graphs if they cost a hundredth as much."""
     spec, data = read_spec(trained["plain"] / "decoder.onnx")
     valid = onnx.load_from_string(data)
     cheap_constants: dict[str, Any] = {
@@ -106,13 +108,13 @@ def test_scan_rejects_graphs_that_would_slow_down_the_scan_itself(hostile_models
     assert memory < 2**20, memory
 
 
-def test_read_spec_rejects_file_cut_off_at_any_kilobyte(tmp_path):
+def test_read_spec_rejects_file_truncated_at_any_kilobyte(tmp_path):
     data = (ZOO / "decoder.onnx").read_bytes()
-    path = tmp_path / "cut.onnx"
+    path = tmp_path / "truncated.onnx"
     path.write_bytes(data)
     for length in range(len(data) // 1024 * 1024, -1, -1024):
         os.truncate(path, length)
-        with pytest.raises(CvaeError, match=r"cut\.onnx"):
+        with pytest.raises(CvaeError, match=r"truncated\.onnx"):
             read_spec(path)
 
 

@@ -1,4 +1,4 @@
-"""Untrusted runs, configs, recipes and detectors: a hostile one is rejected in one line, within a second and 200 MB."""
+"""Untrusted runs, configs, recipes and detectors: hostile ones are rejected in one line, within a second and 200 MB."""
 
 import json
 import os
@@ -86,12 +86,12 @@ def write_hostile_detectors(folder: Path, run: Path) -> None:
     text, codes = json.dumps(json.loads((valid / METADATA).read_text())), np.load(valid / CODES)
 
     def write(name: str, text: str, array: bytes | np.ndarray, file: str = CODES) -> None:
-        place = Path(shutil.copytree(valid, folder / f"{name}.detector"))
-        (place / METADATA).write_text(text)
+        target = Path(shutil.copytree(valid, folder / f"{name}.detector"))
+        (target / METADATA).write_text(text)
         if isinstance(array, bytes):
-            (place / file).write_bytes(array)
+            (target / file).write_bytes(array)
         else:
-            np.save(place / file, array)
+            np.save(target / file, array)
 
     write("pickle", text, np.array([{"a": 1}], dtype=object))
     write("codes_declared_as_a_terabyte", text, npy_header("(30, 8000000000)"))
@@ -101,7 +101,7 @@ def write_hostile_detectors(folder: Path, run: Path) -> None:
     write("codes_of_objects", text, npy_header("(30, 8)", "|O") + bytes(240))
     write("codes_of_text", text, codes.astype(str))
     write("codes_not_finite", text, np.full_like(codes, np.nan))
-    write("codes_cut_off", text, (valid / CODES).read_bytes()[:-1])
+    write("codes_truncated", text, (valid / CODES).read_bytes()[:-1])
     write("codes_empty", text, b"")
     write("scores_declared_as_a_terabyte", text, npy_header("(30, 8000000000)", "<f8"), CALIBRATION)
     write("scores_of_objects", text, npy_header("(30, 3)", "|O") + bytes(720), CALIBRATION)
@@ -132,10 +132,10 @@ def write_hostile_runs(folder: Path, run: Path) -> None:
     empty_tensor = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 
     def write(name: str, weights: bytes = data, **model: Any) -> None:
-        place = folder / f"{name}.run"
-        place.mkdir()
-        (place / "model.safetensors").write_bytes(weights)
-        (place / "config.json").write_text(json.dumps({**config, "model": {**config["model"], **model}}))
+        target = folder / f"{name}.run"
+        target.mkdir()
+        (target / "model.safetensors").write_bytes(weights)
+        (target / "config.json").write_text(json.dumps({**config, "model": {**config["model"], **model}}))
 
     def pack(header: Any, values: bytes = values, length: int | None = None) -> bytes:
         text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -175,7 +175,7 @@ def write_hostile_runs(folder: Path, run: Path) -> None:
     write("empty", b"")
     write("short", b"\0\0\0")
     for length in range(0, len(data), max(1024, len(data) // 20)):
-        write(f"cut_off_at_{length}", data[:length])
+        write(f"truncated_at_{length}", data[:length])
 
     architecture = config["model"]["architecture"]
     write("config_of_a_terabyte", architecture={**architecture, "options": {"hidden": [10**6, 10**6]}})
@@ -205,7 +205,7 @@ def test_parse_json_rejects_ambiguous_or_deep_json(text):
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, "x", [], {}, [1, {"a": [None]}], json.loads("[" * 16 + "]" * 16)])
-def test_parse_json_reads_other_json(value):
+def test_parse_json_reads_valid_json(value):
     assert parse_json(json.dumps(value)) == value
 
 

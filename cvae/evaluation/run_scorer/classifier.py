@@ -64,10 +64,10 @@ def fit(
     device: str = "cpu",
     progress: Callable[[int, int], None] | None = None,
 ) -> Classifier:
-    """Train a classifier on randomly shifted images.
+    """Train a classifier on images that are shifted at random by at most a 14th of the shorter side.
 
     Args:
-        images: (N, C, H, W), uint8 or float32 in [0, 1]. Shifts are at most a 14th of the shorter side.
+        images: (N, C, H, W), uint8 or float32 in [0, 1].
         labels: (N,) int64.
         classes: number of classes.
         seed: seed of the weights, the order and the shifts.
@@ -77,12 +77,12 @@ def fit(
     torch.manual_seed(seed)
     model = Classifier(images.shape[1:], classes).to(device)
     pixels, targets = torch.from_numpy(images), torch.from_numpy(labels)
-    steps = -(-len(pixels) // BATCH_SIZE)
-    epochs = max(MIN_EPOCHS, -(-MIN_STEPS // steps))
+    epoch_steps = -(-len(pixels) // BATCH_SIZE)
+    epochs = max(MIN_EPOCHS, -(-MIN_STEPS // epoch_steps))
     height, width = images.shape[2:]
     shift = min(height, width) // 14
     optimizer = torch.optim.Adam(model.parameters())
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * steps)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, epochs * epoch_steps)
     for epoch in range(epochs):
         for step, index in enumerate(torch.randperm(len(pixels)).split(BATCH_SIZE)):
             image = pixels[index].to(device)
@@ -94,9 +94,9 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
+            scheduler.step()
             if progress is not None:
-                progress(epoch * steps + step + 1, epochs * steps)
+                progress(epoch * epoch_steps + step + 1, epochs * epoch_steps)
     return model.eval()
 
 

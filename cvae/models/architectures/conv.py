@@ -27,7 +27,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.convolution = convolution
-        self.norm = nn.BatchNorm2d(convolution.out_channels)  # after the convolution, so that an export can fuse them
+        self.norm = nn.BatchNorm2d(convolution.out_channels)  # follows the convolution, so that an export can fuse them
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.modulation = conditioning.modulation(convolution.out_channels)
 
@@ -42,7 +42,7 @@ def downsampling_block(a: Level, b: Level, conditioning: Conditioning, *, pool: 
 
 
 def upsampling_block(a: Level, b: Level, conditioning: Conditioning) -> Block:
-    """Create a block from level a to the next larger level b. A side n of a becomes 2n or 2n - 1."""
+    """Create a block from level a to the next larger level b. A side of length n becomes 2n or 2n - 1."""
     padding = (b.height - 2 * a.height + 1, b.width - 2 * a.width + 1)
     convolution = nn.ConvTranspose2d(a.channels, b.channels, 3, stride=2, padding=1, output_padding=padding)
     return Block(convolution, conditioning)

@@ -137,7 +137,7 @@ def ladder(
 ) -> tuple[nn.Module, nn.Module]:
     """Create a residual encoder and decoder with a hierarchy of latents.
 
-    The networks are the same as in `resnet`, except that a group of latents enters before each of the decoder's
+    The networks are the same as in `resnet`, except that a group of latents is added before each of the decoder's
     residual blocks at resolutions up to 16 x 16. The latent dimensions are divided among the groups as evenly as
     possible.
 

@@ -189,7 +189,7 @@ def resnet(
     width: int = 16,
     max_width: int = 64,
     blocks: int = 1,
-    patch: int = 1,
+    patch: int = 2,
     smallest: int = 4,
     batch_norm: bool = False,
     spatial: bool = False,

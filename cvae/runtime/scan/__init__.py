@@ -1,8 +1,8 @@
-"""Scanner of untrusted ONNX files: checks what a file contains and costs before onnxruntime sees it.
+"""Scanner of untrusted ONNX files: checks the content and the cost of a file before onnxruntime loads it.
 
 The ONNX checker is not a sandbox: a file of a hundred bytes can pass it and then allocate gigabytes. The scan accepts
-only what the exports of cvae contain. It walks the graph once and derives the shape of every tensor from the inputs and
-the weights; shapes that the file declares are compared with the derived ones, never trusted. The batch size stays
+only what files exported by cvae contain. It walks the graph once and derives the shape of every tensor from the inputs
+and the weights; shapes that the file declares are compared with the derived ones, never trusted. The batch size stays
 unknown and is always the first axis, so the scan computes the cost of one image, and the cost of a batch is
 proportional to its size.
 
@@ -10,9 +10,9 @@ The scan imports neither torch nor onnxruntime. It is fast because it reads name
 
 Modules:
     graph: `scan`, the walk over the graph.
-    limits: limits on the size of a file, its tensors and its work.
+    limits: limits on the size of a file, its tensors and its computation.
     protobuf: reader of the protobuf wire format.
-    schema: readers of the messages of onnx.proto.
+    schema: schemas and readers of the messages of onnx.proto.
     tensor: types and shapes of tensors.
     operators: supported operators, with the allowed values of their attributes.
     math_ops, image_ops, layout_ops: shape inference of the operators.

@@ -1,4 +1,4 @@
-"""Scan of the graph of an ONNX file: checks every node, derives every tensor, and adds up the cost of an image."""
+"""Scan of an ONNX graph, which checks every node, derives every tensor, and adds up the cost of an image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,8 +15,8 @@ from cvae.runtime.scan.schema import (
     NODE,
     OPSET,
     read_attribute,
-    read_text,
-    read_texts,
+    read_string,
+    read_strings,
     read_value_info,
     read_weight,
 )
@@ -36,7 +36,7 @@ def scan(model: bytes, spec: Spec, source: str) -> int:
         Upper bound on the number of values in all tensors of the graph for one image.
 
     Raises:
-        CvaeError: If the file contains something that the exports of cvae do not contain, costs too much, or
+        CvaeError: If the file contains something that files exported by cvae do not contain, costs too much, or
             contradicts its spec.
     """
     try:
@@ -63,7 +63,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
     Raises:
         ValueError: If `scan` would reject the file.
     """
-    if data[4:8] == b"ORTM":  # onnxruntime would read another format; a protobuf message may have these bytes there too
+    if data[4:8] == b"ORTM":  # onnxruntime takes such a file for its own format, even if it is a protobuf message too
         raise ValueError("it is in the internal format of onnxruntime, not in ONNX format")
     if math.prod(spec.image_shape) > limits.MAX_IMAGE:
         raise ValueError(f"an image of shape {spec.image_shape} has more than {limits.MAX_IMAGE} values")
@@ -75,11 +75,11 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
         raise ValueError(f"it has {len(weights)} weights, more than {limits.MAX_WEIGHTS}")
 
     inputs, outputs = signature(spec)
-    for kind, expected in (("input", inputs), ("output", outputs)):
-        actual = [read_value_info(value) for value in graph.get(kind, ())]
+    for field, expected in (("input", inputs), ("output", outputs)):
+        actual = [read_value_info(value) for value in graph.get(field, ())]
         if dict(actual) != expected or len(actual) != len(expected):
             description = ", ".join(f"{name!r} {tensor}" for name, tensor in actual)
-            raise ValueError(f"it contradicts its own spec: its {kind}s are {description or 'missing'}")
+            raise ValueError(f"it contradicts its own spec: its {field}s are {description or 'missing'}")
     tensors = dict(inputs)
     for weight in weights:
         _add_tensor(tensors, *read_weight(weight))
@@ -94,13 +94,13 @@ def _read_graph(data: bytes) -> dict[str, Any]:
     """Check the fields of a model message other than its graph, and return the fields of the graph."""
     model = parse_message(memoryview(data), MODEL, limits.MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
-        raise ValueError(f"its ir_version is {model.get('ir_version')}; exports have 10")
+        raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have 10")
     opsets = [parse_message(opset, OPSET) for opset in model.get("opset_import", ())]
-    if [(read_text(opset, "domain"), 18 <= opset.get("version", 0) <= 20) for opset in opsets] != [("", True)]:
+    if [(read_string(opset, "domain"), 18 <= opset.get("version", 0) <= 20) for opset in opsets] != [("", True)]:
         raise ValueError("it imports operators other than the standard ones of opset 18 to 20")
-    keys = [read_text(parse_message(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
+    keys = [read_string(parse_message(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
     if keys != [KEY]:
-        raise ValueError(f"its metadata has the keys {keys}; exports have {[KEY]}")
+        raise ValueError(f"its metadata has the keys {keys}; exported files have {[KEY]}")
     if "graph" not in model:
         raise ValueError("it has no graph")
     return parse_message(model["graph"], GRAPH, limits.MAX_NODES + limits.MAX_WEIGHTS + limits.MAX_FIELDS)
@@ -117,19 +117,19 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
         edges += len(node.get("input", ())) + len(node.get("output", ()))
         if edges > limits.MAX_ALL_EDGES:
             raise ValueError(f"its nodes have more than {limits.MAX_ALL_EDGES} inputs and outputs")
-        operator = ".".join(filter(None, (read_text(node, "domain"), read_text(node, "op_type"))))
+        operator = ".".join(filter(None, (read_string(node, "domain"), read_string(node, "op_type"))))
         if operator not in OPERATORS:
-            raise ValueError(f"its operator {operator!r} is not one that exports have")
-        name = read_text(node, "name")
+            raise ValueError(f"its operator {operator!r} does not occur in exported files")
+        name = read_string(node, "name")
         try:
             result = _infer_node(node, OPERATORS[operator], tensors, spec)
-            outputs = read_texts(node, "output")
+            outputs = read_strings(node, "output")
             if len(outputs) != len(result.outputs):
                 raise ValueError(f"it has the outputs {outputs}, not {len(result.outputs)}")
             for output, tensor in zip(outputs, result.outputs, strict=True):
                 _add_tensor(tensors, output, tensor)
         except ValueError as error:
-            raise ValueError(f"its {operator} node {name!r} is not one that exports have: {error}") from None
+            raise ValueError(f"its {operator} node {name!r} is not valid: {error}") from None
         node_elements = result.scratch + sum(map(num_elements, result.outputs))
         elements += node_elements
         work += node_elements + result.work
@@ -143,7 +143,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
 
 def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[str, Tensor], spec: Spec) -> NodeResult:
     """Check the inputs and attributes of a node, and return its outputs and cost."""
-    names = read_texts(node, "input")
+    names = read_strings(node, "input")
     if unknown := [name for name in names if name and name not in tensors]:
         raise ValueError(f"its input {unknown[0]!r} is not computed before it")
     inputs = [tensors[name] if name else None for name in names]
@@ -154,14 +154,14 @@ def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[st
     for message in node.get("attribute", ()):
         name, value = read_attribute(message)
         if name not in operator.attributes:
-            raise ValueError(f"its attribute {name!r} is not one that exports have")
+            raise ValueError(f"its attribute {name!r} does not occur in exported files")
         if name in values:
             raise ValueError(f"it has the attribute {name!r} twice")
         values[name] = value
     for name, attribute in operator.attributes.items():
         value = values.setdefault(name, attribute.default)
         if type(value) is not type(attribute.default) or value not in attribute.allowed:
-            raise ValueError(f"its attribute {name!r} is {value!r}, which exports do not have")
+            raise ValueError(f"its attribute {name!r} is {value!r}, which does not occur in exported files")
     values |= {"outputs": len(node.get("output", ())), "classes": len(spec.classes or ())}
     return operator.infer(values, *inputs)
 

@@ -1,8 +1,7 @@
 """Shape inference of operators on images: convolution, pooling, resizing.
 
 Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
-together.
-Images have shape (B, C, H, W).
+together. Images have shape (B, C, H, W).
 """
 
 import math
@@ -71,8 +70,8 @@ def max_pool(attributes: dict[str, Any], x: Tensor) -> NodeResult:
     require(len(kernel) == 2 and all(stride <= side for stride, side in zip(strides, kernel, strict=True)), x)
     sides = []
     for size, side, stride in zip(x.shape[2:], kernel, strides, strict=True):
-        room = (size or 0) - side
-        sides.append((-(-room // stride) if attributes["ceil_mode"] else room // stride) + 1)
+        span = (size or 0) - side
+        sides.append((-(-span // stride) if attributes["ceil_mode"] else span // stride) + 1)
     require(min(sides) > 0, x)
     shape = (*x.shape[:2], *sides)
     return NodeResult([Tensor(float_type(x), shape)], work=shape_size(shape) * math.prod(kernel))

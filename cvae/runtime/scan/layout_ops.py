@@ -28,14 +28,14 @@ from cvae.runtime.scan.tensor import (
 def reshape(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
     shape = list(read_integers(target))
     if -1 in shape:  # infer the size of this axis; it is the batch axis if no other axis is
-        at = shape.index(-1)
-        shape[at] = 1
+        axis = shape.index(-1)
+        shape[axis] = 1
         rest = shape_size(shape)
         require(rest > 0 and num_elements(x) % rest == 0, x, target)
-        shape[at] = num_elements(x) // rest
+        shape[axis] = num_elements(x) // rest
         if None in x.shape and None not in shape:
-            require(shape[at] == 1, x, target)
-            shape[at] = None
+            require(shape[axis] == 1, x, target)
+            shape[axis] = None
     require(shape_size(shape) == num_elements(x) and (None in shape) == (None in x.shape), x, target)
     return NodeResult([Tensor(float_type(x), tuple(shape))])
 
@@ -63,10 +63,10 @@ def concat(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
         return NodeResult([Tensor(INT64, (len(values),), values)])
     axis = normalize_axis(axis, first.shape)
     for tensor in tensors:
-        same = len(tensor.shape) == len(first.shape) and all(
+        matches = len(tensor.shape) == len(first.shape) and all(
             a == b for i, (a, b) in enumerate(zip(tensor.shape, first.shape, strict=True)) if i != axis
         )
-        require(same, *tensors)
+        require(matches, *tensors)
     length = sum(axis_size(tensor.shape, axis) for tensor in tensors)
     return NodeResult([Tensor(float_type(*tensors), (*first.shape[:axis], length, *first.shape[axis + 1 :]))])
 
@@ -91,9 +91,9 @@ def slice_(
     bounds = [read_constants(tensor) for tensor in (starts, ends, axes, steps)]
     require(len({len(values) for values in bounds}) == 1, starts, ends, axes, steps)
     for start, end, axis, step in zip(*bounds, strict=True):
-        at = normalize_axis(axis, x.shape)
+        index = normalize_axis(axis, x.shape)
         require(step == 1, x)
-        shape[at] = len(range(*slice(start, end).indices(axis_size(x.shape, at))))
+        shape[index] = len(range(*slice(start, end).indices(axis_size(x.shape, index))))
     require(len(set(bounds[2])) == len(bounds[2]), x)
     return NodeResult([Tensor(float_type(x), tuple(shape))])
 

@@ -45,9 +45,9 @@ class Operator(NamedTuple):
     """Rules for the nodes of an operator.
 
     Attributes:
-        infer: function that infers the outputs from the attributes, a mapping by name, and the inputs.
+        infer: function that infers the outputs from the attributes by name and the inputs.
         inputs: minimum and maximum number of inputs.
-        attributes: attributes by name.
+        attributes: default and allowed values of each attribute.
     """
 
     infer: Callable[..., NodeResult]
@@ -153,4 +153,4 @@ OPERATORS = {
     "Unsqueeze": Operator(layout_ops.unsqueeze, (2, 2)),
     "Where": Operator(math_ops.where, (3, 3)),
 }
-"""All operators in exports of the built-in parts and of the plug-in under examples/."""
+"""All operators in the exported models of the built-in parts and of the plug-in under examples/."""

@@ -10,7 +10,7 @@ from cvae.errors import CvaeError, one_line
 from cvae.runtime.scan.limits import MAX_ENTRY, MAX_FIELDS
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
-"""Wire types."""
+"""Wire types of fields."""
 
 VARINT64, VARINT32 = 64, 32
 """Types of varint fields, by the number of bits that protobuf keeps."""
@@ -21,7 +21,7 @@ MAX_KEY_BYTES = MAX_LENGTH_BYTES = 5
 METADATA_PROPS = 14
 """Field number of ModelProto.metadata_props, which consists of StringStringEntryProto messages: key = 1, value = 2."""
 
-Layout = Mapping[int, tuple[str, int, bool]]
+Schema = Mapping[int, tuple[str, int, bool]]
 """Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether the field is repeated."""
 
 
@@ -57,72 +57,73 @@ def iterate_fields(message: memoryview) -> Iterator[tuple[int, int, int | memory
     position, end = 0, len(message)
     while position < end:
         key = message[position]
-        if key < 0x80:  # most numbers have one byte; a function call would cost more than the rest of the loop
+        if key < 0x80:  # most numbers take one byte; a function call would cost more than the rest of the loop
             position += 1
         else:
             key, position = _read_varint(message, position, MAX_KEY_BYTES)
-        number, kind = key >> 3, key & 7
+        number, wire_type = key >> 3, key & 7
         if not 0 < number < 2**29:
-            raise ValueError(f"a field has the number {number}")
-        if kind == BYTES:
+            raise ValueError(f"a field has the invalid number {number}")
+        if wire_type == BYTES:
             if position < end and message[position] < 0x80:
                 length = message[position]
                 position += 1
             else:
                 length, position = _read_varint(message, position, MAX_LENGTH_BYTES)
-        elif kind == VARINT:
+        elif wire_type == VARINT:
             if position < end and message[position] < 0x80:
-                yield number, kind, message[position]
+                yield number, wire_type, message[position]
                 position += 1
             else:
                 value, position = _read_varint(message, position)
-                yield number, kind, value
+                yield number, wire_type, value
             continue
-        elif kind in (FIXED64, FIXED32):
-            length = 8 if kind == FIXED64 else 4
+        elif wire_type in (FIXED64, FIXED32):
+            length = 8 if wire_type == FIXED64 else 4
         else:
-            raise ValueError(f"field {number} has the wire type {kind}")
+            raise ValueError(f"field {number} has an unknown wire type {wire_type}")
         if length > end - position:
             raise ValueError(f"field {number} is cut off")
-        yield number, kind, message[position : position + length]
+        yield number, wire_type, message[position : position + length]
         position += length
 
 
-def parse_message(message: memoryview, layout: Layout, max_fields: int = 16) -> dict[str, Any]:
+def parse_message(message: memoryview, schema: Schema, max_fields: int = 16) -> dict[str, Any]:
     """Parse a message into a dictionary of its fields by name, with lists for repeated fields.
 
     A message that two protobuf readers could read differently is rejected. Such a message has a field that is not in
-    the layout (some readers skip it, others know it), a field of the wrong wire type, or a non-repeated field twice
+    the schema (some readers skip it, others know it), a field of the wrong wire type, or a non-repeated field twice
     (some readers take the last one, others merge them).
 
     Args:
         message: the bytes of the message.
-        layout: allowed fields.
+        schema: allowed fields.
         max_fields: maximum number of fields, and of numbers packed into one field.
 
     Raises:
-        ValueError: If the bytes are not a message of this layout.
+        ValueError: If the bytes are not a message of this schema.
     """
     values: dict[str, Any] = {}
     for count, (number, wire_type, value) in enumerate(iterate_fields(message)):
         if count >= max_fields:
             raise ValueError(f"a message has more than {max_fields} fields")
         try:
-            name, kind, repeated = layout[number]
+            name, field_type, repeated = schema[number]
         except KeyError:
-            raise ValueError(f"it has a field {number}, which exports do not have") from None
-        if kind in (VARINT32, VARINT64) and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # packed
+            raise ValueError(f"it has a field {number}, which does not occur in exported files") from None
+        is_varint = field_type in (VARINT32, VARINT64)
+        if is_varint and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # a packed field
             numbers, position = values.setdefault(name, []), 0
             while position < len(value) and len(numbers) < max_fields:
                 item, position = _read_varint(value, position)
-                numbers.append(_to_signed(item, kind))
+                numbers.append(_to_signed(item, field_type))
             if position < len(value):
                 raise ValueError(f"the field {name!r} has more than {max_fields} numbers")
             continue
-        if wire_type != (VARINT if kind in (VARINT32, VARINT64) else kind):
-            raise ValueError(f"the field {name!r} has the wire type {wire_type}")
+        if wire_type != (VARINT if is_varint else field_type):
+            raise ValueError(f"the field {name!r} has the wrong wire type {wire_type}")
         if isinstance(value, int):
-            value = _to_signed(value, kind)
+            value = _to_signed(value, field_type)
         if repeated:
             values.setdefault(name, []).append(value)
         elif name in values:
@@ -153,5 +154,5 @@ def read_metadata(model: bytes, source: str) -> dict[str, str]:
                 entry = {n: str(v, "utf-8") for n, _, v in iterate_fields(value) if isinstance(v, memoryview)}
                 entries[entry.get(1, "")] = entry.get(2, "")
     except ValueError as error:
-        raise CvaeError(f"{source!r} is not an intact ONNX file: {one_line(error)}") from error
+        raise CvaeError(f"{source!r} is damaged or not an ONNX file: {one_line(error)}") from error
     return entries

@@ -1,7 +1,8 @@
-"""Layouts of the messages in onnx.proto, and readers of weights, attributes, inputs and outputs.
+"""Schemas of the messages in onnx.proto, and readers of weights, attributes, inputs and outputs.
 
-The layouts have only the fields that exports use. A message with any other field is rejected: functions, training info,
-sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and `value_info`.
+The schemas have only the fields that exported files use. A message with any other field is rejected: functions,
+training info, sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and
+`value_info`.
 """
 
 import math
@@ -74,20 +75,20 @@ WEIGHT_SIZES = {FLOAT: 4, INT64: 8, HALF: 2}
 EMPTY = memoryview(b"")
 
 
-def read_text(message: Mapping[str, Any], field: str) -> str:
-    """Return the text of a field, "" if the message does not have the field.
+def read_string(message: Mapping[str, Any], field: str) -> str:
+    """Return the string in a field, or "" if the message does not have the field.
 
     Raises:
-        ValueError: If the text is longer than `MAX_NAME` or not UTF-8.
+        ValueError: If the string is longer than `MAX_NAME` or not UTF-8.
     """
     return _decode(message.get(field, EMPTY), field)
 
 
-def read_texts(message: Mapping[str, Any], field: str) -> list[str]:
-    """Return the texts of a repeated field.
+def read_strings(message: Mapping[str, Any], field: str) -> list[str]:
+    """Return the strings in a repeated field.
 
     Raises:
-        ValueError: If a text is longer than `MAX_NAME` or not UTF-8.
+        ValueError: If a string is longer than `MAX_NAME` or not UTF-8.
     """
     return [_decode(value, field) for value in message.get(field, ())]
 
@@ -99,7 +100,7 @@ def _decode(value: memoryview, field: str) -> str:
 
 
 def read_value_info(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name of an input or output, and the tensor that the graph declares for it (ValueInfoProto).
+    """Return the name of an input or output, and the tensor that the graph declares for it, from a ValueInfoProto.
 
     Raises:
         ValueError: If the message is not valid.
@@ -109,20 +110,20 @@ def read_value_info(message: memoryview) -> tuple[str, Tensor]:
     dimensions = [
         parse_message(dim, DIMENSION) for dim in parse_message(tensor.get("shape", EMPTY), SHAPE).get("dim", ())
     ]
-    shape = tuple(None if read_text(dim, "dim_param") else dim.get("dim_value") for dim in dimensions)
+    shape = tuple(None if read_string(dim, "dim_param") else dim.get("dim_value") for dim in dimensions)
     if any("dim_value" in dim and "dim_param" in dim for dim in dimensions):
         raise ValueError("an axis of an input or output has both a size and a name")
-    return read_text(value, "name"), Tensor(tensor.get("elem_type", 0), shape)
+    return read_string(value, "name"), Tensor(tensor.get("elem_type", 0), shape)
 
 
 def read_weight(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name and the tensor of a weight or constant (TensorProto), with the values of short integer vectors.
+    """Return the name and the tensor of a weight or constant, with the values of short integer vectors.
 
     Raises:
         ValueError: If the data are not in the file itself, or their length does not match the shape.
     """
     weight = parse_message(message, TENSOR)
-    name, data_type, shape = read_text(weight, "name"), weight.get("data_type", 0), tuple(weight.get("dims", ()))
+    name, data_type, shape = read_string(weight, "name"), weight.get("data_type", 0), tuple(weight.get("dims", ()))
     data = weight.get("raw_data", EMPTY)
     if data_type not in WEIGHT_SIZES or len(data) != WEIGHT_SIZES[data_type] * math.prod(shape):
         raise ValueError(f"the weight {name!r}, {Tensor(data_type, shape)}, has {len(data)} bytes")
@@ -139,12 +140,12 @@ def read_attribute(message: memoryview) -> tuple[str, Any]:
         ValueError: If the attribute has an unsupported type, or no value of this type.
     """
     attribute = parse_message(message, ATTRIBUTE)
-    name, attribute_type = read_text(attribute, "name"), attribute.get("type")
+    name, attribute_type = read_string(attribute, "name"), attribute.get("type")
     field = ATTRIBUTE_FIELDS.get(attribute_type or 0, "")
     if attribute.keys() - {"name", "type", "doc_string", field}:
         raise ValueError(f"its attribute {name!r} does not match its type {attribute_type}")
     if field == "s":
-        return name, read_text(attribute, "s")
+        return name, read_string(attribute, "s")
     if field == "ints":
         return name, tuple(attribute.get("ints", ()))
     if field not in attribute:
