@@ -1,14 +1,17 @@
 """Training on a GPU: speed of the recorded step, reproducibility, bounds, and time to quality.
 
     python benchmarks/gpu.py --out FILE.json [--device cuda|cpu] [--data-dir DIR] [--minutes 5]
-        [--only PART,...] [--smoke]
+        [--only PART,...] [--init RUN] [--smoke]
 
     capture     images/s of training: launched kernel by kernel and recorded as a CUDA graph, fp32 and bf16, compiled or
                 not, at several batch sizes, against a plain loop over a DataLoader with 4 workers
     bytes       whether the same command twice, and a run resumed in mid-epoch, give the same weights
     export      export after a training on the device, bounds in fp32 and bf16, images from the exported file
     quality     seconds of the whole process to 85 and 80 nats (K = 100, MNIST test, dynamic binarization)
-    likelihood  the longest training that fits into --minutes, in three stages, with its bounds; only with --only
+    likelihood  the longest training that fits into --minutes, in stages, from random weights or from those of --init,
+                after short trials of settings against overfitting, with its bounds; only with --only
+    target      seconds of the whole process to 80 nats, with the training that fits into --minutes (at most 96 s), then
+                equal bytes of the networks that `bytes` reaches last; only with --only
 
 Each part runs in its own process with a time limit; `_gpu` holds a module for each. The JSON is written after every
 measurement. `--device cpu --smoke` runs all of it in about two minutes, to test this script.
@@ -38,7 +41,7 @@ from _gpu.report import Report, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
-PARTS = ("capture", "bytes", "export", "quality", "likelihood")
+PARTS = ("capture", "bytes", "export", "quality", "likelihood", "target")
 
 TIME_SHARES = {"capture": 0.36, "bytes": 0.18, "export": 0.16, "quality": 0.3}
 """Share of the time of each part that runs by default."""
@@ -119,11 +122,12 @@ def unpack_data(folder: str | None, target: Path) -> str | None:
 
 def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Run a part in its own process, and return its measurements."""
-    part_out = args.out.with_name(f".{name}-{args.out.name}")
+    part_out = args.out.with_name(f"{name}-part-{args.out.name}")
     part_out.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--child", name, "--out", str(part_out), "--device", args.device]
     command += ["--seconds", str(seconds), *(f"--{flag}" for flag in ("smoke", "compile") if getattr(args, flag))]
     command += ["--data-dir", args.data_dir] if args.data_dir else []
+    command += ["--init", str(args.init)] if args.init else []
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     readings: list[Reading] = []
     started = time.monotonic()
@@ -169,6 +173,7 @@ def main() -> None:
     parser.add_argument("--data-dir", help="folder that holds MNIST/raw, whose files may be gzipped")
     parser.add_argument("--minutes", type=float, default=5.0, help="time for all parts together")
     parser.add_argument("--only", help="parts to run, separated by commas")
+    parser.add_argument("--init", type=Path, help="run whose weights likelihood starts from")
     parser.add_argument("--compile", action="store_true", help="compile the network of likelihood")
     parser.add_argument("--smoke", action="store_true", help="use tiny networks and few images, to test this script")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)

@@ -60,8 +60,25 @@ def describe_run(path: Path) -> dict[str, Any]:
         "data_terms": config.data_terms,
         "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
         **{f"{split}_bound": bound for split, bound in bounds.items()},
+        "exported": _describe_export(path),
         "files": sorted(entry.name for entry in path.iterdir() if entry.is_file()),
     }
+
+
+def _describe_export(run: Path) -> str | None:
+    """Describe which weights the decoder of a run was exported from, or return None if there is no decoder."""
+    from cvae.errors import CvaeError
+    from cvae.run import DECODER
+    from cvae.runtime.session import read_spec
+    from cvae.runtime.weights import is_outdated
+
+    if not (run / DECODER).is_file():
+        return None
+    try:
+        outdated = is_outdated(run, read_spec(run / DECODER)[0])
+    except CvaeError as error:
+        return str(error)
+    return f"from other weights; export again: cvae export onnx {run}" if outdated else "from these weights"
 
 
 def _format_part(value: Any) -> Any:

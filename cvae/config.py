@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.flags import Interval, ShortFlag, check_values, flag_field, flags_of
+from cvae.flags import Interval, ShortFlag, canonical_data, canonical_path, check_values, flag_field, flags_of
 from cvae.serialization import MAX_TEXT, check_text, from_dict, parse_json, quote, to_dict
 
 FORMAT = 1
@@ -74,18 +74,6 @@ def parse_size(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
-def _resolve_path(path: str | None) -> Path | None:
-    try:
-        return None if path is None else Path(path).expanduser().resolve()
-    except RuntimeError:  # the path begins with ~NAME, and there is no such user
-        return Path(path or "")
-
-
-def _resolve_data(data: str) -> tuple[str, Path | None]:
-    name, _, path = data.partition(":")
-    return name, _resolve_path(path)
-
-
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Choice of a data set and its images, for `cvae.data.load_dataset`.
@@ -97,7 +85,7 @@ class DataConfig:
         "mnist-small",
         DATA,
         "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
-        canonical=_resolve_data,
+        canonical=canonical_data,
         searchable=False,
     )
     data_dir: str | None = flag_field(
@@ -211,22 +199,28 @@ class TrainConfig(DataConfig):
     prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z): flow or normal.", takes_options=True)
     latent_dim: int = flag_field(32, MODEL, "Number of latent dimensions.", interval=Interval(minimum=1))
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")
-    shift: int = flag_field(
-        0, DATA, "Maximum random shift of training images, in pixels.", interval=Interval(minimum=0)
-    )
+    shift: int = flag_field(0, DATA, "Maximum shift of training images, in pixels.", interval=Interval(minimum=0))
     crop: float = flag_field(
-        1.0,
-        DATA,
-        "Minimum side of random crops of training images, as a fraction of the image's side.",
-        interval=Interval(above=0, maximum=1),
+        1.0, DATA, "Minimum side of random crops of the images, as a fraction.", interval=Interval(above=0, maximum=1)
     )
-    objective: str = flag_field(
-        "elbo", OBJECTIVE, "Training objective; `cvae parts` lists the choices.", takes_options=True
+    rotate: float = flag_field(
+        0.0, DATA, "Maximum random rotation of training images, in degrees.", interval=Interval(minimum=0, maximum=180)
     )
+    zoom: float = flag_field(
+        0.0, DATA, "Maximum random scaling of training images, as a fraction.", interval=Interval(minimum=0, below=1)
+    )
+    objective: str = flag_field("elbo", OBJECTIVE, "Objective; `cvae parts` lists the choices.", takes_options=True)
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
         "Number of epochs over which the weight of the KL term grows to its full value.",
+        interval=Interval(minimum=0),
+    )
+    consistency: float | None = flag_field(
+        None,
+        OBJECTIVE,
+        "Train on pairs of an image and its augmented copy, with this weight of the KL divergence of their codes.",
+        automatic="train on augmented images only",
         interval=Interval(minimum=0),
     )
     init: str | None = flag_field(
@@ -234,7 +228,7 @@ class TrainConfig(DataConfig):
         OPTIMIZATION,
         "Run or zoo model whose weights initialize the networks.",
         automatic="random weights",
-        canonical=_resolve_path,
+        canonical=canonical_path,
     )
     epochs: int | None = flag_field(
         None,
@@ -262,10 +256,7 @@ class TrainConfig(DataConfig):
         searchable=False,
     )
     accumulate: int = flag_field(
-        1,
-        OPTIMIZATION,
-        "Number of micro-batches to split each batch into, to save memory.",
-        interval=Interval(minimum=1),
+        1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
     optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
     lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
@@ -282,10 +273,7 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=1),
     )
     warmup: int = flag_field(
-        0,
-        OPTIMIZATION,
-        "Number of steps over which the learning rate grows to its full value.",
-        interval=Interval(minimum=0),
+        0, OPTIMIZATION, "Number of steps over which the learning rate grows.", interval=Interval(minimum=0)
     )
     clip: float = flag_field(
         100.0, OPTIMIZATION, "Maximum norm of the gradient; 0 disables clipping.", interval=Interval(minimum=0)
@@ -304,19 +292,10 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Device to train on.",
-        choices=("auto", "cpu", "cuda", "mps"),
-        resumable=True,
-        machine=True,
+        "auto", EXECUTION, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
     )
     precision: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Floating-point precision of the networks.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        resolved=True,
+        "auto", EXECUTION, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
     )
     compile: bool | None = flag_field(
         None,

@@ -7,6 +7,7 @@ the search space of `cvae tune` and the reference page are derived from it. Does
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from cvae.errors import UsageError, suggest
@@ -119,6 +120,20 @@ def flag_field(default: Any, group: str, help: str, **metadata: Any) -> Any:
 def flags_of(config: type) -> dict[str, Flag]:
     """Return the flags of a dataclass by field name."""
     return {field.name: field.metadata["flag"] for field in dataclasses.fields(config) if "flag" in field.metadata}
+
+
+def canonical_path(path: str | None) -> Path | None:
+    """Return the path that all spellings of a path have in common."""
+    try:
+        return None if path is None else Path(path).expanduser().resolve()
+    except RuntimeError:  # the path begins with ~NAME, and there is no such user
+        return Path(path or "")
+
+
+def canonical_data(data: str) -> tuple[str, Path | None]:
+    """Return the name of a data set, such as "folder", and its path."""
+    name, _, path = data.partition(":")
+    return name, canonical_path(path)
 
 
 def check_values(config: type, values: Mapping[str, Any]) -> None:

@@ -17,6 +17,9 @@ Options:
     help text from the section "Args:" of the docstring. The type of the default is the type of the option: a bool makes
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
     `run`, `json` and `help` are reserved for `cvae export` itself.
+Progress:
+    An exporter can have a second argument `remark`, of default None: a function to call with a line of text that tells
+    the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:
@@ -26,6 +29,7 @@ Writing:
     An exporter writes all of its files or none. `write_files` and `cvae.atomic.atomic_folder` do that.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,6 +39,7 @@ from cvae.atomic import atomic_write
 from cvae.errors import UsageError
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.session import read_checked
+from cvae.runtime.weights import check_weights
 from cvae.spec import Spec
 
 Exporter = TypeVar("Exporter", bound=Callable[..., list[Path]])
@@ -51,6 +56,11 @@ def requires_weights(exporter: Exporter) -> Exporter:
 def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
     """Return whether an exporter reads the weights of a trained run."""
     return getattr(exporter, _MARK, False)
+
+
+def reports_progress(exporter: Callable[..., list[Path]]) -> bool:
+    """Return whether an exporter has the argument `remark`."""
+    return "remark" in inspect.signature(exporter).parameters
 
 
 class ExportedFile(NamedTuple):
@@ -71,7 +81,8 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
         The files by role, with the decoder first.
 
     Raises:
-        UsageError: If a file has the wrong role, or encoder and decoder have different weights.
+        UsageError: If a file has the wrong role, encoder and decoder have different weights, or the folder is a run
+            with other weights than those that they were exported from.
         CvaeError: If a file is missing or damaged, or `cvae.runtime.scan` rejects a file.
     """
     paths = {"decoder": exported_file(model, DECODER)}
@@ -83,6 +94,7 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
             f"{str(paths['encoder'])!r} was exported from different weights than the decoder; "
             f"export both again: cvae export onnx {paths['decoder'].parent}"
         )
+    check_weights(model, files["decoder"].spec)
     return files
 
 

@@ -46,8 +46,9 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     out = Path(out)
     if out.exists():
         raise UsageError(f"{str(out)!r} already exists; choose a different --out")
-    decoder = exported_file(find(model), DECODER)
-    exported = read_exported(decoder, encoder=decoder.with_name(ENCODER).is_file())
+    source = find(model)
+    decoder = exported_file(source, DECODER)
+    exported = read_exported(source, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
     files |= {f"{role}.onnx": file.data for role, file in exported.items()}
     ranking = np.argsort(-measure_effects(load(decoder)), kind="stable")

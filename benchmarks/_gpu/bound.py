@@ -18,9 +18,15 @@ SAMPLES = 100
 
 
 def importance_weighted(
-    run: Path, args: argparse.Namespace, samples: int, *, images: int | None = None, seconds: float = 1e9
+    run: Path,
+    args: argparse.Namespace,
+    samples: int,
+    *,
+    split: str = "test",
+    images: int | None = None,
+    seconds: float = 1e9,
 ) -> dict[str, Any]:
-    """Return the importance-weighted and the single-sample bound of a run on test images, in fp32.
+    """Return the importance-weighted and the single-sample bound of a run on held-out images, in fp32.
 
     They are the bounds of `cvae evaluate` (Burda et al. 2015, eq. 8), with noise that is drawn on the device.
 
@@ -28,16 +34,16 @@ def importance_weighted(
         run: Folder of the run.
         args: Arguments of the benchmark.
         samples: Samples per image (K).
-        images: Number of test images; all by default.
+        split: "test" or "validation".
+        images: Number of images; all by default.
         seconds: Stop after the batch at which this time has passed.
     """
     torch.backends.cudnn.allow_tf32 = False
     model, _ = load_model(run)
     model = model.to(args.device)
     config = replace(Config.read(run / "config.json").training, data_dir=args.data_dir, limit=None)
-    split = load_dataset(config).test
-    assert split is not None
-    pixels = torch.from_numpy(split.images[:images])
+    held_out = getattr(load_dataset(config), split)
+    pixels = torch.from_numpy(held_out.images[:images])
     batch_size = 8 if args.smoke else 100
     portion = min(samples, 100)  # samples that fit into memory
     torch.manual_seed(0)

@@ -24,14 +24,7 @@ PLANS = ["recorded", "recorded again", "recorded resumed", "launched", "eager", 
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
-    config = short_config(args)
-    batch_norm = {"arch": {"width": 8, "patch": 2, "smallest": 7, "batch_norm": True}}
-    configs = {
-        "resnet-flow": config,
-        "iwae": short_config(args, objective="iwae", options={"objective": {"samples": 5, "dreg": True}}),
-        "mlp": replace(config, arch="mlp", options={}, latent_dim=20),
-        "batch norm fp32": short_config(args, precision="fp32", options=batch_norm),
-    }
+    configs = network_configs(args)
     if args.device == "cuda":
         report.measure("random numbers", compare_random_numbers)
     with TemporaryDirectory() as name:
@@ -41,6 +34,19 @@ def measure(args: argparse.Namespace, report: Report) -> None:
                 report.measure(f"{network} {plan}", train_and_compare, plan, config, args, folder, needs=4)
             if network == "resnet-flow" and args.device == "cuda":
                 report.measure(f"{network} by the command line", compare_command_line, config, folder, needs=15)
+
+
+def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
+    """Return the config of a short training of each network."""
+    config = short_config(args)
+    batch_norm = {"arch": {"width": 8, "patch": 2, "smallest": 7, "batch_norm": True}}
+    return {
+        "resnet-flow": config,
+        "iwae": short_config(args, objective="iwae", options={"objective": {"samples": 5, "dreg": True}}),
+        "mlp": replace(config, arch="mlp", options={}, latent_dim=20),
+        "batch norm fp32": short_config(args, precision="fp32", options=batch_norm),
+        "consistency": short_config(args, shift=1, rotate=8.0, zoom=0.08, consistency=0.02),
+    }
 
 
 def compare_random_numbers() -> dict[str, Any]:

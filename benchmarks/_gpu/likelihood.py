@@ -1,6 +1,7 @@
-"""The longest training that fits into the time, in three stages, with its bounds."""
+"""The longest training that fits into the time, in stages, with its bounds."""
 
 import argparse
+import math
 import shutil
 import tarfile
 import time
@@ -15,6 +16,7 @@ from _gpu.bound import SAMPLES, importance_weighted
 from _gpu.capture import speed
 from _gpu.report import Report, release_memory
 from _gpu.training import recipe_config, step_mode, train_quietly
+from cvae.config import Config
 from cvae.data import Split, load_dataset
 from cvae.engine import launch
 
@@ -24,12 +26,39 @@ NETWORK = {
 }
 """Options of the network: 1.55 M weights. Decoding an image takes 1.9 times as long as with mnist-resnet-flow."""
 
-STAGES: list[tuple[float, dict[str, Any]]] = [
-    (0.35, {"batch_size": 256, "lr": 2e-3, "warmup": 200, "weight_decay": 0.03, "objective": "elbo"}),
-    (0.25, {"batch_size": 256, "lr": 1e-3, "weight_decay": 0.05, "objective": "iwae", "samples": 5}),
-    (0.40, {"batch_size": 128, "lr": 5e-4, "weight_decay": 0.1, "objective": "iwae", "samples": 20, "dreg": True}),
+FIRST_STAGE: dict[str, Any] = {
+    "batch_size": 256, "lr": 2e-3, "warmup": 200, "weight_decay": 0.03, "objective": "elbo",
+}  # fmt: skip
+"""Settings of the stage that starts from random weights."""
+
+IWAE_5: dict[str, Any] = {"batch_size": 256, "weight_decay": 0.05, "objective": "iwae", "samples": 5}
+IWAE_20: dict[str, Any] = {"batch_size": 256, "weight_decay": 0.1, "objective": "iwae", "samples": 20, "dreg": True}
+
+TRANSFORMATIONS: dict[str, dict[str, Any]] = {
+    "mild": {"shift": 1, "rotate": 8.0, "zoom": 0.08},
+    "strong": {"shift": 2, "rotate": 15.0, "zoom": 0.1},  # those of Sinha & Dieng 2021
+}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "pairs": {**TRANSFORMATIONS["mild"], "consistency": 0.0},
+    "consistency 0.02": {**TRANSFORMATIONS["mild"], "consistency": 0.02},
+    "consistency 0.02, strong": {**TRANSFORMATIONS["strong"], "consistency": 0.02},
+}
+"""Settings against overfitting, of which the best in a short trial is used.
+
+A trial trains with the settings, then for a while without them, because the test images are not transformed.
+"""
+
+TRIAL_SHARES = (0.7, 0.3)
+"""Shares of the time of a trial with and without the settings of the variant."""
+
+LATER_STAGES: list[tuple[float, bool, dict[str, Any]]] = [
+    (0.50, True, {**IWAE_5, "lr": 1.5e-3, "warmup": 200}),
+    (0.25, True, {**IWAE_20, "lr": 7e-4}),
+    (0.25, False, {**IWAE_20, "lr": 4e-4}),
 ]
-"""Share of the training time and settings of each stage."""
+"""Share of the training time, whether the settings of the variant are used, and the other settings of each stage."""
 
 EPOCH_SECONDS = 6.0
 """Approximate length of an epoch, which is several passes over the images, so that saving costs little time."""
@@ -42,39 +71,110 @@ class TimeIsUp(Exception):
 def measure(args: argparse.Namespace, report: Report) -> None:
     folder = args.out.parent / ".likelihood"
     shutil.rmtree(folder, ignore_errors=True)
-    reserve = 10.0 if args.smoke else 25.0 + 0.12 * report.seconds_left  # for the bounds and the export
-    end_of_training = time.monotonic() + report.seconds_left - reserve
-    report.add("plan", {"seconds": round(report.seconds_left), "after": round(reserve), "network": NETWORK})
-    run: Path | None = None
-    for number, (share, _) in enumerate(STAGES):
-        seconds = (end_of_training - time.monotonic()) * share / sum(share for share, _ in STAGES[number:])
-        out = folder / f"stage-{number + 1}"
-        report.measure(f"stage {number + 1}", train_stage, number, seconds, args, report, out, run)
-        if not (out / "model.safetensors").exists():
-            break  # the run of the stage before is the result
-        run = out
-        archive(run, args.out.parent / "likelihood.tar.gz", ["config.json", "model.safetensors", "metrics.jsonl"])
-        count = 32 if args.smoke else 1000
-        report.measure(f"stage {number + 1} bound", importance_weighted, run, args, SAMPLES, images=count, seconds=5)
-    if run is None:
+    training_seconds = report.seconds_left - (10.0 if args.smoke else 50.0)  # the rest is for the bounds and the export
+    trial_seconds = min(26.0, 0.07 * training_seconds)
+    report.add("plan", {"seconds": round(report.seconds_left), "training": round(training_seconds)})
+    end = time.monotonic() + training_seconds
+    stages = Stages(args, report, folder)
+    if args.init is None:
+        stages.train("stage 1", FIRST_STAGE, 0.4 * training_seconds)
+        if stages.latest is None:
+            return
+    else:
+        stages.latest = args.init
+        stages.validate("initial bound", args.init)
+    variant = choose_variant(stages, trial_seconds, report)
+    for number, (share, transformed, changes) in enumerate(LATER_STAGES):
+        later_shares = sum(share for share, *_ in LATER_STAGES[number:])
+        seconds = (end - time.monotonic()) * share / later_shares
+        changes = {**changes, **(VARIANTS[variant] if transformed else {})}
+        stages.train(f"stage {number + 2}", changes, seconds)
+    if stages.best is None:
         return
+    count = 32 if args.smoke else None
     for samples in (SAMPLES, 10 * SAMPLES):
+        seconds = 0.6 * max(report.seconds_left, 5.0)
         report.measure(
-            f"bound K={samples}", importance_weighted, run, args, samples,
-            images=32 if args.smoke else None, seconds=0.6 * max(report.seconds_left, 5.0),
-        )  # fmt: skip
-    needs = 0 if args.smoke else 35
-    report.measure("export", export_and_archive, run, args.out.parent / "likelihood-onnx.tar.gz", needs=needs)
+            f"bound K={samples}", importance_weighted, stages.best, args, samples, images=count, seconds=seconds
+        )
+    needs = 0 if args.smoke else 20
+    report.measure("export", export_and_archive, stages.best, args.out.parent / "likelihood-onnx.tar.gz", needs=needs)
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def choose_variant(stages: "Stages", seconds: float, report: Report) -> str:
+    """Train for a short time with each variant, and return the one with the best validation bound."""
+    scores = {}
+    for name, settings in VARIANTS.items():
+        run, init = None, stages.latest
+        parts = {"with": {**settings, "lr": 1.5e-3}, "without": {"lr": 5e-4}}
+        for share, (part, changes) in zip(TRIAL_SHARES, parts.items(), strict=True):
+            run = stages.train_run(f"trial {name}, {part}", {**IWAE_5, **changes}, share * seconds, init)
+            init = run or init
+        score = run and stages.validate(f"trial {name} bound", run)
+        if score:
+            scores[name] = score
+    best = min(scores, key=lambda name: scores[name], default="plain")
+    report.add("variant", {"best": best, **scores})
+    return best
+
+
+class Stages:
+    """Trainings that each start from the weights of the one before, and the run with the best validation bound.
+
+    Args:
+        args: Arguments of the benchmark.
+        report: Receives the measurements.
+        folder: Folder of the runs.
+    """
+
+    def __init__(self, args: argparse.Namespace, report: Report, folder: Path) -> None:
+        self.args, self.report, self.folder = args, report, folder
+        self.latest: Path | None = None
+        self.best: Path | None = None
+        self.best_score = math.inf
+
+    def train(self, name: str, changes: dict[str, Any], seconds: float) -> None:
+        """Train a stage, and archive its run if it is the best one so far."""
+        run = self.train_run(name, changes, seconds, self.latest)
+        if run is None:
+            return
+        self.latest = run
+        score = self.validate(f"{name} bound", run)
+        if score is not None and score < self.best_score:
+            self.best, self.best_score = run, score
+            names = ["config.json", "model.safetensors", "metrics.jsonl"]
+            archive(run, self.args.out.parent / "likelihood.tar.gz", names)
+
+    def train_run(self, name: str, changes: dict[str, Any], seconds: float, init: Path | None) -> Path | None:
+        """Train for some seconds, and return the run, or None if it has no weights."""
+        out = self.folder / name.replace(" ", "-").replace(",", "")
+        self.report.measure(name, train_stage, name, changes, seconds, self.args, self.report, out, init)
+        return out if (out / "model.safetensors").exists() else None
+
+    def validate(self, name: str, run: Path) -> float | None:
+        """Return the importance-weighted bound of a run on validation images, or None if it can't be computed."""
+        count = 32 if self.args.smoke else None
+        result = self.report.measure(
+            name, importance_weighted, run, self.args, SAMPLES, split="validation", images=count
+        )
+        return None if result is None else result["nats"]
+
+
 def train_stage(
-    number: int, seconds: float, args: argparse.Namespace, report: Report, out: Path, init: Path | None
+    name: str,
+    changes: dict[str, Any],
+    seconds: float,
+    args: argparse.Namespace,
+    report: Report,
+    out: Path,
+    init: Path | None,
 ) -> dict[str, Any]:
     """Measure the speed of a stage, and train as many epochs as fit into its time.
 
     Args:
-        number: Index of the stage.
+        name: Name of the stage.
+        changes: Settings of the stage, including options of the objective.
         seconds: Time of the stage.
         args: Arguments of the benchmark.
         report: Receives the speed, and the losses after each epoch.
@@ -82,31 +182,34 @@ def train_stage(
         init: Folder of the run whose weights the stage starts from.
     """
     end = time.monotonic() + seconds
-    changes = dict(STAGES[number][1])
-    objective = {name: changes.pop(name) for name in ("samples", "dreg") if name in changes}
+    changes = dict(changes)
+    objective = {option: changes.pop(option) for option in ("samples", "dreg") if option in changes}
     if args.smoke:
         changes["batch_size"] = 64
-    options = {**({} if args.smoke else NETWORK), "objective": objective}
+    options = {**network_options(args), "objective": objective}
     config = recipe_config("mnist-resnet-flow-elbo", args, **changes, compile=args.compile, options=options)
-    probe = speed(replace(config, epochs=1000), "recorded", 0.2 if args.smoke else 1.5)
-    report.add(f"stage {number + 1} speed", probe)
+    probe = speed(replace(config, epochs=1000), "recorded", 0.2 if args.smoke else min(1.0, 0.05 * seconds))
+    report.add(f"{name} speed", probe)
     release_memory()
     dataset = load_dataset(config)
-    total_passes = 0.9 * (end - time.monotonic()) * probe["images_per_second"] / len(dataset.train)
-    passes = max(1, round(min(EPOCH_SECONDS * probe["images_per_second"] / len(dataset.train), total_passes / 4)))
+    passes_per_second = probe["images_per_second"] / len(dataset.train)
+    # Saving, validation and the sample images of the engine take a tenth of the time, and the start two seconds.
+    total_passes = 0.9 * (end - time.monotonic() - 2.0) * passes_per_second
+    passes = max(1, round(min(EPOCH_SECONDS * passes_per_second, total_passes / 2)))
     epochs = max(1, int(total_passes / passes))
     if args.smoke:
         passes, epochs = 2, 2
     history: list[dict[str, Any]] = []
 
     def report_epoch(record: dict[str, Any]) -> None:
-        validation = {name: round(value, 3) for name, value in record["validation"].items()}
+        validation = {key: round(value, 3) for key, value in record["validation"].items()}
         history.append({"epoch": record["epoch"], "loss": round(record["train"]["loss"], 3), **validation})
-        report.add(f"stage {number + 1} history", history)
+        report.add(f"{name} history", history)
         if time.monotonic() > end + 8 and record["epoch"] < epochs:
             raise TimeIsUp
 
-    dataset = replace(dataset, train=repeat_split(dataset.train, passes))
+    # Without test images, the engine does not spend seconds at the end of each stage on their bound.
+    dataset = replace(dataset, train=repeat_split(dataset.train, passes), test=None)
     config = replace(config, epochs=epochs, init=None if init is None else str(init))
     cut_short = False
     with mock.patch.object(launch, "_load_dataset", lambda *_: dataset), step_mode("recorded", args.device):
@@ -115,6 +218,14 @@ def train_stage(
         except TimeIsUp:
             cut_short = True
     return {"epochs": epochs, "passes_in_each": passes, "cut_short": cut_short}
+
+
+def network_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of the network: those of the run to start from, or those of this script."""
+    if args.init is not None:
+        options = Config.read(args.init / "config.json").training.options
+        return {part: dict(options[part]) for part in ("arch", "prior")}
+    return {} if args.smoke else NETWORK
 
 
 def repeat_split(split: Split, passes: int) -> Split:

@@ -1,4 +1,6 @@
-"""Augmentation of training images, one batch at a time."""
+"""Augmentation of training images."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -9,19 +11,33 @@ from cvae.engine.randomness import Shard
 
 
 def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
-    """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and flip, shift, crop and binarize them.
+    """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and transform and binarize them.
 
-    A shift fills the uncovered margin with the edge pixels. "dynamic" binarization samples each pixel from
-    Bernoulli(grey value), again in every epoch (Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
+    "dynamic" binarization samples each pixel from Bernoulli(grey value), again in every epoch (Burda, Grosse &
+    Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
 
     Args:
         images: images (B, C, H, W) uint8.
-        config: training configuration, with the settings `flip`, `shift`, `crop` and `binarize`.
+        config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `binarize` and
+            `consistency`.
         shard: shard of the batch to which the images belong.
 
     Returns:
-        Images (B, C, H, W) float32.
+        Images (B, C, H, W) float32. With `consistency`, pairs of an image and its transformed copy, (2 B, C, H, W).
     """
+    values = _transform(images, config, shard)
+    copies = 1
+    if config.consistency is not None:
+        values = torch.stack([images.float().div_(255), values], dim=1).flatten(0, 1)  # (B, 2, ...) -> (2 B, ...)
+        copies = 2
+    if config.binarize == "dynamic":
+        threshold = shard.draw(torch.rand, len(images), copies, *images.shape[1:], device=images.device)
+        values = (threshold.flatten(0, 1) < values).float()
+    return values
+
+
+def _transform(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
+    """Flip, shift, crop, rotate and scale images. The uncovered margin gets the values of the edge pixels."""
     device, (batch_size, _, height, width) = images.device, images.shape
     if config.flip:
         flip = shard.draw(torch.rand, batch_size, 1, 1, 1, device=device) < 0.5
@@ -34,13 +50,32 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
         images = images.gather(2, y[:, None, :, None].expand_as(images))
         images = images.gather(3, x[:, None, None, :].expand_as(images))
     values = images.float().div_(255)
-    if config.crop < 1:
-        # Side of the crop as a fraction of the image's side, (B, 1).
-        size = config.crop + (1 - config.crop) * shard.draw(torch.rand, batch_size, 1, device=device)
-        centre = (1 - size) * (2 * shard.draw(torch.rand, batch_size, 2, device=device) - 1)  # (B, 2), in [-1, 1]
-        zoom = torch.diag_embed(size.expand(batch_size, 2))  # (B, 2, 2)
-        grid = affine_grid(torch.cat([zoom, centre[:, :, None]], dim=2), list(images.shape), align_corners=False)
-        values = grid_sample(values, grid, padding_mode="border", align_corners=False).clamp_(0, 1)
-    if config.binarize == "dynamic":
-        values = (shard.draw(torch.rand, batch_size, *images.shape[1:], device=device) < values).float()
+    if config.crop < 1 or config.rotate or config.zoom:
+        values = _resample(values, config, shard)
     return values
+
+
+def _resample(values: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
+    """Crop, rotate and scale images (B, C, H, W) float32."""
+    batch_size, _, height, width = values.shape
+
+    def uniform(count: int) -> Tensor:
+        return shard.draw(torch.rand, batch_size, count, device=values.device)  # (B, count) in [0, 1)
+
+    size = values.new_ones(batch_size, 1)  # side of the visible part, as a fraction of the image's side
+    centre = values.new_zeros(batch_size, 2)  # centre of this part, in [-1, 1]
+    angle = values.new_zeros(batch_size, 1)
+    if config.crop < 1:
+        size = config.crop + (1 - config.crop) * uniform(1)
+        centre = (1 - size) * (2 * uniform(2) - 1)
+    if config.rotate:
+        angle = math.radians(config.rotate) * (2 * uniform(1) - 1)
+    if config.zoom:
+        size = size / (1 + config.zoom * (2 * uniform(1) - 1))
+    cos, sin = size * angle.cos(), size * angle.sin()
+    # Coordinates are in [-1, 1] along both sides, so an image that is not square needs the ratio of the sides.
+    matrix = torch.cat([cos, -sin * (height / width), sin * (width / height), cos], dim=1).unflatten(1, (2, 2))
+    grid = affine_grid(torch.cat([matrix, centre[:, :, None]], dim=2), list(values.shape), align_corners=False)
+    # Bilinear interpolation blurs an image that is not enlarged. MPS has nothing better in all versions of torch.
+    mode = "bicubic" if (config.rotate or config.zoom) and values.device.type != "mps" else "bilinear"
+    return grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False).clamp_(0, 1)

@@ -23,7 +23,7 @@ from cvae.engine.batches import Batches
 from cvae.engine.randomness import WHOLE, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.models import VAE, Terms
-from cvae.models.objectives import Loss
+from cvae.models.objectives import Loss, with_consistency
 from cvae.registry import OBJECTIVES
 
 WARMUP_STEPS = 3
@@ -73,6 +73,8 @@ class TrainingStep:
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
         self.objective: Callable[..., Loss] = OBJECTIVES.get(self.training.objective)
+        if self.training.consistency:
+            self.objective = with_consistency(self.objective, self.training.consistency)
         self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate and steps of the epoch so far
         self.bad_step = torch.full((), -1.0, device=self.device)  # first step whose gradient was not finite, or -1
 
@@ -134,14 +136,19 @@ class TrainingStep:
 
     def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
         image = augment(images, self.training, shard).contiguous(memory_format=torch.channels_last)
+        copies = len(image) // len(images)
+        if label is not None:
+            label = label[:, None].expand(-1, copies).flatten()  # (B,) -> (copies * B,)
 
         def model(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
             """Apply the network, with the signature that objectives expect."""
             latent_dim = self.config.model.latent_dim
-            noise = shard.draw(torch.randn, len(image), samples, latent_dim, device=self.device)
+            noise = shard.draw(torch.randn, len(images), 1, samples, latent_dim, device=self.device)
             if shard.count > 1:  # random numbers that a plug-in's network draws should differ between the parts
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
-            return self.network(image, label, noise.flatten(0, 1))  # (B, K, Z) -> (B K, Z)
+            # A pair has the same noise, so that the groups of a hierarchy are compared at corresponding samples.
+            noise = noise.expand(-1, copies, -1, -1).flatten(0, 2)  # (B, 1, K, Z) -> (copies * B K, Z)
+            return self.network(image, label, noise)
 
         with self.accelerator.autocast():
             return self.objective(model, image, label, scalars.kl_weight, **self.training.options["objective"])

@@ -8,7 +8,8 @@ samples for its importance-weighted bound.
 """
 
 import math
-from typing import Annotated, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from cvae.errors import UsageError
 from cvae.flags import Interval
 from cvae.models import Terms
+from cvae.models.priors import normal_kl
 
 NonNegative = Annotated[float, Interval(minimum=0)]
 
@@ -180,6 +182,43 @@ def _require_several_images(count: int) -> None:
             "this objective compares the latents of several images, but a batch (or a part of it, with --accumulate) "
             "has only one; choose a larger --batch-size"
         )
+
+
+def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[..., Loss]:
+    """Return an objective for pairs of images that also keeps the posteriors of each pair close to each other.
+
+    The batch (2 B, C, H, W) has each image x before its transformed copy t(x). The loss of a pair is half of
+    objective(x) + objective(t(x)) + weight * KL(q(z | t(x)) || q(z | x)). Sinha & Dieng 2021, eq. 3,
+    https://arxiv.org/abs/2105.14859.
+
+    Args:
+        objective: objective of single images.
+        weight: weight of the KL divergence.
+    """
+
+    def paired(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, **options: Any) -> Loss:
+        divergences = []
+
+        def observed(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+            terms = model(image, label, samples)
+            divergences.append(_pair_kl(terms, samples))
+            return terms
+
+        loss = objective(observed, image, label, kl_weight, **options)
+        return loss._replace(loss=loss.loss + 0.5 * weight * kl_weight * torch.stack(divergences).mean())
+
+    return paired
+
+
+def _pair_kl(terms: Terms, samples: int) -> Tensor:
+    """Return KL(q(z | t(x)) || q(z | x)), averaged over the pairs of a batch.
+
+    In a hierarchy of latents, it is the sum over the groups, and each posterior is evaluated along its own sample.
+    """
+    mean, copy_mean = terms.mean.unflatten(0, (-1, 2, samples)).unbind(1)  # (2 B K, Z) -> (B, K, Z) each
+    log_var, copy_log_var = terms.log_var.unflatten(0, (-1, 2, samples)).unbind(1)
+    # A divergence is the same in coordinates in which q(z | x) is standard normal.
+    return normal_kl((copy_mean - mean) * torch.exp(-0.5 * log_var), copy_log_var - log_var).sum(2).mean()
 
 
 def _loss(terms: Terms, loss: Tensor) -> Loss:

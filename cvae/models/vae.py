@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from cvae.config import ModelConfig, Part
 from cvae.models.conditioning import Unconditional
@@ -188,14 +190,27 @@ def _repeat(tensor: Tensor, samples: int) -> Tensor:
     return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
 
 
-@torch.compiler.disable
 def _split_graph(latent: Tensor) -> Tensor:
     """Return the tensor unchanged, but split the compiled graph: a hook can't see a gradient within one graph."""
+    # The decorator `torch.compiler.disable` would import the compiler, which takes 2 s.
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break()
     return latent
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Mode in which the functions of `torch.nn.init` do nothing."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if getattr(func, "__module__", "") == "torch.nn.init" else func(*args, **kwargs)
 
 
 def build(config: ModelConfig) -> VAE:
     """Build the model that a config describes, with weights initialized from torch's global random state.
+
+    On the device "meta", whose tensors have no data, nothing is initialized: torch would import its compiler for that,
+    which takes 2 s.
 
     Raises:
         UsageError: If a part or an option is unknown, or an option's value is out of range.
@@ -211,13 +226,14 @@ def build(config: ModelConfig) -> VAE:
         conditioning = CONDITIONINGS.get(config.conditioning.name)(
             len(config.classes), **resolve_options(CONDITIONINGS, config.conditioning)
         )
-    p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **resolve_options(LIKELIHOODS, likelihood))
-    encoder, decoder = ARCHITECTURES.get(architecture.name)(
-        config.image_shape,
-        config.latent_dim,
-        p_x.param_channels,
-        conditioning,
-        **resolve_options(ARCHITECTURES, architecture),
-    )
-    p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **resolve_options(PRIORS, prior))
+    with _WithoutInitialization() if torch.get_default_device().type == "meta" else nullcontext():
+        p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **resolve_options(LIKELIHOODS, likelihood))
+        encoder, decoder = ARCHITECTURES.get(architecture.name)(
+            config.image_shape,
+            config.latent_dim,
+            p_x.param_channels,
+            conditioning,
+            **resolve_options(ARCHITECTURES, architecture),
+        )
+        p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **resolve_options(PRIORS, prior))
     return VAE(latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)

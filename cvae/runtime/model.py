@@ -23,6 +23,7 @@ from cvae.runtime.arguments import (
 from cvae.runtime.array import Images
 from cvae.runtime.find import find
 from cvae.runtime.session import Session
+from cvae.runtime.weights import check_weights
 from cvae.spec import Spec
 
 ROUNDING = 0.01
@@ -54,7 +55,8 @@ def load(
         The model.
 
     Raises:
-        UsageError: If there is no such model or device.
+        UsageError: If there is no such model or device, or the run has other weights than those that its decoder was
+            exported from.
         CvaeError: If a file is damaged, was not exported by cvae or not exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
@@ -72,6 +74,7 @@ class Model:
         self._path = path
         self._options = options
         self._decoder = Session(exported_file(path, DECODER), "decoder", **options)
+        check_weights(path, self.spec)
         self._encoder: Session | None = None
         self._lock = Lock()
 

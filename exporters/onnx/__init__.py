@@ -1,10 +1,13 @@
 """Export to ONNX: the self-describing files `decoder.onnx` and `encoder.onnx`, compared with torch."""
 
+import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from cvae.config import Config
 from cvae.engine import load_model
 from cvae.errors import CvaeError
 from cvae.exporters.base import requires_weights, write_files
@@ -12,19 +15,27 @@ from cvae.exporters.card import can_overwrite_card, make_card
 from cvae.exporters.onnx.graph import halve, set_metadata, to_onnx
 from cvae.exporters.onnx.parity import BATCHES, HALF_TOLERANCE, TOLERANCE, compare
 from cvae.exporters.onnx.wrappers import ROLES, build_spec
-from cvae.run import CARD
+from cvae.models import VAE
+from cvae.run import CARD, WEIGHTS
 from cvae.runtime.scan import scan
 from cvae.spec import Spec
 
 
 @requires_weights
-def export(run: str | Path, *, license: str | None = None, half: bool = False) -> list[Path]:
+def export(
+    run: str | Path,
+    remark: Callable[[str], None] | None = None,
+    *,
+    license: str | None = None,
+    half: bool = False,
+) -> list[Path]:
     """Write `decoder.onnx`, `encoder.onnx` and a model card into a run folder, all files or none.
 
     A card that was edited by hand is not overwritten.
 
     Args:
         run: folder of a trained run.
+        remark: called with a message about each graph, after its comparison with torch.
         license: license of the weights, as an SPDX identifier such as Apache-2.0.
         half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
             float32.
@@ -37,11 +48,11 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
             `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
     """
     run = Path(run)
-    model, config = load_model(run)
+    model, config, weights = _load(run)
     files: dict[Path, bytes] = {}
     specs: dict[str, Spec] = {}
     for role, wrapper in ROLES.items():
-        spec = build_spec(model, config, role, run, license)
+        spec = build_spec(model, config, role, name=run.resolve().name, weights=weights, license=license)
         graph = to_onnx(wrapper(model), spec)
         if half:
             halve(graph)
@@ -66,6 +77,25 @@ def export(run: str | Path, *, license: str | None = None, half: bool = False) -
         data = graph.SerializeToString(deterministic=True)
         scan(data, specs[role], f"{role}.onnx")  # so that no file is written that `cvae.load` would reject
         files[run / f"{role}.onnx"] = data
+        if remark is not None:
+            remark(f"{role}.onnx: {len(data):,} bytes, within {agreement['max_abs_difference']} of torch")
     if can_overwrite_card(run / CARD):
         files[run / CARD] = make_card(run, specs["decoder"]).encode()
     return write_files(files)
+
+
+def _load(run: Path) -> tuple[VAE, Config, str]:
+    """Load the model of a run, and return it with its config and the SHA-256 of the weights that were loaded."""
+    while True:
+        before = _hash(run / WEIGHTS)
+        model, config = load_model(run)
+        if _hash(run / WEIGHTS) == before:  # otherwise a training has replaced the weights in the meantime
+            return model, config, before
+
+
+def _hash(path: Path) -> str:
+    """Return the SHA-256 of a file, or "" if it can't be read, for which `load_model` has an error."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""

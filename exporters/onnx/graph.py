@@ -11,7 +11,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from cvae.exporters.onnx.builder import Builder
+from cvae.exporters.onnx.operators import OPERATORS
 from cvae.exporters.onnx.parity import make_example_inputs
+from cvae.exporters.onnx.tracing import SIZES, Untraceable, record
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.spec import KEY, Spec
 
@@ -24,21 +27,45 @@ MIN_HALVED = 64
 
 def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
     """Return the graph of a decoder or an encoder, with a dynamic batch size."""
-    return trace(module, make_example_inputs(spec, 2), module.outputs)
+    return trace(module, make_example_inputs(spec, SIZES[0]), module.outputs)
 
 
 def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Return the graph of a module, with a dynamic batch size and without the paths and versions that torch adds.
+    """Return the graph of a module, with a dynamic batch size and without paths of this machine.
 
     Args:
         module: module to trace, which is called with keyword arguments.
         inputs: example inputs (B, ...) by name.
         outputs: names of the outputs.
     """
+    module.eval()
+    try:
+        return convert(module, inputs, outputs)
+    except Untraceable:
+        return trace_with_torch(module, inputs, outputs)
+
+
+def convert(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return the graph of a module, from a recording of its operators.
+
+    Raises:
+        Untraceable: If the module can't be recorded, or `OPERATORS` has no conversion of an operator.
+    """
+    recording = record(module, inputs)
+    builder = Builder(module, inputs)
+    for call in recording.calls:
+        if call.operator not in OPERATORS:
+            raise Untraceable(f"there is no conversion of {call.operator}")
+        builder.set_outputs(call, OPERATORS[call.operator](builder, *map(builder.argument, call.arguments)))
+    return builder.build(dict(zip(outputs, recording.outputs, strict=True)), OPSET)
+
+
+def trace_with_torch(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
+    """Return the graph of a module from `torch.onnx`, which knows many more operators, but takes seconds."""
     batch = torch.export.Dim("batch", min=1)
     with _silence_torch():
         program = torch.onnx.export(
-            module.eval(),
+            module,
             kwargs=inputs,
             input_names=list(inputs),
             output_names=list(outputs),

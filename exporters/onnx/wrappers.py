@@ -1,14 +1,10 @@
 """Decoder and encoder modules to export, and their specs."""
 
-import hashlib
-from pathlib import Path
-
 from torch import Tensor, nn
 
 from cvae.config import Config
 from cvae.models import VAE
 from cvae.models.likelihoods import Gaussian
-from cvae.run import WEIGHTS
 from cvae.spec import Spec
 
 
@@ -41,12 +37,21 @@ class Encoder(nn.Module):
 ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
 
 
-def build_spec(model: VAE, config: Config, role: str, run: Path, license: str | None) -> Spec:
-    """Return the spec of a run's decoder or encoder, as given by `role`."""
+def build_spec(model: VAE, config: Config, role: str, *, name: str, weights: str, license: str | None) -> Spec:
+    """Return the spec of a run's decoder or encoder, as given by `role`.
+
+    Args:
+        model: model of the run.
+        config: config of the run.
+        role: "decoder" or "encoder".
+        name: name of the run.
+        weights: SHA-256 of the file that the weights of the model were loaded from.
+        license: license of the weights.
+    """
     likelihood = model.likelihood
     return Spec(
         role=role,
-        name=run.resolve().name,
+        name=name,
         architecture=config.model.architecture.name,
         image_shape=config.model.image_shape,
         latent_dim=config.model.latent_dim,
@@ -56,6 +61,6 @@ def build_spec(model: VAE, config: Config, role: str, run: Path, license: str | 
         prior=config.model.prior.name,
         data=config.training.data.partition(":")[0],  # "folder" of "folder:PATH": a path is private
         data_terms=config.data_terms,
-        weights=hashlib.sha256((run / WEIGHTS).read_bytes()).hexdigest(),
+        weights=weights,
         license=license,
     )

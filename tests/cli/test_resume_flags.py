@@ -21,9 +21,9 @@ from cvae.model_zoo import recipes
 
 START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
-    without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, kl_warmup=1.0, init="runs/first",
-    epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3, weight_decay=0.1, schedule="step",
-    milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
+    without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
+    kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
+    weight_decay=0.1, schedule="step", milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
     options={"arch": {"hidden": [32]}, "objective": {"beta": 2}},
 )  # fmt: skip
 """Config that the run of these tests was started with. Its likelihood depends on the data."""
@@ -44,6 +44,9 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "flip": (["--flip"], ["--no-flip"]),
     "shift": (["--shift 1"], ["--shift 0"]),
     "crop": (["--crop 0.9"], ["--crop 1"]),
+    "rotate": (["--rotate 5"], ["--rotate 0"]),
+    "zoom": (["--zoom 0.1"], ["--zoom 0"]),
+    "consistency": (["--consistency 0.1"], ["--consistency 0"]),
     "objective": (["--objective elbo"], ["--objective iwae"]),
     "beta": (["--beta 2", "--beta 2 --set objective.beta=5"], ["--beta 1"]),
     "free_bits": (["--free-bits 0"], ["--free-bits 1"]),

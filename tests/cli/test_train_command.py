@@ -39,7 +39,8 @@ def test_every_flag_reaches_the_config(cvae):
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
         "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
-        "flip": True, "shift": 1, "crop": 0.9, "accumulate": 2, "on_nan": "skip", "compile": False,
+        "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
+        "accumulate": 2, "on_nan": "skip", "compile": False,
         "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from functools import partial
@@ -34,7 +35,7 @@ from cvae.errors import CvaeError, UsageError
 from cvae.evaluation.bounds import bounds
 from cvae.evaluation.exported_scorer import ExportedScorer
 
-KINDS = ["labels", "plain"]
+MODELS = ["labels", "plain"]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def digits() -> Split:
 
 @pytest.fixture(scope="module")
 def scorers(trained) -> dict[str, ExportedScorer]:
-    return {kind: ExportedScorer(cvae.load(trained[kind])) for kind in KINDS}
+    return {model: ExportedScorer(cvae.load(trained[model])) for model in MODELS}
 
 
 @pytest.fixture
@@ -79,33 +80,33 @@ def test_bound_and_kl_agree_with_evaluation(scorers, digits):
     np.testing.assert_allclose(measured.kl, actual.rate.sum(1), rtol=1e-4, atol=1e-3)
     difference = measured.bound - actual.importance_weighted
     assert difference.mean() == pytest.approx(0, abs=4 * difference.std() / np.sqrt(len(difference)))
-    again = scorers["plain"].reconstruct(digits.images / np.float32(255), None)
-    squares = ((again - digits.images / 255) ** 2).reshape(len(again), -1).sum(1)
+    reconstructions = scorers["plain"].reconstruct(digits.images / np.float32(255), None)
+    squares = ((reconstructions - digits.images / 255) ** 2).reshape(len(reconstructions), -1).sum(1)
     np.testing.assert_allclose(measured.squared_error, squares, rtol=1e-4)
-    assert np.array_equal(measured.reconstruction, again)
+    assert np.array_equal(measured.reconstruction, reconstructions)
 
 
 def test_local_error_is_the_maximum_of_blurred_differences(scorers, digits):
     measured = measure(scorers["plain"], digits.images[:20], reconstructions=True)
     difference = (digits.images[:20] / 255 - measured.reconstruction)[:, 0]  # (N, 1, H, W) -> (N, H, W)
     blur = partial(gaussian_filter, sigma=scores_module.BLUR * 8, mode="constant", truncate=20)
-    share = blur(np.ones((8, 8)))  # of the weights, inside the image
-    expected = [np.abs(blur(each) / share).max() for each in difference]
+    inside = blur(np.ones((8, 8)))  # fraction of the blur's weights that is inside the image
+    expected = [np.abs(blur(image) / inside).max() for image in difference]
     np.testing.assert_allclose(measured.local, expected, rtol=1e-4)
 
 
-def test_labels_are_compared_at_the_mean_code(scorers, digits):
+def test_labels_are_compared_at_the_posterior_mean(scorers, digits):
     scorer, images = scorers["labels"], digits.images[:40] / np.float32(255)
     measured = measure(scorer, digits.images[:40])
-    each = []
+    nats = []
     for k in range(10):
         mean, std = scorer.model.encode(images, k)
         errors = ((scorer.model.decode(mean, k) - images) ** 2).sum(axis=(1, 2, 3))
         sigma = scorer.model.spec.sigma
-        each.append(errors / (2 * sigma**2) + (0.5 * (mean**2 + std**2 - 1) - np.log(std)).sum(1))
-    each = np.stack(each, axis=1)  # (N, K), up to a constant
-    assert measured.label.tolist() == each.argmin(1).tolist()
-    ratio = [row[row.argmin()] - np.delete(row, row.argmin()).mean() for row in each]
+        nats.append(errors / (2 * sigma**2) + (0.5 * (mean**2 + std**2 - 1) - np.log(std)).sum(1))
+    nats = np.stack(nats, axis=1)  # (N, K), up to a constant
+    assert measured.label.tolist() == nats.argmin(1).tolist()
+    ratio = [row[row.argmin()] - np.delete(row, row.argmin()).mean() for row in nats]
     np.testing.assert_allclose(measured.ratio, ratio, rtol=1e-3, atol=1e-2)
 
 
@@ -117,23 +118,24 @@ def test_inferred_label_is_the_true_label():
     assert (measured.label == test.labels[:200]).mean() >= 0.97
 
 
-def nearest(code: np.ndarray) -> np.ndarray:
-    """Return the mean distance of each code to its nearest neighbours."""
+def neighbour_distance(code: np.ndarray) -> np.ndarray:
+    """Return the mean distance of each latent code to its nearest neighbours."""
     distances = np.linalg.norm(code[:, None] - code, axis=2)
     return np.sort(distances, axis=1)[:, 1 : 1 + NEIGHBOURS].mean(1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_thresholds_accept_the_quantile_of_normal_images(scorers, digits, kind):
-    normal = measure(scorers[kind], digits.images)
-    detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
+@pytest.mark.parametrize("model", MODELS)
+def test_thresholds_accept_the_requested_fraction_of_normal_images(scorers, digits, model):
+    normal = measure(scorers[model], digits.images)
+    detector = Detector.fit(scorers[model], digits.images, data="digits", quantile=0.9)
     thresholds = detector.metadata.thresholds
-    assert list(thresholds) == [name for name in SCORES if name != "ratio" or kind == "labels"]
+    assert list(thresholds) == [name for name in SCORES if name != "ratio" or model == "labels"]
     for name, score in detector.scores(normal).items():
-        if name not in ("neighbours", "combined"):  # among them each image is its own nearest neighbour
+        if name not in ("neighbours", "combined"):  # here each image is its own nearest neighbour
             assert (score <= thresholds[name]).mean() == pytest.approx(0.9, abs=0.01)
     rank = math.ceil((len(digits.images) + 1) * 0.9)
-    assert thresholds["neighbours"] == pytest.approx(float(np.sort(nearest(normal.code))[rank - 1]), rel=1e-3)
+    distance = np.sort(neighbour_distance(normal.code))[rank - 1]
+    assert thresholds["neighbours"] == pytest.approx(float(distance), rel=1e-3)
 
 
 def test_label_ratio_is_normalized_for_each_label(scorers, digits):
@@ -141,36 +143,36 @@ def test_label_ratio_is_normalized_for_each_label(scorers, digits):
     detector = Detector.fit(scorers["labels"], digits.images, data="digits", quantile=0.9)
     score = detector.scores(normal)["ratio"]
     for label in range(10):
-        of_label = score[normal.label == label]
-        if len(of_label) >= calibration_module.MIN_IMAGES:
-            assert of_label.mean() == pytest.approx(0, abs=1e-4) and of_label.std() == pytest.approx(1, abs=1e-4)
+        label_scores = score[normal.label == label]
+        if len(label_scores) >= calibration_module.MIN_IMAGES:
+            assert (label_scores.mean(), label_scores.std()) == pytest.approx((0, 1), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
-    """P-values of usual scores are counts. The calibration uses the normal images."""
-    detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.9)
-    others = measure(scorers[kind], load_data("digits").test.images[200:])
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_are_combined_by_fishers_method(scorers, digits, model):
+    """P-values are counted among the normal images, except in the upper tail, which is fitted."""
+    detector = Detector.fit(scorers[model], digits.images, data="digits", quantile=0.9)
+    others = measure(scorers[model], load_data("digits").test.images[200:])
     scores = detector.scores(others)
     names = [name for name in COMBINED if name in scores]
-    assert names == [name for name in COMBINED if name != "ratio" or kind == "labels"]
-    usual = 0
+    assert names == [name for name in COMBINED if name != "ratio" or model == "labels"]
+    counted = 0
     for i in range(len(others.code)):
         p = [(normal >= scores[name][i]).mean() for name, normal in zip(names, detector.calibration.T, strict=True)]
         expected = combine_pvalues(p, method="fisher").statistic if min(p) > 0 else np.inf
         if min(p) > calibration_module.TAIL:
-            usual += 1
+            counted += 1
             assert scores["combined"][i] == pytest.approx(expected, rel=1e-9)
-        else:  # fitted
+        else:  # at least one p-value is from the fitted tail
             assert scores["combined"][i] >= 2 * np.log(1 / calibration_module.TAIL)
-    assert usual >= 20
+    assert counted >= 20
 
-    normal = measure(scorers[kind], digits.images)
-    alone = detector.scores(normal) | {"neighbours": nearest(normal.code)}
+    normal = measure(scorers[model], digits.images)
+    alone = detector.scores(normal) | {"neighbours": neighbour_distance(normal.code)}
     fold, combined = np.arange(len(digits.images)) % calibration_module.NUM_FOLDS, []
-    for i in range(len(fold)):  # each against those of the other folds
-        against = [np.sort(alone[name][fold != fold[i]]) for name in names]
-        tails = [log_p_value(alone[name][i : i + 1], column)[0] for name, column in zip(names, against, strict=True)]
+    for i in range(len(fold)):  # each image is compared with the other folds
+        reference = [np.sort(alone[name][fold != fold[i]]) for name in names]
+        tails = [log_p_value(alone[name][i : i + 1], column)[0] for name, column in zip(names, reference, strict=True)]
         combined.append(-2 * sum(tails))
     threshold = np.sort(combined)[math.ceil((len(fold) + 1) * 0.9) - 1]
     assert detector.metadata.thresholds["combined"] == pytest.approx(threshold, rel=1e-3)
@@ -178,11 +180,11 @@ def test_scores_are_combined_by_fishers_method(scorers, digits, kind):
 
 @pytest.mark.parametrize("count", [30, 144])
 def test_false_alarm_rate_matches_quantile(count):
-    """The rate is averaged over random sets of normal images. With 30 images the largest score is closest to 95 %."""
-    random = np.random.default_rng(0)
+    """The rate is averaged over random sets of normal images. With 30 images, the threshold is the largest score."""
+    rng = np.random.default_rng(0)
     above = []
     for _ in range(300):
-        normal, new = (dict(zip(COMBINED, random.standard_normal((3, n)), strict=True)) for n in (count, 500))
+        normal, new = (dict(zip(COMBINED, rng.standard_normal((3, n)), strict=True)) for n in (count, 500))
         normal["combined"] = combine_normal(normal)
         new["combined"] = combine(new, sorted_scores(normal))
         above.append([(new[name] > conformal_threshold(normal[name], 0.95)).mean() for name in new])
@@ -192,54 +194,54 @@ def test_false_alarm_rate_matches_quantile(count):
 
 
 def test_p_value_of_rare_score_follows_exponential_tail():
-    random = np.random.default_rng(0)
-    normal = np.sort(random.exponential(3.0, 20_000))
+    rng = np.random.default_rng(0)
+    normal = np.sort(rng.exponential(3.0, 20_000))
     actual = log_p_value(np.array([1.0, 6.0, 12.0, 30.0, 60.0]), normal)
     np.testing.assert_allclose(actual, expon.logsf([1.0, 6.0, 12.0, 30.0, 60.0], scale=3.0), rtol=0.06)
-    same = log_p_value(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # no spread at all
-    assert np.isfinite(same).all() and same[0] == same[1] == 0 > same[2]
+    constant = log_p_value(np.array([4.9, 5.0, 5.1]), np.full(30, 5.0))  # all normal scores are equal
+    assert np.isfinite(constant).all() and constant[0] == constant[1] == 0 > constant[2]
 
 
 @pytest.mark.parametrize("count", [NEIGHBOURS + 1, 30, 144])
 def test_combined_score_detects_image_extreme_in_one_score(count):
-    random = np.random.default_rng(0)
-    parts = {name: random.standard_normal(count) for name in COMBINED}
+    rng = np.random.default_rng(0)
+    parts = {name: rng.standard_normal(count) for name in COMBINED}
     calibration = np.sort(list(parts.values()), axis=1).T
     threshold = conformal_threshold(combine_normal(parts), 0.95)
     for name in COMBINED:
-        odd = {other: np.zeros(2) for other in COMBINED} | {name: np.array([50.0, 60.0])}
-        combined = combine(odd, calibration)
+        outliers = {other: np.zeros(2) for other in COMBINED} | {name: np.array([50.0, 60.0])}
+        combined = combine(outliers, calibration)
         assert threshold < combined[0] < combined[1]
 
 
 @pytest.mark.parametrize(
-    ("kind", "by"),
+    ("model", "score_name"),
     [("labels", "combined"), ("labels", "ratio"), ("plain", "combined"), ("plain", "neighbours"), ("plain", "local")],
 )
-def test_negative_digits_are_detected_as_anomalies(scorers, digits, kind, by):
-    detector = Detector.fit(scorers[kind], digits.images, data="digits", quantile=0.95)
+def test_negative_digits_are_detected_as_anomalies(scorers, digits, model, score_name):
+    detector = Detector.fit(scorers[model], digits.images, data="digits", quantile=0.95)
     others = load_data("digits").test.images[200:]
     negatives = 255 - others
-    actual = [detector.scores(measure(scorers[kind], images))[by] for images in (others, negatives)]
-    normal, odd = (float((score > detector.metadata.thresholds[by]).mean()) for score in actual)
-    assert normal < 0.2 and odd > normal + 0.1
+    actual = [detector.scores(measure(scorers[model], images))[score_name] for images in (others, negatives)]
+    normal_rate, negative_rate = (float((score > detector.metadata.thresholds[score_name]).mean()) for score in actual)
+    assert normal_rate < 0.2 and negative_rate > normal_rate + 0.1
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_do_not_depend_on_the_order_of_images(scorers, digits, kind):
-    forth, back = (measure(scorers[kind], images) for images in (digits.images, digits.images[::-1].copy()))
+@pytest.mark.parametrize("model", MODELS)
+def test_scores_do_not_depend_on_the_order_of_images(scorers, digits, model):
+    forward, reverse = (measure(scorers[model], images) for images in (digits.images, digits.images[::-1].copy()))
     for name in ("bound", "kl", "squared_error"):
-        np.testing.assert_allclose(getattr(back, name)[::-1], getattr(forth, name), rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(getattr(reverse, name)[::-1], getattr(forward, name), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, kind):
-    scorer = scorers[kind]
+@pytest.mark.parametrize("model", MODELS)
+def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, model):
+    scorer = scorers[model]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
     assert [path.name for path in detector.save(tmp_path)] == [METADATA, CODES, CALIBRATION]
-    again = Detector.load(tmp_path, scorer)
-    assert again.metadata == detector.metadata and np.array_equal(again.codes, detector.codes)
-    assert np.array_equal(again.calibration, detector.calibration)
+    loaded = Detector.load(tmp_path, scorer)
+    assert loaded.metadata == detector.metadata and np.array_equal(loaded.codes, detector.codes)
+    assert np.array_equal(loaded.calibration, detector.calibration)
 
 
 def test_fit_rejects_too_few_images_and_invalid_quantile(scorers, digits):
@@ -254,45 +256,47 @@ def test_fit_rejects_too_few_images_and_invalid_quantile(scorers, digits):
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 
-def test_fit_and_score_commands(detect, run, digits, scorers):
+def test_fit_and_score_commands_agree_with_the_api_and_write_scores_and_maps(detect, run, digits, scorers):
     facts = detect("fit", "run", "--quantile", 0.9, "--json").facts
     validation = load_data("digits").validation.images
     assert facts["out"] == "run/detector.json" and facts["images"] == len(validation)
     expected = Detector.fit(scorers["labels"], validation, data="digits", quantile=0.9)
     assert facts["thresholds"] == pytest.approx(dict(expected.metadata.thresholds), rel=1e-4)
 
-    odd = digits.images[20:23, :, ::-1]
+    flipped = digits.images[20:23, :, ::-1]
     save_images(Path("mine/a"), digits.images[:9])
-    save_images(Path("mine/b"), odd)
+    save_images(Path("mine/b"), flipped)
     facts = detect("score", "mine", "--model", "run", "--json").facts
     assert facts["by"] == "combined"
     names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
     assert [row["image"] for row in facts["images"]] == names
-    everything = np.concatenate([digits.images[:9], odd])
-    measured = measure(scorers["labels"], everything, reconstructions=True)
+    all_images = np.concatenate([digits.images[:9], flipped])
+    measured = measure(scorers["labels"], all_images, reconstructions=True)
     for name, values in expected.scores(measured).items():
         assert [row[name] for row in facts["images"]] == pytest.approx(values.tolist(), rel=1e-3, abs=1e-3)
     for row in facts["images"]:
         assert row["verdict"] == ("anomaly" if row["combined"] > facts["thresholds"]["combined"] else "normal")
 
-    again = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
-    once_more = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts  # nor what it wrote itself
-    assert facts["images"] == again["images"] == once_more["images"]
+    second = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
+    # The images that the previous call wrote to the same folder are not scored.
+    third = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
+    assert facts["images"] == second["images"] == third["images"]
     shutil.rmtree("mine/maps")
 
     with Path("anomalies/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == names and set(rows[0]) == {"image", "verdict", "label", *SCORES}
     worst = sorted(range(12), key=lambda i: -facts["images"][i]["combined"])[:8]
-    with Image.open("anomalies/worst.png") as picture:
-        grid = picture.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
-    assert picture.width * (8 * 9 - 1) == picture.height * (3 * 9 - 1)  # 8 rows: picture, reconstruction, map
+    with Image.open("anomalies/worst.png") as file:
+        grid = file.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
+    assert file.width * (8 * 9 - 1) == file.height * (3 * 9 - 1)  # 8 rows of image, reconstruction and map
     top = np.asarray(grid.crop((0, 0, 8, 8)), dtype=float)
-    assert np.abs(top - everything[worst[0], 0][:, :, None]).mean() < 25  # enlarged smoothly, and back
+    # The tolerance is large because the grid was enlarged smoothly and reduced again.
+    assert np.abs(top - all_images[worst[0], 0][:, :, None]).mean() < 25
     for i, name in enumerate(names):
-        with Image.open(Path("anomalies/maps") / name) as map_file:
-            brightness = np.asarray(map_file.convert("RGB"), dtype=float).mean()
-        error = np.abs(everything[i] / 255 - measured.reconstruction[i])
+        with Image.open(Path("anomalies/maps") / name) as file:
+            brightness = np.asarray(file.convert("RGB"), dtype=float).mean()
+        error = np.abs(all_images[i] / 255 - measured.reconstruction[i])
         assert brightness == pytest.approx(255 * (3 * error).clip(0, 3).mean() / 3, abs=12)
 
 
@@ -310,33 +314,33 @@ def test_score_command_accepts_another_score_and_image_size(detect, run, digits)
     assert Path("found/maps/large.png").is_file()
 
 
-BAD: dict[str, tuple[int, str, list[str]]] = {
-    "no detector": (1, "score 0.png -m {plain}", ["detector.json", "cvae detect fit"]),
-    "no picture": (1, "score nowhere.png -m run", ["nowhere.png"]),
-    "no picture in it": (1, "score text.png -m run", ["text.png"]),
+INVALID_COMMANDS: dict[str, tuple[int, str, list[str]]] = {
+    "missing detector": (1, "score 0.png -m {plain}", ["detector.json", "cvae detect fit"]),
+    "missing image": (1, "score nowhere.png -m run", ["nowhere.png"]),
+    "invalid image": (1, "score text.png -m run", ["text.png"]),
     "empty folder": (2, "score empty -m run", ["'empty'", ".png"]),
-    "another size": (2, "score large.png -m run", ["20x30", "8x8", "--resize"]),
-    "colour": (2, "score colour.png -m run", ["8x8", "in colour", "--resize"]),
-    "by": (2, "score 0.png -m run --by ratios", ["'ratios'", "'ratio'"]),
-    "quantile": (2, "fit run --quantile 95", ["--quantile 95", "0.95"]),
-    "split": (2, "fit run --split tset", ["'tset'", "test"]),
-    "data": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),
-    "other data": (2, "fit run --data folder:pictures", ["3 channels", "takes 1", "--data"]),
-    "no model": (2, "fit nowhere", ["'nowhere'"]),
+    "wrong size": (2, "score large.png -m run", ["20x30", "8x8", "--resize"]),
+    "colour image": (2, "score colour.png -m run", ["8x8", "in colour", "--resize"]),
+    "unknown score": (2, "score 0.png -m run --by ratios", ["'ratios'", "'ratio'"]),
+    "quantile above 1": (2, "fit run --quantile 95", ["--quantile 95", "0.95"]),
+    "unknown split": (2, "fit run --split tset", ["'tset'", "test"]),
+    "misspelt data set": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),
+    "wrong number of channels": (2, "fit run --data folder:images", ["3 channels", "takes 1", "--data"]),
+    "missing model": (2, "fit nowhere", ["'nowhere'"]),
     "zoo model": (2, "fit mnist-resnet-conditional", ["cvae zoo copy mnist-resnet-conditional"]),
 }
 
 
-@pytest.mark.parametrize(("code", "command", "words"), BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("code", "command", "words"), INVALID_COMMANDS.values(), ids=INVALID_COMMANDS)
 def test_detect_rejects_invalid_arguments_and_writes_nothing(detect, run, trained, digits, code, command, words):
     detect("fit", "run", "--limit", 50)
-    Path("text.png").write_text("no picture")
+    Path("text.png").write_text("not an image")
     Path("empty").mkdir()
     Image.fromarray(digits.images[0, 0]).save("0.png")
     Image.new("L", (20, 30)).save("large.png")
     Image.new("RGB", (8, 8), "red").save("colour.png")
-    save_images(Path("pictures"), np.zeros((2, 1, 9, 9), np.uint8))
-    Image.new("RGB", (80, 80), "red").save("pictures/red.png")
+    save_images(Path("images"), np.zeros((2, 1, 9, 9), np.uint8))
+    Image.new("RGB", (80, 80), "red").save("images/red.png")
     before = {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()}
     result = detect(*(word.format(**trained) for word in command.split()))
     line = result.err.splitlines()[-1]
@@ -345,61 +349,61 @@ def test_detect_rejects_invalid_arguments_and_writes_nothing(detect, run, traine
     assert {path: path.stat().st_mtime_ns for path in Path.cwd().rglob("*") if path.is_file()} == before
 
 
-def damage(**changes: Any) -> Callable[[Path], None]:
-    def rewrite(folder: Path) -> None:
-        facts = json.loads((folder / METADATA).read_text())
-        (folder / METADATA).write_text(json.dumps({**facts, **changes}))
+def edit_metadata(**changes: Any) -> Callable[[Path], None]:
+    def edit(folder: Path) -> None:
+        metadata = json.loads((folder / METADATA).read_text())
+        (folder / METADATA).write_text(json.dumps({**metadata, **changes}))
 
-    return rewrite
+    return edit
 
 
-DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "no JSON": (lambda folder: (folder / METADATA).write_text("{"), "can't be read"),
-    "another version": (lambda folder: (damage(format=1)(folder), (folder / CALIBRATION).unlink()), "is 1, not 2"),
-    "no version": (damage(format=None), "is None, not 2"),
-    "unknown key": (damage(more=2), "can't be read"),
-    "different weights": (damage(weights="0" * 64), "to different weights"),
-    "no object": (lambda folder: (folder / METADATA).write_text("[]"), "can't be read"),
-    "no thresholds": (damage(thresholds={}), "damaged"),
-    "few codes": (lambda folder: np.save(folder / CODES, np.zeros((3, 8), np.float32)), "damaged"),
-    "few labels": (damage(centre=[1.0], scale=[1.0]), "damaged"),
-    "no codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
-    "codes cut": (lambda folder: (folder / CODES).write_bytes((folder / CODES).read_bytes()[:200]), "can't be read"),
-    "codes of another size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
-    "no scores": (lambda folder: (folder / CALIBRATION).unlink(), "can't be read"),
-    "few scores": (lambda folder: np.save(folder / CALIBRATION, np.zeros((200, 2))), "damaged"),
-    "a pickle": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
+CORRUPTIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "invalid JSON": (lambda folder: (folder / METADATA).write_text("{"), "can't be read"),
+    "older version": (lambda folder: (edit_metadata(format=1)(folder), (folder / CALIBRATION).unlink()), "is 1, not 2"),
+    "missing version": (edit_metadata(format=None), "is None, not 2"),
+    "unknown key": (edit_metadata(more=2), "can't be read"),
+    "different weights": (edit_metadata(weights="0" * 64), "to different weights"),
+    "not an object": (lambda folder: (folder / METADATA).write_text("[]"), "can't be read"),
+    "empty thresholds": (edit_metadata(thresholds={}), "damaged"),
+    "too few codes": (lambda folder: np.save(folder / CODES, np.zeros((3, 8), np.float32)), "damaged"),
+    "too few labels": (edit_metadata(centre=[1.0], scale=[1.0]), "damaged"),
+    "missing codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
+    "truncated codes": (lambda folder: os.truncate(folder / CODES, 200), "can't be read"),
+    "codes of wrong size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
+    "missing scores": (lambda folder: (folder / CALIBRATION).unlink(), "can't be read"),
+    "too few scores": (lambda folder: np.save(folder / CALIBRATION, np.zeros((200, 2))), "damaged"),
+    "pickled codes": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
 }
 
 
-@pytest.mark.parametrize(("spoil", "words"), DAMAGES.values(), ids=DAMAGES)
-def test_damaged_detector_is_rejected(scorers, digits, tmp_path, spoil, words):
+@pytest.mark.parametrize(("corrupt", "words"), CORRUPTIONS.values(), ids=CORRUPTIONS)
+def test_damaged_detector_is_rejected(scorers, digits, tmp_path, corrupt, words):
     scorer = scorers["labels"]
     Detector.fit(scorer, digits.images, data="digits", quantile=0.9).save(tmp_path)
-    spoil(tmp_path)
+    corrupt(tmp_path)
     with pytest.raises(CvaeError, match=f"{words}.*; fit a new one with: cvae detect fit"):
         Detector.load(tmp_path, scorer)
 
 
-def test_scored_images_are_read_at_one_depth(detect, run, digits):
-    """An image of 12 bits has the scores of the same image in 8 bits, whatever other images are scored."""
+def test_scored_images_are_read_with_the_same_bit_depth(detect, run, digits):
+    """An image of 12 bits has the same scores as with 8 bits, whatever other images are scored with it."""
     detect("fit", "run", "--limit", 50)
-    save_images(Path("shallow"), digits.images[:3])
-    Path("deep").mkdir()
+    save_images(Path("8-bit"), digits.images[:3])
+    Path("12-bit").mkdir()
     for i, (image, scale) in enumerate(zip(digits.images[:3, 0], (1, 1, 1 / 20), strict=True)):
-        Image.fromarray(np.rint(image * (scale * 4095 / 255)).astype(np.uint16)).save(f"deep/{i}.png")
+        Image.fromarray(np.rint(image * (scale * 4095 / 255)).astype(np.uint16)).save(f"12-bit/{i}.png")
     dark = Image.fromarray(np.rint(digits.images[2, 0] / 20).astype(np.uint8))
-    dark.save("shallow/2.png")
-    result = detect("score", "deep", "-m", "run", "--json")
+    dark.save("8-bit/2.png")
+    result = detect("score", "12-bit", "-m", "run", "--json")
     assert result.err == "3 images of 16 or 32 bits: values of at most 4,095 are read as 12 bits, 0..4,095\n"
-    expected = detect("score", "shallow", "-m", "run", "--json").facts["images"]
-    for deep, shallow in zip(result.facts["images"], expected, strict=True):
-        assert deep["reconstruction"] == pytest.approx(shallow["reconstruction"], rel=0.02)
+    expected = detect("score", "8-bit", "-m", "run", "--json").facts["images"]
+    for row, expected_row in zip(result.facts["images"], expected, strict=True):
+        assert row["reconstruction"] == pytest.approx(expected_row["reconstruction"], rel=0.02)
 
 
 def test_fit_reports_skipped_files(detect, run, digits):
     save_images(Path("normal"), digits.images[:30])
-    Path("normal/notes.txt").write_text("no image")
+    Path("normal/notes.txt").write_text("not an image")
     result = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
     assert result.facts["images"] == 30
     assert result.err == "ignored files that are not readable images: 1 .txt file\nnormal: 30 training images\n"
@@ -414,7 +418,7 @@ def test_fit_rejects_model_without_finite_scores(detect, run, file, output, valu
     assert not list(run.glob("detector*"))
 
 
-def test_score_that_is_not_finite_is_rejected(scorers, digits):
+def test_non_finite_score_is_rejected(scorers, digits):
     detector = Detector.fit(scorers["plain"], digits.images, data="digits", quantile=0.9)
     measured = measure(scorers["plain"], digits.images[:3])
     with pytest.raises(CvaeError, match=r"^the score 'kl' of '.*' is not finite: .*$"):

@@ -1,4 +1,4 @@
-"""The code reads as CONTRIBUTING.md says: names of the field, short files, plain English."""
+"""Style rules of CONTRIBUTING.md: established names, short files, plain English."""
 
 import ast
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration  # git lists the files
+pytestmark = pytest.mark.integration  # the tests run git to list the files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -31,10 +31,10 @@ ALLOWED = {
 MAX_LINES, MAX_TEST_LINES = 400, 600
 
 NO_BEFORE_NOUN = re.compile(r"\b(?:is|are|was|were) no (?!longer|more|less|fewer|greater|one|other)\w+")
-"""As in "is no valid config", which should be "is not a valid config"."""
+"""Matches "is no valid config", which should be "is not a valid config"."""
 
-NATURAL = ("there is no", "there are no", "there was no", "there were no")
-"""Natural uses: "there is no network"."""
+NATURAL_USES = ("there is no", "there are no", "there was no", "there were no")
+"""Phrases in which "no" is natural: "there is no network"."""
 
 
 def files(*suffixes: str) -> list[Path]:
@@ -63,7 +63,7 @@ def is_test(path: Path) -> bool:
     return path.is_relative_to(ROOT / "tests")
 
 
-def test_names_are_those_of_the_field() -> None:
+def test_names_are_not_participles_or_private_vocabulary() -> None:
     banned = (PARTICIPLES_AND_PREPOSITIONS | PRIVATE_VOCABULARY) - ALLOWED.keys()
     places = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
@@ -80,12 +80,12 @@ def test_files_are_short() -> None:
     assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > limits[path]} == {}
 
 
-def test_no_is_not_an_article() -> None:
+def test_no_is_not_used_as_an_article() -> None:
     places = []
     for path in files(".py", ".md", ".toml"):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
             text = line.lower()
-            for phrase in NATURAL:
+            for phrase in NATURAL_USES:
                 text = text.replace(phrase, "")
             if NO_BEFORE_NOUN.search(text) and path != Path(__file__):
                 places.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()}")

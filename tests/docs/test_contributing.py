@@ -24,19 +24,19 @@ def checkout(tmp_path: Path) -> Path:
     chapter, _, _ = chapter.partition("\n## ")
     registry = tmp_path / "cvae" / "registry.py"
     for section in chapter.split("\n### ")[1:]:
-        named = re.search(r"`((?:cvae|exporters)/\S+\.py)`", section)
-        assert named is not None
+        module_name = re.search(r"`((?:cvae|exporters)/\S+\.py)`", section)
+        assert module_name is not None
         part, line = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-        module = tmp_path / named[1]
+        module = tmp_path / module_name[1]
         module.write_text(f"{module.read_text()}\n\n{part}" if module.exists() else part)
-        (kind,) = re.findall(r"`cvae/registry.py`, in `([A-Z]+)`:", section)
-        start, end, after = registry.read_text().partition(f"\n{kind} = Registry(")
+        (registry_name,) = re.findall(r"`cvae/registry.py`, in `([A-Z]+)`:", section)
+        start, end, after = registry.read_text().partition(f"\n{registry_name} = Registry(")
         entries, brace, after = after.partition("\n    },")
         registry.write_text(f"{start}{end}{entries}\n        {line.strip()}{brace}{after}")
     return tmp_path
 
 
-def test_recipes_for_parts_train_and_export(checkout):
+def test_parts_added_by_the_recipes_train_and_export(checkout):
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
 
     def cvae(command: str) -> str:

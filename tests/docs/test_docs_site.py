@@ -34,17 +34,17 @@ def reference(site: ModuleType) -> str:
     return site.command_reference()
 
 
-def listed(entry: Any) -> Iterator[str]:
+def listed_pages(entry: Any) -> Iterator[str]:
     """Yield the pages that a navigation lists, at any depth."""
     if isinstance(entry, str):
         yield entry
     else:
         for child in entry.values() if isinstance(entry, dict) else entry:
-            yield from listed(child)
+            yield from listed_pages(child)
 
 
 def test_navigation_lists_every_page(site):
-    nav = set(listed(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
+    nav = set(listed_pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]))
     assert nav == {page for page in site.pages() if not page.startswith("api/")}
 
 

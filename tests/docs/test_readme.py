@@ -1,4 +1,4 @@
-"""Commands and programs in the documents: each of them works as written."""
+"""Commands and programs in the documents, run as written."""
 
 import os
 import re
@@ -21,32 +21,29 @@ DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md")
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
 """Its commands are run by test_gallery.py."""
-INSTALLS = re.compile(r"^(pip install|make) ")
+INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in a separate environment, and by CI."""
 
-HOSTS = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
+OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
 """Run by test_node.py and test_web_page.py, which need npm and a browser."""
 
 
 def commands(path: Path) -> list[str]:
     lines = [line for block in code_blocks(path.read_text(), "bash") for line in block.splitlines()]
-    return [line for line in lines if line and not INSTALLS.match(line) and not HOSTS.match(line)]
+    return [line for line in lines if line and not INSTALL_COMMANDS.match(line) and not OTHER_RUNTIMES.match(line)]
 
 
 NUMBER = re.compile(r"-?\d[\d,.]*(e-\d+)?")
 
 
 def shown_outputs(path: Path) -> dict[str, list[str]]:
-    """Return the lines of output that a document shows below a command, by command. Lines of "..." are left out."""
+    """Return the output lines that a document shows below each command, without lines of "..."."""
     pairs = re.findall(r"```bash\n([^\n]*)\n```\n+```text\n(.*?)```", path.read_text(), flags=re.DOTALL)
     return {command: [line for line in output.splitlines() if line != "..."] for command, output in pairs}
 
 
-def without_numbers(line: str) -> str:
-    """Return a line of output without what depends on the machine, the seed and the number of epochs.
-
-    That includes the mark of the best epoch.
-    """
+def normalize(line: str) -> str:
+    """Replace everything in a line of output that depends on the machine, the seed or the number of epochs."""
     line = NUMBER.sub("#", line).replace("# epochs of", "# epoch of")
     return " ".join(re.sub(r"\b(bf16|fp32)\b", "PRECISION", line).replace(" * ", " ").split())
 
@@ -100,19 +97,19 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
     for command in commands(document):
         # The documented runs take minutes: train for one epoch on few images, and search with two trials.
         trains = command.startswith(("cvae train", "cvae tune")) and "--resume" not in command
-        short = command + " --limit 500" * trains + " --epochs 1" * (trains and "--epochs" not in command)
-        short += " --trials 2" * command.startswith("cvae tune")
+        short_command = command + " --limit 500" * trains + " --epochs 1" * (trains and "--epochs" not in command)
+        short_command += " --trials 2" * command.startswith("cvae tune")
         if "plugin" in str(document) or not command.startswith("cvae "):
-            result = subprocess.run(short, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
+            result = subprocess.run(short_command, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)
             assert result.returncode == 0, f"{command}\n{result.stderr}"
         else:
-            result = cvae(*shlex.split(short)[1:])
+            result = cvae(*shlex.split(short_command)[1:])
             assert result.code == 0, f"{command}\n{result.err}"
-            lines = {without_numbers(line) for line in (result.out + result.err).splitlines()}
-            assert {without_numbers(line) for line in outputs.get(command, [])} <= lines, command
+            lines = {normalize(line) for line in (result.out + result.err).splitlines()}
+            assert {normalize(line) for line in outputs.get(command, [])} <= lines, command
         if out := re.search(r"--out (\S+\.(?:png|gif))", command):
-            with Image.open(tmp_path / out[1]) as picture:
-                assert np.asarray(picture.convert("L")).std() > 2, f"{command}: the image is blank"
+            with Image.open(tmp_path / out[1]) as image:
+                assert np.asarray(image.convert("L")).std() > 2, f"{command}: the image is blank"
 
 
 @pytest.mark.integration

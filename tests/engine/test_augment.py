@@ -1,5 +1,6 @@
 """Augmentation of training images."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,44 @@ def test_crop_enlarges_a_part_of_the_image():
     assert images.min() >= 0 and images.max() <= 1
 
 
+def offsets(config: TrainConfig) -> torch.Tensor:
+    """Return where augmentation moves a blob that is 6 pixels to the right of the centre: (x, y) from the centre."""
+    height, width = 25, 31
+    y, x = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
+    blob = torch.exp(-((x - 6).square() + y[:, None].square()) / 8).mul(255).round().to(torch.uint8)
+    images = seed_and_augment(config, blob.expand(400, 1, height, width))[:, 0]
+    return torch.stack([(images * x).sum((1, 2)), (images * y[:, None]).sum((1, 2))], 1) / images.sum((1, 2))[:, None]
+
+
+def test_rotation_turns_the_image_about_its_centre():
+    x, y = offsets(replace(PLAIN, rotate=60)).unbind(1)
+    assert torch.allclose(torch.hypot(x, y), torch.tensor(6.0), atol=0.05)
+    angle = torch.atan2(y, x).mul(180 / math.pi)
+    assert -60 <= angle.min() < -55 and 55 < angle.max() <= 60
+    assert angle.std().item() == pytest.approx(60 / 3**0.5, abs=3)
+
+
+def test_zoom_scales_the_image_about_its_centre():
+    x, y = offsets(replace(PLAIN, zoom=0.2)).unbind(1)
+    assert 4.75 < x.min() < 4.9 and 7.1 < x.max() < 7.25
+    assert y.abs().max() < 0.01
+
+
+def test_consistency_takes_each_image_and_its_augmented_copy():
+    config = replace(PLAIN, flip=True, shift=1, crop=0.9, rotate=10, zoom=0.1)
+    pairs = seed_and_augment(replace(config, consistency=0.0))
+    assert torch.equal(pairs[0::2], seed_and_augment(PLAIN))
+    assert torch.equal(pairs[1::2], seed_and_augment(config))
+
+
+def test_dynamic_binarization_of_a_pair_is_independent():
+    pairs = seed_and_augment(replace(PLAIN, binarize="dynamic", consistency=0.1))
+    first, second = pairs[0::2], pairs[1::2]
+    probability = IMAGES.float() / 255
+    agreement = (first == second).float().mean().item()
+    assert agreement == pytest.approx((probability**2 + (1 - probability) ** 2).mean().item(), abs=0.01)
+
+
 def test_dynamic_binarization_uses_grey_levels_as_probabilities():
     grey = torch.full((1, 1, 200, 200), 64, dtype=torch.uint8)
     dynamic = replace(PLAIN, binarize="dynamic")
@@ -64,8 +103,8 @@ def test_dynamic_binarization_uses_grey_levels_as_probabilities():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_parts_of_a_batch_are_augmented_like_the_full_batch(count):
-    config = replace(PLAIN, flip=True, shift=1, crop=0.7, binarize="dynamic")
-    full = seed_and_augment(config)
+    config = replace(PLAIN, flip=True, shift=1, crop=0.7, rotate=10, zoom=0.1, consistency=0.1, binarize="dynamic")
+    full = seed_and_augment(config).unflatten(0, (-1, 2))
     for index in range(count):
         part = seed_and_augment(config, IMAGES[index::count], Shard(index, count))
-        assert torch.equal(part, full[index::count])
+        assert torch.equal(part, full[index::count].flatten(0, 1))

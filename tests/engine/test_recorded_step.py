@@ -25,12 +25,16 @@ def use_recordable_step(monkeypatch) -> None:
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
 
 
-@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypatch, arch):
+PAIRS = {"rotate": 10.0, "zoom": 0.1, "consistency": 0.125}
+"""Settings that train on pairs of an image and its transformed copy."""
+
+
+@pytest.mark.parametrize(("arch", "augmentation"), [("mlp", {}), ("conv", {}), ("resnet", {}), ("resnet", PAIRS)])
+def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypatch, arch, augmentation):
     """The learning rate is a power of two, because all scalars on the device are float32."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
-        schedule="constant", kl_warmup=0.0, epochs=2,
+        schedule="constant", kl_warmup=0.0, epochs=2, **augmentation,
     )  # fmt: skip
     expected = train(config, tmp_path / "eager", quiet=True)
     use_recordable_step(monkeypatch)
@@ -146,9 +150,10 @@ def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monk
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("arch", ["mlp", "conv", "resnet"])
-def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_path, monkeypatch, arch):
+@pytest.mark.parametrize(("arch", "augmentation"), [("mlp", {}), ("conv", {}), ("resnet", {}), ("resnet", PAIRS)])
+def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_path, monkeypatch, arch, augmentation):
     config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
+    config = replace(config, **augmentation)
     recorded = train(config, tmp_path / "recorded", quiet=True)
     monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)
     assert same(weights(train(config, tmp_path / "eager", quiet=True)), weights(recorded))

@@ -20,14 +20,23 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("arch", "stop_at"),  # within the first epoch, at its end, within the second
-    [("mlp", 1), ("mlp", STEPS), ("mlp", STEPS + 7), ("conv", STEPS + 7), ("resnet", STEPS + 7)],
+    ("arch", "stop_at", "augmentation"),  # within the first epoch, at its end, within the second
+    [
+        ("mlp", 1, {}),
+        ("mlp", STEPS, {}),
+        ("mlp", STEPS + 7, {}),
+        ("conv", STEPS + 7, {}),
+        ("resnet", STEPS + 7, {}),
+        ("resnet", STEPS + 7, {"rotate": 10.0, "zoom": 0.1, "consistency": 0.1}),
+    ],
 )
-def test_resume_gives_the_weights_of_the_uninterrupted_run(tmp_path, monkeypatch, precision, arch, stop_at):
+def test_resume_gives_the_weights_of_the_uninterrupted_run(
+    tmp_path, monkeypatch, precision, arch, stop_at, augmentation
+):
     options = {"arch": NARROW[arch]}
     config = replace(
         QUICK, arch=arch, options=options, precision=precision, ema=0.9, kl_warmup=1.0, binarize="dynamic", epochs=2,
-        shift=1, crop=0.9, accumulate=2,
+        shift=1, crop=0.9, accumulate=2, **augmentation,
     )  # fmt: skip
     full = train(config, tmp_path / "full", quiet=True)
     step = Trainer._train_step

@@ -47,9 +47,10 @@ def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Te
 
 @pytest.mark.integration
 @pytest.mark.parametrize("prior", ["normal", "flow"])
-@pytest.mark.parametrize("arch", ["mlp", "resnet"])
-def test_accumulated_gradients_equal_gradients_of_full_batch(tmp_path, monkeypatch, arch, prior):
+@pytest.mark.parametrize(("arch", "consistency"), [("mlp", None), ("resnet", None), ("resnet", 0.1)])
+def test_accumulated_gradients_equal_gradients_of_full_batch(tmp_path, monkeypatch, arch, consistency, prior):
     config = replace(QUICK, arch=arch, prior=prior, options={"arch": NARROW[arch]}, binarize="dynamic", flip=True)
+    config = replace(config, consistency=consistency)
     full = gradients(config, tmp_path / "full", monkeypatch)
     parts = gradients(replace(config, accumulate=8), tmp_path / "parts", monkeypatch)
     for name, gradient in full.items():

@@ -35,7 +35,7 @@ LATENT, PIXELS, SIGMA = 3, 16, 0.5
 
 
 class Linear(Likelihood):
-    """x ~ N(params, SIGMA^2), not clipped: probabilistic PCA, if the decoder is linear."""
+    """Gaussian likelihood N(params, SIGMA^2) without clipping: probabilistic PCA if the decoder is linear."""
 
     param_channels = 1
 
@@ -47,7 +47,7 @@ class Linear(Likelihood):
 
 
 class LinearDecoder(nn.Module):
-    """Decoder with one loading matrix, or one for each label."""
+    """Linear decoder with a loading matrix and an offset for each label, or for all images."""
 
     def __init__(self, loadings, offsets):
         super().__init__()
@@ -96,7 +96,7 @@ class LinearScorer(RunScorer):
         self.groups, self.discrete = (LATENT,), False
 
     def log_likelihood(self, images, label):
-        """log N(x | offset, W W^T + sigma^2 I): Tipping & Bishop 1999, eq. 4."""
+        """Return log N(x | offset, W W^T + sigma^2 I) of Tipping & Bishop 1999, eq. 4."""
         loadings = self.decoder.loadings[label]
         covariance = loadings @ loadings.T + SIGMA**2 * torch.eye(PIXELS)
         normal = D.MultivariateNormal(self.decoder.offsets[label], covariance)
@@ -167,19 +167,20 @@ def test_log_mean_exp_agrees_with_scipy():
 
 
 def pairs(shape):
-    random = np.random.default_rng(0)
-    images = random.random((4, *shape), np.float32)
-    return images, (images + 0.1 * random.standard_normal(images.shape, np.float32)).clip(0, 1)
+    rng = np.random.default_rng(0)
+    images = rng.random((4, *shape), np.float32)
+    return images, (images + 0.1 * rng.standard_normal(images.shape, np.float32)).clip(0, 1)
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 32, 40)])
 def test_psnr_and_ssim_agree_with_torchmetrics(shape):
     images, others = pairs(shape)
     a, b = torch.from_numpy(images).double(), torch.from_numpy(others).double()
-    each = [float(peak_signal_noise_ratio(x, y, data_range=1.0)) for x, y in zip(a, b, strict=True)]
-    np.testing.assert_allclose(psnr(images, others), each, rtol=1e-5)
+    expected = [float(peak_signal_noise_ratio(x, y, data_range=1.0)) for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(psnr(images, others), expected, rtol=1e-5)
     expected = structural_similarity_index_measure(a, b, data_range=1.0, reduction="none", sigma=1.5).numpy()
-    np.testing.assert_allclose(ssim(images, others), expected, atol=0.02)  # they treat the borders differently
+    # The implementations treat the borders differently.
+    np.testing.assert_allclose(ssim(images, others), expected, atol=0.02)
 
 
 @pytest.mark.parametrize("side", [4, 8, 10])
@@ -190,8 +191,8 @@ def test_small_images_have_a_structural_similarity(side):
 
 
 def test_frechet_distance_agrees_with_matrix_square_root():
-    random = np.random.default_rng(0)
-    a, b = random.normal(size=(500, 6)), random.normal(1, 2, size=(400, 6)) @ random.normal(size=(6, 6))
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(500, 6)), rng.normal(1, 2, size=(400, 6)) @ rng.normal(size=(6, 6))
     ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(ca + cb - 2 * sqrtm(ca @ cb).real)
     assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
@@ -200,8 +201,8 @@ def test_frechet_distance_agrees_with_matrix_square_root():
 
 
 def test_density_and_coverage_agree_with_their_definition():
-    random = np.random.default_rng(0)
-    real, generated = random.normal(size=(1200, 5)), 1.5 * random.normal(size=(700, 5))
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(1200, 5)), 1.5 * rng.normal(size=(700, 5))
     radius = NearestNeighbors(n_neighbors=6).fit(real).kneighbors(real)[0][:, 5]
     distance = np.linalg.norm(real[:, None] - generated, axis=2)
     actual = density_and_coverage(real, generated)
@@ -220,19 +221,20 @@ def test_included_classifier_has_the_recorded_hash(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["mnits", "no_such_module:f", "math:no_such_function", "math:pi", ":f", "math:"])
-def test_unknown_features_are_rejected(name):
+def test_unknown_feature_extractor_is_rejected(name):
     with pytest.raises(UsageError, match=name):
         load_feature_extractor(name)
 
 
-def means(images):
-    """Return custom features: the mean of each quarter of the image."""
+def quarter_means(images):
+    """Return custom features: the mean of each quarter of an image."""
     return images.reshape(len(images), 4, -1).mean(2)
 
 
 def test_custom_feature_extractor_is_used():
     images = np.random.default_rng(0).random((3, 1, 8, 8))
-    np.testing.assert_array_equal(load_feature_extractor(f"{__name__}:means").features(images), means(images))
+    extractor = load_feature_extractor(f"{__name__}:quarter_means")
+    np.testing.assert_array_equal(extractor.features(images), quarter_means(images))
     with pytest.raises(UsageError, match=r"array \(3, 4, 2, 8\) for 3 images"):
         load_feature_extractor("numpy:asarray").features(images.reshape(3, 4, 2, 8))
 
@@ -246,14 +248,14 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
     )
     folder = cvae.train(config, tmp_path / "run", quiet=True)
     test = load_dataset(config).test
-    with_torch, without = (
+    run, exported = (
         bounds(scorer, test.images, test.labels, samples=20)
         for scorer in (RunScorer(folder, "cpu"), ExportedScorer(cvae.load(folder)))
     )
-    np.testing.assert_allclose(without.distortion, with_torch.distortion, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(without.rate.sum(1), with_torch.rate.sum(1), rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(without.importance_weighted, with_torch.importance_weighted, rtol=1e-4, atol=1e-4)
-    assert without.active_units == with_torch.active_units
+    np.testing.assert_allclose(exported.distortion, run.distortion, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(exported.rate.sum(1), run.rate.sum(1), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(exported.importance_weighted, run.importance_weighted, rtol=1e-4, atol=1e-4)
+    assert exported.active_units == run.active_units
     images = [
         scorer.reconstruct(test.images[:5] / np.float32(255), test.labels[:5])
         for scorer in (RunScorer(folder, "cpu"), ExportedScorer(cvae.load(folder)))
@@ -265,10 +267,10 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
 def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
     monkeypatch.setitem(CLASSIFIERS, "digits", ("", ""))
     classes = tuple("0123456789")
-    own = feature_extractor_module.FeatureExtractor(
-        "quarters", means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5
+    custom = feature_extractor_module.FeatureExtractor(
+        "quarters", quarter_means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5
     )
-    monkeypatch.setattr(evaluate_module, "load_feature_extractor", lambda name: own)
+    monkeypatch.setattr(evaluate_module, "load_feature_extractor", lambda name: custom)
     report = evaluate(RunScorer(trained[name], "cpu"), TrainConfig(), samples=5, limit=100)
     test_bound = json.loads((trained[name] / "metrics.jsonl").read_text().splitlines()[-1])["test"]["bound"]
     assert report["bound"]["nats"] == pytest.approx(test_bound, abs=6 * report["bound"]["standard_error"])
@@ -283,7 +285,7 @@ def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
         assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always says 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
         extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
-        assert 0 < extra <= math.log(10) + 0.5  # the noise differs
+        assert 0 < extra <= math.log(10) + 0.5  # 0.5 allows for different noise
     else:
         assert "labels" not in report
     json.dumps(report)
@@ -293,14 +295,14 @@ def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
 def test_classifier_learns_from_generated_images(trained):
     from cvae.evaluation.run_scorer.classifier import accuracy_score
 
-    score = accuracy_score(RunScorer(trained["labels"], "cpu"), TrainConfig(), progress=lambda *at: None)
+    score = accuracy_score(RunScorer(trained["labels"], "cpu"), TrainConfig(), progress=lambda *args: None)
     assert score["classification_accuracy_of_real_data"] > 0.9
     assert 0.5 < score["classification_accuracy_score"] <= 1
     with pytest.raises(UsageError, match="no labels"):
-        accuracy_score(RunScorer(trained["plain"], "cpu"), TrainConfig(), progress=lambda *at: None)
+        accuracy_score(RunScorer(trained["plain"], "cpu"), TrainConfig(), progress=lambda *args: None)
 
 
-def test_evaluation_rejects_data_that_do_not_fit_the_model(trained, tmp_path):
+def test_evaluation_rejects_data_that_does_not_fit_the_model(trained, tmp_path):
     scorer = RunScorer(trained["plain"], "cpu")
     np.savez(tmp_path / "set.npz", train=np.zeros((9, 9, 9), np.uint8))
     with pytest.raises(UsageError, match=r"shape \(1, 9, 9\).* takes \(1, 8, 8\)"):
@@ -320,7 +322,7 @@ def test_conditional_model_requires_labels_in_the_split(trained, tmp_path):
         evaluate(RunScorer(trained["labels"], "cpu"), TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))
 
 
-def test_limit_takes_images_evenly_from_the_split():
+def test_limit_selects_evenly_spaced_images_of_the_split():
     split = Split(images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), labels=np.arange(10))
     assert evaluate_module.subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
     assert evaluate_module.subsample(split, None) is split

@@ -1,6 +1,10 @@
 """Exported files: self-describing, reproducible, checked against torch, and free of local paths."""
 
+import hashlib
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +14,7 @@ import torch
 
 import cvae
 from cvae.engine import load_model
+from cvae.engine.checkpoint import save_weights
 from cvae.errors import CvaeError
 from cvae.exporters import onnx as exporter
 from cvae.exporters.onnx import parity
@@ -115,3 +120,56 @@ def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
     exporter.export(run)
     assert read_spec(run / "decoder.onnx")[0].data == "folder"
     assert b"secret" not in (run / "decoder.onnx").read_bytes()
+
+
+def test_spec_has_the_hash_of_the_weights_that_were_exported(trained, tmp_path, monkeypatch):
+    """A training replaces the weights while they are exported."""
+    run = copy_run(trained["plain"], tmp_path / "run")
+    config = (run / "config.json").read_text()
+    newer = copy_run(trained["plain"], tmp_path / "newer")
+    model, _ = load_model(newer)
+    with torch.no_grad():
+        model.decoder.head.bias.add_(1)
+    save_weights(newer / "model.safetensors", model.state_dict())
+    calls = []
+
+    def load_and_replace(folder):
+        loaded = load_model(folder)
+        if not calls:
+            (run / "model.safetensors").write_bytes((newer / "model.safetensors").read_bytes())
+        calls.append(folder)
+        return loaded
+
+    monkeypatch.setattr(exporter, "load_model", load_and_replace)
+    exporter.export(run)
+    assert (run / "config.json").read_text() == config
+    for file in FILES:
+        assert read_spec(run / file)[0].weights == hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest()
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(run / "decoder.onnx").graph.initializer}
+    np.testing.assert_array_equal(tensors["model.decoder.head.bias"], model.decoder.head.bias.detach().numpy())
+
+
+def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
+    run = copy_run(trained["labels"], tmp_path / "run")
+    result = cvae("export", "onnx", run)
+    assert result.code == 0 and result.out.splitlines() == [
+        f"{run / name} ({(run / name).stat().st_size:,} bytes)" for name in (*FILES, "README.md")
+    ]
+    for line, name in zip(result.err.splitlines(), FILES, strict=True):
+        spec = read_spec(run / name)[0]
+        size = (run / name).stat().st_size
+        assert line == f"{name}: {size:,} bytes, within {spec.agreement['max_abs_difference']} of torch"
+    assert cvae("export", "onnx", run, "--json").err == ""
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("torch_onnx", [False, True], ids=["converted", "torch.onnx"])
+def test_export_prints_no_warning_of_another_package(trained, tmp_path, torch_onnx):
+    """In a process of its own, where all warnings are shown and Python's filters are not pytest's."""
+    run = copy_run(trained["plain"], tmp_path / "run")
+    program = "import sys; from cvae.exporters.onnx import export, graph; export(sys.argv[1])"
+    if torch_onnx:
+        program = program.replace("graph;", "graph; graph.OPERATORS.clear();")
+    result = subprocess.run([sys.executable, "-W", "default", "-c", program, run], capture_output=True, text=True)
+    ours = [line for line in result.stderr.splitlines() if not re.search(r"site-packages.*(Deprecation|Import)", line)]
+    assert result.returncode == 0 and result.stdout == "" and ours == []

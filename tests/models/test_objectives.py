@@ -5,11 +5,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from model_helpers import batch, forward_with_noise, learn, model_config
+from model_helpers import FAMILIES, batch, forward_with_noise, learn, model_config
+from torch.distributions import Normal, kl_divergence
 
 from cvae.errors import UsageError
 from cvae.models import Terms, build
-from cvae.models.objectives import _mmd, beta_tc, elbo, info, iwae
+from cvae.models.objectives import _mmd, beta_tc, elbo, info, iwae, with_consistency
+from cvae.registry import OBJECTIVES
 
 
 def test_elbo_allows_negative_estimates_of_the_rate():
@@ -148,3 +150,46 @@ def test_info_agrees_with_values_computed_by_hand():
     model = fixed_terms(distortion=torch.tensor([3.0]), rate=torch.tensor([[1.0, 1.0]]), noise=noise)
     loss = info(model, torch.empty(0), None, 0.5, alpha=0.25, mmd=10.0)
     assert loss.loss.item() == pytest.approx(3 + 0.5 * (0.75 * 2 + 10 * _mmd(noise).item()))
+
+
+@pytest.mark.parametrize(("objective", "options", "samples"), [(elbo, {}, 1), (iwae, {"samples": 3}, 3)])
+def test_consistency_adds_the_divergence_of_the_transformed_image_from_the_original(objective, options, samples):
+    torch.manual_seed(0)
+    mean, log_var = torch.randn(2, 8, 5).repeat_interleave(samples, 1)  # four pairs
+    terms = {"distortion": 10 * torch.rand(8 * samples), "rate": torch.rand(8 * samples, 5)}
+    model = fixed_terms(**terms, log_ratio=torch.rand(8 * samples), mean=mean, log_var=log_var)
+    posterior = [Normal(mean[i :: 2 * samples], torch.exp(0.5 * log_var[i :: 2 * samples])) for i in (0, samples)]
+    divergence = kl_divergence(posterior[1], posterior[0]).sum(1).mean()
+    plain = objective(model, torch.empty(8), None, 0.5, **options)
+    paired = with_consistency(objective, 0.2)(model, torch.empty(8), None, 0.5, **options)
+    torch.testing.assert_close(paired.loss, plain.loss + 0.5 * 0.2 * 0.5 * divergence)
+    assert paired[1:] == plain[1:]
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES])
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_consistency_costs_nothing_if_the_transformation_is_the_identity(arch, objective):
+    torch.manual_seed(0)
+    model = build(model_config(arch)).eval()
+    image, _ = batch((1, 8, 8), False)
+    original, others = (torch.stack([image, other], 1).flatten(0, 1) for other in (image, 1 - image))
+
+    def paired_noise(image: torch.Tensor, label: None, samples: int = 1) -> Terms:
+        torch.manual_seed(1)
+        noise = torch.randn(len(image) // 2, 1, samples, model.latent_dim).expand(-1, 2, -1, -1)
+        return model(image, label, noise.flatten(0, 2))
+
+    def penalty(image: torch.Tensor) -> float:
+        part = OBJECTIVES.get(objective)
+        paired, plain = (f(paired_noise, image, None, 1.0).loss for f in (with_consistency(part, 1e4), part))
+        return (paired - plain).item()
+
+    assert abs(penalty(original)) < 1e-3
+    assert penalty(others) > 1
+
+
+def test_consistency_of_equal_posteriors_is_exactly_zero():
+    mean, log_var = (torch.randn(4, 1, 3).expand(-1, 2, -1).flatten(0, 1) for _ in range(2))
+    terms = {"distortion": torch.rand(8), "rate": torch.rand(8, 3), "mean": mean, "log_var": log_var}
+    loss = elbo(fixed_terms(**terms), torch.empty(8), None, 1.0).loss
+    assert with_consistency(elbo, 1e6)(fixed_terms(**terms), torch.empty(8), None, 1.0).loss == loss

@@ -1,4 +1,4 @@
-"""Studies: the search space, the first and the best trial, and continued studies."""
+"""Studies: the search space, the first and the best trial, and resumed studies."""
 
 import inspect
 import json
@@ -54,7 +54,7 @@ def test_flags_and_recipe_give_the_same_space(tmp_path):
         "schedule": ("cosine", "step"),
         "arch.hidden": ("[200]", "[200, 100]"),
     }
-    assert read_recipe(recipe) == {"arch": "mlp"}  # as cvae train reads it
+    assert read_recipe(recipe) == {"arch": "mlp"}  # cvae train ignores the search
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_invalid_range_table_is_rejected(table):
 
 def test_values_set_by_flags_are_not_varied():
     assert "lr" not in default_space(BASE, {"lr"}) and "lr" in default_space(BASE, {"arch"})
-    odd = default_space(replace(BASE, latent_dim=24, lr=0.5), {"arch"})
-    assert 24 in odd["latent_dim"] and 0.5 in odd["lr"]
+    space = default_space(replace(BASE, latent_dim=24, lr=0.5), {"arch"})
+    assert 24 in space["latent_dim"] and 0.5 in space["lr"]
 
 
 @pytest.mark.parametrize(
@@ -108,8 +108,8 @@ def test_recipe_contains_the_full_config(tmp_path, config):
 
 # -- a real study ------------------------------------------------------------------------------------------------------
 
-QUICK = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none", "--limit", "600"]
-QUICK += ["--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,32", "--study", "quick"]
+QUICK_TUNE = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none"]
+QUICK_TUNE += ["--limit", "600", "--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,32", "--study", "quick"]
 
 
 def cvae(*args: str) -> int:
@@ -125,7 +125,7 @@ def study(tmp_path_factory) -> Path:
     before, folder = Path.cwd(), tmp_path_factory.mktemp("study")
     os.chdir(folder)
     try:
-        assert cvae(*QUICK, "--trials", "4") == 0
+        assert cvae(*QUICK_TUNE, "--trials", "4") == 0
     finally:
         os.chdir(before)
     return folder
@@ -136,7 +136,7 @@ def facts(study, monkeypatch, capsys) -> dict[str, Any]:
     """Repeat the command, which has nothing left to do, and return its report."""
     monkeypatch.chdir(study)
     capsys.readouterr()
-    assert cvae(*QUICK, "--trials", "4", "--json") == 0
+    assert cvae(*QUICK_TUNE, "--trials", "4", "--json") == 0
     out, err = capsys.readouterr()
     assert err == ""
     return json.loads(out)
@@ -163,21 +163,21 @@ def test_only_the_best_run_remains_and_has_a_recipe(facts):
     assert facts["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
 
 
-def test_recipe_repeats_the_trial(facts, tmp_path):
-    assert cvae("train", "--no-export", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "again")) == 0
-    again = (tmp_path / "again" / "model.safetensors").read_bytes()
-    assert again == (Path(facts["best"]["run"]) / "model.safetensors").read_bytes()
+def test_recipe_reproduces_the_trial(facts, tmp_path):
+    assert cvae("train", "--no-export", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    assert weights == (Path(facts["best"]["run"]) / "model.safetensors").read_bytes()
 
 
 def test_plots_of_the_study_are_not_blank(facts):
     assert [Path(path).name for path in facts["pictures"]] == ["history.png", "slices.png", "importances.png"]
     for path in facts["pictures"]:
-        with Image.open(path) as picture:
-            assert picture.width > 400 and np.asarray(picture.convert("L")).std() > 10
+        with Image.open(path) as image:
+            assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
 
 
 def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsys, facts):
-    assert cvae(*QUICK, "--trials", "2") == 0  # fewer than exist
+    assert cvae(*QUICK_TUNE, "--trials", "2") == 0  # fewer trials than exist
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["trial", "outcome", "bound", "seconds", "lr", "batch_size"]
     assert lines[1].split()[:2] == [str(facts["best"]["number"]), "complete"] and len(lines) == 10
@@ -186,16 +186,16 @@ def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsy
     assert f"cvae export onnx {facts['best']['run']}" in lines[-2]
 
 
-def test_other_flags_require_another_study(facts, capsys):
-    assert cvae(*QUICK, "--trials", "5", "--lr", "0.5") == 2
+def test_changed_flags_require_another_study(facts, capsys):
+    assert cvae(*QUICK_TUNE, "--trials", "5", "--lr", "0.5") == 2
     assert "--lr 0.001, not 0.5" in capsys.readouterr().err
-    assert cvae(*QUICK, "--trials", "5", "--search", "ema=0,0.9") == 2
+    assert cvae(*QUICK_TUNE, "--trials", "5", "--search", "ema=0,0.9") == 2
     assert "--search ema" in capsys.readouterr().err
 
 
-# -- a study with a fake training --------------------------------------------------------------------------------------
+# -- a study with simulated training -----------------------------------------------------------------------------------
 
-FAKE = '''
+SIMULATED_TRAINING = '''
 import math, os, signal
 from pathlib import Path
 from cvae.data import load_dataset
@@ -232,16 +232,16 @@ study.train = train
 
 
 @pytest.fixture
-def fake(in_tmp, monkeypatch) -> Callable[..., Study]:
-    """Run the study in ./s with the fake training; `.trained` lists the trials that were trained."""
+def run_study(in_tmp, monkeypatch) -> Callable[..., Study]:
+    """Return a function that runs a study in ./s with simulated training. `Study.trained` lists the trained trials."""
 
     def run(trials: int, events: dict[int, str] | None = None, base: TrainConfig = BASE, **options: Any) -> Study:
-        names: dict[str, Any] = {"events": events or {}}
+        namespace: dict[str, Any] = {"events": events or {}}
         before = study_module.train
         try:
-            exec(FAKE, names)
+            exec(SIMULATED_TRAINING, namespace)
             study = Study(base, options.pop("space", SPACE), name="s", **{"out": Path("s"), **options})
-            study.trained = names["trained"]  # type: ignore[attr-defined]
+            study.trained = namespace["trained"]  # type: ignore[attr-defined]
             study.run(trials)
         finally:
             monkeypatch.setattr(study_module, "train", before)
@@ -254,9 +254,9 @@ def outcomes(study: Study) -> dict[int, str]:
     return {trial.number: study_module.outcome(trial) for trial in sorted(study.trials, key=lambda trial: trial.number)}
 
 
-def test_first_trial_uses_the_flags_even_outside_the_space(fake):
+def test_first_trial_uses_the_flags_even_outside_the_space(run_study):
     base = replace(BASE, lr=0.5, latent_dim=32)
-    study = fake(3, base=base, space={**SPACE, "arch.hidden": ("[16]", "[8, 8]")})
+    study = run_study(3, base=base, space={**SPACE, "arch.hidden": ("[16]", "[8, 8]")})
     assert study.trained[0] == (0, base)
     first = next(trial for trial in study.trials if trial.number == 0)
     assert first.params == {"latent_dim": 32, "arch.hidden": "[16]"}
@@ -265,62 +265,62 @@ def test_first_trial_uses_the_flags_even_outside_the_space(fake):
         assert 1e-4 <= config.lr <= 1e-2 and config.options["arch"]["hidden"] == json.loads(trial.params["arch.hidden"])
 
 
-def test_bad_trials_are_pruned_and_their_runs_removed(fake):
-    study = fake(12, {8: "bad", 10: "bad"}, base=replace(BASE, epochs=40))
+def test_bad_trials_are_pruned_and_their_runs_removed(run_study):
+    study = run_study(12, {8: "bad", 10: "bad"}, base=replace(BASE, epochs=40))
     pruned = {number for number, outcome in outcomes(study).items() if outcome == "pruned"}
     assert {8, 10} <= pruned and len(outcomes(study)) == 12
     assert study.best and [path.name for path in Path("s").glob("trial-*")] == [f"trial-{study.best.number:03}"]
-    # pruned after a quarter of the run at the earliest
+    # A trial is not pruned in the first quarter of its epochs.
     assert all(t.last_step is not None and t.last_step >= 5 for t in study.trials if t.number in pruned)
 
 
-def test_study_is_reproducible(fake):
-    trained = fake(8).trained
-    fake(3, out=Path("other"))
-    assert fake(8, out=Path("other")).trained == trained[3:]  # in two calls, too
-    assert fake(8, out=Path("more"), base=replace(BASE, seed=1)).trained[1][1].lr != trained[1][1].lr
+def test_study_is_reproducible(run_study):
+    trained = run_study(8).trained
+    run_study(3, out=Path("other"))
+    assert run_study(8, out=Path("other")).trained == trained[3:]  # even if it is run in two calls
+    assert run_study(8, out=Path("more"), base=replace(BASE, seed=1)).trained[1][1].lr != trained[1][1].lr
 
 
-def test_diverging_trial_is_recorded_as_failed(fake, capsys):
-    study = fake(7, dict.fromkeys([0, 2, 3, 4, 6], "diverge"))
+def test_diverging_trial_is_recorded_as_failed(run_study, capsys):
+    study = run_study(7, dict.fromkeys([0, 2, 3, 4, 6], "diverge"))
     assert [number for number, outcome in outcomes(study).items() if outcome == "failed"] == [0, 2, 3, 4, 6]
     assert "trial 2: failed (the loss is nan near step 7); lr" in capsys.readouterr().err
 
 
-def test_study_of_an_older_version_is_continued(fake):
-    """Its flags contain `beta`, but not a newer flag."""
+def test_study_of_an_older_version_is_resumed(run_study):
+    """The flags that an older version stored contain `beta`, but lack a newer flag."""
     base = replace(BASE, options={**BASE.options, "objective": {"beta": 4.0}})
-    study = fake(2, base=base)
+    study = run_study(2, base=base)
     flags = study.optuna.user_attrs["flags"]
     old = {**flags, "options": {"arch": {"hidden": [16]}}, "beta": 4.0, "free_bits": None}
     del old["crop"]
     study.optuna.set_user_attr("flags", old)
-    assert len(outcomes(fake(3, base=base))) == 3
+    assert len(outcomes(run_study(3, base=base))) == 3
     with pytest.raises(UsageError, match=r"--crop 1.0, not 0.5"):
-        fake(3, base=replace(base, crop=0.5))
+        run_study(3, base=replace(base, crop=0.5))
 
 
-def test_consecutive_failures_end_the_study(fake):
+def test_consecutive_failures_end_the_study(run_study):
     with pytest.raises(CvaeError, match="disk is full"):
-        fake(20, {2: "fail", 3: "fail", 4: "fail"})
-    assert len(outcomes(fake(6))) == 6  # the study can be continued
+        run_study(20, {2: "fail", 3: "fail", 4: "fail"})
+    assert len(outcomes(run_study(6))) == 6  # the study can be resumed
 
 
-def test_failing_first_trial_ends_the_study_but_can_be_retried(fake):
+def test_failing_first_trial_ends_the_study_but_can_be_retried(run_study):
     with pytest.raises(CvaeError, match="disk is full"):
-        fake(4, {0: "fail"})
+        run_study(4, {0: "fail"})
     changed = replace(BASE, lr=5e-3)
-    study = fake(4, base=changed)
+    study = run_study(4, base=changed)
     assert outcomes(study) == {0: "failed", 1: "complete", 2: "complete", 3: "complete", 4: "complete"}
     assert study.trained[0] == (1, changed)
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_interrupted_study_repeats_the_unfinished_trial(fake, number):
+def test_interrupted_study_repeats_the_unfinished_trial(run_study, number):
     with pytest.raises(Interrupted, match=f"{number} of 4 trials.*same command") as caught:
-        fake(4, {number: "stop"})
+        run_study(4, {number: "stop"})
     assert caught.value.exit_code == 130
-    study = fake(4)
+    study = run_study(4)
     assert outcomes(study)[number] == "stopped" and list(outcomes(study).values()).count("complete") == 4
     params = {trial.number: trial.params for trial in study.trials}
     assert params[number + 1] == params[number]
@@ -330,7 +330,7 @@ def test_interrupted_study_repeats_the_unfinished_trial(fake, number):
 def worker(events: dict[int, str], trials: int, out: str, storage: str | None) -> list[str]:
     program = f"""
 events = {events!r}
-{FAKE}
+{SIMULATED_TRAINING}
 from cvae.config import TrainConfig
 from cvae.tuning.search_space import Range
 base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "limit", "epochs", "options", "trackers")}!r})
@@ -340,12 +340,12 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
 
 
 @pytest.mark.integration
-def test_killed_worker_does_not_block_the_study(fake):
+def test_killed_worker_does_not_block_the_study(run_study):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert result.returncode == -9 and Path("s/trial-002").exists()
     with Path("s/study.journal").open("ab") as journal:
-        journal.write(b'{"op_code": 5, "wor')  # cut short
-    study = fake(5)
+        journal.write(b'{"op_code": 5, "wor')  # truncated
+    study = run_study(5)
     assert outcomes(study)[2] == "stopped" and list(outcomes(study).values()).count("complete") == 5
     trials = {trial.number: trial for trial in study.trials}
     assert trials[3].params == trials[2].params and not Path("s/trial-002").exists()
@@ -353,25 +353,26 @@ def test_killed_worker_does_not_block_the_study(fake):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("storage", ["shared/study.journal", "sqlite:///study.db"])
-def test_two_workers_share_a_study(fake, storage):
+def test_two_workers_share_a_study(run_study, storage):
     workers = [subprocess.Popen(worker({}, 8, out, storage), stderr=subprocess.PIPE, text=True) for out in ("a", "b")]
     for process in workers:
-        _, said = process.communicate()
-        assert process.returncode == 0, said
-    study = fake(8, storage=storage, out=Path("c"))
+        _, error = process.communicate()
+        assert process.returncode == 0, error
+    study = run_study(8, storage=storage, out=Path("c"))
     result = [trial for trial in study.trials if trial.state in study_module.DONE]
     assert not study.trained and 8 <= len(result) <= 9
     assert len({tuple(trial.params.items()) for trial in result}) == len(result)
     assert study.best is not None
     folders = [path for out in ("a", "b") for path in Path(out).glob("trial-*")]
     assert any(path.name == study.folder(study.best).name for path in folders)
-    assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)  # its run is elsewhere
+    # The run of the best trial is in the folder of another worker.
+    assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)
     from cvae.tuning.report import summary, table
 
     assert summary(study)["best"]["run"] is None and "its run is on" in table(study)
 
 
-# -- refusals ----------------------------------------------------------------------------------------------------------
+# -- invalid studies ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -412,6 +413,6 @@ def test_tune_names_missing_extra(in_tmp, monkeypatch, capsys):
 
 
 def test_every_flag_of_train_is_a_flag_of_tune():
-    of_train, of_tune = (inspect.signature(command).parameters for command in (train_command, tune_command))
-    assert set(of_train) - set(of_tune) == {"resume"}
-    assert set(of_tune) - set(of_train) == {"trials", "search", "study", "storage"}
+    train_flags, tune_flags = (inspect.signature(command).parameters for command in (train_command, tune_command))
+    assert set(train_flags) - set(tune_flags) == {"resume"}
+    assert set(tune_flags) - set(train_flags) == {"trials", "search", "study", "storage"}

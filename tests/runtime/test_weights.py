@@ -1,0 +1,142 @@
+"""A run whose weights have changed since its export: everything that uses its decoder says so."""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cvae as package
+from cvae.errors import UsageError
+from cvae.runtime.weights import CACHE, MAX_ENTRIES, hash_weights
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the path of the cache file, in the folder of the test."""
+    monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache" / CACHE
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> Path:
+    """Return a run with exported files."""
+    return Path(shutil.copytree(trained["labels"], tmp_path / "runs" / "digits"))
+
+
+def change(weights: Path) -> None:
+    """Change one byte of a file, as another epoch of training would change many."""
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+
+
+def test_decoder_of_other_weights_is_an_error_with_the_fix(run):
+    package.load(run)
+    change(run / "model.safetensors")
+    with pytest.raises(UsageError) as caught:
+        package.load(run)
+    message = str(caught.value)
+    assert "\n" not in message and "decoder.onnx" in message and f"cvae export onnx {run}" in message
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["generate"],
+        ["interpolate"],
+        ["evaluate", "--exported"],
+        ["plot", "grid"],
+        ["detect", "fit"],
+        ["export", "triton"],
+        ["export", "web"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_rejects_a_decoder_of_other_weights(cvae, run, command):
+    change(run / "model.safetensors")
+    result = cvae(*command, run)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.count("\n") == 1 and f"export again: cvae export onnx {run}" in result.err
+    assert not list(Path().glob("*.png")) and not Path("web").exists() and not Path("model_repository").exists()
+
+
+def test_export_makes_the_run_usable_again(cvae, trained, run):
+    shutil.copy(trained["plain"] / "model.safetensors", run)
+    shutil.copy(trained["plain"] / "config.json", run)
+    assert cvae("generate", run).code == 2
+    assert cvae("export", "onnx", run).code == 0
+    assert cvae("generate", run).code == 0
+
+
+def test_info_shows_which_weights_were_exported(cvae, run):
+    assert cvae("info", run, "--json").facts["exported"] == "from these weights"
+    change(run / "model.safetensors")
+    assert cvae("info", run, "--json").facts["exported"] == f"from other weights; export again: cvae export onnx {run}"
+    (run / "decoder.onnx").unlink()
+    assert cvae("info", run, "--json").facts["exported"] is None
+
+
+def test_decoder_without_weights_or_named_by_its_path_is_not_checked(run):
+    change(run / "model.safetensors")
+    package.load(run / "decoder.onnx").generate(1)
+    (run / "model.safetensors").unlink()
+    package.load(run).generate(1)
+
+
+def test_weights_of_the_same_size_and_time_are_not_read_again(run):
+    weights = run / "model.safetensors"
+    digest, status = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat()
+    assert hash_weights(weights) == digest
+    change(weights)
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert hash_weights(weights) == digest  # from the cache
+    os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert hash_weights(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != digest
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"%s": 1}', '{"%s": [1, 2]}', '{"%s": [%d, %d, null]}'])
+def test_damaged_cache_is_ignored(run, cache, content):
+    weights = run / "model.safetensors"
+    status = weights.stat()
+    values = (weights, status.st_size, status.st_mtime_ns)
+    cache.parent.mkdir()
+    cache.write_text(content % values[: content.count("%")])
+    assert hash_weights(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_cache_that_can_not_be_written_is_no_error(run, cache):
+    cache.parent.write_text("a file, where the folder should be")
+    package.load(run)
+    change(run / "model.safetensors")
+    with pytest.raises(UsageError):
+        package.load(run)
+
+
+def test_cache_keeps_a_limited_number_of_entries(tmp_path, cache):
+    cache.parent.mkdir()
+    cache.write_text(json.dumps({f"/old/{i}": [1, 1, "hash"] for i in range(MAX_ENTRIES)}))
+    (tmp_path / "new").write_bytes(b"weights")
+    hash_weights(tmp_path / "new")
+    entries = json.loads(cache.read_text())
+    assert len(entries) == MAX_ENTRIES and "/old/0" not in entries and str(tmp_path / "new") in entries
+
+
+def test_what_is_not_a_file_has_no_hash(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    assert [hash_weights(tmp_path / name) for name in ("missing", "folder", "pipe")] == [None] * 3
+
+
+@pytest.mark.integration
+def test_check_imports_nothing_that_is_slow(run):
+    program = (
+        "import sys, cvae; cvae.load(sys.argv[1]); "
+        "print([name for name in ('torch', 'safetensors', 'onnx', 'hashlib') if name in sys.modules])"
+    )
+    outputs = [subprocess.check_output([sys.executable, "-c", program, run], text=True) for _ in range(2)]
+    assert outputs == ["['hashlib']\n", "[]\n"]  # nothing is hashed the second time
