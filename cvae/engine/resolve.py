@@ -67,8 +67,8 @@ def choose_batch_size(images: int) -> int:
 
     It is at most `MAX_BATCH_SIZE`, and at least `MIN_BATCH_SIZE` unless an epoch would then have a single step.
     """
-    wanted = min(max(images // 10, MIN_BATCH_SIZE), MAX_BATCH_SIZE, max(images // 2, 2))
-    return 1 << (wanted.bit_length() - 1)
+    size = min(max(images // 10, MIN_BATCH_SIZE), MAX_BATCH_SIZE, max(images // 2, 2))
+    return 1 << (size.bit_length() - 1)
 
 
 def check_parts(batch_size: int, processes: int, accumulate: int) -> None:
