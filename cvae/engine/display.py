@@ -88,7 +88,7 @@ class Display:
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line."""
-        self.console.print(text, style=style)
+        self.console.print(Text(text, style))
 
     def warning(self, text: str) -> None:
         """Print a warning in the format of all warnings of the package."""
@@ -134,7 +134,8 @@ class EpochTable:
             transient=True,
             disable=not display.is_live,
         )
-        self.task = self.bar.add_task("", total=epochs * steps, completed=done, metrics="")
+        epoch = f"epoch {min(done // steps + 1, epochs)}/{epochs}"
+        self.task = self.bar.add_task(epoch, total=epochs * steps, completed=done, metrics="")
         self._done, self._started = done, time.monotonic()
         self._update_time = self._line_time = self._started
         self._has_title = False

@@ -268,6 +268,13 @@ def read_set(
 ) -> tuple[np.ndarray, str | None]:
     """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
 
+    Args:
+        paths: the image files.
+        image_shape: (C, H, W), with C 1 or 3.
+        exact: whether to raise an error instead of scaling, cropping or converting to grey.
+        remark: called at most once, with a message about the images that have a different size, or are in colour and C
+            is 1.
+
     Returns:
         The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
         such values or they fill 16 bits.
@@ -278,10 +285,14 @@ def read_set(
     """
     images = np.empty((len(paths), *image_shape), np.float32)
     ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+    mismatches: list[str] = []
     for i, path in enumerate(paths):
-        images[i], decoded = _read(path, image_shape, exact, remark)
+        images[i], decoded = _read(path, image_shape, exact, mismatches.append)
         if decoded.peak is not None:
             ranges[i] = decoded.bits, decoded.peak
+    if remark is not None and mismatches:
+        others = f" (and {count_of(len(mismatches) - 1, 'other image')})" if len(mismatches) > 1 else ""
+        remark(f"{mismatches[0]}{others}")
     bits, outliers = common_bit_depth(ranges)
     for i in outliers:
         images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=bits)

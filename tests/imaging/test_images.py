@@ -141,3 +141,14 @@ def test_damaged_dib_file_fails_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "truncated.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
         with pytest.raises(CvaeError, match=r"^can't read '.*truncated\.dib' as an image: .*$"):
             read(tmp_path / "truncated.dib", (1, 8, 8))
+
+
+def test_images_of_another_size_are_counted_in_one_message(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("L", (20, 20), 128).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for count, others in (1, ""), (2, " (and 1 other image)"), (3, " (and 2 other images)"):
+        remarks: list[str] = []
+        read_set(paths[:count], (1, 8, 8), remark=remarks.append)
+        message = "has 20x20 pixels, but the model takes 8x8 in grey; the image is converted to fit"
+        assert remarks == [f"{str(paths[0])!r} {message}{others}"]
