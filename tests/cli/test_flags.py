@@ -138,7 +138,7 @@ def test_lists_of_flags_are_derived_from_the_fields():
     assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data_dir"}
     assert set(MACHINE) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE) == {
-        "data", "size", "binarize", "validation", "without", "likelihood", "seed",
+        "data", "size", "binarize", "validation", "without", "likelihood", "seed", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective")
 

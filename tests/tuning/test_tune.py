@@ -333,7 +333,7 @@ events = {events!r}
 {SIMULATED_TRAINING}
 from cvae.config import TrainConfig
 from cvae.tuning.search_space import Range
-base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "limit", "epochs", "options", "trackers")}!r})
+base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "data", "limit", "epochs", "options", "trackers")}!r})
 study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).run({trials})
 """
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
@@ -414,5 +414,5 @@ def test_tune_names_missing_extra(in_tmp, monkeypatch, capsys):
 
 def test_every_flag_of_train_is_a_flag_of_tune():
     train_flags, tune_flags = (inspect.signature(command).parameters for command in (train_command, tune_command))
-    assert set(train_flags) - set(tune_flags) == {"resume"}
+    assert set(train_flags) - set(tune_flags) == {"resume", "export"}
     assert set(tune_flags) - set(train_flags) == {"trials", "search", "study", "storage"}
