@@ -68,7 +68,7 @@ class Dataset:
         test: test split, or None.
         classes: class names in the order of the labels; None without labels.
         data_license: origin and license of the data.
-        remarks: messages for the user.
+        notes: messages for the user.
         description: number of images in each split and class, before validation images are split off.
     """
 
@@ -78,7 +78,7 @@ class Dataset:
     test: Split | None = None
     classes: tuple[str, ...] | None
     data_license: str
-    remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
     description: str = ""
 
 

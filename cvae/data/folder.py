@@ -102,12 +102,12 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
             f"{_describe_unreadable(decoded.unreadable, paths, root)}",
             stacklevel=3,
         )
-    remarks = [*contents.remarks, *([decoded.remark] if decoded.remark else [])]
+    notes = [*contents.notes, *([decoded.note] if decoded.note else [])]
     return Dataset(
         name=root.resolve().name,
         classes=classes or None,
         data_license="the owner's own images",
-        remarks=remarks,
+        notes=notes,
         **splits,
     )
 

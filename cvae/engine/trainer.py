@@ -85,7 +85,7 @@ class Trainer:
         self.validation = None if dataset.validation is None else self.validator.batches(dataset.validation)
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
         self.tracking = Tracking(accelerator, choose(training.trackers), out, self.config)
-        self.state, self.remarks = RunState(), [*dataset.remarks]
+        self.state, self.notes = RunState(), [*dataset.notes]
         self.stop, self.has_warned = Stop(), False
 
     def _make_step(self, model: VAE) -> TrainingStep:
@@ -118,15 +118,15 @@ class Trainer:
     def _train(self) -> None:
         started = time.monotonic()
         self.display.facts(self._describe_run())
-        for line in self.remarks:
+        for line in self.notes:
             self.display.line(line)
         with self._open_table() as table, self.stop.handle_signals():
             try:
                 if self.state.step == 0:
                     self._save_sample_images(0)
                 self.training_step.model.train()
-                if remark := self.training_step.prepare(self.state.step):
-                    self.display.line(remark)
+                if note := self.training_step.prepare(self.state.step):
+                    self.display.line(note)
                 while not self._is_done:
                     record = self._train_epoch(table)
                     self._finish_epoch(record, table)
@@ -313,8 +313,8 @@ class Trainer:
             CvaeError: If no checkpoint is intact, the checkpoint does not fit the run, or the data have changed.
             UsageError: If the run has been trained for more epochs than the config asks for.
         """
-        state, remarks = self.checkpoints.restore(self.config.training.data)
-        self.remarks += remarks
+        state, notes = self.checkpoints.restore(self.config.training.data)
+        self.notes += notes
         if state is None:
             return False
         self.state = state
@@ -324,12 +324,12 @@ class Trainer:
                 f"--epochs {self.epochs}: {str(self.out)!r} has {epochs} epochs already; choose a larger total"
             )
         if state.step == self.total_steps:
-            self.remarks.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
+            self.notes.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
         elif self._is_out_of_patience:
             patience = f"--patience {self.config.training.patience}"
-            self.remarks.append(f"this run ended early ({patience}); to continue it, set --patience to more, or to 0")
+            self.notes.append(f"this run ended early ({patience}); to continue it, set --patience to more, or to 0")
         else:
-            self.remarks.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
+            self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
 
     def _prepare_folder(self) -> None:

@@ -93,17 +93,17 @@ def every_command(run: Path, cvae) -> None:
 
 
 def test_every_command_except_training_works(trained, tmp_path):
-    remarks = []
+    notes = []
 
     def run(*args: object) -> str:
         result = cvae(*args, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        remarks.append(result.stderr)
+        notes.append(result.stderr)
         return result.stdout
 
     every_command(trained["labels"], run)
     assert size(tmp_path / "seven.png") == (280, 280)
-    assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(remarks)
+    assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(notes)
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
 
 
