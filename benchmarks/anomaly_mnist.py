@@ -24,9 +24,7 @@ from cvae.config import DataConfig, TrainConfig
 from cvae.data import load_dataset
 from cvae.detection.detector import Detector
 from cvae.detection.scores import measure
-from cvae.engine import resume
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.exporters.onnx import export
 from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
@@ -52,7 +50,7 @@ def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, An
     """Train a model without a digit, and return the detection metrics of each score on the complete test set."""
     run = folder / f"{digit}-{config.epochs}-epochs"
     if not (run / DECODER).exists():
-        export(resume(run) if is_run(run) else cvae.train(config, run))
+        cvae.resume(run) if is_run(run) else cvae.train(config, run)
     scorer = ExportedScorer(cvae.load(run))
     normal, complete = load_dataset(config), load_dataset(DataConfig(data=config.data, data_dir=config.data_dir))
     assert normal.validation is not None and complete.test is not None and complete.classes is not None

@@ -54,7 +54,7 @@ def train(path: Path, count: int, args: argparse.Namespace) -> None:
         validation=args.batch_size / count,
         epochs=1,
     )
-    cvae.train(config, path.parent / "run", quiet=True)
+    cvae.train(config, path.parent / "run", export=False, quiet=True)
 
 
 def main() -> None:

@@ -102,7 +102,7 @@ def evaluate(
             features=features,
             seed=seed,
             progress=progress,
-            remark=_shared.echo,
+            note=_shared.echo,
         )
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score

@@ -55,7 +55,7 @@ def latent(
 
     check_method(method)
     encoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.echo)
+    codes = encode(encoder, config, split=split, limit=limit, note=_shared.echo)
     if encoder.spec.classes is not None:
         _shared.echo(
             "this model knows the class from the label, so its codes need not contain the class: expect mixed colours"
@@ -124,7 +124,7 @@ def traverse(
     class_index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
     code, index = _choose_start(autoencoder, image, seed, class_index)
     name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
-    codes = encode(autoencoder, config, split=split, limit=limit, remark=_shared.echo)
+    codes = encode(autoencoder, config, split=split, limit=limit, note=_shared.echo)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = autoencoder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(autoencoder, code, index, kl, values, dimensions, title), out)
@@ -160,7 +160,7 @@ def reconstructions(
     from cvae.plots.reconstructions import draw
 
     autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(autoencoder, config, split=split, limit=n, remark=_shared.echo)
+    codes = encode(autoencoder, config, split=split, limit=n, note=_shared.echo)
     count = len(codes.mean)
     style.save(
         draw(autoencoder, codes, min(columns, count), f"{autoencoder.spec.name}: {split} images of {codes.data}"), out

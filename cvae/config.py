@@ -239,12 +239,24 @@ class TrainConfig(DataConfig):
         resolved=True,
         resumable=True,
     )
-    batch_size: int = flag_field(128, OPTIMIZATION, "Number of images per step.", interval=Interval(minimum=1))
-    accumulate: int = flag_field(
-        1,
+    batch_size: int | None = flag_field(
+        None,
         OPTIMIZATION,
-        "Number of micro-batches to split each batch into, to save memory.",
+        "Number of images per step.",
+        automatic="128; small data sets: about a tenth of the images",
         interval=Interval(minimum=1),
+        resolved=True,
+    )
+    patience: int = flag_field(
+        0,
+        OPTIMIZATION,
+        "Stop after N epochs without a better validation bound; 0 never stops early.",
+        interval=Interval(minimum=0),
+        resumable=True,
+        searchable=False,
+    )
+    accumulate: int = flag_field(
+        1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
     optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
     lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
@@ -261,10 +273,7 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=1),
     )
     warmup: int = flag_field(
-        0,
-        OPTIMIZATION,
-        "Number of steps over which the learning rate grows to its full value.",
-        interval=Interval(minimum=0),
+        0, OPTIMIZATION, "Number of steps over which the learning rate grows.", interval=Interval(minimum=0)
     )
     clip: float = flag_field(
         100.0, OPTIMIZATION, "Maximum norm of the gradient; 0 disables clipping.", interval=Interval(minimum=0)
@@ -283,19 +292,10 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Device to train on.",
-        choices=("auto", "cpu", "cuda", "mps"),
-        resumable=True,
-        machine=True,
+        "auto", EXECUTION, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
     )
     precision: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Floating-point precision of the networks.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        resolved=True,
+        "auto", EXECUTION, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
     )
     compile: bool | None = flag_field(
         None,

@@ -73,7 +73,7 @@ def speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
-        remark = step.prepare(0)
+        note = step.prepare(0)
         batches = endless_batches(step)
         for number, batch in islice(batches, 3):
             step(number, *batch)
@@ -100,7 +100,7 @@ def speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
     }
     if cuda:
         result["peak_MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return {**result, "remark": remark} if remark else result
+    return {**result, "note": note} if note else result
 
 
 def profile_step(config: TrainConfig) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def train_in_subprocess(config: TrainConfig, out: Path) -> float:
     path = out.with_name(out.name + ".toml")
     path.write_text(to_recipe(config), "utf-8")
     started = time.monotonic()
-    run_cvae("train", "--recipe", str(path), "--out", str(out))
+    run_cvae("train", "--no-export", "--recipe", str(path), "--out", str(out))
     return time.monotonic() - started
 
 

@@ -78,6 +78,7 @@ OPTIONS = {
 CHANGES = {
     "epochs": ("--epochs 9", 9),
     "device": ("--device cpu", "cpu"),
+    "patience": ("--patience 3", 3),
     "on_nan": ("--on-nan skip", "skip"),
     "compile": ("--no-compile", False),
     "trackers": ("--tracker none", ("none",)),
@@ -99,7 +100,8 @@ def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
     Path("run/metrics.jsonl").write_text("{}\n")
     calls: list[dict[str, Any]] = []
 
-    def resume(out: Path, **changes: Any) -> Path:
+    def resume(out: Path, *, export: bool, **changes: Any) -> Path:
+        assert export
         calls.append(changes)
         return out
 
@@ -144,7 +146,7 @@ def test_every_field_of_the_config_is_covered():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {"out", "export", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])
@@ -222,7 +224,7 @@ def test_resume_rejects_recipe_of_another_run(assert_fails, name):
     assert_fails(["'run' was started"], "--recipe", name)
 
 
-COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"
+COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --no-export --out r --data folder:w"
 
 
 @pytest.mark.integration
