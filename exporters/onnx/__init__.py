@@ -51,10 +51,10 @@ def export(
             `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
     """
     with _one_thread():
-        return _export(Path(run), remark, license, half)
+        return _export(Path(run), note, license, half)
 
 
-def _export(run: Path, remark: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
+def _export(run: Path, note: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
     model, config, weights = _load(run)
     files: dict[Path, bytes] = {}
     specs: dict[str, Spec] = {}
