@@ -16,10 +16,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 MIN_HALVED = 20_000
-"""Minimum number of elements of a weight that is stored in 16 bits.
-
-Rounding smaller weights would save a few bytes and cause most of the error, above all in a flow.
-"""
+"""Minimum number of elements of a weight that is stored in 16 bits. Rounding smaller ones causes most of the error,
+above all in a flow."""
 
 VARINT, BYTES = 0, 2
 """Wire types."""

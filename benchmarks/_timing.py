@@ -26,8 +26,8 @@ from cvae.run import read_config, read_metrics
 class Run(NamedTuple):
     """A finished training run."""
 
-    images_per_second: float  # median over the epochs, without the first, as the engine reports it
-    clocked_images_per_second: float | None  # the same from the times of optimizer steps; None if hooks miss steps
+    images_per_second: float  # median over all epochs but the first, as the engine reports it
+    clocked_images_per_second: float | None  # the same by the times of the optimizer steps; None if hooks miss steps
     parameters: int
     config: Config  # resolved, with the chosen precision instead of "auto"
     records: list[dict[str, Any]]  # metrics.jsonl
@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> Run:
     hook = register_optimizer_step_post_hook(record_time)
     try:
         with TemporaryDirectory() as folder:
-            out = cvae.train(config, Path(folder) / "run", quiet=True)
+            out = cvae.train(config, Path(folder) / "run", export=False, quiet=True)
             records = read_metrics(out)
             run_config = read_config(out)
     finally:
@@ -57,7 +57,7 @@ def train(config: TrainConfig) -> Run:
     speeds = [record["images_per_second"] for record in records if "images_per_second" in record][1:]
     clocked = None
     if len(times) == steps * config.epochs and steps > 1:
-        # From the end of an epoch's first step to the end of its last.
+        # Each span lasts from the end of an epoch's first step to the end of its last step.
         spans = [times[first + steps - 1] - times[first] for first in range(steps, len(times), steps)]
         clocked = statistics.median((steps - 1) * config.batch_size / span for span in spans)
     parameters = sum(parameter.numel() for parameter in build(run_config.model).parameters())
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Run:
 
 
 def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module in a new process, so that no side inherits threads, caches or settings."""
+    """Call a function of a module in a new process, so that neither side inherits threads, caches or settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 
@@ -97,6 +97,7 @@ def format_range(values: list[float], digits: int = 0) -> str:
 
 
 def describe_machine() -> str:
+    """Return the names of the CPU and the GPU, the number of threads, and the version of torch."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -128,7 +129,7 @@ def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namesp
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder of the data sets that the engine uses, for peers that read them with torchvision."""
+    """Return the folder of the data sets that the engine uses, for a peer that reads them with torchvision."""
     return Path(data_dir or os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 

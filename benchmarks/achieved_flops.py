@@ -6,7 +6,7 @@
 The peak is the speed of the fastest square matrix product of a few sizes in the training precision; the table also
 shows the other precision. The FLOPs of a step are counted by torch's FlopCounterMode on the conditional MNIST network
 of default size: the matrix products and convolutions of the forward and backward pass, with two FLOPs per multiply-add.
-Elementwise operations, the normal terms of the prior and the optimizer are not counted. The engine reports the images
+Elementwise operations, such as those of the KL term, and the optimizer are not counted. The engine reports the images
 per second, without the first epoch. Peak and training are measured in turn, A B A B, in one process. Target: at least
 35 % for `resnet`.
 """

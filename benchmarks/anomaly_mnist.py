@@ -5,7 +5,7 @@
 
 Digits whose metrics are already in the file are skipped, so an interrupted benchmark can be resumed. With --runs, the
 models are kept, and a repeated benchmark only scores them. For AUROC and AUPRC, the held-out digit is the positive
-class. The thresholds come from validation images of the nine digits. --smoke takes seconds, on small images.
+class. The thresholds come from validation images of the nine digits. --smoke uses small images and takes seconds.
 """
 
 import argparse
@@ -24,13 +24,11 @@ from cvae.config import DataConfig, TrainConfig
 from cvae.data import load_dataset
 from cvae.detection.detector import Detector
 from cvae.detection.scores import measure
-from cvae.engine import resume
 from cvae.evaluation.exported_scorer import ExportedScorer
-from cvae.exporters.onnx import export
 from cvae.run import DECODER, is_run
 
 DIGITS = ("1", "4", "5", "7", "9")
-"""Digits that are hardest to detect with a plain VAE, according to papers."""
+"""Digits that are hardest to detect with a plain VAE, according to the literature."""
 
 MODEL = TrainConfig(
     data="mnist",
@@ -52,7 +50,7 @@ def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, An
     """Train a model without a digit, and return the detection metrics of each score on the complete test set."""
     run = folder / f"{digit}-{config.epochs}-epochs"
     if not (run / DECODER).exists():
-        export(resume(run) if is_run(run) else cvae.train(config, run))
+        cvae.resume(run) if is_run(run) else cvae.train(config, run)
     scorer = ExportedScorer(cvae.load(run))
     normal, complete = load_dataset(config), load_dataset(DataConfig(data=config.data, data_dir=config.data_dir))
     assert normal.validation is not None and complete.test is not None and complete.classes is not None
@@ -65,7 +63,7 @@ def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, An
         metrics[name] = {
             "auroc": roc_auc_score(positive, score),
             "auprc": average_precision_score(positive, score),
-            "found": float(above[positive].mean()),
+            "detected": float(above[positive].mean()),
             "false_alarms": float(above[~positive].mean()),
         }
     return metrics
@@ -86,20 +84,20 @@ def main() -> None:
     add_smoke(parser)
     args = parse_args(parser, epochs=1, digits=["1"])
     results = json.loads(args.out.read_text()) if args.out.exists() else {}
-    kind = "plain" if args.plain else "labels"
+    variant = "plain" if args.plain else "labels"
     for digit in args.digits:
-        if digit in results.setdefault(kind, {}):
+        if digit in results.setdefault(variant, {}):
             continue
         flags = {"without": (digit,), "data_dir": args.data_dir, "epochs": args.epochs}
         options = {"prior": "normal"} if args.plain else {"conditional": True}
         with tempfile.TemporaryDirectory() as temporary:
-            folder = args.runs / kind if args.runs else Path(temporary)
-            results[kind][digit] = measure_digit(
+            folder = args.runs / variant if args.runs else Path(temporary)
+            results[variant][digit] = measure_digit(
                 replace(SMOKE if args.smoke else MODEL, **flags, **options), digit, folder
             )
         write_file(args.out, json.dumps(results, indent=2) + "\n")
-        for name, metrics in results[kind][digit].items():
-            print(f"{kind} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+        for name, metrics in results[variant][digit].items():
+            print(f"{variant} without {digit}  {name:15} " + "  ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
 
 
 if __name__ == "__main__":

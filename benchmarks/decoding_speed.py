@@ -29,11 +29,11 @@ TARGETS = {
 """Targets of the speedup by architecture and batch size."""
 
 SECONDS = 0.3
-"""Time that each side decodes per round, in seconds."""
+"""Duration of each side's part of a round, in seconds."""
 
 
 def serve(pipe: Connection, side: str, run: Path, batch: int) -> None:
-    """Measure the images per second each time a message arrives, and send back the result. Runs in its own process."""
+    """Send back the images per second of one round for each True in `pipe`, until a False. Runs in its own process."""
     decode = {"torch": open_torch_decoder, "onnxruntime": open_onnxruntime_decoder}[side](run, batch)
     for _ in range(5):
         decode()
@@ -91,11 +91,9 @@ class Side:
 def export(arch: str, run: Path) -> Path:
     """Train a model for one short epoch, and export it to the run folder."""
     import cvae
-    from cvae.exporters.onnx import export
 
     config = cvae.TrainConfig(arch=arch, size=28, epochs=1, limit=128, prior="normal", trackers=("none",))
-    export(cvae.train(config, run, quiet=True))
-    return run
+    return cvae.train(config, run, quiet=True)
 
 
 def main() -> None:

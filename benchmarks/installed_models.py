@@ -3,8 +3,8 @@
     python benchmarks/installed_models.py [--images 10000] [--data-dir DIR] [--json] [--smoke]
 
 For each model, the output has the size of its two exported files; the largest difference of a pixel, over as many noise
-draws as test images and the classes in turn; the largest difference of the mean and standard deviation of a code, over
-the test images; and the bound of the exported files in nats per image, with the same noise for both.
+draws as test images and the classes in turn; the largest difference of the posterior's mean and standard deviation
+over the test images; and the bound of the exported files in nats per image, with the same noise for both.
 """
 
 import argparse

@@ -54,7 +54,7 @@ def train(path: Path, count: int, args: argparse.Namespace) -> None:
         validation=args.batch_size / count,
         epochs=1,
     )
-    cvae.train(config, path.parent / "run", quiet=True)
+    cvae.train(config, path.parent / "run", export=False, quiet=True)
 
 
 def main() -> None:
@@ -74,7 +74,7 @@ def main() -> None:
     if args.train_on:
         train(args.train_on, count, args)
         return
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the folder is removed too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the temporary folder is removed
     with TemporaryDirectory(dir=args.dir, prefix="large-set-") as folder:
         path = Path(folder).resolve() / "images.npy"
         write_images(path, count)
@@ -82,7 +82,7 @@ def main() -> None:
         record = read_metrics(path.parent / "run")[-1]
         # The peak of all children is that of the only child. Linux counts in KiB, macOS in bytes.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        print(f"set            {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
+        print(f"data set       {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
         print(f"peak resident  {peak / 1e9:8.2f} GB")
         print(
             f"images/s       {record['images_per_second']:8,.0f}, {args.arch}, {args.steps} steps of {args.batch_size}"

@@ -1,10 +1,10 @@
-"""Accuracy of bf16: its bounds compared with the bounds of fp32 for the same seeds, data and epochs.
+"""Accuracy of bf16: bounds after training in bf16 and in fp32 with the same seeds, data and epochs.
 
     python benchmarks/precision.py [--arch resnet] [--epochs 3] [--rounds 1] [--images 54000] [--unconditional]
         [--data-dir DIR] [--json] [--smoke]
 
 The benchmark trains on MNIST in fp32 and bf16 in turn. Each round has a new seed, so more rounds show how much of a
-difference is chance; the range of fp32 over the seeds is printed for comparison. The best weights of each run are
+difference is chance; the spread of fp32 over the seeds is printed for comparison. The best weights of each run are
 evaluated on the validation and test images. Bounds are in nats per image; negative differences favour bf16. Images per
 second do not include the first epoch. Target: bounds within 0.3 nats.
 """

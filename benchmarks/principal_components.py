@@ -1,4 +1,4 @@
-"""Reconstruction from principal components, as a linear baseline for a code of the same size.
+"""Reconstruction from principal components, as a linear baseline for a latent code of the same size.
 
     python benchmarks/principal_components.py --data folder:cars --size 64 --components 256
 

@@ -3,11 +3,11 @@
     python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [--smoke]
         [-- FLAGS]
 
-Two child processes run in turn, A B A B, and their parent times them from just before the spawn until a signal. One
-child imports torch and sends the signal. The other child runs `cvae train --epochs 1`, with a hook on torch's
-optimizers that sends the signal after the first step. Both exit after the signal. An uncounted first round fills the
-page cache, and downloads the data if necessary. FLAGS are passed on to `cvae train`. Target: a difference of at most
-2 s.
+Two child processes run in turn, A B A B, and their parent times each from just before the spawn until the child writes
+a byte to a pipe and exits. One child writes the byte after importing torch. The other child runs
+`cvae train --epochs 1`, with a hook on torch's optimizers that writes the byte after the first step. A first round,
+which is not counted, fills the page cache, and downloads the data if necessary. FLAGS are passed on to `cvae train`.
+Target: a difference of at most 2 s.
 """
 
 import os
@@ -21,17 +21,17 @@ from tempfile import TemporaryDirectory
 
 from _timing import format_range, make_parser, parse_args, report, run_rounds
 
-SIGNAL = "import os; signal = lambda *_: (os.write({fd}, b'.'), os._exit(0))\n"
-IMPORT = SIGNAL + "import torch; signal()"
-TRAIN = SIGNAL + (
-    "from torch.optim.optimizer import register_optimizer_step_post_hook as hook; hook(signal)\n"
+NOTIFY = "import os; notify = lambda *_: (os.write({fd}, b'.'), os._exit(0))\n"
+IMPORT = NOTIFY + "import torch; notify()"
+TRAIN = NOTIFY + (
+    "from torch.optim.optimizer import register_optimizer_step_post_hook as hook; hook(notify)\n"
     "import sys; sys.argv = ['cvae', *sys.argv[1:]]\n"
     "from cvae.__main__ import main; sys.exit(main())"
 )
 
 
-def time_to_signal(program: str, *arguments: str) -> float:
-    """Return the seconds from the spawn of a Python program to its signal."""
+def time_until_byte(program: str, *arguments: str) -> float:
+    """Return the seconds from the spawn of a Python program until it writes a byte to the pipe."""
     reader, writer = os.pipe()
     start = time.perf_counter()
     child = subprocess.Popen(
@@ -39,12 +39,12 @@ def time_to_signal(program: str, *arguments: str) -> float:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, pass_fds=[writer],
     )  # fmt: skip
     os.close(writer)
-    signal = os.read(reader, 1)  # empty if the child exits without a signal
+    byte = os.read(reader, 1)  # empty if the child exits without writing
     seconds = time.perf_counter() - start
     os.close(reader)
     _, errors = child.communicate()
-    if not signal:
-        raise SystemExit(f"the child exited without a signal: {errors.decode(errors='replace').strip()}")
+    if not byte:
+        raise SystemExit(f"the child failed before it wrote a byte: {errors.decode(errors='replace').strip()}")
     return seconds
 
 
@@ -59,9 +59,9 @@ def main() -> None:
         with TemporaryDirectory() as folder:
             flags = ["--arch", args.arch, "--data", args.data, "--epochs", "1", "--out", str(Path(folder) / "run")]
             flags += ["--data-dir", args.data_dir] if args.data_dir else []
-            return time_to_signal(TRAIN, "train", *flags, *args.flags)
+            return time_until_byte(TRAIN, "train", *flags, *args.flags)
 
-    sides = {"import torch": partial(time_to_signal, IMPORT), "cvae train": time_command}
+    sides = {"import torch": partial(time_until_byte, IMPORT), "cvae train": time_command}
     run_rounds(1, **sides)
     results = run_rounds(args.rounds, **sides)
     torch, train = results["import torch"], results["cvae train"]

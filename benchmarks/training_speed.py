@@ -10,8 +10,8 @@
     pythae-resnet    BaseTrainer with pythae's MNIST ResNet, compared with the same layers as a plug-in for cvae at
                      --precision auto, CPU.
     plain-loop       The network of `cvae train` in a plain loop over a DataLoader, with the loss read every step: `mlp`
-                     in fp32, `resnet` under the autocast of --precision auto. On CUDA with 4 workers and pinned memory;
-                     or with --device cpu, where --images 2560 shortens the ResNet.
+                     in fp32, `resnet` under the autocast of --precision auto. On CUDA, the DataLoader has 4 workers
+                     and pinned memory. With --device cpu, --images 2560 shortens the ResNet's epochs.
 
 pythae must be installed separately: `pip install pythae==0.1.2`.
 
@@ -218,7 +218,7 @@ def train_with_cvae(config: TrainConfig) -> Any:
 
 
 COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = {
-    # name: function of the peer, flags of the engine, images per epoch
+    # name: (function of the peer, fields of TrainConfig, images per epoch)
     "pytorch-example": (
         partial(train_in_plain_loop, use_example=True),
         {"arch": "mlp", "latent_dim": 20, "likelihood": "bernoulli", "precision": "fp32"},
@@ -249,7 +249,7 @@ COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = 
 
 
 def explain_unavailable(name: str, device: str) -> str | None:
-    """Return a line that says why a comparison can't be made on this machine, or None if it can."""
+    """Return a line that says why a comparison can't be run on this machine, or None if it can."""
     if name.startswith("plain-loop") and device == "cuda" and not torch.cuda.is_available():
         return f"{name}: not measured, torch finds no CUDA device; use --device cpu"
     if name.startswith("pythae"):
@@ -326,9 +326,7 @@ def main() -> None:
         speeds = [format_range(m["peer"]), format_range(m["ours"]), format_range(m["ratios"], 2)]
         clock = f"{m['clock']:.2f}" if m["clock"] else "unknown"
         table.append((name, f"{m['parameters']:,}", m["precision"], *speeds, clock))
-    notes.append(
-        "median (min to max) over the rounds; clock: images/s from the engine divided by images/s from the clock"
-    )
+    notes.append("median (min to max) over the rounds; clock: images/s of the engine divided by images/s by the clock")
     report(args.json, metrics, table, notes)
 
 

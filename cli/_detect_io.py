@@ -41,7 +41,7 @@ def load_normal_images(
     if split is None and not is_training_set:
         config = replace(config, validation=0.0)
     name = split or ("validation" if is_training_set else "train")
-    return load_split(config, name, scorer, labelled=False, remark=_shared.echo)
+    return load_split(config, name, scorer, labelled=False, note=_shared.echo)
 
 
 def list_images(paths: list[Path], out: Path) -> dict[str, Path]:

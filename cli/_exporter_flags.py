@@ -59,18 +59,18 @@ class ExportCommand(TyperCommand):
         return super().invoke(ctx)
 
     def _find_exporter(self, args: list[str]) -> str | None:
-        """Return the first word that names an exporter, else the first word that is neither a flag nor its value."""
+        """Return the first argument that names an exporter, else the first one that is neither a flag nor a value."""
         from cvae.registry import EXPORTERS
 
         with_value = {name for param in self.params for name in param.opts if not getattr(param, "is_flag", True)}
-        words = []
+        candidates = []
         remaining = iter(args)
-        for word in remaining:
-            if word in with_value:
+        for argument in remaining:
+            if argument in with_value:
                 next(remaining, None)
-            elif not word.startswith("-"):
-                words.append(word)
-        return next((word for word in words if word in EXPORTERS), words[0] if words else None)
+            elif not argument.startswith("-"):
+                candidates.append(argument)
+        return next((name for name in candidates if name in EXPORTERS), candidates[0] if candidates else None)
 
 
 def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[Any]:
@@ -94,7 +94,7 @@ def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[An
 def parse_value(default: Any, value: str | bool) -> Any:
     """Convert the value of a flag to the type of the option's default.
 
-    Text that can't be converted stays text, and `Registry.resolve` rejects it with a message that names the type.
+    A value that can't be converted stays a string, which `Registry.resolve` rejects with a message that names the type.
     """
     if isinstance(value, bool) or isinstance(default, str | None):
         return value
@@ -113,11 +113,11 @@ def _make_annotation(exporter: Callable[..., Any], name: str, default: Any) -> A
     text = " ".join(section[2].split()) if section else ""
     text = text[:1].upper() + text[1:]
     if isinstance(default, bool):
-        shown = f" [default: {flag if default else f'no-{flag}'}]"
-        return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=text + shown, show_default=False)]
+        suffix = f" [default: {flag if default else f'no-{flag}'}]"
+        return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=text + suffix, show_default=False)]
     metavar = {int: "N", float: "X", tuple: "JSON"}.get(type(default), "TEXT")
     if default is None or default == "":
-        shown = ""
+        suffix = ""
     else:
-        shown = f" [default: {json.dumps(default) if isinstance(default, tuple) else default}]"
-    return Annotated[str | None, typer.Option(f"--{flag}", help=text + shown, metavar=metavar, show_default=False)]
+        suffix = f" [default: {json.dumps(default) if isinstance(default, tuple) else default}]"
+    return Annotated[str | None, typer.Option(f"--{flag}", help=text + suffix, metavar=metavar, show_default=False)]

@@ -53,7 +53,7 @@ def value_type(config: type, name: str) -> tuple[type, bool]:
     """Return the type of one value of a field's flag, and whether the flag may be repeated."""
     hint = typing.get_type_hints(config)[name]
     alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    hint = next(each for each in reversed(alternatives) if each is not types.NoneType)
+    hint = next(item for item in reversed(alternatives) if item is not types.NoneType)
     if typing.get_origin(hint) is tuple:
         return typing.get_args(hint)[0], True
     return hint, False
@@ -125,9 +125,10 @@ def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) 
     overrides: dict[str, Any] = {}
     for name, flag in flags_of(config).items():
         spellings = (name, *(_alias_name(name, alias) for alias in flag.aliases))
-        used = [values[spelling] for spelling in spellings if values.get(spelling) is not None]
-        if used:
-            overrides[name] = [value for each in used for value in each] if isinstance(used[0], list) else used[0]
+        chosen = [values[spelling] for spelling in spellings if values.get(spelling) is not None]
+        if chosen:
+            is_list = isinstance(chosen[0], list)
+            overrides[name] = [item for value in chosen for item in value] if is_list else chosen[0]
     options = parse_options(assignments)
     for name, short in SHORT_FLAGS.items():
         if values.get(name) is not None:

@@ -26,6 +26,6 @@ def format_row(config: type, name: str) -> str:
     else:
         (kind, _), default, effect = value_type(config, name), default_text(config, name), flag.help
     spelling = flag.spelling(name)
-    typed = f"`{spelling}`, `--no-{spelling[2:]}`" if kind is bool else f"`{spelling} {choose_metavar(flag, kind)}`"
+    usage = f"`{spelling}`, `--no-{spelling[2:]}`" if kind is bool else f"`{spelling} {choose_metavar(flag, kind)}`"
     interval = "" if flag.interval is None else str(flag.interval)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (typed, effect, interval, default or "")) + " |"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in (usage, effect, interval, default or "")) + " |"

@@ -194,19 +194,19 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
 
 
 def read_image(path: "str | Path", model: "Model") -> "np.ndarray":
-    """Read an image file as (C, H, W) for the model, with a message if it has to be scaled, cropped or made grey."""
+    """Read an image file as (C, H, W) for the model, with a message if it is scaled, cropped or converted to grey."""
     from cvae import imaging
 
-    return imaging.read(path, model.spec.image_shape, remark=echo)
+    return imaging.read(path, model.spec.image_shape, note=echo)
 
 
 def read_images(paths: "list[Path]", model: "Model") -> "np.ndarray":
-    """Read image files like `read_image`, as (N, C, H, W), and scale values of more than 8 bits by one bit depth."""
+    """Read image files like `read_image`, as (N, C, H, W), with the same bit depth for all images."""
     from cvae import imaging
 
     if len(paths) == 1:  # so that a message names the file rather than a count
         return read_image(paths[0], model)[None]
-    images, message = imaging.read_set(paths, model.spec.image_shape, remark=echo)
+    images, message = imaging.read_set(paths, model.spec.image_shape, note=echo)
     if message:
         echo(message)
     return images

@@ -33,6 +33,6 @@ def explain(error: Any, args: Sequence[str]) -> UsageError:
         text = text.replace("Invalid value for", f"Invalid value {value} for", 1)
     if error.ctx is not None:
         command = error.ctx.command_path
-    else:  # an option without its value
+    else:  # an option without its value has no context
         command = " ".join(["cvae", *(word for word in args[:1] if not word.startswith("-"))])
     return UsageError(f"{one_line(text[:1].lower() + text[1:], 500)}; see {command} --help")

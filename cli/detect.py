@@ -20,7 +20,7 @@ def fit(
     model: _shared.ModelName = None,
     quantile: Annotated[
         float,
-        typer.Option(metavar="X", help="Fraction of the normal images whose scores do not exceed the thresholds."),
+        typer.Option(metavar="X", help="Fraction of normal images whose scores do not exceed the thresholds."),
     ] = 0.95,
     data: Annotated[
         str | None,
@@ -61,7 +61,7 @@ def fit(
         update = partial(progress, "normal images")
         detector = Detector.fit(scorer, normal.images, data=dataset.name, quantile=quantile, progress=update)
     files, metadata = detector.save(folder), detector.metadata
-    text = [f"{files[0]}: from {metadata.images:,} images of {metadata.data}; an image is an anomaly above"]
+    text = [f"{files[0]}: fitted to {metadata.images:,} images of {metadata.data}, with these thresholds:"]
     text += [f"  {score:15}{value:12.3f}" for score, value in metadata.thresholds.items()]
     _shared.report(json, {"out": str(files[0]), **to_dict(metadata)}, "\n".join(text))
 
@@ -70,7 +70,10 @@ def fit(
 def score(
     images: Annotated[list[Path], typer.Argument(metavar="PATH", help="Image files or folders.")],
     model: _shared.ModelOption = None,
-    by: Annotated[str, typer.Option(metavar="SCORE", help="Score that decides the verdict.")] = "combined",
+    score_name: Annotated[
+        str, typer.Option("--score", metavar="NAME", help="Score that decides whether an image is an anomaly.")
+    ] = "combined",
+    by: Annotated[str | None, typer.Option(metavar="NAME", help="Former name of --score.", hidden=True)] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Scale and crop images to the model's input size.")] = False,
     out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for scores.csv, worst.png and maps/.")] = Path(
         "anomalies"
@@ -91,8 +94,9 @@ def score(
     scorer, folder = _detect_io.open_scorer(model, device)
     detector = Detector.load(folder, scorer)
     thresholds = detector.metadata.thresholds
-    if by not in thresholds:
-        raise UsageError(f"--by {by!r}: {scorer.name!r} has no such score; {suggest(by, thresholds)}")
+    name = score_name if by is None else by
+    if name not in thresholds:
+        raise UsageError(f"--score {name!r}: {scorer.name!r} has no such score; {suggest(name, thresholds)}")
     files = _detect_io.list_images(images, out)
     pixels, message = imaging.read_set(list(files.values()), scorer.image_shape, exact=not resize)
     if message:
@@ -101,20 +105,20 @@ def score(
         measurement = measure(scorer, pixels, reconstructions=True, progress=partial(progress, "images"))
     assert measurement.reconstruction is not None
     scores = detector.scores(measurement)
-    anomalies = scores[by] > thresholds[by]
+    anomalies = scores[name] > thresholds[name]
     rows = [
         {
-            "image": name,
+            "image": path,
             "verdict": "anomaly" if anomalies[i] else "normal",
             **{score: round(float(values[i]), 6) for score, values in scores.items()},
             **({} if measurement.label is None else {"label": scorer.model.spec.classes[measurement.label[i]]}),  # type: ignore[index]
         }
-        for i, name in enumerate(files)
+        for i, path in enumerate(files)
     ]
-    worst = np.argsort(-scores[by], kind="stable")[:MAX_WORST]
+    worst = np.argsort(-scores[name], kind="stable")[:MAX_WORST]
     _detect_io.save_error_maps(out, list(files), pixels, measurement.reconstruction, worst)
     _detect_io.write_csv(out / "scores.csv", rows)
-    text = [f"{'anomaly' if anomalies[i] else 'normal ':8} {scores[by][i]:10.3f}  {rows[i]['image']}" for i in worst]
-    text += [f"{out}: {anomalies.sum()} of {len(rows)} images are anomalies ({by} above {thresholds[by]:.3f})"]
-    result = {"out": str(out), "model": scorer.name, "by": by, "thresholds": dict(thresholds), "images": rows}
+    text = [f"{'anomaly' if anomalies[i] else 'normal ':8} {scores[name][i]:10.3f}  {rows[i]['image']}" for i in worst]
+    text += [f"{out}: {anomalies.sum()} of {len(rows)} images are anomalies ({name} above {thresholds[name]:.3f})"]
+    result = {"out": str(out), "model": scorer.name, "by": name, "thresholds": dict(thresholds), "images": rows}
     _shared.report(json, result, "\n".join(text))

@@ -17,7 +17,7 @@ def evaluate(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Maximum number of images, evenly spaced in the split; distances use all images."
+            min=1, metavar="N", help="Maximum number of images, evenly spaced in the split; distances always use all."
         ),
     ] = None,
     samples: Annotated[
@@ -45,7 +45,7 @@ def evaluate(
     exported: Annotated[
         bool,
         typer.Option(
-            "--exported", help="Score the exported files, without torch. [default: only if there are no weights]"
+            "--exported", help="Score the exported files, without torch. [default: only without weights or torch]"
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
@@ -76,7 +76,7 @@ def evaluate(
         scorer = ExportedScorer(exported_model)
         if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
             _shared.echo(
-                "without torch, the posterior is approximated: bounds are far looser than the bounds of the run"
+                "exported files only approximate the posterior, so these bounds are far looser than those of the run"
             )
         config = find_data_config(path, exported_model.spec.data)
     else:
@@ -88,7 +88,7 @@ def evaluate(
         _shared.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
-                f"--cas: {scorer.name!r} was trained without labels, so there are none to learn; remove --cas"
+                f"--cas: {scorer.name!r} was trained without labels, so a classifier can't learn any; remove --cas"
             )
     config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.show_progress() as progress:
@@ -102,7 +102,7 @@ def evaluate(
             features=features,
             seed=seed,
             progress=progress,
-            remark=_shared.echo,
+            note=_shared.echo,
         )
         if cas:
             from cvae.evaluation.run_scorer.classifier import accuracy_score
@@ -110,13 +110,14 @@ def evaluate(
             report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report:
         _shared.echo(
-            f"no features for {report['data']!r}: distances are skipped; choose some with --features MODULE:CALLABLE"
+            f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
+            "choose one with --features MODULE:CALLABLE"
         )
     _shared.report(json, report, format_report(report))
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Return a text with one line per metric, under the same names as in the JSON."""
+    """Format the report with one line per metric, which has the same name as in the JSON."""
     lines = [
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"

@@ -63,7 +63,7 @@ def generate(
         _generate_many(decoder, n or 1, out, class_index, name, seed, temperature, grid=grid, json=json)
         return
     if grid and class_index is not None:
-        raise UsageError(f"--grid shows all classes, but only {name!r} is chosen; give one of the two")
+        raise UsageError(f"--grid shows all classes, but the label flags choose only {name!r}; remove one of the flags")
     rows = range(len(classes)) if classes is not None and class_index is None else None
     per_row = n or (1 if not grid else 8 if rows else 64)
     count = per_row if rows is None else per_row * len(rows)
@@ -77,7 +77,7 @@ def generate(
         labels = [index for index in rows for _ in range(per_row)]
         columns = per_row if grid or per_row > 1 else None
         if not grid:
-            _shared.echo(f"no label given: {per_row} of each of the {len(rows)} classes")
+            _shared.echo(f"no label given: generating {per_row} of each of the {len(rows)} classes")
     seed = _shared.choose_seed(seed)
     images = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
     _shared.save_image(imaging.grid(images, columns), out)

@@ -82,7 +82,7 @@ def _describe_export(run: Path) -> str | None:
 
 
 def _format_part(value: Any) -> Any:
-    """Format a part of a model in one line, such as "resnet (width 16, blocks 1)"."""
+    """Format a part of a model on one line, such as "resnet (width 16, blocks 1)"."""
     if not isinstance(value, dict):
         return value
     options = ", ".join(f"{option} {setting}" for option, setting in value["options"].items())

@@ -36,7 +36,7 @@ def interpolate(
     ] = None,
     via: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH|SEED", help="Stop in between: an image file or a seed; may be repeated."),
+        typer.Option(metavar="PATH|SEED", help="Intermediate stop: an image file or a seed; may be repeated."),
     ] = None,
     steps: Annotated[
         int,
@@ -47,7 +47,7 @@ def interpolate(
     mode: Annotated[
         str,
         typer.Option(
-            metavar="slerp|lerp", help="Path between codes: along a great circle (slerp) or a straight line (lerp)."
+            metavar="slerp|lerp", help="Path between latent codes: a great circle (slerp) or a straight line (lerp)."
         ),
     ] = "slerp",
     fps: Annotated[float, typer.Option(min=0.1, max=50, metavar="X", help="Frames per second of an animation.")] = 12.0,
@@ -55,10 +55,10 @@ def interpolate(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Interpolate between two images, as a strip (.png) or an animation that runs forth and back (.gif).
+    """Interpolate between two images, as a strip (.png) or an animation that runs back and forth (.gif).
 
     The ends are image files, seeds, or two labels (--label 3 --to-label 8). If an animation with --via ends where it
-    starts, it runs in a circle instead.
+    starts, it runs as a loop instead.
 
     Example: cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
@@ -82,8 +82,8 @@ def interpolate(
     count = len(rows[0])
     if out.suffix.lower() == ".gif":
         frames = [imaging.grid(np.stack(frame), len(rows)) for frame in zip(*rows, strict=True)]
-        is_circle = len(names) > 2 and start == end and first == last
-        imaging.save_gif(frames[:-1] if is_circle else [*frames, *frames[-2:0:-1]], out, fps)
+        is_loop = len(names) > 2 and start == end and first == last
+        imaging.save_gif(frames[:-1] if is_loop else [*frames, *frames[-2:0:-1]], out, fps)
     else:
         _shared.save_image(imaging.grid(np.concatenate(rows), count), out)
     result = {"out": str(out), "model": decoder.spec.name, "steps": count, "stops": names, "mode": mode}
@@ -117,7 +117,7 @@ def choose_label(decoder: "Model", stop: "int | np.ndarray", name: str, index: i
         return index
     if isinstance(stop, int):
         raise UsageError(
-            f"seed {name} has no label of its own; give one with --label, or one per end with --label and --to-label"
+            f"seed {name} has no label of its own; give one with --label, or one for each end with --label, --to-label"
         )
     labels = _shared.choose_labels(decoder, stop[None], None, [name])
     assert labels is not None

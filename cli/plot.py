@@ -44,7 +44,7 @@ def latent(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Project the codes of real images to a plane, coloured by class. Similar codes are close together.
+    """Plot the latent codes of real images in two dimensions, coloured by class. Similar codes are close together.
 
     Example: cvae plot latent mnist-resnet-conditional --thumbnails
     """
@@ -55,15 +55,15 @@ def latent(
 
     check_method(method)
     encoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, config, split=split, limit=limit, remark=_shared.echo)
+    codes = encode(encoder, config, split=split, limit=limit, note=_shared.echo)
     if encoder.spec.classes is not None:
         _shared.echo(
-            "this model gets the class from the label, so the codes need not contain the class: expect mixed colours"
+            "this model knows the class from the label, so its codes need not contain the class: expect mixed colours"
         )
-    places = project(codes.mean, method, perplexity=perplexity, seed=seed)
-    count, method_name = len(places), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
+    points = project(codes.mean, method, perplexity=perplexity, seed=seed)
+    count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
-    style.save(draw(codes, places, title, thumbnails=thumbnails), out)
+    style.save(draw(codes, points, title, thumbnails=thumbnails), out)
     result = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
     _shared.report(json, {**result, "method": method}, f"{out} ({count:,} images)")
 
@@ -107,7 +107,7 @@ def traverse(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Vary one dimension of the code per row, starting with the most informative dimension.
+    """Vary one dimension of the latent code per row, starting with the most informative dimension.
 
     Example: cvae plot traverse mnist-resnet-conditional --digit 7
     """
@@ -124,7 +124,7 @@ def traverse(
     class_index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
     code, index = _choose_start(autoencoder, image, seed, class_index)
     name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
-    codes = encode(autoencoder, config, split=split, limit=limit, remark=_shared.echo)
+    codes = encode(autoencoder, config, split=split, limit=limit, note=_shared.echo)
     kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
     title = autoencoder.spec.name + ("" if name is None else f", label {name}")
     style.save(draw(autoencoder, code, index, kl, values, dimensions, title), out)
@@ -160,7 +160,7 @@ def reconstructions(
     from cvae.plots.reconstructions import draw
 
     autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(autoencoder, config, split=split, limit=n, remark=_shared.echo)
+    codes = encode(autoencoder, config, split=split, limit=n, note=_shared.echo)
     count = len(codes.mean)
     style.save(
         draw(autoencoder, codes, min(columns, count), f"{autoencoder.spec.name}: {split} images of {codes.data}"), out
@@ -181,7 +181,7 @@ def grid(
             min=1,
             max=100,
             metavar="N",
-            help="Number of styles, or of columns of the plane. [default: 10, or 20 for a plane]",
+            help="Number of columns: styles or, in a map, values. [default: 10, or 20 for a map]",
         ),
     ] = None,
     seed: _shared.Seed = None,
@@ -189,9 +189,9 @@ def grid(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show every class in the same styles; for a two-dimensional code, show the plane of codes.
+    """Show every class in the same styles; for a model with two latent dimensions, show a map of the latent space.
 
-    The plane of codes needs a model without labels, or --label.
+    The map needs a model without labels, or --label.
 
     Example: cvae plot grid mnist-resnet-conditional --seed 0
     """
@@ -206,21 +206,21 @@ def grid(
     result = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, _shared.choose_seed(seed)
-        style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style a column (seed {seed})"), out)
+        style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
         _shared.report(json, {**result, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
         return
     if spec.latent_dim != 2:
-        which = "" if model is None else f" {model}"
-        of_class = "" if name is None else f" --label {shlex.quote(name)}"
+        argument = "" if model is None else f" {model}"
+        label_flag = "" if name is None else f" --label {shlex.quote(name)}"
         raise UsageError(
-            f"{spec.name!r} has a code of {spec.latent_dim} numbers, but a plane needs 2; "
-            f"see its images with: cvae generate{which} -n 64{of_class}, or: cvae plot traverse{which}"
+            f"{spec.name!r} has {spec.latent_dim} latent dimensions, but a map of the latent space needs 2; "
+            f"see its images with: cvae generate{argument} -n 64{label_flag}, or: cvae plot traverse{argument}"
         )
     if seed is not None:
-        raise UsageError(f"--seed {seed}: the plane of codes needs no noise; remove --seed")
+        raise UsageError(f"--seed {seed}: a map of the latent space needs no noise; remove --seed")
     columns = columns or 20
-    title = f"{spec.name}: the plane of its codes" + ("" if name is None else f", label {name}")
+    title = f"{spec.name}: map of the latent space" + ("" if name is None else f", label {name}")
     style.save(manifold(decoder, index, columns, title), out)
     _shared.report(json, {**result, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
 

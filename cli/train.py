@@ -40,10 +40,13 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
     set_: Set = None,
+    export: Annotated[
+        bool, typer.Option("--export/--no-export", help="Export the trained model to ONNX, as cvae export onnx does.")
+    ] = True,
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Train a model into a new folder under runs/.
+    """Train a model into a new folder under runs/, and export it to ONNX.
 
     Without --data, the model learns 12,000 bundled MNIST digits, which need no download.
 
@@ -54,14 +57,15 @@ def train(
     _shared.require_torch("cvae train")
     overrides = read_flags(TrainConfig, flags, set_ or [])
     if resume:
-        run = _continue(out, merge_layers(read_layers(recipe, overrides)))
+        run = _continue(out, merge_layers(read_layers(recipe, overrides)), export)
     else:
         config = build_config(recipe, overrides)
-        run = _start(config, make_run_name(recipe, config), out)
-    if os.environ.get("RANK", "0") != "0":  # under torchrun, only the first process reports
-        return
-    last = read_metrics(run)[-1]
-    _shared.report(json, {"run": str(run), **last}, f"{run}: trained; next: cvae export onnx {run}")
+        run = _start(config, make_run_name(recipe, config), out, export)
+    from cvae.engine.processes import is_main_process
+
+    if is_main_process():
+        result = {"run": str(run), **read_metrics(run)[-1], "exported": export}
+        _shared.report(json, result, f"{run}: trained{' and exported' if export else ''}")
 
 
 def build_config(recipe: str | None, overrides: dict[str, Any]) -> TrainConfig:
@@ -133,25 +137,25 @@ def make_run_name(recipe: str | None, config: TrainConfig) -> str:
     return path.parent.name if path.name == CONFIG else path.stem
 
 
-def _start(config: TrainConfig, name: str, out: Path | None) -> Path:
+def _start(config: TrainConfig, name: str, out: Path | None, export: bool) -> Path:
     import cvae
     from cvae.errors import UsageError
     from cvae.run import create_run_folder
 
     if out is not None:
-        return cvae.train(config, out)
+        return cvae.train(config, out, export=export)
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("several processes need a common folder to train into; name it with --out")
     out = create_run_folder(name)
     try:
-        return cvae.train(config, out)
+        return cvae.train(config, out, export=export)
     finally:
         with suppress(OSError):  # the folders are empty if training could not start
             out.rmdir()
             out.parent.rmdir()
 
 
-def _continue(out: Path | None, overrides: dict[str, Any]) -> Path:
+def _continue(out: Path | None, overrides: dict[str, Any], export: bool) -> Path:
     import cvae
     from cvae.errors import UsageError
     from cvae.run import last_saved_run, read_config
@@ -161,7 +165,8 @@ def _continue(out: Path | None, overrides: dict[str, Any]) -> Path:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
         _shared.echo(f"newest run: {out}")
     check_agreement(overrides, read_config(out), out)
-    return cvae.resume(out, **{name: _as_tuple(overrides[name]) for name in RESUMABLE if name in overrides})
+    changes = {name: _as_tuple(overrides[name]) for name in RESUMABLE if name in overrides}
+    return cvae.resume(out, export=export, **changes)
 
 
 def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> None:

@@ -14,7 +14,7 @@ from cvae.config import TrainConfig
 @add_flags(TrainConfig)
 def tune(
     trials: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Total number of trials in the study, earlier ones included.")
+        int, typer.Option(min=1, metavar="N", help="Total number of trials in the study, including earlier ones.")
     ] = 20,
     search: Annotated[
         list[str] | None,

@@ -27,9 +27,9 @@ def list_(json: _shared.Json = False) -> None:
     width = max(map(len, [*models, *recipes]))
     lines = ["models (cvae generate NAME, cvae zoo show NAME)"]
     for name, description in models.items():
-        remark = " (the default)" if name == model_zoo.DEFAULT else ""
-        remark = remark if description["installed"] else f" (not installed: model_zoo/{name} in the repository)"
-        lines.append(f"  {name:{width}}  {description['summary']}{remark}")
+        note = " (the default)" if name == model_zoo.DEFAULT else ""
+        note = note if description["installed"] else f" (not installed: model_zoo/{name} in the repository)"
+        lines.append(f"  {name:{width}}  {description['summary']}{note}")
     lines += ["recipes (cvae train --recipe NAME)"]
     lines += [f"  {name:{width}}  {summary}" for name, summary in recipes.items()]
     _shared.report(json, {"default": model_zoo.DEFAULT, "models": models, "recipes": recipes}, "\n".join(lines))

@@ -13,8 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.api import resume, train
     from cvae.config import TrainConfig
-    from cvae.engine import load_model, resume, train
+    from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
     from cvae.runtime import Model, load
     from cvae.spec import Spec
@@ -33,8 +34,8 @@ _MODULES = {
     "UsageError": "cvae.errors",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
-    "resume": "cvae.engine",
-    "train": "cvae.engine",
+    "resume": "cvae.api",
+    "train": "cvae.api",
 }
 
 __all__ = [

@@ -110,8 +110,7 @@ class DataConfig:
     binarize: str = flag_field(
         "none",
         DATA,
-        "Sample each pixel as white or black, with its grey value as the probability of white: once (static) or for "
-        "each batch (dynamic).",
+        "Sample binary pixels, with the grey value as the probability of white: once (static) or per batch (dynamic).",
         choices=("none", "dynamic", "static"),
         searchable=False,
     )
@@ -183,9 +182,7 @@ class TrainConfig(DataConfig):
     `options` holds the options of the parts, such as {"arch": {"width": 32}}.
     """
 
-    arch: str = flag_field(
-        "resnet", MODEL, "Architecture of the networks; `cvae parts` lists the choices.", takes_options=True
-    )
+    arch: str = flag_field("resnet", MODEL, "Architecture of the networks; see `cvae parts`.", takes_options=True)
     conditioning: str = flag_field("film", MODEL, "How labels enter the networks: film or concat.", takes_options=True)
     likelihood: str | None = flag_field(
         None,
@@ -201,7 +198,10 @@ class TrainConfig(DataConfig):
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")
     shift: int = flag_field(0, DATA, "Maximum shift of training images, in pixels.", interval=Interval(minimum=0))
     crop: float = flag_field(
-        1.0, DATA, "Minimum side of random crops of the images, as a fraction.", interval=Interval(above=0, maximum=1)
+        1.0,
+        DATA,
+        "Minimum side of random crops, as a fraction of the image's side.",
+        interval=Interval(above=0, maximum=1),
     )
     rotate: float = flag_field(
         0.0, DATA, "Maximum random rotation of training images, in degrees.", interval=Interval(minimum=0, maximum=180)
@@ -209,7 +209,7 @@ class TrainConfig(DataConfig):
     zoom: float = flag_field(
         0.0, DATA, "Maximum random scaling of training images, as a fraction.", interval=Interval(minimum=0, below=1)
     )
-    objective: str = flag_field("elbo", OBJECTIVE, "Objective; `cvae parts` lists the choices.", takes_options=True)
+    objective: str = flag_field("elbo", OBJECTIVE, "Training objective; see `cvae parts`.", takes_options=True)
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
@@ -239,12 +239,24 @@ class TrainConfig(DataConfig):
         resolved=True,
         resumable=True,
     )
-    batch_size: int = flag_field(128, OPTIMIZATION, "Number of images per step.", interval=Interval(minimum=1))
-    accumulate: int = flag_field(
-        1,
+    batch_size: int | None = flag_field(
+        None,
         OPTIMIZATION,
-        "Number of micro-batches to split each batch into, to save memory.",
+        "Number of images per step.",
+        automatic="128; small data sets: about a tenth of the images",
         interval=Interval(minimum=1),
+        resolved=True,
+    )
+    patience: int = flag_field(
+        0,
+        OPTIMIZATION,
+        "Stop after N epochs without a better validation bound; 0 never stops early.",
+        interval=Interval(minimum=0),
+        resumable=True,
+        searchable=False,
+    )
+    accumulate: int = flag_field(
+        1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
     optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
     lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
@@ -261,10 +273,7 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=1),
     )
     warmup: int = flag_field(
-        0,
-        OPTIMIZATION,
-        "Number of steps over which the learning rate grows to its full value.",
-        interval=Interval(minimum=0),
+        0, OPTIMIZATION, "Number of steps over which the learning rate grows.", interval=Interval(minimum=0)
     )
     clip: float = flag_field(
         100.0, OPTIMIZATION, "Maximum norm of the gradient; 0 disables clipping.", interval=Interval(minimum=0)
@@ -283,19 +292,10 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Device to train on.",
-        choices=("auto", "cpu", "cuda", "mps"),
-        resumable=True,
-        machine=True,
+        "auto", EXECUTION, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
     )
     precision: str = flag_field(
-        "auto",
-        EXECUTION,
-        "Floating-point precision of the networks.",
-        choices=("auto", "fp32", "bf16", "fp16"),
-        resolved=True,
+        "auto", EXECUTION, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
     )
     compile: bool | None = flag_field(
         None,

@@ -11,12 +11,13 @@ from cvae.errors import CvaeError
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
 
-# Names of the files and folders in a run folder. `cvae export` writes the last three.
+# Names of the files and folders in a run folder. The export writes the last three.
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "last"
 METRICS = "metrics.jsonl"
 SAMPLES = "samples"
+CURVES, SAMPLE_GRID, RECONSTRUCTIONS = "curves.png", "samples.png", "reconstructions.png"
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
 

@@ -18,7 +18,7 @@ Options:
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
     `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
-    An exporter can have a second argument `remark`, of default None: a function to call with a line of text that tells
+    An exporter can have a second argument `note`, of default None: a function to call with a line of text that tells
     the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
 Return value:
     The paths of the written files, in the order in which the command reports them.
@@ -59,8 +59,8 @@ def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
 
 
 def reports_progress(exporter: Callable[..., list[Path]]) -> bool:
-    """Return whether an exporter has the argument `remark`."""
-    return "remark" in inspect.signature(exporter).parameters
+    """Return whether an exporter has the argument `note`."""
+    return "note" in inspect.signature(exporter).parameters
 
 
 class ExportedFile(NamedTuple):

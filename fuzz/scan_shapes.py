@@ -1,4 +1,4 @@
-"""Fuzzer for the scan of untrusted ONNX files: compares its shapes for random graphs with those of onnxruntime.
+"""Fuzzer for the scan of untrusted ONNX files: compares its shapes for random graphs with the shapes of onnxruntime.
 
     python fuzz/scan_shapes.py [--graphs 20000] [--seed 0] [--nodes 8] [--first 0] [--smoke] [--json]
 
@@ -136,7 +136,7 @@ class Graph:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     def find_problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
-        """Return None if there is no problem, else its kind and a text.
+        """Return the kind and the description of the problem, or None if there is no problem.
 
         The kind is "failed" if only onnxruntime rejects the nodes, and "difference" otherwise.
         """
@@ -161,11 +161,11 @@ class Graph:
         if self.find_problem(nodes):
             nodes = []
             for node in self.nodes:
-                if not computed.issuperset(node.input):  # a node that computes one of its inputs was dropped
+                if not computed.issuperset(node.input):  # the node that computes one of the inputs was dropped
                     continue
                 if problem := self.find_problem([*nodes, node]):
-                    place = self.describe(node) if problem[0] == "difference" else node.op_type
-                    self.report[problem[0], f"{place}: {problem[1]}"] += 1
+                    description = self.describe(node) if problem[0] == "difference" else node.op_type
+                    self.report[problem[0], f"{description}: {problem[1]}"] += 1
                 else:
                     nodes.append(node)
                     computed.update(node.output)
@@ -200,8 +200,8 @@ class Proposal:
         kinds = self.schema.attributes
         attributes = {k: value for k, value in attributes.items() if kinds[k].required or self.rng.random() < 0.65}
         if self.rng.random() < 0.1:  # drop, replace or append an input
-            place = self.rng.randint(0, len(inputs))
-            inputs[place : place + 1] = self.rng.choice(([], [""], self.random_inputs()[:1]))
+            position = self.rng.randint(0, len(inputs))
+            inputs[position : position + 1] = self.rng.choice(([], [""], self.random_inputs()[:1]))
         for name in self.rng.sample(sorted(kinds), min(len(kinds), self.rng.choice((0, 0, 0, 1, 1, 2)))):
             attributes[name] = self.random_value(name)
         self.add(self.operator, inputs, attributes, self.outputs)
@@ -324,7 +324,7 @@ class Proposal:
 
 
 def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in this process, which onnxruntime can kill, and return the number of results by kind and text."""
+    """Compare graphs in this process, which onnxruntime may crash, and count the results by kind and text."""
     report: Report = Counter()
     for number in range(first, first + graphs):
         graph = Graph(seed, number, report)
@@ -344,7 +344,7 @@ def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> R
                 return pool.submit(fuzz, graphs, seed, nodes, first).result()
         except BrokenExecutor:
             if graphs == 1:
-                return Counter({("difference", f"seed {seed} graph {first}: onnxruntime kills the process"): 1})
+                return Counter({("difference", f"seed {seed} graph {first}: onnxruntime crashes the process"): 1})
     half = graphs // 2
     return fuzz_safely(half, seed, nodes, first) + fuzz_safely(graphs - half, seed, nodes, first + half)
 

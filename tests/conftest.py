@@ -1,12 +1,10 @@
 """Fixtures that several test files share."""
 
 import functools
-import logging
 import os
 import shutil
 import subprocess
 import sys
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two co
 for config in (DataConfig, TrainConfig):
     # Default seed of the tests. No test may depend on its value.
     config.__init__.__kwdefaults__["seed"] = int(os.environ.get("CVAE_TEST_SEED", "0"))
-    config.__init__.__kwdefaults__["data"] = "digits"  # seven times fewer images than the default, of 8x8 pixels
+    config.__init__.__kwdefaults__["data"] = "digits"  # much smaller than the default data set
 
 INTEGRATION_FIXTURES = {
     "trained", "quick_run", "latent_2d", "study",  # train a model
@@ -163,9 +161,6 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., CommandResult]:
     """Run a command in an empty folder. Images are enlarged without smoothing, so that each pixel can be checked."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
-    # main() replaces these two; monkeypatch restores them after the test.
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-    monkeypatch.setattr(logging, "lastResort", logging.lastResort)
 
     def run(*args: object) -> CommandResult:
         capsys.readouterr()

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/gpu.py`, a module for each, and what they share."""
+"""The parts of `benchmarks/gpu.py`, one module each, and helpers that they share."""

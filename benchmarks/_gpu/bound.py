@@ -16,6 +16,9 @@ from cvae.engine import load_model
 SAMPLES = 100
 """Samples per image (K) of the bound that `quality` and `likelihood` report."""
 
+MAX_CHUNK = 100
+"""Maximum number of samples per image that are decoded at once, so that they fit into memory."""
+
 
 def importance_weighted(
     run: Path,
@@ -36,7 +39,7 @@ def importance_weighted(
         samples: Samples per image (K).
         split: "test" or "validation".
         images: Number of images; all by default.
-        seconds: Stop after the batch at which this time has passed.
+        seconds: Time limit, after which no new batch starts.
     """
     torch.backends.cudnn.allow_tf32 = False
     model, _ = load_model(run)
@@ -45,7 +48,6 @@ def importance_weighted(
     held_out = getattr(load_dataset(config), split)
     pixels = torch.from_numpy(held_out.images[:images])
     batch_size = 8 if args.smoke else 100
-    portion = min(samples, 100)  # samples that fit into memory
     torch.manual_seed(0)
     weighted, single = [], []
     started = time.monotonic()
@@ -54,11 +56,12 @@ def importance_weighted(
             image = pixels[start : start + batch_size].to(args.device).float() / 255
             features = model.encoder(image, None)
             log_weights, bounds = [], []
-            for _ in range(0, samples, portion):
-                noise = torch.randn(len(image) * portion, model.latent_dim, device=args.device)
+            for first in range(0, samples, MAX_CHUNK):
+                chunk = min(MAX_CHUNK, samples - first)
+                noise = torch.randn(len(image) * chunk, model.latent_dim, device=args.device)
                 terms = model.terms(image, None, features, noise)
-                log_weights.append((-terms.distortion.double() - terms.log_ratio.double()).view(len(image), portion))
-                bounds.append((terms.distortion.double() + terms.rate.double().sum(1)).view(len(image), portion))
+                log_weights.append((-terms.distortion.double() - terms.log_ratio.double()).view(len(image), chunk))
+                bounds.append((terms.distortion.double() + terms.rate.double().sum(1)).view(len(image), chunk))
             weighted.append(math.log(samples) - torch.cat(log_weights, 1).logsumexp(1))  # (B, K) -> (B,)
             single.append(torch.cat(bounds, 1).mean(1))
             if time.monotonic() - started > seconds:

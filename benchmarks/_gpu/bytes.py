@@ -1,4 +1,4 @@
-"""Equality of the weights of repeated, resumed and differently computed trainings."""
+"""Equality of the weights of runs that are repeated, resumed, or computed in different modes."""
 
 import argparse
 import hashlib
@@ -21,9 +21,11 @@ from cvae.engine.trainer import Trainer
 from cvae.errors import Interrupted
 
 PLANS = ["recorded", "recorded again", "recorded resumed", "launched", "eager", "eager again", "eager resumed"]
+"""The mode of the training step in each run (see `step_mode`), and whether the run is repeated or resumed."""
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
+    """Compare the weights of several networks after each plan."""
     configs = network_configs(args)
     if args.device == "cuda":
         report.measure("random numbers", compare_random_numbers)
@@ -37,7 +39,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
-    """Return the config of a short training of each network."""
+    """Return the config of a short run of each network."""
     config = short_config(args)
     batch_norm = {"arch": {"width": 8, "patch": 2, "smallest": 7, "batch_norm": True}}
     return {
@@ -50,7 +52,7 @@ def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
 
 
 def compare_random_numbers() -> dict[str, Any]:
-    """Compare the random numbers of a graph's replay with those that the same seed gives without a graph."""
+    """Compare the random numbers of a replayed graph with those that the same seed gives without a graph."""
     numbers, graph = torch.zeros(1000, device="cuda"), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         numbers.copy_(torch.randn(1000, device="cuda") + torch.rand(1000, device="cuda"))
@@ -84,7 +86,7 @@ def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, 
 
 
 def compare_command_line(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Train with the command line, and compare the weights with those of the same training in this process."""
+    """Train with the command line, and compare the weights with those of the same run in this process."""
     run = folder / "command-line"
     seconds = train_in_subprocess(config, run)
     equal = weights_digest(run) == weights_digest(folder / "recorded")
@@ -92,7 +94,7 @@ def compare_command_line(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
 
 def interrupt_and_resume(config: TrainConfig, out: Path, last_step: int) -> Path:
-    """Stop a run after a step as SIGTERM does, and resume it."""
+    """Stop a run after `last_step` as SIGTERM does, and resume it."""
     train_step = Trainer._train_step
 
     def train_step_and_stop(self: Trainer, *batch: Any) -> None:

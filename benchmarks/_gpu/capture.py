@@ -34,76 +34,76 @@ def measure(args: argparse.Namespace, report: Report) -> None:
     }
     seconds = 0.1 if args.smoke else 1.0
     for name, batch_size, plan in plans([*networks], smoke=args.smoke):
-        compile = plan.endswith("compiled")
+        compiled = plan.endswith("compiled")
         precision = next((word for word in plan.split() if word in ("bf16", "fp32")), "auto")
-        config = replace(networks[name], batch_size=batch_size, precision=precision, compile=compile, epochs=1000)
+        config = replace(networks[name], batch_size=batch_size, precision=precision, compile=compiled, epochs=1000)
         label = f"{name} batch {batch_size} {plan}"
-        if compile and args.smoke:
-            report.add(label, "skipped: on the CPU it takes a minute")
+        if compiled and args.smoke:
+            report.add(label, "skipped: compiling takes a minute on the CPU")
         elif plan == "profile":
-            report.measure(label, profile, config, needs=8)
+            report.measure(label, profile_step, config, needs=8)
         elif plan == "plain loop":
-            report.measure(label, plain_loop, config, args, needs=15)
+            report.measure(label, measure_plain_loop, config, args, needs=15)
         else:
-            report.measure(label, speed, config, plan.split()[0], seconds, needs=45 if compile else 4)
-            if compile:
+            report.measure(label, speed, config, plan.split()[0], seconds, needs=45 if compiled else 4)
+            if compiled:
                 torch._dynamo.reset()
 
 
 def plans(networks: list[str], *, smoke: bool) -> list[tuple[str, int, str]]:
-    """Return network, batch size and kind of each measurement, the most important ones first."""
-    usual, large, largest = (32, 64, 128) if smoke else (128, 1024, 4096)
-    plans = [(name, usual, f"{mode} bf16") for name in networks for mode in ("recorded", "eager")]
+    """Return the network, batch size and plan of each measurement, the most important ones first."""
+    small, large, largest = (32, 64, 128) if smoke else (128, 1024, 4096)
+    plans = [(name, small, f"{mode} bf16") for name in networks for mode in ("recorded", "eager")]
     plans += [(name, large, "recorded bf16") for name in networks]
-    plans += [("resnet-flow", usual, "profile"), ("mlp", usual, "profile"), ("resnet-flow", large, "profile")]
-    plans += [("resnet-flow", usual, "plain loop"), ("mlp", usual, "plain loop")]
+    plans += [("resnet-flow", small, "profile"), ("mlp", small, "profile"), ("resnet-flow", large, "profile")]
+    plans += [("resnet-flow", small, "plain loop"), ("mlp", small, "plain loop")]
     plans += [("mlp", largest, "recorded bf16"), ("resnet-flow", largest, "recorded bf16")]
-    plans += [(name, usual, f"{mode} fp32") for name in ("resnet-flow", "mlp") for mode in ("recorded", "eager")]
-    plans += [("resnet-flow", usual, "recorded bf16 compiled"), ("resnet-flow", large, "recorded bf16 compiled")]
-    plans += [("mlp", large, "recorded bf16 compiled"), ("resnet-flow", usual, "eager bf16 compiled")]
+    plans += [(name, small, f"{mode} fp32") for name in ("resnet-flow", "mlp") for mode in ("recorded", "eager")]
+    plans += [("resnet-flow", small, "recorded bf16 compiled"), ("resnet-flow", large, "recorded bf16 compiled")]
+    plans += [("mlp", large, "recorded bf16 compiled"), ("resnet-flow", small, "eager bf16 compiled")]
     plans += [(name, large, "eager bf16") for name in networks]
     return plans
 
 
 def speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
-    """Measure the images per second of training steps alone, and the memory of the device."""
+    """Measure the images per second of training steps alone, and the peak memory of the device."""
     cuda = config.device == "cuda"
     with new_trainer(config, mode) as trainer:
         step = trainer.training_step
         if cuda:
             torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
-        remark = step.prepare(0)
+        note = step.prepare(0)
         batches = endless_batches(step)
         for number, batch in islice(batches, 3):
             step(number, *batch)
         synchronize()
-        preparation = time.monotonic() - started
+        preparation_seconds = time.monotonic() - started
         steps, started = 0, time.monotonic()
         for number, batch in batches:
             step(number, *batch)
             steps += 1
             if time.monotonic() - started > seconds:
                 break
-        host = time.monotonic() - started
+        launch_seconds = time.monotonic() - started  # the GPU may still be computing
         synchronize()
         elapsed = time.monotonic() - started
         mean_loss = step.sums[0].item() / max(1.0, step.sums[3].item())
     result = {
         "images_per_second": round(steps * trainer.batches.batch_size / elapsed),
         "ms_per_step": round(1000 * elapsed / steps, 3),
-        "host_ms_per_step": round(1000 * host / steps, 3),
+        "launch_ms_per_step": round(1000 * launch_seconds / steps, 3),
         "steps": steps,
-        "preparation_seconds": round(preparation, 2),
+        "preparation_seconds": round(preparation_seconds, 2),
         "mean_loss": round(mean_loss, 2),
-        "way": f"{type(step).__name__}, {'graph' if getattr(step, 'graph', None) else 'launches'}",
+        "step": f"{type(step).__name__}, {'graph' if getattr(step, 'graph', None) else 'launches'}",
     }
     if cuda:
         result["peak_MiB"] = round(torch.cuda.max_memory_allocated() / 2**20)
-    return {**result, "remark": remark} if remark else result
+    return {**result, "note": note} if note else result
 
 
-def profile(config: TrainConfig) -> dict[str, Any]:
+def profile_step(config: TrainConfig) -> dict[str, Any]:
     """List the kernels of a recorded step by their time, longest first."""
     steps = 5
     with new_trainer(config, "recorded") as trainer:
@@ -126,19 +126,20 @@ def profile(config: TrainConfig) -> dict[str, Any]:
         reverse=True,
     )
     return {
-        "kernels_in_a_step": sum(calls for _, calls, _ in kernels),
-        "microseconds_in_a_step": round(sum(duration for duration, *_ in kernels)),
+        "kernels_per_step": sum(calls for _, calls, _ in kernels),
+        "microseconds_per_step": round(sum(duration for duration, *_ in kernels)),
         "longest": [f"{duration:.0f} us, {calls:.0f} times: {key[:90]}" for duration, calls, key in kernels[:25]],
     }
 
 
-def plain_loop(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a loop over a DataLoader with 4 workers, which reads the loss every step.
+def measure_plain_loop(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
+    """Measure a loop over a DataLoader with 4 workers that reads the loss every step.
 
-    It has neither augmentation nor a moving average.
+    The loop has neither augmentation nor a moving average.
     """
-    rate, parameters = training_speed.plain_loop(config, 512 if args.smoke else 12_800, 1, own_network=False)
-    return {"images_per_second": round(rate), "parameters": parameters}
+    images = 512 if args.smoke else 12_800
+    images_per_second, parameters = training_speed.train_in_plain_loop(config, images, epochs=1, use_example=False)
+    return {"images_per_second": round(images_per_second), "parameters": parameters}
 
 
 @contextmanager

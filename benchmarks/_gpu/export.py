@@ -1,4 +1,4 @@
-"""Export after a training on the device, and its bounds in several precisions."""
+"""Export of a run that was trained on the device, and bounds of this run in several precisions."""
 
 import argparse
 import os
@@ -44,19 +44,20 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def compute_bounds(run: Path, images: np.ndarray, samples: int, device: str, precision: str) -> dict[str, Any]:
+    """Return the single-sample and the importance-weighted bound of `cvae evaluate`."""
     result = bounds(RunScorer(run, device, precision), images, None, samples=samples)
     return {"nats": float(result.bound.mean()), "importance_weighted": float(result.importance_weighted.mean())}
 
 
 def measure_agreement(run: Path) -> dict[str, Any]:
-    """Export the run, and return the largest deviation of each file from torch, as its spec has it."""
-    from cvae.exporters.onnx import export  # here, so that a missing package fails this measurement only
+    """Export the run, and return the largest deviation of each file from torch, as recorded in the file."""
+    from cvae.exporters.onnx import export  # imported here, so that a missing package fails only this measurement
 
     return {path.name: read_spec(path)[0].agreement for path in export(run) if path.suffix == ".onnx"}
 
 
 def generate_images(run: Path, out: Path) -> dict[str, Any]:
-    """Generate images from the exported file, with the command line and in this process."""
+    """Generate images from the exported file, on the command line and in this process."""
     stderr = run_cvae("generate", str(run), "--out", str(out))
     images = cvae.load(str(run)).generate(64, seed=0)
-    return {"said": stderr[-200:], "mean_pixel": float(np.mean(images)), "shape": list(images.shape)}
+    return {"stderr": stderr[-200:], "mean_pixel": float(np.mean(images)), "shape": list(images.shape)}

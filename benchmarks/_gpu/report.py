@@ -10,23 +10,23 @@ from typing import Any
 
 
 class Report:
-    """The measurements of one part, written to a file after each of them.
+    """The measurements of one part, which are written to a file after each measurement.
 
     Args:
-        path: the JSON file.
-        seconds: the time that the part may take.
+        path: JSON file to write.
+        seconds: time limit of the part.
     """
 
     def __init__(self, path: Path, seconds: float) -> None:
-        self.path, self.end = path, time.monotonic() + seconds
+        self.path, self.deadline = path, time.monotonic() + seconds
         self.results: dict[str, Any] = {}
 
     @property
     def seconds_left(self) -> float:
-        return self.end - time.monotonic()
+        return self.deadline - time.monotonic()
 
     def measure(self, name: str, function: Callable[..., Any], *args: Any, needs: float = 0.0, **options: Any) -> Any:
-        """Record the result of a function, or its error; skip it if fewer than `needs` seconds are left."""
+        """Call a function and record its result or error. Skip it if fewer than `needs` seconds are left."""
         if self.seconds_left < needs:
             self.add(name, f"skipped: {self.seconds_left:.0f} s left, {needs:.0f} needed")
             return None
@@ -40,12 +40,12 @@ class Report:
         finally:
             release_memory()
         if isinstance(result, dict):
-            result = {**result, "took": round(time.monotonic() - started, 2)}
+            result = {**result, "elapsed_seconds": round(time.monotonic() - started, 2)}
         self.add(name, result)
         return result
 
     def add(self, name: str, result: Any) -> None:
-        """Record a result, and print the end of it."""
+        """Record a result, and print its last characters."""
         self.results[name] = result
         write_json(self.path, self.results)
         latest = result[-1] if name.endswith("history") else result
@@ -61,7 +61,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def release_memory() -> None:
     """Free the memory that the last measurement used."""
-    import torch  # here, because the process that starts the parts does without torch
+    import torch  # imported here, because the process that starts the parts does not need torch
 
     gc.collect()
     if torch.cuda.is_available():

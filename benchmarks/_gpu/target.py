@@ -1,4 +1,4 @@
-"""The time of a whole `cvae train` process to 80 nats, then equal bytes of the networks that `bytes` reaches last."""
+"""Time of a complete `cvae train` process to 80 nats, then equal bytes of the networks that `bytes` reaches last."""
 
 import argparse
 from dataclasses import replace
@@ -17,10 +17,10 @@ PLANS = ["recorded", "recorded again", "recorded resumed"]
 
 TARGET = 80.0
 MAX_TRAINING_SECONDS = 96.0
-"""Time of the training itself, so that the whole process takes at most two minutes."""
+"""Time limit of the training itself, so that the complete process takes at most two minutes."""
 
 OTHER_SECONDS = {"process": 18.0, "score": 5.0, "bytes": 30.0}
-"""Time of everything else: of the process, according to `quality`, and of what follows it."""
+"""Time of everything else: the rest of the process, according to `quality`, the bound, and the part `bytes`."""
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
@@ -43,7 +43,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def target_config(args: argparse.Namespace) -> TrainConfig:
-    """Return the config of the training: wider than the recipe where that costs little time."""
+    """Return the config of the run, whose network is wider than that of the recipe where this costs little time."""
     options = {
         "arch": {"width": 32, "max_width": 96, "patch": 2, "smallest": 7},
         "prior": {"couplings": 8, "hidden": 256},

@@ -1,4 +1,4 @@
-"""Configs of short trainings, and ways to train with them."""
+"""Configs of short runs, and functions that train with them."""
 
 import argparse
 import subprocess
@@ -22,21 +22,21 @@ RECIPES = ROOT / "model_zoo" / "recipes"
 
 
 def recipe_config(name: str, args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a recipe of the zoo with `changes`, whose options are added to those of the recipe."""
+    """Return the config of a zoo recipe with `changes`. Options of parts in `changes` replace those of the recipe."""
     values = read_recipe(RECIPES / f"{name}.toml")
     options = {**values.pop("options", {}), **changes.pop("options", {})}
-    fixed = {"data_dir": args.data_dir, "device": args.device, "trackers": ["none"], "likelihood": "bernoulli"}
-    fixed["compile"] = False
+    common = {"data_dir": args.data_dir, "device": args.device, "trackers": ["none"], "likelihood": "bernoulli"}
+    common["compile"] = False
     if args.smoke:
-        fixed |= {"limit": 512, "validation": 0.1}
+        common |= {"limit": 512, "validation": 0.1}
         if values["arch"] == "resnet":
             options |= {"arch": {"width": 4, "max_width": 8, "patch": 4, "smallest": 7}}
             options |= {"prior": {"couplings": 2, "hidden": 8}} if values["prior"] == "flow" else {}
-    return from_dict(TrainConfig, {**values, **fixed, **changes, "options": options})
+    return from_dict(TrainConfig, {**values, **common, **changes, "options": options})
 
 
 def short_config(args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a training of a few seconds."""
+    """Return the config of a run of a few seconds."""
     size = {"limit": 512, "batch_size": 64} if args.smoke else {"limit": 12_800, "batch_size": 128}
     defaults = {"epochs": 2, "ema": 0.99, "warmup": 20, **size}
     return recipe_config("mnist-resnet-flow-elbo", args, **{**defaults, **changes})
@@ -48,7 +48,7 @@ def step_mode(mode: str, device: str) -> Iterator[None]:
 
     Args:
         mode: "recorded" (replays of a CUDA graph), "launched" (the same code without the graph), or "eager" (the step
-            of trainings that can't be recorded).
+            of runs that can't be recorded).
         device: "cuda" or "cpu". On the CPU, "recorded" runs the same code without a graph.
     """
     with ExitStack() as stack:
@@ -71,7 +71,7 @@ def train_in_subprocess(config: TrainConfig, out: Path) -> float:
     path = out.with_name(out.name + ".toml")
     path.write_text(to_recipe(config), "utf-8")
     started = time.monotonic()
-    run_cvae("train", "--recipe", str(path), "--out", str(out))
+    run_cvae("train", "--no-export", "--recipe", str(path), "--out", str(out))
     return time.monotonic() - started
 
 

@@ -40,12 +40,12 @@ class DecodedFolder:
     Attributes:
         images: (N, C, H, W), with C = 1 if all images are grey. An image that can't be read is black.
         unreadable: reason why an image can't be read, by image index.
-        remark: message on how values of more than 8 bits were read, if the files don't state their range.
+        note: message on how values of more than 8 bits were read, if the files don't state their range.
     """
 
     images: DiskImages
     unreadable: dict[int, str]
-    remark: str | None
+    note: str | None
 
 
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
@@ -123,7 +123,7 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
     try:
         details = json.loads(target.with_suffix(".json").read_bytes())
         unreadable = {int(i): str(reason) for i, reason in details["unreadable"].items()}
-        transient, remark = [int(i) for i in details["transient"]], details["remark"]
+        transient, note = [int(i) for i in details["transient"]], details["note"]
         images = DiskImages.open(target)
         if len(images) != len(paths) or not all(0 <= i < len(paths) for i in (*unreadable, *transient)):
             return None
@@ -133,7 +133,7 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
         decoded_again = decode([paths[i] for i in transient], size)
         if not all(isinstance(image, ReadFailure) and image.transient for image in decoded_again):
             return None
-    return DecodedFolder(images, unreadable, remark)
+    return DecodedFolder(images, unreadable, note)
 
 
 def _write(
@@ -176,7 +176,7 @@ def _write(
     details |= {
         "unreadable": {str(i): failure.reason for i, failure in failures.items()},
         "transient": [i for i, failure in failures.items() if failure.transient],
-        "remark": describe_ranges(ranges.values()),
+        "note": describe_ranges(ranges.values()),
     }
     write_file(target.with_suffix(".json"), json.dumps(details))
 

@@ -68,7 +68,8 @@ class Dataset:
         test: test split, or None.
         classes: class names in the order of the labels; None without labels.
         data_license: origin and license of the data.
-        remarks: messages for the user.
+        notes: messages for the user.
+        description: number of images in each split and class, before validation images are split off.
     """
 
     name: str
@@ -77,7 +78,8 @@ class Dataset:
     test: Split | None = None
     classes: tuple[str, ...] | None
     data_license: str
-    remarks: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    description: str = ""
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -106,7 +108,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
         dataset = _exclude_classes(dataset, config)
-    dataset = replace(dataset, remarks=[*dataset.remarks, describe(dataset)])
+    dataset = replace(dataset, description=describe(dataset))
     if dataset.validation is None and config.validation > 0:
         dataset = _split_validation(dataset, config)
     if config.limit is not None:

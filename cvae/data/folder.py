@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     readable = np.ones(len(paths), bool)
     readable[list(decoded.unreadable)] = False
 
-    splits, first = {}, 0
+    splits: dict[str, Any] = {}
+    first = 0
     for split, listing in listings.items():
         mask = readable[first : first + len(listing.paths)]
         if not mask.any():
@@ -100,12 +102,12 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
             f"{_describe_unreadable(decoded.unreadable, paths, root)}",
             stacklevel=3,
         )
-    remarks = [*contents.remarks, *([decoded.remark] if decoded.remark else [])]
+    notes = [*contents.notes, *([decoded.note] if decoded.note else [])]
     return Dataset(
         name=root.resolve().name,
         classes=classes or None,
         data_license="the owner's own images",
-        remarks=remarks,
+        notes=notes,
         **splits,
     )
 

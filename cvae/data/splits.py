@@ -62,7 +62,7 @@ class FolderListing:
     """Image files of a folder by split, and messages about files and folders that are skipped."""
 
     splits: dict[str, SplitListing]
-    remarks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class SplitFolders(NamedTuple):
@@ -95,22 +95,22 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
         only = f", only {folder.describe_other_files()}" if folder.other_files else ""
         raise UsageError(f"no images in {str(root)!r}{only}; add images of type {', '.join(sorted(EXTENSIONS))}")
     split_folders = None if classes_only else find_splits(folder, argument)
-    remarks = []
+    notes = []
     if split_folders and split_folders.skipped:
-        remarks.append(f"ignored folders beside the splits: {', '.join(split_folders.skipped)}")
+        notes.append(f"ignored folders beside the splits: {', '.join(split_folders.skipped)}")
     if folder.other_files:
-        remarks.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
+        notes.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
     if folder.skipped:
-        remarks.append(f"ignored: {folder.describe_skipped()}")
+        notes.append(f"ignored: {folder.describe_skipped()}")
     listings = {}
     for name, sub in (split_folders.splits if split_folders else {"train": folder}).items():
         listings[name] = _list_images(sub)
         if sub.folders and sub.empty:
-            remarks.append(f"ignored folders without images: {join_names(sub.empty)}")
+            notes.append(f"ignored folders without images: {join_names(sub.empty)}")
     if listings["train"].labels is None and (labelled := [name for name in listings if listings[name].labels]):
-        remarks.append(f"labels are not used: train has no folder for each class, unlike {' and '.join(labelled)}")
+        notes.append(f"labels are not used: train has no folder for each class, unlike {' and '.join(labelled)}")
         listings = {name: SplitListing(listing.paths, None) for name, listing in listings.items()}
-    return FolderListing(listings, remarks)
+    return FolderListing(listings, notes)
 
 
 def find_splits(folder: Folder, argument: str) -> SplitFolders | None:

@@ -46,6 +46,7 @@ def resume(
     *,
     data_dir: str | None = None,
     epochs: int | None = None,
+    patience: int | None = None,
     device: str | None = None,
     on_nan: str | None = None,
     compile: bool | None = None,
@@ -65,6 +66,7 @@ def resume(
     overrides = {
         "data_dir": data_dir,
         "epochs": epochs,
+        "patience": patience,
         "device": device,
         "on_nan": on_nan,
         "compile": compile,

@@ -37,6 +37,11 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
+def is_main_process() -> bool:
+    """Return whether this is the process that writes and reports, also after the processes have been joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
     """Return whether `flag` is true in any process. All processes must call this at the same steps.
 

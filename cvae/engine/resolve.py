@@ -19,18 +19,23 @@ MIN_EPOCHS = 10
 MIN_STEPS = 1500
 """Minimum number of steps of a run whose length is not configured; a small data set gets more epochs to reach it."""
 
+MAX_BATCH_SIZE, MIN_BATCH_SIZE = 128, 8
+"""Largest and smallest batch size of a run whose batch size is not configured."""
+
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
     """Return the config of a run, with everything filled in that `config` leaves to the data or to defaults.
 
-    This concerns the image shape, the classes, the likelihood, the number of epochs, and the options of all parts.
+    This concerns the image shape, the classes, the likelihood, the batch size, the number of epochs, and the options of
+    all parts.
 
     Raises:
         UsageError: If a part or an option is unknown, or the value of an option is not valid.
     """
     images = dataset.train.images
     likelihood = config.likelihood or ("bernoulli" if nearly_binary(images) else "gaussian-optimal")
-    steps = max(1, len(images) // config.batch_size)
+    batch_size = config.batch_size or choose_batch_size(len(images))
+    steps = max(1, len(images) // batch_size)
     epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
     options = dict(config.options)
     CONDITIONINGS.get(config.conditioning)  # report an unknown name even without --conditional
@@ -53,8 +58,44 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         kind = next(iter(options))
         raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
     part_options = {**config.options, "objective": objective.options}
-    training = replace(config, likelihood=likelihood, epochs=epochs, options=part_options)
+    training = replace(config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, options=part_options)
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
+
+
+def choose_batch_size(images: int) -> int:
+    """Return the batch size for a number of training images: the largest power of two of at most a tenth of them.
+
+    It is at most `MAX_BATCH_SIZE`, and at least `MIN_BATCH_SIZE` unless an epoch would then have a single step.
+    """
+    size = min(max(images // 10, MIN_BATCH_SIZE), MAX_BATCH_SIZE, max(images // 2, 2))
+    return 1 << (size.bit_length() - 1)
+
+
+def check_parts(batch_size: int, processes: int, accumulate: int) -> None:
+    """Check that a batch can be divided among the processes, and into `accumulate` parts in each.
+
+    Raises:
+        UsageError: If it can't be.
+    """
+    parts = processes * accumulate
+    if batch_size % parts:
+        raise UsageError(
+            f"--batch-size {batch_size} can't be divided into {parts} equal parts (processes: {processes}, "
+            f"--accumulate {accumulate}); choose a multiple of {parts}"
+        )
+
+
+def check_patience(patience: int, dataset: Dataset) -> None:
+    """Check that there are validation images if `--patience` is used.
+
+    Raises:
+        UsageError: If there are none.
+    """
+    if patience and dataset.validation is None:
+        raise UsageError(
+            f"--patience {patience} compares bounds on validation images, and there are none; set --validation to a "
+            "fraction such as 0.1, or remove --patience"
+        )
 
 
 def nearly_binary(images: np.ndarray | DiskImages) -> bool:

@@ -67,15 +67,15 @@ class RunCheckpoints:
             data: Name of the data set, for error messages.
 
         Returns:
-            The state of the run, or None if there is no checkpoint yet, and remarks for the log.
+            The state of the run, or None if there is no checkpoint yet, and notes for the log.
 
         Raises:
             CvaeError: If no checkpoint is intact, it does not fit the run, or the number of images has changed.
         """
         checkpoint, damaged = load_checkpoint(self.folder)
-        remarks = [f"checkpoint {name} is damaged, so the one before it is used" for name in damaged]
+        notes = [f"checkpoint {name} is damaged, so the one before it is used" for name in damaged]
         if checkpoint is None:
-            return None, [*remarks, "there is no checkpoint yet: the run starts over"]
+            return None, [*notes, "there is no checkpoint yet: the run starts over"]
         tensors, values = checkpoint
         if values.get("images") != self.images:
             raise CvaeError(
@@ -99,7 +99,7 @@ class RunCheckpoints:
                 f"the processes found checkpoints of different steps, {steps.tolist()}; put "
                 f"{str(self.folder.parent)!r} on a drive that all of them share"
             )
-        return state, remarks
+        return state, notes
 
     def _models(self) -> dict[str, torch.nn.Module]:
         models = {"model.": self.training_step.bare_model, "ema.": self.training_step.ema}

@@ -1,9 +1,11 @@
-"""Sample images of a model in training: samples, interpolations and reconstructions."""
+"""Sample images of a model, in training and at its end: samples, interpolations and reconstructions."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
 
 from cvae import imaging
 from cvae.config import ModelConfig
@@ -11,9 +13,12 @@ from cvae.data import Split
 from cvae.engine.randomness import reseed
 from cvae.engine.validation import EVALUATION_SEED
 from cvae.models import VAE
-from cvae.run import sample_path
+from cvae.run import RECONSTRUCTIONS, SAMPLE_GRID, sample_path
 
 COLUMNS, MAX_ROWS = 8, 16
+
+PAIRS = 4
+"""Number of rows of images, each with a row of reconstructions, in the reconstructions of a trained model."""
 
 
 @torch.no_grad()
@@ -25,25 +30,67 @@ def save_sample_images(model: VAE, config: ModelConfig, split: Split, run: Path,
     """
     if config.image_shape[0] not in (1, 3):
         return
-    device = next(model.parameters()).device
     model.eval()
+    noise, label = _draw_noise(model, config)
+    starts, ends = noise[::COLUMNS].cpu().numpy(), noise[1::COLUMNS].cpu().numpy()  # (rows, Z) each
+    weights = np.linspace(0, 1, COLUMNS)[:, None]
+    paths = [imaging.slerp(start, end, weights) for start, end in zip(starts, ends, strict=True)]
+    path_noise = torch.from_numpy(np.concatenate(paths, dtype=np.float32)).to(noise.device)  # (rows * COLUMNS, Z)
+    images, reconstructions = _reconstruct(model, config, split, COLUMNS)
+    grids = {
+        "samples": _grid(model.decode(noise, label)),
+        "interpolations": _grid(model.decode(path_noise, label)),
+        "reconstructions": _grid(torch.cat([images, reconstructions]), len(images)),
+    }
+    model.train()
+    for kind, grid in grids.items():
+        imaging.save(grid, sample_path(run, epoch, kind))
+
+
+@torch.no_grad()
+def save_final_images(model: VAE, config: ModelConfig, split: Split, run: Path) -> None:
+    """Write samples and reconstructions of a trained model into its run folder, at a size to look at.
+
+    The samples are those of the last epoch's `save_sample_images`, but from the saved weights.
+    """
+    if config.image_shape[0] not in (1, 3):
+        return
+    model.eval()
+    samples = _grid(model.decode(*_draw_noise(model, config)))
+    images, reconstructions = _reconstruct(model, config, split, COLUMNS * PAIRS)
+    pairs = [torch.cat(pair) for pair in zip(images.split(COLUMNS), reconstructions.split(COLUMNS), strict=True)]
+    rows = [_grid(pair, len(pair) // 2) for pair in pairs]
+    imaging.save(imaging.magnify(samples), run / SAMPLE_GRID)
+    imaging.save(imaging.magnify(_stack(rows, config.image_shape[1] // 4)), run / RECONSTRUCTIONS)
+
+
+def _draw_noise(model: VAE, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
+    """Return the noise (rows * COLUMNS, Z) of the samples, the same for each epoch, and their labels."""
+    device = next(model.parameters()).device
     rows = COLUMNS if config.classes is None else min(len(config.classes), MAX_ROWS)
     reseed(device, EVALUATION_SEED, "pictures")
     noise = torch.randn(rows * COLUMNS, config.latent_dim, device=device)
     label = None if config.classes is None else torch.arange(rows, device=device).repeat_interleave(COLUMNS)
-    starts, ends = noise[::COLUMNS].cpu().numpy(), noise[1::COLUMNS].cpu().numpy()  # (rows, Z) each
-    weights = np.linspace(0, 1, COLUMNS)[:, None]
-    paths = [imaging.slerp(start, end, weights) for start, end in zip(starts, ends, strict=True)]
-    path_noise = torch.from_numpy(np.concatenate(paths, dtype=np.float32)).to(device)  # (rows * COLUMNS, Z)
-    image = torch.from_numpy(split.images[:COLUMNS]).to(device).float() / 255
-    labels = None if config.classes is None else split.labels
-    image_label = None if labels is None else torch.from_numpy(labels[:COLUMNS]).to(device)
-    reconstruction = model.decode(model.encode(image, image_label)[0], image_label)
-    grids = {
-        "samples": (model.decode(noise, label), COLUMNS),
-        "interpolations": (model.decode(path_noise, label), COLUMNS),
-        "reconstructions": (torch.cat([image, reconstruction]), len(image)),
-    }
-    model.train()
-    for kind, (images, columns) in grids.items():
-        imaging.save(imaging.grid(images.float().cpu().numpy(), columns), sample_path(run, epoch, kind))
+    return noise, label
+
+
+def _reconstruct(model: VAE, config: ModelConfig, split: Split, count: int) -> tuple[Tensor, Tensor]:
+    """Return the first images of a split, and their reconstructions, (N, C, H, W) each."""
+    device = next(model.parameters()).device
+    images = torch.from_numpy(split.images[:count]).to(device).float() / 255
+    labels = None if config.classes is None or split.labels is None else split.labels[:count]
+    label = None if labels is None else torch.from_numpy(labels).to(device)
+    return images, model.decode(model.encode(images, label)[0], label)
+
+
+def _grid(images: Tensor, columns: int = COLUMNS) -> Image.Image:
+    return imaging.grid(images.float().cpu().numpy(), columns)
+
+
+def _stack(rows: list[Image.Image], gap: int) -> Image.Image:
+    """Stack images of the same height, with a white gap between them."""
+    height = rows[0].height + gap
+    canvas = Image.new(rows[0].mode, (rows[0].width, height * len(rows) - gap), "white")
+    for i, row in enumerate(rows):
+        canvas.paste(row, (0, i * height))
+    return canvas

@@ -79,7 +79,7 @@ class TrainingStep:
         self.bad_step = torch.full((), -1.0, device=self.device)  # first step whose gradient was not finite, or -1
 
     def prepare(self, step: int) -> str | None:
-        """Prepare for the first step to be taken, `step`, and return a remark for the log, or None."""
+        """Prepare for the first step to be taken, `step`, and return a note for the log, or None."""
         return None
 
     def epoch_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor | None, ...]]:
@@ -234,7 +234,7 @@ class RecordedStep(TrainingStep):
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, step: int) -> str | None:
-        """Record the step. If that fails, its kernels are launched one by one, as the remark says.
+        """Record the step. If that fails, its kernels are launched one by one, as the note says.
 
         Raises:
             UsageError: If the first step finds that parts do not fit together.

@@ -14,20 +14,22 @@ from torch import Tensor
 
 from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config
-from cvae.data import Dataset
+from cvae.data import Dataset, Split
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
+from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.processes import any_process
-from cvae.engine.progress import TrainingProgress, report_every
 from cvae.engine.randomness import Shard, reseed
-from cvae.engine.resolve import choose_compile
+from cvae.engine.resolve import check_parts, check_patience, choose_compile
 from cvae.engine.run_state import Record, RunCheckpoints, RunState
-from cvae.engine.sample_images import save_sample_images
+from cvae.engine.sample_images import save_final_images, save_sample_images
 from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
+from cvae.engine.summary import describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
-from cvae.engine.validation import Validator, format_bound, selection_bound
-from cvae.errors import Diverged, Interrupted, UsageError, count_of
+from cvae.engine.validation import Validator, selection_bound
+from cvae.engine.validation_curve import ValidationCurve
+from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
 
@@ -62,13 +64,14 @@ class Trainer:
         training = config.training
         self.dataset, self.out, self.accelerator, self.on_epoch = dataset, out, accelerator, on_epoch
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
-        self.quiet = quiet or not self.is_main
+        self.display = Display(quiet=quiet or not self.is_main)
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
+        assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
         self.batches = Batches(
             dataset.train, training.batch_size, self.device, labelled=training.conditional, shard=self.shard
         )
-        _check_parts(self.batches.batch_size, accelerator.num_processes, training.accumulate)
-        assert training.epochs is not None  # filled in by configure()
+        check_parts(self.batches.batch_size, accelerator.num_processes, training.accumulate)
+        check_patience(training.patience, dataset)
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
         # Stored in the config, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
@@ -82,8 +85,8 @@ class Trainer:
         self.validation = None if dataset.validation is None else self.validator.batches(dataset.validation)
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
         self.tracking = Tracking(accelerator, choose(training.trackers), out, self.config)
-        self.state, self.remarks = RunState(), [*dataset.remarks]
-        self.stop = Stop()
+        self.state, self.notes = RunState(), [*dataset.notes]
+        self.stop, self.has_warned = Stop(), False
 
     def _make_step(self, model: VAE) -> TrainingStep:
         arguments = self.config, self.accelerator, model, self.batches
@@ -113,33 +116,45 @@ class Trainer:
         return self.out
 
     def _train(self) -> None:
-        with (
-            TrainingProgress(self.total_steps, self.state.step, quiet=self.quiet) as progress,
-            self.stop.handle_signals(),
-        ):
+        started = time.monotonic()
+        self.display.facts(self._describe_run())
+        for line in self.notes:
+            self.display.line(line)
+        with self._open_table() as table, self.stop.handle_signals():
             try:
-                for line in [*self.remarks, self._description()]:
-                    progress.line(line)
                 if self.state.step == 0:
                     self._save_sample_images(0)
                 self.training_step.model.train()
-                if remark := self.training_step.prepare(self.state.step):
-                    progress.line(remark)
-                while self.state.step < self.total_steps:
-                    record = self._train_epoch(progress)
-                    self._finish_epoch(record, progress)
+                if note := self.training_step.prepare(self.state.step):
+                    self.display.line(note)
+                while not self._is_done:
+                    record = self._train_epoch(table)
+                    self._finish_epoch(record, table)
                     self._stop_if_requested()
-                self._test(progress)
+                self._finish_run()
             except (MemoryError, OSError, RuntimeError) as error:
-                batch_size = self.config.training.batch_size
+                batch_size = self.batches.batch_size
                 explanation = explain_failure(error, self.state.step, self.shard, self._resume_command, batch_size)
                 if explanation is None:
                     raise
                 raise explanation from error
             finally:
                 self.tracking.close()
+        test_images = 0 if self.dataset.test is None else len(self.dataset.test)
+        self.display.line()
+        self.display.facts(describe_result(self.state.records, test_images, time.monotonic() - started))
 
-    def _train_epoch(self, progress: TrainingProgress) -> Record:
+    @property
+    def _is_done(self) -> bool:
+        """Whether all steps are done, or the validation bound has not improved for `--patience` epochs."""
+        return self.state.step >= self.total_steps or self._is_out_of_patience
+
+    @property
+    def _is_out_of_patience(self) -> bool:
+        patience = self.config.training.patience
+        return 0 < patience <= ValidationCurve(self.state.records).epochs_without_improvement
+
+    def _train_epoch(self, table: EpochTable) -> Record:
         """Train to the end of an epoch, and return its record."""
         steps, first = len(self.batches), self.state.step
         epoch, position = divmod(first, steps)
@@ -147,9 +162,8 @@ class Trainer:
         self.training_step.model.train()
         for batch in self.training_step.epoch_batches(epoch, position):
             self._train_step(*batch)
-            if due := progress.due():
-                text = f"{format_bound(self._means())}, {self._images_per_second(first, started):,.0f} images/s"
-                progress.draw(self.state.step, f"epoch {epoch + 1}/{self.epochs}", text)
+            if due := table.due():
+                table.update(self.state.step, self._means(), self._images_per_second(first, started))
             if self.state.step % steps == 0:
                 break  # the end of an epoch is checked and saved below
             save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -177,7 +191,7 @@ class Trainer:
         self.training_step(self.state.step, *batch)
         self.state.step += 1
 
-    def _finish_epoch(self, record: Record, progress: TrainingProgress) -> None:
+    def _finish_epoch(self, record: Record, table: EpochTable) -> None:
         """Validate, save and report, in this order, so that nothing is lost that has been reported."""
         if not math.isfinite(record["train"]["loss"]):
             raise self._divergence_error(f"the loss is {record['train']['loss']} at step {self.state.step:,}")
@@ -199,36 +213,45 @@ class Trainer:
             save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
         self.checkpoints.save(self.state)
         self._write_metrics()
-        self._report(record, progress)
+        self._report(record, table, is_best=self.validation is not None and improved)
 
-    def _report(self, record: Record, progress: TrainingProgress) -> None:
+    def _report(self, record: Record, table: EpochTable, *, is_best: bool) -> None:
         self.tracking.log(record, self.state.step)
         epoch = record["epoch"]
-        if epoch in (1, self.epochs) or epoch % report_every(self.epochs) == 0:
+        if epoch == 1 or self._is_done or epoch % report_every(self.epochs) == 0:
             self._save_sample_images(epoch)
-            text = f"epoch {epoch:>3}/{self.epochs}  train {format_bound(record['train'])}"
-            if "validation" in record:
-                text += f"  validation {format_bound(record['validation'])}"
+            validation = selection_bound(record["validation"]) if "validation" in record else None
+            table.epoch(record, validation, is_best=is_best)
             if "skipped" in record:
-                text += f"  {record['skipped']} steps skipped"
-            progress.line(f"{text}  {record['images_per_second']:,.0f} images/s")
+                self.display.line(f"{count_of(record['skipped'], 'step')} skipped, whose loss was not finite")
+        self._warn_if_exploded()
+        if self._is_out_of_patience:
+            patience = count_of(self.config.training.patience, "epoch")
+            self.display.line(f"ended early: the validation bound has not improved for {patience}")
         if self.on_epoch is not None:
             self.on_epoch(record)
 
-    def _test(self, progress: TrainingProgress) -> None:
-        """Evaluate the saved weights on the test images."""
-        if self.dataset.test is None:
-            return
+    def _warn_if_exploded(self) -> None:
+        """Warn, once, if the validation bound is far above its best value and rises."""
+        curve = ValidationCurve(self.state.records)
+        if not self.has_warned and curve.has_exploded(math.prod(self.config.model.image_shape)):
+            self.has_warned = True
+            self.display.warning(describe_explosion(curve, len(self.dataset.train)))
+
+    def _finish_run(self) -> None:
+        """Evaluate the saved weights on the test images, and save images from them."""
         self.accelerator.wait_for_everyone()  # until the main process has written the weights
-        model, _ = load_model(self.out)
-        test = self.validator.evaluate(model.to(self.device), self.validator.batches(self.dataset.test))
-        if not math.isfinite(test["bound"]):
-            raise self._divergence_error(f"the test bound is {test['bound']}")
-        epochs = [record for record in self.state.records if "epoch" in record]
-        self.state.records = [*epochs, {"step": self.state.step, "test": test}]
-        self._write_metrics()
-        self.tracking.log(self.state.records[-1], self.state.step)
-        progress.line(f"test {format_bound(test)} on {len(self.dataset.test):,} images")
+        model = load_model(self.out)[0].to(self.device)
+        if self.dataset.test is not None:
+            test = self.validator.evaluate(model, self.validator.batches(self.dataset.test))
+            if not math.isfinite(test["bound"]):
+                raise self._divergence_error(f"the test bound is {test['bound']}")
+            epochs = [record for record in self.state.records if "epoch" in record]
+            self.state.records = [*epochs, {"step": self.state.step, "test": test}]
+            self._write_metrics()
+            self.tracking.log(self.state.records[-1], self.state.step)
+        if self.is_main:
+            save_final_images(model, self.config.model, self._shown_images, self.out)
         self.accelerator.wait_for_everyone()  # a process that ends earlier would break the others
 
     # -- metrics -------------------------------------------------------------------------------------------------
@@ -242,21 +265,33 @@ class Trainer:
     def _images_per_second(self, first: int, started: float) -> float:
         return (self.state.step - first) * self.batches.batch_size / (time.monotonic() - started)
 
-    def _description(self) -> str:
-        training, (channels, height, width) = self.config.training, self.config.model.image_shape
-        parameters = sum(parameter.numel() for parameter in self.training_step.bare_model.parameters())
-        return (
-            f"{training.arch}{' conditional' if training.conditional else ''}, {parameters:,} parameters, on "
-            f"{count_of(len(self.dataset.train), 'image')} {channels}x{height}x{width} of {self.dataset.name}; "
-            f"{count_of(self.epochs, 'epoch')} of {count_of(len(self.batches), 'step')}, {training.precision}"
-            f"{' compiled' if training.compile else ''} on {self.device.type}"
-            f"{f' in {self.shard.count} processes' if self.shard.count > 1 else ''}"
+    def _describe_run(self) -> dict[str, str]:
+        facts = describe_run(
+            self.config,
+            self.dataset,
+            parameters=sum(parameter.numel() for parameter in self.training_step.bare_model.parameters()),
+            steps=len(self.batches),
+            device=self.device,
+            processes=self.shard.count,
         )
+        return {**facts, "run": one_line(self.out)}
+
+    def _open_table(self) -> EpochTable:
+        return EpochTable(
+            self.display,
+            epochs=self.epochs,
+            steps=len(self.batches),
+            done=self.state.step,
+            validated=self.validation is not None,
+        )
+
+    @property
+    def _shown_images(self) -> Split:
+        return self.dataset.validation or self.dataset.train
 
     def _save_sample_images(self, epoch: int) -> None:
         if self.is_main:
-            split = self.dataset.validation or self.dataset.train
-            save_sample_images(self.evaluated_model, self.config.model, split, self.out, epoch)
+            save_sample_images(self.evaluated_model, self.config.model, self._shown_images, self.out, epoch)
 
     def _write_metrics(self) -> None:
         if self.is_main:
@@ -278,8 +313,8 @@ class Trainer:
             CvaeError: If no checkpoint is intact, the checkpoint does not fit the run, or the data have changed.
             UsageError: If the run has been trained for more epochs than the config asks for.
         """
-        state, remarks = self.checkpoints.restore(self.config.training.data)
-        self.remarks += remarks
+        state, notes = self.checkpoints.restore(self.config.training.data)
+        self.notes += notes
         if state is None:
             return False
         self.state = state
@@ -288,10 +323,13 @@ class Trainer:
             raise UsageError(
                 f"--epochs {self.epochs}: {str(self.out)!r} has {epochs} epochs already; choose a larger total"
             )
-        if state.step < self.total_steps:
-            self.remarks.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
+        if state.step == self.total_steps:
+            self.notes.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
+        elif self._is_out_of_patience:
+            patience = f"--patience {self.config.training.patience}"
+            self.notes.append(f"this run ended early ({patience}); to continue it, set --patience to more, or to 0")
         else:
-            self.remarks.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
+            self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
 
     def _prepare_folder(self) -> None:
@@ -316,7 +354,7 @@ class Trainer:
 
     def _stop_if_requested(self) -> None:
         """Stop after a signal. The run must have just been saved."""
-        if any_process(self.accelerator, self.stop.is_requested) and self.state.step < self.total_steps:
+        if any_process(self.accelerator, self.stop.is_requested) and not self._is_done:
             raise Interrupted(
                 f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}"
             )
@@ -336,20 +374,6 @@ class Trainer:
             f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
             "1000, --precision fp32, or a smaller --clip), or an image is unusual (--on-nan skip skips its batch, "
             "also when a run is resumed); the last good weights are saved"
-        )
-
-
-def _check_parts(batch_size: int, processes: int, accumulate: int) -> None:
-    """Check that a batch can be divided among the processes, and into `accumulate` parts in each.
-
-    Raises:
-        UsageError: If it can't be.
-    """
-    parts = processes * accumulate
-    if batch_size % parts:
-        raise UsageError(
-            f"--batch-size {batch_size} can't be divided into {parts} equal parts (processes: {processes}, "
-            f"--accumulate {accumulate}); choose a multiple of {parts}"
         )
 
 

@@ -35,6 +35,7 @@ class Validator:
         Their size does not depend on the number of processes, so that the bounds do not either.
         """
         training = self.config.training
+        assert training.batch_size is not None  # filled in by configure()
         size = min(MAX_BATCH_SIZE, -(-training.batch_size // training.accumulate))
         labelled = self.config.model.classes is not None
         return Batches(split, size, self.accelerator.device, labelled=labelled, shard=self.shard)
@@ -70,9 +71,3 @@ def selection_bound(metrics: dict[str, float]) -> float:
     An importance-weighted objective improves its own bound at the expense of the ELBO.
     """
     return metrics.get("importance_weighted", metrics["bound"])
-
-
-def format_bound(metrics: dict[str, float]) -> str:
-    """Format the bound with its terms, as "99.10 nats (74.20 + 24.90)"."""
-    text = f"{metrics['bound']:.2f} nats ({metrics['distortion']:.2f} + {metrics['rate']:.2f})"
-    return f"{text}, {metrics['importance_weighted']:.2f} weighted" if "importance_weighted" in metrics else text

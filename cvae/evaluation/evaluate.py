@@ -51,7 +51,7 @@ def load_split(
     model: Scorer | Spec,
     *,
     labelled: bool = True,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[Dataset, Split]:
     """Load a data set and one of its splits, and check that the model fits its images and labels.
 
@@ -60,7 +60,7 @@ def load_split(
         split: "test", "validation" or "train".
         model: the model, for its image shape and classes.
         labelled: whether to load the labels, if the model is conditional.
-        remark: function called with each message about the data, such as the number of files that were skipped.
+        note: function called with each message about the data, such as the number of files that were skipped.
 
     Raises:
         UsageError: If the split does not exist, or its images or labels do not fit the model.
@@ -70,9 +70,9 @@ def load_split(
         raise UsageError(f"--split {split!r} is neither test, validation nor train")
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
-    if remark is not None:
-        for text in dataset.remarks:
-            remark(text)
+    if note is not None:
+        for text in (*dataset.notes, dataset.description):
+            note(text)
     images: Split | None = getattr(dataset, split)
     if images is None:
         raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
@@ -106,7 +106,7 @@ def evaluate(
     features: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on a split of a data set.
 
@@ -122,7 +122,7 @@ def evaluate(
             if there is one.
         seed: seed of all noise.
         progress: function called as the evaluation proceeds.
-        remark: function called with each message about the data, as in `load_split`.
+        note: function called with each message about the data, as in `load_split`.
 
     Returns:
         The report that `cvae evaluate --json` prints, with bounds in nats per image.
@@ -135,7 +135,7 @@ def evaluate(
     progress = progress or (lambda stage, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset, real = load_split(data, split, scorer, remark=remark)
+    dataset, real = load_split(data, split, scorer, note=note)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # check this now, because the evaluation may take hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:

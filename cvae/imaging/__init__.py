@@ -4,7 +4,7 @@ Imports neither torch nor onnxruntime.
 """
 
 from cvae.imaging.arrays import error_maps, to_pil, to_uint8
-from cvae.imaging.grids import enlarge, grid, strip
+from cvae.imaging.grids import enlarge, grid, magnify, strip
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.imaging.reader import read, read_set
 from cvae.imaging.writer import save, save_gif
@@ -14,6 +14,7 @@ __all__ = [
     "error_maps",
     "grid",
     "lerp",
+    "magnify",
     "read",
     "read_set",
     "save",

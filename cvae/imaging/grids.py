@@ -16,6 +16,9 @@ MIN_SHORT_SIDE = 96
 MAX_LONG_SIDE = 1280
 """Maximum length of the longer side of a strip that is enlarged to reach `MIN_SHORT_SIDE`, in pixels."""
 
+MAX_MAGNIFIED_SIDE = 1000
+"""Maximum length of the longer side of an image that `magnify` enlarges, in pixels."""
+
 RESAMPLING = Image.Resampling.LANCZOS
 """Filter for enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
 
@@ -57,3 +60,9 @@ def enlarge(image: Image.Image) -> Image.Image:
     short, long = sorted(image.size)
     factor = max(math.ceil(MIN_LONG_SIDE / long), min(math.ceil(MIN_SHORT_SIDE / short), MAX_LONG_SIDE // long))
     return image.resize((image.width * factor, image.height * factor), RESAMPLING)
+
+
+def magnify(image: Image.Image) -> Image.Image:
+    """Enlarge an image to a side of 500 to 1,000 pixels by an integer factor, so that its pixels are squares."""
+    factor = max(1, MAX_MAGNIFIED_SIDE // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

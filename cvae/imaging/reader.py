@@ -53,7 +53,7 @@ class RGBImage(NamedTuple):
     peak: int | None = None
 
     @property
-    def remark(self) -> str | None:
+    def note(self) -> str | None:
         """Message on how values were read, if the file does not state their range and they don't fill 16 bits."""
         if self.peak is None:
             return None
@@ -226,7 +226,7 @@ def read(
     image_shape: tuple[int, int, int],
     *,
     exact: bool = False,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Read an image file as (C, H, W) float32 in [0, 1]: grey or RGB, scaled to cover (H, W) and centre-cropped.
 
@@ -234,16 +234,16 @@ def read(
         path: the image file.
         image_shape: (C, H, W), with C 1 or 3.
         exact: whether to raise an error instead of scaling, cropping or converting to grey.
-        remark: called with a message if the image has a different size, or is in colour and C is 1, or if the file does
+        note: called with a message if the image has a different size, or is in colour and C is 1, or if the file does
             not state the range of its values.
 
     Raises:
         UsageError: If `exact` is set and the image has a different size, or is in colour and C is 1.
         CvaeError: If the file can't be read, is not an image, or is too large (`check_size`).
     """
-    image, decoded = _read(path, image_shape, exact, remark)
-    if remark is not None and decoded.remark is not None:
-        remark(f"{str(path)!r}: {decoded.remark}")
+    image, decoded = _read(path, image_shape, exact, note)
+    if note is not None and decoded.note is not None:
+        note(f"{str(path)!r}: {decoded.note}")
     return image
 
 
@@ -264,9 +264,16 @@ def read_set(
     image_shape: tuple[int, int, int],
     *,
     exact: bool = False,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> tuple[np.ndarray, str | None]:
     """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
+
+    Args:
+        paths: the image files.
+        image_shape: (C, H, W), with C 1 or 3.
+        exact: whether to raise an error instead of scaling, cropping or converting to grey.
+        note: called at most once, with a message about the images that have a different size, or are in colour and C
+            is 1.
 
     Returns:
         The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
@@ -278,10 +285,14 @@ def read_set(
     """
     images = np.empty((len(paths), *image_shape), np.float32)
     ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+    mismatches: list[str] = []
     for i, path in enumerate(paths):
-        images[i], decoded = _read(path, image_shape, exact, remark)
+        images[i], decoded = _read(path, image_shape, exact, mismatches.append)
         if decoded.peak is not None:
             ranges[i] = decoded.bits, decoded.peak
+    if note is not None and mismatches:
+        others = f" (and {count_of(len(mismatches) - 1, 'other image')})" if len(mismatches) > 1 else ""
+        note(f"{mismatches[0]}{others}")
     bits, outliers = common_bit_depth(ranges)
     for i in outliers:
         images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=bits)
@@ -292,7 +303,7 @@ def _read(
     path: str | Path,
     image_shape: tuple[int, int, int],
     exact: bool,
-    remark: Callable[[str], None] | None,
+    note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
     """Read an image file like `read`, but without a message on its values. Return the array and the decoded image."""
@@ -316,7 +327,7 @@ def _read(
         )
         if exact:
             raise UsageError(f"{mismatch}; add --resize to scale and crop it")
-        if remark is not None:
-            remark(f"{mismatch}; the image is converted to fit")
+        if note is not None:
+            note(f"{mismatch}; the image is converted to fit")
     pixels = np.asarray(resized.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), decoded  # (H, W[, 3]) -> (C, H, W)

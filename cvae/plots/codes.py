@@ -41,7 +41,7 @@ def encode(
     *,
     split: str = "test",
     limit: int | None = None,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> Codes:
     """Encode images of a split.
 
@@ -50,13 +50,13 @@ def encode(
         data: the data set and its settings.
         split: "test", "validation" or "train".
         limit: maximum number of images, spaced evenly over the split; None for all.
-        remark: function called with each message about the data, as in `load_split`.
+        note: function called with each message about the data, as in `load_split`.
 
     Raises:
         UsageError: If the split does not exist, or its images do not fit the model.
         CvaeError: If the data can't be loaded, or the model has no encoder.
     """
-    dataset, images = load_split(data, split, model.spec, remark=remark)
+    dataset, images = load_split(data, split, model.spec, note=note)
     images = subsample(images, limit)
     labels = None if model.spec.classes is None else images.labels
     encoded = [model.encode(image, label_index=label) for _, image, label in batches(images.images, labels)]

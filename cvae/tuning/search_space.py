@@ -87,7 +87,7 @@ def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
         if isinstance(domain, Range):
             space[name] = Range(min(domain.low, value), max(domain.high, value), domain.log)
         else:
-            space[name] = tuple(sorted({*domain, value}))
+            space[name] = tuple(sorted({*domain, value} - {None}))  # None: the data determine the value
     return space
 
 

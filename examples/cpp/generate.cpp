@@ -46,9 +46,9 @@ struct Spec {
     if (text[at] != '[') return values;
     while (text[at] != ']') {
       at = text.find('"', at) + 1;
-      std::string word;
-      for (; text[at] != '"'; ++at) word += text[at] == '\\' ? unescape(at) : std::string(1, text[at]);
-      values.push_back(word);
+      std::string value;
+      for (; text[at] != '"'; ++at) value += text[at] == '\\' ? unescape(at) : std::string(1, text[at]);
+      values.push_back(value);
       at = text.find_first_of(",]", at);
     }
     return values;
@@ -56,9 +56,9 @@ struct Spec {
 
  private:
   std::string unescape(size_t& at) const {  // moves `at` from the backslash to the last character of the escape sequence
-    char kind = text[++at];
+    char letter = text[++at];
     static const std::map<char, char> simple = {{'n', '\n'}, {'t', '\t'}, {'r', '\r'}, {'b', '\b'}, {'f', '\f'}};
-    if (kind != 'u') return std::string(1, simple.count(kind) ? simple.at(kind) : kind);
+    if (letter != 'u') return std::string(1, simple.count(letter) ? simple.at(letter) : letter);
     uint32_t code = std::stoul(text.substr(at + 1, 4), nullptr, 16);
     at += 4;
     if (code >= 0xD800 && code < 0xDC00) {  // the first half of a surrogate pair
@@ -100,7 +100,7 @@ int run(int argc, char** argv) {
   }
 
 #ifndef _WIN32
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // keeps a value that the user has set; read when Env is created
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // keeps the user's value; onnxruntime reads it when Env is created
 #endif
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "generate");
   Ort::SessionOptions options;
@@ -154,7 +154,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
-  } catch (const std::exception& error) {  // Ort::Exception too
+  } catch (const std::exception& error) {  // includes Ort::Exception
     std::cerr << "generate: error: " << error.what() << "\n";
     return 1;
   }

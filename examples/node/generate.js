@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { load, normal, toRGBA } from "./cvae.js";
 import { png } from "./png.js";
 
-// onnxruntime may send telemetry unless this is set before its import. A static import would run first.
+// onnxruntime may send telemetry unless this is set before the import. A static import would run earlier.
 process.env.ORT_DISABLE_TELEMETRY ??= "1";
 const ort = await import("onnxruntime-node");
 

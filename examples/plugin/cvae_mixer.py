@@ -32,13 +32,21 @@ class Encoder(nn.Module):
     """Encoder: non-overlapping patches as tokens, and Mixer blocks."""
 
     def __init__(
-        self, channels: int, patch: int, rows: int, columns: int, width: int, depth: int, z: int, c: Conditioning
+        self,
+        channels: int,
+        patch: int,
+        rows: int,
+        columns: int,
+        width: int,
+        depth: int,
+        latent_dim: int,
+        conditioning: Conditioning,
     ):
         super().__init__()
         self.padded_size = (rows * patch, columns * patch)
         self.embed = nn.Conv2d(channels, width, patch, stride=patch)
-        self.blocks = nn.ModuleList(Mixer(rows * columns, width, c) for _ in range(depth))
-        self.head = c.linear(rows * columns * width, 2 * z)
+        self.blocks = nn.ModuleList(Mixer(rows * columns, width, conditioning) for _ in range(depth))
+        self.head = conditioning.linear(rows * columns * width, 2 * latent_dim)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         height, width = self.padded_size  # padded to complete patches
@@ -60,13 +68,13 @@ class Decoder(nn.Module):
         columns: int,
         width: int,
         depth: int,
-        z: int,
-        c: Conditioning,
+        latent_dim: int,
+        conditioning: Conditioning,
     ):
         super().__init__()
         self.shape, self.grid = shape, (rows, columns)
-        self.stem = c.linear(z, rows * columns * width)
-        self.blocks = nn.ModuleList(Mixer(rows * columns, width, c) for _ in range(depth))
+        self.stem = conditioning.linear(latent_dim, rows * columns * width)
+        self.blocks = nn.ModuleList(Mixer(rows * columns, width, conditioning) for _ in range(depth))
         self.head = nn.ConvTranspose2d(width, shape[0], patch, stride=patch)
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:

@@ -27,7 +27,7 @@ from cvae.spec import Spec
 @requires_weights
 def export(
     run: str | Path,
-    remark: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
     *,
     license: str | None = None,
     half: bool = False,
@@ -38,7 +38,7 @@ def export(
 
     Args:
         run: folder of a trained run.
-        remark: called with a message about each graph, after its comparison with torch.
+        note: called with a message about each graph, after its comparison with torch.
         license: license of the weights, as an SPDX identifier such as Apache-2.0.
         half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
             float32.
@@ -51,10 +51,10 @@ def export(
             `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
     """
     with _one_thread():
-        return _export(Path(run), remark, license, half)
+        return _export(Path(run), note, license, half)
 
 
-def _export(run: Path, remark: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
+def _export(run: Path, note: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
     model, config, weights = _load(run)
     files: dict[Path, bytes] = {}
     specs: dict[str, Spec] = {}
@@ -84,8 +84,8 @@ def _export(run: Path, remark: Callable[[str], None] | None, license: str | None
         data = graph.SerializeToString(deterministic=True)
         scan(data, specs[role], f"{role}.onnx")  # so that no file is written that `cvae.load` would reject
         files[run / f"{role}.onnx"] = data
-        if remark is not None:
-            remark(f"{role}.onnx: {len(data):,} bytes, within {agreement['max_abs_difference']} of torch")
+        if note is not None:
+            note(f"{role}.onnx: {len(data):,} bytes, within {agreement['max_abs_difference']} of torch")
     if can_overwrite_card(run / CARD):
         files[run / CARD] = make_card(run, specs["decoder"]).encode()
     return write_files(files)

@@ -26,13 +26,13 @@ PAGE, IMAGES = DOCS / "gallery.md", DOCS / "gallery"
 
 
 def read_commands(page: str) -> list[list[str]]:
-    """Return the words of each command on the page."""
+    """Return the arguments of each command on the page."""
     blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
     return [shlex.split(line) for block in blocks for line in block.splitlines()]
 
 
 def collect_settings(training: TrainConfig) -> dict[str, Any]:
-    """Return the settings that affect the result, which exclude the location of the data and the hardware."""
+    """Return the settings that affect the result. They exclude the location of the data and the hardware."""
     flags = to_dict(training)
     options = flags.pop("options")
     for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):
@@ -40,13 +40,13 @@ def collect_settings(training: TrainConfig) -> dict[str, Any]:
     return flags | {f"{part}.{key}": value for part, values in options.items() for key, value in values.items()}
 
 
-def make_train_command(words: list[str]) -> list[str] | None:
+def make_train_command(command: list[str]) -> list[str] | None:
     """Return the command that starts or resumes a run, or None if the run is complete."""
-    flags = {flag[2:].replace("-", "_"): value for flag, value in zip(words[2::2], words[3::2], strict=True)}
+    flags = {flag[2:].replace("-", "_"): value for flag, value in zip(command[2::2], command[3::2], strict=True)}
     name = flags.pop("recipe")
     run = Path("runs") / name
     if not is_run(run):
-        return words
+        return command
     numbers = {flag: int(value) for flag, value in flags.items()}
     expected = collect_settings(from_dict(TrainConfig, {**read_recipe(model_zoo.recipe(name)), **numbers}))
     trained = collect_settings(read_config(run).training)
@@ -60,17 +60,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="TEXT", help="Run only the commands that contain this text.")
     only = parser.parse_args().only
-    for words in read_commands(PAGE.read_text()):
-        if only is not None and not any(only in word for word in words):
+    for command in read_commands(PAGE.read_text()):
+        if only is not None and not any(only in argument for argument in command):
             continue
-        if words[1] == "train":
-            if (command := make_train_command(words)) is None:
+        if command[1] == "train":
+            if (train_command := make_train_command(command)) is None:
                 continue
-            words = command
-        print("$", shlex.join(words), flush=True)
-        subprocess.run([sys.executable, "-m", *words], check=True)
-        if "--out" in words and words[1] != "train":
-            image = Path(words[words.index("--out") + 1])
+            command = train_command
+        print("$", shlex.join(command), flush=True)
+        subprocess.run([sys.executable, "-m", *command], check=True)
+        if "--out" in command and command[1] != "train":
+            image = Path(command[command.index("--out") + 1])
             IMAGES.mkdir(exist_ok=True)
             shutil.move(image, IMAGES / image.name)
 

@@ -38,13 +38,13 @@ def main() -> None:
 
 
 def run(command: str, folder: Path) -> str:
-    """Run a command, and return it with its output, as a terminal would show them."""
+    """Run a command, and return the text that a terminal would show: the command and its output."""
     print("$", command, flush=True)
-    words = [sys.executable, "-m", *command.split()]
-    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    print(done.stdout, end="", flush=True)
-    done.check_returncode()
-    return f"$ {command}\n{done.stdout}"
+    arguments = [sys.executable, "-m", *command.split()]
+    result = subprocess.run(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    print(result.stdout, end="", flush=True)
+    result.check_returncode()
+    return f"$ {command}\n{result.stdout}"
 
 
 def draw_terminal(screen: str) -> Image.Image:

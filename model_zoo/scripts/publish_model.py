@@ -5,8 +5,8 @@
     cvae evaluate runs/NAME --samples 1000 --cas --json > runs/NAME/evaluation.json  # --cas for a conditional model
     python model_zoo/scripts/publish_model.py runs/NAME "2 CPU cores"
 
-The model takes the name of the run, which should be the name of the recipe. All metrics in the card come from the
-files.
+The model takes the name of the run, which should be the name of the recipe. All metrics in the card are read from
+the files of the run.
 """
 
 import argparse
@@ -44,9 +44,9 @@ def format_metrics(report: dict[str, Any]) -> list[str]:
         if isinstance(values, dict) and part != "protocol":
             for name, value in values.items():
                 value = [round(number, 2) for number in value] if isinstance(value, list) else value
-                shown = f"{value:.4g}" if isinstance(value, float) and abs(value) < 10 else value
-                shown = f"{shown:.2f}" if isinstance(shown, float) else shown
-                rows.append(f"| {part.replace('_', ' ')}: {name.replace('_', ' ')} | {shown} |")
+                text = f"{value:.4g}" if isinstance(value, float) and abs(value) < 10 else value
+                text = f"{text:.2f}" if isinstance(text, float) else text
+                rows.append(f"| {part.replace('_', ' ')}: {name.replace('_', ' ')} | {text} |")
     return rows
 
 

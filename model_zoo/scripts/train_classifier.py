@@ -4,7 +4,7 @@
 
 Training takes a few minutes. The script writes one ONNX file, and prints the accuracy and the hash for
 cvae/evaluation/feature_extractor.py. A classifier that is trained on a different machine has different weights, so
-metrics of two classifiers are not comparable.
+metrics that use different classifiers are not comparable.
 """
 
 import argparse

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers import SHARED, needs_mnist
@@ -23,11 +24,11 @@ SMOKE = {
     "achieved_flops": (["--smoke"], "achieved, GFLOP/s"),
     "anomaly_mnist": (["--smoke", "--out", "anomaly.json"], "labels without 1  combined"),
     "decoding_speed": (["--smoke"], "onnxruntime"),
-    "hosts": (["--smoke"], "| Python: `cvae` |"),
     "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),
     "large_set": (["--smoke"], "325 images 3x64x64"),
     "precision": (["--smoke"], "test bound, nats"),
     "principal_components": ([], " dB over 359 test images"),
+    "runtimes": (["--smoke"], "| Python: `cvae` |"),
     "startup": (["--smoke"], "first step of mlp on digits"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }
@@ -71,15 +72,17 @@ def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
 
 @pytest.mark.slow
 def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
-    """The benchmark and the evaluator draw different noise."""
+    """The benchmark and the evaluator draw different noise. The mean over seeds makes the difference small."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from _gpu.bound import importance_weighted
 
     run = trained["plain"]
     args = SimpleNamespace(device="cpu", data_dir=None, smoke=False)
-    actual = importance_weighted(run, args, 200)
+    actual = importance_weighted(run, args, 150)  # not a multiple of MAX_CHUNK
     split = load_dataset(Config.read(run / "config.json").training).test
-    expected = bounds(RunScorer(run, "cpu", "fp32"), split.images, None, samples=200)
-    assert actual["nats"] == pytest.approx(expected.importance_weighted.mean(), abs=0.15)
-    assert actual["single_sample"] == pytest.approx(expected.bound.mean(), abs=0.2)
+    scorer = RunScorer(run, "cpu", "fp32")
+    expected = [bounds(scorer, split.images, None, samples=150, seed=seed) for seed in range(4)]
+    nats = np.mean([result.importance_weighted for result in expected])
+    assert actual["nats"] == pytest.approx(nats, abs=0.15)
+    assert actual["single_sample"] == pytest.approx(np.mean([result.bound for result in expected]), abs=0.2)
     assert actual["nats"] < actual["single_sample"] and actual["images"] == len(split)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from cvae.engine import load_model
 
-QUICK_TRAIN = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64"]
+QUICK_TRAIN = ["train", "--arch", "mlp", "--epochs", "1", "--limit", "64", "--no-export"]
 DIGITS = list(range(10))
 
 

@@ -29,10 +29,10 @@ def assert_fails(cvae) -> Callable[..., None]:
     def check(code: int, words: list[str], *args: object) -> None:
         before = snapshot()
         result = cvae(*args)
-        *remarks, line = result.err.splitlines()
+        *notes, line = result.err.splitlines()
         assert (result.code, result.out) == (code, ""), result.err
         assert line.startswith("cvae: error: ") and result.err.endswith("\n")
-        assert not [remark for remark in remarks if "rror" in remark or "Traceback" in remark or "Warn" in remark]
+        assert not [note for note in notes if "rror" in note or "Traceback" in note or "Warn" in note]
         assert [word for word in words if word not in line] == [], line
         assert snapshot() == before
 

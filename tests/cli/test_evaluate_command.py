@@ -23,9 +23,12 @@ def test_evaluate_prints_every_metric(cvae, trained):
     }
     result = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3)
     assert result.code == 0
-    *remarks, last = result.err.splitlines()
-    assert last == "no features for 'digits': distances are skipped; choose some with --features MODULE:CALLABLE"
-    assert len(remarks) == 1 and remarks[0].startswith("digits: ")
+    *notes, last = result.err.splitlines()
+    assert last == (
+        "there is no feature extractor for 'digits', so distances are skipped; "
+        "choose one with --features MODULE:CALLABLE"
+    )
+    assert len(notes) == 1 and notes[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
         assert re.search(rf"^  {name} +[-0-9.]+$", result.out, flags=re.MULTILINE)
     assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same value as in the JSON

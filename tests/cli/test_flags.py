@@ -125,7 +125,7 @@ def test_metavar_is_never_a_type(cvae, command):
 
 def test_tune_has_all_flags_of_train():
     flags = set(inspect.signature(train).parameters)
-    assert flags - {"resume"} <= set(inspect.signature(tune).parameters)
+    assert flags - {"resume", "export"} <= set(inspect.signature(tune).parameters)
 
 
 def test_help_describes_default_that_depends_on_the_run():
@@ -135,10 +135,10 @@ def test_help_describes_default_that_depends_on_the_run():
 
 
 def test_lists_of_flags_are_derived_from_the_fields():
-    assert set(RESUMABLE) == {"epochs", "device", "on_nan", "compile", "trackers", "data_dir"}
+    assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data_dir"}
     assert set(MACHINE) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE) == {
-        "data", "size", "binarize", "validation", "without", "likelihood", "seed",
+        "data", "size", "binarize", "validation", "without", "likelihood", "seed", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective")
 

@@ -53,8 +53,8 @@ def test_generate_reports_its_random_seed(cvae, trained):
     first, second = (cvae("generate", trained["plain"], "--json").facts["seed"] for _ in range(2))
     assert first != second
     data = Path("generated.png").read_bytes()
-    assert str(second) in cvae("generate", trained["plain"], "--seed", second, "--out", "again.png").out
-    assert Path("again.png").read_bytes() == data
+    assert str(second) in cvae("generate", trained["plain"], "--seed", second, "--out", "same.png").out
+    assert Path("same.png").read_bytes() == data
 
 
 def test_digit_flag_is_an_alias_of_label(cvae, trained):

@@ -78,6 +78,7 @@ OPTIONS = {
 CHANGES = {
     "epochs": ("--epochs 9", 9),
     "device": ("--device cpu", "cpu"),
+    "patience": ("--patience 3", 3),
     "on_nan": ("--on-nan skip", "skip"),
     "compile": ("--no-compile", False),
     "trackers": ("--tracker none", ("none",)),
@@ -99,7 +100,8 @@ def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
     Path("run/metrics.jsonl").write_text("{}\n")
     calls: list[dict[str, Any]] = []
 
-    def resume(out: Path, **changes: Any) -> Path:
+    def resume(out: Path, *, export: bool, **changes: Any) -> Path:
+        assert export
         calls.append(changes)
         return out
 
@@ -144,7 +146,7 @@ def test_every_field_of_the_config_is_covered():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {"out", "export", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])
@@ -222,7 +224,7 @@ def test_resume_rejects_recipe_of_another_run(assert_fails, name):
     assert_fails(["'run' was started"], "--recipe", name)
 
 
-COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --out r --data folder:w"
+COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --no-export --out r --data folder:w"
 
 
 @pytest.mark.integration
@@ -233,8 +235,8 @@ def test_command_can_be_repeated_with_resume(cvae):
         Image.fromarray(pixels).save(f"w/{i}.png")
     command = COMMAND.split()
     assert cvae(*command).code == 0
-    again = cvae(*command, "--resume")
-    assert again.code == 0 and "this run is complete" in again.err
+    second_call = cvae(*command, "--resume")
+    assert second_call.code == 0 and "this run is complete" in second_call.err
     assert cvae(*command, "--resume", "--epochs", "2", "--data-dir", "elsewhere").code == 0
     records = [json.loads(line) for line in Path("r/metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if "epoch" in record] == [1, 2]

@@ -18,7 +18,7 @@ from cvae.engine import load_model
 def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     fields = {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     parameters = inspect.signature(train).parameters
-    own = {"recipe", "out", "resume", "set_", "json"}
+    own = {"recipe", "out", "resume", "set_", "export", "json"}
     assert set(parameters) - own == fields | SHORT_FLAGS.keys() | {"without_without"}  # the last is a hidden alias
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
@@ -36,7 +36,8 @@ def test_every_flag_reaches_the_config(cvae):
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
         "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo",
-        "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "optimizer": "adamw", "lr": 2e-3, "weight_decay": 0.01,
+        "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
+        "weight_decay": 0.01,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
@@ -44,7 +45,7 @@ def test_every_flag_reaches_the_config(cvae):
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list)]
-    flags += ["--conditional", "--flip", "--no-compile", "--tracker", "none"]
+    flags += ["--conditional", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
     flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
@@ -68,11 +69,12 @@ def test_flags_override_recipe(cvae):
     Path("mine.toml").write_text(
         'arch = "mlp"\nlatent-dim = 5\nepochs = 1\nlimit = 64\nlr = 0.002\n[options.arch]\nhidden = [16]\n'
     )
-    recipe = json.loads(Path(cvae("train", "--recipe", "mine.toml", "--json").facts["run"], "config.json").read_text())
+    run = cvae("train", "--no-export", "--recipe", "mine.toml", "--json").facts["run"]
+    recipe = json.loads(Path(run, "config.json").read_text())
     assert recipe["training"]["lr"] == 0.002 and recipe["model"]["latent_dim"] == 5
     assert recipe["model"]["architecture"]["options"]["hidden"] == [16]
     flags = ["--latent-dim", 6, "--lr", 0.001, "--set", "arch.hidden=[32]", "--out", "x"]
-    assert cvae("train", "--recipe", "mine.toml", *flags).code == 0
+    assert cvae("train", "--no-export", "--recipe", "mine.toml", *flags).code == 0
     config = json.loads(Path("x/config.json").read_text())
     assert (config["model"]["latent_dim"], config["training"]["lr"], config["training"]["limit"]) == (6, 0.001, 64)
     assert config["model"]["architecture"]["options"]["hidden"] == [32]
@@ -84,14 +86,12 @@ def test_recipe_options_are_dropped_for_another_part(cvae):
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'
     )
-    assert cvae("train", "--recipe", "mine.toml", "--prior", "normal", "--out", "normal").code == 0
+    assert cvae("train", "--no-export", "--recipe", "mine.toml", "--prior", "normal", "--out", "normal").code == 0
     model = json.loads(Path("normal/config.json").read_text())["model"]
     assert model["prior"] == {"name": "normal", "options": {}}
     assert model["architecture"]["options"] == {"hidden": [16]}
-    assert (
-        cvae("train", "--recipe", "mine.toml", "--prior", "flow", "--set", "prior.couplings=2", "--out", "flow").code
-        == 0
-    )
+    flags = ["--prior", "flow", "--set", "prior.couplings=2", "--out", "flow"]
+    assert cvae("train", "--no-export", "--recipe", "mine.toml", *flags).code == 0
     model = json.loads(Path("flow/config.json").read_text())["model"]
     assert model["prior"]["options"] == {"couplings": 2, "hidden": 8}
 
@@ -99,7 +99,7 @@ def test_recipe_options_are_dropped_for_another_part(cvae):
 @pytest.mark.integration
 def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
     first = cvae(*QUICK_TRAIN, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
-    second = cvae("train", "--recipe", f"{first}/config.json", "--json").facts["run"]
+    second = cvae("train", "--no-export", "--recipe", f"{first}/config.json", "--json").facts["run"]
     other = cvae(*QUICK_TRAIN, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
     assert len({first, second, other}) == 3 and {str(Path(run).parent) for run in (first, second, other)} == {"runs"}
     a, b, c = (Path(run, "model.safetensors").read_bytes() for run in (first, second, other))
@@ -109,8 +109,27 @@ def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
 @pytest.mark.integration
 def test_set_overrides_config_used_as_recipe(cvae):
     run = cvae(*QUICK_TRAIN, "--beta", 2, "--json").facts["run"]
-    cvae("train", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
+    cvae("train", "--no-export", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
+
+
+@pytest.mark.integration
+def test_train_fails_if_the_export_fails(cvae, monkeypatch):
+    def export(run: Path) -> list[Path]:
+        raise RuntimeError("an operator is missing")
+
+    monkeypatch.setattr("cvae.exporters.onnx.export", export)
+    result = cvae(*QUICK_TRAIN, "--export", "--out", "run", "--json")
+    line = result.err.splitlines()[-1]
+    assert (result.code, result.out) == (1, "") and Path("run/model.safetensors").is_file()
+    assert line.startswith("cvae: error: 'run' is trained, but its export failed: an operator is missing; ")
+    assert line.endswith("cvae export onnx run")
+
+
+@pytest.mark.integration
+def test_json_says_whether_the_model_is_exported(cvae):
+    facts = cvae(*QUICK_TRAIN, "--json").facts
+    assert facts["exported"] is False and set(facts) == {"run", "step", "test", "exported"}
 
 
 @pytest.mark.integration
@@ -118,7 +137,7 @@ def test_resume_continues_where_the_run_stopped(cvae):
     run = cvae(*QUICK_TRAIN, "--json").facts["run"]
     cvae(*QUICK_TRAIN, "--out", "runs/other")
     before = Path("runs/other/model.safetensors").read_bytes()
-    assert cvae("train", "--resume", "--out", run, "--epochs", 3, "--json").facts["run"] == run
+    assert cvae("train", "--no-export", "--resume", "--out", run, "--epochs", 3, "--json").facts["run"] == run
     records = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if "epoch" in record] == [1, 2, 3]
     assert json.loads(Path(run, "config.json").read_text())["training"]["epochs"] == 3
@@ -133,7 +152,8 @@ def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, valida
 
 
 def test_train_with_init_uses_the_network_of_the_other_run(cvae, trained):
-    result = cvae("train", "--init", trained["labels"], "--epochs", 1, "--limit", 64, "--out", "more", "--json")
+    flags = ["--epochs", 1, "--limit", 64, "--out", "more", "--json", "--no-export"]
+    result = cvae("train", "--init", trained["labels"], *flags)
     assert result.code == 0, result.err
     config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))
     assert config["model"] == source["model"]

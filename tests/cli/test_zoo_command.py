@@ -18,8 +18,8 @@ def test_zoo_lists_shows_and_copies_models(cvae):
     copied = cvae("zoo", "copy", name, "--json").facts
     assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
     assert cvae("generate", "--digit", 7, "--seed", 1, "--json").facts["model"] == name  # the copy is the newest run
-    again = cvae("zoo", "copy", name)
-    assert again.code == 2 and "already exists" in again.err
+    second_copy = cvae("zoo", "copy", name)
+    assert second_copy.code == 2 and "already exists" in second_copy.err
     assert not list(Path("runs").glob(".*"))
 
 

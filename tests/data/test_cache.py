@@ -289,8 +289,8 @@ class TestFolder:
         first.unlink()
         assert np.array_equal(self.load(photos)[0], self.colours[7].transpose(2, 0, 1))
         (photos / "a" / "02.png").rename(photos / "b" / "02.png")
-        again = load_data(f"folder:{photos}", size=8, validation=0)
-        assert again.train.labels is not None and again.train.labels.tolist() == [0] * 5 + [1] * 7
+        loaded = load_data(f"folder:{photos}", size=8, validation=0)
+        assert loaded.train.labels is not None and loaded.train.labels.tolist() == [0] * 5 + [1] * 7
         assert decodings == [12, 12, 13, 12, 12]
         assert len(list(root.rglob("*.npy"))) == len(list(root.rglob("*.json"))) == 1  # older caches are removed
 

@@ -72,7 +72,7 @@ class TestDownloads:
     def mnist_variant(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serve tiny files in place of a data set in the format of MNIST, and return its name and its class."""
+        """Serve tiny files in place of a data set in the format of MNIST, and return its name and class name."""
         served, address = server
         resources = []
         for stem, content in IDX.items():
@@ -93,8 +93,8 @@ class TestDownloads:
         assert same_split(first.test, Split(images=IMAGES[:2, None], labels=LABELS[:2]))
         assert first.classes is not None and len(first.classes) == 10 and first.name == name
         shutil.rmtree(server[0])  # the second call downloads nothing
-        again = load_data(name, data_dir=str(root), validation=0, size=14)
-        assert again.train.images.shape == (5, 1, 14, 14)
+        resized = load_data(name, data_dir=str(root), validation=0, size=14)
+        assert resized.train.images.shape == (5, 1, 14, 14)
 
         raw = root / class_name / "raw"
         (root / class_name / "processed").mkdir()
@@ -247,7 +247,7 @@ class TestDownloads:
     def test_failed_download_is_reported_in_one_line(self, unreachable: None, name: str, root: Path) -> None:
         before = socket.getdefaulttimeout()
         assert_load_fails(
-            name, repr(name), str(root), "--data-dir", "--data digits", error_type=CvaeError, data_dir=str(root)
+            name, repr(name), str(root), "--data-dir", "--data mnist-small", error_type=CvaeError, data_dir=str(root)
         )
         assert socket.getdefaulttimeout() == before
 

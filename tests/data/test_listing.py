@@ -156,15 +156,15 @@ def test_skipped_folders_are_reported(root: Path) -> None:
     fill(root, "train/cat 2", "test/cat 1", "sample_images 4")
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
-    remarks = load_data(f"folder:{root}", size=4).remarks
-    assert remarks[0] == "ignored folders beside the splits: sample_images (4 images)"
-    assert "1 .txt file" in remarks[1] and "1 .csv file" in remarks[1]
+    notes = load_data(f"folder:{root}", size=4).notes
+    assert notes[0] == "ignored folders beside the splits: sample_images (4 images)"
+    assert "1 .txt file" in notes[1] and "1 .csv file" in notes[1]
 
 
 def test_images_of_each_class_are_counted(root: Path) -> None:
     fill(root, "Training/cat 2", "Training/dog 3", "Testing/dog 1")
     assert (
-        load_data(f"folder:{root}", size=4).remarks[-1]
+        load_data(f"folder:{root}", size=4).description
         == "set: 5 training images (cat 2, dog 3), 1 test image (cat 0, dog 1)"
     )
 
@@ -178,10 +178,10 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     (root / "a" / "self").symlink_to(".")
     (root / "a" / "gone.png").symlink_to("nowhere.png")
     (root / "a" / "itself").symlink_to("itself")
-    (root / "b" / "again").symlink_to(tmp_path / "store" / "b")
+    (root / "b" / "part-too").symlink_to(tmp_path / "store" / "b")
     contents = list_folder(root, "")
     assert Counter(contents.splits["train"].labels) == {"a": 7, "b": 6}
-    assert contents.remarks == [
+    assert contents.notes == [
         "ignored: broken link: 'a/gone.png', 'a/itself'; link to a folder above it: 'a/loop', 'a/self'"
     ]
 
@@ -207,7 +207,7 @@ def test_too_many_links_are_rejected(root: Path) -> None:
 
 def test_folders_without_images_are_reported(root: Path) -> None:
     fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
-    assert list_folder(root, "").remarks == [
+    assert list_folder(root, "").notes == [
         "ignored folders beside the splits: test (no images)",
         "ignored folders without images: 'fox'",
     ]
@@ -222,7 +222,7 @@ def test_labels_of_test_images_are_ignored_without_training_labels(root: Path) -
     fill(root, "train 4", "test/cat 1", "test/dog 1")
     loaded = load_data(f"folder:{root}", size=4, validation=0)
     assert loaded.classes is None and loaded.test is not None and loaded.test.labels is None
-    assert loaded.remarks[0] == "labels are not used: train has no folder for each class, unlike test"
+    assert loaded.notes[0] == "labels are not used: train has no folder for each class, unlike test"
 
 
 def test_unreadable_folder_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_unreadable_folder_is_reported(root: Path, monkeypatch: pytest.MonkeyPat
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", failing_scandir)
-    assert list_folder(root, "").remarks == ["ignored: Permission denied: 'b'", "ignored folders without images: 'c'"]
+    assert list_folder(root, "").notes == ["ignored: Permission denied: 'b'", "ignored folders without images: 'c'"]
     monkeypatch.setattr(root.__class__, "is_dir", lambda path: True)
     assert_load_fails(f"folder:{root / 'b'}", "b'", "Permission denied", error_type=CvaeError)
 
@@ -320,7 +320,7 @@ def test_images_of_16_or_32_bits_keep_their_brightness(root: Path, dtype: type, 
     images = loaded.train.images[:, 0].astype(float)
     assert np.abs(images[0] - ramp * (255 / (2**bits - 1))).max() <= 1
     assert np.abs(images[1] - 255 / 20).max() <= 1.1
-    assert (f"read as {bits} bits" in loaded.remarks[0]) == (bits < 16)
+    assert (f"read as {bits} bits" in loaded.notes[0]) == (bits < 16)
 
 
 def test_dark_16_bit_images_are_reported(root: Path) -> None:
@@ -329,8 +329,8 @@ def test_dark_16_bit_images_are_reported(root: Path) -> None:
     pixels = np.full((8, 8), 2000, np.uint16)
     pixels[0, 0] = 65535
     Image.fromarray(pixels).save(root / "saturated.png")
-    remarks = load_data(f"folder:{root}", size=8, validation=0).remarks
-    assert "5 of 6 images of 16 bits have no value above 2,000 of 65,535" in remarks[0]
+    notes = load_data(f"folder:{root}", size=8, validation=0).notes
+    assert "5 of 6 images of 16 bits have no value above 2,000 of 65,535" in notes[0]
 
 
 @pytest.mark.parametrize(("max_value", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])
@@ -339,19 +339,19 @@ def test_range_of_pgm_file_is_read_from_its_header(root: Path, max_value: int, v
     (root / "x.pgm").write_bytes(f"P5 8 8 {max_value} ".encode() + pixels.tobytes())
     loaded = load_data(f"folder:{root}", size=8, validation=0)
     assert np.abs(loaded.train.images.astype(int) - expected).max() <= 1
-    assert len(loaded.remarks) == 1
+    assert loaded.notes == []
 
 
 @pytest.mark.parametrize("name", [":cat:", "[bold]x", "[x"])
 def test_names_that_look_like_markup_are_printed_unchanged(root, capsys, monkeypatch, name):
     from rich.console import Console
 
-    from cvae.engine.progress import TrainingProgress
+    from cvae.engine.display import Display
 
     monkeypatch.setattr(cache, "Console", lambda **_: Console(file=sys.stderr, force_terminal=True, width=200))
     fill(root / name, f"{name}a 2", "b 2")
     loaded = load_data(f"folder:{root / name}", size=4, validation=0)
     output = capsys.readouterr().err
     assert f"decoding {name}" in output and f"process to decode {name}" in output
-    TrainingProgress(1, 0, quiet=False).line(loaded.remarks[-1])
+    Display().facts({"data": loaded.description})
     assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

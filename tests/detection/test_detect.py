@@ -309,7 +309,7 @@ def test_fit_accepts_a_folder_of_normal_images(detect, run, digits):
 def test_score_command_accepts_another_score_and_image_size(detect, run, digits):
     assert detect("fit", "run", "--limit", 50)[0] == 0
     Image.fromarray(digits.images[0, 0]).resize((20, 30)).save("large.png")
-    flags = ["--resize", "--by", "bound", "--out", "found", "--json"]
+    flags = ["--resize", "--score", "bound", "--out", "found", "--json"]
     assert detect("score", "large.png", "-m", "run", *flags).facts["by"] == "bound"
     assert Path("found/maps/large.png").is_file()
 
@@ -321,7 +321,7 @@ INVALID_COMMANDS: dict[str, tuple[int, str, list[str]]] = {
     "empty folder": (2, "score empty -m run", ["'empty'", ".png"]),
     "wrong size": (2, "score large.png -m run", ["20x30", "8x8", "--resize"]),
     "colour image": (2, "score colour.png -m run", ["8x8", "in colour", "--resize"]),
-    "unknown score": (2, "score 0.png -m run --by ratios", ["'ratios'", "'ratio'"]),
+    "unknown score": (2, "score 0.png -m run --score ratios", ["'ratios'", "'ratio'"]),
     "quantile above 1": (2, "fit run --quantile 95", ["--quantile 95", "0.95"]),
     "unknown split": (2, "fit run --split tset", ["'tset'", "test"]),
     "misspelt data set": (2, "fit run --data digitz", ["'digitz'", "'digits'"]),

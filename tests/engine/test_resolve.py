@@ -100,6 +100,18 @@ def test_defaults_depend_on_the_data():
     assert from_dict(Config, json.loads(config.to_json())).to_json() == config.to_json()
 
 
+@pytest.mark.parametrize(
+    ("images", "expected"), [(1, 2), (5, 2), (13, 4), (16, 8), (159, 8), (160, 16), (1_294, 128), (54_000, 128)]
+)
+def test_batch_size_of_a_small_data_set_leaves_several_steps_per_epoch(images, expected):
+    dataset = load_dataset(QUICK)
+    train = Split(images=np.zeros((images, 1, 8, 8), np.uint8), labels=np.zeros(images, np.int64))
+    training = configure(replace(QUICK, batch_size=None, epochs=None), replace(dataset, train=train)).training
+    steps = max(1, images // expected)
+    assert (training.batch_size, training.epochs) == (expected, max(10, math.ceil(1500 / steps)))
+    assert configure(QUICK, replace(dataset, train=train)).training.batch_size == QUICK.batch_size
+
+
 def test_options_of_an_unused_part_are_rejected():
     with pytest.raises(UsageError, match="conditioning"):
         configure(replace(QUICK, conditional=False, options={"conditioning": {"x": 1}}), load_dataset(QUICK))

@@ -29,6 +29,8 @@ def test_run_folder_contains_the_documented_files(quick_run):
         "last",
         "metrics.jsonl",
         "samples",
+        "samples.png",
+        "reconstructions.png",
     }
     assert len(list((quick_run / "last").glob("*.safetensors"))) == len(list((quick_run / "last").glob("*.json"))) == 2
     assert not [path for path in quick_run.rglob("*") if ".tmp" in path.name]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cvae.engine.progress import report_every
+from cvae.engine.display import report_every
 from cvae.engine.schedule import kl_factor, lr_factor
 
 

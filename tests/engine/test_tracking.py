@@ -167,7 +167,7 @@ def test_unavailable_tracker_is_rejected(monkeypatch, trackers, error_type, word
 def test_training_tracks_each_epoch(tmp_path: Path):
     from cvae.engine import train
 
-    training = TrainConfig(arch="mlp", limit=64, epochs=2, trackers=("tensorboard",))
+    training = TrainConfig(arch="mlp", limit=64, batch_size=64, epochs=2, trackers=("tensorboard",))
     run = train(training, tmp_path / "run", quiet=True)
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("validation/bound")] == [1, 2]

@@ -247,9 +247,6 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
     )
     folder = cvae.train(config, tmp_path / "run", quiet=True)
-    from cvae.exporters.onnx import export
-
-    export(folder)
     test = load_dataset(config).test
     run, exported = (
         bounds(scorer, test.images, test.labels, samples=20)

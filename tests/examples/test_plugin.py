@@ -38,7 +38,6 @@ def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
 
     assert "mixer" in cvae("parts")
     cvae("train", "--arch", "mixer", "--conditional", "--epochs", "2", "--set", "arch.depth=1", "--limit", "300")
-    cvae("export", "onnx")
     cvae("generate", "--digit", "7", "--out", "seven.png")
     assert (tmp_path / "seven.png").stat().st_size > 100
     assert "--count N" in cvae("export", "samples", "--help")

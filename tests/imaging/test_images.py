@@ -27,9 +27,9 @@ def test_exact_read_takes_the_size_of_the_upright_image(tmp_path: Path, suffix: 
     exif[0x0112] = orientation
     stored = upright.transpose(Image.Transpose[undo[orientation]]) if orientation in undo else upright
     stored.save(tmp_path / f"x.{suffix}", exif=exif)
-    remarks: list[str] = []
-    image = read(tmp_path / f"x.{suffix}", (3, 64, 48), exact=True, remark=remarks.append)
-    assert remarks == []
+    notes: list[str] = []
+    image = read(tmp_path / f"x.{suffix}", (3, 64, 48), exact=True, note=notes.append)
+    assert notes == []
     assert image[:, :28].min() > 0.9 and image[:, 36:].max() < 0.1
 
 
@@ -40,10 +40,10 @@ def test_bit_depth_follows_from_the_largest_value_and_is_reported(
 ) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(tmp_path / f"x.{suffix}")
-    remarks: list[str] = []
-    image = read(tmp_path / f"x.{suffix}", (1, 8, 8), remark=remarks.append)
+    notes: list[str] = []
+    image = read(tmp_path / f"x.{suffix}", (1, 8, 8), note=notes.append)
     assert np.abs(image[0] - ramp / (2**bits - 1)).max() < 1 / 254
-    assert len(remarks) == (bits < 16) and all(f"read as {bits} bits" in remark for remark in remarks)
+    assert len(notes) == (bits < 16) and all(f"read as {bits} bits" in note for note in notes)
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16", "RGBA", "RGB"])
@@ -76,9 +76,9 @@ def test_12_bit_tiff_is_read_with_its_declared_bit_depth(tmp_path: Path) -> None
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
     header = struct.pack("<2sHIH", b"II", 42, 8, len(fields)) + directory
     (tmp_path / "x.tif").write_bytes(header.ljust(128, b"\0") + data)
-    remarks: list[str] = []
-    image = read(tmp_path / "x.tif", (1, 8, 8), remark=remarks.append)
-    assert remarks == [] and np.abs(image - 200 / 4095).max() < 1 / 254
+    notes: list[str] = []
+    image = read(tmp_path / "x.tif", (1, 8, 8), note=notes.append)
+    assert notes == [] and np.abs(image - 200 / 4095).max() < 1 / 254
 
 
 @pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
@@ -107,9 +107,9 @@ def test_dark_16_bit_colour_image_is_reported(tmp_path: Path) -> None:
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    remarks: list[str] = []
-    read(tmp_path / "x.png", (3, 8, 8), remark=remarks.append)
-    assert len(remarks) == 1 and "no value is above 255 of 65,535" in remarks[0]
+    notes: list[str] = []
+    read(tmp_path / "x.png", (3, 8, 8), note=notes.append)
+    assert len(notes) == 1 and "no value is above 255 of 65,535" in notes[0]
 
 
 def test_image_set_is_read_with_the_same_bit_depth(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_image_set_is_read_with_the_same_bit_depth(tmp_path: Path) -> None:
         Image.fromarray(np.full((8, 8), peak, np.uint16)).save(tmp_path / f"{peak}.png")
     Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
     paths = [tmp_path / f"{name}.png" for name in (*peaks, "grey")]
-    images, remark = read_set(paths, (1, 8, 8), exact=True)
+    images, note = read_set(paths, (1, 8, 8), exact=True)
     expected = [*(peak / 4095 for peak in peaks), 128 / 255]
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=1 / 254)
-    assert remark == "3 images of 16 or 32 bits: values of at most 4,000 are read as 12 bits, 0..4,095"
+    assert note == "3 images of 16 or 32 bits: values of at most 4,000 are read as 12 bits, 0..4,095"
     assert read_set(paths[3:], (1, 8, 8))[1] is None
 
 
@@ -141,3 +141,14 @@ def test_damaged_dib_file_fails_in_one_line(tmp_path: Path) -> None:
         (tmp_path / "truncated.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])
         with pytest.raises(CvaeError, match=r"^can't read '.*truncated\.dib' as an image: .*$"):
             read(tmp_path / "truncated.dib", (1, 8, 8))
+
+
+def test_images_of_another_size_are_counted_in_one_message(tmp_path: Path) -> None:
+    for i in range(3):
+        Image.new("L", (20, 20), 128).save(tmp_path / f"{i}.png")
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for count, others in (1, ""), (2, " (and 1 other image)"), (3, " (and 2 other images)"):
+        notes: list[str] = []
+        read_set(paths[:count], (1, 8, 8), note=notes.append)
+        message = "has 20x20 pixels, but the model takes 8x8 in grey; the image is converted to fit"
+        assert notes == [f"{str(paths[0])!r} {message}{others}"]

@@ -93,17 +93,17 @@ def every_command(run: Path, cvae) -> None:
 
 
 def test_every_command_except_training_works(trained, tmp_path):
-    remarks = []
+    notes = []
 
     def run(*args: object) -> str:
         result = cvae(*args, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        remarks.append(result.stderr)
+        notes.append(result.stderr)
         return result.stdout
 
     every_command(trained["labels"], run)
     assert size(tmp_path / "seven.png") == (280, 280)
-    assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(remarks)
+    assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(notes)
     assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
 
 
@@ -142,9 +142,9 @@ def test_train_and_export_commands_name_the_missing_packages(trained, tmp_path, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", ["train", "resume", "load_model"])
-def test_train_function_names_the_missing_packages(tmp_path, name):
-    result = python(f"import cvae; cvae.{name}", cwd=tmp_path)
+@pytest.mark.parametrize("call", ["train(cvae.TrainConfig(), 'run')", "resume('run')", "load_model('run')"])
+def test_train_function_names_the_missing_packages(tmp_path, call):
+    result = python(f"import cvae; cvae.{call}", cwd=tmp_path)
     assert "MissingExtraError: " in result.stderr and "pip install 'cvae-onnx[train]'" in result.stderr.splitlines()[-1]
 
 

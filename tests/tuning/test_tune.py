@@ -109,7 +109,7 @@ def test_recipe_contains_the_full_config(tmp_path, config):
 # -- a real study ------------------------------------------------------------------------------------------------------
 
 QUICK_TUNE = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none"]
-QUICK_TUNE += ["--limit", "600", "--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,128", "--study", "quick"]
+QUICK_TUNE += ["--limit", "600", "--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,32", "--study", "quick"]
 
 
 def cvae(*args: str) -> int:
@@ -144,7 +144,7 @@ def facts(study, monkeypatch, capsys) -> dict[str, Any]:
 
 def test_study_improves_on_its_first_trial(facts):
     trials = {trial["number"]: trial for trial in facts["trials"]}
-    assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 128}
+    assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 32}
     assert trials[0]["bound"] == facts["first_bound"] > facts["best"]["bound"] + 1
     bounds = [trial["bound"] for trial in facts["trials"]]
     assert bounds == sorted(bounds) and facts["best"]["bound"] == bounds[0]
@@ -164,7 +164,7 @@ def test_only_the_best_run_remains_and_has_a_recipe(facts):
 
 
 def test_recipe_reproduces_the_trial(facts, tmp_path):
-    assert cvae("train", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
+    assert cvae("train", "--no-export", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     assert weights == (Path(facts["best"]["run"]) / "model.safetensors").read_bytes()
 
@@ -333,7 +333,7 @@ events = {events!r}
 {SIMULATED_TRAINING}
 from cvae.config import TrainConfig
 from cvae.tuning.search_space import Range
-base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "limit", "epochs", "options", "trackers")}!r})
+base = TrainConfig(**{ {k: getattr(BASE, k) for k in ("arch", "data", "limit", "epochs", "options", "trackers")}!r})
 study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).run({trials})
 """
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
@@ -414,5 +414,5 @@ def test_tune_names_missing_extra(in_tmp, monkeypatch, capsys):
 
 def test_every_flag_of_train_is_a_flag_of_tune():
     train_flags, tune_flags = (inspect.signature(command).parameters for command in (train_command, tune_command))
-    assert set(train_flags) - set(tune_flags) == {"resume"}
+    assert set(train_flags) - set(tune_flags) == {"resume", "export"}
     assert set(tune_flags) - set(train_flags) == {"trials", "search", "study", "storage"}

@@ -1,4 +1,4 @@
-"""Measurements of a decoder in each host, for `hosts.py`: cold start, memory, and time per batch."""
+"""Measurements of a decoder in each runtime, for `runtimes.py`: cold start, memory, and time per batch."""
 
 import json
 import os
@@ -23,11 +23,11 @@ from cvae.runtime.session import read_spec
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 30
-"""Number of timed calls in a warm process, whose median is reported."""
+"""Number of timed calls in a warm process. The median of their times is reported."""
 
 
 class Measurement(NamedTuple):
-    """One round in one host. None stands for a quantity that was not measured."""
+    """The measurements of one runtime in one round. None stands for a quantity that was not measured."""
 
     cold_start: float  # seconds until the first image
     single: float | None = None  # seconds for one image
@@ -89,8 +89,8 @@ def measure_process(*command: object) -> Measurement:
     A small process launches the command, because the peak memory of a child includes the memory of its parent.
     """
     program = shutil.which(str(command[0])) or str(command[0])
-    words = [sys.executable, "-I", "-S", "-c", LAUNCHER, program, *map(str, command[1:])]
-    result = subprocess.run(words, capture_output=True, text=True)
+    arguments = [sys.executable, "-I", "-S", "-c", LAUNCHER, program, *map(str, command[1:])]
+    result = subprocess.run(arguments, capture_output=True, text=True)
     if result.returncode:
         raise SystemExit(f"{program} failed: {result.stderr}")
     seconds, megabytes = map(float, result.stdout.split())
@@ -121,7 +121,7 @@ def measure_torch(source: Path, folder: Path) -> Measurement:
 
 
 def measure_torch_import(source: Path, folder: Path) -> Measurement:
-    """Measure a script that only imports torch, as the lower limit for scripts that use torch."""
+    """Measure a script that only imports torch, as a lower bound for scripts that use torch."""
     return measure_process(sys.executable, "-c", "import torch; torch.nn.Linear(1, 1)(torch.zeros(1, 1))")
 
 
@@ -130,13 +130,13 @@ def measure_torch_import(source: Path, folder: Path) -> Measurement:
 
 def measure_http(source: Path, folder: Path) -> Measurement:
     """Measure examples/fastapi: the time from its start to the first image, then responses with 1 and 64 images."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    with socket.socket() as probe:  # finds a port that is not in use
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     environment = {**os.environ, "CVAE_MODEL": str(source)}
-    words = ["-m", "uvicorn", "--app-dir", ROOT / "examples" / "fastapi", "app:app", "--port", port]
+    arguments = ["-m", "uvicorn", "--app-dir", ROOT / "examples" / "fastapi", "app:app", "--port", port]
     start = time.perf_counter()
-    server = subprocess.Popen([sys.executable, *map(str, words), "--log-level", "error"], env=environment)
+    server = subprocess.Popen([sys.executable, *map(str, arguments), "--log-level", "error"], env=environment)
     try:
 
         def request(n: int) -> None:
@@ -209,13 +209,13 @@ int main(int, char** argv) {
 
 def compile_cpp(source: Path, program: Path, ort: Path) -> Path:
     if not program.exists():
-        links = [f"-I{ort}/include", f"-L{ort}/lib", "-lonnxruntime", f"-Wl,-rpath,{ort}/lib"]
-        subprocess.run(["g++", "-std=c++17", "-O2", source, *links, "-o", program], check=True)
+        flags = [f"-I{ort}/include", f"-L{ort}/lib", "-lonnxruntime", f"-Wl,-rpath,{ort}/lib"]
+        subprocess.run(["g++", "-std=c++17", "-O2", source, *flags, "-o", program], check=True)
     return program
 
 
 def measure_cpp(source: Path, folder: Path, ort: Path) -> Measurement:
-    """Measure examples/cpp, and a loop that makes the same call."""
+    """Measure a cold start of examples/cpp, and the same call in a loop."""
     decoder = source / DECODER
     generate = compile_cpp(ROOT / "examples" / "cpp" / "generate.cpp", folder / "generate", ort)
     (folder / "measure.cpp").write_text(CPP)

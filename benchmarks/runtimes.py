@@ -1,10 +1,11 @@
-"""Hosts of a decoder: size on disk, cold start, memory, latency of one image, images per second in batches of 64.
+"""A decoder in several runtimes: size on disk, cold start, memory, latency of one image, images per second.
 
-    python benchmarks/hosts.py [--hosts command torch] [--model RUN] [--rounds 5] [--smoke]
+    python benchmarks/runtimes.py [--runtimes command torch] [--model RUN] [--rounds 5] [--smoke]
 
 The output is the table in docs/deploy.md. A cold start lasts from the start of the process or page until the image of a
-seven is written or visible. Each round measures all hosts once; the results are medians over the rounds. `command` is
-`cvae generate`, `torch` is the shortest script that does the same with torch, and `import torch` is only the import.
+seven is written or visible. Images per second are measured in batches of 64. Each round measures all runtimes once; the
+results are medians over the rounds. `command` is `cvae generate`, `torch` is the shortest script that does the same
+with torch, and `import torch` is only the import.
 
 `cpp` needs a compiler and `--ort`, a folder with onnxruntime's `include` and `lib`; `node` needs npm; `browser` needs
 Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. --smoke
@@ -22,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from _hosts import (
+from _runtimes import (
     Measurement,
     measure_browser,
     measure_command,
@@ -39,8 +40,8 @@ from cvae.model_zoo import DEFAULT, model
 from cvae.run import DECODER
 
 
-class Host(NamedTuple):
-    """A host: its name in the table, and functions that measure one round and its size in megabytes."""
+class Runtime(NamedTuple):
+    """A runtime: its name in the table, and functions that measure one round and its size in megabytes."""
 
     title: str
     measure: Callable[[Path, Path], Measurement]
@@ -50,7 +51,7 @@ class Host(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ["command", "help", "http", "cpp", "node", "browser", "torch", "import torch"]
-    parser.add_argument("--hosts", nargs="+", choices=names, default=names, help="Hosts to measure.")
+    parser.add_argument("--runtimes", nargs="+", choices=names, default=names, help="Runtimes to measure.")
     parser.add_argument(
         "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run with an exported decoder."
     )
@@ -61,58 +62,58 @@ def main() -> None:
     parser.add_argument("--ort", type=Path, metavar="PATH", help=ort_help)
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="Number of rounds.")
     add_smoke(parser)
-    args = parse_args(parser, hosts=["command"], rounds=1)
-    if "cpp" in args.hosts and args.ort is None:
-        args.hosts.remove("cpp")
+    args = parse_args(parser, runtimes=["command"], rounds=1)
+    if "cpp" in args.runtimes and args.ort is None:
+        args.runtimes.remove("cpp")
     source = args.model.resolve()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        hosts = make_hosts(source / DECODER, folder, args)
-        sides = {name: partial(hosts[name].measure, source, folder) for name in args.hosts}
+        runtimes = make_runtimes(source / DECODER, folder, args)
+        sides = {name: partial(runtimes[name].measure, source, folder) for name in args.runtimes}
         run_rounds(1, **sides)  # fills the page cache
         results: dict[str, list[Measurement]] = run_rounds(args.rounds, **sides)
-        print("| host | size | cold start | memory | one image | images per second |\n|---|---|---|---|---|---|")
+        print("| runtime | size | cold start | memory | one image | images per second |\n|---|---|---|---|---|---|")
         for name, rounds in results.items():
-            print(format_row(hosts[name], rounds))
+            print(format_row(runtimes[name], rounds))
         if {"command", "torch"} <= results.keys():
             cold_starts = ([round_.cold_start for round_ in results[side]] for side in ("command", "torch"))
             print(f"cold start, command / torch: {format_range(ratios(*cold_starts), 2)}")
 
 
-def make_hosts(decoder: Path, folder: Path, args: argparse.Namespace) -> dict[str, Host]:
+def make_runtimes(decoder: Path, folder: Path, args: argparse.Namespace) -> dict[str, Runtime]:
     decoder_size = measure_size(decoder)
     return {
-        "command": Host(
+        "command": Runtime(
             "Python: `cvae`",
             partial(measure_command, cvae=args.command),
             lambda: decoder_size + measure_installed_size("cvae-onnx"),
         ),
-        "help": Host(
+        "help": Runtime(
             "`cvae --help`", partial(measure_help, cvae=args.command), lambda: measure_installed_size("cvae-onnx")
         ),
-        "http": Host(
+        "http": Runtime(
             "FastAPI", measure_http, lambda: decoder_size + measure_installed_size("cvae-onnx", "fastapi", "uvicorn")
         ),
-        "cpp": Host(
+        "cpp": Runtime(
             "C++",
             partial(measure_cpp, ort=args.ort),
             lambda: decoder_size + measure_size((args.ort / "lib").resolve()),
         ),
-        "node": Host("Node", measure_node, lambda: decoder_size + measure_size(*list_node_files(folder))),
-        "browser": Host("browser (Chromium, one thread)", measure_browser, lambda: measure_size(folder / "site")),
-        "torch": Host(
+        "node": Runtime("Node", measure_node, lambda: decoder_size + measure_size(*list_node_files(folder))),
+        "browser": Runtime("browser (Chromium, one thread)", measure_browser, lambda: measure_size(folder / "site")),
+        "torch": Runtime(
             "torch, eager",
             measure_torch,
             lambda: decoder_size + measure_installed_size("torch", "safetensors", "pillow"),
         ),
-        "import torch": Host("`import torch` alone", measure_torch_import, lambda: measure_installed_size("torch")),
+        "import torch": Runtime("`import torch` alone", measure_torch_import, lambda: measure_installed_size("torch")),
     }
 
 
-def format_row(host: Host, rounds: list[Measurement]) -> str:
-    """Format the medians of a host's rounds as a row of a Markdown table."""
+def format_row(runtime: Runtime, rounds: list[Measurement]) -> str:
+    """Format the medians of a runtime's rounds as a row of a Markdown table."""
     cold_start, single, batch, memory = map(median, zip(*rounds, strict=True))
-    cells = [host.title, f"{host.size():,.0f} MB", f"{cold_start:.2f} s"]
+    cells = [runtime.title, f"{runtime.size():,.0f} MB", f"{cold_start:.2f} s"]
     cells += [f"{memory:.0f} MB" if memory else "", f"{single * 1000:.2f} ms" if single else ""]
     return "| " + " | ".join([*cells, f"{64 / batch:,.0f}" if batch else ""]) + " |"
 
@@ -152,7 +153,7 @@ def parse_project_name(requirement: str) -> str:
 
 
 def list_node_files(folder: Path) -> list[Path]:
-    """Return the files of the Node example, with the onnxruntime binaries for one system."""
+    """Return the files of the Node example, with the onnxruntime binaries for Linux on x64 only."""
     (system,) = (folder / "node" / "node_modules" / "onnxruntime-node" / "bin").glob("*/linux/x64")
     return [folder / "node" / "cvae.js", folder / "node" / "generate.js", system]
 

@@ -1,0 +1,201 @@
+"""Output of a training: facts before and after it, and a table of its epochs with a live bar on a terminal."""
+
+import math
+import sys
+import textwrap
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
+
+from cvae.messages import format_warning
+
+MAX_WIDTH = 100
+"""Maximum width of a line that is wrapped."""
+
+NAME_WIDTH = 13
+"""Width of the column of the names of facts."""
+
+NO_BREAK_SPACE = "\xa0"
+"""Space within a fact at which its line is not wrapped."""
+
+COLUMNS = {
+    "epoch": 9,
+    "loss": 11,
+    "distortion": 12,
+    "rate": 10,
+    "validation": 14,
+    "images/s": 10,
+    "time left": 12,
+}
+"""Widths of the columns of the table, less than 80 characters in all."""
+
+LINE_SECONDS = 60
+"""Minimum number of seconds between rows within an epoch if the output is not a terminal, for example a log file."""
+
+MAX_REPORTS = 20
+"""Maximum number of epochs that print a row and save sample images, in addition to the first and the last epoch."""
+
+
+def report_every(epochs: int) -> int:
+    """Return the epochs between reports: the first of 1, 2, 5, 10, 20, ... with at most `MAX_REPORTS` reports."""
+    intervals = (digit * 10**power for power in count() for digit in (1, 2, 5))
+    return next(interval for interval in intervals if epochs <= interval * MAX_REPORTS)
+
+
+def format_nats(value: float) -> str:
+    """Format a number of nats with at most ten characters."""
+    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a time, such as "12 s", "3 min 05 s" or "2 h 05 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes // 60:,} h {minutes % 60:02} min"
+
+
+class Display:
+    """Lines for the user, on standard error, or in a notebook on standard output, as errors are red there.
+
+    A file gets plain text without control characters.
+
+    Args:
+        quiet: whether to print nothing.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        in_notebook = Console().is_jupyter
+        file = sys.stdout if in_notebook else sys.stderr
+        self.console = Console(
+            file=file,
+            quiet=quiet,
+            force_terminal=None if file.isatty() else False,
+            force_jupyter=False,
+            markup=False,
+            emoji=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        self.is_live = not quiet and self.console.is_terminal and not self.console.is_dumb_terminal
+
+    def line(self, text: str = "", style: str = "") -> None:
+        """Print a line."""
+        self.console.print(Text(text, style))
+
+    def warning(self, text: str) -> None:
+        """Print a warning in the format of all warnings of the package."""
+        self.line(format_warning(text).rstrip("\n"), "yellow")
+
+    def facts(self, facts: Mapping[str, str]) -> None:
+        """Print a line for each fact, with its name in a column of its own. Long lines are wrapped."""
+        width = min(self.console.width, MAX_WIDTH) - NAME_WIDTH
+        for name, value in facts.items():
+            lines = textwrap.wrap(value, max(width, NAME_WIDTH), break_long_words=False, break_on_hyphens=False)
+            for i, line in enumerate(lines):
+                text = line.replace(NO_BREAK_SPACE, " ")
+                self.console.print(Text.assemble((f"{'' if i else name:{NAME_WIDTH}}", "bold"), text))
+
+    @contextmanager
+    def status(self, text: str) -> Iterator[None]:
+        """Show on a terminal that something is under way."""
+        if not self.is_live:
+            yield
+            return
+        with self.console.status(text, spinner="line"):
+            yield
+
+
+class EpochTable:
+    """Table with a row for some of the epochs, and below it a live bar on a terminal.
+
+    Args:
+        display: where to print.
+        epochs: number of epochs of the run.
+        steps: number of steps in an epoch.
+        done: number of steps that are already done.
+        validated: whether the run has validation images.
+    """
+
+    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, validated: bool) -> None:
+        self.display, self.epochs, self.steps, self.validated = display, epochs, steps, validated
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(24),
+            TextColumn("{task.fields[metrics]}"),
+            console=display.console,
+            transient=True,
+            disable=not display.is_live,
+        )
+        epoch = f"epoch {min(done // steps + 1, epochs)}/{epochs}"
+        self.task = self.bar.add_task(epoch, total=epochs * steps, completed=done, metrics="")
+        self._done, self._started = done, time.monotonic()
+        self._update_time = self._line_time = self._started
+        self._has_title = False
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def due(self, seconds: float = 0.5) -> bool:
+        """Return whether the last update was at least `seconds` ago. More frequent updates would stall the device."""
+        return time.monotonic() - self._update_time >= seconds
+
+    def update(self, step: int, metrics: Mapping[str, float], speed: float) -> None:
+        """Update the bar within an epoch. Without a terminal, print a row if the last one was `LINE_SECONDS` ago.
+
+        Args:
+            step: number of steps so far.
+            metrics: means of the loss and its terms over the epoch so far.
+            speed: images per second.
+        """
+        self._update_time = time.monotonic()
+        text = f"loss {format_nats(metrics['loss'])}  {speed:,.0f} images/s  {self._time_left(step)} left"
+        epoch = f"epoch {min(step // self.steps + 1, self.epochs)}/{self.epochs}"
+        self.bar.update(self.task, completed=step, description=epoch, metrics=text)
+        if not self.display.is_live and self._update_time - self._line_time > LINE_SECONDS:
+            self._row(f"{step / self.steps:.1f}/{self.epochs}", metrics, "", speed, step)
+
+    def epoch(self, record: Mapping[str, Any], validation: float | None, *, is_best: bool) -> None:
+        """Print the row of an epoch.
+
+        Args:
+            record: record of the epoch.
+            validation: its validation bound, or None.
+            is_best: whether it is the lowest one so far.
+        """
+        text = "-  " if validation is None else f"{format_nats(validation)} {'*' if is_best else ' '}"
+        number = f"{record['epoch']}/{self.epochs}"
+        self._row(number, record["train"], text, record["images_per_second"], record["step"])
+
+    def _row(self, epoch: str, metrics: Mapping[str, float], validation: str, speed: float, step: int) -> None:
+        if not self._has_title:
+            mark = "; * is the lowest validation bound so far, whose weights are kept" if self.validated else ""
+            self.display.line(f"\nnats per image{mark}", "dim")
+            titles = [name + " " * 2 * (name == "validation") for name in COLUMNS]
+            self.display.line(_align(titles), "bold")
+            self._has_title = True
+        self._line_time = time.monotonic()
+        terms = [format_nats(metrics[term]) for term in ("loss", "distortion", "rate")]
+        self.display.line(_align([epoch, *terms, validation, f"{speed:,.0f}", self._time_left(step)]))
+
+    def _time_left(self, step: int) -> str:
+        taken = step - self._done
+        seconds = (time.monotonic() - self._started) / taken * (self.epochs * self.steps - step) if taken else math.inf
+        return format_seconds(seconds) if math.isfinite(seconds) else "?"
+
+
+def _align(cells: list[str]) -> str:
+    return "".join(cell.rjust(width) for cell, width in zip(cells, COLUMNS.values(), strict=True)).rstrip()

@@ -1,0 +1,107 @@
+"""Facts about a run for the user: what is trained, and what came out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from cvae.config import Config
+from cvae.data import Dataset
+from cvae.engine.display import NO_BREAK_SPACE, format_nats, format_seconds
+from cvae.engine.resolve import MAX_BATCH_SIZE, choose_batch_size
+from cvae.engine.run_state import Record
+from cvae.engine.validation_curve import ValidationCurve
+from cvae.errors import count_of, one_line
+
+MAX_CLASSES = 12
+"""Maximum number of classes whose images are counted one by one."""
+
+
+def describe_run(
+    config: Config, dataset: Dataset, *, parameters: int, steps: int, device: torch.device, processes: int
+) -> dict[str, str]:
+    """Return the facts to print before a training.
+
+    Args:
+        config: config of the run.
+        dataset: data set of the run.
+        parameters: number of parameters of the network.
+        steps: number of steps in an epoch.
+        device: device to train on.
+        processes: number of processes.
+    """
+    training, (channels, height, width) = config.training, config.model.image_shape
+    assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
+    colours = {1: "grey", 3: "in colour"}.get(channels, f"with {channels} channels")
+    splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    counts = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
+    chosen = training.batch_size == choose_batch_size(len(dataset.train)) < MAX_BATCH_SIZE
+    patience = f"; ends after {count_of(training.patience, 'epoch')} without improvement" if training.patience else ""
+    name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+    facts = {
+        "model": f"{training.arch}{', conditional' if training.conditional else ''}, {parameters:,} parameters, "
+        f"{count_of(training.latent_dim, 'latent dimension')}",
+        "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
+        "classes": _count_by_class(dataset),
+        "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "
+        f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if chosen else ''}{patience}",
+        "device": f"{device.type}{name}, {training.precision}{', compiled' if training.compile else ''}"
+        f"{f', {processes} processes' if processes > 1 else ''}",
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def describe_result(records: Sequence[Record], test_images: int, seconds: float) -> dict[str, str]:
+    """Return the facts to print after a training.
+
+    Args:
+        records: lines of metrics.jsonl.
+        test_images: number of test images.
+        seconds: time that the training took.
+    """
+    curve = ValidationCurve(records)
+    last = max(record["epoch"] for record in records if "epoch" in record)
+    facts = {}
+    if curve.epochs:
+        facts["best epoch"] = f"{curve.best_epoch} of {last}, validation bound {format_nats(curve.best)} nats"
+    for record in records:
+        if "test" in record:
+            facts["test"] = f"{format_bound(record['test'])} on {count_of(test_images, 'image')}"
+    return {**facts, "time": format_seconds(seconds)}
+
+
+def describe_explosion(curve: ValidationCurve, images: int) -> str:
+    """Return the warning that the validation bound has exploded, and what to do.
+
+    Args:
+        curve: validation bounds so far.
+        images: number of training images.
+    """
+    return (
+        f"the validation bound was {format_nats(curve.best)} nats at epoch {curve.best_epoch} and is now "
+        f"{format_nats(curve.bounds[-1])}: the network overfits its {count_of(images, 'training image')}. Stop with "
+        "Ctrl-C: the weights of the best epoch are saved. Then use more images, --patience, --flip or --shift, or a "
+        "smaller network"
+    )
+
+
+def format_bound(metrics: dict[str, float]) -> str:
+    """Format the bound with its terms, as "99.10 nats (distortion 74.20 + rate 24.90)"."""
+    bound, distortion, rate = (format_nats(metrics[term]) for term in ("bound", "distortion", "rate"))
+    text = f"{bound} nats (distortion {distortion} + rate {rate})"
+    if "importance_weighted" in metrics:
+        text += f", {format_nats(metrics['importance_weighted'])} importance-weighted"
+    return text
+
+
+def _count_by_class(dataset: Dataset) -> str:
+    """Return the number of training images in each class, or "" without labels. Names may be those of folders."""
+    if dataset.classes is None or dataset.train.labels is None:
+        return ""
+    counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
+    names = [one_line(name, 20) for name in dataset.classes[:MAX_CLASSES]]
+    shown = ", ".join(f"{name}{NO_BREAK_SPACE}{count:,}" for name, count in zip(names, counts, strict=False))
+    others = counts[MAX_CLASSES:]
+    if not len(others):
+        return shown
+    return f"{shown}, and {len(others):,} more of {others.min():,} to {others.max():,} images"

@@ -1,0 +1,34 @@
+"""One-line format of Python warnings and of the log messages of other packages. Does not import torch."""
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cvae.errors import one_line
+
+
+def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
+    """Format a warning as one line, without the source line that caused it."""
+    return f"cvae: warning: {one_line(message, 1000)}\n"
+
+
+@contextmanager
+def one_line_warnings() -> Iterator[None]:
+    """Print each warning, and each log message of another package such as matplotlib, on one line."""
+    previous = warnings.formatwarning, logging.lastResort
+    warnings.formatwarning = format_warning
+    logging.lastResort = _OneLineHandler(logging.WARNING)  # used if a package has not configured a handler
+    try:
+        yield
+    finally:
+        warnings.formatwarning, logging.lastResort = previous
+
+
+class _OneLineHandler(logging.Handler):
+    """Log handler that prints messages to standard error in the format of warnings."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(format_warning(record.getMessage()))
