@@ -70,8 +70,17 @@ def test_terminal_shows_a_bar_below_the_rows(monkeypatch, capsys):
     output = capsys.readouterr().err
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     bars = [line for line in re.split(r"[\r\n]+", plain) if line.startswith("epoch 2/150")]
-    assert bars and all(len(line) <= 80 and "images/s" in line for line in bars)
+    assert "images/s" in bars[-1] and all(len(line) <= 80 for line in bars)
     assert any("3.00 *" in line for line in plain.splitlines())
+
+
+def test_notebook_gets_plain_text_on_standard_output(monkeypatch, capsys):
+    """A notebook shows standard error on a red background."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    with open_table(Display()) as table:
+        table.epoch(RECORD, None, is_best=False)
+    result = capsys.readouterr()
+    assert result.err == "" and result.out.replace("\n", "").isprintable() and result.out.count("\n") == 4
 
 
 def test_quiet_display_prints_nothing(capsys):
