@@ -60,7 +60,8 @@ def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
 
 def reports_progress(exporter: Callable[..., list[Path]]) -> bool:
     """Return whether an exporter has the argument `note`."""
-    return "note" in inspect.signature(exporter).parameters
+    parameter = inspect.signature(exporter).parameters.get("note")
+    return parameter is not None and parameter.kind is not parameter.KEYWORD_ONLY  # that would be an option
 
 
 class ExportedFile(NamedTuple):
