@@ -1,26 +1,13 @@
-"""Check that the exported files of a run belong to its weights, which a later training may have replaced.
+"""Check that the exported files of a run belong to its weights, which a later training may have replaced."""
 
-The hashes of weights are cached in `<cache>/weights.json`, by the path, size and modification time of the file, so that
-a file is read only once.
-"""
-
-import json
 import os
 import stat
-from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from cvae.atomic import atomic_write, cache_root, read_at_most
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import UsageError
 from cvae.run import DECODER, WEIGHTS
 from cvae.spec import Spec
-
-CACHE = "weights.json"
-"""Name of the cache file: {path: [size, modification time in ns, hash]}."""
-
-MAX_ENTRIES = 256
-"""Maximum number of files in the cache; the oldest entries are removed."""
 
 MAX_BYTES = 4 * 2**30
 """Maximum size of weights that are hashed when a model is loaded, so that an untrusted folder can't make that slow."""
@@ -50,7 +37,10 @@ def is_outdated(model: Path, spec: Spec) -> bool:
 
 
 def hash_weights(path: Path) -> str | None:
-    """Return the SHA-256 of a weights file, from the cache if its size and modification time are the same.
+    """Return the SHA-256 of a weights file, which is computed once for each size and modification time.
+
+    A process that only generates an image takes 10 ms for it, so the hash is not stored on disk: loading a model writes
+    nothing outside of the folders that the user names.
 
     Returns:
         The hash, or None if there is no such file, or it can't be read or is larger than `MAX_BYTES`.
@@ -59,42 +49,23 @@ def hash_weights(path: Path) -> str | None:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
             return None
-        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
-        entries = _read_cache()
-        match entries.get(key):
-            case [*cached_stamp, str(digest)] if cached_stamp == stamp:
-                return digest
-        digest, status = _hash(path)
+        return _hash(path.resolve(), status.st_size, status.st_mtime_ns)
     except OSError:
         return None
-    if [status.st_size, status.st_mtime_ns] == stamp:  # otherwise the file was replaced in the meantime
-        entries.pop(key, None)
-        _write_cache({**entries, key: [*stamp, digest]})
-    return digest
 
 
-def _hash(path: Path) -> tuple[str, os.stat_result]:
-    """Return the SHA-256 of a file, and the status of the file that was read."""
-    import hashlib  # only here, because importing it takes longer than the rest of the check
+@lru_cache(maxsize=256)
+def _hash(path: Path, size: int, mtime_ns: int) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        OSError: If it can't be read, or is being replaced. Nothing is cached then.
+    """
+    import hashlib  # only here, because importing it takes as long as hashing 4 MB
 
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
-
-
-def _read_cache() -> dict[str, Any]:
-    """Return the entries of the cache, which is empty if it can't be read or is damaged."""
-    with suppress(CvaeError, RuntimeError, ValueError):  # RuntimeError: the home directory is unknown
-        entries = json.loads(read_at_most(cache_root(None) / CACHE, 2**20))
-        if isinstance(entries, dict):
-            return entries
-    return {}
-
-
-def _write_cache(entries: dict[str, Any]) -> None:
-    """Write the cache, unless its folder can't be written.
-
-    The entry of another process that writes at the same time may be lost; its file is hashed once more.
-    """
-    text = json.dumps(dict(list(entries.items())[-MAX_ENTRIES:]))
-    with suppress(CvaeError, RuntimeError), atomic_write(cache_root(None) / CACHE, sync=False) as temporary_path:
-        temporary_path.write_text(text, "utf-8")
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        status = os.fstat(file.fileno())
+    if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
+        raise OSError(f"{str(path)!r} was replaced while it was read")
+    return digest
