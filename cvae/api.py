@@ -116,7 +116,7 @@ def _finish(run: Path, *, export: bool, quiet: bool) -> None:
     if export:
         _export(run, display)
     images = [name for name in (CURVES, SAMPLE_GRID, RECONSTRUCTIONS) if (run / name).is_file()]
-    display.facts({"images": ", ".join(images), "run": one_line(run)})
+    display.fields({"images": ", ".join(images), "run": one_line(run)})
     display.line("\nnext")
     for command in _next_commands(run, read_config(run).model.classes, exported=export):
         display.line(f"  {command}")
@@ -156,7 +156,7 @@ def _export(run: Path, display: "Display") -> None:
     models = [path for path in paths if path.suffix == ".onnx"]
     difference = max(read_spec(path)[0].agreement["max_abs_difference"] for path in models)
     names = " and ".join(path.name for path in models)
-    display.facts({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.0f} s"})
+    display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.0f} s"})
 
 
 def _next_commands(run: Path, classes: tuple[str, ...] | None, *, exported: bool) -> list[str]:

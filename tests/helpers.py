@@ -29,7 +29,7 @@ class CommandResult(NamedTuple):
     err: str
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
         """Parsed JSON output of a command that must have succeeded."""
         assert self.code == 0, self.err
         return json.loads(self.out)

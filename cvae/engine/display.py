@@ -1,4 +1,4 @@
-"""Output of a training: facts before and after it, and a table of its epochs with a live bar on a terminal."""
+"""Output of a training run: a header and a summary, and a table of the epochs with a live bar on a terminal."""
 
 import math
 import sys
@@ -20,7 +20,7 @@ MAX_WIDTH = 100
 """Maximum width of a line that is wrapped."""
 
 NAME_WIDTH = 13
-"""Width of the column of the names of facts."""
+"""Width of the column with the names of fields."""
 
 NO_BREAK_SPACE = "\xa0"
 """Space within a fact at which its line is not wrapped."""
@@ -94,10 +94,10 @@ class Display:
         """Print a warning in the format of all warnings of the package."""
         self.line(format_warning(text).rstrip("\n"), "yellow")
 
-    def facts(self, facts: Mapping[str, str]) -> None:
-        """Print a line for each fact, with its name in a column of its own. Long lines are wrapped."""
+    def fields(self, fields: Mapping[str, str]) -> None:
+        """Print a line for each field, with its name in a column of its own. Long lines are wrapped."""
         width = min(self.console.width, MAX_WIDTH) - NAME_WIDTH
-        for name, value in facts.items():
+        for name, value in fields.items():
             lines = textwrap.wrap(value, max(width, NAME_WIDTH), break_long_words=False, break_on_hyphens=False)
             for i, line in enumerate(lines):
                 text = line.replace(NO_BREAK_SPACE, " ")

@@ -1,4 +1,4 @@
-"""Facts about a run for the user: what is trained, and what came out."""
+"""Header and summary of a training run, as fields to print."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ MAX_CLASSES = 12
 def describe_run(
     config: Config, dataset: Dataset, *, parameters: int, steps: int, device: torch.device, processes: int
 ) -> dict[str, str]:
-    """Return the facts to print before a training.
+    """Return the header of a run.
 
     Args:
         config: config of the run.
@@ -38,7 +38,7 @@ def describe_run(
     chosen = training.batch_size == choose_batch_size(len(dataset.train)) < MAX_BATCH_SIZE
     patience = f"; ends after {count_of(training.patience, 'epoch')} without improvement" if training.patience else ""
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
-    facts = {
+    fields = {
         "model": f"{training.arch}{', conditional' if training.conditional else ''}, {parameters:,} parameters, "
         f"{count_of(training.latent_dim, 'latent dimension')}",
         "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
@@ -48,26 +48,26 @@ def describe_run(
         "device": f"{device.type}{name}, {training.precision}{', compiled' if training.compile else ''}"
         f"{f', {processes} processes' if processes > 1 else ''}",
     }
-    return {name: text for name, text in facts.items() if text}
+    return {name: text for name, text in fields.items() if text}
 
 
 def describe_result(records: Sequence[Record], test_images: int, seconds: float) -> dict[str, str]:
-    """Return the facts to print after a training.
+    """Return the summary of a run.
 
     Args:
         records: lines of metrics.jsonl.
         test_images: number of test images.
-        seconds: time that the training took.
+        seconds: duration of the training in seconds.
     """
     curve = ValidationCurve(records)
     last = max(record["epoch"] for record in records if "epoch" in record)
-    facts = {}
+    fields = {}
     if curve.epochs:
-        facts["best epoch"] = f"{curve.best_epoch} of {last}, validation bound {format_nats(curve.best)} nats"
+        fields["best epoch"] = f"{curve.best_epoch} of {last}, validation bound {format_nats(curve.best)} nats"
     for record in records:
         if "test" in record:
-            facts["test"] = f"{format_bound(record['test'])} on {count_of(test_images, 'image')}"
-    return {**facts, "time": format_seconds(seconds)}
+            fields["test"] = f"{format_bound(record['test'])} on {count_of(test_images, 'image')}"
+    return {**fields, "time": format_seconds(seconds)}
 
 
 def describe_explosion(curve: ValidationCurve, images: int) -> str:

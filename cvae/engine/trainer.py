@@ -117,7 +117,7 @@ class Trainer:
 
     def _train(self) -> None:
         started = time.monotonic()
-        self.display.facts(self._describe_run())
+        self.display.fields(self._describe_run())
         for line in self.notes:
             self.display.line(line)
         with self._open_table() as table, self.stop.handle_signals():
@@ -142,7 +142,7 @@ class Trainer:
                 self.tracking.close()
         test_images = 0 if self.dataset.test is None else len(self.dataset.test)
         self.display.line()
-        self.display.facts(describe_result(self.state.records, test_images, time.monotonic() - started))
+        self.display.fields(describe_result(self.state.records, test_images, time.monotonic() - started))
 
     @property
     def _is_done(self) -> bool:
@@ -266,7 +266,7 @@ class Trainer:
         return (self.state.step - first) * self.batches.batch_size / (time.monotonic() - started)
 
     def _describe_run(self) -> dict[str, str]:
-        facts = describe_run(
+        fields = describe_run(
             self.config,
             self.dataset,
             parameters=sum(parameter.numel() for parameter in self.training_step.bare_model.parameters()),
@@ -274,7 +274,7 @@ class Trainer:
             device=self.device,
             processes=self.shard.count,
         )
-        return {**facts, "run": one_line(self.out)}
+        return {**fields, "run": one_line(self.out)}
 
     def _open_table(self) -> EpochTable:
         return EpochTable(

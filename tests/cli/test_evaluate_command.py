@@ -9,9 +9,9 @@ from cli_helpers import QUICK_TRAIN
 
 
 def test_evaluate_prints_every_metric(cvae, trained):
-    facts = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").facts
-    assert facts["model"] == "labels" and facts["data"] == "digits" and facts["protocol"]["images"] == 50
-    assert set(facts) == {
+    report = cvae("evaluate", trained["labels"], "--limit", 50, "--samples", 3, "--json").json
+    assert report["model"] == "labels" and report["data"] == "digits" and report["protocol"]["images"] == 50
+    assert set(report) == {
         "model",
         "backend",
         "data",
@@ -31,13 +31,13 @@ def test_evaluate_prints_every_metric(cvae, trained):
     assert len(notes) == 1 and notes[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):
         assert re.search(rf"^  {name} +[-0-9.]+$", result.out, flags=re.MULTILINE)
-    assert f"{facts['importance_weighted']['nats']:.4f}" in result.out  # the same value as in the JSON
+    assert f"{report['importance_weighted']['nats']:.4f}" in result.out  # the same value as in the JSON
 
 
 def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     result = cvae("evaluate", "--limit", 5, "--split", "validation", "--json")
-    assert result.facts["model"] == "mine" and result.facts["protocol"]["split"] == "validation"
+    assert result.json["model"] == "mine" and result.json["protocol"]["split"] == "validation"
     assert "newest run: runs/mine" in result.err
 
 
@@ -45,15 +45,15 @@ def test_evaluate_reports_that_it_uses_the_newest_run(cvae, trained):
 def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
     assert cvae(*QUICK_TRAIN, "--prior", "normal", "--likelihood", "bernoulli", "--out", "run").code == 0
     assert cvae("export", "onnx", "run").code == 0
-    run_report = cvae("evaluate", "run", "--json").facts
+    run_report = cvae("evaluate", "run", "--json").json
     for arguments in (["run", "--exported"], ["run/decoder.onnx"]):
-        facts = cvae("evaluate", *arguments, "--json").facts
-        assert facts["backend"].startswith("onnxruntime")
-        assert facts["bound"] == pytest.approx(run_report["bound"], rel=1e-4)
+        report = cvae("evaluate", *arguments, "--json").json
+        assert report["backend"].startswith("onnxruntime")
+        assert report["bound"] == pytest.approx(run_report["bound"], rel=1e-4)
     Path("alone").mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(Path("run") / name, "alone")
-    assert cvae("evaluate", "alone/decoder.onnx", "--json").facts["bound"] == pytest.approx(
+    assert cvae("evaluate", "alone/decoder.onnx", "--json").json["bound"] == pytest.approx(
         run_report["bound"], rel=1e-4
     )
 

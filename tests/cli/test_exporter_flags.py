@@ -122,7 +122,7 @@ def test_exporter_that_requires_weights_gets_the_newest_run(cvae, trained, in_tm
     (in_tmp / "runs").mkdir()
     (in_tmp / "runs" / "x").symlink_to(trained["plain"])
     result = cvae("export", "weights", "--level", "1", "--json")
-    assert result.facts == {"files": ["runs/x/config.json"]} and calls == [(Path("runs/x"), {"level": 1})]
+    assert result.json == {"files": ["runs/x/config.json"]} and calls == [(Path("runs/x"), {"level": 1})]
 
 
 def test_help_of_plugin_exporter_lists_only_its_options(cvae):

@@ -27,9 +27,9 @@ from PIL import Image
 def test_generate_writes_images_that_torch_decodes_from_the_same_noise(
     cvae, trained, model, flags, columns, rows, labels
 ):
-    facts = cvae("generate", trained[model], *flags, "--seed", 5, "--json").facts
+    report = cvae("generate", trained[model], *flags, "--seed", 5, "--json").json
     names = None if model == "plain" else [str(label) for label in labels]
-    assert facts == {"out": "generated.png", "model": model, "images": len(labels), "labels": names, "seed": 5}
+    assert report == {"out": "generated.png", "model": model, "images": len(labels), "labels": names, "seed": 5}
     actual = read_grid("generated.png", columns, rows)
     images = run_torch(trained[model], "decode", noise(5, len(labels)), None if model == "plain" else labels)
     assert same_images(actual[: len(labels)], images) and (actual[len(labels) :] == 128).all()
@@ -50,7 +50,7 @@ def test_generate_is_reproducible_by_seed(cvae, trained):
 
 
 def test_generate_reports_its_random_seed(cvae, trained):
-    first, second = (cvae("generate", trained["plain"], "--json").facts["seed"] for _ in range(2))
+    first, second = (cvae("generate", trained["plain"], "--json").json["seed"] for _ in range(2))
     assert first != second
     data = Path("generated.png").read_bytes()
     assert str(second) in cvae("generate", trained["plain"], "--seed", second, "--out", "same.png").out

@@ -68,11 +68,11 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
 
 
 def test_parts_lists_every_part(cvae):
-    facts = cvae("parts", "--json").facts
+    report = cvae("parts", "--json").json
     registries = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
-    assert sorted(map(sorted, facts.values())) == sorted(map(sorted, registries))
+    assert sorted(map(sorted, report.values())) == sorted(map(sorted, registries))
     text = cvae("parts").out
-    assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in facts.values() for name in names)
+    assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in report.values() for name in names)
 
 
 def test_archs_is_hidden_alias_of_parts(cvae):

@@ -13,14 +13,14 @@ import pytest
 @pytest.mark.parametrize("model", ["labels", "plain"])
 def test_info_describes_run(cvae, trained, model):
     config = json.loads((trained[model] / "config.json").read_text())
-    facts = cvae("info", trained[model], "--json").facts
+    report = cvae("info", trained[model], "--json").json
     for key in ("image_shape", "latent_dim", "classes"):
-        assert facts[key] == config["model"][key]
-    assert facts["architecture"].startswith("mlp (hidden [400]") and facts["data"] == "digits"
-    assert facts["epochs"] == "20 of 20" and "nats" in facts["test_bound"]
-    assert {"config.json", "decoder.onnx", "encoder.onnx", "model.safetensors"} <= set(facts["files"])
+        assert report[key] == config["model"][key]
+    assert report["architecture"].startswith("mlp (hidden [400]") and report["data"] == "digits"
+    assert report["epochs"] == "20 of 20" and "nats" in report["test_bound"]
+    assert {"config.json", "decoder.onnx", "encoder.onnx", "model.safetensors"} <= set(report["files"])
     text = cvae("info", trained[model]).out
-    assert all(re.search(rf"^{key} ", text, flags=re.MULTILINE) for key, value in facts.items() if value is not None)
+    assert all(re.search(rf"^{key} ", text, flags=re.MULTILINE) for key, value in report.items() if value is not None)
 
 
 @pytest.mark.parametrize("role", ["decoder", "encoder"])
@@ -28,7 +28,7 @@ def test_info_describes_exported_file(cvae, trained, role):
     path = trained["labels"] / f"{role}.onnx"
     props = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
     expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"])}
-    assert cvae("info", path, "--json").facts == expected
+    assert cvae("info", path, "--json").json == expected
     assert f"{path.stat().st_size}" in cvae("info", path).out
 
 
@@ -64,7 +64,7 @@ def make_three_runs(trained: dict[str, Path]) -> None:
 def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, fact):
     make_three_runs(trained)
     result = cvae(*arguments, "--json")
-    assert fact.items() <= result.facts.items()
+    assert fact.items() <= result.json.items()
     assert result.err.splitlines()[0] == "newest run: runs/new"
 
 
@@ -73,7 +73,7 @@ def test_export_uses_the_newest_run_and_lists_the_files_it_wrote(cvae, trained):
     before = Path("runs/old/decoder.onnx").read_bytes()
     result = cvae("export", "onnx", "--license", "CC0-1.0", "--json")
     assert result.err == "newest run: runs/new\n"
-    assert result.facts["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
-    facts = cvae("info", "runs/new/decoder.onnx", "--json").facts
-    assert (facts["license"], facts["name"]) == ("CC0-1.0", "new")
+    assert result.json["files"] == ["runs/new/decoder.onnx", "runs/new/encoder.onnx", "runs/new/README.md"]
+    report = cvae("info", "runs/new/decoder.onnx", "--json").json
+    assert (report["license"], report["name"]) == ("CC0-1.0", "new")
     assert Path("runs/old/decoder.onnx").read_bytes() == before

@@ -7,8 +7,8 @@ from PIL import Image, ImageSequence
 
 
 def test_interpolate_writes_strip_from_seed_to_seed(cvae, trained):
-    facts = cvae("interpolate", trained["labels"], "--digit", 3, "--from", 4, "--to", 9, "--steps", 6, "--json").facts
-    assert facts["steps"] == 6 and (facts["stops"], facts["mode"]) == (["4", "9"], "slerp")
+    report = cvae("interpolate", trained["labels"], "--digit", 3, "--from", 4, "--to", 9, "--steps", 6, "--json").json
+    assert report["steps"] == 6 and (report["stops"], report["mode"]) == (["4", "9"], "slerp")
     actual = read_grid("interpolation.png", 6, 1)
     ends = np.concatenate([noise(4, 1), noise(9, 1)])
     assert same_images(actual[[0, -1]], run_torch(trained["labels"], "decode", ends, [3, 3]))
@@ -62,8 +62,8 @@ def test_animation_runs_forward_and_back(cvae, trained, fps, milliseconds):
 def test_animation_that_ends_at_its_start_omits_the_last_stop(cvae, trained):
     flags = ["--from", 4, "--via", 9, "--via", 2, "--to", 4, "--steps", 3]
     assert cvae("interpolate", trained["plain"], *flags, "--out", "loop.gif").code == 0
-    facts = cvae("interpolate", trained["plain"], *flags, "--out", "strip.png", "--json").facts
-    assert facts["steps"] == 7 and facts["stops"] == ["4", "9", "2", "4"]
+    report = cvae("interpolate", trained["plain"], *flags, "--out", "strip.png", "--json").json
+    assert report["steps"] == 7 and report["stops"] == ["4", "9", "2", "4"]
     strip = read_grid("strip.png", 7, 1)
     stops = np.concatenate([noise(4, 1), noise(9, 1), noise(2, 1), noise(4, 1)])
     assert same_images(strip[::2], run_torch(trained["plain"], "decode", stops, None))

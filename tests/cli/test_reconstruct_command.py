@@ -10,8 +10,8 @@ import cvae as package
 
 def test_restyle_keeps_the_latent_and_changes_the_label(cvae, trained, image_files):
     run, (a, b) = trained["labels"], image_files
-    facts = cvae("restyle", a, b, "--model", run, "--digit", 4, "--to", 7, "--to", 9, "--json").facts
-    assert (facts["labels"], facts["to"]) == (["4", "4"], ["7", "9"])
+    report = cvae("restyle", a, b, "--model", run, "--digit", 4, "--to", 7, "--to", 9, "--json").json
+    assert (report["labels"], report["to"]) == (["4", "4"], ["7", "9"])
     means = run_torch(run, "encode", read_images(image_files), [4, 4])
     restyled = [run_torch(run, "decode", means, [label, label]) for label in (7, 9)]
     assert same_images(read_grid("restyled.png", 2, 3), np.concatenate([read_images(image_files), *restyled]))
@@ -22,19 +22,19 @@ def test_restyle_without_labels_infers_the_label_and_writes_every_class(cvae, tr
     result = cvae("restyle", a, "--model", run)
     assert result.code == 0 and f"{a}: no label given" in result.err
     actual = read_grid("restyled.png", 11, 1)  # a single image and its restyled copies share a row
-    best = cvae("reconstruct", a, "--model", run, "--json").facts["labels"]
+    best = cvae("reconstruct", a, "--model", run, "--json").json["labels"]
     means = run_torch(run, "encode", read_images(image_files)[:1], [int(best[0])])
     assert same_images(actual[1:], run_torch(run, "decode", np.repeat(means, 10, axis=0), DIGITS))
 
 
 @pytest.mark.parametrize(("model", "flags", "labels"), [("plain", [], None), ("labels", ["--digit", "4"], [4, 4])])
 def test_reconstruct_writes_originals_above_reconstructions_of_torch(cvae, trained, image_files, model, flags, labels):
-    facts = cvae("reconstruct", *image_files, "--model", trained[model], *flags, "--json").facts
+    report = cvae("reconstruct", *image_files, "--model", trained[model], *flags, "--json").json
     images = read_images(image_files)
     reconstructions = run_torch(trained[model], "decode", run_torch(trained[model], "encode", images, labels), labels)
     assert same_images(read_grid("reconstruction.png", 2, 2), np.concatenate([images, reconstructions]))
-    assert facts["labels"] == (labels and ["4", "4"])
-    assert facts["mean_squared_error"] == pytest.approx(
+    assert report["labels"] == (labels and ["4", "4"])
+    assert report["mean_squared_error"] == pytest.approx(
         ((reconstructions - images) ** 2).mean(axis=(1, 2, 3)), abs=2e-6
     )
 
@@ -50,7 +50,7 @@ def test_reconstruct_without_label_uses_and_reports_the_best_label(cvae, trained
         rate = 0.5 * (mean**2 + std**2 - 1) - np.log(std)
         nats.append(((reconstructions - images) ** 2).sum(axis=(1, 2, 3)) / (2 * model.spec.sigma**2) + rate.sum(1))
     best = [str(k) for k in np.argmin(nats, axis=0)]
-    assert result.facts["labels"] == best
+    assert result.json["labels"] == best
     assert all(
         f"{path}: no label given; '{label}'" in result.err for path, label in zip(image_files, best, strict=True)
     )

@@ -50,9 +50,9 @@ def test_every_flag_reaches_the_config(cvae):
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
     assert first.code == 0, first.err
-    facts = cvae("train", *flags, "--json").facts
-    assert facts["run"] == "runs/digits-mlp-large-conditional"
-    config = json.loads(Path(facts["run"], "config.json").read_text())
+    report = cvae("train", *flags, "--json").json
+    assert report["run"] == "runs/digits-mlp-large-conditional"
+    config = json.loads(Path(report["run"], "config.json").read_text())
     assert {name: config["training"][name] for name in values} == values
     assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5}
     model = config["model"]
@@ -60,7 +60,7 @@ def test_every_flag_reaches_the_config(cvae):
     assert model["architecture"] == {"name": "mlp-large", "options": {"hidden": [32]}}
     assert (model["conditioning"]["name"], model["prior"]["name"]) == ("concat", "normal")
     assert model["likelihood"] == {"name": "gaussian", "options": {"sigma": 0.2}}
-    hidden = load_model(facts["run"])[0].state_dict()["decoder.head.weight"]
+    hidden = load_model(report["run"])[0].state_dict()["decoder.head.weight"]
     assert hidden.shape == (100, 32)
 
 
@@ -69,7 +69,7 @@ def test_flags_override_recipe(cvae):
     Path("mine.toml").write_text(
         'arch = "mlp"\nlatent-dim = 5\nepochs = 1\nlimit = 64\nlr = 0.002\n[options.arch]\nhidden = [16]\n'
     )
-    run = cvae("train", "--no-export", "--recipe", "mine.toml", "--json").facts["run"]
+    run = cvae("train", "--no-export", "--recipe", "mine.toml", "--json").json["run"]
     recipe = json.loads(Path(run, "config.json").read_text())
     assert recipe["training"]["lr"] == 0.002 and recipe["model"]["latent_dim"] == 5
     assert recipe["model"]["architecture"]["options"]["hidden"] == [16]
@@ -98,9 +98,9 @@ def test_recipe_options_are_dropped_for_another_part(cvae):
 
 @pytest.mark.integration
 def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
-    first = cvae(*QUICK_TRAIN, "--seed", 3, "--set", "arch.hidden=[32]", "--json").facts["run"]
-    second = cvae("train", "--no-export", "--recipe", f"{first}/config.json", "--json").facts["run"]
-    other = cvae(*QUICK_TRAIN, "--seed", 4, "--set", "arch.hidden=[32]", "--json").facts["run"]
+    first = cvae(*QUICK_TRAIN, "--seed", 3, "--set", "arch.hidden=[32]", "--json").json["run"]
+    second = cvae("train", "--no-export", "--recipe", f"{first}/config.json", "--json").json["run"]
+    other = cvae(*QUICK_TRAIN, "--seed", 4, "--set", "arch.hidden=[32]", "--json").json["run"]
     assert len({first, second, other}) == 3 and {str(Path(run).parent) for run in (first, second, other)} == {"runs"}
     a, b, c = (Path(run, "model.safetensors").read_bytes() for run in (first, second, other))
     assert a == b != c
@@ -108,7 +108,7 @@ def test_runs_get_unique_names_and_config_reproduces_a_run(cvae):
 
 @pytest.mark.integration
 def test_set_overrides_config_used_as_recipe(cvae):
-    run = cvae(*QUICK_TRAIN, "--beta", 2, "--json").facts["run"]
+    run = cvae(*QUICK_TRAIN, "--beta", 2, "--json").json["run"]
     cvae("train", "--no-export", "--recipe", f"{run}/config.json", "--set", "objective.beta=5", "--out", "x")
     assert json.loads(Path("x/config.json").read_text())["training"]["options"]["objective"]["beta"] == 5
 
@@ -128,16 +128,16 @@ def test_train_fails_if_the_export_fails(cvae, monkeypatch):
 
 @pytest.mark.integration
 def test_json_says_whether_the_model_is_exported(cvae):
-    facts = cvae(*QUICK_TRAIN, "--json").facts
-    assert facts["exported"] is False and set(facts) == {"run", "step", "test", "exported"}
+    report = cvae(*QUICK_TRAIN, "--json").json
+    assert report["exported"] is False and set(report) == {"run", "step", "test", "exported"}
 
 
 @pytest.mark.integration
 def test_resume_continues_where_the_run_stopped(cvae):
-    run = cvae(*QUICK_TRAIN, "--json").facts["run"]
+    run = cvae(*QUICK_TRAIN, "--json").json["run"]
     cvae(*QUICK_TRAIN, "--out", "runs/other")
     before = Path("runs/other/model.safetensors").read_bytes()
-    assert cvae("train", "--no-export", "--resume", "--out", run, "--epochs", 3, "--json").facts["run"] == run
+    assert cvae("train", "--no-export", "--resume", "--out", run, "--epochs", 3, "--json").json["run"] == run
     records = [json.loads(line) for line in Path(run, "metrics.jsonl").read_text().splitlines()]
     assert [record["epoch"] for record in records if "epoch" in record] == [1, 2, 3]
     assert json.loads(Path(run, "config.json").read_text())["training"]["epochs"] == 3

@@ -6,18 +6,18 @@ import pytest
 
 
 def test_zoo_lists_shows_and_copies_models(cvae):
-    facts = cvae("zoo", "list", "--json").facts
-    assert facts["default"] in facts["models"] and set(facts["models"]) <= set(facts["recipes"])
+    report = cvae("zoo", "list", "--json").json
+    assert report["default"] in report["models"] and set(report["models"]) <= set(report["recipes"])
     result = cvae("zoo", "list")
-    for name, model in facts["models"].items():
+    for name, model in report["models"].items():
         assert model["evaluation"]["model"] == name
         assert f"{name} " in result.out and model["summary"] in result.out
         page = cvae("zoo", "show", name)
         assert page.code == 0 and f"# {name}" in page.out
-    name = facts["default"]
-    copied = cvae("zoo", "copy", name, "--json").facts
+    name = report["default"]
+    copied = cvae("zoo", "copy", name, "--json").json
     assert copied["out"] == f"runs/{name}" and "decoder.onnx" in copied["files"]
-    assert cvae("generate", "--digit", 7, "--seed", 1, "--json").facts["model"] == name  # the copy is the newest run
+    assert cvae("generate", "--digit", 7, "--seed", 1, "--json").json["model"] == name  # the copy is the newest run
     second_copy = cvae("zoo", "copy", name)
     assert second_copy.code == 2 and "already exists" in second_copy.err
     assert not list(Path("runs").glob(".*"))

@@ -257,36 +257,36 @@ def test_fit_rejects_too_few_images_and_invalid_quantile(scorers, digits):
 
 
 def test_fit_and_score_commands_agree_with_the_api_and_write_scores_and_maps(detect, run, digits, scorers):
-    facts = detect("fit", "run", "--quantile", 0.9, "--json").facts
+    report = detect("fit", "run", "--quantile", 0.9, "--json").json
     validation = load_data("digits").validation.images
-    assert facts["out"] == "run/detector.json" and facts["images"] == len(validation)
+    assert report["out"] == "run/detector.json" and report["images"] == len(validation)
     expected = Detector.fit(scorers["labels"], validation, data="digits", quantile=0.9)
-    assert facts["thresholds"] == pytest.approx(dict(expected.metadata.thresholds), rel=1e-4)
+    assert report["thresholds"] == pytest.approx(dict(expected.metadata.thresholds), rel=1e-4)
 
     flipped = digits.images[20:23, :, ::-1]
     save_images(Path("mine/a"), digits.images[:9])
     save_images(Path("mine/b"), flipped)
-    facts = detect("score", "mine", "--model", "run", "--json").facts
-    assert facts["by"] == "combined"
+    report = detect("score", "mine", "--model", "run", "--json").json
+    assert report["by"] == "combined"
     names = [*(f"a/{i}.png" for i in range(9)), *(f"b/{i}.png" for i in range(3))]
-    assert [row["image"] for row in facts["images"]] == names
+    assert [row["image"] for row in report["images"]] == names
     all_images = np.concatenate([digits.images[:9], flipped])
     measured = measure(scorers["labels"], all_images, reconstructions=True)
     for name, values in expected.scores(measured).items():
-        assert [row[name] for row in facts["images"]] == pytest.approx(values.tolist(), rel=1e-3, abs=1e-3)
-    for row in facts["images"]:
-        assert row["verdict"] == ("anomaly" if row["combined"] > facts["thresholds"]["combined"] else "normal")
+        assert [row[name] for row in report["images"]] == pytest.approx(values.tolist(), rel=1e-3, abs=1e-3)
+    for row in report["images"]:
+        assert row["verdict"] == ("anomaly" if row["combined"] > report["thresholds"]["combined"] else "normal")
 
-    second = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
+    second = detect("score", "mine", "--model", "run", "--out", "mine", "--json").json
     # The images that the previous call wrote to the same folder are not scored.
-    third = detect("score", "mine", "--model", "run", "--out", "mine", "--json").facts
-    assert facts["images"] == second["images"] == third["images"]
+    third = detect("score", "mine", "--model", "run", "--out", "mine", "--json").json
+    assert report["images"] == second["images"] == third["images"]
     shutil.rmtree("mine/maps")
 
     with Path("anomalies/scores.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["image"] for row in rows] == names and set(rows[0]) == {"image", "verdict", "label", *SCORES}
-    worst = sorted(range(12), key=lambda i: -facts["images"][i]["combined"])[:8]
+    worst = sorted(range(12), key=lambda i: -report["images"][i]["combined"])[:8]
     with Image.open("anomalies/worst.png") as file:
         grid = file.convert("RGB").resize((3 * 9 - 1, 8 * 9 - 1), Image.Resampling.BOX)
     assert file.width * (8 * 9 - 1) == file.height * (3 * 9 - 1)  # 8 rows of image, reconstruction and map
@@ -302,15 +302,15 @@ def test_fit_and_score_commands_agree_with_the_api_and_write_scores_and_maps(det
 
 def test_fit_accepts_a_folder_of_normal_images(detect, run, digits):
     save_images(Path("normal"), digits.images[:30])
-    facts = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json").facts
-    assert (facts["images"], facts["data"]) == (30, "normal")
+    report = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json").json
+    assert (report["images"], report["data"]) == (30, "normal")
 
 
 def test_score_command_accepts_another_score_and_image_size(detect, run, digits):
     assert detect("fit", "run", "--limit", 50)[0] == 0
     Image.fromarray(digits.images[0, 0]).resize((20, 30)).save("large.png")
     flags = ["--resize", "--score", "bound", "--out", "found", "--json"]
-    assert detect("score", "large.png", "-m", "run", *flags).facts["by"] == "bound"
+    assert detect("score", "large.png", "-m", "run", *flags).json["by"] == "bound"
     assert Path("found/maps/large.png").is_file()
 
 
@@ -396,8 +396,8 @@ def test_scored_images_are_read_with_the_same_bit_depth(detect, run, digits):
     dark.save("8-bit/2.png")
     result = detect("score", "12-bit", "-m", "run", "--json")
     assert result.err == "3 images of 16 or 32 bits: values of at most 4,095 are read as 12 bits, 0..4,095\n"
-    expected = detect("score", "8-bit", "-m", "run", "--json").facts["images"]
-    for row, expected_row in zip(result.facts["images"], expected, strict=True):
+    expected = detect("score", "8-bit", "-m", "run", "--json").json["images"]
+    for row, expected_row in zip(result.json["images"], expected, strict=True):
         assert row["reconstruction"] == pytest.approx(expected_row["reconstruction"], rel=0.02)
 
 
@@ -405,7 +405,7 @@ def test_fit_reports_skipped_files(detect, run, digits):
     save_images(Path("normal"), digits.images[:30])
     Path("normal/notes.txt").write_text("not an image")
     result = detect("fit", "run", "--data", "folder:normal", "--size", 8, "--json")
-    assert result.facts["images"] == 30
+    assert result.json["images"] == 30
     assert result.err == "ignored files that are not readable images: 1 .txt file\nnormal: 30 training images\n"
 
 

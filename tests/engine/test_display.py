@@ -1,4 +1,4 @@
-"""Output of a training: facts, the table of epochs, the bar, and warnings."""
+"""Output of a training run: fields, the table of epochs, the bar, and warnings."""
 
 import re
 import time
@@ -85,7 +85,7 @@ def test_notebook_gets_plain_text_on_standard_output(monkeypatch, capsys):
 
 def test_quiet_display_prints_nothing(capsys):
     display = Display(quiet=True)
-    display.facts({"model": "mlp"})
+    display.fields({"model": "mlp"})
     display.warning("a cause; a fix")
     with display.status("waiting"), open_table(display) as table:
         table.epoch(RECORD, None, is_best=False)
@@ -94,7 +94,7 @@ def test_quiet_display_prints_nothing(capsys):
 
 def test_facts_are_wrapped_between_their_parts(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
-    Display().facts({"model": "small", "classes": ", ".join(f"name{i}\xa0{i}" for i in range(9))})
+    Display().fields({"model": "small", "classes": ", ".join(f"name{i}\xa0{i}" for i in range(9))})
     first, *lines = capsys.readouterr().err.splitlines()
     assert first == "model        small"
     assert lines[0].startswith("classes      name0 0, ") and all(line.startswith(" " * 13) for line in lines[1:])
@@ -121,18 +121,18 @@ def test_number_of_nats_fits_into_its_column(value):
 
 def test_header_counts_the_images_of_each_class():
     dataset = load_dataset(QUICK)
-    facts = describe(dataset, replace(QUICK, batch_size=20))
-    assert facts["data"] == "digits: 600 training + 144 validation + 359 test images, 8x8 grey"
-    assert sum(int(text.split("\xa0")[1]) for text in facts["classes"].split(", ")) == 600
-    assert facts["training"] == "3 epochs of 30 steps, batches of 20"
+    fields = describe(dataset, replace(QUICK, batch_size=20))
+    assert fields["data"] == "digits: 600 training + 144 validation + 359 test images, 8x8 grey"
+    assert sum(int(text.split("\xa0")[1]) for text in fields["classes"].split(", ")) == 600
+    assert fields["training"] == "3 epochs of 30 steps, batches of 20"
 
 
 def test_header_shortens_many_classes_and_cleans_their_names():
     names = ("a\x1b[2J\nb", "x" * 99, *(f"class {i}" for i in range(98)))
     labels = np.arange(600) % 100
     dataset = replace(load_dataset(QUICK), train=split(labels), classes=names)
-    facts = describe(dataset, replace(QUICK, conditional=False))
-    first, second, *_, last = facts["classes"].split(", ")
+    fields = describe(dataset, replace(QUICK, conditional=False))
+    first, second, *_, last = fields["classes"].split(", ")
     assert first == "a?[2J b\xa06" and second == f"{'x' * 17}...\xa06" and last == "and 88 more of 6 to 6 images"
 
 

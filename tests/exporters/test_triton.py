@@ -144,8 +144,8 @@ def test_export_triton_command_takes_the_zoo_model_and_lists_its_files(cvae):
     result = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
     assert result.err == f"zoo model: {name}\n"
-    assert result.facts["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
-    assert all(Path(path).is_file() for path in result.facts["files"])
+    assert result.json["files"] == [f"repository/{name}/config.pbtxt", f"repository/{name}/1/model.onnx"]
+    assert all(Path(path).is_file() for path in result.json["files"])
 
 
 # -- the client --------------------------------------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def test_encoder_of_another_model_is_rejected_by_web_exporter(linear, tmp_path):
 def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
     result = cvae("export", "web", trained["plain"], "--json")
     assert result.err == "to see it: python -m http.server --directory web\n"
-    assert "web/index.html" in result.facts["files"] and Path("web/index.html").is_file()
+    assert "web/index.html" in result.json["files"] and Path("web/index.html").is_file()
     result = cvae("export", "web", "--out", "zoo")
     assert result.code == 0 and result.err.startswith(f"zoo model: {DEFAULT}\n")
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))

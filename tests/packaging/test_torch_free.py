@@ -83,8 +83,8 @@ print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label
 
 def every_command(run: Path, cvae) -> None:
     """Run every command of the base install through `cvae`, which returns the standard output of a command."""
-    facts = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
-    assert facts["labels"] == ["7"] and facts["seed"] == 1
+    report = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
+    assert report["labels"] == ["7"] and report["seed"] == 1
     cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "way.gif")
     cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "again.png")
     assert json.loads(cvae("info", run, "--json"))["classes"] == list("0123456789")

@@ -22,7 +22,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 def test_loss_curves_show_the_recorded_metrics(plot, trained, saved_figures):
     result = plot("losses", trained["labels"], trained["plain"], "--json")
-    assert result.facts == {"out": "losses.png", "epochs": {"labels": 20, "plain": 20}}
+    assert result.json == {"out": "losses.png", "epochs": {"labels": 20, "plain": 20}}
     panels = saved_figures[0].axes
     assert [axes.get_title().split()[0] for axes in panels] == ["bound", "distortion", "rate"]
     for axes, term in zip(panels, ("bound", "distortion", "rate"), strict=True):
@@ -67,15 +67,15 @@ def test_runs_with_the_same_name_are_distinguished(plot, trained):
     for folder in "ab":
         shutil.copytree(trained["plain"], f"{folder}/run")
     result = plot("losses", "a/run", "b/run", ZOO, "--json")
-    assert set(result.facts["epochs"]) == {"a/run", "b/run", ZOO}
+    assert set(result.json["epochs"]) == {"a/run", "b/run", ZOO}
 
 
 # -- progress ----------------------------------------------------------------------------------------------------------
 
 
 def test_progress_rows_are_cut_from_sample_images(plot, trained, saved_figures):
-    facts = plot("progress", trained["plain"], "--epochs", "1,10,20", "--json").facts
-    assert facts["epochs"] == [1, 10, 20]
+    report = plot("progress", trained["plain"], "--epochs", "1,10,20", "--json").json
+    assert report["epochs"] == [1, 10, 20]
     actual = cells(saved_figures[0], 4, 8)
     for row, epoch in enumerate((1, 10, 20), 1):
         with Image.open(trained["plain"] / f"samples/epoch-{epoch:04d}-reconstructions.png") as file:
@@ -93,7 +93,7 @@ def test_progress_epochs_are_chosen_evenly(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     result = plot("progress", "--json")
     assert "newest run: runs/mine" in result.err
-    assert result.facts["epochs"] == progress.choose_epochs(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
+    assert result.json["epochs"] == progress.choose_epochs(list(range(21)), None) == [0, 3, 6, 9, 11, 14, 17, 20]
     assert progress.choose_epochs([3], None) == [3] and progress.choose_epochs([1, 5], None) == [1, 5]
 
 

@@ -20,8 +20,8 @@ from cvae.plots.codes import encode
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
 def test_reconstructions_are_below_their_images(plot, trained, saved_figures, kind):
-    facts = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").facts
-    assert (facts["images"], facts["data"], facts["split"]) == (5, "digits", "test")
+    report = plot("reconstructions", trained[kind], "-n", 5, "--columns", 3, "--json").json
+    assert (report["images"], report["data"], report["split"]) == (5, "digits", "test")
     actual = cells(saved_figures[0], 4, 3)
     test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
@@ -56,18 +56,18 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures,
     model, image = package.load(trained[kind]), save_image()
     label = 4 if kind == "labels" else None
     flags = ["--digit", 4] if kind == "labels" else []
-    facts = plot("traverse", trained[kind], *start, *flags, "--dimensions", 3, "--steps", 5, "--json").facts
+    report = plot("traverse", trained[kind], *start, *flags, "--dimensions", 3, "--steps", 5, "--json").json
     code = {"--seed": model.noise(1, 3), "--image": model.encode(image, label)[0]}.get(
         start[0] if start else "", np.zeros((1, 8), np.float32)
     )
     kl = encode(model, TrainConfig(data="digits")).kl()
     order = sorted(range(8), key=lambda d: -kl[d])[:3]
-    assert facts["dimensions"] == order and np.allclose(facts["kl"], kl[order])
-    assert facts["values"] == [-3, -1.5, 0, 1.5, 3] and facts["images"] == 359
-    assert facts["label"] == (None if label is None else "4")
+    assert report["dimensions"] == order and np.allclose(report["kl"], kl[order])
+    assert report["values"] == [-3, -1.5, 0, 1.5, 3] and report["images"] == 359
+    assert report["label"] == (None if label is None else "4")
     codes = np.repeat(code, 15, axis=0)
     for row, dimension in enumerate(order):
-        codes[5 * row : 5 * row + 5, dimension] = facts["values"]
+        codes[5 * row : 5 * row + 5, dimension] = report["values"]
     assert close(cells(saved_figures[0], 3, 5), model.decode(codes, label))
     rows, columns = names(saved_figures[0])
     assert rows == [f"z{d}  {kl[d]:.2f} nats" for d in order] and columns == ["-3", "-1.5", "0", "+1.5", "+3"]
@@ -77,20 +77,18 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures,
 
 def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
     result = plot("traverse", trained["labels"], "--json")
-    assert (
-        result.facts["label"] == "0" and "'0', the first class" in result.err and len(result.facts["dimensions"]) == 8
-    )
+    assert result.json["label"] == "0" and "'0', the first class" in result.err and len(result.json["dimensions"]) == 8
     save_image()
     result = plot("traverse", trained["labels"], "--image", "image.png", "--json")
-    assert f"'{result.facts['label']}' fits it best" in result.err
+    assert f"'{result.json['label']}' fits it best" in result.err
 
 
 # -- grid --------------------------------------------------------------------------------------------------------------
 
 
 def test_grid_column_has_one_style(plot, trained, saved_figures):
-    facts = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").facts
-    assert facts["seed"] == 4 and facts["classes"] == list("0123456789")
+    report = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").json
+    assert report["seed"] == 4 and report["classes"] == list("0123456789")
     model = package.load(trained["labels"])
     noise = model.noise(3, 4)
     images = np.concatenate([model.decode(noise, label) for label in range(10)])
@@ -99,7 +97,7 @@ def test_grid_column_has_one_style(plot, trained, saved_figures):
 
 
 def test_grid_reports_its_random_seed(plot, trained):
-    first, second = (plot("grid", trained["labels"], "--json").facts["seed"] for _ in range(2))
+    first, second = (plot("grid", trained["labels"], "--json").json["seed"] for _ in range(2))
     assert first != second
 
 
@@ -116,9 +114,9 @@ def test_latent_grid_is_decoded_at_normal_quantiles(plot, latent_2d, saved_figur
 
 
 def test_conditional_grid_shows_classes_instead_of_the_latent_grid(plot, latent_2d, saved_figures):
-    assert plot("grid", latent_2d["labels"], "--json").facts["columns"] == 10
+    assert plot("grid", latent_2d["labels"], "--json").json["columns"] == 10
     assert cells(saved_figures[0], 10, 10).shape == (10, 10, 8, 8)
-    assert plot("grid", latent_2d["plain"], "--json").facts["columns"] == 20
+    assert plot("grid", latent_2d["plain"], "--json").json["columns"] == 20
 
 
 def test_only_some_of_many_columns_are_labelled(latent_2d):

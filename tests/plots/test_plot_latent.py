@@ -143,8 +143,8 @@ def test_overlapping_names_are_only_in_the_legend(tmp_path):
 
 
 def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, saved_figures):
-    facts = plot("latent", trained["plain"], "--limit", 200, "--out", "codes.png", "--json").facts
-    assert facts == {
+    report = plot("latent", trained["plain"], "--limit", 200, "--out", "codes.png", "--json").json
+    assert report == {
         "out": "codes.png", "model": "plain", "data": "digits", "split": "test", "images": 200, "method": "tsne"
     }  # fmt: skip
     pixels = read_pixels("codes.png")
@@ -166,9 +166,9 @@ def test_latent_explains_mixed_classes_of_conditional_model(plot, trained):
 def test_latent_accepts_other_data_and_splits(plot, trained):
     np.savez("own.npz", train=np.zeros((9, 8, 8), np.uint8), test=np.arange(640, dtype=np.uint8).reshape(10, 8, 8))
     flags = ["--data", "npz:own.npz", "--method", "pca", "--json"]
-    facts = plot("latent", trained["plain"], *flags).facts
-    assert (facts["data"], facts["images"]) == ("own", 10)
-    assert plot("latent", trained["plain"], "--split", "validation", "--method", "pca", "--json").facts["images"] == 144
+    report = plot("latent", trained["plain"], *flags).json
+    assert (report["data"], report["images"]) == ("own", 10)
+    assert plot("latent", trained["plain"], "--split", "validation", "--method", "pca", "--json").json["images"] == 144
 
 
 def test_umap_names_its_missing_package(assert_fails, trained, monkeypatch):

@@ -197,8 +197,8 @@ def test_existing_file_or_folder_is_not_overwritten(model, tmp_path):
 
 
 def test_generate_command_writes_many_images(cvae):
-    facts = cvae("generate", "-n", 12, "--seed", 3, "--out", "many.npy", "--json").facts
-    assert facts["out"] == ["many.npy", "many-labels.npy"] and facts["images"] == 12 and facts["seed"] == 3
+    report = cvae("generate", "-n", 12, "--seed", 3, "--out", "many.npy", "--json").json
+    assert report["out"] == ["many.npy", "many-labels.npy"] and report["images"] == 12 and report["seed"] == 3
     assert np.load("many.npy").shape == (12, 1, 28, 28)
     assert "12 images, seed 3" in cvae("generate", "-n", 12, "--seed", 3, "--out", "many").out
     assert len(list(Path("many").rglob("*.png"))) == 12

@@ -416,14 +416,14 @@ def class_name(path: str) -> str:
     ids=" ".join,
 )
 def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
-    facts = cvae("generate", folder, *flags, "--json").facts
-    assert facts["labels"] == [name] and class_name("generated.png") == name
-    many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").facts
+    report = cvae("generate", folder, *flags, "--json").json
+    assert report["labels"] == [name] and class_name("generated.png") == name
+    many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").json
     assert many["label"] == name and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
 def test_generate_command_uses_every_class_without_label(cvae, folder):
-    assert cvae("generate", folder, "--json").facts["labels"] == list(NUMBERS)
+    assert cvae("generate", folder, "--json").json["labels"] == list(NUMBERS)
     cvae("generate", folder, "-n", 6, "--out", "x.npy")
     assert class_names(np.load("x.npy") / 255) == [*NUMBERS, *NUMBERS]
     assert [NUMBERS[index] for index in np.load("x-labels.npy")] == [*NUMBERS, *NUMBERS]
@@ -448,7 +448,7 @@ def columns(path: str, count: int) -> list[float]:
     ("flags", "name"), [([], "10"), (["--label", "2"], "2"), (["--label-index", "0"], "1")], ids=" ".join
 )
 def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, image_path, flags, name):
-    assert cvae("reconstruct", image_path, "-m", folder, *flags, "--json").facts["labels"] == [name]
+    assert cvae("reconstruct", image_path, "-m", folder, *flags, "--json").json["labels"] == [name]
     with Image.open("reconstruction.png") as grid:
         pixels = np.asarray(grid.convert("L"))
     assert class_names(pixels[3 * pixels.shape[0] // 4, :1, None] / 255) == [name]
@@ -464,8 +464,8 @@ def test_reconstruct_command_uses_the_requested_or_nearest_class(cvae, folder, i
     ids=" ".join,
 )
 def test_restyle_command_uses_the_requested_classes(cvae, folder, image_path, flags, names):
-    facts = cvae("restyle", image_path, "-m", folder, *flags, "--json").facts
-    assert (facts["labels"], facts["to"]) == (["10"], names)
+    report = cvae("restyle", image_path, "-m", folder, *flags, "--json").json
+    assert (report["labels"], report["to"]) == (["10"], names)
     expected = [LEVELS[NUMBERS.index(name)] for name in ("10", *names)]
     assert columns("restyled.png", 1 + len(names)) == pytest.approx(expected, abs=0.01)
 
@@ -516,7 +516,7 @@ def test_command_rejects_contradiction_and_unknown_class(cvae, folder, image_pat
 
 @pytest.mark.parametrize("flags", [["--label", "10"], ["--label-index", "1"]], ids=" ".join)
 def test_plot_grid_command_uses_the_requested_class(cvae, folder, flags):
-    assert cvae("plot", "grid", folder, *flags, "--json").facts["label"] == "10"
+    assert cvae("plot", "grid", folder, *flags, "--json").json["label"] == "10"
 
 
 # -- JavaScript --------------------------------------------------------------------------------------------------------

@@ -66,11 +66,11 @@ def test_export_makes_the_run_usable_again(cvae, trained, run):
 
 
 def test_info_shows_which_weights_were_exported(cvae, run):
-    assert cvae("info", run, "--json").facts["exported"] == "from these weights"
+    assert cvae("info", run, "--json").json["exported"] == "from these weights"
     change(run / "model.safetensors")
-    assert cvae("info", run, "--json").facts["exported"] == f"from other weights; export again: cvae export onnx {run}"
+    assert cvae("info", run, "--json").json["exported"] == f"from other weights; export again: cvae export onnx {run}"
     (run / "decoder.onnx").unlink()
-    assert cvae("info", run, "--json").facts["exported"] is None
+    assert cvae("info", run, "--json").json["exported"] is None
 
 
 def test_decoder_without_weights_or_named_by_its_path_is_not_checked(run):

@@ -132,7 +132,7 @@ def study(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def facts(study, monkeypatch, capsys) -> dict[str, Any]:
+def report(study, monkeypatch, capsys) -> dict[str, Any]:
     """Repeat the command, which has nothing left to do, and return its report."""
     monkeypatch.chdir(study)
     capsys.readouterr()
@@ -142,51 +142,51 @@ def facts(study, monkeypatch, capsys) -> dict[str, Any]:
     return json.loads(out)
 
 
-def test_study_improves_on_its_first_trial(facts):
-    trials = {trial["number"]: trial for trial in facts["trials"]}
+def test_study_improves_on_its_first_trial(report):
+    trials = {trial["number"]: trial for trial in report["trials"]}
     assert sorted(trials) == [0, 1, 2, 3] and trials[0]["params"] == {"lr": 1e-3, "batch_size": 32}
-    assert trials[0]["bound"] == facts["first_bound"] > facts["best"]["bound"] + 1
-    bounds = [trial["bound"] for trial in facts["trials"]]
-    assert bounds == sorted(bounds) and facts["best"]["bound"] == bounds[0]
+    assert trials[0]["bound"] == report["first_bound"] > report["best"]["bound"] + 1
+    bounds = [trial["bound"] for trial in report["trials"]]
+    assert bounds == sorted(bounds) and report["best"]["bound"] == bounds[0]
 
 
-def test_only_the_best_run_remains_and_has_a_recipe(facts):
+def test_only_the_best_run_remains_and_has_a_recipe(report):
     runs = [path for path in Path("studies/quick").iterdir() if path.is_dir()]
-    assert [str(run) for run in runs] == [facts["best"]["run"]]
-    config = from_dict(TrainConfig, read_recipe(facts["best"]["recipe"]))
-    assert (config.lr, config.batch_size) == (facts["best"]["params"]["lr"], facts["best"]["params"]["batch_size"])
+    assert [str(run) for run in runs] == [report["best"]["run"]]
+    config = from_dict(TrainConfig, read_recipe(report["best"]["recipe"]))
+    assert (config.lr, config.batch_size) == (report["best"]["params"]["lr"], report["best"]["params"]["batch_size"])
     trained = Config.read(runs[0] / "config.json").training
     assert configure(config, load_dataset(config)).training == replace(
         trained, precision=config.precision, compile=config.compile
     )
     records = [json.loads(line) for line in (runs[0] / "metrics.jsonl").read_text().splitlines()]
-    assert facts["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
+    assert report["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
 
 
-def test_recipe_reproduces_the_trial(facts, tmp_path):
-    assert cvae("train", "--no-export", "--recipe", facts["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
+def test_recipe_reproduces_the_trial(report, tmp_path):
+    assert cvae("train", "--no-export", "--recipe", report["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
-    assert weights == (Path(facts["best"]["run"]) / "model.safetensors").read_bytes()
+    assert weights == (Path(report["best"]["run"]) / "model.safetensors").read_bytes()
 
 
-def test_plots_of_the_study_are_not_blank(facts):
-    assert [Path(path).name for path in facts["pictures"]] == ["history.png", "slices.png", "importances.png"]
-    for path in facts["pictures"]:
+def test_plots_of_the_study_are_not_blank(report):
+    assert [Path(path).name for path in report["pictures"]] == ["history.png", "slices.png", "importances.png"]
+    for path in report["pictures"]:
         with Image.open(path) as image:
             assert image.width > 400 and np.asarray(image.convert("L")).std() > 10
 
 
-def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsys, facts):
+def test_table_lists_trials_and_suggests_next_commands(study, monkeypatch, capsys, report):
     assert cvae(*QUICK_TUNE, "--trials", "2") == 0  # fewer trials than exist
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["trial", "outcome", "bound", "seconds", "lr", "batch_size"]
-    assert lines[1].split()[:2] == [str(facts["best"]["number"]), "complete"] and len(lines) == 10
+    assert lines[1].split()[:2] == [str(report["best"]["number"]), "complete"] and len(lines) == 10
     assert any(line.startswith("0 (first)") for line in lines)
-    assert f"cvae train --recipe {facts['best']['recipe']}" in lines[-3]
-    assert f"cvae export onnx {facts['best']['run']}" in lines[-2]
+    assert f"cvae train --recipe {report['best']['recipe']}" in lines[-3]
+    assert f"cvae export onnx {report['best']['run']}" in lines[-2]
 
 
-def test_changed_flags_require_another_study(facts, capsys):
+def test_changed_flags_require_another_study(report, capsys):
     assert cvae(*QUICK_TUNE, "--trials", "5", "--lr", "0.5") == 2
     assert "--lr 0.001, not 0.5" in capsys.readouterr().err
     assert cvae(*QUICK_TUNE, "--trials", "5", "--search", "ema=0,0.9") == 2

@@ -84,10 +84,10 @@ def tiles(picture: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
     ]
 
 
-def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
+def check_picture(words: list[str], report: dict[str, Any], path: Path) -> None:
     """Check that an image shows what its command reports."""
     if "--epochs" in words:
-        assert facts["epochs"] == [int(epoch) for epoch in words[words.index("--epochs") + 1].split(",")]
+        assert report["epochs"] == [int(epoch) for epoch in words[words.index("--epochs") + 1].split(",")]
     with Image.open(path) as picture:
         if path.suffix == ".gif":
             frames = [np.asarray(frame.convert("L")).astype(int) for frame in ImageSequence.Iterator(picture)]
@@ -98,13 +98,13 @@ def check_picture(words: list[str], facts: dict[str, Any], path: Path) -> None:
         pixels = np.asarray(picture.convert("L"))
     assert min(pixels.shape) >= 40 and pixels.std() > 2, "the image is small or blank"
     if words[1] == "generate":
-        each, count = int(words[words.index("-n") + 1]), facts["images"]
+        each, count = int(words[words.index("-n") + 1]), report["images"]
         columns = each if each < count else int(np.ceil(np.sqrt(count)))  # with labels, a row for each
         panels = tiles(pixels, int(np.ceil(count / columns)), columns)[:count]
         assert all(panel.std() > 0 for panel in panels), "a panel is blank"
         assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
     elif words[1] == "restyle":
-        _, *restyled = tiles(pixels, 1, 1 + len(facts["to"]))
+        _, *restyled = tiles(pixels, 1, 1 + len(report["to"]))
         assert all((a != b).any() for a, b in combinations(restyled, 2)), "two classes are the same"
     elif words[1] == "interpolate":
         panels = tiles(pixels, 1, int(words[words.index("--steps") + 1]) if "--steps" in words else 10)
@@ -122,10 +122,10 @@ def test_commands_of_the_gallery_generate_its_images(section, home, cvae):
     images_written = []
     for words in commands(SECTIONS[section]):
         short = SHORT[words[words.index("--recipe") + 1]] if words[1] == "train" else []
-        facts = cvae(*words[1:], *short, "--json").facts
+        report = cvae(*words[1:], *short, "--json").json
         if "--out" in words:
             images_written.append(words[words.index("--out") + 1])
-            check_picture(words, facts, home / images_written[-1])
+            check_picture(words, report, home / images_written[-1])
     assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section]), (
         "images written and images on the page"
     )
