@@ -8,70 +8,24 @@ from typing import Any, Self
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.flags import Interval, ShortFlag, canonical_data, canonical_path, check_values, flag_field, flags_of
-from cvae.serialization import MAX_TEXT, check_text, from_dict, parse_json, quote, to_dict
+from cvae.flags import (
+    Interval,
+    ShortFlag,
+    canonical_data,
+    canonical_path,
+    check_values,
+    flag_field,
+    flags_of,
+    parse_size,
+)
+from cvae.model_config import MAX_SIDE, MIN_SIDE, ModelConfig
+from cvae.serialization import MAX_TEXT, from_dict, parse_json, quote, to_dict
 
 FORMAT = 1
 """Version of the format of config.json. Files of any other version are rejected."""
 
-MIN_SIDE, MAX_SIDE = 4, 4096
-"""Minimum and maximum height and width of an image, in pixels."""
-
 MODEL, DATA, OBJECTIVE, OPTIMIZATION, EXECUTION = GROUPS = ("Model", "Data", "Objective", "Optimization", "Execution")
 """Headings under which `--help` and the reference list the flags, in this order."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A registered part: its name and all its options."""
-
-    name: str
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Description of a network, from which it can be rebuilt.
-
-    Attributes:
-        image_shape: (C, H, W).
-        classes: names of the labels 0 ... K-1 of a conditional model; None without labels.
-    """
-
-    image_shape: tuple[int, int, int]
-    latent_dim: int
-    classes: tuple[str, ...] | None
-    architecture: Part
-    conditioning: Part | None
-    likelihood: Part
-    prior: Part
-
-    def __post_init__(self) -> None:
-        channels, height, width = self.image_shape
-        sides = range(MIN_SIDE, MAX_SIDE + 1)
-        if not (1 <= channels <= 16 and height in sides and width in sides):
-            raise UsageError(
-                f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in {MIN_SIDE}..{MAX_SIDE}"
-            )
-        if not 1 <= self.latent_dim <= 65536:
-            raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
-        if (self.classes is None) != (self.conditioning is None):
-            raise UsageError("a model must have both classes and conditioning, or neither")
-        if self.classes is not None and not 1 <= len(self.classes) <= 65536:
-            raise UsageError(f"a conditional model has 1 to 65536 classes, not {len(self.classes)}")
-        for name in self.classes or ():
-            check_text(name)
-
-    @property
-    def parts(self) -> dict[str, Part]:
-        """Parts of the network by flag."""
-        parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
-        return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
-
-
-def parse_size(text: str) -> int | str:
-    """Parse the argument of `--size` as an integer if possible: 64 or "48x80"."""
-    return int(text) if text.isdecimal() else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,7 +188,7 @@ class TrainConfig(DataConfig):
         None,
         OPTIMIZATION,
         "Number of passes over the training images.",
-        automatic="10; small data sets: enough for 1,500 steps",
+        automatic="10; small data sets: enough for 2,000 steps",
         interval=Interval(minimum=1),
         resolved=True,
         resumable=True,
@@ -243,7 +197,7 @@ class TrainConfig(DataConfig):
         None,
         OPTIMIZATION,
         "Number of images per step.",
-        automatic="128; small data sets: about a tenth of the images",
+        automatic="64; small data sets: about a tenth of the images",
         interval=Interval(minimum=1),
         resolved=True,
     )
@@ -259,7 +213,7 @@ class TrainConfig(DataConfig):
         1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
     optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
-    lr: float = flag_field(1e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
+    lr: float = flag_field(5e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
     weight_decay: float = flag_field(0.0, OPTIMIZATION, "Weight decay of the optimizer.", interval=Interval(minimum=0))
     schedule: str = flag_field(
         "cosine", OPTIMIZATION, "Learning rate schedule.", choices=("constant", "cosine", "step")
@@ -272,8 +226,13 @@ class TrainConfig(DataConfig):
         automatic="half and three quarters of the epochs",
         interval=Interval(minimum=1),
     )
-    warmup: int = flag_field(
-        0, OPTIMIZATION, "Number of steps over which the learning rate grows.", interval=Interval(minimum=0)
+    warmup: int | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Number of steps over which the learning rate grows.",
+        automatic="100; short runs: a twentieth of the steps",
+        interval=Interval(minimum=0),
+        resolved=True,
     )
     clip: float = flag_field(
         100.0, OPTIMIZATION, "Maximum norm of the gradient; 0 disables clipping.", interval=Interval(minimum=0)

@@ -122,6 +122,11 @@ def flags_of(config: type) -> dict[str, Flag]:
     return {field.name: field.metadata["flag"] for field in dataclasses.fields(config) if "flag" in field.metadata}
 
 
+def parse_size(text: str) -> int | str:
+    """Parse the argument of `--size` as an integer if possible: 64 or "48x80"."""
+    return int(text) if text.isdecimal() else text
+
+
 def canonical_path(path: str | None) -> Path | None:
     """Return the path that all spellings of a path have in common."""
     try:

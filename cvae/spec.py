@@ -12,8 +12,8 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any, Self
 
-from cvae.config import MAX_SIDE
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.model_config import MAX_SIDE
 from cvae.serialization import check_text, from_dict, parse_json, to_dict
 
 KEY = "cvae"

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from cvae.config import ModelConfig, Part
+from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, Terms
 from cvae.registry import OBJECTIVES
 

@@ -8,26 +8,30 @@ import numpy as np
 import torch
 
 from cvae import __version__
-from cvae.config import Config, ModelConfig, Part, TrainConfig
+from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
+from cvae.model_config import ModelConfig, Part
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
 
 MIN_EPOCHS = 10
 """Minimum number of epochs of a run whose length is not configured."""
 
-MIN_STEPS = 1500
+MIN_STEPS = 2000
 """Minimum number of steps of a run whose length is not configured; a small data set gets more epochs to reach it."""
 
-MAX_BATCH_SIZE, MIN_BATCH_SIZE = 128, 8
+MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 """Largest and smallest batch size of a run whose batch size is not configured."""
+
+MAX_WARMUP = 100
+"""Maximum number of warm-up steps of a run whose warm-up is not configured; at most a twentieth of its steps."""
 
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
     """Return the config of a run, with everything filled in that `config` leaves to the data or to defaults.
 
-    This concerns the image shape, the classes, the likelihood, the batch size, the number of epochs, and the options of
-    all parts.
+    This concerns the image shape, the classes, the likelihood, the batch size, the number of epochs, the warm-up steps,
+    and the options of all parts.
 
     Raises:
         UsageError: If a part or an option is unknown, or the value of an option is not valid.
@@ -37,6 +41,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     batch_size = config.batch_size or choose_batch_size(len(images))
     steps = max(1, len(images) // batch_size)
     epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
+    warmup = min(MAX_WARMUP, epochs * steps // 20) if config.warmup is None else config.warmup
     options = dict(config.options)
     CONDITIONINGS.get(config.conditioning)  # report an unknown name even without --conditional
 
@@ -58,7 +63,9 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         kind = next(iter(options))
         raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
     part_options = {**config.options, "objective": objective.options}
-    training = replace(config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, options=part_options)
+    training = replace(
+        config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
+    )
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
 
 

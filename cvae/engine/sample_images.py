@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from cvae import imaging
-from cvae.config import ModelConfig
 from cvae.data import Split
 from cvae.engine.randomness import reseed
 from cvae.engine.validation import EVALUATION_SEED
+from cvae.model_config import ModelConfig
 from cvae.models import VAE
 from cvae.run import RECONSTRUCTIONS, SAMPLE_GRID, sample_path
 

@@ -96,6 +96,7 @@ class TrainingStep:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         training = self.training
+        assert training.warmup is not None  # filled in by configure()
         milestones = training.milestones and [epoch * len(self.batches) for epoch in training.milestones]
         return training.lr * lr_factor(training.schedule, step, self.total_steps, training.warmup, milestones)
 

@@ -120,7 +120,7 @@ class Flow(Prior):
         UsageError: If an argument is out of range.
     """
 
-    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 64) -> None:
+    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 128) -> None:
         super().__init__()
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")

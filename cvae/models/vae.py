@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cvae.config import ModelConfig, Part
+from cvae.model_config import ModelConfig, Part
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob

@@ -76,6 +76,7 @@ def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, num_images, epochs):
         data_dir=str(SHARED),
         limit=num_images,
         epochs=epochs,
+        lr=1e-3,
         trackers=("none",),
     )
     fp32, bf16 = (
@@ -94,22 +95,32 @@ def test_defaults_depend_on_the_data():
     assert configure(automatic, dataset).model.likelihood.name == "gaussian-optimal"  # shades of grey
     assert configure(automatic, binary).model.likelihood.name == "bernoulli"
     assert configure(automatic, colour).model.likelihood.name == "gaussian-optimal"
-    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1500 / STEPS)
+    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(2000 / STEPS)
     config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
     assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
     assert from_dict(Config, json.loads(config.to_json())).to_json() == config.to_json()
 
 
 @pytest.mark.parametrize(
-    ("images", "expected"), [(1, 2), (5, 2), (13, 4), (16, 8), (159, 8), (160, 16), (1_294, 128), (54_000, 128)]
+    ("images", "expected"), [(1, 2), (5, 2), (13, 4), (16, 8), (159, 8), (160, 16), (639, 32), (640, 64), (54_000, 64)]
 )
 def test_batch_size_of_a_small_data_set_leaves_several_steps_per_epoch(images, expected):
     dataset = load_dataset(QUICK)
     train = Split(images=np.zeros((images, 1, 8, 8), np.uint8), labels=np.zeros(images, np.int64))
     training = configure(replace(QUICK, batch_size=None, epochs=None), replace(dataset, train=train)).training
     steps = max(1, images // expected)
-    assert (training.batch_size, training.epochs) == (expected, max(10, math.ceil(1500 / steps)))
+    assert (training.batch_size, training.epochs) == (expected, max(10, math.ceil(2000 / steps)))
     assert configure(QUICK, replace(dataset, train=train)).training.batch_size == QUICK.batch_size
+
+
+@pytest.mark.parametrize(
+    ("epochs", "warmup", "expected"), [(1, None, 0), (10, None, 5), (1_000, None, 100), (1, 30, 30)]
+)
+def test_warmup_of_a_short_run_is_a_twentieth_of_its_steps(epochs, warmup, expected):
+    dataset = load_dataset(QUICK)
+    train = Split(images=np.zeros((100, 1, 8, 8), np.uint8), labels=np.zeros(100, np.int64))  # 10 steps per epoch
+    config = replace(QUICK, batch_size=10, epochs=epochs, warmup=warmup)
+    assert configure(config, replace(dataset, train=train)).training.warmup == expected
 
 
 def test_options_of_an_unused_part_are_rejected():

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from model_helpers import FAMILIES, batch, learn, model_config
 from torch import nn
 
-from cvae.config import ModelConfig
 from cvae.errors import UsageError
 from cvae.exporters.onnx.graph import set_metadata, to_onnx
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
+from cvae.model_config import ModelConfig
 from cvae.models import VAE, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, LabelLinear

@@ -190,7 +190,7 @@ def resnet(
     max_width: int = 64,
     blocks: int = 1,
     patch: int = 2,
-    smallest: int = 4,
+    smallest: int = 7,
     batch_norm: bool = False,
     spatial: bool = False,
 ) -> tuple[nn.Module, nn.Module]:

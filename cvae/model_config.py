@@ -1,0 +1,59 @@
+"""Description of a network, from which it can be rebuilt. Does not import torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cvae.errors import UsageError
+from cvae.serialization import check_text
+
+MIN_SIDE, MAX_SIDE = 4, 4096
+"""Minimum and maximum height and width of an image, in pixels."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A registered part: its name and all its options."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Description of a network, from which it can be rebuilt.
+
+    Attributes:
+        image_shape: (C, H, W).
+        classes: names of the labels 0 ... K-1 of a conditional model; None without labels.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent_dim: int
+    classes: tuple[str, ...] | None
+    architecture: Part
+    conditioning: Part | None
+    likelihood: Part
+    prior: Part
+
+    def __post_init__(self) -> None:
+        channels, height, width = self.image_shape
+        sides = range(MIN_SIDE, MAX_SIDE + 1)
+        if not (1 <= channels <= 16 and height in sides and width in sides):
+            raise UsageError(
+                f"image shape {self.image_shape} is not (C, H, W) with C in 1..16, H and W in {MIN_SIDE}..{MAX_SIDE}"
+            )
+        if not 1 <= self.latent_dim <= 65536:
+            raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
+        if (self.classes is None) != (self.conditioning is None):
+            raise UsageError("a model must have both classes and conditioning, or neither")
+        if self.classes is not None and not 1 <= len(self.classes) <= 65536:
+            raise UsageError(f"a conditional model has 1 to 65536 classes, not {len(self.classes)}")
+        for name in self.classes or ():
+            check_text(name)
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        """Parts of the network by flag."""
+        parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
+        return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
