@@ -63,7 +63,7 @@ def combinations() -> Iterator[tuple[str, str, str, str | None]]:
     parts = product(FAMILIES, PRIORS, [None, *CONDITIONINGS])
     names = list(LIKELIHOODS)
     for i, (arch, prior, conditioning) in enumerate(parts):
-        for name in {names[i % len(names)], names[(i + 2) % len(names)]}:
+        for name in sorted({names[i % len(names)], names[(i + 2) % len(names)]}):
             yield arch, prior, name, conditioning
 
 
