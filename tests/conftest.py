@@ -100,7 +100,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, conditional in {"labels": True, "plain": False}.items():
         prior = "flow" if conditional else "normal"
         config = TrainConfig(
-            arch="mlp", conditional=conditional, epochs=20, lr=5e-3, latent_dim=8, prior=prior, trackers=("none",)
+            arch="mlp",
+            conditional=conditional,
+            epochs=20,
+            batch_size=128,
+            warmup=0,
+            latent_dim=8,
+            prior=prior,
+            options={"prior": {"hidden": 64} if conditional else {}},
+            trackers=("none",),
         )
         runs[name] = train(config, folder / name, quiet=True)
         export(runs[name])

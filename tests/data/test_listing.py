@@ -353,5 +353,5 @@ def test_names_that_look_like_markup_are_printed_unchanged(root, capsys, monkeyp
     loaded = load_data(f"folder:{root / name}", size=4, validation=0)
     output = capsys.readouterr().err
     assert f"decoding {name}" in output and f"process to decode {name}" in output
-    Display().json({"data": loaded.description})
+    Display().fields({"data": loaded.description})
     assert f"{name}: 4 training images ({name}a 2, b 2)" in capsys.readouterr().err

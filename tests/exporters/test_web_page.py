@@ -291,7 +291,7 @@ def test_many_classes_are_shown_as_a_list(visit):
     assert page_state["label"] == 69 and page.inner_text("#class-name") == "class 69"
     np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     page.get_by_text("About this model").click()
-    assert page.locator("#report").inner_text().count("<b>at all</b>") == 1  # text, not markup
+    assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # text, not markup
 
 
 @needs_browser

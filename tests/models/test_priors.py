@@ -76,7 +76,7 @@ def test_log_ratio_of_a_sample_agrees_with_its_densities(arch, prior):
     torch.manual_seed(0)
     model = build(model_config(arch, prior=prior)).double().eval()
     for parameter in model.prior.parameters():
-        nn.init.normal_(parameter, std=0.3)
+        nn.init.normal_(parameter, std=0.2)
     image, noise = torch.rand(2, 1, 8, 8).double(), torch.randn(6, 5).double()
     terms = model(image, None, noise)  # three samples of each image
     q = D.Normal(terms.mean, (0.5 * terms.log_var).exp())

@@ -109,7 +109,18 @@ def test_recipe_contains_the_full_config(tmp_path, config):
 # -- a real study ------------------------------------------------------------------------------------------------------
 
 QUICK_TUNE = ["tune", "--arch", "mlp", "--set", "arch.hidden=[32]", "--epochs", "3", "--tracker", "none"]
-QUICK_TUNE += ["--limit", "600", "--search", "lr=1e-3..2e-2:log", "--search", "batch_size=16,32", "--study", "quick"]
+QUICK_TUNE += [
+    "--lr",
+    "1e-3",
+    "--limit",
+    "600",
+    "--search",
+    "lr=1e-3..2e-2:log",
+    "--search",
+    "batch_size=16,32",
+    "--study",
+    "quick",
+]
 
 
 def cvae(*args: str) -> int:
