@@ -42,7 +42,7 @@ dev: $(VENV)/.dev
 demo: $(VENV)/.train
 	rm -rf demo
 	$(BIN)/cvae train --arch resnet --conditional --out demo/run
-	$(BIN)/cvae generate demo/run --digit 7 --seed 7 --out demo/seven.png
+	$(BIN)/cvae generate demo/run --digit 7 --seed 1 --out demo/seven.png
 	$(BIN)/cvae generate demo/run --grid --out demo/digits.png
 	@echo
 	@echo 'Your seven: demo/seven.png; all ten digits: demo/digits.png. What to try next:'

@@ -156,7 +156,7 @@ def _export(run: Path, display: "Display") -> None:
     models = [path for path in paths if path.suffix == ".onnx"]
     difference = max(read_spec(path)[0].agreement["max_abs_difference"] for path in models)
     names = " and ".join(path.name for path in models)
-    display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.0f} s"})
+    display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.1f} s"})
 
 
 def _next_commands(run: Path, classes: tuple[str, ...] | None, *, exported: bool) -> list[str]:

@@ -24,6 +24,7 @@ SMOKE = {
     "achieved_flops": (["--smoke"], "achieved, GFLOP/s"),
     "anomaly_mnist": (["--smoke", "--out", "anomaly.json"], "labels without 1  combined"),
     "decoding_speed": (["--smoke"], "onnxruntime"),
+    "default_run": (["--smoke"], "digits recognized as their label"),
     "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),
     "large_set": (["--smoke"], "325 images 3x64x64"),
     "precision": (["--smoke"], "test bound, nats"),
