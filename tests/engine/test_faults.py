@@ -279,6 +279,8 @@ def test_simultaneous_runs_get_different_folders(in_tmp):
     assert len(set(folders)) == 32 and all(folder.is_dir() for folder in folders)
 
 
+DISTRIBUTED = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1"]
+
 CRASHING_TRAINER = """
 import os, signal
 from cvae.engine.trainer import Trainer
@@ -299,9 +301,8 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.integration
-def test_two_processes_have_the_loss_curve_of_one_and_report_a_lost_process(tmp_path):
-    (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
-    flags = ["train", *FLAGS, "--epochs", "4", "--device", "cpu", "--binarize", "dynamic", "--shift", "1", "--out"]
+def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+    flags = [*DISTRIBUTED, "--no-export", "--out"]
     one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
     two = torchrun(tmp_path, "-m", "cvae", *flags, "two")
     for result in (one, two):
@@ -315,7 +316,11 @@ def test_two_processes_have_the_loss_curve_of_one_and_report_a_lost_process(tmp_
     assert len(curves[0]) == 4 * 7 + 1
     np.testing.assert_allclose(curves[1], curves[0], rtol=1e-4)
 
-    lost = torchrun(tmp_path, "crashing.py", *flags, "lost")
+
+@pytest.mark.slow
+def test_lost_process_ends_the_run_with_the_command_to_resume(tmp_path):
+    (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
+    lost = torchrun(tmp_path, "crashing.py", *DISTRIBUTED, "--out", "lost")
     assert lost.returncode != 0
     assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
 

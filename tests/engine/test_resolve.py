@@ -24,7 +24,7 @@ from cvae.serialization import from_dict
     os.environ.get("ATEN_CPU_CAPABILITY") == "default",
     reason="torch.compile generates vector code that torch then rejects",
 )
-@pytest.mark.integration
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick_run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
@@ -62,11 +62,9 @@ def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
         assert choose_precision("auto", "cpu") == expected
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @needs_mnist
-@pytest.mark.parametrize(
-    ("arch", "num_images", "epochs"), [("mlp", 6_000, 2), pytest.param("resnet", 54_000, 3, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("arch", "num_images", "epochs"), [("mlp", 6_000, 2), ("resnet", 54_000, 3)])
 def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, num_images, epochs):
     """The bound may be better or up to 0.3 nats worse, because a run this short varies by chance."""
     config = TrainConfig(

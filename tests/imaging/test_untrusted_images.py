@@ -76,7 +76,7 @@ def test_read_rejects_hostile_images(tmp_path):
     assert_rejected(tmp_path)
 
 
-@pytest.mark.integration
+@pytest.mark.slow
 @needs_linux
 def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "_valid.png")
