@@ -138,14 +138,14 @@ def command_section(command: Any, context: Any) -> list[str]:
         ]
         if records:
             lines = [f"| {title} | |", "|---|---|"]
-            lines += [f"| `{cell(names)}` | {cell(escape(text))} |" for names, text in records]
+            lines += [f"| <code>{cell(escape(names))}</code> | {cell(escape(text))} |" for names, text in records]
             parts.append("\n".join(lines))
     return parts
 
 
 def cell(text: str) -> str:
     """Return text as the content of a table cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "&#124;")
 
 
 def escape(text: str) -> str:

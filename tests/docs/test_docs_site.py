@@ -61,8 +61,8 @@ def test_command_reference_has_every_option(reference, path, command):
     assert bool(section) != command.hidden
     for parameter in command.params:
         if parameter.param_type_name == "option" and section and not parameter.hidden and parameter.name != "help":
-            assert any(f"| `{name}" in section for name in parameter.opts), parameter.opts
-            assert " ".join((parameter.help or "").split()) in section.replace("\\", "")
+            assert any(f"| <code>{name}" in section for name in parameter.opts), parameter.opts
+            assert " ".join((parameter.help or "").split()) in section.replace("\\", "").replace("&#124;", "|")
 
 
 def test_recipe_page_has_every_recipe(site):
