@@ -168,21 +168,21 @@ class EpochTable:
         if not self.display.is_live and self._update_time - self._line_time > LINE_SECONDS:
             self._row(f"{step / self.steps:.1f}/{self.epochs}", metrics, "", speed, step)
 
-    def epoch(self, record: Mapping[str, Any], validation: float | None, *, is_best: bool) -> None:
+    def epoch(self, record: Mapping[str, Any], validation: float | None, *, has_improved: bool) -> None:
         """Print the row of an epoch.
 
         Args:
             record: record of the epoch.
             validation: its validation bound, or None.
-            is_best: whether it is the lowest one so far.
+            has_improved: whether it, or one since the row before, was the lowest one so far.
         """
-        text = "-  " if validation is None else f"{format_nats(validation)} {'*' if is_best else ' '}"
+        text = "-  " if validation is None else f"{format_nats(validation)} {'*' if has_improved else ' '}"
         number = f"{record['epoch']}/{self.epochs}"
         self._row(number, record["train"], text, record["images_per_second"], record["step"])
 
     def _row(self, epoch: str, metrics: Mapping[str, float], validation: str, speed: float, step: int) -> None:
         if not self._has_title:
-            mark = "; * is the lowest validation bound so far, whose weights are kept" if self.validated else ""
+            mark = "; * after a new lowest validation bound, whose weights are kept" if self.validated else ""
             self.display.line(f"\nnats per image{mark}", "dim")
             titles = [name + " " * 2 * (name == "validation") for name in COLUMNS]
             self.display.line(_align(titles), "bold")

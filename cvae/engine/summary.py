@@ -13,6 +13,9 @@ from cvae.engine.run_state import Record
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import count_of, one_line
 
+OVERFITTING = 0.02
+"""Minimum rise of the validation bound after its best epoch that the summary mentions, relative to the best one."""
+
 MAX_CLASSES = 12
 """Maximum number of classes whose images are counted one by one."""
 
@@ -51,23 +54,29 @@ def describe_run(
     return {name: text for name, text in fields.items() if text}
 
 
-def describe_result(records: Sequence[Record], test_images: int, seconds: float) -> dict[str, str]:
+def describe_result(records: Sequence[Record], test_images: int, seconds: float, *, resumed: bool) -> dict[str, str]:
     """Return the summary of a run.
 
     Args:
         records: lines of metrics.jsonl.
         test_images: number of test images.
-        seconds: duration of the training in seconds.
+        seconds: duration of the training in seconds, since it was resumed if it was.
+        resumed: whether the run was resumed.
     """
     curve = ValidationCurve(records)
     last = max(record["epoch"] for record in records if "epoch" in record)
     fields = {}
     if curve.epochs:
         fields["best epoch"] = f"{curve.best_epoch} of {last}, validation bound {format_nats(curve.best)} nats"
+        if curve.bounds[-1] > curve.best + OVERFITTING * abs(curve.best):
+            fields["best epoch"] += (
+                f"; it rose to {format_nats(curve.bounds[-1])} afterwards, so the network overfits: more images, "
+                "--flip or --shift help, and --patience 5 ends such a run"
+            )
     for record in records:
         if "test" in record:
             fields["test"] = f"{format_bound(record['test'])} on {count_of(test_images, 'image')}"
-    return {**fields, "time": format_seconds(seconds)}
+    return {**fields, "time": f"{format_seconds(seconds)}{' since the run was resumed' if resumed else ''}"}
 
 
 def describe_explosion(curve: ValidationCurve, images: int) -> str:

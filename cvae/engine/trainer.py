@@ -86,7 +86,7 @@ class Trainer:
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
         self.tracking = Tracking(accelerator, choose(training.trackers), out, self.config)
         self.state, self.notes = RunState(), [*dataset.notes]
-        self.stop, self.has_warned = Stop(), False
+        self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
     def _make_step(self, model: VAE) -> TrainingStep:
         arguments = self.config, self.accelerator, model, self.batches
@@ -116,7 +116,7 @@ class Trainer:
         return self.out
 
     def _train(self) -> None:
-        started = time.monotonic()
+        started, first_step = time.monotonic(), self.state.step
         self.display.fields(self._describe_run())
         for line in self.notes:
             self.display.line(line)
@@ -142,7 +142,8 @@ class Trainer:
                 self.tracking.close()
         test_images = 0 if self.dataset.test is None else len(self.dataset.test)
         self.display.line()
-        self.display.fields(describe_result(self.state.records, test_images, time.monotonic() - started))
+        seconds = time.monotonic() - started
+        self.display.fields(describe_result(self.state.records, test_images, seconds, resumed=first_step > 0))
 
     @property
     def _is_done(self) -> bool:
@@ -213,15 +214,17 @@ class Trainer:
             save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
         self.checkpoints.save(self.state)
         self._write_metrics()
-        self._report(record, table, is_best=self.validation is not None and improved)
+        self.has_improved |= self.validation is not None and improved
+        self._report(record, table)
 
-    def _report(self, record: Record, table: EpochTable, *, is_best: bool) -> None:
+    def _report(self, record: Record, table: EpochTable) -> None:
         self.tracking.log(record, self.state.step)
         epoch = record["epoch"]
         if epoch == 1 or self._is_done or epoch % report_every(self.epochs) == 0:
             self._save_sample_images(epoch)
             validation = selection_bound(record["validation"]) if "validation" in record else None
-            table.epoch(record, validation, is_best=is_best)
+            table.epoch(record, validation, has_improved=self.has_improved)
+            self.has_improved = False
             if "skipped" in record:
                 self.display.line(f"{count_of(record['skipped'], 'step')} skipped, whose loss was not finite")
         self._warn_if_exploded()

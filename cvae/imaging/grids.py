@@ -16,8 +16,8 @@ MIN_SHORT_SIDE = 96
 MAX_LONG_SIDE = 1280
 """Maximum length of the longer side of a strip that is enlarged to reach `MIN_SHORT_SIDE`, in pixels."""
 
-MAX_MAGNIFIED_SIDE = 1000
-"""Maximum length of the longer side of an image that `magnify` enlarges, in pixels."""
+MAX_MAGNIFIED_SIDE, MAX_MAGNIFICATION = 1000, 8
+"""Maximum length of the longer side of an image that `magnify` enlarges, in pixels, and maximum factor."""
 
 RESAMPLING = Image.Resampling.LANCZOS
 """Filter for enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
@@ -63,6 +63,6 @@ def enlarge(image: Image.Image) -> Image.Image:
 
 
 def magnify(image: Image.Image) -> Image.Image:
-    """Enlarge an image to a side of 500 to 1,000 pixels by an integer factor, so that its pixels are squares."""
-    factor = max(1, MAX_MAGNIFIED_SIDE // max(image.size))
+    """Enlarge an image by an integer factor of at most 8, to a side of at most 1,000 pixels. Its pixels are squares."""
+    factor = min(MAX_MAGNIFICATION, max(1, MAX_MAGNIFIED_SIDE // max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

@@ -46,15 +46,30 @@ def read_history(run: Path) -> Records:
 def _check(record: dict[str, Any]) -> None:
     """Raise ValueError, KeyError or TypeError if `record` is not valid."""
     numbers = [record[split][term] for split in STYLES if split in record for term in TERMS]
-    if not numbers or not all(isinstance(number, int | float) for number in (*numbers, record.get("epoch", 0))):
+    others = record.get("epoch", 0), record.get("validation", {}).get("importance_weighted", 0)
+    if not numbers or not all(isinstance(number, int | float) for number in (*numbers, *others)):
         raise ValueError
 
 
 def curve(records: Records, split: str, term: str) -> tuple[list[int], list[float]]:
-    """Return the epochs and values of one curve. The test curve is a single point at the last epoch."""
-    last = max(record.get("epoch", 0) for record in records)
-    points = [(record.get("epoch", last), record[split][term]) for record in records if split in record]
+    """Return the epochs and values of one curve. The test curve is a single point at the epoch of the saved weights."""
+    saved = saved_epoch(records)
+    points = [(record.get("epoch", saved), record[split][term]) for record in records if split in record]
     return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+def saved_epoch(records: Records) -> int:
+    """Return the epoch with the lowest validation bound, whose weights are saved, or else the last epoch."""
+    epochs = [record for record in records if "epoch" in record]
+    validated = [record for record in epochs if "validation" in record]
+    if not validated:
+        return max(record["epoch"] for record in epochs)
+
+    def bound(record: dict[str, Any]) -> float:
+        metrics = record["validation"]
+        return metrics.get("importance_weighted", metrics["bound"])
+
+    return min(validated, key=bound)["epoch"]
 
 
 def draw(runs: Mapping[str, Records]) -> Figure:

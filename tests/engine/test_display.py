@@ -32,9 +32,9 @@ def open_table(display: Display, epochs: int = 3, *, done: int = 0) -> EpochTabl
 def test_file_gets_aligned_rows_without_control_characters(capsys):
     with open_table(Display()) as table:
         table.update(5, RECORD["train"], 1000.0)
-        table.epoch(RECORD, -12_000.0, is_best=True)
-        table.epoch({**RECORD, "epoch": 2, "step": 20}, -11_999.0, is_best=False)
-        table.epoch({**RECORD, "epoch": 3, "step": 30}, None, is_best=False)
+        table.epoch(RECORD, -12_000.0, has_improved=True)
+        table.epoch({**RECORD, "epoch": 2, "step": 20}, -11_999.0, has_improved=False)
+        table.epoch({**RECORD, "epoch": 3, "step": 30}, None, has_improved=False)
     result = capsys.readouterr()
     _, legend, title, *rows = result.err.splitlines()
     assert result.out == "" and result.err.replace("\n", "").isprintable()
@@ -66,7 +66,7 @@ def test_terminal_shows_a_bar_below_the_rows(monkeypatch, capsys):
     with open_table(display, 150, done=15) as table:
         table.update(17, RECORD["train"], 1000.0)
         table.bar.refresh()
-        table.epoch(RECORD, 3.0, is_best=True)
+        table.epoch(RECORD, 3.0, has_improved=True)
     output = capsys.readouterr().err
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output)
     bars = [line for line in re.split(r"[\r\n]+", plain) if line.startswith("epoch 2/150")]
@@ -78,7 +78,7 @@ def test_notebook_gets_plain_text_on_standard_output(monkeypatch, capsys):
     """A notebook shows standard error on a red background."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     with open_table(Display()) as table:
-        table.epoch(RECORD, None, is_best=False)
+        table.epoch(RECORD, None, has_improved=False)
     result = capsys.readouterr()
     assert result.err == "" and result.out.replace("\n", "").isprintable() and result.out.count("\n") == 4
 
@@ -88,7 +88,7 @@ def test_quiet_display_prints_nothing(capsys):
     display.fields({"model": "mlp"})
     display.warning("a cause; a fix")
     with display.status("waiting"), open_table(display) as table:
-        table.epoch(RECORD, None, is_best=False)
+        table.epoch(RECORD, None, has_improved=False)
     assert capsys.readouterr() == ("", "")
 
 

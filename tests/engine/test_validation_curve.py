@@ -67,6 +67,7 @@ def test_patience_ends_the_run_and_keeps_the_best_weights(tmp_path, scored, caps
     output = capsys.readouterr().err
     assert "ended early: the validation bound has not improved for 2 epochs" in output
     assert "best epoch   2 of 4, validation bound 4.00 nats" in output and " 4/30 " in output
+    assert "it rose to 4.20 afterwards" in " ".join(output.split())
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, patience=0), tmp_path / "second-epoch", quiet=True, on_epoch=stop_at(2))
     assert same(weights(run), weights(tmp_path / "second-epoch"))

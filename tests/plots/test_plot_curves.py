@@ -35,7 +35,8 @@ def test_loss_curves_show_the_recorded_metrics(plot, trained, saved_figures):
                 assert line.get_ydata().tolist() == [record[split][term] for record in epochs]
                 assert line.is_dashed() == (split == "train")
             line = next(lines)
-            assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([20], [last["test"][term]])
+            best = min(epochs, key=lambda record: record["validation"]["bound"])["epoch"]
+            assert (line.get_xdata().tolist(), line.get_ydata().tolist()) == ([best], [last["test"][term]])
         assert next(lines, None) is None
     (legend,) = saved_figures[0].legends
     assert [text.get_text() for text in legend.get_texts()] == ["labels", "plain", "train", "validation", "test"]
@@ -47,6 +48,13 @@ def history(values: list[float]) -> losses.Records:
         {"epoch": epoch, "train": {"bound": value, "distortion": value / 2, "rate": -value}}
         for epoch, value in enumerate(values, 1)
     ]
+
+
+def test_test_metrics_are_drawn_at_the_epoch_of_the_saved_weights():
+    epochs = [{**record, "validation": record["train"]} for record in history([3.0, 1.0, 2.0])]
+    assert losses.curve([*epochs, {"test": epochs[0]["train"]}], "test", "bound") == ([2], [3.0])
+    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}  # selects the weights if present
+    assert losses.saved_epoch(epochs) == 3
 
 
 def test_high_losses_of_first_epochs_are_clipped_and_mentioned():
