@@ -16,7 +16,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 MIN_HALVED = 20_000
-"""Minimum number of elements of a weight that is stored in 16 bits. Rounding smaller ones causes most of the error,
+"""Minimum number of elements of a weight tensor that is stored in 16 bits. Rounding small tensors causes most error,
 above all in a flow."""
 
 VARINT, BYTES = 0, 2
@@ -30,7 +30,7 @@ INT = 2
 
 
 class BuildPy(build_py):
-    """Build command that halves the exported files of the zoo in the build folder."""
+    """Build command that halves the size of the large weights in the zoo's exported files, in the build folder."""
 
     def build_package_data(self) -> None:
         super().build_package_data()
@@ -42,7 +42,7 @@ class BuildPy(build_py):
 def halve(model: bytes) -> bytes:
     """Return an exported file whose large weights are float16, each followed by a cast to float32.
 
-    The spec states the type of the weights. It no longer states the agreement with torch, which is not measured here.
+    In the result, the spec states the type of the weights instead of the agreement with torch, which is not measured.
     """
     result = b""
     for number, value in read_fields(model):
@@ -105,7 +105,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     while position < len(message):
         key, position = _read_varint(message, position)
         if key & 7 not in (VARINT, BYTES):
-            raise ValueError(f"field {key >> 3} has the wire type {key & 7}")
+            raise ValueError(f"field {key >> 3} has the unsupported wire type {key & 7}")
         value, position = _read_varint(message, position)
         if key & 7 == VARINT:
             yield key >> 3, value

@@ -1,9 +1,9 @@
-"""The run that a new user starts, `cvae train --arch resnet --conditional`: its time, and the quality of its digits.
+"""Time and digit quality of the run that a new user starts: `cvae train --arch resnet --conditional`.
 
     python benchmarks/default_run.py [--precision fp32] [--json] [--smoke]
 
-The time is that of the whole process, which also exports the model. The bound is that of the 2,000 test images of
-mnist-small. The accuracy is the fraction of 1,000 generated digits, 100 of each, that the bundled classifier assigns to
+The time covers the whole process, including the export of the model. The bound is measured on the 2,000 test images
+of mnist-small. The accuracy is the fraction of 1,000 generated digits, 100 of each, that the bundled classifier assigns to
 their label, for each of three seeds.
 """
 

@@ -1,4 +1,4 @@
-"""Input and output of the commands `cvae detect`: models, images, heat maps and tables."""
+"""Input and output of the `cvae detect` commands: models, images, heat maps and tables."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +30,8 @@ def load_normal_images(
 ) -> "tuple[Dataset, Split]":
     """Load a data set of normal images and one of its splits.
 
-    The default split is the held-out validation images of the training data set, or all training images of a different
-    data set, which the model has not seen.
+    The default split holds images that the model has not seen: the validation images of the data set that it was
+    trained on, or all training images of any other data set.
     """
     from dataclasses import replace
 

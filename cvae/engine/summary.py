@@ -14,10 +14,10 @@ from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import count_of, one_line
 
 OVERFITTING = 0.02
-"""Minimum rise of the validation bound after its best epoch that the summary mentions, relative to the best one."""
+"""Minimum rise of the validation bound above its best value that the summary reports, as a fraction of that value."""
 
 MAX_CLASSES = 12
-"""Maximum number of classes whose images are counted one by one."""
+"""Maximum number of classes that are listed by name, each with its number of images."""
 
 
 def describe_run(
@@ -60,7 +60,7 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
     Args:
         records: lines of metrics.jsonl.
         test_images: number of test images.
-        seconds: duration of the training in seconds, since it was resumed if it was.
+        seconds: duration of the training in seconds, counted from the resumption if the run was resumed.
         resumed: whether the run was resumed.
     """
     curve = ValidationCurve(records)
@@ -71,7 +71,7 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
         if curve.bounds[-1] > curve.best + OVERFITTING * abs(curve.best):
             fields["best epoch"] += (
                 f"; it rose to {format_nats(curve.bounds[-1])} afterwards, so the network overfits: more images, "
-                "--flip or --shift help, and --patience 5 ends such a run"
+                "--flip or --shift can help, and --patience 5 would stop such a run early"
             )
     for record in records:
         if "test" in record:
@@ -104,7 +104,7 @@ def format_bound(metrics: dict[str, float]) -> str:
 
 
 def _count_by_class(dataset: Dataset) -> str:
-    """Return the number of training images in each class, or "" without labels. Names may be those of folders."""
+    """Return the number of training images in each class, or "" without labels. Class names may be untrusted."""
     if dataset.classes is None or dataset.train.labels is None:
         return ""
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))
@@ -113,4 +113,5 @@ def _count_by_class(dataset: Dataset) -> str:
     others = counts[MAX_CLASSES:]
     if not len(others):
         return shown
-    return f"{shown}, and {len(others):,} more of {others.min():,} to {others.max():,} images"
+    classes = f"{len(others):,} more class{'es' * (len(others) > 1)}"
+    return f"{shown}, and {classes} of {others.min():,} to {others.max():,} images each"

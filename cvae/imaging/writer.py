@@ -1,4 +1,4 @@
-"""Writing of image files and GIFs. Does not import torch."""
+"""Save images and animated GIFs. Does not import torch."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def save(image: Image.Image, path: str | Path) -> None:
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Save images as an endless animation. The duration of a frame is rounded to hundredths of a second.
+    """Save images as a GIF that loops forever. The duration of a frame is rounded to hundredths of a second.
 
     Raises:
         CvaeError: If the file can't be written.

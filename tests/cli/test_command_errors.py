@@ -82,7 +82,7 @@ def test_generate_suggests_training_when_there_is_no_model(assert_fails, monkeyp
     assert_fails(2, ["cvae train"], "generate", "--digit", "7")
 
 
-def test_interpolate_requires_label_from_image_to_seed(assert_fails, trained, wrong_files):
+def test_interpolation_from_image_to_seed_requires_label(assert_fails, trained, wrong_files):
     assert_fails(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
 
 

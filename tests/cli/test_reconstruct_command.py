@@ -17,7 +17,7 @@ def test_restyle_keeps_the_latent_and_changes_the_label(cvae, trained, image_fil
     assert same_images(read_grid("restyled.png", 2, 3), np.concatenate([read_images(image_files), *restyled]))
 
 
-def test_restyle_without_labels_infers_the_label_and_writes_every_class(cvae, trained, image_files):
+def test_restyle_infers_a_missing_label_and_writes_every_class(cvae, trained, image_files):
     run, (a, _) = trained["labels"], image_files
     result = cvae("restyle", a, "--model", run)
     assert result.code == 0 and f"{a}: no label given" in result.err
@@ -28,7 +28,7 @@ def test_restyle_without_labels_infers_the_label_and_writes_every_class(cvae, tr
 
 
 @pytest.mark.parametrize(("model", "flags", "labels"), [("plain", [], None), ("labels", ["--digit", "4"], [4, 4])])
-def test_reconstruct_writes_originals_above_reconstructions_of_torch(cvae, trained, image_files, model, flags, labels):
+def test_reconstruct_writes_originals_above_reconstructions_by_torch(cvae, trained, image_files, model, flags, labels):
     report = cvae("reconstruct", *image_files, "--model", trained[model], *flags, "--json").json
     images = read_images(image_files)
     reconstructions = run_torch(trained[model], "decode", run_torch(trained[model], "encode", images, labels), labels)

@@ -133,7 +133,11 @@ def test_header_shortens_many_classes_and_cleans_their_names():
     dataset = replace(load_dataset(QUICK), train=split(labels), classes=names)
     fields = describe(dataset, replace(QUICK, conditional=False))
     first, second, *_, last = fields["classes"].split(", ")
-    assert first == "a?[2J b\xa06" and second == f"{'x' * 17}...\xa06" and last == "and 88 more of 6 to 6 images"
+    assert (
+        first == "a?[2J b\xa06"
+        and second == f"{'x' * 17}...\xa06"
+        and last == "and 88 more classes of 6 to 6 images each"
+    )
 
 
 def test_header_says_that_the_batch_size_was_chosen_for_a_small_data_set():

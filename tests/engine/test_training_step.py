@@ -65,7 +65,7 @@ def test_accumulate_must_divide_the_batch_size(tmp_path):
 
 @pytest.mark.integration
 def test_objective_can_draw_several_samples_of_each_image(tmp_path, monkeypatch):
-    """The three samples of each image have the same noise in the full batch and in parts of it."""
+    """Each of the three samples of an image has the same noise whether the batch is processed whole or in parts."""
 
     def three_samples(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
@@ -158,7 +158,7 @@ def test_one_process_can_train_with_several_precisions(tmp_path):
 
 
 def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
-    """So does resuming a run that was killed before its first checkpoint."""
+    """Resuming a run that was killed before its first checkpoint starts from those weights too."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(

@@ -65,7 +65,7 @@ def chromium() -> Iterator[Any]:
 
 
 class Visit:
-    """Open page, the messages on its console and the addresses that it requested."""
+    """A page that is open, with its console messages and the addresses that it requested."""
 
     def __init__(self, chromium: Any, address: str, **options: Any) -> None:
         self.page = chromium.new_context(**options).new_page()
@@ -211,7 +211,7 @@ def test_screen_shows_the_pixels_of_the_image(visit, name, label):
 
 
 @needs_browser
-def test_image_between_two_classes_is_the_same_mean_as_in_python(visit):
+def test_image_between_two_classes_agrees_with_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     page_state = show(page, code, 3, next=8, mix=0.25)
@@ -329,7 +329,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """The test also averages the drawing over squares and centres it, and then encodes it in Python."""
+    """Like the page, the test averages the drawing over squares, centres it and encodes it, but in Python."""
     page, model = visit("zoo")
     pad = page.locator("#pad")
     pad.scroll_into_view_if_needed()

@@ -18,7 +18,7 @@ def test_to_uint8_rounds_and_clips():
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (2, 8, 8), (4, 8, 8), (8, 8, 3), (1, 1, 8, 8)], ids=str)
-def test_to_pil_rejects_other_shapes(shape):
+def test_to_pil_rejects_unsupported_shapes(shape):
     with pytest.raises(UsageError, match=re.escape(str(shape))):
         imaging.to_pil(np.zeros(shape))
 

@@ -21,13 +21,13 @@ def run(trained, tmp_path) -> Path:
 
 
 def change(weights: Path) -> None:
-    """Change one byte of a file, as another epoch of training would change many."""
+    """Change one byte of a file, to simulate further training."""
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
 
 
-def test_decoder_of_other_weights_is_an_error_with_the_fix(run):
+def test_load_rejects_an_outdated_decoder_and_names_the_fix(run):
     package.load(run)
     change(run / "model.safetensors")
     with pytest.raises(UsageError) as caught:
@@ -49,7 +49,7 @@ def test_decoder_of_other_weights_is_an_error_with_the_fix(run):
     ],
     ids=" ".join,
 )
-def test_every_command_rejects_a_decoder_of_other_weights(cvae, run, command):
+def test_every_command_rejects_an_outdated_decoder(cvae, run, command):
     change(run / "model.safetensors")
     result = cvae(*command, run)
     assert (result.code, result.out) == (2, "")
@@ -73,14 +73,14 @@ def test_info_shows_which_weights_were_exported(cvae, run):
     assert cvae("info", run, "--json").json["exported"] is None
 
 
-def test_decoder_without_weights_or_named_by_its_path_is_not_checked(run):
+def test_decoder_is_not_checked_if_weights_are_missing_or_its_path_is_given(run):
     change(run / "model.safetensors")
     package.load(run / "decoder.onnx").generate(1)
     (run / "model.safetensors").unlink()
     package.load(run).generate(1)
 
 
-def test_weights_of_the_same_size_and_time_are_not_read_again(run):
+def test_weights_of_unchanged_size_and_modification_time_are_not_read_again(run):
     weights = run / "model.safetensors"
     digest, status = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat()
     assert hash_weights(weights) == digest
@@ -91,14 +91,14 @@ def test_weights_of_the_same_size_and_time_are_not_read_again(run):
     assert hash_weights(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != digest
 
 
-def test_what_is_not_a_file_has_no_hash(tmp_path):
+def test_only_regular_files_have_a_hash(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     assert [hash_weights(tmp_path / name) for name in ("missing", "folder", "pipe")] == [None] * 3
 
 
 @pytest.mark.integration
-def test_check_imports_nothing_that_is_slow(run):
+def test_loading_a_run_imports_no_slow_packages(run):
     program = (
         "import sys, cvae; cvae.load(sys.argv[1]); "
         "print([name for name in ('torch', 'safetensors', 'onnx') if name in sys.modules])"
