@@ -56,7 +56,7 @@ def main() -> None:
         "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run with an exported decoder."
     )
     command = Path(sys.executable).with_name("cvae")
-    command_help = "Path of the command `cvae`, for example in an environment with the base install."
+    command_help = "Path of the `cvae` command to measure, such as one in an environment with only the base install."
     parser.add_argument("--command", type=Path, default=command, metavar="PATH", help=command_help)
     ort_help = "Folder with onnxruntime's include and lib, for cpp."
     parser.add_argument("--ort", type=Path, metavar="PATH", help=ort_help)

@@ -30,7 +30,7 @@ def export(
     ] = False,
     out: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="web, triton: folder to write. [default: web; triton: model_repository]"),
+        typer.Option(metavar="PATH", help="web, triton: output folder. [default: web, or model_repository for triton]"),
     ] = None,
     encoder: Annotated[
         bool, typer.Option("--encoder", help="triton: also export the encoder, as a second model.")
@@ -39,8 +39,8 @@ def export(
 ) -> None:
     """Export a model to files for other programs.
 
-    Start with onnx: it compares decoder.onnx and encoder.onnx with torch and writes them into the run folder. The other
-    formats use these files. The options of a plug-in are flags too: cvae export NAME --help.
+    Start with onnx: it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    other formats use these files. A plug-in's options are flags too; to list them: cvae export NAME --help.
 
     Example: cvae export onnx
     """
@@ -48,7 +48,7 @@ def export(
     from cvae.exporters.base import reads_weights, reports_progress
     from cvae.registry import EXPORTERS
 
-    # `license` to `encoder` are declared only for `cvae export --help`; `ExportCommand` puts the values into `ctx.obj`.
+    # `license` to `encoder` are declared only to appear in --help; `ExportCommand` puts their values into `ctx.obj`.
     exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
     values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     options = EXPORTERS.resolve(format, values)

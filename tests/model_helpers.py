@@ -10,7 +10,7 @@ from cvae.models import VAE, Terms
 from cvae.registry import OBJECTIVES
 
 FAMILIES = ["mlp", "conv", "resnet", "ladder"]
-"""Architecture families. The other architectures are sizes of these."""
+"""Architecture families. The other architectures are size variants of these."""
 NARROW = {
     "mlp": {"hidden": [16]},
     "conv": {"width": 4, "max_width": 8, "hidden": 16},

@@ -34,7 +34,7 @@ from cvae.models import VAE, build
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
 
 CHECKPOINT_SECONDS = 120.0
-"""Maximum time between two checkpoints. The end of each epoch is saved too."""
+"""Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
 
 OnEpoch = Callable[[Record], None]
 
@@ -46,7 +46,7 @@ class Trainer:
         config: Config of the run. Its precision, and whether to compile, are resolved here.
         dataset: Images to train on.
         out: Folder of the run.
-        accelerator: Processes that train together.
+        accelerator: Accelerate's handle to the device and to the processes that train together.
         quiet: Print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
     """
@@ -193,7 +193,7 @@ class Trainer:
         self.state.step += 1
 
     def _finish_epoch(self, record: Record, table: EpochTable) -> None:
-        """Validate, save and report, in this order, so that nothing is lost that has been reported."""
+        """Validate, save and report, in this order, so that everything that has been reported is already saved."""
         if not math.isfinite(record["train"]["loss"]):
             raise self._divergence_error(f"the loss is {record['train']['loss']} at step {self.state.step:,}")
         if not _is_finite(self.training_step.bare_model):
@@ -226,7 +226,7 @@ class Trainer:
             table.epoch(record, validation, has_improved=self.has_improved)
             self.has_improved = False
             if "skipped" in record:
-                self.display.line(f"{count_of(record['skipped'], 'step')} skipped, whose loss was not finite")
+                self.display.line(f"skipped {count_of(record['skipped'], 'step')}: loss or gradient was not finite")
         self._warn_if_exploded()
         if self._is_out_of_patience:
             patience = count_of(self.config.training.patience, "epoch")
@@ -310,10 +310,10 @@ class Trainer:
             initialize_weights([model for model in models if model is not None], init)
 
     def _restore(self) -> bool:
-        """Load the newest intact checkpoint, and return whether there is one.
+        """Load the newest intact checkpoint, and return whether the run has any checkpoints.
 
         Raises:
-            CvaeError: If no checkpoint is intact, the checkpoint does not fit the run, or the data have changed.
+            CvaeError: If all checkpoints are damaged, the newest intact one does not fit, or the data have changed.
             UsageError: If the run has been trained for more epochs than the config asks for.
         """
         state, notes = self.checkpoints.restore(self.config.training.data)
@@ -330,7 +330,7 @@ class Trainer:
             self.notes.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
         elif self._is_out_of_patience:
             patience = f"--patience {self.config.training.patience}"
-            self.notes.append(f"this run ended early ({patience}); to continue it, set --patience to more, or to 0")
+            self.notes.append(f"this run ended early ({patience}); to continue it, raise --patience, or set it to 0")
         else:
             self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
@@ -363,7 +363,7 @@ class Trainer:
             )
 
     def _raise_if_diverged(self) -> None:
-        """Check the steps so far, which waits for the device. All processes must call this at the same steps."""
+        """Check the steps so far; this waits for the device. All processes must call this at the same steps."""
         bad_step = int(self.training_step.bad_step)
         if bad_step >= 0 and self.config.training.on_nan == "stop":
             raise self._divergence_error(f"the loss or its gradient is not finite at step {bad_step:,}")
@@ -375,8 +375,8 @@ class Trainer:
             save_weights(weights, self.evaluated_model.state_dict())
         return Diverged(
             f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
-            "1000, --precision fp32, or a smaller --clip), or an image is unusual (--on-nan skip skips its batch, "
-            "also when a run is resumed); the last good weights are saved"
+            "1000, --precision fp32, or a smaller --clip), or an image is unusual (to skip its batch: --on-nan skip, "
+            "which also works with --resume); the last good weights have been saved"
         )
 
 

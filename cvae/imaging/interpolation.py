@@ -4,12 +4,12 @@ import numpy as np
 
 
 def lerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Interpolate linearly between a (Z,) and b (Z,), with weights (N, 1) of b in [0, 1]. Return (N, Z)."""
+    """Interpolate linearly between a (Z,) and b (Z,). `weight` (N, 1) is the weight of b, in [0, 1]. Return (N, Z)."""
     return (1 - weight) * a + weight * b
 
 
 def slerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Interpolate spherically between a (Z,) and b (Z,), with weights (N, 1) of b in [0, 1]. Return (N, Z).
+    """Interpolate spherically between a (Z,) and b (Z,). `weight` (N, 1) is the weight of b, in [0, 1]. Return (N, Z).
 
     Shoemake 1985, section 3.3.
     """

@@ -1,4 +1,4 @@
-"""Reading of image files as arrays: conversion to RGB, scaling and cropping. Does not import torch."""
+"""Read image files as arrays, converted to RGB, scaled and cropped. Does not import torch."""
 
 import math
 import warnings
@@ -22,10 +22,10 @@ ORIENTATION = 0x0112
 """EXIF tag of the orientation."""
 
 DEPTHS = (8, 10, 12, 14, 16)
-"""Bit depths with which 16- and 32-bit files are read."""
+"""Candidate bit depths for the values of 16- and 32-bit files."""
 
 MAX_DARK = 2**12
-"""Limit below which all values of a 16-bit image are nearly black, a sixteenth of the range of 16 bits.
+"""A 16-bit image whose values are all below this limit, a sixteenth of the 16-bit range, is nearly black.
 
 The actual range of such an image is probably smaller.
 """
@@ -60,12 +60,12 @@ class RGBImage(NamedTuple):
         if self.bits is not None and self.bits < DEPTHS[-1]:
             return describe_range(self.bits, self.peak)
         if self.peak < MAX_DARK:
-            return f"no value is above {self.peak:,} of 65,535, which is nearly black; scale the values to 16 bits"
+            return f"no value is above {self.peak:,} of 65,535, so it is nearly black; scale its values to 16 bits"
         return None
 
 
 def describe_range(bits: int, peak: int) -> str:
-    """Return a message on reading values of at most `peak` as `bits` bits."""
+    """Return a message that says that values up to `peak` are read as `bits` bits."""
     return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
 
 
@@ -136,7 +136,7 @@ class _GreyRange(NamedTuple):
 def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | None, int | None]:
     """Decode an image, and return the range of its grey values and the `peak` of `RGBImage`."""
     if image.mode == "F":
-        raise UnreadableImage("its pixels are floats of an unknown range; save it with 8 or 16 bits")
+        raise UnreadableImage("its pixels are floats of an unknown range; save it as an 8- or 16-bit image")
     tags = getattr(image, "tag_v2", {})  # decoding removes the tags
     # Whether the file has 16 bits per channel; decoding may reduce them to 8.
     has_16_bits = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
@@ -154,14 +154,14 @@ def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | 
     minimum, peak = _find_extrema(image, ignored_value=transparent)
     if minimum < 0 or peak >= 2 ** DEPTHS[-1]:
         raise UnreadableImage(
-            f"its pixels are integers from {minimum:,} to {peak:,}, of an unknown range; save it with 8 or 16 bits"
+            f"its pixels are integers from {minimum:,} to {peak:,}, of unknown scale; save it as an 8- or 16-bit image"
         )
     bits = next(bits for bits in DEPTHS if bits >= min_bits and peak < 2**bits)
     return _GreyRange(bits, white_is_zero, transparent), peak
 
 
 def _find_extrema(image: Image.Image, num_channels: int = 1, ignored_value: int | None = None) -> tuple[int, int]:
-    """Return the smallest and the largest value of the first channels.
+    """Return the smallest and the largest value in the first `num_channels` channels, except `ignored_value`.
 
     Unlike Pillow's `getextrema`, this supports every 16-bit mode.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 class Conditioning(Protocol):
-    """Interface of a conditioning."""
+    """Interface of a conditioning method."""
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """Create a layer (features (B, in), label (B,)) -> (B, out)."""

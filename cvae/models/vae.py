@@ -44,7 +44,7 @@ class Hierarchical(nn.Module, ABC):
 
     @abstractmethod
     def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        """Return the posterior along a sample: each group given the sampled groups before it.
+        """Sample the groups in order, and return the posterior of each group given the samples of those before it.
 
         Args:
             features: output of the encoder.

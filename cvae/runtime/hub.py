@@ -22,7 +22,7 @@ def fetch(name: str) -> Path:
         UsageError: If the name does not have this form, or the Hub has no such repository or revision.
         MissingExtraError: If huggingface_hub is not installed.
         CvaeError: If the Hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
-            a file is too large to load. Nothing is downloaded then.
+            a file is too large to load. In the last case nothing is downloaded.
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if match is None:
@@ -51,10 +51,10 @@ def fetch(name: str) -> Path:
         raise UsageError(f"{name!r}: {repository!r} has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
         raise CvaeError(
-            f"{name!r}: {constants.ENDPOINT} can't be reached, and the model was not downloaded before; "
+            f"{name!r}: {constants.ENDPOINT} can't be reached, and the model has not been downloaded before; "
             "connect to the network and try again"
         ) from error
-    except Exception as error:  # the HTTP client, and so its error for a lost connection, depends on the version
+    except Exception as error:  # which exception the HTTP client raises depends on the huggingface_hub version
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CvaeError(f"{name!r} can't be downloaded: {reason}; try again") from error
     if not (Path(folder) / FILES[0]).is_file():

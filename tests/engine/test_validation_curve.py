@@ -94,7 +94,7 @@ def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scored,
     assert epochs_of(run) == [1, 2, 3, 4]
     before = weights(run)
     assert epochs_of(resume(run)) == [1, 2, 3, 4] and same(weights(run), before)
-    assert "ended early (--patience 2); to continue it, set --patience to more, or to 0" in capsys.readouterr().err
+    assert "ended early (--patience 2); to continue it, raise --patience, or set it to 0" in capsys.readouterr().err
     scored[:] = [4.4]
     assert epochs_of(resume(run, patience=3, quiet=True)) == [1, 2, 3, 4, 5]
     scored[:] = [4.4] * 25

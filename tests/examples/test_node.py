@@ -207,7 +207,7 @@ def test_readme_program_generates_same_image_as_python(checkout):
         (["{zoo}/decoder.onnx", "--bogus"], "--bogus"),
     ],
 )
-def test_example_rejects_invalid_arguments_in_one_line(checkout, arguments, words):
+def test_example_rejects_invalid_arguments_with_a_one_line_error(checkout, arguments, words):
     result = generate(checkout, *(argument.format(zoo=models()[DEFAULT]) for argument in arguments))
     assert result.returncode == 1 and result.stdout == ""
     assert re.fullmatch(r"generate: error: .*\n", result.stderr) and words in result.stderr

@@ -80,7 +80,7 @@ def declare(name: str, part: str, index: int, type: int, shape: list[Any]) -> No
 declare("noise_of_doubles", "input", 0, TensorProto.DOUBLE, ["batch", 8])
 declare("noise_of_strings", "input", 0, TensorProto.STRING, ["batch", 8])
 declare("noise_of_rank_3", "input", 0, TensorProto.FLOAT, ["batch", 8, 1])
-declare("noise_without_batch", "input", 0, TensorProto.FLOAT, [1, 8])
+declare("noise_with_a_fixed_batch", "input", 0, TensorProto.FLOAT, [1, 8])
 declare("noise_of_free_size", "input", 0, TensorProto.FLOAT, ["batch", "size"])
 declare("labels_of_int32", "input", 1, TensorProto.INT32, ["batch"])
 declare("labels_of_rank_2", "input", 1, TensorProto.INT64, ["batch", 1])
@@ -96,7 +96,7 @@ def images_larger_than_declared(model):
 
 
 @register
-def images_without_a_batch(model):
+def images_summed_over_the_batch(model):
     append_nodes(model, node("ReduceSum", "before batch", keepdims=1), batch=[0])
 
 

@@ -56,7 +56,7 @@ def test_scan_agrees_with_onnxruntime_on_random_graphs(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer limits memory as only Linux can")
+@pytest.mark.skipif(sys.platform != "linux", reason="the fuzzer limits memory in a way that only Linux supports")
 def test_fuzzer_finds_no_difference_in_a_smoke_run():
     command = [sys.executable, ROOT / "fuzz" / "scan_shapes.py", "--smoke", "--seed", "2", "--json"]
     process = subprocess.run(command, capture_output=True, text=True)
