@@ -76,7 +76,9 @@ def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tig
 @pytest.mark.integration
 def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
     objective = {"objective": {"samples": 8}}
-    run = train(replace(QUICK, objective="iwae", options=QUICK.options | objective), tmp_path / "run", quiet=True)
+    # Under a flow prior, single samples far from the training images make the mean bound vary by several nats.
+    config = replace(QUICK, prior="normal", objective="iwae", options=QUICK.options | objective)
+    run = train(config, tmp_path / "run", quiet=True)
     *epochs, test = records(run)
     scorer, images = RunScorer(run, "cpu"), load_dataset(Config.read(run / "config.json").training).test
     expected = bounds(scorer, images.images, images.labels, samples=8)
