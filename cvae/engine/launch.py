@@ -12,6 +12,7 @@ from cvae.engine.processes import join_processes, restart_count
 from cvae.engine.resolve import configure
 from cvae.engine.trainer import OnEpoch, Trainer
 from cvae.errors import CvaeError, UsageError
+from cvae.flags import flags_of
 from cvae.run import is_run, read_config
 
 
@@ -41,37 +42,23 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     return Trainer(resolved, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run()
 
 
-def resume(
-    out: str | Path,
-    *,
-    data_dir: str | None = None,
-    epochs: int | None = None,
-    patience: int | None = None,
-    device: str | None = None,
-    on_nan: str | None = None,
-    compile: bool | None = None,
-    trackers: tuple[str, ...] | None = None,
-    quiet: bool = False,
-    on_epoch: OnEpoch | None = None,
-) -> Path:
+def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = None, **overrides: Any) -> Path:
     """Resume a run from its newest intact checkpoint, and return its folder.
 
-    Arguments other than None replace those that the run was started with. `epochs` is the total number of epochs.
+    Args:
+        out: Folder of the run.
+        quiet: Print nothing.
+        on_epoch: Called with the record of each epoch once it is saved.
+        overrides: Flags that can change on resume, as in `cvae.resume`. None keeps the value of the run.
 
     Raises:
         UsageError: If the run has more than `epochs` epochs already.
         CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed.
     """
     out = Path(out)
-    overrides = {
-        "data_dir": data_dir,
-        "epochs": epochs,
-        "patience": patience,
-        "device": device,
-        "on_nan": on_nan,
-        "compile": compile,
-        "trackers": trackers,
-    }
+    resumable = {name for name, flag in flags_of(TrainConfig).items() if flag.resumable}
+    if unknown := overrides.keys() - resumable:
+        raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}")
     config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
