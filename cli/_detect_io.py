@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvae.api import arguments
 from cvae.cli import _shared
 from cvae.errors import UsageError
 
@@ -19,7 +20,7 @@ def open_scorer(name: str | None, device: str) -> "tuple[ExportedScorer, Path]":
     from cvae import model_zoo
     from cvae.evaluation.exported_scorer import ExportedScorer
 
-    model, folder = _shared.open_autoencoder(name, device)
+    model, folder = arguments.open_autoencoder(name, device, note=_shared.echo)
     if folder.resolve() in model_zoo.models().values():
         raise UsageError(f"{folder.name!r} belongs to the package; copy it first: cvae zoo copy {folder.name}")
     return ExportedScorer(model), folder

@@ -3,7 +3,6 @@
 import json
 import sys
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,16 +10,12 @@ import typer
 
 from cvae.cli._flags import field_flag
 from cvae.config import DataConfig
-from cvae.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    import numpy as np
     from PIL import Image
 
-    from cvae.runtime import Model
-    from cvae.spec import Spec
 
 # -- arguments and options: the model ----------------------------------------------------------------------------------
 
@@ -95,118 +90,3 @@ def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
             bars[stage].update(done - bars[stage].pos)
 
         yield update
-
-
-# -- models ------------------------------------------------------------------------------------------------------------
-
-
-def find_model(name: str | None) -> Path:
-    """Return the path of a model. Without a name, return the newest run or the zoo's default model, and say which."""
-    from cvae.runtime.find import newest
-
-    path, message = newest(name)
-    if message:
-        echo(message)
-    return path
-
-
-def open_model(name: str | None, device: str) -> "Model":
-    """Open the model that `find_model` finds."""
-    from cvae.runtime import load
-
-    return load(find_model(name), device=device)
-
-
-def open_autoencoder(name: str | None, device: str) -> "tuple[Model, Path]":
-    """Open a model like `open_model`, check that it has an encoder, and return the model and its folder."""
-    from cvae.run import ENCODER, exported_file
-    from cvae.runtime import load
-
-    path = find_model(name)
-    model = load(path, device=device)
-    exported_file(path, ENCODER)  # raises an error if there is no encoder, before any slow work
-    return model, path if path.is_dir() else path.parent
-
-
-def require_torch(feature: str) -> None:
-    """Check that the packages for training are installed.
-
-    Raises:
-        MissingExtraError: If torch, which `feature` needs, is not installed.
-    """
-    import importlib.util
-
-    from cvae.errors import MissingExtraError
-
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtraError(feature)
-
-
-# -- labels and noise --------------------------------------------------------------------------------------------------
-
-
-def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
-    """Return the index of the class that the flags choose by name (str) or index (int), or None without flags.
-
-    Raises:
-        UsageError: If the model has no such class, or two flags contradict each other.
-    """
-    indices: dict[str, int] = {}
-    for flag, value in flags.items():
-        if value is not None:
-            index = spec.check_index(value) if isinstance(value, int) else spec.label_index(value)
-            indices[f"--{flag.replace('_', '-')} {value!r}"] = index
-    if len(set(indices.values())) > 1:
-        raise UsageError(f"{' and '.join(indices)} contradict each other; give one")
-    return next(iter(indices.values()), None)
-
-
-def choose_labels(model: "Model", images: Any, index: int | None, names: list[str]) -> list[int] | None:
-    """Return the class index of each image: `index` if it is given, else the class that fits the image best.
-
-    A message names each class that is chosen in this way. Return None for a model without labels.
-    """
-    if model.spec.classes is None:
-        return None
-    if index is not None:
-        return [index] * len(images)
-    labels = [int(i) for i in model.nearest_label(images)]
-    for name, index in zip(names, labels, strict=True):
-        echo(f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
-    return labels
-
-
-def choose_seed(seed: int | None) -> int:
-    """Return `seed`, or a random one if it is None."""
-    import secrets
-
-    return secrets.randbelow(2**31) if seed is None else seed
-
-
-# -- data and images ---------------------------------------------------------------------------------------------------
-
-
-def override_data(config: DataConfig, **flags: Any) -> DataConfig:
-    """Override the data config of a model's training with the flags of the command line."""
-    if flags.get("data") not in (None, config.data):
-        config = replace(config, without=())  # a different data set has different classes
-    return replace(config, **{name: value for name, value in flags.items() if value is not None})
-
-
-def read_image(path: "str | Path", model: "Model") -> "np.ndarray":
-    """Read an image file as (C, H, W) for the model, with a message if it is scaled, cropped or converted to grey."""
-    from cvae import imaging
-
-    return imaging.read(path, model.spec.image_shape, note=echo)
-
-
-def read_images(paths: "list[Path]", model: "Model") -> "np.ndarray":
-    """Read image files like `read_image`, as (N, C, H, W), with the same bit depth for all images."""
-    from cvae import imaging
-
-    if len(paths) == 1:  # so that a message names the file rather than a count
-        return read_image(paths[0], model)[None]
-    images, message = imaging.read_set(paths, model.spec.image_shape, note=echo)
-    if message:
-        echo(message)
-    return images

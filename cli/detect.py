@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _detect_io, _shared
 from cvae.errors import UsageError, suggest
 
@@ -52,7 +53,7 @@ def fit(
     from cvae.serialization import to_dict
 
     scorer, folder = _detect_io.open_scorer(model, device)
-    config = _shared.override_data(
+    config = arguments.override_data(
         find_data_config(folder, scorer.model.spec.data), data=data, data_dir=data_dir, size=size
     )
     dataset, normal = _detect_io.load_normal_images(scorer, config, split, is_training_set=data is None)

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 
@@ -69,7 +70,7 @@ def evaluate(
     from cvae.run import has_weights
     from cvae.runtime import load
 
-    path = _shared.find_model(model)
+    path = arguments.find_model(model, note=_shared.echo)
     scorer: Scorer
     if exported or not has_weights(path) or importlib.util.find_spec("torch") is None:
         exported_model = load(path, device=device)
@@ -85,12 +86,12 @@ def evaluate(
         scorer = RunScorer(path, device, precision)
         config = find_data_config(path, "")
     if cas:
-        _shared.require_torch("--cas")
+        arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
                 f"--cas: {scorer.name!r} was trained without labels, so a classifier can't learn any; remove --cas"
             )
-    config = _shared.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.show_progress() as progress:
         report = measure(
             scorer,

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 
@@ -52,7 +53,7 @@ def export(
     exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
     values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     options = EXPORTERS.resolve(format, values)
-    model = _find_run(run) if reads_weights(exporter) else _shared.find_model(run)
+    model = _find_run(run) if reads_weights(exporter) else arguments.find_model(run, note=_shared.echo)
     if reports_progress(exporter) and not json:
         paths = exporter(model, _shared.echo, **options)
     else:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 if TYPE_CHECKING:
@@ -55,9 +56,9 @@ def generate(
     from cvae.errors import UsageError
     from cvae.runtime import bulk
 
-    decoder = _shared.open_model(model, device)
+    decoder = arguments.open_model(model, device, note=_shared.echo)
     classes = decoder.spec.classes
-    class_index = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
+    class_index = arguments.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
     name = None if class_index is None or classes is None else classes[class_index]
     if out.suffix.lower() in bulk.SUFFIXES:
         _generate_many(decoder, n or 1, out, class_index, name, seed, temperature, grid=grid, json=json)
@@ -78,7 +79,7 @@ def generate(
         columns = per_row if grid or per_row > 1 else None
         if not grid:
             _shared.echo(f"no label given: generating {per_row} of each of the {len(rows)} classes")
-    seed = _shared.choose_seed(seed)
+    seed = arguments.choose_seed(seed)
     images = decoder.generate(count, seed=seed, temperature=temperature, label_index=labels)
     _shared.save_image(imaging.grid(images, columns), out)
     names = None if labels is None or classes is None else [classes[index] for index in labels]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 
@@ -14,7 +15,7 @@ def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     from cvae.errors import one_line
     from cvae.run import DECODER, is_run
 
-    path = _shared.find_model(model)
+    path = arguments.find_model(model, note=_shared.echo)
     if path.is_dir() and not is_run(path):  # a download contains only exported files
         path /= DECODER
     description = describe_file(path) if path.is_file() else describe_run(path)

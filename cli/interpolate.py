@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 from cvae.errors import UsageError
 
@@ -66,11 +67,11 @@ def interpolate(
 
     from cvae import imaging
 
-    decoder = _shared.open_model(model, device)
+    decoder = arguments.open_model(model, device, note=_shared.echo)
     names = [start, *(via or []), end]
     stops = [read_stop(decoder, name) for name in names]
-    first = _shared.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
-    last = _shared.choose_class(decoder.spec, to_label=to_label, to_label_index=to_label_index)
+    first = arguments.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
+    last = arguments.choose_class(decoder.spec, to_label=to_label, to_label_index=to_label_index)
     last = first if last is None else last
     rows = []
     for labels in choose_row_labels(decoder, stops, names, first, last):
@@ -109,7 +110,7 @@ def read_stop(decoder: "Model", text: str) -> "int | np.ndarray":
     """Return the seed in `text`, or the image (C, H, W) in the file of that name."""
     if text.isdecimal():
         return int(text)
-    return _shared.read_image(text, decoder)
+    return arguments.read_image(text, decoder, note=_shared.echo)
 
 
 def choose_label(decoder: "Model", stop: "int | np.ndarray", name: str, index: int | None) -> int:
@@ -119,6 +120,6 @@ def choose_label(decoder: "Model", stop: "int | np.ndarray", name: str, index: i
         raise UsageError(
             f"seed {name} has no label of its own; give one with --label, or one for each end with --label, --to-label"
         )
-    labels = _shared.choose_labels(decoder, stop[None], None, [name])
+    labels = arguments.choose_labels(decoder, stop[None], None, [name], note=_shared.echo)
     assert labels is not None
     return labels[0]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 from cvae.errors import UsageError
 
@@ -121,7 +122,7 @@ def traverse(
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
     autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    class_index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
+    class_index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
     code, index = _choose_start(autoencoder, image, seed, class_index)
     name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
     codes = encode(autoencoder, config, split=split, limit=limit, note=_shared.echo)
@@ -199,13 +200,13 @@ def grid(
     from cvae.plots import style
     from cvae.plots.grid import class_grid, manifold
 
-    decoder = _shared.open_model(model, device)
+    decoder = arguments.open_model(model, device, note=_shared.echo)
     spec = decoder.spec
-    index = _shared.choose_class(spec, label=label, digit=digit, label_index=label_index)
+    index = arguments.choose_class(spec, label=label, digit=digit, label_index=label_index)
     name = None if index is None or spec.classes is None else spec.classes[index]
     result = {"out": str(out), "model": spec.name}
     if spec.classes is not None and index is None:
-        columns, seed = columns or 10, _shared.choose_seed(seed)
+        columns, seed = columns or 10, arguments.choose_seed(seed)
         style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})"), out)
         text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
         _shared.report(json, {**result, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
@@ -294,8 +295,8 @@ def _check_ready(out: Path) -> None:
 
 
 def _find_run(name: str | None) -> Path:
-    """Return the folder of the model that `_shared.find_model` finds."""
-    path = _shared.find_model(name)
+    """Return the folder of the model that `arguments.find_model` finds."""
+    path = arguments.find_model(name, note=_shared.echo)
     return path if path.is_dir() else path.parent
 
 
@@ -303,8 +304,8 @@ def _open_with_data(name: str | None, device: str, **flags: str | int | None) ->
     """Open a model with an encoder, and return it with its data config, in which the flags override values."""
     from cvae.evaluation.evaluate import find_data_config
 
-    model, folder = _shared.open_autoencoder(name, device)
-    return model, _shared.override_data(find_data_config(folder, model.spec.data), **flags)
+    model, folder = arguments.open_autoencoder(name, device, note=_shared.echo)
+    return model, arguments.override_data(find_data_config(folder, model.spec.data), **flags)
 
 
 def _choose_start(
@@ -314,8 +315,8 @@ def _choose_start(
     import numpy as np
 
     if image is not None:
-        pixels = _shared.read_image(image, model)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = _shared.choose_labels(model, pixels, index, [str(image)])
+        pixels = arguments.read_image(image, model, note=_shared.echo)[None]  # (C, H, W) -> (1, C, H, W)
+        labels = arguments.choose_labels(model, pixels, index, [str(image)], note=_shared.echo)
         return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
     if index is None and model.spec.classes is not None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 
@@ -29,10 +30,10 @@ def reconstruct(
 
     from cvae import imaging
 
-    autoencoder = _shared.open_model(model, device)
-    index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
-    originals = _shared.read_images(images, autoencoder)  # (N, C, H, W)
-    labels = _shared.choose_labels(autoencoder, originals, index, [str(path) for path in images])
+    autoencoder = arguments.open_model(model, device, note=_shared.echo)
+    index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
+    originals = arguments.read_images(images, autoencoder, note=_shared.echo)  # (N, C, H, W)
+    labels = arguments.choose_labels(autoencoder, originals, index, [str(path) for path in images], note=_shared.echo)
     reconstructions = autoencoder.reconstruct(originals, label_index=labels)
     mse = ((reconstructions - originals) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
     _shared.save_image(imaging.grid(np.concatenate([originals, reconstructions]), len(images)), out)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 
 
@@ -37,18 +38,18 @@ def restyle(
     from cvae import imaging
     from cvae.errors import UsageError
 
-    autoencoder = _shared.open_model(model, device)
+    autoencoder = arguments.open_model(model, device, note=_shared.echo)
     classes = autoencoder.spec.classes
     if to and to_index:
         raise UsageError(f"--to {to[0]!r} and --to-index {to_index[0]} both choose classes; give names or indices")
     targets = [autoencoder.spec.label_index(name) for name in to or []]
     targets += [autoencoder.spec.check_index(index) for index in to_index or []]
-    index = _shared.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
+    index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
     if classes is None:
         raise UsageError(f"{autoencoder.spec.name!r} was trained without labels, so there is no class to change")
     targets = targets or list(range(len(classes)))
-    originals = _shared.read_images(images, autoencoder)  # (N, C, H, W)
-    labels = _shared.choose_labels(autoencoder, originals, index, [str(path) for path in images])
+    originals = arguments.read_images(images, autoencoder, note=_shared.echo)  # (N, C, H, W)
+    labels = arguments.choose_labels(autoencoder, originals, index, [str(path) for path in images], note=_shared.echo)
     rows = [originals, *(autoencoder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
     columns = len(images) if len(images) > 1 else len(rows)  # a single image and its variants fit into one row
     _shared.save_image(imaging.grid(np.concatenate(rows), columns), out)

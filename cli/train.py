@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvae.api import arguments
 from cvae.cli import _shared
 from cvae.cli._flags import add_flags, read_flags
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
@@ -54,7 +55,7 @@ def train(
     """
     from cvae.run import read_metrics
 
-    _shared.require_torch("cvae train")
+    arguments.require_torch("cvae train")
     overrides = read_flags(TrainConfig, flags, set_ or [])
     if resume:
         run = _continue(out, merge_layers(read_layers(recipe, overrides)), export)

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cvae.api import resume, train
+    from cvae.api.training import resume, train
     from cvae.config import TrainConfig
     from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
@@ -34,8 +34,8 @@ _MODULES = {
     "UsageError": "cvae.errors",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
-    "resume": "cvae.api",
-    "train": "cvae.api",
+    "resume": "cvae.api.training",
+    "train": "cvae.api.training",
 }
 
 __all__ = [

@@ -9,7 +9,7 @@ from PIL import Image
 
 import cvae
 from cvae import model_zoo
-from cvae.api import _next_commands
+from cvae.api.training import _next_commands
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Diverged, Interrupted
 from cvae.run import CURVES, DECODER, RECONSTRUCTIONS, SAMPLE_GRID
