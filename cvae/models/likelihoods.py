@@ -83,7 +83,7 @@ class Gaussian(Likelihood):
     def __init__(self, image_channels: int, *, sigma: float = 0.1) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
-            raise UsageError(f"option sigma={sigma}: a standard deviation must be positive")
+            raise UsageError(f"option sigma={sigma}: a standard deviation must be positive and finite")
         self.param_channels = image_channels
         self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 

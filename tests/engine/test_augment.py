@@ -8,7 +8,7 @@ import torch
 
 from cvae.config import TrainConfig
 from cvae.engine.augment import augment
-from cvae.engine.randomness import WHOLE, Shard, reseed
+from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 
 PLAIN = TrainConfig()
 IMAGES = torch.randint(0, 256, (400, 3, 6, 9), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 def seed_and_augment(
-    config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0
+    config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = FULL_BATCH, seed: int = 0
 ) -> torch.Tensor:
     reseed(CPU, seed)
     return augment(images, config, shard)

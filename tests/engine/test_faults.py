@@ -322,7 +322,10 @@ def test_lost_process_ends_the_run_with_the_command_to_resume(tmp_path):
     (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     lost = torchrun(tmp_path, "crashing.py", *DISTRIBUTED, "--out", "lost")
     assert lost.returncode != 0
-    assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
+    assert (
+        "lost the connection to another process near step 30" in lost.stderr
+        and "cvae train --resume --out lost" in lost.stderr
+    )
 
 
 @pytest.mark.slow

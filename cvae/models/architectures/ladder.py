@@ -3,7 +3,7 @@
 A bottom-up network encodes the image once. Generation and inference share the top-down network (Sønderby et al. 2016,
 https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). The prior of every group of latents is
 standard normal and independent of the other groups: the hierarchy is in the features to which each group is added, and
-from which its posterior is computed. So all groups together are a single noise vector.
+from which its posterior is computed. All groups together therefore form a single noise vector.
 """
 
 from collections.abc import Sequence
