@@ -125,7 +125,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
             result = _infer_node(node, OPERATORS[operator], tensors, spec)
             outputs = read_strings(node, "output")
             if len(outputs) != len(result.outputs):
-                raise ValueError(f"it has the outputs {outputs}, not {len(result.outputs)}")
+                raise ValueError(f"it has the outputs {outputs}, but must have {len(result.outputs)}")
             for output, tensor in zip(outputs, result.outputs, strict=True):
                 _add_tensor(tensors, output, tensor)
         except ValueError as error:
@@ -149,7 +149,7 @@ def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[st
     inputs = [tensors[name] if name else None for name in names]
     min_inputs, max_inputs = operator.inputs
     if not min_inputs <= len(inputs) <= max_inputs or None in inputs[:min_inputs]:
-        raise ValueError(f"it has the inputs {names}, not {min_inputs} to {max_inputs}")
+        raise ValueError(f"it has the inputs {names}, but must have {min_inputs} to {max_inputs}")
     values: dict[str, Any] = {}
     for message in node.get("attribute", ()):
         name, value = read_attribute(message)

@@ -12,10 +12,10 @@ from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, 
 
 
 def _read_window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
-    """Check the parameters of a convolution, and return each for height and width.
+    """Check the parameters of a convolution, and return each parameter for height and width.
 
     Returns:
-        Image sizes, kernel sizes, strides, dilations, and total padding of both ends.
+        Image sizes, kernel sizes, strides, dilations, and the total padding at both ends.
     """
     kernel = [axis_size(weight.shape, axis) for axis in range(2, len(weight.shape))]
     strides, dilations = (list(attributes[name] or (1, 1)) for name in ("strides", "dilations"))
