@@ -13,7 +13,7 @@ from cvae.engine.randomness import FULL_BATCH, Shard
 from cvae.errors import CvaeError
 
 
-def test_epoch_is_a_permutation_that_processes_share_without_overlap():
+def test_epoch_is_a_permutation_divided_among_processes_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     options = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
     split = Split(images=images, labels=np.arange(100))
@@ -46,7 +46,7 @@ def test_images_on_disk_give_the_same_batches_as_images_in_memory(tmp_path, shar
     num_threads = threading.active_count()
     first = file.shuffled(1, 2)
     next(first)
-    first.close()  # as Ctrl-C does; this must end the reading thread
+    first.close()  # Ctrl-C closes the iterator too, which must end the reading thread
     assert threading.active_count() == num_threads
 
 

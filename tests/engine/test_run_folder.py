@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import QUICK, records, same, weights
+from engine_helpers import QUICK, have_equal_tensors, records, weights
 from PIL import Image
 
 from cvae.config import Config
@@ -45,7 +45,7 @@ def test_bound_decreases_and_is_the_sum_of_its_terms(quick_run):
 
 
 def test_test_bound_is_computed_from_the_saved_weights(quick_run):
-    """The bound is recomputed from the files of the run and averaged over other noise."""
+    """The bound is recomputed from the files of the run, and averaged over different noise."""
     model, config = load_model(quick_run)
     test = load_dataset(config.training).test
     image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
@@ -69,8 +69,8 @@ def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tig
 
     monkeypatch.setattr(Validator, "evaluate", fake_evaluate)
     saved = weights(train(QUICK, tmp_path / "run", quiet=True))
-    assert same(saved, states[1])
-    assert not same(saved, states[2])
+    assert have_equal_tensors(saved, states[1])
+    assert not have_equal_tensors(saved, states[2])
 
 
 @pytest.mark.integration

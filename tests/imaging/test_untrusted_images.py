@@ -18,7 +18,7 @@ from cvae.imaging.reader import ORIENTATION, cover, read
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 
 GREY, RGB, PALETTE = 0, 2, 3
-"""Colour types of PNG. Here, grey has one bit per pixel, and the palette is transparent."""
+"""Colour types of PNG. In these tests, grey images have one bit per pixel, and the palette is transparent."""
 
 
 def write_png(path: Path, width: int, height: int, colour: int = GREY) -> None:
@@ -104,7 +104,7 @@ def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
 
 
 def test_read_scales_large_image_as_pillow_does(tmp_path):
-    """The image has transparency and is rotated by its EXIF data; strips agree with the full image to a grey level."""
+    """The image is transparent and rotated by its EXIF data; tiled reading changes no value by more than one level."""
     ramp = np.linspace(0, 255, 3000)
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[::-1], ramp[None, :], ramp[:, None] / 2 + 127), -1)
     image = Image.fromarray(np.rint(np.ascontiguousarray(pixels[:, :2500])).astype(np.uint8), "RGBA")

@@ -211,7 +211,7 @@ def split_larger_than_its_input(model):
     append_nodes(model, node("Split", "before sizes", "image rest", axis=2), sizes=[8, 2**40])
 
 
-# -- attributes and inputs: onnxruntime may derive another shape from a value that the scan does not expect ------------
+# -- attributes and inputs: onnxruntime may derive a different shape from a value that the scan does not expect --------
 
 
 @register
@@ -224,7 +224,7 @@ def resize_keeping_the_aspect_ratio(model):
 
 @register
 def reduce_sum_with_keepdims_2(model):
-    """onnxruntime takes only 1 as true, so a column becomes a row, and the sum of both is a square."""
+    """onnxruntime treats only 1 as true, so the column becomes a row, and the sum of both is a square."""
     reduced = node("ReduceSum", "column second", "row", keepdims=2)
     total = [node("Add", "column row", "square"), node("ReduceSum", "square both", "sum", keepdims=0)]
     ones = np.ones((16384, 1), np.float32)
@@ -236,7 +236,7 @@ def reduce_sum_with_keepdims_of_66_bits(model):
     """protobuf keeps the lowest 64 bits, which are 0."""
     reduce_sum_with_keepdims_2(model)
     attribute = next(node for node in model.graph.node if node.op_type == "ReduceSum").attribute[0]
-    attribute.i = -1  # encoded in ten bytes, as the longer number is
+    attribute.i = -1  # takes ten bytes, like the number of 66 bits that replaces it
     data, minus_one = model.SerializeToString(), b"\x18" + b"\xff" * 9 + b"\x01"
     assert data.count(minus_one) == 1
     return data.replace(minus_one, b"\x18" + b"\x80" * 9 + b"\x04")
