@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(temporary)
         runtimes = make_runtimes(source / DECODER, folder, args)
         sides = {name: partial(runtimes[name].measure, source, folder) for name in args.runtimes}
-        run_rounds(1, **sides)  # fills the page cache
+        run_rounds(1, **sides)  # a first round, which is not counted, fills the page cache
         results: dict[str, list[Measurement]] = run_rounds(args.rounds, **sides)
         print("| runtime | size | cold start | memory | one image | images per second |\n|---|---|---|---|---|---|")
         for name, rounds in results.items():

@@ -201,11 +201,11 @@ def pythae_resnet(
     image_shape: tuple[int, int, int], latent_dim: int, param_channels: int, conditioning: object
 ) -> tuple[nn.Module, nn.Module]:
     """Build the layers of pythae's Encoder_ResNet_VAE_MNIST and Decoder_ResNet_AE_MNIST for images (1, 28, 28)."""
-    down = (nn.Conv2d(1, 64, 4, 2, 1), nn.Conv2d(64, 128, 4, 2, 1), nn.Conv2d(128, 128, 3, 2, 1))  # 14, 7, 4
+    down = (nn.Conv2d(1, 64, 4, 2, 1), nn.Conv2d(64, 128, 4, 2, 1), nn.Conv2d(128, 128, 3, 2, 1))  # sides 14, 7, 4
     up = (nn.ConvTranspose2d(128, 64, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(64, param_channels, 3, 2, 1, 1))
     encoder = Unconditional(True, *down, Residual(), Residual(), nn.Flatten(), nn.Linear(2048, 2 * latent_dim))
     stem = (nn.Linear(latent_dim, 2048), nn.Unflatten(1, (128, 4, 4)), nn.ConvTranspose2d(128, 128, 3, 2, 1))
-    return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # 4, 7, 7, 7, 14, 28
+    return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # sides 4, 7, 14, 28
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------

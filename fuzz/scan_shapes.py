@@ -178,9 +178,9 @@ class Graph:
         return f"{self.label}: {node.op_type}({', '.join(inputs)}) of opset {self.opset}"
 
 
-def format_tensor(kind: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
+def format_tensor(dtype: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
     sizes, numbers = ([BATCH if n is None else n for n in row or ()] for row in (shape, values))
-    return f"{kind} {sizes}" if values is None else f"{kind} {sizes} = {numbers}"
+    return f"{dtype} {sizes}" if values is None else f"{dtype} {sizes} = {numbers}"
 
 
 class Proposal:

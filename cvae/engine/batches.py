@@ -95,7 +95,7 @@ class Batches:
                     queue.put((images, label))
                     if done.is_set():
                         return
-            except BaseException as error:  # raised again by the consumer
+            except BaseException as error:  # the consumer raises it
                 queue.put(error)
 
         reader = Thread(target=read, daemon=True)

@@ -22,7 +22,7 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     Args:
         config: What to train, and how.
         out: Folder of the run. It must not hold a run yet, unless torchrun has restarted the process, which resumes it.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
@@ -47,7 +47,7 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
 
     Args:
         out: Folder of the run.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
         overrides: Flags that can change on resume, as in `cvae.resume`. None keeps the value of the run.
 

@@ -37,7 +37,7 @@ class Shard:
     def draw(self, random: Callable[..., Tensor], batch_size: int, *shape: int, device: torch.device) -> Tensor:
         """Draw random numbers (batch_size, *shape) for this shard.
 
-        Numbers are drawn for the whole batch and then indexed, so they don't depend on the number of shards.
+        Numbers are drawn for the full batch and then indexed, so they don't depend on the number of shards.
 
         Args:
             random: function such as `torch.randn`.

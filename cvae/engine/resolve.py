@@ -24,7 +24,7 @@ MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 """Largest and smallest batch size of a run whose batch size is not configured."""
 
 MAX_WARMUP = 100
-"""Maximum number of warm-up steps of a run whose warm-up is not configured, which is a twentieth of its steps."""
+"""Maximum of the default number of warm-up steps, which is a twentieth of the steps of the run."""
 
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:

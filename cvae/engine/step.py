@@ -68,7 +68,7 @@ class TrainingStep:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
         # `prepare` wraps forward in the precision of the run, and a copy, such as the moving average, would call the
-        # original network through the wrapper. So it is removed, and `_loss` sets the precision with `autocast`.
+        # original network through the wrapper. The wrapper is therefore removed, and `_loss` uses `autocast` instead.
         self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
@@ -76,7 +76,7 @@ class TrainingStep:
         if self.training.consistency:
             self.objective = with_consistency(self.objective, self.training.consistency)
         self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate and steps of the epoch so far
-        self.bad_step = torch.full((), -1.0, device=self.device)  # first step whose gradient was not finite, or -1
+        self.bad_step = torch.full((), -1.0, device=self.device)  # first step with a nonfinite gradient, or -1
 
     def prepare(self, step: int) -> str | None:
         """Prepare to start at step `step`, and return a note for the log, or None."""
@@ -130,7 +130,7 @@ class TrainingStep:
                 micro_label = None if label is None else label[indices]
                 loss = torch.stack(self._loss(scalars, images[indices], micro_label, self.shard.subshard(i, count)))
                 losses.append(loss.detach())
-                # A loss that is not finite makes the gradient NaN, and thus known to all processes, which share it.
+                # A loss that is not finite makes the gradient NaN, which all processes see, since they share gradients.
                 finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
                 self.accelerator.backward(loss[0] * finite / count)
         self._update(scalars, torch.stack(losses).mean(0), old_buffers)

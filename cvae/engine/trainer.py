@@ -47,7 +47,7 @@ class Trainer:
         dataset: Images to train on.
         out: Folder of the run.
         accelerator: Accelerate's handle to the device and to the processes that train together.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
     """
 

@@ -162,7 +162,7 @@ def evaluate(
     if conditional:
         report["labels"] = _label_metrics(scorer, real, seed, progress)
     if extractor is not None:
-        # Generated images are compared with the original grey or colour images of the whole split.
+        # Generated images are compared with the original grey or colour images of the full split.
         original = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
         train = None if split == "train" else original.train  # the training images need no comparison with themselves
         metrics = _generation_metrics(scorer, getattr(original, split), train, extractor, generated, seed, progress)

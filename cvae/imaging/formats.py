@@ -64,7 +64,7 @@ def is_image(path: Path) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """Return a few words that say why an image can't be read, for an error of Pillow or this module."""
+    """Explain in a few words why an image can't be read, given an error of Pillow or this module."""
     if isinstance(error, UnidentifiedImageError):
         return "damaged, or not an image of a supported format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):

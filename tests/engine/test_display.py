@@ -101,7 +101,7 @@ def test_fields_are_wrapped_only_between_items(capsys, monkeypatch):
     assert all(len(line) <= 40 and re.search(r"name\d \d,?$", line) for line in lines)
 
 
-def test_warning_has_the_format_of_the_package(capsys):
+def test_warning_has_the_format_of_other_warnings(capsys):
     Display().warning("a cause;\n a fix")
     assert capsys.readouterr().err == "cvae: warning: a cause; a fix\n"
 

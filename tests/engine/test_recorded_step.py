@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, records, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights, read_records
 
 from cvae.engine import resume, train
 from cvae.engine import trainer as trainer_module
@@ -39,9 +39,9 @@ def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypat
     expected = train(config, tmp_path / "eager", quiet=True)
     use_recordable_step(monkeypatch)
     recorded = train(config, tmp_path / "recorded", quiet=True)
-    assert have_equal_tensors(weights(recorded), weights(expected))
+    assert have_equal_tensors(load_weights(recorded), load_weights(expected))
     times = {"seconds", "images_per_second"}
-    a, b = ([{k: v for k, v in r.items() if k not in times} for r in records(run)] for run in (expected, recorded))
+    a, b = ([{k: v for k, v in r.items() if k not in times} for r in read_records(run)] for run in (expected, recorded))
     assert a == b
 
 
@@ -74,10 +74,10 @@ def test_recordable_step_resumes_within_an_epoch_even_after_eager_steps(tmp_path
     use_recordable_step(monkeypatch)
     expected = train(config, tmp_path / "full", quiet=True)
     assert have_equal_tensors(
-        weights(resume(train_until_interrupted(tmp_path / "parts"), quiet=True)), weights(expected)
+        load_weights(resume(train_until_interrupted(tmp_path / "parts"), quiet=True)), load_weights(expected)
     )
-    for name, tensor in weights(resume(eager, quiet=True)).items():
-        torch.testing.assert_close(tensor, weights(expected)[name], rtol=2e-3, atol=2e-4)
+    for name, tensor in load_weights(resume(eager, quiet=True)).items():
+        torch.testing.assert_close(tensor, load_weights(expected)[name], rtol=2e-3, atol=2e-4)
 
 
 def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
@@ -145,7 +145,7 @@ def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monk
     make = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": make() if device == "cpu" else generator)
     recorded = train(config, tmp_path / "recorded")
-    assert have_equal_tensors(weights(recorded), weights(expected))
+    assert have_equal_tensors(load_weights(recorded), load_weights(expected))
     assert graph.replays == (0 if broken else 2 * STEPS)
     assert recovery_calls == ([stream, "new state"] if broken else [])
     assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
@@ -158,4 +158,4 @@ def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_p
     config = replace(config, **augmentation)
     recorded = train(config, tmp_path / "recorded", quiet=True)
     monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)
-    assert have_equal_tensors(weights(train(config, tmp_path / "eager", quiet=True)), weights(recorded))
+    assert have_equal_tensors(load_weights(train(config, tmp_path / "eager", quiet=True)), load_weights(recorded))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import QUICK, STEPS, have_equal_tensors, records, weights
+from engine_helpers import QUICK, STEPS, have_equal_tensors, load_weights, read_records
 from helpers import SHARED, needs_mnist
 
 from cvae.config import Config, TrainConfig
@@ -29,7 +29,7 @@ from cvae.serialization import from_dict
 def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick_run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
     bounds = [
-        [r[split]["bound"] for r in records(run)[:3] for split in ("train", "validation")]
+        [r[split]["bound"] for r in read_records(run)[:3] for split in ("train", "validation")]
         for run in (quick_run, compiled)
     ]
     np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-3)
@@ -39,7 +39,7 @@ def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick
 
     with pytest.raises(KeyboardInterrupt):
         train(replace(QUICK, compile=True), tmp_path / "parts", quiet=True, on_epoch=stop)
-    assert have_equal_tensors(weights(resume(tmp_path / "parts", quiet=True)), weights(compiled))
+    assert have_equal_tensors(load_weights(resume(tmp_path / "parts", quiet=True)), load_weights(compiled))
 
 
 def test_compile_is_enabled_for_long_runs_if_it_works(monkeypatch):
@@ -56,7 +56,7 @@ def test_compile_is_enabled_for_long_runs_if_it_works(monkeypatch):
         choose_compile(True, 10, "cpu")
 
 
-def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
+def test_auto_precision_is_bf16_if_the_cpu_supports_it(monkeypatch):
     for feature, expected in [("amx_bf16", "bf16"), ("avx512_bf16", "bf16"), ("avx2", "fp32")]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True}, raising=False)
         assert choose_precision("auto", "cpu") == expected
@@ -78,7 +78,7 @@ def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, num_images, epochs):
         trackers=("none",),
     )
     fp32, bf16 = (
-        records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
+        read_records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
         for precision in ("fp32", "bf16")
     )
     assert fp32 < 200

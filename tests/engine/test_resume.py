@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, records, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights, read_records
 
 from cvae.config import Config
 from cvae.engine import resume, train
@@ -52,9 +52,12 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
             train(config, tmp_path / "parts", quiet=True)
     torch.manual_seed(99)  # a new process has a different random state
     resume(tmp_path / "parts", quiet=True)
-    assert have_equal_tensors(weights(tmp_path / "parts"), weights(full))
+    assert have_equal_tensors(load_weights(tmp_path / "parts"), load_weights(full))
     metrics = [
-        [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
+        [
+            {k: v for k, v in r.items() if k not in ("seconds", "images_per_second")}
+            for r in read_records(tmp_path / name)
+        ]
         for name in ("full", "parts")
     ]
     assert metrics[0] == metrics[1]
@@ -63,7 +66,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
 def test_resume_with_more_epochs_continues_the_run(quick_run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
-    assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
+    assert [record.get("epoch") for record in read_records(longer)] == [1, 2, 3, 4, 5, None]
     assert Config.read(longer / "config.json").training.epochs == 5
 
 

@@ -105,7 +105,7 @@ def test_tracker_starts_at_the_first_record_and_finishes_once(recorder, tmp_path
     assert tracker.settings["training/arch"] == "mlp" and tracker.settings["model/image_shape"] == "[1, 8, 8]"
 
 
-def test_only_the_main_process_tracks(recorder, tmp_path, config):
+def test_only_the_main_process_uses_trackers(recorder, tmp_path, config):
     tracking = Tracking(SimpleNamespace(is_main_process=False), ("recorder",), tmp_path, config)  # type: ignore[arg-type]
     tracking.log(RECORDS[0], 1)
     tracking.close()
@@ -164,7 +164,7 @@ def test_unavailable_tracker_is_rejected(monkeypatch, trackers, error_type, word
 
 
 @pytest.mark.integration
-def test_training_tracks_each_epoch(tmp_path: Path):
+def test_training_logs_each_epoch_to_tensorboard(tmp_path: Path):
     from cvae.engine import train
 
     training = TrainConfig(arch="mlp", limit=64, batch_size=64, epochs=2, trackers=("tensorboard",))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
@@ -27,9 +27,9 @@ from cvae.models.objectives import Loss
 
 
 def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
-    assert have_equal_tensors(weights(train(QUICK, tmp_path / "second", quiet=True)), weights(quick_run))
+    assert have_equal_tensors(load_weights(train(QUICK, tmp_path / "second", quiet=True)), load_weights(quick_run))
     assert not have_equal_tensors(
-        weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(quick_run)
+        load_weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), load_weights(quick_run)
     )
 
 
@@ -109,14 +109,14 @@ def test_nonfinite_loss_stops_the_run_and_keeps_finite_weights(tmp_path):
     config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
         train(config, tmp_path / "run", quiet=True)
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+    assert all(tensor.isfinite().all() for tensor in load_weights(tmp_path / "run").values())
 
 
 @pytest.mark.integration
 def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
     tensors = load_checkpoint(run / "last")[0].tensors
-    saved = weights(run)
+    saved = load_weights(run)
     for name, tensor in saved.items():
         torch.testing.assert_close(tensor, tensors[f"ema.{name}"], rtol=0, atol=0)
     assert not have_equal_tensors(saved, {name: tensors[f"model.{name}"] for name in saved})
@@ -173,11 +173,11 @@ def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkey
     )
     config = replace(QUICK, epochs=1, init=str(quick_run), ema=0.9)
     train(config, tmp_path / "run", quiet=True)
-    assert have_equal_tensors(initial_weights[0], weights(quick_run))
+    assert have_equal_tensors(initial_weights[0], load_weights(quick_run))
     shutil.rmtree(tmp_path / "run" / "last")
     initial_weights.clear()
     resume(tmp_path / "run", quiet=True)
-    assert have_equal_tensors(initial_weights[0], weights(quick_run))
+    assert have_equal_tensors(initial_weights[0], load_weights(quick_run))
 
 
 def test_init_rejects_missing_run_and_different_network(tmp_path, quick_run):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_helpers import QUICK, have_equal_tensors, records, weights
+from engine_helpers import QUICK, have_equal_tensors, load_weights, read_records
 
 from cvae.engine import resume, train
 from cvae.engine.validation import Validator
@@ -55,7 +55,7 @@ def scripted_bounds(monkeypatch):
 
 
 def read_epochs(run) -> list[int]:
-    return [record["epoch"] for record in records(run) if "epoch" in record]
+    return [record["epoch"] for record in read_records(run) if "epoch" in record]
 
 
 @pytest.mark.integration
@@ -63,14 +63,14 @@ def test_patience_ends_the_run_and_keeps_the_best_weights(tmp_path, scripted_bou
     scripted_bounds += [5.0, 4.0, 4.5, 4.2, 6.0]
     config = replace(QUICK, epochs=30, patience=2)
     run = train(config, tmp_path / "run")
-    assert read_epochs(run) == [1, 2, 3, 4] and "test" in records(run)[-1]
+    assert read_epochs(run) == [1, 2, 3, 4] and "test" in read_records(run)[-1]
     output = capsys.readouterr().err
     assert "ended early: the validation bound has not improved for 2 epochs" in output
     assert "best epoch   2 of 4, validation bound 4.00 nats" in output and " 4/30 " in output
     assert "it rose to 4.20 afterwards" in " ".join(output.split())
     with pytest.raises(KeyboardInterrupt):
         train(replace(config, patience=0), tmp_path / "second-epoch", quiet=True, on_epoch=stop_at(2))
-    assert have_equal_tensors(weights(run), weights(tmp_path / "second-epoch"))
+    assert have_equal_tensors(load_weights(run), load_weights(tmp_path / "second-epoch"))
 
 
 def stop_at(epoch: int):
@@ -92,8 +92,8 @@ def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scripte
     scripted_bounds[:] = [4.2]
     run = resume(tmp_path / "run", quiet=True)
     assert read_epochs(run) == [1, 2, 3, 4]
-    before = weights(run)
-    assert read_epochs(resume(run)) == [1, 2, 3, 4] and have_equal_tensors(weights(run), before)
+    before = load_weights(run)
+    assert read_epochs(resume(run)) == [1, 2, 3, 4] and have_equal_tensors(load_weights(run), before)
     assert "ended early (--patience 2); to continue it, raise --patience, or set it to 0" in capsys.readouterr().err
     scripted_bounds[:] = [4.4]
     assert read_epochs(resume(run, patience=3, quiet=True)) == [1, 2, 3, 4, 5]
@@ -104,7 +104,7 @@ def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scripte
 @pytest.mark.integration
 def test_patience_does_not_change_the_steps_of_the_run(tmp_path, quick_run):
     assert have_equal_tensors(
-        weights(train(replace(QUICK, patience=3), tmp_path / "run", quiet=True)), weights(quick_run)
+        load_weights(train(replace(QUICK, patience=3), tmp_path / "run", quiet=True)), load_weights(quick_run)
     )
 
 

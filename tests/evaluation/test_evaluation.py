@@ -282,7 +282,7 @@ def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, na
     assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as there are real images
     assert 0 < generated["coverage"] <= 1 and generated["features"] == "quarters"
     if name == "labels":
-        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always says 0
+        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always predicts 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
         extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
         assert 0 < extra <= math.log(10) + 0.5  # 0.5 allows for different noise

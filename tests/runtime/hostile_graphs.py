@@ -24,9 +24,9 @@ def tile(model):
 @register
 def expand(model):
     shape = node("Shape", "before", "batch", start=0, end=1)
-    to = node("Concat", "batch rest", "shape", axis=0)
+    target = node("Concat", "batch rest", "shape", axis=0)
     cut = node("ReduceSum", "big two", "image", keepdims=1)
-    append_nodes(model, shape, to, node("Expand", "before shape", "big"), cut, rest=[2**26, 8, 8], two=[1])
+    append_nodes(model, shape, target, node("Expand", "before shape", "big"), cut, rest=[2**26, 8, 8], two=[1])
 
 
 @register
@@ -55,9 +55,9 @@ def constant_of_shape(model):
 @register
 def resize(model):
     shape = node("Shape", "before", "start", start=0, end=2)
-    to = node("Concat", "start rest", "shape", axis=0)
+    target = node("Concat", "start rest", "shape", axis=0)
     big = node("Resize", "before - - shape", "big", mode="nearest")
-    append_nodes(model, shape, to, big, SLICE, rest=[40_000, 40_000], **SMALL)
+    append_nodes(model, shape, target, big, SLICE, rest=[40_000, 40_000], **SMALL)
 
 
 @register
@@ -217,9 +217,9 @@ def split_larger_than_its_input(model):
 @register
 def resize_keeping_the_aspect_ratio(model):
     pair = node("Shape", "before", "pair", start=0, end=2)
-    to = node("Concat", "pair wide", "target", axis=0)
+    target = node("Concat", "pair wide", "target", axis=0)
     big = node("Resize", "before - - target", "big", mode="nearest", keep_aspect_ratio_policy="not_smaller")
-    append_nodes(model, pair, to, big, SLICE, wide=[8, 384], **SMALL)
+    append_nodes(model, pair, target, big, SLICE, wide=[8, 384], **SMALL)
 
 
 @register

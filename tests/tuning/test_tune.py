@@ -355,7 +355,7 @@ def test_killed_worker_does_not_block_the_study(run_study):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert result.returncode == -9 and Path("s/trial-002").exists()
     with Path("s/study.journal").open("ab") as journal:
-        journal.write(b'{"op_code": 5, "wor')  # truncated
+        journal.write(b'{"op_code": 5, "wor')  # a truncated line
     study = run_study(5)
     assert outcomes(study)[2] == "stopped" and list(outcomes(study).values()).count("complete") == 5
     trials = {trial.number: trial for trial in study.trials}

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gallery.md"
 SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
-SHORT = {
+SHORT_RUN_FLAGS = {
     "classic-mnist-resnet": ["--epochs", "3", "--set", "arch.width=4"],
     "classic-mnist-conv": ["--epochs", "96", "--limit", "60", "--set", "arch.width=4", "--set", "arch.hidden=16"],
     "classic-mnist-mlp": ["--epochs", "3"],
@@ -84,34 +84,36 @@ def split_grid(grid: np.ndarray, rows: int, columns: int) -> list[np.ndarray]:
     ]
 
 
-def check_image(words: list[str], report: dict[str, Any], path: Path) -> None:
+def check_image(arguments: list[str], report: dict[str, Any], path: Path) -> None:
     """Check that an image shows what its command reports."""
-    if "--epochs" in words:
-        assert report["epochs"] == [int(epoch) for epoch in words[words.index("--epochs") + 1].split(",")]
+    if "--epochs" in arguments:
+        assert report["epochs"] == [int(epoch) for epoch in arguments[arguments.index("--epochs") + 1].split(",")]
     with Image.open(path) as image:
         if path.suffix == ".gif":
             frames = [np.asarray(frame.convert("L")).astype(int) for frame in ImageSequence.Iterator(image)]
-            num_frames = (1 + words.count("--via")) * 9
+            num_frames = (1 + arguments.count("--via")) * 9
             assert len(frames) in (num_frames, num_frames + 1), (len(frames), num_frames)
             assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
             return
         pixels = np.asarray(image.convert("L"))
     assert min(pixels.shape) >= 40 and pixels.std() > 2, "the image is small or blank"
-    if words[1] == "generate":
-        per_label, count = int(words[words.index("-n") + 1]), report["images"]
+    if arguments[1] == "generate":
+        per_label, count = int(arguments[arguments.index("-n") + 1]), report["images"]
         columns = per_label if per_label < count else int(np.ceil(np.sqrt(count)))  # with labels, a row for each label
         panels = split_grid(pixels, int(np.ceil(count / columns)), columns)[:count]
         assert all(panel.std() > 0 for panel in panels), "a panel is blank"
         assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
-    elif words[1] == "restyle":
+    elif arguments[1] == "restyle":
         _, *restyled = split_grid(pixels, 1, 1 + len(report["to"]))
         assert all((a != b).any() for a, b in combinations(restyled, 2)), "two classes are the same"
-    elif words[1] == "interpolate":
-        panels = split_grid(pixels, 1, int(words[words.index("--steps") + 1]) if "--steps" in words else 10)
+    elif arguments[1] == "interpolate":
+        panels = split_grid(pixels, 1, int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 10)
         distances = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
         assert 0 < distances[1] < distances[-1], "the images do not change from one to another"
     else:
-        assert words[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, "it is not a figure on a white background"
+        assert arguments[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, (
+            "it is not a figure on a white background"
+        )
 
 
 @pytest.mark.parametrize(
@@ -120,10 +122,10 @@ def check_image(words: list[str], report: dict[str, Any], path: Path) -> None:
 )
 def test_gallery_commands_create_the_images_on_the_page(section, home, cvae):
     images_written = []
-    for words in commands(SECTIONS[section]):
-        short = SHORT[words[words.index("--recipe") + 1]] if words[1] == "train" else []
-        report = cvae(*words[1:], *short, "--json").json
-        if "--out" in words:
-            images_written.append(words[words.index("--out") + 1])
-            check_image(words, report, home / images_written[-1])
+    for arguments in commands(SECTIONS[section]):
+        short_run_flags = SHORT_RUN_FLAGS[arguments[arguments.index("--recipe") + 1]] if arguments[1] == "train" else []
+        report = cvae(*arguments[1:], *short_run_flags, "--json").json
+        if "--out" in arguments:
+            images_written.append(arguments[arguments.index("--out") + 1])
+            check_image(arguments, report, home / images_written[-1])
     assert images_written == re.findall(r"\]\(gallery/(\S+)\)", SECTIONS[section])

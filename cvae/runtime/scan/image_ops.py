@@ -56,7 +56,7 @@ def conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: 
     require(x.shape[1] == in_channels and in_channels % group == 0, x, weight)
     require(bias is None or bias.shape == (out_channels * group,), weight, bias)
     require(min(sides) > 0, x, weight)
-    # Each position of x is multiplied by the whole kernel. onnxruntime holds all products before it adds them.
+    # Each position of x is multiplied by the entire kernel. onnxruntime holds all products before it adds them.
     products = shape_size(x.shape[2:]) * out_channels * group * shape_size(weight.shape[2:])
     shape = (x.shape[0], out_channels * group, *sides)
     return NodeResult(
