@@ -1,4 +1,4 @@
-"""Quick training configs, and readers of the files of a run."""
+"""Config of a quick training run, and readers of the files of a run."""
 
 import json
 from pathlib import Path

@@ -31,7 +31,7 @@ PAIRS = {"rotate": 10.0, "zoom": 0.1, "consistency": 0.125}
 
 @pytest.mark.parametrize(("arch", "augmentation"), [("mlp", {}), ("conv", {}), ("resnet", {}), ("resnet", PAIRS)])
 def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypatch, arch, augmentation):
-    """The learning rate is a power of two, because all scalars on the device are float32."""
+    """The learning rate is a power of two, so that it is exact in float32, the type of all scalars on the device."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
         schedule="constant", kl_warmup=0.0, epochs=2, **augmentation,

@@ -100,7 +100,7 @@ def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest
 
 
 class ScaledEncoder(nn.Module):
-    """Encoder whose means are scaled by a factor, as other data may require."""
+    """Encoder whose means are scaled by a factor, since their scale depends on the data."""
 
     outputs = ("mean", "std")
 
@@ -123,7 +123,7 @@ def test_rounding_errors_are_accepted_at_any_scale(factor: float) -> None:
 
 
 class CancellingEncoder(nn.Module):
-    """Encoder whose means are small differences of large numbers, as with smooth images."""
+    """Encoder whose means are small differences between large numbers, as they can be for smooth images."""
 
     outputs = ("mean", "std")
 

@@ -61,7 +61,7 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
         assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
         session = ort.InferenceSession(model.read_bytes())  # given bytes, onnxruntime can't read other files
         for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
-            assert all(tensor.dims for tensor in tensors), "Triton requires a dimension besides the batch"
+            assert all(tensor.dims for tensor in tensors), "Triton requires a dimension in addition to the batch"
             described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
             assert described == {argument.name: (argument.type, argument.shape[1:]) for argument in arguments}
         assert Spec.from_json(config.parameters["cvae"].string_value, name) == read_spec(model)[0]

@@ -1,4 +1,4 @@
-"""Untrusted images: hostile images are rejected in one line, and large images are read in little memory."""
+"""Untrusted images: hostile images cause one-line errors, and large images are read in little memory."""
 
 import shutil
 import struct
@@ -22,7 +22,7 @@ GREY, RGB, PALETTE = 0, 2, 3
 
 
 def write_png(path: Path, width: int, height: int, colour: int = GREY) -> None:
-    """Write a black image, which takes a few kilobytes whatever its size."""
+    """Write a black image, which takes a few kilobytes regardless of its size."""
 
     def chunk(chunk_type: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
@@ -71,7 +71,7 @@ def write_hostile_images(folder: Path) -> None:
 @pytest.mark.integration
 @needs_linux
 def test_read_rejects_hostile_images(tmp_path):
-    """One process reads all files, with 200 MB in total."""
+    """A single process reads all files, with a memory limit of 200 MB."""
     write_hostile_images(tmp_path)
     assert_rejected(tmp_path)
 

@@ -117,7 +117,7 @@ def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
 
 
 def test_total_correlation_agrees_with_correlated_normal():
-    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. The posteriors are narrow."""
+    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. Narrow posteriors hardly change it."""
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
 

@@ -163,7 +163,7 @@ def huge_metadata(model):
 
 @register
 def internal_format_of_onnxruntime(model):
-    """Four bytes make onnxruntime read another format; the rest is a valid model."""
+    """Four bytes make onnxruntime interpret the file as a different format; the rest is a valid model."""
     model.ClearField("ir_version")
     producer = b"\x12" + varint(100) + b"xxORTM" + b"x" * 94
     model.producer_name = ""

@@ -1,4 +1,4 @@
-"""Untrusted exported files: hostile files are rejected in one line, within a second and 200 MB."""
+"""Untrusted exported files: hostile files cause one-line errors, within a second and with less than 200 MB."""
 
 import copy
 import os
@@ -50,7 +50,7 @@ def hostile_models(trained, tmp_path_factory) -> Path:
 
 @needs_linux
 def test_session_rejects_hostile_models(hostile_models):
-    """One process loads all files, with 200 MB in total."""
+    """A single process loads all files, with a memory limit of 200 MB."""
     assert len(list(hostile_models.iterdir())) > 190
     assert_rejected(hostile_models)
 

@@ -93,7 +93,7 @@ def check_image(arguments: list[str], report: dict[str, Any], path: Path) -> Non
             frames = [np.asarray(frame.convert("L")).astype(int) for frame in ImageSequence.Iterator(image)]
             num_frames = (1 + arguments.count("--via")) * 9
             assert len(frames) in (num_frames, num_frames + 1), (len(frames), num_frames)
-            assert any((frame != frames[0]).any() for frame in frames), "nothing moves"
+            assert any((frame != frames[0]).any() for frame in frames), "all frames are equal"
             return
         pixels = np.asarray(image.convert("L"))
     assert min(pixels.shape) >= 40 and pixels.std() > 2, "the image is small or blank"
@@ -102,10 +102,10 @@ def check_image(arguments: list[str], report: dict[str, Any], path: Path) -> Non
         columns = per_label if per_label < count else int(np.ceil(np.sqrt(count)))  # with labels, a row for each label
         panels = split_grid(pixels, int(np.ceil(count / columns)), columns)[:count]
         assert all(panel.std() > 0 for panel in panels), "a panel is blank"
-        assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are the same"
+        assert any(np.abs(panels[0].astype(int) - panel).mean() > 1 for panel in panels[1:]), "all panels are equal"
     elif arguments[1] == "restyle":
         _, *restyled = split_grid(pixels, 1, 1 + len(report["to"]))
-        assert all((a != b).any() for a, b in combinations(restyled, 2)), "two classes are the same"
+        assert all((a != b).any() for a, b in combinations(restyled, 2)), "the images of two classes are equal"
     elif arguments[1] == "interpolate":
         panels = split_grid(pixels, 1, int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 10)
         distances = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]

@@ -1,4 +1,4 @@
-"""Zoo models, whose files, cards and metrics agree."""
+"""Zoo models: agreement of their files, cards and metrics."""
 
 import hashlib
 import json
