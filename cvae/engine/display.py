@@ -121,11 +121,11 @@ class EpochTable:
         epochs: number of epochs of the run.
         steps: number of steps in an epoch.
         done: number of steps that are already done.
-        validated: whether the run has validation images.
+        has_validation: whether the run has validation images.
     """
 
-    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, validated: bool) -> None:
-        self.display, self.epochs, self.steps, self.validated = display, epochs, steps, validated
+    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, has_validation: bool) -> None:
+        self.display, self.epochs, self.steps, self.has_validation = display, epochs, steps, has_validation
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
@@ -182,7 +182,7 @@ class EpochTable:
 
     def _row(self, epoch: str, metrics: Mapping[str, float], validation: str, speed: float, step: int) -> None:
         if not self._has_title:
-            mark = "; * after a new lowest validation bound, whose weights are kept" if self.validated else ""
+            mark = "; * after a new lowest validation bound, whose weights are kept" if self.has_validation else ""
             self.display.line(f"\nnats per image{mark}", "dim")
             titles = [name + " " * 2 * (name == "validation") for name in COLUMNS]
             self.display.line(_align(titles), "bold")

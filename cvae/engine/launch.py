@@ -58,7 +58,7 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
     out = Path(out)
     resumable = {name for name, flag in flags_of(TrainConfig).items() if flag.resumable}
     if unknown := overrides.keys() - resumable:
-        raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}")
+        raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}, only {', '.join(sorted(resumable))}")
     config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))

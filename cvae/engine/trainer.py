@@ -285,7 +285,7 @@ class Trainer:
             epochs=self.epochs,
             steps=len(self.batches),
             done=self.state.step,
-            validated=self.validation is not None,
+            has_validation=self.validation is not None,
         )
 
     @property

@@ -153,7 +153,7 @@ class LogisticMixture(Likelihood):
     def __init__(self, image_channels: int, *, components: int = 5) -> None:
         super().__init__()
         if components < 1:
-            raise UsageError(f"option components={components}: must be at least 1")
+            raise UsageError(f"option components={components} must be at least 1")
         self.channels = image_channels
         self.channel_pairs = [(c, j) for c in range(image_channels) for j in range(c)]  # channel c depends on channel j
         self.components = components

@@ -206,9 +206,9 @@ class Study:
         except (Interrupted, KeyboardInterrupt):
             self._abandon(trial, retry=True)
             raise
-        except CvaeError as caught:
-            fatal = is_first(trial) and not isinstance(caught, Diverged)
-            error, state = caught, TrialState.FAIL if fatal else TrialState.PRUNED
+        except CvaeError as exception:
+            fatal = is_first(trial) and not isinstance(exception, Diverged)
+            error, state = exception, TrialState.FAIL if fatal else TrialState.PRUNED
             trial.set_user_attr("error", str(error))
         trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
         bound = min(bounds) if state == TrialState.COMPLETE else None

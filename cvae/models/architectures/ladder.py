@@ -74,7 +74,7 @@ class TopDown(Hierarchical):
         count = blocks * latent_levels
         if latent_dim < count:
             raise UsageError(
-                f"--latent-dim {latent_dim} is less than the ladder's {count} groups; use at least {count}"
+                f"--latent-dim {latent_dim} is too small for the {count} groups of the ladder; use at least {count}"
             )
         # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))

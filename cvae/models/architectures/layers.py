@@ -16,7 +16,7 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
     """
     for name, value in options.items():
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise UsageError(f"option {name}={value!r}: must be at least 1")
+            raise UsageError(f"option {name}={value!r} must be at least 1")
 
 
 class Level(NamedTuple):
