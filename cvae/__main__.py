@@ -11,8 +11,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with 0 (success), 1 (failure), 2 (wrong use) or 130 (interrupted)."""
     if not hasattr(cvae, "CvaeError"):
         sys.exit(
-            f"cvae: error: the 'cvae' imported from {cvae.__file__} is another package of that name (for TensorFlow); "
-            "pip uninstall -y cvae cvae-onnx, then install cvae-onnx again"
+            f"cvae: error: the 'cvae' imported from {cvae.__file__} belongs to another package of that name (for "
+            "TensorFlow); run pip uninstall -y cvae cvae-onnx, then install cvae-onnx again"
         )
     from cvae.cli import run
     from cvae.errors import CvaeError, Interrupted

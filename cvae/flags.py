@@ -15,13 +15,13 @@ from cvae.errors import UsageError, suggest
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Interval:
-    """Finite numbers between two ends.
+    """Interval of finite numbers.
 
     Attributes:
-        minimum: lower end, included.
-        above: lower end, excluded.
-        maximum: upper end, included.
-        below: upper end, excluded.
+        minimum: lower bound, inclusive.
+        above: lower bound, exclusive.
+        maximum: upper bound, inclusive.
+        below: upper bound, exclusive.
     """
 
     minimum: float | None = None
@@ -40,13 +40,13 @@ class Interval:
         )
 
     def __str__(self) -> str:
-        ends = {
+        bounds = {
             "at least": self.minimum,
             "more than": self.above,
             "at most": self.maximum,
             "less than": self.below,
         }
-        return " and ".join(f"{relation} {end}" for relation, end in ends.items() if end is not None)
+        return " and ".join(f"{relation} {bound}" for relation, bound in bounds.items() if bound is not None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -48,7 +48,7 @@ class ModelConfig:
         if (self.classes is None) != (self.conditioning is None):
             raise UsageError("a model must have both classes and conditioning, or neither")
         if self.classes is not None and not 1 <= len(self.classes) <= 65536:
-            raise UsageError(f"a conditional model has 1 to 65536 classes, not {len(self.classes)}")
+            raise UsageError(f"a conditional model must have 1 to 65536 classes, not {len(self.classes)}")
         for name in self.classes or ():
             check_text(name)
 

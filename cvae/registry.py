@@ -42,7 +42,7 @@ class Registry:
     Args:
         kind: kind of part, for error messages.
         group: entry point group of plug-ins.
-        builtin: Built-in parts by name.
+        builtin: built-in parts by name.
     """
 
     def __init__(self, kind: str, group: str, builtin: Mapping[str, Builtin]) -> None:

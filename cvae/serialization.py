@@ -125,7 +125,7 @@ def from_dict(cls: type[Any], data: Mapping[str, Any], where: str = "") -> Any:
     """Create an instance of the dataclass `cls`.
 
     Args:
-        cls: Dataclass.
+        cls: the dataclass.
         data: values of the fields; dataclasses, tuples and mappings may be nested.
         where: path of `data` in its file, for error messages.
 

@@ -18,12 +18,12 @@ Options:
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
     `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
-    An exporter can have a second argument `note`, of default None: a function to call with a line of text that tells
-    the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
+    An exporter can have a second argument `note`, with the default None: a function to call with a line of text that
+    tells the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:
-    `UsageError` if the user can fix the error by a different choice, for example of a path that already exists, and
+    `UsageError` if the user can fix the error with a different choice, for example if a path already exists, and
     `CvaeError` otherwise. Each message is one line with the value, the cause and the fix.
 Writing:
     An exporter writes all of its files or none. `write_files` and `cvae.atomic.atomic_folder` do that.
@@ -38,7 +38,7 @@ from typing import NamedTuple, TypeVar
 from cvae.atomic import atomic_write
 from cvae.errors import UsageError
 from cvae.run import DECODER, ENCODER, exported_file
-from cvae.runtime.session import read_checked
+from cvae.runtime.session import read_and_scan
 from cvae.runtime.weights import check_weights
 from cvae.spec import Spec
 
@@ -61,11 +61,11 @@ def reads_weights(exporter: Callable[..., list[Path]]) -> bool:
 def reports_progress(exporter: Callable[..., list[Path]]) -> bool:
     """Return whether an exporter has the argument `note`."""
     parameter = inspect.signature(exporter).parameters.get("note")
-    return parameter is not None and parameter.kind is not parameter.KEYWORD_ONLY  # that would be an option
+    return parameter is not None and parameter.kind is not parameter.KEYWORD_ONLY  # else it is an option
 
 
 class ExportedFile(NamedTuple):
-    """An exported file, checked: its spec and its bytes."""
+    """Spec and bytes of a checked exported file."""
 
     spec: Spec
     data: bytes
@@ -82,14 +82,14 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
         The files by role, with the decoder first.
 
     Raises:
-        UsageError: If a file has the wrong role, encoder and decoder have different weights, or the folder is a run
-            with other weights than those that they were exported from.
+        UsageError: If a file has the wrong role, or the encoder, the decoder and the run in the folder do not all have
+            the same weights.
         CvaeError: If a file is missing or damaged, or `cvae.runtime.scan` rejects a file.
     """
     paths = {"decoder": exported_file(model, DECODER)}
     if encoder:
         paths["encoder"] = exported_file(model, ENCODER)
-    files = {role: ExportedFile(*read_checked(path, role)[:2]) for role, path in paths.items()}
+    files = {role: ExportedFile(*read_and_scan(path, role)[:2]) for role, path in paths.items()}
     if len({file.spec.weights for file in files.values()}) > 1:
         raise UsageError(
             f"{str(paths['encoder'])!r} was exported from different weights than the decoder; "
@@ -105,7 +105,7 @@ def write_files(files: Mapping[Path, bytes]) -> list[Path]:
     Raises:
         CvaeError: If a file can't be written.
     """
-    with ExitStack() as stack:  # the files get their names when it closes, after all are written
+    with ExitStack() as stack:  # the files are renamed when the stack closes, after all of them have been written
         temporary_paths = [stack.enter_context(atomic_write(path)) for path in files]
         for temporary_path, data in zip(temporary_paths, files.values(), strict=True):
             temporary_path.write_bytes(data)

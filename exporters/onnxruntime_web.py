@@ -1,4 +1,4 @@
-"""The onnxruntime files for browsers: downloaded once from its npm package, verified, and cached.
+"""Files of onnxruntime for browsers, which are downloaded once from its npm package, verified, and cached.
 
 The page uses single-threaded WebAssembly, which takes two files of the package. Threads would need a server that sends
 COOP and COEP headers. See https://onnxruntime.ai/docs/tutorials/web/.
@@ -47,7 +47,7 @@ MAX_BYTES = 128 * 2**20
 """Maximum size of a download."""
 
 TIMEOUT = 60
-"""Seconds that a server has to answer."""
+"""Number of seconds without a response after which a download fails."""
 
 
 def load_files() -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def fetch() -> dict[str, bytes]:
     """Download the files by name from npm, else the registry in $npm_config_registry, else a CDN.
 
     Raises:
-        CvaeError: If no source has the files, or the digest of a file differs from the published file.
+        CvaeError: If no source has the files, or a file does not have the published digest.
     """
     reasons = []
     for source, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
@@ -86,7 +86,7 @@ def fetch() -> dict[str, bytes]:
         except (OSError, ValueError, KeyError, tarfile.TarError, subprocess.SubprocessError) as error:
             reasons.append(f"{source}: {' '.join(str(error).split())[:200]}")
             continue
-        if contents is None:  # no npm, or no registry is set
+        if contents is None:  # npm is not installed, or no registry is set
             continue
         if wrong := [name for name, data in contents.items() if compute_integrity(data) != FILES[name]]:
             raise CvaeError(

@@ -45,7 +45,7 @@ def export(model: str | Path, *, out: str = "model_repository", encoder: bool = 
         if target.exists():
             raise UsageError(f"{str(target)!r} already exists; remove it, or choose a different --out")
         models[target] = spec, data
-    with ExitStack() as stack:  # the folders get their names when it closes, after all are written
+    with ExitStack() as stack:  # the folders are renamed when the stack closes, after all have been written
         for target, (spec, data) in models.items():
             folder = stack.enter_context(atomic_folder(target))
             (folder / CONFIG).write_text(format_config(spec, target.name), "utf-8")
@@ -62,7 +62,7 @@ def make_folder_name(name: str) -> str:
 def format_config(spec: Spec, name: str) -> str:
     """Return the text of a model's config.pbtxt.
 
-    The label has shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension beside the batch.
+    The label has shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension besides the batch.
     """
     noise = _format_tensor("noise", "FP32", spec.latent_dim)
     image = _format_tensor("image", "FP32", *spec.image_shape)

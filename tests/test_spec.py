@@ -78,7 +78,7 @@ def test_spec_survives_conversion_to_json(spec):
         ({"role": "other"}, "'other'"),
         ({"classes": []}, "classes"),
         ({"classes": [1, 2]}, "classes"),
-        ({"classes": ["cat", "dog", "cat"]}, "classes has 'cat' more than once"),
+        ({"classes": ["cat", "dog", "cat"]}, "classes contains 'cat' more than once"),
         *(({"name": f"a{character}b"}, "control characters") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
         ({"classes": ["a", "\udfff"]}, "control characters"),
         ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement has an invalid 'max_abs_difference'"),

@@ -30,7 +30,7 @@ FORMAT = 2
 """Version of the cache files. If it differs, the images are decoded again."""
 
 CHUNK_BYTES = 2**24
-"""Number of bytes of images to convert to grey at a time."""
+"""Size of the images that are converted to grey at a time, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DecodedFolder:
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
     """Decode the images of a folder, or read them from the cache, waiting while another process decodes them.
 
-    All images are decoded again if one that failed with an I/O or memory error before can be read now.
+    All images are decoded again if an image that failed before, with an I/O or memory error, can be read now.
 
     Args:
         folder: the folder, whose path is the key of the cache.

@@ -15,7 +15,7 @@ from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.registry import DATASETS
 
 MAX_MEMORY_BYTES = 2**28
-"""Maximum size, in bytes, of a data set on disk that is read into memory as a whole."""
+"""Maximum size, in bytes, of a data set that is read from disk into memory."""
 
 MAX_CLASSES_SHOWN = 20
 """Maximum number of classes in a description."""
@@ -220,7 +220,7 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
     for name, split in _list_splits(dataset).items():
         if split.labels is None:
             raise UsageError(
-                f"{flag} needs labels, and {name} of {data!r} has none: make a subfolder for each class, "
+                f"{flag} needs labels, but {name} of {data!r} has none: make a subfolder for each class, "
                 f"choose a data set with labels, or remove {flag}"
             )
 
@@ -241,7 +241,8 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
         indices = np.flatnonzero(np.isin(split.labels, class_indices))
         if len(indices) == 0:
             raise UsageError(
-                f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}"
+                f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}; "
+                "exclude fewer classes"
             )
         labels = np.searchsorted(class_indices, split.labels[indices])
         splits[name] = replace(_take(split, indices), labels=labels)

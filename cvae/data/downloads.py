@@ -70,7 +70,7 @@ def fashion_mnist(argument: str, data_dir: Path | None, size: tuple[int, int] | 
 
 
 def kmnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load 60,000 training and 10,000 test images of cursive Japanese, grey, 28x28 or `size`."""
+    """Load 60,000 training and 10,000 test images of cursive Japanese characters, grey, 28x28 or `size`."""
     refuse_argument("kmnist", argument)
     data_license = (
         "KMNIST Dataset (created by CODH), adapted from Kuzushiji Dataset (created by NIJL and others), "
@@ -113,7 +113,7 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
         archive, pickled = root / "cifar-10-binary.tar.gz", root / "cifar-10-batches-py"
         if pickled.is_dir() and not archive.is_file():
             raise CvaeError(
-                f"{str(pickled)!r} is not read: it is a pickle, which can run any code; put {archive.name} from "
+                f"{str(pickled)!r} is not read, because it is a pickle, which can run any code; put {archive.name} from "
                 f"{CIFAR10_URL} beside it, or choose another --data-dir to download it to"
             )
         download_and_extract_archive = _import_datasets("cifar10").utils.download_and_extract_archive
@@ -162,7 +162,7 @@ def _create_dataset(
 
 
 MNIST_STEMS = {"train": "train", "test": "t10k"}
-"""Beginning of the file names of each split."""
+"""Prefix of the file names of each split."""
 
 
 def _load_idx(
@@ -174,8 +174,8 @@ def _load_idx(
         name: name of the data set.
         class_name: name of the class in torchvision.
         data_dir: folder for data sets; None for the default.
-        stems: beginning of the file names of each split.
-        **options: further arguments of the class in torchvision.
+        stems: prefix of the file names of each split.
+        **options: additional arguments for the torchvision class.
     """
     root = cache_root(data_dir)
     files = {
@@ -241,7 +241,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "name a folder that has it with --data-dir, or use the bundled data set: --data mnist-small"
+            "pass a folder that contains it with --data-dir, or use the bundled data set: --data mnist-small"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)

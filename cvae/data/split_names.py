@@ -25,9 +25,9 @@ def recognize_split(name: str) -> str | None:
 
 
 def recognize_sibling_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return the split of each folder among siblings, without the folders that stand for none.
+    """Return the split that each folder stands for, by name. Folders that do not stand for a split are left out.
 
-    Names that differ only in the split are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR", "mytrain" and
+    Sibling names that differ only in the split word are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR", "mytrain" and
     "mytest".
     """
     splits = {name: split for name in names if (split := recognize_split(name)) is not None}

@@ -8,11 +8,11 @@
     archive/train/, archive/test/                        the splits below archive
     cat/train/, cat/test/, dog/train/, dog/test/         train and test, with the classes cat and dog
     train/images/, test/images/                          train and test, without labels: "images" is not a class
-    bus/, car/, train/, without further subfolders      train, with the classes bus, car and train
+    bus/, car/, train/, without further subfolders       train, with the classes bus, car and train
     test/, bus/                                          an error: splits or classes?
 
 Every folder is one of three things: a folder with splits (`find_splits` returns `SplitFolders`), a folder without
-splits (it returns None, and the subfolders are classes), or ambiguous (it raises a UsageError that names the rule).
+splits (it returns None, and the subfolders are classes), or ambiguous (it raises a UsageError that states the reason).
 `cvae.data.split_names` says what a name stands for.
 """
 
@@ -108,7 +108,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
         if sub.folders and sub.empty:
             notes.append(f"ignored folders without images: {join_names(sub.empty)}")
     if listings["train"].labels is None and (labelled := [name for name in listings if listings[name].labels]):
-        notes.append(f"labels are not used: train has no folder for each class, unlike {' and '.join(labelled)}")
+        notes.append(f"labels are not used: train has no subfolders for classes, unlike {' and '.join(labelled)}")
         listings = {name: SplitListing(listing.paths, None) for name, listing in listings.items()}
     return FolderListing(listings, notes)
 
@@ -203,7 +203,7 @@ def _quote(name: str) -> str:
 
 
 def _ambiguity_error(folder: Folder, argument: str, reason: str) -> UsageError:
-    """Return an error that shows the subfolders, the rule by which they are ambiguous, and both ways to resolve it."""
+    """Return an error that shows the subfolders, the reason why they are ambiguous, and both ways to resolve it."""
     split_by_name = recognize_sibling_splits(folder.folders)
     ordered = sorted(folder.folders, key=lambda name: name not in split_by_name)
     tree = ", ".join(
@@ -234,7 +234,7 @@ def _group_by_split(folder: Folder, split_by_name: dict[str, str]) -> dict[str, 
 def _is_class_named_train(folder: Folder, groups: dict[str, list[Folder]], siblings: dict[str, Folder]) -> bool:
     """Return whether "train" is a class (next to bus and car) rather than a split (next to sample_images).
 
-    Next to a single folder, "train" stays ambiguous.
+    Next to a single other folder, "train" is ambiguous.
     """
     return (
         [sub.path.name.lower() for subs in groups.values() for sub in subs] == ["train"]

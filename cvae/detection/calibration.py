@@ -8,7 +8,7 @@ import numpy as np
 from cvae.detection.scores import NEIGHBOURS, Measurement
 
 COMBINED = ("local", "neighbours", "ratio")
-"""Scores that `combined` combines. They measure the pixels, the code and the label; none alone finds every anomaly."""
+"""Scores that `combined` combines. They measure the pixels, the latent code and the label; none of them alone finds every anomaly."""
 
 TAIL = 0.1
 """Fraction of the normal scores in the upper tail, where p-values come from a fitted distribution instead of counts."""
@@ -20,7 +20,7 @@ MIN_IMAGES = 20
 """Minimum number of images for which a label gets its own mean and standard deviation."""
 
 
-def ratio_by_label(normal: Measurement, num_labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def ratio_statistics(normal: Measurement, num_labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the mean and standard deviation of `ratio` for each label, over the images that the label fits best.
 
     A label with fewer than `MIN_IMAGES` images gets the mean and standard deviation of all images.
@@ -81,9 +81,9 @@ def combine_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
 def log_p_value(score: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """Return the log p-value of each score (N,): the log of the fraction of normal scores that are not lower.
 
-    In the upper tail, the highest `TAIL` of the normal scores and everything above, the p-value follows an exponential
-    distribution fitted to the tail (peaks over threshold with shape 0, Pickands 1975,
-    https://doi.org/10.1214/aos/1176343003). Scores above all normal scores therefore still get different p-values.
+    In the upper tail (the highest `TAIL` of the normal scores, and everything above them), the p-value follows an
+    exponential distribution that is fitted to the tail (peaks over threshold with shape 0, Pickands 1975,
+    https://doi.org/10.1214/aos/1176343003). Different scores above all normal scores therefore have different p-values.
 
     Args:
         score: scores (N,).

@@ -17,7 +17,7 @@ from cvae.detection.calibration import (
     combine,
     combine_normal,
     conformal_threshold,
-    ratio_by_label,
+    ratio_statistics,
     sorted_scores,
 )
 from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, individual_scores, measure
@@ -41,7 +41,7 @@ class Metadata:
         weights: SHA-256 of the model's weights.
         data: name of the data set of normal images.
         images: number of normal images.
-        quantile: fraction of normal images whose score does not exceed its threshold.
+        quantile: fraction of normal images whose score does not exceed the threshold.
         thresholds: threshold of each score.
         centre: mean of the ratio for each label; labels differ, since some classes resemble others more closely.
         scale: standard deviation of the ratio for each label, which is the unit of the score `ratio`.
@@ -63,7 +63,7 @@ class Detector:
     Args:
         name: name of the model.
         metadata: statistics of normal images.
-        codes: codes of normal images, (M, Z).
+        codes: latent codes of normal images, (M, Z).
         calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
     """
 
@@ -86,7 +86,7 @@ class Detector:
             scorer: the exported model.
             images: (N, C, H, W), preferably images that the model was not trained on.
             data: name of the data set that the images are from.
-            quantile: fraction of normal images whose score does not exceed its threshold.
+            quantile: fraction of normal images whose score does not exceed the threshold.
             progress: function called with the number of images measured so far and the total.
 
         Raises:
@@ -101,7 +101,7 @@ class Detector:
         centre = scale = None
         with np.errstate(all="ignore"):
             if normal.ratio is not None and scorer.classes is not None:
-                centre, scale = ratio_by_label(normal, len(scorer.classes))
+                centre, scale = ratio_statistics(normal, len(scorer.classes))
             scores = individual_scores(normal, normal.code, centre, scale, self_matches=1)
             scores["combined"] = combine_normal(scores)
         _require_finite(scores, scorer.name)

@@ -13,8 +13,8 @@ SCORES = {
     "reconstruction": "squared error of the reconstruction, summed over pixels",
     "local": "largest error of the reconstruction at any position, after blurring the difference",
     "bound": "importance-weighted bound on -log p(x) under the label that fits best, in nats",
-    "kl": "KL divergence of the code from the prior, in nats",
-    "neighbours": "mean distance of the code from the nearest codes of normal images",
+    "kl": "KL divergence of the posterior from the prior, in nats",
+    "neighbours": "mean distance of the latent code from those of the nearest normal images",
     "ratio": "log-likelihood ratio of the other labels to the best one, in standard deviations of normal images",
     "combined": "how rarely normal images score as high in local, neighbours and ratio",
 }
@@ -27,7 +27,7 @@ NUM_SAMPLES = 16
 """Number of samples for the importance-weighted bound."""
 
 NEIGHBOURS = 5
-"""Number of nearest normal codes over which the score `neighbours` averages."""
+"""Number of nearest normal images over which the score `neighbours` averages."""
 
 
 class Measurement(NamedTuple):
@@ -39,7 +39,7 @@ class Measurement(NamedTuple):
         squared_error: squared error of the reconstruction, summed over pixels, (N,).
         local: largest error of the reconstruction after blurring the difference, (N,).
         bound: importance-weighted bound on -log p(x) in nats, (N,).
-        kl: KL divergence of the code from the prior in nats, (N,).
+        kl: KL divergence of the posterior from the prior in nats, (N,).
         ratio: bound under the best label minus the mean bound under the other labels in nats, (N,); None for a model
             with fewer than two labels.
         label: index of the best label, (N,); None for a model without labels.
@@ -139,7 +139,7 @@ def individual_scores(
 
     Args:
         measurement: measurements of N images.
-        codes: codes of normal images, (M, Z).
+        codes: latent codes of normal images, (M, Z).
         centre: mean of the ratio of normal images for each label.
         scale: standard deviation of the ratio of normal images for each label.
         self_matches: 1 if the images are the normal images themselves, so that each code is its own nearest neighbour;

@@ -77,7 +77,7 @@ def check_generate_args(n: int, temperature: float) -> int:
 
 
 def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Return an integer of any type as an int.
+    """Check that a value is an integer of any type, and return it as an int.
 
     Raises:
         UsageError: If `value` is not an integer, or less than `minimum`.
@@ -92,7 +92,7 @@ def check_count(name: str, value: int, *, minimum: int = 1) -> int:
 
 
 def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.ndarray:
-    """Return an array (N, *shape) as contiguous float32.
+    """Check an array (N, *shape), and return it as contiguous float32.
 
     Args:
         values: The array.

@@ -1,4 +1,4 @@
-"""onnxruntime session of an exported file, which is read once, scanned, and run in chunks."""
+"""onnxruntime sessions of exported files. A file is read once, scanned, and run in chunks."""
 
 import math
 from pathlib import Path
@@ -15,14 +15,14 @@ MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give the same bits for any
-batch size."""
+"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give bit-identical results for
+any batch size."""
 
 MAX_ELEMENTS = 2**26
 """Maximum number of values in all tensors of a run, 256 MB. Costly models run on fewer images at once."""
 
 BATCHES = (1, 4, 16, CHUNK)
-"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded."""
+"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded to one of them."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """onnxruntime provider of each device."""
@@ -41,7 +41,7 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
     return Spec.from_json(text, str(path)), data
 
 
-def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
+def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
     """Read and scan an exported file.
 
     Args:
@@ -57,12 +57,12 @@ def read_checked(path: Path, role: str) -> tuple[Spec, bytes, int]:
     """
     spec, data = read_spec(path)
     if spec.role != role:
-        raise UsageError(f"{str(path)!r} contains the {spec.role}; the {role} is needed")
+        raise UsageError(f"{str(path)!r} contains the {spec.role}, but the {role} is needed; use {role}.onnx")
     return spec, data, scan(data, spec, str(path))
 
 
 class Session:
-    """Exported file that is loaded and can be run. Threads can share a session.
+    """onnxruntime session of an exported file. Threads can share it.
 
     `cvae.runtime.scan` checks the file before onnxruntime loads it.
 
@@ -83,7 +83,7 @@ class Session:
     def __init__(
         self, path: Path, role: str, *, device: str = "cpu", threads: int | None = None, spinning: bool, arena: bool
     ) -> None:
-        self.spec, data, elements = read_checked(path, role)
+        self.spec, data, elements = read_and_scan(path, role)
         self._source = str(path)
         self._max_batch = max(1, MAX_ELEMENTS // max(1, elements))
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}

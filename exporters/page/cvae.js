@@ -4,9 +4,9 @@
  *   const model = await load(ort, decoderBytes);
  *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
  *
- * An array of N codes or images is one Float32Array, row after row. Labels are an array of N: a class's name, as a text
- * or as a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only where no
- * class name reads as a number.
+ * N codes or images are one flat Float32Array in row-major order. Labels are an array of N: the name of each class, as a
+ * string or a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only if no
+ * class name is a number.
  */
 
 const KEY = "cvae"; // key of the metadata entry that holds the spec
@@ -23,18 +23,18 @@ function* fields(bytes) {
       value += (byte & 0x7f) * factor;
       if (byte < 0x80) return value;
     }
-    throw new Error("this is not an intact ONNX file: a number is cut off or too long");
+    throw new Error("the file is damaged or not an ONNX file: a number is truncated or too long");
   };
   while (position < bytes.length) {
     const key = varint();
-    const [number, kind] = [Math.floor(key / 8), key % 8];
-    if (kind === VARINT) {
+    const [number, wireType] = [Math.floor(key / 8), key % 8];
+    if (wireType === VARINT) {
       yield [number, varint()];
       continue;
     }
-    const length = { [FIXED64]: () => 8, [BYTES]: varint, [FIXED32]: () => 4 }[kind]?.();
+    const length = { [FIXED64]: () => 8, [BYTES]: varint, [FIXED32]: () => 4 }[wireType]?.();
     if (length === undefined || number === 0 || length > bytes.length - position) {
-      throw new Error(`this is not an intact ONNX file: field ${number} is cut off or of the wire type ${kind}`);
+      throw new Error(`the file is damaged or not an ONNX file: field ${number} is truncated or has an invalid wire type`);
     }
     yield [number, bytes.subarray(position, position + length)];
     position += length;
@@ -64,19 +64,19 @@ export function readSpec(bytes) {
  */
 export async function load(ort, bytes, options = {}) {
   const spec = readSpec(bytes);
-  if (spec.role !== "decoder") throw new Error(`the file contains the ${spec.role}; the decoder is needed`);
+  if (spec.role !== "decoder") throw new Error(`the file contains the ${spec.role}, but the decoder is needed`);
   return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
 }
 
 /**
- * Return the number in a text in a canonical form ("01" and "1.0" give "1e0"), or null if the text is not a number.
- * The form is a text because long numbers would round to the same Number.
+ * Return the canonical form of the number that a string spells ("01" and "1.0" give "1e0"), or null if it is not a number.
+ * The form is a string, because different long numbers could round to the same Number.
  */
-function numberIn(text) {
+function canonicalNumber(text) {
   const parts = /^([+-]?)(\p{Nd}*)\.?(\p{Nd}*)(?:e([+-]?\d{1,3}))?$/iu.exec(text);
   if (!parts || !(parts[2] || parts[3])) return null;
-  const [, sign, whole, fraction, exponent = 0] = parts;
-  const digits = (whole + fraction).replace(/^0+/, "");
+  const [, sign, integer, fraction, exponent = 0] = parts;
+  const digits = (integer + fraction).replace(/^0+/, "");
   const significant = digits.replace(/0+$/, "");
   if (!significant) return "0";
   const shift = Number(exponent) - fraction.length + digits.length - significant.length;
@@ -84,20 +84,20 @@ function numberIn(text) {
 }
 
 /**
- * Return the index of the class whose name equals a label, as a text or else as a number. Where no class name reads as
- * a number, a number is the index itself. Like `Spec.label_index` in Python, but returns -1 or an index out of
- * range for an unknown label.
+ * Return the index of the class whose name equals a label as a string or, failing that, as a number. If no class name is
+ * a number, a number is the index itself. This corresponds to `Spec.label_index` in Python, but returns -1 or an index
+ * out of range for an unknown label.
  */
 function indexOf(label, classes) {
   const text = String(label);
   if (classes.includes(text)) return classes.indexOf(text);
-  const [number, numbers] = [numberIn(text), classes.map(numberIn)];
-  if (numbers.every((each) => each === null)) return /^\d{1,9}$/.test(text) ? Number(text) : -1;
+  const [number, numbers] = [canonicalNumber(text), classes.map(canonicalNumber)];
+  if (numbers.every((value) => value === null)) return /^\d{1,9}$/.test(text) ? Number(text) : -1;
   const index = number === null ? -1 : numbers.indexOf(number);
   if (index !== numbers.lastIndexOf(number) && index >= 0) {
     const names = classes.filter((_, i) => numbers[i] === number).slice(0, 20).join(", ");
     throw new Error(
-      `label "${label}" is ambiguous: the classes ${names} all equal it as numbers; give the name exactly as it is written`,
+      `label "${label}" is ambiguous: the classes ${names} are all equal to it as numbers; give the name exactly as it is written`,
     );
   }
   return index;
@@ -120,7 +120,7 @@ class Model {
   /** Load the encoder that was exported with the decoder, for `encode`. */
   async addEncoder(bytes) {
     const { role, weights } = readSpec(bytes);
-    if (role !== "encoder") throw new Error(`the file contains the ${role}; the encoder is needed`);
+    if (role !== "encoder") throw new Error(`the file contains the ${role}, but the encoder is needed`);
     if (weights !== this.spec.weights) {
       throw new Error("decoder and encoder were exported from different weights; export both again");
     }
@@ -140,12 +140,12 @@ class Model {
     return { mean: mean.data, std: std.data };
   }
 
-  /** Return the class index of a label or { index }. onnxruntime itself takes -1 silently, for the last class. */
+  /** Return the class index of a label or { index }. onnxruntime itself would accept -1 as the last class. */
   labelIndex(label) {
     const { name, classes } = this.spec;
     const byIndex = typeof label === "object";
     const text = byIndex ? `class with the index ${label?.index}` : `label "${label}"`;
-    if (!classes) throw new Error(`"${name}" was trained without labels, so ${text} means nothing to it`);
+    if (!classes) throw new Error(`"${name}" was trained without labels, so it does not accept ${text}`);
     const index = byIndex ? label?.index : indexOf(label, classes);
     if (!Number.isInteger(index) || index < 0 || index >= classes.length) {
       const names = classes.slice(0, 20).join(", ");
@@ -174,8 +174,9 @@ class Model {
 
 /**
  * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same samples everywhere:
- * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then Box and Muller 1958,
- * two at once. Python has different samples for a seed: pass them as noise to get the same image.
+ * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then the transform of Box and
+ * Muller 1958, which gives two samples at a time. Python draws different samples for a seed: pass them as noise to get
+ * the same image.
  */
 export function normal(seed, count) {
   let [a, b, c, counter] = [0, 0, seed | 0, 1];
@@ -187,24 +188,24 @@ export function normal(seed, count) {
     return (sum >>> 0) / 2 ** 32; // in [0, 1)
   };
   for (let i = 0; i < 15; i++) next();
-  const draws = new Float32Array(count);
+  const samples = new Float32Array(count);
   for (let i = 0; i < count; i += 2) {
     const [radius, angle] = [Math.sqrt(-2 * Math.log(1 - next())), 2 * Math.PI * next()];
-    draws[i] = radius * Math.cos(angle);
-    if (i + 1 < count) draws[i + 1] = radius * Math.sin(angle);
+    samples[i] = radius * Math.cos(angle);
+    if (i + 1 < count) samples[i + 1] = radius * Math.sin(angle);
   }
-  return draws;
+  return samples;
 }
 
-/** Interpolate along the great circle from code a (Z) to code b (Z), at `way` in [0, 1]. Shoemake 1985, section 3.3. */
-export function slerp(a, b, way) {
+/** Interpolate along the great circle from code a (Z) to code b (Z), to `position` in [0, 1]. Shoemake 1985, section 3.3. */
+export function slerp(a, b, position) {
   const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
   const cosine = dot(a, b) / Math.max(Math.sqrt(dot(a, a) * dot(b, b)), 1e-12);
   const angle = Math.acos(Math.min(1, Math.max(-1, cosine)));
-  const straight = Math.sin(angle) < 1e-4; // parallel or opposite: there is no single shortest arc
-  const [from, to] = straight
-    ? [1 - way, way]
-    : [Math.sin((1 - way) * angle) / Math.sin(angle), Math.sin(way * angle) / Math.sin(angle)];
+  const isLinear = Math.sin(angle) < 1e-4; // for parallel or opposite codes, there is no single shortest arc
+  const [from, to] = isLinear
+    ? [1 - position, position]
+    : [Math.sin((1 - position) * angle) / Math.sin(angle), Math.sin(position * angle) / Math.sin(angle)];
   return a.map((value, i) => from * value + to * b[i]);
 }
 

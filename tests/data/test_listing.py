@@ -222,7 +222,7 @@ def test_labels_of_test_images_are_ignored_without_training_labels(root: Path) -
     fill(root, "train 4", "test/cat 1", "test/dog 1")
     loaded = load_data(f"folder:{root}", size=4, validation=0)
     assert loaded.classes is None and loaded.test is not None and loaded.test.labels is None
-    assert loaded.notes[0] == "labels are not used: train has no folder for each class, unlike test"
+    assert loaded.notes[0] == "labels are not used: train has no subfolders for classes, unlike test"
 
 
 def test_unreadable_folder_is_reported(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

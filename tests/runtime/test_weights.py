@@ -53,7 +53,7 @@ def test_every_command_rejects_an_outdated_decoder(cvae, run, command):
     change(run / "model.safetensors")
     result = cvae(*command, run)
     assert (result.code, result.out) == (2, "")
-    assert result.err.count("\n") == 1 and f"export again: cvae export onnx {run}" in result.err
+    assert result.err.count("\n") == 1 and f"export it again with: cvae export onnx {run}" in result.err
     assert not list(Path().glob("*.png")) and not Path("web").exists() and not Path("model_repository").exists()
 
 
