@@ -13,12 +13,12 @@ endif
 help:
 	@echo 'make demo       train on the bundled digits of MNIST and generate a seven'
 	@echo 'make dev        install the development environment'
-	@echo 'make lint       linters, types and import contracts'
-	@echo 'make test-fast  unit tests: no training, no browser, no other process'
-	@echo 'make test       lint, and all tests except the slow ones'
-	@echo 'make test-all   lint, and all tests'
-	@echo 'make coverage   the tests of `make test`, with the lines that they do not reach'
-	@echo 'make docs       the documentation site, in build/site'
+	@echo 'make lint       run ruff, mypy and the import contracts'
+	@echo 'make test-fast  run the unit tests: no training, no browser, no other process'
+	@echo 'make test       run the linters, and all tests except the slow ones'
+	@echo 'make test-all   run the linters, and all tests'
+	@echo 'make coverage   run the tests of `make test`, and list the lines that they do not reach'
+	@echo 'make docs       build the documentation site in build/site'
 	@echo 'make clean      remove the environment and all build output'
 
 # pip keeps the version of torch that is installed, such as a CPU build, instead of upgrading it to the default build.

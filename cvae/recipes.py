@@ -57,7 +57,9 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
         name, equals, text = assignment.partition("=")
         part, dot, option = name.partition(".")
         if not (equals and dot and part in PARTS and option):
-            raise UsageError(f"--set {assignment!r} is not of the form PART.OPTION=VALUE, with PART one of {', '.join(PARTS)}")
+            raise UsageError(
+                f"--set {assignment!r} is not of the form PART.OPTION=VALUE, with PART one of {', '.join(PARTS)}"
+            )
         try:
             value = json.loads(text)
         except ValueError:

@@ -87,7 +87,9 @@ class Spec:
             raise UsageError(f"{len(self.classes)} classes are too many; the limit is {MAX_CLASSES}")
         if self.classes is not None and len(set(self.classes)) < len(self.classes):
             name = next(name for name, count in Counter(self.classes).items() if count > 1)
-            raise UsageError(f"classes contains {one_line(repr(name), 40)} more than once; give each class its own name")
+            raise UsageError(
+                f"classes contains {one_line(repr(name), 40)} more than once; give each class its own name"
+            )
         if self.value_range != (0.0, 1.0):
             raise UsageError(f"value_range {self.value_range} is not (0.0, 1.0)")
         if self.sigma is not None and not 0 < self.sigma < math.inf:

@@ -35,7 +35,7 @@ def main() -> None:
     """Write the pages and build the site.
 
     Raises:
-        SystemExit: zensical or mkdocstrings reports a problem.
+        SystemExit: If zensical or mkdocstrings reports a problem.
     """
     shutil.rmtree(PAGES, ignore_errors=True)
     for path, text in pages().items():
@@ -71,7 +71,7 @@ def rewrite_links(source: str, pages: dict[str, str]) -> str:
     does not have, is replaced with its text.
 
     Raises:
-        SystemExit: the file or folder that a link names does not exist.
+        SystemExit: If the file or folder that a link names does not exist.
     """
     folder, here = (ROOT / source).parent, Path(pages[source]).parent
 

@@ -19,7 +19,7 @@ QUICK = TrainConfig(arch="mlp", conditional=True, epochs=1, limit=64, latent_dim
 
 @pytest.fixture
 def exporter(monkeypatch) -> Callable[[Exception | None], list[Path]]:
-    """Return a function that replaces the export by a failure, or by nothing, and returns the list of exported runs."""
+    """Return a function that replaces the export with a failure or a stub, and returns the list of exported runs."""
     runs: list[Path] = []
 
     def replace_export(failure: BaseException | None = None) -> list[Path]:
@@ -36,7 +36,7 @@ def exporter(monkeypatch) -> Callable[[Exception | None], list[Path]]:
 
 
 @pytest.mark.integration
-def test_training_ends_with_a_usable_model_and_says_so(tmp_path, capsys):
+def test_training_exports_a_usable_model_and_names_its_files(tmp_path, capsys):
     run = cvae.train(QUICK, tmp_path / "run")
     assert cvae.load(run).generate(2, label=7, seed=0).shape == (2, 1, 8, 8)
     for name in (CURVES, SAMPLE_GRID, RECONSTRUCTIONS):
@@ -90,14 +90,14 @@ def test_diverged_run_is_not_exported(tmp_path, exporter):
 
 
 @pytest.mark.integration
-def test_other_processes_do_not_export(tmp_path, exporter, monkeypatch):
+def test_only_main_process_exports(tmp_path, exporter, monkeypatch):
     runs = exporter()
     monkeypatch.setattr("cvae.engine.processes.is_main_process", lambda: False)
     assert cvae.train(QUICK, tmp_path / "run", quiet=True).is_dir() and runs == []
 
 
 @pytest.mark.integration
-def test_warnings_are_lines_of_the_package(tmp_path, exporter):
+def test_warning_during_training_is_one_line(tmp_path, exporter):
     exporter()
 
     formatted: list[str] = []
@@ -120,7 +120,7 @@ def test_warnings_are_lines_of_the_package(tmp_path, exporter):
         (("x" * 99, "dog"), "--label-index 0"),
     ],
 )
-def test_next_commands_can_be_pasted(classes, options):
+def test_next_commands_are_quoted_for_the_shell(classes, options):
     generate, *others = _next_commands(Path("runs/my run"), classes, exported=True)
     assert generate == f"cvae generate 'runs/my run' {options}"
     assert others == ["cvae evaluate 'runs/my run'", "cvae export web 'runs/my run'"]

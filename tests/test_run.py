@@ -34,7 +34,7 @@ def test_read_metrics_reports_missing_file(tmp_path):
         read_metrics(tmp_path)
 
 
-def test_sample_images_are_sorted_by_the_number_of_the_epoch(tmp_path):
+def test_sample_images_are_sorted_by_epoch_number(tmp_path):
     (tmp_path / SAMPLES).mkdir()
     for name in ("epoch-10000-samples", "epoch-9999-samples", "epoch-x-samples", "epoch-0001-reconstructions"):
         (tmp_path / SAMPLES / f"{name}.png").touch()

@@ -113,7 +113,7 @@ def reset_peak_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, an upper bound of memory."""
+    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, an upper bound on memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
 

@@ -113,8 +113,8 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
         archive, pickled = root / "cifar-10-binary.tar.gz", root / "cifar-10-batches-py"
         if pickled.is_dir() and not archive.is_file():
             raise CvaeError(
-                f"{str(pickled)!r} is not read, because it is a pickle, which can run any code; put {archive.name} from "
-                f"{CIFAR10_URL} beside it, or choose another --data-dir to download it to"
+                f"{str(pickled)!r} is not read, because it is a pickle, which can run any code; put {archive.name} "
+                f"from {CIFAR10_URL} beside it, or choose another --data-dir to download it to"
             )
         download_and_extract_archive = _import_datasets("cifar10").utils.download_and_extract_archive
         with _convert_download_errors("cifar10", root):

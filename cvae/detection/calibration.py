@@ -8,7 +8,8 @@ import numpy as np
 from cvae.detection.scores import NEIGHBOURS, Measurement
 
 COMBINED = ("local", "neighbours", "ratio")
-"""Scores that `combined` combines. They measure the pixels, the latent code and the label; none of them alone finds every anomaly."""
+"""Scores that `combined` combines. They measure the pixels, the latent code and the label; none of them alone finds
+every anomaly."""
 
 TAIL = 0.1
 """Fraction of the normal scores in the upper tail, where p-values come from a fitted distribution instead of counts."""

@@ -15,14 +15,15 @@ MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give bit-identical results for
-any batch size."""
+"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give bit-identical results
+for any batch size."""
 
 MAX_ELEMENTS = 2**26
 """Maximum number of values in all tensors of a run, 256 MB. Costly models run on fewer images at once."""
 
 BATCHES = (1, 4, 16, CHUNK)
-"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded to one of them."""
+"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded to one
+of them."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """onnxruntime provider of each device."""

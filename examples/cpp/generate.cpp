@@ -78,7 +78,7 @@ int64_t label_index(const std::vector<std::string>& classes, const std::string& 
   if (match != classes.end()) return match - classes.begin();
   std::string names;
   for (const auto& name : classes) names += (names.empty() ? "" : ", ") + name;
-  // Check the range here, because onnxruntime would take -1 for the last class.
+  // Reject an unknown label here, because onnxruntime would accept -1 as the last class.
   throw std::runtime_error("unknown label '" + label + "'; the labels are " + names);
 }
 

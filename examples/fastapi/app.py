@@ -57,7 +57,7 @@ class GeneratedImages(BaseModel):
 
 @app.exception_handler(cvae.UsageError)
 def handle_usage_error(request: Request, error: cvae.UsageError) -> JSONResponse:
-    """Respond with an error of one line, for example for an unknown label."""
+    """Respond with a one-line error, for example for an unknown label."""
     return JSONResponse({"detail": str(error)}, status_code=422)
 
 

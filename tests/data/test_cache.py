@@ -78,7 +78,7 @@ class TestDiskImages:
         order = np.random.default_rng(0).permutation(300)
         assert np.array_equal(images_on_disk.select(order)[key], IMAGES[order][key])
 
-    def test_grey_images_get_a_channel(self, tmp_path: Path) -> None:
+    def test_grey_images_get_a_channel_axis(self, tmp_path: Path) -> None:
         np.save(tmp_path / "x.npy", IMAGES[:, 0])
         assert np.array_equal(DiskImages.open(tmp_path / "x.npy")[3:8], IMAGES[3:8, :1])
 
@@ -115,7 +115,7 @@ class TestDiskImages:
         assert np.array_equal(images_on_disk[:], IMAGES)
 
     @pytest.mark.integration
-    def test_memory_stays_small(self, tmp_path: Path) -> None:
+    def test_reading_takes_little_memory(self, tmp_path: Path) -> None:
         """Reading 600 MB, in order and then at random, takes less than 50 MB of memory."""
         with (tmp_path / "x.npy").open("wb") as file:
             header = {"descr": "|u1", "fortran_order": False, "shape": (50_000, 3, 64, 64)}
@@ -150,7 +150,7 @@ class TestOnDisk:
             {"validation": 0},
             {"limit": 20},
             {"seed": 3, "validation": 0.5},
-            {"binarize": "dynamic", "validation": 0},  # static binarization gives other values on disk
+            {"binarize": "dynamic", "validation": 0},  # static binarization gives different values on disk
         ],
     )
     def test_images_on_disk_equal_those_in_memory(
@@ -269,7 +269,7 @@ class TestFolder:
     def test_progress_bar_is_shown_while_decoding(
         self, photos: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
     ) -> None:
-        monkeypatch.setenv("FORCE_COLOR", "1")  # then rich treats any stream as a terminal
+        monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich treat any stream as a terminal
         assert len(self.load(photos.rename(photos.with_name("[b]")))) == 12
         out, error = capfd.readouterr()
         assert not out and "decoding [b]" in error

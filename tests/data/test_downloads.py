@@ -33,10 +33,10 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     served = tmp_path / "served"
     served.mkdir()
 
-    class Quiet(SimpleHTTPRequestHandler):
+    class QuietHandler(SimpleHTTPRequestHandler):
         def log_message(self, *args: object) -> None: ...
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(served))) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(served))) as http:
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield served, f"http://127.0.0.1:{http.server_port}/"
@@ -191,7 +191,7 @@ class TestDownloads:
         file.write_bytes(file.read_bytes()[:3073])
         assert_load_fails("cifar10", "damaged", str(root), error_type=CvaeError, data_dir=str(root))
 
-    def test_cifar10_as_pickle_is_rejected(self, cifar: np.ndarray, root: Path) -> None:
+    def test_pickled_cifar10_is_rejected(self, cifar: np.ndarray, root: Path) -> None:
         (root / "cifar-10-batches-py").mkdir(parents=True)
         assert_load_fails(
             "cifar10", "pickle", "cifar-10-binary.tar.gz", "--data-dir", error_type=CvaeError, data_dir=str(root)
@@ -241,7 +241,7 @@ class TestDownloads:
             if request.param == "missing":
                 gc.collect()
 
-    # torchvision does not close a 404 response. `unreachable` collects it, so that no later test gets the warning.
+    # torchvision does not close a 404 response. `unreachable` garbage-collects it, so that later tests do not warn.
     @pytest.mark.filterwarnings("ignore::ResourceWarning")
     @pytest.mark.parametrize("name", DOWNLOADABLE)
     def test_failed_download_is_reported_in_one_line(self, unreachable: None, name: str, root: Path) -> None:

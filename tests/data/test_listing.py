@@ -256,7 +256,7 @@ def test_images_are_recognized_by_content_or_extension(root: Path, name: str, im
     assert len(loaded.train) == 1 and abs(int(loaded.train.images[0, 0, 4, 4]) - 200) < 4
 
 
-def test_drive_error_is_not_cached(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_io_error_is_not_cached(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(root, "a 3")
     open_image, failing = decoding.open_image, [True]
 

@@ -54,7 +54,7 @@ class TestLoad:
         assert same_split(a.test, c.test)
 
     @pytest.mark.parametrize(("validation", "count"), [(0, None), (0.001, 1), (0.5, 100)])
-    def test_nonzero_validation_share_holds_out_at_least_one_image(
+    def test_nonzero_validation_fraction_holds_out_at_least_one_image(
         self, toy: Callable[..., str], validation: float, count: int | None
     ) -> None:
         held_out = load_data(toy(make_dataset()), validation=validation).validation

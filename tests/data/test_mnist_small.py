@@ -40,7 +40,7 @@ def test_images_and_labels_agree_with_mnist() -> None:
         assert len({image.tobytes() for image in small_split.images[:]}) == len(true_labels)
 
 
-def test_classifier_recognizes_its_test_digits() -> None:
+def test_bundled_classifier_recognizes_test_digits() -> None:
     dataset = load_data("mnist-small", validation=0)
     assert dataset.test is not None
     extractor = load_feature_extractor("mnist-small")

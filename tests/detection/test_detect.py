@@ -131,7 +131,7 @@ def test_thresholds_accept_the_requested_fraction_of_normal_images(scorers, digi
     thresholds = detector.metadata.thresholds
     assert list(thresholds) == [name for name in SCORES if name != "ratio" or model == "labels"]
     for name, score in detector.scores(normal).items():
-        if name not in ("neighbours", "combined"):  # here each image is its own nearest neighbour
+        if name not in ("neighbours", "combined"):  # each image is its own nearest neighbour here
             assert (score <= thresholds[name]).mean() == pytest.approx(0.9, abs=0.01)
     rank = math.ceil((len(digits.images) + 1) * 0.9)
     distance = np.sort(neighbour_distance(normal.code))[rank - 1]
@@ -205,9 +205,9 @@ def test_p_value_of_rare_score_follows_exponential_tail():
 @pytest.mark.parametrize("count", [NEIGHBOURS + 1, 30, 144])
 def test_combined_score_detects_image_extreme_in_one_score(count):
     rng = np.random.default_rng(0)
-    parts = {name: rng.standard_normal(count) for name in COMBINED}
-    calibration = np.sort(list(parts.values()), axis=1).T
-    threshold = conformal_threshold(combine_normal(parts), 0.95)
+    normal_scores = {name: rng.standard_normal(count) for name in COMBINED}
+    calibration = np.sort(list(normal_scores.values()), axis=1).T
+    threshold = conformal_threshold(combine_normal(normal_scores), 0.95)
     for name in COMBINED:
         outliers = {other: np.zeros(2) for other in COMBINED} | {name: np.array([50.0, 60.0])}
         combined = combine(outliers, calibration)
@@ -218,13 +218,13 @@ def test_combined_score_detects_image_extreme_in_one_score(count):
     ("model", "score_name"),
     [("labels", "combined"), ("labels", "ratio"), ("plain", "combined"), ("plain", "neighbours"), ("plain", "local")],
 )
-def test_negative_digits_are_detected_as_anomalies(scorers, digits, model, score_name):
+def test_inverted_digits_are_detected_as_anomalies(scorers, digits, model, score_name):
     detector = Detector.fit(scorers[model], digits.images, data="digits", quantile=0.95)
     others = load_data("digits").test.images[200:]
-    negatives = 255 - others
-    actual = [detector.scores(measure(scorers[model], images))[score_name] for images in (others, negatives)]
-    normal_rate, negative_rate = (float((score > detector.metadata.thresholds[score_name]).mean()) for score in actual)
-    assert normal_rate < 0.2 and negative_rate > normal_rate + 0.1
+    inverted = 255 - others
+    actual = [detector.scores(measure(scorers[model], images))[score_name] for images in (others, inverted)]
+    normal_rate, inverted_rate = (float((score > detector.metadata.thresholds[score_name]).mean()) for score in actual)
+    assert normal_rate < 0.2 and inverted_rate > normal_rate + 0.1
 
 
 @pytest.mark.parametrize("model", MODELS)

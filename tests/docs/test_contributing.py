@@ -36,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_parts_added_by_the_recipes_train_and_export(checkout):
+def test_parts_added_as_documented_can_be_trained_and_exported(checkout):
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
 
     def cvae(command: str) -> str:

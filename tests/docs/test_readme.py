@@ -20,12 +20,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
-"""Its commands are run by test_gallery.py."""
+"""Page whose commands test_gallery.py runs."""
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
-"""Run by the slow tests in a separate environment, and by CI."""
+"""Pattern of the commands that slow tests and CI run in a separate environment."""
 
 OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
-"""Run by test_node.py and test_web_page.py, which need npm and a browser."""
+"""Pattern of the commands that test_node.py and test_web_page.py run, which need npm and a browser."""
 
 
 def commands(path: Path) -> list[str]:

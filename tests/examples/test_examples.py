@@ -99,7 +99,7 @@ def test_service_returns_the_same_images_as_cvae(client):
     assert by_index == response
 
 
-def test_service_returns_an_image_file(client):
+def test_service_returns_the_same_png_for_the_same_seed(client):
     response = client.get("/images.png?label=7&n=4&seed=1")
     assert response.headers["content-type"] == "image/png" and response.headers["x-seed"] == "1"
     with Image.open(io.BytesIO(response.content)) as image:
@@ -269,15 +269,15 @@ def test_every_notebook_cell_runs_and_ends_with_a_value(in_tmp):
     """The cells run one after another, as in Jupyter, and most of these values are images."""
     notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
     assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
-    names: dict[str, object] = {}
+    namespace: dict[str, object] = {}
     outputs = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == [] and cell["execution_count"] is None, "the notebook is stored without outputs"
             *body, last = ast.parse("".join(cell["source"])).body
             assert isinstance(last, ast.Expr)
-            exec(compile(ast.Module(body, []), "cell", "exec"), names)
-            outputs.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+            exec(compile(ast.Module(body, []), "cell", "exec"), namespace)
+            outputs.append(eval(compile(ast.Expression(last.value), "cell", "eval"), namespace))
     model, *images = outputs
     assert repr(model).startswith("<cvae.Model mnist-resnet-conditional: ") and len(images) == 6
     assert all(isinstance(image, Image.Image) and np.asarray(image).std() > 20 for image in images)

@@ -67,8 +67,8 @@ def test_slerp_agrees_with_python(t, b):
 
 
 @needs_node
-def test_truncated_file_and_other_files_are_rejected():
-    """The file is truncated after every kilobyte. The spec comes last, so no truncated file contains it."""
+def test_truncated_file_and_file_of_another_format_are_rejected():
+    """The file is truncated at each multiple of 1,024 bytes. The spec comes last, so no truncated file contains it."""
     result = node(
         """import { readFileSync } from "node:fs";
         import { readSpec } from "./cvae.js";
