@@ -73,7 +73,7 @@ function parse(fragment) {
     const dimension = /^z\d+$/.test(key) ? Number(key.slice(1)) : -1;
     if (key === "class" && classes) {
       values.label = classes.indexOf(text);
-      const names = classes.slice(0, 20).join(", ") + (classes.length > 20 ? ", ..." : "");
+      const names = classes.slice(0, 10).join(", ") + (classes.length > 10 ? ", ..." : "");
       if (values.label < 0) throw new Error(`it has no class "${text}"; its classes are ${names}`);
     } else if (key === "seed") {
       values.seed = Math.floor(number(0, SEEDS - 1));

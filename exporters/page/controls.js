@@ -10,7 +10,6 @@ const REACH = 3; // largest value of a slider, in standard deviations of the noi
 const THUMBNAILS = 64; // maximum number; more classes are shown as a list
 const CHUNK = 16; // number of thumbnails decoded at once; small, so that the main image does not wait long
 const COLUMNS = 8; // maximum number of thumbnail columns
-const WORD = 16; // maximum number of letters that a thumbnail makes room for; longer words are broken
 
 // -- classes ----------------------------------------------------------------------------------------------------------
 
@@ -33,7 +32,7 @@ export function makeClasses() {
   }
   const longest = Math.max(...classes.flatMap((name) => name.split(/[\s_.-]/)).map((word) => word.length));
   list.style.setProperty("--columns", Math.ceil(classes.length / Math.ceil(classes.length / COLUMNS)));
-  list.style.setProperty("--word", Math.min(WORD, longest));
+  list.style.setProperty("--word", longest);
   for (const [value, name] of classes.entries()) {
     const canvas = element("canvas", { width, height, ariaHidden: "true" });
     const radio = element("input", { type: "radio", name: "class", value });
