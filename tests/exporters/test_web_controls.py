@@ -11,7 +11,7 @@ from cvae import imaging
 
 
 @needs_browser
-def test_page_is_usable_by_keyboard(visit):
+def test_page_can_be_used_with_the_keyboard(visit):
     page, model = visit("zoo", viewport={"width": 1000, "height": 700})
     before = state(page)
     focus_order = []
@@ -34,7 +34,7 @@ def test_page_is_usable_by_keyboard(visit):
             page.keyboard.press("ArrowRight")
             page_state = state(page)
             assert page_state["label"] == 2
-            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style stays
+            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style does not change
             np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
             assert page.inner_text("#class-name") == "2"
         elif focus_order[-1] == "pad":
@@ -47,7 +47,7 @@ def test_page_is_usable_by_keyboard(visit):
             centre = [(pen[at] + pen[size] / 2 - pad[at]) / pad[size] for at, size in (("x", "width"), ("y", "height"))]
             assert np.abs(np.subtract(centre, [0.5, 0.5 - 6 / 28])).max() < 0.02  # 6 pixels above the middle
             assert page.locator("#pen-at.down").count() == 1
-            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # to the Clear button and back
+            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # move the focus to the Clear button and back
                 page.keyboard.press(key)
             assert page.evaluate("document.activeElement.id") == "pad"
             pen = page.locator("#pen-at").bounding_box()

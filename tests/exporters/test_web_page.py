@@ -46,7 +46,7 @@ def test_images_and_codes_agree_with_python(visit, site, name):
 
 @needs_browser
 @pytest.mark.parametrize(("name", "label"), [("zoo", 7), ("colour", 0)])
-def test_screen_shows_the_pixels_of_the_image(visit, name, label):
+def test_page_displays_the_pixels_of_the_image(visit, name, label):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
     page_state = show(page, model.noise(1, seed=5)[0], label)
@@ -63,7 +63,7 @@ def test_screen_shows_the_pixels_of_the_image(visit, name, label):
 
 
 @needs_browser
-def test_image_between_two_classes_agrees_with_python(visit):
+def test_image_interpolated_between_two_classes_agrees_with_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     page_state = show(page, code, 3, next=8, mix=0.25)
@@ -85,7 +85,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """Like the page, the test averages the drawing over squares, centres it and encodes it, but in Python."""
+    """The test repeats in Python what the page does: average the drawing over squares, centre it and encode it."""
     page, model = visit("zoo")
     pad, hint = page.locator("#pad"), page.get_by_text("Draw here")
     pad.scroll_into_view_if_needed()
@@ -170,8 +170,7 @@ def test_animation_plays_and_pauses(visit, tour, motion, minimum, maximum):
     page.get_by_role("button", name="Play").click()
     page.wait_for_timeout(1200)
     page.get_by_role("button", name="Pause").click()
-    painted = page.evaluate("paints")
-    assert minimum <= painted <= maximum
+    assert minimum <= page.evaluate("paints") <= maximum
     page.wait_for_timeout(100)
     now = state(page)
     assert np.allclose(now["code"], before["code"]) == (tour == "classes") and now["mix"] == 0
