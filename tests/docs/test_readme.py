@@ -20,9 +20,9 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
-"""Page whose commands test_gallery.py runs."""
+"""Its commands are run by test_gallery.py."""
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
-"""Pattern of the commands that slow tests and CI run in a separate environment."""
+"""Run by the slow tests in a separate environment, and by CI."""
 
 OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
 """Pattern of the commands that test_node.py and test_web_page.py run, which need npm and a browser."""
