@@ -4,25 +4,25 @@
  *   #class=7&seed=5&z12=0.5       class, seed, and the value of each latent dimension that the visitor has changed
  *   #class=7&code=0.31,-1.2       class and code of an image without a seed, such as a drawing; missing values are 0
  *
- * `variety` is in the address only if it is not the usual one.
+ * `variety` is left out if it has the default value.
  */
 
 import { isPlaying, stop } from "./animation.js";
-import { $, say, warn } from "./dom.js";
-import { change, follow, model, randomCode, state } from "./image.js";
+import { $, announce, warn } from "./dom.js";
+import { change, model, randomCode, state, subscribe } from "./image.js";
 
 const DELAY = 400; // ms; the state must stay the same for that long, because browsers limit the rate of new addresses
 const LIMIT = 100; // largest absolute value in a code
 const SEEDS = 2 ** 32;
-const VARIETY = state.variety;
+const DEFAULT_VARIETY = state.variety;
 
-let timer = 0; // that of the next new address
+let timer = 0; // timer that writes the next address
 
-/** Restore the state of the address, and from now on keep both equal. */
+/** Restore the state from the address, and keep both in agreement from then on. */
 export function connectAddress() {
   restore();
   addEventListener("hashchange", restore);
-  follow(() => {
+  subscribe(() => {
     clearTimeout(timer);
     if (!isPlaying()) timer = setTimeout(write, DELAY);
   });
@@ -46,12 +46,12 @@ function format() {
     const random = randomCode(seed, variety);
     for (const [i, value] of code.entries()) if (value !== random[i]) values[`z${i}`] = round(value);
   }
-  if (variety !== VARIETY) values.variety = round(variety);
+  if (variety !== DEFAULT_VARIETY) values.variety = round(variety);
   const encode = (value) => encodeURIComponent(value).replaceAll("%2C", ",");
   return Object.entries(values).map(([key, value]) => `${key}=${encode(value)}`).join("&");
 }
 
-/** Show the image of the address. If the address is not valid, keep the image and say why. */
+/** Show the image that the address describes. If the address is not valid, keep the image and show the reason. */
 function restore() {
   try {
     apply(parse(location.hash.slice(1)));
@@ -59,12 +59,12 @@ function restore() {
     if (!state.code) apply(parse(""));
     warn(`The address does not fit this model: ${error.message}`);
   }
-  clearTimeout(timer); // the address is already that of the image
+  clearTimeout(timer); // the address already describes the image
 }
 
 function parse(fragment) {
   const { classes, latent_dim } = model.spec;
-  const values = { label: 0, seed: 0, variety: VARIETY, code: null, changes: new Map() };
+  const values = { label: 0, seed: 0, variety: DEFAULT_VARIETY, code: null, changes: new Map() };
   for (const [key, text] of new URLSearchParams(fragment)) {
     const number = (min, max) => {
       if (text.trim() && Number(text) >= min && Number(text) <= max) return Number(text);
@@ -113,7 +113,7 @@ export async function copyLink() {
     warn("The browser did not allow the page to copy the link; copy it from the address bar");
     return;
   }
-  say("Link copied");
+  announce("Link copied");
   $("link").textContent = "Link copied";
   setTimeout(() => ($("link").textContent = "Copy link"), 2000);
 }

@@ -4,19 +4,19 @@ import { slerp } from "./cvae.js";
 import { $ } from "./dom.js";
 import { change, model, randomCode, randomSeed, state, waitForImage } from "./image.js";
 
-const LEG = 2200; // ms of an animation from one shape or class to the next
-const REST = 350; // ms that an animation pauses at each shape or class
-const STEP = 700; // ms between the images of an animation, for people who prefer reduced motion
+const TRANSITION = 2200; // duration of a transition from one code or class to the next, in ms
+const PAUSE = 350; // duration of the pause at each code or class, in ms
+const REDUCED_INTERVAL = 700; // time between images for people who prefer reduced motion, in ms
 
-const reduced = matchMedia("(prefers-reduced-motion: reduce)");
+const prefersReducedMotion = matchMedia("(prefers-reduced-motion: reduce)");
 
-let playing = null; // an object that identifies the running animation
+let current = null; // an object that identifies the running animation
 
-export const isPlaying = () => playing !== null;
+export const isPlaying = () => current !== null;
 
 export function stop() {
-  if (!playing) return;
-  playing = null;
+  if (!current) return;
+  current = null;
   const label = state.mix < 0.5 ? state.label : state.next;
   change({ label, next: label, mix: 0 });
   $("play").textContent = "Play";
@@ -24,37 +24,37 @@ export function stop() {
 }
 
 export async function play() {
-  if (playing) {
+  if (current) {
     stop();
     return;
   }
-  const mine = (playing = {});
+  const animation = (current = {});
   $("play").textContent = "Pause";
   $("play").setAttribute("aria-pressed", "true");
-  while (playing === mine) {
+  while (current === animation) {
     if ($("tour").value === "classes" && model.spec.classes) {
       const [label, next] = [state.label, (state.label + 1) % model.spec.classes.length];
-      await travel(mine, (mix) => (mix < 1 ? { label, next, mix } : { label: next, next, mix: 0 }));
+      await transition(animation, (mix) => (mix < 1 ? { label, next, mix } : { label: next, next, mix: 0 }));
     } else {
       const [from, seed] = [state.code, randomSeed()];
       const to = randomCode(seed, state.variety);
-      await travel(mine, (way) =>
-        way < 1
-          ? { code: slerp(from, to, way), seed: null, origin: "interpolated" }
+      await transition(animation, (position) =>
+        position < 1
+          ? { code: slerp(from, to, position), seed: null, origin: "interpolated" }
           : { code: to, seed, origin: `seed ${seed}` },
       );
     }
-    await wait(REST);
+    await wait(PAUSE);
   }
 }
 
-/** Change the state as a function of the progress from 0 to 1, slow at both ends, while the animation is `mine`. */
-async function travel(mine, stateAt) {
+/** Change the state as a function of the progress from 0 to 1, slowly at both ends, until `animation` is stopped. */
+async function transition(animation, stateAt) {
   const start = performance.now();
   for (let progress = 0; progress < 1; ) {
-    await (reduced.matches ? wait(STEP) : new Promise(requestAnimationFrame));
-    if (playing !== mine) return;
-    progress = Math.min(1, (performance.now() - start) / LEG);
+    await (prefersReducedMotion.matches ? wait(REDUCED_INTERVAL) : new Promise(requestAnimationFrame));
+    if (current !== animation) return;
+    progress = Math.min(1, (performance.now() - start) / TRANSITION);
     change(stateAt(progress * progress * (3 - 2 * progress)));
     await waitForImage();
   }

@@ -4,7 +4,7 @@ import { play } from "./animation.js";
 import { connectAddress, copyLink } from "./address.js";
 import { changeVariety, makeClasses, makeSliders, reset, showAll, surprise } from "./controls.js";
 import { load, unpacked } from "./cvae.js";
-import { $, dismissWarning, element, fail, safely, say } from "./dom.js";
+import { $, announce, dismissWarning, element, fail, safely } from "./dom.js";
 import { download, enlarge, fit, model, setModel, waitForImage } from "./image.js";
 import * as ort from "./ort.js";
 import { makePad } from "./pad.js";
@@ -12,9 +12,9 @@ import { makePad } from "./pad.js";
 export { draw, model, show, state, waitForImage } from "./image.js";
 
 async function bytes(name) {
-  const answer = await fetch(name);
-  if (!answer.ok) throw new Error(`${name} could not be read (${answer.status} ${answer.statusText})`);
-  return new Uint8Array(await answer.arrayBuffer());
+  const response = await fetch(name);
+  if (!response.ok) throw new Error(`${name} could not be read (${response.status} ${response.statusText})`);
+  return new Uint8Array(await response.arrayBuffer());
 }
 
 async function start() {
@@ -33,7 +33,7 @@ async function start() {
   document.body.classList.add("ready");
   $("main").hidden = false;
   fit();
-  say("Ready");
+  announce("Ready");
   await new Promise(requestAnimationFrame); // show the image before loading the encoder
   if (!encoder) return;
   await model.addEncoder(await bytes("encoder.onnx"));
@@ -43,7 +43,7 @@ async function start() {
 function describe(encoder) {
   const { spec } = model;
   const [channels, height, width] = spec.image_shape;
-  $("picture").style.setProperty("--aspect", width / height);
+  $("image").style.setProperty("--aspect", width / height);
   document.title = $("name").textContent = spec.name;
   const actions = [...(spec.classes ? ["choose a class"] : []), "press “Surprise me”", "move the sliders"];
   if (encoder) actions.push("draw something that the model then redraws");
@@ -51,7 +51,7 @@ function describe(encoder) {
   $("intro").textContent =
     "This model makes up new images that resemble those it was trained on. " +
     `${[actions.join(", "), last].join(" or ").replace(/^./, (letter) => letter.toUpperCase())}.`;
-  const facts = {
+  const properties = {
     Images: `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
     Classes: spec.classes?.length,
     "Latent dimensions": spec.latent_dim,
@@ -62,9 +62,9 @@ function describe(encoder) {
     License: spec.license,
     Runtime: `ONNX Runtime Web ${ort.env.versions.web}, MIT license`,
   };
-  for (const [term, fact] of Object.entries(facts)) {
-    if (!fact) continue;
-    $("facts").append(element("dt", { textContent: term }), element("dd", { textContent: fact }));
+  for (const [term, value] of Object.entries(properties)) {
+    if (!value) continue;
+    $("facts").append(element("dt", { textContent: term }), element("dd", { textContent: value }));
   }
 }
 
@@ -73,13 +73,13 @@ function connect() {
   $("play").addEventListener("click", safely(play));
   $("download").addEventListener("click", safely(download));
   $("link").addEventListener("click", safely(copyLink));
-  $("link").hidden = !navigator.clipboard; // which browsers offer to pages from HTTPS and from this machine only
-  $("sharp").addEventListener("change", () => enlarge($("picture")));
+  $("link").hidden = !navigator.clipboard; // browsers offer it only to pages from HTTPS and from localhost
+  $("sharp").addEventListener("change", () => enlarge($("image")));
   $("more").addEventListener("click", showAll);
   $("reset").addEventListener("click", safely(reset));
   $("variety").addEventListener("input", safely(changeVariety));
   addEventListener("keydown", (event) => event.key === "Escape" && dismissWarning());
-  new ResizeObserver(fit).observe($("picture"));
+  new ResizeObserver(fit).observe($("image"));
 }
 
 await start().catch(fail);

@@ -3,11 +3,13 @@
 import { isPlaying, stop } from "./animation.js";
 import { toRGBA } from "./cvae.js";
 import { $, element, fail } from "./dom.js";
-import { change, follow, indexed, model, randomCode, randomSeed, show, state, waitForImage } from "./image.js";
+import {
+  change, labelsFromIndices, model, randomCode, randomSeed, show, state, subscribe, waitForImage,
+} from "./image.js";
 
 const SLIDERS = 8; // number of sliders shown at the start
-const REACH = 3; // largest value of a slider, in standard deviations of the noise
-const THUMBNAILS = 64; // maximum number; more classes are shown as a list
+const MAX_VALUE = 3; // largest value of a slider, in standard deviations of the noise
+const THUMBNAILS = 64; // maximum number of thumbnails; more classes are shown as a list
 const CHUNK = 16; // number of thumbnails decoded at once; small, so that the main image does not wait long
 const COLUMNS = 8; // maximum number of thumbnail columns
 
@@ -27,7 +29,7 @@ export function makeClasses() {
     const select = element("select", { id: "class", ariaLabel: "Class" }, ...options);
     select.addEventListener("change", () => choose(Number(select.value)));
     list.append(select);
-    follow(() => (select.value = state.label));
+    subscribe(() => (select.value = state.label));
     return;
   }
   const longest = Math.max(...classes.flatMap((name) => name.split(/[\s_.-]/)).map((word) => word.length));
@@ -41,11 +43,11 @@ export function makeClasses() {
     radios.push(radio);
     thumbnails.push(canvas);
   }
-  follow(() => (radios[state.label].checked = true));
-  follow(thumbnailsSoon);
+  subscribe(() => (radios[state.label].checked = true));
+  subscribe(scheduleThumbnails);
 }
 
-/** Return an element with a name that may be broken after "_" and ".", where browsers do not break a word. */
+/** Return an element with a name that can wrap after "_" and ".", where browsers would not break the line. */
 function caption(name) {
   const parts = name.split(/(?<=[_.])/);
   return element("span", {}, ...parts.flatMap((part, i) => (i ? [element("wbr"), part] : [part])));
@@ -58,8 +60,8 @@ function choose(label) {
 
 let thumbnailTimer = 0;
 
-/** Show the code under each class, once nothing has changed for a moment. */
-function thumbnailsSoon() {
+/** Decode the code under the label of each class, once nothing has changed for a moment. */
+function scheduleThumbnails() {
   clearTimeout(thumbnailTimer);
   const timer = setTimeout(() => drawThumbnails(() => timer === thumbnailTimer).catch(fail), 60);
   thumbnailTimer = timer;
@@ -71,7 +73,8 @@ async function drawThumbnails(isCurrent) {
   await waitForImage();
   for (let first = 0; first < thumbnails.length && isCurrent(); first += CHUNK) {
     const labels = thumbnails.slice(first, first + CHUNK).map((_, i) => first + i);
-    const images = await model.decode(Float32Array.from(labels.flatMap(() => [...state.code])), indexed(labels));
+    const codes = Float32Array.from(labels.flatMap(() => [...state.code]));
+    const images = await model.decode(codes, labelsFromIndices(labels));
     for (const [i, label] of labels.entries()) {
       const image = images.subarray(i * channels * height * width, (i + 1) * channels * height * width);
       thumbnails[label].getContext("2d").putImageData(new ImageData(toRGBA(image, image_shape), width, height), 0, 0);
@@ -84,13 +87,14 @@ async function drawThumbnails(isCurrent) {
 
 const sliders = []; // {dimension, input, output, row}
 
-/** Make a slider for each dimension, in the order given, with how much each changes the image (RMS of the pixels). */
+/** Make a slider for each dimension, in this order. `effects` are the RMS changes of the pixels. */
 export function makeSliders(dimensions, effects) {
   for (const [rank, dimension] of dimensions.entries()) {
     const name = `Style ${rank + 1}`;
     const percent = Number((100 * effects[rank]).toPrecision(2));
     const title = `Latent dimension ${dimension}: from −1 to +1, the pixels change by ${percent} % (root mean square)`;
-    const input = element("input", { type: "range", min: -REACH, max: REACH, step: 0.01, ariaLabel: name, title });
+    const range = { type: "range", min: -MAX_VALUE, max: MAX_VALUE, step: 0.01 };
+    const input = element("input", { ...range, ariaLabel: name, title });
     const output = element("output");
     const label = element("span", { textContent: name, ariaHidden: "true" });
     const row = element("label", { className: "slider", title, hidden: rank >= SLIDERS }, label, input, output);
@@ -106,10 +110,10 @@ export function makeSliders(dimensions, effects) {
   }
   $("more").hidden = sliders.length <= SLIDERS;
   $("more").textContent = `All ${sliders.length} sliders`;
-  follow(followCode);
+  subscribe(updateSliders);
 }
 
-function followCode() {
+function updateSliders() {
   $("variety").value = state.variety;
   for (const { dimension, input, output, row } of sliders) {
     if (row.hidden) continue;
@@ -124,7 +128,7 @@ export function showAll() {
   $("more").setAttribute("aria-expanded", all);
   $("more").textContent = all ? "Fewer sliders" : `All ${sliders.length} sliders`;
   for (const { row } of sliders.slice(SLIDERS)) row.hidden = !all;
-  followCode();
+  updateSliders();
 }
 
 export function surprise() {

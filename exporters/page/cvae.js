@@ -4,9 +4,9 @@
  *   const model = await load(ort, decoderBytes);
  *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
  *
- * N codes or images are one flat Float32Array in row-major order. Labels are an array of N: the name of each class, as a
- * string or a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only if no
- * class name is a number.
+ * N codes or images are one flat Float32Array in row-major order. Labels are an array of N: the name of each class, as
+ * a string or a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only if
+ * no class name is a number.
  */
 
 const KEY = "cvae"; // key of the metadata entry that holds the spec
@@ -34,7 +34,8 @@ function* fields(bytes) {
     }
     const length = { [FIXED64]: () => 8, [BYTES]: varint, [FIXED32]: () => 4 }[wireType]?.();
     if (length === undefined || number === 0 || length > bytes.length - position) {
-      throw new Error(`the file is damaged or not an ONNX file: field ${number} is truncated or has an invalid wire type`);
+      const problem = `field ${number} is truncated or has an invalid wire type`;
+      throw new Error(`the file is damaged or not an ONNX file: ${problem}`);
     }
     yield [number, bytes.subarray(position, position + length)];
     position += length;
@@ -69,8 +70,8 @@ export async function load(ort, bytes, options = {}) {
 }
 
 /**
- * Return the canonical form of the number that a string spells ("01" and "1.0" give "1e0"), or null if it is not a number.
- * The form is a string, because different long numbers could round to the same Number.
+ * Return the canonical form of the number that a string spells ("01" and "1.0" give "1e0"), or null if it is not a
+ * number. The form is a string, because different long numbers could round to the same Number.
  */
 function canonicalNumber(text) {
   const parts = /^([+-]?)(\p{Nd}*)\.?(\p{Nd}*)(?:e([+-]?\d{1,3}))?$/iu.exec(text);
@@ -84,9 +85,9 @@ function canonicalNumber(text) {
 }
 
 /**
- * Return the index of the class whose name equals a label as a string or, failing that, as a number. If no class name is
- * a number, a number is the index itself. This corresponds to `Spec.label_index` in Python, but returns -1 or an index
- * out of range for an unknown label.
+ * Return the index of the class whose name equals a label as a string or, failing that, as a number. If no class name
+ * is a number, a number is the index itself. This corresponds to `Spec.label_index` in Python, but returns -1 or an
+ * index out of range for an unknown label.
  */
 function indexOf(label, classes) {
   const text = String(label);
@@ -174,9 +175,9 @@ class Model {
 
 /**
  * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same samples everywhere:
- * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then the transform of Box and
- * Muller 1958, which gives two samples at a time. Python draws different samples for a seed: pass them as noise to get
- * the same image.
+ * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then the transform of Box
+ * and Muller 1958, which gives two samples at a time. Python draws different samples for a seed: pass them as noise to
+ * get the same image.
  */
 export function normal(seed, count) {
   let [a, b, c, counter] = [0, 0, seed | 0, 1];
@@ -197,7 +198,7 @@ export function normal(seed, count) {
   return samples;
 }
 
-/** Interpolate along the great circle from code a (Z) to code b (Z), to `position` in [0, 1]. Shoemake 1985, section 3.3. */
+/** Interpolate along the great circle between codes a and b (Z), at `position` in [0, 1]. Shoemake 1985, section 3.3. */
 export function slerp(a, b, position) {
   const dot = (x, y) => x.reduce((sum, value, i) => sum + value * y[i], 0);
   const cosine = dot(a, b) / Math.max(Math.sqrt(dot(a, a) * dot(b, b)), 1e-12);

@@ -8,8 +8,8 @@ export function element(tag, properties = {}, ...children) {
   return node;
 }
 
-/** Announce a text to screen readers. */
-export function say(text) {
+/** Announce a message to screen readers. */
+export function announce(text) {
   $("status").textContent = text;
 }
 
@@ -25,7 +25,7 @@ export function dismissWarning() {
 }
 
 export function fail(error) {
-  say("");
+  announce("");
   warn(`Error: ${error.message ?? error}`);
   throw error;
 }

@@ -3,17 +3,17 @@
 import { normal, toRGBA } from "./cvae.js";
 import { $, dismissWarning, element, fail } from "./dom.js";
 
-const DOWNLOAD = 560; // minimum length of the longer side of a downloaded image, in pixels
+const MIN_DOWNLOAD_SIDE = 560; // minimum length of the longer side of a downloaded image, in pixels
 
 export let model;
 /**
- * State of the page. `mix` is the fraction of the way from class index `label` to class index `next`. Unless `seed` is
+ * State of the page. `mix` is the position between class index `label` (0) and class index `next` (1). Unless `seed` is
  * null, the code is `randomCode(seed, variety)`, except for the dimensions that the visitor has changed.
  */
 export const state = { code: null, seed: null, variety: 0.8, label: 0, next: 0, mix: 0, origin: "", image: null };
 
-const followers = [];
-const small = document.createElement("canvas"); // the image, pixel for pixel
+const subscribers = [];
+const small = document.createElement("canvas"); // canvas with the image at its original size
 
 export function setModel(value) {
   model = value;
@@ -22,13 +22,13 @@ export function setModel(value) {
 }
 
 /** Call a function after every change of the state. */
-export const follow = (follower) => followers.push(follower);
+export const subscribe = (subscriber) => subscribers.push(subscriber);
 
 /** Change the state, and show its image. */
 export function change(values) {
   Object.assign(state, values);
   dismissWarning();
-  for (const follower of followers) follower();
+  for (const subscriber of subscribers) subscriber();
   draw();
 }
 
@@ -39,11 +39,11 @@ export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export const randomCode = (seed, variety) => normal(seed, model.spec.latent_dim).map((value) => value * variety);
 
-/** Return class indices as objects, which the model accepts in place of names. */
-export const indexed = (indices) => indices.map((index) => ({ index }));
+/** Return the labels of class indices: objects, which the model accepts in place of names. */
+export const labelsFromIndices = (indices) => indices.map((index) => ({ index }));
 
 let isChanged = false; // whether the state has changed since it was last decoded
-let pending = null; // the promise of a decoding that is not finished
+let pending = null; // promise of the decoding in progress
 
 /** Decode and paint the state as soon as possible. Intermediate changes are skipped. */
 export function draw() {
@@ -69,7 +69,7 @@ export async function waitForImage() {
 
 async function decode() {
   const { code, label, next, mix } = state;
-  const labels = (count) => (model.spec.classes ? indexed([label, next].slice(0, count)) : []);
+  const labels = (count) => (model.spec.classes ? labelsFromIndices([label, next].slice(0, count)) : []);
   if (mix === 0) {
     state.image = await model.decode(code, labels(1));
     return;
@@ -83,11 +83,11 @@ async function decode() {
 function paint() {
   const [, height, width] = model.spec.image_shape;
   small.getContext("2d").putImageData(new ImageData(toRGBA(state.image, model.spec.image_shape), width, height), 0, 0);
-  enlarge($("picture"));
+  enlarge($("image"));
   const name = model.spec.classes?.[state.mix < 0.5 ? state.label : state.next];
   $("class-name").textContent = name ?? "";
   $("origin").textContent = state.origin;
-  $("picture").setAttribute("aria-label", `Generated image${name ? `: ${name}` : ""}`);
+  $("image").setAttribute("aria-label", `Generated image${name ? `: ${name}` : ""}`);
 }
 
 export function enlarge(canvas) {
@@ -100,15 +100,15 @@ export function enlarge(canvas) {
 /** Match the resolution of the canvas to the screen pixels that it covers. */
 export function fit() {
   const [, height, width] = model.spec.image_shape;
-  const picture = $("picture");
-  const scale = Math.max(1, (picture.clientWidth * devicePixelRatio) / width);
-  [picture.width, picture.height] = [Math.round(width * scale), Math.round(height * scale)];
-  enlarge(picture);
+  const canvas = $("image");
+  const scale = Math.max(1, (canvas.clientWidth * devicePixelRatio) / width);
+  [canvas.width, canvas.height] = [Math.round(width * scale), Math.round(height * scale)];
+  enlarge(canvas);
 }
 
 export function download() {
   const canvas = document.createElement("canvas");
-  const factor = Math.ceil(DOWNLOAD / Math.max(small.width, small.height));
+  const factor = Math.ceil(MIN_DOWNLOAD_SIDE / Math.max(small.width, small.height));
   [canvas.width, canvas.height] = [small.width * factor, small.height * factor];
   enlarge(canvas);
   canvas.toBlob((blob) => {

@@ -1,24 +1,25 @@
-/** Drawing pad, whose drawing or image file the model reconstructs. */
+/** Drawing pad. The model reconstructs the drawing or image file on it. */
 
 import { stop } from "./animation.js";
 import { normal } from "./cvae.js";
-import { $, element, fail, safely, say, warn } from "./dom.js";
-import { indexed, model, show } from "./image.js";
+import { $, announce, element, fail, safely, warn } from "./dom.js";
+import { labelsFromIndices, model, show } from "./image.js";
 
 const CHUNK = 16; // number of classes compared with a drawing at once
 
-let paper, pen, scale; // colours as [r, g, b] in [0, 1]; pixels of the pad per pixel of the model
+let background, pen; // colours [r, g, b] in [0, 1]
+let scale; // side of an image pixel on the pad, in pixels
 let contents = null; // what is on the pad: null, "drawing" or "image"
-let place; // position [x, y] of the keyboard pen
-let isDown = false; // whether the keyboard pen draws
+let penPosition; // position [x, y] of the keyboard pen
+let isPenDown = false; // whether the keyboard pen draws
 
 export async function makePad() {
   const [channels, height, width] = model.spec.image_shape;
   const pad = $("pad");
   scale = Math.max(1, Math.round(320 / Math.max(height, width)));
   [pad.width, pad.height] = [width * scale, height * scale];
-  paper = await usualBorder();
-  pen = paper.map((value) => (value < 0.5 ? 1 : 0));
+  background = await backgroundColour();
+  pen = background.map((value) => (value < 0.5 ? 1 : 0));
   $("pen-row").hidden = channels === 1;
   $("pen").value = `#${pen.map((value) => (value ? "ff" : "00")).join("")}`;
   $("pad-hint").style.color = css(pen);
@@ -35,11 +36,11 @@ export async function makePad() {
 }
 
 /** Return the background colour: the mean border colour of generated images, or black or white for grey models. */
-async function usualBorder() {
+async function backgroundColour() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
   const labels = model.spec.classes ? Array.from({ length: count }, (_, i) => i % model.spec.classes.length) : [];
-  const images = await model.decode(normal(1, count * model.spec.latent_dim), indexed(labels));
+  const images = await model.decode(normal(1, count * model.spec.latent_dim), labelsFromIndices(labels));
   const sums = [0, 0, 0];
   let pixels = 0;
   for (let i = 0; i < images.length; i++) {
@@ -56,7 +57,7 @@ const css = (colour) => `rgb(${colour.map((value) => Math.round(255 * value)).jo
 
 function clear() {
   const context = $("pad").getContext("2d", { willReadFrequently: true });
-  context.fillStyle = css(paper);
+  context.fillStyle = css(background);
   context.fillRect(0, 0, context.canvas.width, context.canvas.height);
   setContents(null);
   movePen([context.canvas.width / 2, context.canvas.height / 2], false);
@@ -67,12 +68,12 @@ function setContents(value) {
   $("pad-hint").hidden = contents !== null;
 }
 
-function movePen(to, draws) {
-  [place, isDown] = [to, draws];
+function movePen(position, isDown) {
+  [penPosition, isPenDown] = [position, isDown];
   const mark = $("pen-at");
-  mark.style.left = `${(100 * place[0]) / $("pad").width}%`;
-  mark.style.top = `${(100 * place[1]) / $("pad").height}%`;
-  mark.classList.toggle("down", isDown);
+  mark.style.left = `${(100 * penPosition[0]) / $("pad").width}%`;
+  mark.style.top = `${(100 * penPosition[1]) / $("pad").height}%`;
+  mark.classList.toggle("down", isPenDown);
 }
 
 function stroke(from, to) {
@@ -102,33 +103,34 @@ function connectPad(pad) {
   });
   pad.addEventListener("pointermove", (event) => {
     if (!last) return;
-    for (const part of event.getCoalescedEvents?.() ?? [event]) {
-      stroke(last, at(part));
-      last = at(part);
+    for (const move of event.getCoalescedEvents?.() ?? [event]) {
+      stroke(last, at(move));
+      last = at(move);
     }
-    readSoon();
+    scheduleReading();
   });
-  for (const kind of ["pointerup", "pointercancel"]) {
-    pad.addEventListener(kind, () => {
+  for (const type of ["pointerup", "pointercancel"]) {
+    pad.addEventListener(type, () => {
       last = null;
-      readSoon();
+      scheduleReading();
     });
   }
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
   pad.addEventListener("keydown", (event) => {
     if (event.key === " ") {
-      movePen(place, !isDown);
-      if (isDown) stroke(place, place);
-      say(isDown ? "Pen down" : "Pen up");
+      movePen(penPosition, !isPenDown);
+      if (isPenDown) stroke(penPosition, penPosition);
+      announce(isPenDown ? "Pen down" : "Pen up");
     } else if (event.key in moves) {
-      const [dx, dy] = moves[event.key].map((way) => way * scale);
-      const next = [Math.min(pad.width, Math.max(0, place[0] + dx)), Math.min(pad.height, Math.max(0, place[1] + dy))];
-      if (isDown) stroke(place, next);
-      movePen(next, isDown);
-      if (!isDown) return event.preventDefault();
+      const [dx, dy] = moves[event.key].map((step) => step * scale);
+      const [x, y] = [penPosition[0] + dx, penPosition[1] + dy];
+      const next = [Math.min(pad.width, Math.max(0, x)), Math.min(pad.height, Math.max(0, y))];
+      if (isPenDown) stroke(penPosition, next);
+      movePen(next, isPenDown);
+      if (!isPenDown) return event.preventDefault();
     } else return;
     event.preventDefault();
-    readSoon();
+    scheduleReading();
   });
 }
 
@@ -150,11 +152,11 @@ function padImage() {
 }
 
 /** Move a grey drawing (H, W) by whole pixels so that its centre of mass is in the middle, as in MNIST. */
-function centred(image) {
+function centre(image) {
   const [, height, width] = model.spec.image_shape;
   let [mass, sumX, sumY] = [0, 0, 0];
   for (const [i, value] of image.entries()) {
-    const weight = Math.abs(value - paper[0]);
+    const weight = Math.abs(value - background[0]);
     mass += weight;
     sumX += weight * (i % width);
     sumY += weight * Math.floor(i / width);
@@ -162,15 +164,15 @@ function centred(image) {
   const [dx, dy] = [Math.round(sumX / mass - (width - 1) / 2), Math.round(sumY / mass - (height - 1) / 2)];
   return image.map((_, i) => {
     const [x, y] = [(i % width) + dx, Math.floor(i / width) + dy];
-    return x >= 0 && x < width && y >= 0 && y < height ? image[y * width + x] : paper[0];
+    return x >= 0 && x < width && y >= 0 && y < height ? image[y * width + x] : background[0];
   });
 }
 
-let reading = 0;
+let readTimer = 0;
 
-function readSoon() {
-  clearTimeout(reading);
-  reading = setTimeout(() => read().catch(fail), 80);
+function scheduleReading() {
+  clearTimeout(readTimer);
+  readTimer = setTimeout(() => read().catch(fail), 80);
 }
 
 /** Encode the pad, and show its reconstruction. */
@@ -178,35 +180,35 @@ async function read() {
   if (!contents) return;
   stop();
   const { image_shape, classes } = model.spec;
-  const image = image_shape[0] === 1 && contents === "drawing" ? centred(padImage()) : padImage();
-  const label = $("drawn-as").value === "" && classes ? await nearest(image) : Number($("drawn-as").value);
-  const { mean } = await model.encode(image, classes ? indexed([label]) : []);
+  const image = image_shape[0] === 1 && contents === "drawing" ? centre(padImage()) : padImage();
+  const label = $("drawn-as").value === "" && classes ? await nearestLabel(image) : Number($("drawn-as").value);
+  const { mean } = await model.encode(image, classes ? labelsFromIndices([label]) : []);
   show(mean, label, `your ${contents}`);
-  if (classes) say(`Redrawn as ${classes[label]}`);
+  if (classes) announce(`Redrawn as ${classes[label]}`);
 }
 
 /** Return the distortion of a pixel x with the reconstruction r, in nats: Gaussian or cross-entropy. */
 function distortion(x, r) {
   if (model.spec.sigma) return (x - r) ** 2 / (2 * model.spec.sigma ** 2);
-  const odds = Math.min(1 - 1e-6, Math.max(1e-6, r));
-  return -x * Math.log(odds) - (1 - x) * Math.log(1 - odds);
+  const probability = Math.min(1 - 1e-6, Math.max(1e-6, r));
+  return -x * Math.log(probability) - (1 - x) * Math.log(1 - probability);
 }
 
-/** Return the class with the best evidence bound of an image, computed at its mean code. */
-async function nearest(image) {
-  let [best, least] = [0, Infinity];
-  const all = model.spec.classes.map((_, label) => label);
+/** Return the index of the class with the best evidence bound for an image, computed at the posterior mean. */
+async function nearestLabel(image) {
+  let [best, lowest] = [0, Infinity];
+  const allLabels = model.spec.classes.map((_, label) => label);
   const size = model.spec.latent_dim;
-  for (let first = 0; first < all.length; first += CHUNK) {
-    const labels = all.slice(first, first + CHUNK);
+  for (let first = 0; first < allLabels.length; first += CHUNK) {
+    const labels = allLabels.slice(first, first + CHUNK);
     const images = new Float32Array(labels.length * image.length);
     for (const i of labels.keys()) images.set(image, i * image.length);
-    const { mean, std } = await model.encode(images, indexed(labels));
-    const again = await model.decode(mean, indexed(labels));
+    const { mean, std } = await model.encode(images, labelsFromIndices(labels));
+    const reconstructions = await model.decode(mean, labelsFromIndices(labels));
     for (const [i, label] of labels.entries()) {
-      let bound = image.reduce((sum, value, j) => sum + distortion(value, again[i * image.length + j]), 0);
+      let bound = image.reduce((sum, value, j) => sum + distortion(value, reconstructions[i * image.length + j]), 0);
       for (let j = i * size; j < (i + 1) * size; j++) bound += (mean[j] ** 2 + std[j] ** 2 - 1) / 2 - Math.log(std[j]);
-      if (bound < least) [best, least] = [label, bound];
+      if (bound < lowest) [best, lowest] = [label, bound];
     }
   }
   return best;
@@ -217,22 +219,22 @@ async function openFile() {
   const [file] = $("open").files;
   if (!file) return;
   $("open").value = ""; // so that the same file can be chosen again
-  let picture;
+  let bitmap;
   try {
-    picture = await createImageBitmap(file);
+    bitmap = await createImageBitmap(file);
   } catch {
     warn(`${file.name} is not an image that this browser can read; open a PNG, JPEG or WebP file`);
     return;
   }
   const pad = $("pad");
-  const factor = Math.max(pad.width / picture.width, pad.height / picture.height);
-  const [width, height] = [picture.width * factor, picture.height * factor];
+  const factor = Math.max(pad.width / bitmap.width, pad.height / bitmap.height);
+  const [width, height] = [bitmap.width * factor, bitmap.height * factor];
   clear();
   const context = pad.getContext("2d");
   context.imageSmoothingEnabled = factor < 1; // an enlarged pixel stays a square, so that its mean is exact
   context.imageSmoothingQuality = "high";
-  context.drawImage(picture, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
-  picture.close();
+  context.drawImage(bitmap, (pad.width - width) / 2, (pad.height - height) / 2, width, height);
+  bitmap.close();
   setContents("image");
   await read();
 }

@@ -115,13 +115,13 @@ def test_all_thumbnails_share_one_style(visit):
 def test_long_class_names_are_shown_in_full(visit, width):
     page, _ = visit("long names", viewport={"width": width, "height": 800})
     assert page.locator(".choice").all_text_contents() == list(LONG_NAMES)
-    cut = page.evaluate(
+    truncated = page.evaluate(
         """[...document.querySelectorAll(".choice span")].filter((name) => {
             const [outer, inner] = [name.closest(".choice"), name].map((element) => element.getBoundingClientRect());
             return name.scrollWidth > name.clientWidth + 1 || inner.right > outer.right || inner.bottom > outer.bottom;
         }).map((name) => name.textContent)"""
     )
-    assert cut == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert truncated == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     line = page.locator(".choice span").nth(LONG_NAMES.index("bus")).bounding_box()["height"]
     for name in ("convertible", "hatchback"):  # not broken within a word
         assert page.locator(".choice span", has_text=name).bounding_box()["height"] < 1.5 * line
@@ -201,7 +201,7 @@ def test_invalid_address_is_reported_and_changes_nothing(visit, fragment, words)
 
 
 @needs_browser
-def test_page_explains_itself(visit):
+def test_introduction_names_the_available_controls(visit):
     page, _ = visit("zoo")
     expect_text(page, "#intro", re.compile(r"makes up new images .* Choose a class, press “Surprise me”, .* draw "))
     page, _ = visit("colour")
@@ -234,5 +234,5 @@ def test_page_reports_missing_file(site, serve, chromium, tmp_path):
     page = chromium.new_page()
     page.goto(serve(tmp_path / "site"))
     expect_text(page, "#alert p", re.compile(r"decoder\.onnx could not be read \(404"))
-    assert page.inner_text("#status") == ""  # it no longer says that the model is being loaded
+    assert page.inner_text("#status") == ""  # the page no longer says that the model is being loaded
     page.close()

@@ -52,7 +52,7 @@ def test_page_displays_the_pixels_of_the_image(visit, name, label):
     page_state = show(page, model.noise(1, seed=5)[0], label)
     np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     channels, height, width = model.spec.image_shape
-    with Image.open(io.BytesIO(page.locator("#picture").screenshot())) as file:
+    with Image.open(io.BytesIO(page.locator("#image").screenshot())) as file:
         pixels = np.asarray(file.convert("RGB")).astype(int)
     rows = ((np.arange(height) + 0.5) * pixels.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * pixels.shape[1] / width).astype(int)
@@ -201,7 +201,7 @@ def test_page_fits_the_screen(visit, tmp_path, screen):
         corner = image.convert("L").getpixel((2, 2))
     assert corner < 40 if screen == "dark" else corner > 220
     page.locator(".slider:visible").last.scroll_into_view_if_needed()
-    box = page.locator("#picture").bounding_box()
+    box = page.locator("#image").bounding_box()
     assert 0 <= box["y"] < page.viewport_size["height"] - 200  # the image stays visible beside its sliders
     if screen == "phone":
         page.locator("#pad").scroll_into_view_if_needed()
