@@ -1,4 +1,4 @@
-"""Errors for runs with a damaged config or damaged weights: one line with the cause; nothing is written."""
+"""Runs with a damaged config or damaged weights, which commands reject in one line without writing anything."""
 
 import json
 import shutil
@@ -11,18 +11,18 @@ import pytest
 
 
 def edit_config(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
-    def damage(run: Path) -> None:
+    def corrupt(run: Path) -> None:
         config = json.loads((run / "config.json").read_text())
         change(config)
         (run / "config.json").write_text(json.dumps(config))
 
-    return damage
+    return corrupt
 
 
 def edit_weights(change: Callable[[dict[str, Any], bytes], bytes]) -> Callable[[Path], None]:
     """Return a function that edits a safetensors file: https://github.com/huggingface/safetensors#format."""
 
-    def damage(run: Path) -> None:
+    def corrupt(run: Path) -> None:
         path = run / "model.safetensors"
         size = struct.unpack("<Q", path.read_bytes()[:8])[0]
         header, data = json.loads(path.read_bytes()[8 : 8 + size]), path.read_bytes()[8 + size :]
@@ -30,7 +30,7 @@ def edit_weights(change: Callable[[dict[str, Any], bytes], bytes]) -> Callable[[
         text = json.dumps(header).encode()
         path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
-    return damage
+    return corrupt
 
 
 def insert_nan(header: dict[str, Any], data: bytes) -> bytes:
@@ -92,16 +92,16 @@ DAMAGED_CONFIGS = {
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"), {**DAMAGED_WEIGHTS, **DAMAGED_CONFIGS}.values(), ids={**DAMAGED_WEIGHTS, **DAMAGED_CONFIGS}
+    ("corrupt", "words"), {**DAMAGED_WEIGHTS, **DAMAGED_CONFIGS}.values(), ids={**DAMAGED_WEIGHTS, **DAMAGED_CONFIGS}
 )
-def test_export_rejects_damaged_run(assert_fails, trained, damage, words):
+def test_export_rejects_damaged_run(assert_fails, trained, corrupt, words):
     run = Path(shutil.copytree(trained["plain"], "run", ignore=shutil.ignore_patterns("*.onnx")))
-    damage(run)
+    corrupt(run)
     assert_fails(1, words, "export", "onnx", run)
 
 
 @pytest.mark.parametrize("command", [["info", "run"], ["train", "--resume", "--out", "run"]], ids=" ".join)
-@pytest.mark.parametrize(("damage", "words"), DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
-def test_info_and_resume_reject_damaged_config(assert_fails, trained, command, damage, words):
-    damage(Path(shutil.copytree(trained["plain"], "run")))
+@pytest.mark.parametrize(("corrupt", "words"), DAMAGED_CONFIGS.values(), ids=DAMAGED_CONFIGS)
+def test_info_and_resume_reject_damaged_config(assert_fails, trained, command, corrupt, words):
+    corrupt(Path(shutil.copytree(trained["plain"], "run")))
     assert_fails(1, words, *command)

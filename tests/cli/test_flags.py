@@ -61,7 +61,7 @@ def command_line(config: type) -> typer.Typer:
         (Interval(), [-(10**400)], [], ""),
     ],
 )
-def test_interval_contains_the_finite_numbers_between_its_ends(interval, inside, outside, text):
+def test_interval_contains_the_finite_numbers_between_its_bounds(interval, inside, outside, text):
     assert all(value in interval for value in inside)
     assert not any(value in interval for value in [*outside, math.nan, math.inf, -math.inf, "1", None])
     assert str(interval) == text
@@ -109,7 +109,7 @@ def test_new_field_becomes_a_flag_without_other_changes():
     assert "| `--momentum X` | Momentum of the optimizer. | at least 0 and less than 1 | 0.9 |" in reference
 
 
-def test_old_spelling_of_a_flag_works_and_is_hidden():
+def test_former_spelling_of_a_flag_works_and_is_hidden():
     app = command_line(LargerConfig)
     result = CliRunner().invoke(app, ["--inertia", "0.5", "--without", "a", "--exclude-class", "b"])
     assert json.loads(result.output) == {"momentum": 0.5, "without": ["b", "a"], "options": {}}
@@ -128,7 +128,7 @@ def test_tune_has_all_flags_of_train():
     assert flags - {"resume", "export"} <= set(inspect.signature(tune).parameters)
 
 
-def test_help_describes_default_that_depends_on_the_run():
+def test_flag_with_default_none_has_a_description_of_the_default():
     for name, spec in flags_of(TrainConfig).items():
         if getattr(TrainConfig(), name) is None and name != "limit":
             assert spec.automatic and default_text(TrainConfig, name) == spec.automatic
@@ -199,7 +199,7 @@ def test_invalid_options_of_older_config_are_not_converted(options):
     assert expand_short_flags({"options": options, "beta": 2}) == {"options": options}
 
 
-def test_train_config_explains_where_beta_moved():
+def test_train_config_error_shows_how_to_pass_beta_as_an_option():
     with pytest.raises(UsageError, match=re.escape("options={'objective': {'beta': 4}}")):
         TrainConfig(beta=4)
     with pytest.raises(UsageError, match="free_bits"):

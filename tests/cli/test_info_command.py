@@ -51,7 +51,7 @@ def make_three_runs(trained: dict[str, Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "fact"),
+    ("arguments", "expected"),
     [
         (["generate"], {"model": "labels"}),
         (["interpolate"], {"model": "labels"}),
@@ -61,10 +61,10 @@ def make_three_runs(trained: dict[str, Path]) -> None:
     ],
     ids=str,
 )
-def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, fact):
+def test_command_reports_that_it_uses_the_newest_run(cvae, trained, image_files, arguments, expected):
     make_three_runs(trained)
     result = cvae(*arguments, "--json")
-    assert fact.items() <= result.json.items()
+    assert expected.items() <= result.json.items()
     assert result.err.splitlines()[0] == "newest run: runs/new"
 
 

@@ -69,7 +69,7 @@ def test_animation_that_ends_at_its_start_omits_the_last_stop(cvae, trained):
     assert same_images(strip[::2], run_torch(trained["plain"], "decode", stops, None))
     with Image.open("loop.gif") as gif:
         frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(gif)]
-    assert len(frames) == 6  # the last stop equals the first, so it has no frame of its own
+    assert len(frames) == 6  # the last stop equals the first, so it does not get its own frame
     assert all(np.array_equal(frame, np.kron(strip[i], np.ones((35, 35)))) for i, frame in enumerate(frames))
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 import cvae as package
 
 
-def test_restyle_keeps_the_latent_and_changes_the_label(cvae, trained, image_files):
+def test_restyle_keeps_the_latent_code_and_changes_the_label(cvae, trained, image_files):
     run, (a, b) = trained["labels"], image_files
     report = cvae("restyle", a, b, "--model", run, "--digit", 4, "--to", 7, "--to", 9, "--json").json
     assert (report["labels"], report["to"]) == (["4", "4"], ["7", "9"])

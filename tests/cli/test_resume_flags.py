@@ -138,7 +138,7 @@ def split(flags: str) -> list[str]:
     return flags.format(cwd=Path.cwd()).split()
 
 
-def test_every_field_of_the_config_is_covered():
+def test_every_field_of_the_config_has_test_flags():
     assert {*FLAGS, *CHANGES, "options"} - SHORT_FLAGS.keys() == {f.name for f in dataclasses.fields(TrainConfig)}
     assert SHORT_FLAGS.keys() <= FLAGS.keys()
     assert set(CHANGES) == set(RESUMABLE)
@@ -149,7 +149,7 @@ def test_changeable_flags_are_the_parameters_of_resume():
     assert set(RESUMABLE) == set(parameters) - {"out", "export", "quiet", "on_epoch"}
 
 
-@pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])
+@pytest.mark.parametrize("flags", [flags for equal, _ in FLAGS.values() for flags in equal])
 def test_resume_accepts_flags_that_agree_with_the_run(resume_run, flags):
     assert resume_run(*split(flags)) == [{}]
 
@@ -220,7 +220,7 @@ def test_resume_drops_options_of_another_part_like_the_first_call(resume_run):
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_resume_rejects_recipe_of_another_run(assert_fails, name):
+def test_resume_rejects_recipe_that_differs_from_the_run(assert_fails, name):
     assert_fails(["'run' was started"], "--recipe", name)
 
 

@@ -151,7 +151,7 @@ def test_train_suggests_lower_learning_rate_when_loss_is_not_finite(cvae, valida
     assert result.code == 1 and "--lr" in result.err.splitlines()[-1] and "1e+30" in result.err.splitlines()[-1]
 
 
-def test_train_with_init_uses_the_network_of_the_other_run(cvae, trained):
+def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
     flags = ["--epochs", 1, "--limit", 64, "--out", "more", "--json", "--no-export"]
     result = cvae("train", "--init", trained["labels"], *flags)
     assert result.code == 0, result.err

@@ -61,7 +61,7 @@ def test_model_from_the_hub_generates_the_same_images_as_the_run(mirror, trained
     assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"], "other files were downloaded too"
 
 
-def test_downloaded_model_is_reused_and_works_offline(mirror, monkeypatch):
+def test_downloaded_model_is_loaded_from_the_cache_even_offline(mirror, monkeypatch):
     first = package.load("hf://somebody/digits").generate(1, 7, seed=1)
     for _ in range(2):
         np.testing.assert_array_equal(package.load("hf://somebody/digits").generate(1, 7, seed=1), first)

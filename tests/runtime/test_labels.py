@@ -25,8 +25,8 @@ from cvae.runtime import bulk
 from cvae.runtime.arguments import label_indices
 from cvae.spec import KEY, Spec
 
-NUMBERS, ZEROS, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
-TWICE, FRACTIONS, MIXED = ("01", "1"), ("0.5", "1.0", "1e-4"), ("3", "other")
+NUMBERS, ZERO_PADDED, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
+EQUAL_NUMBERS, FRACTIONS, MIXED = ("01", "1"), ("0.5", "1.0", "1e-4"), ("3", "other")
 LONG = ("9007199254740992", "9007199254740994")  # 2**53 and the next float64; above it, floats skip odd integers
 BOOLEANS = ("True", "False")
 
@@ -116,27 +116,27 @@ def class_names(images: np.ndarray) -> list[str]:
 
 # -- names and numbers -------------------------------------------------------------------------------------------------
 
-NAMED = [
+LABELS_BY_NAME = [
     (NUMBERS, "1", "1"), (NUMBERS, "10", "10"), (NUMBERS, "2", "2"),
     (NUMBERS, 1, "1"), (NUMBERS, 10, "10"), (NUMBERS, 2, "2"), (NUMBERS, 2.0, "2"),
     (NUMBERS, "02", "2"), (NUMBERS, "2.0", "2"), (NUMBERS, "+1", "1"), (NUMBERS, "1e1", "10"), (NUMBERS, ".1e1", "1"),
-    (ZEROS, 1, "01"), (ZEROS, "1", "01"), (ZEROS, "01", "01"), (ZEROS, 2, "02"), (ZEROS, "002", "02"),
+    (ZERO_PADDED, 1, "01"), (ZERO_PADDED, "1", "01"), (ZERO_PADDED, "01", "01"), (ZERO_PADDED, 2, "02"), (ZERO_PADDED, "002", "02"),
     (SIGNED, -10, "-10"), (SIGNED, "-10", "-10"), (SIGNED, 0, "0"), (SIGNED, "-0", "0"), (SIGNED, 10, "10"),
     (FRACTIONS, 0.5, "0.5"), (FRACTIONS, ".50", "0.5"), (FRACTIONS, 1, "1.0"), (FRACTIONS, 1e-4, "1e-4"),
-    (TWICE, "01", "01"), (TWICE, "1", "1"), (TWICE, 1, "1"),
+    (EQUAL_NUMBERS, "01", "01"), (EQUAL_NUMBERS, "1", "1"), (EQUAL_NUMBERS, 1, "1"),
     (MIXED, 3, "3"), (MIXED, "other", "other"),
     (LONG, 2**53, LONG[0]), (LONG, f"0{2**53 + 2}", LONG[1]),
     (WORDS, "dog", "dog"),
 ]  # fmt: skip
 
-INDEXED = [(WORDS, 0, "cat"), (WORDS, 1, "dog"), (WORDS, "0", "cat"), (WORDS, "1", "dog")]
+LABELS_BY_INDEX = [(WORDS, 0, "cat"), (WORDS, 1, "dog"), (WORDS, "0", "cat"), (WORDS, "1", "dog")]
 
-UNKNOWN = [
+UNKNOWN_LABELS = [
     *[
         (NUMBERS, label)
         for label in (0, "0", 3, -1, "-1", "x", "", " 1", "1_0", "1,0", 1.5, "nan", "inf", "1e9999", "²")
     ],
-    *[(ZEROS, label) for label in (0, 3, "0")],
+    *[(ZERO_PADDED, label) for label in (0, 3, "0")],
     *[(SIGNED, label) for label in (1, 2, "1", -1)],
     *[(FRACTIONS, label) for label in (0, 2, 0.25)],
     *[(MIXED, label) for label in (0, 1, "1")],
@@ -144,11 +144,11 @@ UNKNOWN = [
     *[(WORDS, label) for label in (2, -1, "-1", "2", "bird", "1e0", "1.0", "0" * 12)],
 ]
 
-AMBIGUOUS = [(TWICE, "001"), (TWICE, "1.0"), (("2", "2.0", "x"), "02")]
+AMBIGUOUS_LABELS = [(EQUAL_NUMBERS, "001"), (EQUAL_NUMBERS, "1.0"), (("2", "2.0", "x"), "02")]
 
 
-@pytest.mark.parametrize(("classes", "label", "name"), [*NAMED, *INDEXED], ids=repr)
-def test_label_is_the_class_whose_name_it_equals(classes, label, name):
+@pytest.mark.parametrize(("classes", "label", "name"), [*LABELS_BY_NAME, *LABELS_BY_INDEX], ids=repr)
+def test_label_selects_the_class_with_this_name(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
@@ -167,11 +167,11 @@ def test_label_is_the_class_whose_name_it_equals(classes, label, name):
     ],
     ids=repr,
 )
-def test_numbers_of_other_types_are_labels_too(classes, label, name):
+def test_label_can_be_a_number_of_any_type(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
-@pytest.mark.parametrize(("classes", "label"), UNKNOWN, ids=repr)
+@pytest.mark.parametrize(("classes", "label"), UNKNOWN_LABELS, ids=repr)
 def test_unknown_label_is_rejected_in_one_line(classes, label):
     with pytest.raises(UsageError) as caught:
         spec(classes).label_index(label)
@@ -202,7 +202,7 @@ def test_error_explains_how_to_request_an_index(label, quoted):
         spec(NUMBERS).label_index(3)
 
 
-@pytest.mark.parametrize(("classes", "label"), AMBIGUOUS, ids=repr)
+@pytest.mark.parametrize(("classes", "label"), AMBIGUOUS_LABELS, ids=repr)
 def test_number_equal_to_several_classes_is_ambiguous(classes, label):
     with pytest.raises(
         UsageError, match=f"label {label!r} is ambiguous.*{classes[0]}, {classes[1]} .*as it is written"
@@ -304,7 +304,7 @@ def test_model_with_nonnumeric_class_names_accepts_indices_as_labels(tmp_path):
         model.generate(1, label=2)
 
 
-def test_classes_take_turns_without_label(model):
+def test_generate_cycles_through_the_classes_without_label(model):
     assert class_names(model.generate(7)) == [*NUMBERS, *NUMBERS, "1"]
 
 
@@ -326,7 +326,7 @@ def test_nearest_label_is_an_index(model):
     ids=repr,
 )
 @pytest.mark.parametrize("ends", [(0, 1), (IMAGES[0], IMAGES[1])], ids=["seeds", "images"])
-def test_interpolation_goes_from_first_to_last_label(model, ends, choice, first, last):
+def test_interpolation_starts_with_first_and_ends_with_last_label(model, ends, choice, first, last):
     images = model.interpolate(*ends, 3, **choice)
     assert class_names(images[[0, 2]]) == [first, last]
     middle = (LEVELS[NUMBERS.index(first)] + LEVELS[NUMBERS.index(last)]) / 2
@@ -357,7 +357,7 @@ def test_interpolation_rejects_invalid_labels(model, choice, words):
     [({}, [*NUMBERS, "1"]), ({"label": 10}, ["10"] * 4), ({"label": "1"}, ["1"] * 4), ({"label_index": 1}, ["10"] * 4)],
     ids=repr,
 )
-def test_bulk_files_contain_the_class(model, tmp_path, choice, names):
+def test_bulk_files_contain_the_requested_class(model, tmp_path, choice, names):
     bulk.generate(model, 4, tmp_path / "x.npz", seed=0, **choice)
     actual = np.load(tmp_path / "x.npz")
     assert class_names(actual["images"] / 255) == names
@@ -481,7 +481,7 @@ def test_restyle_command_uses_the_requested_classes(cvae, folder, image_path, fl
     ],
     ids=" ".join,
 )
-def test_interpolate_command_goes_from_first_to_last_class(cvae, folder, flags, first, last):
+def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, folder, flags, first, last):
     assert cvae("interpolate", folder, *flags, "--steps", 2).code == 0
     expected = [LEVELS[NUMBERS.index(name)] for name in (first, last)]
     assert columns("interpolation.png", 2) == pytest.approx(expected, abs=0.01)
@@ -540,7 +540,7 @@ console.log(JSON.stringify(results));
 
 @pytest.fixture
 def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
-    """Return a function that gives JavaScript's `labelIndex`, or its error message, for pairs of classes and label."""
+    """Return a function that calls `labelIndex` of cvae.js for pairs of classes and label, and returns the results."""
     if NODE is None:
         pytest.skip("Node is not installed")
 
@@ -560,19 +560,19 @@ def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
     return run
 
 
-def test_javascript_finds_the_classes_that_python_finds(in_javascript):
-    cases = [(c, label, name) for c, label, name in (*NAMED, *INDEXED) if c is not LONG or isinstance(label, str)]
+def test_javascript_selects_the_same_classes_as_python(in_javascript):
+    cases = [(c, label, name) for c, label, name in (*LABELS_BY_NAME, *LABELS_BY_INDEX) if c is not LONG or isinstance(label, str)]
     assert in_javascript(*((c, label) for c, label, _ in cases)) == [c.index(name) for c, _, name in cases]
 
 
-def test_javascript_rejects_the_labels_that_python_rejects(in_javascript):
-    cases = [(c, label) for c, label in UNKNOWN if c is not LONG or isinstance(label, str)]
+def test_javascript_rejects_the_same_labels_as_python(in_javascript):
+    cases = [(c, label) for c, label in UNKNOWN_LABELS if c is not LONG or isinstance(label, str)]
     for (_, label), message in zip(cases, in_javascript(*cases), strict=True):
         assert f'"run" has no label "{label}"; its classes are named' in str(message)
 
 
 def test_javascript_rejects_number_equal_to_several_classes(in_javascript):
-    for message in in_javascript(*AMBIGUOUS):
+    for message in in_javascript(*AMBIGUOUS_LABELS):
         assert "ambiguous" in str(message)
 
 

@@ -53,7 +53,7 @@ def test_load_explains_how_to_install_cuda_provider(trained):
 
 @pytest.fixture(params=["falls back", "raises"])
 def broken_provider(request, monkeypatch):
-    """Make onnxruntime list CUDA and ROCm but fail to start them, without or with an error."""
+    """Make onnxruntime list CUDA and ROCm, but fall back to the CPU or raise an error when they are started."""
     real = ort.InferenceSession
 
     def start(data, options, *, providers, **other):

@@ -60,9 +60,9 @@ def test_first_images_of_a_seed_do_not_depend_on_the_count(models, kind, n):
     assert np.array_equal(models[kind].generate(n, seed=3), models[kind].generate(130, seed=3)[:n])
 
 
-def test_other_seeds_give_other_images(models):
-    draws = [models["plain"].generate(4, seed=seed) for seed in (0, 1, None, None)]
-    assert all(np.abs(a - b).max() > 0.01 for i, a in enumerate(draws) for b in draws[:i])
+def test_different_seeds_give_different_images(models):
+    images = [models["plain"].generate(4, seed=seed) for seed in (0, 1, None, None)]
+    assert all(np.abs(a - b).max() > 0.01 for i, a in enumerate(images) for b in images[:i])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5, 2.0])
@@ -177,7 +177,7 @@ def test_conditional_model_requires_label_and_unconditional_rejects_it(models):
     ],
     ids=["fraction", "none", "nan", "5000 digits"],
 )
-def test_value_that_names_no_class_is_rejected(models, label):
+def test_value_that_is_not_a_class_name_is_rejected(models, label):
     with pytest.raises(UsageError):
         models["labels"].generate(1, label=label)
 

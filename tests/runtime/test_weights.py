@@ -1,4 +1,4 @@
-"""A run whose weights have changed since its export: everything that uses its decoder says so."""
+"""Runs whose weights have changed since their export, which everything that uses the decoder rejects."""
 
 import hashlib
 import os
@@ -73,7 +73,7 @@ def test_info_shows_which_weights_were_exported(cvae, run):
     assert cvae("info", run, "--json").json["exported"] is None
 
 
-def test_decoder_is_not_checked_if_weights_are_missing_or_its_path_is_given(run):
+def test_decoder_chosen_by_path_or_without_weights_is_not_checked(run):
     change(run / "model.safetensors")
     package.load(run / "decoder.onnx").generate(1)
     (run / "model.safetensors").unlink()
