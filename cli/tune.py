@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cvae.api.train_config import build_config, make_run_name
 from cvae.cli import _shared
 from cvae.cli._flags import add_flags, read_flags
-from cvae.cli.train import Recipe, Set, build_config, make_run_name
+from cvae.cli.train import Recipe, Set
 from cvae.config import TrainConfig
 
 

@@ -13,9 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cvae.api.training import resume, train
+    from cvae.api.run import Run, runs
+    from cvae.api.training import load_model, resume, train
     from cvae.config import TrainConfig
-    from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
     from cvae.runtime import Model, load
     from cvae.spec import Spec
@@ -29,18 +29,21 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _MODULES = {
     "CvaeError": "cvae.errors",
     "Model": "cvae.runtime",
+    "Run": "cvae.api.run",
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
     "load": "cvae.runtime",
-    "load_model": "cvae.engine",
+    "load_model": "cvae.api.training",
     "resume": "cvae.api.training",
+    "runs": "cvae.api.run",
     "train": "cvae.api.training",
 }
 
 __all__ = [
     "CvaeError",
     "Model",
+    "Run",
     "Spec",
     "TrainConfig",
     "UsageError",
@@ -48,6 +51,7 @@ __all__ = [
     "load",
     "load_model",
     "resume",
+    "runs",
     "train",
 ]
 

@@ -1,6 +1,7 @@
 """Exported model that generates, encodes and interpolates images on onnxruntime."""
 
 import math
+import os
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,7 +35,7 @@ MIN_PROBABILITY = np.float32(2**-24)
 
 
 def load(
-    name_or_path: str | Path | None = None,
+    name_or_path: str | os.PathLike[str] | None = None,
     *,
     device: str = "cpu",
     threads: int | None = None,

@@ -12,7 +12,7 @@ import pytest
 from helpers import code_blocks
 from PIL import Image
 
-from cvae.cli.train import DEFAULTS
+from cvae.api.train_config import DEFAULTS
 from cvae.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
