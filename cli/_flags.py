@@ -1,14 +1,16 @@
 """Typer options that are generated from the flags of a config."""
 
 import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from cvae.config import SHORT_FLAGS, all_flags
-from cvae.flags import Flag, ShortFlag, default_text, flags_of, value_type
+from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import parse_options
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -45,6 +47,26 @@ def choose_metavar(flag: Flag, kind: type) -> str | None:
 def field_flag(config: type, name: str, default: str | None = None) -> Any:
     """Return the typer option of a config field, for a command that has only some of the config's flags."""
     return flag_option(name, flags_of(config)[name], value_type(config, name)[0], default)
+
+
+def value_type(config: type, name: str) -> tuple[type, bool]:
+    """Return the type of one value of a field's flag, and whether the flag may be repeated."""
+    hint = typing.get_type_hints(config)[name]
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    hint = next(item for item in reversed(alternatives) if item is not types.NoneType)
+    if typing.get_origin(hint) is tuple:
+        return typing.get_args(hint)[0], True
+    return hint, False
+
+
+def default_text(config: type, name: str) -> str | None:
+    """Return the text that describes the default of a field in the help, or None if there is nothing to describe."""
+    default = next(field.default for field in fields(config) if field.name == name)
+    if default is None:
+        return flags_of(config)[name].automatic
+    if default is False or default == ():
+        return None
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def add_flags(config: type) -> Callable[[Command], Command]:

@@ -1,8 +1,8 @@
 """Reference of the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
-from cvae.cli._flags import choose_metavar
+from cvae.cli._flags import choose_metavar, default_text, value_type
 from cvae.config import GROUPS, TrainConfig, all_flags
-from cvae.flags import ShortFlag, default_text, value_type
+from cvae.flags import ShortFlag
 
 
 def flag_reference(config: type = TrainConfig) -> str:

@@ -6,8 +6,6 @@ the search space of `cvae tune` and the reference page are derived from it. Does
 
 import dataclasses
 import math
-import types
-import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -122,26 +120,6 @@ def flag_field(default: Any, group: str, help: str, **metadata: Any) -> Any:
 def flags_of(config: type) -> dict[str, Flag]:
     """Return the flags of a dataclass by field name."""
     return {field.name: field.metadata["flag"] for field in dataclasses.fields(config) if "flag" in field.metadata}
-
-
-def value_type(config: type, name: str) -> tuple[type, bool]:
-    """Return the type of one value of a field's flag, and whether the flag may be repeated."""
-    hint = typing.get_type_hints(config)[name]
-    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    hint = next(item for item in reversed(alternatives) if item is not types.NoneType)
-    if typing.get_origin(hint) is tuple:
-        return typing.get_args(hint)[0], True
-    return hint, False
-
-
-def default_text(config: type, name: str) -> str | None:
-    """Return the text that describes the default of a field in the help, or None if there is nothing to describe."""
-    default = next(field.default for field in dataclasses.fields(config) if field.name == name)
-    if default is None:
-        return flags_of(config)[name].automatic
-    if default is False or default == ():
-        return None
-    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def parse_size(text: str) -> int | str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from cvae.config import GROUPS, all_flags
 from cvae.errors import UsageError, suggest
-from cvae.flags import ShortFlag, default_text
+from cvae.flags import ShortFlag
 from cvae.recipes import PARTS
 from cvae.registry import EXPECTED_VALUES
 from cvae.serialization import quote
@@ -44,19 +44,23 @@ def _parameters(config: type) -> list[inspect.Parameter]:
     for name, flag in all_flags(config).items():
         default, hint = defaults.get(name), flag.type | None if isinstance(flag, ShortFlag) else hints[name]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
-    options = inspect.Parameter("options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints["options"])
+    options = inspect.Parameter(
+        "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints["options"] | None
+    )
     return [*parameters, options]
 
 
 def _describe_flags(config: type) -> str:
     """Return a section of a docstring with the flags of each group, their ranges and their defaults."""
+    defaults = {field.name: field.default for field in fields(config)}
     lines = []
     for group in GROUPS:
         lines.append(f"{group}:")
         for name, flag in all_flags(config).items():
             if flag.group == group:
-                default = flag.automatic if isinstance(flag, ShortFlag) else default_text(config, name)
-                lines.append(f"    {name}: {flag.help}" + (f" [default: {default}]" if default else ""))
+                default = defaults.get(name)
+                text = repr(default) if default is not None else flag.automatic
+                lines.append(f"    {name}: {flag.help}" + (f" [default: {text}]" if text else ""))
         lines.append("")
     return "\n".join([*lines, "Options:", f"    options: {OPTIONS}"])
 

@@ -182,6 +182,7 @@ def load_model(run: str | os.PathLike[str]) -> "tuple[VAE, Config]":
 
 
 def _import_engine(feature: str) -> "ModuleType":
+    require_torch(feature)
     try:
         from cvae import engine
     except ModuleNotFoundError as error:

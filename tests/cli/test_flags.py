@@ -13,13 +13,13 @@ import typer
 from typer.testing import CliRunner
 
 from cvae.api.train_config import RESUMABLE, build_config
-from cvae.cli._flags import add_flags, read_flags
+from cvae.cli._flags import add_flags, default_text, read_flags
 from cvae.cli._reference import flag_reference
 from cvae.cli.train import train
 from cvae.cli.tune import tune
 from cvae.config import OPTIMIZATION, SHORT_FLAGS, Config, DataConfig, TrainConfig, expand_short_flags, flag
 from cvae.errors import UsageError
-from cvae.flags import Interval, default_text, flag_field, flags_of
+from cvae.flags import Interval, flag_field, flags_of
 from cvae.model_zoo import models
 from cvae.recipes import PARTS, read_recipe
 from cvae.serialization import from_dict, to_dict
