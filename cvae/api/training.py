@@ -92,6 +92,8 @@ def train(
                 raise UsageError(f"data={flags['data']!r} and images can't be combined; remove one of them")
             data, has_labels = _store_images(config, images, labels, classes)
             config = replace(config, data=data, conditional=overrides.get("conditional", has_labels))
+            if config.conditional and not has_labels:
+                raise UsageError("a conditional model needs labels; pass labels=..., or conditional=False")
         elif labels is not None or classes is not None:
             raise UsageError("labels and classes describe images; pass images too")
         with _run_folder(out, make_run_name(recipe, config)) as folder:

@@ -147,6 +147,7 @@ def test_failed_start_leaves_no_folder(in_tmp):
         ({"config": TrainConfig(), "epochs": 3}, r"epochs and a complete config can't be combined"),
         ({"config": TrainConfig(), "recipe": "x"}, r"recipe and a complete config can't be combined"),
         ({"labels": LABELS}, r"pass images too"),
+        ({"images": IMAGES, "conditional": True}, r"a conditional model needs labels; pass labels=\.\.\."),
         ({"images": IMAGES, "data": "mnist"}, r"data='mnist' and images can't be combined"),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
@@ -208,7 +209,7 @@ def test_run_on_arrays_can_be_continued_by_later_programs(cvae, cache_root, in_t
         run, images=IMAGES, labels=LABELS, classes=["a", "b", "c"], epochs=3, export=False, quiet=True
     )
     assert again == run and len(again.metrics) == 3
-    with pytest.raises(UsageError, match="was trained on 'mnist.*, not on images of a program"):
+    with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images of a program"):
         package.resume(next(iter(models().values())), images=IMAGES)
 
 

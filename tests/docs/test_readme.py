@@ -21,6 +21,9 @@ DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md")
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
 """Its commands are run by test_gallery.py."""
+CONTINUOUS = ROOT / "docs" / "python.md"
+"""Its programs continue one another."""
+
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in a separate environment, and by CI."""
 
@@ -115,7 +118,8 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
 @pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
-        for program in code_blocks(document.read_text(), "python"):
+        programs = code_blocks(document.read_text(), "python")
+        for program in ["\n".join(programs)] if document == CONTINUOUS else programs:
             result = subprocess.run(
                 [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
             )
