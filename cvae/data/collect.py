@@ -77,6 +77,8 @@ def collect(
     numbers = by_split["train"]
     if len(numbers) != num_items:
         raise UsageError(f"there are {num_items:,} images, but {len(numbers):,} labels; pass one label for each image")
+    if names is None or numbers.min() < 0 or numbers.max() >= len(names):
+        raise UsageError(f"labels are in {numbers.min()}..{numbers.max()}, but {len(names or ())} classes are named")
     return replace(dataset, train=replace(dataset.train, labels=numbers[indices]), classes=names)
 
 
@@ -104,14 +106,17 @@ class _Items:
         if len(self.labels) < len(self):
             raise UsageError(f"only {len(self.labels):,} of {len(self):,} items of images have a label")
         labels = [self.labels[i] for i in range(len(self))]
+        shapes = {np.shape(label) for label in labels}
+        if len(shapes) > 1:
+            raise UsageError(f"the labels of images have different shapes, such as {' and '.join(map(str, shapes))}")
         return labels if any(isinstance(label, str) for label in labels) else np.stack(labels)
 
 
 def _check_classes(classes: Any) -> None:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-        raise UsageError(
-            f"classes is {quote(classes)}: it must be a list of strings, the names of the labels 0, 1, ..."
-        )
+        raise UsageError(f"classes is {quote(classes)}: it must be a list of strings, one for each class")
+    if len(set(classes)) < len(classes):
+        raise UsageError(f"classes is {quote(classes)}: it has a name more than once")
 
 
 def _own_classes(images: Any) -> Sequence[str] | None:
@@ -146,13 +151,9 @@ def _read_items(items: _Items, size: tuple[int, int] | None) -> tuple[Dataset, n
     first = items.image(0)
     if not _is_file(first):
         return _make_dataset(_stack(items, size)), np.arange(len(items))
-    is_small = isinstance(first, Image.Image) and max(first.size) <= max(DEFAULT_SIZE)
-    if (
-        size is None
-        and is_small
-        and all(getattr(items.image(i), "size", None) == first.size for i in range(len(items)))
-    ):
-        size = (first.height, first.width)
+    if size is None and isinstance(first, Image.Image) and max(first.size) <= max(DEFAULT_SIZE):
+        have_one_size = all(getattr(items.image(i), "size", None) == first.size for i in range(len(items)))
+        size = (first.height, first.width) if have_one_size else None
     return _decode(items, size or DEFAULT_SIZE)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.errors import UsageError
+from cvae.errors import UsageError, one_line
 from cvae.serialization import quote
 
 SHAPES = (
@@ -97,7 +97,11 @@ def number_labels(
         return None, {}
     converted, num_classes = {}, 0
     for split, values in labels.items():
-        converted[split], count = _convert_labels(to_numpy(values), describe(split))
+        try:
+            array = to_numpy(values)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{describe(split)} are not an array: {one_line(error)}; labels are {LABELS}") from error
+        converted[split], count = _convert_labels(array, describe(split))
         num_classes = max(num_classes, count)
     kinds = {array.dtype.kind for array in converted.values()}
     if len(kinds) > 1:
@@ -121,11 +125,12 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
     """Convert labels to strings (N,) or int64 (N,), and return them with the number of classes, 0 for strings."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind in "OT":  # strings of pandas or of the newer type of numpy
-        others = [value for value in array.ravel().tolist() if not isinstance(value, str)]
-        if others:
-            raise UsageError(f"{name} have {quote(others[0])} among strings; labels are {LABELS}")
-        array = array.astype(str)
+    if array.dtype.kind in "OT":  # objects of Python, or the strings of a newer type of numpy
+        values = array.ravel().tolist()
+        others = [value for value in values if not isinstance(value, str)]
+        if others and not all(isinstance(value, int) for value in values):
+            raise UsageError(f"{name} have {quote(others[0])}, but labels are {LABELS}")
+        array = array.astype(np.int64 if others else str)
     if array.dtype.kind not in "Ubiuf" or (array.dtype.kind == "U" and array.ndim != 1):
         raise UsageError(f"{name} are {array.dtype} {array.shape}; labels are {LABELS}")
     if array.dtype.kind == "U":

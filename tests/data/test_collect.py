@@ -131,7 +131,8 @@ def test_labels_of_pandas_are_collected():
     pandas = pytest.importorskip("pandas")
     assert collect(GREY, pandas.Series(list("abccba"))).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(list("abccba"), dtype="category")).classes == ("a", "b", "c")
-    with pytest.raises(UsageError, match="labels have nan among strings"):
+    assert collect(GREY, pandas.Series(LABELS, dtype=object)).classes == ("0", "1", "2")
+    with pytest.raises(UsageError, match="labels have nan, but labels are integers from 0, strings"):
         collect(GREY, pandas.Series(["a", None, "b", "b", "a", "a"]))
 
 
@@ -153,10 +154,17 @@ def test_labels_of_pandas_are_collected():
         ({"images": [{"image": 1}]}, ["images[0] is {'image': 1}"]),
         ({"images": GREY, "labels": LABELS[:5]}, ["6 images", "5 labels"]),
         ({"images": GREY, "labels": np.linspace(0, 1, 6)}, ["labels are continuous, such as 0.2", "numpy.digitize"]),
-        ({"images": GREY, "labels": ["a", 1, "b", "b", "a", "a"]}, ["labels have 1 among strings"]),
+        ({"images": GREY, "labels": ["a", 1, "b", "b", "a", "a"]}, ["labels have 1, but"]),
         ({"images": GREY, "labels": ["a"] * 6, "classes": ["b"]}, ["labels have 'a'", "not a class"]),
         ({"images": GREY, "labels": LABELS, "classes": "abc"}, ["classes is 'abc'", "a list of strings"]),
         ({"images": GREY, "classes": ["a"]}, ["there are no labels"]),
+        ({"images": GREY, "labels": LABELS, "classes": ["a", "b"]}, ["labels are in 0..2, but 2 classes are named"]),
+        ({"images": GREY, "labels": LABELS, "classes": ["a", "b", "a"]}, ["more than once"]),
+        ({"images": GREY, "labels": [-1, 0, 1, 1, 0, 1]}, ["labels are in -1..1"]),
+        ({"images": GREY, "labels": [[0], [0, 1], 1, 1, 0, 1]}, ["labels are not an array", "one-hot"]),
+        ({"images": [(GREY[0], {"box": 1})]}, ["labels have {'box': 1}, but labels are integers"]),
+        ({"images": [(GREY[0], [0]), (GREY[0], [0, 1])]}, ["different shapes"]),
+        ({"images": [(GREY[0], 1), GREY[0]]}, ["only 1 of 2 items"]),
         ({"images": Photos(), "labels": LABELS}, ["labels of its own"]),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
