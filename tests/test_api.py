@@ -9,7 +9,7 @@ from PIL import Image
 
 import cvae
 from cvae import model_zoo
-from cvae.api.finish import next_commands
+from cvae.api.training import _next_commands
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Diverged, Interrupted
 from cvae.run import CURVES, DECODER, RECONSTRUCTIONS, SAMPLE_GRID
@@ -121,7 +121,7 @@ def test_warnings_are_lines_of_the_package(tmp_path, exporter):
     ],
 )
 def test_next_commands_can_be_pasted(classes, options):
-    generate, *others = next_commands(Path("runs/my run"), classes, exported=True)
+    generate, *others = _next_commands(Path("runs/my run"), classes, exported=True)
     assert generate == f"cvae generate 'runs/my run' {options}"
     assert others == ["cvae evaluate 'runs/my run'", "cvae export web 'runs/my run'"]
-    assert next_commands(Path("a"), classes, exported=False)[0] == "cvae export onnx a"
+    assert _next_commands(Path("a"), classes, exported=False)[0] == "cvae export onnx a"

@@ -1,6 +1,5 @@
 """Resolution of a model name or path, or of the default, to the model's files."""
 
-import os
 from pathlib import Path
 
 from cvae import model_zoo
@@ -9,7 +8,7 @@ from cvae.run import CONFIG, DECODER, RUNS, is_run, list_runs, newest_run
 from cvae.runtime import hub
 
 
-def find(name_or_path: str | os.PathLike[str] | None = None) -> Path:
+def find(name_or_path: str | Path | None = None) -> Path:
     """Return the path of a model: a run folder, the folder of a zoo model, or an exported file.
 
     Args:
@@ -41,7 +40,7 @@ def find(name_or_path: str | os.PathLike[str] | None = None) -> Path:
     raise UsageError(f"there is no run, file or zoo model {name!r}; {suggest(name, known)}")
 
 
-def newest(name_or_path: str | os.PathLike[str] | None = None) -> tuple[Path, str]:
+def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
     """Return the path of a model like `find`, but for None the path of the newest run under `runs/`, if there is one.
 
     Returns:

@@ -1,7 +1,6 @@
 """Exported model that generates, encodes and interpolates images on onnxruntime."""
 
 import math
-import os
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -35,7 +34,7 @@ MIN_PROBABILITY = np.float32(2**-24)
 
 
 def load(
-    name_or_path: str | os.PathLike[str] | None = None,
+    name_or_path: str | Path | None = None,
     *,
     device: str = "cpu",
     threads: int | None = None,

@@ -44,7 +44,7 @@ def configs(in_tmp, monkeypatch) -> list[TrainConfig]:
         return out
 
     monkeypatch.setattr("cvae.engine.train", train)
-    monkeypatch.setattr(training, "finish", lambda path, **options: None)
+    monkeypatch.setattr(training, "_finish", lambda path, **options: None)
     return calls
 
 
