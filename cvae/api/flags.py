@@ -138,7 +138,7 @@ def _cast(value: Any, kind: Any) -> Any:
     """Return a value as an instance of a type; raise TypeError if it is of another type."""
     if getattr(value, "ndim", None) == 0:  # a number of numpy or torch
         value = value.item()
-    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple | set | frozenset):
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_cast(item, typing.get_args(kind)[0]) for item in value)
     if kind is float and type(value) is int:
         return float(value)

@@ -81,6 +81,7 @@ def train(
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
     require_torch("cvae.train")
+    _check_images(images, labels, classes)
     with one_line_warnings():
         if config is None:
             overrides = combine_flags(recipe, check_flags(TrainConfig, flags, "cvae.train"))
@@ -96,8 +97,6 @@ def train(
             config = replace(config, data=data, conditional=overrides.get("conditional", has_labels))
             if config.conditional and not has_labels:
                 raise UsageError("a conditional model needs labels; pass labels=..., or conditional=False")
-        elif labels is not None or classes is not None:
-            raise UsageError("labels and classes describe images; pass images too")
         with _run_folder(out, make_run_name(recipe, config)) as folder:
             path: Path = engine.train(config, folder, quiet=quiet, on_epoch=on_epoch)
             _finish(path, export=export, quiet=quiet)
@@ -157,6 +156,7 @@ def resume(
         "trackers": trackers,
     }
     require_torch("cvae.resume")
+    _check_images(images, labels, classes)
     used = {name: value for name, value in values.items() if value is not None}
     changes = check_flags(TrainConfig, used, "cvae.resume")
     del changes["options"]
@@ -195,6 +195,11 @@ def _check_config(config: Any, recipe: Any, flags: dict[str, Any]) -> None:
         raise UsageError(
             f"{name} and a complete config can't be combined; use dataclasses.replace(config, ...), or flags alone"
         )
+
+
+def _check_images(images: Any, labels: Any, classes: Any) -> None:
+    if images is None and (labels is not None or classes is not None):
+        raise UsageError("labels and classes describe images; pass images too")
 
 
 def _store_images(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> tuple[str, bool]:

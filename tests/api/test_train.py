@@ -161,6 +161,8 @@ def test_unsuitable_argument_is_reported_by_name(configs, arguments, message):
 def test_unknown_argument_gets_a_suggestion(configs):
     with pytest.raises(TypeError, match=r"cvae\.train\(\) got an unexpected .* 'epoch'; did you mean 'epochs'"):
         package.train(epoch=3)
+    with pytest.raises(UsageError, match="labels and classes describe images"):
+        package.resume("run", labels=LABELS)
     with pytest.raises(UsageError, match="epochs is 'five'"):
         package.resume("run", epochs="five")  # type: ignore[arg-type]
 
