@@ -216,10 +216,15 @@ def test_run_on_arrays_can_be_continued_by_later_programs(cvae, cache_root, in_t
 
 
 @pytest.mark.integration
-def test_run_trains_exports_and_evaluates(in_tmp):
+def test_run_on_arrays_generates(in_tmp):
     run = package.train(images=IMAGES, labels=LABELS, **QUICK)
     assert run.load().generate(2, label=1).shape == (2, 1, 8, 8)
     assert package.load(run).spec.classes == ("0", "1", "2")
+
+
+@pytest.mark.integration
+def test_run_on_arrays_is_exported_and_evaluated(in_tmp):
+    run = package.train(images=IMAGES, labels=LABELS, **QUICK)
     assert [path.name for path in run.export(half=True)][:2] == ["decoder.onnx", "encoder.onnx"]
     report = run.evaluate(samples=2, generated=0)
     assert report["protocol"]["split"] == "validation" and json.dumps(report)
