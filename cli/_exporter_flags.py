@@ -2,16 +2,16 @@
 
 import inspect
 import json
-import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from cvae.cli._help import HelpCommand
 from cvae.errors import CvaeError
+from cvae.registry import describe_argument
 
 RESERVED = ("format", "run", "json", "help")
 """Parameters of `cvae export` that do not belong to an exporter."""
@@ -21,7 +21,7 @@ _FLAGS = "cvae.exporter_flags"
 _exceptions: Any = import_module(typer.BadParameter.__module__)  # part of click or, in newer versions, of typer
 
 
-class ExportCommand(TyperCommand):
+class ExportCommand(HelpCommand):
     """A command whose flags depend on the exporter that its command line names.
 
     The options of that exporter replace the flags in the signature of the command, which list the options of the
@@ -109,9 +109,7 @@ def parse_value(default: Any, value: str | bool) -> Any:
 def _make_annotation(exporter: Callable[..., Any], name: str, default: Any) -> Any:
     """Return the type annotation of an option for typer, with the help text from the exporter's docstring."""
     flag = name.replace("_", "-")
-    section = re.search(rf"^( +){name}: (.+(?:\n\1 +.+)*)", inspect.getdoc(exporter) or "", re.MULTILINE)
-    text = " ".join(section[2].split()) if section else ""
-    text = text[:1].upper() + text[1:]
+    text = describe_argument(exporter, name)
     if isinstance(default, bool):
         suffix = f" [default: {flag if default else f'no-{flag}'}]"
         return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=text + suffix, show_default=False)]

@@ -4,18 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperArgument
 
 from cvae.errors import UsageError, one_line
 
 CommandLineError: Any = typer.BadParameter.__base__
 """Base class of the exceptions that typer raises: click's own class or, in newer versions, typer's copy of it."""
-
-
-def hide_argument_types() -> None:
-    """Show an argument in the help as `MODEL`. Newer versions of typer append its type, as in `MODEL <str>`."""
-    if hasattr(TyperArgument, "display_type_rich"):
-        TyperArgument.display_type_rich = lambda self, ctx: None  # type: ignore[method-assign]
 
 
 def is_help(error: Any) -> bool:

@@ -8,9 +8,10 @@ import typer
 
 from cvae.api import arguments
 from cvae.cli import _detect_io, _shared
+from cvae.cli._help import App
 from cvae.errors import UsageError, suggest
 
-app = typer.Typer(no_args_is_help=True, help="Find images that differ from the training images of a model.")
+app = App(help="Find images that differ from the training images of a model.")
 
 MAX_WORST = 8
 """Maximum number of images in worst.png."""

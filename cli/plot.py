@@ -8,6 +8,7 @@ import typer
 
 from cvae.api import arguments
 from cvae.cli import _shared
+from cvae.cli._help import App
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.runtime import Model
 
-app = typer.Typer(
-    no_args_is_help=True, help="Plot what a model has learned and how it was trained, as .png or .svg files."
-)
+app = App(help="Plot what a model has learned and how it was trained, as .png or .svg files.")
 
 Limit = Annotated[
     int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, evenly spaced in the split.")
