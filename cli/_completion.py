@@ -39,7 +39,7 @@ def zoo_models() -> list[tuple[str, str]]:
 
 def models() -> list[tuple[str, str]]:
     """Return the names of the runs and of the zoo models."""
-    return [*runs(), *zoo_models()]
+    return list({**dict(zoo_models()), **dict(runs())}.items())
 
 
 def recipes() -> list[tuple[str, str]]:
@@ -69,7 +69,7 @@ def labels(ctx: typer.Context, incomplete: str) -> list[str]:
     from cvae.runtime.find import newest
     from cvae.runtime.hub import SCHEME
 
-    model = ctx.params.get("model")
+    model = _find_model(ctx)
     if str(model).startswith(SCHEME):  # no download while the user types
         return []
     try:
@@ -84,3 +84,15 @@ def labels(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
     head, comma, _ = incomplete.rpartition(",")
     return [f"{head}{comma}{name}" for name in classes or ()]
+
+
+def _find_model(ctx: typer.Context) -> str | None:
+    """Return the model that the command line names, if any."""
+    for param in ctx.command.params:
+        if param.metavar == "MODEL":
+            is_argument = param.param_type_name == "argument"
+            # Parsing stops at an option without a value, before it assigns the arguments.
+            value = ctx.params.get(param.name or "") or (ctx.args[0] if is_argument and ctx.args else None)
+            if value is not None:
+                return str(value)
+    return None

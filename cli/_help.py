@@ -13,7 +13,7 @@ from cvae.config import GROUPS, HARDWARE, OUTPUT
 OPTIONS = "Options"
 """Section of the options that have no group."""
 
-ORDER = {OPTIONS: 0, **{group: 1 for group in GROUPS}, HARDWARE: 3, OUTPUT: 4}
+ORDER = {OPTIONS: 0, **dict.fromkeys(GROUPS, 1), HARDWARE: 3, OUTPUT: 4}
 """Order of the sections. The order in which a command declares its options decides between equal numbers."""
 
 NAMES_WIDTH = 24
@@ -50,16 +50,21 @@ class _Help:
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help: the usage, the text, the sections and the examples."""
         text, examples = split_help(self.help)
+        examples = self.choose_examples(ctx, examples)
         lines = [line for paragraph in text.split("\n\n") for line in ["", *wrap(paragraph, formatter.width)]]
-        lines += format_sections(self.sections(ctx), formatter.width)
+        lines += self.section_lines(ctx, formatter.width)
         if examples:
             lines += ["", f"Example{'s' * (len(examples) > 1)}:", *(f"  {line}" for line in examples)]
         self.format_usage(ctx, formatter)
         formatter.write("\n".join(lines) + "\n")
 
-    def sections(self, ctx: Any) -> dict[str, Records]:
-        """Return the records of each section."""
-        return option_sections(self.get_params(ctx))
+    def choose_examples(self, ctx: Any, examples: list[str]) -> list[str]:
+        """Return the examples to show."""
+        return examples
+
+    def section_lines(self, ctx: Any, width: int) -> list[str]:
+        """Return the lines of all sections."""
+        return format_sections(option_sections(self.get_params(ctx)), width)
 
 
 class HelpCommand(_Help, TyperCommand):  # type: ignore[misc]
@@ -78,14 +83,14 @@ class HelpCommand(_Help, TyperCommand):  # type: ignore[misc]
 class HelpGroup(_Help, TyperGroup):  # type: ignore[misc]
     """Group with sections of commands and of options."""
 
-    def sections(self, ctx: Any) -> dict[str, Records]:
-        """Return the records of each section, first those of the commands."""
+    def section_lines(self, ctx: Any, width: int) -> list[str]:
+        """Return the lines of all sections, first those of the commands."""
         sections: dict[str, Records] = {}
         for name, command in self.commands.items():
             if not command.hidden:
                 section = getattr(command, "rich_help_panel", None) or "Commands"
                 sections.setdefault(section, []).append((name, command.get_short_help_str()))
-        return {**sections, **super().sections(ctx)}
+        return [*format_sections(sections, width), *super().section_lines(ctx, width)]
 
 
 def split_help(text: str | None) -> tuple[str, list[str]]:

@@ -54,9 +54,7 @@ Label = Annotated[
 ]
 Digit = Annotated[
     str | None,
-    typer.Option(
-        metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels
-    ),
+    typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels),
 ]
 LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Class of the images, by index from 0.")]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]

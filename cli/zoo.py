@@ -10,16 +10,14 @@ from cvae.cli import _completion, _shared
 from cvae.cli._help import App
 from cvae.config import OUTPUT
 
-app = App(help="List, show and copy the trained models and recipes that come with cvae.")
+app = App(help="List, show and copy the trained models and recipes of cvae.")
 
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="Model from `cvae zoo list`.", autocompletion=_completion.zoo_models)
 ]
 ModelOrRecipe = Annotated[
     str,
-    typer.Argument(
-        metavar="NAME", help="Model or recipe from `cvae zoo list`.", autocompletion=_completion.zoo_names
-    ),
+    typer.Argument(metavar="NAME", help="Model or recipe from `cvae zoo list`.", autocompletion=_completion.zoo_names),
 ]
 
 
@@ -49,9 +47,10 @@ def format_list(default: str, models: dict[str, dict[str, Any]], recipes: dict[s
 
 @app.command()
 def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
-    """Print the card of a model: data, license, training, metrics, intended use and limitations.
+    """Print the card of a model, or a recipe.
 
-    For a recipe without a trained model, print the recipe.
+    The card describes the data, the license, the training, metrics, intended use and limitations. A recipe is printed
+    if there is no model of its name.
 
     Examples:
       cvae zoo show mnist-resnet-conditional

@@ -51,9 +51,7 @@ def parts(name: str | None = None) -> dict[str, Any]:
     from cvae.registry import REGISTRIES
 
     if name is None:
-        return {
-            _part_flag(kind): {part: names.summary(part) for part in names} for kind, names in REGISTRIES.items()
-        }
+        return {_part_flag(kind): {part: names.summary(part) for part in names} for kind, names in REGISTRIES.items()}
     kinds = {f"{kind}.{part}": kind for kind, names in REGISTRIES.items() for part in names}
     matches = [full for full in kinds if name in (full, full.partition(".")[2])]
     if not matches:
