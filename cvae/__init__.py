@@ -13,6 +13,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.api import zoo
+    from cvae.api.models import info, parts
     from cvae.api.training import resume, train
     from cvae.config import TrainConfig
     from cvae.engine import load_model
@@ -32,11 +34,16 @@ _MODULES = {
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
+    "info": "cvae.api.models",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
+    "parts": "cvae.api.models",
     "resume": "cvae.api.training",
     "train": "cvae.api.training",
 }
+
+_NAMESPACES = {"zoo": "cvae.api.zoo"}
+"""Modules whose functions are the subcommands of a command."""
 
 __all__ = [
     "CvaeError",
@@ -45,14 +52,19 @@ __all__ = [
     "TrainConfig",
     "UsageError",
     "__version__",
+    "info",
     "load",
     "load_model",
+    "parts",
     "resume",
     "train",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(_NAMESPACES[name])
     if name not in _MODULES:
         raise AttributeError(f"module 'cvae' has no attribute {name!r}")
     try:

@@ -228,15 +228,15 @@ def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
         CvaeError: If a record is not one that a training writes.
     """
     try:
-        validation = [selection_bound(record["validation"]) for record in records if "validation" in record]
-        test = [selection_bound(record["test"]) for record in records if "test" in record]
+        validation = [float(selection_bound(record["validation"])) for record in records if "validation" in record]
+        test = [float(selection_bound(record["test"])) for record in records if "test" in record]
         return {
             "epochs": sum("epoch" in record for record in records),
             "seconds": round(sum(record.get("seconds", 0) for record in records), 3),
             "validation": min(validation, default=None),
             "test": test[-1] if test else None,
         }
-    except (LookupError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise CvaeError(f"{METRICS} is damaged: {error!r}") from error
 
 

@@ -11,7 +11,6 @@ from cli_helpers import noise, run_torch
 from PIL import Image
 
 import cvae as package
-from cvae import registry
 from cvae.cli import app
 from cvae.config import GROUPS, SHORT_FLAGS, TrainConfig
 from cvae.flags import flags_of
@@ -113,14 +112,6 @@ def test_export_help_shows_the_options_of_one_exporter(cvae):
     groups = sections(cvae("export", "triton", "--help").out)
     assert "Options of onnx" not in groups and "--encoder" in groups["Options of triton"]
     assert "--out" in groups["Options of web and triton"]
-
-
-def test_parts_lists_every_part(cvae):
-    report = cvae("parts", "--json").json
-    registries = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
-    assert sorted(map(sorted, report.values())) == sorted(map(sorted, registries))
-    text = cvae("parts").out
-    assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in report.values() for name in names)
 
 
 def test_archs_is_hidden_alias_of_parts(cvae):
