@@ -29,7 +29,7 @@ class App(typer.Typer):
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=HelpGroup, no_args_is_help=True, rich_markup_mode=None, **settings)
 
-    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:  # type: ignore[override]
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
         """Return a decorator that adds a command."""
         return super().command(name, **{"cls": HelpCommand, **settings})
 
@@ -67,7 +67,7 @@ class _Help:
         return format_sections(option_sections(self.get_params(ctx)), width)
 
 
-class HelpCommand(_Help, TyperCommand):  # type: ignore[misc]
+class HelpCommand(_Help, TyperCommand):
     """Command with sections of options."""
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
@@ -80,7 +80,7 @@ class HelpCommand(_Help, TyperCommand):  # type: ignore[misc]
         return pieces
 
 
-class HelpGroup(_Help, TyperGroup):  # type: ignore[misc]
+class HelpGroup(_Help, TyperGroup):
     """Group with sections of commands and of options."""
 
     def section_lines(self, ctx: Any, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Interrupted, MissingExtraError, one_line
 from cvae.messages import one_line_warnings
-from cvae.run import CURVES, DECODER, ENCODER, RECONSTRUCTIONS, SAMPLE_GRID, exported_file, read_config
+from cvae.run import CURVES, DECODER, ENCODER, RECONSTRUCTIONS, SAMPLE_GRID, read_config
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -146,8 +146,8 @@ def _export(run: Path, display: "Display") -> None:
     from cvae.runtime.weights import is_outdated
 
     command, started = f"cvae export onnx {shlex.quote(str(run))}", time.monotonic()
-    earlier = _read_exported_spec(run)
-    if earlier is not None and not is_outdated(run, earlier):
+    earlier, encoder = _try_read_spec(run / DECODER), _try_read_spec(run / ENCODER)
+    if earlier is not None and encoder is not None and not (is_outdated(run, earlier) or is_outdated(run, encoder)):
         display.fields({"export": f"the files belong to these weights already; to export again: {command}"})
         return
     options = {} if earlier is None else read_options(earlier)
@@ -167,13 +167,12 @@ def _export(run: Path, display: "Display") -> None:
     display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.1f} s"})
 
 
-def _read_exported_spec(run: Path) -> "Spec | None":
-    """Return the spec of the decoder of a run, or None if the exported files are not complete and readable."""
+def _try_read_spec(path: Path) -> "Spec | None":
+    """Return the spec of an exported file, or None if there is no such file or it can't be read."""
     from cvae.runtime.session import read_spec
 
     try:
-        read_spec(exported_file(run, ENCODER))
-        return read_spec(exported_file(run, DECODER))[0]
+        return read_spec(path)[0]
     except CvaeError:
         return None
 
