@@ -7,6 +7,7 @@ from typing import Any
 
 from cvae.cli import _shared
 from cvae.config import TrainConfig, flag
+from cvae.errors import one_line
 from cvae.flags import flags_of
 
 
@@ -40,12 +41,12 @@ def format_table(rows: Sequence[dict[str, Any]]) -> str:
         lines.append("  ".join([f"{name:{widths[0]}}", *columns, flags]).rstrip())
     unfinished = [row["run"] for row in rows if not row["finished"] and row["error"] is None]
     if unfinished:
-        lines.append(f"* not finished; resume it with: cvae train --resume --out {unfinished[0]}")
+        folder = shlex.quote(one_line(unfinished[0]))
+        lines.append(f"* not finished; resume it with: cvae train --resume --out {folder}")
     return "\n".join(lines)
 
 
 def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
-    from cvae.errors import one_line
     from cvae.messages import format_nats, format_seconds
 
     name = one_line(Path(row["run"]).name, 60)

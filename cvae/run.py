@@ -230,9 +230,12 @@ def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     try:
         validation = [float(selection_bound(record["validation"])) for record in records if "validation" in record]
         test = [float(selection_bound(record["test"])) for record in records if "test" in record]
+        seconds = round(sum(record.get("seconds", 0) for record in records), 3)
+        if not all(map(math.isfinite, [seconds, *validation, *test])):
+            raise ValueError("a number is not finite")
         return {
             "epochs": sum("epoch" in record for record in records),
-            "seconds": round(sum(record.get("seconds", 0) for record in records), 3),
+            "seconds": seconds,
             "validation": min(validation, default=None),
             "test": test[-1] if test else None,
         }

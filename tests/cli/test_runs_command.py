@@ -82,6 +82,7 @@ def test_single_run_has_no_flags_that_differ():
         ("metrics.jsonl", '{"epoch": 1, "validation": 3}\n'),
         ("metrics.jsonl", '{"epoch": 1, "validation": {"bound": "x"}}\n'),
         ("metrics.jsonl", '{"epoch": 1, "seconds": "x"}\n'),
+        ("metrics.jsonl", '{"epoch": 1, "seconds": NaN}\n'),
     ],
 )
 def test_damaged_run_is_listed_with_its_error(cvae, three_runs, file, text):
