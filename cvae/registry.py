@@ -14,11 +14,14 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property, partial
-from importlib import import_module, metadata
-from typing import Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 from cvae.flags import Interval
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 EXPECTED_VALUES = {
     bool: "true or false",
@@ -53,7 +56,9 @@ class Registry:
         self._registered: dict[str, Callable[..., Any]] = {}
 
     @cached_property
-    def _plugins(self) -> dict[str, metadata.EntryPoint]:
+    def _plugins(self) -> "dict[str, EntryPoint]":
+        from importlib import metadata  # here, because the help does not need it and it is slow to import
+
         plugins = {}
         for entry_point in metadata.entry_points(group=self.group):
             if entry_point.name in self._builtin:
