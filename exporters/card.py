@@ -53,10 +53,10 @@ def make_card(run: Path, spec: Spec) -> str:
 
 A {"conditional " if classes else ""}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
 turns an image into the mean and standard deviation of its noise. Each is one self-describing file, which runs on
-onnxruntime without torch.
+onnxruntime without torch. To download it from a hub, install cvae as its own README describes, with the extra `hub`.
 
 ```python
-import cvae  # pip install 'cvae-onnx[hub]'
+import cvae
 
 model = cvae.load("hf://OWNER/NAME")
 images = model.generate(16{label})
