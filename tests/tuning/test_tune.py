@@ -380,7 +380,7 @@ def test_two_workers_share_a_study(run_study, storage):
     assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)
     from cvae.tuning.report import summary, table
 
-    assert summary(study)["best"]["run"] is None and "its run is on" in table(study)
+    assert summary(study)["best"]["run"] is None and "its run is on" in table(summary(study))
 
 
 # -- invalid studies ---------------------------------------------------------------------------------------------------
