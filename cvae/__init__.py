@@ -13,7 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.api import detect, hub, plot
+    from cvae.api.models import evaluate, export
     from cvae.api.training import resume, train
+    from cvae.api.tuning import tune
     from cvae.config import TrainConfig
     from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
@@ -32,11 +35,17 @@ _MODULES = {
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
+    "evaluate": "cvae.api.models",
+    "export": "cvae.api.models",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
     "resume": "cvae.api.training",
     "train": "cvae.api.training",
+    "tune": "cvae.api.tuning",
 }
+
+_NAMESPACES = ("detect", "hub", "plot")
+"""Modules of `cvae.api` whose functions are commands of a group, such as `cvae.plot.latent`."""
 
 __all__ = [
     "CvaeError",
@@ -45,14 +54,22 @@ __all__ = [
     "TrainConfig",
     "UsageError",
     "__version__",
+    "detect",
+    "evaluate",
+    "export",
+    "hub",
     "load",
     "load_model",
+    "plot",
     "resume",
     "train",
+    "tune",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(f"cvae.api.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'cvae' has no attribute {name!r}")
     try:

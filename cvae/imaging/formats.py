@@ -72,7 +72,9 @@ def _register_heif() -> None:
     try:
         from pillow_heif import register_heif_opener
     except ImportError as error:
-        raise MissingDecoder("HEIC images need pillow-heif, which is not installed (pip install pillow-heif)") from error
+        raise MissingDecoder(
+            "HEIC images need pillow-heif, which is not installed (pip install pillow-heif)"
+        ) from error
     register_heif_opener()
 
 
