@@ -251,7 +251,13 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto", EXECUTION, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
+        "auto",
+        EXECUTION,
+        "Device to train on.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        synonyms={"gpu": "cuda", "nvidia": "cuda"},
+        resumable=True,
+        machine=True,
     )
     precision: str = flag_field(
         "auto", EXECUTION, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
