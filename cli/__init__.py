@@ -10,6 +10,7 @@ from cvae.cli import (
     evaluate,
     export,
     generate,
+    hub,
     info,
     interpolate,
     parts,
@@ -82,6 +83,7 @@ app.command()(restyle.restyle)
 app.add_typer(detect.app, name="detect")
 app.add_typer(plot.app, name="plot")
 app.add_typer(zoo.app, name="zoo")
+app.add_typer(hub.app, name="hub")
 app.command()(info.info)
 app.command()(parts.parts)
 app.command("archs", hidden=True)(parts.parts)  # the former name, for one release

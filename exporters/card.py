@@ -13,6 +13,9 @@ from cvae.spec import Spec
 MARKER = "<!-- Written by cvae export"
 """Start of the line that allows the next export to overwrite a card."""
 
+ADDRESS = "hf://OWNER/NAME"
+"""Address of the model in a card. `cvae hub push` replaces it by the address of the repository."""
+
 NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own changes. -->"
 
 
@@ -58,7 +61,7 @@ onnxruntime without torch. To download it from a hub, install cvae as its own RE
 ```python
 import cvae
 
-model = cvae.load("hf://OWNER/NAME")
+model = cvae.load("{ADDRESS}")
 images = model.generate(16{label})
 ```
 
