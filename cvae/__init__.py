@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cvae.api import detect, hub, plot
     from cvae.api.models import evaluate, export
-    from cvae.api.training import resume, train
+    from cvae.api.run import Run, runs
+    from cvae.api.training import load_model, resume, train
     from cvae.api.tuning import tune
     from cvae.config import TrainConfig
-    from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
     from cvae.runtime import Model, load
     from cvae.spec import Spec
@@ -32,14 +32,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _MODULES = {
     "CvaeError": "cvae.errors",
     "Model": "cvae.runtime",
+    "Run": "cvae.api.run",
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
     "evaluate": "cvae.api.models",
     "export": "cvae.api.models",
     "load": "cvae.runtime",
-    "load_model": "cvae.engine",
+    "load_model": "cvae.api.training",
     "resume": "cvae.api.training",
+    "runs": "cvae.api.run",
     "train": "cvae.api.training",
     "tune": "cvae.api.tuning",
 }
@@ -50,6 +52,7 @@ _NAMESPACES = ("detect", "hub", "plot")
 __all__ = [
     "CvaeError",
     "Model",
+    "Run",
     "Spec",
     "TrainConfig",
     "UsageError",
@@ -62,6 +65,7 @@ __all__ = [
     "load_model",
     "plot",
     "resume",
+    "runs",
     "train",
     "tune",
 ]

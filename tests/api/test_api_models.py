@@ -10,7 +10,7 @@ import pytest
 
 import cvae as package
 from cvae import model_zoo
-from cvae.cli import detect, evaluate, hub, plot
+from cvae.cli import detect, evaluate, hub, plot, tune
 from cvae.errors import UsageError
 
 COMMANDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -39,6 +39,12 @@ def test_function_has_the_parameters_and_defaults_of_the_command(command, functi
     assert [parameter.kind for parameter in actual.values()].count(inspect.Parameter.POSITIONAL_OR_KEYWORD) <= 2
     documented = inspect.getdoc(function) or ""
     assert [name for name in actual if f"  {name}: " not in documented] == []
+
+
+def test_tune_has_the_parameters_of_the_command():
+    expected, actual = (dict(inspect.signature(each).parameters) for each in (tune.tune, package.tune))
+    assert set(expected) - {"set_", "json", "without_without"} == set(actual) - {"options"}
+    assert actual["trials"].default == expected["trials"].default
 
 
 def test_evaluate_returns_what_the_command_prints(cvae, trained):

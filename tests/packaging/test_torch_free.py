@@ -149,6 +149,27 @@ def test_train_function_names_the_missing_packages(tmp_path, call):
     assert "MissingExtraError: " in result.stderr and result.stderr.endswith(f"{INSTALL}\n")
 
 
+EXPLORE = """
+import cvae, pydoc
+from cvae import *
+text = pydoc.render_doc(cvae, renderer=pydoc.plaintext)
+for name in cvae.__all__:
+    assert name in globals() and hasattr(cvae, name) and name in dir(cvae), name
+    assert name == "__version__" or name in text, name
+for call in (cvae.train, lambda: cvae.resume("run"), lambda: load_model("run")):
+    try:
+        call()
+    except ImportError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_help_and_import_of_all_names_work(tmp_path):
+    result = python(EXPLORE, cwd=tmp_path)
+    assert (result.stdout.split(), result.stderr) == (["MissingExtraError"] * 3, "")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_unknown_attribute_is_an_attribute_error(tmp_path):
     result = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
     assert result.stdout == "False\n"
@@ -176,6 +197,8 @@ def test_base_install_runs_every_command(trained, tmp_path):
         return result.stdout
 
     every_command(trained["labels"], run)
+    explored = subprocess.run([folder / "python", "-c", EXPLORE], cwd=work, capture_output=True, text=True)
+    assert (explored.stdout.split(), explored.stderr) == (["MissingExtraError"] * 3, "")
     for name in model_zoo.models():
         run("generate", name, "--seed", "1", "--out", f"{name}.png")
         run("reconstruct", f"{name}.png", "--model", name, "--out", "again.png")
