@@ -10,6 +10,7 @@ from cvae.cli import (
     evaluate,
     export,
     generate,
+    hub,
     info,
     interpolate,
     parts,
@@ -92,4 +93,5 @@ app.command(rich_help_panel=INSPECT)(evaluate.evaluate)
 app.add_typer(plot.app, name="plot", rich_help_panel=INSPECT)
 app.command(cls=ExportCommand, rich_help_panel=SHARE)(export.export)
 app.add_typer(zoo.app, name="zoo", rich_help_panel=SHARE)
+app.add_typer(hub.app, name="hub", rich_help_panel=SHARE)
 app.command("archs", hidden=True)(parts.parts)  # the former name, for one release

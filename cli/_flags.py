@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from cvae.cli import _completion
-from cvae.config import GROUPS, SHORT_FLAGS
+from cvae.config import SHORT_FLAGS, all_flags
 from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import parse_options
 from cvae.registry import REGISTRIES
@@ -81,12 +81,6 @@ def default_text(config: type, name: str) -> str | None:
     if default == ():
         return None
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def all_flags(config: type) -> dict[str, Flag]:
-    """Return the flags of a config and the short flags for its options, by group."""
-    flags = {**flags_of(config), **SHORT_FLAGS}
-    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def add_flags(config: type) -> Callable[[Command], Command]:

@@ -9,6 +9,7 @@ from typing import Any, Self
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.flags import (
+    Flag,
     Interval,
     ShortFlag,
     canonical_data,
@@ -258,7 +259,13 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto", HARDWARE, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
+        "auto",
+        HARDWARE,
+        "Device to train on.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        synonyms={"gpu": "cuda", "nvidia": "cuda"},
+        resumable=True,
+        machine=True,
     )
     precision: str = flag_field(
         "auto", HARDWARE, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
@@ -303,6 +310,12 @@ class TrainConfig(DataConfig):
     def data_config(self) -> DataConfig:
         """The fields that `DataConfig` has too."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
+
+
+def all_flags(config: type) -> dict[str, Flag]:
+    """Return the flags of a config and the short flags for its options, by group."""
+    flags = {**flags_of(config), **SHORT_FLAGS}
+    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def flag(name: str) -> str:

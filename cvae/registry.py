@@ -297,6 +297,9 @@ DATASETS = Registry(
             "cvae.data.folder:folder_classes", "your own images, a subfolder per class: folder-classes:PATH"
         ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
+        "arrays": Builtin(
+            "cvae.data.array_store:arrays", "images that a program has passed to cvae.train: arrays:HASH"
+        ),
     },
 )
 PATH_DATASETS = ("folder", "folder-classes", "npz")

@@ -19,7 +19,7 @@ Options:
     `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
     An exporter can have a second argument `note`, of default None: a function to call with a line of text that tells
-    the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
+    the user what has been done. `cvae export` prints these lines to standard error.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:

@@ -15,11 +15,7 @@ NOT_IN_PYTHON = {"json", "ctx"}
 ONLY_IN_PYTHON = {"note", "progress"}
 """Parameters of functions only: what the command prints to standard error."""
 
-NOT_MERGED = {
-    "train", "tune", "generate", "interpolate", "reconstruct", "restyle", "evaluate", "export", "runs",
-    "detect fit", "detect score",
-    "plot latent", "plot traverse", "plot reconstructions", "plot grid", "plot losses", "plot progress",
-}  # fmt: skip
+NOT_MERGED = {"generate", "interpolate", "reconstruct", "restyle"}
 """Commands whose function is still missing."""
 
 EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {}
