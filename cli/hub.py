@@ -32,7 +32,7 @@ def push(
 
     Examples:
       cvae hub push runs/mine somebody/digits
-      cvae hub push runs/mine somebody/digits --private --message "Train for 20 epochs"
+      cvae hub push runs/mine somebody/digits --private --message "20 epochs"
     """
     result = hub.push(run, repo, private=private, message=message, note=_shared.echo)
     text = f"{result['url']}: {len(result['files'])} files\ncvae generate {result['model']}"

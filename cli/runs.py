@@ -3,15 +3,21 @@
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from cvae.cli import _shared
 from cvae.config import TrainConfig, flag
 from cvae.errors import one_line
 from cvae.flags import flags_of
+from cvae.run import RUNS, compare_runs
 
 
-def runs(json: _shared.Json = False) -> None:
+def runs(
+    folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the runs.")] = RUNS,
+    json: _shared.Json = False,
+) -> None:
     """List the runs under runs/ with their bounds, newest first.
 
     The bounds are in nats per image, the lower the better: the best one on the validation images, and the one on the
@@ -19,13 +25,13 @@ def runs(json: _shared.Json = False) -> None:
 
     Examples:
       cvae runs
-      cvae runs --json
+      cvae runs experiments --json
     """
-    from cvae.run import RUNS, compare_runs, list_started_runs
+    from cvae.api.run import runs as list_runs
 
-    rows = compare_runs(list_started_runs())
+    rows = compare_runs([run.path for run in list_runs(folder)])
     if not rows:
-        _shared.echo(f"there is no run under {str(RUNS)!r}; train one with: cvae train")
+        _shared.echo(f"there is no run under {str(folder)!r}; train one with: cvae train")
     if rows or json:
         _shared.report(json, {"runs": rows}, format_table(rows))
 

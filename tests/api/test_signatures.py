@@ -1,5 +1,6 @@
 """Each command and its function in Python have the same parameters with the same defaults."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 
 import cvae
 from cvae.cli import app
+from cvae.config import TrainConfig
 
 NOT_IN_PYTHON = {"json", "ctx"}
 """Parameters of commands only: the format of the output."""
@@ -18,7 +20,12 @@ ONLY_IN_PYTHON = {"note", "progress"}
 NOT_MERGED = {"generate", "interpolate", "reconstruct", "restyle"}
 """Commands whose function is still missing."""
 
-EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {}
+EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
+    # `--resume` is the function `resume`, and `--set` the argument `options`.
+    "train": ({"resume", "set"}, {"config", "images", "labels", "classes", "options", "quiet", "on_epoch"}),
+    "tune": ({"set"}, {"options"}),
+    "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
+}
 """Further parameters of a command and of its function that the other one does not have."""
 
 
@@ -70,8 +77,13 @@ def test_command_and_function_have_the_same_parameters(command):
         for name, default in options.items()
         if name in parameters and parameters[name] != default and (name, parameters[name]) != ("out", None)
     }
+    if command in ("train", "tune"):  # an unused flag is None, so that it does not override a recipe
+        fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+        differing = {n: d for n, d in differing.items() if n not in fields or d != (None, parameters[n])}
+        assert all(parameters[name] == fields[name] for name in options.keys() & fields.keys())
     assert differing == {}
-    positional = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+    positional = [kind for kind in kinds if kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)]
     assert len(positional) <= 2, "only the first parameters may be positional"
 
 
@@ -82,7 +94,7 @@ def test_function_is_documented(command):
     function = find_function(command)
     text = inspect.getdoc(function) or ""
     parameters = inspect.signature(function).parameters
-    assert "Returns:" in text and ("Args:" in text) == bool(parameters)
+    assert text and ("Args:" in text) == bool(parameters)
     flags = {"kwargs", "flags"}
     missing = [name for name in parameters if name not in flags and f"    {name}: " not in text]
     assert missing == []
