@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import CvaeError, UsageError
-from cvae.run import METRICS, RUNS, is_run, list_runs, read_config, read_metrics
+from cvae.run import METRICS, RUNS, is_run, list_started_runs, read_config, read_metrics
 
 if TYPE_CHECKING:
     import pandas
@@ -161,9 +161,9 @@ class Run(os.PathLike[str]):
 
 
 def runs(folder: str | os.PathLike[str] = RUNS) -> list[Run]:
-    """Return the runs in a folder that have weights, the newest first.
+    """Return the runs in a folder, the newest first, including those that are unfinished.
 
     Args:
         folder: Folder of the runs.
     """
-    return [Run(path) for path in list_runs(Path(folder))]
+    return [Run(path) for path in list_started_runs(Path(folder))]

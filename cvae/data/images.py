@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cvae.imaging.formats import bytes_per_pixel, check_size, explain, open_image
+from cvae.imaging.formats import MissingDecoder, bytes_per_pixel, check_size, explain, open_image
 from cvae.imaging.reader import cover, to_rgb
 
 MAX_WAITING_BYTES = 2**26
@@ -45,7 +45,7 @@ class ReadFailure(NamedTuple):
 
     Attributes:
         reason: why the image can't be read.
-        transient: whether another attempt may succeed, after an I/O or memory error.
+        transient: whether another attempt may succeed: after an I/O or memory error, or with one more package.
     """
 
     reason: str
@@ -101,6 +101,7 @@ def _decode_one(source: str | Path | Image.Image, size: tuple[int, int], min_bit
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        transient = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        transient = isinstance(error, MemoryError | MissingDecoder)
+        transient = transient or (isinstance(error, OSError) and error.errno is not None)
         return ReadFailure(explain(error), transient)
     return DecodedImage(pixels, bits, peak)

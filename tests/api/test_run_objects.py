@@ -71,8 +71,7 @@ def test_runs_are_listed_from_the_newest(in_tmp, run):
     assert cvae.runs() == cvae.runs("nowhere") == []
     for i, name in enumerate(("b", "c", "a")):
         shutil.copytree(run.path, f"runs/{name}")
-        Path(f"runs/{name}/model.safetensors").touch()
-        os.utime(f"runs/{name}/model.safetensors", (i, i))
+        os.utime(f"runs/{name}/config.json", (i, i))
     assert [item.path.name for item in cvae.runs()] == ["a", "c", "b"]
     assert cvae.runs(in_tmp / "runs") == cvae.runs()
 
