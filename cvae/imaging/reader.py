@@ -1,4 +1,4 @@
-"""Read image files as arrays, converted to RGB, scaled and cropped. Does not import torch."""
+"""Reader of image files, which converts them to RGB, and scales and crops them. Does not import torch."""
 
 import math
 import warnings
@@ -67,7 +67,7 @@ class RGBImage(NamedTuple):
 
     @property
     def note(self) -> str | None:
-        """Message on how values were read, if the file does not state their range and they don't fill 16 bits."""
+        """Message about the range of the values if the file does not state it and they don't fill 16 bits."""
         if self.peak is None:
             return None
         if self.bits is not None and self.bits < DEPTHS[-1]:
@@ -78,15 +78,15 @@ class RGBImage(NamedTuple):
 
 
 def describe_range(bits: int, peak: int) -> str:
-    """Return a message that says that values up to `peak` are read as `bits` bits."""
+    """Describe the assumed range of values whose maximum is `peak`: 0 to 2**bits - 1."""
     return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
 
 
 def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
-    """Return a message on the common bit depth with which images of more than 8 bits were read.
+    """Return a message about the common bit depth with which images of more than 8 bits were read.
 
     Args:
-        ranges: `bits` and `peak` of each image when it is read alone.
+        ranges: `bits` and `peak` that each image has if it is read on its own.
 
     Returns:
         The message, or None if the values fill 16 bits.
@@ -261,7 +261,7 @@ def read(
 
 
 def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
-    """Return the bit depth for reading a set of images, and the indices of those that were read with fewer bits.
+    """Return the bit depth for reading a set of images, and the indices of the images that were read with fewer bits.
 
     If each image had its own bit depth, the darkest image of a set could become the brightest.
 
@@ -279,7 +279,7 @@ def read_file(
     note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, but without a message on its values. Return the array and the decoded image.
+    """Read an image file like `read`, but without a message about its values; also return the decoded image.
 
     `min_bits` is that of `to_rgb`.
     """
@@ -287,7 +287,7 @@ def read_file(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ignore warnings about files that Pillow can read
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the image is above the limit of Pillow
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the image exceeds Pillow's limit
             with open_image(path) as file:
                 check_size(file)
                 decoded = to_rgb(file, min_bits)
