@@ -76,7 +76,7 @@ def export(
     # `license` to `encoder` are declared only to appear in --help; `ExportCommand` puts their values into `ctx.obj`.
     defaults = EXPORTERS.options(format)
     options = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
-    paths = models.export(format, run, note=_shared.echo, **options)
+    paths = models.run_exporter(format, run, options, _shared.echo)
     lines = [f"{path} ({path.stat().st_size:,} bytes)" for path in paths]
     _shared.report(json, {"files": [str(path) for path in paths]}, "\n".join(lines))
     if page := next((path for path in paths if path.name == "index.html"), None):

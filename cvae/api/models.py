@@ -4,7 +4,7 @@ Importing this module is cheap and needs no extra: each function imports what it
 """
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,11 @@ def export(format: str, run: str | Path | None = None, *, note: Note = None, **o
         MissingExtraError: If the format needs packages that are not installed.
         CvaeError: If the export fails. Nothing is written.
     """
+    return run_exporter(format, run, options, note)
+
+
+def run_exporter(format: str, run: str | Path | None, options: Mapping[str, Any], note: Note = None) -> list[Path]:
+    """Export a model like `export`, with an exporter whose options may have any names, even `note`."""
     from cvae.exporters.base import reads_weights, reports_progress
     from cvae.registry import EXPORTERS
 

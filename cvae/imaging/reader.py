@@ -279,7 +279,7 @@ def read_file(
     note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, but without a message on its values. Return the array and the decoded image.
+    """Read an image file like `read`, but without a message about its values; also return the decoded image.
 
     `min_bits` is that of `to_rgb`.
     """

@@ -109,7 +109,7 @@ def read_set(
             is 1.
 
     Returns:
-        The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
+        The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
         such values or they fill 16 bits.
 
     Raises:
