@@ -43,7 +43,7 @@ def test_changed_file_is_reported_in_one_line(folder):
     with pytest.raises(CvaeError, match=r"^'.*decoder.onnx' has changed since the model was loaded; load it again .*$"):
         pickle.dumps(model)
     (folder / DECODER).unlink()
-    with pytest.raises(CvaeError, match="has no decoder.onnx"):
+    with pytest.raises(CvaeError, match=r"has no decoder.onnx"):
         pickle.loads(data)
 
 
