@@ -60,7 +60,7 @@ def generate(
     classes = decoder.spec.classes
     class_index = arguments.choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
     name = None if class_index is None or classes is None else classes[class_index]
-    if out.suffix.lower() in bulk.SUFFIXES:
+    if out.suffix.lower() in bulk.WRITERS:
         _generate_many(decoder, n or 1, out, class_index, name, seed, temperature, grid=grid, json=json)
         return
     if grid and class_index is not None:
