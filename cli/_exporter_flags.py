@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from cvae.errors import CvaeError
 
-RESERVED = ("format", "run", "json", "help")
+RESERVED = ("format", "run", "model_option", "json", "help")
 """Parameters of `cvae export` that do not belong to an exporter."""
 
 _FLAGS = "cvae.exporter_flags"

@@ -17,6 +17,7 @@ MAX_WORST = 8
 
 
 @app.command()
+@_shared.add_model_option()
 def fit(
     model: _shared.ModelName = None,
     quantile: Annotated[

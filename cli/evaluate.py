@@ -8,6 +8,7 @@ from cvae.api import arguments
 from cvae.cli import _shared
 
 
+@_shared.add_model_option()
 def evaluate(
     model: _shared.ModelName = None,
     data: _shared.Data = None,

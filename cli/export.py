@@ -9,6 +9,7 @@ from cvae.api import arguments
 from cvae.cli import _shared
 
 
+@_shared.add_model_option("run")
 def export(
     ctx: typer.Context,
     format: Annotated[

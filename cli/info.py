@@ -7,6 +7,7 @@ from cvae.api import arguments
 from cvae.cli import _shared
 
 
+@_shared.add_model_option()
 def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     """Describe a run, an exported file or a zoo model.
 

@@ -26,6 +26,7 @@ Limit = Annotated[
 
 
 @app.command()
+@_shared.add_model_option()
 def latent(
     model: _shared.ModelName = None,
     method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Projection method.")] = "tsne",
@@ -70,6 +71,7 @@ def latent(
 
 
 @app.command()
+@_shared.add_model_option()
 def traverse(
     model: _shared.ModelName = None,
     image: Annotated[
@@ -136,6 +138,7 @@ def traverse(
 
 
 @app.command()
+@_shared.add_model_option()
 def reconstructions(
     model: _shared.ModelName = None,
     n: Annotated[
@@ -171,6 +174,7 @@ def reconstructions(
 
 
 @app.command()
+@_shared.add_model_option()
 def grid(
     model: _shared.ModelName = None,
     label: _shared.Label = None,
@@ -227,6 +231,7 @@ def grid(
 
 
 @app.command()
+@_shared.add_model_option("runs")
 def losses(
     runs: Annotated[
         list[str] | None,
@@ -255,6 +260,7 @@ def losses(
 
 
 @app.command()
+@_shared.add_model_option("run")
 def progress(
     run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]")] = None,
     epochs: Annotated[

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.api.images import generate, interpolate, reconstruct, restyle
     from cvae.api.training import resume, train
     from cvae.config import TrainConfig
     from cvae.engine import load_model
@@ -32,8 +33,12 @@ _MODULES = {
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
+    "generate": "cvae.api.images",
+    "interpolate": "cvae.api.images",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
+    "reconstruct": "cvae.api.images",
+    "restyle": "cvae.api.images",
     "resume": "cvae.api.training",
     "train": "cvae.api.training",
 }
@@ -45,8 +50,12 @@ __all__ = [
     "TrainConfig",
     "UsageError",
     "__version__",
+    "generate",
+    "interpolate",
     "load",
     "load_model",
+    "reconstruct",
+    "restyle",
     "resume",
     "train",
 ]
