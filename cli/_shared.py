@@ -163,8 +163,8 @@ def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
                     )
                 )
             start_time, start = starts[stage]
-            speed = format_speed(done - start, total - done, time.monotonic() - start_time)
-            bars[stage].update(done - bars[stage].pos, speed)
+            bars[stage].current_item = format_speed(done - start, total - done, time.monotonic() - start_time)
+            bars[stage].update(done - bars[stage].pos)
 
         yield update
 

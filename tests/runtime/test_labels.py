@@ -427,7 +427,7 @@ def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     report = cvae("generate", folder, *flags, "--json").json
     assert report["labels"] == [name] and class_name("generated.png") == name
     many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").json
-    assert many["label"] == name and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
+    assert many["labels"] == [name] and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
 def test_generate_command_uses_every_class_without_label(cvae, folder):
