@@ -91,9 +91,9 @@ def test_wrong_class_is_rejected_in_one_line(classes, flags, words):
 def test_one_class_or_one_for_each_image():
     digits = spec(DIGITS)
     assert choose_class(digits, label="7", digit=["7"]) == 7 and choose_class(digits, label=None) is None
-    with pytest.raises(UsageError, match="^--label '3-5': 3 classes, but only one is possible; give one$"):
+    with pytest.raises(UsageError, match=r"^--label '3-5': 3 classes, but only one is possible; give one$"):
         choose_class(digits, label=["3-5"])
     assert choose_image_classes(digits, 3, label="7") == [7] * 3
     assert choose_image_classes(digits, 2, label=["7", "1"]) == [7, 1] and choose_image_classes(digits, 2) is None
-    with pytest.raises(UsageError, match="^--digit '3,4': 2 classes for 3 images; give one class for all images, or"):
+    with pytest.raises(UsageError, match=r"^--digit '3,4': 2 classes for 3 images; give one class for all images, or"):
         choose_image_classes(digits, 3, digit="3,4")
