@@ -102,7 +102,7 @@ def choose_labels(
     if len(labels) == 1:
         send(note, f"{names[0]}: no label given; {model.classes[labels[0]]!r} fits it best")
     else:
-        counts = [f"{count_of(count, 'image')} {model.classes[i]!r}" for i, count in Counter(labels).most_common()]
+        counts = [f"{model.classes[i]!r} for {count_of(count, 'image')}" for i, count in Counter(labels).most_common()]
         more = f" and {len(counts) - MAX_COUNTS} other classes" * (len(counts) > MAX_COUNTS)
         send(note, f"no label given; best fit: {', '.join(counts[:MAX_COUNTS])}{more}")
     return labels

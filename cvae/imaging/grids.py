@@ -21,6 +21,9 @@ MAX_LONG_SIDE = 1280
 BACKGROUND = 0.5
 """Grey value between and beside the images of a grid."""
 
+BLOCK_GAP = 4
+"""Gap between two blocks of rows, as a multiple of the gap between two images."""
+
 MAX_SIDE = 2**14
 """Maximum side of an image that is enlarged by a given factor, in pixels."""
 
@@ -73,13 +76,18 @@ def stack(rows: Sequence[np.ndarray]) -> Image.Image:
     """
     count, _, height, width = rows[0].shape
     columns = _choose_columns(count, len(rows) * height, width)
-    block_rows = [row[start : start + columns] for start in range(0, count, columns) for row in rows]
-    padding = [(0, columns - len(row)) for row in block_rows]
-    cells = [
-        np.pad(row, (width, (0, 0), (0, 0), (0, 0)), constant_values=BACKGROUND)
-        for row, width in zip(block_rows, padding, strict=True)
-    ]
-    return grid(np.concatenate(cells), columns)
+    blocks = []
+    for start in range(0, count, columns):
+        cells = [row[start : start + columns] for row in rows]
+        padding = ((0, columns - len(cells[0])), (0, 0), (0, 0), (0, 0))
+        padded = [np.pad(row, padding, constant_values=BACKGROUND) for row in cells]
+        blocks.append(grid(np.concatenate(padded), columns))
+    gap, (block_width, block_height) = BLOCK_GAP * grid_gap(height), blocks[0].size
+    size = block_width, len(blocks) * (block_height + gap) - gap
+    canvas = Image.new(blocks[0].mode, size, "#808080")
+    for i, block in enumerate(blocks):
+        canvas.paste(block, (0, i * (block_height + gap)))
+    return canvas
 
 
 def _choose_columns(count: int, block_height: int, width: int) -> int:
