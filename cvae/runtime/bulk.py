@@ -31,8 +31,11 @@ from cvae.runtime.session import CHUNK
 from cvae.serialization import from_dict, parse_json
 from cvae.spec import quote_label
 
-BLOCK_BYTES = 2**24
-"""Approximate size of the images in a block. A resumed call generates at most one block again."""
+BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
+"""Approximate size of the images in a block, and in a block that is a shard.
+
+A call that continues another generates at most one block again.
+"""
 
 MAX_BYTES = 2**44
 """Maximum size of all images in bytes: the size limit of a file on ext4."""
@@ -103,8 +106,7 @@ def generate(
         label: class name, or several, which the images take in turn. Without it, they take all classes in turn.
         seed: seed of the noise; random by default.
         temperature: standard deviation of the noise.
-        progress: called with the number of images that are written and the number to write, at first and after each
-            block.
+        progress: called with the number of images that are generated and their total, at first and after each chunk.
         label_index: index of the class, or several, instead of `label`.
 
     Returns:
@@ -143,7 +145,8 @@ def _generate(
     state_path = out.with_name(f".{out.name}.json")
     size = int(np.prod(model.spec.image_shape))
     chunk_size = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
-    block_size = max(chunk_size, BLOCK_BYTES // max(size, 16) // chunk_size * chunk_size)
+    block_bytes = SHARD_BYTES if out.suffix.lower() == ".npz" else BLOCK_BYTES
+    block_size = max(chunk_size, block_bytes // max(size, 16) // chunk_size * chunk_size)
     writer = WRITERS[out.suffix.lower()](out, model, n, block_size)
     state = _read_state(state_path)
     if state is not None and state.done == state.n and not writer.is_complete(state.n):
@@ -160,6 +163,8 @@ def _generate(
         raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
     done = 0 if state is None else state.done
 
+    report = progress or (lambda done, total: None)
+
     def save_state() -> None:
         write_file(state_path, json.dumps(asdict(State(request=request, n=n, done=done))))
 
@@ -167,14 +172,12 @@ def _generate(
         if state is not None and state.done == state.n < n:
             writer.reopen(state.n)
         save_state()
-        if progress is not None:
-            progress(done, n)
-        for start, images, image_labels in _generate_blocks(model, request, n, done, block_size, chunk_size):
+        report(done, n)
+        for start, images, image_labels in _generate_blocks(model, request, n, done, block_size, chunk_size, report):
             writer.write(start, images, image_labels)
             done = start + len(images)
             save_state()
-            if progress is not None:
-                progress(done, n)
+            report(done, n)
         return writer.close(), seed
     except KeyboardInterrupt:
         raise Interrupted(f"{str(out)!r} has {done:,} of {count_of(n, 'image')}; continue with the same call") from None
@@ -230,9 +233,18 @@ def _read_state(path: Path) -> State | None:
 
 
 def _generate_blocks(
-    model: Model, request: Request, n: int, done: int, block_size: int, chunk_size: int
+    model: Model,
+    request: Request,
+    n: int,
+    done: int,
+    block_size: int,
+    chunk_size: int,
+    report: Callable[[int, int], None],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` of n images."""
+    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` of n images.
+
+    `report` is called after each chunk but the last of a block.
+    """
     rng = np.random.default_rng(request.seed)
     for start in range(0, n, block_size):
         stop = min(start + block_size, n)
@@ -252,4 +264,6 @@ def _generate_blocks(
             indices = None if labels is None else labels[chunk]
             decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
             images[chunk] = imaging.to_uint8(decoded)
+            if done < start + chunk.stop < stop:
+                report(start + chunk.stop, n)
         yield start, images, labels

@@ -20,7 +20,8 @@ LABELS = np.arange(N) % 10
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(bulk, "BLOCK_BYTES", 28 * 28 * 64)  # 64 images: three blocks
+    for name in ("BLOCK_BYTES", "SHARD_BYTES"):
+        monkeypatch.setattr(bulk, name, 28 * 28 * 64)  # 64 images: three blocks
 
 
 @pytest.fixture(scope="module")
