@@ -43,8 +43,8 @@ def train(config: TrainConfig) -> Run:
             torch.cuda.synchronize()  # otherwise the time would be that of the kernel launch
         times.append(time.perf_counter())
 
-    if config.epochs is None or config.limit is None:
-        raise ValueError("the config has no epochs or no limit; set both")
+    if config.epochs is None or config.limit is None or config.batch_size is None:
+        raise ValueError("the config must set epochs, limit and batch_size")
     steps = max(1, config.limit // config.batch_size)
     hook = register_optimizer_step_post_hook(record_time)
     try:
