@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from cvae.cli import _completion
 from cvae.cli._flags import field_flag
-from cvae.config import DataConfig
+from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,8 +31,18 @@ MODEL_HELP = (
     "Run folder, exported file, zoo model or hf://owner/name. [default: the newest run, else the zoo's default model]"
 )
 
-ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=_completion.models)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help=MODEL_HELP,
+        rich_help_panel=MODEL,
+        autocompletion=_completion.models,
+    ),
+]
 
 
 def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]":
@@ -44,9 +55,16 @@ def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]"
         parameters = dict(inspect.signature(command).parameters)
         argument = parameters[parameter]
         kind, metadata = typing.get_args(argument.annotation)
-        help_text = f"Same as the argument {metadata.metavar}."
-        annotation = Annotated[kind, typer.Option("--model", "-m", metavar=metadata.metavar, help=help_text)]  # type: ignore[valid-type]
-        option = inspect.Parameter("model_option", argument.kind, default=None, annotation=annotation)
+        option = typer.Option(
+            "--model",
+            "-m",
+            metavar=metadata.metavar,
+            help=f"Same as the argument {metadata.metavar}.",
+            rich_help_panel=MODEL,
+            autocompletion=_completion.models,
+        )
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]
+        added = inspect.Parameter("model_option", argument.kind, default=None, annotation=annotation)
 
         @functools.wraps(command)
         def wrapper(model_option: Any = None, **values: Any) -> Any:
@@ -54,7 +72,7 @@ def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]"
             return command(**values)
 
         index = list(parameters).index(parameter) + 1
-        ordered = [*list(parameters.values())[:index], option, *list(parameters.values())[index:]]
+        ordered = [*list(parameters.values())[:index], added, *list(parameters.values())[index:]]
         wrapper.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {p.name: p.annotation for p in ordered} | {"return": None}
         return wrapper  # type: ignore[return-value]
@@ -74,15 +92,30 @@ def _merge_models(argument: Any, option: Any) -> Any:
     return argument or option
 
 
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Device: cpu, cuda, auto or an onnxruntime provider.",
+        rich_help_panel=HARDWARE,
+        autocompletion=_completion.choices("cpu", "cuda", "auto"),
+    ),
+]
 
 # -- arguments and options: labels and noise ---------------------------------------------------------------------------
 
 Label = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="Class of the images, by name; several as 3,4 or 0-9, or by repeating the flag."),
+    typer.Option(
+        metavar="NAME",
+        help="Class of the images, by name; several as 3,4 or 0-9, or by repeating the flag.",
+        autocompletion=_completion.labels,
+    ),
 ]
-Digit = Annotated[list[str] | None, typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.")]
+Digit = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels),
+]
 LabelIndex = Annotated[
     list[str] | None, typer.Option(metavar="N", help="Class of the images, by index from 0; several as 0,2 or 0-9.")
 ]
@@ -96,15 +129,26 @@ Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
 Binarize = Annotated[
     str | None, field_flag(DataConfig, "binarize", "as in training, or none for an exported file without its run")
 ]
-SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
-Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
+SplitName = Annotated[
+    str,
+    typer.Option(
+        metavar="train|validation|test",
+        help="Split of the data set.",
+        rich_help_panel=DATA,
+        autocompletion=_completion.choices("train", "validation", "test"),
+    ),
+]
+Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.", rich_help_panel=OUTPUT)]
 Scale = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Factor by which the image is enlarged. [default: small images become visible]"
+        min=1,
+        metavar="N",
+        help="Factor by which the image is enlarged. [default: small images become visible]",
+        rich_help_panel=OUTPUT,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 # -- output ------------------------------------------------------------------------------------------------------------
 

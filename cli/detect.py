@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _detect_io, _shared
+from cvae.cli import _completion, _detect_io, _shared
+from cvae.cli._help import App
+from cvae.config import DATA, OUTPUT
 from cvae.errors import UsageError, suggest
 
-app = typer.Typer(no_args_is_help=True, help="Find images that differ from the training images of a model.")
+app = App(help="Find images that differ from the training images of a model.")
 
 MAX_WORST = 8
 """Maximum number of images in worst.png."""
@@ -26,7 +28,12 @@ def fit(
     ] = 0.95,
     data: Annotated[
         str | None,
-        typer.Option(metavar="NAME[:PATH]", help="Data set of normal images. [default: the training data set]"),
+        typer.Option(
+            metavar="NAME[:PATH]",
+            help="Data set of normal images. [default: the training data set]",
+            rich_help_panel=DATA,
+            autocompletion=_completion.parts("data"),
+        ),
     ] = None,
     data_dir: _shared.DataDir = None,
     size: _shared.Size = None,
@@ -35,6 +42,8 @@ def fit(
         typer.Option(
             metavar="train|validation|test",
             help="Split of the data set. [default: validation; with --data, all training images]",
+            rich_help_panel=DATA,
+            autocompletion=_completion.choices("train", "validation", "test"),
         ),
     ] = None,
     limit: Annotated[
@@ -47,7 +56,9 @@ def fit(
 
     Use images that the model was not trained on, because the scores of training images are too low.
 
-    Example: cvae detect fit runs/digits-resnet-conditional
+    Examples:
+      cvae detect fit runs/mine
+      cvae detect fit runs/mine --data folder:normal --quantile 0.99
     """
     from cvae.detection.detector import Detector
     from cvae.evaluation.evaluate import find_data_config, subsample
@@ -77,15 +88,20 @@ def score(
     ] = "combined",
     by: Annotated[str | None, typer.Option(metavar="NAME", help="Former name of --score.", hidden=True)] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Scale and crop images to the model's input size.")] = False,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Folder for scores.csv, worst.png and maps/.")] = Path(
-        "anomalies"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(metavar="PATH", help="Folder for scores.csv, worst.png and maps/.", rich_help_panel=OUTPUT),
+    ] = Path("anomalies"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Score images, report which are anomalies, and draw heat maps of their reconstruction errors.
+    """Score images, and report which are anomalies.
 
-    Example: cvae detect score photos --model runs/mnist-resnet --out anomalies
+    The folder --out gets a table of the scores, and heat maps of the reconstruction errors.
+
+    Examples:
+      cvae detect score photos --model runs/mine --out anomalies
+      cvae detect score a.png b.png --resize --json
     """
     import numpy as np
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
+from cvae.config import HARDWARE
 
 
 @_shared.add_model_option()
@@ -51,15 +52,35 @@ def evaluate(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
-    device: Annotated[str, typer.Option(metavar="NAME", help="Device: auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Device: auto, cpu or cuda.",
+            rich_help_panel=HARDWARE,
+            autocompletion=_completion.choices("auto", "cpu", "cuda"),
+        ),
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="fp32|bf16|fp16|auto", help="Precision of the computation in torch.")
+        str,
+        typer.Option(
+            metavar="fp32|bf16|fp16|auto",
+            help="Precision of the computation in torch.",
+            rich_help_panel=HARDWARE,
+            autocompletion=_completion.choices("fp32", "bf16", "fp16", "auto"),
+        ),
     ] = "fp32",
     json: _shared.Json = False,
 ) -> None:
-    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
+    """Evaluate a model: bounds, reconstructions and generated images.
 
-    Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+    The result has likelihood bounds, reconstruction errors, label accuracy, and distances between generated and real
+    images.
+
+    Examples:
+      cvae evaluate
+      cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+      cvae evaluate runs/mine --data folder:photos --json
     """
     import importlib.util
 

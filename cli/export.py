@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
+from cvae.cli._exporter_flags import options_of
 
 
 @_shared.add_model_option("run")
@@ -15,27 +16,48 @@ def export(
     format: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists all."
+            metavar="FORMAT",
+            help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists all.",
+            autocompletion=_completion.parts("export"),
         ),
     ],
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN", help="Run to export; for web and triton, any exported model. [default: the newest run]"
+            metavar="RUN",
+            help="Run to export; for web and triton, any exported model. [default: the newest run]",
+            autocompletion=_completion.models,
         ),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(metavar="NAME", help="onnx: license of the weights, such as Apache-2.0.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="License of the weights, such as Apache-2.0.", rich_help_panel=options_of("onnx")
+        ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="onnx: store the weights in 16 bits, which halves the files.")
+        bool,
+        typer.Option(
+            "--half",
+            help="Store the weights in 16 bits, which halves the files.",
+            rich_help_panel=options_of("onnx"),
+        ),
     ] = False,
     out: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="web, triton: output folder. [default: web, or model_repository for triton]"),
+        typer.Option(
+            metavar="PATH",
+            help="Output folder. [default: web, or model_repository for triton]",
+            rich_help_panel=options_of("web", "triton"),
+        ),
     ] = None,
     encoder: Annotated[
-        bool, typer.Option("--encoder", help="triton: also export the encoder, as a second model.")
+        bool,
+        typer.Option(
+            "--encoder",
+            help="Also export the encoder, as a second model.",
+            rich_help_panel=options_of("triton"),
+        ),
     ] = False,
     json: _shared.Json = False,
 ) -> None:
@@ -44,7 +66,11 @@ def export(
     Start with onnx: it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
     other formats use these files. A plug-in's options are flags too; to list them: cvae export NAME --help.
 
-    Example: cvae export onnx
+    Examples:
+      cvae export onnx
+      cvae export onnx runs/mine --half --license Apache-2.0
+      cvae export web mnist-resnet-conditional --out site
+      cvae export triton --encoder
     """
     from cvae.cli._exporter_flags import parse_value
     from cvae.exporters.base import reads_weights, reports_progress

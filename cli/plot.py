@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
+from cvae.cli._help import App
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,9 +17,7 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.runtime import Model
 
-app = typer.Typer(
-    no_args_is_help=True, help="Plot what a model has learned and how it was trained, as .png or .svg files."
-)
+app = App(help="Plot what a model has learned and how it was trained.")
 
 Limit = Annotated[
     int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, evenly spaced in the split.")
@@ -29,7 +28,14 @@ Limit = Annotated[
 @_shared.add_model_option()
 def latent(
     model: _shared.ModelName = None,
-    method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Projection method.")] = "tsne",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="tsne|pca|umap",
+            help="Projection method.",
+            autocompletion=_completion.choices("tsne", "pca", "umap"),
+        ),
+    ] = "tsne",
     perplexity: Annotated[
         float,
         typer.Option(min=1, metavar="X", help="Perplexity of t-SNE, the effective number of neighbours of a point."),
@@ -46,9 +52,13 @@ def latent(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Plot the latent codes of real images in two dimensions, coloured by class. Similar codes are close together.
+    """Plot the latent codes of images in two dimensions.
 
-    Example: cvae plot latent mnist-resnet-conditional --thumbnails
+    The points are coloured by class. Similar codes are close together.
+
+    Examples:
+      cvae plot latent mnist-resnet-conditional --thumbnails
+      cvae plot latent --method pca --out codes.svg
     """
     _check_ready(out)
     from cvae.plots import style
@@ -110,9 +120,13 @@ def traverse(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Vary one dimension of the latent code per row, starting with the most informative dimension.
+    """Vary one dimension of the latent code per row.
 
-    Example: cvae plot traverse mnist-resnet-conditional --digit 7
+    The most informative dimension comes first.
+
+    Examples:
+      cvae plot traverse mnist-resnet-conditional --digit 7
+      cvae plot traverse --image seven.png --dimensions 5 --range 2
     """
     _check_ready(out)
     import numpy as np
@@ -156,7 +170,9 @@ def reconstructions(
 ) -> None:
     """Show images from a data set above their reconstructions.
 
-    Example: cvae plot reconstructions mnist-resnet-conditional
+    Examples:
+      cvae plot reconstructions mnist-resnet-conditional
+      cvae plot reconstructions --split validation -n 32 --out pairs.png
     """
     _check_ready(out)
     from cvae.plots import style
@@ -194,11 +210,13 @@ def grid(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show every class in the same styles; for a model with two latent dimensions, show a map of the latent space.
+    """Show every class in the same styles, or a map of the latent space.
 
-    The map needs a model without labels, or --label.
+    A map is shown of a model that has two latent dimensions and no labels, or with --label.
 
-    Example: cvae plot grid mnist-resnet-conditional --seed 0
+    Examples:
+      cvae plot grid mnist-resnet-conditional --seed 0
+      cvae plot grid runs/two-dimensions --columns 30 --out map.png
     """
     _check_ready(out)
     from cvae.plots import style
@@ -236,15 +254,19 @@ def losses(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Run folders or zoo models. [default: the newest run, else the zoo's default model]"
+            metavar="RUN",
+            help="Run folders or zoo models. [default: the newest run, else the zoo's default model]",
+            autocompletion=_completion.models,
         ),
     ] = None,
     out: _shared.Out = Path("losses.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Plot the bound of each run and the two terms of the bound over the epochs.
+    """Plot the bounds of runs, and their two terms, over the epochs.
 
-    Example: cvae plot losses mnist-resnet-conditional
+    Examples:
+      cvae plot losses
+      cvae plot losses runs/first runs/second --out losses.svg
     """
     _check_ready(out)
     from cvae.plots import style
@@ -262,16 +284,23 @@ def losses(
 @app.command()
 @_shared.add_model_option("run")
 def progress(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]", autocompletion=_completion.runs),
+    ] = None,
     epochs: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Epochs to show. [default: at most 8, evenly spaced]")
     ] = None,
     out: _shared.Out = Path("progress.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Show how reconstructions improve during training: one row of originals, then one row per epoch.
+    """Show how reconstructions improve during training.
 
-    Example: cvae plot progress runs/digits-resnet-conditional
+    The first row has the originals, and each further row the reconstructions after an epoch.
+
+    Examples:
+      cvae plot progress
+      cvae plot progress runs/mine --epochs 1,5,10
     """
     _check_ready(out)
     from cvae.plots import style

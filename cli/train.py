@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
 from cvae.cli._flags import add_flags, read_flags
-from cvae.config import SHORT_FLAGS, TrainConfig, flag
+from cvae.config import MODEL, OUTPUT, SHORT_FLAGS, TrainConfig, flag
 from cvae.flags import flags_of
 
 if TYPE_CHECKING:
@@ -23,12 +23,19 @@ RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.r
 
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="NAME|PATH", help="Recipe to take flags from: a name, a .toml file or a config.json."),
+    typer.Option(
+        metavar="NAME|PATH",
+        help="Recipe to take flags from: a name, a .toml file or a config.json.",
+        autocompletion=_completion.recipes,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PART.OPTION=VALUE", help="Set an option of a part, such as arch.width=32; may be repeated."
+        "--set",
+        metavar="PART.OPTION=VALUE",
+        help="Set an option of a part, such as arch.width=32; may be repeated. `cvae parts NAME` lists the options.",
+        rich_help_panel=MODEL,
     ),
 ]
 
@@ -37,21 +44,34 @@ Set = Annotated[
 def train(
     recipe: Recipe = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Folder of the run. [default: a new folder under runs/]")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Folder of the run. [default: a new folder under runs/]", rich_help_panel=OUTPUT
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
     set_: Set = None,
     export: Annotated[
-        bool, typer.Option("--export/--no-export", help="Export the trained model to ONNX, as cvae export onnx does.")
+        bool,
+        typer.Option(
+            "--export/--no-export",
+            help="Export the trained model to ONNX, as cvae export onnx does.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = True,
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Train a model into a new folder under runs/, and export it to ONNX.
+    """Train a model, and export it to ONNX.
 
-    Without --data, the model learns 12,000 bundled MNIST digits, which need no download.
+    The run is a new folder under runs/. Without --data, the model learns 12,000 bundled MNIST digits, which need no
+    download.
 
-    Example: cvae train --arch resnet --conditional
+    Examples:
+      cvae train --conditional
+      cvae train --data folder:photos --size 64 --epochs 20
+      cvae train --recipe mnist-resnet-conditional --set arch.width=32
+      cvae train --resume --out runs/mnist-small-resnet --epochs 20
     """
     from cvae.run import read_metrics
 

@@ -8,7 +8,7 @@ import typer
 from cvae.cli import _shared
 from cvae.cli._flags import add_flags, read_flags
 from cvae.cli.train import Recipe, Set, build_config, make_run_name
-from cvae.config import TrainConfig
+from cvae.config import OUTPUT, TrainConfig
 
 
 @add_flags(TrainConfig)
@@ -37,19 +37,23 @@ def tune(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Folder of the study. [default: studies/NAME]")
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder of the study. [default: studies/NAME]", rich_help_panel=OUTPUT),
     ] = None,
     recipe: Recipe = None,
     set_: Set = None,
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Search for the flags of `cvae train` that give the best validation bound.
+    """Search for the flags of `cvae train` that give the best bound.
 
     All flags of `cvae train` are available. --search, or the [search] table of a recipe, says what to vary. Repeat the
     command to continue an interrupted study.
 
-    Example: cvae tune --arch mlp --conditional --trials 20
+    Examples:
+      cvae tune --arch mlp --conditional --trials 20
+      cvae tune --search lr=1e-4..1e-2:log --search arch.width=16,32
+      cvae tune --study digits --storage sqlite:///studies.db
     """
     from importlib.util import find_spec
 

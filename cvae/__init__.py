@@ -13,7 +13,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from cvae.api import zoo
     from cvae.api.images import generate, interpolate, reconstruct, restyle
+    from cvae.api.models import info, parts
     from cvae.api.training import resume, train
     from cvae.config import TrainConfig
     from cvae.engine import load_model
@@ -34,14 +36,19 @@ _MODULES = {
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
     "generate": "cvae.api.images",
+    "info": "cvae.api.models",
     "interpolate": "cvae.api.images",
     "load": "cvae.runtime",
     "load_model": "cvae.engine",
+    "parts": "cvae.api.models",
     "reconstruct": "cvae.api.images",
     "restyle": "cvae.api.images",
     "resume": "cvae.api.training",
     "train": "cvae.api.training",
 }
+
+_NAMESPACES = {"zoo": "cvae.api.zoo"}
+"""Modules whose functions are the subcommands of a command."""
 
 __all__ = [
     "CvaeError",
@@ -51,17 +58,22 @@ __all__ = [
     "UsageError",
     "__version__",
     "generate",
+    "info",
     "interpolate",
     "load",
     "load_model",
+    "parts",
     "reconstruct",
     "restyle",
     "resume",
     "train",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(_NAMESPACES[name])
     if name not in _MODULES:
         raise AttributeError(f"module 'cvae' has no attribute {name!r}")
     try:

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Interrupted, MissingExtraError, one_line
 from cvae.messages import one_line_warnings
-from cvae.run import CURVES, RECONSTRUCTIONS, SAMPLE_GRID, read_config
+from cvae.run import CURVES, DECODER, ENCODER, RECONSTRUCTIONS, SAMPLE_GRID, read_config
 
 if TYPE_CHECKING:
     from types import ModuleType
 
     from cvae.engine.display import Display
     from cvae.engine.trainer import OnEpoch
+    from cvae.spec import Spec
 
 
 def train(
@@ -133,19 +134,26 @@ def _draw_curves(run: Path, display: "Display") -> None:
 
 
 def _export(run: Path, display: "Display") -> None:
-    """Export a run to ONNX.
+    """Export a run to ONNX, unless its exported files belong to its weights, with the options of an earlier export.
 
     Raises:
         CvaeError: If that fails, for whatever reason, with the command that exports it later.
         Interrupted: After Ctrl-C.
     """
+    from cvae.exporters.base import read_options
     from cvae.registry import EXPORTERS
     from cvae.runtime.session import read_spec
+    from cvae.runtime.weights import is_outdated
 
     command, started = f"cvae export onnx {shlex.quote(str(run))}", time.monotonic()
+    earlier, encoder = _try_read_spec(run / DECODER), _try_read_spec(run / ENCODER)
+    if earlier is not None and encoder is not None and not (is_outdated(run, earlier) or is_outdated(run, encoder)):
+        display.fields({"export": f"the files belong to these weights already; to export again: {command}"})
+        return
+    options = {} if earlier is None else read_options(earlier)
     try:
         with display.status("exporting the model to ONNX"):
-            paths = EXPORTERS.get("onnx")(run)
+            paths = EXPORTERS.get("onnx")(run, **options)
     except KeyboardInterrupt:
         raise Interrupted(f"{str(run)!r} is trained, but not exported; export it with: {command}") from None
     except Exception as error:  # torch and the parts of a plug-in may raise anything; the training must not be lost
@@ -157,6 +165,16 @@ def _export(run: Path, display: "Display") -> None:
     difference = max(read_spec(path)[0].agreement["max_abs_difference"] for path in models)
     names = " and ".join(path.name for path in models)
     display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.1f} s"})
+
+
+def _try_read_spec(path: Path) -> "Spec | None":
+    """Return the spec of an exported file, or None if there is no such file or it can't be read."""
+    from cvae.runtime.session import read_spec
+
+    try:
+        return read_spec(path)[0]
+    except CvaeError:
+        return None
 
 
 def _next_commands(run: Path, classes: tuple[str, ...] | None, *, exported: bool) -> list[str]:

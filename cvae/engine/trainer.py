@@ -27,11 +27,11 @@ from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
 from cvae.engine.summary import describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
-from cvae.engine.validation import Validator, selection_bound
+from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
-from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
+from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, selection_bound
 
 CHECKPOINT_SECONDS = 120.0
 """Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
