@@ -43,7 +43,7 @@ def run(args: Sequence[str]) -> int:
         UsageError: If the command line is invalid.
     """
     try:
-        code = app(args=args, prog_name="cvae", standalone_mode=False)
+        code = app(args=args, prog_name="cvae", standalone_mode=False, obj=tuple(args))
     except CommandLineError as error:
         if is_help(error):
             error.show()

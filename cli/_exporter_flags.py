@@ -13,7 +13,7 @@ from cvae.cli._help import HelpCommand
 from cvae.errors import CvaeError
 from cvae.registry import EXPORTERS, describe_argument
 
-RESERVED = ("format", "run", "json", "help")
+RESERVED = ("format", "run", "model_option", "json", "help")
 """Parameters of `cvae export` that do not belong to an exporter."""
 
 _FLAGS, _EXPORTER = "cvae.exporter_flags", "cvae.exporter"

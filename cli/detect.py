@@ -14,6 +14,7 @@ app = App(help="Find images that differ from the training images of a model.")
 
 
 @app.command()
+@_shared.add_model_option()
 def fit(
     model: _shared.ModelName = None,
     quantile: Annotated[

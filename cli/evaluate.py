@@ -9,6 +9,7 @@ from cvae.cli import _completion, _shared
 from cvae.config import HARDWARE
 
 
+@_shared.add_model_option()
 def evaluate(
     model: _shared.ModelName = None,
     data: _shared.Data = None,

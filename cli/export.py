@@ -9,6 +9,7 @@ from cvae.cli import _completion, _shared
 from cvae.cli._exporter_flags import options_of
 
 
+@_shared.add_model_option("run")
 def export(
     ctx: typer.Context,
     format: Annotated[

@@ -6,6 +6,7 @@ from cvae.api import models
 from cvae.cli import _shared
 
 
+@_shared.add_model_option()
 def info(model: _shared.ModelName = None, json: _shared.Json = False) -> None:
     """Describe a run, an exported file or a zoo model.
 

@@ -17,6 +17,7 @@ Limit = Annotated[
 
 
 @app.command()
+@_shared.add_model_option()
 def latent(
     model: _shared.ModelName = None,
     method: Annotated[
@@ -72,6 +73,7 @@ def latent(
 
 
 @app.command()
+@_shared.add_model_option()
 def traverse(
     model: _shared.ModelName = None,
     image: Annotated[
@@ -143,6 +145,7 @@ def traverse(
 
 
 @app.command()
+@_shared.add_model_option()
 def reconstructions(
     model: _shared.ModelName = None,
     n: Annotated[
@@ -182,6 +185,7 @@ def reconstructions(
 
 
 @app.command()
+@_shared.add_model_option()
 def grid(
     model: _shared.ModelName = None,
     label: _shared.Label = None,
@@ -230,6 +234,7 @@ def grid(
 
 
 @app.command()
+@_shared.add_model_option("runs")
 def losses(
     runs: Annotated[
         list[str] | None,
@@ -253,6 +258,7 @@ def losses(
 
 
 @app.command()
+@_shared.add_model_option("run")
 def progress(
     run: Annotated[
         str | None,

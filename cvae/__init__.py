@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cvae.api import detect, hub, plot, zoo
+    from cvae.api.images import generate, interpolate, reconstruct, restyle
     from cvae.api.models import evaluate, export, info, parts
     from cvae.api.run import Run, runs
     from cvae.api.training import load_model, resume, train
@@ -38,10 +39,14 @@ _MODULES = {
     "UsageError": "cvae.errors",
     "evaluate": "cvae.api.models",
     "export": "cvae.api.models",
+    "generate": "cvae.api.images",
     "info": "cvae.api.models",
+    "interpolate": "cvae.api.images",
     "load": "cvae.runtime",
     "load_model": "cvae.api.training",
     "parts": "cvae.api.models",
+    "reconstruct": "cvae.api.images",
+    "restyle": "cvae.api.images",
     "resume": "cvae.api.training",
     "runs": "cvae.api.run",
     "train": "cvae.api.training",
@@ -62,12 +67,16 @@ __all__ = [
     "detect",
     "evaluate",
     "export",
+    "generate",
     "hub",
     "info",
+    "interpolate",
     "load",
     "load_model",
     "parts",
     "plot",
+    "reconstruct",
+    "restyle",
     "resume",
     "runs",
     "train",

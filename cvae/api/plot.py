@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
+from cvae.api.classes import Indices, Labels
 from cvae.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ def traverse(
     *,
     image: str | Path | None = None,
     seed: int | None = None,
-    label: str | int | None = None,
-    digit: str | int | None = None,
-    label_index: int | None = None,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
     dimensions: int = 10,
     steps: int = 9,
     range: float = 3.0,
@@ -207,9 +208,9 @@ def reconstructions(
 def grid(
     model: str | Path | None = None,
     *,
-    label: str | int | None = None,
-    digit: str | int | None = None,
-    label_index: int | None = None,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
     columns: int | None = None,
     seed: int | None = None,
     out: str | Path | None = None,

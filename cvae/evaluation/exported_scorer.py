@@ -6,7 +6,8 @@ import numpy as np
 
 from cvae.errors import UsageError, install_command
 from cvae.evaluation.bounds import Samples
-from cvae.runtime.model import Model, gaussian_kl, log_prob
+from cvae.runtime.density import gaussian_kl, log_prob
+from cvae.runtime.model import Model
 
 
 class Encoded(NamedTuple):

@@ -272,6 +272,22 @@ def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int,
     return depth, [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
 
 
+def convert(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray:
+    """Convert a Pillow image to an array as `read` converts an image file.
+
+    Raises:
+        CvaeError: If the image can't be decoded, or the range of its values is unknown.
+    """
+    channels, height, width = image_shape
+    try:
+        if image.format in ("JPEG", "MPO"):
+            image.load()  # otherwise the caller's image might be reduced
+        resized = cover(to_rgb(image).rgb, (width, height))
+    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+        raise CvaeError(f"can't read the Pillow image: {explain(error)}") from error
+    return _to_array(resized, channels)
+
+
 def read_file(
     path: str | Path,
     image_shape: tuple[int, int, int],
@@ -305,5 +321,10 @@ def read_file(
             raise UsageError(f"{mismatch}; add --resize to scale and crop it")
         if note is not None:
             note(f"{mismatch}; the image is converted to fit")
-    pixels = np.asarray(resized.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1), decoded  # (H, W[, 3]) -> (C, H, W)
+    return _to_array(resized, channels), decoded
+
+
+def _to_array(image: Image.Image, channels: int) -> np.ndarray:
+    """Convert an RGB image to an array (C, H, W) float32 in [0, 1]."""
+    pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)  # (H, W[, 3]) -> (C, H, W)

@@ -137,7 +137,6 @@ def test_invalid_command_line_exits_with_2_and_writes_nothing(cvae, trained, com
         ("plot bogus", ["'bogus'", "see cvae plot --help"]),
         ("plot latnt", ["no such command 'latnt' (did you mean 'latent'?); see cvae plot --help"]),
         ("interpolate --steps 5000", ["--steps 5000 is out of range; it must be at least 2 and at most 1000; see"]),
-        ("restyle a.png --to-index x", ["--to-index 'x' is not an integer; see cvae restyle --help"]),
         ("bogus", ["'bogus'", "see cvae --help"]),
     ],
 )

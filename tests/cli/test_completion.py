@@ -43,7 +43,8 @@ def test_parts_are_completed(complete, monkeypatch, kind):
         ("cvae train --data mnist", ["mnist-small", "mnist"]),
         ("cvae train --recipe cars", ["cars"]),
         ("cvae export ", ["onnx", "web", "triton"]),
-        ("cvae export onnx --", ["--license", "--half", "--json", "--help"]),
+        ("cvae export onnx --", ["--model", "--license", "--half", "--json", "--help"]),
+        ("cvae export onnx -m mnist-resnet-fl", ["mnist-resnet-flow"]),
         ("cvae export web mnist-resnet-fl", ["mnist-resnet-flow"]),
         ("cvae generate --device c", ["cpu", "cuda"]),
         ("cvae evaluate --split t", ["train", "test"]),
@@ -54,6 +55,7 @@ def test_parts_are_completed(complete, monkeypatch, kind):
         ("cvae generate --label ", [*"0123456789"]),  # of the default model
         ("cvae generate mnist-resnet-conditional --label ", [*"0123456789"]),
         ("cvae generate -n 3 mnist-ladder --label ", []),
+        ("cvae generate -m mnist-ladder --label ", []),
         ("cvae restyle a.png -m mnist-resnet-conditional --to ", [*"0123456789"]),
         ("cvae interpolate --to-label 3,", [f"3,{digit}" for digit in range(10)]),
         ("cvae generate hf://owner/name --label ", []),  # nothing is downloaded
