@@ -1,21 +1,29 @@
 """Options and helpers that several commands share."""
 
+import functools
+import inspect
 import json
+import shlex
 import sys
+import time
+import typing
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from cvae.cli import _completion
 from cvae.cli._flags import field_flag
-from cvae.config import DataConfig
+from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
+from cvae.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from PIL import Image
+    from cvae.api.image_results import Result
 
+Command = TypeVar("Command", bound="Callable[..., Any]")
 
 # -- arguments and options: the model ----------------------------------------------------------------------------------
 
@@ -23,15 +31,94 @@ MODEL_HELP = (
     "Run folder, exported file, zoo model or hf://owner/name. [default: the newest run, else the zoo's default model]"
 )
 
-ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=_completion.models)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help=MODEL_HELP,
+        rich_help_panel=MODEL,
+        autocompletion=_completion.models,
+    ),
+]
+
+
+def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]":
+    """Return a decorator that adds the option -m to a command whose model is an argument, named `parameter`.
+
+    The command receives the model as this argument, whichever of the two is used.
+    """
+
+    def decorate(command: Command) -> Command:
+        parameters = dict(inspect.signature(command).parameters)
+        argument = parameters[parameter]
+        kind, metadata = typing.get_args(argument.annotation)
+        option = typer.Option(
+            "--model",
+            "-m",
+            metavar=metadata.metavar,
+            help=f"Same as the argument {metadata.metavar}.",
+            rich_help_panel=MODEL,
+            autocompletion=_completion.models,
+        )
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]
+        added = inspect.Parameter("model_option", argument.kind, default=None, annotation=annotation)
+
+        @functools.wraps(command)
+        def wrapper(model_option: Any = None, **values: Any) -> Any:
+            values[parameter] = _merge_models(values[parameter], model_option)
+            return command(**values)
+
+        index = list(parameters).index(parameter) + 1
+        ordered = [*list(parameters.values())[:index], added, *list(parameters.values())[index:]]
+        wrapper.__signature__ = inspect.Signature(ordered)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {p.name: p.annotation for p in ordered} | {"return": None}
+        return wrapper  # type: ignore[return-value]
+
+    return decorate
+
+
+def _merge_models(argument: Any, option: Any) -> Any:
+    """Return the model that is given as an argument or as an option.
+
+    Raises:
+        UsageError: If both are given and differ.
+    """
+    if argument and option and argument != option:
+        names = [value if isinstance(value, str) else " ".join(value) for value in (argument, option)]
+        raise UsageError(f"{names[0]!r} and --model {names[1]!r} are two models; give one")
+    return argument or option
+
+
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Device: cpu, cuda, auto or an onnxruntime provider.",
+        rich_help_panel=HARDWARE,
+        autocompletion=_completion.choices("cpu", "cuda", "auto"),
+    ),
+]
 
 # -- arguments and options: labels and noise ---------------------------------------------------------------------------
 
-Label = Annotated[str | None, typer.Option(metavar="NAME", help="Class of the images, by name.")]
-Digit = Annotated[str | None, typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.")]
-LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Class of the images, by index from 0.")]
+Label = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Class of the images, by name; several as 3,4 or 0-9, or by repeating the flag.",
+        autocompletion=_completion.labels,
+    ),
+]
+Digit = Annotated[
+    list[str] | None,
+    typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels),
+]
+LabelIndex = Annotated[
+    list[str] | None, typer.Option(metavar="N", help="Class of the images, by index from 0; several as 0,2 or 0-9.")
+]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
 
 # -- arguments and options: data and output ----------------------------------------------------------------------------
@@ -42,9 +129,26 @@ Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
 Binarize = Annotated[
     str | None, field_flag(DataConfig, "binarize", "as in training, or none for an exported file without its run")
 ]
-SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
-Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SplitName = Annotated[
+    str,
+    typer.Option(
+        metavar="train|validation|test",
+        help="Split of the data set.",
+        rich_help_panel=DATA,
+        autocompletion=_completion.choices("train", "validation", "test"),
+    ),
+]
+Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.", rich_help_panel=OUTPUT)]
+Scale = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Factor by which the image is enlarged. [default: small images become visible]",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 # -- output ------------------------------------------------------------------------------------------------------------
 
@@ -59,13 +163,15 @@ def report(as_json: bool, result: dict[str, Any], text: str) -> None:
     print(json.dumps(result) if as_json else text)
 
 
-def save_image(image: "Image.Image", out: Path) -> None:
-    """Save an image, enlarged if it is small, and display it if the terminal supports images."""
-    from cvae import imaging
+def command_line(ctx: typer.Context) -> str:
+    """Return the command that is running, for a message that says how to repeat it."""
+    return shlex.join(["cvae", *ctx.find_root().obj])
 
-    image = imaging.enlarge(image)
-    imaging.save(image, out)
-    if sys.stderr.isatty():  # not standard output, which a script may read
+
+def save_image(result: "Result", out: Path, scale: int | None = None, fps: float = 12.0) -> None:
+    """Save the images of a command, and display them if the terminal supports images."""
+    image = result.save(out, scale, fps)
+    if image is not None and sys.stderr.isatty():  # not standard output, which a script may read
         from cvae.imaging.terminal import inline_escape_sequence
 
         if sequence := inline_escape_sequence(image):
@@ -74,19 +180,51 @@ def save_image(image: "Image.Image", out: Path) -> None:
 
 @contextmanager
 def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """Yield a function (stage, done, total) that draws a progress bar for each stage, on a terminal only."""
+    """Yield a function (stage, done, total) that draws a progress bar for each stage, on a terminal only.
+
+    A bar shows the count, the rate and the time left, which leave out what was done before its first call.
+    """
     if not sys.stderr.isatty():
         yield lambda stage, done, total: None
         return
     with ExitStack() as open_bars:
         bars: dict[str, Any] = {}
+        starts: dict[str, tuple[float, int]] = {}
 
         def update(stage: str, done: int, total: int) -> None:
             if stage not in bars:
                 open_bars.close()
+                starts[stage] = time.monotonic(), done
                 bars[stage] = open_bars.enter_context(
-                    typer.progressbar(length=total, label=f"{stage:20}", file=sys.stderr)
+                    typer.progressbar(
+                        length=total,
+                        label=f"{stage:20}",
+                        file=sys.stderr,
+                        show_eta=False,
+                        show_percent=True,
+                        show_pos=True,
+                        item_show_func=lambda speed: speed,
+                    )
                 )
+            start_time, start = starts[stage]
+            bars[stage].current_item = format_speed(done - start, total - done, time.monotonic() - start_time)
             bars[stage].update(done - bars[stage].pos)
 
         yield update
+
+
+def format_speed(done: int, left: int, seconds: float) -> str | None:
+    """Return the rate and the time left of a stage, or None before its first step.
+
+    Args:
+        done: number of steps that are done.
+        left: number of steps that are left.
+        seconds: seconds since the first step.
+    """
+    if done <= 0 or seconds <= 0:
+        return None
+    rate = done / seconds
+    minutes, rest = divmod(round(left / rate), 60)
+    hours, minutes = divmod(minutes, 60)
+    time_left = f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{rate:,.{0 if rate >= 10 else 1}f}/s  {time_left} left"

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.api import image_results
+from cvae.cli import _completion, _shared
 
 
 def restyle(
@@ -20,43 +20,39 @@ def restyle(
     label_index: _shared.LabelIndex = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="New class, by name; may be repeated. [default: every class]"),
+        typer.Option(
+            metavar="NAME",
+            help="New class, by name; may be repeated. [default: every class]",
+            autocompletion=_completion.labels,
+        ),
     ] = None,
     to_index: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
+        list[str] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
     ] = None,
     out: _shared.Out = Path("restyled.png"),
+    scale: _shared.Scale = None,
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Change the class of images and keep their style: one row of originals, then one row per new class.
+    """Change the class of images, and keep their style.
 
-    Example: cvae restyle three.png --digit 3 --to 7
+    The image file has one row of originals, then one row per new class.
+
+    Examples:
+      cvae restyle three.png
+      cvae restyle three.png --digit 3 --to 7 --to 8
     """
-    import numpy as np
-
-    from cvae import imaging
-    from cvae.errors import UsageError
-
-    autoencoder = arguments.open_model(model, device, note=_shared.echo)
-    classes = autoencoder.spec.classes
-    if to and to_index:
-        raise UsageError(f"--to {to[0]!r} and --to-index {to_index[0]} both choose classes; give names or indices")
-    targets = [autoencoder.spec.label_index(name) for name in to or []]
-    targets += [autoencoder.spec.check_index(index) for index in to_index or []]
-    index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
-    if classes is None:
-        raise UsageError(f"{autoencoder.spec.name!r} was trained without labels, so there is no class to change")
-    targets = targets or list(range(len(classes)))
-    originals = arguments.read_images(images, autoencoder, note=_shared.echo)  # (N, C, H, W)
-    labels = arguments.choose_labels(autoencoder, originals, index, [str(path) for path in images], note=_shared.echo)
-    rows = [originals, *(autoencoder.restyle(originals, label_index=labels, to_index=target) for target in targets)]
-    columns = len(images) if len(images) > 1 else len(rows)  # a single image and its variants fit into one row
-    _shared.save_image(imaging.grid(np.concatenate(rows), columns), out)
-    result = {
-        "out": str(out),
-        "model": autoencoder.spec.name,
-        "labels": [classes[index] for index in labels or []],
-        "to": [classes[index] for index in targets],
-    }
-    _shared.report(json, result, f"{out} ({len(images)} x {len(targets)} images)")
+    result = image_results.make_restyled(
+        images,
+        model,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        to=to,
+        to_index=to_index,
+        device=device,
+        note=_shared.echo,
+    )
+    _shared.save_image(result, out, scale)
+    text = f"{out} ({len(images)} x {len(result.report['to'])} images)"
+    _shared.report(json, {"out": str(out), **result.report}, text)

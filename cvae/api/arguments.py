@@ -5,19 +5,26 @@ Messages for the user, such as which model was chosen, are passed to the functio
 
 import importlib.util
 import secrets
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvae.api.classes import choose_class as choose_class
+from cvae.api.classes import choose_classes as choose_classes
+from cvae.api.classes import choose_image_classes as choose_image_classes
 from cvae.config import DataConfig
-from cvae.errors import MissingExtraError, UsageError
+from cvae.errors import MissingExtraError, UsageError, count_of
 
 if TYPE_CHECKING:
     import numpy as np
 
     from cvae.runtime import Model
-    from cvae.spec import Spec
+    from cvae.runtime.inputs import ImagesLike
+
+MAX_COUNTS = 10
+"""Maximum number of classes that a message on the classes of images names."""
 
 Note = Callable[[str], None] | None
 """Function that is called with each message for the user."""
@@ -31,14 +38,16 @@ def find_model(name: str | Path | None, note: Note = None) -> Path:
 
     path, message = newest(name)
     if message:
-        _send(note, message)
+        send(note, message)
     return path
 
 
-def open_model(name: str | Path | None, device: str = "cpu", note: Note = None) -> "Model":
-    """Open the model that `find_model` finds."""
-    from cvae.runtime import load
+def open_model(name: "str | Path | Model | None", device: str = "cpu", note: Note = None) -> "Model":
+    """Open the model that `find_model` finds. An open model is returned as it is."""
+    from cvae.runtime import Model, load
 
+    if isinstance(name, Model):
+        return name
     return load(find_model(name, note), device=device)
 
 
@@ -66,36 +75,36 @@ def require_torch(feature: str) -> None:
 # -- classes and noise -------------------------------------------------------------------------------------------------
 
 
-def choose_class(spec: "Spec", **flags: str | int | None) -> int | None:
-    """Return the index of the class that the flags choose by name (str) or index (int), or None without flags.
-
-    Raises:
-        UsageError: If the model has no such class, or two flags contradict each other.
-    """
-    indices: dict[str, int] = {}
-    for flag, value in flags.items():
-        if value is not None:
-            index = spec.check_index(value) if isinstance(value, int) else spec.label_index(value)
-            indices[f"--{flag.replace('_', '-')} {value!r}"] = index
-    if len(set(indices.values())) > 1:
-        raise UsageError(f"{' and '.join(indices)} contradict each other; give one")
-    return next(iter(indices.values()), None)
-
-
 def choose_labels(
-    model: "Model", images: Any, index: int | None, names: Sequence[str], note: Note = None
+    model: "Model",
+    images: Any,
+    indices: int | Sequence[int] | None,
+    names: Sequence[str],
+    note: Note = None,
 ) -> list[int] | None:
-    """Return the class index of each image: `index` if it is given, else the class that fits the image best.
+    """Return the class index of each image: those that are given, else the classes that explain the images best.
 
-    A message names each class that is chosen in this way. Return None for a model without labels.
+    Args:
+        model: model with an encoder.
+        images: images (N, C, H, W) in [0, 1].
+        indices: index of the class of all images, or one for each image.
+        names: names of the images, for the message about the class of a single image.
+        note: called with this message.
+
+    Returns:
+        The indices, or None for a model without labels.
     """
-    if model.spec.classes is None:
+    if model.classes is None:
         return None
-    if index is not None:
-        return [index] * len(images)
-    labels = [int(i) for i in model.nearest_label(images)]
-    for name, index in zip(names, labels, strict=True):
-        _send(note, f"{name}: no label given; {model.spec.classes[index]!r} fits it best")
+    if indices is not None:
+        return [indices] * len(images) if isinstance(indices, int) else list(indices)
+    labels = [int(index) for index in model.nearest_label(images)]
+    if len(labels) == 1:
+        send(note, f"{names[0]}: no label given; {model.classes[labels[0]]!r} fits it best")
+    else:
+        counts = [f"{model.classes[i]!r} for {count_of(count, 'image')}" for i, count in Counter(labels).most_common()]
+        more = f" and {len(counts) - MAX_COUNTS} other classes" * (len(counts) > MAX_COUNTS)
+        send(note, f"no label given; best fit: {', '.join(counts[:MAX_COUNTS])}{more}")
     return labels
 
 
@@ -114,25 +123,36 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
     return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 
-def read_image(path: str | Path, model: "Model", note: Note = None) -> "np.ndarray":
-    """Read an image file as (C, H, W) for the model, with a message if it is scaled, cropped or converted to grey."""
-    from cvae import imaging
+def read_images(images: "ImagesLike", model: "Model", note: Note = None) -> "np.ndarray":
+    """Convert images of any kind to (N, C, H, W), with a message if files are scaled, cropped or converted to grey.
 
-    return imaging.read(path, model.spec.image_shape, note=note)
+    Raises:
+        UsageError: If a model is given instead of an image.
+    """
+    from cvae.runtime.inputs import to_batch
 
-
-def read_images(paths: Sequence[Path], model: "Model", note: Note = None) -> "np.ndarray":
-    """Read image files like `read_image`, as (N, C, H, W), with the same bit depth for all images."""
-    from cvae import imaging
-
-    if len(paths) == 1:  # so that a message names the file rather than a count
-        return read_image(paths[0], model, note)[None]
-    images, message = imaging.read_set(paths, model.spec.image_shape, note=note)
-    if message:
-        _send(note, message)
-    return images
+    for image in images if isinstance(images, list | tuple) else [images]:
+        if isinstance(image, str | Path) and _is_model(Path(image)):
+            raise UsageError(f"{str(image)!r} is a model, not an image; choose a model with: -m {image}")
+    return to_batch(images, model.image_shape, note)
 
 
-def _send(note: Note, message: str) -> None:
+def read_image(image: "ImagesLike", model: "Model", note: Note = None) -> "np.ndarray":
+    """Convert one image to (C, H, W) like `read_images`."""
+    batch: np.ndarray = read_images(image, model, note)
+    return batch[0]
+
+
+def _is_model(path: Path) -> bool:
+    from cvae import model_zoo
+    from cvae.run import DECODER, RUNS, is_run
+
+    if path.exists():
+        return is_run(path) or (path / DECODER).is_file() or path.suffix == ".onnx"
+    return str(path) in model_zoo.models() or is_run(RUNS / path)
+
+
+def send(note: Note, message: str) -> None:
+    """Pass a message to the function `note`, if there is one."""
     if note is not None:
         note(message)

@@ -24,13 +24,15 @@ def save(image: Image.Image, path: str | Path) -> None:
         image.save(temporary_path)
 
 
-def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0) -> None:
-    """Save images as a GIF that loops forever. The duration of a frame is rounded to hundredths of a second.
+def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0, factor: int | None = None) -> None:
+    """Save images as a GIF that loops forever, each enlarged by `factor` (see `enlarge`).
+
+    The duration of a frame is rounded to hundredths of a second.
 
     Raises:
         CvaeError: If the file can't be written.
     """
-    first, *rest = [enlarge(frame) for frame in frames]
+    first, *rest = [enlarge(frame, factor) for frame in frames]
     with atomic_write(path) as temporary_path:
         first.save(temporary_path, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 

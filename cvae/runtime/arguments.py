@@ -64,6 +64,27 @@ def label_indices(
     return np.array([resolve(value) for value in values], np.int64)
 
 
+def count_labels(label: Labels, label_index: Indices) -> int:
+    """Return the number of labels in a sequence, or 1 for a single label or none.
+
+    Raises:
+        UsageError: If the sequence is empty.
+    """
+    values: Any = label if label_index is None else label_index
+    try:
+        count = len(values) if np.ndim(values) else 1
+    except ValueError:  # the values are sequences of different lengths, which `label_indices` rejects
+        count = len(values)
+    if count == 0:
+        raise UsageError("the list of labels is empty; give at least one label")
+    return count
+
+
+def random_seed() -> int:
+    """Return a random seed."""
+    return int(np.random.default_rng().integers(2**31))
+
+
 def check_generate_args(n: int, temperature: float) -> int:
     """Check the arguments of `Model.generate`, and return n as an int.
 

@@ -1,9 +1,10 @@
-"""The array of images that a model returns."""
+"""Arrays that a model returns: images and codes."""
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,10 +17,36 @@ class Images(np.ndarray):
 
     Several images are displayed as a grid. A notebook displays the array if it is the last value of a cell. Slices
     have this type too. Results of computations are plain arrays.
+
+    Attributes:
+        labels: Names of the classes of the images; None if the model has no labels, or an image is between two classes.
+        seed: Seed of the noise; None if the images were not generated from a seed.
     """
+
+    labels: list[str] | None = None
+    seed: int | None = None
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if return_scalar else np.asarray(array)
+
+    def __getitem__(self, key: Any) -> Any:
+        """Return a slice, with the labels of its images if it selects along the first axis."""
+        result = super().__getitem__(key)
+        if isinstance(result, Images):
+            result.seed = self.seed
+            if self.labels is not None and self.ndim == 4 and result.shape[-3:] == self.shape[1:]:
+                names = np.array(self.labels, object)[key[:1] if isinstance(key, tuple) else key]
+                result.labels = [names] if isinstance(names, str) else names.tolist()
+        return result
+
+    def __reduce__(self) -> Any:
+        """Keep the attributes when the array is pickled, for example to return it from another process."""
+        function, arguments, state = tuple(super().__reduce__())
+        return function, arguments, (state, self.labels, self.seed)
+
+    def __setstate__(self, state: Any) -> None:
+        array_state, self.labels, self.seed = state
+        super().__setstate__(array_state)
 
     def to_pil(self) -> "Image.Image":
         """Return a Pillow image: the image itself, or a grid of several.
@@ -32,19 +59,25 @@ class Images(np.ndarray):
         array = np.asarray(self)
         return imaging.grid(array) if array.ndim == 4 and array.shape[1] in (1, 3) else imaging.to_pil(array)
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, scale: int | None = None) -> None:
         """Save the image or grid atomically, in the format of the path's suffix.
 
+        Args:
+            path: File to write.
+            scale: Factor by which the image is enlarged; 1 keeps the pixels of the model. By default, a small image is
+                enlarged to at least 280 pixels, as on the command line.
+
         Raises:
-            UsageError: If the format is unknown, or the array does not have the shape of images.
+            UsageError: If the format is unknown, `scale` is not a positive integer, or the array does not have the
+                shape of images.
             CvaeError: If the file can't be written.
         """
         from cvae import imaging
 
-        imaging.save(self.to_pil(), path)
+        imaging.save(imaging.enlarge(self.to_pil(), scale), path)
 
     def to_png(self) -> bytes:
-        """Return the image or grid as the bytes of a PNG file."""
+        """Return the image or grid as the bytes of a PNG file, without enlarging it."""
         file = io.BytesIO()
         self.to_pil().save(file, "PNG")
         return file.getvalue()
@@ -56,3 +89,26 @@ class Images(np.ndarray):
     def _repr_png_(self) -> bytes | None:
         """Return the PNG file that a notebook displays, or None if the array does not have the shape of images."""
         return self.to_png() if self.size and self.ndim in (3, 4) and self.shape[-3] in (1, 3) else None
+
+
+def as_images(array: np.ndarray, labels: Sequence[str] | None = None, seed: int | None = None) -> Images:
+    """Return a view of an array (N, C, H, W) with the labels and the seed of its images."""
+    images = np.asarray(array).view(Images)
+    images.labels = None if labels is None else list(labels)
+    images.seed = seed
+    return images
+
+
+class _MeanAndStd(NamedTuple):
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class Codes(_MeanAndStd):
+    """Mean and standard deviation (N, Z) of the codes of images: `mean, std = model.encode(images)`.
+
+    Attributes:
+        labels: Names of the classes under which the images were encoded; None for a model without labels.
+    """
+
+    labels: list[str] | None = None

@@ -1,31 +1,41 @@
-"""Bulk generation of images, streamed to files in constant memory. An interrupted call is resumed.
+"""Bulk generation of images, streamed to files in constant memory. An interrupted or enlarged call is continued.
 
 The images are generated in blocks. After each block, a state file beside the output records how many images are
-written. A block is decoded in chunks, which bound the memory of the model; in the format .npz, a block is a shard.
+written. It remains when the call is complete, so that a later call can add images: for the same seed, a larger n only
+appends images. A block is decoded in chunks, which bound the memory of the model.
 """
 
 import json
-import os
-import re
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from cvae import imaging
-from cvae.atomic import atomic_write, lock_folder, write_file
-from cvae.errors import CvaeError, UsageError
-from cvae.runtime.arguments import Label, check_generate_args, label_indices
+from cvae.atomic import lock_folder, write_file
+from cvae.errors import CvaeError, Interrupted, UsageError, count_of, one_line
+from cvae.runtime.arguments import (
+    Indices,
+    Labels,
+    check_count,
+    check_generate_args,
+    count_labels,
+    label_indices,
+    random_seed,
+)
+from cvae.runtime.image_writers import WRITERS
 from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
+from cvae.serialization import from_dict, parse_json
 from cvae.spec import quote_label
 
-BLOCK_BYTES = 2**24
-"""Approximate size of the images in a block. A resumed call generates at most one block again."""
+BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
+"""Approximate size of the images in a block, and in a block that is a shard.
+
+A call that continues another generates at most one block again.
+"""
 
 MAX_BYTES = 2**44
 """Maximum size of all images in bytes: the size limit of a file on ext4."""
@@ -33,19 +43,37 @@ MAX_BYTES = 2**44
 MAX_CHUNK_BYTES = 2**24
 """Maximum size in bytes of the float32 noise and images in a chunk, unless a single image is larger."""
 
-SUFFIXES = (".npy", ".npz", "")
-"""Suffixes of an array, of shards, and of a folder of images."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments that determine the bytes to write."""
+    """Arguments that determine each image, whatever their number.
+
+    Attributes:
+        weights: SHA-256 of the model's weights.
+        labels: class indices that the images take in turn; None for a model without labels.
+        seed: seed of the noise.
+        temperature: standard deviation of the noise.
+    """
 
     weights: str
-    n: int
-    label: int | None
+    labels: tuple[int, ...] | None
     seed: int
     temperature: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Content of the state file.
+
+    Attributes:
+        request: arguments of the call.
+        n: number of images to write.
+        done: number of images that are written.
+    """
+
+    request: Request
+    n: int
+    done: int
 
 
 def generate(
@@ -53,11 +81,11 @@ def generate(
     n: int,
     out: Path,
     *,
-    label: Label | None = None,
+    label: Labels = None,
     seed: int | None = None,
     temperature: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
-    label_index: int | None = None,
+    label_index: Indices = None,
 ) -> tuple[list[Path], int]:
     """Write the images that `model.generate` returns for the same arguments, as uint8 in 0..255.
 
@@ -68,86 +96,107 @@ def generate(
       labels; just `x.npz` if one shard suffices.
     - `x`: a folder of PNG files, with a subfolder for each class if the model has labels.
 
-    The same call resumes an interrupted one. Without a `seed`, it uses the seed of the interrupted call.
+    The same call continues an interrupted one, and a call with a larger n adds images to a complete one. Without a
+    `seed`, both use the seed of the earlier call.
 
     Args:
         model: model that generates the images.
-        n: number of images.
+        n: number of images; with several labels, the number of images of each.
         out: file or folder to write.
-        label: class name of all images. Without it, a model with labels generates its classes in turn.
+        label: class name, or several, which the images take in turn. Without it, they take all classes in turn.
         seed: seed of the noise; random by default.
         temperature: standard deviation of the noise.
-        progress: called with the number of images written and `n` after each block.
-        label_index: index of the class, instead of `label`.
+        progress: called with the number of images that are generated and their total, at first and after each chunk.
+        label_index: index of the class, or several, instead of `label`.
 
     Returns:
         The files or the folder, and the seed.
 
     Raises:
-        UsageError: If the format or label is unknown, `n` or `temperature` is out of range, `out` already has images,
-            an interrupted call had different arguments, or another process is writing to `out`.
+        UsageError: If the format or label is unknown, `n` or `temperature` is out of range, `out` has images of
+            different arguments, or another process is writing to `out`.
         CvaeError: If a file can't be written.
+        Interrupted: After Ctrl-C.
     """
-    n = check_generate_args(n, temperature)
+    n = check_generate_args(n, temperature) * (num_labels := count_labels(label, label_index))
     if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
             f"n is {quote_label(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
             "limit of common file systems for one file; generate them in several calls, each with its own --seed"
         )
+    indices = None if model.spec.classes is None else np.arange(len(model.spec.classes))
     if label is not None or label_index is not None:
-        indices = label_indices(model.spec, label, label_index, 1)
-        label_index = None if indices is None else int(indices[0])
+        indices = label_indices(model.spec, label, label_index, num_labels)
+    labels = None if indices is None else tuple(indices.tolist())
     _check_out(out)
     with _lock(out):
-        return _generate(model, n, out, label_index, seed, temperature, progress)
+        return _generate(model, n, out, labels, seed, temperature, progress)
 
 
 def _generate(
     model: Model,
     n: int,
     out: Path,
-    label: int | None,
+    labels: tuple[int, ...] | None,
     seed: int | None,
     temperature: float,
     progress: Callable[[int, int], None] | None,
 ) -> tuple[list[Path], int]:
-    state_path = out.with_name(f".{out.name}.part.json")
-    state = _read_state(state_path)
-    if seed is None:
-        seed = state["seed"] if state else int(np.random.default_rng().integers(2**31))
-    request = Request(weights=model.spec.weights, n=n, label=label, seed=seed, temperature=temperature)
-    if state is not None and {**asdict(request), "done": state["done"]} != state:
-        label_name = "label" if state["label"] is None else "label_index"
-        fields = (("n", "n"), (label_name, "label"), ("seed", "seed"), ("temperature", "temperature"))
-        arguments = ", ".join(f"{name} {state[key]}" for name, key in fields)
-        raise UsageError(
-            f"{str(out)!r} is half written, with {arguments}; repeat the call with them, or remove {str(state_path)!r}"
-        )
-    done = state["done"] if state else 0
+    state_path = out.with_name(f".{out.name}.json")
     size = int(np.prod(model.spec.image_shape))
     chunk_size = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
-    block_size = max(chunk_size, BLOCK_BYTES // max(size, 16) // chunk_size * chunk_size)
+    block_bytes = SHARD_BYTES if out.suffix.lower() == ".npz" else BLOCK_BYTES
+    block_size = max(chunk_size, block_bytes // max(size, 16) // chunk_size * chunk_size)
     writer = WRITERS[out.suffix.lower()](out, model, n, block_size)
-    if state is None:
-        if path := writer.find_other_images():
-            raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
-        write_file(state_path, json.dumps({**asdict(request), "done": 0}))
-    for start, images, labels in _generate_blocks(model, request, done, block_size, chunk_size):
-        writer.write(start, images, labels)
-        done = start + len(images)
-        write_file(state_path, json.dumps({**asdict(request), "done": done}))
-        if progress is not None:
-            progress(done, n)
-    files = writer.close()
-    state_path.unlink(missing_ok=True)
-    return files, seed
+    state = _read_state(state_path)
+    if state is not None and state.done == state.n and not writer.is_complete(state.n):
+        state = None  # the files of a complete call were moved or removed
+    if seed is None:
+        seed = random_seed() if state is None else state.request.seed
+    seed = check_count("seed", seed, minimum=0)
+    request = Request(weights=model.spec.weights, labels=labels, seed=seed, temperature=temperature)
+    if state is not None and (state.request != request or state.n > n):
+        if state.done < state.n:
+            raise _different_arguments_error(out, state, state_path)
+        state = None
+    if state is None and (path := writer.find_other_images()):
+        raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
+    done = 0 if state is None else state.done
+
+    report = progress or (lambda done, total: None)
+
+    def save_state() -> None:
+        write_file(state_path, json.dumps(asdict(State(request=request, n=n, done=done))))
+
+    try:
+        if state is not None and state.done == state.n < n:
+            writer.reopen(state.n)
+        save_state()
+        report(done, n)
+        for start, images, image_labels in _generate_blocks(model, request, n, done, block_size, chunk_size, report):
+            writer.write(start, images, image_labels)
+            done = start + len(images)
+            save_state()
+            report(done, n)
+        return writer.close(), seed
+    except KeyboardInterrupt:
+        raise Interrupted(f"{str(out)!r} has {done:,} of {count_of(n, 'image')}; continue with the same call") from None
+
+
+def _different_arguments_error(out: Path, state: State, state_path: Path) -> UsageError:
+    request = state.request
+    labels = "" if request.labels is None else f", label_index {', '.join(map(str, request.labels))}"
+    return UsageError(
+        f"{str(out)!r} is half written, with {count_of(state.n, 'image')}{labels}, seed {request.seed}, temperature "
+        f"{request.temperature}; repeat the call with these arguments, or remove {str(state_path)!r} to start over"
+    )
 
 
 def _check_out(out: Path) -> None:
     if out.name in ("", ".."):
         raise UsageError(f"{str(out)!r} is not the name of a new file or folder; use one, such as --out images")
     suffix = out.suffix.lower()
-    if suffix not in SUFFIXES:
+    if suffix not in WRITERS:
         raise UsageError(
             f"{str(out)!r} has an unknown suffix; use .npy or .npz for arrays, or none for a folder of images"
         )
@@ -167,28 +216,38 @@ def _lock(out: Path) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _read_state(path: Path) -> dict[str, Any] | None:
-    """Read the state of an interrupted call, or return None if there is none."""
+def _read_state(path: Path) -> State | None:
+    """Read the state of an earlier call, or return None if there is none."""
     try:
-        state = json.loads(path.read_bytes())
-        if state.keys() != {*Request.__annotations__, "done"} or not all(
-            type(state[name]) is int and state[name] >= 0 for name in ("seed", "done")
-        ):
+        data = parse_json(path.read_text("utf-8"))
+        if not isinstance(data, dict):
+            raise ValueError("it is not a JSON object")
+        state: State = from_dict(State, data)
+        if not 0 <= state.done <= state.n or state.request.seed < 0:
             raise ValueError("it was not written by this version of cvae")
         return state
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, AttributeError) as error:
-        raise CvaeError(f"can't read {str(path)!r} ({error}); remove it to start over") from error
+    except (OSError, ValueError) as error:
+        raise CvaeError(f"can't read {str(path)!r} ({one_line(error)}); remove it to start over") from error
 
 
 def _generate_blocks(
-    model: Model, request: Request, done: int, block_size: int, chunk_size: int
+    model: Model,
+    request: Request,
+    n: int,
+    done: int,
+    block_size: int,
+    chunk_size: int,
+    report: Callable[[int, int], None],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` images."""
-    rng, classes = np.random.default_rng(request.seed), model.spec.classes
-    for start in range(0, request.n, block_size):
-        stop = min(start + block_size, request.n)
+    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` of n images.
+
+    `report` is called after each chunk but the last of a block.
+    """
+    rng = np.random.default_rng(request.seed)
+    for start in range(0, n, block_size):
+        stop = min(start + block_size, n)
         chunks = [slice(first, min(first + chunk_size, stop - start)) for first in range(0, stop - start, chunk_size)]
         noise_chunks = (
             rng.standard_normal((chunk.stop - chunk.start, model.spec.latent_dim), dtype=np.float32) for chunk in chunks
@@ -198,121 +257,13 @@ def _generate_blocks(
                 pass
             continue
         labels = None
-        if classes is not None:
-            labels = (
-                np.arange(start, stop) % len(classes) if request.label is None else np.full(stop - start, request.label)
-            )
+        if request.labels is not None:
+            labels = np.array(request.labels)[np.arange(start, stop) % len(request.labels)]
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
         for chunk, noise in zip(chunks, noise_chunks, strict=True):
             indices = None if labels is None else labels[chunk]
             decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
             images[chunk] = imaging.to_uint8(decoded)
+            if done < start + chunk.stop < stop:
+                report(start + chunk.stop, n)
         yield start, images, labels
-
-
-class _Writer(ABC):
-    """Writer of blocks of images in one format."""
-
-    @abstractmethod
-    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
-
-    def find_other_images(self) -> Path | None:
-        """Return a path that already has images, with which the new images would be mixed, or None."""
-        return None
-
-    @abstractmethod
-    def close(self) -> list[Path]:
-        """Give the files their final names after the last block, and return their paths."""
-
-
-class _ArrayWriter(_Writer):
-    """Writer of one array of images and, for a model with labels, one of class indices."""
-
-    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
-        self.n = n
-        self.arrays: list[tuple[Path, np.dtype, tuple[int, ...]]] = [(out, np.dtype(np.uint8), model.spec.image_shape)]
-        if model.spec.classes is not None:
-            self.arrays.append((out.with_name(f"{out.stem}-labels.npy"), np.dtype(np.int64), ()))
-
-    @staticmethod
-    def _temporary_path(path: Path) -> Path:
-        return path.with_name(f".{path.name}.part")
-
-    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        for (path, dtype, shape), values in zip(self.arrays, (images, labels), strict=False):
-            temporary_path = self._temporary_path(path)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with temporary_path.open("r+b" if start else "w+b") as file:
-                    header = {"descr": dtype.str, "fortran_order": False, "shape": (self.n, *shape)}
-                    np.lib.format.write_array_header_1_0(file, header)
-                    file.seek(start * dtype.itemsize * int(np.prod(shape, dtype=int)), os.SEEK_CUR)
-                    file.write(np.ascontiguousarray(values, dtype).tobytes())
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError as error:
-                raise CvaeError(f"can't write {str(temporary_path)!r}: {error.strerror}") from error
-
-    def close(self) -> list[Path]:
-        for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # the file was renamed before the call was interrupted
-                self._temporary_path(path).replace(path)
-        return [path for path, _, _ in self.arrays]
-
-
-class _ShardWriter(_Writer):
-    """Writer of a shard for each block."""
-
-    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
-        self.out, self.classes, self.block_size = out, model.spec.classes, block_size
-        num_shards = -(-n // block_size)
-        self.files = [out] if num_shards == 1 else [out.with_name(f"{out.stem}-{i:05}.npz") for i in range(num_shards)]
-
-    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
-        with (
-            atomic_write(self.files[start // self.block_size]) as temporary_path,
-            temporary_path.open("wb") as file,  # given a path, numpy would append .npz to .NPZ
-        ):
-            np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
-
-    def find_other_images(self) -> Path | None:
-        pattern = re.compile(re.escape(self.out.stem) + r"-\d{5,}\.npz", re.IGNORECASE)
-        paths = [path for path in self.out.parent.iterdir() if pattern.fullmatch(path.name)]
-        if self.files != [self.out] and self.out.exists():
-            paths.append(self.out)
-        return min(paths, default=None)
-
-    def close(self) -> list[Path]:
-        return self.files
-
-
-class _FolderWriter(_Writer):
-    """Writer of a PNG file for each image."""
-
-    def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
-        self.out, self.digits = out, len(str(n - 1))
-        classes = model.spec.classes
-        if classes is not None and not all(re.fullmatch(r"-?\w([\w .+-]*[\w+-])?", name) for name in classes):
-            classes = tuple(str(i) for i in range(len(classes)))  # an untrusted file may have a class named ".."
-        self.folders = [out] if classes is None else [out / name for name in classes]
-
-    def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        for i, image in enumerate(images):
-            folder = self.folders[0 if labels is None else labels[i]]
-            with atomic_write(folder / f"{start + i:0{self.digits}}.png", sync=False) as temporary_path:
-                imaging.to_pil(image).save(temporary_path)
-
-    def find_other_images(self) -> Path | None:
-        return self.out if next(self.out.rglob("*.png"), None) else None
-
-    def close(self) -> list[Path]:
-        return [self.out]
-
-
-WRITERS: dict[str, Callable[[Path, Model, int, int], _Writer]] = {
-    ".npy": _ArrayWriter,
-    ".npz": _ShardWriter,
-    "": _FolderWriter,
-}

@@ -1,6 +1,5 @@
 """Exported model that generates, encodes and interpolates images on onnxruntime."""
 
-import math
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,19 +17,20 @@ from cvae.runtime.arguments import (
     check_count,
     check_generate_args,
     check_memory,
+    count_labels,
     label_indices,
+    random_seed,
 )
-from cvae.runtime.array import Images
+from cvae.runtime.array import Codes, Images, as_images
+from cvae.runtime.density import gaussian_kl, log_prob
 from cvae.runtime.find import find
+from cvae.runtime.inputs import ImagesLike, to_batch
 from cvae.runtime.session import Session
-from cvae.runtime.weights import check_weights
+from cvae.runtime.weights import check_weights, hash_file
 from cvae.spec import Spec
 
 ROUNDING = 0.01
 """Distance from 0..1 up to which images are clipped: more than any rounding error, less than 3 of 256 grey values."""
-
-MIN_PROBABILITY = np.float32(2**-24)
-"""Smallest probability of a pixel's value that float32 can tell from 0: the spacing of its numbers just below 1."""
 
 
 def load(
@@ -65,15 +65,24 @@ def load(
 class Model:
     """Exported decoder, with the encoder in the same folder, which is loaded on first use. Safe for several threads.
 
-    Images are arrays (N, C, H, W) float32 in [0, 1] with the methods `to_pil()` and `save(path)`. Codes and noise are
-    (N, Z) float32. If the model has labels, every method takes the class either as `label`, by name (see
-    `Spec.label_index`), or as `label_index`, by its index in `spec.classes`: one for all images, or one for each.
+    Methods return arrays (N, C, H, W) float32 in [0, 1] with the attributes `labels` and `seed` and the methods
+    `to_pil()` and `save(path)`. They accept image files, Pillow images and arrays of uint8 or floats, one or many (see
+    `cvae.runtime.inputs.ImagesLike`). Codes and noise are (N, Z) float32.
+
+    If the model has labels, every method takes the class either as `label`, by name (see `Spec.label_index`), or as
+    `label_index`, by its index in `classes`: one for all images, or one for each. Without a class, an image is encoded
+    under the one that explains it best.
+
+    A model can be pickled, for example for a pool of processes. The pickle holds the path and the hash of the file, not
+    the weights.
     """
 
     def __init__(self, path: Path, **options: Any) -> None:
-        self._path = path
+        self._path = path.absolute()  # the program may change its working directory
         self._options = options
-        self._decoder = Session(exported_file(path, DECODER), "decoder", **options)
+        file = exported_file(path, DECODER)
+        self._mtime = file.stat().st_mtime_ns
+        self._decoder = Session(file, "decoder", **options)
         check_weights(path, self.spec)
         self._encoder: Session | None = None
         self._lock = Lock()
@@ -84,14 +93,41 @@ class Model:
         shape = "x".join(map(str, spec.image_shape))
         return f"<cvae.Model {spec.name}: {spec.architecture}, {shape}, latent {spec.latent_dim}, {labels}>"
 
+    def __reduce__(self) -> Any:
+        """Pickle the path, the options and the hash of the decoder's file.
+
+        Raises:
+            CvaeError: If the file has changed since the model was loaded.
+        """
+        file = exported_file(self._path, DECODER)
+        digest = hash_file(file)
+        if digest is None or file.stat().st_mtime_ns != self._mtime:
+            raise CvaeError(f"{str(file)!r} has changed since the model was loaded; load it again before you pickle it")
+        return _unpickle, (self._path, self._options, digest)
+
     @property
     def spec(self) -> Spec:
         """Spec of the model, as embedded in the decoder."""
         return self._decoder.spec
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes, or None for a model without labels."""
+        return self.spec.classes
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of values Z of a code."""
+        return self.spec.latent_dim
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return self.spec.image_shape
+
     def generate(
         self,
-        n: int = 1,
+        n: int | None = None,
         label: Labels = None,
         seed: int | None = None,
         temperature: float = 1.0,
@@ -101,24 +137,35 @@ class Model:
         """Generate images.
 
         Args:
-            n: Number of images.
-            label: Name of the class, or one for each image. Without it, a model with labels takes its classes in turn.
+            n: Number of images; 1 by default. With several labels, the number of images of each.
+            label: Name of the class, or several, which the images take in turn: `label=[1, 2, 3]` gives one of each.
+                Without it, a model with labels takes all classes in turn.
             seed: Seed of the noise, which gives the same images on every machine; random by default.
             temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
                 varied ones.
-            label_index: Index of the class, or one for each image, instead of `label`.
+            label_index: Index of the class, or several, instead of `label`.
 
         Returns:
-            Images (n, C, H, W) float32 in [0, 1].
+            Images (N, C, H, W) float32 in [0, 1], with the attributes `labels` and `seed`. N is n, or n for each of
+            several labels.
 
         Raises:
             UsageError: If the model has no such label, or n or temperature is out of range.
         """
-        n = check_generate_args(n, temperature)
-        check_memory(self.spec, "n", n, "write them to files: cvae generate -n N --out images.npy")
+        n = check_generate_args(1 if n is None else n, temperature)
+        num_labels = count_labels(label, label_index)
+        count = n * num_labels
+        fix = "write them to files: cvae generate -n N --out images.npy"
+        check_memory(self.spec, "n" if num_labels == 1 else "the number of images", count, fix)
         if label is None and label_index is None and self.spec.classes is not None:
             label_index = np.arange(n) % len(self.spec.classes)
-        return self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
+        else:
+            indices = label_indices(self.spec, label, label_index, num_labels)
+            label_index = None if indices is None else np.tile(indices, n)
+        seed = random_seed() if seed is None else seed
+        images = self.decode(self.noise(count, seed) * np.float32(temperature), label_index=label_index)
+        images.seed = int(seed)
+        return images
 
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Return standard normal noise (n, Z) float32. For the same seed, a larger n only appends rows."""
@@ -144,7 +191,8 @@ class Model:
             CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
-        images = self._decoder.run({"noise": noise} | self._labels(label, label_index, len(noise)))[0]
+        indices = label_indices(self.spec, label, label_index, len(noise))
+        images = self._decoder.run(_feed("noise", noise, indices))[0]
         low, high = float(images.min()), float(images.max())
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise CvaeError(
@@ -153,28 +201,35 @@ class Model:
             )
         if low < 0 or high > 1:
             np.clip(images, 0, 1, out=images)
-        return images.view(Images)
+        return as_images(images, self._names(indices))
 
-    def encode(
-        self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, images: ImagesLike, label: Labels = None, *, label_index: Indices = None) -> Codes:
         """Encode images into noise space.
 
         Args:
-            images: Images (N, C, H, W) in [0, 1].
-            label: Name of the class, or one for each image.
+            images: One or more images.
+            label: Name of the class, or one for each image; by default the class that explains the image best.
             label_index: Index of the class, or one for each image, instead of `label`.
 
         Returns:
-            Mean (N, Z) and standard deviation (N, Z) of the codes.
+            Mean (N, Z) and standard deviation (N, Z) of the codes, with the attribute `labels`.
 
         Raises:
             UsageError: If the shape or a label does not fit the model.
-            CvaeError: If there is no encoder in the decoder's folder, or it returns an invalid standard deviation.
+            CvaeError: If an image can't be read, there is no encoder in the decoder's folder, or the encoder returns an
+                invalid standard deviation.
         """
-        images = check_array(images, self.spec.image_shape, "images")
-        if images.min() < 0 or images.max() > 1:
-            raise UsageError(f"images have values in {images.min():g}..{images.max():g}; scale them to 0..1")
+        batch = to_batch(images, self.spec.image_shape)
+        return self._encode(batch, self._explain(batch, label, label_index))
+
+    def _explain(self, batch: np.ndarray, label: Labels, label_index: Indices) -> np.ndarray | None:
+        """Return class indices (N,) as `label_indices` does, but those that explain the images best by default."""
+        if label is None and label_index is None and self.spec.classes is not None:
+            return self.nearest_label(batch)
+        return label_indices(self.spec, label, label_index, len(batch))
+
+    def _encode(self, batch: np.ndarray, indices: np.ndarray | None) -> Codes:
+        """Encode images (N, C, H, W) in [0, 1] under the classes of these indices (N,)."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
@@ -184,21 +239,35 @@ class Model:
                         f"the {ENCODER} in the folder of {self.spec.name!r} was exported from other weights, those of "
                         f"{name!r}; export both again: cvae export onnx {self._path}"
                     )
-        mean, std = self._encoder.run({"image": images} | self._labels(label, label_index, len(images)))
+        mean, std = self._encoder.run(_feed("image", batch, indices))
         if not (lowest := float(std.min())) > 0:
             raise CvaeError(
                 f"{str(exported_file(self._path, ENCODER))!r} contradicts its own spec: it returns the standard "
                 f"deviation {lowest:g}, which must be positive; use a file written by cvae export onnx"
             )
-        return mean, std
+        codes = Codes(mean, std)
+        codes.labels = self._names(indices)
+        return codes
 
-    def reconstruct(self, images: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
-        """Reconstruct images (N, C, H, W) in [0, 1] from the means of their codes."""
-        return self.decode(self.encode(images, label, label_index=label_index)[0], label, label_index=label_index)
+    def reconstruct(self, images: ImagesLike, label: Labels = None, *, label_index: Indices = None) -> Images:
+        """Reconstruct images from the means of their codes.
+
+        Args:
+            images: One or more images.
+            label: Name of the class, or one for each image; by default the class that explains the image best, which
+                the attribute `labels` of the result names.
+            label_index: Index of the class, or one for each image, instead of `label`.
+
+        Returns:
+            Images (N, C, H, W) float32 in [0, 1].
+        """
+        batch = to_batch(images, self.spec.image_shape)
+        indices = self._explain(batch, label, label_index)
+        return self.decode(self._encode(batch, indices).mean, label_index=indices)
 
     def restyle(
         self,
-        images: np.ndarray,
+        images: ImagesLike,
         label: Labels = None,
         to: Labels = None,
         *,
@@ -208,16 +277,20 @@ class Model:
         """Change the class of images but not their style, by decoding their codes with another label.
 
         Args:
-            images: Images (N, C, H, W) in [0, 1].
-            label: Name of the class of the images, or one for each image.
+            images: One or more images.
+            label: Name of the class of the images, or one for each image; by default the class that explains the image
+                best.
             to: Name of the class to change them to, or one for each image.
             label_index: Index of the class of the images, instead of `label`.
             to_index: Index of the class to change them to, instead of `to`.
-        """
-        return self.decode(self.encode(images, label, label_index=label_index)[0], to, label_index=to_index)
 
-    def nearest_label(self, images: np.ndarray) -> np.ndarray:
-        """Return the index of the class (N,) that fits each of the images (N, C, H, W) best.
+        Returns:
+            Images (N, C, H, W) float32 in [0, 1].
+        """
+        return self.decode(self.encode(images, label, label_index=label_index).mean, to, label_index=to_index)
+
+    def nearest_label(self, images: ImagesLike) -> np.ndarray:
+        """Return the index of the class (N,) that explains each of the images best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
         distortion alone is not enough, because a wrong class with an unlikely code reconstructs an image well too.
@@ -227,18 +300,18 @@ class Model:
         """
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
-        nats = []
+        batch, nats = to_batch(images, self.spec.image_shape), []
         for index in range(len(self.spec.classes)):
-            mean, std = self.encode(images, label_index=index)
+            mean, std = self._encode(batch, np.full(len(batch), index))
             reconstruction = self.decode(mean, label_index=index)
-            distortion = -log_prob(self.spec, images, reconstruction).sum(axis=(1, 2, 3))  # -> (N,)
+            distortion = -log_prob(self.spec, batch, reconstruction).sum(axis=(1, 2, 3))  # -> (N,)
             nats.append(distortion + gaussian_kl(mean, std).sum(1))  # (N, Z) -> (N,)
         return np.argmin(nats, axis=0)
 
     def interpolate(
         self,
-        a: int | np.ndarray,
-        b: int | np.ndarray,
+        a: int | ImagesLike,
+        b: int | ImagesLike,
         steps: int = 10,
         label: Label | tuple[Label, Label] | None = None,
         mode: str = "slerp",
@@ -248,64 +321,79 @@ class Model:
         """Interpolate between two codes.
 
         Args:
-            a: Start: a seed (int), a code (Z,) or an image (C, H, W).
+            a: Start: a seed (int), a code (Z,) or an image.
             b: End, like `a`.
             steps: Number of images, which include the start and the end.
             label: Name of the class, or a pair for the start and the end. Between two classes, each image is a mean of
                 the two decodings, weighted by position: the decoder's mean for a label drawn with these probabilities.
+                By default, an image has the class that explains it best, and a seed or code has that of the other end.
             mode: "slerp" (along the sphere, where the mass of the prior is; Shoemake 1985) or "lerp" (straight).
             label_index: Index of the class, or a pair, instead of `label`.
 
         Returns:
-            Images (steps, C, H, W) float32 in [0, 1].
+            Images (steps, C, H, W) float32 in [0, 1]. Their `labels` are None between two classes.
 
         Raises:
-            UsageError: If an argument is out of range or does not fit the model.
+            UsageError: If an argument is out of range or does not fit the model, or no end has a class.
         """
         steps = check_count("steps", steps, minimum=2)
         check_memory(self.spec, "steps", steps, "take fewer steps")
         if mode not in ("slerp", "lerp"):
             raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
+        start, end = self._read_end(a), self._read_end(b)
+        if label is None and label_index is None:
+            label_index = self._explain_ends(start, end)
         indices = label_indices(self.spec, label, label_index, 2, "ends")
         first, last = (None, None) if indices is None else indices.tolist()
         positions = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
-        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(a, first), self._code(b, last), positions)
+        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(start, first), self._code(end, last), positions)
         images = self.decode(codes, label_index=first)  # (steps, C, H, W)
         if first != last:
             weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
-            images = ((1 - weight) * images + weight * self.decode(codes, label_index=last)).view(Images)
+            images = as_images((1 - weight) * images + weight * self.decode(codes, label_index=last))
         return images
 
-    def _code(self, end: int | np.ndarray, index: int | None) -> np.ndarray:
-        """Return the code (Z,) of an end of an interpolation: a seed, a code or an image."""
+    def _read_end(self, end: int | ImagesLike) -> np.ndarray:
+        """Return the code (Z,) or the image (1, C, H, W) of an end of an interpolation."""
         if isinstance(end, int | np.integer):
             return self.noise(1, int(end))[0]
-        if np.ndim(end) == 1:
+        if np.ndim(end) == 1:  # type: ignore[arg-type]
             return check_array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
-        return self.encode(np.asarray(end)[None], label_index=index)[0][0]
+        batch = to_batch(end, self.spec.image_shape)
+        if len(batch) > 1:
+            raise UsageError(f"{len(batch)} images are given as one end of an interpolation; give one image")
+        return batch
 
-    def _labels(self, label: Labels, label_index: Indices, count: int) -> dict[str, np.ndarray]:
-        """Return the class indices as an input of the graph, if it has labels."""
-        indices = label_indices(self.spec, label, label_index, count)
-        return {} if indices is None else {"label": indices}
+    def _explain_ends(self, start: np.ndarray, end: np.ndarray) -> tuple[int, int] | None:
+        """Return the class indices that explain the images best; a code has the class of the other end."""
+        if self.spec.classes is None or (start.ndim == 1 and end.ndim == 1):
+            return None
+        first, last = (None if each.ndim == 1 else int(self.nearest_label(each)[0]) for each in (start, end))
+        known = last if first is None else first
+        assert known is not None
+        return (known if first is None else first), (known if last is None else last)
+
+    def _code(self, end: np.ndarray, index: int | None) -> np.ndarray:
+        """Return the code (Z,) of an end of an interpolation."""
+        return end if end.ndim == 1 else self._encode(end, None if index is None else np.array([index])).mean[0]
+
+    def _names(self, indices: np.ndarray | None) -> list[str] | None:
+        """Return the names of classes, or None for a model without labels."""
+        return None if indices is None or self.spec.classes is None else [self.spec.classes[i] for i in indices]
 
 
-def log_prob(spec: Spec, images: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Return log p(x | z) of each value of images in [0, 1], in nats.
+def _feed(name: str, values: np.ndarray, indices: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Return the inputs of a graph."""
+    return {name: values} if indices is None else {name: values, "label": indices}
 
-    For a likelihood that the mean does not determine, such as a logistic mixture, this is the cross-entropy.
 
-    Args:
-        spec: Spec of the model.
-        images: Images x in [0, 1].
-        mean: Mean of p(x | z), of the same shape.
+def _unpickle(path: Path, options: dict[str, Any], digest: str) -> Model:
+    """Load a pickled model.
+
+    Raises:
+        CvaeError: If its file is missing, or is not the one from which the model was pickled.
     """
-    if spec.sigma is not None:
-        return -0.5 * (((images - mean) / spec.sigma) ** 2 + math.log(2 * math.pi)) - math.log(spec.sigma)
-    mean = np.clip(mean, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-    return images * np.log(mean) + (1 - images) * np.log1p(-mean)
-
-
-def gaussian_kl(mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Return KL(N(mean, std^2) || N(0, 1)) in nats, elementwise."""
-    return 0.5 * (mean**2 + std**2 - 1) - np.log(std)
+    file = exported_file(path, DECODER)
+    if hash_file(file) != digest:
+        raise CvaeError(f"{str(file)!r} has changed since the model was pickled; load it again with cvae.load")
+    return Model(path, **options)

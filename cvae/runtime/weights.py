@@ -1,4 +1,4 @@
-"""Check that the exported files of a run belong to its weights, which a later training may have replaced."""
+"""Check that the files of a model belong together: a later training or export may have replaced some of them."""
 
 import os
 import stat
@@ -32,12 +32,12 @@ def check_weights(model: Path, spec: Spec) -> None:
 
 def is_outdated(model: Path, spec: Spec) -> bool:
     """Return whether the folder of a model has other weights than those that its decoder was exported from."""
-    digest = hash_weights(model / WEIGHTS)
+    digest = hash_file(model / WEIGHTS)
     return digest is not None and digest != spec.weights
 
 
-def hash_weights(path: Path) -> str | None:
-    """Return the SHA-256 of a weights file, which is computed once for each size and modification time.
+def hash_file(path: Path) -> str | None:
+    """Return the SHA-256 of a file, which is computed once for each size and modification time.
 
     A process that only generates an image takes 10 ms for it, so the hash is not stored on disk: loading a model writes
     nothing outside of the folders that the user names.

@@ -8,12 +8,18 @@ import pytest
 from cli_helpers import DIGITS, noise, read_grid, run_torch, same_images
 from PIL import Image
 
+from cvae.cli import _shared
+
 
 @pytest.mark.parametrize(
     ("model", "flags", "columns", "rows", "labels"),
     [
         ("labels", ["--digit", "7"], 1, 1, [7]),
         ("labels", ["--label", "3", "-n", "5"], 3, 2, [3] * 5),
+        ("labels", ["--label", "3", "--label", "5"], 2, 1, [3, 5]),
+        ("labels", ["--label", "3,5", "-n", "3"], 3, 2, [3] * 3 + [5] * 3),
+        ("labels", ["--digit", "7-9", "--grid"], 8, 3, [k for k in (7, 8, 9) for _ in range(8)]),
+        ("labels", ["--label-index", "0-9"], 4, 3, DIGITS),
         ("labels", [], 4, 3, DIGITS),
         ("labels", ["-n", "2"], 2, 10, [k for k in DIGITS for _ in range(2)]),
         ("labels", ["--grid"], 8, 10, [k for k in DIGITS for _ in range(8)]),
@@ -92,3 +98,36 @@ def test_generate_shows_image_only_if_stderr_is_a_terminal(cvae, trained, monkey
     monkeypatch.setattr(getattr(sys, stream), "isatty", lambda: True)
     result = cvae("generate", trained["plain"], "--seed", 1)
     assert result.code == 0 and "\033_G" not in result.out and ("\033_G" in result.err) == (stream == "stderr")
+
+
+@pytest.mark.parametrize(("scale", "size"), [([], 280), (["--scale", 1], 8), (["--scale", 5], 40)])
+def test_scale_is_the_factor_of_the_file(cvae, trained, scale, size):
+    assert cvae("generate", trained["plain"], *scale).code == 0
+    with Image.open("generated.png") as image:
+        assert image.size == (size, size)
+
+
+def test_array_holds_n_images_of_each_label_in_turn(cvae, trained):
+    report = cvae(
+        "generate", trained["labels"], "--label", "3,5", "-n", 2, "--seed", 1, "--out", "x.npz", "--json"
+    ).json
+    assert (report["images"], report["labels"], report["out"]) == (4, ["3", "5"], ["x.npz"])
+    with np.load("x.npz") as arrays:
+        assert arrays["labels"].tolist() == [3, 5, 3, 5]
+        images = run_torch(trained["labels"], "decode", noise(1, 4), [3, 5, 3, 5])
+        assert np.abs(arrays["images"] - 255 * images).max() <= 0.51
+    assert cvae("generate", trained["labels"], "-n", 3, "--out", "y", "--json").json["labels"] == list("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("done", "left", "seconds", "text"),
+    [(0, 5, 1, None), (5, 0, 0, None), (100, 900, 2, "50/s  0:18 left"), (3, 3600 * 3, 3, "1.0/s  3:00:00 left")],
+)
+def test_progress_bar_shows_rate_and_time_left(done, left, seconds, text):
+    assert _shared.format_speed(done, left, seconds) == text
+
+
+def test_bar_is_drawn_on_a_terminal(cvae, trained, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    result = cvae("generate", trained["plain"], "-n", 64, "--out", "x.npy")
+    assert result.code == 0 and "64/64" in result.err and "/s  0:00 left" in result.err

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import pickle
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
     pixels = np.rint(np.asarray(images) * 255).astype(np.uint8)
     assert np.array_equal(np.asarray(images[1].to_pil()), pixels[1, 0])
     assert images.to_pil().size == (2 * 28 + 1, 2 * 28 + 1)  # a grid of two by two
-    images[0].save(tmp_path / "seven.png")
+    images[0].save(tmp_path / "seven.png", scale=1)
     header, _, data = images[0].data_url().partition(",")
     assert header == "data:image/png;base64"
     for file in (tmp_path / "seven.png", io.BytesIO(base64.b64decode(data)), io.BytesIO(images[0]._repr_png_())):
@@ -26,3 +27,25 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
     assert type(images * 2) is type(images.mean(axis=0)) is np.ndarray and images[:, 0, 0]._repr_png_() is None
     with pytest.raises(UsageError, match="not an image"):
         images[0, 0].to_pil()
+
+
+def test_saved_image_is_enlarged_like_that_of_the_command_line(tmp_path):
+    images = cvae.load().generate(2, label=7, seed=0)
+    for scale, size in ((None, (285, 140)), (1, (57, 28)), (3, (171, 84))):
+        images.save(tmp_path / "x.png", scale=scale)
+        with Image.open(tmp_path / "x.png") as image:
+            assert image.size == size
+    for scale in (0, 1.5, True, 10**9):
+        with pytest.raises(UsageError, match=f"scale is {scale}"):
+            images.save(tmp_path / "y.png", scale=scale)
+    assert not (tmp_path / "y.png").exists()
+
+
+def test_slices_and_pickles_keep_labels_and_seed():
+    images = cvae.load().generate(label=[3, 4, 5], seed=6)
+    assert images[1:].labels == ["4", "5"] and images[-1].labels == ["5"] and images[1:].seed == 6
+    assert images[[2, 0]].labels == ["5", "3"] and images[images.mean((1, 2, 3)) >= 0].labels == ["3", "4", "5"]
+    assert images[::2, :, ::-1].labels == ["3", "5"] and images[0, 0].labels is None and (images / 2).ndim == 4
+    assert [image.labels for image in images] == [["3"], ["4"], ["5"]]
+    copy = pickle.loads(pickle.dumps(images))
+    assert np.array_equal(copy, images) and (copy.labels, copy.seed) == (["3", "4", "5"], 6)

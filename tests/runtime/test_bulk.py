@@ -1,6 +1,8 @@
 """Generation of many images into files: interrupted, continued, and split into blocks of any size."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,8 @@ LABELS = np.arange(N) % 10
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    monkeypatch.setattr(bulk, "BLOCK_BYTES", 28 * 28 * 64)  # 64 images: three blocks
+    for name in ("BLOCK_BYTES", "SHARD_BYTES"):
+        monkeypatch.setattr(bulk, name, 28 * 28 * 64)  # 64 images: three blocks
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ class Interruption(Exception):
 
 def stop_after(blocks: int):
     def progress(count: int, total: int) -> None:
-        if count >= min(blocks * 64, total):
+        if count and count >= min(blocks * 64, total):
             raise Interruption
 
     return progress
@@ -48,7 +51,7 @@ def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
     if suffix == ".npy":
         return np.load(out), np.load(out.with_name(f"{out.stem}-labels.npy"))
     if suffix == ".npz":
-        shards = [np.load(path) for path in sorted(out.parent.glob("*.npz"))]
+        shards = [np.load(path) for path in sorted(out.parent.glob("x*.npz"))]
         assert all(shard["classes"].tolist() == list("0123456789") for shard in shards)
         return np.concatenate([s["images"] for s in shards]), np.concatenate([s["labels"] for s in shards])
     files = sorted(out.rglob("*.png"), key=lambda path: path.name)
@@ -56,17 +59,17 @@ def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
     return images, np.array([int(path.parent.name) for path in files])
 
 
-@pytest.mark.parametrize("suffix", bulk.SUFFIXES)
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
 def test_files_contain_the_same_images_as_generate(suffix, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=5)
     images, labels = read(suffix, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
     assert np.array_equal(labels, LABELS)
-    names = {path.name for path in files}
+    names = {path.name for path in files} | {f".x{suffix}.json"}
     assert {path.name for path in tmp_path.iterdir()} == names, "there are leftover files"
 
 
-@pytest.mark.parametrize("suffix", bulk.SUFFIXES)
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
 @pytest.mark.parametrize("blocks", [1, 2, 3])
 def test_interrupted_generation_continues_with_its_seed(suffix, blocks, model, tmp_path):
     out = tmp_path / f"x{suffix}"
@@ -76,7 +79,7 @@ def test_interrupted_generation_continues_with_its_seed(suffix, blocks, model, t
         assert not out.exists(), "the array appears before it is complete"
     counts = []
     _, seed = bulk.generate(model, N, out, progress=lambda count, total: counts.append(count))
-    assert counts == [64, 128, 150][blocks:], "finished blocks were generated twice"
+    assert counts == [64, 128, 150][blocks - 1 :], "finished blocks were generated twice"
     expected = np.rint(model.generate(N, seed=seed) * 255).astype(np.uint8)
     assert np.array_equal(read(suffix, out)[0], expected)
 
@@ -100,12 +103,78 @@ def test_bulk_generation_uses_label_and_temperature(model, tmp_path):
 def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
     with pytest.raises(Interruption):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
-    for n, seed in [(N, 2), (N + 1, 1)]:
-        with pytest.raises(UsageError, match="half written, with n 150, label None, seed 1"):
+    for n, seed in [(N, 2), (N - 1, 1)]:
+        with pytest.raises(UsageError, match=r"half written, with 150 images, label_index 0, 1, .* 9, seed 1"):
             bulk.generate(model, n, out, seed=seed)
-    (tmp_path / ".x.npy.part.json").write_text("{")
+    (tmp_path / ".x.npy.json").write_text("{")
     with pytest.raises(CvaeError, match="remove it"):
         bulk.generate(model, N, out, seed=1)
+
+
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
+@pytest.mark.parametrize("first", [3, 32, 50], ids=lambda n: f"{n} images first")
+def test_complete_call_is_enlarged_and_repeated(suffix, first, model, tmp_path):
+    _, seed = bulk.generate(model, first, out := tmp_path / f"x{suffix}", label=[7, 3])
+    names = {path.name for path in out.rglob("*.png")}
+    expected = np.rint(model.generate(75, [7, 3], seed=seed) * 255).astype(np.uint8)
+    counts: list[int] = []
+    for n in (75, 75):
+        files, _ = bulk.generate(model, n, out, label=[7, 3], progress=lambda count, total: counts.append(count))
+        images, labels = read(suffix, out)
+        assert np.array_equal(images, expected) and labels.tolist() == [7, 3] * 75
+        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in files} | {f".x{suffix}.json"}
+    assert counts == [2 * first, *(count for count in (64, 128, 150) if count > 2 * first), 150]
+    assert names <= {path.name for path in out.rglob("*.png")}, "files were renamed"
+
+
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
+def test_interrupted_enlargement_keeps_the_images_and_is_continued(suffix, model, expected, tmp_path):
+    bulk.generate(model, 40, out := tmp_path / f"x{suffix}", seed=5)
+    with pytest.raises(Interruption):
+        bulk.generate(model, 100, out, seed=5, progress=stop_after(1))
+    assert len(read(suffix, out)[0]) >= 40
+    bulk.generate(model, N, out, seed=5)
+    assert np.array_equal(read(suffix, out)[0], expected)
+
+
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
+def test_call_starts_over_after_its_files_were_removed(suffix, model, expected, tmp_path):
+    files, _ = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=4)
+    for path in files:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    bulk.generate(model, N, out, seed=5)
+    assert np.array_equal(read(suffix, out)[0], expected)
+
+
+def test_folder_with_a_missing_image_is_not_continued(model, tmp_path):
+    bulk.generate(model, 5, out := tmp_path / "x", seed=5)
+    next(out.rglob("*.png")).unlink()
+    with pytest.raises(UsageError, match="already has other images"):
+        bulk.generate(model, 6, out, seed=5)
+
+
+def test_ctrl_c_says_how_to_continue(model, tmp_path, cvae, monkeypatch):
+    decode = model.decode
+
+    def interrupt(self, noise: np.ndarray, **labels: object) -> np.ndarray:
+        if interrupt.calls == 2:
+            raise KeyboardInterrupt
+        interrupt.calls += 1
+        return decode(noise, **labels)
+
+    interrupt.calls = 0
+    flags = ["-n", 150, "--label", "3,4", "--out", "a folder"]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(model), "decode", interrupt)
+        result = cvae("generate", *flags)
+    assert result.code == 130 and result.out == ""
+    command = "cvae generate -n 150 --label 3,4 --out 'a folder'"
+    assert result.err.splitlines()[-1] == (
+        f"cvae: 'a folder' has 128 of 300 images; continue with the same call: {command}"
+    )
+    result = cvae(*shlex.split(command)[1:])
+    assert result.code == 0 and "a folder (300 images, seed " in result.out
+    assert len(list(Path("a folder").rglob("*.png"))) == 300
 
 
 def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
@@ -113,7 +182,7 @@ def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
     monkeypatch.setattr(model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "classes": names}))
     bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == list("0123456789")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in tmp_path.rglob("*")} & {"tmp", "..", "x"} == {"x"}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +191,7 @@ def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
 def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
     bulk.generate(model, N, tmp_path / first, seed=1)
     before = sorted(tmp_path.rglob("*"))
+    assert len(before) > 2
     with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' already has other images; remove"):
         bulk.generate(model, n, tmp_path / then, seed=2)
     assert sorted(tmp_path.rglob("*")) == before
@@ -135,9 +205,9 @@ def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
 def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
     for seed in (1, 2):
         bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.NPZ"]
+    assert {path.name for path in tmp_path.iterdir()} == {"x.NPZ", ".x.NPZ.json"}
     with pytest.raises(UsageError, match=r"x.NPZ' already has other images"):
-        bulk.generate(model, N, tmp_path / "x.NPZ", seed=2)
+        bulk.generate(model, N, tmp_path / "x.NPZ", seed=3)
 
 
 def test_request_interrupted_before_its_first_block_keeps_its_seed(model, tmp_path, monkeypatch):
@@ -172,9 +242,18 @@ def test_invalid_temperature_is_rejected(model, tmp_path, temperature):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("text", ["{}", "[]", "3", '{"seed": 1}', '{"weights": "", "n": 1, "label": null}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{}",
+        "[]",
+        "3",
+        '{"n": 1, "done": 2, "request": {"weights": "", "labels": null, "seed": 1, "temperature": 1}}',
+        '{"n": 1, "done": 0, "request": {"weights": "", "labels": null, "seed": -1, "temperature": 1}}',
+    ],
+)
 def test_error_for_damaged_state_file_suggests_removal(model, tmp_path, text):
-    (tmp_path / ".x.npy.part.json").write_text(text)
+    (tmp_path / ".x.npy.json").write_text(text)
     with pytest.raises(CvaeError, match="remove it to start over"):
         bulk.generate(model, 3, tmp_path / "x.npy")
 
@@ -202,8 +281,8 @@ def test_generate_command_writes_many_images(cvae):
     assert np.load("many.npy").shape == (12, 1, 28, 28)
     assert "12 images, seed 3" in cvae("generate", "-n", 12, "--seed", 3, "--out", "many").out
     assert len(list(Path("many").rglob("*.png"))) == 12
-    state = {"weights": "", "n": 1, "label": None, "seed": 1, "temperature": 1.0, "done": 0}
-    Path(".many.npy.part.json").write_text(json.dumps(state))
+    request = {"weights": "", "labels": None, "seed": 1, "temperature": 1.0}
+    Path(".many.npy.json").write_text(json.dumps({"request": request, "n": 1, "done": 0}))
     for arguments, code, word in [
         (["--out", "many.npy"], 2, "half written"),
         (["-n", 3, "--grid", "--out", "many.npz"], 2, "--grid"),

@@ -46,7 +46,8 @@ def test_lerp_and_slerp_differ_between_the_ends(models):
         ("plain", {"mode": "foo"}, "'foo'.*'slerp'.*'lerp'"),
         ("plain", {"label": 3}, "without labels.*3"),
         ("plain", {"a": np.zeros(9)}, r"\(1, 9\).*\(N, 8\)"),
-        ("plain", {"a": np.zeros((8, 8))}, r"\(1, 8, 8\).*\(N, 1, 8, 8\)"),
+        ("plain", {"a": np.zeros((8, 9))}, r"\(8, 9\).*\(N, 1, 8, 8\)"),
+        ("plain", {"a": np.zeros((2, 8, 8))}, "2 images .* one end"),
         ("labels", {}, "has labels"),
         ("labels", {"label": (3, 10)}, "10"),
         ("labels", {"label": (1, 2, 3)}, "label"),
@@ -56,3 +57,13 @@ def test_lerp_and_slerp_differ_between_the_ends(models):
 def test_interpolate_rejects_invalid_arguments(models, kind, arguments, words):
     with pytest.raises(UsageError, match=words):
         models[kind].interpolate(**{"a": 0, "b": 1, **arguments})
+
+
+def test_images_without_label_interpolate_between_the_classes_that_explain_them_best(models):
+    model = models["labels"]
+    a, b = model.generate(label=[7, 1], seed=2)
+    first, last = (int(i) for i in model.nearest_label([a, b]))
+    path = model.interpolate(a, b, 3)
+    assert np.array_equal(path, model.interpolate(a, b, 3, label_index=(first, last)))
+    assert path.labels == ([str(first)] * 3 if first == last else None)
+    assert model.interpolate(a, 5, 3).labels == [str(first)] * 3  # a seed has the class of the other end

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,8 @@ IMAGES = np.full((3, 1, 8, 8), 0.5, np.float32)
     ids=repr,
 )
 def test_every_method_accepts_names_or_indices(model, choice, names):
-    assert class_names(model.generate(3, **choice)) == names
+    is_single = np.ndim(next(iter(choice.values()))) == 0
+    assert class_names(model.generate(3 if is_single else 1, **choice)) == names
     assert class_names(model.decode(ZERO, **choice)) == names
     assert class_names(model.reconstruct(IMAGES, **choice)) == names
     assert model.encode(IMAGES, **choice)[0][:, 0].tolist() == [NUMBERS.index(name) - 1 for name in names]
@@ -252,8 +254,6 @@ def test_every_method_accepts_names_or_indices(model, choice, names):
         ({"label": np.eye(10, dtype=int)[:3]}, "nested"),
         ({"label": [[1], [10], [2]]}, "nested"),
         ({"label": [[1], [10, 2]]}, "nested"),
-        ({"label": [1, 10]}, "2 labels for 3 images"),
-        ({"label": []}, "0 labels for 3 images"),
         ({"label": "1", "label_index": 0}, "label '1' and label_index 0 both choose the class; give one"),
         ({"label": 0, "label_index": [0, 1, 2]}, "both choose"),
         ({"label_index": -1}, r"index -1; its classes are 0\.\.2, named 1, 10, 2"),
@@ -266,7 +266,6 @@ def test_every_method_accepts_names_or_indices(model, choice, names):
         ({"label_index": [0, 1, None]}, "index None"),
         ({"label_index": 10**30}, "index 10000"),
         ({"label_index": [[0], [1], [2]]}, "nested"),
-        ({"label_index": [0, 1]}, "2 labels for 3 images"),
     ],
     ids=lambda value: str(value)[:60],
 )
@@ -280,6 +279,15 @@ def test_invalid_choice_is_rejected_in_one_line(model, choice, words):
     ):
         with pytest.raises(UsageError, match=f"^.*{words}.*$"):
             call()
+
+
+def test_number_of_labels_must_fit(model):
+    for choice in ({"label": [1, 10]}, {"label_index": [0, 1]}):
+        for call in (model.encode, model.reconstruct, partial(model.restyle, to=1)):
+            with pytest.raises(UsageError, match="2 labels for 3 images"):
+                call(IMAGES, **choice)
+    with pytest.raises(UsageError, match="give at least one label"):
+        model.generate(3, label=[])
 
 
 def test_number_of_thousands_of_digits_is_not_an_index(model):
@@ -419,7 +427,7 @@ def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     report = cvae("generate", folder, *flags, "--json").json
     assert report["labels"] == [name] and class_name("generated.png") == name
     many = cvae("generate", folder, *flags, "-n", 4, "--out", "x.npz", "--json").json
-    assert many["label"] == name and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
+    assert many["labels"] == [name] and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
 def test_generate_command_uses_every_class_without_label(cvae, folder):
@@ -503,6 +511,7 @@ def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, fo
         ("restyle ten.png -m {folder} --digit 1 --label-index 1", ["give one"]),
         ("restyle ten.png -m {folder} --to 1 --to-index 1", ["--to '1'", "--to-index 1"]),
         ("restyle ten.png -m {folder} --to-index 3", ["index 3"]),
+        ("restyle ten.png -m {folder} --to-index x", ["class index 'x'", "an integer, a list such as 0,2"]),
         ("plot grid {folder} --label 1 --label-index 1", ["give one"]),
         ("plot traverse {folder} --label 1 --label-index 1", ["give one"]),
     ],

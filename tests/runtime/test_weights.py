@@ -11,7 +11,7 @@ import pytest
 
 import cvae as package
 from cvae.errors import UsageError
-from cvae.runtime.weights import hash_weights
+from cvae.runtime.weights import hash_file
 
 
 @pytest.fixture
@@ -83,18 +83,18 @@ def test_decoder_chosen_by_path_or_without_weights_is_not_checked(run):
 def test_weights_of_unchanged_size_and_modification_time_are_not_read_again(run):
     weights = run / "model.safetensors"
     digest, status = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat()
-    assert hash_weights(weights) == digest
+    assert hash_file(weights) == digest
     change(weights)
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert hash_weights(weights) == digest  # from the cache
+    assert hash_file(weights) == digest  # from the cache
     os.utime(weights, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert hash_weights(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != digest
+    assert hash_file(weights) == hashlib.sha256(weights.read_bytes()).hexdigest() != digest
 
 
 def test_only_regular_files_have_a_hash(tmp_path):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
-    assert [hash_weights(tmp_path / name) for name in ("missing", "folder", "pipe")] == [None] * 3
+    assert [hash_file(tmp_path / name) for name in ("missing", "folder", "pipe")] == [None] * 3
 
 
 @pytest.mark.integration

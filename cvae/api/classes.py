@@ -1,0 +1,185 @@
+"""Classes that a command chooses: single ones, lists such as `3,4`, and ranges such as `0-9`.
+
+A value that equals a class's name always means that class, so `3-4` is a class if there is one of that name.
+"""
+
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from cvae import model_zoo
+from cvae.errors import UsageError, count_of, one_line
+from cvae.spec import NUMBER, quote_label
+
+if TYPE_CHECKING:
+    from cvae.spec import Spec
+
+Labels = str | float | Sequence[str | float]
+"""Names of classes, or numbers that they spell; a string may be a list or a range."""
+
+Indices = str | int | Sequence[str | int]
+"""Indices of classes, counted from 0; a string may be a list or a range."""
+
+
+def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] | None:
+    """Return the indices of the classes that the flags choose, in the order of the flags, or None without flags.
+
+    Args:
+        spec: spec of the model.
+        flags: values by the names of the flags. The values of `digit` are names of digits, and those of a flag whose
+            name ends with "index" are indices. Others are names.
+
+    Raises:
+        UsageError: If the model has no such class, or two flags contradict each other.
+    """
+    choices = _read_flags(spec, flags)
+    if len({tuple(indices) for indices in choices.values()}) > 1:
+        raise UsageError(f"{' and '.join(choices)} contradict each other; give one")
+    return next(iter(choices.values()), None)
+
+
+def choose_class(spec: "Spec", **flags: Labels | Indices | None) -> int | None:
+    """Return the index of the one class that the flags choose, or None without flags.
+
+    Raises:
+        UsageError: If the flags choose several classes, and as `choose_classes` does.
+    """
+    indices = choose_classes(spec, **flags)
+    if indices is not None and len(indices) > 1:
+        raise UsageError(f"{_quote_flags(flags)}: {len(indices)} classes, but only one is possible; give one")
+    return None if indices is None else indices[0]
+
+
+def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | None) -> list[int] | None:
+    """Return the indices of the classes that the flags choose for `count` images, or None without flags.
+
+    Raises:
+        UsageError: If there is neither one class for all images nor one for each, and as `choose_classes` does.
+    """
+    indices = choose_classes(spec, **flags)
+    if indices is None or len(indices) == count:
+        return indices
+    if len(indices) > 1:
+        raise UsageError(
+            f"{_quote_flags(flags)}: {len(indices)} classes for {count_of(count, 'image')}; give one class "
+            "for all images, or one for each"
+        )
+    return indices * count
+
+
+def parse_labels(spec: "Spec", value: str | float) -> list[int]:
+    """Return the indices of the classes that a name, a list or a range of names means.
+
+    A range of numbers contains the classes whose numbers are in it. Any other range contains the classes from its first
+    to its last one in the order of the model.
+
+    Raises:
+        UsageError: If the model has no labels, or a class is unknown.
+    """
+    if spec.classes is None or not isinstance(value, str):
+        return [spec.label_index(value)]
+    index = _find(spec, value)
+    if index is not None:
+        return [index]
+    if "," in value:
+        return [index for part in value.split(",") for index in parse_labels(spec, part.strip())]
+    for match in re.finditer("-", value):
+        first, last = _find(spec, value[: match.start()]), _find(spec, value[match.end() :])
+        if first is not None and last is not None:
+            return _expand(spec.classes, first, last)
+    start, _, end = value.partition("-")
+    if start and end and (_find(spec, start) is None) != (_find(spec, end) is None):
+        spec.label_index(end if _find(spec, end) is None else start)  # raises an error about this end of the range
+    return [spec.label_index(value)]  # raises an error about the value
+
+
+def _parse_digits(spec: "Spec", value: str | float) -> list[int]:
+    """Return the indices of classes whose names are numbers, like `parse_labels`."""
+    quoted = f"--digit {quote_label(value)}"
+    if spec.classes is None:
+        raise UsageError(
+            f"{spec.name!r} was trained without labels, so it does not accept {quoted}; remove it, or choose a model "
+            f"of digits: -m {model_zoo.DEFAULT}"
+        )
+    if not any(NUMBER.fullmatch(name) for name in spec.classes):
+        names = ", ".join(spec.classes[:10]) + ", ..." * (len(spec.classes) > 10)
+        raise UsageError(
+            f"{quoted}: the classes of {spec.name!r} are not digits but {one_line(names)}; choose one with "
+            f"--label {shlex.quote(spec.classes[0])}"
+        )
+    return parse_labels(spec, value)
+
+
+def _parse_indices(spec: "Spec", value: str | int) -> list[int]:
+    """Return indices of classes from an integer, or from a string with an integer, a list or a range."""
+    if spec.classes is None or not isinstance(value, str):
+        return [spec.check_index(value)]  # type: ignore[arg-type]  # a model without labels has none
+    indices: list[int] = []
+    for part in value.split(","):
+        match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        if match is None:
+            raise UsageError(
+                f"class index {quote_label(value)}: it must be an integer, a list such as 0,2, or a range such as 0-3"
+            )
+        first, last = (spec.check_index(int(number)) for number in (match[1], match[2] or match[1]))
+        indices += _interval(first, last)
+    return indices
+
+
+def _read_flags(spec: "Spec", flags: dict[str, Any]) -> dict[str, list[int]]:
+    """Return the indices that each flag chooses, by the flag and its value."""
+    choices = {}
+    for flag, value in flags.items():
+        parse: Callable[[Spec, Any], list[int]] = parse_labels
+        if flag == "digit":
+            parse = _parse_digits
+        elif flag.endswith("index"):
+            parse = _parse_indices
+        if values := _as_list(value):
+            choices[_quote_flag(flag, values)] = [index for item in values for index in parse(spec, item)]
+    return choices
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return [value]
+    return list(value)
+
+
+def _quote_flags(flags: dict[str, Any]) -> str:
+    return " and ".join(_quote_flag(flag, values) for flag, value in flags.items() if (values := _as_list(value)))
+
+
+def _quote_flag(flag: str, values: list[Any]) -> str:
+    text = ",".join(map(str, values))
+    return f"--{flag.replace('_', '-')} {quote_label(text) if not flag.endswith('index') else one_line(text, 80)}"
+
+
+def _find(spec: "Spec", name: str) -> int | None:
+    """Return the index of the class that a name means, or None if there is none."""
+    try:
+        return spec.label_index(name)
+    except UsageError:
+        return None
+
+
+def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:
+    """Return the indices of a range of classes."""
+    numbers = {index: Decimal(name) for index, name in enumerate(classes) if NUMBER.fullmatch(name)}
+    if first not in numbers or last not in numbers:
+        return _interval(first, last)
+    low, high = sorted((numbers[first], numbers[last]))
+    return sorted(
+        (index for index, number in numbers.items() if low <= number <= high),
+        key=lambda index: numbers[index],
+        reverse=numbers[first] > numbers[last],
+    )
+
+
+def _interval(first: int, last: int) -> list[int]:
+    """Return the integers from `first` to `last`, which may be less."""
+    return list(range(first, last + 1) if first <= last else range(first, last - 1, -1))

@@ -1,0 +1,389 @@
+"""Functions that make images with a model: generate, interpolate, reconstruct and restyle.
+
+Importing this module is cheap: each function imports what it needs when it is called.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
+
+from cvae.api import image_results
+from cvae.api.classes import Indices, Labels
+from cvae.api.image_results import ModelLike, Progress, Result
+
+if TYPE_CHECKING:
+    from cvae.api.arguments import Note
+    from cvae.runtime.array import Images
+    from cvae.runtime.inputs import ImagesLike
+
+
+@overload
+def generate(
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    n: int | None = None,
+    grid: bool = False,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    out: None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    progress: Progress = None,
+    note: "Note" = None,
+) -> "Images": ...
+
+
+@overload
+def generate(
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    n: int | None = None,
+    grid: bool = False,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    out: str | Path,
+    scale: int | None = None,
+    device: str = "cpu",
+    progress: Progress = None,
+    note: "Note" = None,
+) -> list[Path]: ...
+
+
+def generate(
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    n: int | None = None,
+    grid: bool = False,
+    seed: int | None = None,
+    temperature: float = 1.0,
+    out: str | Path | None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    progress: Progress = None,
+    note: "Note" = None,
+) -> "Images | list[Path]":
+    """Generate images, like `cvae generate`.
+
+    Args:
+        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
+            the zoo's default model.
+        label: Class, or several, by name: `7`, `[3, 4]`, `"3,4"` or `"0-9"`. Without it, all classes of the model.
+        digit: Same as `label`, for models of digits.
+        label_index: Class, or several, by index from 0.
+        n: Number of images of each class; 1 by default, or 8 with `grid` (64 without classes). If single images are
+            written and no class is chosen, it is the total number.
+        grid: Make a grid with one row of images per class.
+        seed: Seed of the noise; random by default.
+        temperature: Scale of the noise: below 1 for more typical images, above 1 for more varied images.
+        out: File or folder to write: a grid of the images (.png, .jpg, ...), an array (.npy, .npz), or a folder of PNG
+            files. A call with an array or a folder continues an earlier one that was interrupted or had a smaller n.
+        scale: Factor by which a written grid is enlarged; by default, a small one is enlarged to be visible.
+        device: Device: cpu, cuda, auto or an onnxruntime provider.
+        progress: Function that is called with ("images", done, total) while files of single images are written.
+        note: Function that is called with each message for the user.
+
+    Returns:
+        Images (N, C, H, W) float32 in [0, 1], one class after the other, with the attributes `labels` and `seed`; or
+        the paths that are written, if `out` is given.
+
+    Raises:
+        UsageError: If an argument does not fit the model.
+        CvaeError: If the model can't be loaded, or a file can't be written.
+    """
+    options: dict[str, Any] = {
+        "label": label,
+        "digit": digit,
+        "label_index": label_index,
+        "n": n,
+        "grid": grid,
+        "seed": seed,
+        "temperature": temperature,
+        "device": device,
+        "note": note,
+    }
+    if out is not None and image_results.is_bulk(out):
+        return image_results.write_images(model, Path(out), progress=progress, **options)[0]
+    return _deliver(image_results.make_images(model, **options), out, scale)
+
+
+@overload
+def interpolate(
+    model: ModelLike = None,
+    *,
+    start: "int | ImagesLike" = 0,
+    end: "int | ImagesLike" = 1,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to_label: Labels | None = None,
+    to_label_index: Indices | None = None,
+    via: "Sequence[int | ImagesLike] | None" = None,
+    steps: int = 10,
+    mode: str = "slerp",
+    fps: float = 12.0,
+    out: None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images": ...
+
+
+@overload
+def interpolate(
+    model: ModelLike = None,
+    *,
+    start: "int | ImagesLike" = 0,
+    end: "int | ImagesLike" = 1,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to_label: Labels | None = None,
+    to_label_index: Indices | None = None,
+    via: "Sequence[int | ImagesLike] | None" = None,
+    steps: int = 10,
+    mode: str = "slerp",
+    fps: float = 12.0,
+    out: str | Path,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> list[Path]: ...
+
+
+def interpolate(
+    model: ModelLike = None,
+    *,
+    start: "int | ImagesLike" = 0,
+    end: "int | ImagesLike" = 1,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to_label: Labels | None = None,
+    to_label_index: Indices | None = None,
+    via: "Sequence[int | ImagesLike] | None" = None,
+    steps: int = 10,
+    mode: str = "slerp",
+    fps: float = 12.0,
+    out: str | Path | None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images | list[Path]":
+    """Interpolate between two images, like `cvae interpolate`.
+
+    Args:
+        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
+            the zoo's default model.
+        start: First image: the seed (int) of a random one, an image file, a Pillow image or an array.
+        end: Last image, like `start`.
+        label: Class, by name. Without it, an image has the class that explains it best; between two seeds, there is one
+            row of images for each class.
+        digit: Same as `label`, for models of digits.
+        label_index: Class, by index from 0.
+        to_label: Class at the end, by name; by default the class at the start.
+        to_label_index: Class at the end, by index from 0.
+        via: Intermediate stops, like `start`.
+        steps: Number of images from one stop to the next, including both stops.
+        mode: Path between latent codes: "slerp" (a great circle) or "lerp" (a straight line).
+        fps: Frames per second of an animation.
+        out: File to write: a strip (.png, .jpg, ...), or an animation that runs back and forth (.gif).
+        scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
+        device: Device: cpu, cuda, auto or an onnxruntime provider.
+        note: Function that is called with each message for the user.
+
+    Returns:
+        Images (N, C, H, W) float32 in [0, 1], one row after the other; or the path that is written, if `out` is given.
+
+    Raises:
+        UsageError: If an argument does not fit the model.
+        CvaeError: If the model or an image can't be read, or the file can't be written.
+    """
+    result = image_results.make_interpolation(
+        model,
+        start=start,
+        end=end,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        to_label=to_label,
+        to_label_index=to_label_index,
+        via=via,
+        steps=steps,
+        mode=mode,
+        device=device,
+        note=note,
+    )
+    return _deliver(result, out, scale, fps)
+
+
+@overload
+def reconstruct(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    out: None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images": ...
+
+
+@overload
+def reconstruct(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    out: str | Path,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> list[Path]: ...
+
+
+def reconstruct(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    out: str | Path | None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images | list[Path]":
+    """Encode and decode images, like `cvae reconstruct`.
+
+    Args:
+        images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
+        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
+            the zoo's default model.
+        label: Class of the images, or one for each, by name; by default the class that explains an image best.
+        digit: Same as `label`, for models of digits.
+        label_index: Class of the images, or one for each, by index from 0.
+        out: Image file to write, with the originals above their reconstructions.
+        scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
+        device: Device: cpu, cuda, auto or an onnxruntime provider.
+        note: Function that is called with each message for the user.
+
+    Returns:
+        Reconstructions (N, C, H, W) float32 in [0, 1], whose attribute `labels` names the classes; or the path that is
+        written, if `out` is given.
+
+    Raises:
+        UsageError: If an argument does not fit the model.
+        CvaeError: If the model or an image can't be read, or the file can't be written.
+    """
+    result = image_results.make_reconstructions(
+        images, model, label=label, digit=digit, label_index=label_index, device=device, note=note
+    )
+    return _deliver(result, out, scale)
+
+
+@overload
+def restyle(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to: Labels | None = None,
+    to_index: Indices | None = None,
+    out: None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images": ...
+
+
+@overload
+def restyle(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to: Labels | None = None,
+    to_index: Indices | None = None,
+    out: str | Path,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> list[Path]: ...
+
+
+def restyle(
+    images: "ImagesLike",
+    model: ModelLike = None,
+    *,
+    label: Labels | None = None,
+    digit: Labels | None = None,
+    label_index: Indices | None = None,
+    to: Labels | None = None,
+    to_index: Indices | None = None,
+    out: str | Path | None = None,
+    scale: int | None = None,
+    device: str = "cpu",
+    note: "Note" = None,
+) -> "Images | list[Path]":
+    """Change the class of images and keep their style, like `cvae restyle`.
+
+    Args:
+        images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
+        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
+            the zoo's default model.
+        label: Class of the images, or one for each, by name; by default the class that explains an image best.
+        digit: Same as `label`, for models of digits.
+        label_index: Class of the images, or one for each, by index from 0.
+        to: New class, or several, by name; by default all classes of the model.
+        to_index: New class, or several, by index from 0.
+        out: Image file to write: a row of originals, then a row for each new class.
+        scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
+        device: Device: cpu, cuda, auto or an onnxruntime provider.
+        note: Function that is called with each message for the user.
+
+    Returns:
+        Images (N, C, H, W) float32 in [0, 1], one new class after the other, which the attribute `labels` names; or the
+        path that is written, if `out` is given.
+
+    Raises:
+        UsageError: If an argument does not fit the model, or it was trained without labels.
+        CvaeError: If the model or an image can't be read, or the file can't be written.
+    """
+    result = image_results.make_restyled(
+        images,
+        model,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        to=to,
+        to_index=to_index,
+        device=device,
+        note=note,
+    )
+    return _deliver(result, out, scale)
+
+
+def _deliver(result: Result, out: str | Path | None, scale: int | None, fps: float = 12.0) -> "Images | list[Path]":
+    """Save a result if `out` is given, and return what the function returns."""
+    if out is None:
+        return result.images
+    result.save(Path(out), scale, fps)
+    return [Path(out)]
