@@ -40,7 +40,11 @@ INVALID_FLAGS = {
     "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
     "device": (2, "--device gpu", ["'gpu'", "did you mean 'cuda'?"]),
     "misspelt recipe": (2, "--recipe mnist-resnet", ["'mnist-resnet'", "'mnist-resnet-flow'", ".toml"]),
-    "recipe that starts from a missing run": (2, "--recipe mnist-resnet-flow", ["'mnist-resnet-flow-iwae'", "--recipe mnist-resnet-flow-iwae"]),
+    "recipe that starts from a missing run": (
+        2,
+        "--recipe mnist-resnet-flow",
+        ["'mnist-resnet-flow-iwae'", "--recipe mnist-resnet-flow-iwae"],
+    ),
     "missing recipe": (2, "--recipe nowhere.toml", ["'nowhere.toml'"]),
     "unknown key in recipe": (2, "--recipe unknown-key.toml", ["unknown-key.toml", "'epochz'", "'epochs'"]),
     "wrong type in recipe": (2, "--recipe wrong-type.toml", ["wrong-type.toml", "epochs", "'3'", "int"]),

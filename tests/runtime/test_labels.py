@@ -570,7 +570,11 @@ def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
 
 
 def test_javascript_selects_the_same_classes_as_python(in_javascript):
-    cases = [(c, label, name) for c, label, name in (*LABELS_BY_NAME, *LABELS_BY_INDEX) if c is not LONG or isinstance(label, str)]
+    cases = [
+        (c, label, name)
+        for c, label, name in (*LABELS_BY_NAME, *LABELS_BY_INDEX)
+        if c is not LONG or isinstance(label, str)
+    ]
     assert in_javascript(*((c, label) for c, label, _ in cases)) == [c.index(name) for c, _, name in cases]
 
 
