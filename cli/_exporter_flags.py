@@ -42,7 +42,7 @@ class ExportCommand(HelpCommand):
             try:
                 ctx.meta[_FLAGS] = make_flags(name, EXPORTERS.get(name), EXPORTERS.options(name))
             except CvaeError:
-                if not (wants_help or ctx.resilient_parsing):  # the shell completes the line otherwise
+                if not (wants_help or ctx.resilient_parsing):  # resilient while the shell completes the line
                     raise
         try:
             return super().parse_args(ctx, args)
@@ -65,7 +65,7 @@ class ExportCommand(HelpCommand):
         return is_shared or exporter in section.split()
 
     def choose_examples(self, ctx: Any, examples: list[str]) -> list[str]:
-        """Return the examples of the exporter that the command line names, or all."""
+        """Return the examples of the exporter that the command line names, or else all examples."""
         name = ctx.meta.get(_EXPORTER)
         if name not in EXPORTERS:
             return examples

@@ -14,10 +14,10 @@ OPTIONS = "Options"
 """Section of the options that have no group."""
 
 ORDER = {OPTIONS: 0, **dict.fromkeys(GROUPS, 1), HARDWARE: 3, OUTPUT: 4}
-"""Order of the sections. The order in which a command declares its options decides between equal numbers."""
+"""Order of the sections. Those with equal numbers are in the order in which the command declares their options."""
 
 NAMES_WIDTH = 24
-"""Maximum width of the column of names, in characters. A longer name has its own line."""
+"""Maximum width of the column of names, in characters. A longer name is on a line of its own."""
 
 Records = list[tuple[str, str]]
 """Names and descriptions."""
@@ -44,7 +44,7 @@ class _Help:
     format_usage: Callable[[Any, Any], None]
 
     def get_short_help_str(self, limit: int = 0) -> str:
-        """Return the first sentence of the help, which is never cut."""
+        """Return the first sentence of the help, without truncating it."""
         return split_help(self.help)[0].partition("\n\n")[0].replace("\n", " ").partition(". ")[0].rstrip(".") + "."
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -113,8 +113,8 @@ def option_sections(params: list[Any]) -> dict[str, Records]:
 def describe(param: Any) -> tuple[str, str]:
     """Return the names of a parameter with its metavar, and its help with the default."""
     metavar = param.metavar or param.name.upper()
-    text, facts = param.help or "", [describe_default(param), describe_range(param)]
-    if notes := "; ".join(fact for fact in facts if fact):
+    text = param.help or ""
+    if notes := "; ".join(filter(None, [describe_default(param), describe_range(param)])):
         text = f"{text} [{notes}]".strip()
     if param.param_type_name == "argument":
         return metavar, text
@@ -136,7 +136,7 @@ def describe_default(param: Any) -> str:
 
 
 def describe_range(param: Any) -> str:
-    """Return the range of a number that has a minimum and a maximum. One end alone is obvious, and in the error."""
+    """Return the range of a number that has a minimum and a maximum. A single bound is left to the error message."""
     limits = param if hasattr(param, "min") else getattr(param, "type", None)  # depends on the version of typer
     low, high = getattr(limits, "min", None), getattr(limits, "max", None)
     return "" if low is None or high is None else f"{low} to {high}"
@@ -169,7 +169,7 @@ def format_records(records: Records, width: int, column: int) -> list[str]:
 
 
 def wrap(text: str, width: int, indent: int = 2) -> list[str]:
-    """Wrap a text at spaces."""
+    """Wrap text at spaces."""
     margin = " " * indent
     text = " ".join(text.split())
     return textwrap.wrap(

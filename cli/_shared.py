@@ -88,7 +88,7 @@ def _merge_models(argument: Any, option: Any) -> Any:
     """
     if argument and option and argument != option:
         names = [value if isinstance(value, str) else " ".join(value) for value in (argument, option)]
-        raise UsageError(f"{names[0]!r} and --model {names[1]!r} are two models; give one")
+        raise UsageError(f"{names[0]!r} and --model {names[1]!r} name different models; give one")
     return argument or option
 
 
@@ -108,7 +108,7 @@ Label = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Class of the images, by name; several as 3,4 or 0-9, or by repeating the flag.",
+        help="Class of the images, by name. For several, write 3,4 or 0-9, or repeat the flag.",
         autocompletion=_completion.labels,
     ),
 ]
@@ -117,7 +117,8 @@ Digit = Annotated[
     typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels),
 ]
 LabelIndex = Annotated[
-    list[str] | None, typer.Option(metavar="N", help="Class of the images, by index from 0; several as 0,2 or 0-9.")
+    list[str] | None,
+    typer.Option(metavar="N", help="Class of the images, by index from 0. For several, write 0,2 or 0-9."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
 
@@ -144,7 +145,7 @@ Scale = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Factor by which the image is enlarged. [default: small images become visible]",
+        help="Factor by which the image is enlarged. [default: enlarge small images]",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -182,7 +183,7 @@ def save_image(result: "Result", out: Path, scale: int | None = None, fps: float
 def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
     """Yield a function (stage, done, total) that draws a progress bar for each stage, on a terminal only.
 
-    A bar shows the count, the rate and the time left, which leave out what was done before its first call.
+    A bar shows the count, the rate and the time left. The rate does not count items done before the first call.
     """
     if not sys.stderr.isatty():
         yield lambda stage, done, total: None

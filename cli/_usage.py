@@ -42,14 +42,14 @@ def _describe_value(error: Any) -> str:
         return ""
     kind, param, value = details[0]["type"], error.param, details[0]["input"]
     name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar
-    shown = one_line(repr(value), 80)
+    quoted = one_line(repr(value), 80)
     if kind in ("greater_than_equal", "less_than_equal"):
         interval = Interval(minimum=param.min, maximum=param.max)
         return f"{name} {one_line(value, 80)} is out of range; it must be {interval}"
     for prefix, expected in EXPECTED.items():
         if kind.startswith(prefix):
-            return f"{name} {shown} is not {expected}"
-    return error.format_message().rstrip(".").replace("Invalid value for", f"Invalid value {shown} for", 1)
+            return f"{name} {quoted} is not {expected}"
+    return error.format_message().rstrip(".").replace("Invalid value for", f"Invalid value {quoted} for", 1)
 
 
 def _describe_name(error: Any) -> str:

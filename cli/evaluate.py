@@ -106,7 +106,7 @@ def evaluate(
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Format the report with one line per metric, which has the same name as in the JSON."""
+    """Format the report with one line per metric, under the same name as in the JSON."""
     lines = [
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"

@@ -48,16 +48,16 @@ def format_list(parts: dict[str, dict[str, str]]) -> str:
 def format_part(part: dict[str, Any]) -> str:
     """Format the summary of a part, and how each of its options is set."""
     records = []
-    for option, facts in part["options"].items():
-        metavar = METAVARS.get(facts["type"], "VALUE")
+    for option, info in part["options"].items():
+        metavar = METAVARS.get(info["type"], "VALUE")
         if part["flag"] == "export":
             flag = "--" + option.replace("_", "-")
-            usage = flag if facts["type"] == "bool" else f"{flag} {metavar}"
+            usage = flag if info["type"] == "bool" else f"{flag} {metavar}"
         else:
             usage = f"--set {part['flag'][2:]}.{option}={metavar}"
-        notes = [] if facts["default"] is None else [f"default: {json_format.dumps(facts['default'])}"]
-        notes += [facts["range"]] if facts["range"] else []
-        records.append((usage, f"{facts['help']} [{'; '.join(notes)}]" if notes else facts["help"]))
+        notes = [] if info["default"] is None else [f"default: {json_format.dumps(info['default'])}"]
+        notes += [info["range"]] if info["range"] else []
+        records.append((usage, f"{info['help']} [{'; '.join(notes)}]" if notes else info["help"]))
     lines = [f"{part['flag']} {part['name']}: {part['summary']}"]
     lines += _help.format_records(records, 78, 6) or ["  It has no options."]
     return "\n".join(lines)

@@ -68,8 +68,8 @@ def latent(
         device=device,
         note=_shared.echo,
     )
-    facts = plot.describe(figure)
-    _shared.report(json, facts, f"{out} ({facts['images']:,} images)")
+    description = plot.describe(figure)
+    _shared.report(json, description, f"{out} ({description['images']:,} images)")
 
 
 @app.command()
@@ -140,8 +140,10 @@ def traverse(
         device=device,
         note=_shared.echo,
     )
-    facts = plot.describe(figure)
-    _shared.report(json, facts, f"{out} ({len(facts['dimensions'])} of {facts['latent_dim']} dimensions)")
+    description = plot.describe(figure)
+    _shared.report(
+        json, description, f"{out} ({len(description['dimensions'])} of {description['latent_dim']} dimensions)"
+    )
 
 
 @app.command()
@@ -180,8 +182,8 @@ def reconstructions(
         device=device,
         note=_shared.echo,
     )
-    facts = plot.describe(figure)
-    _shared.report(json, facts, f"{out} ({facts['images']:,} images)")
+    description = plot.describe(figure)
+    _shared.report(json, description, f"{out} ({description['images']:,} images)")
 
 
 @app.command()
@@ -207,7 +209,7 @@ def grid(
 ) -> None:
     """Show every class in the same styles, or a map of the latent space.
 
-    A map is shown of a model that has two latent dimensions and no labels, or with --label.
+    The map is for models with two latent dimensions. If the model has labels, it needs --label.
 
     Examples:
       cvae plot grid mnist-resnet-conditional --seed 0
@@ -224,13 +226,13 @@ def grid(
         device=device,
         note=_shared.echo,
     )
-    facts = plot.describe(figure)
-    columns = facts["columns"]
-    if "classes" in facts:
-        text = f"{len(facts['classes'])} classes, {columns} styles, seed {facts['seed']}"
+    description = plot.describe(figure)
+    columns = description["columns"]
+    if "classes" in description:
+        text = f"{len(description['classes'])} classes, {columns} styles, seed {description['seed']}"
     else:
         text = f"{columns} x {columns} codes"
-    _shared.report(json, facts, f"{out} ({text})")
+    _shared.report(json, description, f"{out} ({text})")
 
 
 @app.command()
@@ -253,8 +255,8 @@ def losses(
       cvae plot losses
       cvae plot losses runs/first runs/second --out losses.svg
     """
-    facts = plot.describe(plot.losses(runs, out=out, note=_shared.echo))
-    _shared.report(json, facts, f"{out} ({', '.join(facts['epochs'])})")
+    description = plot.describe(plot.losses(runs, out=out, note=_shared.echo))
+    _shared.report(json, description, f"{out} ({', '.join(description['epochs'])})")
 
 
 @app.command()
@@ -278,5 +280,5 @@ def progress(
       cvae plot progress
       cvae plot progress runs/mine --epochs 1,5,10
     """
-    facts = plot.describe(plot.progress(run, epochs=epochs, out=out, note=_shared.echo))
-    _shared.report(json, facts, f"{out} ({len(facts['epochs'])} epochs)")
+    description = plot.describe(plot.progress(run, epochs=epochs, out=out, note=_shared.echo))
+    _shared.report(json, description, f"{out} ({len(description['epochs'])} epochs)")

@@ -20,7 +20,7 @@ def runs(
 ) -> None:
     """List the runs under runs/ with their bounds, newest first.
 
-    The bounds are in nats per image, the lower the better: the best one on the validation images, and the one on the
+    The bounds are in nats per image, and lower is better: the best bound on the validation images, and the bound on the
     test images. The last column shows the flags that differ between the runs, except those at their defaults.
 
     Examples:

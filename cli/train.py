@@ -149,7 +149,7 @@ def _format(spelling: str, value: Any) -> str:
     from cvae.errors import one_line
 
     if isinstance(value, tuple | list) and " " not in spelling:
-        return " ".join(_format(spelling, each) for each in value)
+        return " ".join(_format(spelling, item) for item in value)
     if isinstance(value, bool) and spelling.startswith("--") and " " not in spelling:
         return spelling if value else spelling.replace("--", "--no-", 1)
     return f"{spelling}{'=' if ' ' in spelling else ' '}{one_line(repr(value), 80)}"

@@ -50,7 +50,7 @@ def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
     """Print the card of a model, or a recipe.
 
     The card describes the data, the license, the training, metrics, intended use and limitations. A recipe is printed
-    if there is no model of its name.
+    if no model has this name.
 
     Examples:
       cvae zoo show mnist-resnet-conditional

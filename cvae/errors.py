@@ -43,7 +43,7 @@ class MissingExtraError(CvaeError, ImportError):
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra from where this package comes from: a checkout, a file or the index."""
+    """Return the command that installs an extra from the source of this package: a checkout, file, URL or index."""
     try:
         source = _find_source()
     except Exception:  # the metadata of an installation may be missing or damaged, which must not hide an error
@@ -56,7 +56,7 @@ def install_command(extra: str) -> str:
 
 
 def _find_source() -> Path | str | None:
-    """Return the checkout or file that this package comes from, its address, or None if it comes from an index."""
+    """Return the checkout, file or URL that this package was installed from, or None if it comes from an index."""
     import json
     from importlib.metadata import distribution
     from urllib.parse import urlsplit

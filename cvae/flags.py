@@ -70,7 +70,7 @@ class Flag:
     choices: tuple[str, ...] = ()
     """Allowed values."""
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Allowed value that a message suggests for a word that people try."""
+    """Allowed value that the error message suggests for each word that users may try instead."""
     parse: Callable[[str], Any] | None = None
     """Function that converts the command-line argument, if the type alone is not enough."""
     canonical: Callable[[Any], Any] | None = None

@@ -1,4 +1,4 @@
-"""Format of numbers, and one-line format of Python warnings and of the log messages of other packages.
+"""Formatting of numbers, and one-line format of Python warnings and of the log messages of other packages.
 
 Does not import torch.
 """

@@ -1,4 +1,4 @@
-"""Description of a network, from which it can be rebuilt, and comparison of two. Does not import torch."""
+"""Description of a network, from which it can be rebuilt, and comparison of two networks. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -60,7 +60,7 @@ class ModelConfig:
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
-    """Describe in what two networks differ, such as "10 against 4 classes" or "arch.width 64 against 32"."""
+    """Describe how two networks differ, such as "10 against 4 classes" or "arch.width 64 against 32"."""
 
     def describe_images(config: ModelConfig) -> str:
         channels, height, width = config.image_shape

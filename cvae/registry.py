@@ -146,7 +146,7 @@ class Registry:
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
     def describe_options(self, name: str) -> dict[str, dict[str, Any]]:
-        """Return the type, default, range and description of each option of a part, where they are known."""
+        """Return the type, default, range and description of each option of a part, if they are known."""
         part = self.get(name)
         return {
             option: {
@@ -324,4 +324,4 @@ REGISTRIES = {
     "data": DATASETS,
     "export": EXPORTERS,
 }
-"""Registries by the field of `TrainConfig` that names a part; exporters by the command."""
+"""Registries by the field of `TrainConfig` that names a part; "export" is the command that names an exporter."""

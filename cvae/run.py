@@ -163,9 +163,9 @@ def create_run_folder(name: str) -> Path:
 
 
 def is_finished(run: Path) -> bool:
-    """Return whether the training of a run has ended. A damaged run has not.
+    """Return whether the training of a run has ended. A damaged run counts as unfinished.
 
-    The last record has the metrics of the test images. A data set may have none; then all epochs must be recorded.
+    The last record has the metrics of the test images. Without test images, all epochs must be recorded.
     """
     try:
         records = read_metrics(run)
@@ -184,7 +184,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
     Returns:
         For each run: `run`, its path; `finished`; `epochs` and `total_epochs`; `seconds` of training; the best
         `validation` bound and the `test` bound, in nats per image; `exported`; `flags`, the flags that differ;
-        and `error`, if the run is damaged. What is not known is None.
+        and `error`, if the run is damaged. Unknown values are None.
     """
     rows, settings = [], []
     for run in runs:
@@ -225,7 +225,7 @@ def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the bounds, the number of epochs and the time in the metrics of a run.
 
     Raises:
-        CvaeError: If a record is not one that a training writes.
+        CvaeError: If a record does not have the format that training writes.
     """
     try:
         validation = [float(selection_bound(record["validation"])) for record in records if "validation" in record]

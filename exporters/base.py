@@ -18,8 +18,8 @@ Options:
     a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
     `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
-    An exporter can have a second argument `note`, of default None: a function to call with a line of text that tells
-    the user what has been done. `cvae export` prints these lines to standard error.
+    An exporter can have a second argument `note`, with the default None: a function to call with a line of text that
+    tells the user what has been done. `cvae export` prints these lines to standard error.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:

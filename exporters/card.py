@@ -14,7 +14,7 @@ MARKER = "<!-- Written by cvae export"
 """Start of the line that allows the next export to overwrite a card."""
 
 ADDRESS = "hf://OWNER/NAME"
-"""Address of the model in a card. `cvae hub push` replaces it by the address of the repository."""
+"""Address of the model in a card. `cvae hub push` replaces it with the address of the repository."""
 
 NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own changes. -->"
 

@@ -1,4 +1,4 @@
-"""Replacement of the package pillow-heif, whose "HEIC" files are PNG files behind the first bytes of a HEIC file."""
+"""Replacement of the package pillow-heif, whose "HEIC" files are PNG files after the first bytes of a HEIC file."""
 
 import io
 import sys

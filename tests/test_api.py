@@ -36,7 +36,7 @@ def exporter(monkeypatch) -> Callable[[Exception | None], list[Path]]:
 
 
 @pytest.mark.integration
-def test_training_ends_with_a_usable_model_and_says_so(tmp_path, capsys):
+def test_training_exports_a_usable_model_and_names_its_files(tmp_path, capsys):
     run = cvae.train(QUICK, tmp_path / "run").path
     assert cvae.load(run).generate(2, label=7, seed=0).shape == (2, 1, 8, 8)
     for name in (CURVES, SAMPLE_GRID, RECONSTRUCTIONS):
@@ -90,7 +90,7 @@ def test_diverged_run_is_not_exported(tmp_path, exporter):
 
 
 @pytest.mark.integration
-def test_other_processes_do_not_export(tmp_path, exporter, monkeypatch):
+def test_only_main_process_exports(tmp_path, exporter, monkeypatch):
     runs = exporter()
     monkeypatch.setattr("cvae.engine.processes.is_main_process", lambda: False)
     assert cvae.train(QUICK, tmp_path / "run", quiet=True).path.is_dir() and runs == []

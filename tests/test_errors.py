@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
-def installed(tmp_path, monkeypatch):
-    """Return a function that makes the package one that pip installed from a source, described by direct_url.json."""
+def install_from(tmp_path, monkeypatch):
+    """Return a function that makes cvae look like a package that pip installed from the source in direct_url.json."""
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "cvae" / "errors.py"))
     monkeypatch.chdir(tmp_path)
 
@@ -36,11 +36,11 @@ def test_install_command_of_a_checkout_names_it(tmp_path, monkeypatch):
     assert str(MissingExtraError("cvae train")).endswith(f" not installed: pip install '{ROOT}[train]'")
 
 
-def test_install_command_names_the_source_of_the_installation(installed, tmp_path):
+def test_install_command_names_the_source_of_the_installation(install_from, tmp_path):
     wheel = tmp_path / "my files" / "cvae_onnx-0.1.0-py3-none-any.whl"
     wheel.parent.mkdir()
     wheel.touch()
-    installed(json.dumps({"url": wheel.as_uri(), "archive_info": {}}))
+    install_from(json.dumps({"url": wheel.as_uri(), "archive_info": {}}))
     assert install_command("hub") == f"pip install '{wheel}[hub]'"
 
 
@@ -57,12 +57,12 @@ def test_install_command_names_the_source_of_the_installation(installed, tmp_pat
         ("{damaged", "cvae-onnx[plot]"),
     ],
 )
-def test_install_command_without_local_source(installed, direct_url, requirement):
-    installed(direct_url)
+def test_install_command_names_a_remote_source_or_the_index(install_from, direct_url, requirement):
+    install_from(direct_url)
     assert install_command("plot") == f"pip install '{requirement}'"
 
 
-def test_install_command_without_metadata(installed, monkeypatch):
+def test_install_command_uses_the_index_without_metadata(install_from, monkeypatch):
     def fail(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 MAX_COUNTS = 10
-"""Maximum number of classes that a message on the classes of images names."""
+"""Maximum number of classes that the message about the best classes of images lists."""
 
 Note = Callable[[str], None] | None
 """Function that is called with each message for the user."""
@@ -82,7 +82,7 @@ def choose_labels(
     names: Sequence[str],
     note: Note = None,
 ) -> list[int] | None:
-    """Return the class index of each image: those that are given, else the classes that explain the images best.
+    """Return the class index of each image: from `indices`, or else the class that explains the image best.
 
     Args:
         model: model with an encoder.

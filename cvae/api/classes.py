@@ -70,7 +70,7 @@ def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | N
 
 
 def parse_labels(spec: "Spec", value: str | float) -> list[int]:
-    """Return the indices of the classes that a name, a list or a range of names means.
+    """Return the indices of the classes that a name, a list or a range of names stands for.
 
     A range of numbers contains the classes whose numbers are in it. Any other range contains the classes from its first
     to its last one in the order of the model.
@@ -160,7 +160,7 @@ def _quote_flag(flag: str, values: list[Any]) -> str:
 
 
 def _find(spec: "Spec", name: str) -> int | None:
-    """Return the index of the class that a name means, or None if there is none."""
+    """Return the index of the class that a name stands for, or None if there is no such class."""
     try:
         return spec.label_index(name)
     except UsageError:
@@ -181,5 +181,5 @@ def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:
 
 
 def _interval(first: int, last: int) -> list[int]:
-    """Return the integers from `first` to `last`, which may be less."""
+    """Return the integers from `first` to `last`, which may be smaller."""
     return list(range(first, last + 1) if first <= last else range(first, last - 1, -1))

@@ -52,8 +52,8 @@ def fit(
     Args:
         model: Run folder, exported file or hf://owner/name; None for the newest run.
         quantile: Fraction of normal images whose scores do not exceed the thresholds.
-        data: Data set of normal images, as in `cvae.train`; None for that of the training.
-        data_dir: Folder of downloaded data and of the cache; None for the one of the training.
+        data: Data set of normal images, as in `cvae.train`; None for the one used in training.
+        data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         split: "train", "validation" or "test"; None for "validation" or, with `data`, all training images.
         limit: Maximum number of images, evenly spaced in the split.
@@ -154,7 +154,7 @@ def score(
     readable = [i for i in sorted(rows) if i not in stream.unreadable]
     if out is not None:
         worst = sorted(readable, key=lambda i: -rows[i][score])[:MAX_WORST]
-        pixels = stream.read(worst)  # again, since only the final scores tell which images are the worst
+        pixels = stream.read(worst)  # read again: only the final scores tell which are the worst
         reconstruction = measure(scorer, pixels, reconstructions=True).reconstruction
         assert isinstance(reconstruction, np.ndarray)
         _save_worst(out / "worst.png", pixels, reconstruction)
@@ -233,7 +233,7 @@ def _list_folder(path: Path, out: Path | None, note: Note) -> list[Path]:
 
 
 def _report_problems(stream: "ImageStream", skipped: Sequence[Mapping[str, str]], count: int, note: Note) -> None:
-    """Send messages on images that were converted to fit, on their range of values, and on those that were skipped.
+    """Send messages about images that were converted to fit, their range of values, and images that were skipped.
 
     Raises:
         CvaeError: If none of the images can be read.

@@ -24,7 +24,7 @@ OPTIONS = "Options of the parts, such as {'arch': {'width': 32}}."
 def add_flags(config: type) -> Callable[[Function], Function]:
     """Replace `**flags` in the signature of a function with the flags of a config, and add them to its documentation.
 
-    The function still receives only the flags that the caller sets, so that others don't override a recipe.
+    The function still receives only the flags that the caller sets, so that defaults don't override a recipe.
     """
 
     def decorate(function: Function) -> Function:
@@ -68,8 +68,8 @@ def _describe_flags(config: type) -> str:
 def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[str, Any]:
     """Return the config fields that the keyword arguments of a function set, with values of the fields' types.
 
-    A flag may be spelled like on the command line too: `exclude_class` is the field `without`. Short flags are moved to
-    the options. Lists, paths and the numbers of numpy and torch are converted.
+    A flag may also be spelled as on the command line: `exclude_class` is the field `without`. Short flags are moved to
+    the options. Lists, paths, and NumPy and torch numbers are converted.
 
     Args:
         config: config with the flags.
@@ -115,7 +115,7 @@ def _check_options(options: Any) -> dict[str, dict[str, Any]]:
 
 
 def convert(name: str, value: Any, hint: Any) -> Any:
-    """Convert the value of an argument to the type that it expects.
+    """Convert the value of an argument to the expected type.
 
     Args:
         name: name of the argument.

@@ -41,7 +41,7 @@ class Result:
         images: images (N, C, H, W).
         draw: function that arranges them in one image.
         animate: function that arranges them as frames of an animation, or None.
-        report: what the command reports about them, as its JSON.
+        report: values that the command prints as JSON.
     """
 
     images: "Images"
@@ -125,7 +125,7 @@ def write_images(
     progress: Progress,
     note: "Note",
 ) -> tuple[list[Path], dict[str, Any]]:
-    """Write single images, which take the classes in turn, and return the paths and the report of the command."""
+    """Write single images, which cycle through the classes, and return the paths and the report of the command."""
     from cvae.runtime import bulk
 
     decoder = arguments.open_model(model, device, note)
@@ -211,11 +211,11 @@ def _interpolate_row(
     """Return the images (N, C, H, W) from stop to stop; each stop appears once."""
     import numpy as np
 
-    legs = []
+    segments = []
     for (a, b), (first, last) in zip(pairwise(stops), pairwise(labels), strict=True):
         ends = None if first is None or last is None else (first, last)
-        legs.append(decoder.interpolate(a, b, steps, mode=mode, label_index=ends))
-    return np.concatenate([legs[0], *(leg[1:] for leg in legs[1:])])
+        segments.append(decoder.interpolate(a, b, steps, mode=mode, label_index=ends))
+    return np.concatenate([segments[0], *(segment[1:] for segment in segments[1:])])
 
 
 def _choose_row_labels(

@@ -42,17 +42,17 @@ def evaluate(
     Args:
         model: Run folder, exported file, zoo model or hf://owner/name; None for the newest run, or else the zoo's
             default model.
-        data: Data set, as in `cvae.train`; None for that of the training.
-        data_dir: Folder of downloaded data and of the cache; None for the one of the training.
+        data: Data set, as in `cvae.train`; None for the one used in training.
+        data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
-        binarize: Binarization of the pixels, as in `cvae.train`; None for that of the training.
+        binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
         split: "test", "validation" or "train".
         limit: Maximum number of images, evenly spaced in the split; distances always use all.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
         features: Feature extractor for distances: "mnist" or "module:callable"; None for that of the data set.
         cas: Train a classifier on generated images and report its accuracy. This takes minutes and needs torch.
-        exported: Score the exported files, without torch, although the run has weights.
+        exported: Score the exported files, without torch, even if the run has weights.
         seed: Seed of all random numbers.
         device: "auto", "cpu" or "cuda".
         precision: Precision of the computation in torch: "fp32", "bf16", "fp16" or "auto".
@@ -204,12 +204,12 @@ def parts(name: str | None = None) -> dict[str, Any]:
     """List the parts of a model, or the options of one part.
 
     Args:
-        name: Part, such as "resnet". If two kinds of parts have the same name, as in "prior.flow".
+        name: Part, such as "resnet". A name that parts of several kinds have needs the kind, as in "prior.flow".
 
     Returns:
-        Without a name: the summary of each part by name, by the flag that chooses the part. With a name: the `name`,
-        `flag` and `summary` of the part, and its `options`, each with `type`, `default`, `range` and `help`. The
-        function `cvae.train` takes them as `options={"arch": {"width": 32}}`.
+        Without a name: for each flag that chooses a part, the summary of each of its parts by name. With a name: the
+        `name`, `flag` and `summary` of the part, and its `options`, each with `type`, `default`, `range` and `help`.
+        `cvae.train` takes them as `options={"arch": {"width": 32}}`.
 
     Raises:
         UsageError: If there is no such part; the message suggests similar names.

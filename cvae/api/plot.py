@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.runtime import Model
 
-_FACTS: "WeakKeyDictionary[Figure, dict[str, Any]]" = WeakKeyDictionary()
+_DESCRIPTIONS: "WeakKeyDictionary[Figure, dict[str, Any]]" = WeakKeyDictionary()
 
 
 def describe(figure: "Figure") -> dict[str, Any]:
     """Return what a figure of this module shows, such as the model and the number of images."""
-    return dict(_FACTS[figure])
+    return dict(_DESCRIPTIONS[figure])
 
 
 def latent(
@@ -55,10 +55,10 @@ def latent(
         method: Projection method: "tsne", "pca" or "umap".
         perplexity: Perplexity of t-SNE, the effective number of neighbours of a point.
         thumbnails: Show some of the images in the plot.
-        data: Data set, as in `cvae.train`; None for that of the training.
-        data_dir: Folder of downloaded data and of the cache; None for the one of the training.
+        data: Data set, as in `cvae.train`; None for the one used in training.
+        data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
-        binarize: Binarization of the pixels, as in `cvae.train`; None for that of the training.
+        binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
         split: "test", "validation" or "train".
         limit: Maximum number of images to encode, evenly spaced in the split.
         seed: Seed of the projection method.
@@ -83,8 +83,8 @@ def latent(
     points = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
     title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
-    facts = {"model": encoder.spec.name, "data": codes.data, "split": split, "images": count, "method": method}
-    return _finish(draw(codes, points, title, thumbnails=thumbnails), out, facts)
+    description = {"model": encoder.spec.name, "data": codes.data, "split": split, "images": count, "method": method}
+    return _finish(draw(codes, points, title, thumbnails=thumbnails), out, description)
 
 
 def traverse(
@@ -153,9 +153,9 @@ def traverse(
     kl, values = codes.kl(), np.linspace(-range, range, steps, dtype=np.float32)
     title = autoencoder.spec.name + ("" if name is None else f", label {name}")
     chosen = [int(d) for d in top_dimensions(kl, dimensions)]
-    facts: dict[str, Any] = {"model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
-    facts |= {"latent_dim": len(kl), "dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
-    return _finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, facts)
+    description: dict[str, Any] = {"model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
+    description |= {"latent_dim": len(kl), "dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
+    return _finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, description)
 
 
 def reconstructions(
@@ -335,13 +335,13 @@ def _check_ready(out: str | Path | None) -> None:
         check_suffix(Path(out))
 
 
-def _finish(figure: "Figure", out: str | Path | None, facts: Mapping[str, Any]) -> "Figure":
+def _finish(figure: "Figure", out: str | Path | None, description: Mapping[str, Any]) -> "Figure":
     """Save a figure if `out` is given, and remember what it shows for `describe`."""
     from cvae.plots import style
 
     if out is not None:
         style.save(figure, Path(out))
-    _FACTS[figure] = {"out": None if out is None else str(out), **facts}
+    _DESCRIPTIONS[figure] = {"out": None if out is None else str(out), **description}
     return figure
 
 

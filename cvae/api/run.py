@@ -1,4 +1,4 @@
-"""Runs as objects of Python."""
+"""Training runs as Python objects."""
 
 import os
 from pathlib import Path
@@ -161,7 +161,7 @@ class Run(os.PathLike[str]):
 
 
 def runs(folder: str | os.PathLike[str] = RUNS) -> list[Run]:
-    """Return the runs in a folder, the newest first, including those that are unfinished.
+    """Return the runs in a folder, newest first, including unfinished ones.
 
     Args:
         folder: Folder of the runs.

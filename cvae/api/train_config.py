@@ -59,11 +59,11 @@ def merge_layers(layers: list[Overrides]) -> Overrides:
     """
     merged = {name: value for layer in layers for name, value in layer.items()}
     options: dict[str, dict[str, Any]] = {}
-    so_far = DEFAULTS
+    current = DEFAULTS
     for layer in layers:
-        so_far = {**so_far, **layer}
+        current = {**current, **layer}
         for part, values in layer.get("options", {}).items():
-            if so_far.get(part) == {**DEFAULTS, **merged}.get(part):
+            if current.get(part) == {**DEFAULTS, **merged}.get(part):
                 options.setdefault(part, {}).update(values)
     return {**merged, "options": options}
 

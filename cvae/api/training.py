@@ -74,10 +74,10 @@ def train(
         **flags: Flags of the command `cvae train`, by name, and `options`; they override the recipe.
 
     Raises:
-        TypeError: If there is no flag of a name.
+        TypeError: If an argument is not a flag.
         UsageError: If an argument has the wrong type, or parts of the config do not fit together.
-        CvaeError: If the data can't be read, the disk can't be written, or a process was lost; also if the export
-            fails, after the run is complete.
+        CvaeError: If the data can't be read, the disk can't be written, or a process was lost. If the export fails, the
+            run itself is complete.
         Diverged: If the loss or a gradient is not finite. The model is not exported.
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
@@ -127,8 +127,8 @@ def resume(
 
     Args:
         out: Folder of the run.
-        images: The images that the run was started with, if the data cache does not have them any more.
-        labels: Their labels.
+        images: The images that the run was started with, if the data cache no longer has them.
+        labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
@@ -142,10 +142,10 @@ def resume(
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
-        UsageError: If an argument has the wrong type, the run has more than `epochs` epochs already, or the images are
-            not those that it was started with.
-        CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed; also if the
-            export fails, after the run is complete.
+        UsageError: If an argument has the wrong type, the run has already been trained for more than `epochs` epochs,
+            or the images are not those that it was started with.
+        CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed. If the
+            export fails, the run itself is complete.
     """
     values = {
         "data_dir": data_dir,
@@ -204,7 +204,7 @@ def _check_images(images: Any, labels: Any, classes: Any) -> None:
 
 
 def _store_images(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> tuple[str, bool]:
-    """Store images in the data cache, and return the data set that they are, and whether they have labels."""
+    """Store images in the data cache, and return the value of `--data` for them and whether they have labels."""
     from cvae.data.array_store import store
 
     dataset = _collect(config, images, labels, classes)
@@ -277,7 +277,7 @@ def _finish(run: Path, *, export: bool, quiet: bool) -> None:
     """Draw the curves of a complete run, export its model, and say what is in its folder and what to do next.
 
     Raises:
-        CvaeError: If the export fails. Everything else is done before.
+        CvaeError: If the export fails. Everything else is done by then.
     """
     from cvae.engine.display import Display
     from cvae.engine.processes import is_main_process
@@ -309,7 +309,7 @@ def _export(run: Path, display: "Display") -> None:
     """Export a run to ONNX, unless its exported files belong to its weights, with the options of an earlier export.
 
     Raises:
-        CvaeError: If that fails, for whatever reason, with the command that exports it later.
+        CvaeError: If the export fails for any reason; the message contains the command that repeats it.
         Interrupted: After Ctrl-C.
     """
     from cvae.exporters.base import read_options
@@ -350,11 +350,11 @@ def _try_read_spec(path: Path) -> "Spec | None":
 
 
 def _next_commands(run: Path, classes: tuple[str, ...] | None, *, exported: bool) -> list[str]:
-    """Return three commands to go on with.
+    """Return three commands to continue with.
 
     Args:
         run: folder of the run.
-        classes: names of the classes of a conditional model, which may be those of folders.
+        classes: names of the classes of a conditional model, which may be folder names.
         exported: whether the model is exported.
     """
     folder, options = shlex.quote(str(run)), "-n 16"

@@ -1,4 +1,4 @@
-"""Function that searches for better flags of a training.
+"""Function that searches for better training flags.
 
 Importing this module is cheap and needs no extra: the function imports what it needs when it is called.
 """
@@ -50,7 +50,7 @@ def tune(
         Bounds are in nats per image.
 
     Raises:
-        TypeError: If there is no flag of a name.
+        TypeError: If an argument is not a flag.
         UsageError: If a flag or the search space is not valid, or the study was started with different flags.
         MissingExtraError: If the packages for the search are not installed.
         CvaeError: If the storage can't be used, or trials fail.

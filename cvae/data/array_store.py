@@ -1,4 +1,4 @@
-"""Store of the images that a program passes to `cvae.train`, so that its run can be resumed and evaluated later.
+"""Storage of the images that a program passes to `cvae.train`, so that its run can be resumed and evaluated later.
 
     <root>/arrays/<hash of the content>/images.npy
                                         labels.npy      with labels only
@@ -38,7 +38,7 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
     folder = _folder(data.partition(":")[2], data_dir)
     with lock_folder(folder.parent, wait=True):
         if _read(folder) is None:
-            shutil.rmtree(folder, ignore_errors=True)  # it is damaged
+            shutil.rmtree(folder, ignore_errors=True)  # the folder may be damaged
             for stale in folder.parent.glob(".????????.tmp"):  # left by a process that was killed
                 shutil.rmtree(stale, ignore_errors=True)
             with atomic_folder(folder) as temporary_path:
@@ -80,7 +80,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     dataset = _read(folder)
     if dataset is None:
         raise CvaeError(
-            f"the images of --data '{NAME}:{argument}' are not in {str(folder.parent)!r} any more, or damaged; pass "
+            f"the images of --data '{NAME}:{argument}' are missing from {str(folder.parent)!r}, or damaged; pass "
             "them again, with cvae.resume(run, images=..., labels=...)"
         )
     shape = dataset.train.images.shape

@@ -34,7 +34,7 @@ def collect(
     """Collect images and labels in a data set in memory.
 
     Args:
-        images: an array of numpy, torch or another package, in any of the shapes and types of an .npz file; a list of
+        images: an array of NumPy, torch or another package, in any of the shapes and types of an .npz file; a list of
             PIL images or paths of image files; or a data set of torch, whose items are an image or a tuple of an image
             and its label. Files and PIL images are scaled and cropped like those of an image folder, and those that
             can't be read are skipped with a warning.
@@ -56,7 +56,7 @@ def collect(
             "instead of images"
         )
     array = to_numpy(images) if hasattr(images, "__array__") else None
-    if array is not None and array.dtype.kind not in "OTU":  # else an array of paths or PIL images
+    if array is not None and array.dtype.kind not in "OTU":  # otherwise, it is an array of paths or PIL images
         dataset = _make_dataset(resize(convert_images(array, "images"), size))
         indices = np.arange(len(dataset.train))
         num_items = len(indices)
@@ -70,7 +70,7 @@ def collect(
             labels, classes = items.all_labels(), classes or _own_classes(images)
     if labels is None:
         if classes is not None:
-            raise UsageError("classes names the values of labels, and there are no labels; pass labels too")
+            raise UsageError("classes names the values of labels, but there are no labels; pass labels too")
         return dataset
     class_names = None if classes is None else np.array(classes, str)
     names, by_split = number_labels({"train": labels}, class_names, lambda split: "labels")
@@ -104,7 +104,9 @@ class _Items:
     def all_labels(self) -> Any:
         """Return the labels of all images."""
         if len(self.labels) < len(self):
-            raise UsageError(f"only {len(self.labels):,} of {len(self):,} items of images have a label")
+            raise UsageError(
+                f"only {len(self.labels):,} of {len(self):,} items of images have a label; label all of them or none"
+            )
         labels = [self.labels[i] for i in range(len(self))]
         shapes = {np.shape(label) for label in labels}
         if len(shapes) > 1:
@@ -116,7 +118,7 @@ def _check_classes(classes: Any) -> None:
     if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
         raise UsageError(f"classes is {quote(classes)}: it must be a list of strings, one for each class")
     if len(set(classes)) < len(classes):
-        raise UsageError(f"classes is {quote(classes)}: it has a name more than once")
+        raise UsageError(f"classes is {quote(classes)}: it contains a name more than once")
 
 
 def _own_classes(images: Any) -> Sequence[str] | None:
@@ -173,7 +175,8 @@ def _stack(items: _Items, size: tuple[int, int] | None) -> np.ndarray:
                 raise UsageError(f"images[{i}] is {quote(image)}, not an image; pass {SUPPORTED}")
             if image.shape != shape:
                 raise UsageError(
-                    f"images[{i}] has shape {tuple(image.shape)}, but images[0] has {shape}; scale them to one shape"
+                    f"images[{i}] has shape {tuple(image.shape)}, but images[0] has {shape}; "
+                    "scale them to the same shape"
                 )
             arrays.append(to_numpy(image))
         chunks.append(resize(convert_images(np.stack(arrays), "images"), size))

@@ -21,7 +21,7 @@ MAX_CLASSES = 65536
 """Maximum number of classes."""
 
 CHUNK_BYTES = 2**26
-"""Number of bytes of images to convert at a time, which limits the memory for intermediate results."""
+"""Size of the images that are converted at a time, in bytes, which limits the memory for intermediate results."""
 
 
 def to_numpy(values: Any) -> np.ndarray:
@@ -85,7 +85,8 @@ def number_labels(
     """Return the class names, and the labels of each split as int64.
 
     Args:
-        labels: labels by split, each (N,) or (N, 1) of integers, whole floats or strings, or one-hot (N, K).
+        labels: labels by split, each (N,) or (N, 1) of integers, floats with integer values, or strings, or one-hot
+            (N, K).
         names: class names in the order of the labels, strings (K,). By default, they are the sorted strings in train,
             or the numbers.
         describe: function that returns a description of the labels of a split, for error messages.
@@ -135,10 +136,10 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         raise UsageError(f"{name} are {array.dtype} {array.shape}; labels are {LABELS}")
     if array.dtype.kind == "U":
         return array, 0
-    if array.dtype.kind == "f" and array.size and not (whole := array == np.rint(array)).all():
+    if array.dtype.kind == "f" and array.size and not (is_integer := array == np.rint(array)).all():
         raise UsageError(
-            f"{name} are continuous, such as {array[~whole][0]:g}, but models are conditioned on classes: labels are "
-            f"{LABELS}; divide a range of numbers into classes with numpy.digitize"
+            f"{name} are continuous, such as {array[~is_integer][0]:g}, but models are conditioned on classes: labels "
+            f"are {LABELS}; divide a range of numbers into classes with numpy.digitize"
         )
     if array.ndim == 2 and ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all():
         return array.argmax(axis=1), array.shape[1]

@@ -45,7 +45,7 @@ class ReadFailure(NamedTuple):
 
     Attributes:
         reason: why the image can't be read.
-        transient: whether another attempt may succeed: after an I/O or memory error, or with one more package.
+        transient: whether another attempt may succeed, after an I/O or memory error or the installation of a package.
     """
 
     reason: str

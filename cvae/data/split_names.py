@@ -27,8 +27,8 @@ def recognize_split(name: str) -> str | None:
 def recognize_sibling_splits(names: Iterable[str]) -> dict[str, str]:
     """Return the split that each folder stands for, by name. Folders that do not stand for a split are left out.
 
-    Sibling names that differ only in the split word are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR", "mytrain"
-    and "mytest".
+    Sibling names that differ only in the split word are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR",
+    "mytrain" and "mytest".
     """
     splits = {name: split for name in names if (split := recognize_split(name)) is not None}
     siblings: dict[tuple[str, str], dict[str, str]] = {}

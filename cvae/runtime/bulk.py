@@ -1,4 +1,6 @@
-"""Bulk generation of images, streamed to files in constant memory. An interrupted or enlarged call is continued.
+"""Bulk generation of images, streamed to files in constant memory.
+
+An interrupted call can be continued, and a complete one extended.
 
 The images are generated in blocks. After each block, a state file beside the output records how many images are
 written. It remains when the call is complete, so that a later call can add images: for the same seed, a larger n only
@@ -46,11 +48,11 @@ MAX_CHUNK_BYTES = 2**24
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Arguments that determine each image, whatever their number.
+    """Arguments that determine each image, independently of the number of images.
 
     Attributes:
         weights: SHA-256 of the model's weights.
-        labels: class indices that the images take in turn; None for a model without labels.
+        labels: class indices through which the images cycle; None for a model without labels.
         seed: seed of the noise.
         temperature: standard deviation of the noise.
     """
@@ -103,10 +105,10 @@ def generate(
         model: model that generates the images.
         n: number of images; with several labels, the number of images of each.
         out: file or folder to write.
-        label: class name, or several, which the images take in turn. Without it, they take all classes in turn.
+        label: class name, or several, through which the images cycle; by default all classes.
         seed: seed of the noise; random by default.
         temperature: standard deviation of the noise.
-        progress: called with the number of images that are generated and their total, at first and after each chunk.
+        progress: called with the number of generated images and the total, at the start and after each chunk.
         label_index: index of the class, or several, instead of `label`.
 
     Returns:

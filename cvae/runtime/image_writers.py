@@ -35,7 +35,7 @@ class Writer(ABC):
 
     @abstractmethod
     def is_complete(self, n: int) -> bool:
-        """Return whether the files of a complete call with n images are all there."""
+        """Return whether all files of a complete call with n images exist."""
 
     @abstractmethod
     def reopen(self, n: int) -> None:
@@ -117,7 +117,7 @@ class ShardWriter(Writer):
         label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
         with (
             atomic_write(self.files[start // self.block_size]) as temporary_path,
-            temporary_path.open("wb") as file,  # given a path, numpy would append .npz to .NPZ
+            temporary_path.open("wb") as file,  # numpy would append .npz to a path with .NPZ
         ):
             np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
 
@@ -138,7 +138,7 @@ class ShardWriter(Writer):
 
     def close(self) -> list[Path]:
         if self.files != [self.out]:
-            self.out.unlink(missing_ok=True)  # now the first shard
+            self.out.unlink(missing_ok=True)  # its images are in the first shard now
         return self.files
 
 

@@ -55,15 +55,15 @@ def load(
         The model.
 
     Raises:
-        UsageError: If there is no such model or device, or the run has other weights than those that its decoder was
-            exported from.
+        UsageError: If there is no such model or device, or the weights of the run differ from those that its decoder
+            was exported from.
         CvaeError: If a file is damaged, was not exported by cvae or not exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
 
 
 class Model:
-    """Exported decoder, with the encoder in the same folder, which is loaded on first use. Safe for several threads.
+    """Exported decoder, with the encoder in the same folder, which is loaded on first use. Thread-safe.
 
     Methods return arrays (N, C, H, W) float32 in [0, 1] with the attributes `labels` and `seed` and the methods
     `to_pil()` and `save(path)`. They accept image files, Pillow images and arrays of uint8 or floats, one or many (see
@@ -138,8 +138,8 @@ class Model:
 
         Args:
             n: Number of images; 1 by default. With several labels, the number of images of each.
-            label: Name of the class, or several, which the images take in turn: `label=[1, 2, 3]` gives one of each.
-                Without it, a model with labels takes all classes in turn.
+            label: Name of the class, or several, through which the images cycle: `label=[1, 2, 3]` gives one of each.
+                By default, the images cycle through all classes.
             seed: Seed of the noise, which gives the same images on every machine; random by default.
             temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
                 varied ones.
@@ -170,7 +170,7 @@ class Model:
     def noise(self, n: int, seed: int | None = None) -> np.ndarray:
         """Return standard normal noise (n, Z) float32. For the same seed, a larger n only appends rows."""
         n = check_count("n", n)
-        check_memory(self.spec, "n", n, "draw them in parts")
+        check_memory(self.spec, "n", n, "draw them in several calls")
         if seed is not None:
             seed = check_count("seed", seed, minimum=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
@@ -368,7 +368,7 @@ class Model:
         """Return the class indices that explain the images best; a code has the class of the other end."""
         if self.spec.classes is None or (start.ndim == 1 and end.ndim == 1):
             return None
-        first, last = (None if each.ndim == 1 else int(self.nearest_label(each)[0]) for each in (start, end))
+        first, last = (None if stop.ndim == 1 else int(self.nearest_label(stop)[0]) for stop in (start, end))
         known = last if first is None else first
         assert known is not None
         return (known if first is None else first), (known if last is None else last)

@@ -187,6 +187,6 @@ def _find_providers(device: str) -> list[str]:
         if device == "cuda":
             fix = _NO_CUDA_FIX
         elif device.lower() in ("gpu", "nvidia"):
-            fix = f"use 'cuda'{'' if 'cuda' in names else f', after this: {_NO_CUDA_FIX}'} ({fix})"
+            fix = f"use 'cuda'{'' if 'cuda' in names else f', but first {_NO_CUDA_FIX}'} ({fix})"
         raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]

@@ -1,4 +1,4 @@
-"""Check that the files of a model belong together: a later training or export may have replaced some of them."""
+"""Check that the files of a model belong together, because further training or an export may have replaced some."""
 
 import os
 import stat
@@ -31,7 +31,7 @@ def check_weights(model: Path, spec: Spec) -> None:
 
 
 def is_outdated(model: Path, spec: Spec) -> bool:
-    """Return whether the folder of a model has other weights than those that its decoder was exported from."""
+    """Return whether the weights in the folder of a model differ from those that its decoder was exported from."""
     digest = hash_file(model / WEIGHTS)
     return digest is not None and digest != spec.weights
 
@@ -39,8 +39,8 @@ def is_outdated(model: Path, spec: Spec) -> bool:
 def hash_file(path: Path) -> str | None:
     """Return the SHA-256 of a file, which is computed once for each size and modification time.
 
-    A process that only generates an image takes 10 ms for it, so the hash is not stored on disk: loading a model writes
-    nothing outside of the folders that the user names.
+    In a process that only generates an image, hashing takes 10 ms, so the hash is not stored on disk: loading a model
+    writes nothing outside the folders that the user names.
 
     Returns:
         The hash, or None if there is no such file, or it can't be read or is larger than `MAX_BYTES`.

@@ -6,8 +6,12 @@ from cvae.api.classes import choose_class, choose_classes, choose_image_classes
 from cvae.errors import UsageError
 from cvae.spec import Spec
 
-DIGITS, WORDS, ODD = tuple("0123456789"), ("hatchback", "sedan", "sports-car", "suv"), ("a,b", "3-4", "3", "4", "x-y")
-SOME, SIGNED = ("7", "10", "2", "3"), ("-5", "-2", "0", "1.5")
+DIGITS, WORDS, WITH_SEPARATORS = (
+    tuple("0123456789"),
+    ("hatchback", "sedan", "sports-car", "suv"),
+    ("a,b", "3-4", "3", "4", "x-y"),
+)
+UNSORTED, SIGNED = ("7", "10", "2", "3"), ("-5", "-2", "0", "1.5")
 
 
 def spec(classes: tuple[str, ...] | None) -> Spec:
@@ -28,7 +32,7 @@ def spec(classes: tuple[str, ...] | None) -> Spec:
         (DIGITS, ["0-2", "7, 9"], ["0", "1", "2", "7", "9"]),
         (DIGITS, "5-3", ["5", "4", "3"]),
         (DIGITS, "3,3", ["3", "3"]),
-        (SOME, "2-7", ["2", "3", "7"]),  # by number, not by position
+        (UNSORTED, "2-7", ["2", "3", "7"]),  # by number, not by position
         (SIGNED, "-5--2", ["-5", "-2"]),
         (SIGNED, "-2-2", None),
         (SIGNED, "-2-1.5", ["-2", "0", "1.5"]),
@@ -37,10 +41,10 @@ def spec(classes: tuple[str, ...] | None) -> Spec:
         (WORDS, "hatchback-sports-car", ["hatchback", "sedan", "sports-car"]),
         (WORDS, "suv,1", ["suv", "sedan"]),  # names that are not numbers: 1 is an index
         (WORDS, "0-2", ["hatchback", "sedan", "sports-car"]),
-        (ODD, "a,b", ["a,b"]),  # a value that equals a name means that class
-        (ODD, "3-4", ["3-4"]),
-        (ODD, "3,4", ["3", "4"]),
-        (ODD, "3-x-y", ["3", "4", "x-y"]),
+        (WITH_SEPARATORS, "a,b", ["a,b"]),  # a value that equals a name means that class
+        (WITH_SEPARATORS, "3-4", ["3-4"]),
+        (WITH_SEPARATORS, "3,4", ["3", "4"]),
+        (WITH_SEPARATORS, "3-x-y", ["3", "4", "x-y"]),
     ],
     ids=str,
 )
@@ -82,13 +86,13 @@ def test_indices_can_be_lists_and_ranges(value, indices):
     ],
     ids=str,
 )
-def test_wrong_class_is_rejected_in_one_line(classes, flags, words):
+def test_invalid_class_is_rejected_in_one_line(classes, flags, words):
     with pytest.raises(UsageError, match=words) as caught:
         choose_classes(spec(classes), **flags)
     assert "\n" not in str(caught.value)
 
 
-def test_one_class_or_one_for_each_image():
+def test_images_have_one_common_class_or_one_each():
     digits = spec(DIGITS)
     assert choose_class(digits, label="7", digit=["7"]) == 7 and choose_class(digits, label=None) is None
     with pytest.raises(UsageError, match=r"^--label '3-5': 3 classes, but only one is possible; give one$"):

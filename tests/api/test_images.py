@@ -27,7 +27,7 @@ def test_generate_returns_images_with_labels_and_seed(model, in_tmp):
 
 
 @pytest.mark.parametrize("out", ["x.png", "x.npy", "x"])
-def test_functions_write_the_files_of_the_commands(model, in_tmp, cvae, out):
+def test_functions_write_the_same_files_as_the_commands(model, in_tmp, cvae, out):
     paths = package.generate(model, digit=[3, 4], n=2, seed=5, out=out)
     assert cvae("generate", "--digit", "3,4", "-n", 2, "--seed", 5, "--out", f"command/{out}").code == 0
     assert paths == ([Path("x.npy"), Path("x-labels.npy")] if out == "x.npy" else [Path(out)])
@@ -37,7 +37,7 @@ def test_functions_write_the_files_of_the_commands(model, in_tmp, cvae, out):
         assert path.read_bytes() == path.relative_to("command").read_bytes()
 
 
-def test_reconstruct_and_restyle_take_any_images(model, in_tmp, cvae):
+def test_reconstruct_and_restyle_accept_arrays_lists_and_files(model, in_tmp, cvae):
     images = model.generate(label=[7, 1], seed=2)
     messages: list[str] = []
     reconstructions = package.reconstruct(images, model, note=messages.append)
@@ -81,6 +81,6 @@ def test_interpolate_returns_rows_and_writes_strips_and_animations(model, in_tmp
         (lambda: package.restyle(np.zeros((28, 28)), "mnist-resnet-flow"), "without labels"),
     ],
 )
-def test_wrong_arguments_are_rejected(in_tmp, call, words):
+def test_invalid_arguments_are_rejected(in_tmp, call, words):
     with pytest.raises(UsageError, match=words):
         call()

@@ -48,7 +48,7 @@ def test_bounds_are_those_of_the_saved_weights(run):
     assert run.bounds == {}
 
 
-def test_metrics_are_a_data_frame(run, monkeypatch):
+def test_metrics_can_be_converted_to_a_data_frame(run, monkeypatch):
     pytest.importorskip("pandas")
     frame = run.to_pandas()
     assert len(frame) == len(run.metrics) and frame["validation.bound"].min() == run.bounds["validation"]
@@ -67,7 +67,7 @@ def test_folder_without_a_run_is_rejected(tmp_path):
         cvae.Run(tmp_path)
 
 
-def test_runs_are_listed_from_the_newest(in_tmp, run):
+def test_runs_are_listed_newest_first(in_tmp, run):
     assert cvae.runs() == cvae.runs("nowhere") == []
     for i, name in enumerate(("b", "c", "a")):
         shutil.copytree(run.path, f"runs/{name}")

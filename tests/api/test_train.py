@@ -34,7 +34,7 @@ def cache_root(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def configs(in_tmp, monkeypatch) -> list[TrainConfig]:
-    """Replace training by a stub, and return the list of the configs that it is called with."""
+    """Replace training with a stub, and return the list of the configs that it is called with."""
     calls: list[TrainConfig] = []
 
     def train(config: TrainConfig, out: Path, **options: Any) -> Path:
@@ -116,7 +116,7 @@ def test_flags_override_a_recipe_and_the_network_of_a_run(configs):
     assert (configs[2].arch, configs[2].latent_dim) == (network.architecture.name, 7), name
 
 
-def test_new_run_gets_a_folder_of_its_own(configs):
+def test_new_run_gets_its_own_folder(configs):
     paths = [package.train(arch="conv", conditional=True).path for _ in range(2)]
     assert paths == [Path("runs/digits-conv-conditional"), Path("runs/digits-conv-conditional-2")]
     assert package.train(recipe="pytorch-vae").path == Path("runs/pytorch-vae")
@@ -152,13 +152,13 @@ def test_failed_start_leaves_no_folder(in_tmp):
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
-def test_unsuitable_argument_is_reported_by_name(configs, arguments, message):
+def test_error_for_invalid_argument_names_it(configs, arguments, message):
     with pytest.raises(UsageError, match=message):
         package.train(**arguments)
     assert configs == []
 
 
-def test_unknown_argument_gets_a_suggestion(configs):
+def test_error_for_unknown_argument_suggests_similar_name(configs):
     with pytest.raises(TypeError, match=r"cvae\.train\(\) got an unexpected .* 'epoch'; did you mean 'epochs'"):
         package.train(epoch=3)
     with pytest.raises(UsageError, match="labels and classes describe images"):
@@ -192,7 +192,7 @@ def test_model_is_conditional_if_there_are_labels(configs, arguments, conditiona
 
 
 @pytest.mark.integration
-def test_run_on_arrays_can_be_continued_by_later_programs(cvae, cache_root, in_tmp):
+def test_run_on_arrays_can_be_resumed_by_later_programs(cvae, cache_root, in_tmp):
     options = {**QUICK, "schedule": "constant", "warmup": 0, "export": False}
     run = package.train(images=IMAGES, labels=LABELS, classes=["a", "b", "c"], **options)
     assert run.path == Path("runs/arrays-mlp-conditional") and run.config.model.classes == ("a", "b", "c")
@@ -207,16 +207,16 @@ def test_run_on_arrays_can_be_continued_by_later_programs(cvae, cache_root, in_t
     for labels, classes in ((None, None), (LABELS, None), (LABELS[::-1], ["a", "b", "c"])):
         with pytest.raises(UsageError, match=r"these are not the images, labels and classes that 'runs/arrays-mlp"):
             package.resume(run, images=IMAGES, labels=labels, classes=classes)
-    again = package.resume(
+    resumed = package.resume(
         run, images=IMAGES, labels=LABELS, classes=["a", "b", "c"], epochs=3, export=False, quiet=True
     )
-    assert again == run and len(again.metrics) == 3
+    assert resumed == run and len(resumed.metrics) == 3
     with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images of a program"):
         package.resume(next(iter(models().values())), images=IMAGES)
 
 
 @pytest.mark.integration
-def test_run_on_arrays_generates(in_tmp):
+def test_run_on_arrays_can_generate(in_tmp):
     run = package.train(images=IMAGES, labels=LABELS, **QUICK)
     assert run.load().generate(2, label=1).shape == (2, 1, 8, 8)
     assert package.load(run).spec.classes == ("0", "1", "2")
@@ -230,7 +230,7 @@ def test_run_on_arrays_is_exported_and_evaluated(in_tmp):
     assert report["protocol"]["split"] == "validation" and json.dumps(report)
 
 
-def test_run_folder_is_removed_if_images_are_unsuitable(configs: list[TrainConfig], in_tmp: Path) -> None:
+def test_invalid_labels_leave_no_run_folder(configs: list[TrainConfig], in_tmp: Path) -> None:
     call: Callable[..., Any] = package.train
     with pytest.raises(UsageError, match="continuous"):
         call(images=IMAGES, labels=IMAGES[:, 0, 0])

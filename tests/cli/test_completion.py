@@ -103,7 +103,7 @@ def test_completion_does_not_import_torch(tmp_path):
 def test_completion_is_shown_and_installed(tmp_path):
     shell = shutil.which("bash")
     if shell is None:
-        pytest.skip("there is no bash here")
+        pytest.skip("bash is not installed")
 
     def run(flag: str) -> str:
         # typer looks for the shell among the parents of the process.

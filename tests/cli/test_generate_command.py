@@ -127,7 +127,7 @@ def test_progress_bar_shows_rate_and_time_left(done, left, seconds, text):
     assert _shared.format_speed(done, left, seconds) == text
 
 
-def test_bar_is_drawn_on_a_terminal(cvae, trained, monkeypatch):
+def test_progress_bar_is_drawn_on_a_terminal(cvae, trained, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     result = cvae("generate", trained["plain"], "-n", 64, "--out", "x.npy")
     assert result.code == 0 and "64/64" in result.err and "/s  0:00 left" in result.err

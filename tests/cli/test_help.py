@@ -48,7 +48,7 @@ def test_help_of_every_command_has_sections_and_examples(cvae, command):
     assert [heading for heading, text in groups.items() if "  --device " in text] in ([], ["Hardware"])
 
 
-def test_short_help_flag_is_the_same(cvae):
+def test_short_help_flag_prints_the_same_help(cvae):
     assert cvae("info", "-h") == cvae("info", "--help")
 
 
@@ -95,7 +95,7 @@ def test_options_of_train_are_in_groups(cvae):
     assert "--set " in groups["Model"] and "--out " in groups["Output"] and "--recipe " in groups["Options"]
 
 
-def test_defaults_are_shown_in_one_way(cvae):
+def test_defaults_are_shown_in_the_same_format(cvae):
     text = " ".join(cvae("generate", "--help").out.split())
     for end in ("varied images. [default: 1]", "[default: cpu]", "[default: generated.png]", "noise. [default: random"):
         assert end in text

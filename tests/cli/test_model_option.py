@@ -25,7 +25,7 @@ def test_argument_and_option_must_agree(assert_fails, command):
     assert_fails(2, ["there is no run", "'nowhere'"], *command.split(), "nowhere", "-m", "nowhere")
 
 
-def test_every_command_on_a_device_has_the_option():
+def test_every_command_with_a_device_has_the_model_option():
     for group in (app, *(group.typer_instance for group in app.registered_groups)):
         for command in group.registered_commands:
             parameters = command.callback.__annotations__

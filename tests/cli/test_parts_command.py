@@ -71,13 +71,13 @@ def test_exporter_is_described_with_its_flags(cvae):
     assert "It has no options." in cvae("parts", "film").out
 
 
-def test_unknown_part_suggests_names(cvae):
+def test_error_for_unknown_part_suggests_similar_names(cvae):
     result = cvae("parts", "resnt")
     assert (result.code, result.out) == (2, "")
     assert "there is no part 'resnt'; did you mean 'resnet'" in result.err
 
 
-def test_name_of_several_parts_is_rejected(cvae, monkeypatch):
+def test_ambiguous_part_name_is_rejected(cvae, monkeypatch):
     monkeypatch.setitem(registry.PRIORS._registered, "mixer", lambda: None)
     with pytest.raises(UsageError, match=r"several parts 'mixer'; name one of arch\.mixer, prior\.mixer"):
         package.parts("mixer")

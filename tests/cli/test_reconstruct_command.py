@@ -81,7 +81,7 @@ def test_command_reports_image_that_it_resizes(cvae, trained, image_files, comma
         assert (message in result.err) if words else "converted to fit" not in result.err
 
 
-def test_many_images_make_a_grid_and_one_remark(cvae, trained, in_tmp):
+def test_many_images_are_arranged_in_blocks_and_reported_in_one_message(cvae, trained, in_tmp):
     paths = [f"{i}.png" for i in range(25)]
     for i, path in enumerate(paths):
         Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(path)
@@ -100,7 +100,7 @@ def test_many_images_make_a_grid_and_one_remark(cvae, trained, in_tmp):
             assert same_images(cells[: len(in_block)], np.asarray(in_block)) and (cells[len(in_block) :] == 128).all()
 
 
-def test_images_can_have_labels_of_their_own(cvae, trained, image_files):
+def test_images_can_have_different_labels(cvae, trained, image_files):
     run = trained["labels"]
     for flags in (["--label", "4,7"], ["--label", 4, "--label", 7], ["--digit", "4,7"], ["--label-index", "4,7"]):
         assert cvae("reconstruct", *image_files, "-m", run, *flags, "--json").json["labels"] == ["4", "7"]

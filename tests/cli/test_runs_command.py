@@ -16,7 +16,7 @@ CONFIG = json.loads((model_zoo.models()["mnist-ladder"] / "config.json").read_te
 
 
 def make_run(name: str, mtime: int, epochs: int, *, test: bool, options: dict[str, Any], **flags: Any) -> Path:
-    """Write a run of three epochs in all, of which some are done; each lasts 100 s."""
+    """Write a run with a total of three epochs, of which `epochs` are done; each took 100 s."""
     run = Path("runs", name)
     (run / "last").mkdir(parents=True)
     config = json.loads(json.dumps(CONFIG))
@@ -58,7 +58,7 @@ def test_runs_are_compared_newest_first(cvae, three_runs):
     assert first["flags"] == {"--prior": "flow", "--lr": 0.001, "--set prior.couplings": 8}
 
 
-def test_table_marks_unfinished_runs_and_shows_flags_like_a_command_line(cvae, three_runs):
+def test_table_marks_unfinished_runs_and_shows_flags_as_typed(cvae, three_runs):
     header, *rows, note = cvae("runs").out.splitlines()
     assert re.split("  +", header) == ["run", "validation", "test", "epochs", "time", "flags that differ"]
     assert [re.split("  +", row) for row in rows] == [
@@ -93,12 +93,12 @@ def test_damaged_run_is_listed_with_its_error(cvae, three_runs, file, text):
     assert cvae("runs").out.count("\n") == 5 and not is_finished(Path("runs/second"))
 
 
-def test_folder_without_runs_says_what_to_do(cvae):
+def test_message_for_folder_without_runs_suggests_training(cvae):
     assert cvae("runs") == (0, "", "there is no run under 'runs'; train one with: cvae train\n")
     assert cvae("runs", "--json").json == {"runs": []}
 
 
-def test_command_names_the_resumption_of_a_run_without_decoder(cvae, three_runs):
+def test_command_suggests_resuming_an_unfinished_run_without_decoder(cvae, three_runs):
     Path("runs/second/model.safetensors").touch()
     result = cvae("generate", "runs/second")
     assert result.code == 1 and "has not finished" in result.err

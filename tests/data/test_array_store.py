@@ -1,4 +1,4 @@
-"""Store of the images that a program passes to `cvae.train`."""
+"""Storage of the images that a program passes to `cvae.train`."""
 
 import errno
 import shutil
@@ -36,7 +36,7 @@ def test_stored_images_are_loaded(dataset, root):
     assert unlabelled.classes is None and unlabelled.train.labels is None
 
 
-def test_each_content_is_stored_once(dataset, root):
+def test_equal_data_sets_are_stored_once(dataset, root):
     variants = [
         dataset,
         collect(IMAGES),
@@ -68,7 +68,7 @@ def test_missing_or_damaged_images_can_be_stored_again(dataset, root, damage):
     assert np.array_equal(load_data(data, validation=0).train.images, IMAGES)
 
 
-def test_failed_write_leaves_nothing(dataset, root, monkeypatch):
+def test_failed_write_leaves_no_files(dataset, root, monkeypatch):
     def save(path: Path, array: np.ndarray) -> None:
         path.write_bytes(b"half")
         if path.name == "labels.npy":
@@ -88,7 +88,7 @@ def test_files_of_a_killed_process_are_removed(dataset, root):
     assert [path.name for path in root.iterdir()] == [data.removeprefix("arrays:")]
 
 
-def test_unsuitable_argument_or_size_is_rejected(dataset):
+def test_invalid_argument_or_size_is_rejected(dataset):
     assert_load_fails("arrays", "'arrays:'", "cvae.train")
     assert_load_fails("arrays:../../etc/passwd", "cvae.train")
     data = array_store.store(dataset, None)

@@ -67,7 +67,7 @@ def test_images_of_every_type_are_collected(images, expected):
     assert dataset.train.labels is None and dataset.classes is None
 
 
-def test_paths_give_the_images_of_a_folder(tmp_path, monkeypatch):
+def test_paths_give_the_same_images_as_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
     (tmp_path / "photos").mkdir()
     paths = save_images(tmp_path / "photos")
@@ -91,7 +91,7 @@ def test_images_of_16_bits_have_a_common_range():
     assert images.shape == (2, 1, 8, 8) and images[0].max() == 16 and images[1].min() == 254
 
 
-def test_image_that_can_not_be_read_is_skipped_with_its_label(tmp_path):
+def test_unreadable_image_is_skipped_with_its_label(tmp_path):
     paths = save_images(tmp_path)
     paths[1].write_bytes(b"")
     with pytest.warns(UserWarning, match=r"2 of 7 images are skipped: .*1\.png'; No such file .*none\.png"):

@@ -89,7 +89,7 @@ class TestNpz:
             (np.array([2.0, 0, 1, 1, 0, 2], np.float32), "012", [2, 0, 1, 1, 0, 2]),
             (np.array([True, False] * 3), "01", [1, 0] * 3),
         ],
-        ids=["column", "column of strings", "one-hot", "whole floats", "bool"],
+        ids=["column", "column of strings", "one-hot", "floats", "bool"],
     )
     def test_labels_of_every_layout_are_read(
         self, save: Callable[..., str], labels: np.ndarray, classes: str, expected: list[int]

@@ -20,12 +20,12 @@ EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md"))]
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
-"""Its commands are run by test_gallery.py."""
+"""Page whose commands test_gallery.py runs."""
 CONTINUOUS = ROOT / "docs" / "python.md"
-"""Its programs continue one another."""
+"""Page whose programs continue one another."""
 
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
-"""Run by the slow tests in a separate environment, and by CI."""
+"""Pattern of the commands that slow tests and CI run in a separate environment."""
 
 OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
 """Pattern of the commands that test_node.py and test_web_page.py run, which need npm and a browser."""
@@ -92,7 +92,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
-    """Commands run in this process, which has imported torch, except those of the plug-in."""
+    """The commands run in this process, which has imported torch; those of the plug-in run in a new process."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
     use_default_data_set(monkeypatch)
     if "plugin" in str(document):

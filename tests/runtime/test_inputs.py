@@ -1,4 +1,4 @@
-"""Images of every kind that the methods of a model take."""
+"""Images of every type that the methods of a model accept."""
 
 import re
 from pathlib import Path
@@ -45,7 +45,7 @@ def test_channels_come_first_where_both_layouts_fit():
     check(cube, (3, 3, 3), cube[None])
 
 
-def test_paths_and_pillow_images_are_scaled_and_cropped_alike(tmp_path):
+def test_paths_and_pillow_images_are_scaled_and_cropped_the_same_way(tmp_path):
     pixels = np.random.default_rng(2).integers(0, 256, (9, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path := tmp_path / "x.png")
     for shape in (GREY, COLOUR):
@@ -61,7 +61,7 @@ def test_paths_and_pillow_images_are_scaled_and_cropped_alike(tmp_path):
         assert np.array_equal(to_batch((expected[0], path), shape), two)
 
 
-def test_caller_keeps_a_large_pillow_image(tmp_path):
+def test_large_pillow_image_of_the_caller_is_not_changed(tmp_path):
     Image.new("L", (3000, 2000), 200).save(tmp_path / "x.jpg")
     with Image.open(tmp_path / "x.jpg") as image:
         assert to_batch(image, GREY).mean() == pytest.approx(200 / 255, abs=0.01)

@@ -26,7 +26,7 @@ from cvae.runtime import bulk
 from cvae.runtime.arguments import label_indices
 from cvae.spec import KEY, Spec
 
-NUMBERS, ZERO_PADDED, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
+NUMBERS, PADDED, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
 EQUAL_NUMBERS, FRACTIONS, MIXED = ("01", "1"), ("0.5", "1.0", "1e-4"), ("3", "other")
 LONG = ("9007199254740992", "9007199254740994")  # 2**53 and the next float64; above it, floats skip odd integers
 BOOLEANS = ("True", "False")
@@ -121,7 +121,7 @@ LABELS_BY_NAME = [
     (NUMBERS, "1", "1"), (NUMBERS, "10", "10"), (NUMBERS, "2", "2"),
     (NUMBERS, 1, "1"), (NUMBERS, 10, "10"), (NUMBERS, 2, "2"), (NUMBERS, 2.0, "2"),
     (NUMBERS, "02", "2"), (NUMBERS, "2.0", "2"), (NUMBERS, "+1", "1"), (NUMBERS, "1e1", "10"), (NUMBERS, ".1e1", "1"),
-    (ZERO_PADDED, 1, "01"), (ZERO_PADDED, "1", "01"), (ZERO_PADDED, "01", "01"), (ZERO_PADDED, 2, "02"), (ZERO_PADDED, "002", "02"),
+    (PADDED, 1, "01"), (PADDED, "1", "01"), (PADDED, "01", "01"), (PADDED, 2, "02"), (PADDED, "002", "02"),
     (SIGNED, -10, "-10"), (SIGNED, "-10", "-10"), (SIGNED, 0, "0"), (SIGNED, "-0", "0"), (SIGNED, 10, "10"),
     (FRACTIONS, 0.5, "0.5"), (FRACTIONS, ".50", "0.5"), (FRACTIONS, 1, "1.0"), (FRACTIONS, 1e-4, "1e-4"),
     (EQUAL_NUMBERS, "01", "01"), (EQUAL_NUMBERS, "1", "1"), (EQUAL_NUMBERS, 1, "1"),
@@ -137,7 +137,7 @@ UNKNOWN_LABELS = [
         (NUMBERS, label)
         for label in (0, "0", 3, -1, "-1", "x", "", " 1", "1_0", "1,0", 1.5, "nan", "inf", "1e9999", "²")
     ],
-    *[(ZERO_PADDED, label) for label in (0, 3, "0")],
+    *[(PADDED, label) for label in (0, 3, "0")],
     *[(SIGNED, label) for label in (1, 2, "1", -1)],
     *[(FRACTIONS, label) for label in (0, 2, 0.25)],
     *[(MIXED, label) for label in (0, 1, "1")],

@@ -48,7 +48,7 @@ def test_changed_file_is_reported_in_one_line(folder):
 
 
 @pytest.mark.integration
-def test_spawned_workers_use_the_model():
+def test_spawned_workers_can_use_the_model():
     model = cvae.load(threads=1)
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         results = list(pool.map(model.generate, [2, 3], [7, 4], [1, 2]))
