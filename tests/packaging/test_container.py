@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,12 @@ def test_service_runs_as_a_user_without_privileges():
     assert ARGUMENTS["RUN"].startswith(f"useradd --uid {ARGUMENTS['USER']} ") and ARGUMENTS["USER"] != "0"
 
 
-def test_python_of_the_container_is_supported():
+def test_container_has_versions_that_the_package_is_tested_with():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     version = ARGUMENTS["FROM"].removeprefix("python:").removesuffix("-slim")
-    assert f'"Programming Language :: Python :: {version}"' in (ROOT / "pyproject.toml").read_text()
+    assert f"Programming Language :: Python :: {version}" in project["classifiers"]
+    requirements = re.findall(r"'(.*?)'", INSTALL)
+    assert len(requirements) == 2 and set(requirements) <= set(project["optional-dependencies"]["dev"])
 
 
 def test_dockerfile_and_documents_agree():
