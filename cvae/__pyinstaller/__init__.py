@@ -1,4 +1,4 @@
-"""PyInstaller hook of this package. PyInstaller finds it by the entry point group `pyinstaller40`."""
+"""PyInstaller hooks of this package. PyInstaller finds them by the entry point group `pyinstaller40`."""
 
 from pathlib import Path
 
