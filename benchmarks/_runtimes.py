@@ -130,7 +130,7 @@ def measure_torch_import(source: Path, folder: Path) -> Measurement:
 
 def measure_http(source: Path, folder: Path) -> Measurement:
     """Measure examples/fastapi: the time from its start to the first image, then responses with 1 and 64 images."""
-    with socket.socket() as probe:  # finds a port that is not in use
+    with socket.socket() as probe:  # find a port that is not in use
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {**os.environ, "CVAE_MODEL": str(source)}

@@ -27,7 +27,7 @@ class Run(NamedTuple):
     """A finished training run."""
 
     images_per_second: float  # median over all epochs but the first, as the engine reports it
-    clocked_images_per_second: float | None  # the same by the times of the optimizer steps; None if hooks miss steps
+    clocked_images_per_second: float | None  # the same, from the times of the optimizer steps; None if steps are missed
     parameters: int
     config: Config  # resolved, with the chosen precision instead of "auto"
     records: list[dict[str, Any]]  # metrics.jsonl
@@ -40,11 +40,11 @@ def train(config: TrainConfig) -> Run:
     def record_time(*_: object) -> None:
         is_edge = len(times) % steps in (0, steps - 1)
         if is_edge and torch.cuda.is_initialized() and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.synchronize()  # otherwise the time would be that of the kernel launch
+            torch.cuda.synchronize()  # otherwise the clock would only see the launch of the kernels
         times.append(time.perf_counter())
 
-    if config.epochs is None or config.limit is None:
-        raise ValueError("the config has no epochs or no limit; set both")
+    if config.epochs is None or config.limit is None or config.batch_size is None:
+        raise ValueError("the config must set epochs, limit and batch_size")
     steps = max(1, config.limit // config.batch_size)
     hook = register_optimizer_step_post_hook(record_time)
     try:
@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Run:
 
 
 def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module in a new process, so that neither side inherits threads, caches or settings."""
+    """Call a function of a module in a new process, which inherits no threads, caches or settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 

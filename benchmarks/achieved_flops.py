@@ -7,8 +7,8 @@ The peak is the speed of the fastest square matrix product of a few sizes in the
 shows the other precision. The FLOPs of a step are counted by torch's FlopCounterMode on the conditional MNIST network
 of default size: the matrix products and convolutions of the forward and backward pass, with two FLOPs per multiply-add.
 Elementwise operations, such as those of the KL term, and the optimizer are not counted. The engine reports the images
-per second, without the first epoch. Peak and training are measured in turn, A B A B, in one process. Target: at least
-35 % for `resnet`.
+per second, without the first epoch. The peak and the training speed are measured in turn, A B A B, in one process.
+Target: at least 35 % for `resnet`.
 """
 
 import statistics
@@ -26,7 +26,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def measure_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of the fastest matrix product. Each size is tried at least 3 times and for `seconds`."""
+    """Return the FLOP/s of the fastest matrix product. Each size is tried 3 times or more, for at least `seconds`."""
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))

@@ -4,8 +4,9 @@
     python benchmarks/anomaly_mnist.py --out anomaly.json --plain    # without labels
 
 Digits whose metrics are already in the file are skipped, so an interrupted benchmark can be resumed. With --runs, the
-models are kept, and a repeated benchmark only scores them. For AUROC and AUPRC, the held-out digit is the positive
-class. The thresholds come from validation images of the nine digits. --smoke uses small images and takes seconds.
+models are kept, and a repeated benchmark scores them without training. For AUROC and AUPRC, the held-out digit is the
+positive class. The thresholds come from validation images of the nine digits. --smoke uses small images and takes
+seconds.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def main() -> None:
     parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
     parser.add_argument("--epochs", type=int, default=MODEL.epochs, metavar="N", help="Number of epochs.")
     parser.add_argument(
-        "--digits", nargs="+", default=DIGITS, metavar="N", help="Digits to exclude from training, one after the other."
+        "--digits", nargs="+", default=DIGITS, metavar="N", help="Digits to exclude, each from the data of one model."
     )
     add_smoke(parser)
     args = parse_args(parser, epochs=1, digits=["1"])

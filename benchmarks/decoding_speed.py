@@ -33,7 +33,7 @@ SECONDS = 0.3
 
 
 def serve(pipe: Connection, side: str, run: Path, batch: int) -> None:
-    """Send back the images per second of one round for each True in `pipe`, until a False. Runs in its own process."""
+    """Answer each True in `pipe` with the images per second of one round, until a False. Runs in its own process."""
     decode = {"torch": open_torch_decoder, "onnxruntime": open_onnxruntime_decoder}[side](run, batch)
     for _ in range(5):
         decode()
@@ -70,7 +70,7 @@ def open_onnxruntime_decoder(run: Path, batch: int) -> Callable[[], object]:
 
 
 class Side:
-    """Process that decodes with one of the runtimes. A call returns the images per second of one round."""
+    """Process that decodes in one of the runtimes. Calling it returns the images per second of one round."""
 
     def __init__(self, side: str, run: Path, batch: int) -> None:
         context = multiprocessing.get_context("spawn")

@@ -5,13 +5,14 @@
 
     capture     images/s of training, launched kernel by kernel or recorded as a CUDA graph, fp32 and bf16, compiled or
                 not, at several batch sizes, compared with a plain loop over a DataLoader with 4 workers
-    bytes       whether the same command twice, and a run resumed in mid-epoch, give the same weights
+    bytes       whether a repeated run, and a run that is resumed within an epoch, have the same weights as the first
     export      export of a run trained on the device, bounds in fp32 and bf16, images from the exported file
-    quality     seconds of a complete process to reach 85 and 80 nats (K = 100, MNIST test, dynamic binarization)
+    quality     seconds that a complete process takes to reach 85 and 80 nats (K = 100, MNIST test images, dynamic
+                binarization)
     likelihood  the longest run that fits into --minutes, in stages, from random weights or from those of --init, after
                 short trials of settings against overfitting, with its bounds; only with --only
-    target      seconds of a complete process to reach 80 nats, with the run that fits into --minutes (at most 96 s),
-                then equal bytes of the networks that `bytes` reaches last; only with --only
+    target      seconds that a complete process takes to reach 80 nats, with the run that fits into --minutes (at most
+                96 s), then the last measurements of `bytes`; only with --only
 
 Each part runs in its own process with a time limit, and has a module in `_gpu`. The JSON is written after every
 measurement. `--device cpu --smoke` runs all parts in about two minutes, to test this script.
@@ -134,7 +135,7 @@ def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, A
     process = subprocess.Popen(
         command,
         env={**os.environ, "PYTHONPATH": python_path},
-        start_new_session=True,  # so that its children can be killed with it
+        start_new_session=True,  # so that the processes that it starts can be killed with it
     )
     with watch_gpu(readings) if args.device == "cuda" else nullcontext():
         try:
@@ -169,13 +170,13 @@ def format_results(results: dict[str, Any]) -> Iterator[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--out", type=Path, required=True, help="JSON file to write; archives are written next to it")
-    parser.add_argument("--data-dir", help="folder that holds MNIST/raw, whose files may be gzipped")
-    parser.add_argument("--minutes", type=float, default=5.0, help="time for all parts together")
-    parser.add_argument("--only", help="parts to run, separated by commas")
-    parser.add_argument("--init", type=Path, help="run whose weights the part likelihood starts from")
-    parser.add_argument("--compile", action="store_true", help="compile the network of the part likelihood")
-    parser.add_argument("--smoke", action="store_true", help="use tiny networks and few images, to test this script")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file to write. Archives are written next to it.")
+    parser.add_argument("--data-dir", help="Folder that holds MNIST/raw, whose files may be gzipped.")
+    parser.add_argument("--minutes", type=float, default=5.0, help="Total time for all parts, in minutes.")
+    parser.add_argument("--only", help="Parts to run, separated by commas.")
+    parser.add_argument("--init", type=Path, help="Run whose weights the part likelihood starts from.")
+    parser.add_argument("--compile", action="store_true", help="Compile the network of the part likelihood.")
+    parser.add_argument("--smoke", action="store_true", help="Use tiny networks and few images, to test this script.")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -195,7 +196,7 @@ def main() -> None:
         args.data_dir = unpack_data(args.data_dir, Path(folder))
         for i, name in enumerate(names):
             shares = [TIME_SHARES.get(other, 1.0) for other in names[i:]]
-            seconds = (end - time.monotonic()) * shares[0] / sum(shares) - 3  # because a part may end this much late
+            seconds = (end - time.monotonic()) * shares[0] / sum(shares) - 3  # a part may end up to 3 s late
             if seconds < 10:
                 results[name] = {"about": {"exit": f"skipped: {seconds:.0f} s left"}}
                 continue

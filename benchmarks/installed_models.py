@@ -1,10 +1,10 @@
-"""Zoo models of an installed package, whose large weights have 16 bits, compared with those of the repository.
+"""Zoo models in an installed package, whose large weights have 16 bits, compared with those in the repository.
 
     python benchmarks/installed_models.py [--images 10000] [--data-dir DIR] [--json] [--smoke]
 
-For each model, the output has the size of its two exported files; the largest difference of a pixel, over as many noise
-draws as test images and the classes in turn; the largest difference of the posterior's mean and standard deviation
-over the test images; and the bound of the exported files in nats per image, with the same noise for both.
+For each model, the output has the size of its two exported files; the largest difference of a pixel, over as many
+generated images as there are test images; the largest difference of the posterior's mean and standard deviation over
+the test images; and the bound of the exported files in nats per image, with the same noise for both.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> None:
     if args.json:
         print(json.dumps(report))
         return
-    print("| model | MB | MB installed | pixel | mean of a code | std of a code | bound, nats | difference |")
+    print("| model | MB | MB installed | pixel | posterior mean | posterior std | bound, nats | difference |")
     print("|---|---|---|---|---|---|---|---|")
     for name, row in report.items():
         sizes = [f"{row[key] / 1e6:.2f}" for key in ("bytes", "halved_bytes")]

@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--images", type=int, default=54_000, metavar="N", help="Number of training images, at most 54,000."
     )
+    parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="Number of images per step.")
     parser.add_argument("--unconditional", action="store_true", help="Train without labels.")
     parser.add_argument("--device", default="auto", metavar="NAME", help="Torch device.")
     args = parse_args(parser, arch="mlp", epochs=2, images=256)
@@ -56,7 +57,7 @@ def main() -> None:
         seeds = itertools.count()
         make_config = partial(
             TrainConfig, arch=args.arch, conditional=not args.unconditional, data=data, data_dir=args.data_dir,
-            limit=args.images, epochs=args.epochs, precision=precision, device=args.device,
+            limit=args.images, epochs=args.epochs, batch_size=args.batch_size, precision=precision, device=args.device,
         )  # fmt: skip
         return lambda: run_in_subprocess(train, make_config(seed=next(seeds)))
 

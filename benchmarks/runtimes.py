@@ -3,9 +3,9 @@
     python benchmarks/runtimes.py [--runtimes command torch] [--model RUN] [--rounds 5] [--smoke]
 
 The output is the table in docs/deploy.md. A cold start lasts from the start of the process or page until the image of a
-seven is written or visible. Images per second are measured in batches of 64. Each round measures all runtimes once; the
-results are medians over the rounds. `command` is `cvae generate`, `torch` is the shortest script that does the same
-with torch, and `import torch` is only the import.
+seven is written or visible. Images per second are measured with batches of 64. Each round measures all runtimes once;
+the results are medians over the rounds. `command` is `cvae generate`, `torch` is the shortest script that does the same
+with torch, and `import torch` only imports torch.
 
 `cpp` needs a compiler and `--ort`, a folder with onnxruntime's `include` and `lib`; `node` needs npm; `browser` needs
 Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. --smoke
@@ -70,7 +70,7 @@ def main() -> None:
         folder = Path(temporary)
         runtimes = make_runtimes(source / DECODER, folder, args)
         sides = {name: partial(runtimes[name].measure, source, folder) for name in args.runtimes}
-        run_rounds(1, **sides)  # fills the page cache
+        run_rounds(1, **sides)  # a first round, which is not counted, fills the page cache
         results: dict[str, list[Measurement]] = run_rounds(args.rounds, **sides)
         print("| runtime | size | cold start | memory | one image | images per second |\n|---|---|---|---|---|---|")
         for name, rounds in results.items():

@@ -3,8 +3,8 @@
     python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [--smoke]
         [-- FLAGS]
 
-Two child processes run in turn, A B A B, and their parent times each from just before the spawn until the child writes
-a byte to a pipe and exits. One child writes the byte after importing torch. The other child runs
+Two child processes run in turn, A B A B. Their parent measures the time from just before the spawn of a child until the
+child writes a byte to a pipe and exits. One child writes the byte after importing torch. The other child runs
 `cvae train --epochs 1`, with a hook on torch's optimizers that writes the byte after the first step. A first round,
 which is not counted, fills the page cache, and downloads the data if necessary. FLAGS are passed on to `cvae train`.
 Target: a difference of at most 2 s.

@@ -5,13 +5,13 @@
         [--json] [--smoke]
 
     pytorch-example  The loop of https://github.com/pytorch/examples/tree/main/vae: a DataLoader over torchvision's
-                     MNIST with ToTensor, and the loss read every step. MLP 784-400-20, fp32, CPU.
+                     MNIST with ToTensor, which reads the loss in every step. MLP 784-400-20, fp32, CPU.
     pythae-mlp       BaseTrainer of pythae 0.1.2 with its default MLP (784-512-10), fp32, CPU.
     pythae-resnet    BaseTrainer with pythae's MNIST ResNet, compared with the same layers as a plug-in for cvae at
                      --precision auto, CPU.
-    plain-loop       The network of `cvae train` in a plain loop over a DataLoader, with the loss read every step: `mlp`
-                     in fp32, `resnet` under the autocast of --precision auto. On CUDA, the DataLoader has 4 workers
-                     and pinned memory. With --device cpu, --images 2560 shortens the ResNet's epochs.
+    plain-loop       The network of `cvae train` in a plain loop over a DataLoader, which reads the loss in every step:
+                     `mlp` in fp32, `resnet` under the autocast of --precision auto. On CUDA, the DataLoader has 4
+                     workers and pinned memory. With --device cpu, --images 2560 shortens the ResNet's epochs.
 
 pythae must be installed separately: `pip install pythae==0.1.2`.
 
@@ -165,8 +165,8 @@ def train_with_pythae(config: TrainConfig, images: int, epochs: int, resnet: boo
         split = load_dataset(config).train
         pixels, labels = torch.from_numpy(split.images).float() / 255, torch.from_numpy(split.labels)
         vae_config = VAEConfig(input_dim=(1, 28, 28), latent_dim=config.latent_dim)
-        parts = (Encoder_ResNet_VAE_MNIST(vae_config), Decoder_ResNet_AE_MNIST(vae_config)) if resnet else ()
-        model = VAE(vae_config, *parts)
+        networks = (Encoder_ResNet_VAE_MNIST(vae_config), Decoder_ResNet_AE_MNIST(vae_config)) if resnet else ()
+        model = VAE(vae_config, *networks)
         trainer_config = BaseTrainerConfig(
             output_dir=folder, num_epochs=1 + epochs, per_device_train_batch_size=config.batch_size, no_cuda=True
         )
@@ -201,11 +201,11 @@ def pythae_resnet(
     image_shape: tuple[int, int, int], latent_dim: int, param_channels: int, conditioning: object
 ) -> tuple[nn.Module, nn.Module]:
     """Build the layers of pythae's Encoder_ResNet_VAE_MNIST and Decoder_ResNet_AE_MNIST for images (1, 28, 28)."""
-    down = (nn.Conv2d(1, 64, 4, 2, 1), nn.Conv2d(64, 128, 4, 2, 1), nn.Conv2d(128, 128, 3, 2, 1))  # 14, 7, 4
+    down = (nn.Conv2d(1, 64, 4, 2, 1), nn.Conv2d(64, 128, 4, 2, 1), nn.Conv2d(128, 128, 3, 2, 1))  # sides 14, 7, 4
     up = (nn.ConvTranspose2d(128, 64, 3, 2, 1, 1), nn.ReLU(), nn.ConvTranspose2d(64, param_channels, 3, 2, 1, 1))
     encoder = Unconditional(True, *down, Residual(), Residual(), nn.Flatten(), nn.Linear(2048, 2 * latent_dim))
     stem = (nn.Linear(latent_dim, 2048), nn.Unflatten(1, (128, 4, 4)), nn.ConvTranspose2d(128, 128, 3, 2, 1))
-    return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # 4, 7, 7, 7, 14, 28
+    return encoder, Unconditional(False, *stem, Residual(), Residual(), nn.ReLU(), *up)  # sides 4, 7, 14, 28
 
 
 # -- comparisons -----------------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = 
 
 
 def explain_unavailable(name: str, device: str) -> str | None:
-    """Return a line that says why a comparison can't be run on this machine, or None if it can."""
+    """Return a line that says why a comparison can't run on this machine, or None if it can."""
     if name.startswith("plain-loop") and device == "cuda" and not torch.cuda.is_available():
         return f"{name}: not measured, torch finds no CUDA device; use --device cpu"
     if name.startswith("pythae"):
@@ -326,7 +326,7 @@ def main() -> None:
         speeds = [format_range(m["peer"]), format_range(m["ours"]), format_range(m["ratios"], 2)]
         clock = f"{m['clock']:.2f}" if m["clock"] else "unknown"
         table.append((name, f"{m['parameters']:,}", m["precision"], *speeds, clock))
-    notes.append("median (min to max) over the rounds; clock: images/s of the engine divided by images/s by the clock")
+    notes.append("median (min to max) over the rounds; clock: images/s of the engine divided by images/s of the clock")
     report(args.json, metrics, table, notes)
 
 

@@ -1,12 +1,12 @@
-"""Fuzzer for the scan of untrusted ONNX files: compares its shapes for random graphs with the shapes of onnxruntime.
+"""Fuzzer for the scan of untrusted ONNX files: compares the shapes that it derives with those of onnxruntime.
 
     python fuzz/scan_shapes.py [--graphs 20000] [--seed 0] [--nodes 8] [--first 0] [--smoke] [--json]
 
-A graph grows node by node over all operators that the scan accepts. Inputs and attributes come from the ONNX schema of
-the operator, so the generator shares no table with the scan. onnxruntime runs the graphs that the scan accepts, without
-optimization, and must compute tensors with the type, shape and integer values that the scan derived. A graph depends
-only on the seed and on its number: `--first N --graphs 1` repeats graph N. The fuzzer needs onnx and Linux. The exit
-status is 1 if there is a difference.
+A random graph grows node by node from the operators that the scan accepts. Inputs and attributes come from the ONNX
+schema of the operator, so the generator shares no table with the scan. onnxruntime runs the graphs that the scan
+accepts, without optimization, and must compute tensors with the type, shape and integer values that the scan derived. A
+graph depends only on the seed and its number: `--first N --graphs 1` repeats graph N. The fuzzer needs onnx and Linux.
+The exit status is 1 if there is a difference.
 """
 
 import argparse
@@ -156,7 +156,7 @@ class Graph:
         return None
 
     def check(self) -> None:
-        """Compare every tensor. If there is a problem, compare node by node, and drop the nodes with a problem."""
+        """Compare all tensors. If there is a problem, compare node by node, and drop the nodes with a problem."""
         nodes, computed = self.nodes, {"", "noise", "label", *self.constants}
         if self.find_problem(nodes):
             nodes = []
@@ -178,9 +178,9 @@ class Graph:
         return f"{self.label}: {node.op_type}({', '.join(inputs)}) of opset {self.opset}"
 
 
-def format_tensor(kind: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
+def format_tensor(dtype: Any, shape: Sequence[int | None], values: Sequence[int | None] | None = None) -> str:
     sizes, numbers = ([BATCH if n is None else n for n in row or ()] for row in (shape, values))
-    return f"{kind} {sizes}" if values is None else f"{kind} {sizes} = {numbers}"
+    return f"{dtype} {sizes}" if values is None else f"{dtype} {sizes} = {numbers}"
 
 
 class Proposal:
@@ -241,7 +241,7 @@ class Proposal:
         return name
 
     def make_floats(self, *shape: int | None, like: str = "") -> str:
-        """Return an existing tensor or a new constant of this shape, with the type of the tensor `like` if given."""
+        """Return an existing tensor or a new constant of this shape, with the type of the tensor `like`, if any."""
         kind = self.tensors[like][0] if like else self.rng.choice((FLOAT, FLOAT, FLOAT, FLOAT, HALF))
         names = [name for name, tensor in self.tensors.items() if tensor == (kind, shape)]
         if names and self.rng.random() < 0.5:
@@ -266,7 +266,7 @@ class Proposal:
         return self.make_floats(*(sides if math.prod(sides) < 2000 else [min(side, 3) for side in sides]))
 
     def make_vector(self, sizes: Sequence[int | None]) -> str:
-        """Return a tensor that contains a shape. A batch size in the shape is computed from the noise."""
+        """Return a tensor that contains a shape. Its batch size, if any, is computed from the noise."""
         if None not in sizes:
             return self.make_ints(*sizes)
         rows = self.add("Shape", ["noise"], {"start": 0, "end": 1}), self.make_ints(*sizes[1:])
@@ -324,7 +324,7 @@ class Proposal:
 
 
 def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in this process, which onnxruntime may crash, and count the results by kind and text."""
+    """Compare graphs in this process, and count the results by kind and text. onnxruntime may crash the process."""
     report: Report = Counter()
     for number in range(first, first + graphs):
         graph = Graph(seed, number, report)

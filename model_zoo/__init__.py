@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).resolve().parent
 def models() -> dict[str, Path]:
     """Return the folders of the trained models by name. Each is a run folder plus `evaluation.json`.
 
-    An installed package has no weights for torch, and of large models no exported files either.
+    An installed package contains no torch weights, and for large models no exported files either.
     """
     return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{CONFIG}"))}
 
@@ -44,7 +44,7 @@ def _find_folder(name: str) -> Path:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return the summary of a model, whether its files are here, their bytes, and the output of `cvae evaluate --json`.
+    """Return a model's summary, whether it is installed, its size in bytes, and its report of `cvae evaluate --json`.
 
     Raises:
         UsageError: If there is no model of this name.
@@ -74,7 +74,7 @@ def recipes() -> dict[str, Path]:
 
 
 def recipe(name: str) -> Path:
-    """Return the file of a recipe, which is given by name or by path.
+    """Return the path of a recipe file, given the name or the path of the recipe.
 
     Raises:
         UsageError: If there is no recipe of this name.
@@ -84,7 +84,7 @@ def recipe(name: str) -> Path:
         return path
     if name not in recipes():
         raise UsageError(
-            f"unknown recipe {name!r}; {suggest(name, recipes())}; a path to your own file must end in .toml"
+            f"unknown recipe {name!r}; {suggest(name, recipes())}; a path to your own file must end in .toml or .json"
         )
     return recipes()[name]
 

@@ -17,7 +17,7 @@ SAMPLES = 100
 """Samples per image (K) of the bound that `quality` and `likelihood` report."""
 
 MAX_CHUNK = 100
-"""Maximum number of samples per image that are decoded at once, so that they fit into memory."""
+"""Maximum number of samples per image in one batch of the decoder, so that they fit into memory."""
 
 
 def importance_weighted(
@@ -49,7 +49,7 @@ def importance_weighted(
     pixels = torch.from_numpy(held_out.images[:images])
     batch_size = 8 if args.smoke else 100
     torch.manual_seed(0)
-    weighted, single = [], []
+    weighted_bounds, single_bounds = [], []
     started = time.monotonic()
     with torch.inference_mode():
         for start in range(0, len(pixels), batch_size):
@@ -62,17 +62,17 @@ def importance_weighted(
                 terms = model.terms(image, None, features, noise)
                 log_weights.append((-terms.distortion.double() - terms.log_ratio.double()).view(len(image), chunk))
                 bounds.append((terms.distortion.double() + terms.rate.double().sum(1)).view(len(image), chunk))
-            weighted.append(math.log(samples) - torch.cat(log_weights, 1).logsumexp(1))  # (B, K) -> (B,)
-            single.append(torch.cat(bounds, 1).mean(1))
+            weighted_bounds.append(math.log(samples) - torch.cat(log_weights, 1).logsumexp(1))  # (B, K) -> (B,)
+            single_bounds.append(torch.cat(bounds, 1).mean(1))
             if time.monotonic() - started > seconds:
                 break
-    nats = torch.cat(weighted)
+    nats = torch.cat(weighted_bounds)
     torch.backends.cudnn.allow_tf32 = True
     return {
         "samples": samples,
         "nats": nats.mean().item(),
         "standard_error": nats.std().item() / math.sqrt(len(nats)),
-        "single_sample": torch.cat(single).mean().item(),
+        "single_sample": torch.cat(single_bounds).mean().item(),
         "images": len(nats),
         "seconds": round(time.monotonic() - started, 1),
     }

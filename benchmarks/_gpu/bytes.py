@@ -94,7 +94,7 @@ def compare_command_line(config: TrainConfig, folder: Path) -> dict[str, Any]:
 
 
 def interrupt_and_resume(config: TrainConfig, out: Path, last_step: int) -> Path:
-    """Stop a run after `last_step` as SIGTERM does, and resume it."""
+    """Stop a run after `last_step` steps, as SIGTERM does, and resume it."""
     train_step = Trainer._train_step
 
     def train_step_and_stop(self: Trainer, *batch: Any) -> None:

@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
         elif plan == "plain loop":
             report.measure(label, measure_plain_loop, config, args, needs=15)
         else:
-            report.measure(label, speed, config, plan.split()[0], seconds, needs=45 if compiled else 4)
+            report.measure(label, measure_speed, config, plan.split()[0], seconds, needs=45 if compiled else 4)
             if compiled:
                 torch._dynamo.reset()
 
@@ -65,7 +65,7 @@ def plans(networks: list[str], *, smoke: bool) -> list[tuple[str, int, str]]:
     return plans
 
 
-def speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
+def measure_speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
     """Measure the images per second of training steps alone, and the peak memory of the device."""
     cuda = config.device == "cuda"
     with new_trainer(config, mode) as trainer:

@@ -1,4 +1,4 @@
-"""The longest training that fits into the time, in stages, with its bounds."""
+"""The longest training run that fits into the time limit, in stages, with its bounds."""
 
 import argparse
 import math
@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 from _gpu.bound import SAMPLES, importance_weighted
-from _gpu.capture import speed
+from _gpu.capture import measure_speed
 from _gpu.report import Report, release_memory
 from _gpu.training import recipe_config, step_mode, train_quietly
 from cvae.config import Config
@@ -24,7 +24,7 @@ NETWORK = {
     "arch": {"width": 32, "max_width": 96, "blocks": 2, "patch": 2, "smallest": 7},
     "prior": {"couplings": 16, "hidden": 192},
 }
-"""Options of the network: 1.55 M weights. Decoding an image takes 1.9 times as long as with mnist-resnet-flow."""
+"""Options of the network: 1.55 M parameters. Decoding an image takes 1.9 times as long as with mnist-resnet-flow."""
 
 FIRST_STAGE: dict[str, Any] = {
     "batch_size": 256, "lr": 2e-3, "warmup": 200, "weight_decay": 0.03, "objective": "elbo",
@@ -36,7 +36,7 @@ IWAE_20: dict[str, Any] = {"batch_size": 256, "weight_decay": 0.1, "objective": 
 
 TRANSFORMATIONS: dict[str, dict[str, Any]] = {
     "mild": {"shift": 1, "rotate": 8.0, "zoom": 0.08},
-    "strong": {"shift": 2, "rotate": 15.0, "zoom": 0.1},  # those of Sinha & Dieng 2021
+    "strong": {"shift": 2, "rotate": 15.0, "zoom": 0.1},  # the transformations of Sinha & Dieng 2021
 }
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -45,13 +45,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "consistency 0.02": {**TRANSFORMATIONS["mild"], "consistency": 0.02},
     "consistency 0.02, strong": {**TRANSFORMATIONS["strong"], "consistency": 0.02},
 }
-"""Settings against overfitting, of which the best in a short trial is used.
+"""Settings against overfitting. Short trials choose the best one.
 
 A trial trains with the settings, then for a while without them, because the test images are not transformed.
 """
 
 TRIAL_SHARES = (0.7, 0.3)
-"""Shares of the time of a trial with and without the settings of the variant."""
+"""Shares of a trial's time with and without the settings of the variant."""
 
 LATER_STAGES: list[tuple[float, bool, dict[str, Any]]] = [
     (0.50, True, {**IWAE_5, "lr": 1.5e-3, "warmup": 200}),
@@ -65,7 +65,7 @@ EPOCH_SECONDS = 6.0
 
 
 class TimeIsUp(Exception):
-    """The end of a stage whose time is used up. The weights of its best epoch are saved."""
+    """Signal that the time of a stage is used up. The weights of its best epoch have been saved."""
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
@@ -107,9 +107,9 @@ def choose_variant(stages: "Stages", seconds: float, report: Report) -> str:
     scores = {}
     for name, settings in VARIANTS.items():
         run, init = None, stages.latest
-        parts = {"with": {**settings, "lr": 1.5e-3}, "without": {"lr": 5e-4}}
-        for share, (part, changes) in zip(TRIAL_SHARES, parts.items(), strict=True):
-            run = stages.train_run(f"trial {name}, {part}", {**IWAE_5, **changes}, share * seconds, init)
+        phases = {"with": {**settings, "lr": 1.5e-3}, "without": {"lr": 5e-4}}
+        for share, (phase, changes) in zip(TRIAL_SHARES, phases.items(), strict=True):
+            run = stages.train_run(f"trial {name}, {phase}", {**IWAE_5, **changes}, share * seconds, init)
             init = run or init
         score = run and stages.validate(f"trial {name} bound", run)
         if score:
@@ -120,7 +120,7 @@ def choose_variant(stages: "Stages", seconds: float, report: Report) -> str:
 
 
 class Stages:
-    """Trainings that each start from the weights of the one before, and the run with the best validation bound.
+    """Training stages, each of which starts from the weights of the one before, and the run with the best bound.
 
     Args:
         args: Arguments of the benchmark.
@@ -188,12 +188,12 @@ def train_stage(
         changes["batch_size"] = 64
     options = {**network_options(args), "objective": objective}
     config = recipe_config("mnist-resnet-flow-elbo", args, **changes, compile=args.compile, options=options)
-    probe = speed(replace(config, epochs=1000), "recorded", 0.2 if args.smoke else min(1.0, 0.05 * seconds))
+    probe = measure_speed(replace(config, epochs=1000), "recorded", 0.2 if args.smoke else min(1.0, 0.05 * seconds))
     report.add(f"{name} speed", probe)
     release_memory()
     dataset = load_dataset(config)
     passes_per_second = probe["images_per_second"] / len(dataset.train)
-    # Saving, validation and the sample images of the engine take a tenth of the time, and the start two seconds.
+    # Saving, validation and sample images take a tenth of the time, and the start of the engine takes two seconds.
     total_passes = 0.9 * (end - time.monotonic() - 2.0) * passes_per_second
     passes = max(1, round(min(EPOCH_SECONDS * passes_per_second, total_passes / 2)))
     epochs = max(1, int(total_passes / passes))
@@ -208,7 +208,7 @@ def train_stage(
         if time.monotonic() > end + 8 and record["epoch"] < epochs:
             raise TimeIsUp
 
-    # Without test images, the engine does not spend seconds at the end of each stage on their bound.
+    # Without test images, the engine does not spend seconds on their bound at the end of each stage.
     dataset = replace(dataset, train=repeat_split(dataset.train, passes), test=None)
     config = replace(config, epochs=epochs, init=None if init is None else str(init))
     cut_short = False
@@ -235,7 +235,7 @@ def repeat_split(split: Split, passes: int) -> Split:
 
 
 def export_and_archive(run: Path, path: Path) -> list[str]:
-    from cvae.exporters.onnx import export  # here, so that a missing package does not cost the training
+    from cvae.exporters.onnx import export  # imported here, so that a missing package does not prevent training
 
     names = [file.name for file in export(run)]
     archive(run, path, names)

@@ -45,7 +45,7 @@ class Report:
         return result
 
     def add(self, name: str, result: Any) -> None:
-        """Record a result, and print its last characters."""
+        """Record a result, and print the end of it."""
         self.results[name] = result
         write_json(self.path, self.results)
         latest = result[-1] if name.endswith("history") else result

@@ -1,4 +1,4 @@
-"""Time of a complete `cvae train` process to 80 nats, then equal bytes of the networks that `bytes` reaches last."""
+"""Time that a complete `cvae train` process takes to reach 80 nats, then the last measurements of the part `bytes`."""
 
 import argparse
 from dataclasses import replace
@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from _gpu.bytes import network_configs, train_and_compare
-from _gpu.capture import speed
+from _gpu.capture import measure_speed
 from _gpu.quality import train_and_score
 from _gpu.report import Report
 from _gpu.training import recipe_config
@@ -20,22 +20,24 @@ MAX_TRAINING_SECONDS = 96.0
 """Time limit of the training itself, so that the complete process takes at most two minutes."""
 
 OTHER_SECONDS = {"process": 18.0, "score": 5.0, "bytes": 30.0}
-"""Time of everything else: the rest of the process, according to `quality`, the bound, and the part `bytes`."""
+"""Time of everything else: the rest of the process (as measured by `quality`), the bound, and the part `bytes`."""
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
     with TemporaryDirectory() as name:
         config = target_config(args)
-        probe = report.measure("speed", speed, replace(config, epochs=1000), "recorded", 0.2 if args.smoke else 1.0)
+        probe = report.measure(
+            "speed", measure_speed, replace(config, epochs=1000), "recorded", 0.2 if args.smoke else 1.0
+        )
         if probe is not None:
             seconds = min(MAX_TRAINING_SECONDS, report.seconds_left - sum(OTHER_SECONDS.values()))
-            # An epoch is slower than the probe by a few percent, for its checkpoint and its sample images.
+            # An epoch is a few percent slower than the probe, because it saves a checkpoint and sample images.
             epochs = int(0.94 * seconds * probe["images_per_second"] / len(load_dataset(config).train))
             config = replace(config, epochs=1 if args.smoke else max(1, epochs))
             report.add("plan", {"epochs": config.epochs, "training_seconds": round(seconds)})
             report.measure("80 nats", train_and_score, TARGET, config, args, Path(name) / "target")
         configs = network_configs(args)
-        del configs["resnet-flow"]  # `bytes` begins with it
+        del configs["resnet-flow"]  # the first network that `bytes` measures
         for network, config in configs.items():
             for plan in PLANS:
                 folder = Path(name) / network.replace(" ", "-")
@@ -43,7 +45,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def target_config(args: argparse.Namespace) -> TrainConfig:
-    """Return the config of the run, whose network is wider than that of the recipe where this costs little time."""
+    """Return the config of the run. Its network is wider than that of the recipe where this takes little time."""
     options = {
         "arch": {"width": 32, "max_width": 96, "patch": 2, "smallest": 7},
         "prior": {"couplings": 8, "hidden": 256},

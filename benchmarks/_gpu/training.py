@@ -22,7 +22,7 @@ RECIPES = ROOT / "model_zoo" / "recipes"
 
 
 def recipe_config(name: str, args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a zoo recipe with `changes`. Options of parts in `changes` replace those of the recipe."""
+    """Return the config of a zoo recipe with `changes`. Part options in `changes` replace those of the recipe."""
     values = read_recipe(RECIPES / f"{name}.toml")
     options = {**values.pop("options", {}), **changes.pop("options", {})}
     common = {"data_dir": args.data_dir, "device": args.device, "trackers": ["none"], "likelihood": "bernoulli"}
@@ -67,7 +67,7 @@ def train_quietly(config: TrainConfig, out: Path, **options: Any) -> Path:
 
 
 def train_in_subprocess(config: TrainConfig, out: Path) -> float:
-    """Train with `cvae train` in a new process, and return how many seconds it takes."""
+    """Train with `cvae train` in a new process, and return how many seconds the process takes."""
     path = out.with_name(out.name + ".toml")
     path.write_text(to_recipe(config), "utf-8")
     started = time.monotonic()
@@ -79,7 +79,7 @@ def run_cvae(*arguments: str) -> str:
     """Run the command line in a new process, and return its stderr.
 
     Raises:
-        RuntimeError: the command failed.
+        RuntimeError: If the command fails.
     """
     command = [sys.executable, "-m", "cvae", *arguments]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -13,7 +13,7 @@ from cvae.engine.randomness import Shard
 def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     """Convert images (B, C, H, W) from uint8 to float32 in [0, 1], and transform and binarize them.
 
-    "dynamic" binarization samples each pixel from Bernoulli(grey value), again in every epoch (Burda, Grosse &
+    "dynamic" binarization resamples each pixel from Bernoulli(grey value) in every epoch (Burda, Grosse &
     Salakhutdinov 2015, https://arxiv.org/abs/1509.00519).
 
     Args:
@@ -37,7 +37,7 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
 
 
 def _transform(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
-    """Flip, shift, crop, rotate and scale images. The uncovered margin gets the values of the edge pixels."""
+    """Flip, shift, crop, rotate and scale images. Uncovered margins are filled with the values of the edge pixels."""
     device, (batch_size, _, height, width) = images.device, images.shape
     if config.flip:
         flip = shard.draw(torch.rand, batch_size, 1, 1, 1, device=device) < 0.5
@@ -76,6 +76,6 @@ def _resample(values: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     # Coordinates are in [-1, 1] along both sides, so an image that is not square needs the ratio of the sides.
     matrix = torch.cat([cos, -sin * (height / width), sin * (width / height), cos], dim=1).unflatten(1, (2, 2))
     grid = affine_grid(torch.cat([matrix, centre[:, :, None]], dim=2), list(values.shape), align_corners=False)
-    # Bilinear interpolation blurs an image that is not enlarged. MPS has nothing better in all versions of torch.
+    # Bilinear interpolation blurs an image that is not enlarged, but not every version of torch has bicubic on MPS.
     mode = "bicubic" if (config.rotate or config.zoom) and values.device.type != "mps" else "bilinear"
     return grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False).clamp_(0, 1)

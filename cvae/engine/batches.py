@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cvae.data import Split
-from cvae.engine.randomness import WHOLE, Shard, seed_of
+from cvae.engine.randomness import FULL_BATCH, Shard, seed_of
 
 Batch = tuple[Tensor, Tensor | None]
 """Images (B, C, H, W) uint8 on the device, and labels (B,) int64 or None."""
@@ -24,19 +24,19 @@ MAX_COPY_BYTES = 2**26
 class Batches:
     """A split, divided into batches.
 
-    On a CPU, a split in memory is used where it is. On a GPU, a split is copied to the device, so that no step has to
-    copy images, if it takes less than half of the free memory. Other splits are read batch by batch in a thread.
+    On a CPU, a split in memory is used in place. On a GPU, a split that takes less than half of the free memory is
+    copied to the device, so that no step has to copy images. Other splits are read batch by batch in a thread.
 
     Args:
         split: images and labels.
-        batch_size: number of images per step over all processes; a smaller split is a single batch.
+        batch_size: number of images per step over all processes; a smaller split forms a single batch.
         device: device of the batches.
         labelled: whether to include the labels.
         shard: shard of each batch that belongs to this process.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, device: torch.device, *, labelled: bool, shard: Shard = WHOLE
+        self, split: Split, batch_size: int, device: torch.device, *, labelled: bool, shard: Shard = FULL_BATCH
     ) -> None:
         self.split, self.device, self.shard = split, device, shard
         self.batch_size = min(batch_size, len(split))
@@ -95,7 +95,7 @@ class Batches:
                     queue.put((images, label))
                     if done.is_set():
                         return
-            except BaseException as error:  # raised again by the consumer
+            except BaseException as error:  # the consumer raises it
                 queue.put(error)
 
         reader = Thread(target=read, daemon=True)

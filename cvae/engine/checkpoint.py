@@ -71,7 +71,7 @@ def initialize_weights(models: Iterable[VAE], init: str) -> None:
 
 
 def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
-    # Copied, since safetensors rejects tensors that share memory, such as tied weights.
+    # Copy the tensors, because safetensors rejects tensors that share memory, such as tied weights.
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
@@ -98,7 +98,7 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     try:
         tensors = load(data)  # rejects overlaps and gaps
     except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(path)!r} is not an intact safetensors file: {one_line(error)}") from error
+        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CvaeError(f"{str(path)!r}: tensor {name!r} holds values that are not finite")
@@ -127,7 +127,7 @@ def _read_header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
         header.pop("__metadata__", None)
         return {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()}
     except (ValueError, TypeError, KeyError) as error:
-        raise CvaeError(f"{str(path)!r} is not an intact safetensors file: {one_line(error)}") from error
+        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
 
 
 def load_model(run: str | Path) -> tuple[VAE, Config]:
@@ -208,8 +208,8 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Load the newest intact checkpoint in `folder`.
 
     Returns:
-        The checkpoint, or None if the run was interrupted before it wrote a checkpoint; and the names of newer
-        checkpoints that are damaged.
+        The checkpoint, or None if the run was interrupted before it wrote any, and the names of newer checkpoints that
+        are damaged.
 
     Raises:
         CvaeError: If the folder has checkpoints, and all of them are damaged.

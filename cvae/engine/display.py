@@ -1,4 +1,4 @@
-"""Output of a training run: a header and a summary, and a table of the epochs with a live bar on a terminal."""
+"""Output of a training run: a header, a table of the epochs with a live progress bar on a terminal, and a summary."""
 
 import math
 import sys
@@ -23,7 +23,7 @@ NAME_WIDTH = 13
 """Width of the column with the names of fields."""
 
 NO_BREAK_SPACE = "\xa0"
-"""Space within a fact at which its line is not wrapped."""
+"""Space at which a line is not wrapped."""
 
 COLUMNS = {
     "epoch": 9,
@@ -34,7 +34,7 @@ COLUMNS = {
     "images/s": 10,
     "time left": 12,
 }
-"""Widths of the columns of the table, less than 80 characters in all."""
+"""Widths of the columns of the table, less than 80 characters in total."""
 
 LINE_SECONDS = 60
 """Minimum number of seconds between rows within an epoch if the output is not a terminal, for example a log file."""
@@ -91,7 +91,7 @@ class Display:
         self.console.print(Text(text, style))
 
     def warning(self, text: str) -> None:
-        """Print a warning in the format of all warnings of the package."""
+        """Print a warning in the format that all warnings of the package have."""
         self.line(format_warning(text).rstrip("\n"), "yellow")
 
     def fields(self, fields: Mapping[str, str]) -> None:
@@ -114,18 +114,18 @@ class Display:
 
 
 class EpochTable:
-    """Table with a row for some of the epochs, and below it a live bar on a terminal.
+    """Table with a row for some of the epochs and, on a terminal, a live progress bar below it.
 
     Args:
         display: where to print.
         epochs: number of epochs of the run.
         steps: number of steps in an epoch.
         done: number of steps that are already done.
-        validated: whether the run has validation images.
+        has_validation: whether the run has validation images.
     """
 
-    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, validated: bool) -> None:
-        self.display, self.epochs, self.steps, self.validated = display, epochs, steps, validated
+    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, has_validation: bool) -> None:
+        self.display, self.epochs, self.steps, self.has_validation = display, epochs, steps, has_validation
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
@@ -154,7 +154,7 @@ class EpochTable:
         return time.monotonic() - self._update_time >= seconds
 
     def update(self, step: int, metrics: Mapping[str, float], speed: float) -> None:
-        """Update the bar within an epoch. Without a terminal, print a row if the last one was `LINE_SECONDS` ago.
+        """Update the bar within an epoch. Without a terminal, print a row if the last one is `LINE_SECONDS` old.
 
         Args:
             step: number of steps so far.
@@ -173,8 +173,8 @@ class EpochTable:
 
         Args:
             record: record of the epoch.
-            validation: its validation bound, or None.
-            has_improved: whether it, or one since the row before, was the lowest one so far.
+            validation: validation bound of the epoch, or None.
+            has_improved: whether a validation bound since the last row was the lowest so far.
         """
         text = "-  " if validation is None else f"{format_nats(validation)} {'*' if has_improved else ' '}"
         number = f"{record['epoch']}/{self.epochs}"
@@ -182,7 +182,7 @@ class EpochTable:
 
     def _row(self, epoch: str, metrics: Mapping[str, float], validation: str, speed: float, step: int) -> None:
         if not self._has_title:
-            mark = "; * after a new lowest validation bound, whose weights are kept" if self.validated else ""
+            mark = "; * after a new lowest validation bound, whose weights are kept" if self.has_validation else ""
             self.display.line(f"\nnats per image{mark}", "dim")
             titles = [name + " " * 2 * (name == "validation") for name in COLUMNS]
             self.display.line(_align(titles), "bold")

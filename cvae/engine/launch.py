@@ -22,7 +22,7 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     Args:
         config: What to train, and how.
         out: Folder of the run. It must not hold a run yet, unless torchrun has restarted the process, which resumes it.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
@@ -35,7 +35,7 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     if is_run(out):
         if restart_count():
             return resume(out, quiet=quiet, on_epoch=on_epoch)
-        raise UsageError(f"{str(out)!r} holds a run already; choose another --out, or continue it with --resume")
+        raise UsageError(f"{str(out)!r} already holds a run; choose another --out, or continue the run with --resume")
     accelerator = join_processes(config)
     dataset = _load_dataset(config, accelerator)
     resolved = configure(config, dataset)
@@ -47,18 +47,18 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
 
     Args:
         out: Folder of the run.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
         overrides: Flags that can change on resume, as in `cvae.resume`. None keeps the value of the run.
 
     Raises:
-        UsageError: If the run has more than `epochs` epochs already.
+        UsageError: If the run already has more than `epochs` epochs.
         CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed.
     """
     out = Path(out)
     resumable = {name for name, flag in flags_of(TrainConfig).items() if flag.resumable}
     if unknown := overrides.keys() - resumable:
-        raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}")
+        raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}, only {', '.join(sorted(resumable))}")
     config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     config = replace(config, training=replace(config.training, **changes))
@@ -74,5 +74,5 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
 
 
 def _load_dataset(config: TrainConfig, accelerator: Accelerator) -> Dataset:
-    with accelerator.local_main_process_first():  # it downloads and decodes for the others
+    with accelerator.local_main_process_first():  # the first process downloads and decodes the data for the others
         return load_dataset(config)

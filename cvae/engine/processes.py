@@ -12,7 +12,7 @@ from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
 
 AGREEMENT_STEPS = 20
-"""Interval in steps at which several processes compare their state, since each time they wait for the slowest."""
+"""Interval in steps at which several processes compare their state. Each comparison waits for the slowest process."""
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
@@ -38,14 +38,14 @@ def restart_count() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes and reports, also after the processes have been joined."""
+    """Return whether this is the process that writes and reports, whether or not the processes have been joined."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
     """Return whether `flag` is true in any process. All processes must call this at the same steps.
 
-    With `step`, several processes compare only every `AGREEMENT_STEPS` steps, and get False at the steps between.
+    With `step`, several processes compare only every `AGREEMENT_STEPS` steps, and get False at the steps in between.
     """
     if accelerator.num_processes == 1:
         return flag

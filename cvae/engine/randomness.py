@@ -1,7 +1,7 @@
 """Random numbers without saved state: each step is seeded from the run's seed and the step's number.
 
 A resumed run therefore draws the same numbers as an uninterrupted run, and a batch gets the same numbers whether it is
-computed at once, in shards, or by several processes.
+processed as a whole, in shards, or by several processes.
 """
 
 from collections.abc import Callable
@@ -37,7 +37,7 @@ class Shard:
     def draw(self, random: Callable[..., Tensor], batch_size: int, *shape: int, device: torch.device) -> Tensor:
         """Draw random numbers (batch_size, *shape) for this shard.
 
-        Numbers are drawn for the whole batch and then indexed, so they don't depend on the number of shards.
+        Numbers are drawn for the full batch and then indexed, so they don't depend on the number of shards.
 
         Args:
             random: function such as `torch.randn`.
@@ -48,10 +48,10 @@ class Shard:
         numbers = random(batch_size, self.count, *shape, device=device)
         return numbers[:, self.index]  # (batch_size, count, ...) -> (batch_size, ...)
 
-    def part(self, index: int, count: int) -> "Shard":
+    def subshard(self, index: int, count: int) -> "Shard":
         """Return shard `index` of `count` shards of this shard."""
         return Shard(self.index + self.count * index, self.count * count)
 
 
-WHOLE = Shard()
-"""The whole batch: a single process computes it at once."""
+FULL_BATCH = Shard()
+"""Shard that contains the full batch, for a single process without gradient accumulation."""

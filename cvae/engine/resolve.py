@@ -24,14 +24,14 @@ MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 """Largest and smallest batch size of a run whose batch size is not configured."""
 
 MAX_WARMUP = 100
-"""Maximum number of warm-up steps of a run whose warm-up is not configured; at most a twentieth of its steps."""
+"""Maximum of the default number of warm-up steps, which is a twentieth of the steps of the run."""
 
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
-    """Return the config of a run, with everything filled in that `config` leaves to the data or to defaults.
+    """Return the config of a run: `config`, with the settings filled in that depend on the data or have defaults.
 
-    This concerns the image shape, the classes, the likelihood, the batch size, the number of epochs, the warm-up steps,
-    and the options of all parts.
+    These are the image shape, the classes, the likelihood, the batch size, the number of epochs, the warm-up steps, and
+    the options of all parts.
 
     Raises:
         UsageError: If a part or an option is unknown, or the value of an option is not valid.
@@ -69,20 +69,20 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
 
 
-def choose_batch_size(images: int) -> int:
-    """Return the batch size for a number of training images: the largest power of two of at most a tenth of them.
+def choose_batch_size(num_images: int) -> int:
+    """Return the batch size for a number of training images: the largest power of two up to a tenth of that number.
 
     It is at most `MAX_BATCH_SIZE`, and at least `MIN_BATCH_SIZE` unless an epoch would then have a single step.
     """
-    size = min(max(images // 10, MIN_BATCH_SIZE), MAX_BATCH_SIZE, max(images // 2, 2))
+    size = min(max(num_images // 10, MIN_BATCH_SIZE), MAX_BATCH_SIZE, max(num_images // 2, 2))
     return 1 << (size.bit_length() - 1)
 
 
-def check_parts(batch_size: int, processes: int, accumulate: int) -> None:
-    """Check that a batch can be divided among the processes, and into `accumulate` parts in each.
+def check_batch_size(batch_size: int, processes: int, accumulate: int) -> None:
+    """Check that a batch can be divided equally among the processes, and within each process into `accumulate` parts.
 
     Raises:
-        UsageError: If it can't be.
+        UsageError: If it can't be divided equally.
     """
     parts = processes * accumulate
     if batch_size % parts:
@@ -144,7 +144,7 @@ def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
     """Return whether to compile the networks.
 
     If `compile` is None, they are compiled if the machine supports it and the run has enough steps for it to pay off.
-    No timing is involved, so that a seed gives the same weights each time.
+    The choice does not depend on measured times, so that a seed always gives the same weights.
 
     Raises:
         UsageError: If `compile` is true, but the machine does not support it.
@@ -174,6 +174,6 @@ def choose_precision(precision: str, device: str) -> str:
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     if device == "cpu":
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 has none
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # missing in torch 2.9
         return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "fp32"
     return "fp32"

@@ -37,15 +37,15 @@ class RunCheckpoints:
     Args:
         run: Folder of the run.
         training_step: Training step, which holds the network, its optimizer and the sums of the epoch.
-        images: Number of training images, which must not change.
+        num_images: Number of training images, which must not change.
     """
 
-    def __init__(self, run: Path, training_step: TrainingStep, images: int) -> None:
-        self.folder, self.training_step, self.images = run / CHECKPOINTS, training_step, images
+    def __init__(self, run: Path, training_step: TrainingStep, num_images: int) -> None:
+        self.folder, self.training_step, self.num_images = run / CHECKPOINTS, training_step, num_images
         self.accelerator = training_step.accelerator
 
     def save(self, state: RunState) -> None:
-        """Save a checkpoint. All processes must call this; the main one writes."""
+        """Save a checkpoint. All processes must call this; the main process writes the files."""
         sums = self.accelerator.reduce(self.training_step.sums, "mean")  # each process resumes with the mean
         if not self.accelerator.is_main_process:
             return
@@ -55,7 +55,7 @@ class RunCheckpoints:
         scaler = self.accelerator.scaler
         values = {
             **vars(state),
-            "images": self.images,
+            "images": self.num_images,
             "scaler": None if scaler is None else scaler.state_dict(),
         }
         save_checkpoint(self.folder, state.step, Checkpoint(tensors, values))
@@ -77,14 +77,14 @@ class RunCheckpoints:
         if checkpoint is None:
             return None, [*notes, "there is no checkpoint yet: the run starts over"]
         tensors, values = checkpoint
-        if values.get("images") != self.images:
+        if values.get("images") != self.num_images:
             raise CvaeError(
-                f"{data!r} has {self.images} training images, but the run was started with {values.get('images')}; "
+                f"{data!r} has {self.num_images} training images, but the run was started with {values.get('images')}; "
                 "restore the data, or start a new run"
             )
         try:
             for prefix, model in self._models().items():
-                model.load_state_dict(_with_prefix(prefix, tensors))
+                model.load_state_dict(_strip_prefix(prefix, tensors))
             unpack_optimizer(self.training_step.optimizer, tensors)
             self.training_step.sums.copy_(tensors["sums"])
             state = RunState(values["step"], values["best"], values["records"])
@@ -106,5 +106,6 @@ class RunCheckpoints:
         return {prefix: model for prefix, model in models.items() if model is not None}
 
 
-def _with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, by their names without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

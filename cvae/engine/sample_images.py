@@ -18,7 +18,7 @@ from cvae.run import RECONSTRUCTIONS, SAMPLE_GRID, sample_path
 COLUMNS, MAX_ROWS = 8, 16
 
 PAIRS = 4
-"""Number of rows of images, each with a row of reconstructions, in the reconstructions of a trained model."""
+"""Number of rows of images in reconstructions.png, each above a row of their reconstructions."""
 
 
 @torch.no_grad()
@@ -49,9 +49,9 @@ def save_sample_images(model: VAE, config: ModelConfig, split: Split, run: Path,
 
 @torch.no_grad()
 def save_final_images(model: VAE, config: ModelConfig, split: Split, run: Path) -> None:
-    """Write samples and reconstructions of a trained model into its run folder, at a size to look at.
+    """Write enlarged samples and reconstructions of a trained model into its run folder.
 
-    The samples are those of the last epoch's `save_sample_images`, but from the saved weights.
+    The samples have the same noise as those of `save_sample_images`, but are decoded with the saved weights.
     """
     if config.image_shape[0] not in (1, 3):
         return

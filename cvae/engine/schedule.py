@@ -11,7 +11,7 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
 
     - "constant": 1.
     - "cosine": decreases to 0 at the end.
-    - "step": decreases to a tenth at each of the steps in `milestones`; if None, at 1/2 and 3/4 of the steps after the
+    - "step": is divided by 10 at each of the steps in `milestones`; if None, at 1/2 and 3/4 of the steps after the
       warm-up.
     """
     if step < warmup:

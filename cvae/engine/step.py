@@ -20,14 +20,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cvae.config import Config
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
-from cvae.engine.randomness import WHOLE, Shard, reseed
+from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.models import VAE, Terms
 from cvae.models.objectives import Loss, with_consistency
 from cvae.registry import OBJECTIVES
 
 WARMUP_STEPS = 3
-"""Number of steps before a recording, in which libraries choose their kernels and torch compiles."""
+"""Number of steps before a recording, during which libraries choose their kernels and torch compiles."""
 
 
 class Scalars(NamedTuple):
@@ -68,7 +68,7 @@ class TrainingStep:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
         # `prepare` wraps forward in the precision of the run, and a copy, such as the moving average, would call the
-        # original network through the wrapper. So it is removed, and `_loss` sets the precision with `autocast`.
+        # original network through the wrapper. The wrapper is therefore removed, and `_loss` uses `autocast` instead.
         self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
@@ -76,14 +76,14 @@ class TrainingStep:
         if self.training.consistency:
             self.objective = with_consistency(self.objective, self.training.consistency)
         self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate and steps of the epoch so far
-        self.bad_step = torch.full((), -1.0, device=self.device)  # first step whose gradient was not finite, or -1
+        self.bad_step = torch.full((), -1.0, device=self.device)  # first step with a nonfinite gradient, or -1
 
     def prepare(self, step: int) -> str | None:
-        """Prepare for the first step to be taken, `step`, and return a note for the log, or None."""
+        """Prepare to start at step `step`, and return a note for the log, or None."""
         return None
 
     def epoch_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor | None, ...]]:
-        """Yield the batch of each step of an epoch, from its step `start` on, to be passed to `__call__`."""
+        """Yield the batch of each step of an epoch, from its step `start` on, as arguments of `__call__`."""
         return self.batches.shuffled(self.training.seed, epoch, start)
 
     def __call__(self, step: int, *batch: Tensor | None) -> None:
@@ -103,7 +103,7 @@ class TrainingStep:
     def broadcast_average_buffers(self) -> None:
         """Copy the buffers of the moving average from the first process to the others.
 
-        The network's buffers are those of the first process at each step, but each process averages its own.
+        At each step, the network uses the buffers of the first process, but each process averages its own buffers.
         """
         if self.ema is not None and self.accelerator.num_processes > 1:
             for buffer in self.ema.buffers():
@@ -120,19 +120,19 @@ class TrainingStep:
             group["lr"] = scalars.lr
         self.optimizer.zero_grad()
         old_buffers = [buffer.clone() for buffer in self.bare_model.buffers()]
-        parts = self.training.accumulate
+        count = self.training.accumulate
         losses = []
-        for i in range(parts):
-            if i:  # each part draws the noise of the whole batch, and uses its own share
+        for i in range(count):
+            if i:  # each micro-batch draws the noise of the full batch, and uses its own share
                 reseed(self.device, self.training.seed, "step", int(scalars.step))
-            with nullcontext() if i == parts - 1 else self.accelerator.no_sync(self.model):
-                part = slice(i, None, parts)
-                part_label = None if label is None else label[part]
-                loss = torch.stack(self._loss(scalars, images[part], part_label, self.shard.part(i, parts)))
+            with nullcontext() if i == count - 1 else self.accelerator.no_sync(self.model):
+                indices = slice(i, None, count)
+                micro_label = None if label is None else label[indices]
+                loss = torch.stack(self._loss(scalars, images[indices], micro_label, self.shard.subshard(i, count)))
                 losses.append(loss.detach())
-                # A loss that is not finite makes the gradient NaN too, which all processes have in common.
+                # A loss that is not finite makes the gradient NaN, which all processes see, since they share gradients.
                 finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
-                self.accelerator.backward(loss[0] * finite / parts)
+                self.accelerator.backward(loss[0] * finite / count)
         self._update(scalars, torch.stack(losses).mean(0), old_buffers)
 
     def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
@@ -145,7 +145,7 @@ class TrainingStep:
             """Apply the network, with the signature that objectives expect."""
             latent_dim = self.config.model.latent_dim
             noise = shard.draw(torch.randn, len(images), 1, samples, latent_dim, device=self.device)
-            if shard.count > 1:  # random numbers that a plug-in's network draws should differ between the parts
+            if shard.count > 1:  # random numbers that a plug-in's network draws should differ between shards
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
             # A pair has the same noise, so that the groups of a hierarchy are compared at corresponding samples.
             noise = noise.expand(-1, copies, -1, -1).flatten(0, 2)  # (B, 1, K, Z) -> (copies * B K, Z)
@@ -207,11 +207,11 @@ class TrainingStep:
 
 
 def can_record(config: Config, accelerator: Accelerator, batches: Batches) -> bool:
-    """Return whether the step can be recorded as a CUDA graph: one GPU holds all images, and takes a batch at once."""
+    """Return whether the step can be recorded as a CUDA graph: one GPU holds all images and processes full batches."""
     return (
         accelerator.device.type == "cuda"
         and accelerator.num_processes == 1
-        and accelerator.scaler is None  # it decides on the host whether to step
+        and accelerator.scaler is None  # the scaler of fp16 decides on the CPU whether to update the weights
         and config.training.accumulate == 1
         and batches.resident
     )
@@ -220,12 +220,12 @@ def can_record(config: Config, accelerator: Accelerator, batches: Batches) -> bo
 class RecordedStep(TrainingStep):
     """Training step that is recorded as a CUDA graph and replayed.
 
-    It reads everything that changes from step to step from tensors on the device, which are filled once an epoch. A
-    replay draws its random numbers from the seed that was set before it, the same numbers as without a graph.
+    It reads everything that changes from step to step from tensors on the device, which are filled once per epoch. A
+    replay draws its random numbers from the seed that was set before it, so they are the same as without a graph.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, model: VAE, batches: Batches, *, epochs: int) -> None:
-        super().__init__(config, accelerator, model, batches, epochs=epochs, shard=WHOLE)
+        super().__init__(config, accelerator, model, batches, epochs=epochs, shard=FULL_BATCH)
         steps, device = len(batches), self.device
         self.order = torch.zeros((steps, batches.batch_size), dtype=torch.long, device=device)  # images of each step
         self.table = torch.zeros((steps, len(Scalars._fields)), device=device)  # scalars of each step
@@ -235,7 +235,7 @@ class RecordedStep(TrainingStep):
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, step: int) -> str | None:
-        """Record the step. If that fails, its kernels are launched one by one, as the note says.
+        """Record the step. If that fails, its kernels will be launched one by one, as the note says.
 
         Raises:
             UsageError: If the first step finds that parts do not fit together.
@@ -263,8 +263,8 @@ class RecordedStep(TrainingStep):
         try:
             with torch.cuda.graph(graph, stream=stream):
                 self._compute_at_position()
-        except Exception as error:  # a plug-in may do anything that can't be recorded
-            torch.cuda.set_stream(current)  # torch leaves its own if the end of the recording fails
+        except Exception as error:  # a plug-in may do something that can't be recorded
+            torch.cuda.set_stream(current)  # torch does not restore the stream if the end of the recording fails
             self._recover(tensors, values)
             reason = " ".join(str(error.__context__ or error).split())[:200]
             return f"the training step can't be recorded as a CUDA graph, so it is slower ({reason})"

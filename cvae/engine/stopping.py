@@ -1,4 +1,4 @@
-"""Reasons to stop a training early: signals, and errors with a known cause."""
+"""Reasons to stop a training run early: signals, and errors with a known cause."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from cvae.errors import CvaeError
 
 
 class Stop:
-    """Request to stop training after the current step, which a signal makes."""
+    """Request by a signal to stop training after the current step."""
 
     def __init__(self) -> None:
         self.signals: set[int] = set()
@@ -26,22 +26,22 @@ class Stop:
 
     @contextmanager
     def handle_signals(self) -> Iterator[None]:
-        """Handle Ctrl-C and SIGTERM: the first signal requests a stop, a second of the same kind stops at once.
+        """Handle Ctrl-C and SIGTERM: the first signal requests a stop, and repeating it stops immediately.
 
-        A second signal of the other kind does nothing, since torchrun sends a SIGTERM of its own after a Ctrl-C.
+        After one of the two signals, the other has no effect, because torchrun sends its own SIGTERM after a Ctrl-C.
         """
 
         def stop(number: int, frame: FrameType | None) -> None:
             if number in self.signals:
                 raise KeyboardInterrupt
             if not self.is_requested:
-                os.write(2, b"\nstopping after this step; repeat to stop at once\n")  # print is not reentrant
+                os.write(2, b"\nstopping after this step; repeat to stop immediately\n")  # print is not reentrant
             self.signals.add(number)
 
         numbers = (signal.SIGINT, signal.SIGTERM)
         try:
             previous = {number: signal.signal(number, stop) for number in numbers}
-        except ValueError:  # signals can be handled in the main thread only
+        except ValueError:  # signals can be handled only in the main thread
             yield
             return
         try:
@@ -68,7 +68,7 @@ def is_connection_error(error: BaseException) -> bool:
 def explain_failure(
     error: Exception, step: int, shard: Shard, resume_command: str, batch_size: int
 ) -> CvaeError | None:
-    """Return an error that explains one of torch or the system and its fix, or None if the cause is not known.
+    """Return an error that states the cause and the fix of `error`, or None if the cause is not known.
 
     Args:
         error: Error that training raised.
@@ -84,7 +84,7 @@ def explain_failure(
         return CvaeError(f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits it ({reason})")
     if shard.count > 1 and is_connection_error(error):
         return CvaeError(
-            f"process {shard.index} of {shard.count} lost another one near step {step:,}; restart all of them "
-            f"with: {resume_command} ({reason})"
+            f"process {shard.index} of {shard.count} lost the connection to another process near step {step:,}; "
+            f"restart all of them with: {resume_command} ({reason})"
         )
     return None

@@ -14,7 +14,7 @@ from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import count_of, one_line
 
 OVERFITTING = 0.02
-"""Minimum rise of the validation bound above its best value that the summary reports, as a fraction of that value."""
+"""Minimum final rise of the validation bound above its best value that is reported, as a fraction of that value."""
 
 MAX_CLASSES = 12
 """Maximum number of classes that are listed by name, each with its number of images."""
@@ -38,7 +38,7 @@ def describe_run(
     colours = {1: "grey", 3: "in colour"}.get(channels, f"with {channels} channels")
     splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     counts = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
-    chosen = training.batch_size == choose_batch_size(len(dataset.train)) < MAX_BATCH_SIZE
+    is_small = training.batch_size == choose_batch_size(len(dataset.train)) < MAX_BATCH_SIZE
     patience = f"; ends after {count_of(training.patience, 'epoch')} without improvement" if training.patience else ""
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     fields = {
@@ -47,7 +47,7 @@ def describe_run(
         "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
         "classes": _count_by_class(dataset),
         "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "
-        f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if chosen else ''}{patience}",
+        f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if is_small else ''}{patience}",
         "device": f"{device.type}{name}, {training.precision}{', compiled' if training.compile else ''}"
         f"{f', {processes} processes' if processes > 1 else ''}",
     }
@@ -60,7 +60,7 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
     Args:
         records: lines of metrics.jsonl.
         test_images: number of test images.
-        seconds: duration of the training in seconds, counted from the resumption if the run was resumed.
+        seconds: duration of training in seconds, counted from the resumption if the run was resumed.
         resumed: whether the run was resumed.
     """
     curve = ValidationCurve(records)
@@ -79,18 +79,18 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
     return {**fields, "time": f"{format_seconds(seconds)}{' since the run was resumed' if resumed else ''}"}
 
 
-def describe_explosion(curve: ValidationCurve, images: int) -> str:
-    """Return the warning that the validation bound has exploded, and what to do.
+def describe_explosion(curve: ValidationCurve, num_images: int) -> str:
+    """Return a warning that the validation bound has exploded, with the fix.
 
     Args:
         curve: validation bounds so far.
-        images: number of training images.
+        num_images: number of training images.
     """
     return (
         f"the validation bound was {format_nats(curve.best)} nats at epoch {curve.best_epoch} and is now "
-        f"{format_nats(curve.bounds[-1])}: the network overfits its {count_of(images, 'training image')}. Stop with "
-        "Ctrl-C: the weights of the best epoch are saved. Then use more images, --patience, --flip or --shift, or a "
-        "smaller network"
+        f"{format_nats(curve.bounds[-1])}: the network overfits its {count_of(num_images, 'training image')}. Stop "
+        "with Ctrl-C: the weights of the best epoch are saved. Then use more images, --patience, --flip or --shift, or "
+        "a smaller network"
     )
 
 

@@ -37,7 +37,7 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
     for name in trackers:
         if name not in LOGGER_TYPE_TO_CLASS:
             raise UsageError(f"unknown tracker {name!r}; {suggest(name, [*LOGGER_TYPE_TO_CLASS, 'none'])}")
-        if importlib.util.find_spec(name) is None:  # accelerate names each after its package
+        if importlib.util.find_spec(name) is None:  # accelerate names each tracker after its package
             raise CvaeError(f"the tracker {name!r} is not installed: pip install {name}")
     return tuple(dict.fromkeys(trackers))
 
@@ -75,16 +75,16 @@ class Tracking:
 
     def _start(self, name: str) -> None:
         run = self._out.resolve()
-        kind = LOGGER_TYPE_TO_CLASS[name]
+        tracker_class = LOGGER_TYPE_TO_CLASS[name]
         options: dict[str, Any] = {}
         if name == "wandb":
             options = {"name": run.name, "dir": run}
         elif name == "mlflow":
             options = {"run_name": run.name}
-        if kind.requires_logging_directory:
+        if tracker_class.requires_logging_directory:
             options["logging_dir"] = run
         # The first argument names a sub-folder for TensorBoard, and the project for all other trackers.
-        tracker = kind("tensorboard" if name == "tensorboard" else "cvae", **options)
+        tracker = tracker_class("tensorboard" if name == "tensorboard" else "cvae", **options)
         tracker.start()
         self._trackers[name] = tracker
         settings = _flatten(to_dict(self._config))

@@ -20,7 +20,7 @@ from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
 from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.processes import any_process
 from cvae.engine.randomness import Shard, reseed
-from cvae.engine.resolve import check_parts, check_patience, choose_compile
+from cvae.engine.resolve import check_batch_size, check_patience, choose_compile
 from cvae.engine.run_state import Record, RunCheckpoints, RunState
 from cvae.engine.sample_images import save_final_images, save_sample_images
 from cvae.engine.step import RecordedStep, TrainingStep, can_record
@@ -47,7 +47,7 @@ class Trainer:
         dataset: Images to train on.
         out: Folder of the run.
         accelerator: Accelerate's handle to the device and to the processes that train together.
-        quiet: Print nothing.
+        quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
     """
 
@@ -70,10 +70,10 @@ class Trainer:
         self.batches = Batches(
             dataset.train, training.batch_size, self.device, labelled=training.conditional, shard=self.shard
         )
-        check_parts(self.batches.batch_size, accelerator.num_processes, training.accumulate)
+        check_batch_size(self.batches.batch_size, accelerator.num_processes, training.accumulate)
         check_patience(training.patience, dataset)
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
-        # Stored in the config, so that a run that is resumed on another machine keeps its precision.
+        # The config stores the choices, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
         compiled = choose_compile(training.compile, self.total_steps, self.device.type)
         self.config = replace(config, training=replace(training, precision=precision, compile=compiled))
@@ -235,7 +235,7 @@ class Trainer:
             self.on_epoch(record)
 
     def _warn_if_exploded(self) -> None:
-        """Warn, once, if the validation bound is far above its best value and rises."""
+        """Warn once if the validation bound is far above its best value and rising."""
         curve = ValidationCurve(self.state.records)
         if not self.has_warned and curve.has_exploded(math.prod(self.config.model.image_shape)):
             self.has_warned = True
@@ -243,7 +243,7 @@ class Trainer:
 
     def _finish_run(self) -> None:
         """Evaluate the saved weights on the test images, and save images from them."""
-        self.accelerator.wait_for_everyone()  # until the main process has written the weights
+        self.accelerator.wait_for_everyone()  # the main process must have written the weights
         model = load_model(self.out)[0].to(self.device)
         if self.dataset.test is not None:
             test = self.validator.evaluate(model, self.validator.batches(self.dataset.test))
@@ -260,7 +260,7 @@ class Trainer:
     # -- metrics -------------------------------------------------------------------------------------------------
 
     def _means(self) -> dict[str, float]:
-        """Return the mean loss and its terms over the epoch so far, in nats per image, or NaN before its first step."""
+        """Return the means of the loss and its terms over the epoch so far, in nats, or NaN before its first step."""
         *totals, steps = self.training_step.sums.tolist()
         loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
@@ -285,7 +285,7 @@ class Trainer:
             epochs=self.epochs,
             steps=len(self.batches),
             done=self.state.step,
-            validated=self.validation is not None,
+            has_validation=self.validation is not None,
         )
 
     @property
@@ -324,7 +324,7 @@ class Trainer:
         if state.step > self.total_steps:
             epochs = state.step // len(self.batches)
             raise UsageError(
-                f"--epochs {self.epochs}: {str(self.out)!r} has {epochs} epochs already; choose a larger total"
+                f"--epochs {self.epochs}: {str(self.out)!r} already has {epochs} epochs; choose a larger total"
             )
         if state.step == self.total_steps:
             self.notes.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")

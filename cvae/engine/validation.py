@@ -12,13 +12,13 @@ from cvae.models import VAE, Terms
 from cvae.models.objectives import iwae
 
 EVALUATION_SEED = 20_131_220
-"""Seed of the noise of bounds and sample images, so that those of a run can be compared."""
+"""Seed of the noise of bounds and sample images, which makes them comparable between epochs."""
 
 MAX_BATCH_SIZE = 64
 
 
 class Validator:
-    """Evaluation of a model on held-out images, which the processes share.
+    """Evaluation of a model on held-out images, which are divided among the processes.
 
     Args:
         config: Config of the run.
@@ -44,8 +44,8 @@ class Validator:
     def evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
         """Return distortion, rate and the beta = 1 bound of a model in nats per image.
 
-        They are estimated with one sample of noise per image, or with as many as the objective takes. If it takes
-        several, the importance-weighted bound is returned too.
+        They are estimated with one sample per image, or with as many as the objective draws. If it draws several, the
+        importance-weighted bound is returned too.
         """
         samples = self.config.training.options["objective"].get("samples", 1)
         device = self.accelerator.device
@@ -60,9 +60,9 @@ class Validator:
             sums += len(images) * torch.stack(iwae(sample, images.float() / 255, label, 1.0, samples=samples))
         model.train()
         means = self.accelerator.reduce(sums, "sum").cpu().double() / len(batches.split)
-        weighted, distortion, rate = means.tolist()
+        importance_weighted, distortion, rate = means.tolist()
         metrics = {"distortion": distortion, "rate": rate, "bound": distortion + rate}
-        return metrics if samples == 1 else {**metrics, "importance_weighted": weighted}
+        return metrics if samples == 1 else {**metrics, "importance_weighted": importance_weighted}
 
 
 def selection_bound(metrics: dict[str, float]) -> float:

@@ -6,17 +6,17 @@ from cvae.engine.run_state import Record
 from cvae.engine.validation import selection_bound
 
 EXPLOSION_EPOCHS = 3
-"""Number of epochs in a row whose validation bound must be far above the best one, and must rise."""
+"""Number of epochs in a row whose validation bounds must be far above the best bound and rise."""
 
 EXPLOSION_NATS = 0.1
-"""How far a bound is above the best one that has exploded, at least, in nats per value of an image."""
+"""Minimum distance of an exploded bound from the best bound, in nats per value of an image."""
 
 EXPLOSION_RATIO = 0.5
-"""How far a bound is above the best one that has exploded, at least, as a fraction of the size of the best one."""
+"""Minimum distance of an exploded bound from the best bound, as a fraction of the best bound's absolute value."""
 
 
 class ValidationCurve:
-    """Validation bounds of a run, taken from its records, so that a resumed run decides as if it was never stopped.
+    """Validation bounds of a run, taken from its records, so that a resumed run decides as an uninterrupted run would.
 
     Args:
         records: lines of metrics.jsonl.
@@ -39,11 +39,11 @@ class ValidationCurve:
 
     @property
     def epochs_without_improvement(self) -> int:
-        """Number of epochs since the best one."""
+        """Number of epochs since the best epoch."""
         return len(self.bounds) - 1 - self.bounds.index(self.best) if self.bounds else 0
 
     def has_exploded(self, values: int) -> bool:
-        """Return whether the last bounds are far above the best one and rise, as when a network overfits a few images.
+        """Return whether the last bounds are far above the best bound and rise, as when a network overfits few images.
 
         Args:
             values: number of values of an image, C * H * W.

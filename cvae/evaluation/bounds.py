@@ -27,7 +27,7 @@ every machine, regardless of its memory and number of cores.
 """
 
 ACTIVE_SHARE = 0.01
-"""Minimum share of a latent dimension's variance that must be between images for the dimension to count as active."""
+"""Minimum share of an active latent dimension's variance that is due to the differences between images."""
 
 
 class Samples(NamedTuple):
@@ -68,7 +68,7 @@ class Scorer(Protocol):
         ...
 
     def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        """Return the reconstructions (B, C, H, W), decoded from the mean of each image's code."""
+        """Return the reconstructions (B, C, H, W), decoded from the posterior mean of each image."""
         ...
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
@@ -152,10 +152,10 @@ def bounds(
         per_batch.append((distortion / samples, rate / samples, -log_mean_exp(np.concatenate(log_weights, axis=1))))
         if progress is not None:
             progress(start + len(image), len(images))
-    distortion, rate, weighted = (np.concatenate(values) for values in zip(*per_batch, strict=True))
+    distortion, rate, importance_weighted = (np.concatenate(values) for values in zip(*per_batch, strict=True))
     between = np.concatenate(means).var(0)  # (N, Z) -> (Z,)
     within = np.concatenate(variances).mean(0)
-    return Bounds(distortion, rate, weighted, int((between > ACTIVE_SHARE * (between + within)).sum()))
+    return Bounds(distortion, rate, importance_weighted, int((between > ACTIVE_SHARE * (between + within)).sum()))
 
 
 def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:

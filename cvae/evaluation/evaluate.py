@@ -67,7 +67,7 @@ def load_split(
         CvaeError: If the data can't be loaded.
     """
     if split not in ("test", "validation", "train"):
-        raise UsageError(f"--split {split!r} is neither test, validation nor train")
+        raise UsageError(f"unknown --split {split!r}; choose test, validation or train")
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
     if note is not None:
@@ -162,7 +162,7 @@ def evaluate(
     if conditional:
         report["labels"] = _label_metrics(scorer, real, seed, progress)
     if extractor is not None:
-        # Generated images are compared with the original grey or colour images of the whole split.
+        # Generated images are compared with the original grey or colour images of the full split.
         original = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
         train = None if split == "train" else original.train  # the training images need no comparison with themselves
         metrics = _generation_metrics(scorer, getattr(original, split), train, extractor, generated, seed, progress)
@@ -181,7 +181,10 @@ def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, i
         return extractor
     extractor = load_feature_extractor(features)
     if extractor.image_shape not in (None, image_shape):
-        raise UsageError(f"--features {features!r} takes images {extractor.image_shape}, not {image_shape}")
+        raise UsageError(
+            f"--features {features!r} takes images of shape {extractor.image_shape}, but the model generates "
+            f"{image_shape}; choose other features"
+        )
     return extractor
 
 

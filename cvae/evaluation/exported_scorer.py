@@ -10,7 +10,7 @@ from cvae.runtime.model import Model, gaussian_kl, log_prob
 
 
 class Encoded(NamedTuple):
-    """A batch of images, their labels, and the mean and standard deviation (B, Z) of their codes."""
+    """A batch of images, their labels, and the mean and standard deviation (B, Z) of their posteriors."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -23,7 +23,7 @@ class ExportedScorer:
 
     The encoder's mean and standard deviation in noise space define a normal proposal for importance sampling, and the
     prior in noise space is standard normal, so the bounds are valid for the trained model. With a flow prior or a
-    hierarchy, the proposal differs from the trained posterior, and the bounds are looser than the bounds of the run.
+    hierarchy, the proposal differs from the trained posterior, and the bounds are looser than those of `RunScorer`.
 
     Raises:
         UsageError: If the exported file does not define p(x | z) completely.

@@ -62,7 +62,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
         return _load_classifier(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UsageError(f"--features {name!r}: {suggest(name, CLASSIFIERS)}; or MODULE:CALLABLE for your own features")
+        raise UsageError(f"unknown --features {name!r}; {suggest(name, CLASSIFIERS)}; or name your own MODULE:CALLABLE")
     if "" not in sys.path:
         sys.path.append("")  # for a console script, sys.path has the script's folder, not the current working directory
     try:

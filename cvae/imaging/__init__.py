@@ -1,4 +1,4 @@
-"""Reading and writing of image files, grids and GIFs, and interpolation of codes.
+"""Reading and writing of image files, grids and GIFs, and interpolation of latent codes.
 
 Imports neither torch nor onnxruntime.
 """

@@ -64,7 +64,7 @@ def is_image(path: Path) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """Describe in a few words an error of Pillow or this module: why an image can't be read."""
+    """Explain in a few words why an image can't be read, given an error of Pillow or this module."""
     if isinstance(error, UnidentifiedImageError):
         return "damaged, or not an image of a supported format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
@@ -106,6 +106,6 @@ def bytes_per_pixel(image: Image.Image) -> int:
         return 16
     if image.format in ("AVIF", "JPEG2000"):
         return {"AVIF": 52, "JPEG2000": 128}[image.format]
-    if image.format == "JPEG":  # a progressive file needs all coefficients at once; others are reduced while decoding
+    if image.format == "JPEG":  # progressive files need all coefficients in memory; others are reduced while decoding
         return 6 if "progressive" in image.info else 1
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)

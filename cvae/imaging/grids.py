@@ -63,6 +63,6 @@ def enlarge(image: Image.Image) -> Image.Image:
 
 
 def magnify(image: Image.Image) -> Image.Image:
-    """Enlarge an image by an integer factor of at most 8, to a side of at most 1,000 pixels. Its pixels are squares."""
+    """Enlarge an image without smoothing, by an integer factor of at most 8, to sides of at most 1,000 pixels."""
     factor = min(MAX_MAGNIFICATION, max(1, MAX_MAGNIFIED_SIDE // max(image.size)))
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)

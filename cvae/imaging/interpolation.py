@@ -1,4 +1,4 @@
-"""Interpolation between codes. Does not import torch."""
+"""Interpolation between latent codes. Does not import torch."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def slerp(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
     """
     cosine = float(a @ b / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
     angle = np.arccos(np.clip(cosine, -1, 1))
-    if np.sin(angle) < 1e-4:  # parallel or opposite vectors have no unique shortest arc
+    if np.sin(angle) < 1e-4:  # the formula below would divide by zero for parallel or opposite vectors
         return lerp(a, b, weight)
     codes = (np.sin((1 - weight) * angle) * a + np.sin(weight * angle) * b) / np.sin(angle)
     return codes.astype(np.float32)

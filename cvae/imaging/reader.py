@@ -1,4 +1,4 @@
-"""Read image files as arrays, converted to RGB, scaled and cropped. Does not import torch."""
+"""Reader of image files, which converts them to RGB, and scales and crops them. Does not import torch."""
 
 import math
 import warnings
@@ -54,7 +54,7 @@ class RGBImage(NamedTuple):
 
     @property
     def note(self) -> str | None:
-        """Message on how values were read, if the file does not state their range and they don't fill 16 bits."""
+        """Message about the range of the values if the file does not state it and they don't fill 16 bits."""
         if self.peak is None:
             return None
         if self.bits is not None and self.bits < DEPTHS[-1]:
@@ -65,15 +65,15 @@ class RGBImage(NamedTuple):
 
 
 def describe_range(bits: int, peak: int) -> str:
-    """Return a message that says that values up to `peak` are read as `bits` bits."""
+    """Describe the assumed range of values whose maximum is `peak`: 0 to 2**bits - 1."""
     return f"values of at most {peak:,} are read as {bits} bits, 0..{2**bits - 1:,}"
 
 
 def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
-    """Return a message on the common bit depth with which images of more than 8 bits were read.
+    """Return a message about the common bit depth with which images of more than 8 bits were read.
 
     Args:
-        ranges: `bits` and `peak` of each image when it is read alone.
+        ranges: `bits` and `peak` that each image has if it is read on its own.
 
     Returns:
         The message, or None if the values fill 16 bits.
@@ -248,7 +248,7 @@ def read(
 
 
 def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int, list[int]]:
-    """Return the bit depth for reading a set of images, and the indices of those that were read with fewer bits.
+    """Return the bit depth for reading a set of images, and the indices of the images that were read with fewer bits.
 
     If each image had its own bit depth, the darkest image of a set could become the brightest.
 
@@ -276,7 +276,7 @@ def read_set(
             is 1.
 
     Returns:
-        The images (N, C, H, W), and a message on how values of more than 8 bits were read, or None if there are no
+        The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
         such values or they fill 16 bits.
 
     Raises:
@@ -306,12 +306,12 @@ def _read(
     note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, but without a message on its values. Return the array and the decoded image."""
+    """Read an image file like `read`, but without a message about its values; also return the decoded image."""
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ignore warnings about files that Pillow can read
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the image is above the limit of Pillow
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the image exceeds Pillow's limit
             with open_image(path) as file:
                 check_size(file)
                 decoded = to_rgb(file, min_bits)

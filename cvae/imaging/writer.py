@@ -1,4 +1,4 @@
-"""Save images and animated GIFs. Does not import torch."""
+"""Writer of images and animated GIFs. Does not import torch."""
 
 from pathlib import Path
 

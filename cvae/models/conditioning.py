@@ -1,8 +1,9 @@
 """Conditioning of a network on labels.
 
-A conditioning creates two kinds of layer, both called with (features, label): `linear(in, out)`, a fully connected
-layer that may also depend on the label, and `modulation(channels)`, which may adapt the features of a block to the
-label. So an architecture need not know how the label is used, or whether the model has labels.
+A conditioning method creates two types of layers, which are called with (features, label). `linear(in, out)` creates a
+fully connected layer that may also depend on the label, and `modulation(channels)` creates a layer that may adapt the
+features of a block to the label. An architecture therefore need not know how the label is used, or whether the model
+has labels.
 """
 
 from typing import Protocol

@@ -83,7 +83,7 @@ class Gaussian(Likelihood):
     def __init__(self, image_channels: int, *, sigma: float = 0.1) -> None:
         super().__init__()
         if not 0 < sigma < math.inf:
-            raise UsageError(f"option sigma={sigma}: a standard deviation must be positive")
+            raise UsageError(f"option sigma={sigma}: a standard deviation must be positive and finite")
         self.param_channels = image_channels
         self.register_buffer("log_sigma", torch.tensor(math.log(sigma)))
 
@@ -153,7 +153,7 @@ class LogisticMixture(Likelihood):
     def __init__(self, image_channels: int, *, components: int = 5) -> None:
         super().__init__()
         if components < 1:
-            raise UsageError(f"option components={components}: must be at least 1")
+            raise UsageError(f"option components={components} must be at least 1")
         self.channels = image_channels
         self.channel_pairs = [(c, j) for c in range(image_channels) for j in range(c)]  # channel c depends on channel j
         self.components = components

@@ -68,7 +68,7 @@ def iwae(
     samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
     dreg: bool = False,
 ) -> Loss:
-    """Return the negative importance-weighted bound, which is tighter than the ELBO but decodes each image K times.
+    """Return the negative importance-weighted bound, which is tighter than the ELBO but needs K samples per image.
 
     Burda et al. 2015, eq. 8, https://arxiv.org/abs/1509.00519.
 
@@ -82,7 +82,7 @@ def iwae(
         UsageError: If `dreg` is true and the latents are hierarchical.
     """
     terms = model(image, label, samples)
-    if dreg and terms.hierarchical:  # the gradient passes through several groups, and each of them would weight it
+    if dreg and terms.hierarchical:  # the gradient passes through several groups, and each group would weight it again
         raise UsageError(
             "objective.dreg=true needs a single group of latents, but this architecture has hierarchical latents; "
             "remove the option, or choose another --arch"
@@ -171,7 +171,7 @@ def _mmd(noise: Tensor) -> Tensor:
     # exp(-|a - b|^2 / 2 s) has the expectation (s / (s + v))^(Z / 2) exp(-|m|^2 / 2 (s + v)) for a - b ~ N(m, v).
     width = dim / 2
     kernel = torch.exp(-(noise[:, None] - noise).square().sum(2) / (2 * width))  # (B, Z) -> (B, B)
-    within = (kernel.sum() - count) / (count * (count - 1))  # without the pairs of a sample with itself
+    within = (kernel.sum() - count) / (count * (count - 1))  # excludes the pair of each sample with itself
     across = (width / (width + 1)) ** (dim / 2) * torch.exp(-noise.square().sum(1) / (2 * (width + 1))).mean()
     return within - 2 * across + (width / (width + 2)) ** (dim / 2)
 
@@ -199,12 +199,12 @@ def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[
     def paired(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, **options: Any) -> Loss:
         divergences = []
 
-        def observed(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+        def record_divergence(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
             terms = model(image, label, samples)
             divergences.append(_pair_kl(terms, samples))
             return terms
 
-        loss = objective(observed, image, label, kl_weight, **options)
+        loss = objective(record_divergence, image, label, kl_weight, **options)
         return loss._replace(loss=loss.loss + 0.5 * weight * kl_weight * torch.stack(divergences).mean())
 
     return paired

@@ -125,7 +125,7 @@ class Flow(Prior):
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
         if couplings < 1 or hidden < 1:
-            raise UsageError(f"options couplings={couplings}, hidden={hidden}: each must be at least 1")
+            raise UsageError(f"options couplings={couplings} and hidden={hidden} must be at least 1")
         half = latent_dim // 2
         self.split_sizes = half, latent_dim - half
         self.couplings = nn.ModuleList(  # each layer transforms the half that the layer before it left unchanged

@@ -160,11 +160,11 @@ class VAE(nn.Module):
         return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, label), label))
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the mean and standard deviation of the images' codes in noise space, as the exported encoder does.
+        """Return the posterior mean and standard deviation of images in noise space, as the exported encoder does.
 
-        The posterior's mean is mapped to noise space, and its standard deviation is multiplied by the prior's local
-        scale. Under a learned prior this is an approximation: the posterior is not normal in noise space. Each group of
-        a hierarchical decoder is inferred at the mean of the groups before it.
+        The mean is mapped to noise space, and the standard deviation is multiplied by the prior's local scale. Under a
+        learned prior this is an approximation: the posterior is not normal in noise space. Each group of a hierarchical
+        decoder is inferred at the mean of the groups before it.
 
         Args:
             image: images (B, C, H, W) in [0, 1].

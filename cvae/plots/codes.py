@@ -1,4 +1,4 @@
-"""Codes of images from a data set, in noise space."""
+"""Latent codes of the images of a data set, in noise space."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,14 +13,14 @@ from cvae.runtime import Model
 
 
 class Codes(NamedTuple):
-    """Codes of N images.
+    """Latent codes of N images.
 
     Attributes:
         data: name of the data set.
         classes: class names of the data set, whether or not the model is conditional.
         images: images and labels.
-        mean: mean of each code, (N, Z).
-        std: standard deviation of each code, (N, Z).
+        mean: mean of each image's posterior, (N, Z).
+        std: standard deviation of each image's posterior, (N, Z).
     """
 
     data: str

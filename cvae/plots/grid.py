@@ -1,4 +1,4 @@
-"""Grids of generated images: classes and styles, or the manifold of a two-dimensional code."""
+"""Grids of generated images: classes and styles, or the manifold of a two-dimensional latent space."""
 
 from statistics import NormalDist
 
@@ -24,7 +24,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def manifold(model: Model, index: int | None, columns: int, title: str) -> Figure:
-    """Draw the images decoded from a grid of prior quantiles of a two-dimensional code.
+    """Draw the images that a grid of quantiles of a two-dimensional prior decodes to.
 
     Kingma & Welling 2013, figure 4, https://arxiv.org/abs/1312.6114
     """

@@ -1,4 +1,4 @@
-"""Maps of codes: two-dimensional projections, drawn as scatter plots.
+"""Maps of latent codes: two-dimensional projections, drawn as scatter plots.
 
 t-SNE: https://jmlr.org/papers/v9/vandermaaten08a.html, UMAP: https://arxiv.org/abs/1802.03426
 """

@@ -27,7 +27,7 @@ Records = list[dict[str, Any]]
 
 
 def read_history(run: Path) -> Records:
-    """Read the metrics of a run: one record per epoch, and a last record for the test images if the run has ended.
+    """Read the metrics of a run: one record per epoch and, if the run is complete, a last record for the test images.
 
     Raises:
         CvaeError: If the file does not exist, is damaged, or has no complete epoch yet.

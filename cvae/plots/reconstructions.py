@@ -9,7 +9,7 @@ from cvae.runtime import Model
 
 
 def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
-    """Draw rows of images, each with a row of the reconstructions below it."""
+    """Draw rows of images, each above a row of its reconstructions."""
     labels = None if model.spec.classes is None else codes.images.labels
     originals = codes.images.images[:].astype(np.float32) / 255
     reconstructed = model.decode(codes.mean, label_index=labels)

@@ -1,4 +1,4 @@
-"""Latent traversals: images in which one dimension of the code varies at a time."""
+"""Latent traversals: images in which one dimension of the latent code varies at a time."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ def draw(
 
     Args:
         model: the exported model.
-        code: code to start from, (Z,).
+        code: latent code to start from, (Z,).
         index: label index; None for a model without labels.
         kl: KL of each dimension in nats, (Z,).
         values: values of the dimension that varies, one per column.

@@ -66,16 +66,16 @@ def plot(study: Study) -> list[Path]:
     _plot_history(figure.subplots(), complete)
     paths = [_save(figure, study.out / "history.png")]
 
-    varied = [name for name in study.space if len({t.params.get(name) for t in complete}) > 1]
-    if varied:
-        figure = Figure(figsize=(3 * len(varied), 3.4), layout="constrained")
-        for axes, name in zip(figure.subplots(1, len(varied), sharey=True, squeeze=False)[0], varied, strict=True):
+    names = [name for name in study.space if len({t.params.get(name) for t in complete}) > 1]
+    if names:
+        figure = Figure(figsize=(3 * len(names), 3.4), layout="constrained")
+        for axes, name in zip(figure.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
             _plot_slice(axes, name, study.space[name], complete)
         figure.axes[0].set_ylabel("validation bound, nats")
         paths.append(_save(figure, study.out / "slices.png"))
-    if len(complete) > 3 and varied:
-        figure = Figure(figsize=(6, 1 + 0.5 * len(varied)), layout="constrained")
-        _plot_importances(figure.subplots(), study.optuna, varied)
+    if len(complete) > 3 and names:
+        figure = Figure(figsize=(6, 1 + 0.5 * len(names)), layout="constrained")
+        _plot_importances(figure.subplots(), study.optuna, names)
         paths.append(_save(figure, study.out / "importances.png"))
     return paths
 

@@ -1,13 +1,13 @@
 """The search space of a study: flags and part options of `cvae train`, as ranges or lists of choices.
 
-A search space is made in two steps, from the command line or from a recipe:
+A search space is created in two steps, from the command line or from a recipe:
 
 1. `parse_search` converts the arguments of `--search`, such as "lr=1e-4..1e-2:log", to a table, such as
    {"lr": {"low": 1e-4, "high": 1e-2, "log": True}}. `read_search` reads a table of the same form from a recipe.
 2. `make_space` checks the table and converts it to a `Space`, which maps each name to a `Range` or a tuple of choices.
 
-Without a table, `default_space` makes the space. For each trial, `apply_params` sets the values that Optuna proposes in
-a training configuration, and `to_recipe` writes the best configuration as a recipe.
+Without a table, `default_space` creates the space. For each trial, `apply_params` sets the values that Optuna proposes
+in a training configuration. `to_recipe` writes the best configuration as a recipe.
 """
 
 import json
@@ -25,11 +25,11 @@ from cvae.flags import flags_of
 from cvae.recipes import PARTS
 from cvae.serialization import from_dict, to_dict
 
-MACHINE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
-"""Flags in which the workers of one study may differ."""
+MACHINE_FLAGS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
+"""Flags that describe the machine, in which the workers of a study may differ."""
 
 NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
-"""Flags that can't be searched, such as the data set and the likelihood, for which bounds are not comparable."""
+"""Flags that can't be searched: those of the machine, and those, such as --data, that make bounds incomparable."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def default_space(base: TrainConfig, overrides: Container[str]) -> Space:
         if isinstance(domain, Range):
             space[name] = Range(min(domain.low, value), max(domain.high, value), domain.log)
         else:
-            space[name] = tuple(sorted({*domain, value} - {None}))  # None: the data determine the value
+            space[name] = tuple(sorted({*domain, value} - {None}))  # None means that the data determine the value
     return space
 
 
@@ -113,7 +113,7 @@ def parse_search(assignments: list[str]) -> dict[str, Any]:
 
 
 def read_search(recipe: Path) -> dict[str, Any]:
-    """Return the [search] table of a recipe that `read_recipe` has accepted; the config.json of a run has none."""
+    """Return the [search] table of a recipe that `read_recipe` has accepted. The config.json of a run has no table."""
     return tomllib.loads(recipe.read_text("utf-8")).get("search", {}) if recipe.suffix == ".toml" else {}
 
 
@@ -142,9 +142,8 @@ def _check_name(name: str, key: str) -> None:
     if not exists:
         raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, flags)}")
     if name in NOT_SEARCHABLE:
-        raise UsageError(
-            f"search: {flag(name)} can't be searched, because bounds would not be comparable; set a single value"
-        )
+        reason = "it describes the machine" if name in MACHINE_FLAGS else "bounds would not be comparable"
+        raise UsageError(f"search: {flag(name)} can't be searched, because {reason}; set a single value")
 
 
 def _takes_integers(name: str) -> bool:

@@ -37,7 +37,7 @@ from cvae.engine.validation import selection_bound
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.run import read_config
 from cvae.serialization import to_dict
-from cvae.tuning.search_space import MACHINE, Domain, Range, Space, apply_params, encode_choice, to_recipe
+from cvae.tuning.search_space import MACHINE_FLAGS, Domain, Range, Space, apply_params, encode_choice, to_recipe
 
 PRUNING_STEPS = 20
 """Number of times that a trial is compared with the other trials, at equal fractions of its epochs.
@@ -46,7 +46,7 @@ In the first quarter of its epochs, a trial is not pruned.
 """
 
 MAX_FAILURES = 3
-"""Number of consecutive failures that end a study, since their cause, such as a full disk, affects all later trials.
+"""Number of consecutive failures that end a study. Their cause, such as a full disk, would affect all later trials.
 
 A loss that is not finite does not count as a failure.
 """
@@ -99,13 +99,13 @@ class Study:
     def _check_space(self) -> dict[str, Any]:
         """Check all choices and the ends of all ranges, and return the parameters of the first trial.
 
-        Without the check, a value that is not valid would fail only when a later trial tries it. The first trial has
-        the values of `base`, except those that the space does not contain.
+        Without the check, an invalid value would fail only when a later trial tries it. The parameters of the first
+        trial are the values of `base` that the space contains.
         """
         dataset = load_dataset(self.base)
         if dataset.validation is None:
             raise UsageError(
-                f"--validation {self.base.validation} leaves no images for comparing trials; use for example 0.1"
+                f"--validation {self.base.validation} leaves no images for comparing trials; use 0.1, for example"
             )
         for name, domain in self.space.items():
             for value in domain.ends if isinstance(domain, Range) else domain:
@@ -152,7 +152,7 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials that were started, with the best trial first."""
+        """All trials that have been started, the best trial first."""
         trials = [trial for trial in self.optuna.get_trials(deepcopy=False) if trial.state != TrialState.WAITING]
         order = (*DONE, TrialState.RUNNING, TrialState.FAIL)
         return sorted(trials, key=lambda t: (order.index(t.state), inf if t.value is None else t.value, t.number))
@@ -174,7 +174,7 @@ class Study:
 
     def _train(self, trial: Trial) -> CvaeError | None:
         """Train, report the result to the study, and return the error if training failed."""
-        # The seed depends on the trial's number: workers propose different values, a repeated study the same values.
+        # The seed depends on the trial's number, so workers propose different values, but a repeated study does not.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
@@ -206,9 +206,9 @@ class Study:
         except (Interrupted, KeyboardInterrupt):
             self._abandon(trial, retry=True)
             raise
-        except CvaeError as caught:
-            fatal = is_first(trial) and not isinstance(caught, Diverged)
-            error, state = caught, TrialState.FAIL if fatal else TrialState.PRUNED
+        except CvaeError as exception:
+            fatal = is_first(trial) and not isinstance(exception, Diverged)
+            error, state = exception, TrialState.FAIL if fatal else TrialState.PRUNED
             trial.set_user_attr("error", str(error))
         trial.set_user_attr("seconds", round(time.monotonic() - start, 1))
         bound = min(bounds) if state == TrialState.COMPLETE else None
@@ -262,7 +262,7 @@ class Study:
         Raises:
             UsageError: If the study was started with different flags or a different search space.
         """
-        flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE}
+        flags = {key: value for key, value in to_dict(self.base).items() if key not in MACHINE_FLAGS}
         defaults = {key: value for key, value in to_dict(TrainConfig()).items() if key in flags}
         search = {
             key: asdict(domain) if isinstance(domain, Range) else list(domain) for key, domain in self.space.items()

@@ -82,7 +82,7 @@ def _export(run: Path, note: Callable[[str], None] | None, license: str | None, 
         specs[role] = replace(spec, agreement=agreement)
         set_metadata(graph, specs[role])
         data = graph.SerializeToString(deterministic=True)
-        scan(data, specs[role], f"{role}.onnx")  # so that no file is written that `cvae.load` would reject
+        scan(data, specs[role], f"{role}.onnx")  # a file that `cvae.load` would reject must not be written
         files[run / f"{role}.onnx"] = data
         if note is not None:
             note(f"{role}.onnx: {len(data):,} bytes, within {agreement['max_abs_difference']} of torch")
@@ -93,8 +93,11 @@ def _export(run: Path, note: Callable[[str], None] | None, license: str | None, 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread. The networks are small, and two threads that wait for each other take several times as
-    long if other processes use the processor too."""
+    """Let torch use one thread.
+
+    The networks are small, and two threads that wait for each other take several times as long if other processes use
+    the CPU too.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -108,12 +111,12 @@ def _load(run: Path) -> tuple[VAE, Config, str]:
     while True:
         before = _hash(run / WEIGHTS)
         model, config = load_model(run)
-        if _hash(run / WEIGHTS) == before:  # otherwise a training has replaced the weights in the meantime
+        if _hash(run / WEIGHTS) == before:  # otherwise a training run has replaced the weights in the meantime
             return model, config, before
 
 
 def _hash(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" if it can't be read, for which `load_model` has an error."""
+    """Return the SHA-256 of a file, or "" if it can't be read. `load_model` raises an error for such a file."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:

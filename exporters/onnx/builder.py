@@ -16,7 +16,7 @@ TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProt
 
 
 class Value(NamedTuple):
-    """Value of a graph: its name, and its shape, in which the batch size is that of the recording."""
+    """Value in a graph: its name, and its shape with the batch size of the recording."""
 
     name: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class Builder:
 
     Args:
         module: module with the weights.
-        inputs: example inputs (B, ...) by name, of the recording.
+        inputs: example inputs (B, ...) of the recording, by name.
     """
 
     def __init__(self, module: nn.Module, inputs: dict[str, Tensor]) -> None:
@@ -45,7 +45,7 @@ class Builder:
 
     def set_outputs(self, call: Call, names: list[str]) -> None:
         """Name the outputs of a call."""
-        for name, tensor in zip(names, call.outputs, strict=False):  # a conversion may leave out those that are unused
+        for name, tensor in zip(names, call.outputs, strict=False):  # a conversion may leave out unused outputs
             self.values[id(tensor)] = Value(name, tuple(tensor.shape))
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
@@ -71,7 +71,7 @@ class Builder:
         """Return the name of a shape, whose first size may be the batch size."""
         rest = sizes[1:] if sizes[0] == BatchMultiple(1) else sizes
         if any(isinstance(size, BatchMultiple) for size in rest):
-            raise Untraceable(f"a shape is {sizes}")
+            raise Untraceable(f"the batch size is not the first size of a shape: {sizes}")
         if len(rest) == len(sizes):
             return self.constant(sizes)
         batch = self.add("Shape", next(iter(self.inputs)), start=0, end=1)
@@ -81,14 +81,14 @@ class Builder:
         """Return an argument of a call with tensors replaced by values."""
         if isinstance(argument, Tensor):
             if id(argument) not in self.values:
-                raise Untraceable("an output of an operator is used that its conversion does not return")
+                raise Untraceable("the module uses an output of an operator that the conversion does not return")
             return self.values[id(argument)]
         if isinstance(argument, Constant):
             return self._add_constant(*(tensor.numpy() for tensor in argument))
         return [self.argument(item) for item in argument] if isinstance(argument, list) else argument
 
     def _add_constant(self, first: np.ndarray, second: np.ndarray) -> Value:
-        """Add a constant tensor, or the rows of one that has equal rows for all images of the batch."""
+        """Add a constant tensor. If it has one row for each image, the rows must be equal."""
         if first.shape == second.shape and np.array_equal(first, second):
             return Value(self.constant(first), first.shape)
         if first.ndim == 0 or first.shape[1:] != second.shape[1:] or np.ptp([*first, *second], axis=0).any():
@@ -100,7 +100,7 @@ class Builder:
         """Return the model, without nodes and initializers that no output depends on.
 
         Args:
-            outputs: outputs of the recording by name.
+            outputs: outputs of the recording, by name.
             opset: version of the operators.
         """
         names = {self.values[id(tensor)].name: name for name, tensor in outputs.items()}

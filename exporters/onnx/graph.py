@@ -1,4 +1,4 @@
-"""ONNX graphs: tracing, 16-bit weights, metadata."""
+"""ONNX graphs: tracing, 16-bit weights and metadata."""
 
 import logging
 import math
@@ -49,13 +49,13 @@ def convert(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ..
     """Return the graph of a module, from a recording of its operators.
 
     Raises:
-        Untraceable: If the module can't be recorded, or `OPERATORS` has no conversion of an operator.
+        Untraceable: If the module can't be recorded, or `OPERATORS` has no conversion for an operator.
     """
     recording = record(module, inputs)
     builder = Builder(module, inputs)
     for call in recording.calls:
         if call.operator not in OPERATORS:
-            raise Untraceable(f"there is no conversion of {call.operator}")
+            raise Untraceable(f"there is no conversion for {call.operator}")
         builder.set_outputs(call, OPERATORS[call.operator](builder, *map(builder.argument, call.arguments)))
     return builder.build(dict(zip(outputs, recording.outputs, strict=True)), OPSET)
 
@@ -111,7 +111,7 @@ def set_metadata(graph: onnx.ModelProto, spec: Spec) -> None:
 
 @contextmanager
 def _silence_torch() -> Iterator[None]:
-    """Hide the deprecation warnings and log messages of `torch.onnx`, which are of no use to the user."""
+    """Hide the deprecation warnings and log messages of `torch.onnx`, which do not help the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,7 +1,8 @@
 """Conversion of recorded ATen operators to ONNX nodes.
 
-`OPERATORS` has those of the built-in parts. Each conversion gets the builder and the arguments of the operator in the
-order of its schema, with tensors replaced by values, and returns the names of the outputs.
+`OPERATORS` has the conversions of all operators that the built-in parts call. Each conversion gets the builder and the
+arguments of the operator in the order of its schema, with tensors replaced by values, and returns the names of the
+outputs.
 """
 
 from collections.abc import Callable
@@ -16,13 +17,13 @@ from cvae.exporters.onnx.tracing import BatchMultiple, Untraceable
 Conversion = Callable[..., list[str]]
 
 
-def _same(operator: str) -> Conversion:
-    """Return the conversion of an operator of one tensor without options."""
+def _unary(operator: str) -> Conversion:
+    """Return the conversion of an operator that takes one tensor and no options."""
     return lambda graph, x: graph.add(operator, x.name)
 
 
 def _binary(operator: str) -> Conversion:
-    """Return the conversion of an operator of a tensor and a tensor or number, which may be scaled by `alpha`."""
+    """Return the conversion of an operator whose second operand, a tensor or a number, may be scaled by `alpha`."""
 
     def convert(graph: Builder, x: Value, y: Value | float, alpha: float = 1) -> list[str]:
         return graph.add(operator, x.name, _scale(graph, y, alpha))
@@ -175,7 +176,7 @@ def _pixel_unshuffle(graph: Builder, x: Value, factor: int) -> list[str]:
 
 
 def _pad(graph: Builder, x: Value, padding: list[int], value: float) -> list[str]:
-    """Convert a padding, which torch gives as before and after, from the last axis to the first."""
+    """Convert padding, which torch gives as the sizes before and after each axis, from the last axis to the first."""
     _require(min(padding) >= 0 and len(padding) < 2 * len(x.shape))
     before, after = ([0] * (len(x.shape) - len(padding) // 2) + padding[i::2][::-1] for i in (0, 1))
     return graph.add("Pad", x.name, graph.constant(before + after), graph.constant(float(value)))
@@ -196,18 +197,18 @@ def _sum(graph: Builder, x: Value, axes: list[int] | None, keepdims: bool, dtype
 
 
 def _normalize(axis: int, shape: tuple[int, ...]) -> int:
-    """Return an axis counted from the first."""
+    """Return an axis counted from the front."""
     return axis % len(shape)
 
 
 def _require(condition: bool) -> None:
-    """Leave a case without conversion to `torch.onnx`."""
+    """Raise an error unless the condition holds, so that `torch.onnx` exports the module instead."""
     if not condition:
-        raise Untraceable("there is no conversion of these options")
+        raise Untraceable("there is no conversion for these options")
 
 
 MAX_INT = 2**63 - 1
-"""End of a slice without an end."""
+"""End of a slice that extends to the end of its axis."""
 
 OPERATORS: dict[str, Conversion] = {
     "aten._log_softmax.default": lambda graph, x, axis, half: graph.add("LogSoftmax", x.name, axis=axis),
@@ -221,20 +222,20 @@ OPERATORS: dict[str, Conversion] = {
     "aten.detach.default": lambda graph, x: [x.name],
     "aten.div.Tensor": _binary("Div"),
     "aten.embedding.default": lambda graph, table, index, *options: graph.add("Gather", table.name, index.name, axis=0),
-    "aten.exp.default": _same("Exp"),
+    "aten.exp.default": _unary("Exp"),
     "aten.expand.default": _expand,
     "aten.leaky_relu.default": lambda graph, x, slope: graph.add("LeakyRelu", x.name, alpha=float(slope)),
     "aten.mul.Tensor": _binary("Mul"),
     "aten.native_batch_norm.default": _batch_norm,
-    "aten.neg.default": _same("Neg"),
+    "aten.neg.default": _unary("Neg"),
     "aten.pixel_shuffle.default": lambda graph, x, factor: graph.add(
         "DepthToSpace", x.name, blocksize=factor, mode="CRD"
     ),
     "aten.pixel_unshuffle.default": _pixel_unshuffle,
-    "aten.relu.default": _same("Relu"),
+    "aten.relu.default": _unary("Relu"),
     "aten.rsub.Scalar": _rsub,
     "aten.select.int": _select,
-    "aten.sigmoid.default": _same("Sigmoid"),
+    "aten.sigmoid.default": _unary("Sigmoid"),
     "aten.silu.default": _silu,
     "aten.slice.Tensor": _slice,
     "aten.softplus.default": _softplus,
@@ -244,7 +245,7 @@ OPERATORS: dict[str, Conversion] = {
     "aten.sub.Tensor": _binary("Sub"),
     "aten.sum.dim_IntList": _sum,
     "aten.t.default": lambda graph, x: graph.add("Transpose", x.name, perm=[1, 0]),
-    "aten.tanh.default": _same("Tanh"),
+    "aten.tanh.default": _unary("Tanh"),
     "aten.unsqueeze.default": _unsqueeze,
     "aten.upsample_nearest2d.default": _upsample,
     "aten.view.default": _view,

@@ -22,12 +22,16 @@ HALF_TOLERANCE = 1 / 255
 """Largest accepted difference with 16-bit weights: one of 256 grey levels."""
 
 PIXEL_NOISE = 0.1
-"""Standard deviation of the noise on half of the images on which encoders are compared. Without noise, the comparison
-would miss the weights of pixels that are constant over the data set."""
+"""Standard deviation of the noise on half of the images on which encoders are compared.
+
+Without noise, the comparison would miss the weights of pixels that are constant over the data set.
+"""
 
 ROUNDING_MARGIN = 8
 """Largest accepted difference for a network that amplifies rounding, as a multiple of `measure_rounding_effect`.
-Correct graphs of all architectures reach 0.3 to 1.4."""
+
+Correct graphs of all architectures reach 0.3 to 1.4.
+"""
 
 
 def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, tolerance: float | None = None) -> float:
@@ -48,7 +52,7 @@ def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, toler
     tolerance = TOLERANCE if tolerance is None else tolerance
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
-    options.log_severity_level = 3  # no warnings, which concern speed and not what is compared
+    options.log_severity_level = 3  # hide warnings, which concern speed rather than results
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     differences, peaks = [], []  # per batch size, one value per output
     for count in BATCHES:
@@ -76,20 +80,21 @@ def measure_rounding_effect(module: nn.Module, inputs: dict[str, Tensor]) -> lis
     same effect as changing its terms by that amount (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
     section 3.1).
     """
-    rounded, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
+    perturbed_module, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in rounded.parameters():
+        for parameter in perturbed_module.parameters():
             sign = torch.randint(0, 2, parameter.shape, generator=generator) * 2 - 1
             parameter.mul_(1 + torch.finfo(torch.float32).eps * sign)
-        outputs = [each if isinstance(each, tuple) else (each,) for each in (module(**inputs), rounded(**inputs))]
+        results = (module(**inputs), perturbed_module(**inputs))
+        outputs = [result if isinstance(result, tuple) else (result,) for result in results]
         return [float((a - b).abs().max()) for a, b in zip(*outputs, strict=True)]
 
 
 def make_comparison_inputs(module: Decoder | Encoder, spec: Spec, count: int) -> dict[str, Tensor]:
     """Return `count` realistic inputs for a decoder or an encoder.
 
-    The model generates the images, and noise is added to every second image. Uniform noise would not do as images: its
-    codes reach hundreds, and rounding errors grow with the codes.
+    The model generates the images, and noise is added to every second image. Images of uniform noise would not be
+    suitable: their latent codes reach hundreds, and rounding errors grow with the codes.
     """
     inputs = make_example_inputs(spec, count)
     if "image" in inputs:

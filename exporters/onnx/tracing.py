@@ -1,4 +1,4 @@
-"""Recording of the operators that a module calls, and of what in their arguments depends on the batch size.
+"""Recording of the operators that a module calls, and of the arguments that depend on the batch size.
 
 `torch.export` finds this out with symbolic shapes, which takes seconds. Here the module runs once on each of two batch
 sizes: an integer that differs between the two runs is a multiple of the batch size.
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SIZES = (2, 3)
-"""Batch sizes of the two runs. No positive integer is the same multiple of both."""
+"""Batch sizes of the two runs."""
 
 
 class Untraceable(Exception):
-    """A module can't be exported from a recording of its operators."""
+    """Error for a module that can't be exported from a recording of its operators."""
 
 
 class BatchMultiple(NamedTuple):
@@ -26,7 +26,10 @@ class BatchMultiple(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """Tensor that no recorded operator has returned, in both runs. It may have one row for each image."""
+    """Tensor that no recorded operator has returned, as it was in each of the two runs.
+
+    It may have one row for each image.
+    """
 
     first: Tensor
     second: Tensor
@@ -37,8 +40,8 @@ class Call(NamedTuple):
 
     Attributes:
         operator: name of the operator, such as "aten.add.Tensor".
-        arguments: all arguments in the order of the operator's schema, with defaults. A tensor is that of the first run
-            if it is an input, a parameter, a buffer or an output of another call, and a `Constant` otherwise.
+        arguments: all arguments in the order of the operator's schema, with defaults. An input, parameter, buffer or
+            output of another call is the tensor of the first run; any other tensor is a `Constant`.
         outputs: output tensors of the first run.
     """
 
@@ -48,7 +51,7 @@ class Call(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """Calls on which the outputs of a module depend, in order, and its outputs in the first run."""
+    """Calls on which the outputs of a module depend, in order, and the outputs of the first run."""
 
     calls: list[Call]
     outputs: list[Tensor]
@@ -72,7 +75,7 @@ def record(module: nn.Module, inputs: dict[str, Tensor]) -> Recording:
     runs = [_Recorder(), _Recorder()]
     results = []
     for run, batch in zip(runs, (inputs, larger), strict=True):
-        # Not inference_mode, in which composite operators such as `linear` are recorded whole.
+        # In inference_mode, composite operators such as `linear` would not be decomposed.
         with torch.no_grad(), run:
             results.append(_tensors(module(**batch)))
     first, second = (run.calls for run in runs)
@@ -126,7 +129,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _merge(first: Any, second: Any, known: set[int]) -> Any:
-    """Return the argument that stands for the same argument in both runs."""
+    """Merge the values of an argument in the two runs into one."""
     if isinstance(first, Tensor):
         return first if id(first) in known else Constant(first, second)
     if isinstance(first, Sequence) and not isinstance(first, str) and len(first) == len(second):

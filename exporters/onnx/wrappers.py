@@ -38,14 +38,14 @@ ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder"
 
 
 def build_spec(model: VAE, config: Config, role: str, *, name: str, weights: str, license: str | None) -> Spec:
-    """Return the spec of a run's decoder or encoder, as given by `role`.
+    """Return the spec of a run's decoder or encoder.
 
     Args:
         model: model of the run.
         config: config of the run.
         role: "decoder" or "encoder".
         name: name of the run.
-        weights: SHA-256 of the file that the weights of the model were loaded from.
+        weights: SHA-256 of the file from which the model's weights were loaded.
         license: license of the weights.
     """
     likelihood = model.likelihood

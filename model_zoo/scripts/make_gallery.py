@@ -32,7 +32,7 @@ def read_commands(page: str) -> list[list[str]]:
 
 
 def collect_settings(training: TrainConfig) -> dict[str, Any]:
-    """Return the settings that affect the result. They exclude the location of the data and the hardware."""
+    """Return the settings that affect the result, without the location of the data and the hardware."""
     flags = to_dict(training)
     options = flags.pop("options")
     for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):

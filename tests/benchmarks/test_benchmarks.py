@@ -1,4 +1,4 @@
-"""Benchmarks: each one runs, and their computations agree with those of the package."""
+"""Benchmarks: every benchmark runs, and its computations agree with those of the package."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ SMOKE = {
     "startup": (["--smoke"], "first step of mlp on digits"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }
-"""Script -> the flags of a run of seconds, and a part of its output."""
+"""Script -> flags for a run that takes seconds, and text that its output contains."""
 
 
 @pytest.mark.slow
@@ -44,14 +44,14 @@ SMOKE = {
         for name in SMOKE
     ],
 )
-def test_benchmark_runs(tmp_path, script):
-    flags, words = SMOKE[script]
+def test_smoke_run_of_benchmark_prints_its_results(tmp_path, script):
+    flags, text = SMOKE[script]
     command = [sys.executable, BENCHMARKS / f"{script}.py", *flags]
     result = subprocess.run(
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    assert words in result.stdout
+    assert text in result.stdout
 
 
 def test_every_benchmark_has_a_smoke_test():
@@ -59,7 +59,7 @@ def test_every_benchmark_has_a_smoke_test():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
+def test_plain_loop_minimizes_the_same_loss_as_the_engine(monkeypatch, conditional):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from training_speed import BoundVAE
 
@@ -72,8 +72,8 @@ def test_plain_loop_minimizes_the_loss_of_the_engine(monkeypatch, conditional):
 
 
 @pytest.mark.slow
-def test_gpu_benchmark_computes_the_bound_of_the_evaluator(monkeypatch, trained):
-    """The benchmark and the evaluator draw different noise. The mean over seeds makes the difference small."""
+def test_gpu_benchmark_computes_the_same_bound_as_the_evaluator(monkeypatch, trained):
+    """The benchmark and the evaluator draw different noise; the mean over several seeds reduces the difference."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from _gpu.bound import importance_weighted
 

@@ -22,7 +22,7 @@ from cvae.flags import Interval, flag_field, flags_of
 from cvae.model_zoo import models
 from cvae.recipes import PARTS, read_recipe
 from cvae.serialization import from_dict, to_dict
-from cvae.tuning.search_space import MACHINE, NOT_SEARCHABLE, Range, make_space, parse_search
+from cvae.tuning.search_space import MACHINE_FLAGS, NOT_SEARCHABLE, Range, make_space, parse_search
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +136,8 @@ def test_help_describes_default_that_depends_on_the_run():
 
 def test_lists_of_flags_are_derived_from_the_fields():
     assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data_dir"}
-    assert set(MACHINE) == {"data_dir", "device", "compile", "trackers"}
-    assert set(NOT_SEARCHABLE) - set(MACHINE) == {
+    assert set(MACHINE_FLAGS) == {"data_dir", "device", "compile", "trackers"}
+    assert set(NOT_SEARCHABLE) - set(MACHINE_FLAGS) == {
         "data", "size", "binarize", "validation", "without", "likelihood", "seed", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective")

@@ -1,4 +1,4 @@
-"""Quick training configs, and readers of the files of a run."""
+"""Config of a quick training run, and readers of the files of a run."""
 
 import json
 from pathlib import Path
@@ -25,15 +25,15 @@ STEPS = 600 // 32
 """Number of steps in an epoch of QUICK."""
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
+def load_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(run / "model.safetensors")
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+def have_equal_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def records(run: Path) -> list[dict]:
+def read_records(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 

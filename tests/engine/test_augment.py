@@ -8,7 +8,7 @@ import torch
 
 from cvae.config import TrainConfig
 from cvae.engine.augment import augment
-from cvae.engine.randomness import WHOLE, Shard, reseed
+from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 
 PLAIN = TrainConfig()
 IMAGES = torch.randint(0, 256, (400, 3, 6, 9), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
@@ -16,13 +16,13 @@ CPU = torch.device("cpu")
 
 
 def seed_and_augment(
-    config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = WHOLE, seed: int = 0
+    config: TrainConfig, images: torch.Tensor = IMAGES, shard: Shard = FULL_BATCH, seed: int = 0
 ) -> torch.Tensor:
     reseed(CPU, seed)
     return augment(images, config, shard)
 
 
-def test_without_augmentation_images_are_scaled_to_0_to_1():
+def test_images_are_scaled_to_unit_range_without_augmentation():
     assert torch.equal(seed_and_augment(PLAIN), IMAGES.float() / 255)
 
 
@@ -54,8 +54,8 @@ def test_crop_enlarges_a_part_of_the_image():
     assert images.min() >= 0 and images.max() <= 1
 
 
-def offsets(config: TrainConfig) -> torch.Tensor:
-    """Return where augmentation moves a blob that is 6 pixels to the right of the centre: (x, y) from the centre."""
+def blob_positions(config: TrainConfig) -> torch.Tensor:
+    """Return the positions (x, y) to which augmentation moves a blob at (6, 0), in pixels from the image centre."""
     height, width = 25, 31
     y, x = (torch.arange(side) - (side - 1) / 2 for side in (height, width))
     blob = torch.exp(-((x - 6).square() + y[:, None].square()) / 8).mul(255).round().to(torch.uint8)
@@ -64,7 +64,7 @@ def offsets(config: TrainConfig) -> torch.Tensor:
 
 
 def test_rotation_turns_the_image_about_its_centre():
-    x, y = offsets(replace(PLAIN, rotate=60)).unbind(1)
+    x, y = blob_positions(replace(PLAIN, rotate=60)).unbind(1)
     assert torch.allclose(torch.hypot(x, y), torch.tensor(6.0), atol=0.05)
     angle = torch.atan2(y, x).mul(180 / math.pi)
     assert -60 <= angle.min() < -55 and 55 < angle.max() <= 60
@@ -72,19 +72,19 @@ def test_rotation_turns_the_image_about_its_centre():
 
 
 def test_zoom_scales_the_image_about_its_centre():
-    x, y = offsets(replace(PLAIN, zoom=0.2)).unbind(1)
+    x, y = blob_positions(replace(PLAIN, zoom=0.2)).unbind(1)
     assert 4.75 < x.min() < 4.9 and 7.1 < x.max() < 7.25
     assert y.abs().max() < 0.01
 
 
-def test_consistency_takes_each_image_and_its_augmented_copy():
+def test_consistency_pairs_each_image_with_its_augmented_copy():
     config = replace(PLAIN, flip=True, shift=1, crop=0.9, rotate=10, zoom=0.1)
     pairs = seed_and_augment(replace(config, consistency=0.0))
     assert torch.equal(pairs[0::2], seed_and_augment(PLAIN))
     assert torch.equal(pairs[1::2], seed_and_augment(config))
 
 
-def test_dynamic_binarization_of_a_pair_is_independent():
+def test_images_of_a_pair_are_binarized_independently():
     pairs = seed_and_augment(replace(PLAIN, binarize="dynamic", consistency=0.1))
     first, second = pairs[0::2], pairs[1::2]
     probability = IMAGES.float() / 255
@@ -102,9 +102,9 @@ def test_dynamic_binarization_uses_grey_levels_as_probabilities():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_parts_of_a_batch_are_augmented_like_the_full_batch(count):
+def test_shards_are_augmented_like_the_full_batch(count):
     config = replace(PLAIN, flip=True, shift=1, crop=0.7, rotate=10, zoom=0.1, consistency=0.1, binarize="dynamic")
     full = seed_and_augment(config).unflatten(0, (-1, 2))
     for index in range(count):
-        part = seed_and_augment(config, IMAGES[index::count], Shard(index, count))
-        assert torch.equal(part, full[index::count].flatten(0, 1))
+        images = seed_and_augment(config, IMAGES[index::count], Shard(index, count))
+        assert torch.equal(images, full[index::count].flatten(0, 1))

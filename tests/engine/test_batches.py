@@ -9,11 +9,11 @@ import torch
 
 from cvae.data import DiskImages, Split
 from cvae.engine.batches import Batches
-from cvae.engine.randomness import WHOLE, Shard
+from cvae.engine.randomness import FULL_BATCH, Shard
 from cvae.errors import CvaeError
 
 
-def test_epoch_is_a_permutation_that_processes_share_without_overlap():
+def test_epoch_is_a_permutation_divided_among_processes_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
     options = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
     split = Split(images=images, labels=np.arange(100))
@@ -30,7 +30,7 @@ def test_epoch_is_a_permutation_that_processes_share_without_overlap():
     assert full != [label.tolist() for _, label in Batches(split, **options).shuffled(3, epoch=1)]
 
 
-@pytest.mark.parametrize("shard", [WHOLE, Shard(1, 2)], ids=str)
+@pytest.mark.parametrize("shard", [FULL_BATCH, Shard(1, 2)], ids=str)
 def test_images_on_disk_give_the_same_batches_as_images_in_memory(tmp_path, shard):
     images, labels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), np.uint8), np.arange(50)
     np.save(tmp_path / "images.npy", images)
@@ -46,7 +46,7 @@ def test_images_on_disk_give_the_same_batches_as_images_in_memory(tmp_path, shar
     num_threads = threading.active_count()
     first = file.shuffled(1, 2)
     next(first)
-    first.close()  # as Ctrl-C does; this must end the reading thread
+    first.close()  # Ctrl-C closes the iterator too, which must end the reading thread
     assert threading.active_count() == num_threads
 
 

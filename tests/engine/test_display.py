@@ -1,4 +1,4 @@
-"""Output of a training run: fields, the table of epochs, the bar, and warnings."""
+"""Output of a training run: fields, the table of epochs, the progress bar, and warnings."""
 
 import re
 import time
@@ -26,10 +26,10 @@ RECORD = {
 
 
 def open_table(display: Display, epochs: int = 3, *, done: int = 0) -> EpochTable:
-    return EpochTable(display, epochs=epochs, steps=10, done=done, validated=True)
+    return EpochTable(display, epochs=epochs, steps=10, done=done, has_validation=True)
 
 
-def test_file_gets_aligned_rows_without_control_characters(capsys):
+def test_table_in_a_file_has_aligned_rows_without_control_characters(capsys):
     with open_table(Display()) as table:
         table.update(5, RECORD["train"], 1000.0)
         table.epoch(RECORD, -12_000.0, has_improved=True)
@@ -47,17 +47,17 @@ def test_file_gets_aligned_rows_without_control_characters(capsys):
     assert {len(line) for line in (title, *rows)} == {sum(COLUMNS.values())} and sum(COLUMNS.values()) < 80
 
 
-def test_long_epoch_prints_a_row_each_minute_to_a_file(capsys, monkeypatch):
+def test_long_epoch_prints_one_row_per_minute_to_a_file(capsys, monkeypatch):
     with open_table(Display()) as table:
-        in_a_minute = time.monotonic() + 61
-        monkeypatch.setattr(time, "monotonic", lambda: in_a_minute)
+        later = time.monotonic() + 61
+        monkeypatch.setattr(time, "monotonic", lambda: later)
         table.update(14, RECORD["train"], 1000.0)
         table.update(15, RECORD["train"], 1000.0)
     (row,) = capsys.readouterr().err.splitlines()[3:]
     assert row.split()[:2] == ["1.4/3", "-12,345.68"]
 
 
-def test_terminal_shows_a_bar_below_the_rows(monkeypatch, capsys):
+def test_terminal_shows_a_progress_bar_below_the_rows(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setattr("cvae.engine.display.Console", lambda **options: Console(**options, width=80))
@@ -92,7 +92,7 @@ def test_quiet_display_prints_nothing(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_facts_are_wrapped_between_their_parts(capsys, monkeypatch):
+def test_fields_are_wrapped_only_between_items(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "40")
     Display().fields({"model": "small", "classes": ", ".join(f"name{i}\xa0{i}" for i in range(9))})
     first, *lines = capsys.readouterr().err.splitlines()
@@ -101,7 +101,7 @@ def test_facts_are_wrapped_between_their_parts(capsys, monkeypatch):
     assert all(len(line) <= 40 and re.search(r"name\d \d,?$", line) for line in lines)
 
 
-def test_warning_has_the_format_of_the_package(capsys):
+def test_warning_has_the_format_of_other_warnings(capsys):
     Display().warning("a cause;\n a fix")
     assert capsys.readouterr().err == "cvae: warning: a cause; a fix\n"
 
@@ -110,7 +110,7 @@ def test_warning_has_the_format_of_the_package(capsys):
     ("seconds", "text"),
     [(0.2, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7500, "2 h 05 min"), (4e6, "1,111 h 06 min")],
 )
-def test_times_are_readable(seconds, text):
+def test_times_are_formatted_in_suitable_units(seconds, text):
     assert format_seconds(seconds) == text
 
 
@@ -127,7 +127,7 @@ def test_header_counts_the_images_of_each_class():
     assert fields["training"] == "3 epochs of 30 steps, batches of 20"
 
 
-def test_header_shortens_many_classes_and_cleans_their_names():
+def test_header_shortens_many_classes_and_removes_control_characters():
     names = ("a\x1b[2J\nb", "x" * 99, *(f"class {i}" for i in range(98)))
     labels = np.arange(600) % 100
     dataset = replace(load_dataset(QUICK), train=split(labels), classes=names)
@@ -140,7 +140,7 @@ def test_header_shortens_many_classes_and_cleans_their_names():
     )
 
 
-def test_header_says_that_the_batch_size_was_chosen_for_a_small_data_set():
+def test_header_explains_the_batch_size_of_a_small_data_set():
     dataset = replace(load_dataset(QUICK), train=split(np.arange(30) % 10))
     assert describe(dataset, replace(QUICK, batch_size=None, patience=4))["training"] == (
         "3 epochs of 3 steps, batches of 8 for a small data set; ends after 4 epochs without improvement"
@@ -158,7 +158,7 @@ def describe(dataset: Dataset, training: TrainConfig) -> dict[str, str]:
 
 
 @pytest.mark.integration
-def test_training_prints_header_table_and_result(tmp_path, capsys):
+def test_training_prints_header_table_and_summary(tmp_path, capsys):
     train(replace(QUICK, epochs=60, limit=64), tmp_path / "run")
     result = capsys.readouterr()
     assert result.out == "" and result.err.replace("\n", "").isprintable()

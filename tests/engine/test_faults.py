@@ -1,4 +1,4 @@
-"""Runs that are killed, interrupted or restarted, or whose disk or data fail."""
+"""Runs that are killed, interrupted or restarted, and failures of the disk and the data."""
 
 import json
 import random
@@ -236,7 +236,7 @@ def test_error_for_nonfinite_loss_names_step_and_keeps_finite_weights(tmp_path, 
 @pytest.mark.integration
 @NONFINITE
 @pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv adds batch norm; both have the running sigma of the likelihood
-def test_on_nan_skip_leaves_out_only_the_nonfinite_batch(tmp_path, nonfinite_batch, monkeypatch, arch):
+def test_on_nan_skip_skips_only_the_nonfinite_batch(tmp_path, nonfinite_batch, monkeypatch, arch):
     states = {}
     step = Trainer._train_step
 
@@ -301,7 +301,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.integration
-def test_two_processes_have_the_loss_curve_of_one(tmp_path):
+def test_two_processes_reproduce_the_loss_curve_of_one_process(tmp_path):
     flags = [*DISTRIBUTED, "--no-export", "--out"]
     one = subprocess.run([sys.executable, "-m", "cvae", *flags, "one"], cwd=tmp_path, capture_output=True, text=True)
     two = torchrun(tmp_path, "-m", "cvae", *flags, "two")
@@ -318,16 +318,19 @@ def test_two_processes_have_the_loss_curve_of_one(tmp_path):
 
 
 @pytest.mark.slow
-def test_lost_process_ends_the_run_with_the_command_to_resume(tmp_path):
+def test_lost_process_ends_the_run_and_names_the_command_to_resume(tmp_path):
     (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     lost = torchrun(tmp_path, "crashing.py", *DISTRIBUTED, "--out", "lost")
     assert lost.returncode != 0
-    assert "lost another one near step 30" in lost.stderr and "cvae train --resume --out lost" in lost.stderr
+    assert (
+        "lost the connection to another process near step 30" in lost.stderr
+        and "cvae train --resume --out lost" in lost.stderr
+    )
 
 
 @pytest.mark.slow
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
-    """The network has batch norm, whose statistics each process averages over its own part of a batch."""
+    """The network has batch norm, whose statistics each process averages over its own shard of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     small = [flag for option in ("width=4", "max_width=8", "hidden=16") for flag in ("--set", f"arch.{option}")]
     flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]

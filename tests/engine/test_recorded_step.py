@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, records, same, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights, read_records
 
 from cvae.engine import resume, train
 from cvae.engine import trainer as trainer_module
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.integration
 
 
 def use_recordable_step(monkeypatch) -> None:
-    """Take the step that a GPU would record as a CUDA graph, without recording it."""
+    """Make training use the step that a GPU would record as a CUDA graph, without recording it."""
     monkeypatch.setattr(trainer_module, "can_record", lambda *_: True)
 
 
@@ -31,7 +31,7 @@ PAIRS = {"rotate": 10.0, "zoom": 0.1, "consistency": 0.125}
 
 @pytest.mark.parametrize(("arch", "augmentation"), [("mlp", {}), ("conv", {}), ("resnet", {}), ("resnet", PAIRS)])
 def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypatch, arch, augmentation):
-    """The learning rate is a power of two, because all scalars on the device are float32."""
+    """The learning rate is a power of two, so that it is exact in float32, the type of all scalars on the device."""
     config = replace(
         QUICK, arch=arch, options={"arch": NARROW[arch]}, binarize="dynamic", shift=1, crop=0.9, lr=2**-8,
         schedule="constant", kl_warmup=0.0, epochs=2, **augmentation,
@@ -39,9 +39,9 @@ def test_recordable_step_gives_identical_weights_and_metrics(tmp_path, monkeypat
     expected = train(config, tmp_path / "eager", quiet=True)
     use_recordable_step(monkeypatch)
     recorded = train(config, tmp_path / "recorded", quiet=True)
-    assert same(weights(recorded), weights(expected))
+    assert have_equal_tensors(load_weights(recorded), load_weights(expected))
     times = {"seconds", "images_per_second"}
-    a, b = ([{k: v for k, v in r.items() if k not in times} for r in records(run)] for run in (expected, recorded))
+    a, b = ([{k: v for k, v in r.items() if k not in times} for r in read_records(run)] for run in (expected, recorded))
     assert a == b
 
 
@@ -73,13 +73,15 @@ def test_recordable_step_resumes_within_an_epoch_even_after_eager_steps(tmp_path
     eager = train_until_interrupted(tmp_path / "eager")
     use_recordable_step(monkeypatch)
     expected = train(config, tmp_path / "full", quiet=True)
-    assert same(weights(resume(train_until_interrupted(tmp_path / "parts"), quiet=True)), weights(expected))
-    for name, tensor in weights(resume(eager, quiet=True)).items():
-        torch.testing.assert_close(tensor, weights(expected)[name], rtol=2e-3, atol=2e-4)
+    assert have_equal_tensors(
+        load_weights(resume(train_until_interrupted(tmp_path / "parts"), quiet=True)), load_weights(expected)
+    )
+    for name, tensor in load_weights(resume(eager, quiet=True)).items():
+        torch.testing.assert_close(tensor, load_weights(expected)[name], rtol=2e-3, atol=2e-4)
 
 
 def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
-    """This holds for an optimizer that has stepped before, and for a new one."""
+    """The state is restored both for an optimizer that has taken steps and for a new one."""
     use_recordable_step(monkeypatch)
     steps: list[RecordedStep] = []
     init = RecordedStep.__init__
@@ -87,8 +89,8 @@ def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
     train(replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, epochs=1), tmp_path / "a", quiet=True)
     (step,) = steps
     step.epoch_batches(0, 3)
-    for fresh in (False, True):
-        if fresh:
+    for is_new in (False, True):
+        if is_new:
             step.optimizer.optimizer.state.clear()
         tensors = [*step._tensors()]
         values = [tensor.detach().clone() for tensor in tensors]
@@ -100,7 +102,7 @@ def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
 
 
 class FakeGraph:
-    """CUDA graph on the CPU: recording computes nothing, and a replay takes the step."""
+    """Stand-in for a CUDA graph on the CPU: recording computes nothing, and a replay takes the step."""
 
     compute = staticmethod(RecordedStep._compute_at_position)
 
@@ -143,7 +145,7 @@ def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monk
     make = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": make() if device == "cpu" else generator)
     recorded = train(config, tmp_path / "recorded")
-    assert same(weights(recorded), weights(expected))
+    assert have_equal_tensors(load_weights(recorded), load_weights(expected))
     assert graph.replays == (0 if broken else 2 * STEPS)
     assert recovery_calls == ([stream, "new state"] if broken else [])
     assert ("can't be recorded as a CUDA graph" in capsys.readouterr().err) == broken
@@ -156,4 +158,4 @@ def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_p
     config = replace(config, **augmentation)
     recorded = train(config, tmp_path / "recorded", quiet=True)
     monkeypatch.setattr(RecordedStep, "prepare", lambda self, step: None)
-    assert same(weights(train(config, tmp_path / "eager", quiet=True)), weights(recorded))
+    assert have_equal_tensors(load_weights(train(config, tmp_path / "eager", quiet=True)), load_weights(recorded))

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import QUICK, STEPS, records, same, weights
+from engine_helpers import QUICK, STEPS, have_equal_tensors, load_weights, read_records
 from helpers import SHARED, needs_mnist
 
 from cvae.config import Config, TrainConfig
@@ -29,7 +29,7 @@ from cvae.serialization import from_dict
 def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick_run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
     bounds = [
-        [r[split]["bound"] for r in records(run)[:3] for split in ("train", "validation")]
+        [r[split]["bound"] for r in read_records(run)[:3] for split in ("train", "validation")]
         for run in (quick_run, compiled)
     ]
     np.testing.assert_allclose(bounds[1], bounds[0], rtol=1e-3)
@@ -39,10 +39,10 @@ def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick
 
     with pytest.raises(KeyboardInterrupt):
         train(replace(QUICK, compile=True), tmp_path / "parts", quiet=True, on_epoch=stop)
-    assert same(weights(resume(tmp_path / "parts", quiet=True)), weights(compiled))
+    assert have_equal_tensors(load_weights(resume(tmp_path / "parts", quiet=True)), load_weights(compiled))
 
 
-def test_compile_is_enabled_for_long_runs_where_it_works(monkeypatch):
+def test_compile_is_enabled_for_long_runs_if_it_works(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
     assert [choose_compile(compile, 10**6, "cpu") for compile in (False, True)] == [False, True]
@@ -56,7 +56,7 @@ def test_compile_is_enabled_for_long_runs_where_it_works(monkeypatch):
         choose_compile(True, 10, "cpu")
 
 
-def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
+def test_auto_precision_is_bf16_if_the_cpu_supports_it(monkeypatch):
     for feature, expected in [("amx_bf16", "bf16"), ("avx512_bf16", "bf16"), ("avx2", "fp32")]:
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda feature=feature: {feature: True}, raising=False)
         assert choose_precision("auto", "cpu") == expected
@@ -66,7 +66,7 @@ def test_auto_precision_is_bf16_where_the_cpu_supports_it(monkeypatch):
 @needs_mnist
 @pytest.mark.parametrize(("arch", "num_images", "epochs"), [("mlp", 6_000, 2), ("resnet", 54_000, 3)])
 def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, num_images, epochs):
-    """The bound may be better or up to 0.3 nats worse, because a run this short varies by chance."""
+    """The bound may be better, or up to 0.3 nats worse, because the results of such short runs vary by chance."""
     config = TrainConfig(
         arch=arch,
         conditional=True,
@@ -78,7 +78,7 @@ def test_bf16_reaches_the_bound_of_fp32(tmp_path, arch, num_images, epochs):
         trackers=("none",),
     )
     fp32, bf16 = (
-        records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
+        read_records(train(replace(config, precision=precision), tmp_path / precision, quiet=True))[-1]["test"]["bound"]
         for precision in ("fp32", "bf16")
     )
     assert fp32 < 200
@@ -100,13 +100,14 @@ def test_defaults_depend_on_the_data():
 
 
 @pytest.mark.parametrize(
-    ("images", "expected"), [(1, 2), (5, 2), (13, 4), (16, 8), (159, 8), (160, 16), (639, 32), (640, 64), (54_000, 64)]
+    ("num_images", "expected"),
+    [(1, 2), (5, 2), (13, 4), (16, 8), (159, 8), (160, 16), (639, 32), (640, 64), (54_000, 64)],
 )
-def test_batch_size_of_a_small_data_set_leaves_several_steps_per_epoch(images, expected):
+def test_batch_size_of_a_small_data_set_leaves_several_steps_per_epoch(num_images, expected):
     dataset = load_dataset(QUICK)
-    train = Split(images=np.zeros((images, 1, 8, 8), np.uint8), labels=np.zeros(images, np.int64))
+    train = Split(images=np.zeros((num_images, 1, 8, 8), np.uint8), labels=np.zeros(num_images, np.int64))
     training = configure(replace(QUICK, batch_size=None, epochs=None), replace(dataset, train=train)).training
-    steps = max(1, images // expected)
+    steps = max(1, num_images // expected)
     assert (training.batch_size, training.epochs) == (expected, max(10, math.ceil(2000 / steps)))
     assert configure(QUICK, replace(dataset, train=train)).training.batch_size == QUICK.batch_size
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, records, same, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights, read_records
 
 from cvae.config import Config
 from cvae.engine import resume, train
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    ("arch", "stop_at", "augmentation"),  # within the first epoch, at its end, within the second
+    ("arch", "stop_at", "augmentation"),  # stops within the first epoch, at its end, and within the second epoch
     [
         ("mlp", 1, {}),
         ("mlp", STEPS, {}),
@@ -50,11 +50,14 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
         patch.setattr(Trainer, "_train_step", step_and_stop)
         with pytest.raises(Interrupted, match=f"step {stop_at} .* cvae train --resume --out"):
             train(config, tmp_path / "parts", quiet=True)
-    torch.manual_seed(99)  # a new process has another random state
+    torch.manual_seed(99)  # a new process has a different random state
     resume(tmp_path / "parts", quiet=True)
-    assert same(weights(tmp_path / "parts"), weights(full))
+    assert have_equal_tensors(load_weights(tmp_path / "parts"), load_weights(full))
     metrics = [
-        [{k: v for k, v in r.items() if k not in ("seconds", "images_per_second")} for r in records(tmp_path / name)]
+        [
+            {k: v for k, v in r.items() if k not in ("seconds", "images_per_second")}
+            for r in read_records(tmp_path / name)
+        ]
         for name in ("full", "parts")
     ]
     assert metrics[0] == metrics[1]
@@ -63,7 +66,7 @@ def test_resume_gives_the_weights_of_the_uninterrupted_run(
 def test_resume_with_more_epochs_continues_the_run(quick_run, tmp_path):
     longer = train(QUICK, tmp_path / "longer", quiet=True)
     resume(longer, epochs=5, quiet=True)
-    assert [record.get("epoch") for record in records(longer)] == [1, 2, 3, 4, 5, None]
+    assert [record.get("epoch") for record in read_records(longer)] == [1, 2, 3, 4, 5, None]
     assert Config.read(longer / "config.json").training.epochs == 5
 
 
@@ -81,7 +84,7 @@ def test_training_never_uses_pickle(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("corruption", ["truncated", "flipped bit", "invalid JSON"])
-def test_previous_checkpoint_replaces_a_damaged_one(tmp_path, corruption):
+def test_previous_checkpoint_is_loaded_if_the_newest_is_damaged(tmp_path, corruption):
     run = train(QUICK, tmp_path / "run", quiet=True)
     older, newer = sorted((run / "last").glob("*.safetensors"))
     data = newer.read_bytes()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from engine_helpers import QUICK, records, same, weights
+from engine_helpers import QUICK, have_equal_tensors, load_weights, read_records
 from PIL import Image
 
 from cvae.config import Config
@@ -37,7 +37,7 @@ def test_run_folder_contains_the_documented_files(quick_run):
 
 
 def test_bound_decreases_and_is_the_sum_of_its_terms(quick_run):
-    *epochs, test = records(quick_run)
+    *epochs, test = read_records(quick_run)
     bounds = [record["validation"]["bound"] for record in epochs]
     assert bounds == sorted(bounds, reverse=True)
     for metrics in [record[split] for record in epochs for split in ("train", "validation")] + [test["test"]]:
@@ -45,7 +45,7 @@ def test_bound_decreases_and_is_the_sum_of_its_terms(quick_run):
 
 
 def test_test_bound_is_computed_from_the_saved_weights(quick_run):
-    """The bound is recomputed from the files of the run and averaged over other noise."""
+    """The bound is recomputed from the files of the run, and averaged over different noise."""
     model, config = load_model(quick_run)
     test = load_dataset(config.training).test
     image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
@@ -53,7 +53,9 @@ def test_test_bound_is_computed_from_the_saved_weights(quick_run):
     with torch.no_grad():
         terms = [model(image, label) for _ in range(100)]
     bounds = torch.stack([distortion.mean() + rate.sum(1).mean() for distortion, rate, *_ in terms])
-    assert records(quick_run)[-1]["test"]["bound"] == pytest.approx(float(bounds.mean()), abs=4 * float(bounds.std()))
+    assert read_records(quick_run)[-1]["test"]["bound"] == pytest.approx(
+        float(bounds.mean()), abs=4 * float(bounds.std())
+    )
 
 
 @pytest.mark.integration
@@ -68,9 +70,9 @@ def test_saved_weights_have_the_best_validation_bound(tmp_path, monkeypatch, tig
         return {**metrics, tighter_bound or "bound": next(scores)}
 
     monkeypatch.setattr(Validator, "evaluate", fake_evaluate)
-    saved = weights(train(QUICK, tmp_path / "run", quiet=True))
-    assert same(saved, states[1])
-    assert not same(saved, states[2])
+    saved = load_weights(train(QUICK, tmp_path / "run", quiet=True))
+    assert have_equal_tensors(saved, states[1])
+    assert not have_equal_tensors(saved, states[2])
 
 
 @pytest.mark.integration
@@ -79,7 +81,7 @@ def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
     # Under a flow prior, single samples far from the training images make the mean bound vary by several nats.
     config = replace(QUICK, prior="normal", objective="iwae", options=QUICK.options | objective)
     run = train(config, tmp_path / "run", quiet=True)
-    *epochs, test = records(run)
+    *epochs, test = read_records(run)
     scorer, images = RunScorer(run, "cpu"), load_dataset(Config.read(run / "config.json").training).test
     expected = bounds(scorer, images.images, images.labels, samples=8)
     assert test["test"]["importance_weighted"] == pytest.approx(expected.importance_weighted.mean(), abs=0.2)

@@ -24,5 +24,5 @@ def test_schedules_agree_with_their_formulas():
 
 
 @pytest.mark.parametrize("epochs, every", {1: 1, 10: 1, 20: 1, 21: 2, 60: 5, 100: 5, 101: 10, 1300: 100}.items())
-def test_reports_come_at_round_epoch_numbers(epochs, every):
+def test_interval_between_reports_is_a_round_number(epochs, every):
     assert report_every(epochs) == every

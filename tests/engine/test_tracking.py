@@ -29,16 +29,16 @@ def config() -> Config:
 
 
 class Recorder(GeneralTracker):
-    """Tracker that records its calls, and raises an error in the call named `fails`."""
+    """Tracker that records its calls, and raises an error in the call named `failing_call`."""
 
     name = "recorder"
     requires_logging_directory = False
     instances: "list[Recorder]" = []  # noqa: RUF012
 
-    def __init__(self, run_name: str, fails: str | None = None, **options: Any) -> None:
+    def __init__(self, run_name: str, failing_call: str | None = None, **options: Any) -> None:
         self.calls: list[str] = []
         self.logged: list[tuple[dict[str, float], int]] = []
-        self.fails = fails
+        self.failing_call = failing_call
         Recorder.instances.append(self)
 
     @property
@@ -47,7 +47,7 @@ class Recorder(GeneralTracker):
 
     def _call(self, name: str) -> None:
         self.calls.append(name)
-        if name == self.fails:
+        if name == self.failing_call:
             raise ConnectionError("the network\nis gone")
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ def test_tensorboard_has_every_metric_at_its_step(tmp_path, config):
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, config):
+def test_tracker_starts_at_the_first_record_and_finishes_once(recorder, tmp_path, config):
     tracking = Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config)
     assert not recorder.instances
     for record in RECORDS:
@@ -105,7 +105,7 @@ def test_tracker_starts_with_the_first_record_and_ends_once(recorder, tmp_path, 
     assert tracker.settings["training/arch"] == "mlp" and tracker.settings["model/image_shape"] == "[1, 8, 8]"
 
 
-def test_only_the_main_process_tracks(recorder, tmp_path, config):
+def test_only_the_main_process_uses_trackers(recorder, tmp_path, config):
     tracking = Tracking(SimpleNamespace(is_main_process=False), ("recorder",), tmp_path, config)  # type: ignore[arg-type]
     tracking.log(RECORDS[0], 1)
     tracking.close()
@@ -116,7 +116,7 @@ def test_only_the_main_process_tracks(recorder, tmp_path, config):
 def test_failing_tracker_is_disabled_with_one_message(recorder, tmp_path, config, capsys, monkeypatch, method):
     class Failing(Recorder):
         def __init__(self, run_name: str, **options: Any) -> None:
-            super().__init__(run_name, fails=method)
+            super().__init__(run_name, failing_call=method)
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "failing", Failing)
     tracking = Tracking(Accelerator(cpu=True), ("failing", "recorder"), tmp_path, config)
@@ -164,7 +164,7 @@ def test_unavailable_tracker_is_rejected(monkeypatch, trackers, error_type, word
 
 
 @pytest.mark.integration
-def test_training_tracks_each_epoch(tmp_path: Path):
+def test_training_logs_each_epoch_to_tensorboard(tmp_path: Path):
     from cvae.engine import train
 
     training = TrainConfig(arch="mlp", limit=64, batch_size=64, epochs=2, trackers=("tensorboard",))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_helpers import NARROW, QUICK, STEPS, same, weights
+from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weights
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
@@ -27,8 +27,10 @@ from cvae.models.objectives import Loss
 
 
 def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
-    assert same(weights(train(QUICK, tmp_path / "second", quiet=True)), weights(quick_run))
-    assert not same(weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), weights(quick_run))
+    assert have_equal_tensors(load_weights(train(QUICK, tmp_path / "second", quiet=True)), load_weights(quick_run))
+    assert not have_equal_tensors(
+        load_weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), load_weights(quick_run)
+    )
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
@@ -64,8 +66,8 @@ def test_accumulate_must_divide_the_batch_size(tmp_path):
 
 
 @pytest.mark.integration
-def test_objective_can_draw_several_samples_of_each_image(tmp_path, monkeypatch):
-    """Each of the three samples of an image has the same noise whether the batch is processed whole or in parts."""
+def test_objective_can_draw_several_samples_per_image(tmp_path, monkeypatch):
+    """The three samples of an image have the same noise with and without gradient accumulation."""
 
     def three_samples(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
@@ -107,17 +109,17 @@ def test_nonfinite_loss_stops_the_run_and_keeps_finite_weights(tmp_path):
     config = replace(QUICK, lr=1e25, schedule="constant", clip=0.0, epochs=2)
     with pytest.raises(CvaeError, match=r"not finite at step \d+: .*lower --lr"):
         train(config, tmp_path / "run", quiet=True)
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+    assert all(tensor.isfinite().all() for tensor in load_weights(tmp_path / "run").values())
 
 
 @pytest.mark.integration
 def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
     run = train(replace(QUICK, ema=0.9), tmp_path / "run", quiet=True)
     tensors = load_checkpoint(run / "last")[0].tensors
-    saved = weights(run)
+    saved = load_weights(run)
     for name, tensor in saved.items():
         torch.testing.assert_close(tensor, tensors[f"ema.{name}"], rtol=0, atol=0)
-    assert not same(saved, {name: tensors[f"model.{name}"] for name in saved})
+    assert not have_equal_tensors(saved, {name: tensors[f"model.{name}"] for name in saved})
 
 
 @pytest.mark.integration
@@ -158,7 +160,7 @@ def test_one_process_can_train_with_several_precisions(tmp_path):
 
 
 def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkeypatch):
-    """Resuming a run that was killed before its first checkpoint starts from those weights too."""
+    """A run that was killed before its first checkpoint also starts from those weights when it is resumed."""
     initial_weights = []
     step = trainer_module.Trainer._train_step
     monkeypatch.setattr(
@@ -171,11 +173,11 @@ def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkey
     )
     config = replace(QUICK, epochs=1, init=str(quick_run), ema=0.9)
     train(config, tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(quick_run))
+    assert have_equal_tensors(initial_weights[0], load_weights(quick_run))
     shutil.rmtree(tmp_path / "run" / "last")
     initial_weights.clear()
     resume(tmp_path / "run", quiet=True)
-    assert same(initial_weights[0], weights(quick_run))
+    assert have_equal_tensors(initial_weights[0], load_weights(quick_run))
 
 
 def test_init_rejects_missing_run_and_different_network(tmp_path, quick_run):

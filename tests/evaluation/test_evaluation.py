@@ -77,7 +77,7 @@ class LinearEncoder(nn.Module):
 
 
 class LinearScorer(RunScorer):
-    """Scorer of the linear model in place of a run."""
+    """Scorer of the linear model, which needs no run."""
 
     def __init__(self, classes=None, error=0.3):
         torch.manual_seed(0)
@@ -114,7 +114,7 @@ def test_importance_weighted_bound_reaches_the_likelihood_of_probabilistic_pca()
     exact = -scorer.log_likelihood(images, 0)
     actual = bounds(scorer, images, None, samples=3000)
     np.testing.assert_allclose(actual.importance_weighted.mean(), exact.mean(), atol=0.02)
-    assert actual.bound.mean() > exact.mean() + 0.1  # the encoder is wrong on purpose
+    assert actual.bound.mean() > exact.mean() + 0.1  # the encoder is inexact on purpose
 
 
 def test_bound_with_exact_posterior_equals_the_likelihood():
@@ -154,7 +154,7 @@ def test_unused_latent_dimensions_are_not_active():
     assert bounds(scorer, images, None).active_units == 2
 
 
-def test_scores_do_not_depend_on_the_batch_size():
+def test_bounds_do_not_depend_on_the_number_of_images():
     scorer = LinearScorer()
     images = scorer.draw(150, 0)
     few, many = bounds(scorer, images[:64], None, samples=9), bounds(scorer, images, None, samples=9)
@@ -184,7 +184,7 @@ def test_psnr_and_ssim_agree_with_torchmetrics(shape):
 
 
 @pytest.mark.parametrize("side", [4, 8, 10])
-def test_small_images_have_a_structural_similarity(side):
+def test_ssim_supports_images_smaller_than_its_window(side):
     images, others = pairs((1, side, side))
     np.testing.assert_allclose(ssim(images, images), 1)
     assert (ssim(images, others) < 1).all()
@@ -210,7 +210,7 @@ def test_density_and_coverage_agree_with_their_definition():
     assert actual.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
 
 
-def test_included_classifier_has_the_recorded_hash(tmp_path, monkeypatch):
+def test_bundled_classifier_is_checked_against_its_hash(tmp_path, monkeypatch):
     extractor = load_feature_extractor("mnist")
     assert extractor.classes == tuple("0123456789") and extractor.accuracy > 0.99
     image = np.random.default_rng(0).random((3, 1, 28, 28), np.float32)
@@ -242,7 +242,7 @@ def test_custom_feature_extractor_is_used():
 @pytest.mark.integration
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
-    """With a normal prior the exported encoder has the posterior of the run."""
+    """With a normal prior, the posterior of the exported encoder is that of the run."""
     config = TrainConfig(
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
     )
@@ -264,7 +264,7 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
 
 
 @pytest.mark.parametrize("name", ["labels", "plain"])
-def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
+def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, name, monkeypatch):
     monkeypatch.setitem(CLASSIFIERS, "digits", ("", ""))
     classes = tuple("0123456789")
     custom = feature_extractor_module.FeatureExtractor(
@@ -279,10 +279,10 @@ def test_reports_of_run_and_exported_files_agree(trained, name, monkeypatch):
     assert report["protocol"]["images"] == 100
     generated = report["generated"]
     assert 0 <= generated["frechet_of_training_images"] < generated["frechet"]
-    assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as real images
+    assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as there are real images
     assert 0 < generated["coverage"] <= 1 and generated["features"] == "quarters"
     if name == "labels":
-        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always says 0
+        assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always predicts 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
         extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
         assert 0 < extra <= math.log(10) + 0.5  # 0.5 allows for different noise
@@ -322,7 +322,7 @@ def test_conditional_model_requires_labels_in_the_split(trained, tmp_path):
         evaluate(RunScorer(trained["labels"], "cpu"), TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))
 
 
-def test_limit_selects_evenly_spaced_images_of_the_split():
+def test_limit_selects_evenly_spaced_images():
     split = Split(images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), labels=np.arange(10))
     assert evaluate_module.subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
     assert evaluate_module.subsample(split, None) is split

@@ -1,6 +1,7 @@
 """Plug-in under examples/, installed and trained as a user would."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
-    site = tmp_path / "site"
+    site, source = tmp_path / "site", tmp_path / "plugin"
+    shutil.copytree(ROOT / "examples/plugin", source, ignore=shutil.ignore_patterns("build", "*.egg-info"))
     install = [
         "pip",
         "install",
@@ -24,7 +26,7 @@ def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
         "--no-build-isolation",
         "--target",
         site,
-        ROOT / "examples/plugin",
+        source,  # a copy, because pip writes into the folder
     ]
     subprocess.run([sys.executable, "-m", *map(str, install)], check=True)
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))}
@@ -37,7 +39,7 @@ def test_example_plugin_installs_trains_exports_and_generates(tmp_path):
         return result.stdout
 
     assert "mixer" in cvae("parts")
-    cvae("train", "--arch", "mixer", "--conditional", "--epochs", "2", "--set", "arch.depth=1", "--limit", "300")
+    cvae("train", "--data=digits", "--arch=mixer", "--conditional", "--epochs=2", "--set=arch.depth=1", "--limit=300")
     cvae("generate", "--digit", "7", "--out", "seven.png")
     assert (tmp_path / "seven.png").stat().st_size > 100
     assert "--count N" in cvae("export", "samples", "--help")

@@ -13,7 +13,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Linear:
-    """ONNX files of an encoder and the decoder sigmoid(noise W + class), for colour images that are wider than high."""
+    """ONNX files of an encoder and the decoder sigmoid(noise W + class), for colour images in landscape format."""
 
     shape, latent_dim = (3, 6, 10), 5
 

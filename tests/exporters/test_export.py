@@ -78,7 +78,7 @@ def test_half_precision_halves_file_size_and_stays_within_one_grey_level(trained
     assert 0 < np.abs(halved - full).max() <= 2 * read_spec(run / FILES[0])[0].agreement["max_abs_difference"]
 
 
-def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, monkeypatch):
+def test_failed_comparison_raises_an_error_and_writes_no_file(trained, tmp_path, monkeypatch):
     run = copy_run(trained["labels"], tmp_path / "run")
     monkeypatch.setattr(exporter, "TOLERANCE", -1.0)
     with pytest.raises(CvaeError, match=r"differs from torch by .* nothing was written"):
@@ -87,7 +87,7 @@ def test_failed_comparison_is_an_error_and_leaves_no_file(trained, tmp_path, mon
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """The measured difference is the one that a changed weight in the graph causes."""
+    """The measured difference is the one that the changed weight in the graph causes."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -123,7 +123,7 @@ def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
 
 
 def test_spec_has_the_hash_of_the_weights_that_were_exported(trained, tmp_path, monkeypatch):
-    """A training replaces the weights while they are exported."""
+    """A training run replaces the weights while they are exported."""
     run = copy_run(trained["plain"], tmp_path / "run")
     config = (run / "config.json").read_text()
     newer = copy_run(trained["plain"], tmp_path / "newer")
@@ -164,8 +164,8 @@ def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
 
 @pytest.mark.integration
 @pytest.mark.parametrize("torch_onnx", [False, True], ids=["converted", "torch.onnx"])
-def test_export_prints_no_warning_of_another_package(trained, tmp_path, torch_onnx):
-    """In a process of its own, where all warnings are shown and Python's filters are not pytest's."""
+def test_export_prints_no_warnings_from_other_packages(trained, tmp_path, torch_onnx):
+    """The export runs in its own process, which shows all warnings and does not have the filters of pytest."""
     run = copy_run(trained["plain"], tmp_path / "run")
     program = "import sys; from cvae.exporters.onnx import export, graph; export(sys.argv[1])"
     if torch_onnx:
@@ -176,8 +176,8 @@ def test_export_prints_no_warning_of_another_package(trained, tmp_path, torch_on
 
 
 @pytest.mark.integration
-def test_export_imports_neither_the_compiler_of_torch_nor_onnxscript(trained, tmp_path):
-    """Each takes a second or more to import, and the conversion needs none of them."""
+def test_export_imports_neither_torch_compiler_nor_onnxscript(trained, tmp_path):
+    """The conversion does not need these packages, each of which takes a second or more to import."""
     run = copy_run(trained["labels"], tmp_path / "run")
     program = (
         "import sys; from cvae.exporters.onnx import export; export(sys.argv[1]); "

@@ -16,7 +16,7 @@ from cvae.exporters import onnxruntime_web
 
 @pytest.fixture
 def tarball(tmp_path, monkeypatch) -> Path:
-    """Make a small package in place of the real one. No npm, registry or CDN serves it at first."""
+    """Create a small package that replaces the real one. No npm, registry or CDN serves it at first."""
     contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
     path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
     path.parent.mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_modified_download_is_rejected(tarball, serve, monkeypatch, source):
     assert "\n" not in str(caught.value) and not (tarball.parents[2] / "cache").exists()
 
 
-def test_missing_network_fails_in_one_line_with_the_fix(tarball, monkeypatch):
+def test_error_without_network_is_one_line_with_the_fix(tarball, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
         onnxruntime_web.load_files()

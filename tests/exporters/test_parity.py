@@ -1,4 +1,4 @@
-"""Comparison of an exported graph with torch: it accepts rounding errors at any scale and detects every wrong graph."""
+"""Comparison of an exported graph with torch, which accepts rounding errors at any scale but detects wrong graphs."""
 
 from collections.abc import Iterator
 
@@ -31,7 +31,7 @@ SWAPS = {
     "Sub": "Add",
     "Mul": "Add",
 }
-"""Operator -> operator with the same inputs that takes its place in a wrong graph."""
+"""Operator -> operator with the same number of inputs that replaces it in a wrong graph."""
 
 
 def varied_model(arch: str) -> VAE:
@@ -100,7 +100,7 @@ def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest
 
 
 class ScaledEncoder(nn.Module):
-    """Encoder whose means are scaled by a factor, as other data may require."""
+    """Encoder whose means are scaled by a factor, since their scale depends on the data."""
 
     outputs = ("mean", "std")
 
@@ -123,7 +123,7 @@ def test_rounding_errors_are_accepted_at_any_scale(factor: float) -> None:
 
 
 class CancellingEncoder(nn.Module):
-    """Encoder whose means are small differences of large numbers, as with smooth images."""
+    """Encoder whose means are small differences between large numbers, as they can be for smooth images."""
 
     outputs = ("mean", "std")
 
@@ -151,7 +151,7 @@ def test_rounding_errors_that_the_network_amplifies_are_accepted() -> None:
 
 
 def test_half_precision_error_is_limited_to_one_grey_level() -> None:
-    """The allowance for rounding does not raise the limit to several grey levels."""
+    """The allowance for rounding must not raise the limit to several grey levels."""
     model = varied_model("resnet")
     spec, module = spec_for(model, "resnet", "decoder"), ROLES["decoder"](model)
     graph = to_onnx(module, spec)

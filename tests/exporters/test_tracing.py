@@ -1,4 +1,4 @@
-"""Graphs from a recording of the operators: complete for the built-in parts, and never wrong for other modules."""
+"""Graphs converted from recorded operators: possible for all built-in parts, and never wrong for other modules."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -59,7 +59,7 @@ def assert_agrees(graph: onnx.ModelProto, module: nn.Module, inputs: dict[str, T
 
 
 def combinations() -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield combinations in which each two parts occur together."""
+    """Yield combinations of parts that include every pair of parts."""
     parts = product(FAMILIES, PRIORS, [None, *CONDITIONINGS])
     names = list(LIKELIHOODS)
     for i, (arch, prior, conditioning) in enumerate(parts):
@@ -112,12 +112,12 @@ FUNCTIONS: dict[str, Any] = {
     "reshape and back": lambda module, x: module.linear(x.reshape(-1, 2, 2).flatten(1)),
     "shared output": lambda module, x: module.linear(x) + module.linear(module.linear(x)),
     "unknown operator": lambda module, x: torch.erf(module.linear(x)),
-    "in place": lambda module, x: module.linear(x).add_(1),
+    "in-place operator": lambda module, x: module.linear(x).add_(1),
     "position in the batch": lambda module, x: module.linear(x) + torch.arange(len(x), dtype=torch.float32)[:, None],
     "size of the batch": lambda module, x: module.linear(x) * torch.tensor(float(len(x))),
     "sum over the batch": lambda module, x: module.linear(x) + x.sum(0),
-    "batch in another place": lambda module, x: (module.linear(x).t() * 2).t(),
-    "random": lambda module, x: module.linear(x) + torch.rand_like(x),
+    "batch on the second axis": lambda module, x: (module.linear(x).t() * 2).t(),
+    "random tensor": lambda module, x: module.linear(x) + torch.rand_like(x),
     "random rows": lambda module, x: module.linear(x) + torch.rand(1, 4),
 }
 CONVERTED = ["rows of zeros", "constant", "reshape and back", "shared output"]
@@ -132,12 +132,12 @@ def test_conversion_agrees_with_torch(name):
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in CONVERTED])
-def test_conversion_rejects_what_it_can_not_express(name):
+def test_conversion_rejects_modules_that_it_cannot_express(name):
     with pytest.raises(Untraceable):
         graphs.convert(Module(name).eval(), {"x": torch.rand(2, 4)}, ("y",))
 
 
-def test_other_operators_are_left_to_torch_onnx():
+def test_unknown_operators_are_exported_by_torch_onnx():
     module = Module("unknown operator")
     graph = graphs.trace(module, {"x": torch.rand(2, 4)}, ("y",))
     assert "Erf" in {node.op_type for node in graph.graph.node}
@@ -146,7 +146,7 @@ def test_other_operators_are_left_to_torch_onnx():
 
 @pytest.mark.integration
 @pytest.mark.parametrize("name", [name for name, folder in models().items() if has_weights(folder)])
-def test_zoo_model_exported_again_has_the_same_tensors_and_outputs(name, tmp_path, monkeypatch):
+def test_reexported_zoo_model_has_the_same_tensors_and_outputs(name, tmp_path, monkeypatch):
     monkeypatch.setattr(graphs, "trace_with_torch", lambda *arguments: pytest.fail("the conversion is incomplete"))
     source, run = models()[name], tmp_path / name
     run.mkdir()

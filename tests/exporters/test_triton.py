@@ -59,9 +59,9 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
         assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds > 0
         model = folder / "1" / config.default_model_filename
         assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
-        session = ort.InferenceSession(model.read_bytes())  # from bytes, so that it can read no other file
+        session = ort.InferenceSession(model.read_bytes())  # given bytes, onnxruntime can't read other files
         for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
-            assert all(tensor.dims for tensor in tensors), "Triton requires a dimension besides the batch"
+            assert all(tensor.dims for tensor in tensors), "Triton requires a dimension in addition to the batch"
             described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
             assert described == {argument.name: (argument.type, argument.shape[1:]) for argument in arguments}
         assert Spec.from_json(config.parameters["cvae"].string_value, name) == read_spec(model)[0]
@@ -112,7 +112,7 @@ def test_model_is_added_without_replacing_others(trained, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
 
 
-def test_run_without_onnx_files_leaves_no_repository(trained, tmp_path):
+def test_missing_encoder_is_reported_and_leaves_no_repository(trained, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "decoder.onnx").write_bytes((trained["plain"] / "decoder.onnx").read_bytes())
     with pytest.raises(CvaeError, match=r"no encoder\.onnx; create it with: cvae export onnx"):
@@ -241,7 +241,7 @@ def test_client_receives_same_image_as_python(server, trained, tmp_path, kind, l
         (["--url", "http://127.0.0.1:9"], ["127.0.0.1:9"]),
     ],
 )
-def test_client_fails_in_one_line(server, tmp_path, arguments, words):
+def test_client_error_is_one_line_with_the_cause(server, tmp_path, arguments, words):
     result = client(server, *arguments, folder=tmp_path)
     assert result.returncode == 1 and result.stderr.count("\n") == 1 and all(word in result.stderr for word in words)
     assert list(tmp_path.iterdir()) == []

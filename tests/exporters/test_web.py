@@ -36,7 +36,7 @@ def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
     assert {path.name for path in written} == {path.name for path in (tmp_path / "site").iterdir()} == expected
     assert (tmp_path / "site" / "decoder.onnx").read_bytes() == (linear.folder / "decoder.onnx").read_bytes()
     manifest = json.loads((tmp_path / "site" / "model.json").read_text())
-    assert manifest == {"encoder": encoder, "dimensions": [1, 3, 4, 2, 0]}  # sorted by the size of their weights
+    assert manifest == {"encoder": encoder, "dimensions": [1, 3, 4, 2, 0]}  # sorted by the magnitude of their weights
 
 
 @pytest.mark.usefixtures("fake_runtime")
@@ -56,7 +56,7 @@ def test_export_web_command_explains_how_to_view_the_page(cvae, trained):
     assert result.code == 0 and result.err.startswith(f"zoo model: {DEFAULT}\n")
     shutil.copytree(trained["plain"], "runs/raw", ignore=shutil.ignore_patterns("*.onnx"))
     for arguments, code, words in (
-        (["web", trained["plain"]], 2, ["'web'", "--out"]),  # the folder exists already
+        (["web", trained["plain"]], 2, ["'web'", "--out"]),  # the folder already exists
         (["web", "--out", "new"], 1, ["cvae export onnx runs/raw"]),
         (["web", "--out", "new", "--license", "MIT"], 2, ["exporter 'web'", "'license'"]),
         (["onnx", "runs/raw", "--out", "new"], 2, ["exporter 'onnx'", "'out'"]),

@@ -194,7 +194,7 @@ def test_images_and_codes_agree_with_python(visit, sites, name):
 
 @needs_browser
 @pytest.mark.parametrize(("name", "label"), [("zoo", 7), ("colour", 0)])
-def test_screen_shows_the_pixels_of_the_image(visit, name, label):
+def test_page_displays_the_pixels_of_the_image(visit, name, label):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
     page_state = show(page, model.noise(1, seed=5)[0], label)
@@ -211,7 +211,7 @@ def test_screen_shows_the_pixels_of_the_image(visit, name, label):
 
 
 @needs_browser
-def test_image_between_two_classes_agrees_with_python(visit):
+def test_image_interpolated_between_two_classes_agrees_with_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
     page_state = show(page, code, 3, next=8, mix=0.25)
@@ -220,7 +220,7 @@ def test_image_between_two_classes_agrees_with_python(visit):
 
 
 @needs_browser
-def test_page_is_usable_by_keyboard(visit):
+def test_page_can_be_used_with_the_keyboard(visit):
     page, model = visit("zoo", viewport={"width": 1000, "height": 700})
     before = state(page)
     focus_order = []
@@ -243,7 +243,7 @@ def test_page_is_usable_by_keyboard(visit):
             page.keyboard.press("ArrowRight")
             page_state = state(page)
             assert page_state["label"] == 2
-            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style stays
+            np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style does not change
             np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
             assert page.inner_text("#class-name") == "2"
         elif focus_order[-1] == "pad":
@@ -256,7 +256,7 @@ def test_page_is_usable_by_keyboard(visit):
             centre = [(pen[at] + pen[size] / 2 - pad[at]) / pad[size] for at, size in (("x", "width"), ("y", "height"))]
             assert np.abs(np.subtract(centre, [0.5, 0.5 - 6 / 28])).max() < 0.02  # 6 pixels above the middle
             assert page.locator("#pen-at.down").count() == 1
-            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # to the Clear button and back
+            for key in ("Tab", "Tab", "Enter", "Shift+Tab", "Shift+Tab"):  # move the focus to the Clear button and back
                 page.keyboard.press(key)
             assert page.evaluate("document.activeElement.id") == "pad"
             pen = page.locator("#pen-at").bounding_box()
@@ -329,7 +329,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """Like the page, the test averages the drawing over squares, centres it and encodes it, but in Python."""
+    """The test repeats in Python what the page does: average the drawing over squares, centre it and encode it."""
     page, model = visit("zoo")
     pad = page.locator("#pad")
     pad.scroll_into_view_if_needed()
@@ -415,8 +415,7 @@ def test_animation_plays_and_pauses(visit, tour, motion, minimum, maximum):
     page.get_by_role("button", name="Play").click()
     page.wait_for_timeout(1200)
     page.get_by_role("button", name="Pause").click()
-    painted = page.evaluate("paints")
-    assert minimum <= painted <= maximum
+    assert minimum <= page.evaluate("paints") <= maximum
     page.wait_for_timeout(100)
     now = state(page)
     assert np.allclose(now["code"], before["code"]) == (tour == "classes") and now["mix"] == 0

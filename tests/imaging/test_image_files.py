@@ -1,4 +1,4 @@
-"""Image files: writing them, and reading them in every mode and size."""
+"""Writing of image files, and reading of files of every mode and size."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_saved_image_can_be_read(tmp_path, suffix, channels):
 
 
 @pytest.mark.parametrize("name", ["x.foo", "x", "x.mp4", "png"])
-def test_image_with_unknown_extension_is_not_written(in_tmp, name):
+def test_unknown_extension_is_rejected_and_nothing_is_written(in_tmp, name):
     with pytest.raises(UsageError, match=rf"'{name}'.*\.png"):
         imaging.save(Image.new("L", (8, 8)), name)
     assert not list(in_tmp.iterdir())

@@ -17,8 +17,8 @@ AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"),
 
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exact_read_takes_the_size_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """Upright, the image has white above black, whatever its stored orientation. Pillow itself rotates TIFF files."""
+def test_exact_read_compares_the_size_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    """The upright image has white above black, whatever its stored orientation. Pillow itself rotates TIFF files."""
     upright = Image.new("RGB", (48, 64), "black")
     upright.paste("white", (0, 0, 48, 32))
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
@@ -70,7 +70,7 @@ def test_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path, bits: int) -> 
 
 
 def test_12_bit_tiff_is_read_with_its_declared_bit_depth(tmp_path: Path) -> None:
-    """Two values of 12 bits take 3 bytes; here all values are 200 of 4,095."""
+    """Two values of 12 bits take 3 bytes; all values in this file are 200 of 4,095."""
     data = bytes([0x0C, 0x80, 0xC8]) * 32
     fields = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 8), (279, len(data))]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
@@ -112,7 +112,7 @@ def test_dark_16_bit_colour_image_is_reported(tmp_path: Path) -> None:
     assert len(notes) == 1 and "no value is above 255 of 65,535" in notes[0]
 
 
-def test_image_set_is_read_with_the_same_bit_depth(tmp_path: Path) -> None:
+def test_image_set_is_read_with_a_common_bit_depth(tmp_path: Path) -> None:
     """The darkest of three images needs 8 bits, the brightest 12."""
     peaks = (200, 4000, 900)
     for peak in peaks:

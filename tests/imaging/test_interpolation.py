@@ -44,7 +44,7 @@ def test_lerp_is_a_straight_line(ends, t):
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
-def test_slerp_between_parallel_vectors_is_straight(factor):
+def test_slerp_between_parallel_vectors_is_linear(factor):
     a = normal(1)[0]
     path = slerp(a, factor * a, np.float32([[0], [0.5], [1]]))
     assert np.allclose(path, np.array([[1], [(1 + factor) / 2], [factor]]) * a, atol=1e-5)

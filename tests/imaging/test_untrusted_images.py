@@ -1,4 +1,4 @@
-"""Untrusted images: hostile images are rejected in one line, and large images are read in little memory."""
+"""Untrusted images: hostile images cause one-line errors, and large images are read in little memory."""
 
 import shutil
 import struct
@@ -18,11 +18,11 @@ from cvae.imaging.reader import ORIENTATION, cover, read
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 
 GREY, RGB, PALETTE = 0, 2, 3
-"""Colour types of PNG. Here, grey has one bit per pixel, and the palette is transparent."""
+"""Colour types of PNG. In these tests, grey images have one bit per pixel, and the palette is transparent."""
 
 
 def write_png(path: Path, width: int, height: int, colour: int = GREY) -> None:
-    """Write a black image, which takes a few kilobytes whatever its size."""
+    """Write a black image, which takes a few kilobytes regardless of its size."""
 
     def chunk(chunk_type: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
@@ -71,7 +71,7 @@ def write_hostile_images(folder: Path) -> None:
 @pytest.mark.integration
 @needs_linux
 def test_read_rejects_hostile_images(tmp_path):
-    """One process reads all files, with 200 MB in total."""
+    """A single process reads all files, with a memory limit of 200 MB."""
     write_hostile_images(tmp_path)
     assert_rejected(tmp_path)
 
@@ -104,7 +104,7 @@ def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
 
 
 def test_read_scales_large_image_as_pillow_does(tmp_path):
-    """The image has transparency and is rotated by its EXIF data; strips agree with the full image to a grey level."""
+    """The image is transparent and rotated by its EXIF data; tiled reading changes no value by more than one level."""
     ramp = np.linspace(0, 255, 3000)
     pixels = np.stack(np.broadcast_arrays(ramp[:, None], ramp[::-1], ramp[None, :], ramp[:, None] / 2 + 127), -1)
     image = Image.fromarray(np.rint(np.ascontiguousarray(pixels[:, :2500])).astype(np.uint8), "RGBA")

@@ -20,7 +20,7 @@ def test_elbo_allows_negative_estimates_of_the_rate():
 
 
 def fixed_terms(**terms: torch.Tensor) -> Callable[..., Terms]:
-    """Return a model that returns these terms."""
+    """Return a model whose terms are fixed."""
     return lambda image, label, samples=1: Terms(**(dict.fromkeys(Terms._fields) | terms))
 
 
@@ -42,7 +42,7 @@ def test_elbo_agrees_with_values_computed_by_hand(kl_weight, options, expected):
 
 
 def test_iwae_agrees_with_values_computed_by_hand():
-    """Each of two images has two successive samples."""
+    """Each of the two images has two consecutive samples."""
     model = fixed_terms(
         distortion=torch.tensor([10.0, 12.0, 20.0, 25.0]),
         rate=torch.ones(4, 3),
@@ -66,20 +66,20 @@ def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior)
     many = image.expand(300, -1, -1, -1)
 
     def gradients(dreg: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the gradients (R, P) of the encoder, and those of all other parameters."""
+        """Return the gradients (repetitions, P) of the encoder, and those of all other parameters."""
         torch.manual_seed(1)
-        rows: list[tuple[torch.Tensor, torch.Tensor]] = []
+        repetitions: list[tuple[torch.Tensor, torch.Tensor]] = []
         for _ in range(30):
             model.zero_grad()
             iwae(forward_with_noise(model), many, None, 0.9, samples=16, dreg=dreg).loss.backward()
             encoder_parameters = set(model.encoder.parameters())
-            rows.append(
+            repetitions.append(
                 tuple(
                     torch.cat([p.grad.flatten() for p in model.parameters() if (p in encoder_parameters) == is_encoder])
                     for is_encoder in (True, False)
                 )
             )
-        encoder, others = (torch.stack(gradient) for gradient in zip(*rows, strict=True))
+        encoder, others = (torch.stack(gradient) for gradient in zip(*repetitions, strict=True))
         return encoder, others
 
     (plain, plain_others), (dreg, dreg_others) = gradients(False), gradients(True)
@@ -90,7 +90,7 @@ def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior)
     assert dreg.std(0).norm() < 0.7 * plain.std(0).norm()
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch hides it too
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch hides this warning too
 def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     torch.manual_seed(0)
     model = build(model_config())
@@ -117,7 +117,7 @@ def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
 
 
 def test_total_correlation_agrees_with_correlated_normal():
-    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. The posteriors are narrow."""
+    """The total correlation of a correlated normal is -ln(1 - r^2) / 2. Narrow posteriors hardly change it."""
     torch.manual_seed(0)
     first, second = torch.randn(2, 3000, 1)
 

@@ -1,4 +1,4 @@
-"""The wheel of this checkout."""
+"""Fixture that builds the wheel of this checkout."""
 
 import shutil
 import subprocess

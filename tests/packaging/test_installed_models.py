@@ -18,7 +18,7 @@ from cvae.runtime.session import read_spec
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = [name for name in model_zoo.models() if name.startswith("mnist-")]
 EXPORTED = ("decoder.onnx", "encoder.onnx")
-each_model = pytest.mark.parametrize("name", MODELS)
+for_each_model = pytest.mark.parametrize("name", MODELS)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def run_installed(installed: Path, *args: object) -> subprocess.CompletedProcess
     return subprocess.run(command, cwd=installed, capture_output=True, text=True)
 
 
-def weights_of(path: Path) -> dict[str, onnx.TensorProto]:
+def read_weights(path: Path) -> dict[str, onnx.TensorProto]:
     return {weight.name: weight for weight in onnx.load(path).graph.initializer}
 
 
@@ -52,11 +52,11 @@ def test_exported_files_in_the_wheel_take_at_most_16_mb(wheel):
     assert sum(size for name, size in sizes.items() if name.endswith(".onnx")) <= 16e6
 
 
-@each_model
+@for_each_model
 @pytest.mark.parametrize("file", EXPORTED)
-def test_weights_of_installed_model_are_those_of_the_zoo_rounded_to_16_bits(installed, name, file):
+def test_weights_of_installed_model_are_zoo_weights_rounded_to_16_bits(installed, name, file):
     source, target = model_zoo.model(name) / file, installed / "cvae" / "model_zoo" / name / file
-    full, half = weights_of(source), weights_of(target)
+    full, half = read_weights(source), read_weights(target)
     assert len(half) == len(full)
     is_halved = {key: f"{key}.half" in half for key in full}
     assert all(is_halved[key] == (math.prod(weight.dims) >= 20_000) for key, weight in full.items())
@@ -72,7 +72,7 @@ def test_weights_of_installed_model_are_those_of_the_zoo_rounded_to_16_bits(inst
     assert {node.op_type for node in casts} == {"Cast"}
 
 
-@each_model
+@for_each_model
 @pytest.mark.parametrize("file", EXPORTED)
 def test_spec_of_installed_model_differs_only_in_the_agreement(installed, name, file):
     path = model_zoo.model(name) / file
@@ -81,7 +81,7 @@ def test_spec_of_installed_model_differs_only_in_the_agreement(installed, name, 
     assert vars(target_spec) == {**vars(spec), "agreement": target_spec.agreement}
 
 
-@each_model
+@for_each_model
 def test_outputs_of_installed_model_agree_with_those_of_the_zoo(installed, name):
     full, half = cvae.load(name), cvae.load(installed / "cvae" / "model_zoo" / name)
     images, halved_images = (model.generate(100, seed=0) for model in (full, half))
@@ -94,7 +94,7 @@ def test_outputs_of_installed_model_agree_with_those_of_the_zoo(installed, name)
 @pytest.mark.slow
 @needs_mnist
 def test_bounds_of_installed_models_agree_with_those_of_the_zoo():
-    """Over all test images. Few images would not do: the bound of one changes by up to 1 nat."""
+    """The bounds are averages over all test images, because the bound of a single image changes by up to 1 nat."""
     command = [sys.executable, ROOT / "benchmarks" / "installed_models.py", "--data-dir", SHARED, "--json"]
     report = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert set(report) >= set(MODELS)
@@ -103,18 +103,19 @@ def test_bounds_of_installed_models_agree_with_those_of_the_zoo():
         assert abs(row["bound_difference"]) <= 0.02
 
 
-def test_commands_work_with_an_installed_model(installed):
+def test_commands_accept_an_installed_model(installed):
     generated = run_installed(installed, "generate", "mnist-ladder", "--seed", 1, "--out", "digit.png", "--json")
     assert json.loads(generated.stdout)["model"] == "mnist-ladder", generated.stderr
     info = json.loads(run_installed(installed, "info", "mnist-ladder", "--json").stdout)
     assert Path(info["run"]).is_relative_to(installed) and set(EXPORTED) <= set(info["files"])
-    again = run_installed(installed, "reconstruct", "digit.png", "--model", "mnist-ladder", "--out", "again.png")
-    assert again.returncode == 0 and (installed / "again.png").is_file(), again.stderr
+    arguments = ["digit.png", "--model", "mnist-ladder", "--out", "reconstruction.png"]
+    reconstructed = run_installed(installed, "reconstruct", *arguments)
+    assert reconstructed.returncode == 0 and (installed / "reconstruction.png").is_file(), reconstructed.stderr
 
 
 @pytest.fixture
 def large_model(installed):
-    """Name of a model whose exported files are not in the package."""
+    """Add a model whose exported files are not in the package, and return its name."""
     (folder := installed / "cvae" / "model_zoo" / "cars").mkdir()
     for name in ("config.json", "evaluation.json", "README.md"):
         (folder / name).write_bytes((installed / "cvae" / "model_zoo" / MODELS[0] / name).read_bytes())
@@ -125,13 +126,13 @@ def large_model(installed):
 
 
 @pytest.mark.parametrize("command", ["generate {}", "zoo copy {}", "evaluate {}"])
-def test_command_says_where_a_model_is_that_is_not_in_the_package(installed, large_model, command):
+def test_error_for_large_model_names_its_folder_in_the_repository(installed, large_model, command):
     result = run_installed(installed, *command.format(large_model).split())
     assert result.returncode == 2 and result.stdout == "" and result.stderr.count("\n") == 1
     assert "'cars' is too large for the installed package" in result.stderr and "model_zoo/cars" in result.stderr
 
 
-def test_zoo_lists_and_shows_a_model_that_is_not_in_the_package(installed, large_model):
+def test_zoo_commands_list_and_show_large_models(installed, large_model):
     listed = json.loads(run_installed(installed, "zoo", "list", "--json").stdout)["models"]
     assert {name for name, model in listed.items() if model["installed"]} == set(MODELS)
     assert "(not installed: model_zoo/cars in the repository)" in run_installed(installed, "zoo", "list").stdout

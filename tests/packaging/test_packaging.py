@@ -1,4 +1,4 @@
-"""Packaging: the packages on disk, the links, the wheel, and the install commands in texts."""
+"""Packaging: the packages on disk, the links, the wheel, and the install commands in tracked files."""
 
 import importlib
 import re
@@ -31,7 +31,7 @@ def module_files() -> dict[str, Path]:
     }
 
 
-def test_listed_packages_are_those_on_disk():
+def test_pyproject_lists_the_packages_on_disk():
     on_disk = {
         Path(name).parent.as_posix().replace("/", ".") for name in module_files() if name.endswith("__init__.py")
     }
@@ -58,7 +58,7 @@ def test_pyproject_reads_the_version_from_the_package():
     assert re.fullmatch(r"\d+\.\d+\.\d+", cvae.__version__)
 
 
-def test_base_install_is_small():
+def test_base_install_has_four_dependencies():
     names = {re.split("[<>=!~ ;\\[]", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
     assert names == {"numpy", "onnxruntime", "pillow", "typer"}
 
@@ -68,7 +68,7 @@ def test_every_public_name_exists():
     assert all(getattr(cvae, name) is not None for name in cvae.__all__)
 
 
-# -- texts ------------------------------------------------------------------------------------------------------------
+# -- tracked files ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ PERSONAL = re.compile(r"(?<![\w.$}])(?:/(?:home|Users)/(?!somebody|you\b)\w|/(?:
 
 
 @pytest.mark.parametrize("pattern", [FOREIGN, PERSONAL], ids=["pip install", "home"])
-def test_no_text_contains_another_project_or_a_home_folder(texts, pattern):
+def test_no_file_contains_the_name_of_another_project_or_a_home_folder(texts, pattern):
     assert {name: match[0] for name, text in texts.items() if (match := pattern.search(text))} == {}
 
 
@@ -115,7 +115,7 @@ def test_forbidden_patterns_match_their_examples(pattern, text, matches):
 # -- the wheel ---------------------------------------------------------------------------------------------------------
 
 
-def test_wheel_contains_every_module_below_cvae_only(wheel):
+def test_wheel_contains_every_module_and_no_other_package(wheel):
     names = set(wheel.namelist())
     assert {name for name in names if name.endswith(".py")} == set(module_files())
     assert {name.partition("/")[0] for name in names} == {"cvae", f"cvae_onnx-{cvae.__version__}.dist-info"}
@@ -144,7 +144,7 @@ def test_wheel_metadata_agree_with_pyproject(wheel):
 
 @pytest.mark.integration
 def test_another_package_with_the_same_name_is_detected(tmp_path):
-    """Both distributions installed over each other give our modules below their `__init__.py`."""
+    """If both distributions are installed, our modules are in a package with the `__init__.py` of the other project."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')
     result = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Telemetry of onnxruntime, which is disabled whatever module or command is used first."""
+"""Telemetry of onnxruntime, which is disabled no matter which module or command is used first."""
 
 import json
 import os
@@ -28,7 +28,7 @@ MODULES = [
 
 COMMANDS = {
     "generate": "generate model --digit 7 --out seven.png",
-    "reconstruct": "reconstruct input.png --model model --digit 7 --out again.png",
+    "reconstruct": "reconstruct input.png --model model --digit 7 --out reconstruction.png",
     "interpolate": "interpolate model --digit 3 --to-label 8 --steps 2 --out steps.gif",
     "restyle": "restyle input.png --model model --digit 3 --to 7 --out restyled.png",
     "info": "info model",
@@ -39,7 +39,7 @@ COMMANDS = {
 
 IMPORT = """
 import sys
-sys.modules["torch"] = None  # its import takes seconds, and mostly comes after that of onnxruntime
+sys.modules["torch"] = None  # importing torch takes seconds, and most modules import it after onnxruntime
 try:
     import {module}
 except ImportError:
@@ -53,10 +53,10 @@ PROGRAMS = {
     **{f"cvae {name}": f"from cvae.__main__ import main; main({line.split()!r})" for name, line in COMMANDS.items()},
     **{f"import {module}": IMPORT.format(module=module) for module in MODULES},
     "cvae.load": "import cvae; cvae.load()",
-    "the shipped classifier": "from cvae.evaluation import feature_extractor as f; f.load_feature_extractor('mnist')",
+    "bundled classifier": "from cvae.evaluation import feature_extractor as f; f.load_feature_extractor('mnist')",
 }
 
-RUN_EACH = """
+RUN_PROGRAMS = """
 import json, os, sys
 import numpy, PIL.Image, scipy.ndimage, typer  # imported once for all children; none of them imports onnxruntime
 
@@ -75,7 +75,7 @@ for index, program in enumerate(json.loads(sys.argv[1])):
 
 
 def python(program: str, *args: str, home: Path, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a program without any settings of the user."""
+    """Run a program without the user's settings."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_", "CVAE_"))}
     command = [sys.executable, "-c", program, *args]
     env |= {"HOME": str(home), **variables}
@@ -88,7 +88,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def telemetry(tmp_path_factory) -> None:
-    """Skip unless this onnxruntime writes to the home folder by default; else the tests prove nothing."""
+    """Skip the tests, which would prove nothing, unless this onnxruntime writes to the home folder by default."""
     home = tmp_path_factory.mktemp("home")
     result = python("import onnxruntime", home=home, cwd=home)
     assert result.returncode == 0, result.stderr
@@ -108,7 +108,7 @@ def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
     np.savez(folder / "set.npz", train=pixels, train_labels=labels, test=pixels, test_labels=labels)
     for index in range(len(PROGRAMS)):
         (folder / f"home-{index}").mkdir()
-    result = python(RUN_EACH, json.dumps(list(PROGRAMS.values())), home=folder, cwd=folder)
+    result = python(RUN_PROGRAMS, json.dumps(list(PROGRAMS.values())), home=folder, cwd=folder)
     assert result.returncode == 0, result.stderr
     return {
         name: (code, (folder / f"output-{index}").read_text(), files(folder / f"home-{index}"))
@@ -116,15 +116,15 @@ def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
     }
 
 
-def test_modules_that_import_onnxruntime_are_known():
+def test_modules_that_import_onnxruntime_are_found():
     assert {"cvae.runtime.session", "cvae.evaluation.feature_extractor", "cvae.exporters.onnx.parity"} <= set(MODULES)
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_nothing_is_written_to_the_home_folder(results, name):
-    code, output, left = results[name]
+    code, output, files_written = results[name]
     assert code == "0", output
-    assert left == []
+    assert files_written == []
 
 
 def test_unwritable_home_folder_causes_no_warning(tmp_path):
@@ -142,7 +142,7 @@ def test_telemetry_setting_of_the_user_is_respected(tmp_path, setting, expected)
 
 
 @pytest.mark.parametrize("folder", ["examples", "docs", "benchmarks", "fuzz", "model_zoo"])
-def test_programs_without_cvae_disable_telemetry_themselves(folder):
+def test_programs_that_import_onnxruntime_themselves_disable_telemetry(folder):
     direct = re.compile(
         r"^import onnxruntime\b|[(\"' ]onnxruntime-node[\"']\)?;|<onnxruntime_cxx_api\.h>", re.MULTILINE
     )

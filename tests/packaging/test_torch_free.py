@@ -17,24 +17,24 @@ from cvae import model_zoo
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
-ABSENT = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
+TRAINING_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
 
 # Hide these packages from Python, as if they were not installed.
-WITHOUT = f"""
+HIDE_PACKAGES = f"""
 import sys
 from importlib.machinery import PathFinder
 
 class Finder(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
-        return None if name.partition(".")[0] in {ABSENT!r} else super().find_spec(name, path, target)
+        return None if name.partition(".")[0] in {TRAINING_PACKAGES!r} else super().find_spec(name, path, target)
 
 sys.meta_path[:] = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 
 def python(program: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-W", "error", "-c", WITHOUT + program, *map(str, args)]
+    command = [sys.executable, "-W", "error", "-c", HIDE_PACKAGES + program, *map(str, args)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
 
 
@@ -42,20 +42,20 @@ def cvae(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return python("from cvae.__main__ import main; main()", *args, cwd=cwd)
 
 
-def size(path: Path) -> tuple[int, int]:
-    with Image.open(path) as picture:
-        return picture.size
+def image_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
 
 
-@pytest.mark.parametrize("package", ABSENT)
-def test_training_packages_are_absent(package, tmp_path):
+@pytest.mark.parametrize("package", TRAINING_PACKAGES)
+def test_training_packages_are_hidden(package, tmp_path):
     result = python(f"import {package}", cwd=tmp_path)
     assert f"ModuleNotFoundError: No module named '{package}'" in result.stderr
 
 
 @pytest.mark.parametrize("program", ["import cvae", "import cvae; dir(cvae)", "import cvae.__main__, cvae.cli"])
 def test_import_loads_no_heavy_package(program, tmp_path):
-    heavy = {"numpy", "onnxruntime", "PIL", *ABSENT}
+    heavy = {"numpy", "onnxruntime", "PIL", *TRAINING_PACKAGES}
     result = python(f"{program}\nprint(*{heavy!r} & set(sys.modules))", cwd=tmp_path)
     assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
@@ -65,13 +65,13 @@ def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path
         import sys, cvae
         model = cvae.load({str(trained["labels"])!r})
         model.reconstruct(model.generate(2, label=7), 7)
-        print(*set({ABSENT!r}) & set(sys.modules))
+        print(*set({TRAINING_PACKAGES!r}) & set(sys.modules))
     """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
 
-def test_program_loads_generates_and_interpolates(trained, tmp_path):
+def test_library_loads_model_and_generates_and_interpolates(trained, tmp_path):
     program = """
 import cvae
 model = cvae.load(sys.argv[1])
@@ -81,12 +81,12 @@ print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label
     assert (result.stdout, result.stderr) == ("(3, 1, 8, 8) (4, 1, 8, 8)\n", "")
 
 
-def every_command(run: Path, cvae) -> None:
+def run_every_command(run: Path, cvae) -> None:
     """Run every command of the base install through `cvae`, which returns the standard output of a command."""
     report = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
     assert report["labels"] == ["7"] and report["seed"] == 1
-    cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "way.gif")
-    cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "again.png")
+    cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "steps.gif")
+    cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "reconstruction.png")
     assert json.loads(cvae("info", run, "--json"))["classes"] == list("0123456789")
     assert json.loads(cvae("info", run / "decoder.onnx", "--json"))["role"] == "decoder"
     assert "resnet" in json.loads(cvae("parts", "--json"))["--arch"]
@@ -101,16 +101,16 @@ def test_every_command_except_training_works(trained, tmp_path):
         notes.append(result.stderr)
         return result.stdout
 
-    every_command(trained["labels"], run)
-    assert size(tmp_path / "seven.png") == (280, 280)
+    run_every_command(trained["labels"], run)
+    assert image_size(tmp_path / "seven.png") == (280, 280)
     assert "'seven.png' has 280x280 pixels, but the model takes 8x8 in grey" in "".join(notes)
-    assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "way.gif", "again.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"seven.png", "steps.gif", "reconstruction.png"}
 
 
 def test_web_page_can_be_exported(trained, tmp_path):
     program = """
 from cvae.exporters import onnxruntime_web
-onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # nothing is downloaded here
+onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # avoids a download
 from cvae.__main__ import main
 main()
 """
@@ -119,12 +119,12 @@ main()
 
 
 @pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
-def test_default_model_is_that_of_the_zoo(tmp_path):
+def test_default_model_comes_from_the_zoo(tmp_path):
     result = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")
     assert json.loads(result.stdout)["labels"] == ["7"]
-    with Image.open(tmp_path / "generated.png") as picture:
-        assert min(picture.size) >= 280 and picture.convert("L").getextrema()[1] > 200
+    with Image.open(tmp_path / "generated.png") as image:
+        assert min(image.size) >= 280 and image.convert("L").getextrema()[1] > 200
     assert python("import cvae; print(cvae.load())", cwd=tmp_path).stdout.startswith("<cvae.Model ")
 
 
@@ -148,7 +148,7 @@ def test_train_function_names_the_missing_packages(tmp_path, call):
     assert "MissingExtraError: " in result.stderr and "pip install 'cvae-onnx[train]'" in result.stderr.splitlines()[-1]
 
 
-def test_unknown_attribute_is_an_attribute_error(tmp_path):
+def test_unknown_attribute_raises_attribute_error(tmp_path):
     result = python("import cvae; print(hasattr(cvae, 'trian'))", cwd=tmp_path)
     assert result.stdout == "False\n"
 
@@ -165,7 +165,7 @@ def test_base_install_runs_every_command(trained, tmp_path):
     names = {package["name"] for package in installed}
     required = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     assert names >= {"cvae-onnx", *(re.split("[<>=]", requirement)[0] for requirement in required)}
-    assert not names & {*ABSENT, "scikit-learn"}
+    assert not names & {*TRAINING_PACKAGES, "scikit-learn"}
     work = tmp_path / "work"
     work.mkdir()
 
@@ -174,10 +174,10 @@ def test_base_install_runs_every_command(trained, tmp_path):
         assert result.returncode == 0, result.stderr
         return result.stdout
 
-    every_command(trained["labels"], run)
+    run_every_command(trained["labels"], run)
     for name in model_zoo.models():
         run("generate", name, "--seed", "1", "--out", f"{name}.png")
-        run("reconstruct", f"{name}.png", "--model", name, "--out", "again.png")
+        run("reconstruct", f"{name}.png", "--model", name, "--out", "reconstruction.png")
     result = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
     assert (
         result.returncode == 1 and "pip install 'cvae-onnx[train]'" in result.stderr and result.stderr.count("\n") == 1
@@ -185,7 +185,7 @@ def test_base_install_runs_every_command(trained, tmp_path):
 
 
 def test_exported_files_can_be_evaluated(tmp_path):
-    """The data set is an npz file."""
+    """The data come from an .npz file."""
     folder = tmp_path / "model"
     shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
     program = """if True:

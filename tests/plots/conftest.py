@@ -21,7 +21,7 @@ def plot(cvae) -> Callable[..., Any]:
 
 @pytest.fixture
 def assert_fails(plot) -> Callable[..., None]:
-    """Return a check that `cvae plot` fails with this exit code and one error line, and writes nothing."""
+    """Return a function that checks that `cvae plot` fails with an exit code and one error line, and writes nothing."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = sorted(Path.cwd().rglob("*"))

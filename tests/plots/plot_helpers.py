@@ -35,8 +35,8 @@ def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
     return images.astype(int)
 
 
-def close(panels: np.ndarray, images: np.ndarray) -> bool:
-    """Return whether these bytes (R, K, H, W) are the images (R*K, 1, H, W), rounded."""
+def equal_rounded(panels: np.ndarray, images: np.ndarray) -> bool:
+    """Return whether bytes (R, K, H, W) equal the images (R*K, 1, H, W) in [0, 1] after rounding."""
     return bool(np.abs(panels.reshape(images.shape) - images * 255).max() <= 0.51)
 
 

@@ -53,11 +53,11 @@ def history(values: list[float]) -> losses.Records:
 def test_test_metrics_are_drawn_at_the_epoch_of_the_saved_weights():
     epochs = [{**record, "validation": record["train"]} for record in history([3.0, 1.0, 2.0])]
     assert losses.curve([*epochs, {"test": epochs[0]["train"]}], "test", "bound") == ([2], [3.0])
-    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}  # selects the weights if present
+    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}  # this bound takes precedence
     assert losses.saved_epoch(epochs) == 3
 
 
-def test_high_losses_of_first_epochs_are_clipped_and_mentioned():
+def test_high_losses_of_first_epochs_are_clipped_and_noted():
     figure = losses.draw({"run": history([1_000, *np.linspace(120, 100, 19)])})
     bound, distortion, rate = figure.axes
     assert bound.get_ylim()[1] < 130 and distortion.get_ylim()[1] < 65 and rate.get_ylim()[0] > -130
@@ -97,7 +97,7 @@ def test_progress_rows_are_cut_from_sample_images(plot, trained, saved_figures):
     read_pixels("progress.png")
 
 
-def test_progress_epochs_are_chosen_evenly(plot, trained):
+def test_progress_shows_evenly_spaced_epochs_by_default(plot, trained):
     shutil.copytree(trained["plain"], "runs/mine")
     result = plot("progress", "--json")
     assert "newest run: runs/mine" in result.err

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from plot_helpers import cells, close, names, read_pixels
+from plot_helpers import cells, equal_rounded, names, read_pixels
 
 import cvae as package
 from cvae.config import TrainConfig
@@ -26,8 +26,8 @@ def test_reconstructions_are_below_their_images(plot, trained, saved_figures, ki
     test = subsample(load_dataset(TrainConfig()).test, 5)
     images = test.images / np.float32(255)
     reconstructions = package.load(trained[kind]).reconstruct(images, test.labels if kind == "labels" else None)
-    assert close(actual[0], images[:3]) and close(actual[1], reconstructions[:3])
-    assert close(actual[2, :2], images[3:]) and close(actual[3, :2], reconstructions[3:])
+    assert equal_rounded(actual[0], images[:3]) and equal_rounded(actual[1], reconstructions[:3])
+    assert equal_rounded(actual[2, :2], images[3:]) and equal_rounded(actual[3, :2], reconstructions[3:])
     assert (actual[2:, 2] == 255).all() and names(saved_figures[0])[0] == ["image", "reconstruction"] * 2
     read_pixels("reconstructions.png")
 
@@ -68,7 +68,7 @@ def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures,
     codes = np.repeat(code, 15, axis=0)
     for row, dimension in enumerate(order):
         codes[5 * row : 5 * row + 5, dimension] = report["values"]
-    assert close(cells(saved_figures[0], 3, 5), model.decode(codes, label))
+    assert equal_rounded(cells(saved_figures[0], 3, 5), model.decode(codes, label))
     rows, columns = names(saved_figures[0])
     assert rows == [f"z{d}  {kl[d]:.2f} nats" for d in order] and columns == ["-3", "-1.5", "0", "+1.5", "+3"]
     pixels = read_pixels("traverse.png")
@@ -92,11 +92,11 @@ def test_grid_column_has_one_style(plot, trained, saved_figures):
     model = package.load(trained["labels"])
     noise = model.noise(3, 4)
     images = np.concatenate([model.decode(noise, label) for label in range(10)])
-    assert close(cells(saved_figures[0], 10, 3), images) and names(saved_figures[0])[0] == list("0123456789")
+    assert equal_rounded(cells(saved_figures[0], 10, 3), images) and names(saved_figures[0])[0] == list("0123456789")
     read_pixels("grid.png")
 
 
-def test_grid_reports_its_random_seed(plot, trained):
+def test_grid_without_seed_reports_a_random_seed(plot, trained):
     first, second = (plot("grid", trained["labels"], "--json").json["seed"] for _ in range(2))
     assert first != second
 
@@ -107,9 +107,9 @@ def test_latent_grid_is_decoded_at_normal_quantiles(plot, latent_2d, saved_figur
 
     plot("grid", latent_2d[kind], *flags, "--columns", 4, "--json")
     values = norm.ppf([1 / 8, 3 / 8, 5 / 8, 7 / 8])
-    codes = np.array([[across, down] for down in values for across in values], np.float32)
+    codes = np.array([[x, y] for y in values for x in values], np.float32)
     images = package.load(latent_2d[kind]).decode(codes, 7 if flags else None)
-    assert close(cells(saved_figures[0], 4, 4), images)
+    assert equal_rounded(cells(saved_figures[0], 4, 4), images)
     assert names(saved_figures[0]) == (["-1.2", "-0.3", "+0.3", "+1.2"],) * 2
 
 

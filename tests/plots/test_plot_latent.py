@@ -1,4 +1,4 @@
-"""`cvae plot latent`: maps of codes."""
+"""`cvae plot latent`: maps of latent codes."""
 
 import sys
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ def test_pca_only_rotates_two_dimensional_codes():
     ],
     ids=str,
 )
-def test_codes_that_cannot_be_projected_are_rejected(count, flags, words):
+def test_projection_rejects_too_few_codes_and_unknown_methods(count, flags, words):
     with pytest.raises(UsageError) as caught:
         latent.project(clusters()[0][:count], **flags)
     assert all(word in str(caught.value) for word in words), caught.value
@@ -122,13 +122,13 @@ def test_data_without_labels_have_one_colour_and_no_legend():
     assert len(figure.axes[0].collections) == 1 and not legends(figure) and not figure.axes[0].texts
 
 
-def test_mixed_classes_are_not_named_in_the_map():
+def test_classes_without_a_cluster_are_not_named_in_the_map():
     places = np.random.default_rng(0).standard_normal((200, 2))
     figure = latent.draw(make_codes(np.arange(200) % 5, tuple("abcde")), places, "title")
     assert not figure.axes[0].texts and len(legends(figure)) == 1
 
 
-def test_overlapping_names_are_only_in_the_legend(tmp_path):
+def test_names_that_would_overlap_are_only_in_the_legend(tmp_path):
     classes = tuple(f"a name of some length {i}" for i in range(50))
     labels = np.arange(200) % 50
     middles = np.stack([np.arange(50) % 7, np.arange(50) // 7], axis=1)

@@ -93,7 +93,7 @@ def huge_opset_version(model):
 
 
 @register
-def no_opset(model):
+def missing_opset(model):
     del model.opset_import[:]
 
 
@@ -147,12 +147,12 @@ def additional_metadata(model):
 
 
 @register
-def spec_twice(model):
+def duplicate_spec(model):
     model.metadata_props.append(copy.deepcopy(model.metadata_props[0]))
 
 
 @register
-def no_spec(model):
+def missing_spec(model):
     del model.metadata_props[:]
 
 
@@ -163,7 +163,7 @@ def huge_metadata(model):
 
 @register
 def internal_format_of_onnxruntime(model):
-    """Four bytes make onnxruntime read another format; the rest is a valid model."""
+    """Four bytes make onnxruntime interpret the file as a different format; the rest is a valid model."""
     model.ClearField("ir_version")
     producer = b"\x12" + varint(100) + b"xxORTM" + b"x" * 94
     model.producer_name = ""
@@ -178,7 +178,7 @@ def two_graphs(model):
 
 
 @register
-def two_versions(model):
+def two_ir_versions(model):
     return model.SerializeToString() + b"\x08\x0a"
 
 
@@ -251,10 +251,10 @@ def huge_input_name(model):
 
 
 @register
-def no_graph(model):
+def missing_graph(model):
     model.ClearField("graph")
 
 
 @register
-def no_nodes(model):
+def missing_nodes(model):
     del model.graph.node[:]

@@ -24,9 +24,9 @@ def tile(model):
 @register
 def expand(model):
     shape = node("Shape", "before", "batch", start=0, end=1)
-    to = node("Concat", "batch rest", "shape", axis=0)
+    target = node("Concat", "batch rest", "shape", axis=0)
     cut = node("ReduceSum", "big two", "image", keepdims=1)
-    append_nodes(model, shape, to, node("Expand", "before shape", "big"), cut, rest=[2**26, 8, 8], two=[1])
+    append_nodes(model, shape, target, node("Expand", "before shape", "big"), cut, rest=[2**26, 8, 8], two=[1])
 
 
 @register
@@ -55,9 +55,9 @@ def constant_of_shape(model):
 @register
 def resize(model):
     shape = node("Shape", "before", "start", start=0, end=2)
-    to = node("Concat", "start rest", "shape", axis=0)
+    target = node("Concat", "start rest", "shape", axis=0)
     big = node("Resize", "before - - shape", "big", mode="nearest")
-    append_nodes(model, shape, to, big, SLICE, rest=[40_000, 40_000], **SMALL)
+    append_nodes(model, shape, target, big, SLICE, rest=[40_000, 40_000], **SMALL)
 
 
 @register
@@ -211,20 +211,20 @@ def split_larger_than_its_input(model):
     append_nodes(model, node("Split", "before sizes", "image rest", axis=2), sizes=[8, 2**40])
 
 
-# -- attributes and inputs: onnxruntime may derive another shape from a value that the scan does not expect ------------
+# -- attributes and inputs: onnxruntime may derive a different shape from a value that the scan does not expect --------
 
 
 @register
 def resize_keeping_the_aspect_ratio(model):
     pair = node("Shape", "before", "pair", start=0, end=2)
-    to = node("Concat", "pair wide", "target", axis=0)
+    target = node("Concat", "pair wide", "target", axis=0)
     big = node("Resize", "before - - target", "big", mode="nearest", keep_aspect_ratio_policy="not_smaller")
-    append_nodes(model, pair, to, big, SLICE, wide=[8, 384], **SMALL)
+    append_nodes(model, pair, target, big, SLICE, wide=[8, 384], **SMALL)
 
 
 @register
 def reduce_sum_with_keepdims_2(model):
-    """onnxruntime takes only 1 as true, so a column becomes a row, and the sum of both is a square."""
+    """onnxruntime treats only 1 as true, so the column becomes a row, and the sum of both is a square."""
     reduced = node("ReduceSum", "column second", "row", keepdims=2)
     total = [node("Add", "column row", "square"), node("ReduceSum", "square both", "sum", keepdims=0)]
     ones = np.ones((16384, 1), np.float32)
@@ -236,7 +236,7 @@ def reduce_sum_with_keepdims_of_66_bits(model):
     """protobuf keeps the lowest 64 bits, which are 0."""
     reduce_sum_with_keepdims_2(model)
     attribute = next(node for node in model.graph.node if node.op_type == "ReduceSum").attribute[0]
-    attribute.i = -1  # encoded in ten bytes, as the longer number is
+    attribute.i = -1  # takes ten bytes, like the number of 66 bits that replaces it
     data, minus_one = model.SerializeToString(), b"\x18" + b"\xff" * 9 + b"\x01"
     assert data.count(minus_one) == 1
     return data.replace(minus_one, b"\x18" + b"\x80" * 9 + b"\x04")

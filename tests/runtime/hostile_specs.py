@@ -18,7 +18,7 @@ SPEC_CHANGES: dict[str, dict[str, Any]] = {
     "image_of_size_zero": {"image_shape": [0, 8, 8]},
     "negative_image": {"image_shape": [1, -8, -8]},
     "image_without_channels": {"image_shape": [8, 8]},
-    "no_classes": {"classes": None},
+    "missing_classes": {"classes": None},
     "empty_classes": {"classes": []},
     "fewer_classes": {"classes": list("012345678")},
     "more_classes": {"classes": list("0123456789a")},

@@ -69,9 +69,9 @@ def one_weight_of_half_precision(model):
 # -- inputs and outputs ------------------------------------------------------------------------------------------------
 
 
-def declare(name: str, part: str, index: int, type: int, shape: list[Any]) -> None:
+def declare(name: str, field: str, index: int, type: int, shape: list[Any]) -> None:
     def edit(model: onnx.ModelProto) -> None:
-        value = getattr(model.graph, part)[index]
+        value = getattr(model.graph, field)[index]
         value.CopyFrom(helper.make_tensor_value_info(value.name, type, shape))
 
     EDITS[name] = edit
@@ -81,7 +81,7 @@ declare("noise_of_doubles", "input", 0, TensorProto.DOUBLE, ["batch", 8])
 declare("noise_of_strings", "input", 0, TensorProto.STRING, ["batch", 8])
 declare("noise_of_rank_3", "input", 0, TensorProto.FLOAT, ["batch", 8, 1])
 declare("noise_with_a_fixed_batch", "input", 0, TensorProto.FLOAT, [1, 8])
-declare("noise_of_free_size", "input", 0, TensorProto.FLOAT, ["batch", "size"])
+declare("noise_of_dynamic_size", "input", 0, TensorProto.FLOAT, ["batch", "size"])
 declare("labels_of_int32", "input", 1, TensorProto.INT32, ["batch"])
 declare("labels_of_rank_2", "input", 1, TensorProto.INT64, ["batch", 1])
 declare("images_of_doubles", "output", 0, TensorProto.DOUBLE, ["batch", 1, 8, 8])
@@ -112,7 +112,7 @@ def additional_output(model):
 
 
 @register
-def no_inputs(model):
+def missing_inputs(model):
     del model.graph.input[:]
 
 

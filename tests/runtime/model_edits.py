@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Edit = Callable[[onnx.ModelProto], bytes | None]
-"""Function that changes a model in place, or returns the bytes of a file."""
+"""Function that changes a model in place and returns None, or returns the bytes of a file."""
 
 EDITS: dict[str, Edit] = {}
 """Edits of the decoder of a conditional model for digits of 8x8 pixels, by name."""

@@ -20,7 +20,7 @@ VARINTS = [0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**
 
 @pytest.mark.parametrize("value", VARINTS)
 def test_scan_reads_integers_as_protobuf_does(value):
-    """Fields have 64 and 32 bits and are single, repeated and packed; numbers take up to ten bytes."""
+    """The fields have 64 or 32 bits, and are single, repeated or packed. Numbers take up to ten bytes."""
     number = varint(value)
     attribute = b"\x18" + number + b"\x40" + number + b"\x42" + varint(2 * len(number)) + number * 2
     expected = onnx.AttributeProto.FromString(attribute)
@@ -51,7 +51,7 @@ printable_text = st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl
 
 @both_kinds
 @pytest.mark.parametrize("file", [DECODER, ENCODER])
-def test_fields_agree_with_the_onnx_package(trained, kind, file):
+def test_reader_finds_the_same_fields_as_the_onnx_package(trained, kind, file):
     data = (trained[kind] / file).read_bytes()
     model = onnx.load_from_string(data)
     assert protobuf.read_metadata(data, file) == {p.key: p.value for p in model.metadata_props}
@@ -84,7 +84,7 @@ def test_metadata_is_read_and_truncated_fields_are_rejected(entries, version, te
 
 @fast_settings
 @given(st.binary(max_size=200))
-def test_arbitrary_bytes_give_metadata_or_a_cvae_error(data):
+def test_arbitrary_bytes_give_metadata_or_raise_a_cvae_error(data):
     try:
         assert isinstance(protobuf.read_metadata(data, "some-file"), dict)
     except CvaeError as error:
@@ -102,7 +102,7 @@ def test_truncated_file_is_rejected(trained, tmp_path):
 def test_file_with_a_corrupted_byte_is_loaded_or_rejected(trained, tmp_path):
     data, path = (trained["labels"] / DECODER).read_bytes(), tmp_path / "wrong.onnx"
     rejected = 0
-    for position in range(0, 2000, 13):  # the nodes, which precede the weights
+    for position in range(0, 2000, 13):  # positions in the nodes, which precede the weights
         path.write_bytes(data[:position] + b"\xff" + data[position + 1 :])
         try:
             cvae.load(path)

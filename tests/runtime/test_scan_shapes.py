@@ -50,7 +50,7 @@ def test_scan_agrees_with_onnxruntime_on_random_graphs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "fuzz")
     import scan_shapes
 
-    report = scan_shapes.fuzz(200, seed=1)  # the script compares 20,000
+    report = scan_shapes.fuzz(200, seed=1)  # by default, the script compares 20,000 graphs
     assert [text for kind, text in report if kind == "difference"] == []
     assert sum(count for (kind, _), count in report.items() if kind == "accepted") > 1000
 

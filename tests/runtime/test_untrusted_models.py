@@ -1,4 +1,4 @@
-"""Untrusted exported files: hostile files are rejected in one line, within a second and 200 MB."""
+"""Untrusted exported files: hostile files cause one-line errors, within a second and with less than 200 MB."""
 
 import copy
 import os
@@ -50,14 +50,14 @@ def hostile_models(trained, tmp_path_factory) -> Path:
 
 @needs_linux
 def test_session_rejects_hostile_models(hostile_models):
-    """One process loads all files, with 200 MB in total."""
+    """A single process loads all files, with a memory limit of 200 MB."""
     assert len(list(hostile_models.iterdir())) > 190
     assert_rejected(hostile_models)
 
 
 @needs_linux
 def test_scan_rejects_hostile_models_before_onnxruntime_does(hostile_models):
-    """The scan accepts only weights that are not finite, which the session notices in the images."""
+    """The only hostile files that the scan accepts have nonfinite weights, which the session detects in its outputs."""
     accepted = []
     for name in EDITS:
         with suppress(CvaeError):
@@ -108,7 +108,7 @@ def test_scan_rejects_graphs_that_would_slow_down_the_scan_itself(hostile_models
     assert memory < 2**20, memory
 
 
-def test_read_spec_rejects_file_truncated_at_any_kilobyte(tmp_path):
+def test_read_spec_rejects_file_truncated_to_any_number_of_kilobytes(tmp_path):
     data = (ZOO / "decoder.onnx").read_bytes()
     path = tmp_path / "truncated.onnx"
     path.write_bytes(data)
@@ -121,13 +121,13 @@ def test_read_spec_rejects_file_truncated_at_any_kilobyte(tmp_path):
 # -- mutations ---------------------------------------------------------------------------------------------------------
 
 
-def real_files(trained: dict[str, Path]) -> list[Path]:
+def valid_files(trained: dict[str, Path]) -> list[Path]:
     return [trained["labels"] / "decoder.onnx", trained["plain"] / "encoder.onnx", ZOO / "decoder.onnx"]
 
 
 @needs_linux
-def test_session_rejects_or_runs_mutations_of_real_files(trained, tmp_path):
-    counts = fuzz_in_process(0, 400, real_files(trained), tmp_path)
+def test_session_rejects_or_runs_mutations_of_valid_files(trained, tmp_path):
+    counts = fuzz_in_process(0, 400, valid_files(trained), tmp_path)
     print(counts)
     assert counts["rejected"] > 200 and counts["accepted"] > 10
 
@@ -137,7 +137,7 @@ def test_session_rejects_or_runs_mutations_of_real_files(trained, tmp_path):
 def test_session_rejects_or_runs_ten_thousand_mutations(trained, tmp_path):
     total = dict.fromkeys(("rejected", "accepted", "by onnxruntime"), 0)
     for first in range(1000, 11_000, 2000):
-        for outcome, count in fuzz_in_process(first, 2000, real_files(trained), tmp_path).items():
+        for outcome, count in fuzz_in_process(first, 2000, valid_files(trained), tmp_path).items():
             total[outcome] += count
     print(total)
     assert total["rejected"] + total["accepted"] == 10_000

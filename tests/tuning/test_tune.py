@@ -1,4 +1,4 @@
-"""Studies: the search space, the first and the best trial, and resumed studies."""
+"""Hyperparameter search: the search space, the first and the best trial, and resumed studies."""
 
 import inspect
 import json
@@ -33,10 +33,10 @@ BASE = TrainConfig(seed=0, arch="mlp", limit=200, epochs=4, options={"arch": {"h
 SPACE = {"lr": Range(1e-4, 1e-2, log=True), "latent_dim": (4, 8, 32)}
 
 
-# -- the space ---------------------------------------------------------------------------------------------------------
+# -- the search space --------------------------------------------------------------------------------------------------
 
 
-def test_flags_and_recipe_give_the_same_space(tmp_path):
+def test_flags_and_recipe_give_the_same_search_space(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(
         'arch = "mlp"\n[search]\nlr = {low = 1e-4, high = 1e-2, log = true}\nbatch-size = [32, 64]\n'
@@ -54,7 +54,7 @@ def test_flags_and_recipe_give_the_same_space(tmp_path):
         "schedule": ("cosine", "step"),
         "arch.hidden": ("[200]", "[200, 100]"),
     }
-    assert read_recipe(recipe) == {"arch": "mlp"}  # cvae train ignores the search
+    assert read_recipe(recipe) == {"arch": "mlp"}  # cvae train ignores the [search] table
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_only_the_best_run_remains_and_has_a_recipe(report):
     assert report["best"]["bound"] == min(r["validation"]["bound"] for r in records if "validation" in r)
 
 
-def test_recipe_reproduces_the_trial(report, tmp_path):
+def test_recipe_reproduces_the_best_trial(report, tmp_path):
     assert cvae("train", "--no-export", "--recipe", report["best"]["recipe"], "--out", str(tmp_path / "run")) == 0
     weights = (tmp_path / "run" / "model.safetensors").read_bytes()
     assert weights == (Path(report["best"]["run"]) / "model.safetensors").read_bytes()
@@ -217,7 +217,7 @@ from cvae.errors import CvaeError, Diverged, Interrupted
 trained = []
 
 def train(config, out, *, quiet, on_epoch):
-    """Report epochs whose bound depends on the learning rate, and cause the event `events[N]` in trial N."""
+    """Report epochs whose bounds depend on the learning rate, and cause the event `events[N]` in trial N."""
     number = int(Path(out).name.removeprefix("trial-"))
     trained.append((number, config))
     Path(out).mkdir(parents=True)
@@ -265,7 +265,7 @@ def outcomes(study: Study) -> dict[int, str]:
     return {trial.number: study_module.outcome(trial) for trial in sorted(study.trials, key=lambda trial: trial.number)}
 
 
-def test_first_trial_uses_the_flags_even_outside_the_space(run_study):
+def test_first_trial_uses_the_flags_even_if_outside_the_search_space(run_study):
     base = replace(BASE, lr=0.5, latent_dim=32)
     study = run_study(3, base=base, space={**SPACE, "arch.hidden": ("[16]", "[8, 8]")})
     assert study.trained[0] == (0, base)
@@ -276,7 +276,7 @@ def test_first_trial_uses_the_flags_even_outside_the_space(run_study):
         assert 1e-4 <= config.lr <= 1e-2 and config.options["arch"]["hidden"] == json.loads(trial.params["arch.hidden"])
 
 
-def test_bad_trials_are_pruned_and_their_runs_removed(run_study):
+def test_trials_with_bad_bounds_are_pruned_and_their_runs_removed(run_study):
     study = run_study(12, {8: "bad", 10: "bad"}, base=replace(BASE, epochs=40))
     pruned = {number for number, outcome in outcomes(study).items() if outcome == "pruned"}
     assert {8, 10} <= pruned and len(outcomes(study)) == 12
@@ -298,14 +298,14 @@ def test_diverging_trial_is_recorded_as_failed(run_study, capsys):
     assert "trial 2: failed (the loss is nan near step 7); lr" in capsys.readouterr().err
 
 
-def test_study_of_an_older_version_is_resumed(run_study):
-    """The flags that an older version stored contain `beta`, but lack a newer flag."""
+def test_study_from_an_older_version_can_be_resumed(run_study):
+    """The flags that an older version stored include `beta`, but lack a newer flag."""
     base = replace(BASE, options={**BASE.options, "objective": {"beta": 4.0}})
     study = run_study(2, base=base)
     flags = study.optuna.user_attrs["flags"]
-    old = {**flags, "options": {"arch": {"hidden": [16]}}, "beta": 4.0, "free_bits": None}
-    del old["crop"]
-    study.optuna.set_user_attr("flags", old)
+    old_flags = {**flags, "options": {"arch": {"hidden": [16]}}, "beta": 4.0, "free_bits": None}
+    del old_flags["crop"]
+    study.optuna.set_user_attr("flags", old_flags)
     assert len(outcomes(run_study(3, base=base))) == 3
     with pytest.raises(UsageError, match=r"--crop 1.0, not 0.5"):
         run_study(3, base=replace(base, crop=0.5))
@@ -355,7 +355,7 @@ def test_killed_worker_does_not_block_the_study(run_study):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
     assert result.returncode == -9 and Path("s/trial-002").exists()
     with Path("s/study.journal").open("ab") as journal:
-        journal.write(b'{"op_code": 5, "wor')  # truncated
+        journal.write(b'{"op_code": 5, "wor')  # a truncated line
     study = run_study(5)
     assert outcomes(study)[2] == "stopped" and list(outcomes(study).values()).count("complete") == 5
     trials = {trial.number: trial for trial in study.trials}
@@ -376,7 +376,7 @@ def test_two_workers_share_a_study(run_study, storage):
     assert study.best is not None
     folders = [path for out in ("a", "b") for path in Path(out).glob("trial-*")]
     assert any(path.name == study.folder(study.best).name for path in folders)
-    # The run of the best trial is in the folder of another worker.
+    # The run of the best trial is in the folder of a different worker.
     assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)
     from cvae.tuning.report import summary, table
 

@@ -1,4 +1,4 @@
-"""Models of the zoo: their files, cards and metrics agree."""
+"""Zoo models: agreement of their files, cards and metrics."""
 
 import hashlib
 import json
@@ -23,10 +23,10 @@ from cvae.serialization import from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = list(model_zoo.models())
-each_model = pytest.mark.parametrize("name", MODELS)
+for_each_model = pytest.mark.parametrize("name", MODELS)
 
 
-def report_of(name: str) -> dict:
+def read_report(name: str) -> dict:
     return model_zoo.describe(name)["evaluation"]
 
 
@@ -34,8 +34,8 @@ def test_zoo_is_small_enough_to_clone():
     assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 40 * 2**20
 
 
-@each_model
-def test_model_was_trained_by_its_recipe(name):
+@for_each_model
+def test_model_was_trained_with_its_recipe(name):
     recipe, trained = read_recipe(model_zoo.recipe(name)), Config.read(model_zoo.model(name) / "config.json")
     config = from_dict(TrainConfig, recipe)
     for key in recipe.keys() - {"options"}:
@@ -49,7 +49,7 @@ def test_model_was_trained_by_its_recipe(name):
         assert options.items() <= built[part].items()
 
 
-@each_model
+@for_each_model
 def test_files_of_a_model_belong_together(name):
     folder = model_zoo.model(name)
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
@@ -57,58 +57,58 @@ def test_files_of_a_model_belong_together(name):
         spec, data = read_spec(folder / f"{role}.onnx")
         assert (spec.weights, spec.name, spec.license) == (digest, name, "Apache-2.0")
         assert spec.agreement["max_abs_difference"] <= 1e-5
-        # Where it was made does not show, as in the stack traces that torch puts into a graph.
+        # The stack traces that torch puts into a graph would contain paths of the machine.
         assert b"site-packages" not in data and b".py" not in data and bytes(ROOT) not in data
     assert Config.read(folder / "config.json").training.data_dir is None
 
 
-@each_model
+@for_each_model
 def test_card_lists_every_metric_of_the_evaluation(name):
-    report, card = report_of(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
+    report, card = read_report(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
     assert report["model"] == name and report["protocol"]["images"] == 10_000
     for part in ("bound", "importance_weighted", "reconstruction", "generated"):
-        for figure in report[part]:
-            assert f"| {part.replace('_', ' ')}: {figure.replace('_', ' ')} | " in card
+        for metric in report[part]:
+            assert f"| {part.replace('_', ' ')}: {metric.replace('_', ' ')} | " in card
     assert f"{report['importance_weighted']['nats']:.2f}" in card and f"cvae train --recipe {name}" in card
 
 
 @pytest.mark.integration
 @needs_mnist
-@each_model
+@for_each_model
 def test_bound_of_a_model_agrees_with_its_card(name):
-    """The bound of 400 test images agrees within the error of the subset."""
-    folder, report = model_zoo.model(name), report_of(name)
+    """The bound is computed on 400 test images, and agrees within its standard error."""
+    folder, report = model_zoo.model(name), read_report(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
-    again = evaluate(RunScorer(folder, "cpu"), data, limit=400, generated=0)
-    error = again["bound"]["standard_error"]
-    assert again["bound"]["nats"] == pytest.approx(report["bound"]["nats"], abs=4 * error)
-    assert again["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], rel=0.02)
+    actual = evaluate(RunScorer(folder, "cpu"), data, limit=400, generated=0)
+    error = actual["bound"]["standard_error"]
+    assert actual["bound"]["nats"] == pytest.approx(report["bound"]["nats"], abs=4 * error)
+    assert actual["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], rel=0.02)
 
 
 @pytest.mark.integration
 @needs_mnist
-@each_model
-def test_exported_files_have_the_bound_of_the_card(name):
-    """Without torch the bound is looser if the prior is a flow."""
+@for_each_model
+def test_bound_of_exported_files_is_close_to_that_of_the_run(name):
+    """If the prior is a flow, the bound of the exported files is looser."""
     folder = model_zoo.model(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
     test = subsample(load_dataset(data).test, 50)
     labels = test.labels if data.conditional else None
-    by_files, by_run = (
+    exported_bound, run_bound = (
         bounds(scorer, test.images, labels, samples=50).importance_weighted.mean()
         for scorer in (ExportedScorer(cvae.load(folder)), RunScorer(folder, "cpu"))
     )
-    assert -0.5 < by_files - by_run < 40
+    assert -0.5 < exported_bound - run_bound < 40
 
 
 def test_default_model_generates_the_requested_digits():
-    """The included classifier is right on 99.5 % of real test images."""
+    """The bundled classifier is right for 99.5 % of real test images."""
     labels = np.arange(1000) % 10
     images = cvae.load().generate(1000, labels, seed=0)
     assert (load_feature_extractor("mnist").predict(images) == labels).mean() >= 0.98
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 
-def test_recipe_without_model_is_shown_with_its_requirements(cvae):
+def test_zoo_show_prints_a_recipe_without_model_and_its_requirements(cvae):
     page = cvae("zoo", "show", "cars").out
     assert "Provide images in the folders cars/train" in page and 'data = "folder:cars"' in page

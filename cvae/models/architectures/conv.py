@@ -139,7 +139,7 @@ def conv(
     """
     require_positive(width=width, max_width=max_width, hidden=hidden)
     if not 0 <= dropout < 1:
-        raise UsageError(f"option dropout={dropout}: must be at least 0 and less than 1")
+        raise UsageError(f"option dropout={dropout} must be at least 0 and less than 1")
     levels = pyramid(image_shape, width, max_width)
     return (
         Encoder(image_shape[0], levels, hidden, dropout, pool, latent_dim, conditioning),

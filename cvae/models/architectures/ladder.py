@@ -3,7 +3,7 @@
 A bottom-up network encodes the image once. Generation and inference share the top-down network (Sønderby et al. 2016,
 https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). The prior of every group of latents is
 standard normal and independent of the other groups: the hierarchy is in the features to which each group is added, and
-from which its posterior is computed. So all groups together are a single noise vector.
+from which its posterior is computed. All groups together therefore form a single noise vector.
 """
 
 from collections.abc import Sequence
@@ -74,7 +74,7 @@ class TopDown(Hierarchical):
         count = blocks * latent_levels
         if latent_dim < count:
             raise UsageError(
-                f"--latent-dim {latent_dim} is less than the ladder's {count} groups; use at least {count}"
+                f"--latent-dim {latent_dim} is too small for the {count} groups of the ladder; use at least {count}"
             )
         # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
         self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))

@@ -16,11 +16,11 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
     """
     for name, value in options.items():
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
-            raise UsageError(f"option {name}={value!r}: must be at least 1")
+            raise UsageError(f"option {name}={value!r} must be at least 1")
 
 
 class Level(NamedTuple):
-    """Feature map shape (channels, height, width) at one resolution of a network."""
+    """Shape (channels, height, width) of the feature maps at one resolution of a network."""
 
     channels: int
     height: int
@@ -55,7 +55,7 @@ def pyramid(
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour upsampling to the height and width of a level, which may be odd."""
+    """Nearest-neighbour upsampling to the size of a level, whose height and width may be odd."""
 
     def __init__(self, level: Level) -> None:
         super().__init__()

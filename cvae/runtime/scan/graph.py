@@ -94,13 +94,13 @@ def _read_graph(data: bytes) -> dict[str, Any]:
     """Check the fields of a model message other than its graph, and return the fields of the graph."""
     model = parse_message(memoryview(data), MODEL, limits.MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
-        raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have 10")
+        raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have version 10")
     opsets = [parse_message(opset, OPSET) for opset in model.get("opset_import", ())]
     if [(read_string(opset, "domain"), 18 <= opset.get("version", 0) <= 20) for opset in opsets] != [("", True)]:
         raise ValueError("it imports operators other than the standard ones of opset 18 to 20")
     keys = [read_string(parse_message(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
     if keys != [KEY]:
-        raise ValueError(f"its metadata has the keys {keys}; exported files have {[KEY]}")
+        raise ValueError(f"its metadata has the keys {keys}; exported files have the keys {[KEY]}")
     if "graph" not in model:
         raise ValueError("it has no graph")
     return parse_message(model["graph"], GRAPH, limits.MAX_NODES + limits.MAX_WEIGHTS + limits.MAX_FIELDS)
@@ -125,7 +125,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
             result = _infer_node(node, OPERATORS[operator], tensors, spec)
             outputs = read_strings(node, "output")
             if len(outputs) != len(result.outputs):
-                raise ValueError(f"it has the outputs {outputs}, not {len(result.outputs)}")
+                raise ValueError(f"it has the outputs {outputs}, but must have {len(result.outputs)}")
             for output, tensor in zip(outputs, result.outputs, strict=True):
                 _add_tensor(tensors, output, tensor)
         except ValueError as error:
@@ -149,7 +149,7 @@ def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[st
     inputs = [tensors[name] if name else None for name in names]
     min_inputs, max_inputs = operator.inputs
     if not min_inputs <= len(inputs) <= max_inputs or None in inputs[:min_inputs]:
-        raise ValueError(f"it has the inputs {names}, not {min_inputs} to {max_inputs}")
+        raise ValueError(f"it has the inputs {names}, but must have {min_inputs} to {max_inputs}")
     values: dict[str, Any] = {}
     for message in node.get("attribute", ()):
         name, value = read_attribute(message)

@@ -12,10 +12,10 @@ from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, 
 
 
 def _read_window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
-    """Check the parameters of a convolution, and return each for height and width.
+    """Check the parameters of a convolution, and return each parameter for height and width.
 
     Returns:
-        Image sizes, kernel sizes, strides, dilations, and total padding of both ends.
+        Image sizes, kernel sizes, strides, dilations, and the total padding at both ends.
     """
     kernel = [axis_size(weight.shape, axis) for axis in range(2, len(weight.shape))]
     strides, dilations = (list(attributes[name] or (1, 1)) for name in ("strides", "dilations"))
@@ -56,7 +56,7 @@ def conv_transpose(attributes: dict[str, Any], x: Tensor, weight: Tensor, bias: 
     require(x.shape[1] == in_channels and in_channels % group == 0, x, weight)
     require(bias is None or bias.shape == (out_channels * group,), weight, bias)
     require(min(sides) > 0, x, weight)
-    # Each position of x is multiplied by the whole kernel. onnxruntime holds all products before it adds them.
+    # Each position of x is multiplied by the entire kernel. onnxruntime holds all products before it adds them.
     products = shape_size(x.shape[2:]) * out_channels * group * shape_size(weight.shape[2:])
     shape = (x.shape[0], out_channels * group, *sides)
     return NodeResult(

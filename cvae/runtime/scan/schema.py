@@ -126,7 +126,7 @@ def read_weight(message: memoryview) -> tuple[str, Tensor]:
     name, data_type, shape = read_string(weight, "name"), weight.get("data_type", 0), tuple(weight.get("dims", ()))
     data = weight.get("raw_data", EMPTY)
     if data_type not in WEIGHT_SIZES or len(data) != WEIGHT_SIZES[data_type] * math.prod(shape):
-        raise ValueError(f"the weight {name!r}, {Tensor(data_type, shape)}, has {len(data)} bytes")
+        raise ValueError(f"the weight {name!r} has {len(data)} bytes, which do not fit {Tensor(data_type, shape)}")
     values = None
     if data_type == INT64 and len(shape) < 2 and len(data) <= 8 * 2 * MAX_RANK:
         values = struct.unpack(f"<{len(data) // 8}q", data)
