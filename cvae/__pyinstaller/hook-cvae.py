@@ -30,12 +30,14 @@ hiddenimports = [
     if path.suffix == ".py" and not path.as_posix().startswith(NOT_COLLECTED)
 ]
 
-# An app contains what a base install has, even if it is built in an environment with the extras.
+# An app contains what a base install has, even if it is built in an environment with the extras. A program that imports
+# one of these packages itself gets it all the same.
 excludedimports = [
     "accelerate",
     "matplotlib",
     "onnx",
     "optuna",
+    "pandas",
     "psutil",
     "rich",
     "safetensors",
