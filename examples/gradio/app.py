@@ -8,7 +8,7 @@ model = cvae.load()
 
 
 def generate(label: str, seed: int) -> object:
-    return model.generate(16, label=label, seed=seed).to_pil()
+    return model.generate(16, label=label, seed=seed).to_pil().resize((460, 460))
 
 
 page = gradio.Interface(
