@@ -49,7 +49,7 @@ def train(config: TrainConfig) -> Run:
     hook = register_optimizer_step_post_hook(record_time)
     try:
         with TemporaryDirectory() as folder:
-            out = cvae.train(config, Path(folder) / "run", export=False, quiet=True)
+            out = cvae.train(config, Path(folder) / "run", export=False, quiet=True).path
             records = read_metrics(out)
             run_config = read_config(out)
     finally:

@@ -93,7 +93,7 @@ def export(arch: str, run: Path) -> Path:
     import cvae
 
     config = cvae.TrainConfig(arch=arch, size=28, epochs=1, limit=128, prior="normal", trackers=("none",))
-    return cvae.train(config, run, quiet=True)
+    return cvae.train(config, run, quiet=True).path
 
 
 def main() -> None:

@@ -10,25 +10,28 @@ from cvae.cli import (
     evaluate,
     export,
     generate,
+    hub,
     info,
     interpolate,
     parts,
     plot,
     reconstruct,
     restyle,
+    runs,
     train,
     tune,
     zoo,
 )
 from cvae.cli._exporter_flags import ExportCommand
-from cvae.cli._usage import CommandLineError, explain, hide_argument_types, is_help
+from cvae.cli._help import App
+from cvae.cli._usage import CommandLineError, explain, is_help
 
-hide_argument_types()
-app = typer.Typer(
+TRAIN, USE, INSPECT, SHARE = "Train", "Use", "Inspect", "Share"
+"""Sections of the commands in `cvae --help`."""
+
+app = App(
     name="cvae",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -67,21 +70,28 @@ def cvae(
 ) -> None:
     """Train variational autoencoders, export them to ONNX, and sample from them without torch.
 
-    Start with: cvae generate --digit 7
+    `cvae COMMAND --help` shows the options of a command.
+
+    Examples:
+      cvae generate --digit 7
+      cvae train --conditional
+      cvae train --data folder:photos --size 64
     """
 
 
-app.command()(train.train)
-app.command()(tune.tune)
-app.command()(evaluate.evaluate)
-app.command(cls=ExportCommand)(export.export)
-app.command()(generate.generate)
-app.command()(interpolate.interpolate)
-app.command()(reconstruct.reconstruct)
-app.command()(restyle.restyle)
-app.add_typer(detect.app, name="detect")
-app.add_typer(plot.app, name="plot")
-app.add_typer(zoo.app, name="zoo")
-app.command()(info.info)
-app.command()(parts.parts)
+app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(tune.tune)
+app.command(rich_help_panel=TRAIN)(parts.parts)
+app.command(rich_help_panel=USE)(generate.generate)
+app.command(rich_help_panel=USE)(interpolate.interpolate)
+app.command(rich_help_panel=USE)(reconstruct.reconstruct)
+app.command(rich_help_panel=USE)(restyle.restyle)
+app.add_typer(detect.app, name="detect", rich_help_panel=USE)
+app.command(rich_help_panel=INSPECT)(runs.runs)
+app.command(rich_help_panel=INSPECT)(info.info)
+app.command(rich_help_panel=INSPECT)(evaluate.evaluate)
+app.add_typer(plot.app, name="plot", rich_help_panel=INSPECT)
+app.command(cls=ExportCommand, rich_help_panel=SHARE)(export.export)
+app.add_typer(zoo.app, name="zoo", rich_help_panel=SHARE)
+app.add_typer(hub.app, name="hub", rich_help_panel=SHARE)
 app.command("archs", hidden=True)(parts.parts)  # the former name, for one release

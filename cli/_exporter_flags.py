@@ -2,26 +2,31 @@
 
 import inspect
 import json
-import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from cvae.cli._help import HelpCommand
 from cvae.errors import CvaeError
+from cvae.registry import EXPORTERS, describe_argument
 
 RESERVED = ("format", "run", "json", "help")
 """Parameters of `cvae export` that do not belong to an exporter."""
 
-_FLAGS = "cvae.exporter_flags"
+_FLAGS, _EXPORTER = "cvae.exporter_flags", "cvae.exporter"
 
 _exceptions: Any = import_module(typer.BadParameter.__module__)  # part of click or, in newer versions, of typer
 
 
-class ExportCommand(TyperCommand):
+def options_of(*exporters: str) -> str:
+    """Return the heading of the options of exporters in the help."""
+    return f"Options of {' and '.join(exporters)}"
+
+
+class ExportCommand(HelpCommand):
     """A command whose flags depend on the exporter that its command line names.
 
     The options of that exporter replace the flags in the signature of the command, which list the options of the
@@ -29,15 +34,15 @@ class ExportCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        from cvae.registry import EXPORTERS
-
         wants_help = not {*ctx.help_option_names}.isdisjoint(args)
         name = self._find_exporter(args)
-        if name is not None and not (wants_help and EXPORTERS.is_builtin(name)):  # onnx takes seconds to import
+        ctx.meta[_EXPORTER] = name
+        is_described = name is not None and EXPORTERS.is_builtin(name) and (wants_help or ctx.resilient_parsing)
+        if name is not None and not is_described:  # onnx takes seconds to import
             try:
-                ctx.meta[_FLAGS] = make_flags(EXPORTERS.get(name), EXPORTERS.options(name))
+                ctx.meta[_FLAGS] = make_flags(name, EXPORTERS.get(name), EXPORTERS.options(name))
             except CvaeError:
-                if not wants_help:
+                if not (wants_help or ctx.resilient_parsing):  # the shell completes the line otherwise
                     raise
         try:
             return super().parse_args(ctx, args)
@@ -50,8 +55,21 @@ class ExportCommand(TyperCommand):
     def get_params(self, ctx: Any) -> list[Any]:
         params = super().get_params(ctx)
         if _FLAGS not in ctx.meta:
-            return params
+            return [param for param in params if self._belongs_to(param, ctx.meta.get(_EXPORTER))]
         return [*ctx.meta[_FLAGS], *(param for param in params if param.name in RESERVED)]
+
+    def _belongs_to(self, param: Any, exporter: str | None) -> bool:
+        """Return whether a parameter belongs to all exporters or, if the command line names one, to that one."""
+        section = getattr(param, "rich_help_panel", None) or ""
+        is_shared = not section.startswith(options_of("")) or exporter not in EXPORTERS
+        return is_shared or exporter in section.split()
+
+    def choose_examples(self, ctx: Any, examples: list[str]) -> list[str]:
+        """Return the examples of the exporter that the command line names, or all."""
+        name = ctx.meta.get(_EXPORTER)
+        if name not in EXPORTERS:
+            return examples
+        return [line for line in examples if name in line.split()] or [f"cvae export {name}"]
 
     def invoke(self, ctx: Any) -> Any:
         values = {flag.name: ctx.params.pop(flag.name) for flag in ctx.meta.get(_FLAGS, [])}
@@ -60,8 +78,6 @@ class ExportCommand(TyperCommand):
 
     def _find_exporter(self, args: list[str]) -> str | None:
         """Return the first argument that names an exporter, else the first one that is neither a flag nor a value."""
-        from cvae.registry import EXPORTERS
-
         with_value = {name for param in self.params for name in param.opts if not getattr(param, "is_flag", True)}
         candidates = []
         remaining = iter(args)
@@ -73,7 +89,7 @@ class ExportCommand(TyperCommand):
         return next((name for name in candidates if name in EXPORTERS), candidates[0] if candidates else None)
 
 
-def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[Any]:
+def make_flags(name: str, exporter: Callable[..., Any], options: dict[str, Any]) -> list[Any]:
     """Return command-line parameters for the options of an exporter. The value of an unused flag is None."""
 
     def command(**values: Any) -> None: ...
@@ -88,7 +104,10 @@ def make_flags(exporter: Callable[..., Any], options: dict[str, Any]) -> list[An
     )
     app = typer.Typer(add_completion=False)
     app.command(add_help_option=False)(command)
-    return list(typer.main.get_command(app).params)
+    flags: list[Any] = list(typer.main.get_command(app).params)
+    for parameter in flags:
+        parameter.rich_help_panel = options_of(name)
+    return flags
 
 
 def parse_value(default: Any, value: str | bool) -> Any:
@@ -109,9 +128,7 @@ def parse_value(default: Any, value: str | bool) -> Any:
 def _make_annotation(exporter: Callable[..., Any], name: str, default: Any) -> Any:
     """Return the type annotation of an option for typer, with the help text from the exporter's docstring."""
     flag = name.replace("_", "-")
-    section = re.search(rf"^( +){name}: (.+(?:\n\1 +.+)*)", inspect.getdoc(exporter) or "", re.MULTILINE)
-    text = " ".join(section[2].split()) if section else ""
-    text = text[:1].upper() + text[1:]
+    text = describe_argument(exporter, name)
     if isinstance(default, bool):
         suffix = f" [default: {flag if default else f'no-{flag}'}]"
         return Annotated[bool | None, typer.Option(f"--{flag}/--no-{flag}", help=text + suffix, show_default=False)]

@@ -9,9 +9,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from cvae.config import GROUPS, SHORT_FLAGS
+from cvae.cli import _completion
+from cvae.config import SHORT_FLAGS, all_flags
 from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import parse_options
+from cvae.registry import REGISTRIES
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
@@ -36,7 +38,17 @@ def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *
         parser=flag.parse,
         show_default=False,
         hidden=hidden,
+        rich_help_panel=flag.group,
+        autocompletion=_choose_completion(name, flag),
     )
+
+
+def _choose_completion(name: str, flag: Flag) -> _completion.Completion | None:
+    if name in REGISTRIES:
+        return _completion.parts(name)
+    if name == "init":
+        return _completion.models
+    return _completion.choices(*flag.choices) if flag.choices else None
 
 
 def choose_metavar(flag: Flag, kind: type) -> str | None:
@@ -64,15 +76,11 @@ def default_text(config: type, name: str) -> str | None:
     default = next(field.default for field in fields(config) if field.name == name)
     if default is None:
         return flags_of(config)[name].automatic
-    if default is False or default == ():
+    if default is False:
+        return f"no-{flags_of(config)[name].spelling(name)[2:]}"
+    if default == ():
         return None
     return f"{default:g}" if isinstance(default, float) else str(default)
-
-
-def all_flags(config: type) -> dict[str, Flag]:
-    """Return the flags of a config and the short flags for its options, by group."""
-    flags = {**flags_of(config), **SHORT_FLAGS}
-    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def add_flags(config: type) -> Callable[[Command], Command]:

@@ -1,7 +1,7 @@
 """Reference of the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
-from cvae.cli._flags import all_flags, choose_metavar, default_text, value_type
-from cvae.config import GROUPS, TrainConfig
+from cvae.cli._flags import choose_metavar, default_text, value_type
+from cvae.config import GROUPS, TrainConfig, all_flags
 from cvae.flags import ShortFlag
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cvae.cli import _completion
 from cvae.cli._flags import field_flag
-from cvae.config import DataConfig
+from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,14 +24,38 @@ MODEL_HELP = (
     "Run folder, exported file, zoo model or hf://owner/name. [default: the newest run, else the zoo's default model]"
 )
 
-ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
-ModelOption = Annotated[str | None, typer.Option("--model", "-m", metavar="MODEL", help=MODEL_HELP)]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Device: cpu, cuda, auto or an onnxruntime provider.")]
+ModelName = Annotated[str | None, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=_completion.models)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="MODEL",
+        help=MODEL_HELP,
+        rich_help_panel=MODEL,
+        autocompletion=_completion.models,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Device: cpu, cuda, auto or an onnxruntime provider.",
+        rich_help_panel=HARDWARE,
+        autocompletion=_completion.choices("cpu", "cuda", "auto"),
+    ),
+]
 
 # -- arguments and options: labels and noise ---------------------------------------------------------------------------
 
-Label = Annotated[str | None, typer.Option(metavar="NAME", help="Class of the images, by name.")]
-Digit = Annotated[str | None, typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.")]
+Label = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Class of the images, by name.", autocompletion=_completion.labels),
+]
+Digit = Annotated[
+    str | None,
+    typer.Option(metavar="DIGIT", help="Same as --label, for models of digits.", autocompletion=_completion.labels),
+]
 LabelIndex = Annotated[int | None, typer.Option(metavar="N", help="Class of the images, by index from 0.")]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
 
@@ -42,9 +67,17 @@ Size = Annotated[str | None, field_flag(DataConfig, "size", "as in training")]
 Binarize = Annotated[
     str | None, field_flag(DataConfig, "binarize", "as in training, or none for an exported file without its run")
 ]
-SplitName = Annotated[str, typer.Option(metavar="train|validation|test", help="Split of the data set.")]
-Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+SplitName = Annotated[
+    str,
+    typer.Option(
+        metavar="train|validation|test",
+        help="Split of the data set.",
+        rich_help_panel=DATA,
+        autocompletion=_completion.choices("train", "validation", "test"),
+    ),
+]
+Out = Annotated[Path, typer.Option(metavar="PATH", help="Image file to write.", rich_help_panel=OUTPUT)]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 # -- output ------------------------------------------------------------------------------------------------------------
 

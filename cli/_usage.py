@@ -1,21 +1,20 @@
-"""Help, and command-line usage errors, each on one line."""
+"""Usage errors of the command line, each on one line."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import typer
-from typer.core import TyperArgument
 
 from cvae.errors import UsageError, one_line
+from cvae.flags import Interval
+from cvae.registry import EXPECTED_VALUES
 
 CommandLineError: Any = typer.BadParameter.__base__
 """Base class of the exceptions that typer raises: click's own class or, in newer versions, typer's copy of it."""
 
 
-def hide_argument_types() -> None:
-    """Show an argument in the help as `MODEL`. Newer versions of typer append its type, as in `MODEL <str>`."""
-    if hasattr(TyperArgument, "display_type_rich"):
-        TyperArgument.display_type_rich = lambda self, ctx: None  # type: ignore[method-assign]
+EXPECTED = {"int": EXPECTED_VALUES[int], "float": EXPECTED_VALUES[float], "bool": EXPECTED_VALUES[bool]}
+"""Description of the values of an option, by the start of the name of pydantic's error."""
 
 
 def is_help(error: Any) -> bool:
@@ -25,14 +24,41 @@ def is_help(error: Any) -> bool:
 
 def explain(error: Any, args: Sequence[str]) -> UsageError:
     """Return an error that says on one line what is wrong with a command line, and where to find help."""
-    text = error.format_message().rstrip(".")
-    # Where typer reads values with pydantic, its message does not quote them.
-    details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
-    if details and details[0].get("input") is not None:
-        value = one_line(repr(details[0]["input"]), 80)
-        text = text.replace("Invalid value for", f"Invalid value {value} for", 1)
+    text = _describe_value(error) or _describe_name(error)
     if error.ctx is not None:
         command = error.ctx.command_path
     else:  # an option without its value has no context
         command = " ".join(["cvae", *(word for word in args[:1] if not word.startswith("-"))])
     return UsageError(f"{one_line(text[:1].lower() + text[1:], 500)}; see {command} --help")
+
+
+def _describe_value(error: Any) -> str:
+    """Describe a value that is not valid, or return "" for another mistake.
+
+    Newer versions of typer read values with pydantic, whose messages don't quote them.
+    """
+    details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
+    if not details or getattr(error, "param", None) is None:
+        return ""
+    kind, param, value = details[0]["type"], error.param, details[0]["input"]
+    name = max(param.opts, key=len) if param.param_type_name == "option" else param.metavar
+    shown = one_line(repr(value), 80)
+    if kind in ("greater_than_equal", "less_than_equal"):
+        interval = Interval(minimum=param.min, maximum=param.max)
+        return f"{name} {one_line(value, 80)} is out of range; it must be {interval}"
+    for prefix, expected in EXPECTED.items():
+        if kind.startswith(prefix):
+            return f"{name} {shown} is not {expected}"
+    return error.format_message().rstrip(".").replace("Invalid value for", f"Invalid value {shown} for", 1)
+
+
+def _describe_name(error: Any) -> str:
+    """Describe an option or a command that does not exist, an option without its value, or another mistake."""
+    option, text = getattr(error, "option_name", None), error.format_message().rstrip(".")
+    if "requires an argument" in text:
+        return f"{option} needs a value"
+    if option is not None and text.startswith("No such option"):
+        text, hint = f"there is no option {option}", " or ".join(error.possibilities or [])
+    else:
+        text, _, hint = text.rstrip("?").partition(". Did you mean ")
+    return f"{text} (did you mean {hint}?)" if hint else text

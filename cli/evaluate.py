@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.api import models
+from cvae.cli import _completion, _shared
+from cvae.config import HARDWARE
 
 
 def evaluate(
@@ -50,69 +51,55 @@ def evaluate(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
-    device: Annotated[str, typer.Option(metavar="NAME", help="Device: auto, cpu or cuda.")] = "auto",
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Device: auto, cpu or cuda.",
+            rich_help_panel=HARDWARE,
+            autocompletion=_completion.choices("auto", "cpu", "cuda"),
+        ),
+    ] = "auto",
     precision: Annotated[
-        str, typer.Option(metavar="fp32|bf16|fp16|auto", help="Precision of the computation in torch.")
+        str,
+        typer.Option(
+            metavar="fp32|bf16|fp16|auto",
+            help="Precision of the computation in torch.",
+            rich_help_panel=HARDWARE,
+            autocompletion=_completion.choices("fp32", "bf16", "fp16", "auto"),
+        ),
     ] = "fp32",
     json: _shared.Json = False,
 ) -> None:
-    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
+    """Evaluate a model: bounds, reconstructions and generated images.
 
-    Example: cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+    The result has likelihood bounds, reconstruction errors, label accuracy, and distances between generated and real
+    images.
+
+    Examples:
+      cvae evaluate
+      cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+      cvae evaluate runs/mine --data folder:photos --json
     """
-    import importlib.util
-
-    from cvae.errors import UsageError
-    from cvae.evaluation.bounds import Scorer
-    from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.evaluate import find_data_config
-    from cvae.evaluation.exported_scorer import ExportedScorer
-    from cvae.run import has_weights
-    from cvae.runtime import load
-
-    path = arguments.find_model(model, note=_shared.echo)
-    scorer: Scorer
-    if exported or not has_weights(path) or importlib.util.find_spec("torch") is None:
-        exported_model = load(path, device=device)
-        scorer = ExportedScorer(exported_model)
-        if exported_model.spec.prior != "normal" or exported_model.spec.architecture == "ladder":
-            _shared.echo(
-                "exported files only approximate the posterior, so these bounds are far looser than those of the run"
-            )
-        config = find_data_config(path, exported_model.spec.data)
-    else:
-        from cvae.evaluation.run_scorer import RunScorer
-
-        scorer = RunScorer(path, device, precision)
-        config = find_data_config(path, "")
-    if cas:
-        arguments.require_torch("--cas")
-        if scorer.classes is None:
-            raise UsageError(
-                f"--cas: {scorer.name!r} was trained without labels, so a classifier can't learn any; remove --cas"
-            )
-    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     with _shared.show_progress() as progress:
-        report = measure(
-            scorer,
-            config,
+        report = models.evaluate(
+            model,
+            data=data,
+            data_dir=data_dir,
+            size=size,
+            binarize=binarize,
             split=split,
             limit=limit,
             samples=samples,
             generated=generated,
             features=features,
+            cas=cas,
+            exported=exported,
             seed=seed,
-            progress=progress,
+            device=device,
+            precision=precision,
             note=_shared.echo,
-        )
-        if cas:
-            from cvae.evaluation.run_scorer.classifier import accuracy_score
-
-            report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
-    if generated and "generated" not in report:
-        _shared.echo(
-            f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
-            "choose one with --features MODULE:CALLABLE"
+            progress=progress,
         )
     _shared.report(json, report, format_report(report))
 

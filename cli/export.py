@@ -1,12 +1,12 @@
 """The command `cvae export`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.api import models
+from cvae.cli import _completion, _shared
+from cvae.cli._exporter_flags import options_of
 
 
 def export(
@@ -14,27 +14,48 @@ def export(
     format: Annotated[
         str,
         typer.Argument(
-            metavar="FORMAT", help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists all."
+            metavar="FORMAT",
+            help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists all.",
+            autocompletion=_completion.parts("export"),
         ),
     ],
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN", help="Run to export; for web and triton, any exported model. [default: the newest run]"
+            metavar="RUN",
+            help="Run to export; for web and triton, any exported model. [default: the newest run]",
+            autocompletion=_completion.models,
         ),
     ] = None,
     license: Annotated[
-        str | None, typer.Option(metavar="NAME", help="onnx: license of the weights, such as Apache-2.0.")
+        str | None,
+        typer.Option(
+            metavar="NAME", help="License of the weights, such as Apache-2.0.", rich_help_panel=options_of("onnx")
+        ),
     ] = None,
     half: Annotated[
-        bool, typer.Option("--half", help="onnx: store the weights in 16 bits, which halves the files.")
+        bool,
+        typer.Option(
+            "--half",
+            help="Store the weights in 16 bits, which halves the files.",
+            rich_help_panel=options_of("onnx"),
+        ),
     ] = False,
     out: Annotated[
         str | None,
-        typer.Option(metavar="PATH", help="web, triton: output folder. [default: web, or model_repository for triton]"),
+        typer.Option(
+            metavar="PATH",
+            help="Output folder. [default: web, or model_repository for triton]",
+            rich_help_panel=options_of("web", "triton"),
+        ),
     ] = None,
     encoder: Annotated[
-        bool, typer.Option("--encoder", help="triton: also export the encoder, as a second model.")
+        bool,
+        typer.Option(
+            "--encoder",
+            help="Also export the encoder, as a second model.",
+            rich_help_panel=options_of("triton"),
+        ),
     ] = False,
     json: _shared.Json = False,
 ) -> None:
@@ -43,42 +64,20 @@ def export(
     Start with onnx: it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
     other formats use these files. A plug-in's options are flags too; to list them: cvae export NAME --help.
 
-    Example: cvae export onnx
+    Examples:
+      cvae export onnx
+      cvae export onnx runs/mine --half --license Apache-2.0
+      cvae export web mnist-resnet-conditional --out site
+      cvae export triton --encoder
     """
     from cvae.cli._exporter_flags import parse_value
-    from cvae.exporters.base import reads_weights, reports_progress
     from cvae.registry import EXPORTERS
 
     # `license` to `encoder` are declared only to appear in --help; `ExportCommand` puts their values into `ctx.obj`.
-    exporter, defaults = EXPORTERS.get(format), EXPORTERS.options(format)
-    values = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
-    options = EXPORTERS.resolve(format, values)
-    model = _find_run(run) if reads_weights(exporter) else arguments.find_model(run, note=_shared.echo)
-    if reports_progress(exporter) and not json:
-        paths = exporter(model, _shared.echo, **options)
-    else:
-        paths = exporter(model, **options)
+    defaults = EXPORTERS.options(format)
+    options = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
+    paths = models.run_exporter(format, run, options, _shared.echo)
     lines = [f"{path} ({path.stat().st_size:,} bytes)" for path in paths]
     _shared.report(json, {"files": [str(path) for path in paths]}, "\n".join(lines))
     if page := next((path for path in paths if path.name == "index.html"), None):
         _shared.echo(f"to see it: python -m http.server --directory {page.parent}")
-
-
-def _find_run(name: str | None) -> Path:
-    """Return the folder of the named run, or of the newest run. Reject zoo models, whose files must not change."""
-    from cvae.errors import UsageError
-    from cvae.model_zoo import models
-    from cvae.run import newest_run
-    from cvae.runtime.find import find
-    from cvae.runtime.hub import SCHEME
-
-    if name is None:
-        if (newest := newest_run()) is None:
-            raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
-        _shared.echo(f"newest run: {newest}")
-        return newest
-    if name in models() and not Path(name).exists():
-        raise UsageError(f"{name!r} is a zoo model, which is already exported; see: cvae info {name}")
-    if name.startswith(SCHEME):
-        raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
-    return find(name)

@@ -7,6 +7,7 @@ import typer
 
 from cvae.api import arguments
 from cvae.cli import _shared
+from cvae.config import OUTPUT
 
 if TYPE_CHECKING:
     from cvae.runtime import Model
@@ -42,15 +43,22 @@ def generate(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="PATH", help="File or folder to write: an image, an array (.npy, .npz), or a folder of PNG files."
+            metavar="PATH",
+            help="File or folder to write: an image, an array (.npy, .npz), or a folder of PNG files.",
+            rich_help_panel=OUTPUT,
         ),
     ] = Path("generated.png"),
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Generate images, as a grid in one file, an array (.npy, .npz) or a folder of PNG files.
+    """Generate images.
 
-    Example: cvae generate --digit 7 --out seven.png
+    They are written as a grid in one file, as an array (.npy, .npz) or as a folder of PNG files.
+
+    Examples:
+      cvae generate --digit 7 --out seven.png
+      cvae generate runs/mine --grid -n 8 --seed 0
+      cvae generate mnist-resnet-flow -n 10000 --out images.npy
     """
     from cvae import imaging
     from cvae.errors import UsageError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,7 +29,12 @@ def interpolate(
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
     to_label: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Class at the end, by name. [default: the class at the start]")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Class at the end, by name. [default: the class at the start]",
+            autocompletion=_completion.labels,
+        ),
     ] = None,
     to_label_index: Annotated[
         int | None,
@@ -48,7 +53,9 @@ def interpolate(
     mode: Annotated[
         str,
         typer.Option(
-            metavar="slerp|lerp", help="Path between latent codes: a great circle (slerp) or a straight line (lerp)."
+            metavar="slerp|lerp",
+            help="Path between latent codes: a great circle (slerp) or a straight line (lerp).",
+            autocompletion=_completion.choices("slerp", "lerp"),
         ),
     ] = "slerp",
     fps: Annotated[float, typer.Option(min=0.1, max=50, metavar="X", help="Frames per second of an animation.")] = 12.0,
@@ -56,12 +63,15 @@ def interpolate(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Interpolate between two images, as a strip (.png) or an animation that runs back and forth (.gif).
+    """Interpolate between two images.
 
-    The ends are image files, seeds, or two labels (--label 3 --to-label 8). If an animation with --via ends where it
-    starts, it runs as a loop instead.
+    The result is a strip (.png) or an animation that runs back and forth (.gif). The ends are image files, seeds, or
+    two labels (--label 3 --to-label 8). If an animation with --via ends where it starts, it runs as a loop instead.
 
-    Example: cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
+    Examples:
+      cvae interpolate --from 0 --to 1
+      cvae interpolate --from three.png --to eight.png --out strip.png
+      cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
     import numpy as np
 

@@ -1,27 +1,63 @@
 """The command `cvae parts`."""
 
-from cvae.cli import _shared
+import json as json_format
+from typing import Annotated, Any
+
+import typer
+
+from cvae.api import models
+from cvae.cli import _completion, _help, _shared
+
+METAVARS = {"int": "N", "float": "X", "bool": "true|false", "tuple": "[N,...]", "str": "TEXT"}
+"""What a person types as the value of an option, by the type of the option."""
 
 
-def parts(json: _shared.Json = False) -> None:
-    """List the architectures and the other parts of a model, including parts from plug-ins.
+def parts(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Part whose options to list, such as resnet. [default: list all parts]",
+            autocompletion=_completion.part_names,
+        ),
+    ] = None,
+    json: _shared.Json = False,
+) -> None:
+    """List the architectures and other parts, or the options of one.
 
-    Example: cvae parts
+    The options of a part are set with `--set`, such as `--set arch.width=32`. Parts from plug-ins are listed too.
+
+    Examples:
+      cvae parts
+      cvae parts resnet
+      cvae parts flow --json
     """
-    from cvae import registry
+    result = models.parts(name)
+    _shared.report(json, result, format_list(result) if name is None else format_part(result))
 
-    registries = {
-        "--arch": registry.ARCHITECTURES,
-        "--conditioning": registry.CONDITIONINGS,
-        "--likelihood": registry.LIKELIHOODS,
-        "--prior": registry.PRIORS,
-        "--objective": registry.OBJECTIVES,
-        "--data": registry.DATASETS,
-        "export": registry.EXPORTERS,
-    }
-    summaries = {flag: {name: parts.summary(name) for name in parts} for flag, parts in registries.items()}
-    width = max(len(name) for names in summaries.values() for name in names)
+
+def format_list(parts: dict[str, dict[str, str]]) -> str:
+    """Format the summaries of all parts, in a section for each flag."""
+    width = max(len(name) for names in parts.values() for name in names)
     lines = []
-    for flag, names in summaries.items():
+    for flag, names in parts.items():
         lines += [flag, *(f"  {name:{width}}  {summary}" for name, summary in names.items())]
-    _shared.report(json, summaries, "\n".join(lines))
+    return "\n".join(lines)
+
+
+def format_part(part: dict[str, Any]) -> str:
+    """Format the summary of a part, and how each of its options is set."""
+    records = []
+    for option, facts in part["options"].items():
+        metavar = METAVARS.get(facts["type"], "VALUE")
+        if part["flag"] == "export":
+            flag = "--" + option.replace("_", "-")
+            usage = flag if facts["type"] == "bool" else f"{flag} {metavar}"
+        else:
+            usage = f"--set {part['flag'][2:]}.{option}={metavar}"
+        notes = [] if facts["default"] is None else [f"default: {json_format.dumps(facts['default'])}"]
+        notes += [facts["range"]] if facts["range"] else []
+        records.append((usage, f"{facts['help']} [{'; '.join(notes)}]" if notes else facts["help"]))
+    lines = [f"{part['flag']} {part['name']}: {part['summary']}"]
+    lines += _help.format_records(records, 78, 6) or ["  It has no options."]
+    return "\n".join(lines)

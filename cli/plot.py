@@ -1,24 +1,15 @@
 """The command `cvae plot`."""
 
-import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from cvae.api import arguments
-from cvae.cli import _shared
-from cvae.errors import UsageError
+from cvae.api import plot
+from cvae.cli import _completion, _shared
+from cvae.cli._help import App
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from cvae.config import DataConfig
-    from cvae.runtime import Model
-
-app = typer.Typer(
-    no_args_is_help=True, help="Plot what a model has learned and how it was trained, as .png or .svg files."
-)
+app = App(help="Plot what a model has learned and how it was trained.")
 
 Limit = Annotated[
     int, typer.Option(min=1, metavar="N", help="Maximum number of images to encode, evenly spaced in the split.")
@@ -28,7 +19,14 @@ Limit = Annotated[
 @app.command()
 def latent(
     model: _shared.ModelName = None,
-    method: Annotated[str, typer.Option(metavar="tsne|pca|umap", help="Projection method.")] = "tsne",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="tsne|pca|umap",
+            help="Projection method.",
+            autocompletion=_completion.choices("tsne", "pca", "umap"),
+        ),
+    ] = "tsne",
     perplexity: Annotated[
         float,
         typer.Option(min=1, metavar="X", help="Perplexity of t-SNE, the effective number of neighbours of a point."),
@@ -45,28 +43,32 @@ def latent(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Plot the latent codes of real images in two dimensions, coloured by class. Similar codes are close together.
+    """Plot the latent codes of images in two dimensions.
 
-    Example: cvae plot latent mnist-resnet-conditional --thumbnails
+    The points are coloured by class. Similar codes are close together.
+
+    Examples:
+      cvae plot latent mnist-resnet-conditional --thumbnails
+      cvae plot latent --method pca --out codes.svg
     """
-    _check_ready(out)
-    from cvae.plots import style
-    from cvae.plots.codes import encode
-    from cvae.plots.latent import check_method, draw, project
-
-    check_method(method)
-    encoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(encoder, config, split=split, limit=limit, note=_shared.echo)
-    if encoder.spec.classes is not None:
-        _shared.echo(
-            "this model knows the class from the label, so its codes need not contain the class: expect mixed colours"
-        )
-    points = project(codes.mean, method, perplexity=perplexity, seed=seed)
-    count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
-    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
-    style.save(draw(codes, points, title, thumbnails=thumbnails), out)
-    result = {"out": str(out), "model": encoder.spec.name, "data": codes.data, "split": split, "images": count}
-    _shared.report(json, {**result, "method": method}, f"{out} ({count:,} images)")
+    figure = plot.latent(
+        model,
+        method=method,
+        perplexity=perplexity,
+        thumbnails=thumbnails,
+        data=data,
+        data_dir=data_dir,
+        size=size,
+        binarize=binarize,
+        split=split,
+        limit=limit,
+        seed=seed,
+        out=out,
+        device=device,
+        note=_shared.echo,
+    )
+    facts = plot.describe(figure)
+    _shared.report(json, facts, f"{out} ({facts['images']:,} images)")
 
 
 @app.command()
@@ -88,7 +90,7 @@ def traverse(
             min=2, max=100, metavar="N", help="Number of values per dimension, which is the number of columns."
         ),
     ] = 9,
-    range_: Annotated[
+    range: Annotated[
         float,
         typer.Option(
             "--range",
@@ -108,31 +110,36 @@ def traverse(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Vary one dimension of the latent code per row, starting with the most informative dimension.
+    """Vary one dimension of the latent code per row.
 
-    Example: cvae plot traverse mnist-resnet-conditional --digit 7
+    The most informative dimension comes first.
+
+    Examples:
+      cvae plot traverse mnist-resnet-conditional --digit 7
+      cvae plot traverse --image seven.png --dimensions 5 --range 2
     """
-    _check_ready(out)
-    import numpy as np
-
-    from cvae.plots import style
-    from cvae.plots.codes import encode
-    from cvae.plots.traverse import draw, top_dimensions
-
-    if image is not None and seed is not None:
-        raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
-    autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    class_index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
-    code, index = _choose_start(autoencoder, image, seed, class_index)
-    name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
-    codes = encode(autoencoder, config, split=split, limit=limit, note=_shared.echo)
-    kl, values = codes.kl(), np.linspace(-range_, range_, steps, dtype=np.float32)
-    title = autoencoder.spec.name + ("" if name is None else f", label {name}")
-    style.save(draw(autoencoder, code, index, kl, values, dimensions, title), out)
-    chosen = [int(d) for d in top_dimensions(kl, dimensions)]
-    result: dict[str, Any] = {"out": str(out), "model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
-    result |= {"dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
-    _shared.report(json, result, f"{out} ({len(chosen)} of {len(kl)} dimensions)")
+    figure = plot.traverse(
+        model,
+        image=image,
+        seed=seed,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        dimensions=dimensions,
+        steps=steps,
+        range=range,
+        data=data,
+        data_dir=data_dir,
+        size=size,
+        binarize=binarize,
+        split=split,
+        limit=limit,
+        out=out,
+        device=device,
+        note=_shared.echo,
+    )
+    facts = plot.describe(figure)
+    _shared.report(json, facts, f"{out} ({len(facts['dimensions'])} of {facts['latent_dim']} dimensions)")
 
 
 @app.command()
@@ -153,21 +160,25 @@ def reconstructions(
 ) -> None:
     """Show images from a data set above their reconstructions.
 
-    Example: cvae plot reconstructions mnist-resnet-conditional
+    Examples:
+      cvae plot reconstructions mnist-resnet-conditional
+      cvae plot reconstructions --split validation -n 32 --out pairs.png
     """
-    _check_ready(out)
-    from cvae.plots import style
-    from cvae.plots.codes import encode
-    from cvae.plots.reconstructions import draw
-
-    autoencoder, config = _open_with_data(model, device, data=data, data_dir=data_dir, size=size, binarize=binarize)
-    codes = encode(autoencoder, config, split=split, limit=n, note=_shared.echo)
-    count = len(codes.mean)
-    style.save(
-        draw(autoencoder, codes, min(columns, count), f"{autoencoder.spec.name}: {split} images of {codes.data}"), out
+    figure = plot.reconstructions(
+        model,
+        n=n,
+        columns=columns,
+        data=data,
+        data_dir=data_dir,
+        size=size,
+        binarize=binarize,
+        split=split,
+        out=out,
+        device=device,
+        note=_shared.echo,
     )
-    result = {"out": str(out), "model": autoencoder.spec.name, "data": codes.data, "split": split, "images": count}
-    _shared.report(json, result, f"{out} ({count:,} images)")
+    facts = plot.describe(figure)
+    _shared.report(json, facts, f"{out} ({facts['images']:,} images)")
 
 
 @app.command()
@@ -190,40 +201,32 @@ def grid(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show every class in the same styles; for a model with two latent dimensions, show a map of the latent space.
+    """Show every class in the same styles, or a map of the latent space.
 
-    The map needs a model without labels, or --label.
+    A map is shown of a model that has two latent dimensions and no labels, or with --label.
 
-    Example: cvae plot grid mnist-resnet-conditional --seed 0
+    Examples:
+      cvae plot grid mnist-resnet-conditional --seed 0
+      cvae plot grid runs/two-dimensions --columns 30 --out map.png
     """
-    _check_ready(out)
-    from cvae.plots import style
-    from cvae.plots.grid import class_grid, manifold
-
-    decoder = arguments.open_model(model, device, note=_shared.echo)
-    spec = decoder.spec
-    index = arguments.choose_class(spec, label=label, digit=digit, label_index=label_index)
-    name = None if index is None or spec.classes is None else spec.classes[index]
-    result = {"out": str(out), "model": spec.name}
-    if spec.classes is not None and index is None:
-        columns, seed = columns or 10, arguments.choose_seed(seed)
-        style.save(class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})"), out)
-        text = f"{out} ({len(spec.classes)} classes, {columns} styles, seed {seed})"
-        _shared.report(json, {**result, "classes": list(spec.classes), "columns": columns, "seed": seed}, text)
-        return
-    if spec.latent_dim != 2:
-        argument = "" if model is None else f" {model}"
-        label_flag = "" if name is None else f" --label {shlex.quote(name)}"
-        raise UsageError(
-            f"{spec.name!r} has {spec.latent_dim} latent dimensions, but a map of the latent space needs 2; "
-            f"see its images with: cvae generate{argument} -n 64{label_flag}, or: cvae plot traverse{argument}"
-        )
-    if seed is not None:
-        raise UsageError(f"--seed {seed}: a map of the latent space needs no noise; remove --seed")
-    columns = columns or 20
-    title = f"{spec.name}: map of the latent space" + ("" if name is None else f", label {name}")
-    style.save(manifold(decoder, index, columns, title), out)
-    _shared.report(json, {**result, "label": name, "columns": columns}, f"{out} ({columns} x {columns} codes)")
+    figure = plot.grid(
+        model,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        columns=columns,
+        seed=seed,
+        out=out,
+        device=device,
+        note=_shared.echo,
+    )
+    facts = plot.describe(figure)
+    columns = facts["columns"]
+    if "classes" in facts:
+        text = f"{len(facts['classes'])} classes, {columns} styles, seed {facts['seed']}"
+    else:
+        text = f"{columns} x {columns} codes"
+    _shared.report(json, facts, f"{out} ({text})")
 
 
 @app.command()
@@ -231,95 +234,43 @@ def losses(
     runs: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="RUN", help="Run folders or zoo models. [default: the newest run, else the zoo's default model]"
+            metavar="RUN",
+            help="Run folders or zoo models. [default: the newest run, else the zoo's default model]",
+            autocompletion=_completion.models,
         ),
     ] = None,
     out: _shared.Out = Path("losses.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Plot the bound of each run and the two terms of the bound over the epochs.
+    """Plot the bounds of runs, and their two terms, over the epochs.
 
-    Example: cvae plot losses mnist-resnet-conditional
+    Examples:
+      cvae plot losses
+      cvae plot losses runs/first runs/second --out losses.svg
     """
-    _check_ready(out)
-    from cvae.plots import style
-    from cvae.plots.losses import draw, read_history
-
-    folders = [_find_run(name) for name in runs or (None,)]
-    ends = [folder.resolve().name for folder in folders]
-    names = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
-    records = {name: read_history(folder) for name, folder in zip(names, folders, strict=True)}
-    style.save(draw(records), out)
-    epochs = {name: sum("epoch" in record for record in history) for name, history in records.items()}
-    _shared.report(json, {"out": str(out), "epochs": epochs}, f"{out} ({', '.join(epochs)})")
+    facts = plot.describe(plot.losses(runs, out=out, note=_shared.echo))
+    _shared.report(json, facts, f"{out} ({', '.join(facts['epochs'])})")
 
 
 @app.command()
 def progress(
-    run: Annotated[str | None, typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]")] = None,
+    run: Annotated[
+        str | None,
+        typer.Argument(metavar="RUN", help="Run folder. [default: the newest run]", autocompletion=_completion.runs),
+    ] = None,
     epochs: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="Epochs to show. [default: at most 8, evenly spaced]")
     ] = None,
     out: _shared.Out = Path("progress.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Show how reconstructions improve during training: one row of originals, then one row per epoch.
+    """Show how reconstructions improve during training.
 
-    Example: cvae plot progress runs/digits-resnet-conditional
+    The first row has the originals, and each further row the reconstructions after an epoch.
+
+    Examples:
+      cvae plot progress
+      cvae plot progress runs/mine --epochs 1,5,10
     """
-    _check_ready(out)
-    from cvae.plots import style
-    from cvae.plots.progress import choose_epochs, draw, find_samples
-    from cvae.run import read_config
-
-    folder = _find_run(run)
-    image_shape = read_config(folder).model.image_shape
-    images = find_samples(folder)
-    chosen = choose_epochs(list(images), epochs)
-    figure = draw({epoch: images[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
-    style.save(figure, out)
-    _shared.report(json, {"out": str(out), "run": str(folder), "epochs": chosen}, f"{out} ({len(chosen)} epochs)")
-
-
-def _check_ready(out: Path) -> None:
-    """Check, before any slow work, that the packages are installed and the extension of `out` is supported."""
-    from importlib.util import find_spec
-
-    from cvae.errors import MissingExtraError
-
-    if not all(map(find_spec, ("matplotlib", "sklearn"))):
-        raise MissingExtraError("cvae plot", "plot")
-    from cvae.plots.style import check_suffix
-
-    check_suffix(out)
-
-
-def _find_run(name: str | None) -> Path:
-    """Return the folder of the model that `arguments.find_model` finds."""
-    path = arguments.find_model(name, note=_shared.echo)
-    return path if path.is_dir() else path.parent
-
-
-def _open_with_data(name: str | None, device: str, **flags: str | int | None) -> "tuple[Model, DataConfig]":
-    """Open a model with an encoder, and return it with its data config, in which the flags override values."""
-    from cvae.evaluation.evaluate import find_data_config
-
-    model, folder = arguments.open_autoencoder(name, device, note=_shared.echo)
-    return model, arguments.override_data(find_data_config(folder, model.spec.data), **flags)
-
-
-def _choose_start(
-    model: "Model", image: Path | None, seed: int | None, index: int | None
-) -> "tuple[np.ndarray, int | None]":
-    """Return the code (Z,) to start from, and the index of the class to decode it with."""
-    import numpy as np
-
-    if image is not None:
-        pixels = arguments.read_image(image, model, note=_shared.echo)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = arguments.choose_labels(model, pixels, index, [str(image)], note=_shared.echo)
-        return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
-    code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
-    if index is None and model.spec.classes is not None:
-        _shared.echo(f"no label given: using {model.spec.classes[0]!r}, the first class")
-        return code, 0
-    return code, index
+    facts = plot.describe(plot.progress(run, epochs=epochs, out=out, note=_shared.echo))
+    _shared.report(json, facts, f"{out} ({len(facts['epochs'])} epochs)")

@@ -22,9 +22,13 @@ def reconstruct(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Encode and decode images, and show the originals above their reconstructions.
+    """Encode and decode images.
 
-    Example: cvae reconstruct seven.png --digit 7
+    The image file shows the originals above their reconstructions.
+
+    Examples:
+      cvae reconstruct seven.png --digit 7
+      cvae reconstruct photos/*.png --model runs/mine --out pairs.png
     """
     import numpy as np
 

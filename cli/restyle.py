@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.cli import _completion, _shared
 
 
 def restyle(
@@ -20,7 +20,11 @@ def restyle(
     label_index: _shared.LabelIndex = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="New class, by name; may be repeated. [default: every class]"),
+        typer.Option(
+            metavar="NAME",
+            help="New class, by name; may be repeated. [default: every class]",
+            autocompletion=_completion.labels,
+        ),
     ] = None,
     to_index: Annotated[
         list[int] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
@@ -29,9 +33,13 @@ def restyle(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Change the class of images and keep their style: one row of originals, then one row per new class.
+    """Change the class of images, and keep their style.
 
-    Example: cvae restyle three.png --digit 3 --to 7
+    The image file has one row of originals, then one row per new class.
+
+    Examples:
+      cvae restyle three.png
+      cvae restyle three.png --digit 3 --to 7 --to 8
     """
     import numpy as np
 

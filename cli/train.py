@@ -1,34 +1,36 @@
 """The command `cvae train`."""
 
-import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cvae.api import arguments
-from cvae.cli import _shared
+from cvae.api.train_config import DEFAULTS, RESUMABLE, merge_layers, read_layers
+from cvae.cli import _completion, _shared
 from cvae.cli._flags import add_flags, read_flags
-from cvae.config import SHORT_FLAGS, TrainConfig, flag
+from cvae.config import MODEL, OUTPUT, SHORT_FLAGS, TrainConfig, flag
 from cvae.flags import flags_of
 
 if TYPE_CHECKING:
+    from cvae.api.run import Run
     from cvae.config import Config
-
-DEFAULTS = vars(TrainConfig())
-
-RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.resumable)
-"""Flags that may change when a run is resumed, which are the parameters of `cvae.resume`."""
 
 Recipe = Annotated[
     str | None,
-    typer.Option(metavar="NAME|PATH", help="Recipe to take flags from: a name, a .toml file or a config.json."),
+    typer.Option(
+        metavar="NAME|PATH",
+        help="Recipe to take flags from: a name, a .toml file or a config.json.",
+        autocompletion=_completion.recipes,
+    ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="PART.OPTION=VALUE", help="Set an option of a part, such as arch.width=32; may be repeated."
+        "--set",
+        metavar="PART.OPTION=VALUE",
+        help="Set an option of a part, such as arch.width=32; may be repeated. `cvae parts NAME` lists the options.",
+        rich_help_panel=MODEL,
     ),
 ]
 
@@ -37,126 +39,51 @@ Set = Annotated[
 def train(
     recipe: Recipe = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Folder of the run. [default: a new folder under runs/]")
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Folder of the run. [default: a new folder under runs/]", rich_help_panel=OUTPUT
+        ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out, or the newest run.")] = False,
     set_: Set = None,
     export: Annotated[
-        bool, typer.Option("--export/--no-export", help="Export the trained model to ONNX, as cvae export onnx does.")
+        bool,
+        typer.Option(
+            "--export/--no-export",
+            help="Export the trained model to ONNX, as cvae export onnx does.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = True,
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Train a model into a new folder under runs/, and export it to ONNX.
+    """Train a model, and export it to ONNX.
 
-    Without --data, the model learns 12,000 bundled MNIST digits, which need no download.
+    The run is a new folder under runs/. Without --data, the model learns 12,000 bundled MNIST digits, which need no
+    download.
 
-    Example: cvae train --arch resnet --conditional
+    Examples:
+      cvae train --conditional
+      cvae train --data folder:photos --size 64 --epochs 20
+      cvae train --recipe mnist-resnet-conditional --set arch.width=32
+      cvae train --resume --out runs/mnist-small-resnet --epochs 20
     """
-    from cvae.run import read_metrics
+    import cvae
 
     arguments.require_torch("cvae train")
     overrides = read_flags(TrainConfig, flags, set_ or [])
     if resume:
         run = _continue(out, merge_layers(read_layers(recipe, overrides)), export)
     else:
-        config = build_config(recipe, overrides)
-        run = _start(config, make_run_name(recipe, config), out, export)
+        run = cvae.train(out=out, recipe=recipe, export=export, **overrides)
     from cvae.engine.processes import is_main_process
 
     if is_main_process():
-        result = {"run": str(run), **read_metrics(run)[-1], "exported": export}
+        result = {"run": str(run), **run.metrics[-1], "exported": export}
         _shared.report(json, result, f"{run}: trained{' and exported' if export else ''}")
 
 
-def build_config(recipe: str | None, overrides: dict[str, Any]) -> TrainConfig:
-    """Return the config of a recipe and the flags that override it.
-
-    With `--init`, the network is that of the run whose weights training starts from, unless a flag changes it.
-    """
-    from cvae.serialization import from_dict
-
-    layers = read_layers(recipe, overrides)
-    init = merge_layers(layers).get("init")
-    network = {} if init is None else _read_network(init)
-    return from_dict(TrainConfig, {**DEFAULTS, **merge_layers([network, *layers])})
-
-
-def read_layers(recipe: str | None, overrides: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the flags of a recipe and the flags that override them."""
-    from cvae import model_zoo
-    from cvae.recipes import read_recipe
-
-    return [read_recipe(model_zoo.recipe(recipe)) if recipe else {}, overrides]
-
-
-def merge_layers(layers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Merge layers of flags; later layers override earlier ones. Defaults are not filled in.
-
-    If a later layer chooses a different part, the options of the earlier part are dropped.
-    """
-    merged = {name: value for layer in layers for name, value in layer.items()}
-    options: dict[str, dict[str, Any]] = {}
-    so_far = DEFAULTS
-    for layer in layers:
-        so_far = {**so_far, **layer}
-        for part, values in layer.get("options", {}).items():
-            if so_far.get(part) == {**DEFAULTS, **merged}.get(part):
-                options.setdefault(part, {}).update(values)
-    return {**merged, "options": options}
-
-
-def _read_network(init: str) -> dict[str, Any]:
-    """Return the flags that rebuild the network of a run."""
-    from cvae import model_zoo
-    from cvae.errors import UsageError
-    from cvae.run import read_config
-    from cvae.runtime.find import find
-
-    try:
-        folder = find(init)
-    except UsageError as error:
-        if init not in model_zoo.recipes():
-            raise
-        raise UsageError(f"--init {init!r}: train it first, with: cvae train --recipe {init}") from error
-    config = read_config(folder)
-    return {
-        **{name: part.name for name, part in config.model.parts.items()},
-        "conditional": config.training.conditional,
-        "latent_dim": config.model.latent_dim,
-        "options": {name: dict(part.options) for name, part in config.model.parts.items()},
-    }
-
-
-def make_run_name(recipe: str | None, config: TrainConfig) -> str:
-    """Return a name for a run folder, from its recipe or else its data and architecture."""
-    if recipe is None:
-        return "-".join([config.data.partition(":")[0], config.arch, *["conditional"] * config.conditional])
-    from cvae.run import CONFIG
-
-    path = Path(recipe)
-    return path.parent.name if path.name == CONFIG else path.stem
-
-
-def _start(config: TrainConfig, name: str, out: Path | None, export: bool) -> Path:
-    import cvae
-    from cvae.errors import UsageError
-    from cvae.run import create_run_folder
-
-    if out is not None:
-        return cvae.train(config, out, export=export)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes need a common folder to train into; name it with --out")
-    out = create_run_folder(name)
-    try:
-        return cvae.train(config, out, export=export)
-    finally:
-        with suppress(OSError):  # the folders are empty if training could not start
-            out.rmdir()
-            out.parent.rmdir()
-
-
-def _continue(out: Path | None, overrides: dict[str, Any], export: bool) -> Path:
+def _continue(out: Path | None, overrides: dict[str, Any], export: bool) -> "Run":
     import cvae
     from cvae.errors import UsageError
     from cvae.run import last_saved_run, read_config

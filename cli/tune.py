@@ -5,10 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
+from cvae.api import tuning
 from cvae.cli import _shared
 from cvae.cli._flags import add_flags, read_flags
-from cvae.cli.train import Recipe, Set, build_config, make_run_name
-from cvae.config import TrainConfig
+from cvae.cli.train import Recipe, Set
+from cvae.config import OUTPUT, TrainConfig
 
 
 @add_flags(TrainConfig)
@@ -37,40 +38,28 @@ def tune(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Folder of the study. [default: studies/NAME]")
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder of the study. [default: studies/NAME]", rich_help_panel=OUTPUT),
     ] = None,
     recipe: Recipe = None,
     set_: Set = None,
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Search for the flags of `cvae train` that give the best validation bound.
+    """Search for the flags of `cvae train` that give the best bound.
 
     All flags of `cvae train` are available. --search, or the [search] table of a recipe, says what to vary. Repeat the
     command to continue an interrupted study.
 
-    Example: cvae tune --arch mlp --conditional --trials 20
+    Examples:
+      cvae tune --arch mlp --conditional --trials 20
+      cvae tune --search lr=1e-4..1e-2:log --search arch.width=16,32
+      cvae tune --study digits --storage sqlite:///studies.db
     """
-    from importlib.util import find_spec
-
-    from cvae import model_zoo
-    from cvae.errors import MissingExtraError
-
-    if not all(map(find_spec, ("torch", "optuna", "psutil"))):
-        raise MissingExtraError("cvae tune", "tune")
-    from cvae.tuning.report import plot, summary, table
-    from cvae.tuning.search_space import default_space, make_space, parse_search, read_search
-    from cvae.tuning.study import Study
-
-    path = model_zoo.recipe(recipe) if recipe else None
     overrides = read_flags(TrainConfig, flags, set_ or [])
-    base = build_config(recipe, overrides)
-    varied = {**(read_search(path) if path else {}), **parse_search(search or [])}
-    space = make_space(varied) if varied else default_space(base, overrides)
+    report = tuning.tune(
+        trials=trials, search=search, study=study, storage=storage, out=out, recipe=recipe, **overrides
+    )
+    from cvae.tuning.report import table
 
-    name = study or (out.name if out else make_run_name(recipe, base))
-    current = Study(base, space, name=name, out=out or Path("studies") / name, storage=storage)
-    current.run(trials)
-    images = plot(current)
-    text = f"{table(current)}\nplots: {', '.join(map(str, images))}"
-    _shared.report(json, {**summary(current), "pictures": list(map(str, images))}, text)
+    _shared.report(json, report, f"{table(report)}\nplots: {', '.join(report['pictures'])}")

@@ -1,76 +1,79 @@
 """The command `cvae zoo`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cvae.cli import _shared
-from cvae.errors import UsageError, suggest
+from cvae.api import zoo
+from cvae.cli import _completion, _shared
+from cvae.cli._help import App
+from cvae.config import OUTPUT
 
-app = typer.Typer(no_args_is_help=True, help="List, show and copy the trained models and recipes that come with cvae.")
+app = App(help="List, show and copy the trained models and recipes of cvae.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Model from `cvae zoo list`.")]
-ModelOrRecipe = Annotated[str, typer.Argument(metavar="NAME", help="Model or recipe from `cvae zoo list`.")]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="Model from `cvae zoo list`.", autocompletion=_completion.zoo_models)
+]
+ModelOrRecipe = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="Model or recipe from `cvae zoo list`.", autocompletion=_completion.zoo_names),
+]
 
 
 @app.command("list")
 def list_(json: _shared.Json = False) -> None:
     """List the trained models, and the recipes for `cvae train --recipe`.
 
-    Example: cvae zoo list
+    Examples:
+      cvae zoo list
     """
-    from cvae import model_zoo
+    result = zoo.list()
+    _shared.report(json, result, format_list(**result))
 
-    models = {name: model_zoo.describe(name) for name in model_zoo.models()}
-    recipes = {name: model_zoo.summary(name) for name in model_zoo.recipes()}
+
+def format_list(default: str, models: dict[str, dict[str, Any]], recipes: dict[str, str]) -> str:
+    """Format the names and summaries of the models and recipes."""
     width = max(map(len, [*models, *recipes]))
     lines = ["models (cvae generate NAME, cvae zoo show NAME)"]
     for name, description in models.items():
-        note = " (the default)" if name == model_zoo.DEFAULT else ""
+        note = " (the default)" if name == default else ""
         note = note if description["installed"] else f" (not installed: model_zoo/{name} in the repository)"
         lines.append(f"  {name:{width}}  {description['summary']}{note}")
     lines += ["recipes (cvae train --recipe NAME)"]
     lines += [f"  {name:{width}}  {summary}" for name, summary in recipes.items()]
-    _shared.report(json, {"default": model_zoo.DEFAULT, "models": models, "recipes": recipes}, "\n".join(lines))
+    return "\n".join(lines)
 
 
 @app.command()
 def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
-    """Print the card of a model: data, license, training, metrics, intended use and limitations.
+    """Print the card of a model, or a recipe.
 
-    For a recipe without a trained model, print the recipe.
+    The card describes the data, the license, the training, metrics, intended use and limitations. A recipe is printed
+    if there is no model of its name.
 
-    Example: cvae zoo show mnist-resnet-conditional
+    Examples:
+      cvae zoo show mnist-resnet-conditional
+      cvae zoo show cars
     """
-    from cvae import model_zoo
-    from cvae.run import CARD
-
-    models, recipes = model_zoo.models(), model_zoo.recipes()
-    known = {**models, **recipes}
-    if name not in known:
-        raise UsageError(f"there is no zoo model or recipe {name!r}; {suggest(name, known)}")
-    if name not in models:
-        flags = model_zoo.recipe(name).read_text("utf-8")
-        _shared.report(json, {"name": name, "recipe": flags}, flags.rstrip())
-        return
-    card = (models[name] / CARD).read_text("utf-8")
-    _shared.report(json, {"name": name, **model_zoo.describe(name), "card": card}, card.rstrip())
+    result = zoo.show(name)
+    _shared.report(json, result, (result.get("card") or result["recipe"]).rstrip())
 
 
 @app.command()
 def copy(
     name: Name,
-    out: Annotated[Path | None, typer.Option(metavar="PATH", help="Folder to create. [default: runs/NAME]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="Folder to create. [default: runs/NAME]", rich_help_panel=OUTPUT),
+    ] = None,
     json: _shared.Json = False,
 ) -> None:
     """Copy the folder of a model, to use or inspect its files.
 
-    Example: cvae zoo copy mnist-resnet-conditional
+    Examples:
+      cvae zoo copy mnist-resnet-conditional
     """
-    from cvae import model_zoo
-
-    target = out or Path("runs") / name
-    model_zoo.copy(name, target)
-    files = sorted(path.name for path in target.iterdir())
-    _shared.report(json, {"out": str(target), "files": files}, f"{target}: {', '.join(files)}")
+    folder = zoo.copy(name, out=out)
+    files = sorted(path.name for path in folder.iterdir())
+    _shared.report(json, {"out": str(folder), "files": files}, f"{folder}: {', '.join(files)}")

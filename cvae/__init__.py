@@ -13,9 +13,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cvae.api.training import resume, train
+    from cvae.api import detect, hub, plot, zoo
+    from cvae.api.models import evaluate, export, info, parts
+    from cvae.api.run import Run, runs
+    from cvae.api.training import load_model, resume, train
+    from cvae.api.tuning import tune
     from cvae.config import TrainConfig
-    from cvae.engine import load_model
     from cvae.errors import CvaeError, UsageError
     from cvae.runtime import Model, load
     from cvae.spec import Spec
@@ -29,30 +32,53 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 _MODULES = {
     "CvaeError": "cvae.errors",
     "Model": "cvae.runtime",
+    "Run": "cvae.api.run",
     "Spec": "cvae.spec",
     "TrainConfig": "cvae.config",
     "UsageError": "cvae.errors",
+    "evaluate": "cvae.api.models",
+    "export": "cvae.api.models",
+    "info": "cvae.api.models",
     "load": "cvae.runtime",
-    "load_model": "cvae.engine",
+    "load_model": "cvae.api.training",
+    "parts": "cvae.api.models",
     "resume": "cvae.api.training",
+    "runs": "cvae.api.run",
     "train": "cvae.api.training",
+    "tune": "cvae.api.tuning",
 }
+
+_NAMESPACES = ("detect", "hub", "plot", "zoo")
+"""Modules of `cvae.api` whose functions are commands of a group, such as `cvae.plot.latent`."""
 
 __all__ = [
     "CvaeError",
     "Model",
+    "Run",
     "Spec",
     "TrainConfig",
     "UsageError",
     "__version__",
+    "detect",
+    "evaluate",
+    "export",
+    "hub",
+    "info",
     "load",
     "load_model",
+    "parts",
+    "plot",
     "resume",
+    "runs",
     "train",
+    "tune",
+    "zoo",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return import_module(f"cvae.api.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'cvae' has no attribute {name!r}")
     try:

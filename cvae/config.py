@@ -9,6 +9,7 @@ from typing import Any, Self
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.flags import (
+    Flag,
     Interval,
     ShortFlag,
     canonical_data,
@@ -24,7 +25,14 @@ from cvae.serialization import MAX_TEXT, from_dict, parse_json, quote, to_dict
 FORMAT = 1
 """Version of the format of config.json. Files of any other version are rejected."""
 
-MODEL, DATA, OBJECTIVE, OPTIMIZATION, EXECUTION = GROUPS = ("Model", "Data", "Objective", "Optimization", "Execution")
+GROUPS = MODEL, DATA, OBJECTIVE, OPTIMIZATION, HARDWARE, OUTPUT = (
+    "Model",
+    "Data",
+    "Objective",
+    "Optimization",
+    "Hardware",
+    "Output",
+)
 """Headings under which `--help` and the reference list the flags, in this order."""
 
 
@@ -87,7 +95,7 @@ class DataConfig:
     limit: int | None = flag_field(None, DATA, "Train only on the first N images.", interval=Interval(minimum=1))
     seed: int = flag_field(
         0,
-        EXECUTION,
+        OPTIMIZATION,
         "Seed for the initial weights, the noise, the order of the images and the choice of validation images.",
         interval=Interval(minimum=0, maximum=2**32 - 1),
         searchable=False,
@@ -251,14 +259,20 @@ class TrainConfig(DataConfig):
         resumable=True,
     )
     device: str = flag_field(
-        "auto", EXECUTION, "Device to train on.", choices=("auto", "cpu", "cuda", "mps"), resumable=True, machine=True
+        "auto",
+        HARDWARE,
+        "Device to train on.",
+        choices=("auto", "cpu", "cuda", "mps"),
+        synonyms={"gpu": "cuda", "nvidia": "cuda"},
+        resumable=True,
+        machine=True,
     )
     precision: str = flag_field(
-        "auto", EXECUTION, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
+        "auto", HARDWARE, "Floating-point precision.", choices=("auto", "fp32", "bf16", "fp16"), resolved=True
     )
     compile: bool | None = flag_field(
         None,
-        EXECUTION,
+        HARDWARE,
         "Compile the networks before training.",
         automatic="for long runs",
         resolved=True,
@@ -267,7 +281,7 @@ class TrainConfig(DataConfig):
     )
     trackers: tuple[str, ...] | None = flag_field(
         None,
-        EXECUTION,
+        OUTPUT,
         "Tracker to log to: tensorboard, wandb, mlflow or none; may be repeated.",
         name="tracker",
         automatic="tensorboard, if installed",
@@ -296,6 +310,12 @@ class TrainConfig(DataConfig):
     def data_config(self) -> DataConfig:
         """The fields that `DataConfig` has too."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
+
+
+def all_flags(config: type) -> dict[str, Flag]:
+    """Return the flags of a config and the short flags for its options, by group."""
+    flags = {**flags_of(config), **SHORT_FLAGS}
+    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def flag(name: str) -> str:

@@ -1,7 +1,11 @@
 """Exceptions, and helpers for their messages. A message is one line with the value, the cause and the fix."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
+
+DISTRIBUTION = "cvae-onnx"
 
 
 class CvaeError(Exception):
@@ -35,7 +39,44 @@ class MissingExtraError(CvaeError, ImportError):
     """
 
     def __init__(self, feature: str, extra: str = "train") -> None:
-        super().__init__(f"{feature} needs packages that are not installed: pip install 'cvae-onnx[{extra}]'")
+        super().__init__(f"{feature} needs packages that are not installed: {install_command(extra)}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra from where this package comes from: a checkout, a file or the index."""
+    try:
+        source = _find_source()
+    except Exception:  # the metadata of an installation may be missing or damaged, which must not hide an error
+        source = None
+    if source is None:
+        return f"pip install '{DISTRIBUTION}[{extra}]'"
+    if isinstance(source, Path):
+        return f"pip install {shlex.quote(f'{source}[{extra}]')}"
+    return f"pip install {shlex.quote(f'{DISTRIBUTION}[{extra}] @ {source}')}"
+
+
+def _find_source() -> Path | str | None:
+    """Return the checkout or file that this package comes from, its address, or None if it comes from an index."""
+    import json
+    from importlib.metadata import distribution
+    from urllib.parse import urlsplit
+    from urllib.request import url2pathname
+
+    path = Path(__file__).resolve().parents[1]
+    if not (path / "pyproject.toml").is_file():  # this package does not run from a checkout
+        # https://packaging.python.org/en/latest/specifications/direct-url-data-structure/
+        text = distribution(DISTRIBUTION).read_text("direct_url.json")
+        if text is None:
+            return None
+        record = json.loads(text)
+        url: str = record["url"]
+        if not url.startswith("file:"):
+            vcs = record.get("vcs_info")
+            return url if vcs is None else f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+        path = Path(url2pathname(urlsplit(url).path))
+        if not path.exists():
+            return None
+    return Path() if path == Path.cwd() else path
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -69,6 +69,8 @@ class Flag:
     """Range of the value, or of each value of a tuple."""
     choices: tuple[str, ...] = ()
     """Allowed values."""
+    synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Allowed value that a message suggests for a word that people try."""
     parse: Callable[[str], Any] | None = None
     """Function that converts the command-line argument, if the type alone is not enough."""
     canonical: Callable[[Any], Any] | None = None
@@ -99,7 +101,9 @@ class Flag:
             if item is None:
                 continue
             if self.choices and item not in self.choices:
-                raise UsageError(f"{self.spelling(name)} {item!r} is unknown; {suggest(str(item), self.choices)}")
+                known = self.synonyms.get(str(item).lower())
+                fix = suggest(str(item), self.choices) if known is None else f"did you mean {known!r}?"
+                raise UsageError(f"{self.spelling(name)} {item!r} is unknown; {fix}")
             if self.interval is not None and item not in self.interval:
                 raise UsageError(f"{self.spelling(name)} {item} is out of range; it must be {self.interval}")
 

@@ -1,4 +1,7 @@
-"""One-line format of Python warnings and of the log messages of other packages. Does not import torch."""
+"""Format of numbers, and one-line format of Python warnings and of the log messages of other packages.
+
+Does not import torch.
+"""
 
 import logging
 import sys
@@ -32,3 +35,16 @@ class _OneLineHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         sys.stderr.write(format_warning(record.getMessage()))
+
+
+def format_nats(value: float) -> str:
+    """Format a number of nats with at most ten characters."""
+    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
+
+
+def format_seconds(seconds: float) -> str:
+    """Format a time, such as "12 s", "3 min 05 s" or "2 h 05 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes // 60:,} h {minutes % 60:02} min"

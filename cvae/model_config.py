@@ -1,11 +1,11 @@
-"""Description of a network, from which it can be rebuilt. Does not import torch."""
+"""Description of a network, from which it can be rebuilt, and comparison of two. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cvae.errors import UsageError
-from cvae.serialization import check_text
+from cvae.serialization import check_text, to_dict
 
 MIN_SIDE, MAX_SIDE = 4, 4096
 """Minimum and maximum height and width of an image, in pixels."""
@@ -57,3 +57,32 @@ class ModelConfig:
         """Parts of the network by flag."""
         parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
         return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
+
+
+def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
+    """Describe in what two networks differ, such as "10 against 4 classes" or "arch.width 64 against 32"."""
+
+    def describe_images(config: ModelConfig) -> str:
+        channels, height, width = config.image_shape
+        return f"{width}x{height} pixels {'in grey' if channels == 1 else f'with {channels} channels'}"
+
+    differences = []
+    if first.image_shape != second.image_shape:
+        differences.append(f"images of {describe_images(first)} against {describe_images(second)}")
+    counts = [0 if config.classes is None else len(config.classes) for config in (first, second)]
+    if counts[0] != counts[1]:
+        differences.append(f"{counts[0]} against {counts[1]} classes")
+    if first.latent_dim != second.latent_dim:
+        differences.append(f"{first.latent_dim} against {second.latent_dim} latent dimensions")
+    for kind in (kind for kind in first.parts if kind in second.parts):
+        ours, theirs = first.parts[kind], second.parts[kind]
+        if ours.name != theirs.name:
+            differences.append(f"{kind} {ours.name} against {theirs.name}")
+            continue
+        options = to_dict(theirs)["options"]  # with lists instead of tuples, as in a config that was read from a file
+        differences += [
+            f"{kind}.{name} {value} against {options.get(name)}"
+            for name, value in to_dict(ours)["options"].items()
+            if value != options.get(name)
+        ]
+    return differences

@@ -10,14 +10,18 @@ part that it returns. Other packages add parts through an entry point in the gro
 """
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
-from importlib import import_module, metadata
-from typing import Any, NamedTuple
+from functools import cached_property, partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 from cvae.flags import Interval
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 EXPECTED_VALUES = {
     bool: "true or false",
@@ -52,7 +56,9 @@ class Registry:
         self._registered: dict[str, Callable[..., Any]] = {}
 
     @cached_property
-    def _plugins(self) -> dict[str, metadata.EntryPoint]:
+    def _plugins(self) -> "dict[str, EntryPoint]":
+        from importlib import metadata  # here, because the help does not need it and it is slow to import
+
         plugins = {}
         for entry_point in metadata.entry_points(group=self.group):
             if entry_point.name in self._builtin:
@@ -139,6 +145,19 @@ class Registry:
         parameters = inspect.signature(self.get(name)).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
+    def describe_options(self, name: str) -> dict[str, dict[str, Any]]:
+        """Return the type, default, range and description of each option of a part, where they are known."""
+        part = self.get(name)
+        return {
+            option: {
+                "type": "str" if default is None else type(default).__name__,
+                "default": default,
+                "range": None if (interval := self._interval(name, option)) is None else str(interval),
+                "help": describe_argument(part, option),
+            }
+            for option, default in self.options(name).items()
+        }
+
     def _interval(self, name: str, option: str) -> Interval | None:
         """Return the range in the annotation of an option, if it has one."""
         annotation = inspect.signature(self.get(name)).parameters[option].annotation
@@ -166,6 +185,21 @@ class Registry:
             if interval is not None and defaults[option] not in interval:
                 raise UsageError(f"{self.kind} {name!r}: {option}={value!r} is out of range; it must be {interval}")
         return defaults
+
+
+def describe_argument(part: Callable[..., Any], name: str) -> str:
+    """Return the description of an argument as a sentence, from the section "Args:" of the docstring, or "".
+
+    An argument that a class does not describe may be described by its base class.
+    """
+    while isinstance(part, partial):
+        part = part.func
+    for documented in inspect.getmro(part) if isinstance(part, type) else (part,):
+        match = re.search(rf"^( +){name}: (.+(?:\n\1 +.+)*)", inspect.getdoc(documented) or "", re.MULTILINE)
+        if match:
+            text = " ".join(match[2].split())
+            return text[0].upper() + text[1:]
+    return ""
 
 
 def _cast_like(default: Any, value: Any) -> Any:
@@ -263,8 +297,14 @@ DATASETS = Registry(
             "cvae.data.folder:folder_classes", "your own images, a subfolder per class: folder-classes:PATH"
         ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
+        "arrays": Builtin(
+            "cvae.data.array_store:arrays", "images that a program has passed to cvae.train: arrays:HASH"
+        ),
     },
 )
+PATH_DATASETS = ("folder", "folder-classes", "npz")
+"""Built-in data sets that are read from a path, as in `--data folder:PATH`."""
+
 EXPORTERS = Registry(
     "exporter",
     "cvae.exporters",
@@ -274,3 +314,14 @@ EXPORTERS = Registry(
         "triton": Builtin("cvae.exporters.triton:export", "model repository for Triton Inference Server"),
     },
 )
+
+REGISTRIES = {
+    "arch": ARCHITECTURES,
+    "conditioning": CONDITIONINGS,
+    "likelihood": LIKELIHOODS,
+    "prior": PRIORS,
+    "objective": OBJECTIVES,
+    "data": DATASETS,
+    "export": EXPORTERS,
+}
+"""Registries by the field of `TrainConfig` that names a part; exporters by the command."""

@@ -1,12 +1,15 @@
 """Run folders: names of the files, readers of the config and metrics, and lists of runs. Does not import torch."""
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cvae.config import Config
+from cvae.config import SHORT_FLAGS, Config, TrainConfig, flag
 from cvae.errors import CvaeError
+from cvae.flags import flags_of
 
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
@@ -64,6 +67,14 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def selection_bound(metrics: dict[str, float]) -> float:
+    """Return the bound that selects the best weights: the importance-weighted one if there is one, else the ELBO.
+
+    An importance-weighted objective improves its own bound at the expense of the ELBO.
+    """
+    return metrics.get("importance_weighted", metrics["bound"])
+
+
 def sample_path(run: Path, epoch: int, kind: str) -> Path:
     """Return the path of an epoch's sample image of kind "samples", "interpolations" or "reconstructions"."""
     return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"
@@ -93,6 +104,11 @@ def exported_file(path: Path, name: str) -> Path:
             return path
         path = path.parent
     if not (path / name).is_file():
+        if (path / CHECKPOINTS).is_dir() and not is_finished(path):
+            raise CvaeError(
+                f"{str(path)!r} has no {name}, because its training has not finished; finish it with: cvae train "
+                f"--resume --out {path}, or export the best weights so far with: cvae export onnx {path}"
+            )
         raise CvaeError(f"{str(path)!r} has no {name}; create it with: cvae export onnx {path}")
     return path / name
 
@@ -108,15 +124,20 @@ def newest_run(folder: Path = RUNS) -> Path | None:
     return next(iter(list_runs(folder)), None)
 
 
-def last_saved_run(folder: Path = RUNS) -> Path | None:
-    """Return the run in `folder` with the newest checkpoint, if any; the run may not have weights yet."""
+def list_started_runs(folder: Path = RUNS) -> list[Path]:
+    """List the runs in `folder`, including those without weights, by the time of their checkpoints, newest first."""
 
     def last_modified(run: Path) -> int:
         # A run that was killed before its first checkpoint has only a config.
         paths = list((run / CHECKPOINTS).glob("*.json")) or [run / CONFIG]
         return max(path.stat().st_mtime_ns for path in paths)
 
-    return max((path.parent for path in folder.glob(f"*/{CONFIG}")), key=last_modified, default=None)
+    return sorted((path.parent for path in folder.glob(f"*/{CONFIG}")), key=last_modified, reverse=True)
+
+
+def last_saved_run(folder: Path = RUNS) -> Path | None:
+    """Return the run in `folder` with the newest checkpoint, if any; the run may not have weights yet."""
+    return next(iter(list_started_runs(folder)), None)
 
 
 def create_run_folder(name: str) -> Path:
@@ -136,3 +157,107 @@ def create_run_folder(name: str) -> Path:
         except OSError as error:
             raise CvaeError(f"can't write {str(path)!r}: {error.strerror}; name a folder with --out") from error
     raise CvaeError(f"{str(RUNS)!r} has too many runs called {name!r}; name a folder with --out")
+
+
+# -- comparison of runs ------------------------------------------------------------------------------------------------
+
+
+def is_finished(run: Path) -> bool:
+    """Return whether the training of a run has ended. A damaged run has not.
+
+    The last record has the metrics of the test images. A data set may have none; then all epochs must be recorded.
+    """
+    try:
+        records = read_metrics(run)
+        epochs = read_config(run).training.epochs
+    except CvaeError:
+        return False
+    return any("test" in record for record in records) or len(records) >= (epochs or math.inf)
+
+
+def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return the bounds, epochs and time of each run, and the flags that differ between the runs.
+
+    Args:
+        runs: Folders of runs, which may be unfinished or damaged.
+
+    Returns:
+        For each run: `run`, its path; `finished`; `epochs` and `total_epochs`; `seconds` of training; the best
+        `validation` bound and the `test` bound, in nats per image; `exported`; `flags`, the flags that differ;
+        and `error`, if the run is damaged. What is not known is None.
+    """
+    rows, settings = [], []
+    for run in runs:
+        row: dict[str, Any] = {
+            "run": str(run),
+            "finished": False,
+            "epochs": None,
+            "total_epochs": None,
+            "seconds": None,
+            "validation": None,
+            "test": None,
+            "exported": (run / DECODER).is_file(),
+            "flags": {},
+            "error": None,
+        }
+        try:
+            config = read_config(run)
+            row["total_epochs"] = config.training.epochs
+            row |= _summarize(read_metrics(run) if (run / METRICS).exists() else [])
+            row["finished"] = is_finished(run)
+        except CvaeError as error:
+            row["error"] = str(error)
+        else:
+            settings.append(_read_settings(config))
+        rows.append(row)
+    all_values: dict[str, list[Any]] = {}
+    for values in settings:
+        for key, (_, value) in values.items():
+            all_values.setdefault(key, []).append(value)
+    differing = {key for key, values in all_values.items() if any(value != values[0] for value in values)}
+    intact = [row for row in rows if row["error"] is None]
+    for row, values in zip(intact, settings, strict=True):
+        row["flags"] = {spelling: value for key, (spelling, value) in values.items() if key in differing}
+    return rows
+
+
+def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the bounds, the number of epochs and the time in the metrics of a run.
+
+    Raises:
+        CvaeError: If a record is not one that a training writes.
+    """
+    try:
+        validation = [float(selection_bound(record["validation"])) for record in records if "validation" in record]
+        test = [float(selection_bound(record["test"])) for record in records if "test" in record]
+        seconds = round(sum(record.get("seconds", 0) for record in records), 3)
+        if not all(map(math.isfinite, [seconds, *validation, *test])):
+            raise ValueError("a number is not finite")
+        return {
+            "epochs": sum("epoch" in record for record in records),
+            "seconds": seconds,
+            "validation": min(validation, default=None),
+            "test": test[-1] if test else None,
+        }
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise CvaeError(f"{METRICS} is damaged: {error!r}") from error
+
+
+def _read_settings(config: Config) -> dict[str, tuple[str, Any]]:
+    """Return the flags of a run, except those that describe the machine, as pairs of spelling and value.
+
+    The key of an option contains the name of its part, because options of different parts can't be compared.
+    """
+    training = config.training
+    settings = {
+        name: (flag(name), getattr(training, name))
+        for name, field in flags_of(TrainConfig).items()
+        if not field.machine and name != "epochs"
+    }
+    parts = {name: (part.name, part.options) for name, part in config.model.parts.items()}
+    parts["objective"] = (training.objective, training.options.get("objective", {}))
+    for kind, (part, options) in parts.items():
+        for option, value in options.items():
+            is_short = option in SHORT_FLAGS and SHORT_FLAGS[option].part == kind
+            settings[f"{kind} {part} {option}"] = (flag(option) if is_short else f"--set {kind}.{option}", value)
+    return settings

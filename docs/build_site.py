@@ -121,25 +121,20 @@ def walk_commands(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def command_section(command: Any, context: Any) -> list[str]:
-    """Return the paragraphs that describe a command: usage, help, and tables of its arguments and options."""
+    """Return the paragraphs that describe a command: usage, help, examples, and tables of arguments and options."""
+    from cvae.cli._help import option_sections, split_help
+
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     parts = [f"## {context.command_path}", f"```text\n{usage}\n```"]
-    for paragraph in (command.help or "").strip().split("\n\n"):
-        text = " ".join(paragraph.split())
-        start, example, line = text.partition("Example: ")
-        parts += [f"```bash\n{line}\n```"] if example and not start else [text]
-    for title in ("Argument", "Option"):
-        records = [
-            record
-            for parameter in command.get_params(context)
-            if parameter.param_type_name == title.lower()
-            and parameter.name != "help"
-            and (record := parameter.get_help_record(context))
-        ]
-        if records:
-            lines = [f"| {title} | |", "|---|---|"]
-            lines += [f"| <code>{cell(escape(names))}</code> | {cell(escape(text))} |" for names, text in records]
-            parts.append("\n".join(lines))
+    text, examples = split_help(command.help)
+    parts += [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    if examples:
+        parts.append("```bash\n" + "\n".join(examples) + "\n```")
+    params = [parameter for parameter in command.get_params(context) if parameter.name != "help"]
+    for section, records in option_sections(params).items():
+        lines = [f"| {section} | |", "|---|---|"]
+        lines += [f"| <code>{cell(escape(names))}</code> | {cell(escape(text))} |" for names, text in records]
+        parts.append("\n".join(lines))
     return parts
 
 

@@ -19,7 +19,7 @@ Options:
     `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
     An exporter can have a second argument `note`, of default None: a function to call with a line of text that tells
-    the user what has been done. `cvae export` prints these lines to standard error, unless it prints JSON.
+    the user what has been done. `cvae export` prints these lines to standard error.
 Return value:
     The paths of the written files, in the order in which the command reports them.
 Errors:
@@ -33,7 +33,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from cvae.atomic import atomic_write
 from cvae.errors import UsageError
@@ -97,6 +97,12 @@ def read_exported(model: Path, *, encoder: bool) -> dict[str, ExportedFile]:
         )
     check_weights(model, files["decoder"].spec)
     return files
+
+
+def read_options(spec: Spec) -> dict[str, Any]:
+    """Return the options of `cvae export onnx` with which a file was exported, so that the next export keeps them."""
+    options = {"license": spec.license, "half": spec.agreement.get("weights") == "float16"}
+    return {name: value for name, value in options.items() if value}
 
 
 def write_files(files: Mapping[Path, bytes]) -> list[Path]:

@@ -13,6 +13,9 @@ from cvae.spec import Spec
 MARKER = "<!-- Written by cvae export"
 """Start of the line that allows the next export to overwrite a card."""
 
+ADDRESS = "hf://OWNER/NAME"
+"""Address of the model in a card. `cvae hub push` replaces it by the address of the repository."""
+
 NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own changes. -->"
 
 
@@ -53,12 +56,12 @@ def make_card(run: Path, spec: Spec) -> str:
 
 A {"conditional " if classes else ""}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
 turns an image into the mean and standard deviation of its noise. Each is one self-describing file, which runs on
-onnxruntime without torch.
+onnxruntime without torch. To download it from a hub, install cvae as its own README describes, with the extra `hub`.
 
 ```python
-import cvae  # pip install 'cvae-onnx[hub]'
+import cvae
 
-model = cvae.load("hf://OWNER/NAME")
+model = cvae.load("{ADDRESS}")
 images = model.generate(16{label})
 ```
 

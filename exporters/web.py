@@ -16,11 +16,14 @@ from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime import Model, load
 from cvae.runtime.find import find
 
-PAGE = ("index.html", "style.css", "app.js", "cvae.js")
+PAGE = (
+    "index.html", "style.css", "app.js", "address.js", "animation.js", "controls.js", "cvae.js", "dom.js", "image.js",
+    "pad.js",
+)  # fmt: skip
 """Files of the page, in the folder `page`. The page reads the spec from the exported files."""
 
 MANIFEST = "model.json"
-"""File that tells the page whether there is an encoder, and in which order to show the dimensions."""
+"""File that tells the page whether there is an encoder, and how much each dimension changes the image."""
 
 DECODINGS = 1024
 """Approximate number of images to decode for the ranking of the dimensions."""
@@ -51,8 +54,13 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     exported = read_exported(source, encoder=decoder.with_name(ENCODER).is_file())
     files = {name: Path(__file__).with_name("page").joinpath(name).read_bytes() for name in PAGE}
     files |= {f"{role}.onnx": file.data for role, file in exported.items()}
-    ranking = np.argsort(-measure_effects(load(decoder)), kind="stable")
-    manifest = {"encoder": ENCODER in files, "dimensions": ranking.tolist()}
+    effects = measure_effects(load(decoder))
+    ranking = np.argsort(-effects, kind="stable")
+    manifest = {
+        "encoder": ENCODER in files,
+        "dimensions": ranking.tolist(),
+        "effects": effects[ranking].round(4).tolist(),  # in the same order
+    }
     files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.load_files()}
     with atomic_folder(out) as temporary_path:
         for name, data in files.items():
@@ -61,10 +69,10 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
 
 
 def measure_effects(model: Model) -> np.ndarray:
-    """Return how much each dimension of the noise changes the image: (Z,), in squared pixel values.
+    """Return how much each dimension of the noise changes the image: (Z,), in pixel values.
 
-    The effect of a dimension is the mean squared difference between the images with -1 and +1 in this dimension, over
-    random codes. `cvae plot` ranks dimensions by their rate instead, which requires data.
+    The effect of a dimension is the root mean square of the difference between the images with -1 and +1 in this
+    dimension, over random codes. `cvae plot` ranks dimensions by their rate instead, which requires data.
     """
     latent_dim, classes = model.spec.latent_dim, model.spec.classes
     count = max(1, DECODINGS // (2 * latent_dim))
@@ -75,5 +83,5 @@ def measure_effects(model: Model) -> np.ndarray:
         ends = codes.repeat(2, axis=0)  # (N, Z) -> (2 * N, Z)
         ends[:, dimension] = np.tile([-1, 1], count)
         images = model.decode(ends, label_index=labels)
-        changes.append(np.square(images[1::2] - images[::2]).mean())
-    return np.array(changes)
+        changes.append(np.sqrt(np.square(images[1::2] - images[::2]).mean()))
+    return np.array(changes, np.float64)

@@ -1,22 +1,30 @@
 """Small local mirror of the Hugging Face Hub."""
 
+import base64
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+TOKEN = "hf_abc"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Mirror(ThreadingHTTPServer):
-    """Server that gives huggingface_hub the files of folders, {"owner/name": folder}, and records the downloads."""
+    """Server that gives huggingface_hub the files of folders, {"owner/name": folder}, and records the downloads.
+
+    Uploads need the token `TOKEN`. A repository that an upload creates is a folder in `uploads`.
+    """
 
     daemon_threads = True
 
-    def __init__(self, repositories: dict[str, Path]) -> None:
+    def __init__(self, repositories: dict[str, Path], uploads: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories
+        self.uploads = uploads
         self.downloads: list[str] = []
+        self.private: dict[str, bool] = {}
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -30,6 +38,44 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
+
+    def do_POST(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers["Authorization"] != f"Bearer {TOKEN}":
+            return self.send(401, b'{"error": "Invalid username or password."}')
+        match self.path.strip("/").split("/"):
+            case ["api", "repos", "create"]:
+                return self.create(json.loads(content))
+            case ["api", "validate-yaml"]:
+                return self.send(200, b'{"errors": [], "warnings": []}')
+            case ["api", "models", owner, name, "preupload", "main"] if f"{owner}/{name}" in self.server.repositories:
+                files = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(content)["files"]
+                ]
+                return self.send(200, json.dumps({"files": files}).encode())
+            case ["api", "models", owner, name, "commit", "main"] if f"{owner}/{name}" in self.server.repositories:
+                for line in map(json.loads, content.splitlines()):
+                    if line["key"] == "file":
+                        path = self.server.repositories[f"{owner}/{name}"] / line["value"]["path"]
+                        path.parent.mkdir(exist_ok=True)
+                        path.write_bytes(base64.b64decode(line["value"]["content"]))
+                url = f"{self.server.url}/{owner}/{name}/commit/{COMMIT}"
+                return self.send(200, json.dumps({"commitUrl": url, "commitOid": COMMIT}).encode())
+        return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def create(self, settings: dict[str, Any]) -> None:
+        name = f"{settings['organization']}/{settings['name']}"
+        url = json.dumps({"url": f"{self.server.url}/{name}"}).encode()
+        if name in self.server.repositories:
+            return self.send(409, url)
+        assert self.server.uploads is not None
+        folder = self.server.uploads / name
+        folder.mkdir(parents=True)
+        self.server.repositories[name] = folder
+        # The key depends on the version of huggingface_hub.
+        self.server.private[name] = settings.get("private") is True or settings.get("visibility") == "private"
+        return self.send(200, url)
 
     def answer(self, body: bool) -> None:
         parts = self.path.partition("?")[0].strip("/").split("/")

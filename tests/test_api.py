@@ -37,7 +37,7 @@ def exporter(monkeypatch) -> Callable[[Exception | None], list[Path]]:
 
 @pytest.mark.integration
 def test_training_ends_with_a_usable_model_and_says_so(tmp_path, capsys):
-    run = cvae.train(QUICK, tmp_path / "run")
+    run = cvae.train(QUICK, tmp_path / "run").path
     assert cvae.load(run).generate(2, label=7, seed=0).shape == (2, 1, 8, 8)
     for name in (CURVES, SAMPLE_GRID, RECONSTRUCTIONS):
         with Image.open(run / name) as image:
@@ -56,7 +56,7 @@ def test_training_ends_with_a_usable_model_and_says_so(tmp_path, capsys):
 @pytest.mark.integration
 def test_export_can_be_skipped(tmp_path, exporter, capsys):
     runs = exporter()
-    run = cvae.train(QUICK, tmp_path / "run", export=False)
+    run = cvae.train(QUICK, tmp_path / "run", export=False).path
     cvae.resume(run, epochs=2, export=False, quiet=True)
     assert runs == [] and (run / CURVES).is_file()
     assert capsys.readouterr().err.splitlines()[-3] == f"  cvae export onnx {run}"
@@ -93,7 +93,7 @@ def test_diverged_run_is_not_exported(tmp_path, exporter):
 def test_other_processes_do_not_export(tmp_path, exporter, monkeypatch):
     runs = exporter()
     monkeypatch.setattr("cvae.engine.processes.is_main_process", lambda: False)
-    assert cvae.train(QUICK, tmp_path / "run", quiet=True).is_dir() and runs == []
+    assert cvae.train(QUICK, tmp_path / "run", quiet=True).path.is_dir() and runs == []
 
 
 @pytest.mark.integration

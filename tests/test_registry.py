@@ -9,7 +9,7 @@ from importlib import metadata
 import pytest
 
 from cvae import registry
-from cvae.errors import CvaeError, MissingExtraError, UsageError
+from cvae.errors import CvaeError, MissingExtraError, UsageError, install_command
 from cvae.registry import Builtin, Registry
 
 REGISTRIES = {name: value for name, value in vars(registry).items() if isinstance(value, Registry)}
@@ -171,8 +171,9 @@ def test_error_of_a_broken_plugin_is_one_line(monkeypatch, broken_module):
 
 def test_error_for_missing_packages_gives_pip_command():
     parts = Registry("thing", "cvae.none", {"mine": Builtin("no_such_module_of_mine:x", "needs an extra")})
-    with pytest.raises(MissingExtraError, match=r"'mine'.*pip install 'cvae-onnx\[train\]'"):
+    with pytest.raises(MissingExtraError, match="'mine'") as caught:
         parts.get("mine")
+    assert str(caught.value).endswith(install_command("train"))
 
 
 # -- options -----------------------------------------------------------------------------------------------------------

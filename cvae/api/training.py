@@ -3,78 +3,151 @@
 Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
 """
 
+import os
 import shlex
 import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cvae.api.arguments import require_torch
+from cvae.api.flags import add_flags, check_flags
+from cvae.api.run import Run
+from cvae.api.train_config import combine_flags, complete, make_run_name
 from cvae.config import TrainConfig
-from cvae.errors import CvaeError, Interrupted, MissingExtraError, one_line
+from cvae.errors import CvaeError, Interrupted, MissingExtraError, UsageError, one_line
 from cvae.messages import one_line_warnings
-from cvae.run import CURVES, RECONSTRUCTIONS, SAMPLE_GRID, read_config
+from cvae.run import CURVES, DECODER, ENCODER, RECONSTRUCTIONS, SAMPLE_GRID, create_run_folder, read_config
+from cvae.serialization import quote
 
 if TYPE_CHECKING:
     from types import ModuleType
 
+    from cvae.config import Config
+    from cvae.data import Dataset
     from cvae.engine.display import Display
     from cvae.engine.trainer import OnEpoch
+    from cvae.models import VAE
+    from cvae.spec import Spec
 
 
+@add_flags(TrainConfig)
 def train(
-    config: TrainConfig,
-    out: str | Path,
+    config: TrainConfig | None = None,
+    out: str | os.PathLike[str] | None = None,
     *,
+    images: Any = None,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+    recipe: str | os.PathLike[str] | None = None,
     export: bool = True,
     quiet: bool = False,
     on_epoch: "OnEpoch | None" = None,
-) -> Path:
-    """Train a new run, export its model to ONNX, and return the folder of the run.
+    **flags: Any,
+) -> Run:
+    """Train a new run, export its model to ONNX, and return the run.
+
+    Example:
+        `run = cvae.train(images=X, labels=y, arch="conv", epochs=5)` trains on arrays, and
+        `run.load().generate(16, label=3)` generates images.
 
     Args:
-        config: What to train, and how.
-        out: Folder of the run. It must not hold a run yet, unless torchrun has restarted the process, which resumes it.
+        config: A complete configuration. It is used as it is, so it can't be combined with a recipe or flags.
+        out: Folder of the run, which must not hold a run yet, unless torchrun has restarted the process, which resumes
+            it. By default, a new folder under `runs/`.
+        images: Images to train on instead of a data set: an array of numpy, torch or another package, uint8, bool or
+            float in 0..1, (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or flat (N, H*H); a list of PIL
+            images or of paths, which are scaled and cropped to `size` (64x64 by default), and of which those that can't
+            be read are skipped with a warning; or a torch `Dataset` of images, or of tuples of an image and its label.
+            They are copied into the folder `arrays` of the data cache, so that the run can be resumed and evaluated.
+        labels: Class of each image: integers from 0 or strings, (N,) or (N, 1), or one-hot (N, K). With labels, the
+            model is conditional unless `conditional=False`.
+        classes: Names of the classes in the order of the labels. By default, the attribute `classes` of a `Dataset`,
+            or else the sorted labels.
+        recipe: Recipe to take flags from: a name, a .toml file or a config.json.
         export: Whether to export the model at the end, as `cvae export onnx` does.
         quiet: Print nothing but warnings.
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
+        **flags: Flags of the command `cvae train`, by name, and `options`; they override the recipe.
 
     Raises:
-        UsageError: If parts of the config do not fit together. Nothing is written.
+        TypeError: If there is no flag of a name.
+        UsageError: If an argument has the wrong type, or parts of the config do not fit together.
         CvaeError: If the data can't be read, the disk can't be written, or a process was lost; also if the export
             fails, after the run is complete.
         Diverged: If the loss or a gradient is not finite. The model is not exported.
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
+    require_torch("cvae.train")
+    _check_images(images, labels, classes)
     with one_line_warnings():
+        if config is None:
+            overrides = combine_flags(recipe, check_flags(TrainConfig, flags, "cvae.train"))
+            config = complete(overrides)
+        else:
+            _check_config(config, recipe, flags)
+            overrides = vars(config)
         engine = _import_engine("cvae.train")
-        run: Path = engine.train(config, out, quiet=quiet, on_epoch=on_epoch)
-        _finish(run, export=export, quiet=quiet)
-    return run
+        if images is not None:
+            if "data" in flags:
+                raise UsageError(f"data={flags['data']!r} and images can't be combined; remove one of them")
+            data, has_labels = _store_images(config, images, labels, classes)
+            config = replace(config, data=data, conditional=overrides.get("conditional", has_labels))
+            if config.conditional and not has_labels:
+                raise UsageError("a conditional model needs labels; pass labels=..., or conditional=False")
+        with _run_folder(out, make_run_name(recipe, config)) as folder:
+            path: Path = engine.train(config, folder, quiet=quiet, on_epoch=on_epoch)
+            _finish(path, export=export, quiet=quiet)
+    return Run(path)
 
 
 def resume(
-    out: str | Path,
+    out: str | os.PathLike[str],
     *,
+    images: Any = None,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
     data_dir: str | None = None,
     epochs: int | None = None,
     patience: int | None = None,
     device: str | None = None,
     on_nan: str | None = None,
     compile: bool | None = None,
-    trackers: tuple[str, ...] | None = None,
+    trackers: Sequence[str] | None = None,
     export: bool = True,
     quiet: bool = False,
     on_epoch: "OnEpoch | None" = None,
-) -> Path:
-    """Resume a run from its newest intact checkpoint, export its model to ONNX, and return the folder of the run.
+) -> Run:
+    """Resume a run from its newest intact checkpoint, export its model to ONNX, and return the run.
 
-    Arguments other than None replace those that the run was started with. `epochs` is the total number of epochs.
+    Arguments other than None replace those that the run was started with.
+
+    Args:
+        out: Folder of the run.
+        images: The images that the run was started with, if the data cache does not have them any more.
+        labels: Their labels.
+        classes: The names of the classes, if the run was started with any.
+        data_dir: Folder for downloaded data sets and decoded images.
+        epochs: Total number of epochs.
+        patience: Number of epochs without a better validation bound after which to stop; 0 never stops early.
+        device: Device to train on.
+        on_nan: Reaction to a loss that is not finite: stop or skip.
+        compile: Whether to compile the networks.
+        trackers: Trackers to log to.
+        export: Whether to export the model at the end, as `cvae export onnx` does.
+        quiet: Print nothing but warnings.
+        on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
-        UsageError: If the run has more than `epochs` epochs already.
+        UsageError: If an argument has the wrong type, the run has more than `epochs` epochs already, or the images are
+            not those that it was started with.
         CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed; also if the
             export fails, after the run is complete.
     """
-    changes: dict[str, Any] = {
+    values = {
         "data_dir": data_dir,
         "epochs": epochs,
         "patience": patience,
@@ -83,14 +156,114 @@ def resume(
         "compile": compile,
         "trackers": trackers,
     }
+    require_torch("cvae.resume")
+    _check_images(images, labels, classes)
+    used = {name: value for name, value in values.items() if value is not None}
+    changes = check_flags(TrainConfig, used, "cvae.resume")
+    del changes["options"]
     with one_line_warnings():
         engine = _import_engine("cvae.resume")
-        run: Path = engine.resume(out, quiet=quiet, on_epoch=on_epoch, **changes)
-        _finish(run, export=export, quiet=quiet)
-    return run
+        if images is not None:
+            _restore_images(Path(out), images, labels, classes, changes)
+        path: Path = engine.resume(out, quiet=quiet, on_epoch=on_epoch, **changes)
+        _finish(path, export=export, quiet=quiet)
+    return Run(path)
+
+
+def load_model(run: str | os.PathLike[str]) -> "tuple[VAE, Config]":
+    """Load the network of a run with its weights, for programs that use torch.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        The network in evaluation mode on the CPU, and the config of the run.
+
+    Raises:
+        CvaeError: If the folder is not a run, or a file in the folder is damaged.
+    """
+    model: tuple[VAE, Config] = _import_engine("cvae.load_model").load_model(Path(run))
+    return model
+
+
+def _check_config(config: Any, recipe: Any, flags: dict[str, Any]) -> None:
+    if not isinstance(config, TrainConfig):
+        raise UsageError(
+            f"config is {quote(config)}: it must be a TrainConfig; pass images as images=... and a recipe as recipe=..."
+        )
+    if recipe is not None or flags:
+        name = "recipe" if recipe is not None else next(iter(flags))
+        raise UsageError(
+            f"{name} and a complete config can't be combined; use dataclasses.replace(config, ...), or flags alone"
+        )
+
+
+def _check_images(images: Any, labels: Any, classes: Any) -> None:
+    if images is None and (labels is not None or classes is not None):
+        raise UsageError("labels and classes describe images; pass images too")
+
+
+def _store_images(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> tuple[str, bool]:
+    """Store images in the data cache, and return the data set that they are, and whether they have labels."""
+    from cvae.data.array_store import store
+
+    dataset = _collect(config, images, labels, classes)
+    for note in dataset.notes:
+        warnings.warn(note, stacklevel=3)
+    return store(dataset, _data_dir(config.data_dir)), dataset.classes is not None
+
+
+def _restore_images(
+    run: Path, images: Any, labels: Any, classes: Sequence[str] | None, changes: dict[str, Any]
+) -> None:
+    """Store the images of a run again.
+
+    Raises:
+        UsageError: If they are not those that the run was started with.
+    """
+    from cvae.data import array_store
+
+    config = read_config(run).training
+    if config.data.partition(":")[0] != array_store.NAME:
+        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images of a program; remove images")
+    dataset = _collect(config, images, labels, classes)
+    if array_store.identify(dataset) != config.data:
+        raise UsageError(
+            f"these are not the images, labels and classes that {str(run)!r} was started with; pass the same ones, or "
+            "start a new run"
+        )
+    array_store.store(dataset, _data_dir(changes.get("data_dir", config.data_dir)))
+
+
+def _collect(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> "Dataset":
+    from cvae.data.collect import collect
+
+    return collect(images, labels, classes, config.sides)
+
+
+def _data_dir(path: str | None) -> Path | None:
+    return None if path is None else Path(path).expanduser()
+
+
+@contextmanager
+def _run_folder(out: str | os.PathLike[str] | None, name: str) -> Iterator[Path]:
+    """Yield the folder of a new run, which is removed if it is new and nothing was written to it."""
+    if out is not None:
+        yield Path(out)
+        return
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("several processes need a common folder to train into; name it with --out")
+    folder = create_run_folder(name)
+    try:
+        yield folder
+    finally:
+        with suppress(OSError):  # the folders are not empty if training has started
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def _import_engine(feature: str) -> "ModuleType":
+    require_torch(feature)
     try:
         from cvae import engine
     except ModuleNotFoundError as error:
@@ -133,19 +306,26 @@ def _draw_curves(run: Path, display: "Display") -> None:
 
 
 def _export(run: Path, display: "Display") -> None:
-    """Export a run to ONNX.
+    """Export a run to ONNX, unless its exported files belong to its weights, with the options of an earlier export.
 
     Raises:
         CvaeError: If that fails, for whatever reason, with the command that exports it later.
         Interrupted: After Ctrl-C.
     """
+    from cvae.exporters.base import read_options
     from cvae.registry import EXPORTERS
     from cvae.runtime.session import read_spec
+    from cvae.runtime.weights import is_outdated
 
     command, started = f"cvae export onnx {shlex.quote(str(run))}", time.monotonic()
+    earlier, encoder = _try_read_spec(run / DECODER), _try_read_spec(run / ENCODER)
+    if earlier is not None and encoder is not None and not (is_outdated(run, earlier) or is_outdated(run, encoder)):
+        display.fields({"export": f"the files belong to these weights already; to export again: {command}"})
+        return
+    options = {} if earlier is None else read_options(earlier)
     try:
         with display.status("exporting the model to ONNX"):
-            paths = EXPORTERS.get("onnx")(run)
+            paths = EXPORTERS.get("onnx")(run, **options)
     except KeyboardInterrupt:
         raise Interrupted(f"{str(run)!r} is trained, but not exported; export it with: {command}") from None
     except Exception as error:  # torch and the parts of a plug-in may raise anything; the training must not be lost
@@ -157,6 +337,16 @@ def _export(run: Path, display: "Display") -> None:
     difference = max(read_spec(path)[0].agreement["max_abs_difference"] for path in models)
     names = " and ".join(path.name for path in models)
     display.fields({"export": f"{names}, within {difference:.1e} of PyTorch, in {time.monotonic() - started:.1f} s"})
+
+
+def _try_read_spec(path: Path) -> "Spec | None":
+    """Return the spec of an exported file, or None if there is no such file or it can't be read."""
+    from cvae.runtime.session import read_spec
+
+    try:
+        return read_spec(path)[0]
+    except CvaeError:
+        return None
 
 
 def _next_commands(run: Path, classes: tuple[str, ...] | None, *, exported: bool) -> list[str]:

@@ -75,7 +75,7 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
                 return cached
             remove_stale_files(target.parent)
             details = {"folder": str(folder.resolve()), "size": size}
-            with _create_progress_bar(console) as bar:
+            with create_progress_bar(console) as bar:
                 images = bar.track(decode(paths, size), len(paths), description=f"decoding {title}")
                 _write(target, images, paths, size, details)
         except (CvaeError, OSError) as error:
@@ -89,7 +89,7 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
     raise CvaeError(f"{str(target)!r} was removed as soon as it was written; start over")
 
 
-def _create_progress_bar(console: Console) -> Progress:
+def create_progress_bar(console: Console) -> Progress:
     """Return a progress bar that shows its description without markup, and is disabled outside a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),

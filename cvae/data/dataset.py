@@ -12,7 +12,7 @@ import numpy as np
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
-from cvae.registry import DATASETS
+from cvae.registry import DATASETS, PATH_DATASETS
 
 MAX_MEMORY_BYTES = 2**28
 """Maximum size, in bytes, of a data set on disk that is read into memory as a whole."""
@@ -169,6 +169,9 @@ def _call_factory(config: DataConfig) -> object:
         raise UsageError(
             f"--data {config.data!r} is a path, not the name of a data set; use --data {loader}:{config.data}"
         )
+    if name not in DATASETS:
+        names = [known for known in DATASETS if known not in PATH_DATASETS]
+        raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
     return DATASETS.get(name)(argument, data_dir, config.sides)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from cvae.imaging.formats import bytes_per_pixel, check_size, explain, open_image
+from cvae.imaging.formats import MissingDecoder, bytes_per_pixel, check_size, explain, open_image
 from cvae.imaging.reader import cover, to_rgb
 
 MAX_WAITING_BYTES = 2**26
@@ -24,6 +24,9 @@ LARGE_BYTES = 2**26
 
 LARGE_IMAGE_LOCK = Lock()
 """Lock for decoding a large image."""
+
+PIL_LOCK = Lock()
+"""Lock for copying a PIL image: it may be in a list twice, and may not be loaded from its file yet."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -42,7 +45,7 @@ class ReadFailure(NamedTuple):
 
     Attributes:
         reason: why the image can't be read.
-        transient: whether another attempt may succeed, after an I/O or memory error.
+        transient: whether another attempt may succeed: after an I/O or memory error, or with one more package.
     """
 
     reason: str
@@ -63,8 +66,10 @@ class DecodedImage(NamedTuple):
     peak: int | None
 
 
-def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
-    """Decode image files in threads, and yield the images (3, *size) or failures in the order of `paths`.
+def decode(
+    sources: Sequence[str | Path | Image.Image], size: tuple[int, int], min_bits: int = 0
+) -> Iterator[DecodedImage | ReadFailure]:
+    """Decode image files or PIL images in threads, and yield images (3, *size) or failures in the order of `sources`.
 
     Threads suffice because Pillow releases the GIL while decoding. Processes would import the caller's program again.
     """
@@ -73,14 +78,21 @@ def decode(paths: Sequence[Path], size: tuple[int, int], min_bits: int = 0) -> I
         # Ignore warnings about files that Pillow can read, except for the warning about huge files.
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        for first in range(0, len(paths), count):
-            yield from pool.map(partial(_decode_one, size=size, min_bits=min_bits), paths[first : first + count])
+        for first in range(0, len(sources), count):
+            yield from pool.map(partial(_decode_one, size=size, min_bits=min_bits), sources[first : first + count])
 
 
-def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImage | ReadFailure:
+def _open(source: str | Path | Image.Image) -> Image.Image:
+    if not isinstance(source, Image.Image):
+        return open_image(source)
+    with PIL_LOCK:
+        return source.copy()
+
+
+def _decode_one(source: str | Path | Image.Image, size: tuple[int, int], min_bits: int) -> DecodedImage | ReadFailure:
     height, width = size
     try:
-        with open_image(path) as image:
+        with _open(source) as image:
             check_size(image, max_bytes=None)  # the user's own images may take a lot of memory
             is_large = image.width * image.height * bytes_per_pixel(image) > LARGE_BYTES
             with LARGE_IMAGE_LOCK if is_large else nullcontext():
@@ -89,6 +101,7 @@ def _decode_one(path: Path, size: tuple[int, int], min_bits: int) -> DecodedImag
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        transient = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno is not None)
+        transient = isinstance(error, MemoryError | MissingDecoder)
+        transient = transient or (isinstance(error, OSError) and error.errno is not None)
         return ReadFailure(explain(error), transient)
     return DecodedImage(pixels, bits, peak)

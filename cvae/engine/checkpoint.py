@@ -25,6 +25,7 @@ from torch.nn.modules.module import (
 from cvae.atomic import read_at_most, write_file
 from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.model_config import ModelConfig, describe_differences
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
 from cvae.runtime.find import find
@@ -48,25 +49,26 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     write_file(path, _serialize(state))
 
 
-def initialize_weights(models: Iterable[VAE], init: str) -> None:
+def initialize_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> None:
     """Copy the weights of a trained model into models.
 
     Args:
         models: models to initialize.
+        config: description of their network.
         init: run folder, or name of a run or of a zoo model, as in `--init`.
 
     Raises:
         UsageError: If the trained model does not exist, or its network differs from that of `models`.
     """
-    weights = load_model(find(init))[0].state_dict()
+    trained, trained_config = load_model(find(init))
     try:
         for model in models:
-            model.load_state_dict(weights)
+            model.load_state_dict(trained.state_dict())
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+        differences = describe_differences(trained_config.model, config)
         raise UsageError(
-            f"--init {init!r} has a different network or image shape than this run ({reason}); remove the network "
-            "flags, or train without --init"
+            f"--init {init!r} does not fit this run: {', '.join(differences) or 'their networks differ'}; choose data "
+            "and flags that fit, or train without --init"
         ) from error
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from cvae.messages import format_warning
+from cvae.messages import format_nats, format_seconds, format_warning
 
 MAX_WIDTH = 100
 """Maximum width of a line that is wrapped."""
@@ -47,19 +47,6 @@ def report_every(epochs: int) -> int:
     """Return the epochs between reports: the first of 1, 2, 5, 10, 20, ... with at most `MAX_REPORTS` reports."""
     intervals = (digit * 10**power for power in count() for digit in (1, 2, 5))
     return next(interval for interval in intervals if epochs <= interval * MAX_REPORTS)
-
-
-def format_nats(value: float) -> str:
-    """Format a number of nats with at most ten characters."""
-    return f"{value:,.2f}" if abs(value) < 1e5 else f"{value:,.0f}" if abs(value) < 1e7 else f"{value:.2e}"
-
-
-def format_seconds(seconds: float) -> str:
-    """Format a time, such as "12 s", "3 min 05 s" or "2 h 05 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-    return f"{minutes // 60:,} h {minutes % 60:02} min"
 
 
 class Display:

@@ -126,9 +126,12 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return names[0]
     if device not in names:
+        fix = "remove the flag"
+        if device == "cuda":
+            need = "a torch with CUDA (https://pytorch.org/get-started/locally)" if torch.version.cuda is None else ""
+            fix += f"; an NVIDIA GPU needs {need or 'a driver, which nvidia-smi checks'}"
         raise UsageError(
-            f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); "
-            "remove the flag"
+            f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); {fix}"
         )
     return device
 

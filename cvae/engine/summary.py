@@ -7,11 +7,12 @@ import torch
 
 from cvae.config import Config
 from cvae.data import Dataset
-from cvae.engine.display import NO_BREAK_SPACE, format_nats, format_seconds
+from cvae.engine.display import NO_BREAK_SPACE
 from cvae.engine.resolve import MAX_BATCH_SIZE, choose_batch_size
 from cvae.engine.run_state import Record
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import count_of, one_line
+from cvae.messages import format_nats, format_seconds
 
 OVERFITTING = 0.02
 """Minimum final rise of the validation bound above its best value that is reported, as a fraction of that value."""

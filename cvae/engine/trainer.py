@@ -27,11 +27,11 @@ from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
 from cvae.engine.summary import describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
-from cvae.engine.validation import Validator, selection_bound
+from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
-from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS
+from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, selection_bound
 
 CHECKPOINT_SECONDS = 120.0
 """Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
@@ -103,9 +103,11 @@ class Trainer:
 
     def run(self, *, resuming: bool = False) -> Path:
         """Train from the start, or from the newest checkpoint if `resuming`, and return the folder of the run."""
+        if not resuming:
+            self._initialize()  # before the folder is created, since the weights may not fit
         with lock_folder(self.out) if self.is_main else nullcontext():
             try:
-                if not (resuming and self._restore()):
+                if resuming and not self._restore():
                     self._initialize()
                 self._prepare_folder()
                 self._train()
@@ -307,7 +309,7 @@ class Trainer:
         """Copy the weights of the model that `--init` names, if any."""
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
-            initialize_weights([model for model in models if model is not None], init)
+            initialize_weights([model for model in models if model is not None], self.config.model, init)
 
     def _restore(self) -> bool:
         """Load the newest intact checkpoint, and return whether the run has any checkpoints.
@@ -347,9 +349,9 @@ class Trainer:
         samples = self.out / SAMPLES
         for path in (self.out / CONFIG, self.out / METRICS, *samples.glob("epoch-0000-*.png")):
             path.unlink(missing_ok=True)
-        with suppress(OSError):
-            samples.rmdir()
-            self.out.rmdir()
+        for folder in (samples, self.out):
+            with suppress(OSError):
+                folder.rmdir()
 
     @property
     def _resume_command(self) -> str:

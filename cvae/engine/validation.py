@@ -63,11 +63,3 @@ class Validator:
         importance_weighted, distortion, rate = means.tolist()
         metrics = {"distortion": distortion, "rate": rate, "bound": distortion + rate}
         return metrics if samples == 1 else {**metrics, "importance_weighted": importance_weighted}
-
-
-def selection_bound(metrics: dict[str, float]) -> float:
-    """Return the bound that selects the best weights: the importance-weighted one if there is one, else the ELBO.
-
-    An importance-weighted objective improves its own bound at the expense of the ELBO.
-    """
-    return metrics.get("importance_weighted", metrics["bound"])

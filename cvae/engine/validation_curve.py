@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cvae.engine.run_state import Record
-from cvae.engine.validation import selection_bound
+from cvae.run import selection_bound
 
 EXPLOSION_EPOCHS = 3
 """Number of epochs in a row whose validation bounds must be far above the best bound and rise."""

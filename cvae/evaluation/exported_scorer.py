@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cvae.errors import UsageError
+from cvae.errors import UsageError, install_command
 from cvae.evaluation.bounds import Samples
 from cvae.runtime.model import Model, gaussian_kl, log_prob
 
@@ -37,7 +37,7 @@ class ExportedScorer:
             raise UsageError(
                 f"an exported file has only the mean of p(x | z), which is enough for 'bernoulli' and, with sigma in "
                 f"the spec, for a gaussian, but {spec.name!r} has {spec.likelihood!r}; evaluate the run's folder "
-                "(with torch: pip install 'cvae-onnx[train]')"
+                f"(with torch: {install_command('train')})"
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim

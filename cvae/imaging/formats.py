@@ -16,9 +16,15 @@ TGA_EXTENSIONS = (".tga", ".icb", ".vda", ".vst")
 FORMATS_BY_EXTENSION = {".dib": "DIB", **dict.fromkeys(TGA_EXTENSIONS, "TGA")}
 """Formats recognized by extension. A .dib file is a BMP file, with or without its header."""
 
+HEIF_EXTENSIONS = (".heic", ".heif", ".hif")
+"""Extensions of HEIF files, which Pillow reads only with the package pillow-heif."""
+
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""Major brands of HEIF files. Files of the last two may also be AVIF files."""
+
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
-     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *TGA_EXTENSIONS)
+     ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpf", ".jpx", *TGA_EXTENSIONS, *HEIF_EXTENSIONS)
 )  # fmt: skip
 """Extensions of image files. Other files count as images too if their content begins like an image."""
 
@@ -31,7 +37,7 @@ MAX_SIDE = 2**16
 MAX_DECODED_BYTES = 160 * 2**20
 """Maximum memory for decoding an untrusted image.
 
-It allows 42 megapixels in colour, 28 as progressive JPEG, 10 as WebP, 3 as AVIF, and 1.3 as JPEG 2000.
+It allows 42 megapixels in colour, 28 as progressive JPEG, 14 as HEIC, 10 as WebP, 3 as AVIF, and 1.3 as JPEG 2000.
 """
 
 
@@ -39,13 +45,37 @@ def open_image(path: str | Path) -> Image.Image:
     """Open an image file by its content, without decoding its pixels.
 
     Raises:
+        MissingDecoder: If it is a HEIF file, and pillow-heif is not installed.
         Exception: If the file is damaged, or not an image of a supported format. Pillow raises many types.
     """
     extra_format = FORMATS_BY_EXTENSION.get(Path(path).suffix.lower())
-    image = Image.open(path, formats=(*FORMATS, extra_format) if extra_format else FORMATS)
+    try:
+        image = Image.open(path, formats=(*FORMATS, extra_format) if extra_format else FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heif(path):
+            raise
+        _register_heif()
+        image = Image.open(path, formats=("HEIF",))
     # Without a name, Pillow does not map the file. Mapping scrambles rotated TIFF images that are not RGB.
     image.filename = ""
     return image
+
+
+def _is_heif(path: str | Path) -> bool:
+    with Path(path).open("rb") as file:
+        head = file.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in HEIF_BRANDS
+
+
+def _register_heif() -> None:
+    """Make Pillow able to read HEIF files."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise MissingDecoder(
+            "HEIC images need pillow-heif, which is not installed (pip install pillow-heif)"
+        ) from error
+    register_heif_opener()
 
 
 def is_image(path: Path) -> bool:
@@ -56,7 +86,7 @@ def is_image(path: Path) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             open_image(path).close()
-    except Image.DecompressionBombError:  # the file is an image, but too large
+    except (Image.DecompressionBombError, MissingDecoder):  # the file is an image, but can't be read
         return True
     except Exception:  # Pillow raises many types of errors for other files
         return False
@@ -82,6 +112,10 @@ class UnreadableImage(ValueError):
     """Intact image that is not read because it is too large or the range of its values is unknown."""
 
 
+class MissingDecoder(UnreadableImage):
+    """Image that is not read because a package is not installed."""
+
+
 def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED_BYTES) -> None:
     """Check the size of an image before its pixels are decoded.
 
@@ -104,8 +138,8 @@ def bytes_per_pixel(image: Image.Image) -> int:
     """
     if image.format == "WEBP":  # the decoder holds four copies of the image
         return 16
-    if image.format in ("AVIF", "JPEG2000"):
-        return {"AVIF": 52, "JPEG2000": 128}[image.format]
+    if image.format in ("HEIF", "AVIF", "JPEG2000"):
+        return {"HEIF": 12, "AVIF": 52, "JPEG2000": 128}[image.format]
     if image.format == "JPEG":  # progressive files need all coefficients in memory; others are reduced while decoding
         return 6 if "progressive" in image.info else 1
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +35,19 @@ BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
 
 WHITE_IS_ZERO = 0
 """Value of the tag `PHOTOMETRIC`."""
+
+
+class ReadError(CvaeError):
+    """Failure to read an image file.
+
+    Args:
+        path: the file.
+        reason: why it can't be read, in a few words.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"can't read {str(path)!r} as an image: {reason}")
+        self.reason = reason
 
 
 class RGBImage(NamedTuple):
@@ -239,9 +252,9 @@ def read(
 
     Raises:
         UsageError: If `exact` is set and the image has a different size, or is in colour and C is 1.
-        CvaeError: If the file can't be read, is not an image, or is too large (`check_size`).
+        ReadError: If the file can't be read, is not an image, or is too large (`check_size`).
     """
-    image, decoded = _read(path, image_shape, exact, note)
+    image, decoded = read_file(path, image_shape, exact, note)
     if note is not None and decoded.note is not None:
         note(f"{str(path)!r}: {decoded.note}")
     return image
@@ -259,54 +272,17 @@ def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int,
     return depth, [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
 
 
-def read_set(
-    paths: Sequence[str | Path],
-    image_shape: tuple[int, int, int],
-    *,
-    exact: bool = False,
-    note: Callable[[str], None] | None = None,
-) -> tuple[np.ndarray, str | None]:
-    """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
-
-    Args:
-        paths: the image files.
-        image_shape: (C, H, W), with C 1 or 3.
-        exact: whether to raise an error instead of scaling, cropping or converting to grey.
-        note: called at most once, with a message about the images that have a different size, or are in colour and C
-            is 1.
-
-    Returns:
-        The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
-        such values or they fill 16 bits.
-
-    Raises:
-        UsageError: If `exact` is set and an image has a different size, or is in colour and C is 1.
-        CvaeError: If a file can't be read, is not an image, or is too large.
-    """
-    images = np.empty((len(paths), *image_shape), np.float32)
-    ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
-    mismatches: list[str] = []
-    for i, path in enumerate(paths):
-        images[i], decoded = _read(path, image_shape, exact, mismatches.append)
-        if decoded.peak is not None:
-            ranges[i] = decoded.bits, decoded.peak
-    if note is not None and mismatches:
-        others = f" (and {count_of(len(mismatches) - 1, 'other image')})" if len(mismatches) > 1 else ""
-        note(f"{mismatches[0]}{others}")
-    bits, outliers = common_bit_depth(ranges)
-    for i in outliers:
-        images[i], _ = _read(paths[i], image_shape, exact, None, min_bits=bits)
-    return images, describe_ranges(ranges.values())
-
-
-def _read(
+def read_file(
     path: str | Path,
     image_shape: tuple[int, int, int],
     exact: bool,
     note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, but without a message about its values; also return the decoded image."""
+    """Read an image file like `read`, but without a message about its values; also return the decoded image.
+
+    `min_bits` is that of `to_rgb`.
+    """
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
@@ -317,7 +293,7 @@ def _read(
                 decoded = to_rgb(file, min_bits)
                 resized = cover(decoded.rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
-        raise CvaeError(f"can't read {str(path)!r} as an image: {explain(error)}") from error
+        raise ReadError(path, explain(error)) from error
     size = decoded.size
     is_coloured = channels == 1 and np.ptp(np.asarray(decoded.rgb), axis=2).any()
     if size != (width, height) or is_coloured:

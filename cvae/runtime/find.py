@@ -1,5 +1,8 @@
 """Resolution of a model name or path, or of the default, to the model's files."""
 
+import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from cvae import model_zoo
@@ -34,10 +37,24 @@ def find(name_or_path: str | Path | None = None) -> Path:
         return model_zoo.model(name)
     if path.exists():
         raise UsageError(f"{name!r} is not a run: it has neither {CONFIG} nor {DECODER}")
-    if not zoo and newest_run() is None:
-        raise UsageError(f"there is no run, file or zoo model {name!r}; train one with: cvae train")
+    raise UsageError(f"there is no run, file or zoo model {name!r}; {_suggest_model(name, zoo)}")
+
+
+def _suggest_model(name: str, zoo: Iterable[str]) -> str:
+    """Return the fix for an unknown name of a model."""
     known = [*(run.name for run in list_runs()), *zoo]
-    raise UsageError(f"there is no run, file or zoo model {name!r}; {suggest(name, known)}")
+    parent = Path(name).parent
+    is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) is not None and not name.endswith(".onnx")
+    if is_repository and parent != RUNS and not parent.exists():
+        return f"for a model on the Hugging Face hub, use {hub.SCHEME}{name}"
+    if known:
+        return suggest(name, known)
+    if getattr(sys, "frozen", False):  # the files of the zoo are not part of the program
+        return (
+            "this program was built without the models of the package: build it with --collect-data cvae "
+            "(PyInstaller), or pass the path of an exported file to cvae.load"
+        )
+    return "train one with: cvae train"
 
 
 def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:

@@ -181,6 +181,11 @@ def _find_providers(device: str) -> list[str]:
         return [provider for provider in (PROVIDERS["cuda"], PROVIDERS["cpu"]) if provider in available]
     provider = PROVIDERS.get(device, device)
     if provider not in available:
-        fix = _NO_CUDA_FIX if device == "cuda" else f"available: {', '.join(['auto', *PROVIDERS, *available])}"
+        names = [name for name, provider in PROVIDERS.items() if provider in available]
+        fix = f"available: {', '.join(['auto', *names, *available])}"
+        if device == "cuda":
+            fix = _NO_CUDA_FIX
+        elif device.lower() in ("gpu", "nvidia"):
+            fix = f"use 'cuda'{'' if 'cuda' in names else f', after this: {_NO_CUDA_FIX}'} ({fix})"
         raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]

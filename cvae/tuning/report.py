@@ -29,22 +29,22 @@ def summary(study: Study) -> dict[str, Any]:
         "first_bound": first_bound,
         "best": best
         and {**_summarize_trial(best), "recipe": str(study.out / "best.toml"), "run": _find_run(study, best)},
+        "search": list(study.space),
         "trials": [_summarize_trial(trial) for trial in study.trials],
     }
 
 
-def table(study: Study) -> str:
-    """Format a study as a table of its trials, the best trial first, followed by commands that use the best trial."""
-    names = list(study.space)
+def table(report: dict[str, Any]) -> str:
+    """Format a summary as a table of its trials, the best trial first, followed by commands that use the best trial."""
+    names = report["search"]
     rows = [["trial", "outcome", "bound", "seconds", *names]]
-    for trial in study.trials:
-        bound = "" if trial.value is None else f"{trial.value:.2f}"
-        values = [format_value(trial.params.get(name, "")) for name in names]
-        number = f"{trial.number} (first)" if is_first(trial) else str(trial.number)
-        rows.append([number, outcome(trial), bound, str(trial.user_attrs.get("seconds", "")), *values])
+    for trial in report["trials"]:
+        bound = "" if trial["bound"] is None else f"{trial['bound']:.2f}"
+        seconds = "" if trial["seconds"] is None else str(trial["seconds"])
+        values = [format_value(trial["params"].get(name, "")) for name in names]
+        rows.append([f"{trial['number']}{' (first)' * trial['first']}", trial["outcome"], bound, seconds, *values])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    report = summary(study)
     if (best := report["best"]) is not None:
         first = report["first_bound"]
         gain = "" if first is None else f", {first - best['bound']:.2f} below the first trial"
@@ -123,6 +123,7 @@ def _save(figure: Figure, path: Path) -> Path:
 def _summarize_trial(trial: FrozenTrial) -> dict[str, Any]:
     return {
         "number": trial.number,
+        "first": is_first(trial),
         "outcome": outcome(trial),
         "bound": trial.value,
         "params": trial.params,

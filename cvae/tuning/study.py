@@ -33,9 +33,8 @@ from cvae.config import TrainConfig, expand_short_flags, flag
 from cvae.data import load_dataset
 from cvae.engine.launch import train
 from cvae.engine.resolve import configure
-from cvae.engine.validation import selection_bound
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
-from cvae.run import read_config
+from cvae.run import read_config, selection_bound
 from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE_FLAGS, Domain, Range, Space, apply_params, encode_choice, to_recipe
 

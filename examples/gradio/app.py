@@ -14,7 +14,7 @@ def generate(label: str, seed: int) -> object:
 page = gradio.Interface(
     generate,
     [gradio.Radio(model.spec.classes, value="7", label="Digit"), gradio.Slider(0, 1000, step=1, label="Seed")],
-    gradio.Image(generate("7", 0), format="png", label="16 images"),
+    gradio.Image(generate("7", 0), format="png", show_label=False),
     live=True,
     flagging_mode="never",
     analytics_enabled=False,

@@ -12,9 +12,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from cvae.api.train_config import RESUMABLE, build_config
 from cvae.cli._flags import add_flags, default_text, read_flags
 from cvae.cli._reference import flag_reference
-from cvae.cli.train import RESUMABLE, build_config, train
+from cvae.cli.train import train
 from cvae.cli.tune import tune
 from cvae.config import OPTIMIZATION, SHORT_FLAGS, Config, DataConfig, TrainConfig, expand_short_flags, flag
 from cvae.errors import UsageError

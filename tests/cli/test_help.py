@@ -11,10 +11,11 @@ from cli_helpers import noise, run_torch
 from PIL import Image
 
 import cvae as package
-from cvae import registry
 from cvae.cli import app
+from cvae.config import GROUPS, SHORT_FLAGS, TrainConfig
+from cvae.flags import flags_of
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands if command.callback]
+COMMANDS = [c.callback.__name__ for c in app.registered_commands if c.callback and not c.hidden]
 SUBCOMMANDS = [["export", "onnx"]] + [
     [str(group.name), command.name or command.callback.__name__]
     for group in app.registered_groups
@@ -25,23 +26,42 @@ SUBCOMMANDS = [["export", "onnx"]] + [
 
 
 def test_app_has_every_documented_command():
-    documented = "train tune evaluate generate interpolate reconstruct restyle info parts export"
+    documented = "train tune evaluate generate interpolate reconstruct restyle info parts runs export"
     assert set(documented.split()) <= set(COMMANDS)
 
 
-@pytest.mark.parametrize("flag", ["--help", "-h"])
+def sections(text: str) -> dict[str, str]:
+    """Return the text of each section of a help page by heading."""
+    parts = re.split(r"\n\n([A-Z][\w ]*):\n", text)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
 @pytest.mark.parametrize("command", [[name] for name in COMMANDS] + SUBCOMMANDS, ids=" ".join)
-def test_help_of_every_command_has_an_example(cvae, command, flag):
-    result = cvae(*command, flag)
+def test_help_of_every_command_has_sections_and_examples(cvae, command):
+    result = cvae(*command, "--help")
     assert (result.code, result.err) == (0, "")
-    assert re.search(r"Example: cvae \w+", result.out)
+    assert max(map(len, result.out.splitlines())) <= 80 and "\x1b" not in result.out
+    groups = sections(result.out)
+    examples = groups.pop("Examples", "") or groups.pop("Example")
+    assert all(re.match(rf"  cvae {' '.join(command)}\b", line) for line in examples.splitlines())
+    assert "--json" in groups["Output"] and not re.search(r"\w\.\.\.( |$)", result.out.partition("\n")[2], re.MULTILINE)
+    assert [heading for heading, text in groups.items() if "  --device " in text] in ([], ["Hardware"])
+
+
+def test_short_help_flag_is_the_same(cvae):
+    assert cvae("info", "-h") == cvae("info", "--help")
 
 
 def test_main_help_lists_every_command(cvae):
     for arguments, code in (["--help"], 0), ([], 2):
         result = cvae(*arguments)
         assert result.code == code
-        assert all(re.search(rf"^  {name}  +\S", result.out + result.err, flags=re.MULTILINE) for name in COMMANDS)
+        text = result.out + result.err
+        assert all(re.search(rf"^  {name}  +\S", text, flags=re.MULTILINE) for name in COMMANDS)
+        assert re.findall(r"^(\w+):$", text, flags=re.MULTILINE) == [
+            "Train", "Use", "Inspect", "Share", "Options", "Examples",
+        ]  # fmt: skip
+        assert max(map(len, text.splitlines())) <= 80 and not re.search(r"\w\.\.\.$", text, re.MULTILINE)
 
 
 def test_version_flag_prints_version(cvae):
@@ -67,12 +87,31 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
     assert result.returncode == 2 and result.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", result.stderr)
 
 
-def test_parts_lists_every_part(cvae):
-    report = cvae("parts", "--json").json
-    registries = {value for value in vars(registry).values() if isinstance(value, registry.Registry)}
-    assert sorted(map(sorted, report.values())) == sorted(map(sorted, registries))
-    text = cvae("parts").out
-    assert all(re.search(rf"^  {name} +\S", text, flags=re.MULTILINE) for names in report.values() for name in names)
+def test_options_of_train_are_in_groups(cvae):
+    groups = sections(cvae("train", "--help").out)
+    assert list(groups) == ["Options", *GROUPS, "Examples"]
+    for name, spec in {**flags_of(TrainConfig), **SHORT_FLAGS}.items():
+        assert f"  {spec.spelling(name)} " in groups[spec.group], name
+    assert "--set " in groups["Model"] and "--out " in groups["Output"] and "--recipe " in groups["Options"]
+
+
+def test_defaults_are_shown_in_one_way(cvae):
+    text = " ".join(cvae("generate", "--help").out.split())
+    for end in ("varied images. [default: 1]", "[default: cpu]", "[default: generated.png]", "noise. [default: random"):
+        assert end in text
+    assert "Number of images" in text and "x>=" not in text
+    text = " ".join(cvae("train", "--help").out.split())
+    assert "probability 1/2. [default: no-flip]" in text and "Learning rate. [default: 0.005]" in text
+    assert "[default: 12; 0.1 to 50]" in " ".join(cvae("interpolate", "--help").out.split())
+
+
+def test_export_help_shows_the_options_of_one_exporter(cvae):
+    assert {"Options of onnx", "Options of triton", "Options of web and triton"} < sections(
+        cvae("export", "--help").out
+    ).keys()
+    groups = sections(cvae("export", "triton", "--help").out)
+    assert "Options of onnx" not in groups and "--encoder" in groups["Options of triton"]
+    assert "--out" in groups["Options of web and triton"]
 
 
 def test_archs_is_hidden_alias_of_parts(cvae):

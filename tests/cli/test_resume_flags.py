@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import cvae as package
-from cvae.cli.train import RESUMABLE
+from cvae.api.train_config import RESUMABLE
 from cvae.config import SHORT_FLAGS, TrainConfig
 from cvae.data import Dataset, Split
 from cvae.engine.resolve import configure
@@ -100,10 +100,10 @@ def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
     Path("run/metrics.jsonl").write_text("{}\n")
     calls: list[dict[str, Any]] = []
 
-    def resume(out: Path, *, export: bool, **changes: Any) -> Path:
+    def resume(out: Path, *, export: bool, **changes: Any) -> package.Run:
         assert export
         calls.append(changes)
-        return out
+        return package.Run(out)
 
     monkeypatch.setattr(package, "resume", resume, raising=False)
     return calls
@@ -146,7 +146,7 @@ def test_every_field_of_the_config_is_covered():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "export", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "export", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for agreeing, _ in FLAGS.values() for flags in agreeing])

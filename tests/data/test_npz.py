@@ -81,6 +81,34 @@ class TestNpz:
         assert loaded.classes == ("a", "b")
 
     @pytest.mark.parametrize(
+        ("labels", "classes", "expected"),
+        [
+            (np.array([[2], [0], [1], [1], [0], [2]]), "012", [2, 0, 1, 1, 0, 2]),
+            (np.array([["b"], ["a"], ["b"], ["b"], ["b"], ["a"]]), "ab", [1, 0, 1, 1, 1, 0]),
+            (np.eye(4)[[2, 0, 1, 1, 0, 2]], "0123", [2, 0, 1, 1, 0, 2]),
+            (np.array([2.0, 0, 1, 1, 0, 2], np.float32), "012", [2, 0, 1, 1, 0, 2]),
+            (np.array([True, False] * 3), "01", [1, 0] * 3),
+        ],
+        ids=["column", "column of strings", "one-hot", "whole floats", "bool"],
+    )
+    def test_labels_of_every_layout_are_read(
+        self, save: Callable[..., str], labels: np.ndarray, classes: str, expected: list[int]
+    ) -> None:
+        loaded = load_data(save(train=self.grey, train_labels=labels), validation=0)
+        assert loaded.classes == tuple(classes)
+        assert loaded.train.labels is not None and loaded.train.labels.tolist() == expected
+
+    @pytest.mark.parametrize(
+        "array", [(grey / 255).astype(np.float32), binary, colour.transpose(0, 2, 3, 1)], ids=["float", "bool", "NHWC"]
+    )
+    def test_npy_file_may_have_the_types_and_layouts_of_npz(
+        self, save: Callable[..., str], tmp_path: Path, array: np.ndarray
+    ) -> None:
+        np.save(tmp_path / "y.npy", array)
+        expected = load_data(save(train=array), size=8, validation=0).train.images
+        assert np.array_equal(load_data(f"npz:{tmp_path / 'y.npy'}", size=8, validation=0).train.images, expected)
+
+    @pytest.mark.parametrize(
         ("arrays", "words"),
         [
             ({"test": grey}, ["'train'"]),
@@ -94,10 +122,15 @@ class TestNpz:
             ({"train": np.zeros((6, 98))}, ["(6, 98)"]),
             ({"train": np.zeros((6, 2, 8, 8), np.uint8)}, ["(6, 2, 8, 8)"]),
             ({"train": np.uint8(3)}, ["()"]),
-            ({"train": grey, "train_labels": np.zeros(6)}, ["float64"]),
+            (
+                {"train": grey, "train_labels": np.arange(6) / 4},
+                ["train labels", "continuous, such as 0.25", "digitize"],
+            ),
+            ({"train": grey, "train_labels": np.ones((6, 3))}, ["(6, 3)", "one-hot"]),
+            ({"train": grey, "train_labels": np.zeros(6, complex)}, ["complex128", "integers from 0, strings"]),
             ({"train": grey, "train_labels": [10**9] * 6}, ["1000000000"]),
             ({"train": grey, "train_labels": ["a"] * 6, "test": grey, "test_labels": ["b"] * 6}, ["test", "'b'"]),
-            ({"train": grey, "train_labels": ["a"] * 6, "test": grey, "test_labels": [0] * 6}, ["<U1, int64"]),
+            ({"train": grey, "train_labels": ["a"] * 6, "test": grey, "test_labels": [0] * 6}, ["<U1", "int64"]),
             ({"train": grey, "train_labels": [0] * 6, "classes": [1]}, ["'classes'"]),
         ],
     )

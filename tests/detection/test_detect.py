@@ -1,6 +1,7 @@
 """Anomaly detection: scores compared with their formulas, detectors, and the commands."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from heif_stub import uninstall_pillow_heif, write_heic
 from helpers import SHARED, edit_output, load_data, needs_mnist
 from PIL import Image
 from scipy.ndimage import gaussian_filter
@@ -399,6 +401,70 @@ def test_scored_images_are_read_with_the_same_bit_depth(detect, run, digits):
     expected = detect("score", "8-bit", "-m", "run", "--json").json["images"]
     for row, expected_row in zip(result.json["images"], expected, strict=True):
         assert row["reconstruction"] == pytest.approx(expected_row["reconstruction"], rel=0.02)
+
+
+def test_score_skips_images_that_cannot_be_read(detect, run, digits):
+    detect("fit", "run", "--limit", 50)
+    whole, truncated, last = save_images(Path("mine"), digits.images[:3])
+    truncated.write_bytes(truncated.read_bytes()[:40])
+    write_heic(last.with_suffix(".heic"), Image.fromarray(digits.images[2, 0]))
+    last.unlink()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        uninstall_pillow_heif(monkeypatch)
+        result = detect("score", "mine", "-m", "run", "--json")
+    assert [row["image"] for row in result.json["images"]] == [whole.name]
+    reasons = {image["image"]: image["reason"] for image in result.json["skipped"]}
+    assert set(reasons) == {"1.png", "2.heic"} and "pip install pillow-heif" in reasons["2.heic"]
+    expected = "; ".join(f"{reason}: {name!r}" for name, reason in reasons.items())
+    assert result.err == f"2 of 3 images are skipped: {expected}\n"
+    assert [path.name for path in Path("anomalies/maps").iterdir()] == [whole.name]
+    whole.unlink()
+    result = detect("score", "mine", "-m", "run", "--out", "none")
+    assert result.code == 1 and result.err.startswith("cvae: error: none of the 2 images can be read: "), result.err
+    assert not Path("none").exists()
+
+
+def test_chunks_give_the_same_result_as_all_images_at_once(detect, run, digits, monkeypatch):
+    """In chunks of 4 images, the bit depth of the images is known only after the first chunk."""
+    detect("fit", "run", "--limit", 50)
+    Path("mine").mkdir()
+    for i, image in enumerate(digits.images[:10, 0]):
+        scale = 4095 / 255 * (1 if i > 4 else 1 / 20)
+        Image.fromarray(np.rint(image * scale).astype(np.uint16)).save(f"mine/{i}.png")
+    at_once = detect("score", "mine", "-m", "run", "--json")
+    maps = {path.name: path.read_bytes() for path in Path("anomalies/maps").iterdir()}
+    counts: list[int] = []
+
+    def count_images(scorer: ExportedScorer, images: np.ndarray, **options: Any) -> scores_module.Measurement:
+        counts.append(len(images))
+        return measure(scorer, images, **options)
+
+    monkeypatch.setattr("cvae.api.detect.CHUNK_VALUES", 4 * 64)
+    monkeypatch.setattr("cvae.api.detect.MAX_WORST", 3)
+    monkeypatch.setattr("cvae.detection.scores.measure", count_images)
+    result = detect("score", "mine", "-m", "run", "--json")
+    assert result.err == at_once.err and max(counts) == 4 and sum(counts) == 10 + 5 + 3
+    for row, expected in zip(result.json["images"], at_once.json["images"], strict=True):
+        assert row["image"] == expected["image"]
+        assert [row[name] for name in SCORES] == pytest.approx([expected[name] for name in SCORES], rel=1e-3, abs=1e-3)
+    for name, content in maps.items():
+        pixels, expected_pixels = (
+            np.asarray(Image.open(file), dtype=int) for file in (f"anomalies/maps/{name}", io.BytesIO(content))
+        )
+        assert np.abs(pixels - expected_pixels).max() <= 3
+
+
+def test_functions_return_what_the_commands_print(detect, run, digits):
+    notes: list[str] = []
+    fitted = cvae.detect.fit("run", limit=50, note=notes.append)
+    assert fitted == detect("fit", "run", "--limit", 50, "--json").json and notes
+    paths = save_images(Path("mine"), digits.images[:3])
+    before = sorted(Path.cwd().rglob("*"))
+    result = cvae.detect.score(paths, model="run", score="bound")
+    assert sorted(Path.cwd().rglob("*")) == before
+    printed = detect("score", *paths, "-m", "run", "--score", "bound", "--out", "found", "--json").json
+    assert {**result, "out": "found"} == printed
+    assert cvae.detect.score(str(paths[0]), model="run")["images"][0]["image"] == "0.png"
 
 
 def test_fit_reports_skipped_files(detect, run, digits):

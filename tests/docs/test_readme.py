@@ -12,7 +12,7 @@ import pytest
 from helpers import code_blocks
 from PIL import Image
 
-from cvae.cli.train import DEFAULTS
+from cvae.api.train_config import DEFAULTS
 from cvae.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,6 +21,9 @@ DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md")
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
 """Its commands are run by test_gallery.py."""
+CONTINUOUS = ROOT / "docs" / "python.md"
+"""Its programs continue one another."""
+
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Run by the slow tests in a separate environment, and by CI."""
 
@@ -72,7 +75,10 @@ def home(tmp_path: Path) -> dict[str, str]:
         labels = np.arange(count, dtype=np.uint8) % 10
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(np.array([0x801, count], ">i4").tobytes() + labels.tobytes())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(tmp_path / "site")}
+    packages = (
+        f"{tmp_path / 'site'}{os.pathsep}{ROOT}"  # the plug-in and this checkout, even if another one is installed
+    )
+    return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": packages}
 
 
 @pytest.mark.integration
@@ -115,7 +121,8 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
 @pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
-        for program in code_blocks(document.read_text(), "python"):
+        programs = code_blocks(document.read_text(), "python")
+        for program in ["\n".join(programs)] if document == CONTINUOUS else programs:
             result = subprocess.run(
                 [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
             )

@@ -13,9 +13,10 @@ from rich.console import Console
 from cvae.config import TrainConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.engine import train
-from cvae.engine.display import COLUMNS, Display, EpochTable, format_nats, format_seconds
+from cvae.engine.display import COLUMNS, Display, EpochTable
 from cvae.engine.resolve import configure
 from cvae.engine.summary import describe_run
+from cvae.messages import format_nats, format_seconds
 
 RECORD = {
     "epoch": 1,

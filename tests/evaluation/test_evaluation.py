@@ -246,7 +246,7 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
     config = TrainConfig(
         arch="mlp", conditional=True, prior="normal", likelihood=likelihood, epochs=2, latent_dim=8, trackers=("none",)
     )
-    folder = cvae.train(config, tmp_path / "run", quiet=True)
+    folder = cvae.train(config, tmp_path / "run", quiet=True).path
     test = load_dataset(config).test
     run, exported = (
         bounds(scorer, test.images, test.labels, samples=20)

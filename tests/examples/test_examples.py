@@ -35,7 +35,7 @@ from cvae.registry import ARCHITECTURES
 ARCHITECTURES.register("mixer", cvae_mixer.mixer)
 options = {"arch": {"depth": 1}}
 config = cvae.TrainConfig(data="digits", arch="mixer", epochs=1, limit=64, options=options, trackers=("none",))
-print(*cvae.train(config, "run", export=False, quiet=True).glob("model.*"))
+print(*cvae.train(config, "run", export=False, quiet=True).path.glob("model.*"))
 """
 
 SMOKE = {

@@ -17,12 +17,13 @@ class Linear:
 
     shape, latent_dim = (3, 6, 10), 5
 
-    def __init__(self, folder: Path, classes: int = 0) -> None:
+    def __init__(self, folder: Path, classes: int | tuple[str, ...] = 0) -> None:
         rng = np.random.default_rng(0)
-        self.folder, self.classes = folder, classes
+        self.names = classes if isinstance(classes, tuple) else tuple(f"class {i}" for i in range(classes))
+        self.folder, self.classes = folder, len(self.names)
         self.weight = rng.normal(size=(self.latent_dim, 180)).astype(np.float32)
         self.weight *= np.array([[0.1], [3], [0.5], [2], [1]], np.float32)
-        self.offset = rng.normal(size=(max(classes, 1), 180)).astype(np.float32)
+        self.offset = rng.normal(size=(max(self.classes, 1), 180)).astype(np.float32)
         folder.mkdir()
         for role in ("decoder", "encoder"):
             (folder / f"{role}.onnx").write_bytes(self.graph(role))
@@ -70,7 +71,7 @@ class Linear:
         model.ir_version = 10
         spec = Spec(
             role=role, name=f"linear {self.classes}", architecture="linear", image_shape=self.shape,
-            latent_dim=self.latent_dim, classes=tuple(f"class {i}" for i in range(self.classes)) or None,
+            latent_dim=self.latent_dim, classes=self.names or None,
             likelihood="bernoulli", prior="normal", data="none", data_terms="none <b>at all</b>", weights=weights,
         )  # fmt: skip
         helper.set_model_props(model, {KEY: spec.to_json()})

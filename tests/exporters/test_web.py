@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from linear_model import Linear
 
@@ -36,7 +37,14 @@ def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
     assert {path.name for path in written} == {path.name for path in (tmp_path / "site").iterdir()} == expected
     assert (tmp_path / "site" / "decoder.onnx").read_bytes() == (linear.folder / "decoder.onnx").read_bytes()
     manifest = json.loads((tmp_path / "site" / "model.json").read_text())
-    assert manifest == {"encoder": encoder, "dimensions": [1, 3, 4, 2, 0]}  # sorted by the magnitude of their weights
+    assert manifest["encoder"] is encoder
+    assert manifest["dimensions"] == [1, 3, 4, 2, 0]  # sorted by the magnitude of their weights
+    codes = np.random.default_rng(1).normal(size=(2000, 5))
+    for dimension, effect in zip(manifest["dimensions"], manifest["effects"], strict=True):
+        low, high = codes.copy(), codes.copy()
+        low[:, dimension], high[:, dimension] = -1, 1
+        difference = linear.decode(high, [0]) - linear.decode(low, [0])
+        assert effect == pytest.approx(np.sqrt(np.square(difference).mean()), rel=0.05)
 
 
 @pytest.mark.usefixtures("fake_runtime")

@@ -10,7 +10,8 @@ from PIL import Image, features
 
 from cvae.data.listing import is_image
 from cvae.errors import CvaeError
-from cvae.imaging.reader import read, read_set
+from cvae.imaging.reader import read
+from cvae.imaging.stream import ImageStream, read_set
 
 AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF"))
 
@@ -124,6 +125,18 @@ def test_image_set_is_read_with_a_common_bit_depth(tmp_path: Path) -> None:
     np.testing.assert_allclose(images.mean(axis=(1, 2, 3)), expected, atol=1 / 254)
     assert note == "3 images of 16 or 32 bits: values of at most 4,000 are read as 12 bits, 0..4,095"
     assert read_set(paths[3:], (1, 8, 8))[1] is None
+
+
+def test_stream_reads_images_again_when_the_bit_depth_increases(tmp_path: Path) -> None:
+    peaks = (200, 4000, 900)
+    for i, peak in enumerate(peaks):
+        Image.fromarray(np.full((8, 8), peak, np.uint16)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"")
+    stream = ImageStream([tmp_path / f"{i}.png" for i in range(4)], (1, 8, 8), exact=True, chunk=1, skip=True)
+    chunks = [(indices, images.mean()) for indices, images in stream]
+    assert [indices for indices, _ in chunks] == [[0], [1], [2], [0]] and list(stream.unreadable) == [3]
+    np.testing.assert_allclose([mean for _, mean in chunks[1:]], np.array([4000, 900, 200]) / 4095, atol=1 / 254)
+    np.testing.assert_allclose(stream.read([0])[0].mean(), 200 / 4095, atol=1 / 254)
 
 
 @pytest.mark.parametrize("header", [True, False])

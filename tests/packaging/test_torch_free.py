@@ -18,6 +18,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING_PACKAGES = ("torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "accelerate", "matplotlib")
+INSTALL = f"pip install '{ROOT}[train]'"
 
 # Hide these packages from Python, as if they were not installed.
 HIDE_PACKAGES = f"""
@@ -138,14 +139,35 @@ def test_train_and_export_commands_name_the_missing_packages(trained, tmp_path, 
     before = sorted(tmp_path.rglob("*"))
     result = cvae(*arguments, cwd=tmp_path)
     assert result.returncode == 1 and result.stdout == ""
-    assert re.fullmatch(r"cvae: error: .*pip install 'cvae-onnx\[train\]'\n", result.stderr), result.stderr
+    assert re.fullmatch(rf"cvae: error: .*{re.escape(INSTALL)}\n", result.stderr), result.stderr
     assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("call", ["train(cvae.TrainConfig(), 'run')", "resume('run')", "load_model('run')"])
 def test_train_function_names_the_missing_packages(tmp_path, call):
     result = python(f"import cvae; cvae.{call}", cwd=tmp_path)
-    assert "MissingExtraError: " in result.stderr and "pip install 'cvae-onnx[train]'" in result.stderr.splitlines()[-1]
+    assert "MissingExtraError: " in result.stderr and result.stderr.endswith(f"{INSTALL}\n")
+
+
+EXPLORE = """
+import cvae, pydoc
+from cvae import *
+text = pydoc.render_doc(cvae, renderer=pydoc.plaintext)
+for name in cvae.__all__:
+    assert name in globals() and hasattr(cvae, name) and name in dir(cvae), name
+    assert name == "__version__" or name in text, name
+for call in (cvae.train, lambda: cvae.resume("run"), lambda: load_model("run")):
+    try:
+        call()
+    except ImportError as error:
+        print(type(error).__name__)
+"""
+
+
+def test_help_and_import_of_all_names_work(tmp_path):
+    result = python(EXPLORE, cwd=tmp_path)
+    assert (result.stdout.split(), result.stderr) == (["MissingExtraError"] * 3, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_attribute_raises_attribute_error(tmp_path):
@@ -175,13 +197,14 @@ def test_base_install_runs_every_command(trained, tmp_path):
         return result.stdout
 
     run_every_command(trained["labels"], run)
+    explored = subprocess.run([folder / "python", "-c", EXPLORE], cwd=work, capture_output=True, text=True)
+    assert (explored.stdout.split(), explored.stderr) == (["MissingExtraError"] * 3, "")
     for name in model_zoo.models():
         run("generate", name, "--seed", "1", "--out", f"{name}.png")
         run("reconstruct", f"{name}.png", "--model", name, "--out", "reconstruction.png")
     result = subprocess.run([folder / "cvae", "train"], cwd=work, capture_output=True, text=True)
-    assert (
-        result.returncode == 1 and "pip install 'cvae-onnx[train]'" in result.stderr and result.stderr.count("\n") == 1
-    )
+    fix = f"pip install '{checkout}[train]'"
+    assert result.returncode == 1 and fix in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_exported_files_can_be_evaluated(tmp_path):

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from plot_helpers import ZOO
 
+from cvae.errors import install_command
+
 INVALID_COMMANDS = {
     "missing run": (2, "latent empty-folder", ["'empty-folder'"]),
     "misspelt name": (2, "losses runs-plian", ["'runs-plian'", "known"]),
@@ -56,4 +58,4 @@ def test_plot_rejects_invalid_arguments_in_one_line(assert_fails, trained, code,
 def test_plot_names_missing_extra(assert_fails, trained, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for command in (["latent"], ["traverse"], ["reconstructions"], ["grid"], ["losses"], ["progress"]):
-        assert_fails(1, ["pip install 'cvae-onnx[plot]'"], *command, trained["labels"])
+        assert_fails(1, [install_command("plot")], *command, trained["labels"])

@@ -3,17 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_mirror import COMMIT, Mirror
+from hub_mirror import COMMIT, TOKEN, Mirror
 
 import cvae as package
-from cvae.errors import CvaeError, MissingExtraError, UsageError
+from cvae.errors import CvaeError, MissingExtraError, UsageError, install_command
 from cvae.exporters import card
 from cvae.exporters.onnx import export
 from cvae.runtime.session import read_spec
@@ -42,7 +44,7 @@ def mirror(trained, tmp_path, monkeypatch) -> Iterator[Mirror]:
         "somebody/decoder-alone": tmp_path / "alone",
         "somebody/nothing": tmp_path / "nothing",
     }
-    with Mirror(repositories) as server:
+    with Mirror(repositories, uploads=tmp_path / "uploads") as server:
         thread = threading.Thread(target=server.serve_forever, args=[0.01], daemon=True)
         thread.start()
         set_endpoint(server.url, monkeypatch)
@@ -131,8 +133,9 @@ def test_interrupted_download_fails_in_one_line(monkeypatch, error):
 
 def test_missing_hub_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs .*pip install 'cvae-onnx\[hub\]'"):
+    with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs ") as caught:
         package.load("hf://a/b")
+    assert str(caught.value).endswith(install_command("hub"))
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,104 @@ def test_environment_variable_selects_the_mirror(mirror, tmp_path):
     assert (result.returncode, result.stdout) == (0, "generated.png (1 image, seed 1)\n"), result.stderr
     assert result.stderr == ""  # no progress bar without a terminal
     assert sorted(mirror.downloads) == ["decoder.onnx", "encoder.onnx"]
+
+
+# -- uploads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def token(monkeypatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+
+
+@pytest.fixture
+def run(trained, in_tmp) -> Path:
+    """Copy the conditional run to a folder that can be written to."""
+    return Path(shutil.copytree(trained["labels"], "run"))
+
+
+def test_uploaded_run_generates_the_same_images(cvae, mirror, token, run):
+    result = cvae("hub", "push", run, "me/digits", "--private")
+    folder = mirror.repositories["me/digits"]
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    samples = [f"samples/epoch-0020-{name}.png" for name in ("interpolations", "reconstructions", "samples")]
+    optional = [name for name in ("curves.png", "samples.png") if (run / name).is_file()]
+    expected = ["README.md", "config.json", "decoder.onnx", "encoder.onnx", "model.safetensors", *optional, *samples]
+    assert paths == sorted(expected)
+    assert result.out == f"{mirror.url}/me/digits: {len(paths)} files\ncvae generate hf://me/digits\n", result.err
+    assert mirror.private == {"me/digits": True}
+    assert all((folder / path).read_bytes() == (run / path).read_bytes() for path in paths if path != "README.md")
+    card_text = (folder / "README.md").read_text()
+    assert 'cvae.load("hf://me/digits")' in card_text and "OWNER/NAME" not in card_text
+    images = package.load("hf://me/digits").generate(3, 7, seed=1)
+    np.testing.assert_array_equal(images, package.load(run).generate(3, 7, seed=1))
+
+
+def test_upload_updates_a_repository(mirror, token, run):
+    notes: list[str] = []
+    first = package.hub.push(run, "me/digits", note=notes.append)
+    (run / "samples.png").write_bytes((run / first["files"][-2]).read_bytes())
+    second = package.hub.push(str(run), "hf://me/digits")
+    assert first["model"] == second["model"] == "hf://me/digits" and {*second["files"]} == {
+        *first["files"],
+        "samples.png",
+    }
+    assert (mirror.repositories["me/digits"] / "samples.png").is_file() and notes == []
+
+
+def test_upload_warns_of_the_path_of_the_data(mirror, token, run):
+    config = json.loads((run / "config.json").read_text())
+    config["training"]["data"] = "folder:/private/photos"
+    (run / "config.json").write_text(json.dumps(config))
+    notes: list[str] = []
+    package.hub.push(run, "me/digits", note=notes.append)
+    assert notes == ["config.json names your data: '/private/photos'"]
+
+
+@pytest.mark.parametrize(
+    ("change", "arguments", "code", "words"),
+    [
+        (lambda run: (run / "decoder.onnx").unlink(), "run me/x", 1, ["no decoder.onnx", "cvae export onnx run"]),
+        (lambda run: (run / "README.md").unlink(), "run me/x", 1, ["no README.md", "cvae export onnx run"]),
+        (lambda run: change_weights(run), "run me/x", 2, ["other weights", "export again: cvae export onnx run"]),
+        (lambda run: (run / "model.safetensors").unlink(), "run me/x", 2, ["'run'", "model.safetensors"]),
+        (None, "run digits", 2, ["'digits'", "owner/name"]),
+        (None, "nowhere me/x", 2, ["'nowhere'"]),
+    ],
+)
+def test_upload_of_an_incomplete_run_is_rejected(cvae, mirror, token, run, change, arguments, code, words):
+    if change is not None:
+        change(run)
+    result = cvae("hub", "push", *arguments.split())
+    assert (result.code, result.out) == (code, "") and result.err.count("\n") == 1
+    assert all(word in result.err for word in words), result.err
+    assert "me/x" not in mirror.repositories
+
+
+def change_weights(run: Path) -> None:
+    content = bytearray((run / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    (run / "model.safetensors").write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(None, "needs a token"), ("hf_wrong", "rejects your token for an upload to 'me/x'")]
+)
+def test_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_path, monkeypatch, value, words):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    if value is not None:
+        monkeypatch.setenv("HF_TOKEN", value)
+    result = cvae("hub", "push", run, "me/x")
+    assert result.code != 0 and result.err.count("\n") == 1 and words in result.err, result.err
+    assert "hf auth login" in result.err and "HF_TOKEN" in result.err
+
+
+def test_upload_to_an_unreachable_hub_fails_in_one_line(cvae, token, run, monkeypatch):
+    set_endpoint(UNREACHABLE, monkeypatch)
+    result = cvae("hub", "push", run, "me/x")
+    assert result.code == 1 and result.err.count("\n") == 1 and "'me/x' can't be uploaded: " in result.err
 
 
 # -- the model card ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from runtime_helpers import DECODER, ENCODER, close, random_images
 import cvae
 from cvae.errors import CvaeError, UsageError
 from cvae.runtime import session
+from cvae.runtime.find import find
 from cvae.spec import KEY
 
 
@@ -99,6 +101,33 @@ def test_file_above_the_size_limit_is_not_read(trained, monkeypatch):
     monkeypatch.setattr(session, "MAX_BYTES", 2**16)
     with pytest.raises(CvaeError, match=r"decoder\.onnx.*larger"):
         cvae.load(trained["plain"])
+
+
+@pytest.mark.parametrize(("has_cuda", "fix"), [(True, "use 'cuda' ("), (False, "use 'cuda', after this: replace the ")])
+def test_error_for_gpu_suggests_cuda_and_lists_only_available_devices(monkeypatch, has_cuda, fix):
+    available = ["CUDAExecutionProvider"] * has_cuda + ["CPUExecutionProvider"]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
+    with pytest.raises(UsageError) as caught:
+        session._find_providers("gpu")
+    names = ["auto", "cpu", *["cuda"] * has_cuda, *available]
+    assert fix in str(caught.value) and f"available: {', '.join(names)}" in str(caught.value)
+
+
+def test_unknown_name_with_an_owner_hints_at_the_hub(in_tmp):
+    with pytest.raises(UsageError, match=r"model 'somebody/digits'; for a model .*, use hf://somebody/digits$"):
+        find("somebody/digits")
+    for name in ("runs/digits", "models/decoder.onnx", "digits"):
+        with pytest.raises(UsageError) as caught:
+            find(name)
+        assert "hf://" not in str(caught.value), name
+
+
+@pytest.mark.parametrize(("frozen", "fix"), [(True, "--collect-data cvae"), (False, "train one with: cvae train")])
+def test_program_without_models_says_how_to_get_one(in_tmp, monkeypatch, frozen, fix):
+    monkeypatch.setattr("cvae.model_zoo.models", dict)
+    monkeypatch.setattr(sys, "frozen", frozen, raising=False)
+    with pytest.raises(UsageError, match=fix):
+        find()
 
 
 def test_load_finds_run_by_name(trained, in_tmp, models):

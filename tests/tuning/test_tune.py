@@ -21,7 +21,7 @@ from cvae.cli.tune import tune as tune_command
 from cvae.config import Config, TrainConfig
 from cvae.data import load_dataset
 from cvae.engine.resolve import configure
-from cvae.errors import CvaeError, Interrupted, UsageError
+from cvae.errors import CvaeError, Interrupted, UsageError, install_command
 from cvae.recipes import read_recipe
 from cvae.serialization import from_dict
 from cvae.tuning import search_space
@@ -380,7 +380,7 @@ def test_two_workers_share_a_study(run_study, storage):
     assert from_dict(TrainConfig, read_recipe("c/best.toml")) == study.config(study.best)
     from cvae.tuning.report import summary, table
 
-    assert summary(study)["best"]["run"] is None and "its run is on" in table(study)
+    assert summary(study)["best"]["run"] is None and "its run is on" in table(summary(study))
 
 
 # -- invalid studies ---------------------------------------------------------------------------------------------------
@@ -420,7 +420,7 @@ def test_tune_names_missing_extra(in_tmp, monkeypatch, capsys):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "optuna" else find(name))
     assert cvae("tune") == 1
-    assert capsys.readouterr().err.endswith("pip install 'cvae-onnx[tune]'\n")
+    assert capsys.readouterr().err.endswith(f"{install_command('tune')}\n")
 
 
 def test_every_flag_of_train_is_a_flag_of_tune():

@@ -1,0 +1,98 @@
+"""Completion of values in the shell: names of parts, models, recipes and classes. Does not import torch."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import typer
+
+from cvae import registry
+
+Completion = Callable[..., Iterable[Any]]
+"""Function that returns values, or pairs of a value and its description. typer removes those that don't match."""
+
+
+def choices(*values: str) -> Completion:
+    """Return the completion of an option with these values."""
+    return lambda: values
+
+
+def parts(name: str) -> Completion:
+    """Return the completion of the names in a registry, which is given by its name in `registry.REGISTRIES`."""
+    names = registry.REGISTRIES[name]
+    # A data set that is read from a path is named folder:PATH.
+    return lambda: [(part + ":" * (part in registry.PATH_DATASETS), names.summary(part)) for part in names]
+
+
+def runs() -> list[tuple[str, str]]:
+    """Return the names of the runs under `runs/`, newest first."""
+    from cvae.run import list_runs
+
+    return [(run.name, f"run in {run}") for run in list_runs()]
+
+
+def zoo_models() -> list[tuple[str, str]]:
+    """Return the names of the zoo models."""
+    from cvae import model_zoo
+
+    return [(name, model_zoo.summary(name)) for name in model_zoo.models()]
+
+
+def models() -> list[tuple[str, str]]:
+    """Return the names of the runs and of the zoo models."""
+    return list({**dict(zoo_models()), **dict(runs())}.items())
+
+
+def recipes() -> list[tuple[str, str]]:
+    """Return the names of the recipes."""
+    from cvae import model_zoo
+
+    return [(name, model_zoo.summary(name)) for name in model_zoo.recipes()]
+
+
+def zoo_names() -> list[tuple[str, str]]:
+    """Return the names of the zoo models and of the recipes."""
+    return list(dict([*zoo_models(), *recipes()]).items())
+
+
+def part_names() -> list[tuple[str, str]]:
+    """Return the names in all registries."""
+    return [(name, f"{names.kind}: {names.summary(name)}") for names in registry.REGISTRIES.values() for name in names]
+
+
+def labels(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the class names of the model that the command line names, or else of the default model.
+
+    The last name of a list such as `3,4` is completed.
+    """
+    from cvae.errors import CvaeError
+    from cvae.run import DECODER, is_run, read_config
+    from cvae.runtime.find import newest
+    from cvae.runtime.hub import SCHEME
+
+    model = _find_model(ctx)
+    if str(model).startswith(SCHEME):  # no download while the user types
+        return []
+    try:
+        path, _ = newest(model)
+        if is_run(path):
+            classes = read_config(path).model.classes
+        else:
+            from cvae.runtime.session import read_spec
+
+            classes = read_spec(path if path.is_file() else path / DECODER)[0].classes
+    except CvaeError:
+        return []
+    head, comma, _ = incomplete.rpartition(",")
+    return [f"{head}{comma}{name}" for name in classes or ()]
+
+
+def _find_model(ctx: typer.Context) -> str | None:
+    """Return the model that the command line names, if any."""
+    for param in ctx.command.params:
+        if param.metavar == "MODEL":
+            is_argument = param.param_type_name == "argument"
+            # Parsing stops at an option without a value, before it assigns the arguments.
+            value = ctx.params.get(param.name or "") or (ctx.args[0] if is_argument and ctx.args else None)
+            if value is not None:
+                return str(value)
+    return None

@@ -1,0 +1,157 @@
+"""Flags of a config as keyword arguments of a function: its signature, its documentation, and checks of the values."""
+
+import inspect
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from cvae.config import GROUPS, all_flags
+from cvae.errors import UsageError, suggest
+from cvae.flags import ShortFlag
+from cvae.recipes import PARTS
+from cvae.registry import EXPECTED_VALUES
+from cvae.serialization import quote
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+OPTIONS = "Options of the parts, such as {'arch': {'width': 32}}."
+"""Documentation of the argument `options`, which is not a flag."""
+
+
+def add_flags(config: type) -> Callable[[Function], Function]:
+    """Replace `**flags` in the signature of a function with the flags of a config, and add them to its documentation.
+
+    The function still receives only the flags that the caller sets, so that others don't override a recipe.
+    """
+
+    def decorate(function: Function) -> Function:
+        signature = inspect.signature(function)
+        own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+        function.__signature__ = signature.replace(parameters=[*own, *_parameters(config)])  # type: ignore[attr-defined]
+        function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\n{_describe_flags(config)}"
+        return function
+
+    return decorate
+
+
+def _parameters(config: type) -> list[inspect.Parameter]:
+    hints = typing.get_type_hints(config)
+    defaults = {field.name: field.default for field in fields(config)}
+    parameters = []
+    for name, flag in all_flags(config).items():
+        default, hint = defaults.get(name), flag.type | None if isinstance(flag, ShortFlag) else hints[name]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint))
+    options = inspect.Parameter(
+        "options", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=hints["options"] | None
+    )
+    return [*parameters, options]
+
+
+def _describe_flags(config: type) -> str:
+    """Return a section of a docstring with the flags of each group, their ranges and their defaults."""
+    defaults = {field.name: field.default for field in fields(config)}
+    lines = []
+    for group in GROUPS:
+        lines.append(f"{group}:")
+        for name, flag in all_flags(config).items():
+            if flag.group == group:
+                default = defaults.get(name)
+                text = repr(default) if default is not None else flag.automatic
+                lines.append(f"    {name}: {flag.help}" + (f" [default: {text}]" if text else ""))
+        lines.append("")
+    return "\n".join([*lines, "Options:", f"    options: {OPTIONS}"])
+
+
+def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[str, Any]:
+    """Return the config fields that the keyword arguments of a function set, with values of the fields' types.
+
+    A flag may be spelled like on the command line too: `exclude_class` is the field `without`. Short flags are moved to
+    the options. Lists, paths and the numbers of numpy and torch are converted.
+
+    Args:
+        config: config with the flags.
+        flags: keyword arguments.
+        function: name of the function, for error messages.
+
+    Raises:
+        TypeError: If an argument is not a flag; the message suggests similar ones.
+        UsageError: If a value has the wrong type; the message says what the argument expects.
+    """
+    hints = typing.get_type_hints(config)
+    known = all_flags(config)
+    names = {flag.spelling(name)[2:].replace("-", "_"): name for name, flag in known.items()}
+    overrides: dict[str, Any] = {}
+    options = _check_options(flags.get("options"))
+    for key, value in flags.items():
+        name = names.get(key, key)
+        if key == "options":
+            continue
+        if name not in known:
+            fix = suggest(key, [*known, "options"])
+            raise TypeError(f"{function}() got an unexpected keyword argument {key!r}; {fix}")
+        flag = known[name]
+        if isinstance(flag, ShortFlag):
+            if value is not None:
+                options.setdefault(flag.part, {})[name] = convert(key, value, flag.type | None)
+        else:
+            overrides[name] = convert(key, value, hints[name])
+    return {**overrides, "options": options}
+
+
+def _check_options(options: Any) -> dict[str, dict[str, Any]]:
+    options = {} if options is None else options
+    if not isinstance(options, Mapping) or not all(isinstance(values, Mapping) for values in options.values()):
+        raise UsageError(
+            f"options is {quote(options)}: it must be a dict of the options of each part, such as "
+            "{'arch': {'width': 32}}"
+        )
+    for part in options:
+        if part not in PARTS:
+            raise UsageError(f"options has {quote(part)}, which is not a part; {suggest(str(part), PARTS)}")
+    return {part: dict(values) for part, values in options.items()}
+
+
+def convert(name: str, value: Any, hint: Any) -> Any:
+    """Convert the value of an argument to the type that it expects.
+
+    Args:
+        name: name of the argument.
+        value: its value.
+        hint: type annotation: a type, a tuple of any length, or a union of these and None.
+
+    Raises:
+        UsageError: If the value has another type.
+    """
+    alternatives = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for alternative in alternatives:
+        try:
+            return _cast(value, alternative)
+        except TypeError:
+            pass
+    raise UsageError(f"{name} is {quote(value)}: it must be {' or '.join(map(_describe, alternatives))}")
+
+
+def _cast(value: Any, kind: Any) -> Any:
+    """Return a value as an instance of a type; raise TypeError if it is of another type."""
+    if getattr(value, "ndim", None) == 0:  # a number of numpy or torch
+        value = value.item()
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        return tuple(_cast(item, typing.get_args(kind)[0]) for item in value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(kind, type) and isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError
+
+
+def _describe(kind: Any) -> str:
+    if kind is types.NoneType:
+        return "None"
+    if typing.get_origin(kind) is tuple:
+        return "a list of " + {str: "strings", int: "integers"}[typing.get_args(kind)[0]]
+    return EXPECTED_VALUES[kind].replace("true or false", "True or False")

@@ -1,0 +1,296 @@
+"""Functions that evaluate, export and describe a model, and that describe its parts.
+
+Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
+"""
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cvae.api import arguments
+from cvae.api.arguments import Note
+from cvae.errors import CvaeError, UsageError, suggest
+
+if TYPE_CHECKING:
+    from cvae.config import DataConfig
+    from cvae.evaluation.bounds import Scorer
+
+
+def evaluate(
+    model: str | Path | None = None,
+    *,
+    data: str | None = None,
+    data_dir: str | None = None,
+    size: str | None = None,
+    binarize: str | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    samples: int | None = None,
+    generated: int = 10_000,
+    features: str | None = None,
+    cas: bool = False,
+    exported: bool = False,
+    seed: int = 0,
+    device: str = "auto",
+    precision: str = "fp32",
+    note: Note = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
+
+    Args:
+        model: Run folder, exported file, zoo model or hf://owner/name; None for the newest run, or else the zoo's
+            default model.
+        data: Data set, as in `cvae.train`; None for that of the training.
+        data_dir: Folder of downloaded data and of the cache; None for the one of the training.
+        size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
+        binarize: Binarization of the pixels, as in `cvae.train`; None for that of the training.
+        split: "test", "validation" or "train".
+        limit: Maximum number of images, evenly spaced in the split; distances always use all.
+        samples: Number of samples per image for the importance-weighted bound; None omits this bound.
+        generated: Number of images to generate for distances and label accuracy.
+        features: Feature extractor for distances: "mnist" or "module:callable"; None for that of the data set.
+        cas: Train a classifier on generated images and report its accuracy. This takes minutes and needs torch.
+        exported: Score the exported files, without torch, although the run has weights.
+        seed: Seed of all random numbers.
+        device: "auto", "cpu" or "cuda".
+        precision: Precision of the computation in torch: "fp32", "bf16", "fp16" or "auto".
+        note: Called with each message for the user.
+        progress: Called with the name of the stage, the number of finished items, and the total.
+
+    Returns:
+        The metrics by group, and the protocol by which they were measured. Bounds are in nats per image.
+
+    Raises:
+        UsageError: If there is no such model or split, or the data do not fit the model.
+        MissingExtraError: If a metric needs packages that are not installed.
+        CvaeError: If a file is damaged, or the data can't be loaded.
+    """
+    from cvae.evaluation.evaluate import evaluate as measure
+
+    progress = progress or (lambda stage, done, total: None)
+    scorer, config = _open_scorer(arguments.find_model(model, note), exported, device, precision, note)
+    if cas:
+        arguments.require_torch("--cas")
+        if scorer.classes is None:
+            raise UsageError(
+                f"--cas: {scorer.name!r} was trained without labels, so a classifier can't learn any; remove --cas"
+            )
+    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    report = measure(
+        scorer,
+        config,
+        split=split,
+        limit=limit,
+        samples=samples,
+        generated=generated,
+        features=features,
+        seed=seed,
+        progress=progress,
+        note=note,
+    )
+    if cas:
+        from cvae.evaluation.run_scorer.classifier import accuracy_score
+
+        report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
+    if generated and "generated" not in report and note is not None:
+        note(
+            f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
+            "choose one with --features MODULE:CALLABLE"
+        )
+    return report
+
+
+def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: Note) -> "tuple[Scorer, DataConfig]":
+    """Open the weights of a run, or its exported files, to evaluate them, and return its data config too."""
+    from cvae.evaluation.evaluate import find_data_config
+    from cvae.run import has_weights
+
+    if not exported and has_weights(path) and importlib.util.find_spec("torch") is not None:
+        from cvae.evaluation.run_scorer import RunScorer
+
+        return RunScorer(path, device, precision), find_data_config(path, "")
+    from cvae.evaluation.exported_scorer import ExportedScorer
+    from cvae.runtime import load
+
+    model = load(path, device=device)
+    if note is not None and (model.spec.prior != "normal" or model.spec.architecture == "ladder"):
+        note("exported files only approximate the posterior, so these bounds are far looser than those of the run")
+    return ExportedScorer(model), find_data_config(path, model.spec.data)
+
+
+def export(format: str, run: str | Path | None = None, *, note: Note = None, **options: Any) -> list[Path]:
+    """Export a model to files for other programs.
+
+    Start with "onnx": it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    other formats use these files.
+
+    Args:
+        format: "onnx", "web", "triton", or a format from a plug-in.
+        run: Run to export; for all formats but "onnx" any exported model. None for the newest run.
+        note: Called with each message for the user.
+        options: Options of the format: `license` (a name such as "Apache-2.0") and `half` (store the weights in 16
+            bits) of "onnx"; `out` (the folder to write) of "web" and "triton"; `encoder` (also export the encoder) of
+            "triton".
+
+    Returns:
+        The paths of the files.
+
+    Raises:
+        UsageError: If there is no such format, option or model.
+        MissingExtraError: If the format needs packages that are not installed.
+        CvaeError: If the export fails. Nothing is written.
+    """
+    return run_exporter(format, run, options, note)
+
+
+def run_exporter(format: str, run: str | Path | None, options: Mapping[str, Any], note: Note = None) -> list[Path]:
+    """Export a model like `export`, with an exporter whose options may have any names, even `note`."""
+    from cvae.exporters.base import reads_weights, reports_progress
+    from cvae.registry import EXPORTERS
+
+    exporter, resolved = EXPORTERS.get(format), EXPORTERS.resolve(format, options)
+    model = _find_run(run, note) if reads_weights(exporter) else arguments.find_model(run, note)
+    paths: list[Path] = exporter(model, note, **resolved) if reports_progress(exporter) else exporter(model, **resolved)
+    return paths
+
+
+def _find_run(name: str | Path | None, note: Note) -> Path:
+    """Return the folder of the named run, or of the newest run. Reject zoo models, whose files must not change."""
+    from cvae.model_zoo import models
+    from cvae.run import newest_run
+    from cvae.runtime.find import find
+    from cvae.runtime.hub import SCHEME
+
+    if name is None:
+        if (newest := newest_run()) is None:
+            raise UsageError("there is no run under 'runs' to export; train one with: cvae train")
+        if note is not None:
+            note(f"newest run: {newest}")
+        return newest
+    name = str(name)
+    if name in models() and not Path(name).exists():
+        raise UsageError(f"{name!r} is a zoo model, which is already exported; see: cvae info {name}")
+    if name.startswith(SCHEME):
+        raise UsageError(f"{name!r} is already exported, but this format needs the weights of a run; name a run folder")
+    return find(name)
+
+
+def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dict[str, Any]:
+    """Describe a run, an exported file or a zoo model, without importing torch.
+
+    Args:
+        model: Run folder, exported file, zoo model or hf://owner/name; by default the newest run, else the zoo's
+            default model.
+        note: Function that is called with each message for the user.
+
+    Returns:
+        Of a run: its network, data, bounds in nats and files. Of an exported file: its path, bytes and spec.
+
+    Raises:
+        UsageError: If there is no such model.
+        CvaeError: If a file is damaged.
+    """
+    from cvae.run import DECODER, is_run
+
+    path = arguments.find_model(model, note)
+    if path.is_dir() and not is_run(path):  # a download contains only exported files
+        path /= DECODER
+    return _describe_file(path) if path.is_file() else _describe_run(path)
+
+
+def parts(name: str | None = None) -> dict[str, Any]:
+    """List the parts of a model, or the options of one part.
+
+    Args:
+        name: Part, such as "resnet". If two kinds of parts have the same name, as in "prior.flow".
+
+    Returns:
+        Without a name: the summary of each part by name, by the flag that chooses the part. With a name: the `name`,
+        `flag` and `summary` of the part, and its `options`, each with `type`, `default`, `range` and `help`. The
+        function `cvae.train` takes them as `options={"arch": {"width": 32}}`.
+
+    Raises:
+        UsageError: If there is no such part; the message suggests similar names.
+        MissingExtraError: If the packages that the part needs are not installed.
+    """
+    from cvae.registry import REGISTRIES
+
+    if name is None:
+        return {_part_flag(kind): {part: names.summary(part) for part in names} for kind, names in REGISTRIES.items()}
+    kinds = {f"{kind}.{part}": kind for kind, names in REGISTRIES.items() for part in names}
+    matches = [full for full in kinds if name in (full, full.partition(".")[2])]
+    if not matches:
+        raise UsageError(f"there is no part {name!r}; {suggest(name, (full.partition('.')[2] for full in kinds))}")
+    if len(matches) > 1:
+        raise UsageError(f"there are several parts {name!r}; name one of {', '.join(matches)}")
+    kind, part = kinds[matches[0]], matches[0].partition(".")[2]
+    names = REGISTRIES[kind]
+    options = names.describe_options(part)
+    return {"name": part, "flag": _part_flag(kind), "summary": names.summary(part), "options": options}
+
+
+def _part_flag(kind: str) -> str:
+    return kind if kind == "export" else f"--{kind}"
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    """Return the spec of an exported file."""
+    from cvae.runtime.session import read_spec
+    from cvae.serialization import to_dict
+
+    return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
+
+
+def _describe_run(path: Path) -> dict[str, Any]:
+    """Return the config, metrics and files of a run folder."""
+    from cvae.run import METRICS, read_config, read_metrics
+    from cvae.serialization import to_dict
+
+    config = read_config(path)
+    model, training = to_dict(config.model), to_dict(config.training)
+    metrics = path / METRICS
+    try:
+        records = read_metrics(path) if metrics.exists() else []
+        bounds = {
+            split: "{bound:.2f} nats ({distortion:.2f} + {rate:.2f})".format(**record[split])
+            for record in records
+            for split in ("train", "validation", "test")
+            if split in record
+        }
+    except (CvaeError, ValueError, LookupError, TypeError) as error:
+        raise CvaeError(f"{str(metrics)!r} is damaged; remove it to see the rest") from error
+    return {
+        "run": str(path),
+        **{key: _format_part(value) for key, value in model.items()},
+        "data": training["data"],
+        "data_terms": config.data_terms,
+        "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
+        **{f"{split}_bound": bound for split, bound in bounds.items()},
+        "exported": _describe_export(path),
+        "files": sorted(entry.name for entry in path.iterdir() if entry.is_file()),
+    }
+
+
+def _describe_export(run: Path) -> str | None:
+    """Describe which weights the decoder of a run was exported from, or return None if there is no decoder."""
+    from cvae.run import DECODER
+    from cvae.runtime.session import read_spec
+    from cvae.runtime.weights import is_outdated
+
+    if not (run / DECODER).is_file():
+        return None
+    try:
+        outdated = is_outdated(run, read_spec(run / DECODER)[0])
+    except CvaeError as error:
+        return str(error)
+    return f"from other weights; export again: cvae export onnx {run}" if outdated else "from these weights"
+
+
+def _format_part(value: Any) -> Any:
+    """Format a part of a model on one line, such as "resnet (width 16, blocks 1)"."""
+    if not isinstance(value, dict):
+        return value
+    options = ", ".join(f"{option} {setting}" for option, setting in value["options"].items())
+    return value["name"] + (f" ({options})" if options else "")

@@ -1,0 +1,378 @@
+"""Functions that plot what a model has learned and how it was trained. Each returns a matplotlib figure.
+
+Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
+"""
+
+import importlib.util
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from cvae.api import arguments
+from cvae.api.arguments import Note
+from cvae.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from cvae.config import DataConfig
+    from cvae.runtime import Model
+
+_FACTS: "WeakKeyDictionary[Figure, dict[str, Any]]" = WeakKeyDictionary()
+
+
+def describe(figure: "Figure") -> dict[str, Any]:
+    """Return what a figure of this module shows, such as the model and the number of images."""
+    return dict(_FACTS[figure])
+
+
+def latent(
+    model: str | Path | None = None,
+    *,
+    method: str = "tsne",
+    perplexity: float = 30.0,
+    thumbnails: bool = False,
+    data: str | None = None,
+    data_dir: str | None = None,
+    size: str | None = None,
+    binarize: str | None = None,
+    split: str = "test",
+    limit: int = 2_000,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    note: Note = None,
+) -> "Figure":
+    """Plot the latent codes of real images in two dimensions, coloured by class. Similar codes are close together.
+
+    Args:
+        model: Run folder, exported file, zoo model or hf://owner/name; None for the newest run, or else the zoo's
+            default model.
+        method: Projection method: "tsne", "pca" or "umap".
+        perplexity: Perplexity of t-SNE, the effective number of neighbours of a point.
+        thumbnails: Show some of the images in the plot.
+        data: Data set, as in `cvae.train`; None for that of the training.
+        data_dir: Folder of downloaded data and of the cache; None for the one of the training.
+        size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
+        binarize: Binarization of the pixels, as in `cvae.train`; None for that of the training.
+        split: "test", "validation" or "train".
+        limit: Maximum number of images to encode, evenly spaced in the split.
+        seed: Seed of the projection method.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        device: "cpu", "cuda", "auto" or an onnxruntime provider.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such model, data set or method, or there are too few images for the perplexity.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a file is damaged, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.plots.codes import encode
+    from cvae.plots.latent import check_method, draw, project
+
+    check_method(method)
+    encoder, config = _open_with_data(model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    codes = encode(encoder, config, split=split, limit=limit, note=note)
+    if encoder.spec.classes is not None and note is not None:
+        note("this model knows the class from the label, so its codes need not contain the class: expect mixed colours")
+    points = project(codes.mean, method, perplexity=perplexity, seed=seed)
+    count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
+    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
+    facts = {"model": encoder.spec.name, "data": codes.data, "split": split, "images": count, "method": method}
+    return _finish(draw(codes, points, title, thumbnails=thumbnails), out, facts)
+
+
+def traverse(
+    model: str | Path | None = None,
+    *,
+    image: str | Path | None = None,
+    seed: int | None = None,
+    label: str | int | None = None,
+    digit: str | int | None = None,
+    label_index: int | None = None,
+    dimensions: int = 10,
+    steps: int = 9,
+    range: float = 3.0,
+    data: str | None = None,
+    data_dir: str | None = None,
+    size: str | None = None,
+    binarize: str | None = None,
+    split: str = "test",
+    limit: int = 2_000,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    note: Note = None,
+) -> "Figure":
+    """Vary one dimension of the latent code per row, starting with the most informative dimension.
+
+    Args:
+        model: Model with an encoder, as in `latent`.
+        image: Image file whose code to start from; None for the zero code.
+        seed: Seed of a random code to start from.
+        label: Class of the images, by name.
+        digit: Same as `label`, for models of digits.
+        label_index: Class of the images, by index from 0.
+        dimensions: Number of dimensions to vary, one per row.
+        steps: Number of values per dimension, which is the number of columns.
+        range: Vary each dimension from -range to range, in standard deviations of the noise.
+        data: Data set on which the information in a dimension is measured, as in `latent`.
+        data_dir: As in `latent`.
+        size: As in `latent`.
+        binarize: As in `latent`.
+        split: "test", "validation" or "train".
+        limit: Maximum number of images to encode, evenly spaced in the split.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        device: "cpu", "cuda", "auto" or an onnxruntime provider.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such model, class or data set, or both `image` and `seed` are given.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a file is damaged, or the figure can't be saved.
+    """
+    _check_ready(out)
+    import numpy as np
+
+    from cvae.plots.codes import encode
+    from cvae.plots.traverse import draw, top_dimensions
+
+    if image is not None and seed is not None:
+        raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
+    autoencoder, config = _open_with_data(
+        model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
+    )
+    class_index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
+    code, index = _choose_start(autoencoder, image, seed, class_index, note)
+    name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
+    codes = encode(autoencoder, config, split=split, limit=limit, note=note)
+    kl, values = codes.kl(), np.linspace(-range, range, steps, dtype=np.float32)
+    title = autoencoder.spec.name + ("" if name is None else f", label {name}")
+    chosen = [int(d) for d in top_dimensions(kl, dimensions)]
+    facts: dict[str, Any] = {"model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
+    facts |= {"latent_dim": len(kl), "dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
+    return _finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, facts)
+
+
+def reconstructions(
+    model: str | Path | None = None,
+    *,
+    n: int = 16,
+    columns: int = 8,
+    data: str | None = None,
+    data_dir: str | None = None,
+    size: str | None = None,
+    binarize: str | None = None,
+    split: str = "test",
+    out: str | Path | None = None,
+    device: str = "cpu",
+    note: Note = None,
+) -> "Figure":
+    """Show images from a data set above their reconstructions.
+
+    Args:
+        model: Model with an encoder, as in `latent`.
+        n: Number of images, evenly spaced in the split.
+        columns: Number of images per row.
+        data: Data set, as in `latent`.
+        data_dir: As in `latent`.
+        size: As in `latent`.
+        binarize: As in `latent`.
+        split: "test", "validation" or "train".
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        device: "cpu", "cuda", "auto" or an onnxruntime provider.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such model or data set.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a file is damaged, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.plots.codes import encode
+    from cvae.plots.reconstructions import draw
+
+    autoencoder, config = _open_with_data(
+        model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
+    )
+    codes = encode(autoencoder, config, split=split, limit=n, note=note)
+    name, count = autoencoder.spec.name, len(codes.mean)
+    figure = draw(autoencoder, codes, min(columns, count), f"{name}: {split} images of {codes.data}")
+    return _finish(figure, out, {"model": name, "data": codes.data, "split": split, "images": count})
+
+
+def grid(
+    model: str | Path | None = None,
+    *,
+    label: str | int | None = None,
+    digit: str | int | None = None,
+    label_index: int | None = None,
+    columns: int | None = None,
+    seed: int | None = None,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    note: Note = None,
+) -> "Figure":
+    """Show every class in the same styles; for a model with two latent dimensions, show a map of the latent space.
+
+    The map needs a model without labels, or `label`.
+
+    Args:
+        model: Model, as in `latent`.
+        label: Class of the images in the map, by name.
+        digit: Same as `label`, for models of digits.
+        label_index: Class of the images in the map, by index from 0.
+        columns: Number of columns: styles or, in a map, values; None for 10, or 20 for a map.
+        seed: Seed of the styles; None for a random one, which the title names.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        device: "cpu", "cuda", "auto" or an onnxruntime provider.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such model or class, or neither of the two figures fits the model.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a file is damaged, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.plots.grid import class_grid, manifold
+
+    decoder = arguments.open_model(model, device, note)
+    spec = decoder.spec
+    index = arguments.choose_class(spec, label=label, digit=digit, label_index=label_index)
+    if spec.classes is not None and index is None:
+        columns, seed = columns or 10, arguments.choose_seed(seed)
+        figure = class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})")
+        return _finish(
+            figure, out, {"model": spec.name, "classes": list(spec.classes), "columns": columns, "seed": seed}
+        )
+    name = None if index is None or spec.classes is None else spec.classes[index]
+    if spec.latent_dim != 2:
+        argument = "" if model is None else f" {model}"
+        label_flag = "" if name is None else f" --label {shlex.quote(name)}"
+        raise UsageError(
+            f"{spec.name!r} has {spec.latent_dim} latent dimensions, but a map of the latent space needs 2; "
+            f"see its images with: cvae generate{argument} -n 64{label_flag}, or: cvae plot traverse{argument}"
+        )
+    if seed is not None:
+        raise UsageError(f"--seed {seed}: a map of the latent space needs no noise; remove --seed")
+    columns = columns or 20
+    title = f"{spec.name}: map of the latent space" + ("" if name is None else f", label {name}")
+    figure = manifold(decoder, index, columns, title)
+    return _finish(figure, out, {"model": spec.name, "label": name, "columns": columns})
+
+
+def losses(
+    runs: str | Path | Sequence[str | Path] | None = None, *, out: str | Path | None = None, note: Note = None
+) -> "Figure":
+    """Plot the bound of each run and the two terms of the bound over the epochs.
+
+    Args:
+        runs: Run folders or zoo models, one or several; None for the newest run, or else the zoo's default model.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such run, or there are more runs than colours.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a run has no metrics, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.plots.losses import draw, read_history
+
+    names = [runs] if runs is None or isinstance(runs, str | Path) else runs
+    folders = [_find_run(name, note) for name in names or [None]]
+    ends = [folder.resolve().name for folder in folders]
+    titles = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
+    records = {title: read_history(folder) for title, folder in zip(titles, folders, strict=True)}
+    epochs = {title: sum("epoch" in record for record in history) for title, history in records.items()}
+    return _finish(draw(records), out, {"epochs": epochs})
+
+
+def progress(
+    run: str | Path | None = None,
+    *,
+    epochs: str | Sequence[int] | None = None,
+    out: str | Path | None = None,
+    note: Note = None,
+) -> "Figure":
+    """Show how reconstructions improve during training: one row of originals, then one row per epoch.
+
+    Args:
+        run: Run folder; None for the newest run.
+        epochs: Epochs to show, such as [0, 10, 20] or "0,10,20"; None for at most 8, evenly spaced.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such run, or an epoch was not saved.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If the run has no sample images, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.plots.progress import choose_epochs, draw, find_samples
+    from cvae.run import read_config
+
+    folder = _find_run(run, note)
+    image_shape = read_config(folder).model.image_shape
+    images = find_samples(folder)
+    text = epochs if epochs is None or isinstance(epochs, str) else ",".join(map(str, epochs))
+    chosen = choose_epochs(list(images), text)
+    figure = draw({epoch: images[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
+    return _finish(figure, out, {"run": str(folder), "epochs": chosen})
+
+
+def _check_ready(out: str | Path | None) -> None:
+    """Check, before any slow work, that the packages are installed and the extension of `out` is supported."""
+    if not all(map(importlib.util.find_spec, ("matplotlib", "sklearn"))):
+        raise MissingExtraError("cvae plot", "plot")
+    from cvae.plots.style import check_suffix
+
+    if out is not None:
+        check_suffix(Path(out))
+
+
+def _finish(figure: "Figure", out: str | Path | None, facts: Mapping[str, Any]) -> "Figure":
+    """Save a figure if `out` is given, and remember what it shows for `describe`."""
+    from cvae.plots import style
+
+    if out is not None:
+        style.save(figure, Path(out))
+    _FACTS[figure] = {"out": None if out is None else str(out), **facts}
+    return figure
+
+
+def _find_run(name: str | Path | None, note: Note) -> Path:
+    """Return the folder of the model that `arguments.find_model` finds."""
+    path = arguments.find_model(name, note)
+    return path if path.is_dir() else path.parent
+
+
+def _open_with_data(
+    name: str | Path | None, device: str, note: Note, **flags: str | int | None
+) -> "tuple[Model, DataConfig]":
+    """Open a model with an encoder, and return it with its data config, in which the flags override values."""
+    from cvae.evaluation.evaluate import find_data_config
+
+    model, folder = arguments.open_autoencoder(name, device, note)
+    return model, arguments.override_data(find_data_config(folder, model.spec.data), **flags)
+
+
+def _choose_start(
+    model: "Model", image: str | Path | None, seed: int | None, index: int | None, note: Note
+) -> "tuple[np.ndarray, int | None]":
+    """Return the code (Z,) to start from, and the index of the class to decode it with."""
+    import numpy as np
+
+    if image is not None:
+        pixels = arguments.read_image(image, model, note)[None]  # (C, H, W) -> (1, C, H, W)
+        labels = arguments.choose_labels(model, pixels, index, [str(image)], note)
+        return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
+    code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
+    if index is None and model.spec.classes is not None:
+        if note is not None:
+            note(f"no label given: using {model.spec.classes[0]!r}, the first class")
+        return code, 0
+    return code, index

@@ -1,0 +1,99 @@
+"""Training config from a recipe and the flags that override it, and the name of its run."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from cvae.config import TrainConfig
+from cvae.errors import UsageError
+from cvae.flags import flags_of
+
+DEFAULTS = vars(TrainConfig())
+
+RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.resumable)
+"""Flags that may change when a run is resumed, which are parameters of `cvae.resume`."""
+
+Overrides = dict[str, Any]
+"""Flags that a user has set, by config field. The key "options" has the options of the parts."""
+
+
+def build_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> TrainConfig:
+    """Return the config of a recipe and the flags that override it.
+
+    With `init`, the network is that of the run whose weights training starts from, unless a flag changes it.
+    """
+    return complete(combine_flags(recipe, overrides))
+
+
+def complete(flags: Overrides) -> TrainConfig:
+    """Return the config with the given flags, and the defaults of all others."""
+    from cvae.serialization import from_dict
+
+    config: TrainConfig = from_dict(TrainConfig, {**DEFAULTS, **flags})
+    return config
+
+
+def combine_flags(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> Overrides:
+    """Return the flags of a recipe, of the network of the run that `init` names, and those that override them.
+
+    Defaults are not filled in.
+    """
+    layers = read_layers(recipe, overrides)
+    init = merge_layers(layers).get("init")
+    network = {} if init is None else _read_network(init)
+    return merge_layers([network, *layers])
+
+
+def read_layers(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> list[Overrides]:
+    """Return the flags of a recipe and the flags that override them."""
+    from cvae import model_zoo
+    from cvae.recipes import read_recipe
+
+    return [{} if recipe is None else read_recipe(model_zoo.recipe(os.fspath(recipe))), overrides]
+
+
+def merge_layers(layers: list[Overrides]) -> Overrides:
+    """Merge layers of flags; later layers override earlier ones. Defaults are not filled in.
+
+    If a later layer chooses a different part, the options of the earlier part are dropped.
+    """
+    merged = {name: value for layer in layers for name, value in layer.items()}
+    options: dict[str, dict[str, Any]] = {}
+    so_far = DEFAULTS
+    for layer in layers:
+        so_far = {**so_far, **layer}
+        for part, values in layer.get("options", {}).items():
+            if so_far.get(part) == {**DEFAULTS, **merged}.get(part):
+                options.setdefault(part, {}).update(values)
+    return {**merged, "options": options}
+
+
+def _read_network(init: str) -> Overrides:
+    """Return the flags that rebuild the network of a run."""
+    from cvae import model_zoo
+    from cvae.run import read_config
+    from cvae.runtime.find import find
+
+    try:
+        folder = find(init)
+    except UsageError as error:
+        if init not in model_zoo.recipes():
+            raise
+        raise UsageError(f"--init {init!r}: train it first, with: cvae train --recipe {init}") from error
+    config = read_config(folder)
+    return {
+        **{name: part.name for name, part in config.model.parts.items()},
+        "conditional": config.training.conditional,
+        "latent_dim": config.model.latent_dim,
+        "options": {name: dict(part.options) for name, part in config.model.parts.items()},
+    }
+
+
+def make_run_name(recipe: str | os.PathLike[str] | None, config: TrainConfig) -> str:
+    """Return a name for a run folder, from its recipe or else its data and architecture."""
+    if recipe is None:
+        return "-".join([config.data.partition(":")[0], config.arch, *["conditional"] * config.conditional])
+    from cvae.run import CONFIG
+
+    path = Path(recipe)
+    return path.parent.name if path.name == CONFIG else path.stem

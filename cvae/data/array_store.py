@@ -1,0 +1,114 @@
+"""Store of the images that a program passes to `cvae.train`, so that its run can be resumed and evaluated later.
+
+    <root>/arrays/<hash of the content>/images.npy
+                                        labels.npy      with labels only
+                                        classes.json    names of the classes, or null
+
+The hash is the argument of the data set: `--data arrays:HASH`. Images that are stored already are not written again.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from cvae.atomic import atomic_folder, cache_root, lock_folder
+from cvae.data.dataset import Dataset, Split
+from cvae.data.disk_images import DiskImages
+from cvae.errors import CvaeError, UsageError
+
+NAME = "arrays"
+"""Name of the data set and of the folder."""
+
+
+def store(dataset: Dataset, data_dir: Path | None) -> str:
+    """Store the training images of a data set in memory, and return the value of `--data` that loads them.
+
+    Args:
+        dataset: images, labels and class names.
+        data_dir: root of the cache; None for the default.
+
+    Raises:
+        CvaeError: If the folder can't be written.
+    """
+    data = identify(dataset)
+    folder = _folder(data.partition(":")[2], data_dir)
+    with lock_folder(folder.parent, wait=True):
+        if _read(folder) is None:
+            shutil.rmtree(folder, ignore_errors=True)  # it is damaged
+            for stale in folder.parent.glob(".????????.tmp"):  # left by a process that was killed
+                shutil.rmtree(stale, ignore_errors=True)
+            with atomic_folder(folder) as temporary_path:
+                np.save(temporary_path / "images.npy", dataset.train.images[:])
+                if dataset.train.labels is not None:
+                    np.save(temporary_path / "labels.npy", dataset.train.labels)
+                (temporary_path / "classes.json").write_text(json.dumps(dataset.classes))
+    return data
+
+
+def identify(dataset: Dataset) -> str:
+    """Return the value of `--data` for the training images of a data set in memory, without storing them."""
+    images, labels = dataset.train.images[:], dataset.train.labels
+    digest = hashlib.sha256(json.dumps([images.shape, labels is not None, dataset.classes]).encode())
+    digest.update(np.ascontiguousarray(images).data)
+    if labels is not None:
+        digest.update(np.ascontiguousarray(labels).data)
+    return f"{NAME}:{digest.hexdigest()[:16]}"
+
+
+def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
+    """Load images that a program has passed to `cvae.train`.
+
+    Args:
+        argument: hash of the images, labels and class names.
+        data_dir: root of the cache; None for the default.
+        size: height and width in pixels; None or the size of the stored images.
+
+    Raises:
+        UsageError: If the argument is not a hash, or the images have another size.
+        CvaeError: If the images are not stored, or damaged.
+    """
+    if not re.fullmatch("[0-9a-f]{16}", argument):
+        raise UsageError(
+            f"--data '{NAME}:{argument}' is not the name of stored images; pass images to cvae.train in Python, or use "
+            "--data npz:PATH"
+        )
+    folder = _folder(argument, data_dir)
+    dataset = _read(folder)
+    if dataset is None:
+        raise CvaeError(
+            f"the images of --data '{NAME}:{argument}' are not in {str(folder.parent)!r} any more, or damaged; pass "
+            "them again, with cvae.resume(run, images=..., labels=...)"
+        )
+    shape = dataset.train.images.shape
+    if size is not None and size != shape[2:]:
+        raise UsageError(
+            f"--size {size[0]}x{size[1]}: the images of '{NAME}:{argument}' are stored with {shape[2]}x{shape[3]} "
+            "pixels; remove --size"
+        )
+    return dataset
+
+
+def _folder(name: str, data_dir: Path | None) -> Path:
+    return cache_root(data_dir) / NAME / name
+
+
+def _read(folder: Path) -> Dataset | None:
+    """Return stored images, or None if they are missing or damaged."""
+    try:
+        images = DiskImages.open(folder / "images.npy")
+        classes = json.loads((folder / "classes.json").read_bytes())
+        labels = None if classes is None else np.load(folder / "labels.npy", allow_pickle=False)
+        if labels is not None and labels.shape != (len(images),):
+            return None
+    except (CvaeError, OSError, ValueError, EOFError):
+        return None
+    return Dataset(
+        name=NAME,
+        train=Split(images=images, labels=labels),
+        classes=None if classes is None else tuple(classes),
+        data_license="the owner's own images",
+    )

@@ -1,0 +1,230 @@
+"""Data sets from the objects of a program: arrays, lists of images or paths, and data sets of torch."""
+
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.console import Console
+
+from cvae.data.cache import create_progress_bar
+from cvae.data.conversion import convert_images, number_labels, to_numpy
+from cvae.data.dataset import Dataset, Split
+from cvae.data.folder import DEFAULT_SIZE
+from cvae.data.images import DecodedImage, ReadFailure, decode, resize
+from cvae.data.listing import group_by_reason
+from cvae.errors import CvaeError, UsageError
+from cvae.imaging.reader import common_bit_depth, describe_ranges
+from cvae.serialization import quote
+
+SUPPORTED = "an array such as (N, H, W) or (N, C, H, W), a list of PIL images or of paths, or a torch Dataset"
+"""Supported images, for error messages."""
+
+CHUNK = 1024
+"""Number of items to convert at a time."""
+
+
+def collect(
+    images: Any, labels: Any = None, classes: Sequence[str] | None = None, size: tuple[int, int] | None = None
+) -> Dataset:
+    """Collect images and labels in a data set in memory.
+
+    Args:
+        images: an array of numpy, torch or another package, in any of the shapes and types of an .npz file; a list of
+            PIL images or paths of image files; or a data set of torch, whose items are an image or a tuple of an image
+            and its label. Files and PIL images are scaled and cropped like those of an image folder, and those that
+            can't be read are skipped with a warning.
+        labels: label of each image, (N,) or (N, 1) of integers or strings, or one-hot (N, K).
+        classes: class names in the order of the labels. By default, the attribute `classes` of a data set, or else the
+            sorted labels.
+        size: height and width in pixels. By default, arrays keep their size, and so do PIL images that all have the
+            same size of at most 64x64; other images are scaled to 64x64.
+
+    Raises:
+        UsageError: If the images or labels have an unsupported type or shape, or do not fit together.
+        CvaeError: If none of the images can be read.
+    """
+    if classes is not None:
+        _check_classes(classes)
+    if isinstance(images, str | os.PathLike):
+        raise UsageError(
+            f"images is the path {os.fspath(images)!r}; pass a list of paths, or data='folder:PATH' or data='npz:PATH' "
+            "instead of images"
+        )
+    array = to_numpy(images) if hasattr(images, "__array__") else None
+    if array is not None and array.dtype.kind not in "OTU":  # else an array of paths or PIL images
+        dataset = _make_dataset(resize(convert_images(array, "images"), size))
+        indices = np.arange(len(dataset.train))
+        num_items = len(indices)
+    else:
+        items = _Items(_as_sequence(images if array is None else array.tolist()))
+        dataset, indices = _read_items(items, size)
+        num_items = len(items)
+        if items.labels:
+            if labels is not None:
+                raise UsageError("images is a data set with labels of its own; remove the argument labels")
+            labels, classes = items.all_labels(), classes or _own_classes(images)
+    if labels is None:
+        if classes is not None:
+            raise UsageError("classes names the values of labels, and there are no labels; pass labels too")
+        return dataset
+    class_names = None if classes is None else np.array(classes, str)
+    names, by_split = number_labels({"train": labels}, class_names, lambda split: "labels")
+    numbers = by_split["train"]
+    if len(numbers) != num_items:
+        raise UsageError(f"there are {num_items:,} images, but {len(numbers):,} labels; pass one label for each image")
+    if names is None or numbers.min() < 0 or numbers.max() >= len(names):
+        raise UsageError(f"labels are in {numbers.min()}..{numbers.max()}, but {len(names or ())} classes are named")
+    return replace(dataset, train=replace(dataset.train, labels=numbers[indices]), classes=names)
+
+
+class _Items:
+    """Items of a sequence or a torch data set: images, or tuples of an image and its label."""
+
+    def __init__(self, items: Any) -> None:
+        self.items = items
+        self.labels: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def image(self, index: int) -> Any:
+        """Return an image, after storing its label if it has one."""
+        item = self.items[index]
+        if not isinstance(item, tuple) or not item:
+            return item
+        if len(item) > 1:
+            self.labels[index] = item[1] if isinstance(item[1], str) else to_numpy(item[1])
+        return item[0]
+
+    def all_labels(self) -> Any:
+        """Return the labels of all images."""
+        if len(self.labels) < len(self):
+            raise UsageError(f"only {len(self.labels):,} of {len(self):,} items of images have a label")
+        labels = [self.labels[i] for i in range(len(self))]
+        shapes = {np.shape(label) for label in labels}
+        if len(shapes) > 1:
+            raise UsageError(f"the labels of images have different shapes, such as {' and '.join(map(str, shapes))}")
+        return labels if any(isinstance(label, str) for label in labels) else np.stack(labels)
+
+
+def _check_classes(classes: Any) -> None:
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise UsageError(f"classes is {quote(classes)}: it must be a list of strings, one for each class")
+    if len(set(classes)) < len(classes):
+        raise UsageError(f"classes is {quote(classes)}: it has a name more than once")
+
+
+def _own_classes(images: Any) -> Sequence[str] | None:
+    """Return the class names of a torch data set, or of the data set that it is a subset of."""
+    while not hasattr(images, "classes") and hasattr(images, "dataset"):
+        images = images.dataset
+    classes = getattr(images, "classes", None)
+    return classes if isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes) else None
+
+
+def _as_sequence(images: Any) -> Any:
+    if hasattr(images, "batch_sampler"):
+        raise UsageError("images is a DataLoader, which yields batches; pass its data set, loader.dataset")
+    is_collection = isinstance(images, Iterable) or hasattr(images, "__getitem__")
+    if not is_collection or isinstance(images, dict | Image.Image):
+        raise UsageError(f"images is {quote(images)}; pass {SUPPORTED}")
+    if not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        images = list(images)
+    if not len(images):
+        raise UsageError("images is empty; pass at least one image")
+    return images
+
+
+def _make_dataset(images: np.ndarray, notes: Sequence[str] = ()) -> Dataset:
+    return Dataset(
+        name="arrays", train=Split(images=images), classes=None, data_license="the owner's own images", notes=notes
+    )
+
+
+def _read_items(items: _Items, size: tuple[int, int] | None) -> tuple[Dataset, np.ndarray]:
+    """Return the images of items, and the indices of the items that could be read."""
+    first = items.image(0)
+    if not _is_file(first):
+        return _make_dataset(_stack(items, size)), np.arange(len(items))
+    if size is None and isinstance(first, Image.Image) and max(first.size) <= max(DEFAULT_SIZE):
+        have_one_size = all(getattr(items.image(i), "size", None) == first.size for i in range(len(items)))
+        size = (first.height, first.width) if have_one_size else None
+    return _decode(items, size or DEFAULT_SIZE)
+
+
+def _is_file(image: Any) -> bool:
+    return isinstance(image, str | os.PathLike | Image.Image)
+
+
+def _stack(items: _Items, size: tuple[int, int] | None) -> np.ndarray:
+    """Convert images that are arrays of the same shape."""
+    shape = np.shape(to_numpy(items.image(0)))
+    chunks = []
+    for first in range(0, len(items), CHUNK):
+        arrays = []
+        for i in range(first, min(first + CHUNK, len(items))):
+            image = items.image(i)
+            if _is_file(image) or not hasattr(image, "__array__") or image.ndim not in (1, 2, 3):
+                raise UsageError(f"images[{i}] is {quote(image)}, not an image; pass {SUPPORTED}")
+            if image.shape != shape:
+                raise UsageError(
+                    f"images[{i}] has shape {tuple(image.shape)}, but images[0] has {shape}; scale them to one shape"
+                )
+            arrays.append(to_numpy(image))
+        chunks.append(resize(convert_images(np.stack(arrays), "images"), size))
+    return np.concatenate(chunks)
+
+
+def _decode(items: _Items, size: tuple[int, int]) -> tuple[Dataset, np.ndarray]:
+    """Decode image files and PIL images, like those of an image folder."""
+    images = np.zeros((len(items), 3, *size), np.uint8)
+    failures: dict[int, str] = {}
+    ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+
+    def decode_all(indices: Sequence[int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
+        for first in range(0, len(indices), CHUNK):
+            yield from decode([_file(items, i) for i in indices[first : first + CHUNK]], size, min_bits)
+
+    def store(index: int, image: DecodedImage | ReadFailure) -> None:
+        if isinstance(image, ReadFailure):
+            failures[index] = image.reason
+        else:
+            images[index] = image.pixels
+
+    with create_progress_bar(Console(stderr=True)) as bar:
+        decoded = bar.track(decode_all(range(len(items))), len(items), description="decoding images")
+        for i, image in enumerate(decoded):
+            store(i, image)
+            if isinstance(image, DecodedImage) and image.peak is not None:
+                ranges[i] = image.bits, image.peak
+    bits, outliers = common_bit_depth(ranges)
+    for i, image in zip(outliers, decode_all(outliers, bits), strict=True):
+        store(i, image)
+
+    indices = np.array([i for i in range(len(items)) if i not in failures], np.int64)
+    if failures:
+        reasons = group_by_reason((_describe(items, i), reason) for i, reason in failures.items())
+        if not len(indices):
+            raise CvaeError(f"none of the {len(items):,} images can be read: {reasons}")
+        warnings.warn(f"{len(failures):,} of {len(items):,} images are skipped: {reasons}", stacklevel=2)
+    if (images == images[:, :1]).all():
+        images = images[:, :1]
+    note = describe_ranges(ranges.values())
+    return _make_dataset(np.ascontiguousarray(images[indices]), [note] if note else []), indices
+
+
+def _file(items: _Items, index: int) -> Any:
+    image = items.image(index)
+    if not _is_file(image):
+        raise UsageError(f"images[{index}] is {quote(image)}, neither a PIL image nor a path like images[0]")
+    return image if isinstance(image, Image.Image) else Path(image).expanduser()
+
+
+def _describe(items: _Items, index: int) -> str:
+    image = items.image(index)
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else f"images[{index}]"

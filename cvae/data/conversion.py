@@ -1,0 +1,150 @@
+"""Conversion of arrays of images and labels, in every supported shape and type, to those of a data set."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from cvae.errors import UsageError, one_line
+from cvae.serialization import quote
+
+SHAPES = (
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
+)
+"""Supported shapes of image arrays, for error messages."""
+
+LABELS = "integers from 0, strings, or one-hot rows (N, K)"
+"""Supported labels, for error messages."""
+
+MAX_CLASSES = 65536
+"""Maximum number of classes."""
+
+CHUNK_BYTES = 2**26
+"""Number of bytes of images to convert at a time, which limits the memory for intermediate results."""
+
+
+def to_numpy(values: Any) -> np.ndarray:
+    """Convert an array of numpy, torch, pandas or another package, or a list, to a numpy array."""
+    if hasattr(values, "detach"):  # a tensor of torch, which may be on a GPU or need a gradient
+        values = values.detach().cpu()
+        if "bfloat16" in str(values.dtype):  # numpy has no such type
+            values = values.float()
+    if isinstance(values, list | tuple) and any(isinstance(value, str) for value in values):
+        return np.array(values, object)  # numpy would convert numbers between the strings to strings
+    return np.asarray(values)
+
+
+def convert_images(array: np.ndarray, name: str) -> np.ndarray:
+    """Convert images of any of the `SHAPES`, uint8, bool or float in 0..1, to (N, C, H, W) uint8.
+
+    Args:
+        array: the images.
+        name: name of the array, for error messages.
+
+    Raises:
+        UsageError: If the array has an unsupported shape or type, or floats that are not in 0..1.
+    """
+    shape = array.shape
+    if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
+        array = array.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
+    elif array.ndim == 2 and array.dtype == np.uint8 and math.isqrt(8 * shape[1]) ** 2 == 8 * shape[1]:
+        side = math.isqrt(8 * shape[1])
+        array = np.unpackbits(array, axis=1).reshape(shape[0], 1, side, side).view(bool)  # (N, H*H/8) -> (N, 1, H, H)
+    elif array.ndim == 3:
+        array = array[:, None]  # (N, H, W) -> (N, 1, H, W)
+    elif array.ndim == 4 and shape[3] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
+    elif array.ndim != 4 or shape[1] not in (1, 3):
+        raise UsageError(f"{name} has shape {shape}, not {SHAPES}")
+
+    if array.dtype == bool:
+        return np.ascontiguousarray(array).view(np.uint8) * np.uint8(255)
+    if array.dtype.kind == "f":
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        if not (low >= 0 and high <= 1):  # this also rejects NaN
+            fix = "divide them by 255" if low >= 0 and 1 < high <= 255 else "scale them to 0..1"
+            raise UsageError(f"{name} has float values in {low:g}..{high:g}, not in 0..1; {fix}")
+        return _convert_floats(array)
+    if array.dtype != np.uint8:
+        raise UsageError(f"{name} is of type {array.dtype}; convert it to uint8 in 0..255, bool, or float in 0..1")
+    return np.ascontiguousarray(array)
+
+
+def _convert_floats(array: np.ndarray) -> np.ndarray:
+    images = np.empty(array.shape, np.uint8)
+    step = max(1, CHUNK_BYTES * len(array) // max(1, array.nbytes))
+    for first in range(0, len(array), step):
+        images[first : first + step] = np.rint(array[first : first + step] * 255)
+    return images
+
+
+def number_labels(
+    labels: Mapping[str, Any], names: np.ndarray | None, describe: Callable[[str], str]
+) -> tuple[tuple[str, ...] | None, dict[str, np.ndarray]]:
+    """Return the class names, and the labels of each split as int64.
+
+    Args:
+        labels: labels by split, each (N,) or (N, 1) of integers, whole floats or strings, or one-hot (N, K).
+        names: class names in the order of the labels, strings (K,). By default, they are the sorted strings in train,
+            or the numbers.
+        describe: function that returns a description of the labels of a split, for error messages.
+
+    Raises:
+        UsageError: If the labels are not classes, are of several types, or are not among the names.
+    """
+    if not labels:
+        return None, {}
+    converted, num_classes = {}, 0
+    for split, values in labels.items():
+        try:
+            array = to_numpy(values)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{describe(split)} are not an array: {one_line(error)}; labels are {LABELS}") from error
+        converted[split], count = _convert_labels(array, describe(split))
+        num_classes = max(num_classes, count)
+    kinds = {array.dtype.kind for array in converted.values()}
+    if len(kinds) > 1:
+        types = " and ".join(f"{describe(split)} of type {array.dtype}" for split, array in converted.items())
+        raise UsageError(f"{types} do not fit together; make them all integers or all strings")
+    if kinds == {"i"}:
+        if names is None:
+            names = np.arange(num_classes).astype(str)
+        return tuple(names.tolist()), converted
+    if names is None:
+        names = np.unique(converted["train"] if "train" in converted else np.concatenate(list(converted.values())))
+    index = {str(name): i for i, name in enumerate(names)}
+    for split, array in converted.items():
+        if unknown := sorted(set(array.tolist()) - set(index)):
+            raise UsageError(f"{describe(split)} have {quote(unknown[0])}, which is not a class")
+        converted[split] = np.array([index[label] for label in array.tolist()], np.int64)
+    return tuple(map(str, names.tolist())), converted
+
+
+def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
+    """Convert labels to strings (N,) or int64 (N,), and return them with the number of classes, 0 for strings."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind in "OT":  # objects of Python, or the strings of a newer type of numpy
+        values = array.ravel().tolist()
+        others = [value for value in values if not isinstance(value, str)]
+        if others and not all(isinstance(value, int) for value in values):
+            raise UsageError(f"{name} have {quote(others[0])}, but labels are {LABELS}")
+        array = array.astype(np.int64 if others else str)
+    if array.dtype.kind not in "Ubiuf" or (array.dtype.kind == "U" and array.ndim != 1):
+        raise UsageError(f"{name} are {array.dtype} {array.shape}; labels are {LABELS}")
+    if array.dtype.kind == "U":
+        return array, 0
+    if array.dtype.kind == "f" and array.size and not (whole := array == np.rint(array)).all():
+        raise UsageError(
+            f"{name} are continuous, such as {array[~whole][0]:g}, but models are conditioned on classes: labels are "
+            f"{LABELS}; divide a range of numbers into classes with numpy.digitize"
+        )
+    if array.ndim == 2 and ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all():
+        return array.argmax(axis=1), array.shape[1]
+    if array.ndim != 1:
+        raise UsageError(f"{name} have shape {array.shape}, which is not one class for each image; labels are {LABELS}")
+    highest = int(array.max(initial=0))
+    if highest >= MAX_CLASSES:
+        raise UsageError(f"{name} have the value {highest}; labels are 0 ... K-1, K at most {MAX_CLASSES}")
+    return array.astype(np.int64), highest + 1

@@ -1,0 +1,125 @@
+"""Read sets of image files as arrays, chunk by chunk, with a common bit depth. Does not import torch."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cvae.errors import count_of
+from cvae.imaging.reader import ReadError, common_bit_depth, describe_ranges, read_file
+
+CHUNK = 64
+"""Number of images that `read_set` holds in addition to its result."""
+
+
+class ImageStream:
+    """A set of image files that is read in chunks, so that it need not fit in memory.
+
+    Iterating yields the indices (B,) of the images in a chunk, and the images (B, C, H, W) float32 in [0, 1], converted
+    as by `cvae.imaging.read`. Grey values of more than 8 bits are read with a common bit depth. If it increases on the
+    way, the images that were read with fewer bits are read once more at the end, and replace those of the same indices.
+
+    Args:
+        paths: the image files.
+        image_shape: (C, H, W), with C 1 or 3.
+        exact: whether to raise an error instead of scaling, cropping or converting to grey.
+        chunk: maximum number of images in a chunk.
+        skip: whether to skip files that can't be read instead of raising an error.
+
+    Attributes:
+        unreadable: reason why an image can't be read, by its index.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        image_shape: tuple[int, int, int],
+        *,
+        exact: bool = False,
+        chunk: int = CHUNK,
+        skip: bool = False,
+    ) -> None:
+        self.paths, self.image_shape, self.exact, self.chunk, self.skip = paths, image_shape, exact, chunk, skip
+        self.unreadable: dict[int, str] = {}
+        self._ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+        self._depth = 0  # common bit depth so far
+        self._first_mismatch, self._num_mismatches = "", 0
+
+    def __iter__(self) -> Iterator[tuple[list[int], np.ndarray]]:
+        yield from self._read(range(len(self.paths)), self._count_mismatch)
+        yield from self._read(common_bit_depth(self._ranges)[1])
+
+    def read(self, indices: Sequence[int]) -> np.ndarray:
+        """Read some of the images (N, C, H, W) again, after the stream has been read."""
+        return np.stack([self._read_one(i) for i in indices])
+
+    def _read(
+        self, indices: Sequence[int], note: Callable[[str], None] | None = None
+    ) -> Iterator[tuple[list[int], np.ndarray]]:
+        for start in range(0, len(indices), self.chunk):
+            images = {}
+            for i in indices[start : start + self.chunk]:
+                try:
+                    images[i] = self._read_one(i, note)
+                except ReadError as error:
+                    if not self.skip:
+                        raise
+                    self.unreadable[i] = error.reason
+            if images:
+                yield list(images), np.stack(list(images.values()))
+
+    def _read_one(self, i: int, note: Callable[[str], None] | None = None) -> np.ndarray:
+        image, decoded = read_file(self.paths[i], self.image_shape, self.exact, note, min_bits=self._depth)
+        if decoded.peak is not None:
+            self._ranges[i] = decoded.bits, decoded.peak
+            self._depth = max(self._depth, decoded.bits or 0)
+        return image
+
+    @property
+    def mismatch(self) -> str | None:
+        """Message on the images read so far that have a different size, or are in colour and C is 1."""
+        if self._num_mismatches < 2:
+            return self._first_mismatch or None
+        return f"{self._first_mismatch} (and {count_of(self._num_mismatches - 1, 'other image')})"
+
+    def _count_mismatch(self, message: str) -> None:
+        self._first_mismatch = self._first_mismatch or message
+        self._num_mismatches += 1
+
+    @property
+    def ranges(self) -> str | None:
+        """Message on how values of more than 8 bits were read, unless they fill 16 bits."""
+        return describe_ranges(self._ranges.values())
+
+
+def read_set(
+    paths: Sequence[str | Path],
+    image_shape: tuple[int, int, int],
+    *,
+    exact: bool = False,
+    note: Callable[[str], None] | None = None,
+) -> tuple[np.ndarray, str | None]:
+    """Read image files like `read`, but with a common bit depth for all grey values of more than 8 bits.
+
+    Args:
+        paths: the image files.
+        image_shape: (C, H, W), with C 1 or 3.
+        exact: whether to raise an error instead of scaling, cropping or converting to grey.
+        note: called at most once, with a message about the images that have a different size, or are in colour and C
+            is 1.
+
+    Returns:
+        The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
+        such values or they fill 16 bits.
+
+    Raises:
+        UsageError: If `exact` is set and an image has a different size, or is in colour and C is 1.
+        ReadError: If a file can't be read, is not an image, or is too large.
+    """
+    stream = ImageStream(paths, image_shape, exact=exact)
+    images = np.empty((len(paths), *image_shape), np.float32)
+    for indices, chunk in stream:
+        images[indices] = chunk
+    if note is not None and stream.mismatch is not None:
+        note(stream.mismatch)
+    return images, stream.ranges

@@ -1,0 +1,119 @@
+/**
+ * The state of the page in the fragment of its address, so that a link, the history and a reload restore the image:
+ *
+ *   #class=7&seed=5&z12=0.5       class, seed, and the value of each latent dimension that the visitor has changed
+ *   #class=7&code=0.31,-1.2       class and code of an image without a seed, such as a drawing; missing values are 0
+ *
+ * `variety` is in the address only if it is not the usual one.
+ */
+
+import { isPlaying, stop } from "./animation.js";
+import { $, say, warn } from "./dom.js";
+import { change, follow, model, randomCode, state } from "./image.js";
+
+const DELAY = 400; // ms; the state must stay the same for that long, because browsers limit the rate of new addresses
+const LIMIT = 100; // largest absolute value in a code
+const SEEDS = 2 ** 32;
+const VARIETY = state.variety;
+
+let timer = 0; // that of the next new address
+
+/** Restore the state of the address, and from now on keep both equal. */
+export function connectAddress() {
+  restore();
+  addEventListener("hashchange", restore);
+  follow(() => {
+    clearTimeout(timer);
+    if (!isPlaying()) timer = setTimeout(write, DELAY);
+  });
+}
+
+function write() {
+  clearTimeout(timer);
+  const fragment = `#${format()}`;
+  if (fragment !== location.hash) history.pushState(null, "", fragment);
+}
+
+function format() {
+  const { classes } = model.spec;
+  const { code, label, seed, variety } = state;
+  const round = (value) => Number(value.toFixed(3));
+  const values = classes ? { class: classes[label] } : {};
+  if (seed === null) {
+    values.code = [...code].map(round).join(",").replace(/(,-?0)+$/, "");
+  } else {
+    values.seed = seed;
+    const random = randomCode(seed, variety);
+    for (const [i, value] of code.entries()) if (value !== random[i]) values[`z${i}`] = round(value);
+  }
+  if (variety !== VARIETY) values.variety = round(variety);
+  const encode = (value) => encodeURIComponent(value).replaceAll("%2C", ",");
+  return Object.entries(values).map(([key, value]) => `${key}=${encode(value)}`).join("&");
+}
+
+/** Show the image of the address. If the address is not valid, keep the image and say why. */
+function restore() {
+  try {
+    apply(parse(location.hash.slice(1)));
+  } catch (error) {
+    if (!state.code) apply(parse(""));
+    warn(`The address does not fit this model: ${error.message}`);
+  }
+  clearTimeout(timer); // the address is already that of the image
+}
+
+function parse(fragment) {
+  const { classes, latent_dim } = model.spec;
+  const values = { label: 0, seed: 0, variety: VARIETY, code: null, changes: new Map() };
+  for (const [key, text] of new URLSearchParams(fragment)) {
+    const number = (min, max) => {
+      if (text.trim() && Number(text) >= min && Number(text) <= max) return Number(text);
+      throw new Error(`${key} is "${text}", but must be a number from ${min} to ${max}`);
+    };
+    const dimension = /^z\d+$/.test(key) ? Number(key.slice(1)) : -1;
+    if (key === "class" && classes) {
+      values.label = classes.indexOf(text);
+      const names = classes.slice(0, 10).join(", ") + (classes.length > 10 ? ", ..." : "");
+      if (values.label < 0) throw new Error(`it has no class "${text}"; its classes are ${names}`);
+    } else if (key === "seed") {
+      values.seed = Math.floor(number(0, SEEDS - 1));
+    } else if (key === "variety") {
+      values.variety = number(Number($("variety").min), Number($("variety").max));
+    } else if (key === "code") {
+      values.code = text.split(",").map(Number);
+      if (!(values.code.length <= latent_dim && values.code.every((value) => Math.abs(value) <= LIMIT))) {
+        throw new Error(`code must be at most ${latent_dim} numbers from ${-LIMIT} to ${LIMIT}`);
+      }
+    } else if (dimension >= 0 && dimension < latent_dim) {
+      values.changes.set(dimension, number(-LIMIT, LIMIT));
+    } else {
+      const keys = `${classes ? "class, " : ""}seed, variety, code, z0 to z${latent_dim - 1}`;
+      throw new Error(`"${key}" is not one of its values: ${keys}`);
+    }
+  }
+  return values;
+}
+
+function apply({ label, seed, variety, code, changes }) {
+  stop();
+  const next = randomCode(seed, variety);
+  if (code) next.forEach((_, i) => (next[i] = code[i] ?? 0));
+  for (const [dimension, value] of changes) next[dimension] = value;
+  const base = !code ? `seed ${seed}` : code.some(Boolean) ? "code of the address" : "all sliders at 0";
+  const origin = changes.size ? `${base}, changed` : base;
+  change({ code: next, seed: code ? null : seed, variety, label, next: label, mix: 0, origin });
+}
+
+export async function copyLink() {
+  stop();
+  write();
+  try {
+    await navigator.clipboard.writeText(location.href);
+  } catch {
+    warn("The browser did not allow the page to copy the link; copy it from the address bar");
+    return;
+  }
+  say("Link copied");
+  $("link").textContent = "Link copied";
+  setTimeout(() => ($("link").textContent = "Copy link"), 2000);
+}

@@ -1,0 +1,102 @@
+"""Visit to an exported page in a real browser."""
+
+import re
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from linear_model import Linear
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+LONG_NAMES = (
+    "convertible", "hatchback", "station_wagon_with_a_roof_box", "sport utility vehicle", "Schwerlastkraftwagen", "bus",
+    "électrique", "pick-up",
+)  # fmt: skip
+"""Names of the classes of the page "long names"."""
+
+
+class Site(NamedTuple):
+    """Exported page, and its model in Python."""
+
+    folder: Path
+    model: Any
+    linear: Linear | None
+
+
+class Visit:
+    """A page that is open, with its console messages and the addresses that it requested."""
+
+    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
+        self.page = chromium.new_context(**options).new_page()
+        self.address, self.messages, self.requests = address, [], []
+        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("body.ready", timeout=60_000)
+        self.page.wait_for_selector("#pad", timeout=60_000)
+
+    def check(self) -> None:
+        """Check that the page reported no error and requested nothing outside its folder."""
+        origin = self.address.partition("/below")[0]
+        allowed = (self.address, f"blob:{origin}/", "data:")
+        assert self.messages == []
+        assert self.requests and [url for url in self.requests if not url.startswith(allowed)] == []
+
+
+def expect_text(page: Any, selector: str, text: str | re.Pattern[str]) -> None:
+    """Wait until an element has this text."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(selector)).to_have_text(text)
+
+
+def eventually(page: Any, check: Callable[[], None]) -> None:
+    """Wait until a check passes; raise its error if it still fails after ten seconds."""
+    for _ in range(200):
+        with suppress(AssertionError):
+            return check()
+        page.wait_for_timeout(50)
+    return check()
+
+
+def numbers(array: np.ndarray) -> list[float]:
+    return array.ravel().tolist()
+
+
+def state(page: Any) -> dict[str, Any]:
+    """Return the state of the page, once its image is drawn."""
+    page_state = page.evaluate(
+        """async () => {
+            const { state, waitForImage } = await import("./app.js");
+            await waitForImage();
+            return { ...state, code: [...state.code], image: [...state.image] };
+        }"""
+    )
+    return {key: np.array(value, np.float32) if isinstance(value, list) else value for key, value in page_state.items()}
+
+
+def show(page: Any, code: np.ndarray, label: int = 0, **overrides: Any) -> dict[str, Any]:
+    page.evaluate(
+        """async ([code, label, overrides]) => {
+            const { show, draw, waitForImage, state } = await import("./app.js");
+            show(Float32Array.from(code), label, "test");
+            Object.assign(state, overrides);
+            draw();
+            await waitForImage();
+        }""",
+        [numbers(code), label, overrides],
+    )
+    return state(page)
+
+
+def decode_state(model: Any, page_state: dict[str, Any]) -> np.ndarray:
+    """Return the image that Python decodes for the state of a page."""
+    label = None if model.spec.classes is None else page_state["label"]
+    return model.decode(page_state["code"][None], label)[0]

@@ -1,0 +1,70 @@
+"""Messages of errors: the command that installs an extra."""
+
+import json
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from cvae import errors
+from cvae.errors import MissingExtraError, install_command
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Return a function that makes the package one that pip installed from a source, described by direct_url.json."""
+    monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "cvae" / "errors.py"))
+    monkeypatch.chdir(tmp_path)
+
+    def install(direct_url: str | None) -> None:
+        folder = tmp_path / "cvae_onnx-0.1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cvae-onnx\nVersion: 0.1.0\n")
+        if direct_url is not None:
+            (folder / "direct_url.json").write_text(direct_url)
+        monkeypatch.setattr(metadata, "distribution", lambda name: metadata.PathDistribution(folder))
+
+    return install
+
+
+def test_install_command_of_a_checkout_names_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert install_command("train") == "pip install '.[train]'"
+    monkeypatch.chdir(tmp_path)
+    assert str(MissingExtraError("cvae train")).endswith(f" not installed: pip install '{ROOT}[train]'")
+
+
+def test_install_command_names_the_source_of_the_installation(installed, tmp_path):
+    wheel = tmp_path / "my files" / "cvae_onnx-0.1.0-py3-none-any.whl"
+    wheel.parent.mkdir()
+    wheel.touch()
+    installed(json.dumps({"url": wheel.as_uri(), "archive_info": {}}))
+    assert install_command("hub") == f"pip install '{wheel}[hub]'"
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "requirement"),
+    [
+        (None, "cvae-onnx[plot]"),
+        ('{"url": "file:///removed/checkout", "dir_info": {}}', "cvae-onnx[plot]"),
+        ('{"url": "https://host/a.whl", "archive_info": {}}', "cvae-onnx[plot] @ https://host/a.whl"),
+        (
+            '{"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "1234"}}',
+            "cvae-onnx[plot] @ git+https://host/a@1234",
+        ),
+        ("{damaged", "cvae-onnx[plot]"),
+    ],
+)
+def test_install_command_without_local_source(installed, direct_url, requirement):
+    installed(direct_url)
+    assert install_command("plot") == f"pip install '{requirement}'"
+
+
+def test_install_command_without_metadata(installed, monkeypatch):
+    def fail(name: str) -> None:
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "distribution", fail)
+    assert install_command("plot") == "pip install 'cvae-onnx[plot]'"
