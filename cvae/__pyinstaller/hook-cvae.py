@@ -34,6 +34,7 @@ hiddenimports = [
 # one of these packages itself gets it all the same.
 excludedimports = [
     "accelerate",
+    "huggingface_hub",  # it imports torch and many more packages, if they are installed
     "matplotlib",
     "onnx",
     "optuna",

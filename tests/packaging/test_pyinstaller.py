@@ -27,8 +27,8 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PAGE = (ROOT / "docs" / "embedding.md").read_text("utf-8")
 
 BASE_PACKAGES = {"cvae", "numpy", "onnxruntime", "PIL"}
-INCLUDED_EXTRAS = {"huggingface_hub", "pillow_heif"}
-"""Packages that an app contains if they are installed, because they add to what a base install can read."""
+INCLUDED_EXTRAS = {"pillow_heif"}
+"""Packages that an app contains if they are installed."""
 
 
 @pytest.fixture(scope="module")
