@@ -2,8 +2,13 @@
 
 import json
 import re
+import socket
+import subprocess
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import pytest
 
@@ -64,3 +69,20 @@ def edit_output(path: Path, name: str, op: str, value: float) -> None:
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(value).reshape(()), "edit"))
     model.graph.node.append(onnx.helper.make_node(op, [f"{name}_before", "edit"], [name]))
     onnx.save(model, path)
+
+
+def free_port() -> str:
+    """Return a port of this machine that no server uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until a server that is starting responds."""
+    for _ in range(600):
+        assert server.poll() is None, "the server has stopped"
+        with suppress(OSError), urlopen(address):
+            return
+        time.sleep(0.1)
+    raise AssertionError("the server does not respond")

@@ -340,12 +340,12 @@ def test_ray_serve_generates_the_requested_digit(tmp_path):
     assert "'12'" in bytes.fromhex(label[2]).decode() and "'-1'" in bytes.fromhex(seed[2]).decode()
 
 
-# -- docs/deploy.md ----------------------------------------------------------------------------------------------------
+# -- docs/deploy.md and docs/embedding.md ------------------------------------------------------------------------------
 
-PAGE = (ROOT / "docs" / "deploy.md").read_text("utf-8")
 SCRIPTS = {
     section.partition("\n")[0]: "".join(scripts)
-    for section in PAGE.split("\n## ")
+    for page in ("deploy.md", "embedding.md")
+    for section in (ROOT / "docs" / page).read_text("utf-8").split("\n## ")
     if (scripts := code_blocks(section, "sh"))
 }
 """Name of a section -> its `sh` blocks as one script. (test_readme.py runs the `bash` blocks line by line; `console`
@@ -368,7 +368,7 @@ def hub() -> Iterator[str]:
 @pytest.mark.parametrize(
     "section_name", [pytest.param(name, marks=[pytest.mark.slow] * ("Ray Data" in name)) for name in SCRIPTS]
 )
-def test_shell_commands_of_deployment_guide_work(section_name, tmp_path, request):
+def test_shell_commands_of_guides_work(section_name, tmp_path, request):
     script = re.sub(r"^pip install .*\n", "", SCRIPTS[section_name], flags=re.MULTILINE)
     for word, requirement in REQUIREMENTS.items():
         if word in script:

@@ -1,0 +1,51 @@
+"""Hook that PyInstaller runs for a program that imports cvae.
+
+PyInstaller sees neither data files nor modules that are imported by name. The libraries of onnxruntime, NumPy and
+Pillow are collected by the hooks that PyInstaller has for these packages.
+"""
+
+import os
+from pathlib import Path
+
+import cvae
+
+ROOT = Path(cvae.__file__).parent
+# In a checkout, some folders are symbolic links, which Path.rglob does not follow.
+FILES = [
+    Path(folder, name).relative_to(ROOT.parent)
+    for folder, _, names in os.walk(ROOT, followlinks=True)
+    for name in names
+]
+NOT_COLLECTED = ("cvae/cli/", "cvae/__main__.py", "cvae/__pyinstaller/", "cvae/model_zoo/scripts/")
+
+datas = [
+    (str(ROOT.parent / path), path.parent.as_posix())
+    for path in FILES
+    if path.suffix not in (".py", ".pyc", ".safetensors")  # a checkout also has the weights for torch
+]
+
+hiddenimports = [
+    ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+    for path in FILES
+    if path.suffix == ".py" and not path.as_posix().startswith(NOT_COLLECTED)
+]
+
+# An app contains what a base install has, even if it is built in an environment with the extras. A program that imports
+# one of these packages itself gets it all the same.
+excludedimports = [
+    "accelerate",
+    "huggingface_hub",  # it imports torch and many more packages, if they are installed
+    "matplotlib",
+    "onnx",
+    "optuna",
+    "pandas",
+    "psutil",
+    "rich",
+    "safetensors",
+    "skimage",
+    "sklearn",
+    "sqlalchemy",
+    "torch",
+    "torchvision",
+    "umap",
+]
