@@ -30,8 +30,8 @@ hiddenimports = [
     if path.suffix == ".py" and not path.as_posix().startswith(NOT_COLLECTED)
 ]
 
-# An app contains what a base install has, even if it is built in an environment with the extras. A program that imports
-# one of these packages itself gets it all the same.
+# An app contains what a base install has, even if it is built in an environment with the extras. If a program itself
+# imports one of these packages, the app contains that package too.
 excludedimports = [
     "accelerate",
     "huggingface_hub",  # it imports torch and many more packages, if they are installed

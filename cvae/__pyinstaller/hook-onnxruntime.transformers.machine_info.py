@@ -1,3 +1,3 @@
-"""Hook for the one module of onnxruntime, a report about the machine, through which an app would contain torch."""
+"""Hook for a module of onnxruntime that describes the machine, and through which an app would contain torch."""
 
 excludedimports = ["torch"]

@@ -170,7 +170,9 @@ def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
         (["--set", "arch.hidden=[7]"], "arch.hidden {hidden} against [7]"),
     ],
 )
-def test_init_with_another_network_names_the_difference_and_leaves_nothing(cvae, trained, flags, difference):
+def test_error_for_init_with_another_network_names_the_difference_and_leaves_no_folder(
+    cvae, trained, flags, difference
+):
     model = read_config(trained["labels"]).model
     difference = difference.format(latent_dim=model.latent_dim, hidden=model.architecture.options.get("hidden"))
     result = cvae("train", "--init", trained["labels"], *flags, "--out", "other")

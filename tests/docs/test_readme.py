@@ -21,8 +21,8 @@ DOCUMENTS = [ROOT / "README.md", *EXAMPLES, *sorted((ROOT / "docs").glob("*.md")
 LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md"))]
 GALLERY = ROOT / "docs" / "gallery.md"
 """Page whose commands test_gallery.py runs."""
-CONTINUOUS = ROOT / "docs" / "python.md"
-"""Page whose programs continue one another."""
+CONTINUOUS = (ROOT / "docs" / "python.md", ROOT / "docs" / "generate.md")
+"""Pages whose programs continue one another."""
 
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Pattern of the commands that slow tests and CI run in a separate environment."""
@@ -122,7 +122,7 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
         programs = code_blocks(document.read_text(), "python")
-        for program in ["\n".join(programs)] if document == CONTINUOUS else programs:
+        for program in ["\n".join(programs)] if document in CONTINUOUS else programs:
             result = subprocess.run(
                 [sys.executable, "-c", program], cwd=tmp_path, env=home, capture_output=True, text=True
             )

@@ -29,13 +29,13 @@ def test_html_page_shows_sevens(in_tmp):
     parser = HTMLParser()
     parser.handle_starttag = lambda tag, pairs: attributes.update({tag: dict(pairs)})
     parser.feed(Path("page.html").read_text())
-    kind, _, data = attributes["img"]["src"].partition(",")
-    assert kind == "data:image/png;base64" and attributes["img"]["alt"]
+    media_type, _, data = attributes["img"]["src"].partition(",")
+    assert media_type == "data:image/png;base64" and attributes["img"]["alt"]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         np.testing.assert_array_equal(image, cvae.load().generate(16, label=7, seed=1).to_pil())
 
 
-def test_page_that_is_included_is_in_the_exported_folder():
+def test_included_page_is_in_the_exported_folder():
     (block,) = code_blocks(SECTIONS["An HTML page"], "html")
     (name,) = re.findall(r'src="site/([^"]+)"', block)
     assert (ROOT / "exporters" / "page" / name).is_file()
@@ -52,7 +52,7 @@ def test_documented_gradio_program_is_the_example():
 
 
 @pytest.mark.slow
-def test_gradio_page_generates_the_digit_that_is_chosen():
+def test_gradio_page_generates_the_chosen_digit():
     pytest.importorskip("gradio", reason="gradio is not installed")
     port = free_port()
     _, command = code_blocks(SECTIONS["Gradio"], "console")[0].splitlines()

@@ -29,7 +29,7 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
         images[0, 0].to_pil()
 
 
-def test_saved_image_is_enlarged_like_that_of_the_command_line(tmp_path):
+def test_saved_image_is_enlarged_as_on_the_command_line(tmp_path):
     images = cvae.load().generate(2, label=7, seed=0)
     for scale, size in ((None, (285, 140)), (1, (57, 28)), (3, (171, 84))):
         images.save(tmp_path / "x.png", scale=scale)

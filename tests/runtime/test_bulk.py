@@ -21,7 +21,7 @@ LABELS = np.arange(N) % 10
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     for name in ("BLOCK_BYTES", "SHARD_BYTES"):
-        monkeypatch.setattr(bulk, name, 28 * 28 * 64)  # 64 images: three blocks
+        monkeypatch.setattr(bulk, name, 28 * 28 * 64)  # 64 images per block, so that there are three blocks
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
 @pytest.mark.parametrize("first", [3, 32, 50], ids=lambda n: f"{n} images first")
-def test_complete_call_is_enlarged_and_repeated(suffix, first, model, tmp_path):
+def test_complete_call_can_be_extended_and_repeated(suffix, first, model, tmp_path):
     _, seed = bulk.generate(model, first, out := tmp_path / f"x{suffix}", label=[7, 3])
     names = {path.name for path in out.rglob("*.png")}
     expected = np.rint(model.generate(75, [7, 3], seed=seed) * 255).astype(np.uint8)
@@ -128,7 +128,7 @@ def test_complete_call_is_enlarged_and_repeated(suffix, first, model, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
-def test_interrupted_enlargement_keeps_the_images_and_is_continued(suffix, model, expected, tmp_path):
+def test_interrupted_extension_keeps_the_images_and_can_be_continued(suffix, model, expected, tmp_path):
     bulk.generate(model, 40, out := tmp_path / f"x{suffix}", seed=5)
     with pytest.raises(Interruption):
         bulk.generate(model, 100, out, seed=5, progress=stop_after(1))
@@ -153,7 +153,7 @@ def test_folder_with_a_missing_image_is_not_continued(model, tmp_path):
         bulk.generate(model, 6, out, seed=5)
 
 
-def test_ctrl_c_says_how_to_continue(model, tmp_path, cvae, monkeypatch):
+def test_message_after_ctrl_c_says_how_to_continue(model, tmp_path, cvae, monkeypatch):
     decode = model.decode
 
     def interrupt(self, noise: np.ndarray, **labels: object) -> np.ndarray:

@@ -213,7 +213,7 @@ def test_upload_updates_a_repository(mirror, token, run):
     assert (mirror.repositories["me/digits"] / "samples.png").is_file() and notes == []
 
 
-def test_upload_warns_of_the_path_of_the_data(mirror, token, run):
+def test_upload_reports_the_path_of_the_data(mirror, token, run):
     config = json.loads((run / "config.json").read_text())
     config["training"]["data"] = "folder:/private/photos"
     (run / "config.json").write_text(json.dumps(config))
@@ -227,7 +227,12 @@ def test_upload_warns_of_the_path_of_the_data(mirror, token, run):
     [
         (lambda run: (run / "decoder.onnx").unlink(), "run me/x", 1, ["no decoder.onnx", "cvae export onnx run"]),
         (lambda run: (run / "README.md").unlink(), "run me/x", 1, ["no README.md", "cvae export onnx run"]),
-        (lambda run: change_weights(run), "run me/x", 2, ["other weights", "export again: cvae export onnx run"]),
+        (
+            lambda run: change_weights(run),
+            "run me/x",
+            2,
+            ["different weights", "export it again with: cvae export onnx run"],
+        ),
         (lambda run: (run / "model.safetensors").unlink(), "run me/x", 2, ["'run'", "model.safetensors"]),
         (None, "run digits", 2, ["'digits'", "owner/name"]),
         (None, "nowhere me/x", 2, ["'nowhere'"]),

@@ -134,7 +134,7 @@ def test_label_can_be_name_or_number_for_all_images_or_each(models, networks, la
     assert close(models["labels"].generate(count, label=label, seed=0), expected)
 
 
-def test_several_labels_take_turns_with_n_images_of_each(models):
+def test_images_cycle_through_several_labels_with_n_images_of_each(models):
     images = models["labels"].generate(2, label=[3, "5", 3], seed=4)
     assert images.labels == ["3", "5", "3"] * 2 and images.seed == 4
     assert np.array_equal(images, models["labels"].decode(normal(6, seed=4), [3, 5, 3] * 2))
