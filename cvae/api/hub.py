@@ -79,7 +79,7 @@ def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
     """Return the public files of a run by their path in the repository, with the name of the repository in the card.
 
     Raises:
-        UsageError: If the folder is not a run with weights, or its exported files belong to other weights.
+        UsageError: If the folder is not a run with weights, or its exported files belong to different weights.
         CvaeError: If the run is not exported.
     """
     from cvae.exporters.base import read_exported

@@ -285,7 +285,7 @@ def _describe_export(run: Path) -> str | None:
         outdated = is_outdated(run, read_spec(run / DECODER)[0])
     except CvaeError as error:
         return str(error)
-    return f"from other weights; export again: cvae export onnx {run}" if outdated else "from these weights"
+    return f"from different weights; export again with: cvae export onnx {run}" if outdated else "from these weights"
 
 
 def _format_part(value: Any) -> Any:

@@ -320,7 +320,7 @@ def _export(run: Path, display: "Display") -> None:
     command, started = f"cvae export onnx {shlex.quote(str(run))}", time.monotonic()
     earlier, encoder = _try_read_spec(run / DECODER), _try_read_spec(run / ENCODER)
     if earlier is not None and encoder is not None and not (is_outdated(run, earlier) or is_outdated(run, encoder)):
-        display.fields({"export": f"the files belong to these weights already; to export again: {command}"})
+        display.fields({"export": f"the files already belong to these weights; to export again: {command}"})
         return
     options = {} if earlier is None else read_options(earlier)
     try:

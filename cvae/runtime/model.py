@@ -236,8 +236,8 @@ class Model:
                 if self._encoder.spec.weights != self.spec.weights:
                     name, self._encoder = self._encoder.spec.name, None
                     raise UsageError(
-                        f"the {ENCODER} in the folder of {self.spec.name!r} was exported from other weights, those of "
-                        f"{name!r}; export both again: cvae export onnx {self._path}"
+                        f"the {ENCODER} in the folder of {self.spec.name!r} was exported from different weights, those "
+                        f"of {name!r}; export both again: cvae export onnx {self._path}"
                     )
         mean, std = self._encoder.run(_feed("image", batch, indices))
         if not (lowest := float(std.min())) > 0:

@@ -76,7 +76,7 @@ def test_runs_are_listed_newest_first(in_tmp, run):
     assert cvae.runs(in_tmp / "runs") == cvae.runs()
 
 
-def test_push_and_evaluate_call_the_functions_of_the_commands(run, monkeypatch):
+def test_evaluate_calls_the_function_of_the_command(run, monkeypatch):
     calls = []
     monkeypatch.setattr(cvae, "evaluate", lambda *args, **options: calls.append((args, options)) or {}, raising=False)
     run.evaluate(samples=3)

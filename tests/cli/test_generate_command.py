@@ -107,7 +107,7 @@ def test_scale_is_the_factor_of_the_file(cvae, trained, scale, size):
         assert image.size == (size, size)
 
 
-def test_array_holds_n_images_of_each_label_in_turn(cvae, trained):
+def test_array_cycles_through_the_labels(cvae, trained):
     report = cvae(
         "generate", trained["labels"], "--label", "3,5", "-n", 2, "--seed", 1, "--out", "x.npz", "--json"
     ).json

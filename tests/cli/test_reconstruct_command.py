@@ -110,6 +110,8 @@ def test_images_can_have_different_labels(cvae, trained, image_files):
 
 @pytest.mark.parametrize("name", ["runs/mine", "mine", "mnist-ladder", "runs/mine/decoder.onnx"])
 @pytest.mark.parametrize("command", ["reconstruct", "restyle"])
-def test_model_in_place_of_an_image_is_explained(assert_fails, trained, image_files, name, command):
+def test_error_for_model_in_place_of_an_image_suggests_the_model_option(
+    assert_fails, trained, image_files, name, command
+):
     shutil.copytree(trained["labels"], "runs/mine")
     assert_fails(2, [f"'{name}' is a model, not an image", f"-m {name}"], command, name, *image_files)

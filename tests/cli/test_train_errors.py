@@ -38,7 +38,7 @@ INVALID_FLAGS = {
     "all classes excluded": (2, " ".join(f"--exclude-class {i}" for i in range(10)), ["leaves no images in train"]),
     "unknown precision": (2, "--precision fp17", ["'fp17'", "'fp16'"]),
     "fp16 on cpu": (2, "--precision fp16 --device cpu", ["'fp16'", "bf16"]),
-    "device": (2, "--device gpu", ["'gpu'", "did you mean 'cuda'?"]),
+    "unknown device": (2, "--device gpu", ["'gpu'", "did you mean 'cuda'?"]),
     "misspelt recipe": (2, "--recipe mnist-resnet", ["'mnist-resnet'", "'mnist-resnet-flow'", ".toml"]),
     "recipe that starts from a missing run": (
         2,

@@ -140,7 +140,7 @@ class TestDownloads:
         assert_load_fails("mnist", "can't download 'mnist'", "corrupted", error_type=CvaeError, data_dir=str(root))
 
     @pytest.mark.parametrize("selection", ["", "letters", "digits", "mnist", "byclass", "bymerge"])
-    def test_emnist_is_upright_and_has_the_labels_of_its_split(
+    def test_emnist_is_upright_and_has_the_labels_of_its_variant(
         self, selection: str, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         split = selection or "balanced"

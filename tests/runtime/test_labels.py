@@ -516,7 +516,7 @@ def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, fo
         ("plot traverse {folder} --label 1 --label-index 1", ["give one"]),
     ],
 )
-def test_command_rejects_contradiction_and_unknown_class(cvae, folder, image_path, command, words):
+def test_command_rejects_contradictory_flags_and_unknown_class(cvae, folder, image_path, command, words):
     result = cvae(*command.format(folder=folder).split())
     line = result.err.splitlines()[-1]
     assert result.code == 2 and all(word in line for word in words), result.err

@@ -38,7 +38,7 @@ def test_load_suggests_export_for_run_without_onnx_files(run):
 
 def test_encode_rejects_encoder_of_another_model(run, trained):
     shutil.copy(trained["plain"] / ENCODER, run)
-    with pytest.raises(UsageError, match=r"encoder\.onnx.*other weights, those of 'plain'"):
+    with pytest.raises(UsageError, match=r"encoder\.onnx.*different weights, those of 'plain'"):
         cvae.load(run).encode(random_images(1), 3)
 
 
@@ -113,7 +113,7 @@ def test_error_for_gpu_suggests_cuda_and_lists_only_available_devices(monkeypatc
     assert fix in str(caught.value) and f"available: {', '.join(names)}" in str(caught.value)
 
 
-def test_unknown_name_with_an_owner_hints_at_the_hub(in_tmp):
+def test_error_for_unknown_owner_and_name_suggests_the_hub(in_tmp):
     with pytest.raises(UsageError, match=r"model 'somebody/digits'; for a model .*, use hf://somebody/digits$"):
         find("somebody/digits")
     for name in ("runs/digits", "models/decoder.onnx", "digits"):
@@ -123,7 +123,7 @@ def test_unknown_name_with_an_owner_hints_at_the_hub(in_tmp):
 
 
 @pytest.mark.parametrize(("frozen", "fix"), [(True, "--collect-data cvae"), (False, "train one with: cvae train")])
-def test_program_without_models_says_how_to_get_one(in_tmp, monkeypatch, frozen, fix):
+def test_error_without_models_says_how_to_get_one(in_tmp, monkeypatch, frozen, fix):
     monkeypatch.setattr("cvae.model_zoo.models", dict)
     monkeypatch.setattr(sys, "frozen", frozen, raising=False)
     with pytest.raises(UsageError, match=fix):

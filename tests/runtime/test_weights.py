@@ -68,7 +68,10 @@ def test_export_makes_the_run_usable_again(cvae, trained, run):
 def test_info_shows_which_weights_were_exported(cvae, run):
     assert cvae("info", run, "--json").json["exported"] == "from these weights"
     change(run / "model.safetensors")
-    assert cvae("info", run, "--json").json["exported"] == f"from other weights; export again: cvae export onnx {run}"
+    assert (
+        cvae("info", run, "--json").json["exported"]
+        == f"from different weights; export again with: cvae export onnx {run}"
+    )
     (run / "decoder.onnx").unlink()
     assert cvae("info", run, "--json").json["exported"] is None
 
