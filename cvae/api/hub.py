@@ -32,8 +32,8 @@ def push(
         and the paths of the files as "files".
 
     Raises:
-        UsageError: If there is no such run, its export is outdated, the name of the repository is not valid, or there
-            is no token.
+        UsageError: If there is no such run, its export is outdated, the name of the repository is not valid, or no
+            token is set.
         MissingExtraError: If huggingface_hub is not installed.
         CvaeError: If the run is not exported, or the Hub rejects the upload or can't be reached.
     """
