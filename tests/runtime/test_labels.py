@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -281,13 +280,9 @@ def test_invalid_choice_is_rejected_in_one_line(model, choice, words):
             call()
 
 
-def test_number_of_labels_must_fit(model):
-    for choice in ({"label": [1, 10]}, {"label_index": [0, 1]}):
-        for call in (model.encode, model.reconstruct, partial(model.restyle, to=1)):
-            with pytest.raises(UsageError, match="2 labels for 3 images"):
-                call(IMAGES, **choice)
+def test_list_of_labels_must_not_be_empty(model):
     with pytest.raises(UsageError, match="give at least one label"):
-        model.generate(3, label=[])
+        model.generate(label=[])
 
 
 def test_number_of_thousands_of_digits_is_not_an_index(model):
