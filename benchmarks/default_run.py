@@ -63,7 +63,7 @@ def label_accuracy(run: Path, seed: int) -> float:
     predict = load_feature_extractor("mnist-small").predict
     assert predict is not None
     labels = np.repeat(np.arange(10), IMAGES_PER_CLASS)
-    images = cvae.load(run).generate(seed=seed, label_index=labels)
+    images = cvae.load(run).generate(len(labels), seed=seed, label_index=labels)
     return float((predict(np.asarray(images)) == labels).mean())
 
 

@@ -103,9 +103,7 @@ def make_images(
     columns = n if rows is not None and len(rows) > 1 and (grid or n > 1) else None
     if rows is not None and indices is None and not grid:
         arguments.send(note, f"no label given: generating {n} of each of the {len(rows)} classes")
-    images = decoder.generate(
-        count if labels is None else 1, seed=arguments.choose_seed(seed), temperature=temperature, label_index=labels
-    )
+    images = decoder.generate(count, seed=arguments.choose_seed(seed), temperature=temperature, label_index=labels)
     report = {"model": decoder.spec.name, "images": count, "labels": images.labels, "seed": images.seed}
     return Result(images=images, draw=lambda: imaging.grid(images, columns), report=report)
 

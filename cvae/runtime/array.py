@@ -35,8 +35,11 @@ class Images(np.ndarray):
         if isinstance(result, Images):
             result.seed = self.seed
             if self.labels is not None and self.ndim == 4 and result.shape[-3:] == self.shape[1:]:
-                names = np.array(self.labels, object)[key[:1] if isinstance(key, tuple) else key]
-                result.labels = [names] if isinstance(names, str) else names.tolist()
+                if isinstance(key, int):  # iteration must not convert all labels for each image
+                    result.labels = [self.labels[key]]
+                else:
+                    names = np.array(self.labels, object)[key[:1] if isinstance(key, tuple) else key]
+                    result.labels = [names] if isinstance(names, str) else names.tolist()
         return result
 
     def __reduce__(self) -> Any:

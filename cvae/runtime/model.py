@@ -137,33 +137,26 @@ class Model:
         """Generate images.
 
         Args:
-            n: Number of images; 1 by default. With several labels, the number of images of each.
-            label: Name of the class, or several, through which the images cycle: `label=[1, 2, 3]` gives one of each.
-                By default, the images cycle through all classes.
+            n: Number of images. By default one, or one for each label.
+            label: Name of the class, or one for each image: `label=[1, 2, 3]` gives one image of each. By default, the
+                images cycle through the classes.
             seed: Seed of the noise, which gives the same images on every machine; random by default.
             temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
                 varied ones.
-            label_index: Index of the class, or several, instead of `label`.
+            label_index: Index of the class, or one for each image, instead of `label`.
 
         Returns:
-            Images (N, C, H, W) float32 in [0, 1], with the attributes `labels` and `seed`. N is n, or n for each of
-            several labels.
+            Images (n, C, H, W) float32 in [0, 1], with the attributes `labels` and `seed`.
 
         Raises:
             UsageError: If the model has no such label, or n or temperature is out of range.
         """
-        n = check_generate_args(1 if n is None else n, temperature)
-        num_labels = count_labels(label, label_index)
-        count = n * num_labels
-        fix = "write them to files: cvae generate -n N --out images.npy"
-        check_memory(self.spec, "n" if num_labels == 1 else "the number of images", count, fix)
+        n = check_generate_args(count_labels(label, label_index) if n is None else n, temperature)
+        check_memory(self.spec, "n", n, "write them to files: cvae generate -n N --out images.npy")
         if label is None and label_index is None and self.spec.classes is not None:
             label_index = np.arange(n) % len(self.spec.classes)
-        else:
-            indices = label_indices(self.spec, label, label_index, num_labels)
-            label_index = None if indices is None else np.tile(indices, n)
         seed = random_seed() if seed is None else seed
-        images = self.decode(self.noise(count, seed) * np.float32(temperature), label_index=label_index)
+        images = self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
         images.seed = int(seed)
         return images
 

@@ -107,4 +107,4 @@ def generate(
         indices = label_indices(model.spec, label, label_index, len(chosen_labels))
     labels = [int(indices[i % len(indices)]) for i in range(n)] if classes else None
     seed = secrets.randbelow(2**31) if seed is None else seed
-    return model.decode(model.noise(n, seed) * np.float32(temperature), label_index=labels), labels, seed
+    return model.generate(n, seed=seed, temperature=temperature, label_index=labels), labels, seed

@@ -33,7 +33,7 @@ def make_sample_grid(model: cvae.Model) -> Image.Image:
     """Return a grid of samples: a row of eight images per class, or 80 images from an unconditional model."""
     classes = model.spec.classes
     labels = None if classes is None else np.repeat(np.arange(len(classes)), 8)
-    images = model.generate(80 if labels is None else 1, label_index=labels, seed=0)
+    images = model.generate(80 if labels is None else len(labels), label_index=labels, seed=0)
     return imaging.enlarge(imaging.grid(images, 8))
 
 

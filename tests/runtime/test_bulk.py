@@ -116,7 +116,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
 def test_complete_call_can_be_extended_and_repeated(suffix, first, model, tmp_path):
     _, seed = bulk.generate(model, first, out := tmp_path / f"x{suffix}", label=[7, 3])
     names = {path.name for path in out.rglob("*.png")}
-    expected = np.rint(model.generate(75, [7, 3], seed=seed) * 255).astype(np.uint8)
+    expected = np.rint(model.generate(150, [7, 3] * 75, seed=seed) * 255).astype(np.uint8)
     counts: list[int] = []
     for n in (75, 75):
         files, _ = bulk.generate(model, n, out, label=[7, 3], progress=lambda count, total: counts.append(count))
