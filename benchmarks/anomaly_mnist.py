@@ -4,9 +4,9 @@
     python benchmarks/anomaly_mnist.py --out anomaly.json --plain    # without labels
 
 Digits whose metrics are already in the file are skipped, so an interrupted benchmark can be resumed. With --runs, the
-models are kept, and a repeated benchmark scores them without training. For AUROC and AUPRC, the held-out digit is the
-positive class. The thresholds come from validation images of the nine digits. --smoke uses small images and takes
-seconds.
+models are kept, and running the benchmark again scores them without retraining. For AUROC and AUPRC, the held-out digit
+is the positive class. The thresholds come from validation images of the nine digits. --smoke uses small images and
+takes seconds.
 """
 
 import argparse
@@ -80,7 +80,11 @@ def main() -> None:
     parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
     parser.add_argument("--epochs", type=int, default=MODEL.epochs, metavar="N", help="Number of epochs.")
     parser.add_argument(
-        "--digits", nargs="+", default=DIGITS, metavar="N", help="Digits to exclude, each from the data of one model."
+        "--digits",
+        nargs="+",
+        default=DIGITS,
+        metavar="N",
+        help="Digits to detect. One model per digit is trained without it.",
     )
     add_smoke(parser)
     args = parse_args(parser, epochs=1, digits=["1"])

@@ -36,7 +36,7 @@ def restyle(
 ) -> None:
     """Change the class of images, and keep their style.
 
-    The image file has one row of originals, then one row per new class.
+    The output image has one row of originals, then one row per new class.
 
     Examples:
       cvae restyle three.png

@@ -114,4 +114,4 @@ def _describe_data_path(run: Path) -> str | None:
 
     training = read_config(run).training
     paths = [path for path in (training.data.partition(":")[2], training.data_dir) if path]
-    return f"{CONFIG} names your data: {', '.join(map(repr, paths))}" if paths else None
+    return f"{CONFIG} contains the path of your data: {', '.join(map(repr, paths))}" if paths else None

@@ -91,7 +91,7 @@ def group_by_reason(problems: Iterable[tuple[str, str]]) -> str:
 
 
 def join_names(names: Sequence[str]) -> str:
-    """Return the first names, quoted, such as "'a', 'b', ... (12 in total)"."""
+    """Return the first few names, quoted, such as "'a', 'b', ... (12 in total)"."""
     more = [f"... ({len(names):,} in total)"] if len(names) > MAX_NAMES else []
     return ", ".join([*(repr(one_line(name, 120)) for name in names[:MAX_NAMES]), *more])
 

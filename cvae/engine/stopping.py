@@ -15,7 +15,7 @@ from cvae.errors import CvaeError
 
 
 class Stop:
-    """Request by a signal to stop training after the current step."""
+    """Request to stop training after the current step, made by a signal."""
 
     def __init__(self) -> None:
         self.signals: set[int] = set()
@@ -68,7 +68,7 @@ def is_connection_error(error: BaseException) -> bool:
 def explain_failure(
     error: Exception, step: int, shard: Shard, resume_command: str, batch_size: int
 ) -> CvaeError | None:
-    """Return an error that states the cause and the fix of `error`, or None if the cause is not known.
+    """Return an error that states the cause of `error` and how to fix it, or None if the cause is not known.
 
     Args:
         error: Error that training raised.

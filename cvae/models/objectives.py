@@ -110,8 +110,8 @@ def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float,
     """Return the negative ELBO with weight `beta` on the total correlation, so that dimensions become independent.
 
     Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling. The constant of that
-    estimator, the logarithm of the data set's size, is omitted because it has no gradient. In a hierarchy of latents,
-    the posterior of each image is evaluated along the sample from that image.
+    estimator, the logarithm of the data set's size, is omitted because it has no gradient. With hierarchical latents,
+    each group of an image's posterior is conditioned on the groups before it in the sample from that image.
 
     Args:
         beta: weight of the total correlation.
@@ -187,7 +187,7 @@ def _require_several_images(count: int) -> None:
 def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[..., Loss]:
     """Return an objective for pairs of images that also keeps the posteriors of each pair close to each other.
 
-    The batch (2 B, C, H, W) has each image x before its transformed copy t(x). The loss of a pair is half of
+    In the batch (2 B, C, H, W), each image x is followed by its transformed copy t(x). The loss of a pair is half of
     objective(x) + objective(t(x)) + weight * KL(q(z | t(x)) || q(z | x)). Sinha & Dieng 2021, eq. 3,
     https://arxiv.org/abs/2105.14859.
 
@@ -213,7 +213,8 @@ def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[
 def _pair_kl(terms: Terms, samples: int) -> Tensor:
     """Return KL(q(z | t(x)) || q(z | x)), averaged over the pairs of a batch.
 
-    In a hierarchy of latents, it is the sum over the groups, and each posterior is evaluated along its own sample.
+    With hierarchical latents, it is the sum over the groups, each conditioned on the groups before it in the sample
+    from the same image.
     """
     mean, copy_mean = terms.mean.unflatten(0, (-1, 2, samples)).unbind(1)  # (2 B K, Z) -> (B, K, Z) each
     log_var, copy_log_var = terms.log_var.unflatten(0, (-1, 2, samples)).unbind(1)

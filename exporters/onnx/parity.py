@@ -94,7 +94,7 @@ def make_comparison_inputs(module: Decoder | Encoder, spec: Spec, count: int) ->
     """Return `count` realistic inputs for a decoder or an encoder.
 
     The model generates the images, and noise is added to every second image. Images of uniform noise would not be
-    suitable: their latent codes reach hundreds, and rounding errors grow with the codes.
+    suitable: their latent codes have values in the hundreds, and rounding errors grow with the codes.
     """
     inputs = make_example_inputs(spec, count)
     if "image" in inputs:

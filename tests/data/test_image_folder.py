@@ -179,7 +179,7 @@ class TestFolder:
         Image.fromarray(board).save(tmp_path / "x.png")
         assert np.abs(load_single_image(tmp_path)[:, 1:-1, 1:-1].astype(int) - 127).max() < 8
 
-    def test_jpeg_draft_mode_keeps_the_image(self, tmp_path: Path) -> None:
+    def test_jpeg_draft_mode_does_not_change_the_image(self, tmp_path: Path) -> None:
         """Decoding at reduced size gives the same image."""
         ramp = np.linspace(0, 255, 1024)[None].repeat(700, 0).astype(np.uint8)
         Image.fromarray(ramp).save(tmp_path / "x.jpg", quality=95)

@@ -184,7 +184,7 @@ def test_cpp_writes_nothing_to_the_home_folder(program, tmp_path, monkeypatch):
     assert list(home.iterdir()) == []
 
 
-def test_cpp_is_reproducible_by_seed(program, trained, tmp_path):
+def test_cpp_writes_the_same_image_for_the_same_seed(program, trained, tmp_path):
     files = {name: tmp_path / f"{name}.pgm" for name in ("first", "second", "other")}
     for name, seed in zip(files, (1, 1, 2), strict=True):
         run(program, trained["labels"] / "decoder.onnx", files[name], "--seed", seed, "--label", 3)
@@ -192,7 +192,7 @@ def test_cpp_is_reproducible_by_seed(program, trained, tmp_path):
     assert first == second != other
 
 
-def test_cpp_reads_every_class_name_and_a_colour_image(program, trained, tmp_path):
+def test_cpp_accepts_every_class_name_and_writes_colour_images(program, trained, tmp_path):
     """Names contain quotes, brackets and non-ASCII characters, and another string of the spec looks like keys."""
     import onnx
     from onnx import TensorProto, helper
@@ -251,7 +251,7 @@ def test_cpp_reads_every_class_name_and_a_colour_image(program, trained, tmp_pat
         (["{plain}/decoder.onnx", "a.pgm", "--label", "7"], ["'7'", "no labels"]),
     ],
 )
-def test_cpp_fails_in_one_line(program, trained, arguments, words):
+def test_cpp_reports_errors_in_one_line(program, trained, arguments, words):
     line = run(program, *[word.format(**trained) for word in arguments], code=1)
     assert line.startswith("generate: error: ") and line.count("\n") == 1 and all(word in line for word in words), line
 
@@ -266,7 +266,7 @@ def test_cpp_prints_usage_for_invalid_arguments(program, trained, tmp_path, argu
 
 
 def test_every_notebook_cell_runs_and_ends_with_a_value(in_tmp):
-    """The cells run one after another, as in Jupyter, and most of these values are images."""
+    """The cells run one after another, as in Jupyter. Most of them end with an image."""
     notebook = json.loads((EXAMPLES / "notebook" / "digits.ipynb").read_text("utf-8"))
     assert (notebook["nbformat"], len({cell["id"] for cell in notebook["cells"]})) == (4, len(notebook["cells"]))
     namespace: dict[str, object] = {}
@@ -357,7 +357,7 @@ REQUIREMENTS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """Return the address of a hub that has the model named on the page."""
+    """Return the address of a hub that has the model that the guides use."""
     with Mirror({"somebody/digits": model_zoo.model(model_zoo.DEFAULT)}) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server.url

@@ -16,7 +16,7 @@ from cvae.exporters import onnxruntime_web
 
 @pytest.fixture
 def tarball(tmp_path, monkeypatch) -> Path:
-    """Create a small package that replaces the real one. No npm, registry or CDN serves it at first."""
+    """Create a small package that replaces the real one. At first, no source provides it."""
     contents = {name: f"{name} as published".encode() for name in onnxruntime_web.FILES}
     path = tmp_path / "onnxruntime-web" / "-" / f"onnxruntime-web-{onnxruntime_web.VERSION}.tgz"
     path.parent.mkdir(parents=True)

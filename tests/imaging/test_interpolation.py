@@ -11,7 +11,7 @@ fast_settings = settings(deadline=None, max_examples=60)
 
 
 def normal(n: int, seed: int = 0) -> np.ndarray:
-    """Return standard normal numbers of shape (n, 8)."""
+    """Return standard normal samples of shape (n, 8)."""
     return np.random.default_rng(seed).standard_normal((n, 8), dtype=np.float32)
 
 

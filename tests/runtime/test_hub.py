@@ -105,7 +105,7 @@ def test_decoder_without_encoder_can_generate(mirror):
         ("hf://../..", UsageError, ["'hf://../..'"]),
     ],
 )
-def test_missing_repository_or_file_fails_in_one_line(mirror, name, error_type, words):
+def test_missing_repository_or_file_is_reported_in_one_line(mirror, name, error_type, words):
     with pytest.raises(CvaeError) as caught:
         package.load(name)
     assert type(caught.value) is error_type and "\n" not in str(caught.value)
@@ -120,7 +120,7 @@ def test_offline_without_cache_is_reported(mirror, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("peer closed\nthe connection"), OSError(28, "disk full"), KeyError()])
-def test_interrupted_download_fails_in_one_line(monkeypatch, error):
+def test_interrupted_download_is_reported_in_one_line(monkeypatch, error):
     def fail_download(*args: object, **options: object) -> str:
         raise error
 
@@ -219,7 +219,7 @@ def test_upload_reports_the_path_of_the_data(mirror, token, run):
     (run / "config.json").write_text(json.dumps(config))
     notes: list[str] = []
     package.hub.push(run, "me/digits", note=notes.append)
-    assert notes == ["config.json names your data: '/private/photos'"]
+    assert notes == ["config.json contains the path of your data: '/private/photos'"]
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_pat
     assert "hf auth login" in result.err and "HF_TOKEN" in result.err
 
 
-def test_upload_to_an_unreachable_hub_fails_in_one_line(cvae, token, run, monkeypatch):
+def test_upload_to_an_unreachable_hub_is_reported_in_one_line(cvae, token, run, monkeypatch):
     set_endpoint(UNREACHABLE, monkeypatch)
     result = cvae("hub", "push", run, "me/x")
     assert result.code == 1 and result.err.count("\n") == 1 and "'me/x' can't be uploaded: " in result.err
