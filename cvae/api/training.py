@@ -76,8 +76,8 @@ def train(
     Raises:
         TypeError: If an argument is not a flag.
         UsageError: If an argument has the wrong type, or parts of the config do not fit together.
-        CvaeError: If the data can't be read, the disk can't be written, or a process was lost. If the export fails, the
-            run itself is complete.
+        CvaeError: If the data can't be read, the disk can't be written to, or a process was lost. If the export fails,
+            the run itself is complete.
         Diverged: If the loss or a gradient is not finite. The model is not exported.
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
@@ -134,7 +134,7 @@ def resume(
         epochs: Total number of epochs.
         patience: Number of epochs without a better validation bound after which to stop; 0 never stops early.
         device: Device to train on.
-        on_nan: Reaction to a loss that is not finite: stop or skip.
+        on_nan: What to do if the loss is not finite: stop or skip.
         compile: Whether to compile the networks.
         trackers: Trackers to log to.
         export: Whether to export the model at the end, as `cvae export onnx` does.
