@@ -64,7 +64,7 @@ def convert_images(array: np.ndarray, name: str, first_index: int = 0) -> np.nda
         if not np.isfinite([low, high]).all():
             index = next(i for i, image in enumerate(array) if not np.isfinite(image).all())
             raise UsageError(
-                f"{name} has values that are not finite (nan or inf), first in image {first_index + index}; replace "
+                f"{name} has values that are not finite (nan or inf), first at index {first_index + index}; replace "
                 "them, or leave out these images"
             )
         if not (low >= 0 and high <= 1):
