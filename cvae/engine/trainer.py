@@ -25,7 +25,7 @@ from cvae.engine.run_state import Record, RunCheckpoints, RunState
 from cvae.engine.sample_images import save_final_images, save_sample_images
 from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
-from cvae.engine.summary import describe_explosion, describe_result, describe_run
+from cvae.engine.summary import describe_contention, describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
 from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
@@ -122,6 +122,8 @@ class Trainer:
         self.display.fields(self._describe_run())
         for line in self.notes:
             self.display.line(line)
+        if warning := describe_contention(self.device, self.accelerator.num_processes):
+            self.display.warning(warning)
         with self._open_table() as table, self.stop.handle_signals():
             try:
                 if self.state.step == 0:
