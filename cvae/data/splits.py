@@ -1,4 +1,4 @@
-"""Recognition of the subfolders of an image folder as splits or classes, by their names.
+"""Recognition of splits and classes in an image folder, by the names of its subfolders.
 
     Input tree                                           Result
     a.png, b.png                                         train, without labels
