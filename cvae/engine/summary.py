@@ -15,7 +15,7 @@ from cvae.errors import count_of, one_line
 from cvae.messages import format_nats, format_seconds
 
 OVERFITTING = 0.02
-"""Minimum final rise of the validation bound above its best value that is reported, as a fraction of that value."""
+"""Minimum rise from the best to the last validation bound that is reported, as a fraction of the best bound."""
 
 MAX_CLASSES = 12
 """Maximum number of classes that are listed by name, each with its number of images."""
