@@ -16,7 +16,7 @@ from cvae.errors import count_of, one_line
 from cvae.messages import format_nats, format_seconds
 
 OVERFITTING = 0.02
-"""Minimum final rise of the validation bound above its best value that is reported, as a fraction of that value."""
+"""Minimum rise from the best to the last validation bound that is reported, as a fraction of the best bound."""
 
 MAX_USAGE = 0.4
 """Share of the processor that other programs can use before a warning says that they slow training down."""

@@ -246,7 +246,7 @@ class Trainer:
             self.display.warning(describe_explosion(curve, len(self.dataset.train)))
 
     def _finish_run(self) -> None:
-        """Evaluate the saved weights on the test images, and save images from them."""
+        """Evaluate the saved weights on the test images, and save samples and reconstructions."""
         self.accelerator.wait_for_everyone()  # the main process must have written the weights
         model = load_model(self.out)[0].to(self.device)
         if self.dataset.test is not None:
@@ -360,7 +360,7 @@ class Trainer:
         return f"cvae train --resume --out {self.out}"
 
     def _stop_if_requested(self) -> None:
-        """Stop after a signal. The run must have just been saved."""
+        """Stop if a signal has requested it. The run must have just been saved."""
         if any_process(self.accelerator, self.stop.is_requested) and not self._is_done:
             raise Interrupted(
                 f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}"

@@ -110,7 +110,7 @@ def test_dark_16_bit_colour_image_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     notes: list[str] = []
     read(tmp_path / "x.png", (3, 8, 8), note=notes.append)
-    assert len(notes) == 1 and "no value is above 255 of 65,535" in notes[0]
+    assert len(notes) == 1 and "no value is above 255 (of 65,535)" in notes[0]
 
 
 def test_image_set_is_read_with_a_common_bit_depth(tmp_path: Path) -> None:

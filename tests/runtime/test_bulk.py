@@ -104,7 +104,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
     with pytest.raises(Interruption):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
     for n, seed in [(N, 2), (N - 1, 1)]:
-        with pytest.raises(UsageError, match=r"half written, with 150 images, label_index 0, 1, .* 9, seed 1"):
+        with pytest.raises(UsageError, match=r"half written, by a call for 150 images, label_index 0, 1, .* 9, seed 1"):
             bulk.generate(model, n, out, seed=seed)
     (tmp_path / ".x.npy.json").write_text("{")
     with pytest.raises(CvaeError, match="remove it"):

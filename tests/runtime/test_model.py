@@ -109,7 +109,7 @@ def test_huge_number_of_images_is_rejected_before_memory_is_allocated(models):
         lambda: models["plain"].interpolate(0, 1, steps=10**15),
     ):
         with pytest.raises(
-            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory of this machine;"
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into this machine's \d+ GiB of memory;"
         ):
             call()
     assert tracemalloc.get_traced_memory()[1] < 2**20
