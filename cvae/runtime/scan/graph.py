@@ -1,4 +1,4 @@
-"""Scan of an ONNX graph, which checks every node, derives every tensor, and adds up the cost of an image."""
+"""Scan of an ONNX graph: checks every node, derives every tensor, and adds up the cost of an image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
     """Derive all tensors of a graph.
 
     Returns:
-        The number of values that `scan` returns, and all tensors by name.
+        The bound that `scan` returns, and all tensors by name.
 
     Raises:
         ValueError: If `scan` would reject the file.
