@@ -33,7 +33,7 @@ AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
     "batches": lambda value: type(value) is list and len(value) <= 16 and all(type(size) is int for size in value),
     "weights": lambda value: value == "float16",
 }
-"""Keys of `agreement`, with the checks of the values."""
+"""Keys of `agreement`, with checks of their values."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 """Pattern of a number, such as 10, 007, -5, 0.5 or 1e-4."""

@@ -1,4 +1,4 @@
-"""Resolution of a model name or path, or of the default, to the model's files."""
+"""Lookup of a model's files by its name or path, with a default model."""
 
 import re
 import sys

@@ -35,11 +35,11 @@ class Writer(ABC):
 
     @abstractmethod
     def is_complete(self, n: int) -> bool:
-        """Return whether all files of a complete call with n images exist."""
+        """Return whether all files of a complete output with n images exist."""
 
     @abstractmethod
     def reopen(self, n: int) -> None:
-        """Prepare the files of a complete call with n images, so that more images can be written."""
+        """Prepare the files of a complete output with n images, so that more images can be written."""
 
     @abstractmethod
     def close(self) -> list[Path]:

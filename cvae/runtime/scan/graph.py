@@ -91,7 +91,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
 
 
 def _read_graph(data: bytes) -> dict[str, Any]:
-    """Check the fields of a model message other than its graph, and return the fields of the graph."""
+    """Check all fields of a model message except its graph, and return the fields of the graph."""
     model = parse_message(memoryview(data), MODEL, limits.MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
         raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have version 10")
