@@ -59,8 +59,8 @@ def train(
 ) -> None:
     """Train a model, and export it to ONNX.
 
-    The run is a new folder under runs/. Without --data, the model is trained on 12,000 MNIST digits that come
-    with the package.
+    The run is a new folder under runs/. Without --data, the model is trained on 12,000 bundled MNIST digits, which
+    need no download.
 
     Examples:
       cvae train --conditional

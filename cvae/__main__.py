@@ -8,7 +8,7 @@ import cvae
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run a command and exit with 0 (success), 1 (failure), 2 (wrong use) or 130 (interrupted)."""
+    """Run a command and exit with 0 (success), 1 (failure), 2 (usage error) or 130 (interrupted)."""
     if not hasattr(cvae, "CvaeError"):
         sys.exit(
             f"cvae: error: the 'cvae' imported from {cvae.__file__} belongs to another package of that name (for "
@@ -19,7 +19,7 @@ def main(args: Sequence[str] | None = None) -> None:
     from cvae.messages import one_line_warnings
 
     _escape_unprintable()
-    # torch configures its own handler, for warnings about compilation that a user can't act on.
+    # torch installs its own log handler, which prints compilation warnings that a user can't act on.
     os.environ.setdefault("TORCH_LOGS", "-all")
     try:
         with one_line_warnings():
@@ -38,7 +38,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _escape_unprintable() -> None:
-    """Print characters that standard output and error can't encode as escape sequences, for example in file names."""
+    """Print escape sequences for characters that standard output and error can't encode, for example in file names."""
     for stream in (sys.stdout, sys.stderr):
         if reconfigure := getattr(stream, "reconfigure", None):  # a program may have replaced the stream
             reconfigure(errors="backslashreplace")

@@ -181,7 +181,7 @@ class TrainConfig(DataConfig):
     consistency: float | None = flag_field(
         None,
         OBJECTIVE,
-        "Train on pairs of an image and its augmented copy, with this weight of the KL divergence of their codes.",
+        "Train on pairs of an image and its augmented copy, with this weight on the KL divergence between their codes.",
         automatic="train on augmented images only",
         interval=Interval(minimum=0),
     )
@@ -254,7 +254,7 @@ class TrainConfig(DataConfig):
     on_nan: str = flag_field(
         "stop",
         OPTIMIZATION,
-        "Reaction to a loss that is not finite: stop training, or skip the batch.",
+        "What to do if the loss is not finite: stop training, or skip the batch.",
         choices=("stop", "skip"),
         resumable=True,
     )
@@ -308,7 +308,7 @@ class TrainConfig(DataConfig):
 
     @property
     def data_config(self) -> DataConfig:
-        """The fields that `DataConfig` has too."""
+        """The fields that are shared with `DataConfig`."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
 
 
@@ -340,7 +340,7 @@ def expand_short_flags(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Content of config.json: the network, the training config that repeats the run, and the license of the data."""
+    """Content of config.json: the network, the training config that reproduces the run, and the license of the data."""
 
     format: int = FORMAT
     cvae_version: str

@@ -175,7 +175,7 @@ def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: 
     for split, subs in groups.items():
         if len(subs) > 1:
             names = ", ".join(one_line(sub.path.name, 40) for sub in subs)
-            raise _ambiguity_error(folder, argument, f"several are the {split} split ({names})")
+            raise _ambiguity_error(folder, argument, f"several look like the {split} split ({names})")
     if "train" not in groups:
         raise _ambiguity_error(folder, argument, "none of them is the train split")
     if len(groups) == 1 and siblings:

@@ -21,13 +21,14 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
 
     Args:
         config: What to train, and how.
-        out: Folder of the run. It must not hold a run yet, unless torchrun has restarted the process, which resumes it.
+        out: Folder of the run. It must not contain a run yet, unless torchrun has restarted the process: then the
+            run is resumed.
         quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
         UsageError: If parts of the config do not fit together. Nothing is written.
-        CvaeError: If the data can't be read, the disk can't be written, or a process was lost.
+        CvaeError: If the data can't be read, the disk can't be written to, or a process was lost.
         Diverged: If the loss or a gradient is not finite.
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
@@ -67,8 +68,8 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
     shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
     if (shape, classes) != (config.model.image_shape, config.model.classes):
         raise CvaeError(
-            f"{config.training.data!r} has images {shape} and classes {classes}, but the run was started with "
-            f"{config.model.image_shape} and {config.model.classes}; restore the data, or start a new run"
+            f"{config.training.data!r} has images of shape {shape} and classes {classes}, but the run was started with "
+            f"shape {config.model.image_shape} and classes {config.model.classes}; restore the data, or start a new run"
         )
     return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
 

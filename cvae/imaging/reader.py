@@ -100,8 +100,8 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
     if not dark:
         return None
     return (
-        f"{len(dark):,} of {count_of(len(ranges), 'image')} of 16 bits have no value above {max(dark):,} of 65,535, "
-        "which is nearly black; scale them to 16 bits"
+        f"{len(dark):,} of {count_of(len(ranges), 'image')} with 16 bits have no value above {max(dark):,} "
+        "(of 65,535), which is nearly black; scale them to 16 bits"
     )
 
 

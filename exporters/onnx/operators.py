@@ -32,7 +32,7 @@ def _binary(operator: str) -> Conversion:
 
 
 def _scale(graph: Builder, x: Value | float, alpha: float) -> str:
-    """Return the name of a value or number times alpha."""
+    """Multiply a value or number by alpha, and return the name of the product."""
     name = x.name if isinstance(x, Value) else graph.constant(float(x))
     return name if alpha == 1 else graph.add("Mul", name, graph.constant(float(alpha)))[0]
 
@@ -176,7 +176,7 @@ def _pixel_unshuffle(graph: Builder, x: Value, factor: int) -> list[str]:
 
 
 def _pad(graph: Builder, x: Value, padding: list[int], value: float) -> list[str]:
-    """Convert padding, which torch gives as the sizes before and after each axis, from the last axis to the first."""
+    """Convert padding. torch lists the sizes before and after each axis, and starts with the last axis."""
     _require(min(padding) >= 0 and len(padding) < 2 * len(x.shape))
     before, after = ([0] * (len(x.shape) - len(padding) // 2) + padding[i::2][::-1] for i in (0, 1))
     return graph.add("Pad", x.name, graph.constant(before + after), graph.constant(float(value)))

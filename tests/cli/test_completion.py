@@ -1,4 +1,4 @@
-"""Completion of values in the shell, through the protocol of typer."""
+"""Shell completion of values, through typer's completion protocol."""
 
 import os
 import shutil
@@ -74,7 +74,8 @@ def test_runs_are_completed_with_their_classes(complete):
         Path("runs", name, "model.safetensors").touch()
     assert sorted(complete("cvae generate ")) == sorted({"first", *zoo})
     assert complete("cvae plot progress f") == ["first"]
-    assert complete("cvae generate mnist-ladder --label ") == [*"0123456789"]  # the run, as in `cvae generate`
+    # A run takes precedence over a zoo model of the same name, as in `cvae generate`.
+    assert complete("cvae generate mnist-ladder --label ") == [*"0123456789"]
     Path("runs/first/config.json").write_text("{")
     assert complete("cvae generate first --label ") == []
 

@@ -119,7 +119,7 @@ def test_splits_are_recognized_by_name(root: Path, layout: list[str], expected: 
         (["a/train/x 1", "a/test/x 1", "b/train/x 1", "b/test/x 1"], "a/ (test 1, train 1)", ("a", "b")),
         (
             ["trainA 1", "trainB 1", "testA 2", "testB 2"],
-            "several are the train split",
+            "several look like the train split",
             ("testA", "testB", "trainA", "trainB"),
         ),
         (
@@ -312,7 +312,7 @@ def test_warning_gives_a_reason_for_each_skipped_image(root: Path, monkeypatch: 
 @pytest.mark.parametrize(("dtype", "suffix"), [(np.int32, "tif"), (np.uint16, "tif"), (np.uint16, "png")])
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_images_of_16_or_32_bits_keep_their_brightness(root: Path, dtype: type, suffix: str, bits: int) -> None:
-    """A dark image stays dark beside a ramp up to the largest value."""
+    """A dark image stays dark if another image spans the full range."""
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(dtype)
     Image.fromarray(ramp).save(root / f"a.{suffix}")
     Image.fromarray(np.full((8, 8), 2**bits // 20, dtype)).save(root / f"b.{suffix}")
@@ -330,7 +330,7 @@ def test_dark_16_bit_images_are_reported(root: Path) -> None:
     pixels[0, 0] = 65535
     Image.fromarray(pixels).save(root / "saturated.png")
     notes = load_data(f"folder:{root}", size=8, validation=0).notes
-    assert "5 of 6 images of 16 bits have no value above 2,000 of 65,535" in notes[0]
+    assert "5 of 6 images with 16 bits have no value above 2,000 (of 65,535)" in notes[0]
 
 
 @pytest.mark.parametrize(("max_value", "value", "expected"), [(65535, 3000, 12), (1023, 20, 5), (255, 20, 20)])

@@ -110,5 +110,5 @@ def test_resume_rejects_changed_data(tmp_path):
     with pytest.raises(CvaeError, match="has 91 training images, but the run was started with 90"):
         resume(run, epochs=5, quiet=True)
     np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
-    with pytest.raises(CvaeError, match=r"images \(1, 9, 9\).*\(1, 8, 8\)"):
+    with pytest.raises(CvaeError, match=r"images of shape \(1, 9, 9\).*\(1, 8, 8\)"):
         resume(run, epochs=5, quiet=True)

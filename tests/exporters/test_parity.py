@@ -1,4 +1,4 @@
-"""Comparison of an exported graph with torch, which accepts rounding errors at any scale but detects wrong graphs."""
+"""Comparison of an exported graph with torch: it accepts rounding errors at any scale, but detects wrong graphs."""
 
 from collections.abc import Iterator
 
@@ -100,7 +100,7 @@ def test_every_wrong_graph_is_detected(arch: str, role: str, monkeypatch: pytest
 
 
 class ScaledEncoder(nn.Module):
-    """Encoder whose means are scaled by a factor, since their scale depends on the data."""
+    """Encoder whose means are scaled by a factor, because their scale differs between data sets."""
 
     outputs = ("mean", "std")
 
@@ -161,7 +161,7 @@ def test_half_precision_error_is_limited_to_one_grey_level() -> None:
     assert parity.compare(graph, module, spec, parity.HALF_TOLERANCE) == pytest.approx(2 / 255, rel=0.01)
 
 
-def test_encoders_are_compared_on_images_that_the_model_decodes() -> None:
+def test_encoders_are_compared_on_decoded_images() -> None:
     model = varied_model("mlp")
     spec = spec_for(model, "mlp", "encoder")
     inputs = parity.make_comparison_inputs(ROLES["encoder"](model), spec, 7)

@@ -1,4 +1,4 @@
-"""Readers of the contents of figures."""
+"""Helpers that read the contents of figures."""
 
 from pathlib import Path
 from typing import Any
