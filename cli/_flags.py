@@ -60,7 +60,7 @@ def _choose_completion(name: str, flag: Flag) -> _completion.Completion | None:
 
 
 def choose_metavar(flag: Flag, kind: type) -> str | None:
-    """Return what a person types after a flag, or None for a flag without a value."""
+    """Return the metavar of a flag, or None for a flag without a value."""
     return flag.metavar or "|".join(flag.choices) or METAVARS.get(kind)
 
 

@@ -230,7 +230,7 @@ def _restore_images(
 
     config = read_config(run).training
     if config.data.partition(":")[0] != array_store.NAME:
-        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images of a program; remove images")
+        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images in memory; remove images")
     dataset = _collect(config, images, labels, classes)
     if array_store.identify(dataset) != config.data:
         raise UsageError(

@@ -155,7 +155,7 @@ def test_failed_start_leaves_no_folder(in_tmp):
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
-def test_error_for_invalid_argument_names_it(configs, arguments, message):
+def test_error_names_the_invalid_argument(configs, arguments, message):
     with pytest.raises(UsageError, match=message):
         package.train(**arguments)
     assert configs == []
@@ -234,7 +234,7 @@ def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp
         run, images=IMAGES, labels=LABELS, classes=["a", "b", "c"], epochs=3, export=False, quiet=True
     )
     assert resumed == run and len(resumed.metrics) == 3
-    with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images of a program"):
+    with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images in memory"):
         package.resume(next(iter(models().values())), images=IMAGES)
 
 
