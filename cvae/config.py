@@ -181,7 +181,8 @@ class TrainConfig(DataConfig):
     consistency: float | None = flag_field(
         None,
         OBJECTIVE,
-        "Train on pairs of an image and its augmented copy, with this weight on the KL divergence between their codes.",
+        "Train on pairs of an image and its augmented copy, with this weight on the KL divergence between their "
+        "posteriors.",
         automatic="train on augmented images only",
         interval=Interval(minimum=0),
     )
