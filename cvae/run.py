@@ -75,6 +75,17 @@ def selection_bound(metrics: dict[str, float]) -> float:
     return metrics.get("importance_weighted", metrics["bound"])
 
 
+def saved_epoch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of the epoch whose weights are saved, or {} if no epoch has ended.
+
+    It is the epoch with the best validation bound, or the last one if there are no validation images.
+    """
+    validated = [record for record in records if "validation" in record]
+    if validated:
+        return min(validated, key=lambda record: selection_bound(record["validation"]))
+    return next((record for record in reversed(records) if "train" in record), {})
+
+
 def sample_path(run: Path, epoch: int, kind: str) -> Path:
     """Return the path of an epoch's sample image of kind "samples", "interpolations" or "reconstructions"."""
     return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"

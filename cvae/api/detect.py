@@ -194,7 +194,8 @@ def _load_normal_images(
     if split is None and not is_training_set:
         config = replace(config, validation=0.0)
     name = split or ("validation" if is_training_set else "train")
-    return load_split(config, name, scorer, labelled=False, note=note)
+    dataset, _, images = load_split(config, name, scorer, labelled=False, note=note)
+    return dataset, images
 
 
 def _list_images(paths: Sequence[Path], out: Path | None, note: Note) -> dict[str, Path]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import CvaeError, UsageError
-from cvae.run import METRICS, RUNS, is_run, list_started_runs, read_config, read_metrics
+from cvae.run import METRICS, RUNS, is_run, list_started_runs, read_config, read_metrics, saved_epoch
 
 if TYPE_CHECKING:
     import pandas
@@ -79,9 +79,8 @@ class Run(os.PathLike[str]):
         if not (self.path / METRICS).is_file():  # the first epoch has not ended
             return {}
         records, bounds = self.metrics, {}
-        if validated := [record["validation"] for record in records if "validation" in record]:
-            best = min(validated, key=lambda terms: terms.get("importance_weighted", terms["bound"]))
-            bounds["validation"] = best["bound"]
+        if "validation" in (saved := saved_epoch(records)):
+            bounds["validation"] = saved["validation"]["bound"]
         if records and "test" in records[-1]:
             bounds["test"] = records[-1]["test"]["bound"]
         return bounds
@@ -124,13 +123,11 @@ class Run(os.PathLike[str]):
         """Evaluate the model, as `cvae evaluate` does, and return the report.
 
         Args:
-            split: Split of the data set. By default, test if there are test images, else validation.
+            split: "test", "validation" or "train"; None for test or, without test images, validation.
             options: Options of `cvae.evaluate`, such as `samples`.
         """
         import cvae
 
-        if split is None:
-            split = "test" if "test" in self.bounds else "validation"
         report: dict[str, Any] = cvae.evaluate(self.path, split=split, **options)
         return report
 

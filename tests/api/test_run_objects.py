@@ -40,6 +40,9 @@ def test_bounds_are_those_of_the_saved_weights(run):
     weighted = [{"validation": {"bound": b, "importance_weighted": w}} for b, w in ((3.0, 2.0), (4.0, 1.0), (2.0, 3.0))]
     (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, weighted)))
     assert run.bounds == {"validation": 4.0}
+    (run.path / "metrics.jsonl").write_text("\n".join(json.dumps(record) for record in (records[9], records[0])))
+    assert cvae.info(run)["validation_bound"].startswith(f"{run.bounds['validation']:.2f} nats")
+    assert cvae.info(run)["train_bound"].startswith(f"{records[9]['train']['bound']:.2f} nats")
     (run.path / "metrics.jsonl").write_text('{"train": {}}\n')
     assert run.bounds == {} and repr(run) == f"<cvae.Run {str(run.path)!r}>"
     (run.path / "metrics.jsonl").write_text("damaged")
@@ -81,4 +84,4 @@ def test_evaluate_calls_the_function_of_the_command(run, monkeypatch):
     monkeypatch.setattr(cvae, "evaluate", lambda *args, **options: calls.append((args, options)) or {}, raising=False)
     run.evaluate(samples=3)
     run.evaluate(split="train")
-    assert calls == [((run.path,), {"split": "test", "samples": 3}), ((run.path,), {"split": "train"})]
+    assert calls == [((run.path,), {"split": None, "samples": 3}), ((run.path,), {"split": "train"})]
