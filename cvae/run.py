@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cvae.atomic import read_at_most
 from cvae.config import SHORT_FLAGS, Config, TrainConfig, flag
 from cvae.errors import CvaeError
 from cvae.flags import flags_of
+from cvae.serialization import MAX_TEXT
 
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
@@ -28,6 +30,20 @@ CARD = "README.md"
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run: whether it contains a config."""
     return (folder / CONFIG).is_file()
+
+
+def contains_runs(folder: Path) -> bool:
+    """Return whether a folder is a run that cvae has written, or a folder called `RUNS` that contains such runs."""
+    configs = folder.glob(f"*/{CONFIG}") if folder.name == RUNS.name else ()
+    return any(map(_is_config, (folder / CONFIG, *configs)))
+
+
+def _is_config(path: Path) -> bool:
+    """Return whether a file called `CONFIG`, a common name, is the config of a run, even of another version of cvae."""
+    try:
+        return b'"cvae_version"' in read_at_most(path, MAX_TEXT)
+    except CvaeError:
+        return False
 
 
 def has_weights(folder: Path) -> bool:

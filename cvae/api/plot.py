@@ -144,6 +144,8 @@ def traverse(
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
+    if image is not None:
+        arguments.check_image_files(image)
     autoencoder, config = _open_with_data(
         model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
     )
