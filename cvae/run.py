@@ -32,6 +32,11 @@ def is_run(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
+def find_run(name: str | Path) -> Path | None:
+    """Return the folder of a run, given by its path or its name under `RUNS`, or None if there is no such run."""
+    return next(filter(is_run, (Path(name), RUNS / name)), None)
+
+
 def contains_runs(folder: Path) -> bool:
     """Return whether a folder is a run that cvae has written, or a folder called `RUNS` that contains such runs."""
     configs = folder.glob(f"*/{CONFIG}") if folder.name == RUNS.name else ()

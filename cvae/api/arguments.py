@@ -34,11 +34,12 @@ Note = Callable[[str], None] | None
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def find_model(name: str | Path | None, note: Note = None) -> Path:
+def find_model(name: "str | Path | Model | None", note: Note = None) -> Path:
     """Return the path of a model: without a name, that of the newest run or else of the zoo's default model."""
     from cvae.runtime.find import newest
 
-    path, message = newest(name)
+    value: Any = name
+    path, message = newest(getattr(value, "path", value))  # an open model has a path
     if message:
         send(note, message)
     return path

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
+from cvae.api.image_results import ModelLike
 from cvae.errors import CvaeError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str | Path | None = None,
+    model: ModelLike = None,
     *,
     data: str | None = None,
     data_dir: str | None = None,
@@ -40,8 +41,8 @@ def evaluate(
     """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
 
     Args:
-        model: Run folder, exported file, zoo model or hf://owner/name; None for the newest run, or else the zoo's
-            default model.
+        model: Run folder, exported file, zoo model, hf://owner/name, or an open model, which is read again from its
+            files; None for the newest run, or else the zoo's default model.
         data: Data set, as in `cvae.train`; None for the one used in training.
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.

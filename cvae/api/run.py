@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import CvaeError, UsageError
-from cvae.run import METRICS, RUNS, is_run, list_started_runs, read_config, read_metrics, saved_epoch
+from cvae.run import METRICS, RUNS, find_run, list_started_runs, read_config, read_metrics, saved_epoch
 
 if TYPE_CHECKING:
     import pandas
@@ -21,17 +21,18 @@ class Run(os.PathLike[str]):
     Its attributes are read from the folder each time, so they are up to date while the run is training.
 
     Args:
-        path: Folder of the run.
+        path: Folder of the run, or its name under `runs/`.
 
     Raises:
-        UsageError: If the folder is not a run.
+        UsageError: If there is no such run.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        folder = find_run(Path(path))
+        if folder is None:
+            raise UsageError(f"{os.fspath(path)!r} is not a run; cvae.runs() lists those under {str(RUNS)!r}")
+        self.path = folder
         """Folder of the run."""
-        if not is_run(self.path):
-            raise UsageError(f"{str(self.path)!r} is not a run; cvae.runs() lists those under {str(RUNS)!r}")
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -68,6 +68,8 @@ def test_losses_are_plotted(run):
 def test_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"is not a run; cvae\.runs\(\) lists"):
         cvae.Run(tmp_path)
+    with pytest.raises(UsageError, match=r"'nothing' is not a run; cvae\.runs\(\) lists"):
+        cvae.resume("nothing")
 
 
 def test_runs_are_listed_newest_first(in_tmp, run):
@@ -76,7 +78,7 @@ def test_runs_are_listed_newest_first(in_tmp, run):
         shutil.copytree(run.path, f"runs/{name}")
         os.utime(f"runs/{name}/config.json", (i, i))
     assert [item.path.name for item in cvae.runs()] == ["a", "c", "b"]
-    assert cvae.runs(in_tmp / "runs") == cvae.runs()
+    assert cvae.runs(in_tmp / "runs") == cvae.runs() and cvae.Run("a") == cvae.Run("runs/a")
 
 
 def test_evaluate_calls_the_function_of_the_command(run, monkeypatch):
