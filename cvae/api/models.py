@@ -187,7 +187,7 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        Of a run: its network, data, bounds of the saved weights in nats, and files. Of an exported file: its path,
+        For a run, its network, data, bounds of the saved weights in nats, and files; for an exported file, its path,
         bytes and spec.
 
     Raises:
@@ -206,7 +206,7 @@ def parts(name: str | None = None) -> dict[str, Any]:
     """List the parts of a model, or the options of one part.
 
     Args:
-        name: Part, such as "resnet". A name that parts of several kinds have needs the kind, as in "prior.flow".
+        name: Part, such as "resnet". If parts of several kinds have the same name, add the kind, as in "prior.flow".
 
     Returns:
         Without a name: for each flag that chooses a part, the summary of each of its parts by name. With a name: the

@@ -28,7 +28,7 @@ HASH = "[0-9a-f]{16}"
 
 
 def store(dataset: Dataset, data_dir: Path | None) -> str:
-    """Store the training images of a data set in memory, and return the value of `--data` that loads them.
+    """Store the training images of an in-memory data set, and return the value of `--data` that loads them.
 
     Args:
         dataset: images, labels and class names.
@@ -53,7 +53,7 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
 
 
 def identify(dataset: Dataset) -> str:
-    """Return the value of `--data` for the training images of a data set in memory, without storing them."""
+    """Return the value of `--data` for the training images of an in-memory data set, without storing them."""
     images, labels = dataset.train.images[:], dataset.train.labels
     digest = hashlib.sha256(json.dumps([images.shape, labels is not None, dataset.classes]).encode())
     digest.update(np.ascontiguousarray(images).data)
@@ -83,7 +83,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Raises:
         UsageError: If the argument is not a hash, or the images have another size.
-        CvaeError: If the images are not stored, or damaged.
+        CvaeError: If the images are missing or damaged.
     """
     if not re.fullmatch(HASH, argument):
         raise UsageError(

@@ -35,7 +35,7 @@ def test_html_page_shows_sevens(in_tmp):
         np.testing.assert_array_equal(image, cvae.load().generate(16, label=7, seed=1).to_pil())
 
 
-def test_included_page_is_in_the_exported_folder():
+def test_embedded_page_is_in_the_exported_folder():
     (block,) = code_blocks(SECTIONS["An HTML page"], "html")
     (name,) = re.findall(r'src="site/([^"]+)"', block)
     assert (ROOT / "exporters" / "page" / name).is_file()
