@@ -19,8 +19,8 @@ def choices(*values: str) -> Completion:
 def parts(name: str) -> Completion:
     """Return a completion function that offers the names in the registry `registry.REGISTRIES[name]`."""
     names = registry.REGISTRIES[name]
-    # A data set that is read from a path is named folder:PATH.
-    return lambda: [(part + ":" * (part in registry.PATH_DATASETS), names.summary(part)) for part in names]
+    # A data set that needs an argument is named, for example, folder:PATH.
+    return lambda: [(part + ":" * (part in registry.ARGUMENT_DATASETS), names.summary(part)) for part in names]
 
 
 def runs() -> list[tuple[str, str]]:

@@ -131,10 +131,10 @@ Binarize = Annotated[
     str | None, field_flag(DataConfig, "binarize", "as in training, or none for an exported file without its run")
 ]
 SplitName = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="train|validation|test",
-        help="Split of the data set.",
+        help="Split of the data set. [default: test or, without test images, validation]",
         rich_help_panel=DATA,
         autocompletion=_completion.choices("train", "validation", "test"),
     ),

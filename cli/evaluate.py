@@ -16,7 +16,7 @@ def evaluate(
     data_dir: _shared.DataDir = None,
     size: _shared.Size = None,
     binarize: _shared.Binarize = None,
-    split: _shared.SplitName = "test",
+    split: _shared.SplitName = None,
     limit: Annotated[
         int | None,
         typer.Option(

@@ -11,7 +11,7 @@ from cvae.cli import _shared
 from cvae.config import TrainConfig, flag
 from cvae.errors import one_line
 from cvae.flags import flags_of
-from cvae.run import RUNS, compare_runs
+from cvae.run import RUNS, compare_runs, read_config
 
 
 def runs(
@@ -62,7 +62,20 @@ def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
     epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']}/{row['total_epochs']} *"
     defaults = {flag(name): getattr(TrainConfig(), name) for name in flags_of(TrainConfig)}
     flags = [_format_flag(*item) for item in row["flags"].items() if defaults.get(item[0], ...) != item[1]]
+    if contents := _describe_arrays(row):
+        flags = [f"{text} ({contents})" if text.startswith("--data ") else text for text in flags]
     return name, *bounds, epochs, format_seconds(row["seconds"]), one_line(" ".join(flags), 200)
+
+
+def _describe_arrays(row: dict[str, Any]) -> str | None:
+    """Describe the arrays that a run was trained on, because their hash says nothing."""
+    data = row["flags"].get("--data", "")
+    if not data.startswith("arrays:"):
+        return None
+    from cvae.data.array_store import describe
+
+    data_dir = read_config(Path(row["run"])).training.data_dir
+    return describe(data, None if data_dir is None else Path(data_dir).expanduser())
 
 
 def _format_flag(spelling: str, value: Any) -> str:

@@ -86,12 +86,16 @@ def train(
 def _continue(out: Path | None, overrides: dict[str, Any], export: bool) -> "Run":
     import cvae
     from cvae.errors import UsageError
-    from cvae.run import last_saved_run, read_config
+    from cvae.run import find_run, last_saved_run, read_config
 
     if out is None:
         if (out := last_saved_run()) is None:
             raise UsageError("there is no run under 'runs' to resume; name one with --out")
         _shared.echo(f"newest run: {out}")
+    elif (run := find_run(out)) is None:
+        raise UsageError(f"there is no run {str(out)!r} to resume; list the runs with: cvae runs")
+    else:
+        out = run
     check_agreement(overrides, read_config(out), out)
     changes = {name: _as_tuple(overrides[name]) for name in RESUMABLE if name in overrides}
     return cvae.resume(out, export=export, **changes)

@@ -302,8 +302,8 @@ DATASETS = Registry(
         ),
     },
 )
-PATH_DATASETS = ("folder", "folder-classes", "npz")
-"""Built-in data sets that are read from a path, as in `--data folder:PATH`."""
+ARGUMENT_DATASETS = ("folder", "folder-classes", "npz", "arrays")
+"""Built-in data sets that need an argument, as in `--data folder:PATH`."""
 
 EXPORTERS = Registry(
     "exporter",

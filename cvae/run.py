@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cvae.atomic import read_at_most
 from cvae.config import SHORT_FLAGS, Config, TrainConfig, flag
 from cvae.errors import CvaeError
 from cvae.flags import flags_of
+from cvae.serialization import MAX_TEXT
 
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
@@ -28,6 +30,25 @@ CARD = "README.md"
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run, that is, whether it contains a config."""
     return (folder / CONFIG).is_file()
+
+
+def find_run(name: str | Path) -> Path | None:
+    """Return the folder of a run, given by its path or its name under `RUNS`, or None if there is no such run."""
+    return next(filter(is_run, (Path(name), RUNS / name)), None)
+
+
+def contains_runs(folder: Path) -> bool:
+    """Return whether a folder is a run that cvae has written, or a folder called `RUNS` that contains such runs."""
+    configs = folder.glob(f"*/{CONFIG}") if folder.name == RUNS.name else ()
+    return any(map(_is_config, (folder / CONFIG, *configs)))
+
+
+def _is_config(path: Path) -> bool:
+    """Return whether a file called `CONFIG`, a common name, is the config of a run, even of another version of cvae."""
+    try:
+        return b'"cvae_version"' in read_at_most(path, MAX_TEXT)
+    except CvaeError:
+        return False
 
 
 def has_weights(folder: Path) -> bool:
@@ -73,6 +94,17 @@ def selection_bound(metrics: dict[str, float]) -> float:
     An importance-weighted objective improves its own bound at the expense of the ELBO.
     """
     return metrics.get("importance_weighted", metrics["bound"])
+
+
+def saved_epoch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the record of the epoch whose weights are saved, or {} if no epoch has ended.
+
+    It is the epoch with the best validation bound, or the last one if there are no validation images.
+    """
+    validated = [record for record in records if "validation" in record]
+    if validated:
+        return min(validated, key=lambda record: selection_bound(record["validation"]))
+    return next((record for record in reversed(records) if "train" in record), {})
 
 
 def sample_path(run: Path, epoch: int, kind: str) -> Path:

@@ -3,7 +3,9 @@
 Messages for the user, such as which model was chosen, are passed to the function `note`.
 """
 
+import errno
 import importlib.util
+import os
 import secrets
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -32,11 +34,12 @@ Note = Callable[[str], None] | None
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
-def find_model(name: str | Path | None, note: Note = None) -> Path:
+def find_model(name: "str | Path | Model | None", note: Note = None) -> Path:
     """Return the path of a model: without a name, that of the newest run or else of the zoo's default model."""
     from cvae.runtime.find import newest
 
-    path, message = newest(name)
+    value: Any = name
+    path, message = newest(getattr(value, "path", value))  # an open model has a path
     if message:
         send(note, message)
     return path
@@ -123,17 +126,28 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
     return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 
-def read_images(images: "ImagesLike", model: "Model", note: Note = None) -> "np.ndarray":
-    """Convert images of any kind to (N, C, H, W), with a message if files are scaled, cropped or converted to grey.
+def check_image_files(images: "ImagesLike") -> None:
+    """Check that the paths among images exist, so that this error comes before those about the model.
 
     Raises:
         UsageError: If a model is given instead of an image.
+        CvaeError: If there is no such file.
     """
-    from cvae.runtime.inputs import to_batch
+    from cvae.imaging.reader import ReadError
 
     for image in images if isinstance(images, list | tuple) else [images]:
-        if isinstance(image, str | Path) and _is_model(Path(image)):
-            raise UsageError(f"{str(image)!r} is a model, not an image; choose a model with: -m {image}")
+        if isinstance(image, str | Path):
+            if _is_model(Path(image)):
+                raise UsageError(f"{str(image)!r} is a model, not an image; choose a model with: -m {image}")
+            if not Path(image).exists():
+                raise ReadError(image, os.strerror(errno.ENOENT))
+
+
+def read_images(images: "ImagesLike", model: "Model", note: Note = None) -> "np.ndarray":
+    """Convert images of any kind to (N, C, H, W), with a message if files are scaled, cropped or converted to grey."""
+    from cvae.runtime.inputs import to_batch
+
+    check_image_files(images)
     return to_batch(images, model.image_shape, note)
 
 

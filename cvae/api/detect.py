@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
-from cvae.errors import CvaeError, UsageError, suggest
+from cvae.errors import CvaeError, UsageError, count_of, suggest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -194,7 +194,8 @@ def _load_normal_images(
     if split is None and not is_training_set:
         config = replace(config, validation=0.0)
     name = split or ("validation" if is_training_set else "train")
-    return load_split(config, name, scorer, labelled=False, note=note)
+    dataset, _, images = load_split(config, name, scorer, labelled=False, note=note)
+    return dataset, images
 
 
 def _list_images(paths: Sequence[Path], out: Path | None, note: Note) -> dict[str, Path]:
@@ -227,6 +228,8 @@ def _list_folder(path: Path, out: Path | None, note: Note) -> list[Path]:
         raise UsageError(f"{str(path)!r} has no readable images, such as .png or .jpg files")
     if note is not None and folder.other_files:
         note(f"{path}: ignored files that are not readable images: {folder.describe_other_files()}")
+    if note is not None and folder.run_images:
+        note(f"{path}: ignored {count_of(len(folder.run_images), 'image')} in the folders of runs")
     if note is not None and folder.skipped:
         note(f"{path}: skipped: {folder.describe_skipped()}")
     return images

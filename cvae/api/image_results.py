@@ -175,8 +175,11 @@ def make_interpolation(
     from cvae import imaging
     from cvae.runtime.array import as_images
 
-    decoder = arguments.open_model(model, device, note)
     inputs = [start, *(via or []), end]
+    for stop in inputs:
+        if not isinstance(stop, int):
+            arguments.check_image_files(stop)
+    decoder = arguments.open_model(model, device, note)
     names = [str(stop) if isinstance(stop, int | str | Path) else f"image {i}" for i, stop in enumerate(inputs, 1)]
     stops = [stop if isinstance(stop, int) else arguments.read_image(stop, decoder, note) for stop in inputs]
     first = choose_class(decoder.spec, label=label, digit=digit, label_index=label_index)
@@ -268,6 +271,7 @@ def make_reconstructions(
     """Reconstruct images, for rows of originals above their reconstructions."""
     from cvae import imaging
 
+    arguments.check_image_files(images)
     autoencoder = arguments.open_model(model, device, note)
     originals, labels = _read_labelled(images, autoencoder, note, label=label, digit=digit, label_index=label_index)
     reconstructions = autoencoder.reconstruct(originals, label_index=labels)
@@ -298,6 +302,7 @@ def make_restyled(
     from cvae import imaging
     from cvae.runtime.array import as_images
 
+    arguments.check_image_files(images)
     autoencoder = arguments.open_model(model, device, note)
     targets = choose_classes(autoencoder.spec, to=to, to_index=to_index)
     choose_classes(autoencoder.spec, label=label, digit=digit, label_index=label_index)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
+from cvae.api.image_results import ModelLike
 from cvae.errors import CvaeError, UsageError, suggest
 
 if TYPE_CHECKING:
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: str | Path | None = None,
+    model: ModelLike = None,
     *,
     data: str | None = None,
     data_dir: str | None = None,
     size: str | None = None,
     binarize: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     samples: int | None = None,
     generated: int = 10_000,
@@ -40,13 +41,13 @@ def evaluate(
     """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
 
     Args:
-        model: Run folder, exported file, zoo model or hf://owner/name; None for the newest run, or else the zoo's
-            default model.
+        model: Run folder, exported file, zoo model, hf://owner/name, or an open model, which is read again from its
+            files; None for the newest run, or else the zoo's default model.
         data: Data set, as in `cvae.train`; None for the one used in training.
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: Maximum number of images, evenly spaced in the split; distances always use all.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
@@ -186,7 +187,8 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        For a run, its network, data, bounds in nats and files; for an exported file, its path, bytes and spec.
+        For a run, its network, data, bounds of the saved weights in nats, and files; for an exported file, its path,
+        bytes and spec.
 
     Raises:
         UsageError: If there is no such model.
@@ -245,22 +247,22 @@ def _describe_file(path: Path) -> dict[str, Any]:
 
 def _describe_run(path: Path) -> dict[str, Any]:
     """Return the config, metrics and files of a run folder."""
-    from cvae.run import METRICS, read_config, read_metrics
+    from cvae.run import METRICS, read_config, read_metrics, saved_epoch
     from cvae.serialization import to_dict
 
     config = read_config(path)
     model, training = to_dict(config.model), to_dict(config.training)
-    metrics = path / METRICS
+    file = path / METRICS
     try:
-        records = read_metrics(path) if metrics.exists() else []
+        records = read_metrics(path) if file.exists() else []
+        metrics = {**saved_epoch(records), **(records[-1] if records and "test" in records[-1] else {})}
         bounds = {
-            split: "{bound:.2f} nats ({distortion:.2f} + {rate:.2f})".format(**record[split])
-            for record in records
+            split: "{bound:.2f} nats ({distortion:.2f} + {rate:.2f})".format(**metrics[split])
             for split in ("train", "validation", "test")
-            if split in record
+            if split in metrics
         }
-    except (CvaeError, ValueError, LookupError, TypeError) as error:
-        raise CvaeError(f"{str(metrics)!r} is damaged; remove it to see the rest") from error
+    except (CvaeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CvaeError(f"{str(file)!r} is damaged; remove it to see the rest") from error
     return {
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},

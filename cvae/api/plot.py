@@ -40,7 +40,7 @@ def latent(
     data_dir: str | None = None,
     size: str | None = None,
     binarize: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     limit: int = 2_000,
     seed: int = 0,
     out: str | Path | None = None,
@@ -59,7 +59,7 @@ def latent(
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: Maximum number of images to encode, evenly spaced in the split.
         seed: Seed of the projection method.
         out: File to save the figure to, .png or .svg; None to save nothing.
@@ -82,8 +82,9 @@ def latent(
         note("this model knows the class from the label, so its codes need not contain the class: expect mixed colours")
     points = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
-    title = f"{encoder.spec.name}: codes of {count:,} {split} images of {codes.data} ({method_name})"
-    description = {"model": encoder.spec.name, "data": codes.data, "split": split, "images": count, "method": method}
+    title = f"{encoder.spec.name}: codes of {count:,} {codes.split} images of {codes.data} ({method_name})"
+    description = {"model": encoder.spec.name, "data": codes.data, "split": codes.split, "images": count}
+    description["method"] = method
     return _finish(draw(codes, points, title, thumbnails=thumbnails), out, description)
 
 
@@ -102,7 +103,7 @@ def traverse(
     data_dir: str | None = None,
     size: str | None = None,
     binarize: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     limit: int = 2_000,
     out: str | Path | None = None,
     device: str = "cpu",
@@ -124,7 +125,7 @@ def traverse(
         data_dir: As in `latent`.
         size: As in `latent`.
         binarize: As in `latent`.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: Maximum number of images to encode, evenly spaced in the split.
         out: File to save the figure to, .png or .svg; None to save nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
@@ -143,6 +144,8 @@ def traverse(
 
     if image is not None and seed is not None:
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
+    if image is not None:
+        arguments.check_image_files(image)
     autoencoder, config = _open_with_data(
         model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
     )
@@ -167,7 +170,7 @@ def reconstructions(
     data_dir: str | None = None,
     size: str | None = None,
     binarize: str | None = None,
-    split: str = "test",
+    split: str | None = None,
     out: str | Path | None = None,
     device: str = "cpu",
     note: Note = None,
@@ -182,7 +185,7 @@ def reconstructions(
         data_dir: As in `latent`.
         size: As in `latent`.
         binarize: As in `latent`.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         out: File to save the figure to, .png or .svg; None to save nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
         note: Called with each message for the user.
@@ -201,8 +204,8 @@ def reconstructions(
     )
     codes = encode(autoencoder, config, split=split, limit=n, note=note)
     name, count = autoencoder.spec.name, len(codes.mean)
-    figure = draw(autoencoder, codes, min(columns, count), f"{name}: {split} images of {codes.data}")
-    return _finish(figure, out, {"model": name, "data": codes.data, "split": split, "images": count})
+    figure = draw(autoencoder, codes, min(columns, count), f"{name}: {codes.split} images of {codes.data}")
+    return _finish(figure, out, {"model": name, "data": codes.data, "split": codes.split, "images": count})
 
 
 def grid(

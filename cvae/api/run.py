@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.errors import CvaeError, UsageError
-from cvae.run import METRICS, RUNS, is_run, list_started_runs, read_config, read_metrics
+from cvae.run import METRICS, RUNS, find_run, list_started_runs, read_config, read_metrics, saved_epoch
 
 if TYPE_CHECKING:
     import pandas
@@ -21,17 +21,18 @@ class Run(os.PathLike[str]):
     Its attributes are read from the folder each time, so they are up to date while the run is training.
 
     Args:
-        path: Folder of the run.
+        path: Folder of the run, or its name under `runs/`.
 
     Raises:
-        UsageError: If the folder is not a run.
+        UsageError: If there is no such run.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
+        folder = find_run(Path(path))
+        if folder is None:
+            raise UsageError(f"{os.fspath(path)!r} is not a run; cvae.runs() lists those under {str(RUNS)!r}")
+        self.path = folder
         """Folder of the run."""
-        if not is_run(self.path):
-            raise UsageError(f"{str(self.path)!r} is not a run; cvae.runs() lists those under {str(RUNS)!r}")
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -79,9 +80,8 @@ class Run(os.PathLike[str]):
         if not (self.path / METRICS).is_file():  # the first epoch has not ended
             return {}
         records, bounds = self.metrics, {}
-        if validated := [record["validation"] for record in records if "validation" in record]:
-            best = min(validated, key=lambda terms: terms.get("importance_weighted", terms["bound"]))
-            bounds["validation"] = best["bound"]
+        if "validation" in (saved := saved_epoch(records)):
+            bounds["validation"] = saved["validation"]["bound"]
         if records and "test" in records[-1]:
             bounds["test"] = records[-1]["test"]["bound"]
         return bounds
@@ -124,13 +124,11 @@ class Run(os.PathLike[str]):
         """Evaluate the model, as `cvae evaluate` does, and return the report.
 
         Args:
-            split: Split of the data set. By default, test if there are test images, else validation.
+            split: "test", "validation" or "train"; None for test or, without test images, validation.
             options: Options of `cvae.evaluate`, such as `samples`.
         """
         import cvae
 
-        if split is None:
-            split = "test" if "test" in self.bounds else "validation"
         report: dict[str, Any] = cvae.evaluate(self.path, split=split, **options)
         return report
 

@@ -131,7 +131,7 @@ def resume(
     Arguments other than None replace those that the run was started with.
 
     Args:
-        out: Folder of the run.
+        out: Folder of the run, or its name under `runs/`.
         images: The images that the run was started with, if the data cache no longer contains them.
         labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
@@ -147,10 +147,10 @@ def resume(
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
-        UsageError: If an argument has the wrong type, the run has already been trained for more than `epochs` epochs,
-            or the images are not those that it was started with.
-        CvaeError: If the folder is not a run, none of its checkpoints is intact, or the data have changed. If the
-            export fails, the run itself is complete.
+        UsageError: If there is no such run, an argument has the wrong type, the run has already been trained for more
+            than `epochs` epochs, or the images are not those that it was started with.
+        CvaeError: If none of the checkpoints is intact, or the data have changed. If the export fails, the run itself
+            is complete.
     """
     values = {
         "data_dir": data_dir,
@@ -166,11 +166,12 @@ def resume(
     used = {name: value for name, value in values.items() if value is not None}
     changes = check_flags(TrainConfig, used, resume)
     del changes["options"]
+    folder = Run(out).path
     with one_line_warnings():
         engine = _import_engine("cvae.resume")
         if images is not None:
-            _restore_images(Path(out), images, labels, classes, changes)
-        path: Path = engine.resume(out, quiet=quiet, on_epoch=on_epoch, **changes)
+            _restore_images(folder, images, labels, classes, changes)
+        path: Path = engine.resume(folder, quiet=quiet, on_epoch=on_epoch, **changes)
         _finish(path, export=export, quiet=quiet)
     return Run(path)
 

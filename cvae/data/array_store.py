@@ -18,10 +18,13 @@ import numpy as np
 from cvae.atomic import atomic_folder, cache_root, lock_folder
 from cvae.data.dataset import Dataset, Split
 from cvae.data.disk_images import DiskImages
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, count_of, one_line
 
 NAME = "arrays"
 """Name of the data set and of the folder."""
+
+HASH = "[0-9a-f]{16}"
+"""Pattern of the argument of the data set."""
 
 
 def store(dataset: Dataset, data_dir: Path | None) -> str:
@@ -59,6 +62,17 @@ def identify(dataset: Dataset) -> str:
     return f"{NAME}:{digest.hexdigest()[:16]}"
 
 
+def describe(data: str, data_dir: Path | None) -> str | None:
+    """Describe the images that a value of `--data` stands for, or return None if they are missing or damaged."""
+    argument = data.partition(":")[2]
+    dataset = _read(_folder(argument, data_dir)) if re.fullmatch(HASH, argument) else None
+    if dataset is None:
+        return None
+    count, _, height, width = dataset.train.images.shape
+    text = f"{count_of(count, 'image')} of {height}x{width}"
+    return text if dataset.classes is None else f"{text}: {one_line(', '.join(dataset.classes), 60)}"
+
+
 def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load images that a program has passed to `cvae.train`.
 
@@ -71,7 +85,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
         UsageError: If the argument is not a hash, or the images have another size.
         CvaeError: If the images are missing or damaged.
     """
-    if not re.fullmatch("[0-9a-f]{16}", argument):
+    if not re.fullmatch(HASH, argument):
         raise UsageError(
             f"--data '{NAME}:{argument}' is not the name of stored images; pass images to cvae.train in Python, or use "
             "--data npz:PATH"

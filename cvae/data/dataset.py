@@ -12,7 +12,7 @@ import numpy as np
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
-from cvae.registry import DATASETS, PATH_DATASETS
+from cvae.registry import ARGUMENT_DATASETS, DATASETS
 
 MAX_MEMORY_BYTES = 2**28
 """Maximum size, in bytes, of a data set that is read from disk into memory."""
@@ -170,7 +170,7 @@ def _call_factory(config: DataConfig) -> object:
             f"--data {config.data!r} is a path, not the name of a data set; use --data {loader}:{config.data}"
         )
     if name not in DATASETS:
-        names = [known for known in DATASETS if known not in PATH_DATASETS]
+        names = [known for known in DATASETS if known not in ARGUMENT_DATASETS]
         raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
     data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
     return DATASETS.get(name)(argument, data_dir, config.sides)

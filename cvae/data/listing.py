@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cvae.errors import UsageError, count_of, one_line
 from cvae.imaging.formats import explain, is_image
+from cvae.run import contains_runs
 
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Names, in lower case, of files and folders that operating systems create."""
@@ -37,6 +38,7 @@ class Folder:
         empty: names of the subfolders without images.
         other_files: number of files at any depth that are not images, by extension.
         skipped: files and folders at any depth that could not be read, each with the reason.
+        run_images: images in the folders of runs, at any depth, which are results of cvae rather than data.
         identity: device and inode; None for a combination of several folders on disk.
     """
 
@@ -46,6 +48,7 @@ class Folder:
     empty: list[str] = field(default_factory=list)
     other_files: Counter[str] = field(default_factory=Counter)
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    run_images: list[Path] = field(default_factory=list)
     identity: Identity | None = None
 
     def all_images(self) -> list[Path]:
@@ -99,7 +102,8 @@ def join_names(names: Sequence[str]) -> str:
 def read_folder(path: Path) -> Folder:
     """List the image files below a folder, without decoding them.
 
-    Symbolic links are followed, unless they lead to a folder above them. Names that begin with a dot are ignored.
+    Symbolic links are followed, unless they lead to a folder above them. Names that begin with a dot are ignored. The
+    images of a run are not listed with the others, unless `path` itself is in the folder of the run.
 
     Raises:
         UsageError: If links lead to the same folders too many times.
@@ -149,6 +153,10 @@ class _Reader:
             folder.skipped.append((child, "link to a folder above it"))
             return
         sub = self.read(child, parents)
+        folder.run_images.extend(sub.run_images)
+        if contains_runs(child):
+            folder.run_images.extend(sub.all_images())
+            return
         folder.other_files.update(sub.other_files)
         folder.skipped.extend(sub.skipped)
         if sub.images or sub.folders:

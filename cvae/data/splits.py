@@ -37,7 +37,7 @@ from cvae.data.split_names import (
     recognize_sibling_splits,
     recognize_split,
 )
-from cvae.errors import UsageError, one_line
+from cvae.errors import UsageError, count_of, one_line
 from cvae.imaging.formats import EXTENSIONS
 
 MAX_FOLDERS_SHOWN = 8
@@ -92,7 +92,9 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     """
     folder = read_folder(root)
     if not folder.images and not folder.folders:
-        only = f", only {folder.describe_other_files()}" if folder.other_files else ""
+        others = [f"{count_of(len(folder.run_images), 'image')} in the folders of runs"] if folder.run_images else []
+        others += [folder.describe_other_files()] if folder.other_files else []
+        only = f", only {' and '.join(others)}" if others else ""
         raise UsageError(f"no images in {str(root)!r}{only}; add images of type {', '.join(sorted(EXTENSIONS))}")
     split_folders = None if classes_only else find_splits(folder, argument)
     notes = []
@@ -100,6 +102,8 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
         notes.append(f"ignored folders next to the splits: {', '.join(split_folders.skipped)}")
     if folder.other_files:
         notes.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
+    if folder.run_images:
+        notes.append(f"ignored {count_of(len(folder.run_images), 'image')} in the folders of runs")
     if folder.skipped:
         notes.append(f"ignored: {folder.describe_skipped()}")
     listings = {}

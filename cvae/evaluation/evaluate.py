@@ -12,7 +12,7 @@ import numpy as np
 from cvae.config import DataConfig
 from cvae.data import Dataset, DiskImages, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
-from cvae.errors import UsageError
+from cvae.errors import UsageError, one_line
 from cvae.evaluation.bounds import (
     Scorer,
     as_float,
@@ -47,35 +47,42 @@ def find_data_config(path: Path, spec_data: str) -> DataConfig:
 
 def load_split(
     data: DataConfig,
-    split: str,
+    split: str | None,
     model: Scorer | Spec,
     *,
     labelled: bool = True,
     note: Callable[[str], None] | None = None,
-) -> tuple[Dataset, Split]:
+) -> tuple[Dataset, str, Split]:
     """Load a data set and one of its splits, and check that the model fits its images and labels.
 
     Args:
         data: the data set and its settings.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         model: the model, for its image shape and classes.
         labelled: whether to load the labels, if the model is conditional.
         note: function called with each message about the data, such as the number of files that were skipped.
+
+    Returns:
+        The data set, the name of the split, and its images and labels.
 
     Raises:
         UsageError: If the split does not exist, or its images or labels do not fit the model.
         CvaeError: If the data can't be loaded.
     """
-    if split not in ("test", "validation", "train"):
+    if split not in ("test", "validation", "train", None):
         raise UsageError(f"unknown --split {split!r}; choose test, validation or train")
     conditional = labelled and model.classes is not None
     dataset = load_dataset(replace(data, conditional=conditional, limit=None))
     if note is not None:
         for text in (*dataset.notes, dataset.description):
             note(text)
-    images: Split | None = getattr(dataset, split)
+    name = split or ("validation" if dataset.test is None and dataset.validation is not None else "test")
+    images: Split | None = getattr(dataset, name)
     if images is None:
-        raise UsageError(f"{data.data!r} has no {split} images; choose another --split")
+        others = [other for other in ("test", "validation", "train") if getattr(dataset, other) is not None]
+        raise UsageError(f"the data set {one_line(dataset.name, 40)!r} has no {name} images; use --split {others[0]}")
+    if split is None and name == "validation" and note is not None:
+        note(f"the data set {one_line(dataset.name, 40)!r} has no test images: using its validation images")
     shape, expected = images.images.shape[1:], model.image_shape
     if shape[0] != expected[0]:
         raise UsageError(
@@ -92,14 +99,14 @@ def load_split(
             f"{data.data!r} has the classes {dataset.classes}, but {model.name!r} has {model.classes}; choose the "
             "model's own data with --data"
         )
-    return dataset, images
+    return dataset, name, images
 
 
 def evaluate(
     scorer: Scorer,
     data: DataConfig,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     samples: int | None = None,
     generated: int = NUM_GENERATED,
@@ -113,7 +120,7 @@ def evaluate(
     Args:
         scorer: the model.
         data: the data set with its size, binarization and held-out images.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: maximum number of images, spaced evenly over the split, which may be sorted by class.
         samples: number of samples for the importance-weighted bound; None skips this bound.
         generated: number of images to generate for the distances and the label accuracy, limited to the number of real
@@ -135,7 +142,7 @@ def evaluate(
     progress = progress or (lambda stage, done, total: None)
     require_ssim()
     conditional = scorer.classes is not None
-    dataset, real = load_split(data, split, scorer, note=note)
+    dataset, split, real = load_split(data, split, scorer, note=note)
     extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # check this now, because the evaluation may take hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:

@@ -17,6 +17,7 @@ class Codes(NamedTuple):
 
     Attributes:
         data: name of the data set.
+        split: name of the split.
         classes: class names of the data set, whether or not the model is conditional.
         images: images and labels.
         mean: mean of each image's posterior, (N, Z).
@@ -24,6 +25,7 @@ class Codes(NamedTuple):
     """
 
     data: str
+    split: str
     classes: tuple[str, ...] | None
     images: Split
     mean: np.ndarray
@@ -39,7 +41,7 @@ def encode(
     model: Model,
     data: DataConfig,
     *,
-    split: str = "test",
+    split: str | None = None,
     limit: int | None = None,
     note: Callable[[str], None] | None = None,
 ) -> Codes:
@@ -48,7 +50,7 @@ def encode(
     Args:
         model: the exported model, which must have an encoder.
         data: the data set and its settings.
-        split: "test", "validation" or "train".
+        split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: maximum number of images, spaced evenly over the split; None for all.
         note: function called with each message about the data, as in `load_split`.
 
@@ -56,9 +58,9 @@ def encode(
         UsageError: If the split does not exist, or its images do not fit the model.
         CvaeError: If the data can't be loaded, or the model has no encoder.
     """
-    dataset, images = load_split(data, split, model.spec, note=note)
+    dataset, split, images = load_split(data, split, model.spec, note=note)
     images = subsample(images, limit)
     labels = None if model.spec.classes is None else images.labels
     encoded = [model.encode(image, label_index=label) for _, image, label in batches(images.images, labels)]
     mean, std = (np.concatenate(values) for values in zip(*encoded, strict=True))
-    return Codes(dataset.name, dataset.classes, images, mean, std)
+    return Codes(dataset.name, split, dataset.classes, images, mean, std)

@@ -29,6 +29,8 @@ def find(name_or_path: str | Path | None = None) -> Path:
         return zoo[model_zoo.DEFAULT]  # not a run of the same name, which may still be training
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
+    if path.is_file() and _is_image(path):
+        raise UsageError(f"{name!r} is an image, not a model; name a run folder, an exported file or a zoo model")
     if path.is_file() or is_run(path) or (path / DECODER).is_file():
         return path
     if is_run(RUNS / name):
@@ -38,6 +40,12 @@ def find(name_or_path: str | Path | None = None) -> Path:
     if path.exists():
         raise UsageError(f"{name!r} is not a run: it has neither {CONFIG} nor {DECODER}")
     raise UsageError(f"there is no run, file or zoo model {name!r}; {_suggest_model(name, zoo)}")
+
+
+def _is_image(path: Path) -> bool:
+    from cvae.imaging.formats import EXTENSIONS  # here, because it imports Pillow
+
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _suggest_model(name: str, zoo: Iterable[str]) -> str:

@@ -106,6 +106,11 @@ class Model:
         return _unpickle, (self._path, self._options, digest)
 
     @property
+    def path(self) -> Path:
+        """Folder or file that the model was loaded from."""
+        return self._path
+
+    @property
     def spec(self) -> Spec:
         """Spec of the model, as embedded in the decoder."""
         return self._decoder.spec

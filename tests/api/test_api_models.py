@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cvae as package
@@ -28,6 +29,14 @@ def test_evaluate_returns_what_the_command_prints(cvae, trained):
     ]
     result = cvae(*command)
     assert report == result.json and notes == result.err.splitlines() != []
+
+
+def test_open_model_can_be_evaluated(in_tmp):
+    np.savez("set.npz", train=np.zeros((30, 28, 28), np.uint8), test=np.zeros((1, 28, 28), np.uint8))
+    model = package.load("mnist-resnet-flow")
+    options = {"data": "npz:set.npz", "generated": 0, "exported": True}
+    assert package.evaluate(model, **options) == package.evaluate("mnist-resnet-flow", **options)
+    assert model.path == model_zoo.models()["mnist-resnet-flow"]
 
 
 @pytest.mark.integration

@@ -40,6 +40,9 @@ def test_bounds_are_those_of_the_saved_weights(run):
     weighted = [{"validation": {"bound": b, "importance_weighted": w}} for b, w in ((3.0, 2.0), (4.0, 1.0), (2.0, 3.0))]
     (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, weighted)))
     assert run.bounds == {"validation": 4.0}
+    (run.path / "metrics.jsonl").write_text("\n".join(json.dumps(record) for record in (records[9], records[0])))
+    assert cvae.info(run)["validation_bound"].startswith(f"{run.bounds['validation']:.2f} nats")
+    assert cvae.info(run)["train_bound"].startswith(f"{records[9]['train']['bound']:.2f} nats")
     (run.path / "metrics.jsonl").write_text('{"train": {}}\n')
     assert run.bounds == {} and repr(run) == f"<cvae.Run {str(run.path)!r}>"
     (run.path / "metrics.jsonl").write_text("damaged")
@@ -65,6 +68,8 @@ def test_losses_are_plotted(run):
 def test_folder_without_a_run_is_rejected(tmp_path):
     with pytest.raises(UsageError, match=r"is not a run; cvae\.runs\(\) lists"):
         cvae.Run(tmp_path)
+    with pytest.raises(UsageError, match=r"'nothing' is not a run; cvae\.runs\(\) lists"):
+        cvae.resume("nothing")
 
 
 def test_runs_are_listed_newest_first(in_tmp, run):
@@ -73,7 +78,7 @@ def test_runs_are_listed_newest_first(in_tmp, run):
         shutil.copytree(run.path, f"runs/{name}")
         os.utime(f"runs/{name}/config.json", (i, i))
     assert [item.path.name for item in cvae.runs()] == ["a", "c", "b"]
-    assert cvae.runs(in_tmp / "runs") == cvae.runs()
+    assert cvae.runs(in_tmp / "runs") == cvae.runs() and cvae.Run("a") == cvae.Run("runs/a")
 
 
 def test_evaluate_method_calls_the_evaluate_function(run, monkeypatch):
@@ -81,4 +86,4 @@ def test_evaluate_method_calls_the_evaluate_function(run, monkeypatch):
     monkeypatch.setattr(cvae, "evaluate", lambda *args, **options: calls.append((args, options)) or {}, raising=False)
     run.evaluate(samples=3)
     run.evaluate(split="train")
-    assert calls == [((run.path,), {"split": "test", "samples": 3}), ((run.path,), {"split": "train"})]
+    assert calls == [((run.path,), {"split": None, "samples": 3}), ((run.path,), {"split": "train"})]

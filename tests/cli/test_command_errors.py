@@ -21,7 +21,7 @@ INVALID_COMMANDS = {
     "infinite temperature": (2, "generate {labels} --temperature inf", ["inf"]),
     "ONNX file of another program": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),
     "text instead of model": (1, "generate text.onnx", ["'text.onnx'", "ONNX"]),
-    "image instead of model": (1, "generate seven.png", ["'seven.png'", "ONNX"]),
+    "image instead of model": (2, "info seven.png", ["'seven.png' is an image, not a model"]),
     "encoder instead of decoder": (2, "generate {labels}/encoder.onnx", ["encoder.onnx", "decoder"]),
     "folder without run": (2, "generate empty-folder", ["'empty-folder'", "decoder.onnx"]),
     "output folder is a file": (1, "generate {labels} --out a-file/x.png", ["'a-file/x.png'"]),

@@ -60,6 +60,18 @@ def test_reconstruct_without_label_uses_and_reports_the_best_label(cvae, trained
 
 @pytest.mark.parametrize(
     "command",
+    ["reconstruct none.png", "restyle none.png", "interpolate --from none.png", "plot traverse --image none.png"],
+)
+def test_missing_image_is_reported_before_any_problem_of_the_model(cvae, command):
+    run = Path("runs/unfinished")
+    run.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (run / name).touch()
+    assert cvae(*command.split()).err == "cvae: error: can't read 'none.png' as an image: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    "command",
     [
         "reconstruct {image} -m {model}",
         "restyle {image} --digit 4 -m {model}",

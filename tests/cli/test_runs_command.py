@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cvae import model_zoo
+from cvae.data import array_store
+from cvae.data.collect import collect
 from cvae.run import compare_runs, is_finished
 
 CONFIG = json.loads((model_zoo.models()["mnist-ladder"] / "config.json").read_text())
@@ -67,6 +70,17 @@ def test_table_marks_unfinished_runs_and_shows_flags_as_typed(cvae, three_runs):
         ["first", "80.00", "81.00", "3", "5 min 00 s", "--lr 0.001 --set prior.couplings=8"],
     ]
     assert note == "* not finished; resume it with: cvae train --resume --out runs/third"
+
+
+def test_table_describes_the_arrays_that_runs_were_trained_on(cvae):
+    arrays = collect(np.zeros((500, 32, 40), np.uint8), ["circle", "square"] * 250)
+    for i, data in enumerate((array_store.store(arrays, Path("cache")), "arrays:0123456789abcdef", "arrays:../x")):
+        make_run(f"run-{i}", i, 3, test=False, options={}, data=data, data_dir="cache")
+    _, *rows = cvae("runs").out.splitlines()
+    data = array_store.identify(arrays)
+    assert [row.partition("--data ")[2] for row in rows] == [
+        "arrays:../x", "arrays:0123456789abcdef", f"{data} (500 images of 32x40: circle, square)"
+    ]  # fmt: skip
 
 
 def test_single_run_has_no_flags_that_differ():

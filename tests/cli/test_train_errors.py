@@ -55,7 +55,7 @@ INVALID_FLAGS = {
     "assignment of wrong type": (2, "--arch mlp --set arch.hidden=3", ["hidden=3", "[400]"]),
     "assignment to unused part": (2, "--set conditioning.x=1", ["conditioning"]),
     "no run to resume": (2, "--resume", ["'runs'", "--out"]),
-    "resume missing run": (1, "--resume --out nowhere", ["nowhere"]),
+    "resume missing run": (2, "--resume --out nowhere", ["there is no run 'nowhere'", "cvae runs"]),
 }
 INVALID_OPTIONS = {
     "NaN beta": ("--arch mlp --set objective.beta=NaN", ["beta=nan", "at least 0"]),
@@ -79,6 +79,11 @@ INVALID_OPTIONS = {
 @pytest.mark.parametrize(("code", "flags", "words"), INVALID_FLAGS.values(), ids=INVALID_FLAGS)
 def test_train_rejects_invalid_flags(assert_fails, wrong_files, code, flags, words):
     assert_fails(code, words, "train", *flags.split())
+
+
+def test_error_for_unknown_data_set_lists_those_that_can_be_named(cvae):
+    message = cvae("train", "--data", "photos").err
+    assert "digits, mnist-small" in message and "svhn" in message and "arrays" not in message
 
 
 @pytest.mark.integration

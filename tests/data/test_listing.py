@@ -213,6 +213,20 @@ def test_folders_without_images_are_reported(root: Path) -> None:
     ]
 
 
+def test_images_of_runs_are_not_training_images(root: Path) -> None:
+    fill(root, "cat 2", "dog 3", "dog/run/samples 4", "runs/mine/samples 2", "runs/old 1", "runs/runs 0")
+    for run in ("dog/run", "runs/mine"):
+        (root / run / "config.json").write_text('{"format": 2, "cvae_version": "0.1"}')
+    (root / "cat/config.json").write_text('{"id2label": {}}')  # not the config of a run
+    assert count_images(root) == {"train": {"cat": 2, "dog": 3}}
+    assert "ignored 7 images in the folders of runs" in list_folder(root, "").notes
+    (root / "runs/old/0.png").unlink()
+    assert_load_fails(f"folder:{root / 'runs'}", "no images in", "only 2 images in the folders of runs")
+    assert count_images(root / "runs/mine/samples") == {"train": 2}
+    (root / "runs/mine/config.json").unlink()
+    assert count_images(root)["train"] == {"cat": 2, "dog": 3, "runs": 2}
+
+
 def test_empty_training_split_is_an_error(root: Path) -> None:
     fill(root, "train/cat 0", "test/cat 1")
     assert_load_fails(f"folder:{root}", "the training split of", "has no images")

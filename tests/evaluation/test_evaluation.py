@@ -307,8 +307,10 @@ def test_evaluation_rejects_data_that_does_not_fit_the_model(trained, tmp_path):
     np.savez(tmp_path / "set.npz", train=np.zeros((9, 9, 9), np.uint8))
     with pytest.raises(UsageError, match=r"shape \(1, 9, 9\).* takes \(1, 8, 8\)"):
         evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"), split="train")
-    with pytest.raises(UsageError, match="no test images"):
-        evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))
+    with pytest.raises(UsageError, match="the data set 'set' has no test images; use --split validation"):
+        evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"), split="test")
+    with pytest.raises(UsageError, match="the data set 'set' has no test images; use --split train"):
+        evaluate(scorer, TrainConfig(data=f"npz:{tmp_path / 'set.npz'}", validation=0.0))
     model = cvae.load(trained["plain"])
     model._decoder.spec = replace(model.spec, likelihood="logistic-mixture", sigma=None)
     with pytest.raises(UsageError, match=r"logistic-mixture.* evaluate the run's folder"):

@@ -72,7 +72,7 @@ def test_projection_rejects_too_few_codes_and_unknown_methods(count, flags, word
 
 def make_codes(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Codes:
     images = np.random.default_rng(0).integers(0, 256, (200, 3, 6, 4), np.uint8)
-    return Codes("own", classes, Split(images=images, labels=labels), np.zeros((200, 3)), np.ones((200, 3)))
+    return Codes("own", "test", classes, Split(images=images, labels=labels), np.zeros((200, 3)), np.ones((200, 3)))
 
 
 @pytest.mark.parametrize("thumbnails", [False, True])

@@ -118,16 +118,20 @@ def accuracy_score(
     """Return the classification accuracy score of a conditional model, and the accuracy on real data for comparison.
 
     A classifier is trained on generated images, as many as there are real training images, and tested on real images
-    (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887).
+    (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887): test images or, if there are none, validation images.
 
     Raises:
-        UsageError: If the model has no labels, or the data have no labelled test images.
+        UsageError: If the model has no labels, or the data have no labelled images to test with.
     """
     if scorer.classes is None:
         raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; remove --cas")
-    dataset = load_dataset(replace(data, conditional=True, binarize="none", validation=0.0, limit=None))
-    if dataset.test is None or dataset.test.labels is None or dataset.train.labels is None:
-        raise UsageError(f"{data.data!r} has no labelled test images for a classifier; remove --cas")
+    config = replace(data, conditional=True, binarize="none", limit=None)
+    dataset = load_dataset(replace(config, validation=0.0))
+    if dataset.test is None:
+        dataset = load_dataset(config)
+    test = dataset.validation if dataset.test is None else dataset.test
+    if test is None or test.labels is None or dataset.train.labels is None:
+        raise UsageError(f"{data.data!r} has no labelled images to test a classifier with; remove --cas")
     real, labels = dataset.train.images[:], dataset.train.labels
     binary = is_binary(real)
     generated = []
@@ -144,7 +148,7 @@ def accuracy_score(
             device=choose_device(device),
             progress=partial(progress, f"learning from {name}"),
         )
-        accuracy[name] = float((predict(model, dataset.test.images[:]) == dataset.test.labels).mean())
+        accuracy[name] = float((predict(model, test.images[:]) == test.labels).mean())
     return {
         "classification_accuracy_score": accuracy["generated"],
         "classification_accuracy_of_real_data": accuracy["real"],

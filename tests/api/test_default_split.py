@@ -1,0 +1,32 @@
+"""Split that functions use if none is named."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cvae
+from cvae.errors import UsageError
+
+FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "evaluate": (cvae.evaluate, {"generated": 0, "exported": True}),
+    "traverse": (cvae.plot.traverse, {"dimensions": 2, "steps": 2}),
+    "reconstructions": (cvae.plot.reconstructions, {}),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_without_test_images_the_validation_images_are_used_with_one_message(name: str, in_tmp: Path) -> None:
+    function, options = FUNCTIONS[name]
+    np.savez("set.npz", train=np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8))
+    notes: list[str] = []
+    result = function("mnist-resnet-flow", data="npz:set.npz", binarize="none", note=notes.append, **options)
+    report = result["protocol"] if name == "evaluate" else cvae.plot.describe(result)
+    assert 2 < report["images"] < 9 and report.get("split", "validation") == "validation"
+    assert [note for note in notes if "using its validation images" in note] == [
+        "the data set 'set' has no test images: using its validation images"
+    ]
+    with pytest.raises(UsageError, match=r"'set' has no test images; use --split validation$"):
+        function("mnist-resnet-flow", data="npz:set.npz", split="test", **options)
