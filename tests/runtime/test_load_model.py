@@ -103,7 +103,10 @@ def test_file_above_the_size_limit_is_not_read(trained, monkeypatch):
         cvae.load(trained["plain"])
 
 
-@pytest.mark.parametrize(("has_cuda", "fix"), [(True, "use 'cuda' ("), (False, "use 'cuda', but first replace the ")])
+@pytest.mark.parametrize(
+    ("has_cuda", "fix"),
+    [(True, "use 'cuda' ("), (False, "use 'cuda', but first replace onnxruntime with onnxruntime-gpu")],
+)
 def test_error_for_gpu_suggests_cuda_and_lists_only_available_devices(monkeypatch, has_cuda, fix):
     available = ["CUDAExecutionProvider"] * has_cuda + ["CPUExecutionProvider"]
     monkeypatch.setattr("onnxruntime.get_available_providers", lambda: available)
