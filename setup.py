@@ -16,8 +16,8 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 MIN_HALVED = 20_000
-"""Minimum number of elements of a weight tensor that is stored in 16 bits. Rounding small tensors causes most error,
-above all in a flow."""
+"""Minimum number of elements of a weight tensor that is stored in 16 bits. Rounding small tensors causes most of
+the error, above all in a flow."""
 
 VARINT, BYTES = 0, 2
 """Wire types."""
@@ -30,7 +30,7 @@ INT = 2
 
 
 class BuildPy(build_py):
-    """Build command that halves the size of the large weights in the zoo's exported files, in the build folder."""
+    """Build command that halves the size of the large weights in the build folder's copies of exported zoo models."""
 
     def build_package_data(self) -> None:
         super().build_package_data()
@@ -42,7 +42,7 @@ class BuildPy(build_py):
 def halve(model: bytes) -> bytes:
     """Return an exported file whose large weights are float16, each followed by a cast to float32.
 
-    In the result, the spec states the type of the weights instead of the agreement with torch, which is not measured.
+    In its spec, the type of the weights replaces the agreement with torch, which is not measured again.
     """
     result = b""
     for number, value in read_fields(model):
@@ -67,7 +67,7 @@ def _halve_graph(graph: bytes) -> bytes:
 
 
 def _halve_weight(weight: bytes) -> tuple[bytes, bytes]:
-    """Return a TensorProto with half the bits, and the node that restores its type; or the same TensorProto and b""."""
+    """Return the weight as float16 and the node that casts it back to float32, or a small weight unchanged and b""."""
     fields = list(read_fields(weight))
     dims = [value for number, value in fields if number == 1 and isinstance(value, int)]
     values = dict(fields)
@@ -87,7 +87,7 @@ def _halve_weight(weight: bytes) -> tuple[bytes, bytes]:
 
 
 def _update_spec(entry: bytes) -> bytes:
-    """Return an entry of the metadata, with the type of the weights if the entry is the spec."""
+    """Return a metadata entry, updated with the type of the weights if it is the spec."""
     fields = dict(read_fields(entry))
     if fields[1] != b"cvae":  # StringStringEntryProto.key
         return entry
@@ -96,7 +96,7 @@ def _update_spec(entry: bytes) -> bytes:
 
 
 def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Iterate over the numbers and values of the fields of a protobuf message.
+    """Yield the number and the value of each field of a protobuf message.
 
     Raises:
         ValueError: If a field is neither an integer nor a sequence of bytes.

@@ -65,7 +65,7 @@ def train(config: TrainConfig) -> Run:
 
 
 def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function of a module in a new process, which inherits no threads, caches or settings."""
+    """Call a module-level function in a new process, which inherits no threads, caches or settings."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
 

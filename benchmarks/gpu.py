@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("capture", "bytes", "export", "quality", "likelihood", "target")
 
 TIME_SHARES = {"capture": 0.36, "bytes": 0.18, "export": 0.16, "quality": 0.3}
-"""Share of the time of each part that runs by default."""
+"""Share of the total time for each part that runs by default."""
 
 PACKAGES = (
     "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "accelerate", "safetensors", "typer", "rich",
@@ -196,7 +196,7 @@ def main() -> None:
         args.data_dir = unpack_data(args.data_dir, Path(folder))
         for i, name in enumerate(names):
             shares = [TIME_SHARES.get(other, 1.0) for other in names[i:]]
-            seconds = (end - time.monotonic()) * shares[0] / sum(shares) - 3  # a part may end up to 3 s late
+            seconds = (end - time.monotonic()) * shares[0] / sum(shares) - 3  # a part may exceed its time by up to 3 s
             if seconds < 10:
                 results[name] = {"about": {"exit": f"skipped: {seconds:.0f} s left"}}
                 continue

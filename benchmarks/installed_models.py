@@ -2,7 +2,7 @@
 
     python benchmarks/installed_models.py [--images 10000] [--data-dir DIR] [--json] [--smoke]
 
-For each model, the output has the size of its two exported files; the largest difference of a pixel, over as many
+For each model, the output contains the size of its two exported files; the largest difference of a pixel, over as many
 generated images as there are test images; the largest difference of the posterior's mean and standard deviation over
 the test images; and the bound of the exported files in nats per image, with the same noise for both.
 """

@@ -2,7 +2,7 @@
 
     python benchmarks/principal_components.py --data folder:cars --size 64 --components 256
 
-The output is the mean PSNR of the test images, which `cvae evaluate` reports for a model. The defaults take seconds.
+The output is the mean PSNR of the test images, a metric that `cvae evaluate` reports too. The defaults take seconds.
 """
 
 import argparse

@@ -53,7 +53,7 @@ def main() -> None:
     names = ["command", "help", "http", "cpp", "node", "browser", "torch", "import torch"]
     parser.add_argument("--runtimes", nargs="+", choices=names, default=names, help="Runtimes to measure.")
     parser.add_argument(
-        "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run with an exported decoder."
+        "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run folder with an exported decoder."
     )
     command = Path(sys.executable).with_name("cvae")
     command_help = "Path of the `cvae` command to measure, such as one in an environment with only the base install."

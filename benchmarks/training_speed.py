@@ -4,12 +4,12 @@
         [--device cuda|cpu] [--data-dir DIR] [--rounds 5] [--images N] [--epochs 2] [--batch-size 128] [--compile]
         [--json] [--smoke]
 
-    pytorch-example  The loop of https://github.com/pytorch/examples/tree/main/vae: a DataLoader over torchvision's
-                     MNIST with ToTensor, which reads the loss in every step. MLP 784-400-20, fp32, CPU.
+    pytorch-example  The loop of https://github.com/pytorch/examples/tree/main/vae, which reads the loss in every step
+                     of a DataLoader over torchvision's MNIST with ToTensor. MLP 784-400-20, fp32, CPU.
     pythae-mlp       BaseTrainer of pythae 0.1.2 with its default MLP (784-512-10), fp32, CPU.
     pythae-resnet    BaseTrainer with pythae's MNIST ResNet, compared with the same layers as a plug-in for cvae at
                      --precision auto, CPU.
-    plain-loop       The network of `cvae train` in a plain loop over a DataLoader, which reads the loss in every step:
+    plain-loop       The network of `cvae train` in a plain loop, which reads the loss in every step of a DataLoader:
                      `mlp` in fp32, `resnet` under the autocast of --precision auto. On CUDA, the DataLoader has 4
                      workers and pinned memory. With --device cpu, --images 2560 shortens the ResNet's epochs.
 

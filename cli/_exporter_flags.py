@@ -77,7 +77,7 @@ class ExportCommand(HelpCommand):
         return super().invoke(ctx)
 
     def _find_exporter(self, args: list[str]) -> str | None:
-        """Return the first argument that names an exporter, else the first one that is neither a flag nor a value."""
+        """Return the first argument that names an exporter, or else the first that is neither a flag nor its value."""
         with_value = {name for param in self.params for name in param.opts if not getattr(param, "is_flag", True)}
         candidates = []
         remaining = iter(args)

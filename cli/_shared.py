@@ -48,7 +48,7 @@ ModelOption = Annotated[
 def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]":
     """Return a decorator that adds the option -m to a command whose model is an argument, named `parameter`.
 
-    The command receives the model as this argument, whichever of the two is used.
+    The command receives the model as this argument, even if the user sets the option.
     """
 
     def decorate(command: Command) -> Command:

@@ -14,7 +14,7 @@ CommandLineError: Any = typer.BadParameter.__base__
 
 
 EXPECTED = {"int": EXPECTED_VALUES[int], "float": EXPECTED_VALUES[float], "bool": EXPECTED_VALUES[bool]}
-"""Description of the values of an option, by the start of the name of pydantic's error."""
+"""Description of an option's valid values, by the prefix of pydantic's error type."""
 
 OTHER_NAMES = {
     **dict.fromkeys(("--count", "--number", "--num", "--n"), "-n"),

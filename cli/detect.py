@@ -91,7 +91,7 @@ def score(
 ) -> None:
     """Score images, and report which are anomalies.
 
-    The folder --out gets a table of the scores, and heat maps of the reconstruction errors.
+    A table of the scores and heat maps of the reconstruction errors are written to the folder --out.
 
     Examples:
       cvae detect score photos --model runs/mine --out anomalies

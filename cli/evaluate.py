@@ -74,8 +74,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: bounds, reconstructions and generated images.
 
-    The result has likelihood bounds, reconstruction errors, label accuracy, and distances between generated and real
-    images.
+    The result contains likelihood bounds, reconstruction errors, label accuracy, and distances between generated and
+    real images.
 
     Examples:
       cvae evaluate

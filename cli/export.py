@@ -74,7 +74,7 @@ def export(
     from cvae.cli._exporter_flags import parse_value
     from cvae.registry import EXPORTERS
 
-    # `license` to `encoder` are declared only to appear in --help; `ExportCommand` puts their values into `ctx.obj`.
+    # The parameters `license` to `encoder` are only there for --help: `ExportCommand` puts the values into `ctx.obj`.
     defaults = EXPORTERS.options(format)
     options = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     paths = models.run_exporter(format, run, options, _shared.echo)

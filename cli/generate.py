@@ -51,7 +51,7 @@ def generate(
 ) -> None:
     """Generate images.
 
-    They are written as a grid in one file, as an array (.npy, .npz) or as a folder of PNG files.
+    The images are written as a grid in one file, as an array (.npy, .npz) or as a folder of PNG files.
 
     Examples:
       cvae generate --digit 7 --out seven.png

@@ -23,7 +23,7 @@ def parts(
     ] = None,
     json: _shared.Json = False,
 ) -> None:
-    """List the architectures and other parts, or the options of one.
+    """List the architectures and other parts, or the options of one part.
 
     The options of a part are set with `--set`, such as `--set arch.width=32`. Parts from plug-ins are listed too.
 

@@ -209,7 +209,7 @@ def grid(
 ) -> None:
     """Show every class in the same styles, or a map of the latent space.
 
-    The map is for models with two latent dimensions. If the model has labels, it needs --label.
+    The map is for models with two latent dimensions. If such a model has labels, --label is required.
 
     Examples:
       cvae plot grid mnist-resnet-conditional --seed 0
@@ -274,7 +274,7 @@ def progress(
 ) -> None:
     """Show how reconstructions improve during training.
 
-    The first row has the originals, and each further row the reconstructions after an epoch.
+    The first row shows the originals, and each further row shows the reconstructions after an epoch.
 
     Examples:
       cvae plot progress

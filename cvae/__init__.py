@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# onnxruntime 1.32 and later sends telemetry unless this is set before its first import. Importing any module of this
-# package runs this line first.
+# onnxruntime 1.32 and later sends telemetry unless this variable is set before its first import. Importing any module
+# of this package runs this line first.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {

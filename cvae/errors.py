@@ -15,7 +15,7 @@ class CvaeError(Exception):
 
 
 class UsageError(CvaeError, ValueError):
-    """Wrong use: a request for something that does not exist or is not valid. Exit code 2."""
+    """Request for something that does not exist or is not valid. Exit code 2."""
 
     exit_code = 2
 

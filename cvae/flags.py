@@ -1,7 +1,7 @@
 """Command-line flags as metadata of dataclass fields.
 
 A field of a config defines its flag once, with `flag_field`. The checks of the config, the signatures of the commands,
-the search space of `cvae tune` and the reference page are derived from it. Does not import torch.
+the search space of `cvae tune` and the reference page are derived from that definition. Does not import torch.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """Metadata of a flag. Its field has the type, the default and, unless `name` is set, the name."""
+    """Metadata of a flag. The type, the default and, unless `name` is set, the name are those of its field."""
 
     help: str
     """Effect of the flag, and the unit of its value."""
@@ -117,7 +117,7 @@ class ShortFlag(Flag):
 
 
 def flag_field(default: Any, group: str, help: str, **metadata: Any) -> Any:
-    """Return a dataclass field that is also a flag. `metadata` are further fields of `Flag`."""
+    """Return a dataclass field that is also a flag. `metadata` sets further fields of `Flag`."""
     return dataclasses.field(default=default, metadata={"flag": Flag(group=group, help=help, **metadata)})
 
 
@@ -132,7 +132,7 @@ def parse_size(text: str) -> int | str:
 
 
 def canonical_path(path: str | None) -> Path | None:
-    """Return the path that all spellings of a path have in common."""
+    """Return the absolute path, which is the same for all spellings of a path."""
     try:
         return None if path is None else Path(path).expanduser().resolve()
     except RuntimeError:  # the path begins with ~NAME, and there is no such user

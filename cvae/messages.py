@@ -1,4 +1,4 @@
-"""Formatting of numbers, and one-line format of Python warnings and of the log messages of other packages.
+"""Formatting of numbers and times, and of warnings and other packages' log messages as single lines.
 
 Does not import torch.
 """

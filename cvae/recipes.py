@@ -22,7 +22,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     """Read the flags that a recipe sets.
 
     Args:
-        path: a TOML file, or the config.json of a run to repeat. The keys are the fields of
+        path: a TOML file, or the config.json of a run to repeat. The keys of a TOML file are the fields of
             `TrainConfig` and the names of its flags, with dashes or underscores.
 
     Raises:

@@ -26,7 +26,7 @@ CARD = "README.md"
 
 
 def is_run(folder: Path) -> bool:
-    """Return whether a folder is a run: whether it contains a config."""
+    """Return whether a folder is a run, that is, whether it contains a config."""
     return (folder / CONFIG).is_file()
 
 

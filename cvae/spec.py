@@ -21,7 +21,7 @@ KEY = "cvae"
 """Key of the spec in the ONNX metadata."""
 
 FORMAT = 1
-"""Version of the format of specs. Specs of any other version are rejected."""
+"""Version of the spec format. Specs of any other version are rejected."""
 
 MAX_LATENT_DIM = 65536
 """Maximum latent dimension."""
@@ -34,7 +34,7 @@ AGREEMENT: Mapping[str, Callable[[Any], bool]] = {
     "batches": lambda value: type(value) is list and len(value) <= 16 and all(type(size) is int for size in value),
     "weights": lambda value: value == "float16",
 }
-"""Keys of `agreement`, with the checks of the values."""
+"""Keys of `agreement`, with checks of their values."""
 
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 """Pattern of a number, such as 10, 007, -5, 0.5 or 1e-4."""
@@ -42,7 +42,7 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Description of a model that is embedded in its `decoder.onnx` and `encoder.onnx`.
+    """Description of a model, embedded in its `decoder.onnx` and `encoder.onnx`.
 
     A decoder maps `noise` (B, latent_dim) float32, standard normal, and for conditional models `label` (B,) int64,
     to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,

@@ -16,7 +16,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "build" / "docs"
-"""Source of the site, which zensical.toml names."""
+"""Source folder of the site. zensical.toml names the same folder."""
 
 OTHER_PAGES = {
     "README.md": "index.md",
@@ -67,8 +67,8 @@ def pages() -> dict[str, str]:
 def rewrite_links(source: str, pages: dict[str, str]) -> str:
     """Return the text of a Markdown file with its links rewritten for the site.
 
-    A link to a page or an image leads to the copy in the site. A link to another file of the repository, which the site
-    does not have, is replaced with its text.
+    A link to a page or an image leads to the copy in the site. The site does not contain the other files of the
+    repository, so a link to such a file is replaced with the text of the link.
 
     Raises:
         SystemExit: If the file or folder that a link names does not exist.
@@ -103,7 +103,7 @@ def command_reference() -> str:
     from cvae.cli import app
 
     root = typer.main.get_command(app)
-    parts = ["# Command line", "Each command prints this text with `--help`."]
+    parts = ["# Command line", "With `--help`, each command prints its section of this page."]
     for command, context in walk_commands(root, typer.Context(root, info_name="cvae")):
         parts += command_section(command, context)
     return "\n\n".join(parts) + "\n"
@@ -178,7 +178,7 @@ def api_reference() -> dict[str, str]:
     names = [name for name in cvae.__all__ if name != "__version__"]
     start = [
         "# API reference",
-        "These names are the public interface: `import cvae` has them all. They change only with a note in the "
+        "These names are the public interface: `import cvae` provides them all. They change only with a note in the "
         "changelog. The pages below describe the modules behind them, for those who write a part or a tool; names that "
         "begin with an underscore are private.",
         "::: cvae\n    options:\n      members: false\n      show_root_heading: false",

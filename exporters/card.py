@@ -100,5 +100,5 @@ def _format_test_bound(run: Path) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return `text` on one line, with the characters escaped that would end a table cell or begin a tag."""
+    """Return `text` on one line, and escape the characters that would end a table cell or begin a tag."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

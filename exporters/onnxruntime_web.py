@@ -1,6 +1,6 @@
 """Files of onnxruntime for browsers, which are downloaded once from its npm package, verified, and cached.
 
-The page uses single-threaded WebAssembly, which takes two files of the package. Threads would need a server that sends
+The page uses single-threaded WebAssembly, which needs two files of the package. Threads would need a server that sends
 COOP and COEP headers. See https://onnxruntime.ai/docs/tutorials/web/.
 """
 
@@ -74,7 +74,7 @@ def load_files() -> dict[str, bytes]:
 
 
 def fetch() -> dict[str, bytes]:
-    """Download the files by name from npm, else the registry in $npm_config_registry, else a CDN.
+    """Download the files from npm, else the registry in $npm_config_registry, else a CDN, and return them by name.
 
     Raises:
         CvaeError: If no source has the files, or a file does not have the published digest.
@@ -96,7 +96,7 @@ def fetch() -> dict[str, bytes]:
         return contents
     raise CvaeError(
         f"{PACKAGE}, which the page needs, could not be downloaded ({'; '.join(reasons)}); connect to a network for "
-        f"the first export, or set {REGISTRY} to an npm registry that this machine reaches"
+        f"the first export, or set {REGISTRY} to an npm registry that this machine can reach"
     )
 
 
@@ -142,7 +142,7 @@ def _download(address: str) -> bytes:
 def _unpack(package: bytes) -> dict[str, bytes]:
     """Return the files in an npm package, after checking the digest of the package."""
     if compute_integrity(package) != INTEGRITY:
-        raise ValueError(f"its SHA-512 differs from the published {PACKAGE}")
+        raise ValueError(f"its SHA-512 differs from that of the published {PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
         members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
         return {name: member.read() for name, member in members.items() if member is not None}

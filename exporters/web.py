@@ -30,7 +30,7 @@ DECODINGS = 1024
 
 
 def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
-    """Write a page that generates images with an exported model into a new folder, all files or none.
+    """Create a folder with a page that generates images with an exported model; write all files or none.
 
     The page works under any path of a static server. If the model has an encoder, the page also reconstructs a
     visitor's drawings and images.

@@ -17,7 +17,7 @@ _FOLDER = Path(__file__).resolve().parent
 def models() -> dict[str, Path]:
     """Return the folders of the trained models by name. Each is a run folder plus `evaluation.json`.
 
-    An installed package contains no torch weights, and for large models no exported files either.
+    An installed package contains no torch weights and, for large models, no exported files either.
     """
     return {path.parent.name: path.parent for path in sorted(_FOLDER.glob(f"*/{CONFIG}"))}
 

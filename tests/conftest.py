@@ -32,7 +32,7 @@ INTEGRATION_FIXTURES = {
 """Fixtures that train a model or start another process: tests that use them are integration tests."""
 
 is_unit_test = False
-"""Whether a unit test is running, which must neither train a model nor start another process."""
+"""Whether a unit test is running. A unit test must neither train a model nor start another process."""
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their markers

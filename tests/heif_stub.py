@@ -1,4 +1,4 @@
-"""Replacement of the package pillow-heif, whose "HEIC" files are PNG files after the first bytes of a HEIC file."""
+"""Stand-in for pillow-heif. Its "HEIC" files are the first bytes of a HEIC file, followed by a PNG file."""
 
 import io
 import sys
@@ -33,7 +33,7 @@ class StubImageFile(ImageFile.ImageFile):
 
 @contextmanager
 def install_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install the replacement."""
+    """Install the stand-in, and remove its format from Pillow at the end."""
 
     def register_heif_opener() -> None:
         Image.register_open("HEIF", StubImageFile, lambda prefix: prefix[4:12] == HEAD[4:])

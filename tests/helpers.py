@@ -59,7 +59,7 @@ def assert_load_fails(data: object, *words: str, error_type: type[CvaeError] = U
 
 
 def edit_output(path: Path, name: str, op: str, value: float) -> None:
-    """Edit an exported file so that it applies the operator `op` and a number to one of its outputs."""
+    """Edit an exported file so that it applies the operator `op`, with the operand `value`, to the output `name`."""
     import numpy as np
     import onnx
 
@@ -72,14 +72,14 @@ def edit_output(path: Path, name: str, op: str, value: float) -> None:
 
 
 def free_port() -> str:
-    """Return a port of this machine that no server uses."""
+    """Return a port on this machine that no server uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until a server that is starting responds."""
+    """Wait until a server that was just started responds."""
     for _ in range(600):
         assert server.poll() is None, "the server has stopped"
         with suppress(OSError), urlopen(address):

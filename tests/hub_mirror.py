@@ -12,7 +12,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Mirror(ThreadingHTTPServer):
-    """Server that gives huggingface_hub the files of folders, {"owner/name": folder}, and records the downloads.
+    """Server that offers folders, {"owner/name": folder}, as repositories, and records the downloads.
 
     Uploads need the token `TOKEN`. A repository that an upload creates is a folder in `uploads`.
     """
@@ -29,7 +29,7 @@ class Mirror(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler of requests for the commit, file list and files of a repository: https://huggingface.co/docs/hub/api."""
+    """Handler for the requests of huggingface_hub, described at https://huggingface.co/docs/hub/api."""
 
     server: Mirror
 

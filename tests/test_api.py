@@ -1,4 +1,4 @@
-"""`cvae.train` and `cvae.resume`, which finish a run: export, curves, and what to do next."""
+"""What `cvae.train` and `cvae.resume` do after training: the export, the curves, and the suggested commands."""
 
 import warnings
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Messages of errors: the command that installs an extra."""
+"""Error messages: the command that installs an extra."""
 
 import json
 from importlib import metadata
@@ -29,7 +29,7 @@ def install_from(tmp_path, monkeypatch):
     return install
 
 
-def test_install_command_of_a_checkout_names_it(tmp_path, monkeypatch):
+def test_install_command_in_a_checkout_names_the_checkout(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert install_command("train") == "pip install '.[train]'"
     monkeypatch.chdir(tmp_path)
@@ -62,7 +62,7 @@ def test_install_command_names_a_remote_source_or_the_index(install_from, direct
     assert install_command("plot") == f"pip install '{requirement}'"
 
 
-def test_install_command_uses_the_index_without_metadata(install_from, monkeypatch):
+def test_install_command_uses_the_index_if_metadata_are_missing(install_from, monkeypatch):
     def fail(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 

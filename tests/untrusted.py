@@ -1,6 +1,6 @@
 """Script that loads untrusted files in a process with limited memory and time.
 
-    python tests/untrusted.py load FOLDER                 load every file or folder in FOLDER, by its suffix
+    python tests/untrusted.py load FOLDER                 load every entry of FOLDER with the loader for its suffix
     python tests/untrusted.py fuzz FIRST COUNT FILE ...   load mutations of exported files
 
 Before each file, it prints a line of JSON with the name, so that after a crash the last line names the file that caused
@@ -94,7 +94,7 @@ LOADERS: dict[str, Callable[[Path], None]] = {
     ".toml": load_recipe,
     ".detector": load_detector,
 }
-"""Loader of the files with each suffix. Other files are loaded as images."""
+"""Loader for each suffix. Files with other suffixes are loaded as images."""
 
 
 def peak_memory() -> int:
@@ -142,7 +142,7 @@ def attempt(name: str, load: Callable[[], None]) -> None:
 
 def load_all(folder: Path) -> None:
     paths = sorted(folder.iterdir())
-    for path in paths:  # imports and one-time allocations must not be counted for a file
+    for path in paths:  # so that imports and one-time allocations are not counted as the memory of another file
         if path.name.startswith("_valid"):
             LOADERS.get(path.suffix, read_image)(path)
     limit_memory()
@@ -376,7 +376,7 @@ def assert_rejected(folder: Path) -> None:
 
 
 def fuzz_in_process(first: int, count: int, paths: list[Path], folder: Path) -> dict[str, int]:
-    """Load mutations of files in a process with limits. A crash and too much time or memory are errors.
+    """Load mutations of files in a process with limits. A crash, a hang and too much memory are errors.
 
     Returns:
         The numbers of mutations that were "rejected" and "accepted", and of those rejected "by onnxruntime".

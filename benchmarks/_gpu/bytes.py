@@ -1,4 +1,4 @@
-"""Equality of the weights of runs that are repeated, resumed, or computed in different modes."""
+"""Comparison of the weights of runs that are repeated, resumed, or computed in different modes."""
 
 import argparse
 import hashlib
@@ -67,7 +67,7 @@ def compare_random_numbers() -> dict[str, Any]:
 
 
 def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train, with an interruption if the plan has one, and compare the weights with the first run in this mode."""
+    """Train, with an interruption if the plan has one, and compare the weights with the first ones in this mode."""
     mode = plan.split()[0]
     run = folder / plan.replace(" ", "-")
     with step_mode(mode, args.device):

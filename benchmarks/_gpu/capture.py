@@ -133,7 +133,7 @@ def profile_step(config: TrainConfig) -> dict[str, Any]:
 
 
 def measure_plain_loop(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a loop over a DataLoader with 4 workers that reads the loss every step.
+    """Measure a loop that reads the loss in every step, over a DataLoader with 4 workers.
 
     The loop has neither augmentation nor a moving average.
     """

@@ -61,7 +61,7 @@ LATER_STAGES: list[tuple[float, bool, dict[str, Any]]] = [
 """Share of the training time, whether the settings of the variant are used, and the other settings of each stage."""
 
 EPOCH_SECONDS = 6.0
-"""Approximate length of an epoch, which is several passes over the images, so that saving costs little time."""
+"""Approximate length of an epoch. Each epoch is several passes over the images, so that saving costs little time."""
 
 
 class TimeIsUp(Exception):
@@ -147,7 +147,7 @@ class Stages:
             archive(run, self.args.out.parent / "likelihood.tar.gz", names)
 
     def train_run(self, name: str, changes: dict[str, Any], seconds: float, init: Path | None) -> Path | None:
-        """Train for some seconds, and return the run, or None if it has no weights."""
+        """Train for `seconds`, and return the run, or None if it has no weights."""
         out = self.folder / name.replace(" ", "-").replace(",", "")
         self.report.measure(name, train_stage, name, changes, seconds, self.args, self.report, out, init)
         return out if (out / "model.safetensors").exists() else None

@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def target_config(args: argparse.Namespace) -> TrainConfig:
-    """Return the config of the run. Its network is wider than that of the recipe where this takes little time."""
+    """Return the config of the run. Its network is wider than the recipe's in places where this costs little time."""
     options = {
         "arch": {"width": 32, "max_width": 96, "patch": 2, "smallest": 7},
         "prior": {"couplings": 8, "hidden": 256},

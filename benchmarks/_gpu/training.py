@@ -36,7 +36,7 @@ def recipe_config(name: str, args: argparse.Namespace, **changes: Any) -> TrainC
 
 
 def short_config(args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a run of a few seconds."""
+    """Return the config of a run that takes a few seconds."""
     size = {"limit": 512, "batch_size": 64} if args.smoke else {"limit": 12_800, "batch_size": 128}
     defaults = {"epochs": 2, "ema": 0.99, "warmup": 20, **size}
     return recipe_config("mnist-resnet-flow-elbo", args, **{**defaults, **changes})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 MAX_COUNTS = 10
-"""Maximum number of classes that the message about the best classes of images lists."""
+"""Maximum number of classes in the message about the classes that fit images best."""
 
 Note = Callable[[str], None] | None
 """Function that is called with each message for the user."""

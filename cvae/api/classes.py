@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cvae.spec import Spec
 
 Labels = str | float | Sequence[str | float]
-"""Names of classes, or numbers that they spell; a string may be a list or a range."""
+"""Names of classes, also as numbers if they are numeric; a string may be a list or a range."""
 
 Indices = str | int | Sequence[str | int]
 """Indices of classes, counted from 0; a string may be a list or a range."""
@@ -28,8 +28,8 @@ def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] 
 
     Args:
         spec: spec of the model.
-        flags: values by the names of the flags. The values of `digit` are names of digits, and those of a flag whose
-            name ends with "index" are indices. Others are names.
+        flags: values by flag name. The value of `digit` names digits, the value of a flag whose name ends with "index"
+            is an index, and all others are class names.
 
     Raises:
         UsageError: If the model has no such class, or two flags contradict each other.
@@ -44,7 +44,7 @@ def choose_class(spec: "Spec", **flags: Labels | Indices | None) -> int | None:
     """Return the index of the one class that the flags choose, or None without flags.
 
     Raises:
-        UsageError: If the flags choose several classes, and as `choose_classes` does.
+        UsageError: If the flags choose several classes, or for the reasons that `choose_classes` lists.
     """
     indices = choose_classes(spec, **flags)
     if indices is not None and len(indices) > 1:
@@ -56,7 +56,7 @@ def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | N
     """Return the indices of the classes that the flags choose for `count` images, or None without flags.
 
     Raises:
-        UsageError: If there is neither one class for all images nor one for each, and as `choose_classes` does.
+        UsageError: If there is neither one class for all images nor one for each, or as in `choose_classes`.
     """
     indices = choose_classes(spec, **flags)
     if indices is None or len(indices) == count:

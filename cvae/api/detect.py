@@ -26,7 +26,7 @@ MAX_WORST = 8
 """Maximum number of images in worst.png."""
 
 CHUNK_VALUES = 2**20
-"""Maximum number of pixel values of the images that are scored at a time."""
+"""Maximum number of pixel values in the images that are scored at a time."""
 
 Progress = Callable[[str, int, int], None]
 """Function called with the name of the stage, the number of finished items, and the total."""

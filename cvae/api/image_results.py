@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 ModelLike: TypeAlias = "str | Path | Model | None"
-"""Run folder, exported file, name of a run or zoo model, open model, or None for the newest run, else the default."""
+"""Run folder, exported file, name of a run or zoo model, open model, or None for the newest run or else the default."""
 
 Progress: TypeAlias = Callable[[str, int, int], None] | None
 """Function that is called with the name of a stage, the number of steps that are done, and their total."""

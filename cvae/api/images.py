@@ -363,8 +363,8 @@ def restyle(
         note: Function that is called with each message for the user.
 
     Returns:
-        Images (N, C, H, W) float32 in [0, 1], one new class after the other, which the attribute `labels` names; or the
-        path that is written, if `out` is given.
+        Images (N, C, H, W) float32 in [0, 1], one new class after the other, with the class names in the attribute
+        `labels`; or the path that is written, if `out` is given.
 
     Raises:
         UsageError: If an argument does not fit the model, or it was trained without labels.

@@ -186,7 +186,7 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        Of a run: its network, data, bounds in nats and files. Of an exported file: its path, bytes and spec.
+        For a run, its network, data, bounds in nats and files; for an exported file, its path, bytes and spec.
 
     Raises:
         UsageError: If there is no such model.
@@ -204,7 +204,7 @@ def parts(name: str | None = None) -> dict[str, Any]:
     """List the parts of a model, or the options of one part.
 
     Args:
-        name: Part, such as "resnet". A name that parts of several kinds have needs the kind, as in "prior.flow".
+        name: Part, such as "resnet". If parts of several kinds have the same name, add the kind, as in "prior.flow".
 
     Returns:
         Without a name: for each flag that chooses a part, the summary of each of its parts by name. With a name: the

@@ -74,7 +74,7 @@ class Run(os.PathLike[str]):
     def bounds(self) -> dict[str, float]:
         """Bounds of the weights that are saved, in nats per image; lower is better.
 
-        The keys are "validation" and "test", without a split that has no images.
+        The keys are "validation" and "test"; a split without images has no key.
         """
         if not (self.path / METRICS).is_file():  # the first epoch has not ended
             return {}

@@ -11,10 +11,10 @@ from cvae.flags import flags_of
 DEFAULTS = vars(TrainConfig())
 
 RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.resumable)
-"""Flags that may change when a run is resumed, which are parameters of `cvae.resume`."""
+"""Flags that may change when a run is resumed. They are parameters of `cvae.resume`."""
 
 Overrides = dict[str, Any]
-"""Flags that a user has set, by config field. The key "options" has the options of the parts."""
+"""Flags that a user has set, by config field. The key "options" holds the options of the parts."""
 
 
 def build_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> TrainConfig:
@@ -34,7 +34,7 @@ def complete(flags: Overrides) -> TrainConfig:
 
 
 def combine_flags(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> Overrides:
-    """Return the flags of a recipe, of the network of the run that `init` names, and those that override them.
+    """Merge the flags that rebuild the network of the run `init`, those of a recipe, and those that override them.
 
     Defaults are not filled in.
     """
@@ -79,7 +79,7 @@ def _read_network(init: str) -> Overrides:
     except UsageError as error:
         if init not in model_zoo.recipes():
             raise
-        raise UsageError(f"--init {init!r}: train it first, with: cvae train --recipe {init}") from error
+        raise UsageError(f"--init {init!r} is a recipe; train it first, with: cvae train --recipe {init}") from error
     config = read_config(folder)
     return {
         **{name: part.name for name, part in config.model.parts.items()},

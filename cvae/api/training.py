@@ -56,13 +56,13 @@ def train(
 
     Args:
         config: A complete configuration. It is used as it is, so it can't be combined with a recipe or flags.
-        out: Folder of the run, which must not hold a run yet, unless torchrun has restarted the process, which resumes
-            it. By default, a new folder under `runs/`.
+        out: Folder of the run; by default, a new folder under `runs/`. It must not contain a run yet, unless torchrun
+            has restarted the process: then the run is resumed.
         images: Images to train on instead of a data set: an array of numpy, torch or another package, uint8, bool or
             float in 0..1, (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or flat (N, H*H); a list of PIL
-            images or of paths, which are scaled and cropped to `size` (64x64 by default), and of which those that can't
-            be read are skipped with a warning; or a torch `Dataset` of images, or of tuples of an image and its label.
-            They are copied into the folder `arrays` of the data cache, so that the run can be resumed and evaluated.
+            images or of paths; or a torch `Dataset` of images, or of tuples of an image and its label. PIL images and
+            files are scaled and cropped to `size` (64x64 by default), and skipped with a warning if they can't be read.
+            All are copied into the folder `arrays` of the data cache, so that the run can be resumed and evaluated.
         labels: Class of each image: integers from 0 or strings, (N,) or (N, 1), or one-hot (N, K). With labels, the
             model is conditional unless `conditional=False`.
         classes: Names of the classes in the order of the labels. By default, the attribute `classes` of a `Dataset`,
@@ -127,14 +127,14 @@ def resume(
 
     Args:
         out: Folder of the run.
-        images: The images that the run was started with, if the data cache no longer has them.
+        images: The images that the run was started with, if the data cache no longer contains them.
         labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
         patience: Number of epochs without a better validation bound after which to stop; 0 never stops early.
         device: Device to train on.
-        on_nan: What to do if the loss is not finite: stop or skip.
+        on_nan: What to do if the loss is not finite: "stop" training, or "skip" the batch.
         compile: Whether to compile the networks.
         trackers: Trackers to log to.
         export: Whether to export the model at the end, as `cvae export onnx` does.
@@ -247,7 +247,7 @@ def _data_dir(path: str | None) -> Path | None:
 
 @contextmanager
 def _run_folder(out: str | os.PathLike[str] | None, name: str) -> Iterator[Path]:
-    """Yield the folder of a new run, which is removed if it is new and nothing was written to it."""
+    """Yield the folder of a new run. If it is created here and nothing is written to it, it is removed again."""
     if out is not None:
         yield Path(out)
         return
@@ -306,7 +306,7 @@ def _draw_curves(run: Path, display: "Display") -> None:
 
 
 def _export(run: Path, display: "Display") -> None:
-    """Export a run to ONNX, unless its exported files belong to its weights, with the options of an earlier export.
+    """Export a run to ONNX with the options of an earlier export, unless its exported files belong to its weights.
 
     Raises:
         CvaeError: If the export fails for any reason; the message contains the command that repeats it.

@@ -46,7 +46,7 @@ def tune(
         **flags: Flags of the command `cvae train`, by name, and `options`; they override the recipe.
 
     Returns:
-        The study: its trials, the best one first, the recipe and run of the best one, and the paths of the plots.
+        The study: its trials (the best one first), the recipe and run of the best trial, and the paths of the plots.
         Bounds are in nats per image.
 
     Raises:

@@ -34,8 +34,8 @@ def show(name: str) -> dict[str, Any]:
         name: Model or recipe from `cvae.zoo.list`.
 
     Returns:
-        Of a model: its `name`, summary, size, evaluation, and `card`, the text of its model card. Of a recipe without a
-        trained model: its `name`, and `recipe`, the text of its file.
+        For a model: its `name`, summary, size, evaluation, and `card`, the text of its model card. For a recipe without
+        a trained model: its `name`, and `recipe`, the text of its file.
 
     Raises:
         UsageError: If there is no such model or recipe.

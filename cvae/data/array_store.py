@@ -25,7 +25,7 @@ NAME = "arrays"
 
 
 def store(dataset: Dataset, data_dir: Path | None) -> str:
-    """Store the training images of a data set in memory, and return the value of `--data` that loads them.
+    """Store the training images of an in-memory data set, and return the value of `--data` that loads them.
 
     Args:
         dataset: images, labels and class names.
@@ -50,7 +50,7 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
 
 
 def identify(dataset: Dataset) -> str:
-    """Return the value of `--data` for the training images of a data set in memory, without storing them."""
+    """Return the value of `--data` for the training images of an in-memory data set, without storing them."""
     images, labels = dataset.train.images[:], dataset.train.labels
     digest = hashlib.sha256(json.dumps([images.shape, labels is not None, dataset.classes]).encode())
     digest.update(np.ascontiguousarray(images).data)
@@ -69,7 +69,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Raises:
         UsageError: If the argument is not a hash, or the images have another size.
-        CvaeError: If the images are not stored, or damaged.
+        CvaeError: If the images are missing or damaged.
     """
     if not re.fullmatch("[0-9a-f]{16}", argument):
         raise UsageError(

@@ -153,7 +153,7 @@ def _write(
         _write_header(file, shape)
         start, is_grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
         failures: dict[int, ReadFailure] = {}
-        ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+        ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images with more than 8 bits
         for i, image in enumerate(images):
             if isinstance(image, ReadFailure):
                 failures[i] = image

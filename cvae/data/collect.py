@@ -149,7 +149,7 @@ def _make_dataset(images: np.ndarray, notes: Sequence[str] = ()) -> Dataset:
 
 
 def _read_items(items: _Items, size: tuple[int, int] | None) -> tuple[Dataset, np.ndarray]:
-    """Return the images of items, and the indices of the items that could be read."""
+    """Return a data set of the items that can be read, and the indices of these items."""
     first = items.image(0)
     if not _is_file(first):
         return _make_dataset(_stack(items, size)), np.arange(len(items))
@@ -187,7 +187,7 @@ def _decode(items: _Items, size: tuple[int, int]) -> tuple[Dataset, np.ndarray]:
     """Decode image files and PIL images, like those of an image folder."""
     images = np.zeros((len(items), 3, *size), np.uint8)
     failures: dict[int, str] = {}
-    ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images of more than 8 bits
+    ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images with more than 8 bits
 
     def decode_all(indices: Sequence[int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
         for first in range(0, len(indices), CHUNK):

@@ -1,4 +1,4 @@
-"""Conversion of arrays of images and labels, in every supported shape and type, to those of a data set."""
+"""Conversion of image and label arrays of every supported shape and type to the arrays of a data set."""
 
 import math
 from collections.abc import Callable, Mapping

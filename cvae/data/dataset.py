@@ -58,8 +58,8 @@ class Split:
 class Dataset:
     """A data set.
 
-    A factory registered under `cvae.datasets` returns a `Dataset`. Its arguments are the text after the colon of
-    --data, the folder for data sets (or None), and the height and width in pixels to resize images to (or None).
+    A factory registered under `cvae.datasets` returns a `Dataset`. The factory's arguments are the text after the colon
+    of --data, the folder for data sets (or None), and the height and width in pixels to resize images to (or None).
 
     Attributes:
         name: name of the data set.
@@ -286,7 +286,7 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _sample_pixels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # Of the 255 values 0 ... 254 of a random byte, g are less than a grey value g: the probability is exactly g / 255.
+    # Exactly g of the 255 possible values 0 ... 254 are less than a grey value g, so the probability is g / 255.
     white = rng.integers(0, 255, images.shape, np.uint8) < images
     return white * np.uint8(255)
 

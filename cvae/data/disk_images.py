@@ -138,7 +138,7 @@ class DiskImages:
 
 
 def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Read the shape, whether the array is in Fortran order, and its type. Leave the file at the array's first byte."""
+    """Return the array's shape, whether it is in Fortran order, and its type. Leave the file at the first image."""
     if np.lib.format.read_magic(file) == (1, 0):
         return np.lib.format.read_array_header_1_0(file)
     return np.lib.format.read_array_header_2_0(file)

@@ -113,8 +113,8 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
         archive, pickled = root / "cifar-10-binary.tar.gz", root / "cifar-10-batches-py"
         if pickled.is_dir() and not archive.is_file():
             raise CvaeError(
-                f"{str(pickled)!r} is not read, because it is a pickle, which can run any code; put {archive.name} "
-                f"from {CIFAR10_URL} beside it, or choose another --data-dir to download it to"
+                f"{str(pickled)!r} is not read, because it contains pickles, which can run any code; put "
+                f"{archive.name} from {CIFAR10_URL} beside it, or choose another --data-dir, to which it is downloaded"
             )
         download_and_extract_archive = _import_datasets("cifar10").utils.download_and_extract_archive
         with _convert_download_errors("cifar10", root):
@@ -228,7 +228,7 @@ def _create_reader(base: Any, name: str) -> Any:
             base.download(self)
 
     # The subclass has the name of its base, because torchvision names the folder after the class.
-    # `_check_legacy_exist` would make the MNIST classes prefer `processed/training.pt`, a pickle of early versions.
+    # `_check_legacy_exist` would make the MNIST classes prefer `processed/training.pt`, a pickle from early versions.
     return type(base.__name__, (base,), {"download": download, "_check_legacy_exist": lambda self: False})
 
 
@@ -241,7 +241,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
     except Exception as error:  # anything from URLError to a wrong checksum or a full disk
         raise CvaeError(
             f"can't download {name!r} into {str(root)!r} ({_describe(error)}); "
-            "pass a folder that contains it with --data-dir, or use the bundled data set: --data mnist-small"
+            "set --data-dir to a folder that contains it, or use the bundled data set: --data mnist-small"
         ) from error
     finally:
         socket.setdefaulttimeout(previous)

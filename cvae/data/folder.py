@@ -20,11 +20,11 @@ DEFAULT_SIZE = (64, 64)
 def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load the images of a folder.
 
-    - Each class has a subfolder with its name, with images at any depth; or all images are directly in the folder,
+    - Each class has a subfolder named after it, with images at any depth; or all images are directly in the folder,
       without labels. A mixture of both is an error, because it is unclear whether the loose images form a class.
     - Subfolders named after splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are splits, each with or
       without a subfolder per class. They may be one level deeper, or below each class. The classes of `train` are the
-      classes of the data set. If it is unclear whether subfolders are splits or classes, the error shows the tree.
+      classes of the data set. If it is unclear whether subfolders are splits or classes, an error shows the tree.
     - Files and folders whose names begin with a dot are ignored, and so are subfolders without images. Symbolic links
       are followed. A file without an image extension counts as an image if its content has the signature of one.
 

@@ -26,7 +26,7 @@ LARGE_IMAGE_LOCK = Lock()
 """Lock for decoding a large image."""
 
 PIL_LOCK = Lock()
-"""Lock for copying a PIL image: it may be in a list twice, and may not be loaded from its file yet."""
+"""Lock for copying a PIL image: a list may contain the same image twice, and a copy may load it from its file."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -45,7 +45,8 @@ class ReadFailure(NamedTuple):
 
     Attributes:
         reason: why the image can't be read.
-        transient: whether another attempt may succeed, after an I/O or memory error or the installation of a package.
+        transient: whether another attempt may succeed, as after an I/O or memory error, or once a missing package is
+            installed.
     """
 
     reason: str

@@ -88,7 +88,7 @@ SPLIT_ABBREVIATIONS = frozenset({"tr", "va", "vl", "te", "ts"})
 """Names that may stand for splits, but also for languages and countries."""
 
 FILLER_WORDS = frozenset({"set", "data", "dataset", "images", "image", "imgs", "img", "split", "folder"})
-"""Words that may follow a split word. A folder named only by these has no meaning of its own."""
+"""Words that may follow a split word. A name that consists only of these has no meaning of its own."""
 
 IMAGE_WORDS = frozenset({"images", "image", "imgs", "img", "pictures", "photos"})
 """Words in the name of a folder that holds the images and has no meaning of its own."""

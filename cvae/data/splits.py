@@ -1,4 +1,4 @@
-"""Recognition of the subfolders of an image folder as splits or classes, by their names.
+"""Recognition of splits and classes in an image folder, by the names of its subfolders.
 
     Input tree                                           Result
     a.png, b.png                                         train, without labels
@@ -250,7 +250,7 @@ def _find_names(folder: Folder, words: frozenset[str]) -> list[str]:
 
 
 def _unwrap(split: str, folder: Folder) -> Folder:
-    """Return the folder, or its only subfolder if that is the same split or a filler, as in train/images."""
+    """Return the folder, or its only subfolder if the subfolder's name adds nothing, as in train/images."""
     while not folder.images and len(folder.folders) == 1:
         ((name, sub),) = folder.folders.items()
         if recognize_split(name) != split and not is_filler(name):

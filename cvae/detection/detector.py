@@ -160,7 +160,7 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            # Map the arrays, so that an array that claims more data than its file has is rejected before allocation.
+            # Map the files, so that an array whose header claims too much data is rejected before its allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)

@@ -31,7 +31,7 @@ NEIGHBOURS = 5
 
 
 class Measurement(NamedTuple):
-    """Measurements of N images that don't depend on normal images.
+    """Measurements of N images, made without comparing them with normal images.
 
     If the model has labels, each image is measured under the label that fits it best.
 
@@ -158,7 +158,7 @@ def individual_scores(
 
 
 def _neighbour_distance(code: np.ndarray, codes: np.ndarray, self_matches: int) -> np.ndarray:
-    """Return the mean distance of each code (N, Z) to its `NEIGHBOURS` nearest codes (M, Z), without self-matches."""
+    """Return the mean distance of each code (N, Z) to the `NEIGHBOURS` nearest of `codes` (M, Z) except itself."""
     squares, last = (codes**2).sum(1), self_matches + NEIGHBOURS
     distances = []
     for chunk in np.array_split(code, -(-len(code) // 500)):

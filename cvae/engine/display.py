@@ -37,20 +37,20 @@ COLUMNS = {
 """Widths of the columns of the table, less than 80 characters in total."""
 
 LINE_SECONDS = 60
-"""Minimum number of seconds between rows within an epoch if the output is not a terminal, for example a log file."""
+"""Minimum number of seconds between rows within an epoch if the output is, for example, a log file, not a terminal."""
 
 MAX_REPORTS = 20
 """Maximum number of epochs that print a row and save sample images, in addition to the first and the last epoch."""
 
 
 def report_every(epochs: int) -> int:
-    """Return the epochs between reports: the first of 1, 2, 5, 10, 20, ... with at most `MAX_REPORTS` reports."""
+    """Return the number of epochs per report, the first of 1, 2, 5, 10, ... with at most `MAX_REPORTS` reports."""
     intervals = (digit * 10**power for power in count() for digit in (1, 2, 5))
     return next(interval for interval in intervals if epochs <= interval * MAX_REPORTS)
 
 
 class Display:
-    """Lines for the user, on standard error, or in a notebook on standard output, as errors are red there.
+    """Lines for the user: on standard error, or in a notebook on standard output, because notebooks show errors in red.
 
     A file gets plain text without control characters.
 

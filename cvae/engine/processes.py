@@ -20,7 +20,7 @@ def join_processes(training: TrainConfig) -> Accelerator:
     device = choose_device(training.device)
     precision = choose_precision(training.precision, device)
     if restart_count() and not dist.is_initialized():
-        # torchrun keeps its store, which may still hold the addresses of processes that have ended.
+        # torchrun keeps its key-value store, which may still hold the addresses of processes that have ended.
         store, rank, size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"restart-{restart_count()}", store)
         backend = "nccl" if device == "cuda" else "gloo"
@@ -38,7 +38,7 @@ def restart_count() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes and reports, whether or not the processes have been joined."""
+    """Return whether this is the process that writes and reports, even before the processes are joined."""
     return os.environ.get("RANK", "0") == "0"
 
 
@@ -55,5 +55,5 @@ def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -
 
 
 def _leave_processes() -> None:
-    if dist.is_initialized():  # otherwise its threads may abort the process when the interpreter exits
-        dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()  # otherwise its threads may abort the process when the interpreter exits

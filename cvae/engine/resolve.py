@@ -1,4 +1,4 @@
-"""Resolution of a training config against the data and the machine into the full description of a run."""
+"""Resolution of a training config: settings that depend on the data and the machine are filled in."""
 
 import math
 from dataclasses import replace
@@ -24,11 +24,11 @@ MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 """Largest and smallest batch size of a run whose batch size is not configured."""
 
 MAX_WARMUP = 100
-"""Maximum of the default number of warm-up steps, which is a twentieth of the steps of the run."""
+"""Maximum default number of warm-up steps. A short run warms up for a twentieth of its steps."""
 
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
-    """Return the config of a run: `config`, with the settings filled in that depend on the data or have defaults.
+    """Return the config of a run: `config`, completed with defaults and with settings that depend on the data.
 
     These are the image shape, the classes, the likelihood, the batch size, the number of epochs, the warm-up steps, and
     the options of all parts.
@@ -100,7 +100,7 @@ def check_patience(patience: int, dataset: Dataset) -> None:
     """
     if patience and dataset.validation is None:
         raise UsageError(
-            f"--patience {patience} compares bounds on validation images, and there are none; set --validation to a "
+            f"--patience {patience} compares bounds on validation images, but there are none; set --validation to a "
             "fraction such as 0.1, or remove --patience"
         )
 
@@ -128,8 +128,8 @@ def choose_device(device: str) -> str:
     if device not in names:
         fix = "remove the flag"
         if device == "cuda":
-            need = "a torch with CUDA (https://pytorch.org/get-started/locally)" if torch.version.cuda is None else ""
-            fix += f"; an NVIDIA GPU needs {need or 'a driver, which nvidia-smi checks'}"
+            need = "torch with CUDA (https://pytorch.org/get-started/locally)" if torch.version.cuda is None else ""
+            fix += f"; an NVIDIA GPU needs {need or 'a driver (check it with nvidia-smi)'}"
         raise UsageError(
             f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); {fix}"
         )
@@ -146,7 +146,7 @@ Compiling takes up to a minute on two cores, and saves a few milliseconds per st
 def choose_compile(compile: bool | None, steps: int, device: str) -> bool:
     """Return whether to compile the networks.
 
-    If `compile` is None, they are compiled if the machine supports it and the run has enough steps for it to pay off.
+    If `compile` is None, they are compiled if the machine supports it and the run has at least `COMPILE_STEPS` steps.
     The choice does not depend on measured times, so that a seed always gives the same weights.
 
     Raises:

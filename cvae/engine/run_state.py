@@ -70,7 +70,8 @@ class RunCheckpoints:
             The state of the run, or None if there is no checkpoint yet, and notes for the log.
 
         Raises:
-            CvaeError: If no checkpoint is intact, it does not fit the run, or the number of images has changed.
+            CvaeError: If no checkpoint is intact, the newest intact one does not fit the run, or the number of images
+                has changed.
         """
         checkpoint, damaged = load_checkpoint(self.folder)
         notes = [f"checkpoint {name} is damaged, so the one before it is used" for name in damaged]
@@ -107,5 +108,5 @@ class RunCheckpoints:
 
 
 def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, by their names without it."""
+    """Return the tensors whose names begin with a prefix, and remove the prefix from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

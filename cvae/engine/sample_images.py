@@ -1,4 +1,4 @@
-"""Sample images of a model, in training and at its end: samples, interpolations and reconstructions."""
+"""Sample images of a model, during and after training: samples, interpolations and reconstructions."""
 
 from pathlib import Path
 

@@ -67,8 +67,8 @@ class TrainingStep:
         )
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
-        # `prepare` wraps forward in the precision of the run, and a copy, such as the moving average, would call the
-        # original network through the wrapper. The wrapper is therefore removed, and `_loss` uses `autocast` instead.
+        # `prepare` wraps `forward`, to run it in the precision of the run. A copy of the network, such as the moving
+        # average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast` instead.
         self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
@@ -147,7 +147,7 @@ class TrainingStep:
             noise = shard.draw(torch.randn, len(images), 1, samples, latent_dim, device=self.device)
             if shard.count > 1:  # random numbers that a plug-in's network draws should differ between shards
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
-            # A pair has the same noise, so that the groups of a hierarchy are compared at corresponding samples.
+            # An image and its copy have the same noise, so that a hierarchy is compared at corresponding samples.
             noise = noise.expand(-1, copies, -1, -1).flatten(0, 2)  # (B, 1, K, Z) -> (copies * B K, Z)
             return self.network(image, label, noise)
 
@@ -220,8 +220,8 @@ def can_record(config: Config, accelerator: Accelerator, batches: Batches) -> bo
 class RecordedStep(TrainingStep):
     """Training step that is recorded as a CUDA graph and replayed.
 
-    It reads everything that changes from step to step from tensors on the device, which are filled once per epoch. A
-    replay draws its random numbers from the seed that was set before it, so they are the same as without a graph.
+    Everything that differs between steps is read from tensors on the device, which are filled once per epoch. A replay
+    draws its random numbers from the seed that was set before it, so they are the same as without a graph.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, model: VAE, batches: Batches, *, epochs: int) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import torch
 
 from cvae.config import Config
@@ -15,7 +16,13 @@ from cvae.errors import count_of, one_line
 from cvae.messages import format_nats, format_seconds
 
 OVERFITTING = 0.02
-"""Minimum final rise of the validation bound above its best value that is reported, as a fraction of that value."""
+"""Minimum rise from the best to the last validation bound that is reported, as a fraction of the best bound."""
+
+MAX_USAGE = 0.4
+"""Share of the processor that other programs can use before a warning says that they slow training down."""
+
+USAGE_SECONDS = 0.2
+"""Time over which the use of the processor is measured."""
 
 MAX_CLASSES = 12
 """Maximum number of classes that are listed by name, each with its number of images."""
@@ -53,6 +60,22 @@ def describe_run(
         f"{f', {processes} processes' if processes > 1 else ''}",
     }
     return {name: text for name, text in fields.items() if text}
+
+
+def describe_contention(device: torch.device, processes: int) -> str | None:
+    """Return a warning if other programs use so much of the processor that they slow training down, else None.
+
+    In a step, the threads wait for each other hundreds of times. If one has to share its core, all others wait for it.
+    """
+    if device.type != "cpu" or processes > 1 or torch.get_num_threads() == 1:
+        return None
+    usage = psutil.cpu_percent(USAGE_SECONDS) / 100
+    if usage < MAX_USAGE:
+        return None
+    return (
+        f"other programs use {usage:.0%} of the processor, which can make training ten times slower; a single thread "
+        "suffers less: set OMP_NUM_THREADS=1 before Python starts, as in: OMP_NUM_THREADS=1 cvae train"
+    )
 
 
 def describe_result(records: Sequence[Record], test_images: int, seconds: float, *, resumed: bool) -> dict[str, str]:

@@ -31,7 +31,7 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
     if "none" in trackers:
         if set(trackers) != {"none"}:
             raise UsageError(
-                f"--tracker none can't be combined with others ({', '.join(trackers)}); remove one of them"
+                f"--tracker none can't be combined with others ({', '.join(trackers)}); remove 'none' or the others"
             )
         return ()
     for name in trackers:

@@ -25,7 +25,7 @@ from cvae.engine.run_state import Record, RunCheckpoints, RunState
 from cvae.engine.sample_images import save_final_images, save_sample_images
 from cvae.engine.step import RecordedStep, TrainingStep, can_record
 from cvae.engine.stopping import Stop, explain_failure
-from cvae.engine.summary import describe_explosion, describe_result, describe_run
+from cvae.engine.summary import describe_contention, describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
 from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
@@ -122,6 +122,8 @@ class Trainer:
         self.display.fields(self._describe_run())
         for line in self.notes:
             self.display.line(line)
+        if warning := describe_contention(self.device, self.accelerator.num_processes):
+            self.display.warning(warning)
         with self._open_table() as table, self.stop.handle_signals():
             try:
                 if self.state.step == 0:
@@ -244,7 +246,7 @@ class Trainer:
             self.display.warning(describe_explosion(curve, len(self.dataset.train)))
 
     def _finish_run(self) -> None:
-        """Evaluate the saved weights on the test images, and save images from them."""
+        """Evaluate the saved weights on the test images, and save samples and reconstructions."""
         self.accelerator.wait_for_everyone()  # the main process must have written the weights
         model = load_model(self.out)[0].to(self.device)
         if self.dataset.test is not None:
@@ -358,7 +360,7 @@ class Trainer:
         return f"cvae train --resume --out {self.out}"
 
     def _stop_if_requested(self) -> None:
-        """Stop after a signal. The run must have just been saved."""
+        """Stop if a signal has requested it. The run must have just been saved."""
         if any_process(self.accelerator, self.stop.is_requested) and not self._is_done:
             raise Interrupted(
                 f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}"

@@ -6,7 +6,7 @@ from cvae.engine.run_state import Record
 from cvae.run import selection_bound
 
 EXPLOSION_EPOCHS = 3
-"""Number of epochs in a row whose validation bounds must be far above the best bound and rise."""
+"""Number of epochs in a row whose validation bounds must be far above the best bound and rising."""
 
 EXPLOSION_NATS = 0.1
 """Minimum distance of an exploded bound from the best bound, in nats per value of an image."""
@@ -43,7 +43,7 @@ class ValidationCurve:
         return len(self.bounds) - 1 - self.bounds.index(self.best) if self.bounds else 0
 
     def has_exploded(self, values: int) -> bool:
-        """Return whether the last bounds are far above the best bound and rise, as when a network overfits few images.
+        """Return whether the last bounds are far above the best and rising, as when a network overfits a few images.
 
         Args:
             values: number of values of an image, C * H * W.

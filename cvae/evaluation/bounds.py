@@ -114,8 +114,8 @@ def bounds(
 
     The importance-weighted bound is eq. 8 of Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519.
     Active units are defined as in their appendix C, except that the variance of the posterior means is divided by the
-    total variance, so the scale of the latent space does not matter. In a hierarchy, the posterior means are taken
-    along the sample, which includes the effect that each group has on the groups after it.
+    total variance, so the scale of the latent space does not matter. With hierarchical latents, the posterior mean of
+    each group is conditioned on the sampled groups before it, so it includes their effect on the group.
 
     Args:
         scorer: the model.

@@ -140,7 +140,8 @@ def evaluate(
     if extractor is not None:  # check this now, because the evaluation may take hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
             raise UsageError(
-                f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 for none"
+                f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 to skip "
+                "them"
             )
         extractor.features(as_float(real.images[:2]))
     real = subsample(real, limit)
@@ -174,7 +175,7 @@ def evaluate(
 
 
 def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, int, int]) -> FeatureExtractor | None:
-    """Load the extractor called `features`; if None, the data set's bundled classifier, if it fits the image shape."""
+    """Load the extractor that `features` names, or by default the bundled classifier of the data set, if it fits."""
     if features is None:
         if data not in CLASSIFIERS or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
@@ -289,14 +290,14 @@ def _generation_metrics(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure the distance between generated and real images, and the fraction of images that show their label.
+    """Measure the distance between generated and real images, and the fraction of the former that fit their label.
 
     Unless `train` is None, the same number of training images is measured too, for comparison.
     """
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
     binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # the same number of images per class
+    labels = reference.labels if scorer.classes is not None else None  # as many images per class as in `reference`
     features, correct, done = [], [], 0
     for image in generate_batches(scorer, labels, count, seed, binary):
         features.append(extractor.features(image))

@@ -38,7 +38,7 @@ class ExportedScorer:
             raise UsageError(
                 f"an exported file has only the mean of p(x | z), which is enough for 'bernoulli' and, with sigma in "
                 f"the spec, for a gaussian, but {spec.name!r} has {spec.likelihood!r}; evaluate the run's folder "
-                f"(with torch: {install_command('train')})"
+                f"instead, which needs torch: {install_command('train')}"
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim

@@ -64,7 +64,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     if not module or not attribute:
         raise UsageError(f"unknown --features {name!r}; {suggest(name, CLASSIFIERS)}; or name your own MODULE:CALLABLE")
     if "" not in sys.path:
-        sys.path.append("")  # for a console script, sys.path has the script's folder, not the current working directory
+        sys.path.append("")  # a console script's sys.path contains the script's folder, not the working directory
     try:
         function = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # the user's module may raise anything

@@ -20,7 +20,7 @@ HEIF_EXTENSIONS = (".heic", ".heif", ".hif")
 """Extensions of HEIF files, which Pillow reads only with the package pillow-heif."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-"""Major brands of HEIF files. Files of the last two may also be AVIF files."""
+"""Major brands of HEIF files. Files with the last two may also be AVIF files."""
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",

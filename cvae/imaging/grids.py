@@ -28,7 +28,7 @@ MAX_SIDE = 2**14
 """Maximum side of an image that is enlarged by a given factor, in pixels."""
 
 MAX_COLUMNS, ASPECT = 10, 1.5
-"""Maximum number of images in a single block of rows, and about the ratio of width to height of more blocks."""
+"""Maximum number of columns in a single block of rows, and approximate ratio of width to height with several blocks."""
 
 MAX_MAGNIFIED_SIDE, MAX_MAGNIFICATION = 1000, 8
 """Maximum length of the longer side of an image that `magnify` enlarges, in pixels, and maximum factor."""

@@ -73,7 +73,7 @@ class RGBImage(NamedTuple):
         if self.bits is not None and self.bits < DEPTHS[-1]:
             return describe_range(self.bits, self.peak)
         if self.peak < MAX_DARK:
-            return f"no value is above {self.peak:,} of 65,535, so it is nearly black; scale its values to 16 bits"
+            return f"no value is above {self.peak:,} (of 65,535), so it is nearly black; scale its values to 16 bits"
         return None
 
 
@@ -297,7 +297,7 @@ def read_file(
 ) -> tuple[np.ndarray, RGBImage]:
     """Read an image file like `read`, but without a message about its values; also return the decoded image.
 
-    `min_bits` is that of `to_rgb`.
+    `min_bits` is passed to `to_rgb`.
     """
     channels, height, width = image_shape
     try:

@@ -1,4 +1,4 @@
-"""Read sets of image files as arrays, chunk by chunk, with a common bit depth. Does not import torch."""
+"""Sets of image files, read as arrays, chunk by chunk and with a common bit depth. Does not import torch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,8 +16,8 @@ class ImageStream:
     """A set of image files that is read in chunks, so that it need not fit in memory.
 
     Iterating yields the indices (B,) of the images in a chunk, and the images (B, C, H, W) float32 in [0, 1], converted
-    as by `cvae.imaging.read`. Grey values of more than 8 bits are read with a common bit depth. If it increases on the
-    way, the images that were read with fewer bits are read once more at the end, and replace those of the same indices.
+    as by `cvae.imaging.read`. Grey values of more than 8 bits are read with a common bit depth. If a later image
+    increases it, the images that were read with fewer bits are yielded again at the end, with the same indices.
 
     Args:
         paths: the image files.

@@ -24,7 +24,7 @@ def normal_quantiles(count: int) -> np.ndarray:
 
 
 def manifold(model: Model, index: int | None, columns: int, title: str) -> Figure:
-    """Draw the images that a grid of quantiles of a two-dimensional prior decodes to.
+    """Draw a grid of images, decoded from quantiles of a two-dimensional prior.
 
     Kingma & Welling 2013, figure 4, https://arxiv.org/abs/1312.6114
     """

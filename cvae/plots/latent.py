@@ -143,7 +143,7 @@ def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classe
 
 
 def _class_share(points: np.ndarray, in_class: np.ndarray, centre: np.ndarray) -> float:
-    """Return the share of a class among the points nearest to `centre`: 20 points, or the size of a smaller class."""
+    """Return the share of a class among the 20 points nearest to `centre`, or fewer if the class is smaller."""
     nearest = np.argsort(((points - centre) ** 2).sum(1))[: min(20, in_class.sum())]
     return float(in_class[nearest].mean())
 

@@ -37,8 +37,8 @@ def label_indices(
         what: Plural noun for what is labelled, for error messages.
 
     Raises:
-        UsageError: If the model has no such label or index, `label` and `label_index` are both set, or there is a wrong
-            number of them.
+        UsageError: If the model has no such label or index, `label` and `label_index` are both set, or a sequence
+            of them does not have `count` elements.
     """
     values: Any = label if label_index is None else label_index
     resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
@@ -146,8 +146,8 @@ def check_memory(spec: Spec, name: str, count: int, fix: str) -> None:
     size, memory = 4 * (math.prod(spec.image_shape) + spec.latent_dim), _physical_memory()
     if count * size > memory:
         raise UsageError(
-            f"{name} is {quote_label(count)}: at most {memory // size:,} fit into the {memory / 2**30:.0f} GiB of "
-            f"memory of this machine; {fix}"
+            f"{name} is {quote_label(count)}: at most {memory // size:,} fit into this machine's "
+            f"{memory / 2**30:.0f} GiB of memory; {fix}"
         )
 
 

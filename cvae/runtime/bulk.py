@@ -2,9 +2,9 @@
 
 An interrupted call can be continued, and a complete one extended.
 
-The images are generated in blocks. After each block, a state file beside the output records how many images are
-written. It remains when the call is complete, so that a later call can add images: for the same seed, a larger n only
-appends images. A block is decoded in chunks, which bound the memory of the model.
+The images are generated in blocks. After each block, a state file beside the output records how many images have
+been written. It remains when the call is complete, so that a later call can add images: for the same seed, a larger n
+only appends images. A block is decoded in chunks, which bound the memory of the model.
 """
 
 import json
@@ -115,8 +115,8 @@ def generate(
         The files or the folder, and the seed.
 
     Raises:
-        UsageError: If the format or label is unknown, `n` or `temperature` is out of range, `out` has images of
-            different arguments, or another process is writing to `out`.
+        UsageError: If the format or label is unknown, `n` or `temperature` is out of range, `out` contains
+            images for other arguments, or another process is writing to `out`.
         CvaeError: If a file can't be written.
         Interrupted: After Ctrl-C.
     """
@@ -189,8 +189,8 @@ def _different_arguments_error(out: Path, state: State, state_path: Path) -> Usa
     request = state.request
     labels = "" if request.labels is None else f", label_index {', '.join(map(str, request.labels))}"
     return UsageError(
-        f"{str(out)!r} is half written, with {count_of(state.n, 'image')}{labels}, seed {request.seed}, temperature "
-        f"{request.temperature}; repeat the call with these arguments, or remove {str(state_path)!r} to start over"
+        f"{str(out)!r} is half written, by a call for {count_of(state.n, 'image')}{labels}, seed {request.seed}, "
+        f"temperature {request.temperature}; repeat that call, or remove {str(state_path)!r} to start over"
     )
 
 
@@ -245,7 +245,7 @@ def _generate_blocks(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` of n images.
 
-    `report` is called after each chunk but the last of a block.
+    `report` is called after each chunk except the last one of a block.
     """
     rng = np.random.default_rng(request.seed)
     for start in range(0, n, block_size):

@@ -1,4 +1,4 @@
-"""Resolution of a model name or path, or of the default, to the model's files."""
+"""Lookup of a model's files by its name or path, with a default model."""
 
 import re
 import sys
@@ -41,7 +41,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
 
 
 def _suggest_model(name: str, zoo: Iterable[str]) -> str:
-    """Return the fix for an unknown name of a model."""
+    """Return a hint for an unknown model name."""
     known = [*(run.name for run in list_runs()), *zoo]
     parent = Path(name).parent
     is_repository = re.fullmatch(r"[\w.-]+/[\w.-]+", name, re.ASCII) is not None and not name.endswith(".onnx")
@@ -58,7 +58,7 @@ def _suggest_model(name: str, zoo: Iterable[str]) -> str:
 
 
 def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
-    """Return the path of a model like `find`, but for None the path of the newest run under `runs/`, if there is one.
+    """Return the path of a model as `find` does, but let None stand for the newest run under `runs/`, if there is one.
 
     Returns:
         The path, and a description of the choice, empty unless `name_or_path` is None.

@@ -19,7 +19,7 @@ from cvae.errors import CvaeError
 from cvae.runtime.model import Model
 
 FOLDER_DIGITS = 8
-"""Number of digits in the names of the files in a folder, which must not depend on the number of images."""
+"""Number of digits in the file names in a folder. It must not depend on the number of images."""
 
 
 class Writer(ABC):
@@ -30,16 +30,16 @@ class Writer(ABC):
         """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
 
     def find_other_images(self) -> Path | None:
-        """Return a path that already has images, with which the new images would be mixed, or None."""
+        """Return the path of existing images that the new ones would be mixed with, or None."""
         return None
 
     @abstractmethod
     def is_complete(self, n: int) -> bool:
-        """Return whether all files of a complete call with n images exist."""
+        """Return whether all files of a complete output with n images exist."""
 
     @abstractmethod
     def reopen(self, n: int) -> None:
-        """Prepare the files of a complete call with n images, so that more images can be written."""
+        """Prepare the files of a complete output with n images, so that more images can be written."""
 
     @abstractmethod
     def close(self) -> list[Path]:

@@ -29,7 +29,7 @@ def to_batch(
     Args:
         images: One or more images.
         image_shape: (C, H, W) of the model.
-        note: Called with a message on image files that are scaled, cropped or converted to grey.
+        note: Called with a message about image files that are scaled, cropped or converted to grey.
 
     Raises:
         UsageError: If an array does not have the model's shape, or its values are not in range.

@@ -30,7 +30,7 @@ from cvae.runtime.weights import check_weights, hash_file
 from cvae.spec import Spec
 
 ROUNDING = 0.01
-"""Distance from 0..1 up to which images are clipped: more than any rounding error, less than 3 of 256 grey values."""
+"""Distance outside 0..1 up to which values are clipped: more than any rounding error, less than 3 grey levels."""
 
 
 def load(
@@ -46,7 +46,7 @@ def load(
     Args:
         name_or_path: A run folder, the file of a decoder, the name of a run under `runs/` or of a zoo model, or
             hf://owner/name[@revision], which is downloaded from the hub. None loads the zoo's default model.
-        device: "cpu", "cuda", "auto" or the name of an onnxruntime provider. It is an error if it is not available.
+        device: "cpu", "cuda", "auto" or the name of an onnxruntime provider. An unavailable device is an error.
         threads: Number of threads that one call uses; one per core by default.
         spinning: Let the threads spin between calls, which is faster in a tight loop but uses CPU time.
         arena: Keep freed memory for the next call.
@@ -57,13 +57,13 @@ def load(
     Raises:
         UsageError: If there is no such model or device, or the weights of the run differ from those that its decoder
             was exported from.
-        CvaeError: If a file is damaged, was not exported by cvae or not exported yet, or can't be downloaded.
+        CvaeError: If a file is damaged, was not exported by cvae, has not been exported yet, or can't be downloaded.
     """
     return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
 
 
 class Model:
-    """Exported decoder, with the encoder in the same folder, which is loaded on first use. Thread-safe.
+    """Exported decoder and, loaded on first use, the encoder in the same folder. Thread-safe.
 
     Methods return arrays (N, C, H, W) float32 in [0, 1] with the attributes `labels` and `seed` and the methods
     `to_pil()` and `save(path)`. They accept image files, Pillow images and arrays of uint8 or floats, one or many (see
@@ -71,7 +71,7 @@ class Model:
 
     If the model has labels, every method takes the class either as `label`, by name (see `Spec.label_index`), or as
     `label_index`, by its index in `classes`: one for all images, or one for each. Without a class, an image is encoded
-    under the one that explains it best.
+    under the class that explains it best.
 
     A model can be pickled, for example for a pool of processes. The pickle holds the path and the hash of the file, not
     the weights.
@@ -216,13 +216,13 @@ class Model:
         return self._encode(batch, self._explain(batch, label, label_index))
 
     def _explain(self, batch: np.ndarray, label: Labels, label_index: Indices) -> np.ndarray | None:
-        """Return class indices (N,) as `label_indices` does, but those that explain the images best by default."""
+        """Return class indices (N,) as `label_indices` does; by default, those that explain the images best."""
         if label is None and label_index is None and self.spec.classes is not None:
             return self.nearest_label(batch)
         return label_indices(self.spec, label, label_index, len(batch))
 
     def _encode(self, batch: np.ndarray, indices: np.ndarray | None) -> Codes:
-        """Encode images (N, C, H, W) in [0, 1] under the classes of these indices (N,)."""
+        """Encode images (N, C, H, W) in [0, 1] under the classes with these indices (N,)."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
@@ -247,8 +247,8 @@ class Model:
 
         Args:
             images: One or more images.
-            label: Name of the class, or one for each image; by default the class that explains the image best, which
-                the attribute `labels` of the result names.
+            label: Name of the class, or one for each image; by default the class that explains the image best (see
+                the attribute `labels` of the result).
             label_index: Index of the class, or one for each image, instead of `label`.
 
         Returns:
@@ -283,7 +283,7 @@ class Model:
         return self.decode(self.encode(images, label, label_index=label_index).mean, to, label_index=to_index)
 
     def nearest_label(self, images: ImagesLike) -> np.ndarray:
-        """Return the index of the class (N,) that explains each of the images best.
+        """Return the indices (N,) of the classes that explain the images best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
         distortion alone is not enough, because a wrong class with an unlikely code reconstructs an image well too.
@@ -316,10 +316,10 @@ class Model:
         Args:
             a: Start: a seed (int), a code (Z,) or an image.
             b: End, like `a`.
-            steps: Number of images, which include the start and the end.
-            label: Name of the class, or a pair for the start and the end. Between two classes, each image is a mean of
-                the two decodings, weighted by position: the decoder's mean for a label drawn with these probabilities.
-                By default, an image has the class that explains it best, and a seed or code has that of the other end.
+            steps: Number of images, including the start and the end.
+            label: Name of the class, or a pair for the start and the end. Between two classes, each image is the mean
+                of its two decodings, weighted by position. By default, an image has the class that explains it best,
+                and a seed or code has the class of the other end.
             mode: "slerp" (along the sphere, where the mass of the prior is; Shoemake 1985) or "lerp" (straight).
             label_index: Index of the class, or a pair, instead of `label`.
 

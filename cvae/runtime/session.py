@@ -1,4 +1,4 @@
-"""onnxruntime sessions of exported files. A file is read once, scanned, and run in chunks."""
+"""onnxruntime sessions of exported files. A file is read once and scanned; batches are run in chunks."""
 
 import math
 from pathlib import Path
@@ -15,15 +15,15 @@ MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Number of images per run. Chunks are faster than one large batch, bound the memory, and give bit-identical results
+"""Number of images per run. Chunks are faster than one large batch, limit the memory, and give bit-identical results
 for any batch size."""
 
 MAX_ELEMENTS = 2**26
 """Maximum number of values in all tensors of a run, 256 MB. Costly models run on fewer images at once."""
 
 BATCHES = (1, 4, 16, CHUNK)
-"""Batch sizes of runs on a GPU, which searches for convolution algorithms at each new size. Batches are padded to one
-of them."""
+"""Batch sizes on a GPU. Each new size starts a search for convolution algorithms, so batches are padded to one of
+these."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """onnxruntime provider of each device."""
@@ -163,7 +163,7 @@ class Session:
 
 
 _NO_CUDA_FIX = (
-    "replace the package, because the two packages overwrite each other: "
+    "replace onnxruntime with onnxruntime-gpu, because the two packages overwrite each other: "
     "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
 )
 

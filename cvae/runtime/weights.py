@@ -10,14 +10,14 @@ from cvae.run import DECODER, WEIGHTS
 from cvae.spec import Spec
 
 MAX_BYTES = 4 * 2**30
-"""Maximum size of weights that are hashed when a model is loaded, so that an untrusted folder can't make that slow."""
+"""Maximum size of weights to hash when a model is loaded, so that an untrusted folder can't make loading slow."""
 
 
 def check_weights(model: Path, spec: Spec) -> None:
     """Check that a decoder was exported from the weights in its run folder, if the folder has weights.
 
     Args:
-        model: folder of the model. The path of a decoder is an explicit choice, for which nothing is checked.
+        model: folder of the model. If it is the path of a decoder, the user chose this file, and nothing is checked.
         spec: spec of the decoder.
 
     Raises:
@@ -39,8 +39,8 @@ def is_outdated(model: Path, spec: Spec) -> bool:
 def hash_file(path: Path) -> str | None:
     """Return the SHA-256 of a file, which is computed once for each size and modification time.
 
-    In a process that only generates an image, hashing takes 10 ms, so the hash is not stored on disk: loading a model
-    writes nothing outside the folders that the user names.
+    In a process that only generates an image, hashing takes 10 ms. This is so fast that the hash need not be stored on
+    disk, so loading a model writes nothing outside the folders that the user names.
 
     Returns:
         The hash, or None if there is no such file, or it can't be read or is larger than `MAX_BYTES`.

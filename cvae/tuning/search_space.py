@@ -29,7 +29,7 @@ MACHINE_FLAGS = tuple(name for name, flag in flags_of(TrainConfig).items() if fl
 """Flags that describe the machine, in which the workers of a study may differ."""
 
 NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
-"""Flags that can't be searched: those of the machine, and those, such as --data, that make bounds incomparable."""
+"""Flags that can't be searched: those of the machine, and those that make bounds incomparable, such as --data."""
 
 
 @dataclass(frozen=True)

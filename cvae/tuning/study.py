@@ -173,7 +173,7 @@ class Study:
 
     def _train(self, trial: Trial) -> CvaeError | None:
         """Train, report the result to the study, and return the error if training failed."""
-        # The seed depends on the trial's number, so workers propose different values, but a repeated study does not.
+        # The seed depends on the trial's number: workers propose different values, but a repeated study the same ones.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])

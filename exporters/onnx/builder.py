@@ -78,7 +78,7 @@ class Builder:
         return self.add("Concat", *batch, self.constant(rest), axis=0)[0]
 
     def argument(self, argument: Any) -> Any:
-        """Return an argument of a call with tensors replaced by values."""
+        """Return an argument of a call, with each tensor replaced by its `Value`."""
         if isinstance(argument, Tensor):
             if id(argument) not in self.values:
                 raise Untraceable("the module uses an output of an operator that the conversion does not return")

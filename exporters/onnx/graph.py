@@ -19,7 +19,7 @@ from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.spec import KEY, Spec
 
 OPSET = 20
-"""Opset of the files. From 21 on, GroupNormalization is an operator, which onnxruntime expands and runs slower."""
+"""Opset of the files. From 21 on, GroupNormalization is one operator, which onnxruntime expands and runs slower."""
 
 MIN_HALVED = 64
 """Minimum number of elements of a weight that `halve` converts. For fewer, a cast takes more bytes than it saves."""

@@ -58,7 +58,7 @@ class Recording(NamedTuple):
 
 
 CREATION = {"aten.zeros_like.default", "aten.new_zeros.default", "aten.zeros.default", "aten.lift_fresh.default"}
-"""Operators that create constants, which are not recorded: their outputs become constants."""
+"""Operators that create constants. They are not recorded: their outputs become constants."""
 
 
 def record(module: nn.Module, inputs: dict[str, Tensor]) -> Recording:
@@ -106,7 +106,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Don't hide `__torch_dispatch__` from the compiler: torch would import it for that, which takes 2 s."""
+        """Don't hide `__torch_dispatch__` from the compiler: torch would import the compiler first, which takes 2 s."""
         return False
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

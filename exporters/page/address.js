@@ -88,7 +88,7 @@ function parse(fragment) {
       values.changes.set(dimension, number(-LIMIT, LIMIT));
     } else {
       const keys = `${classes ? "class, " : ""}seed, variety, code, z0 to z${latent_dim - 1}`;
-      throw new Error(`"${key}" is not one of its values: ${keys}`);
+      throw new Error(`"${key}" is unknown; the address can contain ${keys}`);
     }
   }
   return values;

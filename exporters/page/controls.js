@@ -87,7 +87,7 @@ async function drawThumbnails(isCurrent) {
 
 const sliders = []; // {dimension, input, output, row}
 
-/** Make a slider for each dimension, in this order. `effects` are the RMS changes of the pixels. */
+/** Make a slider for each dimension, in the order of `dimensions`. `effects` are the RMS changes of the pixels. */
 export function makeSliders(dimensions, effects) {
   for (const [rank, dimension] of dimensions.entries()) {
     const name = `Style ${rank + 1}`;

@@ -163,7 +163,7 @@ class Model {
     const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
     const { classes } = this.spec;
     if (labels.length !== (classes ? count : 0)) {
-      throw new Error(`${labels.length} labels for ${count} of ${name}: give ${classes ? "one for each" : "none"}`);
+      throw new Error(`there are ${labels.length} labels for a batch of ${count}: give ${classes ? "one for each" : "none"}`);
     }
     if (classes) {
       const numbers = BigInt64Array.from(labels, (label) => BigInt(this.labelIndex(label)));
@@ -176,7 +176,7 @@ class Model {
 /**
  * Return `count` samples of the standard normal distribution. A seed (0..2**32 - 1) gives the same samples everywhere:
  * sfc32 (Chris Doty-Humphrey, as in PractRand), started at (0, 0, seed, 1) and run 15 times, then the transform of Box
- * and Muller 1958, which gives two samples at a time. Python draws different samples for a seed: pass them as noise to
+ * and Muller 1958, which gives two samples at a time. Python draws different samples for a seed: pass those as noise to
  * get the same image.
  */
 export function normal(seed, count) {

@@ -3,7 +3,7 @@
     python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
 The script resumes runs and skips complete runs, so it can be interrupted and started again. The car images must be in
-`cars/`, which can be a link. MNIST is downloaded, or read from CVAE_DATA_DIR.
+`cars/`, which can be a symbolic link. MNIST is downloaded, or read from CVAE_DATA_DIR.
 """
 
 import argparse

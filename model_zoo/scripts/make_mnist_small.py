@@ -30,7 +30,7 @@ def choose_indices(split: Split, count: int) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", metavar="PATH", help="Folder of MNIST, which is downloaded if it is missing.")
+    parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets. MNIST is downloaded if missing.")
     parser.add_argument("--out", type=Path, default=FILE, metavar="PATH", help="File to write.")
     args = parser.parse_args()
     dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))

@@ -2,7 +2,7 @@
 
     python model_zoo/scripts/make_quickstart.py
 
-`photos/` must be in the current working directory: a folder of images with a subfolder per class.
+The current working directory must contain `photos/`, a folder of images with a subfolder per class.
 """
 
 import re
@@ -32,7 +32,7 @@ def main() -> None:
         screens = [run(command, Path(folder)) for command in commands]
         draw_terminal(screens[0]).save(IMAGES / "terminal.png", optimize=True)
         for name in re.findall(r"\]\(quickstart/(\S+\.png)\)", PAGE.read_text("utf-8")):
-            if name != "terminal.png":
+            if name != "terminal.png":  # mnist-samples.png is a copy of samples.png
                 source = next(Path(folder).rglob(name.partition("-")[2] if "-" in name else name))
                 shutil.copy(source, IMAGES / name)
 

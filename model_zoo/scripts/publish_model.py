@@ -38,7 +38,7 @@ def make_sample_grid(model: cvae.Model) -> Image.Image:
 
 
 def format_metrics(report: dict[str, Any]) -> list[str]:
-    """Return a table row for each metric of `cvae evaluate --json`, with the metric's name in the JSON."""
+    """Return a table row for each metric in the output of `cvae evaluate --json`."""
     rows = []
     for part, values in report.items():
         if isinstance(values, dict) and part != "protocol":

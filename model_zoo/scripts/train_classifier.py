@@ -2,9 +2,9 @@
 
     python model_zoo/scripts/train_classifier.py [--data-dir DIR] [--out FILE]
 
-Training takes a few minutes. The script writes one ONNX file, and prints its accuracy and the hash to paste into
-cvae/evaluation/feature_extractor.py. A classifier that is trained on a different machine has different weights, so
-metrics that use different classifiers are not comparable.
+Training takes a few minutes. The script writes one ONNX file, and prints the classifier's accuracy and the hash to
+paste into cvae/evaluation/feature_extractor.py. A classifier that is trained on a different machine has different
+weights, so metrics that use different classifiers are not comparable.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Classes that flags choose: names, lists and ranges."""
+"""Choice of classes by names, lists and ranges."""
 
 import pytest
 

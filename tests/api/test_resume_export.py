@@ -10,7 +10,7 @@ QUICK = TrainConfig(arch="mlp", conditional=True, epochs=1, limit=64, latent_dim
 
 
 @pytest.mark.integration
-def test_resume_keeps_earlier_exports_and_their_options(tmp_path, capsys):
+def test_resume_updates_exports_and_keeps_their_options(tmp_path, capsys):
     from cvae.exporters.onnx import export
 
     run = tmp_path / "run"

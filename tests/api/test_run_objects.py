@@ -17,7 +17,7 @@ FOLDER = models()["mnist-ladder"]
 
 @pytest.fixture
 def run(tmp_path) -> cvae.Run:
-    """Return a copy of a run of the zoo."""
+    """Return a copy of a run from the zoo."""
     return cvae.Run(shutil.copytree(FOLDER, tmp_path / "run"))
 
 
@@ -76,7 +76,7 @@ def test_runs_are_listed_newest_first(in_tmp, run):
     assert cvae.runs(in_tmp / "runs") == cvae.runs()
 
 
-def test_evaluate_calls_the_function_of_the_command(run, monkeypatch):
+def test_evaluate_method_calls_the_evaluate_function(run, monkeypatch):
     calls = []
     monkeypatch.setattr(cvae, "evaluate", lambda *args, **options: calls.append((args, options)) or {}, raising=False)
     run.evaluate(samples=3)

@@ -23,10 +23,10 @@ EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     "tune": ({"set"}, {"options"}),
     "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
 }
-"""Further parameters of a command and of its function that the other one does not have."""
+"""Further parameters that only the command has, and further parameters that only its function has."""
 
 SEEDS = {("interpolate", "start"), ("interpolate", "end")}
-"""Parameters with a seed as default, which is text in a command, where it may be the name of a file too."""
+"""Parameters whose default is a seed. In a command, it is text, because the value may also be the name of a file."""
 
 
 def list_commands() -> dict[str, Callable[..., Any]]:
@@ -52,7 +52,7 @@ def find_function(command: str) -> Callable[..., Any]:
 
 
 def read_parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the defaults of the parameters that the help shows. A trailing underscore avoids a name of Python."""
+    """Return the defaults of the parameters that the help shows, by name without the underscore of `set_`."""
     parameters = {}
     for parameter in inspect.signature(function).parameters.values():
         info = (getattr(parameter.annotation, "__metadata__", None) or [None])[0]
@@ -81,7 +81,7 @@ def test_command_and_function_have_the_same_parameters(command):
     assert differing == {}
     kinds = [p.kind for p in inspect.signature(function).parameters.values()]
     positional = [kind for kind in kinds if kind not in (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD)]
-    assert len(positional) <= 2, "only the first parameters may be positional"
+    assert len(positional) <= 2, "at most two parameters may be positional"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

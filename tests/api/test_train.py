@@ -1,4 +1,4 @@
-"""Arguments of `cvae.train` and `cvae.resume`: flags by name, recipes, and images of a program."""
+"""Arguments of `cvae.train` and `cvae.resume`: flags by name, recipes, and images in memory."""
 
 import dataclasses
 import inspect
@@ -192,7 +192,7 @@ def test_model_is_conditional_if_there_are_labels(configs, arguments, conditiona
 
 
 @pytest.mark.integration
-def test_run_on_arrays_can_be_resumed_by_later_programs(cvae, cache_root, in_tmp):
+def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp):
     options = {**QUICK, "schedule": "constant", "warmup": 0, "export": False}
     run = package.train(images=IMAGES, labels=LABELS, classes=["a", "b", "c"], **options)
     assert run.path == Path("runs/arrays-mlp-conditional") and run.config.model.classes == ("a", "b", "c")

@@ -24,7 +24,7 @@ def snapshot() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def assert_fails(cvae) -> Callable[..., None]:
-    """Return a check that a command fails with this exit code and one error line, and changes no file."""
+    """Return a function that checks that a command fails with an exit code and one error line, and changes no file."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = snapshot()

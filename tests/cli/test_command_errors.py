@@ -1,4 +1,4 @@
-"""Errors of the commands that read a model, which are one line with the value and the fix. Nothing is written."""
+"""Errors of the commands that read a model: one line with the value and the fix, and nothing is written."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Runs with a damaged config or damaged weights, which commands reject in one line without writing anything."""
+"""Runs with a damaged config or damaged weights: commands reject them in one line and write nothing."""
 
 import json
 import shutil

@@ -48,7 +48,7 @@ def test_generate_writes_different_images_for_each_class(cvae, trained):
     assert all(np.abs(a - b).max() > 30 for i, a in enumerate(means) for b in means[:i])
 
 
-def test_generate_is_reproducible_by_seed(cvae, trained):
+def test_generate_writes_the_same_image_for_the_same_seed(cvae, trained):
     for name, seed in {"a": 1, "b": 1, "c": 2}.items():
         assert cvae("generate", trained["plain"], "-n", 4, "--seed", seed, "--out", f"{name}.png").code == 0
     a, b, c = (Path(f"{name}.png").read_bytes() for name in "abc")
@@ -106,7 +106,7 @@ def test_generate_shows_image_only_if_stderr_is_a_terminal(cvae, trained, monkey
 
 
 @pytest.mark.parametrize(("scale", "size"), [([], 280), (["--scale", 1], 8), (["--scale", 5], 40)])
-def test_scale_is_the_factor_of_the_file(cvae, trained, scale, size):
+def test_scale_enlarges_the_image_in_the_file(cvae, trained, scale, size):
     assert cvae("generate", trained["plain"], *scale).code == 0
     with Image.open("generated.png") as image:
         assert image.size == (size, size)

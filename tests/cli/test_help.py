@@ -81,7 +81,7 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
     image = run_torch(trained["labels"], "decode", noise(1, 1), [7])[0, 0]
     large = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((280, 280), Image.Resampling.LANCZOS)
     with Image.open(tmp_path / "seven.png") as file:
-        # Enlarging is smooth here, because the fixture `cvae` patches only its own process.
+        # The image is enlarged smoothly, because the fixture `cvae` turns smoothing off only in its own process.
         assert np.abs(np.asarray(file).astype(int) - np.asarray(large)).max() <= 2
     result = run("generate", trained["labels"], "--digit", 12)
     assert result.returncode == 2 and result.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", result.stderr)
@@ -95,7 +95,7 @@ def test_options_of_train_are_in_groups(cvae):
     assert "--set " in groups["Model"] and "--out " in groups["Output"] and "--recipe " in groups["Options"]
 
 
-def test_defaults_are_shown_in_the_same_format(cvae):
+def test_defaults_are_shown_in_a_uniform_format(cvae):
     text = " ".join(cvae("generate", "--help").out.split())
     for end in ("varied images. [default: 1]", "[default: cpu]", "[default: generated.png]", "noise. [default: random"):
         assert end in text
@@ -105,7 +105,7 @@ def test_defaults_are_shown_in_the_same_format(cvae):
     assert "[default: 12; 0.1 to 50]" in " ".join(cvae("interpolate", "--help").out.split())
 
 
-def test_export_help_shows_the_options_of_one_exporter(cvae):
+def test_export_help_groups_the_options_by_exporter(cvae):
     assert {"Options of onnx", "Options of triton", "Options of web and triton"} < sections(
         cvae("export", "--help").out
     ).keys()

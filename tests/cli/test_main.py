@@ -25,7 +25,7 @@ def cvae(*args: object, cwd: Path, encoding: str) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def zoo_model(tmp_path) -> Path:
-    """Copy the default model of the zoo to a folder whose name few encodings can represent."""
+    """Copy the default zoo model to a folder whose name few encodings can represent."""
     return Path(shutil.copytree(model_zoo.model(model_zoo.DEFAULT), tmp_path / "猫"))
 
 
@@ -45,7 +45,7 @@ def test_image_is_written_to_name_that_cannot_be_encoded(zoo_model, encoding):
     assert result.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
 
 
-def test_training_succeeds_in_folder_that_cannot_be_encoded(tmp_path):
+def test_training_succeeds_in_folder_whose_name_cannot_be_encoded(tmp_path):
     flags = ["--data", "digits", "--limit", "100", "--epochs", "1", "--arch", "mlp", "--tracker", "none", "--no-export"]
     result = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
     assert result.returncode == 0, result.stderr
@@ -73,7 +73,7 @@ def test_encodable_characters_are_unchanged(zoo_model):
     assert "猫" in result.stdout.decode()
 
 
-def test_output_without_encoding_is_supported(zoo_model, monkeypatch):
+def test_output_stream_without_encoding_is_supported(zoo_model, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())  # StringIO has no `reconfigure`
     with pytest.raises(SystemExit) as caught:
         main(["info", str(zoo_model), "--json"])

@@ -123,7 +123,7 @@ def resume_run(cvae, resume_calls) -> Callable[..., list[dict[str, Any]]]:
 
 @pytest.fixture
 def assert_fails(cvae, resume_calls) -> Callable[..., None]:
-    """Return a check that resuming the run with flags fails with one error line."""
+    """Return a function that checks that resuming the run with flags fails with one error line."""
 
     def run(words: list[str], *flags: str) -> None:
         result = cvae("train", "--resume", "--out", "run", *flags)
@@ -214,7 +214,7 @@ def test_resume_compares_values_of_a_recipe_like_flags(resume_run, assert_fails)
     assert resume_run("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag overrides the recipe
 
 
-def test_resume_drops_options_of_another_part_like_the_first_call(resume_run):
+def test_resume_ignores_recipe_options_of_a_part_that_a_flag_replaces(resume_run):
     Path("flags.toml").write_text('arch = "conv"\n[options.arch]\nwidth = 8\n')
     assert resume_run("--recipe", "flags.toml", "--arch", "mlp") == [{}]
 

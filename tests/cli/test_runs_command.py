@@ -52,7 +52,7 @@ def test_runs_are_compared_newest_first(cvae, three_runs):
     assert (first["validation"], first["test"], first["exported"]) == (80.0, 81.0, False)
     assert (second["finished"], second["epochs"], second["total_epochs"], second["test"]) == (False, 2, 3, None)
     assert (third["epochs"], third["validation"], third["seconds"]) == (0, None, 0)
-    # The device belongs to the machine, `hidden` is equal, and a normal prior has no couplings to compare.
+    # The device is never compared, `hidden` is equal, and a normal prior has no couplings.
     assert third["flags"] == {"--prior": "normal", "--lr": 0.002}
     assert second["flags"] == {"--prior": "flow", "--lr": 0.002, "--set prior.couplings": 4}
     assert first["flags"] == {"--prior": "flow", "--lr": 0.001, "--set prior.couplings": 8}

@@ -1,4 +1,4 @@
-"""Errors of `cvae train`, which are one line with the value and the fix. Nothing is written."""
+"""Errors of `cvae train`: one line with the value and the fix, and nothing is written."""
 
 import shutil
 

@@ -234,7 +234,7 @@ class TestFolder:
 
     @pytest.fixture
     def decodings(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-        """Return a list to which each call adds the number of files that it decodes."""
+        """Return a list to which each call of `decode` adds its number of files."""
         counts: list[int] = []
         decode = cache.decode
 
@@ -374,7 +374,7 @@ class TestFolder:
         assert not [path for path in root.rglob("*") if path.is_file()]
 
     @pytest.mark.integration
-    def test_only_one_of_several_processes_decodes(self, photos: Path, root: Path) -> None:
+    def test_only_one_of_several_processes_decodes_the_images(self, photos: Path, root: Path) -> None:
         code = (
             "import sys, hashlib\n"
             "from cvae.config import TrainConfig\n"

@@ -32,7 +32,7 @@ class Photos(torch.utils.data.Dataset):
 
 
 class Stream(IterableDataset):
-    """Data set without a length, which yields an array and a string."""
+    """Data set without a length that yields pairs of an array and a string."""
 
     def __iter__(self):
         yield from zip(torch.from_numpy(GREY), "abccba", strict=True)
@@ -85,7 +85,7 @@ def test_pil_images_of_different_or_large_sizes_are_scaled():
     assert collect(GREY, size=(4, 5)).train.images.shape == (6, 1, 4, 5)
 
 
-def test_images_of_16_bits_have_a_common_range():
+def test_16_bit_images_are_scaled_by_the_same_factor():
     values = np.full((8, 8), 255, np.uint16)
     images = collect([Image.fromarray(values), Image.fromarray(values * 16)]).train.images
     assert images.shape == (2, 1, 8, 8) and images[0].max() == 16 and images[1].min() == 254
@@ -127,7 +127,7 @@ def test_data_set_without_length_is_collected():
     assert np.array_equal(dataset.train.images, GREY) and dataset.classes == ("a", "b", "c")
 
 
-def test_labels_of_pandas_are_collected():
+def test_pandas_labels_are_collected():
     pandas = pytest.importorskip("pandas")
     assert collect(GREY, pandas.Series(list("abccba"))).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(list("abccba"), dtype="category")).classes == ("a", "b", "c")

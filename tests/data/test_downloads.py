@@ -72,7 +72,7 @@ class TestDownloads:
     def mnist_variant(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serve tiny files in place of a data set in the format of MNIST, and return its name and class name."""
+        """Serve tiny files in place of a data set in MNIST format, and return its name and class name."""
         served, address = server
         resources = []
         for stem, content in IDX.items():

@@ -17,7 +17,7 @@ from cvae.registry import DATASETS
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that registers the result of a plug-in's factory."""
+    """Return a function that registers a data set plug-in with a given result, and returns its name."""
 
     def register(result: object) -> str:
         monkeypatch.setitem(DATASETS._registered, "toy", lambda argument, data_dir, size: result)

@@ -152,7 +152,7 @@ def test_label_ratio_is_normalized_for_each_label(scorers, digits):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_scores_are_combined_by_fishers_method(scorers, digits, model):
-    """P-values are counted among the normal images, except in the upper tail, which is fitted."""
+    """P-values are fractions of the normal images, except in the upper tail, where they come from a fit."""
     detector = Detector.fit(scorers[model], digits.images, data="digits", quantile=0.9)
     others = measure(scorers[model], load_data("digits").test.images[200:])
     scores = detector.scores(others)
@@ -205,7 +205,7 @@ def test_p_value_of_rare_score_follows_exponential_tail():
 
 
 @pytest.mark.parametrize("count", [NEIGHBOURS + 1, 30, 144])
-def test_combined_score_detects_image_extreme_in_one_score(count):
+def test_combined_score_detects_image_that_is_extreme_in_one_score(count):
     rng = np.random.default_rng(0)
     normal_scores = {name: rng.standard_normal(count) for name in COMBINED}
     calibration = np.sort(list(normal_scores.values()), axis=1).T
@@ -387,8 +387,8 @@ def test_damaged_detector_is_rejected(scorers, digits, tmp_path, corrupt, words)
         Detector.load(tmp_path, scorer)
 
 
-def test_scored_images_are_read_with_the_same_bit_depth(detect, run, digits):
-    """An image of 12 bits has the same scores as with 8 bits, whatever other images are scored with it."""
+def test_scores_do_not_depend_on_the_bit_depth(detect, run, digits):
+    """A 12-bit image has the same scores as its 8-bit version, whatever other images are scored with it."""
     detect("fit", "run", "--limit", 50)
     save_images(Path("8-bit"), digits.images[:3])
     Path("12-bit").mkdir()

@@ -48,7 +48,7 @@ def files(*suffixes: str) -> list[Path]:
 
 
 def identifiers(path: Path) -> Iterator[tuple[str, int]]:
-    """Yield the names in a Python file, with their lines."""
+    """Yield the names in a Python file, with their line numbers."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         match node:
             case ast.Name(id=name) | ast.Attribute(attr=name) | ast.arg(arg=name):

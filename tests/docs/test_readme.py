@@ -76,7 +76,7 @@ def home(tmp_path: Path) -> dict[str, str]:
         (raw / f"{name}-labels-idx1-ubyte").write_bytes(np.array([0x801, count], ">i4").tobytes() + labels.tobytes())
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     packages = (
-        f"{tmp_path / 'site'}{os.pathsep}{ROOT}"  # the plug-in and this checkout, even if another one is installed
+        f"{tmp_path / 'site'}{os.pathsep}{ROOT}"  # the plug-in and this checkout, instead of an installed package
     )
     return {**os.environ, "PATH": path, "CVAE_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": packages}
 

@@ -15,7 +15,7 @@ from cvae.data import Dataset, Split, load_dataset
 from cvae.engine import train
 from cvae.engine.display import COLUMNS, Display, EpochTable
 from cvae.engine.resolve import configure
-from cvae.engine.summary import describe_run
+from cvae.engine.summary import describe_contention, describe_run
 from cvae.messages import format_nats, format_seconds
 
 RECORD = {
@@ -171,3 +171,16 @@ def test_training_prints_header_table_and_summary(tmp_path, capsys):
     assert [row[0] for row in rows] == ["1/60", *(f"{epoch}/60" for epoch in range(5, 61, 5))]
     assert "*" in rows[0]
     assert all(len(line) <= 80 for line in result.err.splitlines() if not line.startswith("run"))
+
+
+def test_training_beside_busy_programs_warns_unless_it_has_a_single_thread(monkeypatch):
+    cpu, usage = torch.device("cpu"), {"percent": 95.0}
+    monkeypatch.setattr("psutil.cpu_percent", lambda seconds: usage["percent"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert "95% of the processor" in (describe_contention(cpu, 1) or "")
+    assert describe_contention(torch.device("cuda"), 1) is describe_contention(cpu, 2) is None
+    usage["percent"] = 10.0
+    assert describe_contention(cpu, 1) is None
+    usage["percent"] = 95.0
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert describe_contention(cpu, 1) is None

@@ -150,7 +150,7 @@ def test_second_signal_stops_immediately_and_keeps_last_checkpoint(tmp_path):
 
 
 @pytest.mark.integration
-def test_full_disk_fails_in_one_line_and_keeps_last_checkpoint(tmp_path):
+def test_full_disk_is_reported_in_one_line_and_keeps_last_checkpoint(tmp_path):
     """A limit on the size of files makes a write fail halfway, as a full disk would."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
     before = load_checkpoint(run / "last")[0].state["step"]
@@ -185,7 +185,7 @@ def test_resume_in_read_only_folder_fails_and_keeps_last_checkpoint(tmp_path, mo
 
 
 @pytest.mark.integration
-def test_run_survives_deleted_data_but_resume_requires_it(tmp_path):
+def test_run_survives_deleted_data_but_resume_requires_the_data(tmp_path):
     """A run whose data are in memory continues; resuming it fails and keeps the checkpoint."""
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)

@@ -1,4 +1,4 @@
-"""Training step that is recorded as a CUDA graph, compared with the eager step, which launches each kernel."""
+"""Training step that is recorded as a CUDA graph, compared with the eager step."""
 
 import contextlib
 import signal

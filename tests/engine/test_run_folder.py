@@ -130,7 +130,7 @@ def test_sample_images_of_a_single_class_have_one_row(tmp_path):
     }
 
 
-def test_sample_images_are_reproducible_by_seed(quick_run, tmp_path):
+def test_same_seed_gives_the_same_sample_images(quick_run, tmp_path):
     second_run = train(QUICK, tmp_path / "second_run", quiet=True)
     names = sorted(path.name for path in (quick_run / "samples").iterdir())
     assert names

@@ -131,7 +131,7 @@ def test_failing_tracker_is_disabled_with_one_message(recorder, tmp_path, config
     assert healthy.calls == ["start", "store", "log", "log", "finish"]
 
 
-def test_tracker_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, monkeypatch):
+def test_tracking_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, monkeypatch):
     def interrupt(self: Recorder) -> None:
         raise KeyboardInterrupt
 

@@ -26,7 +26,7 @@ from cvae.models.likelihoods import Bernoulli
 from cvae.models.objectives import Loss
 
 
-def test_weights_are_reproducible_by_seed(quick_run, tmp_path):
+def test_same_seed_gives_the_same_weights(quick_run, tmp_path):
     assert have_equal_tensors(load_weights(train(QUICK, tmp_path / "second", quiet=True)), load_weights(quick_run))
     assert not have_equal_tensors(
         load_weights(train(replace(QUICK, seed=1), tmp_path / "other", quiet=True)), load_weights(quick_run)

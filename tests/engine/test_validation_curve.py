@@ -32,7 +32,7 @@ def test_curve_finds_its_best_epoch():
         ([300, 90, 210, 190, 170], False),  # the bound recovers
         ([300, 90, 95, 101, 107], False),  # ordinary overfitting
         ([36, -12, -40, -51, -50, -49, -48], False),
-        ([36, 1, -1, 2, 3, 4], False),  # a fraction of a best bound near zero is too small a limit
+        ([36, 1, -1, 2, 3, 4], False),  # near zero, a limit in proportion to the best bound would be too small
         ([100, 90, 80], False),
     ],
 )

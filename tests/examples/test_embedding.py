@@ -37,7 +37,7 @@ def test_html_page_shows_sevens(in_tmp):
         np.testing.assert_array_equal(image, imaging.enlarge(grid))
 
 
-def test_included_page_is_in_the_exported_folder():
+def test_embedded_page_is_in_the_exported_folder():
     (block,) = code_blocks(SECTIONS["An HTML page"], "html")
     (name,) = re.findall(r'src="site/([^"]+)"', block)
     assert (ROOT / "exporters" / "page" / name).is_file()

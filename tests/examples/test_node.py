@@ -91,7 +91,7 @@ def test_truncated_file_and_file_of_another_format_are_rejected():
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the files that the example needs, and install it as documented."""
+    """Copy the files that the example needs, and install its packages as documented."""
     if NPM is None:
         pytest.skip("npm is not installed")
     folder = tmp_path_factory.mktemp("checkout")

@@ -1,4 +1,4 @@
-"""Graphs converted from recorded operators: possible for all built-in parts, and never wrong for other modules."""
+"""Conversion of recorded operators to graphs: it supports all built-in parts, and rejects what it can't express."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -83,7 +83,7 @@ def test_built_in_parts_are_converted_without_torch_onnx(role, arch, prior, like
 
 @pytest.mark.parametrize("options", [{"batch_norm": True}, {"spatial": True, "smallest": 3}, {"patch": 3}], ids=str)
 @pytest.mark.parametrize("role", ROLES)
-def test_options_of_resnet_are_converted_without_torch_onnx(role, options):
+def test_resnet_options_are_converted_without_torch_onnx(role, options):
     config = model_config("resnet", SHAPE, labels=True, width=4, **options)
     if "spatial" in options:
         object.__setattr__(config, "latent_dim", 18)

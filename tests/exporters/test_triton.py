@@ -1,4 +1,4 @@
-"""Model repository of `cvae export triton`, compared with Triton's schema. No Triton server is needed."""
+"""Model repository that `cvae export triton` writes, compared with Triton's schema. No Triton server is needed."""
 
 import json
 import subprocess
@@ -59,7 +59,7 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
         assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds > 0
         model = folder / "1" / config.default_model_filename
         assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
-        session = ort.InferenceSession(model.read_bytes())  # given bytes, onnxruntime can't read other files
+        session = ort.InferenceSession(model.read_bytes())  # from bytes, so that onnxruntime can't read other files
         for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
             assert all(tensor.dims for tensor in tensors), "Triton requires a dimension in addition to the batch"
             described = {tensor.name: graph_type_and_shape(tensor) for tensor in tensors}
@@ -140,7 +140,7 @@ def test_file_with_unsupported_operator_is_rejected(trained, tmp_path):
         export(tmp_path / "decoder.onnx", out=str(tmp_path / "repository"))
 
 
-def test_export_triton_command_takes_the_zoo_model_and_lists_its_files(cvae):
+def test_export_triton_command_exports_the_zoo_model_by_default_and_lists_the_files(cvae):
     result = cvae("export", "triton", "--out", "repository", "--json")
     name = package.load().spec.name
     assert result.err == f"zoo model: {name}\n"
@@ -152,7 +152,7 @@ def test_export_triton_command_takes_the_zoo_model_and_lists_its_files(cvae):
 
 
 class Server(ThreadingHTTPServer):
-    """Server of the v2 protocol that checks and reshapes tensors as the config.pbtxt of a model repository says."""
+    """Server for the v2 protocol. It checks and reshapes tensors as the config.pbtxt of the requested model says."""
 
     def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -220,7 +220,7 @@ def client(url: str, *arguments: str, folder: Path) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(("kind", "label"), [("labels", "7"), ("plain", None)])
-def test_client_receives_same_image_as_python(server, trained, tmp_path, kind, label):
+def test_client_receives_the_same_image_as_python(server, trained, tmp_path, kind, label):
     flags = ["--label", label] if label else []
     result = client(server, "--model", kind, *flags, "--seed", "5", "--out", "a.png", folder=tmp_path)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")

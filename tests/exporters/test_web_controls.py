@@ -163,7 +163,7 @@ def test_address_restores_the_image(visit):
 
 
 @needs_browser
-def test_address_restores_a_code_without_seed(visit):
+def test_address_restores_a_code_that_has_no_seed(visit):
     page, model = visit("labels")
     code = model.noise(1, seed=4)[0]
     before = show(page, code, 3)

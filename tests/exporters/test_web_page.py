@@ -39,7 +39,7 @@ def test_images_and_codes_agree_with_python(visit, site, name):
     )
     for values, expected in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
         np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=1e-4, rtol=1e-4)
-    if linear := site(name).linear:  # its images are known without onnxruntime
+    if linear := site(name).linear:  # NumPy computes its images without onnxruntime
         truth = linear.decode(noise, labels or [0])
         np.testing.assert_allclose(np.reshape(actual[0], images.shape), truth, atol=1e-4)
 

@@ -28,7 +28,7 @@ def test_heic_file_is_read_if_pillow_heif_is_installed(photo, monkeypatch):
     np.testing.assert_allclose(image[:, 4, 4], np.array([200, 100, 50]) / 255, atol=1e-6)
 
 
-def test_heic_file_is_an_image_even_if_pillow_heif_is_missing(photo, monkeypatch):
+def test_heic_file_is_recognized_as_an_image_even_if_pillow_heif_is_missing(photo, monkeypatch):
     uninstall_pillow_heif(monkeypatch)
     photo.rename(photo.with_name("no-extension"))
     assert is_image(photo.with_name("no-extension"))
@@ -48,7 +48,7 @@ def test_damaged_heic_file_is_rejected(photo, monkeypatch):
         read(photo, (3, 8, 8))
 
 
-def test_folder_counts_heic_files_and_reads_them_once_pillow_heif_is_installed(photo, monkeypatch):
+def test_heic_files_in_a_folder_are_skipped_and_counted_unless_pillow_heif_is_installed(photo, monkeypatch):
     Image.new("RGB", (8, 8)).save(photo.with_name("b.png"))
     uninstall_pillow_heif(monkeypatch)
     with pytest.warns(UserWarning, match=rf"1 of 2 images in '.*' are skipped: {MISSING}: 'a.heic'"):

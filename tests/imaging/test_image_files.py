@@ -1,4 +1,4 @@
-"""Writing of image files, and reading of files of every mode and size."""
+"""Writing image files, and reading them in every mode and size."""
 
 import numpy as np
 import pytest

@@ -19,7 +19,7 @@ AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"),
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exact_read_compares_the_size_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """The upright image has white above black, whatever its stored orientation. Pillow itself rotates TIFF files."""
+    """The upright image is white above and black below, however it is stored. Pillow itself rotates TIFF files."""
     upright = Image.new("RGB", (48, 64), "black")
     upright.paste("white", (0, 0, 48, 32))
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
@@ -63,7 +63,7 @@ def test_rotated_tiff_of_any_mode_is_upright(tmp_path: Path, mode: str, orientat
 
 
 @pytest.mark.parametrize("bits", [8, 12, 16])
-def test_tiff_whose_zero_is_white_is_not_inverted(tmp_path: Path, bits: int) -> None:
+def test_tiff_in_which_zero_means_white_is_read_correctly(tmp_path: Path, bits: int) -> None:
     ramp = np.linspace(0, 2**bits - 1, 64).reshape(8, 8).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "x.tif", tiffinfo={262: 0})
     image = read(tmp_path / "x.tif", (1, 8, 8))
@@ -110,7 +110,7 @@ def test_dark_16_bit_colour_image_is_reported(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
     notes: list[str] = []
     read(tmp_path / "x.png", (3, 8, 8), note=notes.append)
-    assert len(notes) == 1 and "no value is above 255 of 65,535" in notes[0]
+    assert len(notes) == 1 and "no value is above 255 (of 65,535)" in notes[0]
 
 
 def test_image_set_is_read_with_a_common_bit_depth(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_dib_file_is_read(tmp_path: Path, header: bool) -> None:
     assert is_image(tmp_path / "x.dib")
 
 
-def test_damaged_dib_file_fails_in_one_line(tmp_path: Path) -> None:
+def test_damaged_dib_file_is_reported_in_one_line(tmp_path: Path) -> None:
     Image.new("L", (8, 8)).save(tmp_path / "x.dib")
     for length in (0, 3, 20, 60):
         (tmp_path / "truncated.dib").write_bytes((tmp_path / "x.dib").read_bytes()[:length])

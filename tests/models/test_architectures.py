@@ -29,7 +29,7 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
 
 
 def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
-    """Check that the exported graph agrees with torch at a batch size at which it was not traced."""
+    """Check that the exported graph agrees with torch at a batch size other than the traced one."""
     spec = Spec(
         role=role,
         name="test",

@@ -93,7 +93,7 @@ def test_mixture_agrees_with_torch_distributions():
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 1.0])
 def test_mixture_mean_is_the_mean_of_its_values(log_scale):
-    """This also holds for a wide distribution, of which much is outside the range of the values."""
+    """This also holds for a wide distribution, much of which is outside the range of the values."""
     torch.manual_seed(0)
     likelihood = LogisticMixture(1)
     params = torch.randn(1, likelihood.param_channels, 1, 1).double()

@@ -38,7 +38,7 @@ def test_elbo_agrees_with_values_computed_by_hand(kl_weight, options, expected):
     model = fixed_terms(distortion=torch.tensor([10.0, 20.0]), rate=torch.tensor([[0.2, 3.0], [0.4, 5.0]]))
     loss = elbo(model, torch.empty(0), None, kl_weight, **options)
     assert loss.loss.item() == pytest.approx(expected)
-    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # the terms of beta = 1
+    assert (loss.distortion.item(), loss.rate.item()) == pytest.approx((15, 4.3))  # the same for all options
 
 
 def test_iwae_agrees_with_values_computed_by_hand():
@@ -58,7 +58,7 @@ def test_iwae_agrees_with_values_computed_by_hand():
 
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior):
-    """The gradients of the decoder and the prior are the same, sample by sample."""
+    """For the decoder and the prior, both gradients agree sample by sample."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
     image, _ = batch((1, 8, 8), False, 1)
@@ -153,7 +153,7 @@ def test_info_agrees_with_values_computed_by_hand():
 
 
 @pytest.mark.parametrize(("objective", "options", "samples"), [(elbo, {}, 1), (iwae, {"samples": 3}, 3)])
-def test_consistency_adds_the_divergence_of_the_transformed_image_from_the_original(objective, options, samples):
+def test_consistency_adds_the_divergence_between_the_posteriors_of_each_pair(objective, options, samples):
     torch.manual_seed(0)
     mean, log_var = torch.randn(2, 8, 5).repeat_interleave(samples, 1)  # four pairs
     terms = {"distortion": 10 * torch.rand(8 * samples), "rate": torch.rand(8 * samples, 5)}

@@ -1,4 +1,4 @@
-"""Container of the FastAPI example, without Docker: its commands run here, and the documents agree with it."""
+"""Container of the FastAPI example, tested without Docker: its commands work, and the documents agree with it."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def read_instructions() -> list[tuple[str, str]]:
 
 INSTRUCTIONS = read_instructions()
 ARGUMENTS = dict(INSTRUCTIONS)
-"""Kind of an instruction -> arguments of the last one."""
+"""Name of an instruction -> arguments of the last instruction with this name."""
 
 INSTALL = INSTRUCTIONS[1][1]
 START = json.loads(ARGUMENTS["CMD"])
@@ -44,7 +44,7 @@ def test_service_runs_as_a_user_without_privileges():
     assert ARGUMENTS["RUN"].startswith(f"useradd --uid {ARGUMENTS['USER']} ") and ARGUMENTS["USER"] != "0"
 
 
-def test_container_has_versions_that_the_package_is_tested_with():
+def test_container_uses_versions_that_the_package_is_tested_with():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     version = ARGUMENTS["FROM"].removeprefix("python:").removesuffix("-slim")
     assert f"Programming Language :: Python :: {version}" in project["classifiers"]
@@ -78,7 +78,7 @@ def copy_context(target: Path) -> None:
             shutil.copy(ROOT / name, target / name)
 
 
-def test_docker_sends_every_file_that_the_package_needs(wheel, tmp_path):
+def test_build_context_contains_every_file_that_the_package_needs(wheel, tmp_path):
     copy_context(tmp_path)
     needed = {name for name in wheel.namelist() if name.startswith("cvae/")}
     needed |= {"pyproject.toml", "setup.py", "README.md", "LICENSE", ARGUMENTS["COPY"].removesuffix(" .")}

@@ -88,7 +88,7 @@ def files(folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module", autouse=True)
 def telemetry(tmp_path_factory) -> None:
-    """Skip the tests, which would prove nothing, unless this onnxruntime writes to the home folder by default."""
+    """Skip the tests if this onnxruntime writes nothing to the home folder by default: they would prove nothing."""
     home = tmp_path_factory.mktemp("home")
     result = python("import onnxruntime", home=home, cwd=home)
     assert result.returncode == 0, result.stderr

@@ -33,7 +33,7 @@ INCLUDED_EXTRAS = {"pillow_heif"}
 
 @pytest.fixture(scope="module")
 def hook() -> dict[str, Any]:
-    """Run the hook as PyInstaller finds it, and return its global variables."""
+    """Find and run the hook as PyInstaller does, and return its global variables."""
     (name, target), *others = PYPROJECT["project"]["entry-points"]["pyinstaller40"].items()
     assert name == "hook-dirs" and others == []
     (folder,) = metadata.EntryPoint(name, target, "pyinstaller40").load()()
@@ -65,7 +65,7 @@ def test_hook_collects_the_modules_that_cvae_imports_by_name(hook):
         assert (path / "__init__.py").is_file() or path.with_suffix(".py").is_file(), name
 
 
-def test_hook_leaves_out_every_package_of_the_extras(hook):
+def test_hook_excludes_the_packages_of_the_extras(hook):
     imported = set()
     for name in hook["hiddenimports"]:
         path = ROOT.joinpath(*name.split("."))

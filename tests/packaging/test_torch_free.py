@@ -72,7 +72,7 @@ def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path
     assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
 
-def test_library_loads_model_and_generates_and_interpolates(trained, tmp_path):
+def test_library_generates_and_interpolates(trained, tmp_path):
     program = """
 import cvae
 model = cvae.load(sys.argv[1])
@@ -119,7 +119,7 @@ main()
     assert result.returncode == 0 and (tmp_path / "web" / "index.html").is_file(), result.stderr
 
 
-@pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo's default model is not here")
+@pytest.mark.skipif(model_zoo.DEFAULT not in model_zoo.models(), reason="the zoo lacks its default model")
 def test_default_model_comes_from_the_zoo(tmp_path):
     result = cvae("generate", "--digit", "7", "--seed", "1", "--json", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, f"zoo model: {model_zoo.DEFAULT}\n")

@@ -48,7 +48,7 @@ def test_separate_classes_stay_separate(method):
     assert accuracy > 0.99 if method == "tsne" else accuracy > 0.6  # PCA can't separate all five in two dimensions
 
 
-def test_pca_only_rotates_two_dimensional_codes():
+def test_pca_preserves_distances_between_two_dimensional_codes():
     codes = np.random.default_rng(0).standard_normal((50, 2)) * [3, 1]
     distances = [np.linalg.norm(a[:, None] - a, axis=-1) for a in (codes, latent.project(codes, "pca"))]
     assert np.allclose(*distances)

@@ -172,7 +172,7 @@ def internal_format_of_onnxruntime(model):
 
 @register
 def two_graphs(model):
-    """A reader that takes the last graph and a reader that merges both see different models."""
+    """Readers that merge the graphs and readers that take only the last one see different models."""
     other = onnx.ModelProto(graph=onnx.GraphProto(node=[node("Tile", "image image", "x")]))
     return model.SerializeToString() + other.SerializeToString()
 

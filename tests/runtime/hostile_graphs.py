@@ -211,7 +211,7 @@ def split_larger_than_its_input(model):
     append_nodes(model, node("Split", "before sizes", "image rest", axis=2), sizes=[8, 2**40])
 
 
-# -- attributes and inputs: onnxruntime may derive a different shape from a value that the scan does not expect --------
+# -- attributes and inputs with unexpected values, from which onnxruntime may derive other shapes than the scan --------
 
 
 @register

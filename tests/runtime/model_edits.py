@@ -12,7 +12,7 @@ Edit = Callable[[onnx.ModelProto], bytes | None]
 """Function that changes a model in place and returns None, or returns the bytes of a file."""
 
 EDITS: dict[str, Edit] = {}
-"""Edits of the decoder of a conditional model for digits of 8x8 pixels, by name."""
+"""Edits by name. They expect the decoder of a conditional model for 8x8-pixel digits."""
 
 
 def register(edit: Edit) -> Edit:

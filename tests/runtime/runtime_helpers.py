@@ -1,4 +1,4 @@
-"""Inputs of the small models, and their outputs in torch."""
+"""Inputs for the small models, and their outputs in torch."""
 
 import numpy as np
 import pytest

@@ -104,7 +104,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
     with pytest.raises(Interruption):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
     for n, seed in [(N, 2), (N - 1, 1)]:
-        with pytest.raises(UsageError, match=r"half written, with 150 images, label_index 0, 1, .* 9, seed 1"):
+        with pytest.raises(UsageError, match=r"half written, by a call for 150 images, label_index 0, 1, .* 9, seed 1"):
             bulk.generate(model, n, out, seed=seed)
     (tmp_path / ".x.npy.json").write_text("{")
     with pytest.raises(CvaeError, match="remove it"):
@@ -113,7 +113,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
 @pytest.mark.parametrize("first", [3, 32, 50], ids=lambda n: f"{n} images first")
-def test_complete_call_can_be_extended_and_repeated(suffix, first, model, tmp_path):
+def test_finished_generation_can_be_extended_and_repeated(suffix, first, model, tmp_path):
     _, seed = bulk.generate(model, first, out := tmp_path / f"x{suffix}", label=[7, 3])
     names = {path.name for path in out.rglob("*.png")}
     expected = np.rint(model.generate(150, [7, 3] * 75, seed=seed) * 255).astype(np.uint8)
@@ -138,7 +138,7 @@ def test_interrupted_extension_keeps_the_images_and_can_be_continued(suffix, mod
 
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
-def test_call_starts_over_after_its_files_were_removed(suffix, model, expected, tmp_path):
+def test_generation_starts_over_if_its_files_were_removed(suffix, model, expected, tmp_path):
     files, _ = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=4)
     for path in files:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -25,7 +25,7 @@ def test_interpolation_starts_and_ends_at_its_endpoints(models, networks, kind, 
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(path[1:], path[:-1], strict=True))
 
 
-def test_image_between_two_labels_is_their_weighted_mean(models, networks):
+def test_image_between_two_labels_is_the_weighted_mean_of_their_images(models, networks):
     a, b = normal(2)
     path = models["labels"].interpolate(a, b, 5, (3, 8), "lerp")
     code = (0.75 * a + 0.25 * b)[None]
@@ -66,4 +66,4 @@ def test_images_without_label_interpolate_between_the_classes_that_explain_them_
     path = model.interpolate(a, b, 3)
     assert np.array_equal(path, model.interpolate(a, b, 3, label_index=(first, last)))
     assert path.labels == ([str(first)] * 3 if first == last else None)
-    assert model.interpolate(a, 5, 3).labels == [str(first)] * 3  # a seed has the class of the other end
+    assert model.interpolate(a, 5, 3).labels == [str(first)] * 3  # the seed gets the class of the image

@@ -42,9 +42,10 @@ def spec(classes: tuple[str, ...] | None, role: str = "decoder") -> Spec:
 
 
 def save_model(folder: Path, classes: tuple[str, ...]) -> Path:
-    """Write a decoder that returns the brightness of the class, whatever the noise, and an encoder.
+    """Write a decoder and an encoder whose outputs depend only on the class.
 
-    The encoder's mean is -1, 0 and 1 for the first, second and third class, whatever the image.
+    The decoder returns an image with the brightness of the class. The encoder's mean is -1, 0 and 1 for the first,
+    second and third class.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -285,7 +286,7 @@ def test_list_of_labels_must_not_be_empty(model):
         model.generate(label=[])
 
 
-def test_number_of_thousands_of_digits_is_not_an_index(model):
+def test_number_with_thousands_of_digits_is_not_an_index(model):
     with pytest.raises(UsageError, match="index of thousands of digits"):
         model.generate(1, label_index=10**5000)
     with pytest.raises(UsageError, match="both choose"):
@@ -307,7 +308,7 @@ def test_model_with_nonnumeric_class_names_accepts_indices_as_labels(tmp_path):
         model.generate(1, label=2)
 
 
-def test_generate_cycles_through_the_classes_without_label(model):
+def test_generate_without_label_cycles_through_the_classes(model):
     assert class_names(model.generate(7)) == [*NUMBERS, *NUMBERS, "1"]
 
 
@@ -425,7 +426,7 @@ def test_generate_command_uses_the_requested_class(cvae, folder, flags, name):
     assert many["labels"] == [name] and class_names(np.load("x.npz")["images"] / 255) == [name] * 4
 
 
-def test_generate_command_uses_every_class_without_label(cvae, folder):
+def test_generate_command_without_label_uses_every_class(cvae, folder):
     assert cvae("generate", folder, "--json").json["labels"] == list(NUMBERS)
     cvae("generate", folder, "-n", 6, "--out", "x.npy")
     assert class_names(np.load("x.npy") / 255) == [*NUMBERS, *NUMBERS]
@@ -434,7 +435,7 @@ def test_generate_command_uses_every_class_without_label(cvae, folder):
 
 @pytest.fixture
 def image_path(in_tmp) -> str:
-    """Save an image of class 10 as the model generates it."""
+    """Save an image of class 10 like those that the model generates."""
     Image.fromarray(np.full((8, 8), round(255 * LEVELS[1]), np.uint8)).save("ten.png")
     return "ten.png"
 
@@ -544,7 +545,7 @@ console.log(JSON.stringify(results));
 
 @pytest.fixture
 def in_javascript(tmp_path) -> Callable[..., list[int | str]]:
-    """Return a function that calls `labelIndex` of cvae.js for pairs of classes and label, and returns the results."""
+    """Return a function that calls `labelIndex` of cvae.js for pairs (classes, label), and returns the results."""
     if NODE is None:
         pytest.skip("Node is not installed")
 

@@ -47,7 +47,7 @@ def test_load_rejects_encoder_in_place_of_decoder(trained):
         cvae.load(trained["plain"] / ENCODER)
 
 
-@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="onnxruntime has CUDA here")
+@pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime supports CUDA")
 def test_load_explains_how_to_install_cuda_provider(trained):
     with pytest.raises(UsageError, match=r"'cuda'.*pip uninstall -y onnxruntime.*pip install 'onnxruntime-gpu"):
         cvae.load(trained["plain"], device="cuda")

@@ -48,7 +48,7 @@ def test_reconstruct_agrees_with_torch(models, networks, kind):
 
 @both_kinds
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
-def test_generate_decodes_noise_of_numpy_for_any_chunk_size(models, kind, chunk, monkeypatch):
+def test_generate_decodes_numpy_noise_for_any_chunk_size(models, kind, chunk, monkeypatch):
     expected = models[kind].decode(normal(130, seed=5), cycle_labels(kind, 130))
     monkeypatch.setattr(session, "CHUNK", chunk)
     assert np.array_equal(models[kind].generate(130, seed=5), expected)
@@ -93,7 +93,7 @@ def test_generate_rejects_and_quotes_values_out_of_range(models, arguments):
     ],
     ids=str,
 )
-def test_generate_rejects_invalid_types(models, arguments):
+def test_generate_names_and_quotes_an_invalid_argument(models, arguments):
     ((name, value),) = arguments.items()
     quoted = repr(value) if isinstance(value, str) else str(value)
     for call in (models["plain"].generate, partial(models["labels"].generate, label=3)):
@@ -109,7 +109,7 @@ def test_huge_number_of_images_is_rejected_before_memory_is_allocated(models):
         lambda: models["plain"].interpolate(0, 1, steps=10**15),
     ):
         with pytest.raises(
-            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into the \d+ GiB of memory of this machine;"
+            UsageError, match=r"is 1000000000000000: at most [\d,]+ fit into this machine's \d+ GiB of memory;"
         ):
             call()
     assert tracemalloc.get_traced_memory()[1] < 2**20
@@ -133,7 +133,7 @@ def test_label_can_be_name_or_number_for_all_images_or_each(models, networks, la
     assert close(models["labels"].generate(4, label=label, seed=0), expected)
 
 
-def test_several_labels_give_one_image_of_each(models):
+def test_list_of_labels_gives_one_image_per_label(models):
     images = models["labels"].generate(label=[3, "5", 3], seed=4)
     assert images.labels == ["3", "5", "3"] and images.seed == 4
     assert np.array_equal(images, models["labels"].decode(normal(3, seed=4), [3, 5, 3]))
@@ -233,7 +233,7 @@ def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
         nats.append(cost.sum((1, 2, 3)) + D.kl_divergence(code, prior).sum(1))
     nearest = model.nearest_label(images)
     table = np.stack(nats)  # (10, 40)
-    # Compare values, not labels: which of two nearly equal values is less depends on the processor.
+    # Compare values, not labels: which of two nearly equal values is smaller depends on the processor.
     excess = table[nearest, np.arange(40)] - table.min(axis=0)
     assert excess.max() < 0.01 and len(set(nearest.tolist())) > 3
 

@@ -1,4 +1,4 @@
-"""Runs whose weights have changed since their export, which everything that uses the decoder rejects."""
+"""Runs whose weights have changed since their export: everything that uses the decoder rejects them."""
 
 import hashlib
 import os
@@ -76,7 +76,7 @@ def test_info_shows_which_weights_were_exported(cvae, run):
     assert cvae("info", run, "--json").json["exported"] is None
 
 
-def test_decoder_chosen_by_path_or_without_weights_is_not_checked(run):
+def test_decoder_is_not_checked_if_its_path_is_given_or_the_weights_are_missing(run):
     change(run / "model.safetensors")
     package.load(run / "decoder.onnx").generate(1)
     (run / "model.safetensors").unlink()

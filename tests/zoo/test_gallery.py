@@ -1,6 +1,6 @@
-"""Commands of docs/gallery.md, with the bundled digits in place of MNIST and with generated cars.
+"""Commands of docs/gallery.md, run with the bundled digits instead of MNIST, and with drawings of cars.
 
-The runs are shorter, and their networks smaller, than on the page.
+The runs are shorter and their networks are smaller than on the page.
 """
 
 import re
@@ -62,7 +62,7 @@ def draw_car(path: Path, seed: int) -> None:
 
 @pytest.fixture
 def home(in_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a folder with the data that the page requires: MNIST, and cars, including the files that it names."""
+    """Create a folder with the data that the page requires: MNIST, and car images named as on the page."""
     write_mnist(in_tmp / "data" / "MNIST" / "raw")
     named = re.findall(r"cars/test/\S+\.jpg", PAGE.read_text())
     body_types = sorted({Path(name).parent.name for name in named})

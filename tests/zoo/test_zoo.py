@@ -76,7 +76,7 @@ def test_card_lists_every_metric_of_the_evaluation(name):
 @needs_mnist
 @for_each_model
 def test_bound_of_a_model_agrees_with_its_card(name):
-    """The bound is computed on 400 test images, and agrees within its standard error."""
+    """The bound is computed on 400 test images, and agrees within four standard errors."""
     folder, report = model_zoo.model(name), read_report(name)
     data = replace(Config.read(folder / "config.json").training, data_dir=str(SHARED))
     actual = evaluate(RunScorer(folder, "cpu"), data, limit=400, generated=0)
@@ -109,6 +109,6 @@ def test_default_model_generates_the_requested_digits():
     assert json.loads((model_zoo.model(model_zoo.DEFAULT) / "evaluation.json").read_text())["labels"]
 
 
-def test_zoo_show_prints_a_recipe_without_model_and_its_requirements(cvae):
+def test_zoo_show_prints_a_recipe_and_its_data_requirements_if_there_is_no_model(cvae):
     page = cvae("zoo", "show", "cars").out
     assert "Provide images in the folders cars/train" in page and 'data = "folder:cars"' in page

@@ -149,7 +149,7 @@ def ladder(
         width: number of channels at full resolution; each halving of the resolution doubles it.
         max_width: maximum number of channels.
         blocks: number of residual blocks at each resolution.
-        patch: side in pixels of the square patches that are the positions of the full-resolution feature maps.
+        patch: side, in pixels, of the square patches; each patch is one position of the largest feature maps.
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
 
     Returns:

@@ -85,7 +85,7 @@ class Patchify(nn.Module):
 
 
 class Unpatchify(nn.Module):
-    """Inverse of `Patchify`, which also removes the padding: (B, patch^2 C, h, w) -> (B, C, H, W)."""
+    """Inverse of `Patchify`, including its padding: (B, patch^2 C, h, w) -> (B, C, H, W)."""
 
     def __init__(self, patch: int, height: int, width: int) -> None:
         super().__init__()

@@ -2,8 +2,8 @@
 
 The ONNX checker is not a sandbox: a file of a hundred bytes can pass it and then allocate gigabytes. The scan accepts
 only what files exported by cvae contain. It walks the graph once and derives the shape of every tensor from the inputs
-and the weights; shapes that the file declares are compared with the derived ones, never trusted. The batch size stays
-unknown and is always the first axis, so the scan computes the cost of one image, and the cost of a batch is
+and the weights; shapes that the file declares are compared with the derived ones, never trusted. The batch is always
+the first axis, and its size stays unknown, so the scan computes the cost of one image; the cost of a batch is
 proportional to its size.
 
 The scan imports neither torch nor onnxruntime. It is fast because it reads names, shapes and attributes, not weights.

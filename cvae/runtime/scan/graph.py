@@ -1,4 +1,4 @@
-"""Scan of an ONNX graph, which checks every node, derives every tensor, and adds up the cost of an image."""
+"""Scan of an ONNX graph: checks every node, derives every tensor, and adds up the cost of an image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -58,7 +58,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
     """Derive all tensors of a graph.
 
     Returns:
-        The number of values that `scan` returns, and all tensors by name.
+        The bound that `scan` returns, and all tensors by name.
 
     Raises:
         ValueError: If `scan` would reject the file.
@@ -91,7 +91,7 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
 
 
 def _read_graph(data: bytes) -> dict[str, Any]:
-    """Check the fields of a model message other than its graph, and return the fields of the graph."""
+    """Check all fields of a model message except its graph, and return the fields of the graph."""
     model = parse_message(memoryview(data), MODEL, limits.MAX_FIELDS)
     if not 8 <= model.get("ir_version", 0) <= 13:
         raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have version 10")

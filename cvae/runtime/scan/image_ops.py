@@ -12,7 +12,7 @@ from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, 
 
 
 def _read_window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
-    """Check the parameters of a convolution, and return each parameter for height and width.
+    """Check the parameters of a convolution, and return a value of each parameter for height and for width.
 
     Returns:
         Image sizes, kernel sizes, strides, dilations, and the total padding at both ends.

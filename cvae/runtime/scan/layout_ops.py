@@ -27,7 +27,7 @@ from cvae.runtime.scan.tensor import (
 
 def reshape(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
     shape = list(read_integers(target))
-    if -1 in shape:  # infer the size of this axis, which is the batch axis if no other axis is the batch axis
+    if -1 in shape:  # infer the size of this axis; it is the batch axis if no other axis is
         axis = shape.index(-1)
         shape[axis] = 1
         rest = shape_size(shape)

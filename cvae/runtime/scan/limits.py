@@ -28,7 +28,7 @@ MAX_WINDOW = 4096
 """Maximum kernel size, stride, dilation and padding of a convolution."""
 
 MAX_IMAGE = 2**22
-"""Maximum number of values in an image, C * H * W; 3 x 1182 x 1182 is just below."""
+"""Maximum number of values in an image, C * H * W; 3 x 1182 x 1182 just fits."""
 
 BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**13, 2**30
 """Limit on the number of values in all tensors for one image: a base, plus an amount per pixel, up to a maximum.

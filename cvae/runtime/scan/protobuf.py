@@ -16,7 +16,7 @@ VARINT64, VARINT32 = 64, 32
 """Types of varint fields, by the number of bits that protobuf keeps."""
 
 MAX_KEY_BYTES = MAX_LENGTH_BYTES = 5
-"""Maximum size of the encoded key and of the encoded length of a field, as in protobuf."""
+"""Maximum sizes in bytes of the encoded key and the encoded length of a field, as in protobuf."""
 
 METADATA_PROPS = 14
 """Field number of ModelProto.metadata_props, which consists of StringStringEntryProto messages: key = 1, value = 2."""
@@ -40,7 +40,7 @@ def _read_varint(message: memoryview, position: int, max_bytes: int = 10) -> tup
 
 
 def _to_signed(value: int, bits: int) -> int:
-    """Convert a varint to a signed integer like protobuf: its lowest 32 or 64 bits, in two's complement."""
+    """Convert a varint to a signed integer as protobuf does: from its lowest 32 or 64 bits, in two's complement."""
     value &= 2**bits - 1
     return value - 2**bits if value >= 2 ** (bits - 1) else value
 
@@ -92,7 +92,7 @@ def parse_message(message: memoryview, schema: Schema, max_fields: int = 16) -> 
     """Parse a message into a dictionary of its fields by name, with lists for repeated fields.
 
     A message that two protobuf readers could read differently is rejected. Such a message has a field that is not in
-    the schema (some readers skip it, others know it), a field of the wrong wire type, or a non-repeated field twice
+    the schema (some readers skip it, others use it), a field of the wrong wire type, or a non-repeated field twice
     (some readers take the last one, others merge them).
 
     Args:

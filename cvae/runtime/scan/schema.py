@@ -1,7 +1,7 @@
 """Schemas of the messages in onnx.proto, and readers of weights, attributes, inputs and outputs.
 
-The schemas have only the fields that exported files use. A message with any other field is rejected: functions,
-training info, sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and
+The schemas contain only the fields that exported files use. A message with any other field is rejected. This excludes
+functions, training info, sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and
 `value_info`.
 """
 

@@ -29,7 +29,7 @@ class NodeResult(NamedTuple):
 
     Attributes:
         outputs: computed tensors.
-        work: number of multiplications beyond one per output value.
+        work: number of multiplications in addition to one per output value.
         scratch: number of temporary values.
     """
 
