@@ -1,4 +1,4 @@
-"""Completion of values in the shell: names of parts, models, recipes and classes. Does not import torch."""
+"""Shell completion of the names of parts, models, recipes and classes. Does not import torch."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,12 +12,12 @@ Completion = Callable[..., Iterable[Any]]
 
 
 def choices(*values: str) -> Completion:
-    """Return the completion of an option with these values."""
+    """Return a completion function that offers these values."""
     return lambda: values
 
 
 def parts(name: str) -> Completion:
-    """Return the completion of the names in a registry, which is given by its name in `registry.REGISTRIES`."""
+    """Return a completion function that offers the names in the registry `registry.REGISTRIES[name]`."""
     names = registry.REGISTRIES[name]
     # A data set that is read from a path is named folder:PATH.
     return lambda: [(part + ":" * (part in registry.PATH_DATASETS), names.summary(part)) for part in names]

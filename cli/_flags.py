@@ -20,7 +20,9 @@ METAVARS = {int: "N", float: "X", str: "NAME"}
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *, hidden: bool = False) -> Any:
+def flag_option(
+    name: str, flag: Flag, kind: type, default: str | None = None, *, repeated: bool = False, hidden: bool = False
+) -> Any:
     """Return the typer option of a flag.
 
     Args:
@@ -28,12 +30,13 @@ def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *
         flag: description of the flag.
         kind: type of the value, or of each value of a flag that may be repeated.
         default: text that describes the default in the help; None for no text.
+        repeated: whether the flag may be repeated.
         hidden: whether the help omits the flag.
     """
-    spelling = flag.spelling(name)
+    spelling, text = flag.spelling(name), help_text(flag, repeated)
     return typer.Option(
         f"{spelling}/--no-{spelling[2:]}" if kind is bool else spelling,
-        help=flag.help if default is None else f"{flag.help} [default: {default}]",
+        help=text if default is None else f"{text} [default: {default}]",
         metavar=choose_metavar(flag, kind),
         parser=flag.parse,
         show_default=False,
@@ -41,6 +44,11 @@ def flag_option(name: str, flag: Flag, kind: type, default: str | None = None, *
         rich_help_panel=flag.group,
         autocompletion=_choose_completion(name, flag),
     )
+
+
+def help_text(flag: Flag, repeated: bool) -> str:
+    """Return the effect of a flag, and whether it may be repeated."""
+    return f"{flag.help} May be repeated." if repeated else flag.help
 
 
 def _choose_completion(name: str, flag: Flag) -> _completion.Completion | None:
@@ -52,7 +60,7 @@ def _choose_completion(name: str, flag: Flag) -> _completion.Completion | None:
 
 
 def choose_metavar(flag: Flag, kind: type) -> str | None:
-    """Return what a person types after a flag, or None for a flag without a value."""
+    """Return the metavar of a flag, or None for a flag without a value."""
     return flag.metavar or "|".join(flag.choices) or METAVARS.get(kind)
 
 
@@ -97,7 +105,7 @@ def add_flags(config: type) -> Callable[[Command], Command]:
                 parameters.append(_make_parameter(name, flag_option(name, flag, flag.type, flag.automatic), flag.type))
                 continue
             kind, repeated = value_type(config, name)
-            option = flag_option(name, flag, kind, default_text(config, name))
+            option = flag_option(name, flag, kind, default_text(config, name), repeated=repeated)
             parameters.append(_make_parameter(name, option, kind, repeated))
             for alias in flag.aliases:
                 option = flag_option(name, replace(flag, name=alias), kind, hidden=True)
@@ -128,7 +136,7 @@ def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) 
         assignments: values of `--set`.
 
     Raises:
-        UsageError: If an assignment does not have the form PART.OPTION=VALUE.
+        UsageError: If a value is not valid, or an assignment does not have the form PART.OPTION=VALUE.
     """
     overrides: dict[str, Any] = {}
     for name, flag in flags_of(config).items():
@@ -137,6 +145,7 @@ def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) 
         if chosen:
             is_list = isinstance(chosen[0], list)
             overrides[name] = [item for value in chosen for item in value] if is_list else chosen[0]
+            flag.check(flag.spelling(name), tuple(overrides[name]) if is_list else overrides[name])
     options = parse_options(assignments)
     for name, short in SHORT_FLAGS.items():
         if values.get(name) is not None:

@@ -1,6 +1,6 @@
 """Reference of the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
-from cvae.cli._flags import choose_metavar, default_text, value_type
+from cvae.cli._flags import choose_metavar, default_text, help_text, value_type
 from cvae.config import GROUPS, TrainConfig, all_flags
 from cvae.flags import ShortFlag
 
@@ -24,7 +24,8 @@ def format_row(config: type, name: str) -> str:
         kind, default = flag.type, flag.automatic
         effect = f"{flag.help} Short for `--set {flag.part}.{name}={choose_metavar(flag, kind)}`."
     else:
-        (kind, _), default, effect = value_type(config, name), default_text(config, name), flag.help
+        (kind, repeated), default = value_type(config, name), default_text(config, name)
+        effect = help_text(flag, repeated)
     spelling = flag.spelling(name)
     usage = f"`{spelling}`, `--no-{spelling[2:]}`" if kind is bool else f"`{spelling} {choose_metavar(flag, kind)}`"
     interval = "" if flag.interval is None else str(flag.interval)

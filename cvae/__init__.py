@@ -54,7 +54,7 @@ _MODULES = {
 }
 
 _NAMESPACES = ("detect", "hub", "plot", "zoo")
-"""Modules of `cvae.api` whose functions are commands of a group, such as `cvae.plot.latent`."""
+"""Modules of `cvae.api` that each correspond to a command group: `cvae.plot.latent` is `cvae plot latent`."""
 
 __all__ = [
     "CvaeError",

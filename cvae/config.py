@@ -86,7 +86,7 @@ class DataConfig:
     without: tuple[str, ...] = flag_field(
         (),
         DATA,
-        "Exclude the images of this class; may be repeated.",
+        "Classes to exclude.",
         name="exclude-class",
         aliases=("without",),
         canonical=frozenset,
@@ -105,7 +105,7 @@ class DataConfig:
         check_values(type(self), vars(self))
         for side in self.sides or ():
             if not MIN_SIDE <= side <= MAX_SIDE:
-                raise UsageError(f"--size {self.size}: each side must be {MIN_SIDE} to {MAX_SIDE} pixels")
+                raise UsageError(f"size {self.size}: each side must be {MIN_SIDE} to {MAX_SIDE} pixels")
 
     @property
     def sides(self) -> tuple[int, int] | None:
@@ -118,7 +118,7 @@ class DataConfig:
             return None if self.size is None else (self.size, self.size)
         height, cross, width = self.size.partition("x")
         if not (cross and height.isdecimal() and width.isdecimal() and len(self.size) < 12):
-            raise UsageError(f"--size {self.size!r} is neither a side, such as 64, nor HEIGHTxWIDTH, such as 48x80")
+            raise UsageError(f"size {self.size!r} is neither a side, such as 64, nor HEIGHTxWIDTH, such as 48x80")
         return int(height), int(width)
 
 
@@ -181,7 +181,8 @@ class TrainConfig(DataConfig):
     consistency: float | None = flag_field(
         None,
         OBJECTIVE,
-        "Train on pairs of an image and its augmented copy, with this weight on the KL divergence between their codes.",
+        "Train on pairs of an image and its augmented copy, with this weight on the KL divergence between their "
+        "posteriors.",
         automatic="train on augmented images only",
         interval=Interval(minimum=0),
     )
@@ -229,7 +230,7 @@ class TrainConfig(DataConfig):
     milestones: tuple[int, ...] | None = flag_field(
         None,
         OPTIMIZATION,
-        "Epoch after which --schedule step divides the learning rate by ten; may be repeated.",
+        "Epochs after which the step schedule divides the learning rate by ten.",
         name="milestone",
         automatic="half and three quarters of the epochs",
         interval=Interval(minimum=1),
@@ -282,7 +283,7 @@ class TrainConfig(DataConfig):
     trackers: tuple[str, ...] | None = flag_field(
         None,
         OUTPUT,
-        "Tracker to log to: tensorboard, wandb, mlflow or none; may be repeated.",
+        "Trackers to log to: tensorboard, wandb, mlflow or none.",
         name="tracker",
         automatic="tensorboard, if installed",
         resumable=True,
@@ -302,7 +303,7 @@ class TrainConfig(DataConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.milestones is not None and self.schedule != "step":
-            raise UsageError(f"--milestone requires --schedule step, not {self.schedule!r}")
+            raise UsageError(f"milestones require schedule 'step', not {self.schedule!r}")
         if self.milestones == ():
             raise UsageError("milestones is an empty list; list at least one epoch, or remove it")
 

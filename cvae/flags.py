@@ -92,7 +92,11 @@ class Flag:
         return "--" + (self.name or name.replace("_", "-"))
 
     def check(self, name: str, value: Any) -> None:
-        """Check a value of the field `name`, or each value of a tuple. None is always valid.
+        """Check a value, or each value of a tuple. None is always valid.
+
+        Args:
+            name: name of the flag in error messages: that of the field, or the spelling on the command line.
+            value: value of the flag.
 
         Raises:
             UsageError: If the value is not among the choices, or out of range.
@@ -103,9 +107,9 @@ class Flag:
             if self.choices and item not in self.choices:
                 known = self.synonyms.get(str(item).lower())
                 fix = suggest(str(item), self.choices) if known is None else f"did you mean {known!r}?"
-                raise UsageError(f"{self.spelling(name)} {item!r} is unknown; {fix}")
+                raise UsageError(f"{name} {item!r} is unknown; {fix}")
             if self.interval is not None and item not in self.interval:
-                raise UsageError(f"{self.spelling(name)} {item} is out of range; it must be {self.interval}")
+                raise UsageError(f"{name} {item} is out of range; it must be {self.interval}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ CONFIG = "config.pbtxt"
 
 
 def export(model: str | Path, *, out: str = "model_repository", encoder: bool = False) -> list[Path]:
-    """Add an exported model to a model repository as NAME, and with `encoder` its encoder as NAME-encoder.
+    """Add an exported model to a model repository as NAME, and its encoder as NAME-encoder if `encoder` is True.
 
     Each of them is a folder with config.pbtxt and 1/model.onnx, a copy of the exported file. Other models in the
     repository do not change.

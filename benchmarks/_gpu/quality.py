@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def startup_seconds(device: str) -> dict[str, Any]:
-    """Return how many seconds each part of the start of a process takes."""
+    """Return how many seconds each part of process startup takes."""
     command = [sys.executable, "-c", STARTUP.replace("DEVICE", repr(device))]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     return {"parts": result.stdout.split("\n"), "error": result.stderr[-300:]}

@@ -20,6 +20,17 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 OPTIONS = "Options of the parts, such as {'arch': {'width': 32}}."
 """Documentation of the argument `options`, which is not a flag."""
 
+SYNONYMS = {
+    "x": "images",
+    "X": "images",
+    "y": "labels",
+    "learning_rate": "lr",
+    "kl_weight": "beta",
+    "model": "arch",
+    "set": "options",
+}
+"""Argument that the error message suggests for each name that users may try instead."""
+
 
 def add_flags(config: type) -> Callable[[Function], Function]:
     """Replace `**flags` in the signature of a function with the flags of a config, and add them to its documentation.
@@ -60,12 +71,13 @@ def _describe_flags(config: type) -> str:
             if flag.group == group:
                 default = defaults.get(name)
                 text = repr(default) if default is not None else flag.automatic
-                lines.append(f"    {name}: {flag.help}" + (f" [default: {text}]" if text else ""))
+                spelling = f" ({flag.spelling(name)} on the command line)" if flag.name else ""
+                lines.append(f"    {name}: {flag.help}{spelling}" + (f" [default: {text}]" if text else ""))
         lines.append("")
     return "\n".join([*lines, "Options:", f"    options: {OPTIONS}"])
 
 
-def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[str, Any]:
+def check_flags(config: type, flags: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     """Return the config fields that the keyword arguments of a function set, with values of the fields' types.
 
     A flag may also be spelled as on the command line: `exclude_class` is the field `without`. Short flags are moved to
@@ -74,10 +86,10 @@ def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[s
     Args:
         config: config with the flags.
         flags: keyword arguments.
-        function: name of the function, for error messages.
+        function: function of `cvae` that receives them, for error messages.
 
     Raises:
-        TypeError: If an argument is not a flag; the message suggests similar ones.
+        TypeError: If an argument is not a flag; the message suggests similar arguments of the function.
         UsageError: If a value has the wrong type; the message says what the argument expects.
     """
     hints = typing.get_type_hints(config)
@@ -90,8 +102,7 @@ def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[s
         if key == "options":
             continue
         if name not in known:
-            fix = suggest(key, [*known, "options"])
-            raise TypeError(f"{function}() got an unexpected keyword argument {key!r}; {fix}")
+            raise _unknown_argument_error(key, function)
         flag = known[name]
         if isinstance(flag, ShortFlag):
             if value is not None:
@@ -99,6 +110,17 @@ def check_flags(config: type, flags: Mapping[str, Any], function: str) -> dict[s
         else:
             overrides[name] = convert(key, value, hints[name])
     return {**overrides, "options": options}
+
+
+def _unknown_argument_error(key: str, function: Callable[..., Any]) -> TypeError:
+    name, known = f"cvae.{function.__name__}", list(inspect.signature(function).parameters)
+    if SYNONYMS.get(key) in known:
+        fix = f"did you mean {SYNONYMS[key]!r}?"
+    else:
+        fix = suggest(key, known)
+        if fix.startswith("known: "):  # more than fifty names
+            fix = f"help({name}) lists the arguments"
+    return TypeError(f"{name}() got an unexpected keyword argument {key!r}; {fix}")
 
 
 def _check_options(options: Any) -> dict[str, dict[str, Any]]:

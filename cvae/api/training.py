@@ -83,9 +83,14 @@ def train(
     """
     require_torch("cvae.train")
     _check_images(images, labels, classes)
+    if not isinstance(flags.get("data", ""), str | os.PathLike):
+        raise UsageError(
+            f"data is of type {type(flags['data']).__name__}: it must be the name of a data set, such as "
+            "'digits' or 'folder:PATH'; pass arrays and other images of a program as images=..."
+        )
     with one_line_warnings():
         if config is None:
-            overrides = combine_flags(recipe, check_flags(TrainConfig, flags, "cvae.train"))
+            overrides = combine_flags(recipe, check_flags(TrainConfig, flags, train))
             config = complete(overrides)
         else:
             _check_config(config, recipe, flags)
@@ -159,7 +164,7 @@ def resume(
     require_torch("cvae.resume")
     _check_images(images, labels, classes)
     used = {name: value for name, value in values.items() if value is not None}
-    changes = check_flags(TrainConfig, used, "cvae.resume")
+    changes = check_flags(TrainConfig, used, resume)
     del changes["options"]
     with one_line_warnings():
         engine = _import_engine("cvae.resume")
@@ -225,7 +230,7 @@ def _restore_images(
 
     config = read_config(run).training
     if config.data.partition(":")[0] != array_store.NAME:
-        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images of a program; remove images")
+        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images in memory; remove images")
     dataset = _collect(config, images, labels, classes)
     if array_store.identify(dataset) != config.data:
         raise UsageError(
@@ -252,7 +257,7 @@ def _run_folder(out: str | os.PathLike[str] | None, name: str) -> Iterator[Path]
         yield Path(out)
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes need a common folder to train into; name it with --out")
+        raise UsageError("several processes need a common folder to train into; name it with out (--out)")
     folder = create_run_folder(name)
     try:
         yield folder

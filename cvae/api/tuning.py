@@ -64,7 +64,7 @@ def tune(
     from cvae.tuning.study import Study
 
     with one_line_warnings():
-        overrides = check_flags(TrainConfig, flags, "cvae.tune")
+        overrides = check_flags(TrainConfig, flags, tune)
         base = build_config(recipe, overrides)
         varied = {} if recipe is None else read_search(model_zoo.recipe(os.fspath(recipe)))
         varied |= search if isinstance(search, Mapping) else parse_search(list(search or []))

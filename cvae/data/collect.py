@@ -17,7 +17,7 @@ from cvae.data.dataset import Dataset, Split
 from cvae.data.folder import DEFAULT_SIZE
 from cvae.data.images import DecodedImage, ReadFailure, decode, resize
 from cvae.data.listing import group_by_reason
-from cvae.errors import CvaeError, UsageError
+from cvae.errors import CvaeError, UsageError, count_of
 from cvae.imaging.reader import common_bit_depth, describe_ranges
 from cvae.serialization import quote
 
@@ -56,6 +56,8 @@ def collect(
             "instead of images"
         )
     array = to_numpy(images) if hasattr(images, "__array__") else None
+    if array is not None and array.ndim and not len(array):
+        raise UsageError("images is empty; pass at least one image")
     if array is not None and array.dtype.kind not in "OTU":  # otherwise, it is an array of paths or PIL images
         dataset = _make_dataset(resize(convert_images(array, "images"), size))
         indices = np.arange(len(dataset.train))
@@ -76,9 +78,21 @@ def collect(
     names, by_split = number_labels({"train": labels}, class_names, lambda split: "labels")
     numbers = by_split["train"]
     if len(numbers) != num_items:
-        raise UsageError(f"there are {num_items:,} images, but {len(numbers):,} labels; pass one label for each image")
-    if names is None or numbers.min() < 0 or numbers.max() >= len(names):
-        raise UsageError(f"labels are in {numbers.min()}..{numbers.max()}, but {len(names or ())} classes are named")
+        shape = "x".join(map(str, dataset.train.images.shape[1:]))
+        raise UsageError(
+            f"there are {count_of(num_items, 'image')} of {shape}, but {count_of(len(numbers), 'label')}; "
+            "pass one label for each image"
+        )
+    if numbers.min() < 0:
+        raise UsageError(
+            f"labels are in {numbers.min()}..{numbers.max()}, but they must start at 0; number the classes with "
+            "numpy.unique(labels, return_inverse=True)[1], or pass strings"
+        )
+    if names is None or numbers.max() >= len(names):
+        raise UsageError(
+            f"labels are in {numbers.min()}..{numbers.max()}, but classes has {count_of(len(names or ()), 'name')}; "
+            "name all classes"
+        )
     return replace(dataset, train=replace(dataset.train, labels=numbers[indices]), classes=names)
 
 
@@ -179,7 +193,7 @@ def _stack(items: _Items, size: tuple[int, int] | None) -> np.ndarray:
                     "scale them to the same shape"
                 )
             arrays.append(to_numpy(image))
-        chunks.append(resize(convert_images(np.stack(arrays), "images"), size))
+        chunks.append(resize(convert_images(np.stack(arrays), "images", first), size))
     return np.concatenate(chunks)
 
 

@@ -9,10 +9,8 @@ import numpy as np
 from cvae.errors import UsageError, one_line
 from cvae.serialization import quote
 
-SHAPES = (
-    "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H) or, packed by numpy.packbits, (N, H*H/8)"
-)
-"""Supported shapes of image arrays, for error messages."""
+SHAPES = "(N, H, W), (N, H, W, C) or (N, C, H, W) with C 1 or 3, or flat (N, H*H)"
+"""Supported shapes of image arrays, for error messages. Packed bits, uint8 (N, H*H/8), are supported too."""
 
 LABELS = "integers from 0, strings, or one-hot rows (N, K)"
 """Supported labels, for error messages."""
@@ -35,12 +33,13 @@ def to_numpy(values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def convert_images(array: np.ndarray, name: str) -> np.ndarray:
+def convert_images(array: np.ndarray, name: str, first_index: int = 0) -> np.ndarray:
     """Convert images of any of the `SHAPES`, uint8, bool or float in 0..1, to (N, C, H, W) uint8.
 
     Args:
         array: the images.
         name: name of the array, for error messages.
+        first_index: index of the first image, if the array is a part of a larger one.
 
     Raises:
         UsageError: If the array has an unsupported shape or type, or floats that are not in 0..1.
@@ -56,19 +55,38 @@ def convert_images(array: np.ndarray, name: str) -> np.ndarray:
     elif array.ndim == 4 and shape[3] in (1, 3):
         array = array.transpose(0, 3, 1, 2)  # (N, H, W, C) -> (N, C, H, W)
     elif array.ndim != 4 or shape[1] not in (1, 3):
-        raise UsageError(f"{name} has shape {shape}, not {SHAPES}")
+        raise UsageError(f"{name} has shape {shape}, not {SHAPES}{_suggest_shape(shape)}")
 
     if array.dtype == bool:
         return np.ascontiguousarray(array).view(np.uint8) * np.uint8(255)
     if array.dtype.kind == "f":
         low, high = (array.min(), array.max()) if array.size else (0, 0)
-        if not (low >= 0 and high <= 1):  # this also rejects NaN
+        if not np.isfinite([low, high]).all():
+            index = next(i for i, image in enumerate(array) if not np.isfinite(image).all())
+            raise UsageError(
+                f"{name} has values that are not finite (nan or inf), first at index {first_index + index}; replace "
+                "them, or leave out these images"
+            )
+        if not (low >= 0 and high <= 1):
             fix = "divide them by 255" if low >= 0 and 1 < high <= 255 else "scale them to 0..1"
             raise UsageError(f"{name} has float values in {low:g}..{high:g}, not in 0..1; {fix}")
         return _convert_floats(array)
     if array.dtype != np.uint8:
         raise UsageError(f"{name} is of type {array.dtype}; convert it to uint8 in 0..255, bool, or float in 0..1")
     return np.ascontiguousarray(array)
+
+
+def _suggest_shape(shape: tuple[int, ...]) -> str:
+    """Return how to change images of an unsupported shape, or "" if that is not clear."""
+    if len(shape) == 4 and 4 in (shape[1], shape[3]):
+        slices = "[..., :3]" if shape[3] == 4 else "[:, :3]"
+        return f"; if the fourth channel is alpha, remove it with {slices}"
+    if len(shape) == 2 and shape[1] % 3 == 0 and (side := math.isqrt(shape[1] // 3)) ** 2 * 3 == shape[1]:
+        return (
+            f"; colour images must not be flat: reshape them to ({shape[0]}, {side}, {side}, 3), or to "
+            f"({shape[0]}, 3, {side}, {side}) if each channel is stored as a block"
+        )
+    return ""
 
 
 def _convert_floats(array: np.ndarray) -> np.ndarray:

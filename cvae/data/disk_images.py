@@ -40,9 +40,9 @@ class DiskImages:
 
     The file stays open, so it may be replaced or removed while it is in use. Threads can share an instance.
 
-    The file is not memory-mapped, for three reasons. Mapped pages count as memory of the process. Access in random
-    order took twice as long, and 15 times as long on a hard disk, because pages are fetched one after another. And if a
-    mapped file is truncated, the process is killed (SIGBUS), whereas reading the file raises an error.
+    The file is not memory-mapped, for three reasons. Mapped pages count towards the memory usage of the process. Random
+    access took twice as long, and 15 times as long on a hard disk, because pages are fetched one after another. And if
+    a mapped file is truncated, the process is killed (SIGBUS), whereas reading the file raises an error.
 
     Args:
         file: the open .npy file.

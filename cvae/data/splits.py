@@ -11,8 +11,8 @@
     bus/, car/, train/, without further subfolders       train, with the classes bus, car and train
     test/, bus/                                          an error: splits or classes?
 
-Every folder is one of three things: a folder with splits (`find_splits` returns `SplitFolders`), a folder without
-splits (it returns None, and the subfolders are classes), or ambiguous (it raises a UsageError that states the reason).
+A folder either has splits (`find_splits` returns `SplitFolders`), has no splits (it returns None, and the subfolders
+are classes), or is ambiguous (it raises a UsageError that states the reason).
 `cvae.data.split_names` says what a name stands for.
 """
 
@@ -97,7 +97,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     split_folders = None if classes_only else find_splits(folder, argument)
     notes = []
     if split_folders and split_folders.skipped:
-        notes.append(f"ignored folders beside the splits: {', '.join(split_folders.skipped)}")
+        notes.append(f"ignored folders next to the splits: {', '.join(split_folders.skipped)}")
     if folder.other_files:
         notes.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
     if folder.skipped:
@@ -179,7 +179,7 @@ def _find_named_splits(folder: Folder, split_by_name: dict[str, str], argument: 
     if "train" not in groups:
         raise _ambiguity_error(folder, argument, "none of them is the train split")
     if len(groups) == 1 and siblings:
-        raise _ambiguity_error(folder, argument, "there are other folders beside the train split")
+        raise _ambiguity_error(folder, argument, "there are other folders next to the train split")
     _check_no_loose_images(folder)
     splits = {split: _unwrap(split, subs[0]) for split, subs in groups.items()}
     for sub in splits.values():
@@ -279,8 +279,8 @@ def _check_no_loose_images(folder: Folder) -> None:
     if folder.images and folder.folders:
         raise UsageError(
             f"folder {str(folder.path)!r} has images both directly in it ({folder.images[0].name!r}) and in "
-            f"subfolders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all of them into subfolders, one per "
-            "class, or none of them, and move other images elsewhere"
+            f"subfolders ({', '.join(map(repr, list(folder.folders)[:3]))}); put all images either into "
+            "subfolders, one per class, or directly into the folder, and move unrelated images elsewhere"
         )
 
 

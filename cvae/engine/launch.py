@@ -36,7 +36,10 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     if is_run(out):
         if restart_count():
             return resume(out, quiet=quiet, on_epoch=on_epoch)
-        raise UsageError(f"{str(out)!r} already holds a run; choose another --out, or continue the run with --resume")
+        raise UsageError(
+            f"{str(out)!r} already holds a run; choose another out (--out), or continue the run with cvae.resume "
+            "(--resume)"
+        )
     accelerator = join_processes(config)
     dataset = _load_dataset(config, accelerator)
     resolved = configure(config, dataset)

@@ -33,7 +33,7 @@ def join_processes(training: TrainConfig) -> Accelerator:
 
 
 def restart_count() -> int:
-    """Return how often torchrun has restarted the processes."""
+    """Return how many times torchrun has restarted the processes."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 

@@ -126,12 +126,12 @@ def choose_device(device: str) -> str:
     if device == "auto":
         return names[0]
     if device not in names:
-        fix = "remove the flag"
+        fix = "leave it out"
         if device == "cuda":
             need = "torch with CUDA (https://pytorch.org/get-started/locally)" if torch.version.cuda is None else ""
             fix += f"; an NVIDIA GPU needs {need or 'a driver (check it with nvidia-smi)'}"
         raise UsageError(
-            f"--device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); {fix}"
+            f"device {device!r} is not available here (torch {torch.__version__} sees {', '.join(names)}); {fix}"
         )
     return device
 
@@ -171,7 +171,7 @@ def choose_precision(precision: str, device: str) -> str:
         UsageError: If the device does not support the precision.
     """
     if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision 'fp16' needs a GPU; on a CPU use bf16 or fp32")
+        raise UsageError("precision 'fp16' needs a GPU; on a CPU use bf16 or fp32")
     if precision != "auto":
         return precision
     if device == "cuda":

@@ -328,13 +328,13 @@ class Trainer:
         if state.step > self.total_steps:
             epochs = state.step // len(self.batches)
             raise UsageError(
-                f"--epochs {self.epochs}: {str(self.out)!r} already has {epochs} epochs; choose a larger total"
+                f"{str(self.out)!r} already has {epochs} epochs, more than {self.epochs}; choose a larger total"
             )
         if state.step == self.total_steps:
-            self.notes.append(f"this run is complete; to continue it, set --epochs to more than {self.epochs}")
+            self.notes.append(f"this run is complete; to continue it, set epochs to more than {self.epochs}")
         elif self._is_out_of_patience:
-            patience = f"--patience {self.config.training.patience}"
-            self.notes.append(f"this run ended early ({patience}); to continue it, raise --patience, or set it to 0")
+            patience = f"patience {self.config.training.patience}"
+            self.notes.append(f"this run ended early ({patience}); to continue it, raise patience, or set it to 0")
         else:
             self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
@@ -363,7 +363,8 @@ class Trainer:
         """Stop if a signal has requested it. The run must have just been saved."""
         if any_process(self.accelerator, self.stop.is_requested) and not self._is_done:
             raise Interrupted(
-                f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}"
+                f"stopped at step {self.state.step:,} of {self.total_steps:,}; continue with: {self._resume_command}, "
+                f"or in Python with: cvae.resume({str(self.out)!r})"
             )
 
     def _raise_if_diverged(self) -> None:

@@ -200,8 +200,9 @@ def subsample(split: Split, limit: int | None) -> Split:
 def _describe_pixels(binarize: str) -> str:
     return {
         "none": "as they are",
-        "dynamic": f"drawn black or white once, with seed {STATIC_SEED}; in training, again for each batch",
-        "static": f"drawn black or white once, with seed {STATIC_SEED}",
+        "dynamic": f"sampled as black or white: once, with seed {STATIC_SEED}, for the evaluation, and again for each "
+        "batch in training",
+        "static": f"sampled as black or white once, with seed {STATIC_SEED}",
     }[binarize]
 
 
@@ -308,7 +309,7 @@ def _generation_metrics(
     report: dict[str, Any] = {
         "features": extractor.name,
         "images": count,
-        "pixels": "drawn black or white" if binary else "grey or colour",
+        "pixels": "sampled as black or white" if binary else "grey or colour",
     }
     feature_sets = {"": np.concatenate(features)}
     if train is not None:

@@ -1,4 +1,4 @@
-"""Likelihoods p(x | z), which turn the decoder's output into nats and into pixels in [0, 1].
+"""Likelihoods p(x | z), which map the decoder's output to pixels in [0, 1] and compute -log p(x | z) in nats.
 
 A likelihood is created with the number C of image channels. Its attribute `param_channels` is the number P of channels
 that the decoder must return. The decoder's output is unbounded: the likelihood alone maps it to [0, 1].

@@ -8,7 +8,7 @@ from cvae.runtime import Model
 
 
 def top_dimensions(kl: np.ndarray, count: int) -> np.ndarray:
-    """Return the indices of the `count` dimensions with the largest KL, in descending order, given the KL (Z,)."""
+    """Return the indices of the `count` dimensions with the largest values in `kl` (Z,), in descending order of KL."""
     return np.argsort(-kl, kind="stable")[:count]
 
 

@@ -1,6 +1,6 @@
 """Writers of many images in blocks: an array, shards or a folder of PNG files.
 
-In the format .npz, a block is a shard.
+In the .npz format, each block is a shard.
 """
 
 import os

@@ -16,8 +16,9 @@ ImagesLike = str | Path | Image.Image | ArrayLike | Sequence[str | Path | Image.
 """Image file, Pillow image or array, or a list of them.
 
 Files and Pillow images are scaled to cover the model's input size, and cropped. An array must have this size exactly:
-(C, H, W), (H, W, C) or, for grey images, (H, W); several images have a first axis N. Where a shape fits two of these
-layouts, (C, H, W) applies. Values are uint8 in 0..255, or floats in [0, 1]. Torch tensors on the CPU are arrays too.
+(C, H, W), (H, W, C) or, for grey images, (H, W); a batch of images has a leading axis N. Where a shape fits two of
+these layouts, (C, H, W) applies. Values are uint8 in 0..255, or floats in [0, 1]. Torch tensors on the CPU are arrays
+too.
 """
 
 

@@ -128,11 +128,11 @@ class Model:
     def generate(
         self,
         n: int | None = None,
-        label: Labels = None,
+        label: "Labels" = None,
         seed: int | None = None,
         temperature: float = 1.0,
         *,
-        label_index: Indices = None,
+        label_index: "Indices" = None,
     ) -> Images:
         """Generate images.
 
@@ -168,7 +168,7 @@ class Model:
             seed = check_count("seed", seed, minimum=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
-    def decode(self, noise: np.ndarray, label: Labels = None, *, label_index: Indices = None) -> Images:
+    def decode(self, noise: np.ndarray, label: "Labels" = None, *, label_index: "Indices" = None) -> Images:
         """Decode noise or codes.
 
         Args:
@@ -196,7 +196,7 @@ class Model:
             np.clip(images, 0, 1, out=images)
         return as_images(images, self._names(indices))
 
-    def encode(self, images: ImagesLike, label: Labels = None, *, label_index: Indices = None) -> Codes:
+    def encode(self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None) -> Codes:
         """Encode images into noise space.
 
         Args:
@@ -242,7 +242,7 @@ class Model:
         codes.labels = self._names(indices)
         return codes
 
-    def reconstruct(self, images: ImagesLike, label: Labels = None, *, label_index: Indices = None) -> Images:
+    def reconstruct(self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None) -> Images:
         """Reconstruct images from the means of their codes.
 
         Args:
@@ -260,12 +260,12 @@ class Model:
 
     def restyle(
         self,
-        images: ImagesLike,
-        label: Labels = None,
-        to: Labels = None,
+        images: "ImagesLike",
+        label: "Labels" = None,
+        to: "Labels" = None,
         *,
-        label_index: Indices = None,
-        to_index: Indices = None,
+        label_index: "Indices" = None,
+        to_index: "Indices" = None,
     ) -> Images:
         """Change the class of images but not their style, by decoding their codes with another label.
 
@@ -282,7 +282,7 @@ class Model:
         """
         return self.decode(self.encode(images, label, label_index=label_index).mean, to, label_index=to_index)
 
-    def nearest_label(self, images: ImagesLike) -> np.ndarray:
+    def nearest_label(self, images: "ImagesLike") -> np.ndarray:
         """Return the indices (N,) of the classes that explain the images best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
@@ -303,8 +303,8 @@ class Model:
 
     def interpolate(
         self,
-        a: int | ImagesLike,
-        b: int | ImagesLike,
+        a: "int | ImagesLike",
+        b: "int | ImagesLike",
         steps: int = 10,
         label: Label | tuple[Label, Label] | None = None,
         mode: str = "slerp",

@@ -20,7 +20,7 @@ def test_resume_updates_exports_and_keeps_their_options(tmp_path, capsys):
     cvae.resume(run)
     assert (run / DECODER).read_bytes() == before
     text = " ".join(capsys.readouterr().err.split())
-    assert "this run is complete; to continue it, set --epochs to more than 1" in text
+    assert "this run is complete; to continue it, set epochs to more than 1" in text
     assert "already belong to these weights" in text and f"cvae export onnx {run}" in text
     cvae.resume(run, epochs=2, quiet=True)
     assert (run / DECODER).read_bytes() != before

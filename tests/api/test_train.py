@@ -70,6 +70,7 @@ def test_help_describes_every_flag():
     text = " ".join(pydoc.render_doc(package.train, renderer=pydoc.plaintext).split())
     for name, flag in {**package.config.flags_of(TrainConfig), **SHORT_FLAGS}.items():
         assert f"{name}: {flag.help}" in text
+    assert "may be repeated" not in text.lower() and "without: Classes to exclude. (--exclude-class on the" in text
     assert "lr: Learning rate. [default: 0.005]" in text and "options: Options of the parts" in text
     assert "arch: Architecture of the networks; see `cvae parts`. [default: 'resnet']" in text
 
@@ -148,19 +149,41 @@ def test_failed_start_leaves_no_folder(in_tmp):
         ({"config": TrainConfig(), "recipe": "x"}, r"recipe and a complete config can't be combined"),
         ({"labels": LABELS}, r"pass images too"),
         ({"images": IMAGES, "conditional": True}, r"a conditional model needs labels; pass labels=\.\.\."),
+        ({"data": IMAGES}, r"data is of type ndarray: .*pass .* as images=\.\.\."),
+        ({"device": "gpu"}, r"^device 'gpu' is unknown; did you mean 'cuda'"),
         ({"images": IMAGES, "data": "mnist"}, r"data='mnist' and images can't be combined"),
     ],
     ids=lambda value: str(list(value)) if isinstance(value, dict) else "",
 )
-def test_error_for_invalid_argument_names_it(configs, arguments, message):
+def test_error_names_the_invalid_argument(configs, arguments, message):
     with pytest.raises(UsageError, match=message):
         package.train(**arguments)
     assert configs == []
 
 
-def test_error_for_unknown_argument_suggests_similar_name(configs):
-    with pytest.raises(TypeError, match=r"cvae\.train\(\) got an unexpected .* 'epoch'; did you mean 'epochs'"):
-        package.train(epoch=3)
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("epoch", "did you mean 'epochs'"),
+        ("recipes", "did you mean 'recipe'"),
+        ("x", "did you mean 'images'?"),
+        ("learning_rate", "did you mean 'lr'?"),
+        ("set", "did you mean 'options'?"),
+        ("qqq", "help(cvae.train) lists the arguments"),
+    ],
+)
+def test_error_for_unknown_argument_suggests_similar_name(configs, name, fix):
+    with pytest.raises(TypeError) as caught:
+        package.train(**{name: 3})
+    assert str(caught.value).startswith(f"cvae.train() got an unexpected keyword argument {name!r}; {fix}")
+
+
+def test_folder_of_another_run_is_rejected():
+    with pytest.raises(UsageError, match=r"choose another out \(--out\), .* cvae\.resume \(--resume\)"):
+        package.train(out=next(iter(models().values())), arch="mlp")
+
+
+def test_resume_checks_its_arguments():
     with pytest.raises(UsageError, match="labels and classes describe images"):
         package.resume("run", labels=LABELS)
     with pytest.raises(UsageError, match="epochs is 'five'"):
@@ -211,7 +234,7 @@ def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp
         run, images=IMAGES, labels=LABELS, classes=["a", "b", "c"], epochs=3, export=False, quiet=True
     )
     assert resumed == run and len(resumed.metrics) == 3
-    with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images of a program"):
+    with pytest.raises(UsageError, match=r"was trained on 'mnist.*, not on images in memory"):
         package.resume(next(iter(models().values())), images=IMAGES)
 
 

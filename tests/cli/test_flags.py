@@ -71,11 +71,11 @@ def test_interval_contains_the_finite_numbers_between_its_bounds(interval, insid
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"momentum": 1.0}, ["--momentum 1.0", "at least 0 and less than 1"]),
-        ({"momentum": math.nan}, ["--momentum nan"]),
-        ({"frozen": ("encoder", "decode")}, ["--freeze 'decode'", "did you mean 'decoder'"]),
-        ({"lr": 0.0}, ["--lr 0.0", "more than 0"]),
-        ({"optimizer": "adamm"}, ["--optimizer 'adamm'", "'adam'"]),
+        ({"momentum": 1.0}, ["momentum 1.0", "at least 0 and less than 1"]),
+        ({"momentum": math.nan}, ["momentum nan"]),
+        ({"frozen": ("encoder", "decode")}, ["frozen 'decode'", "did you mean 'decoder'"]),
+        ({"lr": 0.0}, ["lr 0.0", "more than 0"]),
+        ({"optimizer": "adamm"}, ["optimizer 'adamm'", "'adam'"]),
     ],
 )
 def test_config_checks_its_values_against_the_metadata_of_its_fields(values, words):
@@ -105,7 +105,7 @@ def test_new_field_becomes_a_flag_without_other_changes():
     assert from_dict(LargerConfig, expected).frozen == ("encoder", "decoder")
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     assert "--momentum X Momentum of the optimizer. [default: 0.9]" in text
-    assert "--freeze encoder|decoder Network to freeze. [default: none]" in text
+    assert "--freeze encoder|decoder Network to freeze. May be repeated. [default: none]" in text
     reference = flag_reference(LargerConfig)
     assert "| `--momentum X` | Momentum of the optimizer. | at least 0 and less than 1 | 0.9 |" in reference
 
@@ -223,7 +223,7 @@ def test_train_config_returns_its_data_config():
     assert type(data) is DataConfig and data == DataConfig(data="folder:x", size="8x16", without=("a",), seed=3)
     assert data.sides == (8, 16)
     assert to_dict(data).items() <= to_dict(config).items()  # the keys of config.json are flat
-    with pytest.raises(UsageError, match="--validation"):
+    with pytest.raises(UsageError, match="validation 1 is out of range"):
         DataConfig(validation=1)
 
 

@@ -55,7 +55,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "batch_size": (["--batch-size 8"], ["--batch-size 16"]),
     "accumulate": (["--accumulate 2"], ["--accumulate 1"]),
     "optimizer": (["--optimizer adamw"], ["--optimizer adam"]),
-    "lr": (["--lr 0.002", "--lr 2e-3"], ["--lr 0.001", "--lr nan"]),
+    "lr": (["--lr 0.002", "--lr 2e-3"], ["--lr 0.001"]),
     "weight_decay": (["--weight-decay 0.1"], ["--weight-decay 0"]),
     "schedule": (["--schedule step"], ["--schedule cosine"]),
     "milestones": (["--milestone 2 --milestone 4"], ["--milestone 2"]),

@@ -15,6 +15,7 @@ from cvae.errors import CvaeError, UsageError
 
 COLOUR = np.random.default_rng(0).integers(0, 256, (6, 3, 8, 10), np.uint8)
 GREY = COLOUR[:, :1]
+BROKEN = np.where(np.arange(6)[:, None, None] < 4, GREY[:, 0] / 255, np.nan)
 PIL_IMAGES = [Image.fromarray(image.transpose(1, 2, 0)) for image in COLOUR]
 LABELS = [2, 0, 1, 1, 0, 2]
 
@@ -144,23 +145,29 @@ def test_pandas_labels_are_collected():
         ({"images": {"train": GREY}}, ["images is {'train'", "torch Dataset"]),
         ({"images": PIL_IMAGES[0]}, ["images is <PIL", "a list"]),
         ({"images": []}, ["images is empty"]),
+        ({"images": GREY[:0], "labels": []}, ["images is empty"]),
         ({"images": DataLoader(Photos())}, ["DataLoader", "loader.dataset"]),
         ({"images": GREY * 1.0}, ["images has float values in ", "divide them by 255"]),
         ({"images": GREY / 255 - 0.5}, ["scale them to 0..1"]),
+        ({"images": BROKEN}, ["images has values that are not finite", "first at index 4"]),
+        ({"images": list(BROKEN.repeat(300, 0))}, ["first at index 1200"]),
+        ({"images": np.zeros((6, 192), np.uint8)}, ["(6, 192)", "reshape them to (6, 8, 8, 3), or to (6, 3, 8, 8)"]),
+        ({"images": np.zeros((6, 8, 8, 4), np.uint8)}, ["alpha", "[..., :3]"]),
+        ({"images": np.zeros((6, 4, 8, 8), np.uint8)}, ["alpha", "[:, :3]"]),
         ({"images": np.zeros((6, 2, 8, 8), np.uint8)}, ["images has shape (6, 2, 8, 8)", "(N, H, W)"]),
         ({"images": [GREY[0], GREY[0, :, :4]]}, ["images[1] has shape (1, 4, 10)", "(1, 8, 10)"]),
         ({"images": [GREY[0], "a.png"]}, ["images[1] is 'a.png'"]),
         ({"images": [PIL_IMAGES[0], GREY[0]]}, ["images[1] is array", "neither a PIL image nor a path"]),
         ({"images": [{"image": 1}]}, ["images[0] is {'image': 1}"]),
-        ({"images": GREY, "labels": LABELS[:5]}, ["6 images", "5 labels"]),
+        ({"images": GREY, "labels": LABELS[:5]}, ["6 images of 1x8x10", "5 labels"]),
         ({"images": GREY, "labels": np.linspace(0, 1, 6)}, ["labels are continuous, such as 0.2", "numpy.digitize"]),
         ({"images": GREY, "labels": ["a", 1, "b", "b", "a", "a"]}, ["labels have 1, but"]),
         ({"images": GREY, "labels": ["a"] * 6, "classes": ["b"]}, ["labels have 'a'", "not a class"]),
         ({"images": GREY, "labels": LABELS, "classes": "abc"}, ["classes is 'abc'", "a list of strings"]),
         ({"images": GREY, "classes": ["a"]}, ["there are no labels"]),
-        ({"images": GREY, "labels": LABELS, "classes": ["a", "b"]}, ["labels are in 0..2, but 2 classes are named"]),
+        ({"images": GREY, "labels": LABELS, "classes": ["a", "b"]}, ["labels are in 0..2, but classes has 2 names"]),
         ({"images": GREY, "labels": LABELS, "classes": ["a", "b", "a"]}, ["more than once"]),
-        ({"images": GREY, "labels": [-1, 0, 1, 1, 0, 1]}, ["labels are in -1..1"]),
+        ({"images": GREY, "labels": [-1, 0, 1, 1, 0, 1]}, ["labels are in -1..1, but they must start at 0"]),
         ({"images": GREY, "labels": [[0], [0, 1], 1, 1, 0, 1]}, ["labels are not an array", "one-hot"]),
         ({"images": [(GREY[0], {"box": 1})]}, ["labels have {'box': 1}, but labels are integers"]),
         ({"images": [(GREY[0], [0]), (GREY[0], [0, 1])]}, ["different shapes"]),

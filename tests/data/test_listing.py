@@ -157,7 +157,7 @@ def test_skipped_folders_are_reported(root: Path) -> None:
     (root / "train" / "cat" / "notes.txt").touch()
     (root / "labels.csv").touch()
     notes = load_data(f"folder:{root}", size=4).notes
-    assert notes[0] == "ignored folders beside the splits: sample_images (4 images)"
+    assert notes[0] == "ignored folders next to the splits: sample_images (4 images)"
     assert "1 .txt file" in notes[1] and "1 .csv file" in notes[1]
 
 
@@ -208,7 +208,7 @@ def test_too_many_links_are_rejected(root: Path) -> None:
 def test_folders_without_images_are_reported(root: Path) -> None:
     fill(root, "train/cat 2", "train/dog 1", "train/fox 0", "test 0")
     assert list_folder(root, "").notes == [
-        "ignored folders beside the splits: test (no images)",
+        "ignored folders next to the splits: test (no images)",
         "ignored folders without images: 'fox'",
     ]
 

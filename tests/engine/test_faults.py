@@ -123,7 +123,10 @@ def test_first_signal_saves_checkpoint_and_explains_how_to_resume(tmp_path, sign
     process.send_signal(signum)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
-    assert "continue with: cvae train --resume --out run" in stderr and "Traceback" not in stderr
+    assert (
+        "continue with: cvae train --resume --out run, or in Python with: cvae.resume('run')" in stderr
+        and "Traceback" not in stderr
+    )
     checkpoint, damaged = load_checkpoint(tmp_path / "run" / "last")
     assert checkpoint.state["step"] > 0 and not damaged
 

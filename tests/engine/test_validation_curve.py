@@ -94,7 +94,7 @@ def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scripte
     assert read_epochs(run) == [1, 2, 3, 4]
     before = load_weights(run)
     assert read_epochs(resume(run)) == [1, 2, 3, 4] and have_equal_tensors(load_weights(run), before)
-    assert "ended early (--patience 2); to continue it, raise --patience, or set it to 0" in capsys.readouterr().err
+    assert "ended early (patience 2); to continue it, raise patience, or set it to 0" in capsys.readouterr().err
     scripted_bounds[:] = [4.4]
     assert read_epochs(resume(run, patience=3, quiet=True)) == [1, 2, 3, 4, 5]
     scripted_bounds[:] = [4.4] * 25

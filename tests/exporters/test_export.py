@@ -87,7 +87,7 @@ def test_failed_comparison_raises_an_error_and_writes_no_file(trained, tmp_path,
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """The measured difference is the one that the changed weight in the graph causes."""
+    """The measured difference matches the effect of the weight that was changed in the graph."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -112,7 +112,7 @@ def test_nonfinite_outputs_fail_the_comparison(trained):
     assert not parity.compare(to_onnx(module, spec), module, spec) <= 1e-5
 
 
-def test_spec_contains_no_path_of_the_data_set(trained, tmp_path):
+def test_spec_does_not_contain_the_data_set_path(trained, tmp_path):
     run = copy_run(trained["plain"], tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     config["training"]["data"] = "folder:/home/somebody/secret"

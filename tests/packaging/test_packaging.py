@@ -131,7 +131,7 @@ def test_wheel_contains_type_marker_recipes_and_page(wheel):
     assert wheel.filename is not None and Path(wheel.filename).stat().st_size <= 18e6
 
 
-def test_wheel_metadata_agree_with_pyproject(wheel):
+def test_wheel_metadata_agrees_with_pyproject(wheel):
     folder = f"cvae_onnx-{cvae.__version__}.dist-info"
     metadata = Parser().parsestr(wheel.read(f"{folder}/METADATA").decode())
     assert (metadata["Name"], metadata["Version"]) == ("cvae-onnx", cvae.__version__)

@@ -395,7 +395,7 @@ def test_two_workers_share_a_study(run_study, storage):
         (["--validation", "0"], 2, ["--validation"]),
         (["--search", "arch.widht=1,2"], 2, ["'widht'"]),
         (["--search", "arch.hidden=[8],7"], 2, ["hidden=7"]),
-        (["--search", "batch_size=0..9"], 2, ["--batch-size 0"]),
+        (["--search", "batch_size=0..9"], 2, ["batch_size 0"]),
         (["--search", "optimizer=adam,sgd"], 2, ["'sgd'"]),
         (["--arch", "mlpp"], 2, ["'mlpp'"]),
         (["--recipe", "nope"], 2, ["'nope'"]),
