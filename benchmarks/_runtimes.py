@@ -140,7 +140,7 @@ def measure_http(source: Path, folder: Path) -> Measurement:
     try:
 
         def request(n: int) -> None:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/images.png?label=7&n={n}") as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/images.png?label=7&n={n}&enlarge=false") as response:
                 response.read()
 
         while True:

@@ -16,6 +16,13 @@ CommandLineError: Any = typer.BadParameter.__base__
 EXPECTED = {"int": EXPECTED_VALUES[int], "float": EXPECTED_VALUES[float], "bool": EXPECTED_VALUES[bool]}
 """Description of an option's valid values, by the prefix of pydantic's error type."""
 
+OTHER_NAMES = {
+    **dict.fromkeys(("--count", "--number", "--num", "--n"), "-n"),
+    **dict.fromkeys(("--class", "--class-name", "--labels"), "--label"),
+    **dict.fromkeys(("--images", "--dataset"), "--data folder:PATH or --data npz:PATH"),
+}
+"""Options as other programs name them, and how a command that has the option spells it."""
+
 
 def is_help(error: Any) -> bool:
     """Return whether the error is the help that typer raises for a command without arguments."""
@@ -58,7 +65,16 @@ def _describe_name(error: Any) -> str:
     if "requires an argument" in text:
         return f"{option} needs a value"
     if option is not None and text.startswith("No such option"):
-        text, hint = f"there is no option {option}", " or ".join(error.possibilities or [])
+        text, hint = f"there is no option {option}", _suggest_option(error)
+    elif text.startswith("No such command") and " Did you mean " not in text and error.ctx.parent is not None:
+        text, hint = f"{text}; its commands are {', '.join(error.ctx.command.list_commands(error.ctx))}", ""
     else:
         text, _, hint = text.rstrip("?").partition(". Did you mean ")
     return f"{text} (did you mean {hint}?)" if hint else text
+
+
+def _suggest_option(error: Any) -> str:
+    """Return the options that an unknown one may stand for, or ""."""
+    other = OTHER_NAMES.get(error.option_name)
+    known = {name for param in error.ctx.command.params for name in param.opts} if error.ctx is not None else ()
+    return other if other and other.split()[0] in known else " or ".join(error.possibilities or [])

@@ -79,6 +79,7 @@ def generate(
             raise Interrupted(f"{interruption}: {_shared.command_line(ctx)}") from None
         name = str(files[0]) + f" and {len(files) - 1} more" * (len(files) > 1)
     else:
+        image_results.check_image_path(out)
         result = image_results.make_images(model, **options)
         _shared.save_image(result, out, scale)
         report, name = {"out": str(out), **result.report}, str(out)

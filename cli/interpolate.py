@@ -68,6 +68,7 @@ def interpolate(
       cvae interpolate --from three.png --to eight.png --out strip.png
       cvae interpolate --digit 3 --to-label 8 --to 0 --steps 24 --out loop.gif
     """
+    image_results.check_image_path(out)
     result = image_results.make_interpolation(
         model,
         start=_parse_stop(start),

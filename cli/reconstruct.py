@@ -31,6 +31,7 @@ def reconstruct(
       cvae reconstruct seven.png --digit 7
       cvae reconstruct photos/*.png --model runs/mine --out pairs.png
     """
+    image_results.check_image_path(out)
     result = image_results.make_reconstructions(
         images, model, label=label, digit=digit, label_index=label_index, device=device, note=_shared.echo
     )

@@ -42,6 +42,7 @@ def restyle(
       cvae restyle three.png
       cvae restyle three.png --digit 3 --to 7 --to 8
     """
+    image_results.check_image_path(out)
     result = image_results.make_restyled(
         images,
         model,

@@ -1,5 +1,6 @@
 """Spec of an exported file: versioned JSON in the ONNX metadata, under the key "cvae"."""
 
+import difflib
 import json
 import math
 import operator
@@ -188,9 +189,20 @@ class Spec:
         return ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
 
     def _unknown_label_error(self, label: object, hint: str = "") -> UsageError:
+        similar = self._suggest_class(label)
         return UsageError(
-            f"{self.name!r} has no label {quote_label(label)}; its classes are named {self._class_names()}{hint}"
+            f"{self.name!r} has no label {quote_label(label)}{similar}; its classes are named "
+            f"{self._class_names()}{hint}"
         )
+
+    def _suggest_class(self, label: object) -> str:
+        """Return a question with the most similar class name that is not a number, or "" if none is similar."""
+        if not isinstance(label, str) or len(label) > 80:
+            return ""
+        classes = (self.classes or ())[:1000]  # few enough to compare at once
+        names = {name.casefold(): name for name in classes if not NUMBER.fullmatch(name)}
+        matches = difflib.get_close_matches(label.casefold(), names, n=1, cutoff=0.7)
+        return f" (did you mean {quote_label(names[matches[0]])}?)" if matches else ""
 
     def _no_labels_error(self, label: str) -> UsageError:
         return UsageError(f"{self.name!r} was trained without labels, so it does not accept {label}")

@@ -7,6 +7,7 @@ import errno
 import importlib.util
 import os
 import secrets
+import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -46,12 +47,26 @@ def find_model(name: "str | Path | Model | None", note: Note = None) -> Path:
 
 
 def open_model(name: "str | Path | Model | None", device: str = "cpu", note: Note = None) -> "Model":
-    """Open the model that `find_model` finds. An open model is returned as it is."""
+    """Open the model that `find_model` finds. An open model is returned as it is.
+
+    Raises:
+        UsageError: If there is no such model. If the name is a class of the default model, the message says so.
+    """
     from cvae.runtime import Model, load
 
     if isinstance(name, Model):
         return name
-    return load(find_model(name, note), device=device)
+    try:
+        path = find_model(name, note)
+    except UsageError:
+        classes = load(find_model(None)).classes or ()
+        if str(name) not in classes:
+            raise
+        raise UsageError(
+            f"there is no run, file or zoo model {str(name)!r}; to choose a class, pass label={str(name)!r} "
+            f"(--label {shlex.quote(str(name))})"
+        ) from None
+    return load(path, device=device)
 
 
 def open_autoencoder(name: str | Path | None, device: str = "cpu", note: Note = None) -> "tuple[Model, Path]":

@@ -68,6 +68,18 @@ def is_bulk(out: str | Path) -> bool:
     return Path(out).suffix.lower() in WRITERS
 
 
+def check_image_path(out: str | Path | None) -> None:
+    """Check, before images are made, that they can be saved in the format of the extension of `out`.
+
+    Raises:
+        UsageError: If the format is unknown.
+    """
+    from cvae import imaging
+
+    if out is not None:
+        imaging.check_extension(out)
+
+
 def make_images(
     model: ModelLike,
     *,
@@ -82,8 +94,6 @@ def make_images(
     note: "Note",
 ) -> Result:
     """Generate images for a grid, with a row for each class if there are several images of each."""
-    from cvae import imaging
-
     decoder = arguments.open_model(model, device, note)
     classes = decoder.classes
     indices = choose_classes(decoder.spec, label=label, digit=digit, label_index=label_index)
@@ -104,8 +114,9 @@ def make_images(
     if rows is not None and indices is None and not grid:
         arguments.send(note, f"no label given: generating {n} of each of the {len(rows)} classes")
     images = decoder.generate(count, seed=arguments.choose_seed(seed), temperature=temperature, label_index=labels)
+    images.columns = columns
     report = {"model": decoder.spec.name, "images": count, "labels": images.labels, "seed": images.seed}
-    return Result(images=images, draw=lambda: imaging.grid(images, columns), report=report)
+    return Result(images=images, draw=images.to_pil, report=report)
 
 
 def write_images(
@@ -188,7 +199,7 @@ def make_interpolation(
     row_labels = _choose_row_labels(decoder, stops, names, first, last, note)
     rows = [_interpolate_row(decoder, stops, labels, steps, mode) for labels in row_labels]
     count = len(rows[0])
-    images = as_images(np.concatenate(rows), _name_images(decoder, row_labels, count))
+    images = as_images(np.concatenate(rows), _name_images(decoder, row_labels, count), columns=count)
     is_loop = len(stops) > 2 and names[0] == names[-1] and first == last
 
     def animate() -> "list[Image.Image]":
@@ -203,7 +214,7 @@ def make_interpolation(
         "labels": None if classes is None else [[classes[i] for i in labels if i is not None] for labels in row_labels],
         "mode": mode,
     }
-    return Result(images=images, draw=lambda: imaging.grid(images, count), animate=animate, report=report)
+    return Result(images=images, draw=images.to_pil, animate=animate, report=report)
 
 
 def _interpolate_row(
@@ -312,7 +323,8 @@ def make_restyled(
     originals, labels = _read_labelled(images, autoencoder, note, label=label, digit=digit, label_index=label_index)
     rows = [autoencoder.restyle(originals, label_index=labels, to_index=target) for target in targets]
     names = [autoencoder.classes[index] for index in targets]
-    restyled = as_images(np.concatenate(rows), [name for name in names for _ in originals])
+    columns = len(originals) if len(originals) > 1 else len(targets)  # a single image gives one row
+    restyled = as_images(np.concatenate(rows), [name for name in names for _ in originals], columns=columns)
     report = {
         "model": autoencoder.spec.name,
         "labels": [autoencoder.classes[index] for index in labels or []],

@@ -112,6 +112,7 @@ def generate(
     }
     if out is not None and image_results.is_bulk(out):
         return image_results.write_images(model, Path(out), progress=progress, **options)[0]
+    image_results.check_image_path(out)
     return _deliver(image_results.make_images(model, **options), out, scale)
 
 
@@ -207,6 +208,7 @@ def interpolate(
         UsageError: If an argument does not fit the model.
         CvaeError: If the model or an image can't be read, or the file can't be written.
     """
+    image_results.check_image_path(out)
     result = image_results.make_interpolation(
         model,
         start=start,
@@ -289,6 +291,7 @@ def reconstruct(
         UsageError: If an argument does not fit the model.
         CvaeError: If the model or an image can't be read, or the file can't be written.
     """
+    image_results.check_image_path(out)
     result = image_results.make_reconstructions(
         images, model, label=label, digit=digit, label_index=label_index, device=device, note=note
     )
@@ -367,6 +370,7 @@ def restyle(
         UsageError: If an argument does not fit the model, or it was trained without labels.
         CvaeError: If the model or an image can't be read, or the file can't be written.
     """
+    image_results.check_image_path(out)
     result = image_results.make_restyled(
         images,
         model,

@@ -8,10 +8,11 @@ from cvae.imaging.grids import enlarge, grid, magnify, stack, strip
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.imaging.reader import convert, read
 from cvae.imaging.stream import ImageStream, read_set
-from cvae.imaging.writer import save, save_gif
+from cvae.imaging.writer import check_extension, save, save_gif
 
 __all__ = [
     "ImageStream",
+    "check_extension",
     "convert",
     "enlarge",
     "error_maps",

@@ -19,7 +19,7 @@ def save(image: Image.Image, path: str | Path) -> None:
         UsageError: If the extension is not one of `EXTENSIONS`.
         CvaeError: If the file can't be written.
     """
-    _check_extension(path)
+    check_extension(path)
     with atomic_write(path) as temporary_path:
         image.save(temporary_path)
 
@@ -37,7 +37,12 @@ def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0, fac
         first.save(temporary_path, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 
 
-def _check_extension(path: str | Path) -> None:
+def check_extension(path: str | Path) -> None:
+    """Check that an image can be saved in the format of a path's extension.
+
+    Raises:
+        UsageError: If the extension is not one of `EXTENSIONS`.
+    """
     extension = Path(path).suffix.lower()
     if extension not in EXTENSIONS:
         raise UsageError(f"can't write {str(path)!r}: images can't be saved as {extension!r}; use .png, .gif or .jpg")

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from cvae.imaging import grids
-from cvae.plots.style import DPI, escape_math
+from cvae.plots.style import DPI, Figure, escape_math
 
 
 def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:

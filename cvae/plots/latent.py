@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
@@ -18,7 +17,7 @@ from sklearn.manifold import TSNE
 from cvae import imaging
 from cvae.errors import CvaeError, UsageError, suggest
 from cvae.plots.codes import Codes
-from cvae.plots.style import MARKERS, OKABE_ITO, colours, escape_math
+from cvae.plots.style import MARKERS, OKABE_ITO, Figure, colours, escape_math
 
 METHODS = ("tsne", "pca", "umap")
 

@@ -6,12 +6,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cvae.errors import CvaeError, UsageError
-from cvae.plots.style import GREY, PETROFF, colours, escape_math
+from cvae.plots.style import GREY, PETROFF, Figure, colours, escape_math
 from cvae.run import METRICS, read_metrics
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}

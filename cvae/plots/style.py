@@ -1,9 +1,10 @@
 """Shared style of matplotlib figures: accessible colours, and saving to files."""
 
+import io
 from pathlib import Path
 
+import matplotlib.figure
 from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from cvae.atomic import atomic_write
 from cvae.errors import UsageError
@@ -12,6 +13,9 @@ GREY = "#767676"
 
 DPI = 144
 """Pixels per inch in a PNG."""
+
+PADDING = 0.12
+"""Margin of a figure in inches."""
 
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442")
 """Eight colours that colour-blind people can tell apart, with the palest last: https://jfly.uni-koeln.de/color/."""
@@ -27,6 +31,16 @@ MARKERS = "osD^vP*<X>p"
 
 SUFFIXES = (".png", ".svg")
 """Suffixes of the file formats in which figures can be saved."""
+
+
+class Figure(matplotlib.figure.Figure):
+    """Figure that a notebook displays even if the notebook does not use pyplot."""
+
+    def _repr_png_(self) -> bytes:
+        """Return the PNG file that a notebook displays."""
+        file = io.BytesIO()
+        self.savefig(file, format="png", dpi=DPI, bbox_inches="tight", pad_inches=PADDING)
+        return file.getvalue()
 
 
 def colours(count: int) -> list[str]:
@@ -50,7 +64,7 @@ def check_suffix(path: Path) -> None:
         raise UsageError(f"{str(path)!r}: figures can't be saved as {path.suffix!r}; use .png or .svg")
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: matplotlib.figure.Figure, path: Path) -> None:
     """Save a figure atomically as PNG or SVG, depending on the path's suffix. The same figure gives the same bytes.
 
     Raises:
@@ -60,4 +74,4 @@ def save(figure: Figure, path: Path) -> None:
     check_suffix(path)
     metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
     with rc_context({"svg.hashsalt": "cvae"}), atomic_write(path) as temporary_path:
-        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=0.12, metadata=metadata)
+        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=PADDING, metadata=metadata)

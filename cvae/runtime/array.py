@@ -21,10 +21,12 @@ class Images(np.ndarray):
     Attributes:
         labels: Names of the classes of the images; None if the model has no labels, or an image is between two classes.
         seed: Seed of the noise; None if the images were not generated from a seed.
+        columns: Number of columns of the grid; None for about the number of rows. Slices don't keep it.
     """
 
     labels: list[str] | None = None
     seed: int | None = None
+    columns: int | None = None
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if return_scalar else np.asarray(array)
@@ -45,10 +47,10 @@ class Images(np.ndarray):
     def __reduce__(self) -> Any:
         """Keep the attributes when the array is pickled, for example to return it from another process."""
         function, arguments, state = tuple(super().__reduce__())
-        return function, arguments, (state, self.labels, self.seed)
+        return function, arguments, (state, self.labels, self.seed, self.columns)
 
     def __setstate__(self, state: Any) -> None:
-        array_state, self.labels, self.seed = state
+        array_state, self.labels, self.seed, self.columns = state
         super().__setstate__(array_state)
 
     def to_pil(self) -> "Image.Image":
@@ -60,7 +62,9 @@ class Images(np.ndarray):
         from cvae import imaging
 
         array = np.asarray(self)
-        return imaging.grid(array) if array.ndim == 4 and array.shape[1] in (1, 3) else imaging.to_pil(array)
+        if array.ndim == 4 and array.shape[1] in (1, 3):
+            return imaging.grid(array, self.columns)
+        return imaging.to_pil(array)
 
     def save(self, path: str | Path, scale: int | None = None) -> None:
         """Save the image or grid atomically, in the format of the path's suffix.
@@ -79,26 +83,34 @@ class Images(np.ndarray):
 
         imaging.save(imaging.enlarge(self.to_pil(), scale), path)
 
-    def to_png(self) -> bytes:
-        """Return the image or grid as the bytes of a PNG file, without enlarging it."""
+    def to_png(self, scale: int | None = None) -> bytes:
+        """Return the image or grid as the bytes of a PNG file, enlarged like the file that `save` writes."""
+        from cvae import imaging
+
         file = io.BytesIO()
-        self.to_pil().save(file, "PNG")
+        imaging.enlarge(self.to_pil(), scale).save(file, "PNG")
         return file.getvalue()
 
-    def data_url(self) -> str:
-        """Return the image or grid as a data URL, for the `src` of an HTML `img`."""
-        return f"data:image/png;base64,{base64.b64encode(self.to_png()).decode()}"
+    def data_url(self, scale: int | None = None) -> str:
+        """Return the PNG file of `to_png` as a data URL, for the `src` of an HTML `img`."""
+        return f"data:image/png;base64,{base64.b64encode(self.to_png(scale)).decode()}"
 
     def _repr_png_(self) -> bytes | None:
         """Return the PNG file that a notebook displays, or None if the array does not have the shape of images."""
         return self.to_png() if self.size and self.ndim in (3, 4) and self.shape[-3] in (1, 3) else None
 
 
-def as_images(array: np.ndarray, labels: Sequence[str] | None = None, seed: int | None = None) -> Images:
-    """Return a view of an array (N, C, H, W) with the labels and the seed of its images."""
+def as_images(
+    array: np.ndarray,
+    labels: Sequence[str] | None = None,
+    seed: int | None = None,
+    columns: int | None = None,
+) -> Images:
+    """Return a view of an array (N, C, H, W) with its labels, its seed, and the columns of its grid."""
     images = np.asarray(array).view(Images)
     images.labels = None if labels is None else list(labels)
     images.seed = seed
+    images.columns = columns
     return images
 
 

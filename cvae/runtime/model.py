@@ -349,6 +349,7 @@ class Model:
         if first != last:
             weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
             images = as_images((1 - weight) * images + weight * self.decode(codes, label_index=last))
+        images.columns = len(images)  # one row
         return images
 
     def _read_end(self, end: int | ImagesLike) -> np.ndarray:

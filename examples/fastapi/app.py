@@ -88,11 +88,13 @@ def png(
     n: Count = 1,
     seed: Seed = None,
     temperature: Temperature = 1.0,
+    enlarge: Annotated[bool, Query(description="Enlarge small images, so that details are visible.")] = True,
 ) -> Response:
     """Generate images as one PNG. The header X-Seed contains the seed."""
     pixels, _, seed = generate(label, label_index, n, seed, temperature)
     data = io.BytesIO()
-    imaging.grid(pixels).save(data, "PNG")
+    image = imaging.grid(pixels)
+    (imaging.enlarge(image) if enlarge else image).save(data, "PNG")
     return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": str(seed)})
 
 

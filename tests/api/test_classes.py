@@ -72,6 +72,11 @@ def test_indices_can_be_lists_and_ranges(value, indices):
         (DIGITS, {"label": "-1"}, "no label '-1'"),
         (DIGITS, {"label": "3,"}, "no label ''"),
         (WORDS, {"label": "sedann-suv"}, "no label 'sedann'"),
+        (
+            WORDS,
+            {"label": "Hatchbak"},
+            r"no label 'Hatchbak' \(did you mean 'hatchback'\?\); its classes",
+        ),
         (WORDS, {"label": "x-y"}, "no label 'x-y'"),
         (WORDS, {"label_index": "0-4"}, "index 4; its classes are 0..3"),
         (WORDS, {"label_index": "-1"}, "index -1"),

@@ -24,6 +24,8 @@ def test_generate_returns_images_with_labels_and_seed(model, in_tmp):
     assert package.generate(model, seed=1).labels == list("0123456789")  # an open model works too
     assert package.generate(model, digit=7, label_index=7).labels == ["7"]
     assert package.generate("mnist-resnet-flow", n=3).labels is None
+    with pytest.raises(UsageError, match=r"model '7'; to choose a class, pass label='7' \(--label 7\)$"):
+        package.generate("7")
 
 
 @pytest.mark.parametrize("out", ["x.png", "x.npy", "x"])

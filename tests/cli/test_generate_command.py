@@ -85,6 +85,11 @@ def test_file_extension_selects_image_format(cvae, trained, extension, image_for
         assert image.format == image_format and image.size == (280, 280)
 
 
+def test_unknown_extension_is_rejected_before_images_are_generated(cvae, trained):
+    result = cvae("generate", trained["labels"], "--out", "x.foo")
+    assert (result.code, result.err.count("\n")) == (2, 1) and result.err.startswith("cvae: error: can't write 'x.foo'")
+
+
 def test_generate_replaces_existing_file(cvae, trained):
     Path("generated.png").write_text("old")
     assert cvae("generate", trained["plain"]).code == 0

@@ -15,6 +15,7 @@ from helpers import code_blocks, free_port, wait_for
 from PIL import Image
 
 import cvae
+from cvae import imaging
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -32,7 +33,8 @@ def test_html_page_shows_sevens(in_tmp):
     media_type, _, data = attributes["img"]["src"].partition(",")
     assert media_type == "data:image/png;base64" and attributes["img"]["alt"]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        np.testing.assert_array_equal(image, cvae.load().generate(16, label=7, seed=1).to_pil())
+        grid = cvae.load().generate(16, label=7, seed=1).to_pil()
+        np.testing.assert_array_equal(image, imaging.enlarge(grid))
 
 
 def test_embedded_page_is_in_the_exported_folder():

@@ -103,6 +103,9 @@ def test_service_returns_the_same_png_for_the_same_seed(client):
     response = client.get("/images.png?label=7&n=4&seed=1")
     assert response.headers["content-type"] == "image/png" and response.headers["x-seed"] == "1"
     with Image.open(io.BytesIO(response.content)) as image:
+        assert image.size == (285, 285)  # enlarged from 57x57
+    response = client.get("/images.png?label=7&n=4&seed=1&enlarge=false")
+    with Image.open(io.BytesIO(response.content)) as image:
         np.testing.assert_array_equal(image, grid(package.load().generate(4, 7, seed=1)))
     first = client.get("/images.png?label=7")
     second = client.get(f"/images.png?label=7&seed={first.headers['x-seed']}")

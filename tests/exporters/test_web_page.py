@@ -246,7 +246,7 @@ def test_documented_program_runs_in_a_custom_page(site, serve, chromium, tmp_pat
     folder, model, _ = site("zoo")
     shutil.copytree(folder, tmp_path / "site")
     (tmp_path / "site" / "own.js").write_text(program + "\nexport { image, model, normal };")
-    (tmp_path / "site" / "own.html").write_text("<!doctype html><title>own</title>")
+    (tmp_path / "site" / "own.html").write_text("<!doctype html><title>own</title><body>")
     page = chromium.new_page()
     page.goto(serve(tmp_path / "site") + "/own.html")
     image, noise = page.evaluate(
@@ -255,6 +255,13 @@ def test_documented_program_runs_in_a_custom_page(site, serve, chromium, tmp_pat
             return [[...image], [...normal(7, model.spec.latent_dim)]];
         }"""
     )
+    pixels = page.evaluate(
+        """() => {
+            const canvas = document.querySelector("canvas");
+            return [...canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data];
+        }"""
+    )
     page.close()
+    np.testing.assert_array_equal(np.reshape(pixels, (28, 28, 4))[:, :, 0].ravel(), np.rint(255 * np.array(image)))
     expected = model.decode(np.array(noise, np.float32)[None], 7)
     np.testing.assert_allclose(np.reshape(image, expected.shape), expected, atol=1e-4)

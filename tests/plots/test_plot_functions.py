@@ -42,3 +42,4 @@ def test_function_saves_the_figure_if_out_is_given(in_tmp):
     figure = package.plot.losses([ZOO, "mnist-ladder"], out="a.svg")
     assert Path("a.svg").read_text().startswith("<?xml")
     assert package.plot.describe(figure)["epochs"].keys() == {ZOO, "mnist-ladder"}
+    assert figure._repr_png_().startswith(b"\x89PNG")  # what a notebook displays

@@ -18,9 +18,9 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
     assert np.array_equal(np.asarray(images[1].to_pil()), pixels[1, 0])
     assert images.to_pil().size == (2 * 28 + 1, 2 * 28 + 1)  # a grid of two by two
     images[0].save(tmp_path / "seven.png", scale=1)
-    header, _, data = images[0].data_url().partition(",")
+    header, _, data = images[0].data_url(scale=1).partition(",")
     assert header == "data:image/png;base64"
-    for file in (tmp_path / "seven.png", io.BytesIO(base64.b64decode(data)), io.BytesIO(images[0]._repr_png_())):
+    for file in (tmp_path / "seven.png", io.BytesIO(base64.b64decode(data)), io.BytesIO(images[0].to_png(1))):
         with Image.open(file) as image:
             assert image.format == "PNG" and np.array_equal(np.asarray(image), pixels[0, 0])
     assert isinstance(images.mean(), np.floating) and type(np.asarray(images)) is np.ndarray
@@ -29,16 +29,33 @@ def test_images_are_arrays_that_can_be_saved_and_displayed(tmp_path):
         images[0, 0].to_pil()
 
 
-def test_saved_image_is_enlarged_as_on_the_command_line(tmp_path):
+def test_saved_and_displayed_images_are_enlarged_as_on_the_command_line(tmp_path):
     images = cvae.load().generate(2, label=7, seed=0)
     for scale, size in ((None, (285, 140)), (1, (57, 28)), (3, (171, 84))):
         images.save(tmp_path / "x.png", scale=scale)
         with Image.open(tmp_path / "x.png") as image:
             assert image.size == size
+        with Image.open(io.BytesIO(images.to_png(scale))) as image:
+            assert image.size == size
+    assert images._repr_png_() == images.to_png()
     for scale in (0, 1.5, True, 10**9):
         with pytest.raises(UsageError, match=f"scale is {scale}"):
             images.save(tmp_path / "y.png", scale=scale)
     assert not (tmp_path / "y.png").exists()
+
+
+def test_rows_of_images_are_displayed_without_empty_cells():
+    model = cvae.load()
+    for images, columns, rows in (
+        (model.interpolate(0, 1, steps=5, label=7), 5, 1),
+        (model.interpolate(0, 1, steps=5, label=(7, 1)), 5, 1),
+        (cvae.interpolate(model, steps=3), 3, 10),
+        (cvae.generate(model, label=[3, 4], n=5), 5, 2),
+        (cvae.restyle(model.generate(label=7, seed=0), model, label=7), 10, 1),
+    ):
+        assert images.to_pil().size == (29 * columns - 1, 29 * rows - 1)
+        assert images[:1].to_pil().size == (28, 28)
+        assert pickle.loads(pickle.dumps(images)).columns == columns
 
 
 def test_slices_and_pickles_keep_labels_and_seed():
