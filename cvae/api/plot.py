@@ -4,6 +4,7 @@ Importing this module is cheap and needs no extra: each function imports what it
 """
 
 import importlib.util
+import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -269,7 +270,10 @@ def grid(
 
 
 def losses(
-    runs: str | Path | Sequence[str | Path] | None = None, *, out: str | Path | None = None, note: Note = None
+    runs: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+    *,
+    out: str | Path | None = None,
+    note: Note = None,
 ) -> "Figure":
     """Plot the bound of each run and the two terms of the bound over the epochs.
 
@@ -286,8 +290,8 @@ def losses(
     _check_ready(out)
     from cvae.plots.losses import draw, read_history
 
-    names = [runs] if runs is None or isinstance(runs, str | Path) else runs
-    folders = [_find_run(name, note) for name in names or [None]]
+    names = [runs] if runs is None or isinstance(runs, str | os.PathLike) else runs
+    folders = [_find_run(None if name is None else os.fspath(name), note) for name in names or [None]]
     ends = [folder.resolve().name for folder in folders]
     titles = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
     records = {title: read_history(folder) for title, folder in zip(titles, folders, strict=True)}

@@ -62,6 +62,7 @@ def test_metrics_can_be_converted_to_a_data_frame(run, monkeypatch):
 
 def test_losses_are_plotted(run):
     figure = run.plot_losses()
+    assert len(cvae.plot.losses(run).axes) == len(cvae.plot.losses([run]).axes) == 3
     assert [axes.get_title() for axes in figure.axes] == ["bound = distortion + rate", "distortion", "rate"]
 
 

@@ -14,7 +14,8 @@ WITH_IMAGES = ["reconstruct a.png", "restyle a.png", "detect score a.png"]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *WITH_IMAGES])
-def test_option_chooses_the_model(assert_fails, command):
+def test_option_chooses_the_model(assert_fails, in_tmp, command):
+    Path("a.png").touch()  # image files are looked for before the model
     assert_fails(2, ["'nowhere'"], *command.split(), "-m", "nowhere")
     assert_fails(2, ["'nowhere'"], *command.split(), "--model", "nowhere")
 
