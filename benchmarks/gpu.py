@@ -1,7 +1,7 @@
 """Training on a GPU: speed of the recorded step, reproducibility, bounds, and time to quality.
 
     python benchmarks/gpu.py --out FILE.json [--device cuda|cpu] [--data-dir DIR] [--minutes 5]
-        [--only PART,...] [--init RUN] [--smoke]
+        [--only PART,...] [--network resnet|ladder] [--variant NAME] [--init RUN] [--smoke]
 
     capture     images/s of training, launched kernel by kernel or recorded as a CUDA graph, fp32 and bf16, compiled or
                 not, at several batch sizes, compared with a plain loop over a DataLoader with 4 workers
@@ -128,7 +128,9 @@ def run_part(name: str, args: argparse.Namespace, seconds: float) -> dict[str, A
     command = [sys.executable, __file__, "--child", name, "--out", str(part_out), "--device", args.device]
     command += ["--seconds", str(seconds), *(f"--{flag}" for flag in ("smoke", "compile") if getattr(args, flag))]
     command += ["--data-dir", args.data_dir] if args.data_dir else []
+    command += ["--network", args.network]
     command += ["--init", str(args.init)] if args.init else []
+    command += ["--variant", args.variant] if args.variant else []
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     readings: list[Reading] = []
     started = time.monotonic()
@@ -174,6 +176,10 @@ def main() -> None:
     parser.add_argument("--data-dir", help="Folder that holds MNIST/raw, whose files may be gzipped.")
     parser.add_argument("--minutes", type=float, default=5.0, help="Total time for all parts, in minutes.")
     parser.add_argument("--only", help="Parts to run, separated by commas.")
+    parser.add_argument(
+        "--network", choices=("resnet", "ladder"), default="resnet", help="Network of the part likelihood."
+    )
+    parser.add_argument("--variant", help="Settings against overfitting of the part likelihood; trials by default.")
     parser.add_argument("--init", type=Path, help="Run whose weights the part likelihood starts from.")
     parser.add_argument("--compile", action="store_true", help="Compile the network of the part likelihood.")
     parser.add_argument("--smoke", action="store_true", help="Use tiny networks and few images, to test this script.")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,11 +51,12 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         return Part(name=name, options=resolved)
 
     objective = resolve_part(OBJECTIVES, "objective", config.objective)
+    architecture = resolve_part(ARCHITECTURES, "arch", config.arch)
     model = ModelConfig(
         image_shape=images.shape[1:],
-        latent_dim=config.latent_dim,
+        latent_dim=count_latents(architecture, images.shape[1:], config.latent_dim),
         classes=dataset.classes if config.conditional else None,
-        architecture=resolve_part(ARCHITECTURES, "arch", config.arch),
+        architecture=architecture,
         conditioning=resolve_part(CONDITIONINGS, "conditioning", config.conditioning) if config.conditional else None,
         likelihood=resolve_part(LIKELIHOODS, "likelihood", likelihood),
         prior=resolve_part(PRIORS, "prior", config.prior),
@@ -67,6 +69,15 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
     )
     return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
+
+
+def count_latents(architecture: Part, image_shape: tuple[int, int, int], latent_dim: int) -> int:
+    """Return the number of latent dimensions of a model: `latent_dim`, unless its architecture counts them itself."""
+    create = ARCHITECTURES.get(architecture.name)
+    while isinstance(create, partial):
+        create = create.func
+    count = getattr(create, "count_latents", None)
+    return latent_dim if count is None else count(image_shape, latent_dim, **architecture.options)
 
 
 def choose_batch_size(num_images: int) -> int:

@@ -115,38 +115,59 @@ class Flow(Prior):
         conditioning: conditioning on the label.
         couplings: number of coupling layers.
         hidden: width of the two hidden layers of each coupling layer.
+        dims: number of latent dimensions that the flow transforms, 0 for all; the dimensions after these are standard
+            normal. Transform only the vector at the top of a hierarchy whose other latents are grids.
 
     Raises:
         UsageError: If an argument is out of range.
     """
 
-    def __init__(self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 128) -> None:
+    def __init__(
+        self, latent_dim: int, conditioning: Conditioning, *, couplings: int = 8, hidden: int = 128, dims: int = 0
+    ) -> None:
         super().__init__()
         if latent_dim < 2:
             raise UsageError(f"the prior 'flow' needs a latent dimension of at least 2, not {latent_dim}")
         if couplings < 1 or hidden < 1:
             raise UsageError(f"options couplings={couplings} and hidden={hidden} must be at least 1")
-        half = latent_dim // 2
-        self.split_sizes = half, latent_dim - half
+        if dims not in (0, *range(2, latent_dim + 1)):
+            raise UsageError(f"option dims={dims} must be 0 or in 2..{latent_dim}, the number of latent dimensions")
+        self.dims = dims or latent_dim
+        half = self.dims // 2
+        self.split_sizes = half, self.dims - half
         self.couplings = nn.ModuleList(  # each layer transforms the half that the layer before it left unchanged
             Coupling(self.split_sizes[i % 2], self.split_sizes[(i + 1) % 2], hidden, conditioning)
             for i in range(couplings)
         )
 
     def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        x1, x2 = latent.split(self.split_sizes, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+        x1, x2, rest = self._split(latent)
         log_scale1, log_scale2 = torch.zeros_like(x1), torch.zeros_like(x2)
         for coupling in self.couplings:
             x2, log_scale = coupling(x1, x2, label)
             x1, x2, log_scale1, log_scale2 = x2, x1, log_scale2 + log_scale, log_scale1
         if len(self.couplings) % 2:  # restore the order of the halves
             x1, x2, log_scale1, log_scale2 = x2, x1, log_scale2, log_scale1
-        return torch.cat([x1, x2], dim=1), torch.cat([log_scale1, log_scale2], dim=1)  # (B, Z) each
+        noise = torch.cat([x1, x2, *rest], dim=1)
+        log_scale = torch.cat([log_scale1, log_scale2, *map(torch.zeros_like, rest)], dim=1)
+        return noise, log_scale  # (B, Z) each
 
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
-        x1, x2 = noise.split(self.split_sizes, dim=1)  # (B, Z) -> (B, K), (B, Z - K)
+        x1, x2, rest = self._split(noise)
         if len(self.couplings) % 2:
             x1, x2 = x2, x1
         for coupling in reversed(self.couplings):
             x1, x2 = x2, coupling.inverse(x2, x1, label)  # type: ignore[operator]
-        return torch.cat([x1, x2], dim=1)  # (B, Z)
+        return torch.cat([x1, x2, *rest], dim=1)  # (B, Z)
+
+    def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
+        k = self.dims
+        rate = super().rate(mean[:, :k], log_var[:, :k], noise[:, :k], log_scale[:, :k])  # (B, 1)
+        if k == mean.shape[1]:
+            return rate
+        return rate + normal_kl(mean[:, k:], log_var[:, k:]).sum(1, keepdim=True)  # the rest has a closed form
+
+    def _split(self, codes: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Split codes (B, Z) into the halves that the couplings transform, and the dimensions after them, if any."""
+        x1, x2, *rest = codes.tensor_split((self.split_sizes[0], self.dims), dim=1)  # (B, K), (B, D - K), (B, Z - D)
+        return x1, x2, tuple(rest) if self.dims < codes.shape[1] else ()

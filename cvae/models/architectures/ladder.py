@@ -6,14 +6,17 @@ standard normal and independent of the other groups: the hierarchy is in the fea
 from which its posterior is computed. All groups together therefore form a single noise vector.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, Unpatchify, pyramid, require_positive
+from cvae.flags import Interval
+from cvae.models.architectures.layers import Level, Unpatchify, counts_latents, pyramid, require_positive
 from cvae.models.architectures.resnet import Block, BottomUp, Stage, upsampling_layers
 from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
@@ -25,19 +28,17 @@ On larger maps, the layers between latents and features would have more paramete
 """
 
 
-class Rung(nn.Module):
+class Rung(nn.Module, ABC):
     """Optional resampling, addition of one group of latents, then a residual block."""
 
-    def __init__(
-        self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning, *, first: bool
-    ) -> None:
+    latents: int
+    """Number of latents z in the group."""
+
+    def __init__(self, resample: nn.Module, level: Level, conditioning: Conditioning) -> None:
         super().__init__()
         self.resample = resample
         self.level = level
         self.look = nn.Conv2d(2 * level.channels, level.channels, 3, padding=1)
-        self.posterior = conditioning.linear(level.features, 2 * latents)
-        # One label table of the size of a feature map is enough; on later rungs, the label only modulates the block.
-        self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
         self.block = Block(level.channels, conditioning)
 
     def infer(self, features: Tensor, image_features: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -49,12 +50,81 @@ class Rung(nn.Module):
             label: labels (B,) int64, or None.
         """
         joint = silu(self.look(silu(torch.cat([features, image_features], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
-        mean, log_var = self.posterior(joint.flatten(1), label).float().chunk(2, dim=1)  # (B, z) each
+        mean, log_var = self._posterior(joint, label).float().chunk(2, dim=1)  # (B, z) each
         return mean, log_var
 
     def forward(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
         """Add latents (B, z) to resampled features (B, c, h, w), and return the features after the block."""
-        return self.block(features + self.enter(latent, label).unflatten(1, self.level), label)
+        return self.block(features + self._to_features(features, latent, label), label)
+
+    @abstractmethod
+    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
+        """Map features (B, c, h, w) of the image and the rung above to mean and log-variance, (B, 2 z)."""
+
+    @abstractmethod
+    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+        """Map latents (B, z) to features (B, c, h, w), which are added to the given features of the rung above."""
+
+
+class VectorRung(Rung):
+    """Rung whose latents are a vector: every latent is connected with all positions of the feature map."""
+
+    def __init__(
+        self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning, *, first: bool
+    ) -> None:
+        super().__init__(resample, level, conditioning)
+        self.latents = latents
+        self.posterior = conditioning.linear(level.features, 2 * latents)
+        # One label table of the size of a feature map is enough; on later rungs, the label only modulates the block.
+        self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
+
+    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
+        return self.posterior(joint.flatten(1), label)
+
+    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+        return self.enter(latent, label).unflatten(1, self.level)
+
+
+class GridRung(Rung):
+    """Rung whose latents are a grid (k, h, w): each position has k latents of its own.
+
+    The features determine how strongly the latents of each position count: under a standard normal prior, this is the
+    standard deviation of p(z | latents above). Initially the posterior equals the prior.
+    """
+
+    def __init__(self, resample: nn.Module, level: Level, channels: int, conditioning: Conditioning) -> None:
+        super().__init__(resample, level, conditioning)
+        self.latents = channels * level.height * level.width
+        self.posterior = nn.Conv2d(level.channels, 2 * channels, 1)
+        self.scale = nn.Conv2d(level.channels, channels, 1)
+        self.enter = nn.Conv2d(channels, level.channels, 3, padding=1)
+        for layer in (self.posterior, self.scale):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
+        return self.posterior(joint).flatten(1)  # (B, c, h, w) -> (B, 2 k h w)
+
+    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+        grid = latent.unflatten(1, (-1, *self.level[1:]))  # (B, k h w) -> (B, k, h, w)
+        return self.enter(grid * (1 + self.scale(features)))
+
+
+def count_latent_levels(levels: list[Level]) -> int:
+    """Return the number of levels that have latents: at least the smallest one."""
+    return max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
+
+
+def count_grid_latents(levels: list[Level], blocks: int, latent_channels: int) -> int:
+    """Return the number of latents in grids: `latent_channels` for each position and block, below the smallest level.
+
+    Args:
+        levels: levels of the network, the smallest first.
+        blocks: number of residual blocks at each level.
+        latent_channels: number of latents at each position.
+    """
+    grids = levels[1 : count_latent_levels(levels)]
+    return blocks * latent_channels * sum(level.height * level.width for level in grids)
 
 
 class TopDown(Hierarchical):
@@ -67,31 +137,33 @@ class TopDown(Hierarchical):
         blocks: int,
         patch: int,
         latent_dim: int,
+        latent_channels: int,
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
-        latent_levels = max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
-        count = blocks * latent_levels
-        if latent_dim < count:
+        levels = levels[::-1]  # the smallest level comes first
+        latent_levels = count_latent_levels(levels)
+        grid_dim = count_grid_latents(levels, blocks, latent_channels)
+        vectors = blocks * (1 if latent_channels else latent_levels)
+        vector_dim = latent_dim - grid_dim
+        if vector_dim < vectors:
             raise UsageError(
-                f"--latent-dim {latent_dim} is too small for the {count} groups of the ladder; use at least {count}"
+                f"--latent-dim {latent_dim} is too small for the {vectors} groups of the ladder; use at least {vectors}"
             )
-        # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
-        self.groups = tuple(latent_dim // count + (i < latent_dim % count) for i in range(count))
-        levels = levels[::-1]  # from here on, the smallest level comes first
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
         resamples = upsampling_layers(levels)
-        self.rung_levels = [i // blocks for i in range(count)]
-        self.rungs = nn.ModuleList(
-            Rung(
-                nn.Identity() if i % blocks else resamples[level],
-                levels[level],
-                latents,
-                conditioning,
-                first=i == 0,
-            )
-            for i, (level, latents) in enumerate(zip(self.rung_levels, self.groups, strict=True))
-        )
+        self.rung_levels = [i // blocks for i in range(blocks * latent_levels)]
+        rungs: list[Rung] = []
+        for i, level in enumerate(self.rung_levels):
+            resample = nn.Identity() if i % blocks else resamples[level]
+            if i < vectors:
+                # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
+                latents = vector_dim // vectors + (i < vector_dim % vectors)
+                rungs.append(VectorRung(resample, levels[level], latents, conditioning, first=i == 0))
+            else:
+                rungs.append(GridRung(resample, levels[level], latent_channels, conditioning))
+        self.rungs = nn.ModuleList(rungs)
+        self.groups = tuple(rung.latents for rung in rungs)
         self.stages = nn.ModuleList(
             Stage(resample, level.channels, blocks, conditioning)
             for resample, level in zip(resamples[latent_levels:], levels[latent_levels:], strict=True)
@@ -123,6 +195,22 @@ class TopDown(Hierarchical):
         return self.unpatchify(self.head(silu(hidden)))  # (B, c, h, w) -> (B, P, H, W)
 
 
+def count_latents(
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    *,
+    blocks: int,
+    patch: int,
+    smallest: int,
+    latent_channels: int,
+    **options: int,
+) -> int:
+    """Return the number of latent dimensions: `latent_dim` in vectors, and those in grids."""
+    levels = pyramid(image_shape, 1, 1, smallest, patch)
+    return latent_dim + count_grid_latents(levels[::-1], blocks, latent_channels)
+
+
+@counts_latents(count_latents)
 def ladder(
     image_shape: tuple[int, int, int],
     latent_dim: int,
@@ -134,12 +222,14 @@ def ladder(
     blocks: int = 2,
     patch: int = 2,
     smallest: int = 4,
+    latent_channels: Annotated[int, Interval(minimum=0)] = 0,
 ) -> tuple[nn.Module, nn.Module]:
     """Create a residual encoder and decoder with a hierarchy of latents.
 
     The networks are the same as in `resnet`, except that a group of latents is added before each of the decoder's
     residual blocks at resolutions up to 16 x 16. The latent dimensions are divided among the groups as evenly as
-    possible.
+    possible. With `latent_channels`, they are divided among the groups of the smallest feature maps, which carry the
+    image as a whole, and the groups of the larger feature maps are grids, which carry the details.
 
     Args:
         image_shape: shape (C, H, W) of the images.
@@ -151,6 +241,8 @@ def ladder(
         blocks: number of residual blocks at each resolution.
         patch: side, in pixels, of the square patches; each patch is one position of the largest feature maps.
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
+        latent_channels: number of latents at each position of a grid, 0 for vectors only. These latents are in addition
+            to `--latent-dim`.
 
     Returns:
         The encoder and the decoder.
@@ -163,5 +255,5 @@ def ladder(
     shape = (param_channels, *image_shape[1:])
     return (
         BottomUp(image_shape[0], levels, blocks, patch, conditioning),
-        TopDown(shape, levels, blocks, patch, latent_dim, conditioning),
+        TopDown(shape, levels, blocks, patch, latent_dim, latent_channels, conditioning),
     )

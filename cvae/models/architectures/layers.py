@@ -1,6 +1,7 @@
 """Layers and helpers shared by the architectures."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad, pixel_shuffle, pixel_unshuffle
@@ -17,6 +18,20 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
     for name, value in options.items():
         if not value or min(value if isinstance(value, tuple) else (value,)) < 1:
             raise UsageError(f"option {name}={value!r} must be at least 1")
+
+
+def counts_latents(count: Callable[..., int]) -> Callable[[Any], Any]:
+    """Decorate an architecture whose number of latent dimensions Z depends on its options.
+
+    Args:
+        count: function (image_shape (C, H, W), configured latent_dim, **options) -> Z.
+    """
+
+    def decorate(architecture: Any) -> Any:
+        architecture.count_latents = count
+        return architecture
+
+    return decorate
 
 
 class Level(NamedTuple):
