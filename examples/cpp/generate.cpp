@@ -21,7 +21,8 @@
 #include <vector>
 
 // The spec is a flat JSON object from Python's json.dumps: ASCII, with every quote inside a string escaped. The first
-// `"key":` is therefore the key itself, and three small readers suffice. If your program has a JSON library, use it.
+// match of `"key":` is therefore the key itself, so three short functions can read the values. If your program has a
+// JSON library, use it instead.
 struct Spec {
   std::string text;
 
@@ -100,7 +101,7 @@ int run(int argc, char** argv) {
   }
 
 #ifndef _WIN32
-  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // keeps the user's value; onnxruntime reads it when Env is created
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);  // unless the user has set it; onnxruntime reads it when Env is created
 #endif
   Ort::Env env(ORT_LOGGING_LEVEL_ERROR, "generate");
   Ort::SessionOptions options;

@@ -21,10 +21,10 @@ from cvae import imaging
 from cvae.runtime.arguments import label_indices
 
 MAX_IMAGES = 256
-"""Maximum number of images per request, which limits the time of a request to milliseconds."""
+"""Maximum number of images per request, so that a request takes only milliseconds."""
 
-# The model is thread-safe and shared by all threads. A request decodes its images as one batch on one core, so that
-# requests run in parallel.
+# The model is thread-safe, so all requests share it. Each request decodes its images as one batch on one core, so that
+# several requests can run in parallel.
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
 app = FastAPI(title=f"cvae: {model.spec.name}")
 

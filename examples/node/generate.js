@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { load, normal, toRGBA } from "./cvae.js";
 import { png } from "./png.js";
 
-// onnxruntime may send telemetry unless this is set before the import. A static import would run earlier.
+// Set this before importing onnxruntime, which may send telemetry otherwise. A static import would run too early.
 process.env.ORT_DISABLE_TELEMETRY ??= "1";
 const ort = await import("onnxruntime-node");
 
@@ -20,7 +20,7 @@ try {
     options: {
       label: { type: "string" },
       seed: { type: "string", default: "0" },
-      noise: { type: "string" }, // file of float32 noise, instead of a seed
+      noise: { type: "string" }, // file of float32 noise to use instead of a seed
       out: { type: "string", default: "generated.png" },
     },
   });

@@ -29,7 +29,7 @@ class Mixer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Encoder: non-overlapping patches as tokens, and Mixer blocks."""
+    """Encoder that divides the image into patches, turns each into a token, and applies Mixer blocks."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         self.head = conditioning.linear(rows * columns * width, 2 * latent_dim)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        height, width = self.padded_size  # padded to complete patches
+        height, width = self.padded_size  # multiples of the patch size
         image = F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]))
         x = self.embed(image).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, T, W)
         for block in self.blocks:
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder: the encoder in reverse, with a transposed convolution that turns tokens into patches."""
+    """Decoder that mirrors the encoder: a transposed convolution turns the tokens into patches."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ def mixer(
     width: int = 64,
     depth: int = 2,
 ) -> tuple[nn.Module, nn.Module]:
-    """Build the encoder and decoder.
+    """Build the encoder and the decoder.
 
     Args:
         image_shape: (C, H, W).
@@ -103,7 +103,7 @@ def mixer(
         param_channels: number of channels P that the likelihood needs.
         conditioning: factory of the layers that use the label.
         patch: side of a patch, in pixels.
-        width: number of channels of a token.
+        width: number of channels of each token.
         depth: number of blocks in the encoder, and in the decoder.
     """
     channels, height, image_width = image_shape

@@ -4,7 +4,7 @@
 
 The noise of image i depends only on (seed, i), and its class is i modulo the number of classes, so an image does not
 depend on the machine or the batch. On a cluster, the model must be a path that all machines can read, or
-hf://owner/name. A first try with `--n 2` takes seconds.
+hf://owner/name. To try the script, use `--n 2`, which takes seconds.
 """
 
 import argparse

@@ -26,7 +26,7 @@ class Digits:
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
     async def generate(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
-        """Return an image (C, H, W) for each request in a batch, from the class index and seed of the request."""
+        """Return one image (C, H, W) per request in the batch, given the class index and seed of each request."""
         noise = np.concatenate([self.model.noise(1, seed) for seed in seeds])  # (N, Z)
         return list(self.model.decode(noise, label_index=None if self.model.spec.classes is None else labels))
 
