@@ -27,6 +27,13 @@ MAX_LATENT_SIDE = 16
 On larger maps, the layers between latents and features would have more parameters than the rest of the model.
 """
 
+MAX_MEAN, MAX_LOG_VAR = 32.0, 10.0
+"""Maximum absolute value of the posterior mean and log-variance of a latent.
+
+No image needs larger values. Without these limits, an image unlike the training images may cause large values, which
+each group of latents passes on to the next until they overflow.
+"""
+
 
 class Rung(nn.Module, ABC):
     """Optional resampling, addition of one group of latents, then a residual block."""
@@ -51,7 +58,7 @@ class Rung(nn.Module, ABC):
         """
         joint = silu(self.look(silu(torch.cat([features, image_features], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
         mean, log_var = self._posterior(joint, label).float().chunk(2, dim=1)  # (B, z) each
-        return mean, log_var
+        return mean.clamp(-MAX_MEAN, MAX_MEAN), log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
 
     def forward(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
         """Add latents (B, z) to resampled features (B, c, h, w), and return the features after the block."""
