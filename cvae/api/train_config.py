@@ -84,7 +84,7 @@ def _read_network(init: str) -> Overrides:
     return {
         **{name: part.name for name, part in config.model.parts.items()},
         "conditional": config.training.conditional,
-        "latent_dim": config.model.latent_dim,
+        "latent_dim": config.training.latent_dim,
         "options": {name: dict(part.options) for name, part in config.model.parts.items()},
     }
 

@@ -51,7 +51,7 @@ def describe_run(
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     fields = {
         "model": f"{training.arch}{', conditional' if training.conditional else ''}, {parameters:,} parameters, "
-        f"{count_of(training.latent_dim, 'latent dimension')}",
+        f"{count_of(config.model.latent_dim, 'latent dimension')}",
         "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
         "classes": _count_by_class(dataset),
         "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "

@@ -45,6 +45,7 @@ def test_image_is_written_to_name_that_cannot_be_encoded(zoo_model, encoding):
     assert result.stdout.startswith(b"\\u732b.png") and (zoo_model.parent / "猫.png").is_file()
 
 
+@pytest.mark.slow
 def test_training_succeeds_in_folder_whose_name_cannot_be_encoded(tmp_path):
     flags = ["--data", "digits", "--limit", "100", "--epochs", "1", "--arch", "mlp", "--tracker", "none", "--no-export"]
     result = cvae("train", *flags, "--out", "runs/猫", cwd=tmp_path, encoding="cp1252")
@@ -106,6 +107,7 @@ def test_log_message_of_another_package_is_one_line(tmp_path):
     assert all(line.startswith("cvae: warning: ") for line in lines), lines
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("setting", "count"), [(None, 0), ("torch", 1)])
 def test_torch_compile_warning_is_hidden_by_default(tmp_path, setting, count):
     program = """if True:

@@ -94,7 +94,7 @@ def test_recipe_options_are_dropped_for_another_part(cvae):
     flags = ["--prior", "flow", "--set", "prior.couplings=2", "--out", "flow"]
     assert cvae("train", "--no-export", "--recipe", "mine.toml", *flags).code == 0
     model = json.loads(Path("flow/config.json").read_text())["model"]
-    assert model["prior"]["options"] == {"couplings": 2, "hidden": 8}
+    assert model["prior"]["options"] == {"couplings": 2, "hidden": 8, "dims": 0}
 
 
 @pytest.mark.integration

@@ -36,6 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_parts_added_as_documented_can_be_trained_and_exported(checkout):
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
 

@@ -92,6 +92,7 @@ def test_broken_link_is_an_error(site, tmp_path, monkeypatch):
     assert site.rewrite_links("a.md", pages) == text
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_site_builds_without_a_warning():
     pytest.importorskip("zensical")

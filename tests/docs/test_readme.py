@@ -118,6 +118,7 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
                 assert np.asarray(image.convert("L")).std() > 2, f"{command}: the image is blank"
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:

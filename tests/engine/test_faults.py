@@ -116,7 +116,7 @@ def test_run_survives_kill_9_at_random_times(tmp_path, num_kills):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_first_signal_saves_checkpoint_and_explains_how_to_resume(tmp_path, signum):
     process = start(tmp_path, "--epochs", "100000")
     wait_for(tmp_path / "run" / "model.safetensors", process)
@@ -131,6 +131,7 @@ def test_first_signal_saves_checkpoint_and_explains_how_to_resume(tmp_path, sign
     assert checkpoint.state["step"] > 0 and not damaged
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_second_signal_stops_immediately_and_keeps_last_checkpoint(tmp_path):
     code = (
@@ -152,6 +153,7 @@ def test_second_signal_stops_immediately_and_keeps_last_checkpoint(tmp_path):
     assert 0 < checkpoint.state["step"] < 60 and not damaged
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_full_disk_is_reported_in_one_line_and_keeps_last_checkpoint(tmp_path):
     """A limit on the size of files makes a write fail halfway, as a full disk would."""
@@ -303,6 +305,7 @@ def torchrun(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(launch, cwd=folder, capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_two_processes_reproduce_the_loss_curve_of_one_process(tmp_path):
     flags = [*DISTRIBUTED, "--no-export", "--out"]

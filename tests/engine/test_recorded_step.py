@@ -125,6 +125,7 @@ class FakeGraph:
         self.compute(self.step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", [False, True])
 def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monkeypatch, capsys, broken):
     config = replace(QUICK, arch="conv", options={"arch": NARROW["conv"]}, ema=0.9, binarize="dynamic", epochs=2)

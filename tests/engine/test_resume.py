@@ -18,7 +18,7 @@ from cvae.errors import CvaeError, Interrupted
 pytestmark = pytest.mark.integration
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("arch", "stop_at", "augmentation"),  # stops within the first epoch, at its end, and within the second epoch
     [

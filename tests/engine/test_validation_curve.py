@@ -83,6 +83,7 @@ def stop_at(epoch: int):
     return on_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scripted_bounds, capsys):
     scripted_bounds += [5.0, 4.0, 4.5]

@@ -164,7 +164,9 @@ def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("torch_onnx", [False, True], ids=["converted", "torch.onnx"])
+@pytest.mark.parametrize(
+    "torch_onnx", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["converted", "torch.onnx"]
+)
 def test_export_prints_no_warnings_from_other_packages(trained, tmp_path, torch_onnx):
     """The export runs in its own process, which shows all warnings and does not have the filters of pytest."""
     run = copy_run(trained["plain"], tmp_path / "run")

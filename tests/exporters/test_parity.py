@@ -85,6 +85,7 @@ def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]
             yield f"{node.op_type} of {node.name} swapped", wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arch", [name if name == "mlp" else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
 )

@@ -89,6 +89,7 @@ def test_many_classes_are_shown_as_a_list(visit):
     assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # text, not markup
 
 
+@pytest.mark.slow
 @needs_browser
 def test_all_thumbnails_share_one_style(visit):
     page, model = visit("zoo")
@@ -110,6 +111,7 @@ def test_all_thumbnails_share_one_style(visit):
     eventually(page, check)
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 360])
 def test_long_class_names_are_shown_in_full(visit, width):

@@ -152,6 +152,7 @@ def test_image_can_be_downloaded(visit, tmp_path):
     assert np.abs(pixels - imaging.to_uint8(decode_state(model, page_state))[0]).max() <= 1
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
     ("tour", "motion", "minimum", "maximum"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
@@ -187,6 +188,7 @@ SCREENS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize("screen", SCREENS)
 def test_page_fits_the_screen(visit, tmp_path, screen):

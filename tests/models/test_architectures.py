@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from model_helpers import FAMILIES, batch, learn, model_config
 from torch import nn
 
+from cvae.engine.resolve import count_latents
 from cvae.errors import UsageError
 from cvae.exporters.onnx.graph import set_metadata, to_onnx
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
-from cvae.model_config import ModelConfig
+from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, build
 from cvae.models.architectures.layers import pyramid
 from cvae.models.conditioning import FeatureModulation, LabelLinear
@@ -125,6 +126,49 @@ def test_spatial_latent_learns_exports_and_is_local(conditioning):
 def test_spatial_latent_requires_a_multiple_of_its_positions():
     with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
+
+
+GRIDS = {"width": 4, "max_width": 8, "blocks": 2, "patch": 2, "smallest": 4, "latent_channels": 3}
+
+
+def grid_config(shape: tuple[int, int, int], labels: bool = False, prior: str = "normal") -> ModelConfig:
+    config = model_config("ladder", shape, labels, prior=prior, **GRIDS)
+    return replace(config, latent_dim=count_latents(config.architecture, shape, config.latent_dim))
+
+
+def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
+    config = grid_config((3, 33, 47))  # feature maps: 17 x 24, too large for latents; 9 x 12; 5 x 6; 3 x 3, vectors
+    assert config.latent_dim == 5 + 2 * 3 * (9 * 12 + 5 * 6)
+    assert build(config).decoder.groups == (3, 2, 90, 90, 324, 324)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("prior", list(PRIORS))
+@pytest.mark.parametrize("labels", [False, True])
+def test_grids_learn_export_and_are_local(labels, prior):
+    torch.manual_seed(0)
+    shape = (1, 28, 28)  # feature maps: 14 x 14, 7 x 7, 4 x 4
+    config = grid_config(shape, labels, prior)
+    config = replace(config, prior=Part(name=prior, options={"dims": 5} if prior == "flow" else {}))
+    model = build(config)
+    learn(model, *batch(shape, labels))
+    check_export(model, config, "decoder")
+    check_export(model, config, "encoder")
+    label = torch.zeros(1, dtype=torch.int64) if labels else None
+    noise = torch.randn(1, config.latent_dim)
+    changed_noise = noise.clone()
+    changed_noise[:, -1] += 3  # the last position of the last channel of the last grid: the bottom right corner
+    change = (model.decoder(changed_noise, label) - model.decoder(noise, label)).abs()[0, 0]
+    assert change[-4:, -4:].max() > 0 and change[:14, :14].max() == 0
+
+
+def test_codes_of_an_extreme_image_are_finite():
+    torch.manual_seed(0)
+    model = build(grid_config((1, 28, 28)))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=1.0)
+    mean, std = model.encode(1e4 * torch.rand(2, 1, 28, 28))
+    assert mean.isfinite().all() and std.isfinite().all() and mean.abs().max() > 10
 
 
 @pytest.mark.parametrize("arch", list(ARCHITECTURES))

@@ -56,6 +56,7 @@ def test_iwae_agrees_with_values_computed_by_hand():
     assert iwae(model, torch.empty(0), None, 0.5, samples=2).loss.item() == pytest.approx(-sum(bounds) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior):
     """For the decoder and the prior, both gradients agree sample by sample."""
@@ -90,6 +91,7 @@ def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior)
     assert dreg.std(0).norm() < 0.7 * plain.std(0).norm()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch hides this warning too
 def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
     torch.manual_seed(0)

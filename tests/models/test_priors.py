@@ -22,12 +22,12 @@ def test_kl_agrees_with_torch_and_monte_carlo():
     torch.testing.assert_close((q.log_prob(z) - p.log_prob(z)).mean(0), normal_kl(mean, log_var), atol=0.03, rtol=0)
 
 
-@pytest.mark.parametrize("latent_dim", [2, 5, 8])
+@pytest.mark.parametrize(("latent_dim", "dims"), [(2, 0), (5, 0), (8, 0), (8, 8)])
 @pytest.mark.parametrize(("classes", "couplings"), [(None, 4), (3, 4), (None, 3)])
-def test_flow_is_invertible_and_its_rate_agrees_with_autograd(latent_dim, classes, couplings):
+def test_flow_is_invertible_and_its_rate_agrees_with_autograd(latent_dim, dims, classes, couplings):
     torch.manual_seed(0)
     conditioning = Unconditional() if classes is None else FiLM(classes)
-    flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8).double()
+    flow = Flow(latent_dim, conditioning, couplings=couplings, hidden=8, dims=dims).double()
     for parameter in flow.parameters():
         nn.init.normal_(parameter, std=0.3)
     label = None if classes is None else torch.tensor([1])
@@ -62,6 +62,28 @@ def test_rate_of_new_flow_averages_to_the_kl_of_a_normal_prior():
     flow = Flow(6, Unconditional())
     rate = flow.rate(mean, log_var.expand(100_000, 6), *flow.to_noise(latent, None))
     torch.testing.assert_close(rate.mean(), normal_kl(mean, log_var).sum(), atol=0.05, rtol=0)
+
+
+def test_flow_leaves_the_dimensions_after_dims_standard_normal():
+    torch.manual_seed(0)
+    flow, mean, log_var = Flow(7, Unconditional(), hidden=8, dims=4), torch.randn(1, 7), torch.randn(1, 7)
+    for parameter in flow.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    latent = mean + (0.5 * log_var).exp() * torch.randn(50_000, 7)
+    noise, log_scale = flow.to_noise(latent, None)
+    assert torch.equal(noise[:, 4:], latent[:, 4:]) and not log_scale[:, 4:].any()
+    assert not torch.equal(noise[:, :4], latent[:, :4])
+    torch.testing.assert_close(flow.from_noise(noise, None), latent, atol=1e-4, rtol=1e-4)
+    log_prior = D.Normal(0.0, 1.0).log_prob(noise).sum(1) + log_scale.sum(1)
+    log_ratio = D.Normal(mean, (0.5 * log_var).exp()).log_prob(latent).sum(1) - log_prior
+    rate = flow.rate(mean, log_var.expand(50_000, 7), noise, log_scale)
+    torch.testing.assert_close(rate.mean(), log_ratio.mean(), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("dims", [1, 6, -1])
+def test_flow_rejects_an_invalid_number_of_dimensions(dims):
+    with pytest.raises(UsageError, match=rf"dims={dims} must be 0 or in 2..5"):
+        Flow(5, Unconditional(), dims=dims)
 
 
 def test_flow_requires_two_latent_dimensions():

@@ -120,6 +120,7 @@ def test_modules_that_import_onnxruntime_are_found():
     assert {"cvae.runtime.session", "cvae.evaluation.feature_extractor", "cvae.exporters.onnx.parity"} <= set(MODULES)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_nothing_is_written_to_the_home_folder(results, name):
     code, output, files_written = results[name]

@@ -45,11 +45,13 @@ def test_names_are_not_parsed_as_formulas(tmp_path):
     read_pixels(tmp_path / "grid.png")
 
 
+@pytest.mark.slow
 def test_tall_image_grid_stays_below_the_size_limit(tmp_path):
     figure = image_grid(np.zeros((3_000, 1, 4, 4), np.float32), [""] * 3_000, [""], "")
     assert figure.get_size_inches().max() * 144 < 2**16
 
 
+@pytest.mark.slow
 def test_plots_do_not_import_torch(trained, tmp_path):
     program = """if True:
         import sys

@@ -362,6 +362,7 @@ def test_killed_worker_does_not_block_the_study(run_study):
     assert trials[3].params == trials[2].params and not Path("s/trial-002").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @pytest.mark.parametrize("storage", ["shared/study.journal", "sqlite:///study.db"])
 def test_two_workers_share_a_study(run_study, storage):

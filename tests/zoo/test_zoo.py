@@ -85,6 +85,7 @@ def test_bound_of_a_model_agrees_with_its_card(name):
     assert actual["reconstruction"]["psnr"] == pytest.approx(report["reconstruction"]["psnr"], rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 @needs_mnist
 @for_each_model
