@@ -214,6 +214,7 @@ def test_model_is_conditional_if_there_are_labels(configs, arguments, conditiona
     assert (dataset.train.labels is not None) == ("labels" in arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp):
     options = {**QUICK, "schedule": "constant", "warmup": 0, "export": False}

@@ -94,6 +94,7 @@ def test_warning_is_printed_in_one_line(tmp_path):
     assert (result.returncode, result.stderr) == (0, "cvae: warning: a cause; and a fix\n")
 
 
+@pytest.mark.slow
 def test_log_message_of_another_package_is_one_line(tmp_path):
     result = subprocess.run(
         [sys.executable, "-m", "cvae", "plot", "losses", "mnist-resnet-conditional", "--out", tmp_path / "x.png"],

@@ -111,6 +111,7 @@ def bash_lines(document: Path, heading: str = "") -> list[str]:
     return block.splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("document", "heading"), [("docs/deploy.md", "## In Node"), ("examples/node/README.md", "")])
 def test_documented_commands_generate_a_seven(checkout, document, heading):
     commands = bash_lines(ROOT / document, heading)

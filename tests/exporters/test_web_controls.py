@@ -10,6 +10,7 @@ from web_visit import LONG_NAMES, decode_state, eventually, expect_text, needs_b
 from cvae import imaging
 
 
+@pytest.mark.slow
 @needs_browser
 def test_page_can_be_used_with_the_keyboard(visit):
     page, model = visit("zoo", viewport={"width": 1000, "height": 700})

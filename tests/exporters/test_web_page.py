@@ -212,6 +212,7 @@ def test_page_fits_the_screen(visit, tmp_path, screen):
         expect_text(page, "#origin", "your drawing")
 
 
+@pytest.mark.slow
 @needs_browser
 def test_documented_commands_serve_a_page_that_generates_a_seven(chromium, tmp_path):
     """The commands run as documented, except for the port, which the system chooses."""

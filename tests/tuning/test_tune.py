@@ -350,6 +350,7 @@ study.Study(base, {SPACE!r}, name="s", out=Path({out!r}), storage={storage!r}).r
     return [sys.executable, "-W", "error", "-c", textwrap.dedent(program)]
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_killed_worker_does_not_block_the_study(run_study):
     result = subprocess.run(worker({2: "kill"}, 5, "s", None))
