@@ -1,10 +1,10 @@
-"""Zoo models in an installed package, whose large weights have 16 bits, compared with those in the repository.
+"""Comparison of zoo models in an installed package, which stores large weights in 16 bits, with the original models.
 
     python benchmarks/installed_models.py [--images 10000] [--data-dir DIR] [--json] [--smoke]
 
-For each model, the output contains the size of its two exported files; the largest difference of a pixel, over as many
-generated images as there are test images; the largest difference of the posterior's mean and standard deviation over
-the test images; and the bound of the exported files in nats per image, with the same noise for both.
+For each model, the output contains the size of its two exported files; the largest pixel difference over as many
+generated images as there are test images; the largest difference in the posterior's mean and in its standard deviation
+over the test images; and the bound in nats per image and how much it changes, with the same noise for both versions.
 """
 
 import argparse
@@ -32,7 +32,7 @@ FILES = (DECODER, ENCODER)
 
 
 def compare(name: str, folder: Path, images: int, data_dir: str | None) -> dict[str, Any]:
-    """Compare a model with a copy whose large weights have 16 bits, which is written to `folder`."""
+    """Compare a model with a copy that stores large weights in 16 bits and is written to `folder`."""
     source = model_zoo.model(name)
     for file in FILES:
         (folder / file).write_bytes(halve((source / file).read_bytes()))

@@ -91,7 +91,7 @@ def score(
 ) -> None:
     """Score images, and report which are anomalies.
 
-    A table of the scores and heat maps of the reconstruction errors are written to the folder --out.
+    Heat maps of the reconstruction errors and a table of the scores are written to the --out folder.
 
     Examples:
       cvae detect score photos --model runs/mine --out anomalies

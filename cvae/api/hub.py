@@ -28,8 +28,8 @@ def push(
         note: Called with each message for the user.
 
     Returns:
-        The repository as "repo", the name of the model for `cvae.load` as "model", the address of the page as "url",
-        and the paths of the files as "files".
+        The repository as "repo", the name of the model for `cvae.load` as "model", the URL of its page as "url", and
+        the paths of the files as "files".
 
     Raises:
         UsageError: If there is no such run, its export is outdated, the name of the repository is not valid, or no
@@ -53,7 +53,7 @@ def push(
         raise MissingExtraError("cvae hub push", "hub") from error
     login = "log in with: hf auth login, or set HF_TOKEN to a token with write access"
     if huggingface_hub.get_token() is None:
-        raise UsageError(f"{constants.ENDPOINT} needs a token for an upload; {login}")
+        raise UsageError(f"uploading to {constants.ENDPOINT} requires a token; {login}")
     if note is not None and (path := _describe_data_path(folder)) is not None:
         note(path)
     if not sys.stderr.isatty():
@@ -67,16 +67,16 @@ def push(
         raise UsageError(f"{repo!r} is not the name of a repository on the Hub: {one_line(error)}") from error
     except HfHubHTTPError as error:
         if error.response is not None and error.response.status_code in (401, 403):
-            raise CvaeError(f"{constants.ENDPOINT} rejects your token for an upload to {repo!r}; {login}") from error
-        raise CvaeError(f"{repo!r} can't be uploaded: {one_line(error)}; try again") from error
+            raise CvaeError(f"{constants.ENDPOINT} does not let your token upload to {repo!r}; {login}") from error
+        raise CvaeError(f"can't upload to {repo!r}: {one_line(error)}; try again") from error
     except Exception as error:  # which exception the HTTP client raises depends on the huggingface_hub version
         reason = one_line(str(error) or type(error).__name__)
-        raise CvaeError(f"{repo!r} can't be uploaded: {reason}; try again") from error
+        raise CvaeError(f"can't upload to {repo!r}: {reason}; try again") from error
     return {"repo": repo, "model": f"{SCHEME}{repo}", "url": f"{constants.ENDPOINT}/{repo}", "files": list(files)}
 
 
 def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
-    """Return the public files of a run by their path in the repository, with the name of the repository in the card.
+    """Return the files to upload, by their path in the repository. The card contains the name of the repository.
 
     Raises:
         UsageError: If the folder is not a run with weights, or its exported files belong to different weights.
@@ -99,7 +99,7 @@ def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
     from cvae.runtime.hub import SCHEME
 
     if not has_weights(run):
-        raise UsageError(f"{str(run)!r} is not the folder of a run with {CONFIG} and {WEIGHTS}; name one to upload")
+        raise UsageError(f"{str(run)!r} is not a run folder with {CONFIG} and {WEIGHTS}; pass a trained run")
     read_exported(run, encoder=True)  # raises an error if the files are missing, or don't belong to the weights
     card = exported_file(run, CARD).read_text("utf-8", errors="replace")
     images = re.findall(rf"!\[[^\]]*\]\(({SAMPLES}/[\w.-]+\.png)\)", card)

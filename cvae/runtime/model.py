@@ -30,7 +30,7 @@ from cvae.runtime.weights import check_weights, hash_file
 from cvae.spec import Spec
 
 ROUNDING = 0.01
-"""Distance outside 0..1 up to which values are clipped: more than any rounding error, less than 3 grey levels."""
+"""Tolerance for values outside 0..1, which are clipped: more than any rounding error, less than 3 grey levels."""
 
 
 def load(
@@ -122,7 +122,7 @@ class Model:
 
     @property
     def latent_dim(self) -> int:
-        """Number of values Z of a code."""
+        """Dimension Z of the latent space."""
         return self.spec.latent_dim
 
     @property
@@ -291,7 +291,7 @@ class Model:
         """Return the indices (N,) of the classes that explain the images best.
 
         The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
-        distortion alone is not enough, because a wrong class with an unlikely code reconstructs an image well too.
+        distortion alone is not enough, because even a wrong class can reconstruct an image well from an unlikely code.
 
         Raises:
             UsageError: If the model has no labels.
@@ -332,7 +332,7 @@ class Model:
             Images (steps, C, H, W) float32 in [0, 1]. Their `labels` are None between two classes.
 
         Raises:
-            UsageError: If an argument is out of range or does not fit the model, or no end has a class.
+            UsageError: If an argument is out of range or does not fit the model, or neither end has a class.
         """
         steps = check_count("steps", steps, minimum=2)
         check_memory(self.spec, "steps", steps, "take fewer steps")

@@ -31,7 +31,9 @@ def test_restyle_infers_a_missing_label_and_writes_every_class(cvae, trained, im
 
 
 @pytest.mark.parametrize(("model", "flags", "labels"), [("plain", [], None), ("labels", ["--digit", "4"], [4, 4])])
-def test_reconstruct_writes_originals_above_reconstructions_by_torch(cvae, trained, image_files, model, flags, labels):
+def test_reconstruct_writes_originals_above_reconstructions_that_match_torch(
+    cvae, trained, image_files, model, flags, labels
+):
     report = cvae("reconstruct", *image_files, "--model", trained[model], *flags, "--json").json
     images = read_images(image_files)
     reconstructions = run_torch(trained[model], "decode", run_torch(trained[model], "encode", images, labels), labels)
@@ -62,7 +64,7 @@ def test_reconstruct_without_label_uses_and_reports_the_best_label(cvae, trained
     "command",
     ["reconstruct none.png", "restyle none.png", "interpolate --from none.png", "plot traverse --image none.png"],
 )
-def test_missing_image_is_reported_before_any_problem_of_the_model(cvae, command):
+def test_missing_image_is_reported_before_any_problem_with_the_model(cvae, command):
     run = Path("runs/unfinished")
     run.mkdir(parents=True)
     for name in ("config.json", "model.safetensors"):

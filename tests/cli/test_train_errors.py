@@ -81,7 +81,7 @@ def test_train_rejects_invalid_flags(assert_fails, wrong_files, code, flags, wor
     assert_fails(code, words, "train", *flags.split())
 
 
-def test_error_for_unknown_data_set_lists_those_that_can_be_named(cvae):
+def test_error_for_unknown_data_set_lists_known_data_sets(cvae):
     message = cvae("train", "--data", "photos").err
     assert "digits, mnist-small" in message and "svhn" in message and "arrays" not in message
 

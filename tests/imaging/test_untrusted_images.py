@@ -1,4 +1,4 @@
-"""Untrusted images: hostile images cause one-line errors, and large images are read in little memory."""
+"""Untrusted images: hostile images cause one-line errors, and large images are read with little memory."""
 
 import shutil
 import struct

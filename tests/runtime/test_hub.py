@@ -254,7 +254,7 @@ def change_weights(run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "words"), [(None, "needs a token"), ("hf_wrong", "rejects your token for an upload to 'me/x'")]
+    ("value", "words"), [(None, "requires a token"), ("hf_wrong", "does not let your token upload to 'me/x'")]
 )
 def test_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_path, monkeypatch, value, words):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
@@ -270,7 +270,7 @@ def test_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_pat
 def test_upload_to_an_unreachable_hub_is_reported_in_one_line(cvae, token, run, monkeypatch):
     set_endpoint(UNREACHABLE, monkeypatch)
     result = cvae("hub", "push", run, "me/x")
-    assert result.code == 1 and result.err.count("\n") == 1 and "'me/x' can't be uploaded: " in result.err
+    assert result.code == 1 and result.err.count("\n") == 1 and "can't upload to 'me/x': " in result.err
 
 
 # -- the model card ----------------------------------------------------------------------------------------------------
