@@ -21,7 +21,7 @@ OTHER_NAMES = {
     **dict.fromkeys(("--class", "--class-name", "--labels"), "--label"),
     **dict.fromkeys(("--images", "--dataset"), "--data folder:PATH or --data npz:PATH"),
 }
-"""Options as other programs name them, and how a command that has the option spells it."""
+"""Options of other programs, and the equivalent option to suggest if the command has it."""
 
 
 def is_help(error: Any) -> bool:
@@ -34,13 +34,13 @@ def explain(error: Any, args: Sequence[str]) -> UsageError:
     text = _describe_value(error) or _describe_name(error)
     if error.ctx is not None:
         command = error.ctx.command_path
-    else:  # an option without its value has no context
+    else:  # the error for an option without its value has no context
         command = " ".join(["cvae", *(word for word in args[:1] if not word.startswith("-"))])
     return UsageError(f"{one_line(text[:1].lower() + text[1:], 500)}; see {command} --help")
 
 
 def _describe_value(error: Any) -> str:
-    """Describe a value that is not valid, or return "" for another mistake.
+    """Describe an invalid value, or return "" for any other error.
 
     Newer versions of typer read values with pydantic, whose messages don't quote them.
     """
@@ -60,7 +60,7 @@ def _describe_value(error: Any) -> str:
 
 
 def _describe_name(error: Any) -> str:
-    """Describe an option or a command that does not exist, an option without its value, or another mistake."""
+    """Describe an option or a command that does not exist, an option without its value, or any other error."""
     option, text = getattr(error, "option_name", None), error.format_message().rstrip(".")
     if "requires an argument" in text:
         return f"{option} needs a value"

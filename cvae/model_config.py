@@ -60,7 +60,7 @@ class ModelConfig:
 
 
 def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
-    """Describe how two networks differ, such as "10 against 4 classes" or "arch.width 64 against 32"."""
+    """Describe how two networks differ, such as "10 vs. 4 classes" or "arch.width 64 vs. 32"."""
 
     def describe_images(config: ModelConfig) -> str:
         channels, height, width = config.image_shape
@@ -68,20 +68,20 @@ def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
 
     differences = []
     if first.image_shape != second.image_shape:
-        differences.append(f"images of {describe_images(first)} against {describe_images(second)}")
+        differences.append(f"images of {describe_images(first)} vs. {describe_images(second)}")
     counts = [0 if config.classes is None else len(config.classes) for config in (first, second)]
     if counts[0] != counts[1]:
-        differences.append(f"{counts[0]} against {counts[1]} classes")
+        differences.append(f"{counts[0]} vs. {counts[1]} classes")
     if first.latent_dim != second.latent_dim:
-        differences.append(f"{first.latent_dim} against {second.latent_dim} latent dimensions")
+        differences.append(f"{first.latent_dim} vs. {second.latent_dim} latent dimensions")
     for kind in (kind for kind in first.parts if kind in second.parts):
         ours, theirs = first.parts[kind], second.parts[kind]
         if ours.name != theirs.name:
-            differences.append(f"{kind} {ours.name} against {theirs.name}")
+            differences.append(f"{kind} {ours.name} vs. {theirs.name}")
             continue
         options = to_dict(theirs)["options"]  # with lists instead of tuples, as in a config that was read from a file
         differences += [
-            f"{kind}.{name} {value} against {options.get(name)}"
+            f"{kind}.{name} {value} vs. {options.get(name)}"
             for name, value in to_dict(ours)["options"].items()
             if value != options.get(name)
         ]

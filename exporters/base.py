@@ -8,7 +8,7 @@ that is registered in `cvae.registry.EXPORTERS` under a name. Some are built in;
 package can declare exporters under the entry point group `cvae.exporters`.
 
 Argument:
-    By default the exported files: a folder with `decoder.onnx` and possibly `encoder.onnx`, or the path of a decoder.
+    By default, `model` is a folder with `decoder.onnx` and possibly `encoder.onnx`, or the path of a decoder.
     The folder may belong to the package or to a download cache, so an exporter has an option `out` and writes there.
     `read_exported` reads and checks the files. An exporter that is decorated with `requires_weights` gets the folder of
     a trained run instead, and can write into this folder.

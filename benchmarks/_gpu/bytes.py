@@ -25,7 +25,7 @@ PLANS = ["recorded", "recorded again", "recorded resumed", "launched", "eager", 
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
-    """Compare the weights of several networks after each plan."""
+    """Train several networks according to each plan, and compare their weights."""
     configs = network_configs(args)
     if args.device == "cuda":
         report.measure("random numbers", compare_random_numbers)
@@ -35,7 +35,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
             for plan in PLANS if network == "resnet-flow" else PLANS[:4]:
                 report.measure(f"{network} {plan}", train_and_compare, plan, config, args, folder, needs=4)
             if network == "resnet-flow" and args.device == "cuda":
-                report.measure(f"{network} by the command line", compare_command_line, config, folder, needs=15)
+                report.measure(f"{network} from the command line", compare_command_line, config, folder, needs=15)
 
 
 def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
@@ -67,7 +67,7 @@ def compare_random_numbers() -> dict[str, Any]:
 
 
 def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train, with an interruption if the plan has one, and compare the weights with the first ones in this mode."""
+    """Train, with an interruption if the plan has one, and compare the weights with the first run's in this mode."""
     mode = plan.split()[0]
     run = folder / plan.replace(" ", "-")
     with step_mode(mode, args.device):
@@ -86,7 +86,7 @@ def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, 
 
 
 def compare_command_line(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Train with the command line, and compare the weights with those of the same run in this process."""
+    """Train from the command line, and compare the weights with those of the same run in this process."""
     run = folder / "command-line"
     seconds = train_in_subprocess(config, run)
     equal = weights_digest(run) == weights_digest(folder / "recorded")

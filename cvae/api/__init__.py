@@ -1,5 +1,5 @@
 """Python API: a function for each command, with the options of the command.
 
-Importing these modules is cheap and needs no extra: each function imports what it needs when it is called. `import
+Importing these modules is cheap and requires no extras: each function imports what it needs when it is called. `import
 cvae` gives access to all public names.
 """

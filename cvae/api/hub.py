@@ -1,6 +1,6 @@
 """Functions for the Hugging Face Hub.
 
-Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
+Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
 
 import re

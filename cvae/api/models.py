@@ -1,6 +1,6 @@
 """Functions that evaluate, export and describe a model, and that describe its parts.
 
-Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
+Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
 
 import importlib.util

@@ -1,6 +1,6 @@
 """Functions that plot what a model has learned and how it was trained. Each returns a matplotlib figure.
 
-Importing this module is cheap and needs no extra: each function imports what it needs when it is called.
+Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
 
 import importlib.util

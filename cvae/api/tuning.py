@@ -1,6 +1,6 @@
 """Function that searches for better training flags.
 
-Importing this module is cheap and needs no extra: the function imports what it needs when it is called.
+Importing this module is cheap and requires no extras: the function imports what it needs when it is called.
 """
 
 import importlib.util

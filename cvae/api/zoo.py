@@ -1,6 +1,6 @@
 """Functions of `cvae.zoo`: the trained models and recipes that come with the package.
 
-Importing this module is cheap and needs no extra.
+Importing this module is cheap and requires no extras.
 """
 
 from pathlib import Path

@@ -16,7 +16,7 @@ AGREEMENT_STEPS = 20
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
-    """Join the other processes, if there are any, with the device and the precision of a config."""
+    """Join the other processes, if there are any, using the device and the precision of a config."""
     device = choose_device(training.device)
     precision = choose_precision(training.precision, device)
     if restart_count() and not dist.is_initialized():

@@ -247,11 +247,11 @@ def read(
         path: the image file.
         image_shape: (C, H, W), with C 1 or 3.
         exact: whether to raise an error instead of scaling, cropping or converting to grey.
-        note: called with a message if the image has a different size, or is in colour and C is 1, or if the file does
-            not state the range of its values.
+        note: called with a message if the image has a different size, or is in colour although C is 1, or if the
+            file does not state the range of its values.
 
     Raises:
-        UsageError: If `exact` is set and the image has a different size, or is in colour and C is 1.
+        UsageError: If `exact` is set and the image has a different size, or is in colour although C is 1.
         ReadError: If the file can't be read, is not an image, or is too large (`check_size`).
     """
     image, decoded = read_file(path, image_shape, exact, note)

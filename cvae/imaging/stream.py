@@ -16,8 +16,9 @@ class ImageStream:
     """A set of image files that is read in chunks, so that it need not fit in memory.
 
     Iterating yields the indices (B,) of the images in a chunk, and the images (B, C, H, W) float32 in [0, 1], converted
-    as by `cvae.imaging.read`. Grey values of more than 8 bits are read with a common bit depth. If a later image
-    increases it, the images that were read with fewer bits are yielded again at the end, with the same indices.
+    in the same way as by `cvae.imaging.read`. Grey values of more than 8 bits are read with a common bit depth. If a
+    later image increases it, the images that were read with fewer bits are yielded again at the end, with the same
+    indices.
 
     Args:
         paths: the image files.
@@ -27,7 +28,7 @@ class ImageStream:
         skip: whether to skip files that can't be read instead of raising an error.
 
     Attributes:
-        unreadable: reason why an image can't be read, by its index.
+        unreadable: the reason for each image that can't be read, keyed by its index.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class ImageStream:
 
     @property
     def mismatch(self) -> str | None:
-        """Message on the images read so far that have a different size, or are in colour and C is 1."""
+        """Message about the images read so far that have a different size, or are in colour although C is 1."""
         if self._num_mismatches < 2:
             return self._first_mismatch or None
         return f"{self._first_mismatch} (and {count_of(self._num_mismatches - 1, 'other image')})"
@@ -88,7 +89,7 @@ class ImageStream:
 
     @property
     def ranges(self) -> str | None:
-        """Message on how values of more than 8 bits were read, unless they fill 16 bits."""
+        """Message about how values of more than 8 bits were read, unless they fill 16 bits."""
         return describe_ranges(self._ranges.values())
 
 
@@ -105,15 +106,15 @@ def read_set(
         paths: the image files.
         image_shape: (C, H, W), with C 1 or 3.
         exact: whether to raise an error instead of scaling, cropping or converting to grey.
-        note: called at most once, with a message about the images that have a different size, or are in colour and C
-            is 1.
+        note: called at most once, with a message about the images that have a different size, or are in colour
+            although C is 1.
 
     Returns:
         The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
         such values or they fill 16 bits.
 
     Raises:
-        UsageError: If `exact` is set and an image has a different size, or is in colour and C is 1.
+        UsageError: If `exact` is set and an image has a different size, or is in colour although C is 1.
         ReadError: If a file can't be read, is not an image, or is too large.
     """
     stream = ImageStream(paths, image_shape, exact=exact)

@@ -164,10 +164,10 @@ def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
 @pytest.mark.parametrize(
     ("flags", "difference"),
     [
-        (["--latent-dim", 5], "{latent_dim} against 5 latent dimensions"),
-        (["--exclude-class", "3", "--exclude-class", "4"], "10 against 8 classes"),
-        (["--size", 12], "images of 8x8 pixels in grey against 12x12 pixels in grey"),
-        (["--set", "arch.hidden=[7]"], "arch.hidden {hidden} against [7]"),
+        (["--latent-dim", 5], "{latent_dim} vs. 5 latent dimensions"),
+        (["--exclude-class", "3", "--exclude-class", "4"], "10 vs. 8 classes"),
+        (["--size", 12], "images of 8x8 pixels in grey vs. 12x12 pixels in grey"),
+        (["--set", "arch.hidden=[7]"], "arch.hidden {hidden} vs. [7]"),
     ],
 )
 def test_error_for_init_with_another_network_names_the_difference_and_leaves_no_folder(

@@ -181,7 +181,7 @@ def test_init_starts_from_the_weights_of_another_run(tmp_path, quick_run, monkey
 
 
 def test_init_rejects_missing_run_and_different_network(tmp_path, quick_run):
-    for overrides, word in ({"latent_dim": 3}, "4 against 3 latent dimensions"), ({"init": "nowhere"}, "'nowhere'"):
+    for overrides, word in ({"latent_dim": 3}, "4 vs. 3 latent dimensions"), ({"init": "nowhere"}, "'nowhere'"):
         with pytest.raises(UsageError, match=word):
             train(replace(QUICK, **{"init": str(quick_run), **overrides}), tmp_path / "run", quiet=True)
         assert not list(tmp_path.glob("run/*"))

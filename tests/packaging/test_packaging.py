@@ -86,7 +86,7 @@ def texts() -> dict[str, str]:
 
 
 FOREIGN = re.compile(r"pip install\s+(?:-\S+\s+)*['\"]?cvae(?!-onnx)\b")
-"""On the public index, `cvae` is the package of another project."""
+"""On PyPI, `cvae` is the package of another project."""
 
 PERSONAL = re.compile(r"(?<![\w.$}])(?:/(?:home|Users)/(?!somebody|you\b)\w|/(?:root)/|[A-Z]:\\Users\\)")
 

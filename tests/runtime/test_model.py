@@ -127,7 +127,7 @@ def test_numpy_integers_are_accepted_as_counts(models):
 @pytest.mark.parametrize(
     "label", ["3", 3, np.int64(3), np.uint8(3), ["3"] * 4, (3, "3", 3, "3"), np.full(4, 3), np.full(4, "3")], ids=repr
 )
-def test_label_can_be_name_or_number_for_all_images_or_each(models, networks, label):
+def test_label_can_be_name_or_number_and_shared_or_per_image(models, networks, label):
     expected = run_in_torch(networks["labels"].decode, normal(4), np.full(4, 3))
     assert close(models["labels"].decode(normal(4), label), expected)
     assert close(models["labels"].generate(4, label=label, seed=0), expected)
@@ -154,7 +154,7 @@ def test_model_has_the_properties_of_its_spec(models):
 
 
 @pytest.mark.parametrize("method", ["encode", "reconstruct", "restyle"])
-def test_image_without_label_has_the_class_that_explains_it_best(models, method):
+def test_image_without_label_gets_the_class_that_explains_it_best(models, method):
     model, options = models["labels"], {"to": 4} if method == "restyle" else {}
     images = model.generate(label=[7, 1, 7, 4], seed=2)
     nearest = model.nearest_label(images)
@@ -214,7 +214,7 @@ def test_value_that_is_not_a_class_name_is_rejected(models, label):
 
 
 @pytest.mark.parametrize("sigma", [None, 0.2])
-def test_nearest_label_minimizes_nats(models, networks, monkeypatch, sigma):
+def test_nearest_label_minimizes_the_negative_elbo(models, networks, monkeypatch, sigma):
     model = models["labels"]
     monkeypatch.setattr(model._decoder, "spec", Spec(**{**vars(model.spec), "sigma": sigma}))
     images = model.generate(40, seed=0)
