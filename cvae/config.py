@@ -221,11 +221,24 @@ class TrainConfig(DataConfig):
     accumulate: int = flag_field(
         1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
-    optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer.", choices=("adam", "adamw"))
+    optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer; see `cvae parts`.", takes_options=True)
     lr: float = flag_field(5e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
+    lr_scales: tuple[str, ...] = flag_field(
+        (),
+        OPTIMIZATION,
+        "Factor of the learning rate for the parameters whose names match a pattern, such as 'decoder.head.*=2'.",
+        name="lr-scale",
+        metavar="PATTERN=X",
+    )
+    center: bool = flag_field(
+        False, OPTIMIZATION, "Train each layer as a function of its input minus the mean input, which converges faster."
+    )
+    mean_init: bool = flag_field(
+        False, OPTIMIZATION, "Initialize the output of the decoder with the mean of the training images."
+    )
     weight_decay: float = flag_field(0.0, OPTIMIZATION, "Weight decay of the optimizer.", interval=Interval(minimum=0))
     schedule: str = flag_field(
-        "cosine", OPTIMIZATION, "Learning rate schedule.", choices=("constant", "cosine", "step")
+        "cosine", OPTIMIZATION, "Learning rate schedule.", choices=("constant", "cosine", "linear", "step")
     )
     milestones: tuple[int, ...] | None = flag_field(
         None,

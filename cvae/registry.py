@@ -276,6 +276,15 @@ OBJECTIVES = Registry(
         ),
     },
 )
+OPTIMIZERS = Registry(
+    "optimizer",
+    "cvae.optimizers",
+    {
+        "adam": Builtin("cvae.engine.optimizers:adam", "Adam"),
+        "adamw": Builtin("cvae.engine.optimizers:adamw", "Adam with decoupled weight decay"),
+        "muon": Builtin("cvae.engine.optimizers:Muon", "orthogonal updates of small matrices, AdamW for the rest"),
+    },
+)
 DATASETS = Registry(
     "dataset",
     "cvae.datasets",
@@ -321,6 +330,7 @@ REGISTRIES = {
     "likelihood": LIKELIHOODS,
     "prior": PRIORS,
     "objective": OBJECTIVES,
+    "optimizer": OPTIMIZERS,
     "data": DATASETS,
     "export": EXPORTERS,
 }

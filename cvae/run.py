@@ -287,7 +287,8 @@ def _read_settings(config: Config) -> dict[str, tuple[str, Any]]:
         if not field.machine and name != "epochs"
     }
     parts = {name: (part.name, part.options) for name, part in config.model.parts.items()}
-    parts["objective"] = (training.objective, training.options.get("objective", {}))
+    for name in ("objective", "optimizer"):  # these parts belong to the training, not to the model
+        parts[name] = (getattr(training, name), training.options.get(name, {}))
     for kind, (part, options) in parts.items():
         for option, value in options.items():
             is_short = option in SHORT_FLAGS and SHORT_FLAGS[option].part == kind

@@ -13,7 +13,7 @@ from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
-from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS, Registry
+from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PRIORS, Registry
 
 MIN_EPOCHS = 10
 """Minimum number of epochs of a run whose length is not configured."""
@@ -51,6 +51,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         return Part(name=name, options=resolved)
 
     objective = resolve_part(OBJECTIVES, "objective", config.objective)
+    optimizer = resolve_part(OPTIMIZERS, "optimizer", config.optimizer)
     architecture = resolve_part(ARCHITECTURES, "arch", config.arch)
     model = ModelConfig(
         image_shape=images.shape[1:],
@@ -64,7 +65,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     if options:
         kind = next(iter(options))
         raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
-    part_options = {**config.options, "objective": objective.options}
+    part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options}
     training = replace(
         config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
     )

@@ -103,7 +103,8 @@ class RunCheckpoints:
         return state, notes
 
     def _models(self) -> dict[str, torch.nn.Module]:
-        models = {"model.": self.training_step.bare_model, "ema.": self.training_step.ema}
+        step = self.training_step
+        models = {"model.": step.bare_model, "ema.": step.ema, "centering.": step.centering}
         return {prefix: model for prefix, model in models.items() if model is not None}
 
 

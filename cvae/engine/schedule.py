@@ -10,7 +10,8 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
     After a linear warm-up over the first `warmup` steps, the factor depends on the schedule:
 
     - "constant": 1.
-    - "cosine": decreases to 0 at the end.
+    - "cosine": decreases to 0 at the end, along half a cosine.
+    - "linear": decreases to 0 at the end, linearly.
     - "step": is divided by 10 at each of the steps in `milestones`; if None, at 1/2 and 3/4 of the steps after the
       warm-up.
     """
@@ -19,6 +20,8 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
     done = (step - warmup) / max(1, total - warmup)
     if schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    if schedule == "linear":
+        return 1 - min(1.0, done)
     if schedule == "step":
         passed = [done >= 0.5, done >= 0.75] if milestones is None else [step >= milestone for milestone in milestones]
         return 0.1 ** sum(passed)

@@ -20,11 +20,13 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from cvae.config import Config
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
+from cvae.engine.centering import Centering
+from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.models import VAE, Terms
 from cvae.models.objectives import Loss, with_consistency
-from cvae.registry import OBJECTIVES
+from cvae.registry import OBJECTIVES, OPTIMIZERS
 
 WARMUP_STEPS = 3
 """Number of steps before a recording, during which libraries choose their kernels and torch compiles."""
@@ -58,13 +60,10 @@ class TrainingStep:
         self.accelerator, self.device = accelerator, accelerator.device
         self.batches, self.shard = batches, shard
         self.total_steps = epochs * len(batches)
-        optimizers = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-        optimizer = optimizers[self.training.optimizer](
-            model.parameters(),
-            lr=self.training.lr,
-            weight_decay=self.training.weight_decay,
-            fused=self.device.type != "mps",
-        )
+        create = OPTIMIZERS.get(self.training.optimizer)
+        options = self.training.options.get("optimizer", {})
+        groups = parameter_groups(model, parse_scales(self.training.lr_scales))
+        optimizer = create(groups, self.training.lr, self.training.weight_decay, **options)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.parameters = list(self.model.parameters())
         # `prepare` wraps `forward`, to run it in the precision of the run. A copy of the network, such as the moving
@@ -72,6 +71,7 @@ class TrainingStep:
         self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
+        self.centering = Centering(self.bare_model) if self.training.center else None
         self.objective: Callable[..., Loss] = OBJECTIVES.get(self.training.objective)
         if self.training.consistency:
             self.objective = with_consistency(self.objective, self.training.consistency)
@@ -117,8 +117,10 @@ class TrainingStep:
 
     def _compute(self, scalars: Scalars, images: Tensor, label: Tensor | None) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = scalars.lr
+            group["lr"] = scalars.lr * group["lr_scale"]
         self.optimizer.zero_grad()
+        if self.centering is not None:
+            self.centering.reset()
         old_buffers = [buffer.clone() for buffer in self.bare_model.buffers()]
         count = self.training.accumulate
         losses = []
@@ -141,10 +143,13 @@ class TrainingStep:
         if label is not None:
             label = label[:, None].expand(-1, copies).flatten()  # (B,) -> (copies * B,)
 
-        def model(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+        def model(image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:
             """Apply the network, with the signature that objectives expect."""
             latent_dim = self.config.model.latent_dim
-            noise = shard.draw(torch.randn, len(images), 1, samples, latent_dim, device=self.device)
+            count = samples // 2 if antithetic else samples
+            noise = shard.draw(torch.randn, len(images), 1, count, latent_dim, device=self.device)
+            if antithetic:
+                noise = torch.cat([noise, -noise], dim=2)  # (B, 1, K / 2, Z) -> (B, 1, K, Z)
             if shard.count > 1:  # random numbers that a plug-in's network draws should differ between shards
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
             # An image and its copy have the same noise, so that a hierarchy is compared at corresponding samples.
@@ -179,7 +184,12 @@ class TrainingStep:
                 self.optimizer.optimizer.found_inf = (~good).float()  # makes the fused kernels skip the step
             elif not good:  # MPS has no fused kernels
                 self.optimizer.zero_grad()
+        if self.centering is not None:
+            means = self.accelerator.reduce(self.centering.sums / self.training.accumulate, "mean")
+            self.centering.convert_gradients(means, scalars.step, good)
         self.optimizer.step()
+        if self.centering is not None:
+            self.centering.convert_updates()
         for buffer, old in zip(self.bare_model.buffers(), old_buffers, strict=True):
             buffer.copy_(torch.where(good, buffer, old))
         self.sums += torch.where(good, torch.cat([metrics, metrics.new_ones(1)]), 0.0)
@@ -301,6 +311,8 @@ class RecordedStep(TrainingStep):
                 yield from model.buffers()
         for state in self.optimizer.state.values():
             yield from state.values()
+        if self.centering is not None:
+            yield self.centering.means
         yield from (self.sums, self.bad_step, self.position)
 
     @torch.no_grad()

@@ -31,7 +31,11 @@ from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
+from cvae.models.vae import initialize_output
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, selection_bound
+
+MEAN_IMAGES = 10_000
+"""Number of training images whose mean initializes the output of the decoder."""
 
 CHECKPOINT_SECONDS = 120.0
 """Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
@@ -312,6 +316,11 @@ class Trainer:
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
             initialize_weights([model for model in models if model is not None], self.config.model, init)
+        elif self.config.training.mean_init:
+            mean = torch.from_numpy(self.dataset.train.images[:MEAN_IMAGES].mean(0) / 255).float().to(self.device)
+            for model in (self.training_step.bare_model, self.training_step.ema):
+                if model is not None:
+                    initialize_output(model, mean)
 
     def _restore(self) -> bool:
         """Load the newest intact checkpoint, and return whether the run has any checkpoints.

@@ -1,5 +1,7 @@
 """Bounds on held-out images during training."""
 
+from typing import Any
+
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -50,7 +52,7 @@ class Validator:
         samples = self.config.training.options["objective"].get("samples", 1)
         device = self.accelerator.device
 
-        def sample(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
+        def sample(image: Tensor, label: Tensor | None, samples: int = 1, **_: Any) -> Terms:
             return model(image, label, torch.randn(len(image) * samples, model.latent_dim, device=device))
 
         model.eval()

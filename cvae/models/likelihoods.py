@@ -48,6 +48,14 @@ class Likelihood(nn.Module, ABC):
     def mean(self, params: Tensor) -> Tensor:
         """Return the mean of p(x | z), images (B, C, H, W) in [0, 1], for parameters (B, P, H, W)."""
 
+    def params(self, mean: Tensor) -> Tensor:
+        """Return parameters (B, P, H, W) at which the mean of p(x | z) is about `mean`, (B, C, H, W) in [0, 1].
+
+        Raises:
+            UsageError: If the likelihood does not support this.
+        """
+        raise UsageError(f"--mean-init does not support the likelihood {type(self).__name__}; leave it out")
+
 
 class Bernoulli(Likelihood):
     """Bernoulli likelihood: a pixel is white with probability sigmoid(params), otherwise black."""
@@ -61,6 +69,9 @@ class Bernoulli(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return torch.sigmoid(params)
+
+    def params(self, mean: Tensor) -> Tensor:
+        return torch.logit(mean.clamp(0.002, 0.998))
 
 
 class Gaussian(Likelihood):
@@ -96,6 +107,9 @@ class Gaussian(Likelihood):
 
     def mean(self, params: Tensor) -> Tensor:
         return (0.5 + params).clamp(0, 1)
+
+    def params(self, mean: Tensor) -> Tensor:
+        return mean - 0.5
 
 
 class LearnedGaussian(Gaussian):

@@ -2,9 +2,10 @@
 
 An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` returns the
 terms of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` returns the terms of
-K consecutive samples for each image, (B K, ...). The engine supplies the noise and `kl_weight`, which its KL warm-up
-increases from 0 to 1. Options are keyword-only. If an option is called `samples`, validation uses the same number of
-samples for its importance-weighted bound.
+K consecutive samples for each image, (B K, ...), and with `antithetic=True` the second half of them has the opposite
+noise of the first half. The engine supplies the noise and `kl_weight`, which its KL warm-up increases from 0 to 1.
+Options are keyword-only. If an option is called `samples`, validation uses the same number of samples for its
+importance-weighted bound.
 """
 
 import math
@@ -25,7 +26,7 @@ NonNegative = Annotated[float, Interval(minimum=0)]
 class Model(Protocol):
     """Interface of the model that an objective calls."""
 
-    def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1) -> Terms: ...
+    def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms: ...
 
 
 class Loss(NamedTuple):
@@ -44,6 +45,7 @@ def elbo(
     *,
     beta: NonNegative = 1.0,
     free_bits: NonNegative = 0.0,
+    antithetic: bool = False,
 ) -> Loss:
     """Return the negative evidence lower bound, distortion + beta * rate.
 
@@ -51,8 +53,11 @@ def elbo(
         beta: weight of the rate (Higgins et al. 2017, https://openreview.net/forum?id=Sy2fzU9gl).
         free_bits: nats of the rate that cost nothing, for each latent dimension under the normal prior, or for all
             dimensions together under a flow (Kingma et al. 2016, eq. 15, https://arxiv.org/abs/1606.04934).
+        antithetic: whether to decode two samples of each image with opposite noise, mean + std * noise and
+            mean - std * noise. This reduces the variance of the gradient (Wu et al. 2019, "Differentiable antithetic
+            sampling for variance reduction in stochastic variational inference", https://arxiv.org/abs/1810.02555).
     """
-    terms = model(image, label)
+    terms = model(image, label, 2, antithetic=True) if antithetic else model(image, label)
     rate = terms.rate.mean(0)  # (B, D) -> (D,)
     if free_bits:  # don't clamp at 0: an estimated rate may be negative, and clamping would bias it
         rate = rate.clamp(min=free_bits)
@@ -199,8 +204,10 @@ def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[
     def paired(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, **options: Any) -> Loss:
         divergences = []
 
-        def record_divergence(image: Tensor, label: Tensor | None, samples: int = 1) -> Terms:
-            terms = model(image, label, samples)
+        def record_divergence(
+            image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False
+        ) -> Terms:
+            terms = model(image, label, samples, antithetic=antithetic)
             divergences.append(_pair_kl(terms, samples))
             return terms
 

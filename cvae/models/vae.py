@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
+from cvae.models.architectures.layers import Patchify
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
@@ -180,6 +182,32 @@ class VAE(nn.Module):
             mean, log_var = features
         noise, log_scale = self.prior.to_noise(mean, label)
         return noise, torch.exp(0.5 * log_var + log_scale)
+
+
+OUTPUT_SCALE = 0.3
+"""Factor of the weights of a decoder's last layer that `initialize_output` initializes."""
+
+
+@torch.no_grad()
+def initialize_output(model: VAE, mean: Tensor) -> None:
+    """Make the decoder's initial output close to a mean image (C, H, W) in [0, 1], whatever the latent.
+
+    The bias of the decoder's last layer, its attribute `head`, becomes the parameters of the mean image. A
+    convolutional layer gets their average over all positions.
+
+    Raises:
+        UsageError: If the architecture or the likelihood does not support this.
+    """
+    params = model.likelihood.params(mean[None])  # (1, P, H, W)
+    head, unpatchify = getattr(model.decoder, "head", None), getattr(model.decoder, "unpatchify", None)
+    if isinstance(head, nn.Linear) and head.bias.shape == params.flatten().shape:
+        head.bias.copy_(params.flatten())
+    elif isinstance(head, nn.Conv2d) and head.bias is not None:
+        patches = params if unpatchify is None else Patchify(unpatchify.patch)(params)
+        head.bias.copy_(patches.mean((0, 2, 3)))
+    else:
+        raise UsageError("--mean-init does not support this architecture; leave it out")
+    head.weight.mul_(OUTPUT_SCALE)
 
 
 def _repeat(tensor: Tensor, samples: int) -> Tensor:
