@@ -68,7 +68,15 @@ def test_listing_parts_imports_none_of_them():
 
 
 def test_each_registry_has_its_own_entry_point_group():
-    assert set(REGISTRIES) >= {"ARCHITECTURES", "CONDITIONINGS", "LIKELIHOODS", "PRIORS", "OBJECTIVES", "DATASETS"}
+    assert set(REGISTRIES) >= {
+        "ARCHITECTURES",
+        "CONDITIONINGS",
+        "LIKELIHOODS",
+        "PRIORS",
+        "OBJECTIVES",
+        "OPTIMIZERS",
+        "DATASETS",
+    }
     assert {name: parts.group for name, parts in REGISTRIES.items()} == {
         name: f"cvae.{name.lower()}" for name in REGISTRIES
     }

@@ -133,7 +133,11 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"] if group["matrices"] else ():
                 if parameter.grad is None:
                     continue
-                momentum = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                    state["step"] = torch.zeros((), device=parameter.device)  # AdamW expects it in restored states
+                momentum = state["momentum"]
                 new_momentum = self.momentum * momentum + parameter.grad
                 update = orthogonalize((parameter.grad + self.momentum * new_momentum).flatten(1), self.steps)
                 update = update.view_as(parameter) + group["weight_decay"] * parameter

@@ -204,10 +204,8 @@ def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[
     def paired(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, **options: Any) -> Loss:
         divergences = []
 
-        def record_divergence(
-            image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False
-        ) -> Terms:
-            terms = model(image, label, samples, antithetic=antithetic)
+        def record_divergence(image: Tensor, label: Tensor | None, samples: int = 1, **options: bool) -> Terms:
+            terms = model(image, label, samples, **options)
             divergences.append(_pair_kl(terms, samples))
             return terms
 

@@ -23,8 +23,9 @@ START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
     without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
-    weight_decay=0.1, schedule="step", milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
-    options={"arch": {"hidden": [32]}, "objective": {"beta": 2}},
+    lr_scales=("encoder.*=2",), center=True, mean_init=True, weight_decay=0.1, schedule="step", milestones=(2, 4),
+    warmup=3, clip=1.0, ema=0.9, seed=7,
+    options={"arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]}},
 )  # fmt: skip
 """Config that the run of these tests was started with. Its likelihood depends on the data."""
 
@@ -56,6 +57,9 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "accumulate": (["--accumulate 2"], ["--accumulate 1"]),
     "optimizer": (["--optimizer adamw"], ["--optimizer adam"]),
     "lr": (["--lr 0.002", "--lr 2e-3"], ["--lr 0.001"]),
+    "lr_scales": (["--lr-scale encoder.*=2"], ["--lr-scale encoder.*=3"]),
+    "center": (["--center"], ["--no-center"]),
+    "mean_init": (["--mean-init"], ["--no-mean-init"]),
     "weight_decay": (["--weight-decay 0.1"], ["--weight-decay 0"]),
     "schedule": (["--schedule step"], ["--schedule cosine"]),
     "milestones": (["--milestone 2 --milestone 4"], ["--milestone 2"]),
@@ -72,6 +76,7 @@ OPTIONS = {
     "likelihood": ("likelihood.sigma=0.1", "likelihood.sigma=0.2"),
     "prior": ("prior.couplings=8", "prior.couplings=4"),
     "objective": ("objective.beta=2", "objective.beta=1"),
+    "optimizer": ("optimizer.betas=[0.8,0.9]", "optimizer.betas=[0.9]"),
 }
 """For each part with options, an assignment of --set that agrees with the run and one that does not."""
 

@@ -95,7 +95,7 @@ def test_defaults_depend_on_the_data():
     assert configure(automatic, colour).model.likelihood.name == "gaussian-optimal"
     assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(2000 / STEPS)
     config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
-    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0}
+    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0, "antithetic": False}
     assert from_dict(Config, json.loads(config.to_json())).to_json() == config.to_json()
 
 

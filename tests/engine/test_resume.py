@@ -28,6 +28,7 @@ pytestmark = pytest.mark.integration
         ("conv", STEPS + 7, {}),
         ("resnet", STEPS + 7, {}),
         ("resnet", STEPS + 7, {"rotate": 10.0, "zoom": 0.1, "consistency": 0.1}),
+        ("resnet", STEPS + 7, {"optimizer": "muon", "center": True, "mean_init": True, "lr_scales": ("*.bias=2",)}),
     ],
 )
 def test_resume_gives_the_weights_of_the_uninterrupted_run(

@@ -14,6 +14,7 @@ def test_schedules_agree_with_their_formulas():
         assert lr_factor("cosine", step, 50, 0) == pytest.approx(optimizer.param_groups[0]["lr"])
         optimizer.step()
         cosine.step()
+    assert [lr_factor("linear", step, 6, 2) for step in range(6)] == [0.5, 1, 1, 0.75, 0.5, 0.25]
     assert [lr_factor("constant", step, 9, 4) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
     default_milestones = [lr_factor("step", step, 8, 0) for step in range(8)]
     assert default_milestones == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])

@@ -69,7 +69,7 @@ def test_accumulate_must_divide_the_batch_size(tmp_path):
 def test_objective_can_draw_several_samples_per_image(tmp_path, monkeypatch):
     """The three samples of an image have the same noise with and without gradient accumulation."""
 
-    def three_samples(model, image, label, kl_weight, *, beta, free_bits):
+    def three_samples(model, image, label, kl_weight, **options):
         distortion, rate, *_ = model(image, label, samples=3)
         assert distortion.view(-1, 3).std(1).min() > 0  # the samples of one image have different noise
         return Loss((distortion + rate.sum(1)).mean(), distortion.mean(), rate.sum(1).mean())
