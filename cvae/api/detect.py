@@ -229,7 +229,7 @@ def _list_folder(path: Path, out: Path | None, note: Note) -> list[Path]:
     if note is not None and folder.other_files:
         note(f"{path}: ignored files that are not readable images: {folder.describe_other_files()}")
     if note is not None and folder.run_images:
-        note(f"{path}: ignored {count_of(len(folder.run_images), 'image')} in the folders of runs")
+        note(f"{path}: ignored {count_of(len(folder.run_images), 'image')} in run folders")
     if note is not None and folder.skipped:
         note(f"{path}: skipped: {folder.describe_skipped()}")
     return images

@@ -48,7 +48,7 @@ def evaluate(
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
         split: "test", "validation" or "train"; None for test or, without test images, validation.
-        limit: Maximum number of images, evenly spaced in the split; distances always use all.
+        limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
         features: Feature extractor for distances: "mnist" or "module:callable"; None for that of the data set.

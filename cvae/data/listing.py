@@ -38,7 +38,7 @@ class Folder:
         empty: names of the subfolders without images.
         other_files: number of files at any depth that are not images, by extension.
         skipped: files and folders at any depth that could not be read, each with the reason.
-        run_images: images in the folders of runs, at any depth, which are results of cvae rather than data.
+        run_images: images in run folders, at any depth. They are results of cvae rather than data.
         identity: device and inode; None for a combination of several folders on disk.
     """
 

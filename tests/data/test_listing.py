@@ -219,9 +219,9 @@ def test_images_of_runs_are_not_training_images(root: Path) -> None:
         (root / run / "config.json").write_text('{"format": 2, "cvae_version": "0.1"}')
     (root / "cat/config.json").write_text('{"id2label": {}}')  # not the config of a run
     assert count_images(root) == {"train": {"cat": 2, "dog": 3}}
-    assert "ignored 7 images in the folders of runs" in list_folder(root, "").notes
+    assert "ignored 7 images in run folders" in list_folder(root, "").notes
     (root / "runs/old/0.png").unlink()
-    assert_load_fails(f"folder:{root / 'runs'}", "no images in", "only 2 images in the folders of runs")
+    assert_load_fails(f"folder:{root / 'runs'}", "no images in", "only 2 images in run folders")
     assert count_images(root / "runs/mine/samples") == {"train": 2}
     (root / "runs/mine/config.json").unlink()
     assert count_images(root)["train"] == {"cat": 2, "dog": 3, "runs": 2}
