@@ -1,4 +1,4 @@
-"""Latent codes of the images of a data set, in noise space."""
+"""Latent codes of images from a data set, in noise space."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Codes(NamedTuple):
     std: np.ndarray
 
     def kl(self) -> np.ndarray:
-        """Return KL(q(z|x) || N(0, 1)) in nats for each dimension, averaged over the images, (Z,)."""
+        """Return KL(q(z|x) || N(0, 1)) of each latent dimension (Z,), in nats, averaged over the images."""
         mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
         return (0.5 * (mean**2 + std**2 - 1) - np.log(std)).mean(0)  # (N, Z) -> (Z,)
 
