@@ -1,10 +1,10 @@
-"""Storage of the images that a program passes to `cvae.train`, so that its run can be resumed and evaluated later.
+"""Storage of the images that a program passes to `cvae.train`, so that the run can be resumed and evaluated later.
 
     <root>/arrays/<hash of the content>/images.npy
                                         labels.npy      only if there are labels
                                         classes.json    names of the classes, or null
 
-The hash is the argument of the data set: `--data arrays:HASH`. Images that are stored already are not written again.
+The hash is the argument of the data set: `--data arrays:HASH`. Images that are already stored are not written again.
 """
 
 import hashlib

@@ -58,7 +58,7 @@ def _addmm(graph: Builder, bias: Value, x: Value, weight: Value, beta: float, al
     """Convert a linear layer, whose weight has been transposed by `aten.t`."""
     producer = graph.producers.get(weight.name)
     if producer is None or producer.op_type != "Transpose":
-        raise Untraceable("a matrix product has a second factor that is not a transposed weight")
+        raise Untraceable("the second factor of a matrix product is not a transposed weight")
     factors = x.name, producer.input[0], bias.name
     return graph.add("Gemm", *factors, alpha=float(alpha), beta=float(beta), transB=1)
 

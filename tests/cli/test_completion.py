@@ -66,7 +66,7 @@ def test_values_are_completed(complete, line, words):
     assert complete(line) == words
 
 
-def test_runs_are_completed_with_their_classes(complete):
+def test_runs_and_their_classes_are_completed(complete):
     zoo = model_zoo.models()
     for name in ("first", "mnist-ladder"):
         Path("runs", name).mkdir(parents=True)

@@ -149,7 +149,7 @@ AMBIGUOUS_LABELS = [(EQUAL_NUMBERS, "001"), (EQUAL_NUMBERS, "1.0"), (("2", "2.0"
 
 
 @pytest.mark.parametrize(("classes", "label", "name"), [*LABELS_BY_NAME, *LABELS_BY_INDEX], ids=repr)
-def test_label_selects_the_class_with_this_name(classes, label, name):
+def test_label_selects_class_by_name_or_else_by_index(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
@@ -168,7 +168,7 @@ def test_label_selects_the_class_with_this_name(classes, label, name):
     ],
     ids=repr,
 )
-def test_label_can_be_a_number_of_any_type(classes, label, name):
+def test_label_can_be_a_scalar_of_any_type(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
