@@ -84,7 +84,7 @@ LATER_LADDER_STAGES: list[Stage] = [
 """Stages of a network with hierarchical latents. A sample costs as much as the rest of the network, so few are used."""
 
 EPOCH_SECONDS = 6.0
-"""Approximate duration of an epoch. An epoch consists of several passes over the images, so little time is spent on saving."""
+"""Approximate duration of an epoch, which is several passes over the images, so that little time is spent on saving."""
 
 
 class TimeIsUp(Exception):
