@@ -59,9 +59,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "consistency 0.02": {**TRANSFORMATIONS["mild"], "consistency": 0.02},
     "consistency 0.02, strong": {**TRANSFORMATIONS["strong"], "consistency": 0.02},
 }
-"""Settings against overfitting. Unless --variant names one, short trials choose the best one.
+"""Variants of settings against overfitting. Short trials choose the best variant, unless --variant names one.
 
-A trial trains with the settings, then for a while without them, because the test images are not transformed.
+A trial first trains with the settings, and then for a while without them, because the test images are not transformed.
 """
 
 TRIAL_SHARES = (0.7, 0.3)

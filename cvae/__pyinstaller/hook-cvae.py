@@ -1,7 +1,7 @@
 """Hook that PyInstaller runs for a program that imports cvae.
 
-PyInstaller finds neither data files nor modules that a string names, so this hook lists them. PyInstaller has hooks of
-its own for onnxruntime, NumPy and Pillow, which collect the libraries of these packages.
+PyInstaller finds neither data files nor modules that are imported dynamically, so this hook lists them. The libraries
+of onnxruntime, NumPy and Pillow are collected by hooks that PyInstaller already has.
 """
 
 import os

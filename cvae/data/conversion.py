@@ -156,7 +156,7 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         return array, 0
     if array.dtype.kind == "f" and array.size and not (is_integer := array == np.rint(array)).all():
         raise UsageError(
-            f"{name} are continuous, such as {array[~is_integer][0]:g}, but models are conditioned on classes: labels "
+            f"{name} are continuous values, such as {array[~is_integer][0]:g}, but a label must be a class: labels "
             f"are {LABELS}; divide a range of numbers into classes with numpy.digitize"
         )
     if array.ndim == 2 and ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all():
@@ -165,5 +165,5 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         raise UsageError(f"{name} have shape {array.shape}, which is not one class for each image; labels are {LABELS}")
     highest = int(array.max(initial=0))
     if highest >= MAX_CLASSES:
-        raise UsageError(f"{name} have the value {highest}; labels are 0 ... K-1, K at most {MAX_CLASSES}")
+        raise UsageError(f"{name} have the value {highest}; labels are 0 ... K-1 with K at most {MAX_CLASSES}")
     return array.astype(np.int64), highest + 1

@@ -99,11 +99,11 @@ class DiskImages:
         return len(self.index)
 
     def select(self, indices: slice | np.ndarray) -> Self:
-        """Select images by a slice or an array of integers or booleans, without reading them."""
+        """Select images by a slice, or by an array of integers or booleans. No image is read."""
         return replace(self, index=self.index[indices])
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        """Read images (N, C, H, W) uint8, by a slice or an array of integers or booleans.
+        """Read the images (N, C, H, W) uint8 that a slice, or an array of integers or booleans, selects.
 
         Raises:
             CvaeError: If the file can no longer be read, or has been truncated.

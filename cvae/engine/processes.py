@@ -12,7 +12,7 @@ from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
 
 AGREEMENT_STEPS = 20
-"""Number of steps between comparisons of several processes. Each comparison waits for the slowest process."""
+"""Number of steps between two comparisons of flags across processes. Each comparison waits for the slowest process."""
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
@@ -38,7 +38,7 @@ def restart_count() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this process writes files and reports. The processes need not be joined yet."""
+    """Return whether this is the process that writes files and prints. The processes need not be joined yet."""
     return os.environ.get("RANK", "0") == "0"
 
 

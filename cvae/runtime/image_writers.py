@@ -19,7 +19,7 @@ from cvae.errors import CvaeError
 from cvae.runtime.model import Model
 
 FOLDER_DIGITS = 8
-"""Number of digits in the file names in a folder. It must not depend on the number of images."""
+"""Number of digits in the file names in a folder. It is fixed, because more images can be added later."""
 
 
 class Writer(ABC):

@@ -72,7 +72,7 @@ class TestDownloads:
     def mnist_variant(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serve tiny files in place of a data set in MNIST format. Return its name and that of its class."""
+        """Serve tiny files for a data set in MNIST format. Return the names of the data set and its class."""
         served, address = server
         resources = []
         for stem, content in IDX.items():
