@@ -160,7 +160,10 @@ def test_pandas_labels_are_collected():
         ({"images": [PIL_IMAGES[0], GREY[0]]}, ["images[1] is array", "neither a PIL image nor a path"]),
         ({"images": [{"image": 1}]}, ["images[0] is {'image': 1}"]),
         ({"images": GREY, "labels": LABELS[:5]}, ["6 images of 1x8x10", "5 labels"]),
-        ({"images": GREY, "labels": np.linspace(0, 1, 6)}, ["labels are continuous, such as 0.2", "numpy.digitize"]),
+        (
+            {"images": GREY, "labels": np.linspace(0, 1, 6)},
+            ["labels are continuous values, such as 0.2", "numpy.digitize"],
+        ),
         ({"images": GREY, "labels": ["a", 1, "b", "b", "a", "a"]}, ["labels have 1, but"]),
         ({"images": GREY, "labels": ["a"] * 6, "classes": ["b"]}, ["labels have 'a'", "not a class"]),
         ({"images": GREY, "labels": LABELS, "classes": "abc"}, ["classes is 'abc'", "a list of strings"]),
