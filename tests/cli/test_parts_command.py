@@ -79,7 +79,7 @@ def test_error_for_unknown_part_suggests_similar_names(cvae):
 
 def test_ambiguous_part_name_is_rejected(cvae, monkeypatch):
     monkeypatch.setitem(registry.PRIORS._registered, "mixer", lambda: None)
-    with pytest.raises(UsageError, match=r"several parts 'mixer'; name one of arch\.mixer, prior\.mixer"):
+    with pytest.raises(UsageError, match=r"several parts named 'mixer'; choose one of arch\.mixer, prior\.mixer"):
         package.parts("mixer")
     part: dict[str, Any] = package.parts("prior.mixer")
     assert part["flag"] == "--prior" and part["options"] == {}
