@@ -25,7 +25,7 @@ OTHER_NAMES = {
 
 
 def is_help(error: Any) -> bool:
-    """Return whether the error contains only the help. typer raises it for a command without arguments."""
+    """Return whether the error only shows the help, as typer does for a command without arguments."""
     return error.ctx is not None and error.message == error.ctx.get_help()
 
 
@@ -74,7 +74,7 @@ def _describe_name(error: Any) -> str:
 
 
 def _suggest_option(error: Any) -> str:
-    """Return the options that may be meant by an unknown option, or ""."""
+    """Return the options that the user may have meant by an unknown one, or ""."""
     other = OTHER_NAMES.get(error.option_name)
     known = {name for param in error.ctx.command.params for name in param.opts} if error.ctx is not None else ()
     return other if other and other.split()[0] in known else " or ".join(error.possibilities or [])

@@ -22,7 +22,7 @@ RECIPES = ROOT / "model_zoo" / "recipes"
 
 
 def recipe_config(name: str, args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a zoo recipe with `changes`, whose options of a part replace all options of that part."""
+    """Return the config of a zoo recipe with `changes`. Options of a part in `changes` replace all of its options."""
     values = read_recipe(RECIPES / f"{name}.toml")
     options = {**values.pop("options", {}), **changes.pop("options", {})}
     common = {"data_dir": args.data_dir, "device": args.device, "trackers": ["none"], "likelihood": "bernoulli"}

@@ -43,8 +43,8 @@ class Metadata:
         images: number of normal images.
         quantile: fraction of normal images whose score does not exceed the threshold.
         thresholds: threshold of each score.
-        centre: mean of `Measurement.ratio` for each label. It depends on the label, because some classes resemble
-            other classes more closely.
+        centre: mean of `Measurement.ratio` for each label. It depends on the label, because some classes are easier
+            to confuse with others.
         scale: standard deviation of `Measurement.ratio` for each label. It is the unit of the score `ratio`.
     """
 

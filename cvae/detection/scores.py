@@ -15,7 +15,7 @@ SCORES = {
     "bound": "importance-weighted bound on -log p(x) under the label that fits best, in nats",
     "kl": "KL divergence of the posterior from the prior, in nats",
     "neighbours": "mean distance of the latent code from the codes of the nearest normal images",
-    "ratio": "log-likelihood ratio of the other labels to the best one, in standard deviations over normal images",
+    "ratio": "log-likelihood ratio of the other labels to the best one, standardized over normal images",
     "combined": "how rarely normal images score as high in local, neighbours and ratio",
 }
 """Description of each score. A higher score means a less normal image. `ratio` requires a model with several labels."""
@@ -31,7 +31,7 @@ NEIGHBOURS = 5
 
 
 class Measurement(NamedTuple):
-    """Measurements of N images that do not depend on any normal images.
+    """Measurements of N images. They do not depend on the normal images.
 
     If the model has labels, each image is measured under the label that fits it best.
 

@@ -46,7 +46,7 @@ class RunCheckpoints:
 
     def save(self, state: RunState) -> None:
         """Save a checkpoint. All processes must call this; the main process writes the files."""
-        # Each process resumes with the mean of the sums, which does not change their mean at the end of the epoch.
+        # Each process resumes with the mean over all processes: the mean at the end of the epoch is then the same.
         sums = self.accelerator.reduce(self.training_step.sums, "mean")
         if not self.accelerator.is_main_process:
             return

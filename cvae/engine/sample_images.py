@@ -18,7 +18,7 @@ from cvae.run import RECONSTRUCTIONS, SAMPLE_GRID, sample_path
 COLUMNS, MAX_ROWS = 8, 16
 
 PAIRS = 4
-"""Number of rows of originals in reconstructions.png. Below each is a row of their reconstructions."""
+"""Number of rows of originals in reconstructions.png. Below each is a row of reconstructions."""
 
 
 @torch.no_grad()

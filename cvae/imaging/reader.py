@@ -86,7 +86,7 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
     """Return a message about the common bit depth that was assumed for images of more than 8 bits.
 
     Args:
-        ranges: `bits` and `peak` of each image, as if it were read on its own.
+        ranges: `bits` and `peak` of each image when it is read on its own.
 
     Returns:
         The message, or None if the values fill 16 bits.
@@ -108,8 +108,8 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
 def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     """Convert an open image to 8-bit RGB, rotated according to its EXIF data and composited on white.
 
-    For grey values stored in 16 or 32 bits, the bit depth is the smallest of `DEPTHS` that can hold the largest value,
-    but at least `min_bits`. The reason is that cameras and scanners store 12-bit values in 16-bit files.
+    For grey values stored in 16 or 32 bits, the assumed bit depth is the smallest of `DEPTHS` that holds the largest
+    value, but at least `min_bits`: cameras and scanners store 12-bit values in 16-bit files.
 
     An image with more than `LARGE_PIXELS` pixels is reduced by an integer factor to about that many. The caller scales
     it to the final size.

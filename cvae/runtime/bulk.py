@@ -34,7 +34,7 @@ from cvae.serialization import from_dict, parse_json
 from cvae.spec import quote_label
 
 BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
-"""Approximate size in bytes of the images in a block: in general, and if each block is a shard (.npz).
+"""Approximate size in bytes of the images in a block, and of those in a block that is written as a shard (.npz).
 
 A call that continues an interrupted one generates at most one block again.
 """
@@ -243,7 +243,7 @@ def _generate_blocks(
     chunk_size: int,
     report: Callable[[int, int], None],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield each block after the first `done` of n images: its start, images (b, C, H, W) uint8, and labels (b,).
+    """Yield each block after the first `done` of n images: its start, its images (b, C, H, W) uint8, its labels (b,).
 
     `report` is called after each chunk except the last one of a block.
     """

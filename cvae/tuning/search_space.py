@@ -66,7 +66,7 @@ Domain = Range | tuple[Any, ...]
 """A range, or a tuple of choices."""
 
 Space = dict[str, Domain]
-"""Domain for each name: that of a flag (`lr`), or of an option of a part (`arch.width`)."""
+"""Domain of each flag (`lr`) and of each option of a part (`arch.width`), by name."""
 
 DEFAULT_SPACE: Space = {
     "lr": Range(3e-4, 3e-2, log=True),

@@ -100,7 +100,7 @@ def _decode(value: memoryview, field: str) -> str:
 
 
 def read_value_info(message: memoryview) -> tuple[str, Tensor]:
-    """Read a ValueInfoProto: return the name of an input or output, and the tensor that it declares.
+    """Read a ValueInfoProto: return the name of an input or output, and the tensor declared for it.
 
     Raises:
         ValueError: If the message is not valid.
@@ -117,7 +117,7 @@ def read_value_info(message: memoryview) -> tuple[str, Tensor]:
 
 
 def read_weight(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name and the tensor of a weight or constant. Only a short integer vector has its values.
+    """Return the name and the tensor of a weight or constant. The tensor of a short integer vector has its values.
 
     Raises:
         ValueError: If the data are not in the file itself, or their length does not match the shape.
@@ -134,7 +134,7 @@ def read_weight(message: memoryview) -> tuple[str, Tensor]:
 
 
 def read_attribute(message: memoryview) -> tuple[str, Any]:
-    """Read an AttributeProto: return its name, and its value, which is a float, an int, a str or a tuple of ints.
+    """Read an AttributeProto: return its name and its value (a float, an int, a str or a tuple of ints).
 
     Raises:
         ValueError: If the type of the attribute is not supported, or the attribute has no value of this type.
