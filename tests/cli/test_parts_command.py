@@ -65,7 +65,7 @@ def test_every_option_of_a_built_in_part_is_described(cvae, kind):
             assert cvae("parts", name).code == 0
 
 
-def test_exporter_is_described_with_its_flags(cvae):
+def test_options_of_an_exporter_are_listed_as_export_flags(cvae):
     text = cvae("parts", "triton").out
     assert text.startswith("export triton: ") and "  --encoder" in text and "--set" not in text
     assert "It has no options." in cvae("parts", "film").out
