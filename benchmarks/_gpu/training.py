@@ -48,7 +48,7 @@ def step_mode(mode: str, device: str) -> Iterator[None]:
 
     Args:
         mode: "recorded" (record the step as a CUDA graph and replay it), "launched" (run the same code without a
-            graph), or "eager" (take the step that runs use if it can't be recorded).
+            graph), or "eager" (as in runs whose step can't be recorded).
         device: "cuda" or "cpu". On the CPU, "recorded" is the same as "launched".
     """
     with ExitStack() as stack:

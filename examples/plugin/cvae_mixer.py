@@ -1,9 +1,9 @@
 """MLP-Mixer (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601) as a plug-in architecture for cvae.
 
-An architecture is a function of four arguments: the image shape (C, H, W), the latent dimension Z, the number P of
-parameter channels of the likelihood, and the conditioning. Its keyword-only arguments are its options. It returns an
-encoder, which maps (image (B, C, H, W), label) to mean and log-variance (B, Z) each, and a decoder, which maps (latent
-(B, Z), label) to parameters (B, P, H, W).
+An architecture is a function with four positional arguments: the image shape (C, H, W), the latent dimension Z, the
+number P of parameter channels of the likelihood, and the conditioning. Its keyword-only arguments are its options. The
+function returns an encoder, which maps (image (B, C, H, W), label) to mean and log-variance, (B, Z) each, and a
+decoder, which maps (latent (B, Z), label) to parameters (B, P, H, W).
 """
 
 import torch.nn.functional as F

@@ -106,7 +106,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Don't hide `__torch_dispatch__` from the compiler: to hide it, torch would import the compiler for 2 s."""
+        """Don't hide `__torch_dispatch__` from the compiler. Hiding it would import the compiler, which takes 2 s."""
         return False
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -59,7 +59,7 @@ def test_iwae_agrees_with_values_computed_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior):
-    """For the decoder and the prior, it equals the plain gradient if the noise is the same."""
+    """For the decoder and the prior, the two gradients are equal if they use the same noise."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
     image, _ = batch((1, 8, 8), False, 1)

@@ -53,7 +53,8 @@ def history(values: list[float]) -> losses.Records:
 def test_metrics_of_the_test_split_are_drawn_at_the_epoch_of_the_saved_weights():
     epochs = [{**record, "validation": record["train"]} for record in history([3.0, 1.0, 2.0])]
     assert losses.curve([*epochs, {"test": epochs[0]["train"]}], "test", "bound") == ([2], [3.0])
-    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}  # precedes `bound`
+    # The importance-weighted bound takes precedence over the plain bound.
+    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}
     assert losses.saved_epoch(epochs) == 3
 
 
