@@ -139,7 +139,7 @@ def test_invalid_command_line_exits_with_code_2_and_writes_nothing(cvae, trained
         ("generate --class 7", ["did you mean --label?"]),
         ("train --images x.npy", ["--data folder:PATH or --data npz:PATH"]),
         ("info --count 5", ["there is no option --count"]),
-        ("detect circle.png", ["no such command 'circle.png'; its commands are fit, score; see cvae detect --help"]),
+        ("detect circle.png", ["no such command 'circle.png'; the commands are fit, score; see cvae detect --help"]),
         ("plot latnt", ["no such command 'latnt' (did you mean 'latent'?); see cvae plot --help"]),
         ("interpolate --steps 5000", ["--steps 5000 is out of range; it must be at least 2 and at most 1000; see"]),
         ("bogus", ["'bogus'", "see cvae --help"]),

@@ -149,4 +149,4 @@ def test_another_package_with_the_same_name_is_detected(tmp_path):
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')
     result = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "another package of that name" in result.stderr and "pip uninstall -y cvae cvae-onnx" in result.stderr
+    assert "another package named cvae" in result.stderr and "pip uninstall -y cvae cvae-onnx" in result.stderr
