@@ -72,7 +72,7 @@ class Scorer(Protocol):
         ...
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return the argument `encoded` of `sample`."""
+        """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return what `sample` takes as `encoded`."""
         ...
 
     def sample(self, encoded: Any, noise: np.ndarray) -> Samples:

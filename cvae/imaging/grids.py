@@ -28,7 +28,7 @@ MAX_SIDE = 2**14
 """Maximum side of an image after enlargement by a given factor, in pixels."""
 
 MAX_COLUMNS, ASPECT = 10, 1.5
-"""Maximum number of columns of a stack with one block of rows, and approximate width/height of one with several."""
+"""Maximum number of columns of a stack with one block of rows, and width/height to aim at with several blocks."""
 
 MAX_MAGNIFIED_SIDE, MAX_MAGNIFICATION = 1000, 8
 """Limits of `magnify`: length of the longer side of the result, in pixels, and factor."""

@@ -36,7 +36,7 @@ class Hierarchical(nn.Module, ABC):
     """Decoder whose latents come in groups, each of which is inferred from the image and the groups before it.
 
     The encoder of such a model returns feature maps instead of mean and log-variance. `forward` has the same
-    signature as that of any other decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
+    signature as in any other decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
     """
 
     groups: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub, loaded from a local mirror, and the model card of a run."""
+"""Models on the Hugging Face Hub, with a local mirror for downloads and uploads, and the model card of a run."""
 
 import json
 import os
