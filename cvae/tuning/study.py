@@ -174,7 +174,7 @@ class Study:
 
     def _train(self, trial: Trial) -> CvaeError | None:
         """Train the model of a trial, report the result to the study, and return the error if training failed."""
-        # The seed depends on the trial's number, so workers get different proposals; a repeated study gets the same ones.
+        # The seed depends on the trial's number: each worker proposes other values, but a repeated study repeats them.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
