@@ -38,7 +38,7 @@ def export(
         bool,
         typer.Option(
             "--half",
-            help="Store the weights in 16 bits, which halves the files.",
+            help="Store the weights in 16 bits, which halves the size of the files.",
             rich_help_panel=options_of("onnx"),
         ),
     ] = False,

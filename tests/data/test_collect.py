@@ -21,7 +21,7 @@ LABELS = [2, 0, 1, 1, 0, 2]
 
 
 class Photos(torch.utils.data.Dataset):
-    """Data set of PIL images with labels and class names, like those of torchvision."""
+    """Data set of PIL images with labels and class names, like the data sets of torchvision."""
 
     classes = ("ant", "bee", "cat")
 
@@ -33,7 +33,7 @@ class Photos(torch.utils.data.Dataset):
 
 
 class Stream(IterableDataset):
-    """Data set without a length that yields pairs of an array and a string."""
+    """Data set without a length. It yields pairs of a tensor and a string."""
 
     def __iter__(self):
         yield from zip(torch.from_numpy(GREY), "abccba", strict=True)
