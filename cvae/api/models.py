@@ -47,7 +47,7 @@ def evaluate(
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: Maximum number of images, evenly spaced in the split; distances always use all.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
@@ -124,7 +124,7 @@ def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: 
 def export(format: str, run: str | Path | None = None, *, note: Note = None, **options: Any) -> list[Path]:
     """Export a model to files for other programs.
 
-    Start with "onnx": it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    Start with "onnx": it writes decoder.onnx and encoder.onnx to the run folder, after comparing them with torch. The
     other formats use these files.
 
     Args:

@@ -40,8 +40,8 @@ def export(
         run: folder of a trained run.
         note: called with a message about each graph, after its comparison with torch.
         license: license of the weights, as an SPDX identifier such as Apache-2.0.
-        half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
-            float32.
+        half: whether to store the weights in 16 bits, which halves the size of the files. Inputs, outputs and
+            computation stay float32.
 
     Returns:
         The paths of the files.
