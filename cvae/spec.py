@@ -166,7 +166,7 @@ class Spec:
         return index
 
     def check_index(self, index: int) -> int:
-        """Check the index of a class and return it as an int. onnxruntime itself accepts -1 as the last class.
+        """Check the index of a class and return it as an int. onnxruntime itself would accept -1 for the last class.
 
         Raises:
             UsageError: If the model has no labels, or the index is out of range or not an integer.

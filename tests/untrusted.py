@@ -123,7 +123,7 @@ def print_json(**values: Any) -> None:
 
 
 def attempt(name: str, load: Callable[[], None]) -> None:
-    """Load one file and report the outcome: "accepted", "rejected" (by an error of cvae) or "failed"."""
+    """Load one file and report the outcome: "accepted", "rejected" (a CvaeError) or "failed" (any other)."""
     print_json(begin=name)
     reset_peak_memory()
     before, start = peak_memory(), time.process_time()
@@ -214,7 +214,7 @@ def random_position(data: bytearray, rng: random.Random) -> int:
 
 
 def number_spans(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[int, int]]:
-    """Iterate over the start and end of each key, length and number in a message and the messages nested in it."""
+    """Yield the start and end of each key, length and number in a message, including the messages nested in it."""
     position = start
     while position < end:
         boundaries = [position]

@@ -37,10 +37,10 @@ def is_outdated(model: Path, spec: Spec) -> bool:
 
 
 def hash_file(path: Path) -> str | None:
-    """Return the SHA-256 of a file, which is computed once for each size and modification time.
+    """Return the SHA-256 of a file. It is computed again only if the size or the modification time has changed.
 
-    In a process that only generates an image, hashing takes 10 ms. This is so fast that the hash need not be stored on
-    disk, so loading a model writes nothing outside the folders that the user names.
+    Hashing takes only 10 ms in a process that generates an image. So the hash need not be stored on disk, and loading a
+    model writes nothing outside the folders that the user names.
 
     Returns:
         The hash, or None if there is no such file, or it can't be read or is larger than `MAX_BYTES`.

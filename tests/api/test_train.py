@@ -240,7 +240,7 @@ def test_run_on_arrays_can_be_resumed_by_the_command_and_in_python(cvae, cache_r
 
 
 @pytest.mark.integration
-def test_run_on_arrays_can_generate(in_tmp):
+def test_model_trained_on_arrays_can_generate(in_tmp):
     run = package.train(images=IMAGES, labels=LABELS, **QUICK)
     assert run.load().generate(2, label=1).shape == (2, 1, 8, 8)
     assert package.load(run).spec.classes == ("0", "1", "2")
