@@ -134,7 +134,7 @@ SplitName = Annotated[
     str | None,
     typer.Option(
         metavar="train|validation|test",
-        help="Split of the data set. [default: test or, without test images, validation]",
+        help="Split of the data set. [default: test, or validation if there are no test images]",
         rich_help_panel=DATA,
         autocompletion=_completion.choices("train", "validation", "test"),
     ),

@@ -125,7 +125,7 @@ def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: 
 def export(format: str, run: str | Path | None = None, *, note: Note = None, **options: Any) -> list[Path]:
     """Export a model to files for other programs.
 
-    Start with "onnx": it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    Start with "onnx": it writes decoder.onnx and encoder.onnx to the run folder, after comparing them with torch. The
     other formats use these files.
 
     Args:

@@ -124,7 +124,7 @@ class Run(os.PathLike[str]):
         """Evaluate the model, as `cvae evaluate` does, and return the report.
 
         Args:
-            split: "test", "validation" or "train"; None for test or, without test images, validation.
+            split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
             options: Options of `cvae.evaluate`, such as `samples`.
         """
         import cvae

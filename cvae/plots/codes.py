@@ -50,7 +50,7 @@ def encode(
     Args:
         model: the exported model, which must have an encoder.
         data: the data set and its settings.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: maximum number of images, spaced evenly over the split; None for all.
         note: function called with each message about the data, as in `load_split`.
 
