@@ -117,7 +117,7 @@ def make_images(
     labels = None if rows is None else [index for index in rows for _ in range(n)]
     columns = n if rows is not None and len(rows) > 1 and (grid or n > 1) else None
     if rows is not None and indices is None and not grid:
-        arguments.send(note, f"no label given: generating {n} of each of the {len(rows)} classes")
+        arguments.send(note, f"no label given: generating {n} per class, for all {len(rows)} classes")
     images = decoder.generate(count, seed=arguments.choose_seed(seed), temperature=temperature, label_index=labels)
     images.columns = columns
     report = {"model": decoder.spec.name, "images": count, "labels": images.labels, "seed": images.seed}
@@ -247,7 +247,7 @@ def _choose_row_labels(
     if decoder.classes is None:
         return [[None] * len(stops)]
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
-        arguments.send(note, f"no label given: one row for each of the {len(decoder.classes)} classes")
+        arguments.send(note, f"no label given: one row per class, for all {len(decoder.classes)} classes")
         return [[index] * len(stops) for index in range(len(decoder.classes))]
     labels: list[int | None] = []
     for stop, name, index in zip(stops, names, [first] * (len(stops) - 1) + [last], strict=True):
@@ -255,7 +255,7 @@ def _choose_row_labels(
             index = last if index is None else index
             if index is None:
                 raise UsageError(
-                    f"seed {name} has no label of its own; give one with --label, or one for each end with --label and "
+                    f"seed {name} has no label of its own; set the label of both ends with --label, or use --label and "
                     "--to-label"
                 )
             labels.append(index)
