@@ -142,7 +142,7 @@ def test_failed_start_leaves_no_folder(in_tmp):
         ({"milestones": ["a"]}, r"milestones is \['a'\]: it must be a list of integers or None"),
         ({"beta": "4"}, r"beta is '4': it must be a number or None"),
         ({"options": [1]}, r"options is \[1\]: it must be a dict"),
-        ({"options": {"archi": {}}}, r"options has 'archi'.*did you mean 'arch'"),
+        ({"options": {"archi": {}}}, r"options contains 'archi'.*did you mean 'arch'"),
         ({"lr": -1.0}, r"lr -1\.0 is out of range"),
         ({"config": IMAGES}, r"config is array.*images=\.\.\."),
         ({"config": TrainConfig(), "epochs": 3}, r"epochs and a complete config can't be combined"),

@@ -500,7 +500,7 @@ def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, fo
         ("generate {folder} --label-index -1", ["index -1", "0..2"]),
         ("generate {folder} --label 1 --label-index 1", ["--label '1' and --label-index 1", "give one"]),
         ("generate {folder} --digit 1 --label-index 2", ["--digit '1' and --label-index 2", "give one"]),
-        ("generate {folder} --label-index 1 --grid", ["--grid", "'10'", "remove one"]),
+        ("generate {folder} --label-index 1 --grid", ["--grid", "'10'", "remove --grid"]),
         ("interpolate {folder} --label 1 --label-index 1", ["give one"]),
         ("interpolate {folder} --label 1 --to-label 2 --to-label-index 1", ["--to-label '2'", "give one"]),
         ("reconstruct ten.png -m {folder} --label 1 --label-index 1", ["give one"]),
