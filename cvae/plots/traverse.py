@@ -13,7 +13,7 @@ def top_dimensions(kl: np.ndarray, count: int) -> np.ndarray:
 
 
 def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return D*S copies (D*S, Z) of the code (Z,), in which each of D dimensions is set to each of S values."""
+    """Return D*S copies (D*S, Z) of a code (Z,). In each, one of the D dimensions is set to one of the S values."""
     codes = np.tile(code, (len(dimensions), len(values), 1))  # (Z,) -> (D, S, Z)
     for row, dimension in enumerate(dimensions):
         codes[row, :, dimension] = values

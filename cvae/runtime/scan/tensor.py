@@ -25,7 +25,7 @@ class Tensor(NamedTuple):
 
 
 class NodeResult(NamedTuple):
-    """Outputs and cost of a node for one image.
+    """Outputs of a node, and its cost for one image.
 
     Attributes:
         outputs: computed tensors.
@@ -98,10 +98,10 @@ def read_constants(tensor: Tensor | None) -> tuple[int, ...]:
 
 
 def normalize_axis(axis: int, shape: Sequence[Dimension]) -> int:
-    """Return an axis counted from the front.
+    """Return the index of an axis counted from the front, where a negative `axis` counts from the back.
 
     Raises:
-        ValueError: If the axis does not exist, or is the batch axis: images must not depend on each other.
+        ValueError: If the axis does not exist, or is the batch axis, because images must not depend on each other.
     """
     normalized = axis + len(shape) if axis < 0 else axis
     if not 0 <= normalized < len(shape) or shape[normalized] is None:
