@@ -16,7 +16,7 @@ from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Folder of real data beside the checkout, if there is one."""
+"""Folder of real data next to the checkout. It may not exist."""
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
 

@@ -34,7 +34,7 @@ def test_same_seed_gives_the_same_weights(quick_run, tmp_path):
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
-    """Return the gradients of the first step."""
+    """Return the gradients of the first training step, by parameter name."""
     first_gradients = {}
 
     def update(self, scalars, metrics, before):
@@ -123,7 +123,7 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
 
 
 @pytest.mark.integration
-def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
+def test_batch_norm_statistics_are_averaged_like_the_weights(tmp_path, monkeypatch):
     name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
     def record(step: TrainingStep, ema: VAE, decay: float) -> None:

@@ -98,7 +98,7 @@ def telemetry(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
-    """Return the exit code, the output and the files in the home folder for each of `PROGRAMS`."""
+    """Run each of `PROGRAMS`, and return its exit code, its output and the files in its home folder."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "model").mkdir()
     for path in model_zoo.models()[model_zoo.DEFAULT].glob("*.onnx"):

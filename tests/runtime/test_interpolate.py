@@ -1,4 +1,4 @@
-"""Model.interpolate: seeds, codes, images and labels, compared with torch."""
+"""`Model.interpolate` between seeds, codes and images, with and without labels, compared with torch."""
 
 import numpy as np
 import pytest
@@ -59,7 +59,7 @@ def test_interpolate_rejects_invalid_arguments(models, kind, arguments, words):
         models[kind].interpolate(**{"a": 0, "b": 1, **arguments})
 
 
-def test_images_without_label_interpolate_between_the_classes_that_explain_them_best(models):
+def test_interpolation_without_label_uses_the_best_fitting_class_of_each_image(models):
     model = models["labels"]
     a, b = model.generate(label=[7, 1], seed=2)
     first, last = (int(i) for i in model.nearest_label([a, b]))
