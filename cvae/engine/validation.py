@@ -22,7 +22,7 @@ class Validator:
 
     Args:
         config: Config of the run.
-        accelerator: The processes of the run.
+        accelerator: Accelerator that connects the processes of the run.
         shard: This process's part of the batches.
     """
 
@@ -32,7 +32,7 @@ class Validator:
     def batches(self, split: Split) -> Batches:
         """Return batches of a split, small enough that evaluating one needs no more memory than a training step.
 
-        Neither the batch size nor, therefore, the bounds depend on the number of processes.
+        The batch size does not depend on the number of processes, so the bounds do not depend on it either.
         """
         training = self.config.training
         assert training.batch_size is not None  # filled in by configure()

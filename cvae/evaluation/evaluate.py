@@ -28,7 +28,7 @@ from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
-"""Default number of images to generate for the distances, which are only comparable at equal numbers of images."""
+"""Default number of images to generate for the distances. Only distances of equally many images are comparable."""
 
 Progress = Callable[[str, int, int], None]
 """Function called with the name of the stage, the number of finished items, and the total."""
@@ -57,7 +57,7 @@ def load_split(
 
     Args:
         data: the data set and its settings.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         model: the model, for its image shape and classes.
         labelled: whether to load the labels, if the model is conditional.
         note: function called with each message about the data, such as the number of files that were skipped.
@@ -120,7 +120,7 @@ def evaluate(
     Args:
         scorer: the model.
         data: the data set with its size, binarization and held-out images.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: maximum number of images. They are evenly spaced over the split, because it may be sorted by class.
         samples: number of samples for the importance-weighted bound; None skips this bound.
         generated: number of images to generate for the distances and the label accuracy, limited to the number of real

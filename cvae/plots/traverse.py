@@ -31,7 +31,7 @@ def draw(
         index: label index; None for a model without labels.
         kl: KL of each dimension in nats, (Z,).
         values: values of the dimension that varies, one per column.
-        dimensions: number of dimensions to draw, those with the largest KL first.
+        dimensions: number of dimensions to draw, in descending order of KL.
         title: title of the figure.
     """
     indices = top_dimensions(kl, dimensions)

@@ -1,4 +1,4 @@
-"""Exported model that generates, encodes and interpolates images on onnxruntime."""
+"""Exported model that generates, encodes and interpolates images with onnxruntime."""
 
 from pathlib import Path
 from threading import Lock
@@ -185,7 +185,7 @@ class Model:
             Images (N, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: If the shape or a label does not fit the model.
+            UsageError: If a label or the shape of the noise does not fit the model.
             CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
@@ -213,7 +213,7 @@ class Model:
             Mean (N, Z) and standard deviation (N, Z) of the codes, with the attribute `labels`.
 
         Raises:
-            UsageError: If the shape or a label does not fit the model.
+            UsageError: If a label or the shape of an image does not fit the model.
             CvaeError: If an image can't be read, there is no encoder in the decoder's folder, or the encoder returns an
                 invalid standard deviation.
         """

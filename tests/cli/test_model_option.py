@@ -1,4 +1,4 @@
-"""The option -m, which every command that takes a model has."""
+"""The option -m, which chooses the model of a command."""
 
 from pathlib import Path
 

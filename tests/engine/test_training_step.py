@@ -67,7 +67,7 @@ def test_accumulate_must_divide_the_batch_size(tmp_path):
 
 @pytest.mark.integration
 def test_objective_can_draw_several_samples_per_image(tmp_path, monkeypatch):
-    """The three samples of an image have the same noise with and without gradient accumulation."""
+    """Gradient accumulation does not change the noise of the three samples of an image."""
 
     def three_samples(model, image, label, kl_weight, *, beta, free_bits):
         distortion, rate, *_ = model(image, label, samples=3)
@@ -140,7 +140,7 @@ def test_batch_norm_statistics_are_averaged_like_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """A nearest-mean classifier of real digits recognizes the generated digits."""
+    """A nearest-mean classifier that was fitted to real digits recognizes the generated digits."""
     import cvae
 
     split = load_dataset(TrainConfig()).train

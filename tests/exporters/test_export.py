@@ -87,7 +87,7 @@ def test_failed_comparison_raises_an_error_and_writes_no_file(trained, tmp_path,
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """The measured difference matches the effect of the weight that was changed in the graph."""
+    """The measured difference matches the effect of changing one weight in the graph."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -168,7 +168,7 @@ def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
     "torch_onnx", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["converted", "torch.onnx"]
 )
 def test_export_prints_no_warnings_from_other_packages(trained, tmp_path, torch_onnx):
-    """The export runs in its own process, which shows all warnings and does not have the filters of pytest."""
+    """The export runs in its own process, which shows all warnings because it does not have pytest's filters."""
     run = copy_run(trained["plain"], tmp_path / "run")
     program = "import sys; from cvae.exporters.onnx import export, graph; export(sys.argv[1])"
     if torch_onnx:

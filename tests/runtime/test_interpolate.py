@@ -25,7 +25,7 @@ def test_interpolation_starts_and_ends_at_its_endpoints(models, networks, kind, 
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(path[1:], path[:-1], strict=True))
 
 
-def test_image_between_two_labels_is_the_weighted_mean_of_their_images(models, networks):
+def test_image_between_two_labels_is_the_weighted_mean_of_its_two_decodings(models, networks):
     a, b = normal(2)
     path = models["labels"].interpolate(a, b, 5, (3, 8), "lerp")
     code = (0.75 * a + 0.25 * b)[None]

@@ -54,7 +54,7 @@ def num_elements(tensor: Tensor) -> int:
 
 
 def require(condition: bool, *tensors: Tensor | None) -> None:
-    """Reject a node whose inputs and attributes do not fit together. The error shows `tensors`.
+    """Check a condition that the inputs and attributes of a node must meet. The error shows `tensors`.
 
     Raises:
         ValueError: If the condition is false.
@@ -87,7 +87,7 @@ def read_integers(tensor: Tensor | None) -> tuple[Dimension, ...]:
 
 
 def read_constants(tensor: Tensor | None) -> tuple[int, ...]:
-    """Return the values of a vector of integers that does not contain the batch size.
+    """Return the values of a vector of integers, none of which may be the batch size.
 
     Raises:
         ValueError: If the values are not known before the graph runs, or the batch size is among them.
