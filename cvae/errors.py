@@ -56,7 +56,7 @@ def install_command(extra: str) -> str:
 
 
 def _find_source() -> Path | str | None:
-    """Return the checkout, file or URL that this package was installed from, or None if it was an index."""
+    """Return the checkout, file or URL that this package was installed from, or None if it was a package index."""
     import json
     from importlib.metadata import distribution
     from urllib.parse import urlsplit

@@ -123,7 +123,7 @@ def test_spec_does_not_contain_the_data_set_path(trained, tmp_path):
 
 
 def test_spec_has_the_hash_of_the_weights_that_were_exported(trained, tmp_path, monkeypatch):
-    """The hash must be right even if a training run replaces the weights while they are exported."""
+    """The hash fits the exported weights even if a training run replaces their file during the export."""
     run = copy_run(trained["plain"], tmp_path / "run")
     config = (run / "config.json").read_text()
     newer = copy_run(trained["plain"], tmp_path / "newer")
