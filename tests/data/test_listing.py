@@ -20,7 +20,7 @@ from cvae.errors import CvaeError
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the image folder of this test, whose cache is elsewhere."""
+    """Return the image folder of this test. The cache is in another folder."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
     folder = tmp_path / "set"
     folder.mkdir()
@@ -37,7 +37,7 @@ def fill(root: Path, *layout: str) -> None:
 
 
 def count_images(root: Path) -> dict[str, dict[str, int] | int]:
-    """Return the number of images per class for each split, or its total number of images if it has no labels."""
+    """Return, for each split, the number of images per class, or in total if the split has no labels."""
     splits = list_folder(root, str(root)).splits
     return {name: dict(Counter(split.labels)) if split.labels else len(split.paths) for name, split in splits.items()}
 
@@ -186,7 +186,7 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     ]
 
 
-def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp_path: Path) -> None:
+def test_several_splits_can_link_to_the_same_folder(root: Path, tmp_path: Path) -> None:
     fill(tmp_path, "store/a 5", "store/b 6")
     for split in ("train", "test"):
         (root / "dataset" / split).mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp
 
 
 def test_too_many_links_are_rejected(root: Path) -> None:
-    """20 levels of two links each would be a million folders."""
+    """20 levels of two links each would lead to a million folders."""
     fill(root, "20 1")
     for level in range(20):
         (root / str(level)).mkdir()

@@ -35,7 +35,7 @@ def expected(model):
 
 
 class Interruption(Exception):
-    """Interruption like Ctrl-C."""
+    """Stand-in for Ctrl-C."""
 
 
 def stop_after(blocks: int):
@@ -60,7 +60,7 @@ def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
-def test_files_contain_the_same_images_as_generate(suffix, model, expected, tmp_path):
+def test_files_contain_the_images_that_generate_returns(suffix, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=5)
     images, labels = read(suffix, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
@@ -84,7 +84,7 @@ def test_interrupted_generation_continues_with_its_seed(suffix, blocks, model, t
     assert np.array_equal(read(suffix, out)[0], expected)
 
 
-def test_images_do_not_depend_on_threads_and_chunk_size(model, expected, tmp_path, monkeypatch):
+def test_images_depend_on_neither_threads_nor_chunk_size(model, expected, tmp_path, monkeypatch):
     for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
         monkeypatch.setattr(session, "CHUNK", chunk)
         monkeypatch.setattr(bulk, "CHUNK", chunk)
