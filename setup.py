@@ -30,7 +30,7 @@ INT = 2
 
 
 class BuildPy(build_py):
-    """Build command that halves the size of the large weights in the build folder's copies of exported zoo models."""
+    """Build command that stores large weights in 16 bits in the copies of zoo models in the build folder."""
 
     def build_package_data(self) -> None:
         super().build_package_data()
@@ -40,7 +40,7 @@ class BuildPy(build_py):
 
 
 def halve(model: bytes) -> bytes:
-    """Return an exported file whose large weights are float16, each followed by a cast to float32.
+    """Convert the large weights of an exported file to float16, and add nodes that cast them back to float32.
 
     In its spec, the type of the weights replaces the agreement with torch, which is not measured again.
     """

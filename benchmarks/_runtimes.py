@@ -84,9 +84,9 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def measure_process(*command: object) -> Measurement:
-    """Run a command to its end, and measure its time and peak resident memory.
+    """Run a command to completion, and measure its time and peak resident memory.
 
-    A small process launches the command, because the peak memory of a child includes the memory of its parent.
+    A small process launches the command, because the peak memory of a child process includes the memory of its parent.
     """
     program = shutil.which(str(command[0])) or str(command[0])
     arguments = [sys.executable, "-I", "-S", "-c", LAUNCHER, program, *map(str, command[1:])]
@@ -129,7 +129,7 @@ def measure_torch_import(source: Path, folder: Path) -> Measurement:
 
 
 def measure_http(source: Path, folder: Path) -> Measurement:
-    """Measure examples/fastapi: the time from its start to the first image, then responses with 1 and 64 images."""
+    """Measure examples/fastapi: the time from its start to the first image, then requests for 1 and for 64 images."""
     with socket.socket() as probe:  # find a port that is not in use
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -171,7 +171,7 @@ def median_time(call: Callable[[], object]) -> float:
 
 # -- C++ ---------------------------------------------------------------------------------------------------------------
 
-# C++ and Node programs inherit ORT_DISABLE_TELEMETRY, which the import of cvae sets in this process.
+# C++ and Node programs inherit ORT_DISABLE_TELEMETRY, which importing cvae sets in this process.
 CPP = r"""
 #include <onnxruntime_cxx_api.h>
 #include <algorithm>
@@ -215,7 +215,7 @@ def compile_cpp(source: Path, program: Path, ort: Path) -> Path:
 
 
 def measure_cpp(source: Path, folder: Path, ort: Path) -> Measurement:
-    """Measure a cold start of examples/cpp, and the same call in a loop."""
+    """Measure a cold start of examples/cpp, and repeated decoding in a second C++ program."""
     decoder = source / DECODER
     generate = compile_cpp(ROOT / "examples" / "cpp" / "generate.cpp", folder / "generate", ort)
     (folder / "measure.cpp").write_text(CPP)
@@ -266,7 +266,7 @@ def serve_folder(folder: Path) -> Iterator[str]:
 
 
 def measure_browser(source: Path, folder: Path) -> Measurement:
-    """Measure the page of `cvae export web` in Chromium."""
+    """Measure an exported web page in Chromium."""
     from playwright.sync_api import sync_playwright
 
     site = folder / "site"

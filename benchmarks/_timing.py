@@ -27,14 +27,14 @@ class Run(NamedTuple):
     """A finished training run."""
 
     images_per_second: float  # median over all epochs but the first, as the engine reports it
-    clocked_images_per_second: float | None  # the same, from the times of the optimizer steps; None if steps are missed
+    clocked_images_per_second: float | None  # the same, timed after each optimizer step; None if steps were missed
     parameters: int
     config: Config  # resolved, with the chosen precision instead of "auto"
     records: list[dict[str, Any]]  # metrics.jsonl
 
 
 def train(config: TrainConfig) -> Run:
-    """Train with the engine in a temporary folder. The first of at least two epochs is a warm-up."""
+    """Train with the engine in a temporary folder. The config needs at least two epochs; the first is a warm-up."""
     times: list[float] = []
 
     def record_time(*_: object) -> None:
@@ -71,7 +71,7 @@ def run_in_subprocess(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def run_rounds(rounds: int, **sides: Callable[[], Any]) -> dict[str, list[Any]]:
-    """Call each side once per round, A B A B ..., and return the results of each side."""
+    """Call each function in `sides` once per round, in the order A B A B ..., and return its results by name."""
 
     def show(status: str) -> None:
         if sys.stderr.isatty():
@@ -87,7 +87,7 @@ def run_rounds(rounds: int, **sides: Callable[[], Any]) -> dict[str, list[Any]]:
 
 
 def ratios(numerators: list[float], denominators: list[float]) -> list[float]:
-    """Return the ratio for each round. Within a round, the noise of a busy machine largely cancels."""
+    """Return the ratio for each round. Within a round, the noise of a busy machine largely cancels out."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 
@@ -117,7 +117,7 @@ def make_parser(description: str | None, rounds: int = 5) -> argparse.ArgumentPa
 
 
 def add_smoke(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--smoke", action="store_true", help="Check in seconds that the benchmark works.")
+    parser.add_argument("--smoke", action="store_true", help="Run a tiny version, to check that the benchmark works.")
 
 
 def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namespace:
@@ -129,12 +129,12 @@ def parse_args(parser: argparse.ArgumentParser, **smoke: Any) -> argparse.Namesp
 
 
 def data_root(data_dir: str | None) -> Path:
-    """Return the folder of the data sets that the engine uses, for a peer that reads them with torchvision."""
+    """Return the folder where the engine keeps its data sets, so that other projects can read the same files."""
     return Path(data_dir or os.environ.get("CVAE_DATA_DIR") or "~/.cache/cvae").expanduser()
 
 
 def report(as_json: bool, metrics: dict[str, Any], table: list[tuple[str, ...]], notes: list[str]) -> None:
-    """Print the metrics as JSON, or else a table and notes. The first row of the table is its header."""
+    """Print either the metrics as JSON, or a table and notes. The first row of the table is its header."""
     if as_json:
         print(json.dumps({"machine": describe_machine(), **metrics}, indent=2))
         return

@@ -1,14 +1,14 @@
-"""Hardware utilization: FLOP/s of training relative to the measured peak of matrix products.
+"""Hardware utilization: FLOP/s of training relative to the measured peak FLOP/s of matrix products.
 
     python benchmarks/achieved_flops.py [--arch resnet] [--precision auto|fp32|bf16] [--data-dir DIR] [--rounds 5]
         [--images 6400] [--batch-size 128] [--compile] [--json] [--smoke]
 
-The peak is the speed of the fastest square matrix product of a few sizes in the training precision; the table also
-shows the other precision. The FLOPs of a step are counted by torch's FlopCounterMode on the conditional MNIST network
-of default size: the matrix products and convolutions of the forward and backward pass, with two FLOPs per multiply-add.
-Elementwise operations, such as those of the KL term, and the optimizer are not counted. The engine reports the images
-per second, without the first epoch. The peak and the training speed are measured in turn, A B A B, in one process.
-Target: at least 35 % for `resnet`.
+Square matrix products of a few sizes are timed in the training precision, and the fastest one defines the peak. The
+table also shows the peak in the other precision. torch's FlopCounterMode counts the FLOPs of a training step of the
+conditional MNIST network of default size: the matrix products and convolutions of the forward and backward pass, with
+two FLOPs per multiply-add. Elementwise operations, such as those of the KL term, and the optimizer are not counted. The
+images per second are those that the engine reports, without the first epoch. The peak and the training speed are
+measured in turn, A B A B, in one process. Target: at least 35 % of the peak for `resnet`.
 """
 
 import statistics
@@ -26,7 +26,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def measure_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, seconds: float = 1.0) -> float:
-    """Return the FLOP/s of the fastest matrix product. Each size is tried 3 times or more, for at least `seconds`."""
+    """Return the FLOP/s of the fastest matrix product.
+
+    Each size is tried at least 3 times, and for at least `seconds`.
+    """
     best = 0.0
     for size in sizes:
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
@@ -42,7 +45,7 @@ def measure_peak(dtype: torch.dtype, sizes: tuple[int, ...], device: str, second
 
 
 def count_flops(config: Config, batch: int = 128) -> float:
-    """Return the FLOPs per image of a forward and backward pass, which do not depend on the precision."""
+    """Return the FLOPs per image of a forward and backward pass. They do not depend on the precision."""
     model = build(config.model)
     image = torch.rand(batch, *config.model.image_shape)
     label = None if config.model.classes is None else torch.zeros(batch, dtype=torch.int64)
@@ -55,7 +58,7 @@ def count_flops(config: Config, batch: int = 128) -> float:
 def main() -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--arch", default="resnet", metavar="NAME", help="Architecture.")
-    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="Precision.")
+    parser.add_argument("--precision", choices=("auto", "fp32", "bf16"), default="auto", help="Training precision.")
     parser.add_argument("--images", type=int, default=6400, metavar="N", help="Number of images per epoch.")
     parser.add_argument(
         "--epochs", type=int, default=2, metavar="N", help="Number of timed epochs, after one warm-up epoch."
@@ -102,7 +105,7 @@ def main() -> None:
         ("matrix products in fp32, GFLOP/s", format_giga(results["fp32"])),
         ("matrix products in bf16, GFLOP/s", format_giga(results["bf16"])),
         (f"{args.arch} in {precision}, images/s", format_range(speeds)),
-        ("FLOPs of an image, forward and backward", f"{per_image / 1e6:,.1f} million"),
+        ("FLOPs per image, forward and backward", f"{per_image / 1e6:,.1f} million"),
         ("achieved, GFLOP/s", format_giga(achieved)),
         (f"achieved, % of the {precision} peak", format_range([100 * share for share in shares], 1)),
     ]

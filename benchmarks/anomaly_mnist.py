@@ -1,4 +1,4 @@
-"""Anomaly detection on MNIST: train on nine digits, and detect the tenth among the test images with `cvae detect`.
+"""Anomaly detection on MNIST with the scores of `cvae detect`: train on nine digits, and detect the tenth.
 
     python benchmarks/anomaly_mnist.py --out anomaly.json            # with the labels of the nine digits
     python benchmarks/anomaly_mnist.py --out anomaly.json --plain    # without labels
@@ -48,7 +48,7 @@ SMOKE = replace(MODEL, data="digits", arch="mlp", options={})
 
 
 def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, Any]:
-    """Train a model without a digit, and return the detection metrics of each score on the complete test set."""
+    """Train a model on all digits but one, and return the detection metrics of each score on the complete test set."""
     run = folder / f"{digit}-{config.epochs}-epochs"
     if not (run / DECODER).exists():
         cvae.resume(run) if is_run(run) else cvae.train(config, run)
@@ -73,7 +73,7 @@ def measure_digit(config: TrainConfig, digit: str, folder: Path) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="PATH", help="JSON file to add the metrics to.")
-    parser.add_argument("--plain", action="store_true", help="Train models without labels, with a normal prior.")
+    parser.add_argument("--plain", action="store_true", help="Train models without labels and with a normal prior.")
     parser.add_argument(
         "--runs", type=Path, metavar="PATH", help="Folder for the models. [default: a temporary folder]"
     )
@@ -84,7 +84,7 @@ def main() -> None:
         nargs="+",
         default=DIGITS,
         metavar="N",
-        help="Digits to detect. One model per digit is trained without it.",
+        help="Digits to detect. For each of them, a model is trained on the other nine.",
     )
     add_smoke(parser)
     args = parse_args(parser, epochs=1, digits=["1"])

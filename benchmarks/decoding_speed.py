@@ -2,10 +2,11 @@
 
     python benchmarks/decoding_speed.py [--archs mlp conv resnet] [--batches 1 64] [--rounds 15] [--json] [--smoke]
 
-A barely trained decoder of 28x28 grey images is exported and loaded with `cvae.load`. The two sides take turns,
-A B A B, on all cores. Each side has its own process, so that the threads of one side do not disturb the other. Targets:
-at least 2.5 times as fast at batch 1; at batch 64, 1.5 times as fast for `conv`, twice as fast for `resnet`, and not
-slower for `mlp`.
+A barely trained decoder for 28x28 grey images is exported and loaded with `cvae.load`. The two sides take turns,
+A B A B, on all cores. Each side has its own process, so that the threads of one side do not disturb the other.
+
+Targets for onnxruntime: at batch size 1, at least 2.5 times as fast as torch; at batch size 64, 1.5 times as fast for
+`conv`, twice as fast for `resnet`, and not slower for `mlp`.
 """
 
 import multiprocessing
@@ -26,14 +27,17 @@ TARGETS = {
     ("conv", 64): 1.5,
     ("resnet", 64): 2,
 }
-"""Targets of the speedup by architecture and batch size."""
+"""Target speedups over torch, by architecture and batch size."""
 
 SECONDS = 0.3
 """Duration of each side's part of a round, in seconds."""
 
 
 def serve(pipe: Connection, side: str, run: Path, batch: int) -> None:
-    """Answer each True in `pipe` with the images per second of one round, until a False. Runs in its own process."""
+    """Answer each True from `pipe` with the images per second of one round, and stop at False.
+
+    This function runs in a process of its own.
+    """
     decode = {"torch": open_torch_decoder, "onnxruntime": open_onnxruntime_decoder}[side](run, batch)
     for _ in range(5):
         decode()
@@ -70,7 +74,7 @@ def open_onnxruntime_decoder(run: Path, batch: int) -> Callable[[], object]:
 
 
 class Side:
-    """Process that decodes in one of the runtimes. Calling it returns the images per second of one round."""
+    """Process that decodes with one of the runtimes. Calling this object returns the images per second of one round."""
 
     def __init__(self, side: str, run: Path, batch: int) -> None:
         context = multiprocessing.get_context("spawn")

@@ -3,8 +3,8 @@
     python benchmarks/default_run.py [--precision fp32] [--json] [--smoke]
 
 The time covers the whole process, including the export of the model. The bound is measured on the 2,000 test images
-of mnist-small. The accuracy is the fraction of 1,000 generated digits, 100 of each, that the bundled classifier assigns
-to their label, for each of three seeds.
+of mnist-small. The accuracy is the fraction of 1,000 generated digits, 100 per class, that the bundled classifier
+assigns to their label. It is measured for each of three seeds.
 """
 
 import argparse

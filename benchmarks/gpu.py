@@ -3,16 +3,16 @@
     python benchmarks/gpu.py --out FILE.json [--device cuda|cpu] [--data-dir DIR] [--minutes 5]
         [--only PART,...] [--network resnet|ladder] [--variant NAME] [--init RUN] [--smoke]
 
-    capture     images/s of training, launched kernel by kernel or recorded as a CUDA graph, fp32 and bf16, compiled or
-                not, at several batch sizes, compared with a plain loop over a DataLoader with 4 workers
-    bytes       whether a repeated run, and a run that is resumed within an epoch, have the same weights as the first
+    capture     training speed in images/s at several batch sizes: launched kernel by kernel or recorded as a CUDA
+                graph, in fp32 and bf16, compiled or not; for comparison, a plain loop over a DataLoader with 4 workers
+    bytes       whether a run that is repeated, or is resumed within an epoch, has the same weights as the first run
     export      export of a run trained on the device, bounds in fp32 and bf16, images from the exported file
     quality     seconds that a complete process takes to reach 85 and 80 nats (K = 100, MNIST test images, dynamic
                 binarization)
-    likelihood  the longest run that fits into --minutes, in stages, from random weights or from those of --init, after
-                short trials of settings against overfitting, with its bounds; only with --only
-    target      seconds that a complete process takes to reach 80 nats, with the run that fits into --minutes (at most
-                96 s), then the last measurements of `bytes`; only with --only
+    likelihood  bounds of a run that fills --minutes: it is trained in stages, from random weights or from those of
+                --init, and short trials choose its settings against overfitting; only with --only
+    target      seconds that a complete process takes to reach 80 nats, training for as long as --minutes allows (at
+                most 96 s); then those measurements that `bytes` makes last; only with --only
 
 Each part runs in its own process with a time limit, and has a module in `_gpu`. The JSON is written after every
 measurement. `--device cpu --smoke` runs all parts in about two minutes, to test this script.
@@ -58,7 +58,7 @@ Reading = tuple[float, float, float]
 
 
 def describe_environment(device: str) -> dict[str, Any]:
-    """Return the device, and the version of each package, or "missing"."""
+    """Return the versions of Python and the packages ("missing" if not installed), the number of cores, and the GPU."""
     versions = {}
     for name in PACKAGES:
         package = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn"}.get(name, name)
@@ -75,7 +75,7 @@ def describe_environment(device: str) -> dict[str, Any]:
 
 
 def query_gpu(fields: str) -> str | None:
-    """Return fields of nvidia-smi, separated by commas, or None if it does not answer."""
+    """Return fields that nvidia-smi reports, separated by commas, or None if it fails."""
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip() or None
@@ -107,7 +107,7 @@ def watch_gpu(readings: list[Reading]) -> Iterator[None]:
 
 
 def unpack_data(folder: str | None, target: Path) -> str | None:
-    """Return a folder that holds MNIST/raw, after unpacking its files into `target` if they are gzipped."""
+    """Return a folder that contains MNIST/raw. Gzipped files are first unpacked into `target`."""
     if folder is None:
         return None
     archives = [*Path(folder).rglob("*-ubyte.gz")]
@@ -173,15 +173,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write. Archives are written next to it.")
-    parser.add_argument("--data-dir", help="Folder that holds MNIST/raw, whose files may be gzipped.")
+    parser.add_argument("--data-dir", help="Folder that contains MNIST/raw. The files may be gzipped.")
     parser.add_argument("--minutes", type=float, default=5.0, help="Total time for all parts, in minutes.")
     parser.add_argument("--only", help="Parts to run, separated by commas.")
     parser.add_argument(
-        "--network", choices=("resnet", "ladder"), default="resnet", help="Network of the part likelihood."
+        "--network", choices=("resnet", "ladder"), default="resnet", help="Network for the part likelihood."
     )
-    parser.add_argument("--variant", help="Settings against overfitting of the part likelihood; trials by default.")
+    parser.add_argument(
+        "--variant", help="Settings against overfitting for the part likelihood. By default, short trials choose them."
+    )
     parser.add_argument("--init", type=Path, help="Run whose weights the part likelihood starts from.")
-    parser.add_argument("--compile", action="store_true", help="Compile the network of the part likelihood.")
+    parser.add_argument("--compile", action="store_true", help="Compile the network in the part likelihood.")
     parser.add_argument("--smoke", action="store_true", help="Use tiny networks and few images, to test this script.")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""Comparison of zoo models in an installed package, which stores large weights in 16 bits, with the original models.
+"""Comparison of the original zoo models with those of an installed package, which stores large weights in 16 bits.
 
     python benchmarks/installed_models.py [--images 10000] [--data-dir DIR] [--json] [--smoke]
 
-For each model, the output contains the size of its two exported files; the largest pixel difference over as many
+For each model, the output contains the total size of its two exported files; the largest pixel difference over as many
 generated images as there are test images; the largest difference in the posterior's mean and in its standard deviation
-over the test images; and the bound in nats per image and how much it changes, with the same noise for both versions.
+over the test images; and the bound in nats per image, with its change. Both versions of a model get the same noise.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def compare(name: str, folder: Path, images: int, data_dir: str | None) -> dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=10_000, metavar="N", help="Number of test images.")
+    parser.add_argument("--images", type=int, default=10_000, metavar="N", help="Number of test and generated images.")
     parser.add_argument("--data-dir", metavar="DIR", help="Folder of the data sets.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
     parser.add_argument("--smoke", action="store_true", help="Use 64 images.")

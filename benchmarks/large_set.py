@@ -1,4 +1,4 @@
-"""Training on a data set that can exceed memory: peak resident memory, and images per second.
+"""Benchmark of training on a data set that can be larger than memory: peak resident memory and images per second.
 
     python benchmarks/large_set.py [--gigabytes 6] [--steps 100] [--arch resnet] [--batch-size 128] [--dir DIR]
         [--smoke]
@@ -70,7 +70,7 @@ def main() -> None:
 
     count = int(args.gigabytes * 1e9 / IMAGE_BYTES)
     if count < (args.steps + 1) * args.batch_size:
-        parser.error(f"{args.gigabytes:g} GB are {count:,} images, too few for {args.steps} steps of {args.batch_size}")
+        parser.error(f"--gigabytes {args.gigabytes:g} is only {count:,} images, too few for {args.steps} steps")
     if args.train_on:
         train(args.train_on, count, args)
         return
@@ -80,7 +80,7 @@ def main() -> None:
         write_images(path, count)
         subprocess.run([sys.executable, __file__, *sys.argv[1:], "--train-on", path], check=True)
         record = read_metrics(path.parent / "run")[-1]
-        # The peak of all children is that of the only child. Linux counts in KiB, macOS in bytes.
+        # RUSAGE_CHILDREN covers all children, but there is only one. Linux counts in KiB, macOS in bytes.
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         print(f"data set       {path.stat().st_size / 1e9:8.2f} GB, {count:,} images {'x'.join(map(str, SHAPE))}")
         print(f"peak resident  {peak / 1e9:8.2f} GB")

@@ -4,9 +4,9 @@
         [--data-dir DIR] [--json] [--smoke]
 
 The benchmark trains on MNIST in fp32 and bf16 in turn. Each round has a new seed, so more rounds show how much of a
-difference is chance; the spread of fp32 over the seeds is printed for comparison. The best weights of each run are
-evaluated on the validation and test images. Bounds are in nats per image; negative differences favour bf16. Images per
-second do not include the first epoch. Target: bounds within 0.3 nats.
+difference is due to chance. For comparison, the range of the fp32 bounds over the seeds is printed. The best weights of
+each run are evaluated on the validation and test images. Bounds are in nats per image; negative differences favour
+bf16. Images per second are measured without the first epoch. Target: bounds that differ by at most 0.3 nats.
 """
 
 import itertools
@@ -30,7 +30,7 @@ from cvae.config import TrainConfig
 
 
 def read_best_bounds(runs: list[Run]) -> dict[str, list[float]]:
-    """Return the bounds of each run's best weights, which have the lowest validation bound."""
+    """Return the validation and test bounds of each run's best weights: those with the lowest validation bound."""
 
     def best(run: Run, split: str) -> float:
         return min(record[split]["bound"] for record in run.records if split in record)

@@ -2,7 +2,8 @@
 
     python benchmarks/principal_components.py --data folder:cars --size 64 --components 256
 
-The output is the mean PSNR of the test images, a metric that `cvae evaluate` reports too. The defaults take seconds.
+The script prints the mean PSNR of the reconstructed test images, a metric that `cvae evaluate` reports too. With the
+default options, the script takes seconds.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""A decoder in several runtimes: size on disk, cold start, memory, latency of one image, images per second.
+"""Comparison of runtimes for a decoder: size on disk, cold start, memory, latency of one image, images per second.
 
     python benchmarks/runtimes.py [--runtimes command torch] [--model RUN] [--rounds 5] [--smoke]
 
-The output is the table in docs/deploy.md. A cold start lasts from the start of the process or page until the image of a
-seven is written or visible. Images per second are measured with batches of 64. Each round measures all runtimes once;
-the results are medians over the rounds. `command` is `cvae generate`, `torch` is the shortest script that does the same
-with torch, and `import torch` only imports torch.
+The output is the table in docs/deploy.md. A cold start lasts from the start of the process or page until an image of a
+seven has been written or is visible. Images per second are measured with batches of 64. Each round measures all
+runtimes once; the results are medians over the rounds. `command` is `cvae generate`, `torch` is the shortest script
+that does the same with torch, and `import torch` only imports torch.
 
 `cpp` needs a compiler and `--ort`, a folder with onnxruntime's `include` and `lib`; `node` needs npm; `browser` needs
 Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. --smoke
@@ -41,7 +41,7 @@ from cvae.run import DECODER
 
 
 class Runtime(NamedTuple):
-    """A runtime: its name in the table, and functions that measure one round and its size in megabytes."""
+    """A runtime: its title in the table, a function that measures one round, and one that returns its size in MB."""
 
     title: str
     measure: Callable[[Path, Path], Measurement]
@@ -124,13 +124,13 @@ def median(values: tuple[float | None, ...]) -> float | None:
 
 
 def measure_size(*paths: Path) -> float:
-    """Return the total size of files and folders in megabytes."""
+    """Return the total size, in megabytes, of files and folders."""
     files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink()) / 1e6
 
 
 def measure_installed_size(*names: str) -> float:
-    """Return the size of installed distributions and all their dependencies in megabytes."""
+    """Return the size, in megabytes, of installed distributions and all their dependencies."""
     sizes: dict[str, float] = {}
     queue = list(names)
     while queue:

@@ -3,11 +3,11 @@
     python benchmarks/startup.py [--arch mlp] [--data mnist] [--data-dir DIR] [--rounds 5] [--json] [--smoke]
         [-- FLAGS]
 
-Two child processes run in turn, A B A B. Their parent measures the time from just before the spawn of a child until the
-child writes a byte to a pipe and exits. One child writes the byte after importing torch. The other child runs
-`cvae train --epochs 1`, with a hook on torch's optimizers that writes the byte after the first step. A first round,
-which is not counted, fills the page cache, and downloads the data if necessary. FLAGS are passed on to `cvae train`.
-Target: a difference of at most 2 s.
+Two programs run in turn, A B A B, each time in a new child process. The parent measures the time from just before it
+spawns the child until the child writes a byte to a pipe. Program A writes the byte after importing torch. Program B
+runs `cvae train --epochs 1`, with a hook on torch's optimizers that writes the byte after the first step. A first
+round, which is not counted, fills the page cache, and downloads the data if necessary. FLAGS are passed on to
+`cvae train`. Target: a difference of at most 2 s.
 """
 
 import os
@@ -31,7 +31,7 @@ TRAIN = NOTIFY + (
 
 
 def time_until_byte(program: str, *arguments: str) -> float:
-    """Return the seconds from the spawn of a Python program until it writes a byte to the pipe."""
+    """Run a Python program, and return the seconds from its spawn until it writes a byte to a pipe."""
     reader, writer = os.pipe()
     start = time.perf_counter()
     child = subprocess.Popen(
@@ -74,9 +74,9 @@ def main() -> None:
         "ratio": statistics.median(train) / statistics.median(torch),
     }
     table = [
-        ("time from the spawn to", "seconds, median (min to max)"),
-        ("torch imported", format_range(torch, 2)),
-        (f"first step of {args.arch} on {args.data}", format_range(train, 2)),
+        ("time from the spawn until", "seconds, median (min to max)"),
+        ("torch is imported", format_range(torch, 2)),
+        (f"{args.arch} takes its first step on {args.data}", format_range(train, 2)),
         ("difference", format_range(differences, 2)),
         ("ratio", f"{metrics['ratio']:.2f}"),
     ]

@@ -1,25 +1,24 @@
-"""Training speed in images per second of cvae and other packages, with equal networks, batches and images.
+"""Training speed of cvae and of other packages in images per second, with the same networks, batches and images.
 
     python benchmarks/training_speed.py --against pytorch-example|pythae-mlp|pythae-resnet|plain-loop|all
         [--device cuda|cpu] [--data-dir DIR] [--rounds 5] [--images N] [--epochs 2] [--batch-size 128] [--compile]
         [--json] [--smoke]
 
-    pytorch-example  The loop of https://github.com/pytorch/examples/tree/main/vae, which reads the loss in every step
-                     of a DataLoader over torchvision's MNIST with ToTensor. MLP 784-400-20, fp32, CPU.
+    pytorch-example  The training loop of https://github.com/pytorch/examples/tree/main/vae, over a DataLoader of
+                     torchvision's MNIST with ToTensor. It reads the loss in every step. MLP 784-400-20, fp32, CPU.
     pythae-mlp       BaseTrainer of pythae 0.1.2 with its default MLP (784-512-10), fp32, CPU.
-    pythae-resnet    BaseTrainer with pythae's MNIST ResNet, compared with the same layers as a plug-in for cvae at
-                     --precision auto, CPU.
-    plain-loop       The network of `cvae train` in a plain loop, which reads the loss in every step of a DataLoader:
+    pythae-resnet    BaseTrainer of pythae with its MNIST ResNet, CPU. cvae trains the same layers, as a plug-in, at
+                     --precision auto.
+    plain-loop       The network of `cvae train` in a plain loop over a DataLoader, with the loss read in every step:
                      `mlp` in fp32, `resnet` under the autocast of --precision auto. On CUDA, the DataLoader has 4
                      workers and pinned memory. With --device cpu, --images 2560 shortens the ResNet's epochs.
 
 pythae must be installed separately: `pip install pythae==0.1.2`.
 
-Both sides are timed over complete epochs of training steps, including data loading: one warm-up epoch, then --epochs
-timed epochs. Imports, reading the data set, and the work after an epoch (checkpoints, sample images, evaluation, a copy
-of the best model) are not timed. Each measurement runs in its own process, and the sides take turns, A B A B. The
-engine reports `images_per_second`; a clock on the optimizer steps checks this value. --smoke compares only
-pytorch-example.
+Each side trains for complete epochs, including data loading: one warm-up epoch, then --epochs timed epochs. Imports,
+reading the data set, and the work after an epoch (checkpoints, sample images, evaluation, a copy of the best model) are
+not timed. Each measurement runs in its own process, and the sides take turns, A B A B. The engine reports
+`images_per_second`; a clock on the optimizer steps checks this value. --smoke compares only pytorch-example.
 """
 
 import os
@@ -60,7 +59,7 @@ PeerResult = tuple[float, int]
 
 
 def time_epochs(epoch: Callable[[], Any], images: int, epochs: int) -> float:
-    """Return the median images per second over `epochs`, after one warm-up epoch."""
+    """Return the median images per second over `epochs` epochs, after one warm-up epoch."""
     seconds = []
     for _ in range(1 + epochs):
         start = time.perf_counter()
@@ -73,7 +72,7 @@ def time_epochs(epoch: Callable[[], Any], images: int, epochs: int) -> float:
 
 
 class ExampleVAE(nn.Module):
-    """The MLP 784-400-20 of PyTorch's example, whose output is the loss: cross-entropy plus KL, summed over a batch."""
+    """The MLP 784-400-20 of PyTorch's example. Its output is the loss: cross-entropy plus KL, summed over a batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +91,7 @@ class ExampleVAE(nn.Module):
 
 
 class BoundVAE(nn.Module):
-    """A network of cvae whose output is the loss, for a plain loop."""
+    """A network of cvae, wrapped for a plain loop: its output is the loss."""
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__()
@@ -138,9 +137,9 @@ def train_in_plain_loop(config: TrainConfig, images: int, epochs: int, use_examp
 
 
 def train_with_pythae(config: TrainConfig, images: int, epochs: int, resnet: bool) -> PeerResult:
-    """Train with BaseTrainer, with default settings except for batch size and device, and discard its output.
+    """Train with BaseTrainer, with default settings except for the batch size and the device, and discard its output.
 
-    Only `BaseTrainer.train_step` is timed, which is one epoch over the DataLoader. The rest of `BaseTrainer.train`,
+    Only `BaseTrainer.train_step`, which runs one epoch over the DataLoader, is timed. The rest of `BaseTrainer.train`,
     which copies the best model after each epoch and saves the last model, is not timed.
     """
     seconds = []
@@ -175,7 +174,7 @@ def train_with_pythae(config: TrainConfig, images: int, epochs: int, resnet: boo
 
 
 class Residual(nn.Module):
-    """A residual block: features + conv1x1(relu(conv3x3(relu(features)))), 128 channels with 32 inside."""
+    """A residual block: features + conv1x1(relu(conv3x3(relu(features)))). conv3x3 maps 128 channels to 32."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -218,7 +217,7 @@ def train_with_cvae(config: TrainConfig) -> Any:
 
 
 COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = {
-    # name: (function of the peer, fields of TrainConfig, images per epoch)
+    # name: (function that trains the peer, fields of TrainConfig, images per epoch)
     "pytorch-example": (
         partial(train_in_plain_loop, use_example=True),
         {"arch": "mlp", "latent_dim": 20, "likelihood": "bernoulli", "precision": "fp32"},
@@ -251,14 +250,14 @@ COMPARISONS: dict[str, tuple[Callable[..., PeerResult], dict[str, Any], int]] = 
 def explain_unavailable(name: str, device: str) -> str | None:
     """Return a line that says why a comparison can't run on this machine, or None if it can."""
     if name.startswith("plain-loop") and device == "cuda" and not torch.cuda.is_available():
-        return f"{name}: not measured, torch finds no CUDA device; use --device cpu"
+        return f"{name}: not measured, because torch finds no CUDA device; use --device cpu"
     if name.startswith("pythae"):
         try:
             version = metadata.version("pythae")
         except metadata.PackageNotFoundError:
-            return f"{name}: not measured, pythae is not installed; pip install pythae==0.1.2"
+            return f"{name}: not measured, because pythae is not installed; pip install pythae==0.1.2"
         if version != "0.1.2":
-            return f"{name}: not measured, it needs pythae 0.1.2, not {version}; pip install pythae==0.1.2"
+            return f"{name}: not measured, because it needs pythae 0.1.2, not {version}; pip install pythae==0.1.2"
     return None
 
 
@@ -280,7 +279,7 @@ def compare(name: str, args: Any) -> dict[str, Any]:
     )
     runs, peer_speeds = results["cvae"], [speed for speed, _ in results["peer"]]
     parameters = results["peer"][0][1]
-    assert parameters == runs[0].parameters, f"{name}: {parameters:,} parameters, cvae has {runs[0].parameters:,}"
+    assert parameters == runs[0].parameters, f"{name}: {parameters:,} parameters vs. {runs[0].parameters:,} in cvae"
     speeds = [run.images_per_second for run in runs]
     clocks = [run.images_per_second / run.clocked_images_per_second for run in runs if run.clocked_images_per_second]
     return {
@@ -300,7 +299,7 @@ def compare(name: str, args: Any) -> dict[str, Any]:
 def main() -> None:
     parser = make_parser(__doc__)
     comparisons = ("pytorch-example", "pythae-mlp", "pythae-resnet", "plain-loop", "all")
-    parser.add_argument("--against", choices=comparisons, default="all", help="Comparison to make.")
+    parser.add_argument("--against", choices=comparisons, default="all", help="Comparison to run.")
     parser.add_argument(
         "--device", choices=("cuda", "cpu"), default="cuda", help="Device for plain-loop. [default: cuda]"
     )
@@ -321,7 +320,7 @@ def main() -> None:
     if not names:
         raise SystemExit("\n".join(notes))
     metrics = {name: compare(name, args) for name in names}
-    table = [("against", "parameters", "precision", "peer, images/s", "cvae, images/s", "ratio", "clock")]
+    table = [("comparison", "parameters", "precision", "peer, images/s", "cvae, images/s", "ratio", "clock")]
     for name, m in metrics.items():
         speeds = [format_range(m["peer"]), format_range(m["ours"]), format_range(m["ratios"], 2)]
         clock = f"{m['clock']:.2f}" if m["clock"] else "unknown"

@@ -1,4 +1,4 @@
-"""Commands of `cvae`, one module each. Slow imports are inside functions, so that `--help` is fast."""
+"""Commands of `cvae`, one module each. Functions import slow modules, to keep `--help` fast."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -27,7 +27,7 @@ from cvae.cli._help import App
 from cvae.cli._usage import CommandLineError, explain, is_help
 
 TRAIN, USE, INSPECT, SHARE = "Train", "Use", "Inspect", "Share"
-"""Sections of the commands in `cvae --help`."""
+"""Sections into which `cvae --help` groups the commands."""
 
 app = App(
     name="cvae",
@@ -94,4 +94,4 @@ app.add_typer(plot.app, name="plot", rich_help_panel=INSPECT)
 app.command(cls=ExportCommand, rich_help_panel=SHARE)(export.export)
 app.add_typer(zoo.app, name="zoo", rich_help_panel=SHARE)
 app.add_typer(hub.app, name="hub", rich_help_panel=SHARE)
-app.command("archs", hidden=True)(parts.parts)  # the former name, for one release
+app.command("archs", hidden=True)(parts.parts)  # the former name, kept for one release

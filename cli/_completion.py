@@ -8,7 +8,7 @@ import typer
 from cvae import registry
 
 Completion = Callable[..., Iterable[Any]]
-"""Function that returns values, or pairs of a value and its description. typer removes those that don't match."""
+"""Function that returns values or (value, description) pairs. typer drops values that don't fit the input."""
 
 
 def choices(*values: str) -> Completion:
@@ -19,7 +19,7 @@ def choices(*values: str) -> Completion:
 def parts(name: str) -> Completion:
     """Return a completion function that offers the names in the registry `registry.REGISTRIES[name]`."""
     names = registry.REGISTRIES[name]
-    # A data set that needs an argument is named, for example, folder:PATH.
+    # The name of a data set that needs an argument is completed with the colon, as in folder:PATH.
     return lambda: [(part + ":" * (part in registry.ARGUMENT_DATASETS), names.summary(part)) for part in names]
 
 
@@ -60,9 +60,9 @@ def part_names() -> list[tuple[str, str]]:
 
 
 def labels(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Return the class names of the model that the command line names, or else of the default model.
+    """Return the class names of the model on the command line, or else of the model that the command uses by default.
 
-    The last name of a list such as `3,4` is completed.
+    In a list such as `3,4`, the last name is completed.
     """
     from cvae.errors import CvaeError
     from cvae.run import DECODER, is_run, read_config
@@ -87,11 +87,11 @@ def labels(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _find_model(ctx: typer.Context) -> str | None:
-    """Return the model that the command line names, if any."""
+    """Return the model on the command line, if there is one."""
     for param in ctx.command.params:
         if param.metavar == "MODEL":
             is_argument = param.param_type_name == "argument"
-            # Parsing stops at an option without a value, before it assigns the arguments.
+            # An option without a value stops the parser before it has assigned the arguments.
             value = ctx.params.get(param.name or "") or (ctx.args[0] if is_argument and ctx.args else None)
             if value is not None:
                 return str(value)

@@ -22,15 +22,15 @@ _exceptions: Any = import_module(typer.BadParameter.__module__)  # part of click
 
 
 def options_of(*exporters: str) -> str:
-    """Return the heading of the options of exporters in the help."""
+    """Return the heading under which the help lists the options of these exporters."""
     return f"Options of {' and '.join(exporters)}"
 
 
 class ExportCommand(HelpCommand):
     """A command whose flags depend on the exporter that its command line names.
 
-    The options of that exporter replace the flags in the signature of the command, which list the options of the
-    built-in exporters for `cvae export --help`. `ctx.obj` maps the options that were set to their values.
+    The flags in the signature of the command are the options of the built-in exporters, for `cvae export --help`. The
+    options of the named exporter replace them. `ctx.obj` maps the options that the user has set to their values.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -38,18 +38,18 @@ class ExportCommand(HelpCommand):
         name = self._find_exporter(args)
         ctx.meta[_EXPORTER] = name
         is_described = name is not None and EXPORTERS.is_builtin(name) and (wants_help or ctx.resilient_parsing)
-        if name is not None and not is_described:  # onnx takes seconds to import
+        if name is not None and not is_described:  # skip the import of onnx, which takes seconds
             try:
                 ctx.meta[_FLAGS] = make_flags(name, EXPORTERS.get(name), EXPORTERS.options(name))
             except CvaeError:
-                if not (wants_help or ctx.resilient_parsing):  # resilient while the shell completes the line
+                if not (wants_help or ctx.resilient_parsing):  # resilient_parsing: the shell completes the line
                     raise
         try:
             return super().parse_args(ctx, args)
         except _exceptions.NoSuchOption as error:
             if name is not None:
                 option = error.option_name.lstrip("-").replace("-", "_")
-                EXPORTERS.resolve(name, {option: None})  # raises an error with similar names
+                EXPORTERS.resolve(name, {option: None})  # raises an error that suggests similar names
             raise
 
     def get_params(self, ctx: Any) -> list[Any]:
@@ -59,7 +59,7 @@ class ExportCommand(HelpCommand):
         return [*ctx.meta[_FLAGS], *(param for param in params if param.name in RESERVED)]
 
     def _belongs_to(self, param: Any, exporter: str | None) -> bool:
-        """Return whether a parameter belongs to all exporters or, if the command line names one, to that one."""
+        """Return whether a parameter belongs to all exporters or to this one. Without an exporter, return True."""
         section = getattr(param, "rich_help_panel", None) or ""
         is_shared = not section.startswith(options_of("")) or exporter not in EXPORTERS
         return is_shared or exporter in section.split()
@@ -77,7 +77,7 @@ class ExportCommand(HelpCommand):
         return super().invoke(ctx)
 
     def _find_exporter(self, args: list[str]) -> str | None:
-        """Return the first argument that names an exporter, or else the first that is neither a flag nor its value."""
+        """Return the first argument that names an exporter, or else the first that is not a flag or a flag's value."""
         with_value = {name for param in self.params for name in param.opts if not getattr(param, "is_flag", True)}
         candidates = []
         remaining = iter(args)
@@ -113,7 +113,7 @@ def make_flags(name: str, exporter: Callable[..., Any], options: dict[str, Any])
 def parse_value(default: Any, value: str | bool) -> Any:
     """Convert the value of a flag to the type of the option's default.
 
-    A value that can't be converted stays a string, which `Registry.resolve` rejects with a message that names the type.
+    A value that can't be converted stays a string. `Registry.resolve` rejects it, and names the expected type.
     """
     if isinstance(value, bool) or isinstance(default, str | None):
         return value

@@ -28,7 +28,7 @@ def flag_option(
     Args:
         name: name of the config field.
         flag: description of the flag.
-        kind: type of the value, or of each value of a flag that may be repeated.
+        kind: type of the value; for a flag that may be repeated, type of each value.
         default: text that describes the default in the help; None for no text.
         repeated: whether the flag may be repeated.
         hidden: whether the help omits the flag.
@@ -47,7 +47,7 @@ def flag_option(
 
 
 def help_text(flag: Flag, repeated: bool) -> str:
-    """Return the effect of a flag, and whether it may be repeated."""
+    """Return the help of a flag, which also says whether the flag may be repeated."""
     return f"{flag.help} May be repeated." if repeated else flag.help
 
 
@@ -92,7 +92,7 @@ def default_text(config: type, name: str) -> str | None:
 
 
 def add_flags(config: type) -> Callable[[Command], Command]:
-    """Replace `**flags` in the signature of a command with the flags of a config.
+    """Return a decorator that replaces `**flags` in the signature of a command with the flags of a config.
 
     The value of an unused flag is None, so that it does not override a recipe. `read_flags` collects the used flags.
     """
@@ -131,7 +131,7 @@ def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) 
     """Return the config fields that the command line sets.
 
     Args:
-        config: config whose flags `add_flags` added to the command.
+        config: config whose flags the command has through `add_flags`.
         values: values of the flags by parameter name; None for an unused flag.
         assignments: values of `--set`.
 

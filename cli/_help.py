@@ -1,4 +1,4 @@
-"""Help as plain text of at most 80 columns: sections of options and commands, defaults, and examples."""
+"""Help in plain text, at most 80 columns wide, with sections of options and commands, defaults, and examples."""
 
 import re
 import textwrap
@@ -14,17 +14,17 @@ OPTIONS = "Options"
 """Section of the options that have no group."""
 
 ORDER = {OPTIONS: 0, **dict.fromkeys(GROUPS, 1), HARDWARE: 3, OUTPUT: 4}
-"""Order of the sections. Those with equal numbers are in the order in which the command declares their options."""
+"""Order of the sections. Sections with the same number are in the order in which the command declares their options."""
 
 NAMES_WIDTH = 24
 """Maximum width of the column of names, in characters. A longer name is on a line of its own."""
 
 Records = list[tuple[str, str]]
-"""Names and descriptions."""
+"""Pairs of a name and its description."""
 
 
 class App(typer.Typer):
-    """Typer app whose commands have the help of this module."""
+    """Typer app whose commands print the help that this module formats."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(cls=HelpGroup, no_args_is_help=True, rich_markup_mode=None, **settings)
@@ -84,7 +84,7 @@ class HelpGroup(_Help, TyperGroup):
     """Group with sections of commands and of options."""
 
     def section_lines(self, ctx: Any, width: int) -> list[str]:
-        """Return the lines of all sections, first those of the commands."""
+        """Return the lines of all sections, with the commands first."""
         sections: dict[str, Records] = {}
         for name, command in self.commands.items():
             if not command.hidden:
@@ -94,13 +94,13 @@ class HelpGroup(_Help, TyperGroup):
 
 
 def split_help(text: str | None) -> tuple[str, list[str]]:
-    """Split a docstring into its text and the command lines of its last paragraph, which begins with "Examples:"."""
+    """Split a docstring into its text and the command lines that follow "Examples:" in its last paragraph."""
     text, _, examples = re.sub(r"\n\nExamples?:", "\f", text or "").partition("\f")
     return text.strip(), [line.strip() for line in examples.strip().splitlines()]
 
 
 def option_sections(params: list[Any]) -> dict[str, Records]:
-    """Return the names and descriptions of parameters by section, in the order of the sections."""
+    """Return the names and descriptions of parameters by section. The sections are in the order of the help."""
     sections: dict[str, Records] = {}
     for param in params:
         if not getattr(param, "hidden", False):
@@ -136,14 +136,14 @@ def describe_default(param: Any) -> str:
 
 
 def describe_range(param: Any) -> str:
-    """Return the range of a number that has a minimum and a maximum. A single bound is left to the error message."""
+    """Return the range of a number with a minimum and a maximum. A single bound is shown only in the error message."""
     limits = param if hasattr(param, "min") else getattr(param, "type", None)  # depends on the version of typer
     low, high = getattr(limits, "min", None), getattr(limits, "max", None)
     return "" if low is None or high is None else f"{low} to {high}"
 
 
 def format_sections(sections: dict[str, Records], width: int) -> list[str]:
-    """Return the lines of sections whose descriptions all begin in the same column."""
+    """Return the lines of sections. All descriptions begin in the same column."""
     lines = []
     column = choose_column([names for records in sections.values() for names, _ in records])
     for section, records in sections.items():
@@ -157,7 +157,7 @@ def choose_column(names: list[str]) -> int:
 
 
 def format_records(records: Records, width: int, column: int) -> list[str]:
-    """Return lines with names and descriptions, which begin in `column`."""
+    """Return lines with names and descriptions. The descriptions begin in `column`."""
     lines = []
     for names, text in records:
         first, *rest = wrap(text, width, column) or [""]

@@ -1,4 +1,4 @@
-"""Reference of the flags of `cvae train` and `cvae tune`, generated from the config fields."""
+"""Reference for the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
 from cvae.cli._flags import choose_metavar, default_text, help_text, value_type
 from cvae.config import GROUPS, TrainConfig, all_flags

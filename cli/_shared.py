@@ -46,9 +46,9 @@ ModelOption = Annotated[
 
 
 def add_model_option(parameter: str = "model") -> "Callable[[Command], Command]":
-    """Return a decorator that adds the option -m to a command whose model is an argument, named `parameter`.
+    """Return a decorator that adds the option -m to a command that takes its model as the argument `parameter`.
 
-    The command receives the model as this argument, even if the user sets the option.
+    The command receives the model as this argument, whether the user sets the argument or the option.
     """
 
     def decorate(command: Command) -> Command:
@@ -108,7 +108,7 @@ Label = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME",
-        help="Class of the images, by name. For several, write 3,4 or 0-9, or repeat the flag.",
+        help="Class of the images, by name. For several classes, write 3,4 or 0-9, or repeat the flag.",
         autocompletion=_completion.labels,
     ),
 ]
@@ -118,7 +118,7 @@ Digit = Annotated[
 ]
 LabelIndex = Annotated[
     list[str] | None,
-    typer.Option(metavar="N", help="Class of the images, by index from 0. For several, write 0,2 or 0-9."),
+    typer.Option(metavar="N", help="Class of the images, by index from 0. For several classes, write 0,2 or 0-9."),
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
 
@@ -134,7 +134,7 @@ SplitName = Annotated[
     str | None,
     typer.Option(
         metavar="train|validation|test",
-        help="Split of the data set. [default: test or, without test images, validation]",
+        help="Split of the data set. [default: test, or validation if there are no test images]",
         rich_help_panel=DATA,
         autocompletion=_completion.choices("train", "validation", "test"),
     ),
@@ -181,7 +181,7 @@ def save_image(result: "Result", out: Path, scale: int | None = None, fps: float
 
 @contextmanager
 def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
-    """Yield a function (stage, done, total) that draws a progress bar for each stage, on a terminal only.
+    """Yield a function (stage, done, total) that draws a progress bar for each stage, but only on a terminal.
 
     A bar shows the count, the rate and the time left. The rate does not count items done before the first call.
     """
@@ -215,7 +215,7 @@ def show_progress() -> "Iterator[Callable[[str, int, int], None]]":
 
 
 def format_speed(done: int, left: int, seconds: float) -> str | None:
-    """Return the rate and the time left of a stage, or None before its first step.
+    """Return the rate of a stage and the time that is left, or None before its first step.
 
     Args:
         done: number of steps that are done.

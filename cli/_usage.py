@@ -10,11 +10,11 @@ from cvae.flags import Interval
 from cvae.registry import EXPECTED_VALUES
 
 CommandLineError: Any = typer.BadParameter.__base__
-"""Base class of the exceptions that typer raises: click's own class or, in newer versions, typer's copy of it."""
+"""Base class of the exceptions that typer raises: click's class or, in newer versions of typer, its own copy."""
 
 
 EXPECTED = {"int": EXPECTED_VALUES[int], "float": EXPECTED_VALUES[float], "bool": EXPECTED_VALUES[bool]}
-"""Description of an option's valid values, by the prefix of pydantic's error type."""
+"""Description of an option's valid values, keyed by the prefix of pydantic's error type."""
 
 OTHER_NAMES = {
     **dict.fromkeys(("--count", "--number", "--num", "--n"), "-n"),
@@ -25,7 +25,7 @@ OTHER_NAMES = {
 
 
 def is_help(error: Any) -> bool:
-    """Return whether the error is the help that typer raises for a command without arguments."""
+    """Return whether the error only shows the help, as typer does for a command without arguments."""
     return error.ctx is not None and error.message == error.ctx.get_help()
 
 
@@ -42,7 +42,7 @@ def explain(error: Any, args: Sequence[str]) -> UsageError:
 def _describe_value(error: Any) -> str:
     """Describe an invalid value, or return "" for any other error.
 
-    Newer versions of typer read values with pydantic, whose messages don't quote them.
+    Newer versions of typer parse values with pydantic, whose messages don't quote the values.
     """
     details: list[dict[str, Any]] = getattr(error.__cause__, "errors", list)()
     if not details or getattr(error, "param", None) is None:
@@ -60,21 +60,21 @@ def _describe_value(error: Any) -> str:
 
 
 def _describe_name(error: Any) -> str:
-    """Describe an option or a command that does not exist, an option without its value, or any other error."""
+    """Describe an unknown option or command, an option without its value, or any other error."""
     option, text = getattr(error, "option_name", None), error.format_message().rstrip(".")
     if "requires an argument" in text:
         return f"{option} needs a value"
     if option is not None and text.startswith("No such option"):
         text, hint = f"there is no option {option}", _suggest_option(error)
     elif text.startswith("No such command") and " Did you mean " not in text and error.ctx.parent is not None:
-        text, hint = f"{text}; its commands are {', '.join(error.ctx.command.list_commands(error.ctx))}", ""
+        text, hint = f"{text}; the commands are {', '.join(error.ctx.command.list_commands(error.ctx))}", ""
     else:
         text, _, hint = text.rstrip("?").partition(". Did you mean ")
     return f"{text} (did you mean {hint}?)" if hint else text
 
 
 def _suggest_option(error: Any) -> str:
-    """Return the options that an unknown one may stand for, or ""."""
+    """Return the options that the user may have meant by an unknown one, or ""."""
     other = OTHER_NAMES.get(error.option_name)
     known = {name for param in error.ctx.command.params for name in param.opts} if error.ctx is not None else ()
     return other if other and other.split()[0] in known else " or ".join(error.possibilities or [])

@@ -49,7 +49,7 @@ def fit(
 ) -> None:
     """Fit a detector to normal images, and store it in the model's folder.
 
-    Use images that the model was not trained on, because the scores of training images are too low.
+    Use images that the model was not trained on, because training images get scores that are too low.
 
     Examples:
       cvae detect fit runs/mine
@@ -89,7 +89,7 @@ def score(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Score images, and report which are anomalies.
+    """Score images, and report which of them are anomalies.
 
     Heat maps of the reconstruction errors and a table of the scores are written to the --out folder.
 

@@ -20,7 +20,9 @@ def evaluate(
     limit: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="Maximum number of images, evenly spaced in the split; distances always use all."
+            min=1,
+            metavar="N",
+            help="Maximum number of images, evenly spaced in the split. Distances always use all images.",
         ),
     ] = None,
     samples: Annotated[
@@ -48,7 +50,8 @@ def evaluate(
     exported: Annotated[
         bool,
         typer.Option(
-            "--exported", help="Score the exported files, without torch. [default: only without weights or torch]"
+            "--exported",
+            help="Score the exported files, without torch. [default: only if the weights or torch are missing]",
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all random numbers.")] = 0,
@@ -106,7 +109,7 @@ def evaluate(
 
 
 def format_report(report: dict[str, Any]) -> str:
-    """Format the report with one line per metric, under the same name as in the JSON."""
+    """Format the report with one line per metric, named as in the JSON."""
     lines = [
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"

@@ -16,7 +16,7 @@ def export(
         str,
         typer.Argument(
             metavar="FORMAT",
-            help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists all.",
+            help="Format: onnx, web, triton, or one from a plug-in; `cvae parts` lists them all.",
             autocompletion=_completion.parts("export"),
         ),
     ],
@@ -38,7 +38,7 @@ def export(
         bool,
         typer.Option(
             "--half",
-            help="Store the weights in 16 bits, which halves the files.",
+            help="Store the weights in 16 bits, which halves the size of the files.",
             rich_help_panel=options_of("onnx"),
         ),
     ] = False,
@@ -62,7 +62,7 @@ def export(
 ) -> None:
     """Export a model to files for other programs.
 
-    Start with onnx: it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    Start with onnx: it writes decoder.onnx and encoder.onnx to the run folder, after comparing them with torch. The
     other formats use these files. A plug-in's options are flags too; to list them: cvae export NAME --help.
 
     Examples:
@@ -74,7 +74,7 @@ def export(
     from cvae.cli._exporter_flags import parse_value
     from cvae.registry import EXPORTERS
 
-    # The parameters `license` to `encoder` are only there for --help: `ExportCommand` puts the values into `ctx.obj`.
+    # The parameters `license` to `encoder` exist only for --help: `ExportCommand` puts the values into `ctx.obj`.
     defaults = EXPORTERS.options(format)
     options = {name: parse_value(defaults[name], value) for name, value in ctx.obj.items()}
     paths = models.run_exporter(format, run, options, _shared.echo)

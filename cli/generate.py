@@ -23,7 +23,7 @@ def generate(
             "-n",
             min=1,
             metavar="N",
-            help="Number of images of each class. With an array or a folder and no label, the total number. "
+            help="Number of images per class, or in total if --out is an array or a folder and no label is set. "
             "[default: 1; --grid: 8, or 64 without classes]",
         ),
     ] = None,

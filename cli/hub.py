@@ -16,9 +16,7 @@ def push(
     run: Annotated[
         str, typer.Argument(metavar="RUN", help="Run folder, or the name of a run.", autocompletion=_completion.runs)
     ],
-    repo: Annotated[
-        str, typer.Argument(metavar="OWNER/NAME", help="Repository, which is created if it does not exist.")
-    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Repository. It is created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
     message: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Commit message. [default: one that names the run]")
@@ -28,7 +26,7 @@ def push(
     """Upload a run to a repository.
 
     The upload contains the config, the weights, the exported files, the card and the sample images, but neither
-    checkpoints nor data. Log in first, with `hf auth login`, or set HF_TOKEN.
+    checkpoints nor data. First log in with `hf auth login`, or set HF_TOKEN.
 
     Examples:
       cvae hub push runs/mine somebody/digits

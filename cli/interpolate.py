@@ -60,8 +60,9 @@ def interpolate(
 ) -> None:
     """Interpolate between two images.
 
-    The result is a strip (.png) or an animation that runs back and forth (.gif). The ends are image files, seeds, or
-    two labels (--label 3 --to-label 8). If an animation with --via ends where it starts, it runs as a loop instead.
+    The result is a strip (.png) or an animation that runs back and forth (.gif). The ends are image files or seeds,
+    and can have different labels (--label 3 --to-label 8). An animation with --via that ends where it starts runs in a
+    loop instead.
 
     Examples:
       cvae interpolate --from 0 --to 1

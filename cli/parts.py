@@ -9,7 +9,7 @@ from cvae.api import models
 from cvae.cli import _completion, _help, _shared
 
 METAVARS = {"int": "N", "float": "X", "bool": "true|false", "tuple": "[N,...]", "str": "TEXT"}
-"""What a person types as the value of an option, by the type of the option."""
+"""Placeholders for the value of an option, by the type of the option."""
 
 
 def parts(
@@ -17,7 +17,7 @@ def parts(
         str | None,
         typer.Argument(
             metavar="NAME",
-            help="Part whose options to list, such as resnet. [default: list all parts]",
+            help="Part to describe, such as resnet. [default: list all parts]",
             autocompletion=_completion.part_names,
         ),
     ] = None,
@@ -25,7 +25,7 @@ def parts(
 ) -> None:
     """List the architectures and other parts, or the options of one part.
 
-    The options of a part are set with `--set`, such as `--set arch.width=32`. Parts from plug-ins are listed too.
+    Set the options of a part with `--set`, as in `--set arch.width=32`. Parts from plug-ins are listed too.
 
     Examples:
       cvae parts
@@ -37,7 +37,7 @@ def parts(
 
 
 def format_list(parts: dict[str, dict[str, str]]) -> str:
-    """Format the summaries of all parts, in a section for each flag."""
+    """Format the summaries of all parts, with a section for each flag."""
     width = max(len(name) for names in parts.values() for name in names)
     lines = []
     for flag, names in parts.items():
@@ -46,7 +46,7 @@ def format_list(parts: dict[str, dict[str, str]]) -> str:
 
 
 def format_part(part: dict[str, Any]) -> str:
-    """Format the summary of a part, and how each of its options is set."""
+    """Format the summary of a part and the usage of each of its options."""
     records = []
     for option, info in part["options"].items():
         metavar = METAVARS.get(info["type"], "VALUE")

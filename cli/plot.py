@@ -77,7 +77,8 @@ def latent(
 def traverse(
     model: _shared.ModelName = None,
     image: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Image file whose code to start from. [default: the zero code]")
+        Path | None,
+        typer.Option(metavar="PATH", help="Start from the code of this image file. [default: the zero code]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of a random code to start from.")] = None,
     label: _shared.Label = None,
@@ -88,9 +89,7 @@ def traverse(
     ] = 10,
     steps: Annotated[
         int,
-        typer.Option(
-            min=2, max=100, metavar="N", help="Number of values per dimension, which is the number of columns."
-        ),
+        typer.Option(min=2, max=100, metavar="N", help="Number of values per dimension, one per column."),
     ] = 9,
     range: Annotated[
         float,
@@ -199,7 +198,7 @@ def grid(
             min=1,
             max=100,
             metavar="N",
-            help="Number of columns: styles or, in a map, values. [default: 10, or 20 for a map]",
+            help="Number of columns: one per style or, in a map, one per value. [default: 10, or 20 for a map]",
         ),
     ] = None,
     seed: _shared.Seed = None,
@@ -209,7 +208,7 @@ def grid(
 ) -> None:
     """Show every class in the same styles, or a map of the latent space.
 
-    The map is for models with two latent dimensions. If such a model has labels, --label is required.
+    The map requires a model with two latent dimensions and, if the model has labels, --label.
 
     Examples:
       cvae plot grid mnist-resnet-conditional --seed 0
@@ -249,7 +248,7 @@ def losses(
     out: _shared.Out = Path("losses.png"),
     json: _shared.Json = False,
 ) -> None:
-    """Plot the bounds of runs, and their two terms, over the epochs.
+    """Plot the bound of each run, and the two terms of the bound, over the epochs.
 
     Examples:
       cvae plot losses
@@ -274,7 +273,7 @@ def progress(
 ) -> None:
     """Show how reconstructions improve during training.
 
-    The first row shows the originals, and each further row shows the reconstructions after an epoch.
+    The first row shows the originals. Each further row shows the reconstructions after one of the epochs.
 
     Examples:
       cvae plot progress

@@ -25,7 +25,7 @@ def reconstruct(
 ) -> None:
     """Encode and decode images.
 
-    The image file shows the originals above their reconstructions.
+    The output image shows the originals above their reconstructions.
 
     Examples:
       cvae reconstruct seven.png --digit 7

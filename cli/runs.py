@@ -18,10 +18,11 @@ def runs(
     folder: Annotated[Path, typer.Argument(metavar="PATH", help="Folder of the runs.")] = RUNS,
     json: _shared.Json = False,
 ) -> None:
-    """List the runs under runs/ with their bounds, newest first.
+    """List the runs under runs/, newest first, with their bounds.
 
-    The bounds are in nats per image, and lower is better: the best bound on the validation images, and the bound on the
-    test images. The last column shows the flags that differ between the runs, except those at their defaults.
+    A run has two bounds: the best bound on the validation images, and the bound on the test images. Both are in nats
+    per image; lower is better. The last column shows the flags that differ between the runs, except those at their
+    defaults.
 
     Examples:
       cvae runs
@@ -68,7 +69,7 @@ def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _describe_arrays(row: dict[str, Any]) -> str | None:
-    """Describe the arrays that a run was trained on, because their hash says nothing."""
+    """Describe the arrays that a run was trained on, because its --data flag contains only their hash."""
     data = row["flags"].get("--data", "")
     if not data.startswith("arrays:"):
         return None

@@ -59,8 +59,8 @@ def train(
 ) -> None:
     """Train a model, and export it to ONNX.
 
-    The run is a new folder under runs/. Without --data, the model is trained on 12,000 bundled MNIST digits, which
-    need no download.
+    The run is a new folder under runs/. Without --data, the model is trained on 12,000 MNIST digits that come with the
+    package.
 
     Examples:
       cvae train --conditional
@@ -102,7 +102,7 @@ def _continue(out: Path | None, overrides: dict[str, Any], export: bool) -> "Run
 
 
 def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> None:
-    """Check that flags have the same values as when the run was started, except for flags that may change.
+    """Check that all flags that may not change have the same values as when the run was started.
 
     Raises:
         UsageError: If a flag differs.

@@ -21,20 +21,21 @@ def tune(
         list[str] | None,
         typer.Option(
             metavar="NAME=VALUES",
-            help="Flag or option to vary: lr=1e-4..1e-2:log, latent_dim=8,16 or arch.width=16,32; may be repeated.",
+            help="Flag or option to vary, such as lr=1e-4..1e-2:log, latent_dim=8,16 or arch.width=16,32; may be "
+            "repeated.",
         ),
     ] = None,
     study: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Name of the study. [default: made from the recipe, or from the data and model]"
+            metavar="NAME", help="Name of the study. [default: derived from the recipe, or from the data and model]"
         ),
     ] = None,
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="PATH|URL",
-            help="File or database of the study, which several machines can share. [default: a file in --out]",
+            help="File or database of the study. Several machines can share it. [default: a file in --out]",
         ),
     ] = None,
     out: Annotated[
@@ -46,10 +47,10 @@ def tune(
     json: _shared.Json = False,
     **flags: Any,
 ) -> None:
-    """Search for the flags of `cvae train` that give the best bound.
+    """Search for the values of `cvae train` flags that give the best bound.
 
-    All flags of `cvae train` are available. --search, or the [search] table of a recipe, says what to vary. Repeat the
-    command to continue an interrupted study.
+    All flags of `cvae train` are available. --search, or the [search] table of a recipe, selects those to vary. Repeat
+    the command to continue an interrupted study.
 
     Examples:
       cvae tune --arch mlp --conditional --trials 20

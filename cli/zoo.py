@@ -47,10 +47,10 @@ def format_list(default: str, models: dict[str, dict[str, Any]], recipes: dict[s
 
 @app.command()
 def show(name: ModelOrRecipe, json: _shared.Json = False) -> None:
-    """Print the card of a model, or a recipe.
+    """Print the card of a model, or the text of a recipe.
 
-    The card describes the data, the license, the training, metrics, intended use and limitations. A recipe is printed
-    if no model has this name.
+    The card describes the data, license, training, metrics, intended use and limitations. A recipe is printed if no
+    model has this name.
 
     Examples:
       cvae zoo show mnist-resnet-conditional

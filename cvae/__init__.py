@@ -1,4 +1,4 @@
-"""Variational autoencoders, with or without labels, that are exported to self-describing ONNX files.
+"""Variational autoencoders, with or without labels, and their export to self-describing ONNX files.
 
     import cvae
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# onnxruntime 1.32 and later sends telemetry unless this variable is set before its first import. Importing any module
-# of this package runs this line first.
+# onnxruntime 1.32 and later sends telemetry unless this variable is set before onnxruntime is first imported. This line
+# runs before any other module of this package is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _MODULES = {
@@ -54,7 +54,7 @@ _MODULES = {
 }
 
 _NAMESPACES = ("detect", "hub", "plot", "zoo")
-"""Modules of `cvae.api` that each correspond to a command group: `cvae.plot.latent` is `cvae plot latent`."""
+"""Modules of `cvae.api`, one per command group: `cvae.plot.latent` is the function for `cvae plot latent`."""
 
 __all__ = [
     "CvaeError",

@@ -1,4 +1,4 @@
-"""Entry point of the command line, `cvae` and `python -m cvae`."""
+"""Entry point of the commands `cvae` and `python -m cvae`."""
 
 import os
 import sys
@@ -11,8 +11,8 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run a command and exit with 0 (success), 1 (failure), 2 (usage error) or 130 (interrupted)."""
     if not hasattr(cvae, "CvaeError"):
         sys.exit(
-            f"cvae: error: the 'cvae' imported from {cvae.__file__} belongs to another package of that name (for "
-            "TensorFlow); run pip uninstall -y cvae cvae-onnx, then install cvae-onnx again"
+            f"cvae: error: the 'cvae' imported from {cvae.__file__} belongs to another package named cvae "
+            "(for TensorFlow); run pip uninstall -y cvae cvae-onnx, then install cvae-onnx again"
         )
     from cvae.cli import run
     from cvae.errors import CvaeError, Interrupted
@@ -40,7 +40,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _escape_unprintable() -> None:
     """Print escape sequences for characters that standard output and error can't encode, for example in file names."""
     for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):  # a program may have replaced the stream
+        if reconfigure := getattr(stream, "reconfigure", None):  # missing if a program has replaced the stream
             reconfigure(errors="backslashreplace")
 
 

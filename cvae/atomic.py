@@ -1,6 +1,6 @@
 """Atomic writes, bounded reads, and locks.
 
-An atomic write goes to a temporary file, which is synced and renamed.
+An atomic write goes to a temporary file, which is then synced to disk and renamed.
 """
 
 import os
@@ -41,7 +41,7 @@ def read_at_most(path: str | Path, limit: int, *, truncate: bool = False) -> byt
 def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield a temporary path in the same folder, and rename it to `path` unless the block raises.
 
-    The temporary path has the suffix of `path`, from which Pillow and numpy infer the format.
+    The temporary path has the suffix of `path`, because Pillow and numpy infer the format from the suffix.
 
     Args:
         path: path of the file.
@@ -61,7 +61,7 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
                 with temporary_path.open("r+b") as file:
                     os.fsync(file.fileno())
             temporary_path.replace(path)
-            if sync and os.name == "posix":  # sync the folder too, which contains the new name
+            if sync and os.name == "posix":  # sync the folder too, because it stores the new name
                 folder = os.open(path.parent, os.O_RDONLY)
                 with suppress(OSError):  # some file systems can't sync a folder
                     os.fsync(folder)

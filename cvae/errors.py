@@ -35,7 +35,7 @@ class MissingExtraError(CvaeError, ImportError):
 
     Args:
         feature: subject of the message: the part or function that needs the packages.
-        extra: extra of the distribution that installs them.
+        extra: the extra of the distribution that installs these packages.
     """
 
     def __init__(self, feature: str, extra: str = "train") -> None:
@@ -43,10 +43,10 @@ class MissingExtraError(CvaeError, ImportError):
 
 
 def install_command(extra: str) -> str:
-    """Return the command that installs an extra from the source of this package: a checkout, file, URL or index."""
+    """Return the command that installs an extra from where this package came from: a checkout, file, URL or index."""
     try:
         source = _find_source()
-    except Exception:  # the metadata of an installation may be missing or damaged, which must not hide an error
+    except Exception:  # missing or damaged metadata of the installation must not hide the error to report
         source = None
     if source is None:
         return f"pip install '{DISTRIBUTION}[{extra}]'"
@@ -56,7 +56,7 @@ def install_command(extra: str) -> str:
 
 
 def _find_source() -> Path | str | None:
-    """Return the checkout, file or URL that this package was installed from, or None if it comes from an index."""
+    """Return the checkout, file or URL that this package was installed from, or None if it was a package index."""
     import json
     from importlib.metadata import distribution
     from urllib.parse import urlsplit

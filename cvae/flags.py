@@ -51,26 +51,26 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flag:
-    """Metadata of a flag. The type, the default and, unless `name` is set, the name are those of its field."""
+    """Metadata of a flag. The field supplies the flag's type, its default and, unless `name` is set, its name."""
 
     help: str
     """Effect of the flag, and the unit of its value."""
     group: str
-    """Heading in the reference."""
+    """Heading under which the reference lists the flag."""
     name: str | None = None
-    """Spelling on the command line without dashes, if it differs from the field name."""
+    """Name on the command line, without the leading dashes, if it differs from the field name."""
     aliases: tuple[str, ...] = ()
     """Former spellings, which still work but are not shown."""
     metavar: str | None = None
-    """Placeholder of the value in the help, unless the type or the choices determine it."""
+    """Placeholder for the value in the help, unless the type or the choices determine it."""
     automatic: str | None = None
     """Meaning of the default None."""
     interval: Interval | None = None
-    """Range of the value, or of each value of a tuple."""
+    """Range of the value, or of each item of a tuple."""
     choices: tuple[str, ...] = ()
     """Allowed values."""
     synonyms: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Allowed value that the error message suggests for each word that users may try instead."""
+    """Words that users may try, and the allowed value that the error message suggests for each."""
     parse: Callable[[str], Any] | None = None
     """Function that converts the command-line argument, if the type alone is not enough."""
     canonical: Callable[[Any], Any] | None = None
@@ -78,11 +78,11 @@ class Flag:
     takes_options: bool = False
     """Whether the value names a registered part, whose options `--set` assigns."""
     resolved: bool = False
-    """Whether the run replaces the default with a value of its choice, and records that value in config.json."""
+    """Whether the run chooses a value in place of the default, and records it in config.json."""
     resumable: bool = False
     """Whether the value can change when a run is resumed. If so, it is also a parameter of `cvae.resume`."""
     searchable: bool = True
-    """Whether `cvae tune` can vary the value, because bounds with different values are comparable."""
+    """Whether `cvae tune` can vary the value. It can if the bounds of runs with different values are comparable."""
     machine: bool = False
     """Whether the value describes the machine: `cvae tune` does not vary it, and it can differ between the workers of a
     study."""
@@ -92,10 +92,10 @@ class Flag:
         return "--" + (self.name or name.replace("_", "-"))
 
     def check(self, name: str, value: Any) -> None:
-        """Check a value, or each value of a tuple. None is always valid.
+        """Check a value, or each item of a tuple. None is always valid.
 
         Args:
-            name: name of the flag in error messages: that of the field, or the spelling on the command line.
+            name: name of the flag for error messages, either the name of the field or the spelling on the command line.
             value: value of the flag.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Formatting of numbers and times, and of warnings and other packages' log messages as single lines.
+"""Formatting of numbers and times, and one-line formatting of warnings and of log messages from other packages.
 
 Does not import torch.
 """

@@ -1,4 +1,4 @@
-"""Description of a network, from which it can be rebuilt, and comparison of two networks. Does not import torch."""
+"""Description from which a network can be rebuilt, and comparison of two networks. Does not import torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Description of a network, from which it can be rebuilt.
+    """Description from which a network can be rebuilt.
 
     Attributes:
         image_shape: (C, H, W).
@@ -54,7 +54,7 @@ class ModelConfig:
 
     @property
     def parts(self) -> dict[str, Part]:
-        """Parts of the network by flag."""
+        """Parts of the network, keyed by flag."""
         parts = {"arch": self.architecture, "likelihood": self.likelihood, "prior": self.prior}
         return parts if self.conditioning is None else {**parts, "conditioning": self.conditioning}
 

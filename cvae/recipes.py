@@ -47,7 +47,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
-    """Parse the values of `--set`, as JSON if possible: ["arch.width=32"] -> {"arch": {"width": 32}}.
+    """Parse assignments of `--set`: ["arch.width=32"] -> {"arch": {"width": 32}}. A value is JSON, or else a string.
 
     Raises:
         UsageError: If an assignment is not of this form.
@@ -58,7 +58,7 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
         part, dot, option = name.partition(".")
         if not (equals and dot and part in PARTS and option):
             raise UsageError(
-                f"--set {assignment!r} is not of the form PART.OPTION=VALUE, with PART one of {', '.join(PARTS)}"
+                f"--set {assignment!r} is not of the form PART.OPTION=VALUE, where PART is one of {', '.join(PARTS)}"
             )
         try:
             value = json.loads(text)

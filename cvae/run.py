@@ -16,7 +16,7 @@ from cvae.serialization import MAX_TEXT
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
 
-# Names of the files and folders in a run folder. The export writes the last three.
+# Names of the files and folders in a run folder. An export writes DECODER, ENCODER and CARD.
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CHECKPOINTS = "last"
@@ -44,7 +44,7 @@ def contains_runs(folder: Path) -> bool:
 
 
 def _is_config(path: Path) -> bool:
-    """Return whether a file called `CONFIG`, a common name, is the config of a run, even of another version of cvae."""
+    """Return whether a file called `CONFIG`, which is a common name, was written by any version of cvae."""
     try:
         return b'"cvae_version"' in read_at_most(path, MAX_TEXT)
     except CvaeError:
@@ -89,7 +89,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 
 def selection_bound(metrics: dict[str, float]) -> float:
-    """Return the bound that selects the best weights: the importance-weighted one if there is one, else the ELBO.
+    """Return the bound that selects the best weights: the importance-weighted bound if it was computed, else the ELBO.
 
     An importance-weighted objective improves its own bound at the expense of the ELBO.
     """
@@ -99,7 +99,7 @@ def selection_bound(metrics: dict[str, float]) -> float:
 def saved_epoch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the record of the epoch whose weights are saved, or {} if no epoch has ended.
 
-    It is the epoch with the best validation bound, or the last one if there are no validation images.
+    It is the epoch with the best validation bound, or the last epoch if there are no validation images.
     """
     validated = [record for record in records if "validation" in record]
     if validated:
@@ -108,12 +108,12 @@ def saved_epoch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def sample_path(run: Path, epoch: int, kind: str) -> Path:
-    """Return the path of an epoch's sample image of kind "samples", "interpolations" or "reconstructions"."""
+    """Return the path of an epoch's sample image; `kind` is "samples", "interpolations" or "reconstructions"."""
     return run / SAMPLES / f"epoch-{epoch:04d}-{kind}.png"
 
 
 def sample_images(run: Path, kind: str) -> dict[int, Path]:
-    """Return the paths of the sample images of one kind by epoch, in ascending order."""
+    """Return the paths of the sample images of one kind by epoch, the earliest epoch first."""
     images = {}
     for path in (run / SAMPLES).glob(f"epoch-*-{kind}.png"):
         if match := re.fullmatch(rf"epoch-(\d+)-{kind}", path.stem):
@@ -157,7 +157,7 @@ def newest_run(folder: Path = RUNS) -> Path | None:
 
 
 def list_started_runs(folder: Path = RUNS) -> list[Path]:
-    """List the runs in `folder`, including those without weights, by the time of their checkpoints, newest first."""
+    """List the runs in `folder`, including those without weights. The run with the newest checkpoint comes first."""
 
     def last_modified(run: Path) -> int:
         # A run that was killed before its first checkpoint has only a config.
@@ -197,7 +197,7 @@ def create_run_folder(name: str) -> Path:
 def is_finished(run: Path) -> bool:
     """Return whether the training of a run has ended. A damaged run counts as unfinished.
 
-    The last record has the metrics of the test images. Without test images, all epochs must be recorded.
+    The last record of a finished run is that of the test images or, without test images, that of the last epoch.
     """
     try:
         records = read_metrics(run)
@@ -254,7 +254,7 @@ def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the bounds, the number of epochs and the time in the metrics of a run.
+    """Return the bounds, the number of epochs and the training time from the metrics of a run.
 
     Raises:
         CvaeError: If a record does not have the format that training writes.

@@ -30,7 +30,7 @@ def parse_json(text: str | bytes) -> Any:
 
     Raises:
         ValueError: If the text is not valid JSON, is longer than `MAX_TEXT`, is nested deeper than `MAX_DEPTH`, has a
-            duplicate key (parsers differ in which value they use), or has a number that is not finite.
+            duplicate key (parsers disagree on which value counts), or has a number that is not finite.
     """
     if len(text) > MAX_TEXT:
         raise ValueError(f"it has {len(text)} bytes; the limit is {MAX_TEXT}")
@@ -96,7 +96,7 @@ def quote(value: Any) -> str:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Convert a value from JSON or TOML to the type of the hint, or raise an error that quotes the value."""
+    """Convert a value from JSON or TOML to the type `hint`, or raise an error that quotes the value."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return value

@@ -44,9 +44,9 @@ NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d{1,3})?", re.IGNORECASE)
 class Spec:
     """Description of a model, embedded in its `decoder.onnx` and `encoder.onnx`.
 
-    A decoder maps `noise` (B, latent_dim) float32, standard normal, and for conditional models `label` (B,) int64,
-    to `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`,
-    both (B, latent_dim) float32, in the same noise space.
+    A decoder maps standard normal `noise` (B, latent_dim) float32 and, in conditional models, `label` (B,) int64 to
+    `image` (B, *image_shape) float32 in `value_range`. An encoder maps `image` and `label` to `mean` and `std`, both
+    (B, latent_dim) float32, in the same noise space.
 
     Attributes:
         sigma: standard deviation of a Gaussian likelihood, in units of the value range.
@@ -54,7 +54,7 @@ class Spec:
             together if they have the same value.
         agreement: largest difference between the outputs of onnxruntime and torch, divided by the scale of the output
             (see `cvae.exporters.onnx.compare`); the batch sizes that were compared; and the type of the weights if they
-            have 16 bits.
+            are stored in 16 bits.
     """
 
     format: int = FORMAT
@@ -166,7 +166,7 @@ class Spec:
         return index
 
     def check_index(self, index: int) -> int:
-        """Check the index of a class and return it as an int. onnxruntime itself accepts -1 as the last class.
+        """Check the index of a class and return it as an int. onnxruntime itself would accept -1 for the last class.
 
         Raises:
             UsageError: If the model has no labels, or the index is out of range or not an integer.
@@ -199,7 +199,7 @@ class Spec:
         """Return a question with the most similar class name that is not a number, or "" if none is similar."""
         if not isinstance(label, str) or len(label) > 80:
             return ""
-        classes = (self.classes or ())[:1000]  # few enough to compare at once
+        classes = (self.classes or ())[:1000]  # few enough to compare quickly
         names = {name.casefold(): name for name in classes if not NUMBER.fullmatch(name)}
         matches = difflib.get_close_matches(label.casefold(), names, n=1, cutoff=0.7)
         return f" (did you mean {quote_label(names[matches[0]])}?)" if matches else ""
@@ -214,7 +214,7 @@ def _to_text(label: object) -> str | None:
         if isinstance(label, str | Real):  # Real includes numpy's numbers
             return str(label)
         return str(operator.index(label))  # type: ignore[arg-type]  # for example, a tensor with one element
-    except (TypeError, ValueError):  # Python refuses to print an int of thousands of digits
+    except (TypeError, ValueError):  # Python does not convert ints with thousands of digits to text
         return None
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     command = [sys.executable, "-m", "zensical", "build", "--strict", "--clean"]
     result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     print(result.stdout, end="")
-    # --strict covers links and missing objects, but not the warnings of griffe about docstrings.
+    # --strict covers links and missing objects, but not griffe's warnings about docstrings.
     if result.returncode != 0 or re.search(r"^(griffe|mkdocstrings|WARNING|Warning)\b", result.stdout, re.MULTILINE):
         sys.exit("the documentation has warnings")
     print(f"open {ROOT / 'build' / 'site' / 'index.html'}")
@@ -97,7 +97,7 @@ def rewrite_links(source: str, pages: dict[str, str]) -> str:
 
 
 def command_reference() -> str:
-    """Return the reference of all commands, from the typer app."""
+    """Return the reference of all commands, generated from the typer app."""
     import typer
 
     from cvae.cli import app
@@ -110,7 +110,7 @@ def command_reference() -> str:
 
 
 def walk_commands(command: Any, context: Any) -> Iterator[tuple[Any, Any]]:
-    """Yield a command and its subcommands except hidden ones, each with its context, in the order of `--help`."""
+    """Yield a command and its visible subcommands, each with its context, in the order of `--help`."""
     import typer
 
     yield command, context
@@ -152,7 +152,7 @@ def escape(text: str) -> str:
 
 
 def recipe_list() -> str:
-    """Return the page that shows the recipes of the package, each as the contents of its file."""
+    """Return the page that shows the recipes of the package: the contents of each recipe file."""
     from cvae import model_zoo
 
     parts = [
@@ -168,7 +168,7 @@ def recipe_list() -> str:
 # -- API reference -----------------------------------------------------------------------------------------------------
 
 NOT_API = ("cvae.cli", "cvae.__main__")
-"""The command line has a reference of its own."""
+"""Modules that are not in the API reference. The command line has a reference of its own."""
 
 
 def api_reference() -> dict[str, str]:
@@ -193,7 +193,7 @@ def api_reference() -> dict[str, str]:
         parts = [f"# {group}"]
         for module in members:
             package = (ROOT / Path(*module.split("."), "__init__.py")).is_file()
-            # A package re-exports what its modules define, and each object is described once.
+            # A package re-exports what its modules define, so hide its members: each object is described once.
             options = ["show_root_heading: " + ("false" if module == group else "true")]
             options += ["members: false"] * package
             parts.append(f"::: {module}\n    options:\n      " + "\n      ".join(options))

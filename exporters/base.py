@@ -13,10 +13,10 @@ Argument:
     `read_exported` reads and checks the files. An exporter that is decorated with `requires_weights` gets the folder of
     a trained run instead, and can write into this folder.
 Options:
-    The keyword-only parameters, which all have defaults. `cvae export NAME` has a flag for each option, and takes its
-    help text from the section "Args:" of the docstring. The type of the default is the type of the option: a bool makes
-    a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The names `format`,
-    `run`, `json` and `help` are reserved for `cvae export` itself.
+    The keyword-only parameters are the options. Each has a default. `cvae export NAME` has a flag for each option, and
+    takes its help text from the section "Args:" of the docstring. The type of the default is the type of the option: a
+    bool makes a pair of flags `--name/--no-name`, a tuple is given as JSON, and None stands for optional text. The
+    names `format`, `run`, `json` and `help` are reserved for `cvae export` itself.
 Progress:
     An exporter can have a second argument `note`, with the default None: a function to call with a line of text that
     tells the user what has been done. `cvae export` prints these lines to standard error.

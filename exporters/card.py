@@ -20,7 +20,7 @@ NOTE = f"{MARKER}, which overwrites this file. Delete this line to keep your own
 
 
 def make_card(run: Path, spec: Spec) -> str:
-    """Return the card of a run, which says what the model is, how to use it, and what it was trained on.
+    """Return the card of a run. It says what the model is, how to use it, and what it was trained on.
 
     Args:
         run: folder of the run.
@@ -72,7 +72,7 @@ images = model.generate(16{label})
 
 
 def can_overwrite_card(path: Path) -> bool:
-    """Return whether `path` does not exist, or is a card that still has the line of `MARKER`."""
+    """Return whether `path` does not exist, or is a card that still contains the line with the `MARKER`."""
     return not path.exists() or MARKER in path.read_text("utf-8", errors="replace")
 
 
@@ -100,5 +100,5 @@ def _format_test_bound(run: Path) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return `text` on one line, and escape the characters that would end a table cell or begin a tag."""
+    """Return `text` on one line, and escape the characters that would end a table cell or begin an HTML tag."""
     return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

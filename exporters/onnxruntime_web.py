@@ -1,4 +1,4 @@
-"""Files of onnxruntime for browsers, which are downloaded once from its npm package, verified, and cached.
+"""The onnxruntime files for browsers. They are downloaded once from its npm package, verified, and cached.
 
 The page uses single-threaded WebAssembly, which needs two files of the package. Threads would need a server that sends
 COOP and COEP headers. See https://onnxruntime.ai/docs/tutorials/web/.
@@ -51,9 +51,10 @@ TIMEOUT = 60
 
 
 def load_files() -> dict[str, bytes]:
-    """Return `ort.js`, an ES module, and `ort.wasm.gz`, compressed because a plain static server does not compress.
+    """Return the contents of `ort.js`, an ES module, and of `ort.wasm.gz`, by file name.
 
-    The files are read from the cache, or else downloaded with `fetch` and cached.
+    The WebAssembly file is compressed, because a plain static server does not compress files. Both files are read from
+    the cache, or else downloaded with `fetch` and cached.
 
     Raises:
         CvaeError: If the files can't be downloaded.

@@ -16,7 +16,7 @@ from cvae.runtime.session import CHUNK
 from cvae.spec import Spec
 
 MAX_DELAY = 1000
-"""Maximum time that a request waits for other requests to join its batch, in microseconds."""
+"""Maximum time in microseconds that a request waits for other requests to join its batch."""
 
 CONFIG = "config.pbtxt"
 
@@ -55,7 +55,7 @@ def export(model: str | Path, *, out: str = "model_repository", encoder: bool = 
 
 
 def make_folder_name(name: str) -> str:
-    """Return a folder name that is safe in paths and URLs. A model name comes from an untrusted file."""
+    """Return a folder name that is safe in paths and URLs. The name of a model may come from an untrusted file."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "model"
 
 

@@ -30,7 +30,7 @@ DECODINGS = 1024
 
 
 def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
-    """Create a folder with a page that generates images with an exported model; write all files or none.
+    """Create a folder with a page that generates images with an exported model. Either all files are written or none.
 
     The page works under any path of a static server. If the model has an encoder, the page also reconstructs a
     visitor's drawings and images.
@@ -43,7 +43,7 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
         The paths of the files.
 
     Raises:
-        UsageError: If `out` already exists, or encoder and decoder have different weights.
+        UsageError: If `out` already exists, or encoder and decoder come from different weights.
         CvaeError: If a file is missing, damaged or rejected, or the onnxruntime files can't be downloaded.
     """
     out = Path(out)
@@ -59,7 +59,7 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     manifest = {
         "encoder": ENCODER in files,
         "dimensions": ranking.tolist(),
-        "effects": effects[ranking].round(4).tolist(),  # in the same order
+        "effects": effects[ranking].round(4).tolist(),  # in the order of "dimensions"
     }
     files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.load_files()}
     with atomic_folder(out) as temporary_path:
@@ -71,8 +71,8 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
 def measure_effects(model: Model) -> np.ndarray:
     """Return how much each dimension of the noise changes the image: (Z,), in pixel values.
 
-    The effect of a dimension is the root mean square of the difference between the images with -1 and +1 in this
-    dimension, over random codes. `cvae plot` ranks dimensions by their rate instead, which requires data.
+    The effect of a dimension is the root mean square, over random codes, of the difference between the image with -1 in
+    this dimension and the image with +1. `cvae plot` ranks dimensions by their rate instead, but needs data for this.
     """
     latent_dim, classes = model.spec.latent_dim, model.spec.classes
     count = max(1, DECODINGS // (2 * latent_dim))

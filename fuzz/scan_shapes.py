@@ -6,7 +6,7 @@ A random graph grows node by node from the operators that the scan accepts. Inpu
 schema of the operator, so the generator shares no table with the scan. onnxruntime runs the graphs that the scan
 accepts, without optimization, and must compute tensors with the type, shape and integer values that the scan derived. A
 graph depends only on the seed and its number: `--first N --graphs 1` repeats graph N. The fuzzer needs onnx and Linux.
-The exit status is 1 if there is a difference.
+The exit status is 1 if the scan and onnxruntime differ.
 """
 
 import argparse
@@ -136,7 +136,7 @@ class Graph:
         return dict(zip(names, session.run(names, inputs), strict=True))
 
     def find_problem(self, nodes: Sequence[NodeProto]) -> tuple[str, str] | None:
-        """Return the kind and the description of the problem, or None if there is no problem.
+        """Return the kind and the description of a problem with the nodes, or None if there is none.
 
         The kind is "failed" if only onnxruntime rejects the nodes, and "difference" otherwise.
         """
@@ -266,7 +266,7 @@ class Proposal:
         return self.make_floats(*(sides if math.prod(sides) < 2000 else [min(side, 3) for side in sides]))
 
     def make_vector(self, sizes: Sequence[int | None]) -> str:
-        """Return a tensor that contains a shape. Its batch size, if any, is computed from the noise."""
+        """Return a tensor that contains a shape. None in `sizes` is the batch size, which the noise determines."""
         if None not in sizes:
             return self.make_ints(*sizes)
         rows = self.add("Shape", ["noise"], {"start": 0, "end": 1}), self.make_ints(*sizes[1:])

@@ -44,7 +44,7 @@ def _find_folder(name: str) -> Path:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """Return a model's summary, whether it is installed, its size in bytes, and its report of `cvae evaluate --json`.
+    """Return a model's summary, whether it is installed, its size in bytes, and its `cvae evaluate --json` report.
 
     Raises:
         UsageError: If there is no model of this name.

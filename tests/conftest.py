@@ -91,7 +91,7 @@ sys.addaudithook(check_event)
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Train and export two small models on the bundled digits: "labels" is conditional, "plain" is not."""
+    """Train and export two small models on the data set `digits`: "labels" is conditional, "plain" is not."""
     from cvae.engine import train
     from cvae.exporters.onnx import export
 
@@ -160,14 +160,17 @@ def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to an empty folder, without any runs."""
+    """Change to an empty folder, which contains no runs."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., CommandResult]:
-    """Run a command in an empty folder. Images are enlarged without smoothing, so that each pixel can be checked."""
+    """Return a function that runs a command in an empty folder.
+
+    Images are enlarged without smoothing, so that each pixel can be checked.
+    """
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
 
     def run(*args: object) -> CommandResult:

@@ -1,4 +1,4 @@
-"""Stand-in for pillow-heif. Its "HEIC" files are the first bytes of a HEIC file, followed by a PNG file."""
+"""Stand-in for pillow-heif. Its "HEIC" files consist of the first bytes of a HEIC file and a PNG file."""
 
 import io
 import sys

@@ -16,7 +16,7 @@ from cvae.config import TrainConfig
 from cvae.errors import CvaeError, UsageError
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
-"""Folder of real data beside the checkout, if there is one."""
+"""Folder of real data next to the checkout. It may not exist."""
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
 
@@ -41,7 +41,7 @@ class CommandResult(NamedTuple):
 
 
 def load_data(data: object, **flags: Any) -> Any:
-    """Load the data set that `--data` selects."""
+    """Load a data set, as `cvae train --data` does."""
     from cvae.data import load_dataset
 
     return load_dataset(TrainConfig(data=str(data), **flags))
@@ -79,7 +79,7 @@ def free_port() -> str:
 
 
 def wait_for(address: str, server: subprocess.Popen[bytes]) -> None:
-    """Wait until a server that was just started responds."""
+    """Wait until a newly started server responds."""
     for _ in range(600):
         assert server.poll() is None, "the server has stopped"
         with suppress(OSError), urlopen(address):

@@ -12,9 +12,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Mirror(ThreadingHTTPServer):
-    """Server that offers folders, {"owner/name": folder}, as repositories, and records the downloads.
+    """Server whose repositories are folders, {"owner/name": folder}. It records the downloads.
 
-    Uploads need the token `TOKEN`. A repository that an upload creates is a folder in `uploads`.
+    Uploads need the token `TOKEN`. New repositories are created as folders in `uploads`.
     """
 
     daemon_threads = True
@@ -29,7 +29,7 @@ class Mirror(ThreadingHTTPServer):
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Handler for the requests of huggingface_hub, described at https://huggingface.co/docs/hub/api."""
+    """Handler for the requests that huggingface_hub sends. https://huggingface.co/docs/hub/api describes them."""
 
     server: Mirror
 

@@ -1,4 +1,4 @@
-"""What `cvae.train` and `cvae.resume` do after training: the export, the curves, and the suggested commands."""
+"""Steps of `cvae.train` and `cvae.resume` after training: the export, the curves, and the suggested commands."""
 
 import warnings
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def test_failed_export_keeps_the_run_and_names_the_fix(tmp_path, exporter, failu
 
 
 @pytest.mark.integration
-def test_interrupted_export_names_the_command(tmp_path, exporter):
+def test_message_after_interrupted_export_names_the_command(tmp_path, exporter):
     exporter(KeyboardInterrupt())
     with pytest.raises(Interrupted, match="is trained, but not exported; export it with: cvae export onnx"):
         cvae.train(QUICK, tmp_path / "run", quiet=True)

@@ -57,12 +57,12 @@ def test_install_command_names_the_source_of_the_installation(install_from, tmp_
         ("{damaged", "cvae-onnx[plot]"),
     ],
 )
-def test_install_command_names_a_remote_source_or_the_index(install_from, direct_url, requirement):
+def test_install_command_names_a_remote_source_or_the_package_on_pypi(install_from, direct_url, requirement):
     install_from(direct_url)
     assert install_command("plot") == f"pip install '{requirement}'"
 
 
-def test_install_command_uses_the_index_if_metadata_are_missing(install_from, monkeypatch):
+def test_install_command_uses_pypi_if_metadata_are_missing(install_from, monkeypatch):
     def fail(name: str) -> None:
         raise metadata.PackageNotFoundError(name)
 

@@ -1,4 +1,4 @@
-"""Registries: listing without importing, broken plug-ins, and checked options."""
+"""Registries: listing parts without importing them, broken plug-ins, and checks of options."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def unbounded(*, limit: int | None = None) -> None: ...
 
 
 def make_registry(monkeypatch: pytest.MonkeyPatch, **plugins: str) -> Registry:
-    """Return a registry with the parts "thing", "wide" and "unbounded", and add plug-ins as entry points."""
+    """Return a registry with the parts "thing", "wide" and "unbounded", and with plug-ins from entry points."""
     real_entry_points = metadata.entry_points
     plugin_entry_points = [metadata.EntryPoint(name.replace("_", "-"), value, GROUP) for name, value in plugins.items()]
 

@@ -41,7 +41,7 @@ def test_sample_images_are_sorted_by_epoch_number(tmp_path):
     assert list(sample_images(tmp_path, "samples")) == [9999, 10000]
 
 
-def test_newest_run_has_weights_but_last_saved_run_may_lack_them(tmp_path):
+def test_list_of_runs_requires_weights_but_last_saved_run_does_not(tmp_path):
     first = make_run(tmp_path / "b", mtime=1)
     second = make_run(tmp_path / "a", mtime=2)
     started = make_run(tmp_path / "c", mtime=3, weights=False)

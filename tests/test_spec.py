@@ -1,4 +1,4 @@
-"""Spec of an exported file, as JSON."""
+"""Conversion of the spec of an exported file to and from JSON."""
 
 import json
 

@@ -113,7 +113,7 @@ def reset_peak_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, an upper bound on memory."""
+    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, which bounds the memory."""
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
 
@@ -123,7 +123,7 @@ def print_json(**values: Any) -> None:
 
 
 def attempt(name: str, load: Callable[[], None]) -> None:
-    """Load one file and report the outcome: "accepted", "rejected" (by an error of cvae) or "failed"."""
+    """Load one file and report the outcome: "accepted", "rejected" (a CvaeError) or "failed" (any other)."""
     print_json(begin=name)
     reset_peak_memory()
     before, start = peak_memory(), time.process_time()
@@ -142,7 +142,7 @@ def attempt(name: str, load: Callable[[], None]) -> None:
 
 def load_all(folder: Path) -> None:
     paths = sorted(folder.iterdir())
-    for path in paths:  # so that imports and one-time allocations are not counted as the memory of another file
+    for path in paths:  # so that imports and one-time allocations do not count as the memory of a later file
         if path.name.startswith("_valid"):
             LOADERS.get(path.suffix, read_image)(path)
     limit_memory()
@@ -176,7 +176,7 @@ EXTREME_NUMBERS = [
 
 
 def varint(value: int) -> bytes:
-    """Return a number as protobuf encodes it."""
+    """Return the protobuf encoding of a number."""
     data = bytearray()
     while value > 0x7F:
         data.append(value & 0x7F | 0x80)
@@ -209,12 +209,12 @@ def truncate(data: bytearray, rng: random.Random) -> None:
 
 
 def random_position(data: bytearray, rng: random.Random) -> int:
-    """Return a random position, a third of the time near the start, because weights make up most of a file."""
+    """Return a random position. A third of them are near the start, because weights make up most of a file."""
     return rng.choice([rng.randrange(len(data)), rng.randrange(min(20_000, len(data))), rng.randrange(len(data))])
 
 
 def number_spans(data: bytes, start: int, end: int, depth: int = 0) -> Iterator[tuple[int, int]]:
-    """Iterate over the start and end of each key, length and number in a message and the messages nested in it."""
+    """Yield the start and end of each key, length and number in a message, including the messages nested in it."""
     position = start
     while position < end:
         boundaries = [position]
@@ -336,17 +336,17 @@ def fuzz(first: int, count: int, paths: list[Path]) -> None:
 
 
 def run_script(command: str, *arguments: object, folder: Path) -> tuple[list[dict[str, Any]], str]:
-    """Run this script in a new process, and return its reports on the files and its stderr."""
+    """Run this script in a new process, and return its reports and its stderr."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     arguments = (sys.executable, "-P", __file__, command, *map(str, arguments))
     process = subprocess.run(arguments, cwd=folder, env=env, capture_output=True, text=True)
     reports = [json.loads(line) for line in process.stdout.splitlines()]
-    assert process.returncode == 0, f"exit status {process.returncode} in {reports[-1:]}: {process.stderr[-2000:]}"
+    assert process.returncode == 0, f"exit status {process.returncode} after {reports[-1:]}: {process.stderr[-2000:]}"
     return [report for report in reports if "outcome" in report], process.stderr
 
 
 def load_in_process(folder: Path) -> dict[str, dict[str, Any]]:
-    """Load all files of a folder in one process with limits, and return its reports by file name."""
+    """Load all files of a folder in one process with limits, and return the reports by file name."""
     reports, stderr = run_script("load", folder, folder=folder)
     assert stderr == "", "something was printed to stderr"
     return {report["name"]: report for report in reports}
@@ -376,10 +376,10 @@ def assert_rejected(folder: Path) -> None:
 
 
 def fuzz_in_process(first: int, count: int, paths: list[Path], folder: Path) -> dict[str, int]:
-    """Load mutations of files in a process with limits. A crash, a hang and too much memory are errors.
+    """Load mutations of files in a process with limits. Crashes, hangs and excessive memory are errors.
 
     Returns:
-        The numbers of mutations that were "rejected" and "accepted", and of those rejected "by onnxruntime".
+        The number of mutations that were "rejected", "accepted", and rejected "by onnxruntime".
     """
     reports, _ = run_script("fuzz", first, count, *paths, folder=folder)
     assert len(reports) == count

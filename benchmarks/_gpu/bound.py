@@ -14,10 +14,10 @@ from cvae.data import load_dataset
 from cvae.engine import load_model
 
 SAMPLES = 100
-"""Samples per image (K) of the bound that `quality` and `likelihood` report."""
+"""Number of samples per image (K) for the bound that `quality` and `likelihood` report."""
 
 MAX_CHUNK = 100
-"""Maximum number of samples per image in one batch of the decoder, so that they fit into memory."""
+"""Maximum number of samples per image in one decoder batch, so that the batch fits into memory."""
 
 
 def importance_weighted(
@@ -29,9 +29,9 @@ def importance_weighted(
     images: int | None = None,
     seconds: float = 1e9,
 ) -> dict[str, Any]:
-    """Return the importance-weighted and the single-sample bound of a run on held-out images, in fp32.
+    """Return the importance-weighted and the single-sample bound of a run on held-out images, computed in fp32.
 
-    They are the bounds of `cvae evaluate` (Burda et al. 2015, eq. 8), with noise that is drawn on the device.
+    `cvae evaluate` reports the same bounds (Burda et al. 2015, eq. 8). Here, the noise is drawn on the device.
 
     Args:
         run: Folder of the run.
@@ -39,7 +39,7 @@ def importance_weighted(
         samples: Samples per image (K).
         split: "test" or "validation".
         images: Number of images; all by default.
-        seconds: Time limit, after which no new batch starts.
+        seconds: Time limit in seconds. No new batch starts after it.
     """
     torch.backends.cudnn.allow_tf32 = False
     model, _ = load_model(run)

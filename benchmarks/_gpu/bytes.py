@@ -1,4 +1,4 @@
-"""Comparison of the weights of runs that are repeated, resumed, or computed in different modes."""
+"""Comparison of the weights between runs that are repeated, resumed, or trained in different modes."""
 
 import argparse
 import hashlib
@@ -52,7 +52,7 @@ def network_configs(args: argparse.Namespace) -> dict[str, TrainConfig]:
 
 
 def compare_random_numbers() -> dict[str, Any]:
-    """Compare the random numbers of a replayed graph with those that the same seed gives without a graph."""
+    """Compare the random numbers in a replayed CUDA graph with those that the same seed gives without a graph."""
     numbers, graph = torch.zeros(1000, device="cuda"), torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         numbers.copy_(torch.randn(1000, device="cuda") + torch.rand(1000, device="cuda"))
@@ -67,7 +67,7 @@ def compare_random_numbers() -> dict[str, Any]:
 
 
 def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train, with an interruption if the plan has one, and compare the weights with the first run's in this mode."""
+    """Train a run as planned, and compare its weights with those of the first run in the same mode."""
     mode = plan.split()[0]
     run = folder / plan.replace(" ", "-")
     with step_mode(mode, args.device):
@@ -86,7 +86,7 @@ def train_and_compare(plan: str, config: TrainConfig, args: argparse.Namespace, 
 
 
 def compare_command_line(config: TrainConfig, folder: Path) -> dict[str, Any]:
-    """Train from the command line, and compare the weights with those of the same run in this process."""
+    """Train from the command line, and compare the weights with those from training in this process."""
     run = folder / "command-line"
     seconds = train_in_subprocess(config, run)
     equal = weights_digest(run) == weights_digest(folder / "recorded")

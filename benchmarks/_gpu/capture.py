@@ -51,7 +51,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def plans(networks: list[str], *, smoke: bool) -> list[tuple[str, int, str]]:
-    """Return the network, batch size and plan of each measurement, the most important ones first."""
+    """Return the network, batch size and plan of each measurement, starting with the most important measurements."""
     small, large, largest = (32, 64, 128) if smoke else (128, 1024, 4096)
     plans = [(name, small, f"{mode} bf16") for name in networks for mode in ("recorded", "eager")]
     plans += [(name, large, "recorded bf16") for name in networks]
@@ -66,7 +66,7 @@ def plans(networks: list[str], *, smoke: bool) -> list[tuple[str, int, str]]:
 
 
 def measure_speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, Any]:
-    """Measure the images per second of training steps alone, and the peak memory of the device."""
+    """Measure the speed of training steps alone, in images per second, and the peak memory of the device."""
     cuda = config.device == "cuda"
     with new_trainer(config, mode) as trainer:
         step = trainer.training_step
@@ -104,7 +104,7 @@ def measure_speed(config: TrainConfig, mode: str, seconds: float) -> dict[str, A
 
 
 def profile_step(config: TrainConfig) -> dict[str, Any]:
-    """List the kernels of a recorded step by their time, longest first."""
+    """Profile a recorded step, and list its kernels by duration, longest first."""
     steps = 5
     with new_trainer(config, "recorded") as trainer:
         step = trainer.training_step
@@ -133,7 +133,7 @@ def profile_step(config: TrainConfig) -> dict[str, Any]:
 
 
 def measure_plain_loop(config: TrainConfig, args: argparse.Namespace) -> dict[str, Any]:
-    """Measure a loop that reads the loss in every step, over a DataLoader with 4 workers.
+    """Measure a plain training loop that uses a DataLoader with 4 workers and reads the loss in every step.
 
     The loop has neither augmentation nor a moving average.
     """
@@ -144,7 +144,7 @@ def measure_plain_loop(config: TrainConfig, args: argparse.Namespace) -> dict[st
 
 @contextmanager
 def new_trainer(config: TrainConfig, mode: str) -> Iterator[Trainer]:
-    """Yield a trainer that has not started."""
+    """Yield a new trainer, before its first step."""
     with TemporaryDirectory() as folder, step_mode(mode, config.device):
         dataset = load_dataset(config)
         accelerator = join_processes(config)
@@ -154,7 +154,7 @@ def new_trainer(config: TrainConfig, mode: str) -> Iterator[Trainer]:
 
 
 def endless_batches(step: TrainingStep) -> Iterator[tuple[int, Any]]:
-    """Yield the number of each step and its batch, epoch after epoch."""
+    """Yield the number and the batch of each step, epoch after epoch, without end."""
     number = 0
     for epoch in count():
         for batch in step.epoch_batches(epoch, 0):

@@ -44,14 +44,14 @@ def measure(args: argparse.Namespace, report: Report) -> None:
 
 
 def compute_bounds(run: Path, images: np.ndarray, samples: int, device: str, precision: str) -> dict[str, Any]:
-    """Return the single-sample and the importance-weighted bound of `cvae evaluate`."""
+    """Return the single-sample and the importance-weighted bound that `cvae evaluate` computes."""
     result = bounds(RunScorer(run, device, precision), images, None, samples=samples)
     return {"nats": float(result.bound.mean()), "importance_weighted": float(result.importance_weighted.mean())}
 
 
 def measure_agreement(run: Path) -> dict[str, Any]:
     """Export the run, and return the largest deviation of each file from torch, as recorded in the file."""
-    from cvae.exporters.onnx import export  # imported here, so that a missing package fails only this measurement
+    from cvae.exporters.onnx import export  # here, so that only this measurement fails without the package
 
     return {path.name: read_spec(path)[0].agreement for path in export(run) if path.suffix == ".onnx"}
 

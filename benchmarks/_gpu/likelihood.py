@@ -1,4 +1,4 @@
-"""The longest training run that fits into the time limit, in stages, with its bounds."""
+"""Training in stages for as long as the time limit allows, and bounds of the best run."""
 
 import argparse
 import math
@@ -28,7 +28,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
             "prior": {"couplings": 16, "hidden": 192},
         },
     },
-    # 2.4 M parameters: a vector of 32 latents under a flow, and six grids of 8 latents per position
+    # 2.4 M parameters: a vector of 32 latents under a flow, and six grids with 8 latents at each position
     "ladder": {
         "arch": "ladder",
         "latent_dim": 32,
@@ -59,16 +59,16 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "consistency 0.02": {**TRANSFORMATIONS["mild"], "consistency": 0.02},
     "consistency 0.02, strong": {**TRANSFORMATIONS["strong"], "consistency": 0.02},
 }
-"""Settings against overfitting. Unless --variant names one, short trials choose the best one.
+"""Variants of settings against overfitting. Short trials choose the best variant, unless --variant names one.
 
-A trial trains with the settings, then for a while without them, because the test images are not transformed.
+A trial first trains with the settings, and then for a while without them, because the test images are not transformed.
 """
 
 TRIAL_SHARES = (0.7, 0.3)
 """Shares of a trial's time with and without the settings of the variant."""
 
 Stage = tuple[float, bool, dict[str, Any]]
-"""Share of the training time, whether the settings of the variant are used, and the other settings of a stage."""
+"""A stage: its share of the training time, whether it uses the settings of the variant, and its other settings."""
 
 LATER_STAGES: list[Stage] = [
     (0.50, True, {**IWAE_5, "lr": 1.5e-3, "warmup": 200}),
@@ -81,10 +81,10 @@ LATER_LADDER_STAGES: list[Stage] = [
     (0.40, False, {**FIRST_STAGE, "batch_size": 512, "lr": 1e-3}),
     (0.60, False, {**IWAE_5, "lr": 7e-4, "warmup": 200}),
 ]
-"""Stages of a hierarchy. A sample costs as much as the rest of the network, so there are few samples."""
+"""Stages of a network with hierarchical latents. A sample costs as much as the rest of the network, so few are used."""
 
 EPOCH_SECONDS = 6.0
-"""Approximate length of an epoch. Each epoch is several passes over the images, so that saving costs little time."""
+"""Approximate duration of an epoch, which is several passes over the images, so that little time is spent on saving."""
 
 
 class TimeIsUp(Exception):
@@ -147,7 +147,7 @@ def choose_variant(stages: "Stages", seconds: float, report: Report) -> str:
 
 
 class Stages:
-    """Training stages, each of which starts from the weights of the one before, and the run with the best bound.
+    """Training stages, and the run with the best bound. Each stage starts from the weights of the stage before it.
 
     Args:
         args: Arguments of the benchmark.
@@ -206,7 +206,7 @@ def train_stage(
         args: Arguments of the benchmark.
         report: Receives the speed, and the losses after each epoch.
         out: Folder of the run.
-        init: Folder of the run whose weights the stage starts from.
+        init: Folder of the run whose weights the stage starts from; None for random weights.
     """
     end = time.monotonic() + seconds
     changes = dict(changes)
@@ -221,7 +221,7 @@ def train_stage(
     release_memory()
     dataset = load_dataset(config)
     passes_per_second = probe["images_per_second"] / len(dataset.train)
-    # Saving, validation and sample images take a tenth of the time, and the start of the engine takes two seconds.
+    # Saving, validation and sample images take a tenth of the time. Starting the engine takes two seconds.
     total_passes = 0.9 * (end - time.monotonic() - 2.0) * passes_per_second
     passes = max(1, round(min(EPOCH_SECONDS * passes_per_second, total_passes / 2)))
     epochs = max(1, int(total_passes / passes))
@@ -249,7 +249,7 @@ def train_stage(
 
 
 def network_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of the network: those of the run to start from, or those of this script."""
+    """Return the settings of the network: those of the --init run, or else those in this script."""
     if args.init is not None:
         training = Config.read(args.init / "config.json").training
         options = {part: dict(training.options[part]) for part in ("arch", "prior")}

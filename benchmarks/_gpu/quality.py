@@ -28,7 +28,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "target": 85, "batch_size": 512, "lr": 4e-3, "epochs": 9, "ema": 0.98, "warmup": 50, "validation": 0.0,
     },
 }  # fmt: skip
-"""Changes to the recipe mnist-resnet-flow-elbo, in the order in which they are tried until the time is up."""
+"""Target bounds in nats, and changes to the recipe mnist-resnet-flow-elbo. They are tried in this order until the time
+is up."""
 
 STARTUP = """
 import time

@@ -1,4 +1,4 @@
-"""Measurements of one part, and the JSON file that holds them."""
+"""Measurements of one part of the GPU benchmark, and the JSON file that holds them."""
 
 import gc
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Report:
-    """The measurements of one part, which are written to a file after each measurement.
+    """Measurements of one part of the benchmark. The JSON file is rewritten after each of them.
 
     Args:
         path: JSON file to write.
@@ -26,7 +26,7 @@ class Report:
         return self.deadline - time.monotonic()
 
     def measure(self, name: str, function: Callable[..., Any], *args: Any, needs: float = 0.0, **options: Any) -> Any:
-        """Call a function and record its result or error. Skip it if fewer than `needs` seconds are left."""
+        """Call a function and record its result or error. Skip the call if fewer than `needs` seconds are left."""
         if self.seconds_left < needs:
             self.add(name, f"skipped: {self.seconds_left:.0f} s left, {needs:.0f} needed")
             return None
@@ -45,7 +45,7 @@ class Report:
         return result
 
     def add(self, name: str, result: Any) -> None:
-        """Record a result, and print the end of it."""
+        """Record a result, and print the last characters of its JSON."""
         self.results[name] = result
         write_json(self.path, self.results)
         latest = result[-1] if name.endswith("history") else result

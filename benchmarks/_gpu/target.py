@@ -1,4 +1,7 @@
-"""Time that a complete `cvae train` process takes to reach 80 nats, then the last measurements of the part `bytes`."""
+"""Time that a complete `cvae train` process takes to reach 80 nats, then the last measurements of the part `bytes`.
+
+That part measures several networks, one after another. Here, all but the first are measured.
+"""
 
 import argparse
 from dataclasses import replace
@@ -17,10 +20,10 @@ PLANS = ["recorded", "recorded again", "recorded resumed"]
 
 TARGET = 80.0
 MAX_TRAINING_SECONDS = 96.0
-"""Time limit of the training itself, so that the complete process takes at most two minutes."""
+"""Time limit for the training itself, which keeps the complete process below two minutes."""
 
 OTHER_SECONDS = {"process": 18.0, "score": 5.0, "bytes": 30.0}
-"""Time of everything else: the rest of the process (as measured by `quality`), the bound, and the part `bytes`."""
+"""Seconds for everything else: the rest of the process (as measured by `quality`), the bound, and the part `bytes`."""
 
 
 def measure(args: argparse.Namespace, report: Report) -> None:
@@ -37,7 +40,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
             report.add("plan", {"epochs": config.epochs, "training_seconds": round(seconds)})
             report.measure("80 nats", train_and_score, TARGET, config, args, Path(name) / "target")
         configs = network_configs(args)
-        del configs["resnet-flow"]  # the first network that `bytes` measures
+        del configs["resnet-flow"]  # the network that `bytes` measures first
         for network, config in configs.items():
             for plan in PLANS:
                 folder = Path(name) / network.replace(" ", "-")

@@ -22,7 +22,7 @@ RECIPES = ROOT / "model_zoo" / "recipes"
 
 
 def recipe_config(name: str, args: argparse.Namespace, **changes: Any) -> TrainConfig:
-    """Return the config of a zoo recipe with `changes`. Part options in `changes` replace those of the recipe."""
+    """Return the config of a zoo recipe with `changes`. Options of a part in `changes` replace all of its options."""
     values = read_recipe(RECIPES / f"{name}.toml")
     options = {**values.pop("options", {}), **changes.pop("options", {})}
     common = {"data_dir": args.data_dir, "device": args.device, "trackers": ["none"], "likelihood": "bernoulli"}
@@ -47,9 +47,9 @@ def step_mode(mode: str, device: str) -> Iterator[None]:
     """Choose how the engine computes its training steps inside the context.
 
     Args:
-        mode: "recorded" (replays of a CUDA graph), "launched" (the same code without the graph), or "eager" (the step
-            of runs that can't be recorded).
-        device: "cuda" or "cpu". On the CPU, "recorded" runs the same code without a graph.
+        mode: "recorded" (record the step as a CUDA graph and replay it), "launched" (run the same code without a
+            graph), or "eager" (as in runs whose step can't be recorded).
+        device: "cuda" or "cpu". On the CPU, "recorded" is the same as "launched".
     """
     with ExitStack() as stack:
         if mode == "launched":
@@ -62,7 +62,7 @@ def step_mode(mode: str, device: str) -> Iterator[None]:
 
 
 def train_quietly(config: TrainConfig, out: Path, **options: Any) -> Path:
-    """Train in this process, and return the folder of the run."""
+    """Train in this process without output, and return the folder of the run."""
     return train(config, out, quiet=True, **options)
 
 
@@ -76,7 +76,7 @@ def train_in_subprocess(config: TrainConfig, out: Path) -> float:
 
 
 def run_cvae(*arguments: str) -> str:
-    """Run the command line in a new process, and return its stderr.
+    """Run a `cvae` command in a new process, and return its stderr.
 
     Raises:
         RuntimeError: If the command fails.

@@ -1,7 +1,7 @@
 """Hook that PyInstaller runs for a program that imports cvae.
 
-PyInstaller sees neither data files nor modules that are imported by name. The libraries of onnxruntime, NumPy and
-Pillow are collected by the hooks that PyInstaller has for these packages.
+PyInstaller finds neither data files nor modules that are imported dynamically, so this hook lists them. The libraries
+of onnxruntime, NumPy and Pillow are collected by hooks that PyInstaller already has.
 """
 
 import os
@@ -21,7 +21,7 @@ NOT_COLLECTED = ("cvae/cli/", "cvae/__main__.py", "cvae/__pyinstaller/", "cvae/m
 datas = [
     (str(ROOT.parent / path), path.parent.as_posix())
     for path in FILES
-    if path.suffix not in (".py", ".pyc", ".safetensors")  # a checkout also has the weights for torch
+    if path.suffix not in (".py", ".pyc", ".safetensors")  # a checkout also contains the weights for torch
 ]
 
 hiddenimports = [

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 MAX_COUNTS = 10
-"""Maximum number of classes in the message about the classes that fit images best."""
+"""Maximum number of classes that the message about the best fit lists."""
 
 Note = Callable[[str], None] | None
 """Function that is called with each message for the user."""
@@ -36,7 +36,7 @@ Note = Callable[[str], None] | None
 
 
 def find_model(name: "str | Path | Model | None", note: Note = None) -> Path:
-    """Return the path of a model: without a name, that of the newest run or else of the zoo's default model."""
+    """Return the path of a model. Without a name, choose the newest run or, without runs, the zoo's default model."""
     from cvae.runtime.find import newest
 
     value: Any = name
@@ -50,7 +50,8 @@ def open_model(name: "str | Path | Model | None", device: str = "cpu", note: Not
     """Open the model that `find_model` finds. An open model is returned as it is.
 
     Raises:
-        UsageError: If there is no such model. If the name is a class of the default model, the message says so.
+        UsageError: If there is no such model. If the name is a class of the default model, the message suggests
+            passing it as `label`.
     """
     from cvae.runtime import Model, load
 
@@ -100,12 +101,12 @@ def choose_labels(
     names: Sequence[str],
     note: Note = None,
 ) -> list[int] | None:
-    """Return the class index of each image: from `indices`, or else the class that explains the image best.
+    """Return the class index of each image: `indices` if they are given, else those of the best-fitting classes.
 
     Args:
         model: model with an encoder.
         images: images (N, C, H, W) in [0, 1].
-        indices: index of the class of all images, or one for each image.
+        indices: one class index for all images, or one for each image.
         names: names of the images, for the message about the class of a single image.
         note: called with this message.
 
@@ -135,18 +136,18 @@ def choose_seed(seed: int | None) -> int:
 
 
 def override_data(config: DataConfig, **flags: Any) -> DataConfig:
-    """Override the data config of a model's training with the flags that are not None."""
+    """Return the data config that a model was trained with, after overriding it with the flags that are not None."""
     if flags.get("data") not in (None, config.data):
         config = replace(config, without=())  # a different data set has different classes
     return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 
 def check_image_files(images: "ImagesLike") -> None:
-    """Check that the paths among images exist, so that this error comes before those about the model.
+    """Check that image files exist, so that a missing file is reported before any problem with the model.
 
     Raises:
-        UsageError: If a model is given instead of an image.
-        CvaeError: If there is no such file.
+        UsageError: If a path is that of a model.
+        CvaeError: If a file does not exist.
     """
     from cvae.imaging.reader import ReadError
 
@@ -159,7 +160,7 @@ def check_image_files(images: "ImagesLike") -> None:
 
 
 def read_images(images: "ImagesLike", model: "Model", note: Note = None) -> "np.ndarray":
-    """Convert images of any kind to (N, C, H, W), with a message if files are scaled, cropped or converted to grey."""
+    """Convert images of any kind to (N, C, H, W), and report if files are scaled, cropped or converted to grey."""
     from cvae.runtime.inputs import to_batch
 
     check_image_files(images)

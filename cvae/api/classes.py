@@ -1,6 +1,6 @@
-"""Classes that a command chooses: single ones, lists such as `3,4`, and ranges such as `0-9`.
+"""Parsing of flags that choose classes: a single class, a list such as `3,4`, or a range such as `0-9`.
 
-A value that equals a class's name always means that class, so `3-4` is a class if there is one of that name.
+A value that equals the name of a class always means that class. `3-4` is a range unless a class has this name.
 """
 
 import re
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cvae.spec import Spec
 
 Labels = str | float | Sequence[str | float]
-"""Names of classes, also as numbers if they are numeric; a string may be a list or a range."""
+"""Names of classes. A numeric name may be given as a number. A string may contain a list or a range."""
 
 Indices = str | int | Sequence[str | int]
-"""Indices of classes, counted from 0; a string may be a list or a range."""
+"""Indices of classes, counted from 0. A string may contain a list or a range."""
 
 
 def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] | None:
@@ -28,8 +28,8 @@ def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] 
 
     Args:
         spec: spec of the model.
-        flags: values by flag name. The value of `digit` names digits, the value of a flag whose name ends with "index"
-            is an index, and all others are class names.
+        flags: values by flag name. `digit` takes digits, a flag whose name ends with "index" takes indices, and all
+            others take class names.
 
     Raises:
         UsageError: If the model has no such class, or two flags contradict each other.
@@ -56,7 +56,8 @@ def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | N
     """Return the indices of the classes that the flags choose for `count` images, or None without flags.
 
     Raises:
-        UsageError: If there is neither one class for all images nor one for each, or as in `choose_classes`.
+        UsageError: If the flags choose neither one class for all images nor one for each, or for the reasons that
+            `choose_classes` lists.
     """
     indices = choose_classes(spec, **flags)
     if indices is None or len(indices) == count:
@@ -70,10 +71,10 @@ def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | N
 
 
 def parse_labels(spec: "Spec", value: str | float) -> list[int]:
-    """Return the indices of the classes that a name, a list or a range of names stands for.
+    """Return the indices of the classes that a value stands for: a name, or a list or range of names.
 
-    A range of numbers contains the classes whose numbers are in it. Any other range contains the classes from its first
-    to its last one in the order of the model.
+    A range of numbers contains all classes whose numbers are in the range. Any other range contains the classes from
+    the first to the last, in the order of the model.
 
     Raises:
         UsageError: If the model has no labels, or a class is unknown.
@@ -91,12 +92,12 @@ def parse_labels(spec: "Spec", value: str | float) -> list[int]:
             return _expand(spec.classes, first, last)
     start, _, end = value.partition("-")
     if start and end and (_find(spec, start) is None) != (_find(spec, end) is None):
-        spec.label_index(end if _find(spec, end) is None else start)  # raises an error about this end of the range
+        spec.label_index(end if _find(spec, end) is None else start)  # raises an error about the unknown end
     return [spec.label_index(value)]  # raises an error about the value
 
 
 def _parse_digits(spec: "Spec", value: str | float) -> list[int]:
-    """Return the indices of classes whose names are numbers, like `parse_labels`."""
+    """Parse the value of `digit` like `parse_labels`, after checking that the model has classes that are numbers."""
     quoted = f"--digit {quote_label(value)}"
     if spec.classes is None:
         raise UsageError(
@@ -113,9 +114,9 @@ def _parse_digits(spec: "Spec", value: str | float) -> list[int]:
 
 
 def _parse_indices(spec: "Spec", value: str | int) -> list[int]:
-    """Return indices of classes from an integer, or from a string with an integer, a list or a range."""
+    """Return the indices that a value stands for: an integer, or a string with an integer, a list or a range."""
     if spec.classes is None or not isinstance(value, str):
-        return [spec.check_index(value)]  # type: ignore[arg-type]  # a model without labels has none
+        return [spec.check_index(value)]  # type: ignore[arg-type]  # raises an error without labels
     indices: list[int] = []
     for part in value.split(","):
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(\d{1,9}))?\s*", part)
@@ -129,7 +130,7 @@ def _parse_indices(spec: "Spec", value: str | int) -> list[int]:
 
 
 def _read_flags(spec: "Spec", flags: dict[str, Any]) -> dict[str, list[int]]:
-    """Return the indices that each flag chooses, by the flag and its value."""
+    """Return the class indices that each flag chooses, keyed by the flag and its value, such as "--label 7"."""
     choices = {}
     for flag, value in flags.items():
         parse: Callable[[Spec, Any], list[int]] = parse_labels
@@ -168,7 +169,7 @@ def _find(spec: "Spec", name: str) -> int | None:
 
 
 def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:
-    """Return the indices of a range of classes."""
+    """Return the indices of the classes from `first` to `last`, ordered by number if both ends are numbers."""
     numbers = {index: Decimal(name) for index, name in enumerate(classes) if NUMBER.fullmatch(name)}
     if first not in numbers or last not in numbers:
         return _interval(first, last)
@@ -181,5 +182,5 @@ def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:
 
 
 def _interval(first: int, last: int) -> list[int]:
-    """Return the integers from `first` to `last`, which may be smaller."""
+    """Return the integers from `first` to `last`, in descending order if `last` is smaller."""
     return list(range(first, last + 1) if first <= last else range(first, last - 1, -1))

@@ -1,4 +1,4 @@
-"""Functions that find images that differ from the training images of a model.
+"""Functions to find images that differ from the training images of a model.
 
 Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
@@ -26,7 +26,7 @@ MAX_WORST = 8
 """Maximum number of images in worst.png."""
 
 CHUNK_VALUES = 2**20
-"""Maximum number of pixel values in the images that are scored at a time."""
+"""Maximum number of pixel values in a chunk of images, which are scored together."""
 
 Progress = Callable[[str, int, int], None]
 """Function called with the name of the stage, the number of finished items, and the total."""
@@ -110,11 +110,11 @@ def score(
         progress: Called with the name of the stage, the number of finished images, and the total.
 
     Returns:
-        The thresholds; for each image in "images" its verdict and scores; and in "skipped" the images that can't be
-        read, each with the reason.
+        A dict: "thresholds" contains the threshold of each score, "images" the verdict and the scores of each image,
+        and "skipped" each image that can't be read, with the reason.
 
     Raises:
-        UsageError: If there is no such model, score or image, or an image has a different size without `resize`.
+        UsageError: If there is no such model, score or image, or an image has the wrong size and `resize` is not set.
         CvaeError: If the model has no detector, none of the images can be read, or a file can't be written.
     """
     import numpy as np
@@ -170,7 +170,7 @@ def score(
 
 
 def _open_scorer(name: str | Path | None, device: str, note: Note) -> "tuple[ExportedScorer, Path]":
-    """Open the exported files of a model, and return them with their folder, where the detector is stored too."""
+    """Open the exported files of a model, and return a scorer and the folder of the files and of the detector."""
     from cvae import model_zoo
     from cvae.evaluation.exported_scorer import ExportedScorer
 
@@ -199,7 +199,7 @@ def _load_normal_images(
 
 
 def _list_images(paths: Sequence[Path], out: Path | None, note: Note) -> dict[str, Path]:
-    """Return image files by relative path: the files among `paths`, and the images in the folders among them.
+    """Return image files by relative path: each of `paths` that is a file, and the images in each that is a folder.
 
     Earlier output in the folder `out` is not listed.
     """
@@ -229,14 +229,14 @@ def _list_folder(path: Path, out: Path | None, note: Note) -> list[Path]:
     if note is not None and folder.other_files:
         note(f"{path}: ignored files that are not readable images: {folder.describe_other_files()}")
     if note is not None and folder.run_images:
-        note(f"{path}: ignored {count_of(len(folder.run_images), 'image')} in the folders of runs")
+        note(f"{path}: ignored {count_of(len(folder.run_images), 'image')} in run folders")
     if note is not None and folder.skipped:
         note(f"{path}: skipped: {folder.describe_skipped()}")
     return images
 
 
 def _report_problems(stream: "ImageStream", skipped: Sequence[Mapping[str, str]], count: int, note: Note) -> None:
-    """Send messages about images that were converted to fit, their range of values, and images that were skipped.
+    """Send messages about converted images, about the range in which values were read, and about skipped images.
 
     Raises:
         CvaeError: If none of the images can be read.
@@ -255,7 +255,10 @@ def _report_problems(stream: "ImageStream", skipped: Sequence[Mapping[str, str]]
 
 
 def _save_maps(out: Path, names: Sequence[str], originals: "np.ndarray", reconstructions: "np.ndarray") -> None:
-    """Save a heat map of the reconstruction error of each image (N, C, H, W) in `maps`, under its relative path."""
+    """Save a heat map of each reconstruction error in `maps`, under the relative path of the image.
+
+    The originals and the reconstructions are (N, C, H, W).
+    """
     from cvae import imaging
 
     for name, error_map in zip(names, imaging.error_maps(originals, reconstructions), strict=True):

@@ -29,7 +29,7 @@ SYNONYMS = {
     "model": "arch",
     "set": "options",
 }
-"""Argument that the error message suggests for each name that users may try instead."""
+"""Name that users may try -> argument that the error message suggests instead."""
 
 
 def add_flags(config: type) -> Callable[[Function], Function]:
@@ -62,7 +62,7 @@ def _parameters(config: type) -> list[inspect.Parameter]:
 
 
 def _describe_flags(config: type) -> str:
-    """Return a section of a docstring with the flags of each group, their ranges and their defaults."""
+    """Return the part of a docstring that lists the flags by group, with their ranges and their defaults."""
     defaults = {field.name: field.default for field in fields(config)}
     lines = []
     for group in GROUPS:
@@ -78,15 +78,15 @@ def _describe_flags(config: type) -> str:
 
 
 def check_flags(config: type, flags: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the config fields that the keyword arguments of a function set, with values of the fields' types.
+    """Return the config fields that keyword arguments set, with their values converted to the types of the fields.
 
-    A flag may also be spelled as on the command line: `exclude_class` is the field `without`. Short flags are moved to
-    the options. Lists, paths, and NumPy and torch numbers are converted.
+    A flag may also be spelled as on the command line: `exclude_class` sets the field `without`. Short flags are moved
+    to the options. Lists, paths, and NumPy and torch numbers are converted.
 
     Args:
         config: config with the flags.
         flags: keyword arguments.
-        function: function of `cvae` that receives them, for error messages.
+        function: function of `cvae` that received the arguments, for error messages.
 
     Raises:
         TypeError: If an argument is not a flag; the message suggests similar arguments of the function.
@@ -118,7 +118,7 @@ def _unknown_argument_error(key: str, function: Callable[..., Any]) -> TypeError
         fix = f"did you mean {SYNONYMS[key]!r}?"
     else:
         fix = suggest(key, known)
-        if fix.startswith("known: "):  # more than fifty names
+        if fix.startswith("known: "):  # it would list more than fifty names
             fix = f"help({name}) lists the arguments"
     return TypeError(f"{name}() got an unexpected keyword argument {key!r}; {fix}")
 
@@ -127,12 +127,12 @@ def _check_options(options: Any) -> dict[str, dict[str, Any]]:
     options = {} if options is None else options
     if not isinstance(options, Mapping) or not all(isinstance(values, Mapping) for values in options.values()):
         raise UsageError(
-            f"options is {quote(options)}: it must be a dict of the options of each part, such as "
+            f"options is {quote(options)}: it must be a dict from parts to their options, such as "
             "{'arch': {'width': 32}}"
         )
     for part in options:
         if part not in PARTS:
-            raise UsageError(f"options has {quote(part)}, which is not a part; {suggest(str(part), PARTS)}")
+            raise UsageError(f"options contains {quote(part)}, which is not a part; {suggest(str(part), PARTS)}")
     return {part: dict(values) for part, values in options.items()}
 
 
@@ -158,7 +158,7 @@ def convert(name: str, value: Any, hint: Any) -> Any:
 
 def _cast(value: Any, kind: Any) -> Any:
     """Return a value as an instance of a type; raise TypeError if it is of another type."""
-    if getattr(value, "ndim", None) == 0:  # a number of numpy or torch
+    if getattr(value, "ndim", None) == 0:  # a NumPy or torch scalar
         value = value.item()
     if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
         return tuple(_cast(item, typing.get_args(kind)[0]) for item in value)

@@ -17,13 +17,14 @@ def push(
 ) -> dict[str, Any]:
     """Upload a run to the Hub, with its config, weights, exported files, card and sample images.
 
-    Checkpoints and data are not uploaded. Repeat the call after more training and an export to update the repository.
+    Checkpoints and data are not uploaded. To update the repository after more training, export the run, and push it
+    again.
 
     Args:
         run: Run folder, or the name of a run or a zoo model.
         repo: Repository, as "owner/name". It is created if it does not exist.
-        private: Create a private repository; otherwise it has the owner's default visibility, which is public unless
-            an organization has changed it. An existing repository keeps its visibility.
+        private: Create a private repository. By default, a new repository is public, unless it belongs to an
+            organization with a different default. An existing repository keeps its visibility.
         message: Commit message; None for one that names the run.
         note: Called with each message for the user.
 
@@ -76,7 +77,7 @@ def push(
 
 
 def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
-    """Return the files to upload, by their path in the repository. The card contains the name of the repository.
+    """Return the files to upload, keyed by their path in the repository. The card contains the name of the repository.
 
     Raises:
         UsageError: If the folder is not a run with weights, or its exported files belong to different weights.
@@ -109,7 +110,7 @@ def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
 
 
 def _describe_data_path(run: Path) -> str | None:
-    """Return a message if the config, which becomes public, names a folder or file of data."""
+    """Return a message if the config, which an upload may make public, contains the path of the data; else None."""
     from cvae.run import CONFIG, read_config
 
     training = read_config(run).training

@@ -1,4 +1,4 @@
-"""Images that the functions and the commands make, with their arrangement in a file and the report of the command.
+"""Images that functions and commands make: their arrangement in a file, and the report that the command prints.
 
 Importing this module is cheap: each function imports what it needs when it is called.
 """
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 ModelLike: TypeAlias = "str | Path | Model | None"
-"""Run folder, exported file, name of a run or zoo model, open model, or None for the newest run or else the default."""
+"""Run folder, exported file, name of a run or zoo model, open model, or None (newest run, or else default model)."""
 
 Progress: TypeAlias = Callable[[str, int, int], None] | None
-"""Function that is called with the name of a stage, the number of steps that are done, and their total."""
+"""Function that is called with the name of a stage, the number of finished steps, and the total number."""
 
 MAX_GRID_IMAGES = 10_000
 """Maximum number of images in a grid."""
@@ -35,7 +35,7 @@ MAX_GRID_IMAGES = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Images that a function makes.
+    """Images that a function has made.
 
     Attributes:
         images: images (N, C, H, W).
@@ -50,7 +50,10 @@ class Result:
     report: dict[str, Any]
 
     def save(self, out: Path, scale: int | None = None, fps: float = 12.0) -> "Image.Image | None":
-        """Save the image, enlarged by `scale`, and return it; or save the animation and return None."""
+        """Arrange the images in one image, enlarge it by `scale`, save it, and return it.
+
+        If there is an animation and `out` is a .gif file, save the animation instead, and return None.
+        """
         from cvae import imaging
 
         if self.animate is not None and out.suffix.lower() == ".gif":
@@ -69,7 +72,7 @@ def is_bulk(out: str | Path) -> bool:
 
 
 def check_image_path(out: str | Path | None) -> None:
-    """Check, before images are made, that they can be saved in the format of the extension of `out`.
+    """Check, before images are made, that the extension of `out` is that of a supported format.
 
     Raises:
         UsageError: If the format is unknown.
@@ -93,13 +96,15 @@ def make_images(
     device: str,
     note: "Note",
 ) -> Result:
-    """Generate images for a grid, with a row for each class if there are several images of each."""
+    """Generate images for a grid, with a row for each class if there are several images per class."""
     decoder = arguments.open_model(model, device, note)
     classes = decoder.classes
     indices = choose_classes(decoder.spec, label=label, digit=digit, label_index=label_index)
     if grid and classes is not None and indices is not None and len(indices) == 1:
         name = classes[indices[0]]
-        raise UsageError(f"--grid shows several classes, but the label flags choose only {name!r}; remove one of them")
+        raise UsageError(
+            f"--grid shows several classes, but the label flags choose only {name!r}; remove --grid or these flags"
+        )
     rows = None
     if classes is not None:
         rows = list(range(len(classes))) if indices is None else indices
@@ -112,7 +117,7 @@ def make_images(
     labels = None if rows is None else [index for index in rows for _ in range(n)]
     columns = n if rows is not None and len(rows) > 1 and (grid or n > 1) else None
     if rows is not None and indices is None and not grid:
-        arguments.send(note, f"no label given: generating {n} of each of the {len(rows)} classes")
+        arguments.send(note, f"no label given: generating {n} per class, for all {len(rows)} classes")
     images = decoder.generate(count, seed=arguments.choose_seed(seed), temperature=temperature, label_index=labels)
     images.columns = columns
     report = {"model": decoder.spec.name, "images": count, "labels": images.labels, "seed": images.seed}
@@ -180,7 +185,7 @@ def make_interpolation(
     device: str,
     note: "Note",
 ) -> Result:
-    """Interpolate along rows of stops."""
+    """Interpolate from `start` through the stops in `via` to `end`, in one row or in a row for each class."""
     import numpy as np
 
     from cvae import imaging
@@ -220,7 +225,7 @@ def make_interpolation(
 def _interpolate_row(
     decoder: "Model", stops: "list[int | np.ndarray]", labels: Sequence[int | None], steps: int, mode: str
 ) -> "np.ndarray":
-    """Return the images (N, C, H, W) from stop to stop; each stop appears once."""
+    """Return the images (N, C, H, W) on the path through all stops; each stop appears once."""
     import numpy as np
 
     segments = []
@@ -238,11 +243,11 @@ def _choose_row_labels(
     last: int | None,
     note: "Note",
 ) -> list[list[int | None]]:
-    """Return, for each row of images, the class index at each stop; None for a model without labels."""
+    """Return, for each row of images, the class index at each stop, or None if the model has no labels."""
     if decoder.classes is None:
         return [[None] * len(stops)]
     if first is None and last is None and all(isinstance(stop, int) for stop in stops):
-        arguments.send(note, f"no label given: one row for each of the {len(decoder.classes)} classes")
+        arguments.send(note, f"no label given: one row per class, for all {len(decoder.classes)} classes")
         return [[index] * len(stops) for index in range(len(decoder.classes))]
     labels: list[int | None] = []
     for stop, name, index in zip(stops, names, [first] * (len(stops) - 1) + [last], strict=True):
@@ -250,7 +255,7 @@ def _choose_row_labels(
             index = last if index is None else index
             if index is None:
                 raise UsageError(
-                    f"seed {name} has no label of its own; give one with --label, or one for each end with --label and "
+                    f"seed {name} has no label of its own; set the label of both ends with --label, or use --label and "
                     "--to-label"
                 )
             labels.append(index)
@@ -279,7 +284,7 @@ def make_reconstructions(
     device: str,
     note: "Note",
 ) -> Result:
-    """Reconstruct images, for rows of originals above their reconstructions."""
+    """Reconstruct images, and arrange them as rows of originals above their reconstructions."""
     from cvae import imaging
 
     arguments.check_image_files(images)
@@ -307,7 +312,7 @@ def make_restyled(
     device: str,
     note: "Note",
 ) -> Result:
-    """Restyle images, for a row of originals and a row for each new class."""
+    """Restyle images, and arrange them as a row of originals and a row for each new class."""
     import numpy as np
 
     from cvae import imaging
@@ -342,7 +347,7 @@ def make_restyled(
 def _read_labelled(
     images: "ImagesLike", model: "Model", note: "Note", **flags: Labels | Indices | None
 ) -> "tuple[np.ndarray, list[int] | None]":
-    """Read images (N, C, H, W), and choose the class index of each."""
+    """Read images (N, C, H, W), and choose the class index of each image."""
     choose_classes(model.spec, **flags)  # raises an error about a flag before images are read
     originals = arguments.read_images(images, model, note)
     single = images[0] if isinstance(images, list | tuple) and len(images) == 1 else images

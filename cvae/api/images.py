@@ -76,24 +76,24 @@ def generate(
     Args:
         model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
             the zoo's default model.
-        label: Class, or several, by name: `7`, `[3, 4]`, `"3,4"` or `"0-9"`. Without it, all classes of the model.
+        label: Class or classes, by name: `7`, `[3, 4]`, `"3,4"` or `"0-9"`; by default all classes of the model.
         digit: Same as `label`, for models of digits.
-        label_index: Class, or several, by index from 0.
-        n: Number of images of each class; 1 by default, or 8 with `grid` (64 without classes). If single images are
-            written and no class is chosen, it is the total number.
+        label_index: Class or classes, by index from 0.
+        n: Number of images per class: 1 by default, or 8 with `grid` (64 for a model without labels). If `out` is an
+            array or a folder and no class is chosen, it is the total number of images.
         grid: Make a grid with one row of images per class.
         seed: Seed of the noise; random by default.
         temperature: Scale of the noise: below 1 for more typical images, above 1 for more varied images.
         out: File or folder to write: a grid of the images (.png, .jpg, ...), an array (.npy, .npz), or a folder of PNG
-            files. A call with an array or a folder continues an earlier one that was interrupted or had a smaller n.
-        scale: Factor by which a written grid is enlarged; by default, a small one is enlarged to be visible.
+            files. An array or a folder from an earlier call that was interrupted or had a smaller n is continued.
+        scale: Factor by which a written grid is enlarged; by default, a small grid is enlarged to be visible.
         device: Device: cpu, cuda, auto or an onnxruntime provider.
-        progress: Function that is called with ("images", done, total) while files of single images are written.
+        progress: Function that is called with ("images", done, total) while an array or a folder is written.
         note: Function that is called with each message for the user.
 
     Returns:
         Images (N, C, H, W) float32 in [0, 1], one class after the other, with the attributes `labels` and `seed`; or
-        the paths that are written, if `out` is given.
+        the paths of the written files, if `out` is given.
 
     Raises:
         UsageError: If an argument does not fit the model.
@@ -186,13 +186,13 @@ def interpolate(
             the zoo's default model.
         start: First image: the seed (int) of a random one, an image file, a Pillow image or an array.
         end: Last image, like `start`.
-        label: Class, by name. Without it, an image has the class that explains it best; between two seeds, there is one
-            row of images for each class.
+        label: Class, by name. By default, an image has the class that explains it best, and an interpolation between
+            seeds has one row of images per class.
         digit: Same as `label`, for models of digits.
         label_index: Class, by index from 0.
         to_label: Class at the end, by name; by default the class at the start.
         to_label_index: Class at the end, by index from 0.
-        via: Intermediate stops, like `start`.
+        via: Stops between the first and the last image, each like `start`.
         steps: Number of images from one stop to the next, including both stops.
         mode: Path between latent codes: "slerp" (a great circle) or "lerp" (a straight line).
         fps: Frames per second of an animation.
@@ -202,7 +202,8 @@ def interpolate(
         note: Function that is called with each message for the user.
 
     Returns:
-        Images (N, C, H, W) float32 in [0, 1], one row after the other; or the path that is written, if `out` is given.
+        Images (N, C, H, W) float32 in [0, 1], one row after the other; or the path of the written file, if `out` is
+        given.
 
     Raises:
         UsageError: If an argument does not fit the model.
@@ -275,17 +276,17 @@ def reconstruct(
         images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
         model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
             the zoo's default model.
-        label: Class of the images, or one for each, by name; by default the class that explains an image best.
+        label: Class of all images, or one for each image, by name; by default the class that explains an image best.
         digit: Same as `label`, for models of digits.
-        label_index: Class of the images, or one for each, by index from 0.
+        label_index: Class of all images, or one for each image, by index from 0.
         out: Image file to write, with the originals above their reconstructions.
         scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
         device: Device: cpu, cuda, auto or an onnxruntime provider.
         note: Function that is called with each message for the user.
 
     Returns:
-        Reconstructions (N, C, H, W) float32 in [0, 1], whose attribute `labels` names the classes; or the path that is
-        written, if `out` is given.
+        Reconstructions (N, C, H, W) float32 in [0, 1], with the class names in the attribute `labels`; or the path of
+        the written file, if `out` is given.
 
     Raises:
         UsageError: If an argument does not fit the model.
@@ -352,11 +353,11 @@ def restyle(
         images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
         model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
             the zoo's default model.
-        label: Class of the images, or one for each, by name; by default the class that explains an image best.
+        label: Class of all images, or one for each image, by name; by default the class that explains an image best.
         digit: Same as `label`, for models of digits.
-        label_index: Class of the images, or one for each, by index from 0.
-        to: New class, or several, by name; by default all classes of the model.
-        to_index: New class, or several, by index from 0.
+        label_index: Class of all images, or one for each image, by index from 0.
+        to: New class or classes, by name; by default all classes of the model.
+        to_index: New class or classes, by index from 0.
         out: Image file to write: a row of originals, then a row for each new class.
         scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
         device: Device: cpu, cuda, auto or an onnxruntime provider.
@@ -364,10 +365,10 @@ def restyle(
 
     Returns:
         Images (N, C, H, W) float32 in [0, 1], one new class after the other, with the class names in the attribute
-        `labels`; or the path that is written, if `out` is given.
+        `labels`; or the path of the written file, if `out` is given.
 
     Raises:
-        UsageError: If an argument does not fit the model, or it was trained without labels.
+        UsageError: If an argument does not fit the model, or the model was trained without labels.
         CvaeError: If the model or an image can't be read, or the file can't be written.
     """
     image_results.check_image_path(out)
@@ -386,7 +387,7 @@ def restyle(
 
 
 def _deliver(result: Result, out: str | Path | None, scale: int | None, fps: float = 12.0) -> "Images | list[Path]":
-    """Save a result if `out` is given, and return what the function returns."""
+    """Return the images of a result or, if `out` is given, save them and return the path."""
     if out is None:
         return result.images
     result.save(Path(out), scale, fps)

@@ -1,4 +1,4 @@
-"""Functions that evaluate, export and describe a model, and that describe its parts.
+"""Functions that evaluate, export and describe models, and list the parts that models are built from.
 
 Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
@@ -41,19 +41,20 @@ def evaluate(
     """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
 
     Args:
-        model: Run folder, exported file, zoo model, hf://owner/name, or an open model, which is read again from its
-            files; None for the newest run, or else the zoo's default model.
+        model: Run folder, exported file, zoo model, hf://owner/name, or an open model, whose files are read again;
+            None for the newest run, or else the zoo's default model.
         data: Data set, as in `cvae.train`; None for the one used in training.
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
         split: "test", "validation" or "train"; None for test or, without test images, validation.
-        limit: Maximum number of images, evenly spaced in the split; distances always use all.
+        limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
-        features: Feature extractor for distances: "mnist" or "module:callable"; None for that of the data set.
-        cas: Train a classifier on generated images and report its accuracy. This takes minutes and needs torch.
-        exported: Score the exported files, without torch, even if the run has weights.
+        features: Feature extractor for distances: "mnist" or "module:callable"; None for the data set's own.
+        cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
+            torch.
+        exported: Whether to evaluate the exported files, without torch, even if the run has weights.
         seed: Seed of all random numbers.
         device: "auto", "cpu" or "cuda".
         precision: Precision of the computation in torch: "fp32", "bf16", "fp16" or "auto".
@@ -76,7 +77,7 @@ def evaluate(
         arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
-                f"--cas: {scorer.name!r} was trained without labels, so a classifier can't learn any; remove --cas"
+                f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
             )
     config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     report = measure(
@@ -104,7 +105,7 @@ def evaluate(
 
 
 def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: Note) -> "tuple[Scorer, DataConfig]":
-    """Open the weights of a run, or its exported files, to evaluate them, and return its data config too."""
+    """Open the weights of a run, or its exported files, for evaluation. Also return the config of its data."""
     from cvae.evaluation.evaluate import find_data_config
     from cvae.run import has_weights
 
@@ -124,16 +125,16 @@ def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: 
 def export(format: str, run: str | Path | None = None, *, note: Note = None, **options: Any) -> list[Path]:
     """Export a model to files for other programs.
 
-    Start with "onnx": it checks decoder.onnx and encoder.onnx against torch, then writes them into the run folder. The
+    Start with "onnx": it writes decoder.onnx and encoder.onnx to the run folder, after comparing them with torch. The
     other formats use these files.
 
     Args:
         format: "onnx", "web", "triton", or a format from a plug-in.
-        run: Run to export; for all formats but "onnx" any exported model. None for the newest run.
+        run: Run to export. All formats but "onnx" also accept other exported models. None for the newest run.
         note: Called with each message for the user.
-        options: Options of the format: `license` (a name such as "Apache-2.0") and `half` (store the weights in 16
-            bits) of "onnx"; `out` (the folder to write) of "web" and "triton"; `encoder` (also export the encoder) of
-            "triton".
+        options: Options of the format. "onnx" has `license` (a name such as "Apache-2.0") and `half` (store the weights
+            in 16 bits). "web" and "triton" have `out` (the folder to write). "triton" also has `encoder` (also export
+            the encoder).
 
     Returns:
         The paths of the files.
@@ -147,7 +148,7 @@ def export(format: str, run: str | Path | None = None, *, note: Note = None, **o
 
 
 def run_exporter(format: str, run: str | Path | None, options: Mapping[str, Any], note: Note = None) -> list[Path]:
-    """Export a model like `export`, with an exporter whose options may have any names, even `note`."""
+    """Export a model like `export`. The options are a mapping, so they may have any names, even `note`."""
     from cvae.exporters.base import reads_weights, reports_progress
     from cvae.registry import EXPORTERS
 
@@ -187,8 +188,8 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        For a run, its network, data, bounds of the saved weights in nats, and files; for an exported file, its path,
-        bytes and spec.
+        For a run, its network, its data, its files, and the bounds of its saved weights in nats. For an exported file,
+        its path, its size in bytes, and its spec.
 
     Raises:
         UsageError: If there is no such model.
@@ -203,15 +204,15 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
 
 
 def parts(name: str | None = None) -> dict[str, Any]:
-    """List the parts of a model, or the options of one part.
+    """List the parts that a model can have, or the options of one part.
 
     Args:
         name: Part, such as "resnet". If parts of several kinds have the same name, add the kind, as in "prior.flow".
 
     Returns:
-        Without a name: for each flag that chooses a part, the summary of each of its parts by name. With a name: the
+        Without a name: for each flag that selects a part, the names and summaries of the parts. With a name: the
         `name`, `flag` and `summary` of the part, and its `options`, each with `type`, `default`, `range` and `help`.
-        `cvae.train` takes them as `options={"arch": {"width": 32}}`.
+        `cvae.train` takes options in the form `options={"arch": {"width": 32}}`.
 
     Raises:
         UsageError: If there is no such part; the message suggests similar names.
@@ -226,7 +227,7 @@ def parts(name: str | None = None) -> dict[str, Any]:
     if not matches:
         raise UsageError(f"there is no part {name!r}; {suggest(name, (full.partition('.')[2] for full in kinds))}")
     if len(matches) > 1:
-        raise UsageError(f"there are several parts {name!r}; name one of {', '.join(matches)}")
+        raise UsageError(f"there are several parts named {name!r}; choose one of {', '.join(matches)}")
     kind, part = kinds[matches[0]], matches[0].partition(".")[2]
     names = REGISTRIES[kind]
     options = names.describe_options(part)
@@ -262,7 +263,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
             if split in metrics
         }
     except (CvaeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CvaeError(f"{str(file)!r} is damaged; remove it to see the rest") from error
+        raise CvaeError(f"{str(file)!r} is damaged; remove it to describe the run without metrics") from error
     return {
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},
@@ -276,7 +277,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
 
 
 def _describe_export(run: Path) -> str | None:
-    """Describe which weights the decoder of a run was exported from, or return None if there is no decoder."""
+    """Describe whether the decoder of a run was exported from its weights. Return None if there is no decoder."""
     from cvae.run import DECODER
     from cvae.runtime.session import read_spec
     from cvae.runtime.weights import is_outdated

@@ -60,7 +60,7 @@ def latent(
         data_dir: Folder of downloaded data and of the cache; None for the one used in training.
         size: Height and width of the images, such as "64" or "64x96"; None for the size in training.
         binarize: Binarization of the pixels, as in `cvae.train`; None for the one used in training.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: Maximum number of images to encode, evenly spaced in the split.
         seed: Seed of the projection method.
         out: File to save the figure to, .png or .svg; None to save nothing.
@@ -114,19 +114,19 @@ def traverse(
 
     Args:
         model: Model with an encoder, as in `latent`.
-        image: Image file whose code to start from; None for the zero code.
+        image: Start from the code of this image file; None for the zero code.
         seed: Seed of a random code to start from.
         label: Class of the images, by name.
         digit: Same as `label`, for models of digits.
         label_index: Class of the images, by index from 0.
         dimensions: Number of dimensions to vary, one per row.
-        steps: Number of values per dimension, which is the number of columns.
+        steps: Number of values per dimension, one per column.
         range: Vary each dimension from -range to range, in standard deviations of the noise.
-        data: Data set on which the information in a dimension is measured, as in `latent`.
+        data: Data set to measure the information in each dimension on, as in `latent`.
         data_dir: As in `latent`.
         size: As in `latent`.
         binarize: As in `latent`.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: Maximum number of images to encode, evenly spaced in the split.
         out: File to save the figure to, .png or .svg; None to save nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
@@ -186,7 +186,7 @@ def reconstructions(
         data_dir: As in `latent`.
         size: As in `latent`.
         binarize: As in `latent`.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         out: File to save the figure to, .png or .svg; None to save nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
         note: Called with each message for the user.
@@ -221,17 +221,17 @@ def grid(
     device: str = "cpu",
     note: Note = None,
 ) -> "Figure":
-    """Show every class in the same styles; for a model with two latent dimensions, show a map of the latent space.
+    """Show every class in the same styles, or a map of the latent space.
 
-    The map needs a model without labels, or `label`.
+    The map requires a model with two latent dimensions and, if the model has labels, `label`.
 
     Args:
         model: Model, as in `latent`.
         label: Class of the images in the map, by name.
         digit: Same as `label`, for models of digits.
         label_index: Class of the images in the map, by index from 0.
-        columns: Number of columns: styles or, in a map, values; None for 10, or 20 for a map.
-        seed: Seed of the styles; None for a random one, which the title names.
+        columns: Number of columns: one per style or, in a map, one per value; None for 10, or 20 for a map.
+        seed: Seed of the styles; None for a random one, which the title contains.
         out: File to save the figure to, .png or .svg; None to save nothing.
         device: "cpu", "cuda", "auto" or an onnxruntime provider.
         note: Called with each message for the user.
@@ -275,7 +275,7 @@ def losses(
     out: str | Path | None = None,
     note: Note = None,
 ) -> "Figure":
-    """Plot the bound of each run and the two terms of the bound over the epochs.
+    """Plot the bound of each run, and the two terms of the bound, over the epochs.
 
     Args:
         runs: Run folders or zoo models, one or several; None for the newest run, or else the zoo's default model.
@@ -343,7 +343,7 @@ def _check_ready(out: str | Path | None) -> None:
 
 
 def _finish(figure: "Figure", out: str | Path | None, description: Mapping[str, Any]) -> "Figure":
-    """Save a figure if `out` is given, and remember what it shows for `describe`."""
+    """Save a figure if `out` is given, and store its description, so that `describe` can return it."""
     from cvae.plots import style
 
     if out is not None:
@@ -361,7 +361,7 @@ def _find_run(name: str | Path | None, note: Note) -> Path:
 def _open_with_data(
     name: str | Path | None, device: str, note: Note, **flags: str | int | None
 ) -> "tuple[Model, DataConfig]":
-    """Open a model with an encoder, and return it with its data config, in which the flags override values."""
+    """Open a model with an encoder, and return it with its data config, after the flags have overridden values."""
     from cvae.evaluation.evaluate import find_data_config
 
     model, folder = arguments.open_autoencoder(name, device, note)

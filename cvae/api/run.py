@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Run(os.PathLike[str]):
-    """Folder of a training run, which functions accept wherever they take a model.
+    """Folder of a training run. Functions accept it wherever they take a model.
 
-    Its attributes are read from the folder each time, so they are up to date while the run is training.
+    Its attributes are read from the folder on each access, so they stay up to date during training.
 
     Args:
         path: Folder of the run, or its name under `runs/`.
@@ -30,7 +30,7 @@ class Run(os.PathLike[str]):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         folder = find_run(Path(path))
         if folder is None:
-            raise UsageError(f"{os.fspath(path)!r} is not a run; cvae.runs() lists those under {str(RUNS)!r}")
+            raise UsageError(f"{os.fspath(path)!r} is not a run; cvae.runs() lists the runs under {str(RUNS)!r}")
         self.path = folder
         """Folder of the run."""
 
@@ -55,25 +55,25 @@ class Run(os.PathLike[str]):
 
     @property
     def config(self) -> "Config":
-        """The network, and all flags that the run was trained with.
+        """Config of the network, and all flags that the run was trained with.
 
         Raises:
-            CvaeError: If the file can't be read or is damaged.
+            CvaeError: If config.json can't be read or is damaged.
         """
         return read_config(self.path)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """Metrics of each epoch, and of the test images at the end if there are any.
+        """Metrics of each epoch, followed by those of the test images if there are any.
 
         Raises:
-            CvaeError: If the file can't be read or is damaged.
+            CvaeError: If metrics.jsonl can't be read or is damaged.
         """
         return read_metrics(self.path)
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Bounds of the weights that are saved, in nats per image; lower is better.
+        """Bounds of the saved weights, in nats per image; lower is better.
 
         The keys are "validation" and "test"; a split without images has no key.
         """
@@ -112,7 +112,7 @@ class Run(os.PathLike[str]):
         """Export the model, as `cvae export` does, and return the paths of the files.
 
         Args:
-            format: Name of the format: onnx, web, triton, or one of a plug-in.
+            format: Name of the format: onnx, web, triton, or a format from a plug-in.
             options: Options of the format, such as `half=True`.
         """
         import cvae
@@ -124,7 +124,7 @@ class Run(os.PathLike[str]):
         """Evaluate the model, as `cvae evaluate` does, and return the report.
 
         Args:
-            split: "test", "validation" or "train"; None for test or, without test images, validation.
+            split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
             options: Options of `cvae.evaluate`, such as `samples`.
         """
         import cvae

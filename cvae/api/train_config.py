@@ -1,4 +1,4 @@
-"""Training config from a recipe and the flags that override it, and the name of its run."""
+"""Training config, built from a recipe and the flags that override it, and the name of its run."""
 
 import os
 from pathlib import Path
@@ -18,15 +18,15 @@ Overrides = dict[str, Any]
 
 
 def build_config(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> TrainConfig:
-    """Return the config of a recipe and the flags that override it.
+    """Build a config from a recipe and the flags that override it.
 
-    With `init`, the network is that of the run whose weights training starts from, unless a flag changes it.
+    If `init` names a run to start from, the network is that of this run, unless a flag changes it.
     """
     return complete(combine_flags(recipe, overrides))
 
 
 def complete(flags: Overrides) -> TrainConfig:
-    """Return the config with the given flags, and the defaults of all others."""
+    """Return the config with these flags, and with defaults for all others."""
     from cvae.serialization import from_dict
 
     config: TrainConfig = from_dict(TrainConfig, {**DEFAULTS, **flags})
@@ -34,7 +34,7 @@ def complete(flags: Overrides) -> TrainConfig:
 
 
 def combine_flags(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> Overrides:
-    """Merge the flags that rebuild the network of the run `init`, those of a recipe, and those that override them.
+    """Merge the flags that rebuild the network of the `init` run, the flags of a recipe, and the overrides.
 
     Defaults are not filled in.
     """
@@ -90,7 +90,7 @@ def _read_network(init: str) -> Overrides:
 
 
 def make_run_name(recipe: str | os.PathLike[str] | None, config: TrainConfig) -> str:
-    """Return a name for a run folder, from its recipe or else its data and architecture."""
+    """Return a name for a run folder: that of its recipe, or else one made of its data and architecture."""
     if recipe is None:
         return "-".join([config.data.partition(":")[0], config.arch, *["conditional"] * config.conditional])
     from cvae.run import CONFIG

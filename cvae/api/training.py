@@ -58,26 +58,27 @@ def train(
         config: A complete configuration. It is used as it is, so it can't be combined with a recipe or flags.
         out: Folder of the run; by default, a new folder under `runs/`. It must not contain a run yet, unless torchrun
             has restarted the process: then the run is resumed.
-        images: Images to train on instead of a data set: an array of numpy, torch or another package, uint8, bool or
-            float in 0..1, (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or flat (N, H*H); a list of PIL
-            images or of paths; or a torch `Dataset` of images, or of tuples of an image and its label. PIL images and
-            files are scaled and cropped to `size` (64x64 by default), and skipped with a warning if they can't be read.
-            All are copied into the folder `arrays` of the data cache, so that the run can be resumed and evaluated.
-        labels: Class of each image: integers from 0 or strings, (N,) or (N, 1), or one-hot (N, K). With labels, the
-            model is conditional unless `conditional=False`.
+        images: Images to train on instead of a data set: an array from numpy, torch or another package; a list of PIL
+            images or of paths; or a torch `Dataset` of images or of (image, label) tuples. An array is uint8, bool, or
+            float in 0..1. Its shape is (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H*H) for
+            flat images. PIL images and files are scaled and cropped to `size` (64x64 by default); those that can't be
+            read are skipped with a warning. All images are copied into the folder `arrays` of the data cache, so that
+            the run can be resumed and evaluated.
+        labels: Class of each image: integers from 0 or strings of shape (N,) or (N, 1), or one-hot vectors (N, K). With
+            labels, the model is conditional unless `conditional=False`.
         classes: Names of the classes in the order of the labels. By default, the attribute `classes` of a `Dataset`,
             or else the sorted labels.
         recipe: Recipe to take flags from: a name, a .toml file or a config.json.
         export: Whether to export the model at the end, as `cvae export onnx` does.
         quiet: Print nothing but warnings.
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
-        **flags: Flags of the command `cvae train`, by name, and `options`; they override the recipe.
+        **flags: Flags of the command `cvae train` by name, and `options` of parts. They override the recipe.
 
     Raises:
         TypeError: If an argument is not a flag.
         UsageError: If an argument has the wrong type, or parts of the config do not fit together.
-        CvaeError: If the data can't be read, the disk can't be written to, or a process was lost. If the export fails,
-            the run itself is complete.
+        CvaeError: If the data can't be read, the disk can't be written to, a process was lost, or the export fails. If
+            only the export fails, the run itself is complete.
         Diverged: If the loss or a gradient is not finite. The model is not exported.
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
@@ -86,7 +87,7 @@ def train(
     if not isinstance(flags.get("data", ""), str | os.PathLike):
         raise UsageError(
             f"data is of type {type(flags['data']).__name__}: it must be the name of a data set, such as "
-            "'digits' or 'folder:PATH'; pass arrays and other images of a program as images=..."
+            "'digits' or 'folder:PATH'; pass arrays and other images as images=..."
         )
     with one_line_warnings():
         if config is None:
@@ -128,7 +129,7 @@ def resume(
 ) -> Run:
     """Resume a run from its newest intact checkpoint, export its model to ONNX, and return the run.
 
-    Arguments other than None replace those that the run was started with.
+    Arguments that are not None replace the values that the run was started with.
 
     Args:
         out: Folder of the run, or its name under `runs/`.
@@ -137,7 +138,7 @@ def resume(
         classes: The names of the classes, if the run was started with any.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
-        patience: Number of epochs without a better validation bound after which to stop; 0 never stops early.
+        patience: Number of epochs to wait for a better validation bound before stopping early; 0 never stops early.
         device: Device to train on.
         on_nan: What to do if the loss is not finite: "stop" training, or "skip" the batch.
         compile: Whether to compile the networks.
@@ -149,8 +150,8 @@ def resume(
     Raises:
         UsageError: If there is no such run, an argument has the wrong type, the run has already been trained for more
             than `epochs` epochs, or the images are not those that it was started with.
-        CvaeError: If none of the checkpoints is intact, or the data have changed. If the export fails, the run itself
-            is complete.
+        CvaeError: If none of the checkpoints is intact, the data have changed, or the export fails. If only the export
+            fails, the run itself is complete.
     """
     values = {
         "data_dir": data_dir,
@@ -210,7 +211,7 @@ def _check_images(images: Any, labels: Any, classes: Any) -> None:
 
 
 def _store_images(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> tuple[str, bool]:
-    """Store images in the data cache, and return the value of `--data` for them and whether they have labels."""
+    """Store images in the data cache. Return their value of `--data`, and whether they have labels."""
     from cvae.data.array_store import store
 
     dataset = _collect(config, images, labels, classes)
@@ -225,13 +226,13 @@ def _restore_images(
     """Store the images of a run again.
 
     Raises:
-        UsageError: If they are not those that the run was started with.
+        UsageError: If these are not the images that the run was started with.
     """
     from cvae.data import array_store
 
     config = read_config(run).training
     if config.data.partition(":")[0] != array_store.NAME:
-        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images in memory; remove images")
+        raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images in memory; remove images=...")
     dataset = _collect(config, images, labels, classes)
     if array_store.identify(dataset) != config.data:
         raise UsageError(
@@ -253,12 +254,12 @@ def _data_dir(path: str | None) -> Path | None:
 
 @contextmanager
 def _run_folder(out: str | os.PathLike[str] | None, name: str) -> Iterator[Path]:
-    """Yield the folder of a new run. If it is created here and nothing is written to it, it is removed again."""
+    """Yield the folder of a new run. A folder that is created here and remains empty is removed again."""
     if out is not None:
         yield Path(out)
         return
     if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise UsageError("several processes need a common folder to train into; name it with out (--out)")
+        raise UsageError("several processes need a common folder to train into; pass it as out (--out)")
     folder = create_run_folder(name)
     try:
         yield folder
@@ -302,7 +303,7 @@ def _finish(run: Path, *, export: bool, quiet: bool) -> None:
 
 
 def _draw_curves(run: Path, display: "Display") -> None:
-    """Draw the bound and its terms over the epochs into a run folder, with a warning if that fails."""
+    """Plot the bound and its terms over the epochs into a run folder, or print a warning if that fails."""
     try:
         from cvae.plots import losses, style
 
@@ -312,10 +313,10 @@ def _draw_curves(run: Path, display: "Display") -> None:
 
 
 def _export(run: Path, display: "Display") -> None:
-    """Export a run to ONNX with the options of an earlier export, unless its exported files belong to its weights.
+    """Export a run to ONNX with the options of its last export, unless its exported files match its weights.
 
     Raises:
-        CvaeError: If the export fails for any reason; the message contains the command that repeats it.
+        CvaeError: If the export fails for any reason. The message contains the command that repeats the export.
         Interrupted: After Ctrl-C.
     """
     from cvae.exporters.base import read_options
@@ -326,7 +327,7 @@ def _export(run: Path, display: "Display") -> None:
     command, started = f"cvae export onnx {shlex.quote(str(run))}", time.monotonic()
     earlier, encoder = _try_read_spec(run / DECODER), _try_read_spec(run / ENCODER)
     if earlier is not None and encoder is not None and not (is_outdated(run, earlier) or is_outdated(run, encoder)):
-        display.fields({"export": f"the files already belong to these weights; to export again: {command}"})
+        display.fields({"export": f"the files already match these weights; to export again: {command}"})
         return
     options = {} if earlier is None else read_options(earlier)
     try:

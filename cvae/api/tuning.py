@@ -29,17 +29,18 @@ def tune(
 ) -> dict[str, Any]:
     """Search for the flags of `cvae.train` that give the best validation bound.
 
-    Repeat the call to continue an interrupted study, or with more trials to extend it.
+    Repeat the call to continue an interrupted study. Repeat it with more trials to extend a finished study.
 
     Example:
         `cvae.tune(arch="mlp", conditional=True, trials=20, search={"latent_dim": [8, 16]})`
 
     Args:
         trials: Total number of trials in the study, including earlier ones.
-        search: Flags and options to vary: "lr=1e-4..1e-2:log" and "arch.width=16,32", or a dict like the [search] table
-            of a recipe, {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "arch.width": [16, 32]}. It overrides the
-            recipe; without both, learning rate, batch size, latent dimension and the moving average are varied.
-        study: Name of the study; None for one made from the recipe, or from the data and model.
+        search: Flags and options to vary: a list such as ["lr=1e-4..1e-2:log", "arch.width=16,32"], or a dict such as
+            {"lr": {"low": 1e-4, "high": 1e-2, "log": True}, "arch.width": [16, 32]}. It overrides the [search] table of
+            the recipe. If there is neither, the learning rate, the batch size, the latent dimension and the moving
+            average are varied.
+        study: Name of the study; None for a name made from the recipe, or from the data and model.
         storage: File or database of the study, which several machines can share; None for a file in `out`.
         out: Folder of the study; None for studies/NAME.
         recipe: Recipe to take flags from: a name, a .toml file or a config.json.

@@ -1,10 +1,10 @@
-"""Storage of the images that a program passes to `cvae.train`, so that its run can be resumed and evaluated later.
+"""Storage of the images that a program passes to `cvae.train`, so that the run can be resumed and evaluated later.
 
     <root>/arrays/<hash of the content>/images.npy
-                                        labels.npy      with labels only
+                                        labels.npy      only if there are labels
                                         classes.json    names of the classes, or null
 
-The hash is the argument of the data set: `--data arrays:HASH`. Images that are stored already are not written again.
+The hash is the argument of the data set: `--data arrays:HASH`. Images that are already stored are not written again.
 """
 
 import hashlib
@@ -94,8 +94,8 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     dataset = _read(folder)
     if dataset is None:
         raise CvaeError(
-            f"the images of --data '{NAME}:{argument}' are missing from {str(folder.parent)!r}, or damaged; pass "
-            "them again, with cvae.resume(run, images=..., labels=...)"
+            f"the images of --data '{NAME}:{argument}' are missing from {str(folder.parent)!r} or are damaged; "
+            "pass them again with cvae.resume(run, images=..., labels=...)"
         )
     shape = dataset.train.images.shape
     if size is not None and size != shape[2:]:

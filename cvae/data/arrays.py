@@ -1,4 +1,4 @@
-"""Data sets from array files: an .npz file written by `numpy.savez`, or an .npy file of images alone."""
+"""Data sets from array files: an .npz file written by `numpy.savez`, or an .npy file that contains only images."""
 
 import zipfile
 from pathlib import Path
@@ -13,22 +13,22 @@ from cvae.data.images import resize
 from cvae.errors import CvaeError, UsageError
 
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
-"""Allowed keys of the images of each split."""
+"""Keys under which an .npz file may store the images of each split."""
 
 
 def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load a data set from an .npz or .npy file.
 
     An .npz file contains the array `train` or `images`, and optionally `validation` or `valid`, and `test`. Images are
-    uint8 in 0..255, bool, or float in 0..1, in one of the shapes `cvae.data.conversion.SHAPES`. If the last of four
-    dimensions is 1 or 3, it is C (only images less than 4 pixels wide would be ambiguous, and no model accepts them).
-    Packed images are uint8, one bit per pixel.
+    uint8 in 0..255, bool, or float in 0..1, in one of the shapes in `cvae.data.conversion.SHAPES`. If the last of four
+    dimensions has the size 1 or 3, it is C. (Only images less than 4 pixels wide would be ambiguous, and no model
+    accepts those.) Packed images are uint8, with one bit per pixel.
 
     The labels of an array are in `<key>_labels`; the labels of `images` may also be in `labels`. Labels are integers or
-    class names, (N,) or (N, 1), or one-hot (N, K). The optional `classes` holds the class names in the order of the
-    labels; by default they are the sorted names in train. Other keys are ignored.
+    class names, (N,) or (N, 1), or one-hot vectors (N, K). The optional `classes` holds the class names in the order of
+    the labels; by default, these are the names in the training labels, sorted. Other keys are ignored.
 
-    An .npy file contains training images without labels, of the same types and shapes. If they are uint8 (N, H, W) or
+    An .npy file contains training images of the same types and shapes, but no labels. If they are uint8 (N, H, W) or
     (N, C, H, W), the file may be larger than memory: its images are read on demand and can't be resized. Other images
     are converted in memory.
 
@@ -85,14 +85,15 @@ def _read_npy(path: Path, argument: str, size: tuple[int, int] | None) -> np.nda
         images = None
     if images is None or images.shape[1] not in (1, 3):
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped, because floats may exceed the memory
+            array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: floats may be larger than memory
         except Exception as error:
             raise _reading_error(path, error) from error
         return resize(convert_images(array, repr(argument)), size)
     if size is not None and images.shape[2:] != size:
         raise UsageError(
-            f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and an "
-            ".npy file is not resized; remove --size, or save the images with numpy.savez(path, train=images)"
+            f"--size {size[0]}x{size[1]}: the images of {argument!r} are {images.shape[2]}x{images.shape[3]}, and "
+            "uint8 images in an .npy file can't be resized; remove --size, or save the images with "
+            "numpy.savez(path, train=images)"
         )
     return images
 

@@ -30,7 +30,7 @@ FORMAT = 2
 """Version of the cache files. If it differs, the images are decoded again."""
 
 CHUNK_BYTES = 2**24
-"""Size of the images that are converted to grey at a time, in bytes."""
+"""Number of bytes of colour images to convert to grey at a time."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class DecodedFolder:
 
     Attributes:
         images: (N, C, H, W), with C = 1 if all images are grey. An image that can't be read is black.
-        unreadable: reason why an image can't be read, by image index.
-        note: message on how values of more than 8 bits were read, if the files don't state their range.
+        unreadable: the reason for each image that can't be read, keyed by its index.
+        note: message about how values of more than 8 bits were read, if the files don't state their range.
     """
 
     images: DiskImages
@@ -49,9 +49,9 @@ class DecodedFolder:
 
 
 def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], data_dir: Path | None) -> DecodedFolder:
-    """Decode the images of a folder, or read them from the cache, waiting while another process decodes them.
+    """Read the images of a folder from the cache, or decode them. If another process is decoding them, wait for it.
 
-    All images are decoded again if an image that failed before, with an I/O or memory error, can be read now.
+    All images are decoded again if an image that failed earlier, with an I/O or memory error, can be read now.
 
     Args:
         folder: the folder, whose path is the key of the cache.
@@ -82,7 +82,7 @@ def decode_folder(folder: Path, paths: Sequence[Path], size: tuple[int, int], da
             raise CvaeError(f"{error}; choose another folder for decoded images with --data-dir") from error
         for old in target.parent.iterdir():
             if old.stem != content_hash:
-                with suppress(OSError):  # Windows does not remove a file that another run has open
+                with suppress(OSError):  # Windows can't remove a file that another run has open
                     old.unlink()
         if cached := _read(target, paths, size, retry=False):
             return cached
@@ -145,10 +145,10 @@ def _write(
 ) -> None:
     """Write the images, and then the problems in reading them, to the cache."""
     shape = (len(paths), 3, *size)
-    # The .npy file is read only if its .json file, which is written last, exists. So the two always belong together,
-    # even after the process was killed.
+    # The .npy file is used only if its .json file, which is written last, exists. So the two always belong together,
+    # even if the process is killed.
     target.with_suffix(".json").unlink(missing_ok=True)
-    # Write instead of mapping the file: on a full disk a write raises an error, but a map would kill the process.
+    # Write the file instead of mapping it: on a full disk, a write raises an error, but a mapping kills the process.
     with atomic_write(target) as temporary_path, temporary_path.open("w+b") as file:
         _write_header(file, shape)
         start, is_grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
@@ -188,7 +188,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 def _convert_to_grey(file: BinaryIO, shape: tuple[int, int, int, int]) -> None:
     """Rewrite images with three equal channels as one channel, in place.
 
-    Each image is written before the position of the next read, so no image is overwritten before it has been read.
+    Each write ends before the position of the next read, so no image is overwritten before it has been read.
     """
     count, channels, height, width = shape
     pixels = height * width

@@ -1,4 +1,4 @@
-"""Data sets from the objects of a program: arrays, lists of images or paths, and data sets of torch."""
+"""Data sets made from Python objects: arrays, lists of images or paths, and torch data sets."""
 
 import os
 import warnings
@@ -31,16 +31,16 @@ CHUNK = 1024
 def collect(
     images: Any, labels: Any = None, classes: Sequence[str] | None = None, size: tuple[int, int] | None = None
 ) -> Dataset:
-    """Collect images and labels in a data set in memory.
+    """Create a data set in memory from images and labels.
 
     Args:
         images: an array of NumPy, torch or another package, in any of the shapes and types of an .npz file; a list of
-            PIL images or paths of image files; or a data set of torch, whose items are an image or a tuple of an image
-            and its label. Files and PIL images are scaled and cropped like those of an image folder, and those that
-            can't be read are skipped with a warning.
-        labels: label of each image, (N,) or (N, 1) of integers or strings, or one-hot (N, K).
-        classes: class names in the order of the labels. By default, the attribute `classes` of a data set, or else the
-            sorted labels.
+            PIL images or paths of image files; or a torch data set whose items are images, or tuples of an image and
+            its label. Files and PIL images are scaled and cropped like those of an image folder, and those that can't
+            be read are skipped with a warning.
+        labels: label of each image: integers or strings, (N,) or (N, 1), or one-hot, (N, K).
+        classes: class names in the order of the labels. By default, the attribute `classes` of a torch data set, or
+            else the sorted labels.
         size: height and width in pixels. By default, arrays keep their size, and so do PIL images that all have the
             same size of at most 64x64; other images are scaled to 64x64.
 
@@ -119,7 +119,7 @@ class _Items:
         """Return the labels of all images."""
         if len(self.labels) < len(self):
             raise UsageError(
-                f"only {len(self.labels):,} of {len(self):,} items of images have a label; label all of them or none"
+                f"only {len(self.labels):,} of {len(self):,} items of images have a label; label all items or none"
             )
         labels = [self.labels[i] for i in range(len(self))]
         shapes = {np.shape(label) for label in labels}
@@ -238,7 +238,7 @@ def _decode(items: _Items, size: tuple[int, int]) -> tuple[Dataset, np.ndarray]:
 def _file(items: _Items, index: int) -> Any:
     image = items.image(index)
     if not _is_file(image):
-        raise UsageError(f"images[{index}] is {quote(image)}, neither a PIL image nor a path like images[0]")
+        raise UsageError(f"images[{index}] is {quote(image)}, neither a PIL image nor a path, unlike images[0]")
     return image if isinstance(image, Image.Image) else Path(image).expanduser()
 
 

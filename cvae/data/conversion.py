@@ -19,25 +19,25 @@ MAX_CLASSES = 65536
 """Maximum number of classes."""
 
 CHUNK_BYTES = 2**26
-"""Size of the images that are converted at a time, in bytes, which limits the memory for intermediate results."""
+"""Number of bytes of images that are converted at a time. It limits the memory for intermediate results."""
 
 
 def to_numpy(values: Any) -> np.ndarray:
     """Convert an array of numpy, torch, pandas or another package, or a list, to a numpy array."""
-    if hasattr(values, "detach"):  # a tensor of torch, which may be on a GPU or need a gradient
+    if hasattr(values, "detach"):  # a torch tensor, which may be on a GPU or require a gradient
         values = values.detach().cpu()
         if "bfloat16" in str(values.dtype):  # numpy has no such type
             values = values.float()
     if isinstance(values, list | tuple) and any(isinstance(value, str) for value in values):
-        return np.array(values, object)  # numpy would convert numbers between the strings to strings
+        return np.array(values, object)  # otherwise numpy would convert numbers among the strings to strings
     return np.asarray(values)
 
 
 def convert_images(array: np.ndarray, name: str, first_index: int = 0) -> np.ndarray:
-    """Convert images of any of the `SHAPES`, uint8, bool or float in 0..1, to (N, C, H, W) uint8.
+    """Convert images to (N, C, H, W) uint8.
 
     Args:
-        array: the images.
+        array: images in any of the `SHAPES`, as uint8, bool, or float in 0..1.
         name: name of the array, for error messages.
         first_index: index of the first image, if the array is a part of a larger one.
 
@@ -77,7 +77,7 @@ def convert_images(array: np.ndarray, name: str, first_index: int = 0) -> np.nda
 
 
 def _suggest_shape(shape: tuple[int, ...]) -> str:
-    """Return how to change images of an unsupported shape, or "" if that is not clear."""
+    """Return a hint on how to change images of an unsupported shape, or "" if there is none."""
     if len(shape) == 4 and 4 in (shape[1], shape[3]):
         slices = "[..., :3]" if shape[3] == 4 else "[:, :3]"
         return f"; if the fourth channel is alpha, remove it with {slices}"
@@ -103,9 +103,9 @@ def number_labels(
     """Return the class names, and the labels of each split as int64.
 
     Args:
-        labels: labels by split, each (N,) or (N, 1) of integers, floats with integer values, or strings, or one-hot
-            (N, K).
-        names: class names in the order of the labels, strings (K,). By default, they are the sorted strings in train,
+        labels: labels by split: arrays (N,) or (N, 1) of integers, strings, or floats with integer values, or one-hot
+            rows (N, K).
+        names: class names (K,), in the order of the class indices. By default, they are the sorted strings in train,
             or the numbers.
         describe: function that returns a description of the labels of a split, for error messages.
 
@@ -141,10 +141,10 @@ def number_labels(
 
 
 def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
-    """Convert labels to strings (N,) or int64 (N,), and return them with the number of classes, 0 for strings."""
+    """Convert labels to strings (N,) or int64 (N,), and return them with the number of classes (0 for strings)."""
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.dtype.kind in "OT":  # objects of Python, or the strings of a newer type of numpy
+    if array.dtype.kind in "OT":  # Python objects, or strings of numpy's newer type StringDType
         values = array.ravel().tolist()
         others = [value for value in values if not isinstance(value, str)]
         if others and not all(isinstance(value, int) for value in values):
@@ -156,7 +156,7 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         return array, 0
     if array.dtype.kind == "f" and array.size and not (is_integer := array == np.rint(array)).all():
         raise UsageError(
-            f"{name} are continuous, such as {array[~is_integer][0]:g}, but models are conditioned on classes: labels "
+            f"{name} are continuous values, such as {array[~is_integer][0]:g}, but a label must be a class: labels "
             f"are {LABELS}; divide a range of numbers into classes with numpy.digitize"
         )
     if array.ndim == 2 and ((array == 0) | (array == 1)).all() and (array.sum(axis=1) == 1).all():
@@ -165,5 +165,5 @@ def _convert_labels(array: np.ndarray, name: str) -> tuple[np.ndarray, int]:
         raise UsageError(f"{name} have shape {array.shape}, which is not one class for each image; labels are {LABELS}")
     highest = int(array.max(initial=0))
     if highest >= MAX_CLASSES:
-        raise UsageError(f"{name} have the value {highest}; labels are 0 ... K-1, K at most {MAX_CLASSES}")
+        raise UsageError(f"{name} have the value {highest}; labels are 0 ... K-1 with K at most {MAX_CLASSES}")
     return array.astype(np.int64), highest + 1

@@ -58,8 +58,9 @@ class Split:
 class Dataset:
     """A data set.
 
-    A factory registered under `cvae.datasets` returns a `Dataset`. The factory's arguments are the text after the colon
-    of --data, the folder for data sets (or None), and the height and width in pixels to resize images to (or None).
+    A factory registered under `cvae.datasets` returns a `Dataset`. It takes three arguments: the text after the colon
+    of --data, the folder for data sets (or None), and the height and width in pixels to which images are resized (or
+    None).
 
     Attributes:
         name: name of the data set.
@@ -93,11 +94,11 @@ def load_dataset(config: DataConfig) -> Dataset:
     3. If there is no validation split, split off the fraction `config.validation` of train, chosen with `config.seed`.
        The rest of train is shuffled too, so that its first images contain all classes.
     4. Keep the first `config.limit` images of train.
-    5. With `config.binarize`, set each pixel to 0 or 255: to 255 with probability grey / 255. Each split is sampled
-       once, with `STATIC_SEED`. With "dynamic", train stays grey, and the engine samples every batch again.
+    5. With `config.binarize`, set each pixel to 255 with probability grey / 255, and to 0 otherwise. Each split is
+       sampled once, with `STATIC_SEED`. With "dynamic", train stays grey, and the engine samples every batch again.
 
-    For images that stay on disk, these steps only select indices, and "static" binarizes each image when it is read,
-    with a seed for each image.
+    For images that stay on disk, these steps only select indices. Step 5 then binarizes each image when it is read,
+    with a seed of its own.
 
     Raises:
         UsageError: If there is no such data set, it does not accept the argument, or the config does not fit the data.
@@ -119,7 +120,7 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def describe(dataset: Dataset) -> str:
-    """Return one line with the number of images in each split and, with labels, in each class."""
+    """Return one line with the number of images in each split and, if there are labels, in each class."""
     descriptions = []
     for name, split in _list_splits(dataset).items():
         text = count_of(len(split), f"{'training' if name == 'train' else name} image")
@@ -180,7 +181,7 @@ def _check(dataset: object, data: str) -> Dataset:
     """Return the result of a factory after checking it.
 
     Raises:
-        CvaeError: If it does not have the types and shapes that `Dataset` and `Split` document.
+        CvaeError: If the result does not have the types and shapes that `Dataset` and `Split` document.
     """
 
     def data_error(problem: str) -> CvaeError:

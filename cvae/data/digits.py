@@ -1,4 +1,4 @@
-"""The data set `digits`, https://archive.ics.uci.edu/dataset/80, read from the copy in scikit-learn: no download."""
+"""The data set `digits` (https://archive.ics.uci.edu/dataset/80), read from scikit-learn's copy without a download."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +11,7 @@ from cvae.errors import MissingExtraError
 
 
 def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load 1,797 handwritten digits, grey, 8x8 or `size`. A fixed fifth, 359 images, is the test split.
+    """Load 1,797 grey images of handwritten digits, 8x8 or `size`. A fixed fifth, 359 images, is the test split.
 
     Raises:
         UsageError: If `argument` is not empty.
@@ -33,7 +33,7 @@ def digits(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
 
 def _read_table() -> np.ndarray:
-    """Return a table (1797, 65) int64 with the 64 grey values 0..16 of each image, row by row, and its label."""
+    """Return a table (1797, 65) int64. Each row contains the 64 grey values 0..16 of an image, then its label."""
     sklearn = find_spec("sklearn")
     if sklearn is None or sklearn.origin is None:
         raise MissingExtraError("the data set 'digits'")

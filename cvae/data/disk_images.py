@@ -41,8 +41,8 @@ class DiskImages:
     The file stays open, so it may be replaced or removed while it is in use. Threads can share an instance.
 
     The file is not memory-mapped, for three reasons. Mapped pages count towards the memory usage of the process. Random
-    access took twice as long, and 15 times as long on a hard disk, because pages are fetched one after another. And if
-    a mapped file is truncated, the process is killed (SIGBUS), whereas reading the file raises an error.
+    access to a mapped file took twice as long (15 times on a hard disk), because pages are fetched one after another.
+    And if a mapped file is truncated, the process is killed (SIGBUS), whereas reading the file raises an error.
 
     Args:
         file: the open .npy file.
@@ -99,11 +99,11 @@ class DiskImages:
         return len(self.index)
 
     def select(self, indices: slice | np.ndarray) -> Self:
-        """Select images by a slice or an array of integers or booleans, without reading them."""
+        """Select images by a slice, or by an array of integers or booleans. No image is read."""
         return replace(self, index=self.index[indices])
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        """Read images (N, C, H, W) uint8, by a slice or an array of integers or booleans.
+        """Read the images (N, C, H, W) uint8 that a slice, or an array of integers or booleans, selects.
 
         Raises:
             CvaeError: If the file can no longer be read, or has been truncated.
@@ -111,8 +111,8 @@ class DiskImages:
         indices = self.index[key]
         images = np.empty((len(indices), *self.image_shape), np.uint8)
         size = math.prod(self.image_shape)
-        # Read each sequence of adjacent images with one call. A new sequence starts where an index is not one more than
-        # the index before it.
+        # Read each sequence of adjacent images with one call. A new sequence starts where an index is not the
+        # previous index plus one.
         starts = [0, *(np.flatnonzero(np.diff(indices) != 1) + 1).tolist(), len(indices)]
         ranges = [
             (images[first:last].reshape(-1).data, self.start + int(indices[first]) * size)

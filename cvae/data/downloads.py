@@ -22,7 +22,7 @@ from cvae.data.images import resize
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
 
 TIMEOUT = 30.0
-"""Number of seconds without a response after which a download fails. torchvision would wait forever."""
+"""Number of seconds to wait for a response before a download fails. torchvision would wait forever."""
 
 DIGITS = tuple("0123456789")
 FASHION = (
@@ -31,7 +31,7 @@ FASHION = (
 KUZUSHIJI = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 ALL_CHARACTERS = sorted(string.digits + string.ascii_letters)
 MERGED_CHARACTERS = sorted(set(ALL_CHARACTERS) - set("cijklmopsuvwxyz"))
-"""Classes without the lower-case letters that look like their capitals and are merged with them."""
+"""Digits and letters, without the lower-case letters that EMNIST merges with capitals of the same shape."""
 
 EMNIST_CLASSES = {
     "byclass": ALL_CHARACTERS,
@@ -104,7 +104,7 @@ def emnist(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
     """Load 50,000 training and 10,000 test photographs, colour, 32x32 or `size`.
 
-    This reads the binary version, in `cifar-10-batches-bin`. The Python version that torchvision reads is a pickle.
+    The folder is `cifar-10-batches-bin`, the binary version. torchvision reads the Python version, which is a pickle.
     """
     refuse_argument("cifar10", argument)
     root = cache_root(data_dir)
@@ -114,7 +114,7 @@ def cifar10(argument: str, data_dir: Path | None, size: tuple[int, int] | None) 
         if pickled.is_dir() and not archive.is_file():
             raise CvaeError(
                 f"{str(pickled)!r} is not read, because it contains pickles, which can run any code; put "
-                f"{archive.name} from {CIFAR10_URL} beside it, or choose another --data-dir, to which it is downloaded"
+                f"{archive.name} from {CIFAR10_URL} next to it, or choose another --data-dir to download it there"
             )
         download_and_extract_archive = _import_datasets("cifar10").utils.download_and_extract_archive
         with _convert_download_errors("cifar10", root):
@@ -148,7 +148,7 @@ def svhn(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> 
 
 
 Arrays = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Images (N, C, H, W) uint8 and labels (N,) int64 of "train" and "test"."""
+"""Images (N, C, H, W) uint8 and labels (N,) int64, keyed by the split: "train" or "test"."""
 
 
 def _create_dataset(
@@ -162,7 +162,7 @@ def _create_dataset(
 
 
 MNIST_STEMS = {"train": "train", "test": "t10k"}
-"""Prefix of the file names of each split."""
+"""Prefix of each split's file names."""
 
 
 def _load_idx(
@@ -174,7 +174,7 @@ def _load_idx(
         name: name of the data set.
         class_name: name of the class in torchvision.
         data_dir: folder for data sets; None for the default.
-        stems: prefix of the file names of each split.
+        stems: prefix of each split's file names.
         **options: additional arguments for the torchvision class.
     """
     root = cache_root(data_dir)
@@ -196,9 +196,10 @@ def _load_idx(
 
 
 def _read_idx(path: Path, dimensions: int) -> np.ndarray:
-    """Read an IDX file of bytes: a magic number for type and dimensions, big-endian sizes, and data.
+    """Read an IDX file of bytes: http://yann.lecun.com/exdb/mnist/
 
-    Format: http://yann.lecun.com/exdb/mnist/
+    It contains a magic number for the type and the number of dimensions, the size of each dimension, and the data.
+    The magic number and the sizes are big-endian.
     """
     header = np.fromfile(path, ">u4", 1 + dimensions).tolist()
     if len(header) <= dimensions or header[0] != 0x800 + dimensions:

@@ -30,8 +30,8 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
     Images are rotated according to their EXIF data, composited on white where they are transparent, and scaled and
     cropped to `size`. The data set has 1 channel if every image is grey (even if saved in colour), else 3. Grey values
-    of more than 8 bits are read with the smallest even bit depth (8 to 16) that holds the largest value of all images.
-    An image that can't be read is skipped with a warning. Decoded images are cached in a file under `data_dir`
+    with more than 8 bits are read with the smallest even bit depth (8 to 16) that holds the largest value in all
+    images. An image that can't be read is skipped with a warning. Decoded images are cached in a file under `data_dir`
     (`cvae.data.cache`), and decoded again when a file has changed.
 
     Args:
@@ -48,7 +48,7 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
 
 
 def folder_classes(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load the images of a folder like `folder`, but treat each subfolder as a class, whatever its name."""
+    """Load the images of a folder as `folder` does, but treat each subfolder as a class, whatever its name."""
     return _load(argument, data_dir, size, classes_only=True)
 
 

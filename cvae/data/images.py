@@ -17,16 +17,16 @@ from cvae.imaging.formats import MissingDecoder, bytes_per_pixel, check_size, ex
 from cvae.imaging.reader import cover, to_rgb
 
 MAX_WAITING_BYTES = 2**26
-"""Maximum size of the decoded images that wait to be consumed, in bytes."""
+"""Maximum total size, in bytes, of the decoded images that wait to be consumed."""
 
 LARGE_BYTES = 2**26
 """Decoded size, in bytes, above which images are decoded one at a time, to bound the memory of all threads."""
 
 LARGE_IMAGE_LOCK = Lock()
-"""Lock for decoding a large image."""
+"""Lock that a thread holds while it decodes a large image."""
 
 PIL_LOCK = Lock()
-"""Lock for copying a PIL image: a list may contain the same image twice, and a copy may load it from its file."""
+"""Lock for copying a PIL image: a list may contain the same image twice, and copying may load its file."""
 
 
 def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
@@ -36,7 +36,8 @@ def resize(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     channels = images.reshape(-1, *images.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
     resized = np.empty((len(channels), *size), np.uint8)
     for channel, target in zip(channels, resized, strict=True):
-        target[:] = np.asarray(cover(Image.fromarray(channel), size[::-1]))  # (H, W) -> size; Pillow wants width first
+        # (H, W) -> size; Pillow takes sizes as (width, height)
+        target[:] = np.asarray(cover(Image.fromarray(channel), size[::-1]))
     return resized.reshape(*images.shape[:2], *size)  # (N*C, *size) -> (N, C, *size)
 
 
@@ -45,8 +46,8 @@ class ReadFailure(NamedTuple):
 
     Attributes:
         reason: why the image can't be read.
-        transient: whether another attempt may succeed, as after an I/O or memory error, or once a missing package is
-            installed.
+        transient: whether another attempt may succeed, for example after an I/O or memory error, or once a missing
+            package is installed.
     """
 
     reason: str
@@ -58,8 +59,8 @@ class DecodedImage(NamedTuple):
 
     Attributes:
         pixels: (3, H, W) uint8.
-        bits: `bits` of `cvae.imaging.reader.RGBImage`.
-        peak: `peak` of `cvae.imaging.reader.RGBImage`.
+        bits: see `cvae.imaging.reader.RGBImage`.
+        peak: see `cvae.imaging.reader.RGBImage`.
     """
 
     pixels: np.ndarray
@@ -97,7 +98,7 @@ def _decode_one(source: str | Path | Image.Image, size: tuple[int, int], min_bit
             check_size(image, max_bytes=None)  # the user's own images may take a lot of memory
             is_large = image.width * image.height * bytes_per_pixel(image) > LARGE_BYTES
             with LARGE_IMAGE_LOCK if is_large else nullcontext():
-                # A JPEG file is decoded at a half, quarter or eighth of its size if that is enough.
+                # A JPEG file is decoded at a half, quarter or eighth of its size if that is large enough.
                 image.draft(None, (2 * width, 2 * height))
                 rgb, _, bits, peak = to_rgb(image, min_bits)
             pixels = np.asarray(cover(rgb, (width, height))).transpose(2, 0, 1)  # (H, W, 3) -> (3, H, W)

@@ -34,11 +34,11 @@ class Folder:
     Attributes:
         path: path of the folder.
         images: image files directly in the folder, sorted.
-        folders: subfolders with images at any depth, by name.
+        folders: subfolders that contain images at any depth, keyed by name.
         empty: names of the subfolders without images.
-        other_files: number of files at any depth that are not images, by extension.
+        other_files: number of files at any depth that are not images, keyed by extension.
         skipped: files and folders at any depth that could not be read, each with the reason.
-        run_images: images in the folders of runs, at any depth, which are results of cvae rather than data.
+        run_images: images in run folders, at any depth. They are results of cvae rather than data.
         identity: device and inode; None for a combination of several folders on disk.
     """
 
@@ -85,7 +85,7 @@ class Folder:
 
 
 def group_by_reason(problems: Iterable[tuple[str, str]]) -> str:
-    """Describe (name, reason) pairs by reason, such as "broken link: 'a', 'b'; damaged: 'c'"."""
+    """Describe (name, reason) pairs grouped by reason, such as "broken link: 'a', 'b'; damaged: 'c'"."""
     groups: dict[str, list[str]] = {}
     for name, reason in problems:
         groups.setdefault(reason, []).append(name)
@@ -103,7 +103,7 @@ def read_folder(path: Path) -> Folder:
     """List the image files below a folder, without decoding them.
 
     Symbolic links are followed, unless they lead to a folder above them. Names that begin with a dot are ignored. The
-    images of a run are not listed with the others, unless `path` itself is in the folder of the run.
+    images in a run folder are not listed with the others, unless `path` itself is in that run folder.
 
     Raises:
         UsageError: If links lead to the same folders too many times.
@@ -113,7 +113,7 @@ def read_folder(path: Path) -> Folder:
 
 
 class _Reader:
-    """Reader of a folder and its subfolders, which counts the folders that it reads more than once."""
+    """Recursive reader of a folder, with a limit on how often it reads subfolders again."""
 
     def __init__(self) -> None:
         self.visited: set[Identity] = set()

@@ -1,4 +1,4 @@
-"""The data set `mnist-small`, which is part of the package: no download."""
+"""The data set `mnist-small`, which is part of the package, so it is not downloaded."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ FILE = Path(__file__).with_name("mnist-small.npz")
 
 
 def mnist_small(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
-    """Load 10,000 training and 2,000 test digits of MNIST, grey, 28x28 or `size`, the same number of each class.
+    """Load 10,000 training and 2,000 test images of MNIST, grey, 28x28 or `size`, the same number per class.
 
     Raises:
         UsageError: If `argument` is not empty.

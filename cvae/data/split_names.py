@@ -25,7 +25,7 @@ def recognize_split(name: str) -> str | None:
 
 
 def recognize_sibling_splits(names: Iterable[str]) -> dict[str, str]:
-    """Return the split that each folder stands for, by name. Folders that do not stand for a split are left out.
+    """Return the splits that folders stand for, keyed by folder name. Other folders are left out.
 
     Sibling names that differ only in the split word are recognized too: "DIV2K_train_HR" and "DIV2K_valid_HR",
     "mytrain" and "mytest".
@@ -82,7 +82,7 @@ SPLIT_WORDS = {
 """Split that each word stands for."""
 
 SPLIT_SUBSTRING = re.compile("train(?:ing)?|trn|validation|valid|val|dev|eval|test(?:ing)?|tst")
-"""Pattern of the substrings in which the names of sibling splits may differ: DIV2K_train_HR and DIV2K_valid_HR."""
+"""Pattern of the substrings in which names of sibling splits may differ, as in DIV2K_train_HR and DIV2K_valid_HR."""
 
 SPLIT_ABBREVIATIONS = frozenset({"tr", "va", "vl", "te", "ts"})
 """Names that may stand for splits, but also for languages and countries."""
@@ -91,7 +91,7 @@ FILLER_WORDS = frozenset({"set", "data", "dataset", "images", "image", "imgs", "
 """Words that may follow a split word. A name that consists only of these has no meaning of its own."""
 
 IMAGE_WORDS = frozenset({"images", "image", "imgs", "img", "pictures", "photos"})
-"""Words in the name of a folder that holds the images and has no meaning of its own."""
+"""Words in a folder name that only says that the folder contains images."""
 
 NOT_CLASS_WORDS = frozenset(
     {"mask", "masks", "label", "labels", "annotation", "annotations", "groundtruth", "gt", "segmentation",

@@ -11,9 +11,9 @@
     bus/, car/, train/, without further subfolders       train, with the classes bus, car and train
     test/, bus/                                          an error: splits or classes?
 
-A folder either has splits (`find_splits` returns `SplitFolders`), has no splits (it returns None, and the subfolders
-are classes), or is ambiguous (it raises a UsageError that states the reason).
-`cvae.data.split_names` says what a name stands for.
+A folder has splits (`find_splits` returns `SplitFolders`), has no splits (`find_splits` returns None, and the
+subfolders are classes), or is ambiguous (`find_splits` raises a UsageError that states the reason).
+`cvae.data.split_names` interprets the individual names.
 """
 
 import re
@@ -83,8 +83,8 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     Args:
         root: the folder.
         argument: the folder as the user wrote it, for error messages.
-        classes_only: treat every subfolder as a class. Otherwise subfolders named after a split are splits, at any
-            depth.
+        classes_only: treat every subfolder as a class. Otherwise, subfolders that are named after a split
+            are splits, at any depth.
 
     Raises:
         UsageError: If there are no images, or it is unclear whether the subfolders are splits or classes.
@@ -92,7 +92,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     """
     folder = read_folder(root)
     if not folder.images and not folder.folders:
-        others = [f"{count_of(len(folder.run_images), 'image')} in the folders of runs"] if folder.run_images else []
+        others = [f"{count_of(len(folder.run_images), 'image')} in run folders"] if folder.run_images else []
         others += [folder.describe_other_files()] if folder.other_files else []
         only = f", only {' and '.join(others)}" if others else ""
         raise UsageError(f"no images in {str(root)!r}{only}; add images of type {', '.join(sorted(EXTENSIONS))}")
@@ -103,7 +103,7 @@ def list_folder(root: Path, argument: str, *, classes_only: bool = False) -> Fol
     if folder.other_files:
         notes.append(f"ignored files that are not readable images: {folder.describe_other_files()}")
     if folder.run_images:
-        notes.append(f"ignored {count_of(len(folder.run_images), 'image')} in the folders of runs")
+        notes.append(f"ignored {count_of(len(folder.run_images), 'image')} in run folders")
     if folder.skipped:
         notes.append(f"ignored: {folder.describe_skipped()}")
     listings = {}
@@ -151,10 +151,10 @@ def find_splits(folder: Folder, argument: str) -> SplitFolders | None:
         by_class = {name: inner.splits for name, inner in nested.items()}
         if fillers := [name for name in by_class if is_filler(name)]:
             raise _ambiguity_error(
-                folder, argument, f"each has splits, but {_quote(fillers[0])} is probably not a class"
+                folder, argument, f"each of them has splits, but {_quote(fillers[0])} is probably not a class"
             )
         if any(sub.folders for splits in by_class.values() for sub in splits.values()):
-            raise _ambiguity_error(folder, argument, "each has splits that have subfolders of their own")
+            raise _ambiguity_error(folder, argument, "each of them has splits with subfolders of their own")
         return SplitFolders(_join_classes(by_class), skipped)
     if len(nested) > 1:
         raise _ambiguity_error(folder, argument, "some of them have splits and others do not")
@@ -207,7 +207,7 @@ def _quote(name: str) -> str:
 
 
 def _ambiguity_error(folder: Folder, argument: str, reason: str) -> UsageError:
-    """Return an error that shows the subfolders, the reason why they are ambiguous, and both ways to resolve it."""
+    """Return an error that shows the subfolders, why they are ambiguous, and both ways to resolve the ambiguity."""
     split_by_name = recognize_sibling_splits(folder.folders)
     ordered = sorted(folder.folders, key=lambda name: name not in split_by_name)
     tree = ", ".join(
@@ -217,7 +217,7 @@ def _ambiguity_error(folder: Folder, argument: str, reason: str) -> UsageError:
     return UsageError(
         f"it is unclear whether the subfolders of {str(folder.path)!r} are splits or classes, because {reason}: "
         f"{tree}{more}; if they are splits, name them train, validation and test, and move other folders elsewhere; to "
-        f"make each a class, use --data {shlex.quote(f'folder-classes:{argument}')}"
+        f"make each subfolder a class, use --data {shlex.quote(f'folder-classes:{argument}')}"
     )
 
 

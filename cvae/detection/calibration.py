@@ -8,17 +8,17 @@ import numpy as np
 from cvae.detection.scores import NEIGHBOURS, Measurement
 
 COMBINED = ("local", "neighbours", "ratio")
-"""Scores that `combined` combines. They measure the pixels, the latent code and the label; none of them alone finds
-every anomaly."""
+"""Scores from which the score `combined` is computed. They measure the pixels, the latent code and the label; none of
+them alone finds every anomaly."""
 
 TAIL = 0.1
 """Fraction of the normal scores in the upper tail, where p-values come from a fitted distribution instead of counts."""
 
 NUM_FOLDS = 10
-"""Number of folds of normal images, each of which is scored against the other folds."""
+"""Number of folds of normal images. Each fold is compared with the other folds."""
 
 MIN_IMAGES = 20
-"""Minimum number of images for which a label gets its own mean and standard deviation."""
+"""Minimum number of images that a label needs to get its own mean and standard deviation."""
 
 
 def ratio_statistics(normal: Measurement, num_labels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -51,7 +51,7 @@ def conformal_threshold(score: np.ndarray, quantile: float) -> float:
 
 
 def sorted_scores(scores: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Sort each of the S scores in `COMBINED` over M normal images, and return them as columns (M, S)."""
+    """Sort the M values of each of the S scores in `COMBINED`, and return them as columns (M, S)."""
     return np.sort([scores[name].astype(np.float64) for name in COMBINED if name in scores], axis=1).T
 
 
@@ -69,7 +69,7 @@ def combine(scores: Mapping[str, np.ndarray], calibration: np.ndarray) -> np.nda
 def combine_normal(scores: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return the combined scores (M,) of normal images.
 
-    Each fold is scored against the other folds: an image compared with itself would score lower than a new image.
+    Each fold is compared with the other folds, because an image compared with itself would score lower than a new one.
     """
     fold = np.arange(len(next(iter(scores.values())))) % NUM_FOLDS
     combined = np.zeros(len(fold))

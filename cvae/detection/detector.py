@@ -43,8 +43,9 @@ class Metadata:
         images: number of normal images.
         quantile: fraction of normal images whose score does not exceed the threshold.
         thresholds: threshold of each score.
-        centre: mean of the ratio for each label; labels differ, since some classes resemble others more closely.
-        scale: standard deviation of the ratio for each label, which is the unit of the score `ratio`.
+        centre: mean of `Measurement.ratio` for each label. It depends on the label, because some classes are easier
+            to confuse with others.
+        scale: standard deviation of `Measurement.ratio` for each label. It is the unit of the score `ratio`.
     """
 
     format: int = FORMAT
@@ -64,7 +65,7 @@ class Detector:
         name: name of the model.
         metadata: statistics of normal images.
         codes: latent codes of normal images, (M, Z).
-        calibration: scores of normal images in the order of `COMBINED`, each column sorted, (M, S).
+        calibration: scores of normal images, (M, S): one sorted column for each score, in the order of `COMBINED`.
     """
 
     def __init__(self, name: str, metadata: Metadata, codes: np.ndarray, calibration: np.ndarray) -> None:
@@ -85,7 +86,7 @@ class Detector:
         Args:
             scorer: the exported model.
             images: (N, C, H, W), preferably images that the model was not trained on.
-            data: name of the data set that the images are from.
+            data: name of the data set that contains the images.
             quantile: fraction of normal images whose score does not exceed the threshold.
             progress: function called with the number of images measured so far and the total.
 
@@ -160,7 +161,7 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            # Map the files, so that an array whose header claims too much data is rejected before its allocation.
+            # Map the files into memory: if a header claims too much data, the file is rejected before any allocation.
             with np.errstate(over="raise"):
                 paths = (folder / CODES, folder / CALIBRATION)
                 codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
@@ -195,7 +196,7 @@ def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
 
 
 def _is_array(value: Any, shape: tuple[int, ...], dtype: type) -> bool:
-    """Return whether a result of `np.load` is an array of this shape and type with finite values, not an archive."""
+    """Return whether `np.load` has returned an array, not an archive, with this shape and type and finite values."""
     return (
         isinstance(value, np.ndarray)
         and value.shape == shape

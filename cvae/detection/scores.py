@@ -14,11 +14,11 @@ SCORES = {
     "local": "largest error of the reconstruction at any position, after blurring the difference",
     "bound": "importance-weighted bound on -log p(x) under the label that fits best, in nats",
     "kl": "KL divergence of the posterior from the prior, in nats",
-    "neighbours": "mean distance of the latent code from those of the nearest normal images",
-    "ratio": "log-likelihood ratio of the other labels to the best one, in standard deviations of normal images",
+    "neighbours": "mean distance of the latent code from the codes of the nearest normal images",
+    "ratio": "log-likelihood ratio of the other labels to the best one, standardized over normal images",
     "combined": "how rarely normal images score as high in local, neighbours and ratio",
 }
-"""Description of each score. A higher score means a less normal image. Only models with several labels have `ratio`."""
+"""Description of each score. A higher score means a less normal image. `ratio` requires a model with several labels."""
 
 BLUR = 0.05
 """Standard deviation of the blur in the score `local`, as a fraction of the shorter side."""
@@ -31,7 +31,7 @@ NEIGHBOURS = 5
 
 
 class Measurement(NamedTuple):
-    """Measurements of N images, made without comparing them with normal images.
+    """Measurements of N images. They do not depend on the normal images.
 
     If the model has labels, each image is measured under the label that fits it best.
 
@@ -40,8 +40,8 @@ class Measurement(NamedTuple):
         local: largest error of the reconstruction after blurring the difference, (N,).
         bound: importance-weighted bound on -log p(x) in nats, (N,).
         kl: KL divergence of the posterior from the prior in nats, (N,).
-        ratio: bound under the best label minus the mean bound under the other labels in nats, (N,); None for a model
-            with fewer than two labels.
+        ratio: bound in nats under the best label minus the mean of the bounds under the other labels, (N,); None for a
+            model with fewer than two labels.
         label: index of the best label, (N,); None for a model without labels.
         code: posterior mean, (N, Z).
         reconstruction: reconstructions (N, C, H, W), if requested.
@@ -140,8 +140,8 @@ def individual_scores(
     Args:
         measurement: measurements of N images.
         codes: latent codes of normal images, (M, Z).
-        centre: mean of the ratio of normal images for each label.
-        scale: standard deviation of the ratio of normal images for each label.
+        centre: mean of `Measurement.ratio` over normal images, for each label.
+        scale: standard deviation of `Measurement.ratio` over normal images, for each label.
         self_matches: 1 if the images are the normal images themselves, so that each code is its own nearest neighbour;
             otherwise 0.
     """
@@ -158,7 +158,10 @@ def individual_scores(
 
 
 def _neighbour_distance(code: np.ndarray, codes: np.ndarray, self_matches: int) -> np.ndarray:
-    """Return the mean distance of each code (N, Z) to the `NEIGHBOURS` nearest of `codes` (M, Z) except itself."""
+    """Return the mean distance from each code (N, Z) to the nearest `NEIGHBOURS` of `codes` (M, Z).
+
+    The nearest `self_matches` of `codes` are left out.
+    """
     squares, last = (codes**2).sum(1), self_matches + NEIGHBOURS
     distances = []
     for chunk in np.array_split(code, -(-len(code) // 500)):

@@ -1,8 +1,8 @@
-"""Training: the loop, the training step, and checkpoints from which to resume."""
+"""Training: the loop, the training step, and the checkpoints that a run is resumed from."""
 
 import warnings
 
-# In a notebook without ipywidgets, accelerate imports a progress bar that warns about it, but is never used.
+# In a notebook, accelerate imports a progress bar that is never used, but warns if ipywidgets is not installed.
 warnings.filterwarnings("ignore", "IProgress not found")
 
 from cvae.engine.checkpoint import load_model  # noqa: E402

@@ -20,10 +20,10 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
         images: images (B, C, H, W) uint8.
         config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `binarize` and
             `consistency`.
-        shard: shard of the batch to which the images belong.
+        shard: the shard of the full batch that consists of these images.
 
     Returns:
-        Images (B, C, H, W) float32. With `consistency`, pairs of an image and its transformed copy, (2 B, C, H, W).
+        Images (B, C, H, W) float32. With `consistency`, (2 B, C, H, W): each image is followed by its transformed copy.
     """
     values = _transform(images, config, shard)
     copies = 1
@@ -76,6 +76,6 @@ def _resample(values: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     # Coordinates are in [-1, 1] along both sides, so an image that is not square needs the ratio of the sides.
     matrix = torch.cat([cos, -sin * (height / width), sin * (width / height), cos], dim=1).unflatten(1, (2, 2))
     grid = affine_grid(torch.cat([matrix, centre[:, :, None]], dim=2), list(values.shape), align_corners=False)
-    # Bilinear interpolation blurs an image that is not enlarged, but not every version of torch has bicubic on MPS.
+    # Bilinear interpolation would blur an image that is not enlarged. Not every version of torch has bicubic on MPS.
     mode = "bicubic" if (config.rotate or config.zoom) and values.device.type != "mps" else "bilinear"
     return grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False).clamp_(0, 1)

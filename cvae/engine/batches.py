@@ -1,4 +1,4 @@
-"""Batches of uint8 images, taken from device memory if the data set fits, or else prefetched from its file."""
+"""Batches of uint8 images, taken from device memory if the data set fits there, else prefetched from its file."""
 
 from collections.abc import Iterator, Sequence
 from queue import Queue
@@ -25,14 +25,14 @@ class Batches:
     """A split, divided into batches.
 
     On a CPU, a split in memory is used in place. On a GPU, a split that takes less than half of the free memory is
-    copied to the device, so that no step has to copy images. Other splits are read batch by batch in a thread.
+    copied to the GPU, so that no step has to copy images. Other splits are read batch by batch in a thread.
 
     Args:
         split: images and labels.
         batch_size: number of images per step over all processes; a smaller split forms a single batch.
         device: device of the batches.
         labelled: whether to include the labels.
-        shard: shard of each batch that belongs to this process.
+        shard: this process's shard of each batch.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """Weights and checkpoints of a run: safetensors and JSON files, written atomically, without pickle.
 
-`model.safetensors` holds the final weights. `last/` holds the two newest checkpoints to resume from. In each,
-`<step>.safetensors` holds all tensors, and `<step>.json` everything else. The JSON file is written last, and contains
-the hash of the tensor file.
+`model.safetensors` holds the final weights. `last/` holds the two newest checkpoints to resume from. Each of them
+consists of `<step>.safetensors` with all tensors and `<step>.json` with everything else. The JSON file is written last,
+and contains the hash of the tensor file.
 """
 
 import hashlib
@@ -210,8 +210,8 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """Load the newest intact checkpoint in `folder`.
 
     Returns:
-        The checkpoint, or None if the run was interrupted before it wrote any, and the names of newer checkpoints that
-        are damaged.
+        The checkpoint (None if the run was interrupted before it wrote one), and the names of damaged checkpoints,
+        which are newer.
 
     Raises:
         CvaeError: If the folder has checkpoints, and all of them are damaged.

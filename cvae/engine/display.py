@@ -37,22 +37,23 @@ COLUMNS = {
 """Widths of the columns of the table, less than 80 characters in total."""
 
 LINE_SECONDS = 60
-"""Minimum number of seconds between rows within an epoch if the output is, for example, a log file, not a terminal."""
+"""Minimum number of seconds between rows within an epoch if the output is not a terminal but (say) a log file."""
 
 MAX_REPORTS = 20
 """Maximum number of epochs that print a row and save sample images, in addition to the first and the last epoch."""
 
 
 def report_every(epochs: int) -> int:
-    """Return the number of epochs per report, the first of 1, 2, 5, 10, ... with at most `MAX_REPORTS` reports."""
+    """Return the number of epochs per report: the smallest of 1, 2, 5, 10, ... with at most `MAX_REPORTS` reports."""
     intervals = (digit * 10**power for power in count() for digit in (1, 2, 5))
     return next(interval for interval in intervals if epochs <= interval * MAX_REPORTS)
 
 
 class Display:
-    """Lines for the user: on standard error, or in a notebook on standard output, because notebooks show errors in red.
+    """Printer of lines for the user.
 
-    A file gets plain text without control characters.
+    Lines go to standard error. In a notebook, they go to standard output, because notebooks show standard error in red.
+    If the output is a file, it is plain text without control characters.
 
     Args:
         quiet: whether to print nothing.
@@ -78,7 +79,7 @@ class Display:
         self.console.print(Text(text, style))
 
     def warning(self, text: str) -> None:
-        """Print a warning in the format that all warnings of the package have."""
+        """Print a warning in the package's format for warnings."""
         self.line(format_warning(text).rstrip("\n"), "yellow")
 
     def fields(self, fields: Mapping[str, str]) -> None:
@@ -92,7 +93,7 @@ class Display:
 
     @contextmanager
     def status(self, text: str) -> Iterator[None]:
-        """Show on a terminal that something is under way."""
+        """On a terminal, show `text` with a spinner while the `with` block runs."""
         if not self.is_live:
             yield
             return
@@ -141,7 +142,7 @@ class EpochTable:
         return time.monotonic() - self._update_time >= seconds
 
     def update(self, step: int, metrics: Mapping[str, float], speed: float) -> None:
-        """Update the bar within an epoch. Without a terminal, print a row if the last one is `LINE_SECONDS` old.
+        """Update the bar within an epoch. Without a terminal, print a row if the last row is `LINE_SECONDS` old.
 
         Args:
             step: number of steps so far.
@@ -161,7 +162,7 @@ class EpochTable:
         Args:
             record: record of the epoch.
             validation: validation bound of the epoch, or None.
-            has_improved: whether a validation bound since the last row was the lowest so far.
+            has_improved: whether the validation bound has reached a new minimum since the last row.
         """
         text = "-  " if validation is None else f"{format_nats(validation)} {'*' if has_improved else ' '}"
         number = f"{record['epoch']}/{self.epochs}"
@@ -169,7 +170,7 @@ class EpochTable:
 
     def _row(self, epoch: str, metrics: Mapping[str, float], validation: str, speed: float, step: int) -> None:
         if not self._has_title:
-            mark = "; * after a new lowest validation bound, whose weights are kept" if self.has_validation else ""
+            mark = "; * marks a new lowest validation bound, and its weights are saved" if self.has_validation else ""
             self.display.line(f"\nnats per image{mark}", "dim")
             titles = [name + " " * 2 * (name == "validation") for name in COLUMNS]
             self.display.line(_align(titles), "bold")

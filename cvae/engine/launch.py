@@ -20,7 +20,7 @@ def train(config: TrainConfig, out: str | Path, *, quiet: bool = False, on_epoch
     """Train a new run, and return its folder.
 
     Args:
-        config: What to train, and how.
+        config: Training config.
         out: Folder of the run. It must not contain a run yet, unless torchrun has restarted the process: then the
             run is resumed.
         quiet: Whether to print nothing.
@@ -53,7 +53,7 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
         out: Folder of the run.
         quiet: Whether to print nothing.
         on_epoch: Called with the record of each epoch once it is saved.
-        overrides: Flags that can change on resume, as in `cvae.resume`. None keeps the value of the run.
+        overrides: Flags that can be changed when a run is resumed, as in `cvae.resume`. None keeps the run's value.
 
     Raises:
         UsageError: If the run already has more than `epochs` epochs.

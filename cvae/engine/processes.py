@@ -12,7 +12,7 @@ from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
 
 AGREEMENT_STEPS = 20
-"""Interval in steps at which several processes compare their state. Each comparison waits for the slowest process."""
+"""Number of steps between two comparisons of flags across processes. Each comparison waits for the slowest process."""
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
@@ -20,7 +20,7 @@ def join_processes(training: TrainConfig) -> Accelerator:
     device = choose_device(training.device)
     precision = choose_precision(training.precision, device)
     if restart_count() and not dist.is_initialized():
-        # torchrun keeps its key-value store, which may still hold the addresses of processes that have ended.
+        # After a restart, torchrun's key-value store may still hold the addresses of processes that have ended.
         store, rank, size = next(dist.rendezvous("env://"))
         store = dist.PrefixStore(f"restart-{restart_count()}", store)
         backend = "nccl" if device == "cuda" else "gloo"
@@ -38,14 +38,15 @@ def restart_count() -> int:
 
 
 def is_main_process() -> bool:
-    """Return whether this is the process that writes and reports, even before the processes are joined."""
+    """Return whether this is the process that writes files and prints. The processes need not be joined yet."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -> bool:
     """Return whether `flag` is true in any process. All processes must call this at the same steps.
 
-    With `step`, several processes compare only every `AGREEMENT_STEPS` steps, and get False at the steps in between.
+    With `step`, several processes compare their flags only every `AGREEMENT_STEPS` steps. In between, the result is
+    False.
     """
     if accelerator.num_processes == 1:
         return flag
@@ -56,4 +57,4 @@ def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -
 
 def _leave_processes() -> None:
     if dist.is_initialized():
-        dist.destroy_process_group()  # otherwise its threads may abort the process when the interpreter exits
+        dist.destroy_process_group()  # otherwise threads of the group may abort the process when the interpreter exits

@@ -20,7 +20,7 @@ def seed_of(*key: int | str) -> int:
 def reseed(device: torch.device, *key: int | str) -> None:
     """Seed torch's random number generators on the CPU and on `device` from `key`."""
     seed = seed_of(*key)
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would visit every type of device
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every type of device
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
     elif device.type == "mps":
@@ -29,7 +29,7 @@ def reseed(device: torch.device, *key: int | str) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """Shard `index` of `count` shards of each batch, with the images index, index + count, index + 2 count, ..."""
+    """Shard `index` of `count` shards of each batch. Its images are index, index + count, index + 2 count, ..."""
 
     index: int = 0
     count: int = 1
@@ -37,19 +37,20 @@ class Shard:
     def draw(self, random: Callable[..., Tensor], batch_size: int, *shape: int, device: torch.device) -> Tensor:
         """Draw random numbers (batch_size, *shape) for this shard.
 
-        Numbers are drawn for the full batch and then indexed, so they don't depend on the number of shards.
+        Numbers are drawn for the full batch, and those of this shard are returned, so they don't depend on the number
+        of shards.
 
         Args:
             random: function such as `torch.randn`.
             batch_size: number of images in this shard.
-            *shape: shape of the numbers for an image.
+            *shape: shape of the numbers for one image.
             device: device of the numbers.
         """
         numbers = random(batch_size, self.count, *shape, device=device)
         return numbers[:, self.index]  # (batch_size, count, ...) -> (batch_size, ...)
 
     def subshard(self, index: int, count: int) -> "Shard":
-        """Return shard `index` of `count` shards of this shard."""
+        """Divide this shard into `count` shards, and return shard `index` of them."""
         return Shard(self.index + self.count * index, self.count * count)
 
 

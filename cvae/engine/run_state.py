@@ -1,4 +1,4 @@
-"""Progress of a run, and the checkpoints that it is resumed from."""
+"""Progress of a run, and the checkpoints that the run is resumed from."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +36,8 @@ class RunCheckpoints:
 
     Args:
         run: Folder of the run.
-        training_step: Training step, which holds the network, its optimizer and the sums of the epoch.
-        num_images: Number of training images, which must not change.
+        training_step: Training step, which holds the network, the optimizer, and the sums of the epoch's metrics.
+        num_images: Number of training images, which must be the same when the run is resumed.
     """
 
     def __init__(self, run: Path, training_step: TrainingStep, num_images: int) -> None:
@@ -46,7 +46,8 @@ class RunCheckpoints:
 
     def save(self, state: RunState) -> None:
         """Save a checkpoint. All processes must call this; the main process writes the files."""
-        sums = self.accelerator.reduce(self.training_step.sums, "mean")  # each process resumes with the mean
+        # Each process resumes with the mean over all processes: the mean at the end of the epoch is then the same.
+        sums = self.accelerator.reduce(self.training_step.sums, "mean")
         if not self.accelerator.is_main_process:
             return
         tensors = {"sums": sums, **pack_optimizer(self.training_step.optimizer)}
@@ -67,7 +68,7 @@ class RunCheckpoints:
             data: Name of the data set, for error messages.
 
         Returns:
-            The state of the run, or None if there is no checkpoint yet, and notes for the log.
+            The state of the run (None if there is no checkpoint yet), and notes for the log.
 
         Raises:
             CvaeError: If no checkpoint is intact, the newest intact one does not fit the run, or the number of images

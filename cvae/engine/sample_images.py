@@ -18,15 +18,15 @@ from cvae.run import RECONSTRUCTIONS, SAMPLE_GRID, sample_path
 COLUMNS, MAX_ROWS = 8, 16
 
 PAIRS = 4
-"""Number of rows of images in reconstructions.png, each above a row of their reconstructions."""
+"""Number of rows of originals in reconstructions.png. Below each is a row of reconstructions."""
 
 
 @torch.no_grad()
 def save_sample_images(model: VAE, config: ModelConfig, split: Split, run: Path, epoch: int) -> None:
     """Write the sample images of an epoch into a run folder, if the model's images are grey or colour.
 
-    There are three grids: random images (a row per class for a conditional model), interpolations from the first image
-    of each row to the second, and images of `split` above their reconstructions. The noise is the same for each epoch.
+    There are three grids: random images (a row per class for a conditional model), interpolations from the first random
+    image of each row to the second, and images of `split` above their reconstructions. Every epoch uses the same noise.
     """
     if config.image_shape[0] not in (1, 3):
         return
@@ -51,7 +51,7 @@ def save_sample_images(model: VAE, config: ModelConfig, split: Split, run: Path,
 def save_final_images(model: VAE, config: ModelConfig, split: Split, run: Path) -> None:
     """Write enlarged samples and reconstructions of a trained model into its run folder.
 
-    The samples have the same noise as those of `save_sample_images`, but are decoded with the saved weights.
+    The samples are decoded from the same noise as in `save_sample_images`, but with the saved weights.
     """
     if config.image_shape[0] not in (1, 3):
         return
@@ -65,7 +65,7 @@ def save_final_images(model: VAE, config: ModelConfig, split: Split, run: Path) 
 
 
 def _draw_noise(model: VAE, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
-    """Return the noise (rows * COLUMNS, Z) of the samples, the same for each epoch, and their labels."""
+    """Return the noise (rows * COLUMNS, Z) and the labels of the samples. The noise is the same for each epoch."""
     device = next(model.parameters()).device
     rows = COLUMNS if config.classes is None else min(len(config.classes), MAX_ROWS)
     reseed(device, EVALUATION_SEED, "pictures")

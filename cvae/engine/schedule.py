@@ -1,4 +1,4 @@
-"""Schedules of the learning rate and the KL weight, as functions of the step without saved state."""
+"""Schedules of the learning rate and the KL weight. They depend on the step alone, so they need no saved state."""
 
 import math
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
     - "constant": 1.
     - "cosine": decreases to 0 at the end, along half a cosine.
     - "linear": decreases to 0 at the end, linearly.
-    - "step": is divided by 10 at each of the steps in `milestones`; if None, at 1/2 and 3/4 of the steps after the
-      warm-up.
+    - "step": is divided by 10 at each of the steps in `milestones`. If `milestones` is None, these are at 1/2 and 3/4
+      of the steps after the warm-up.
     """
     if step < warmup:
         return (step + 1) / warmup
@@ -29,5 +29,5 @@ def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Seq
 
 
 def kl_factor(step: int, warmup_steps: float) -> float:
-    """Return the KL term's factor at `step`, which increases linearly to 1 (Bowman et al. 2016, section 3.1)."""
+    """Return the factor of the KL term at `step`. It increases linearly to 1 (Bowman et al. 2016, section 3.1)."""
     return 1.0 if step >= warmup_steps else step / warmup_steps

@@ -54,7 +54,7 @@ class Stop:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the type or the message of an error says that memory is exhausted.
 
-    The message is needed because torch has an error type for GPUs only.
+    The message matters because torch has a special error type only for GPU memory.
     """
     pattern = "not enough memory|can't allocate memory|out of memory"
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or bool(re.search(pattern, str(error), re.I))
@@ -81,7 +81,9 @@ def explain_failure(
     if isinstance(error, OSError):
         return CvaeError(f"step {step:,}: {reason}; once that is fixed, continue with: {resume_command}")
     if is_out_of_memory(error):
-        return CvaeError(f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits it ({reason})")
+        return CvaeError(
+            f"not enough memory for --batch-size {batch_size}; --accumulate 4 splits each batch ({reason})"
+        )
     if shard.count > 1 and is_connection_error(error):
         return CvaeError(
             f"process {shard.index} of {shard.count} lost the connection to another process near step {step:,}; "

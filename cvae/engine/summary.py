@@ -16,7 +16,7 @@ from cvae.errors import count_of, one_line
 from cvae.messages import format_nats, format_seconds
 
 OVERFITTING = 0.02
-"""Minimum rise from the best to the last validation bound that is reported, as a fraction of the best bound."""
+"""Overfitting is reported if the last validation bound exceeds the best one by more than this fraction."""
 
 MAX_USAGE = 0.4
 """Share of the processor that other programs can use before a warning says that they slow training down."""
@@ -84,7 +84,7 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
     Args:
         records: lines of metrics.jsonl.
         test_images: number of test images.
-        seconds: duration of training in seconds, counted from the resumption if the run was resumed.
+        seconds: duration of training in seconds; for a resumed run, the time since it was resumed.
         resumed: whether the run was resumed.
     """
     curve = ValidationCurve(records)
@@ -104,7 +104,7 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
 
 
 def describe_explosion(curve: ValidationCurve, num_images: int) -> str:
-    """Return a warning that the validation bound has exploded, with the fix.
+    """Return a warning that the validation bound has exploded, and what to do about it.
 
     Args:
         curve: validation bounds so far.
@@ -119,7 +119,7 @@ def describe_explosion(curve: ValidationCurve, num_images: int) -> str:
 
 
 def format_bound(metrics: dict[str, float]) -> str:
-    """Format the bound with its terms, as "99.10 nats (distortion 74.20 + rate 24.90)"."""
+    """Format the bound with its terms, such as "99.10 nats (distortion 74.20 + rate 24.90)"."""
     bound, distortion, rate = (format_nats(metrics[term]) for term in ("bound", "distortion", "rate"))
     text = f"{bound} nats (distortion {distortion} + rate {rate})"
     if "importance_weighted" in metrics:
@@ -128,7 +128,7 @@ def format_bound(metrics: dict[str, float]) -> str:
 
 
 def _count_by_class(dataset: Dataset) -> str:
-    """Return the number of training images in each class, or "" without labels. Class names may be untrusted."""
+    """List the number of training images in each class, or return "" without labels. Class names may be untrusted."""
     if dataset.classes is None or dataset.train.labels is None:
         return ""
     counts = np.bincount(dataset.train.labels, minlength=len(dataset.classes))

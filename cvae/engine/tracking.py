@@ -45,8 +45,8 @@ def choose(trackers: tuple[str, ...] | None) -> tuple[str, ...]:
 class Tracking:
     """Experiment trackers of a run. Only the main process logs.
 
-    Trackers are imported and started at the first record, so that they don't delay the first training step. If a
-    tracker fails, it is disabled with a message on stderr.
+    Trackers are imported and started when the first record is logged, so that they don't delay the first training step.
+    If a tracker fails, it is disabled with a message on stderr.
     """
 
     def __init__(self, accelerator: Accelerator, names: tuple[str, ...], out: Path, config: Config) -> None:

@@ -14,7 +14,7 @@ from cvae.models import VAE, Terms
 from cvae.models.objectives import iwae
 
 EVALUATION_SEED = 20_131_220
-"""Seed of the noise of bounds and sample images, which makes them comparable between epochs."""
+"""Seed of the noise for bounds and sample images. It is fixed, so that they are comparable between epochs."""
 
 MAX_BATCH_SIZE = 64
 
@@ -24,17 +24,17 @@ class Validator:
 
     Args:
         config: Config of the run.
-        accelerator: The processes of the run.
-        shard: Part of the batches that belongs to this process.
+        accelerator: Accelerator that connects the processes of the run.
+        shard: This process's part of the batches.
     """
 
     def __init__(self, config: Config, accelerator: Accelerator, shard: Shard) -> None:
         self.config, self.accelerator, self.shard = config, accelerator, shard
 
     def batches(self, split: Split) -> Batches:
-        """Return batches of a split that need no more memory than a training step.
+        """Return batches of a split, small enough that evaluating one needs no more memory than a training step.
 
-        Their size does not depend on the number of processes, so that the bounds do not either.
+        The batch size does not depend on the number of processes, so the bounds do not depend on it either.
         """
         training = self.config.training
         assert training.batch_size is not None  # filled in by configure()
@@ -44,10 +44,10 @@ class Validator:
 
     @torch.no_grad()
     def evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
-        """Return distortion, rate and the beta = 1 bound of a model in nats per image.
+        """Return a model's distortion, rate and bound (with beta = 1), in nats per image.
 
-        They are estimated with one sample per image, or with as many as the objective draws. If it draws several, the
-        importance-weighted bound is returned too.
+        The number of samples per image is that of the objective, or 1 if the objective has no such option. If it is
+        greater than 1, the importance-weighted bound is returned too.
         """
         samples = self.config.training.options["objective"].get("samples", 1)
         device = self.accelerator.device

@@ -1,4 +1,4 @@
-"""Validation bounds of a run over its epochs: the best one, and signs that training should end."""
+"""Validation bounds of a run over its epochs: the best bound, and signs that training should end."""
 
 from collections.abc import Sequence
 
@@ -6,17 +6,17 @@ from cvae.engine.run_state import Record
 from cvae.run import selection_bound
 
 EXPLOSION_EPOCHS = 3
-"""Number of epochs in a row whose validation bounds must be far above the best bound and rising."""
+"""Number of consecutive epochs whose validation bounds must be far above the best bound, and rising."""
 
 EXPLOSION_NATS = 0.1
-"""Minimum distance of an exploded bound from the best bound, in nats per value of an image."""
+"""Minimum distance of an exploded bound from the best bound, in nats per image value."""
 
 EXPLOSION_RATIO = 0.5
 """Minimum distance of an exploded bound from the best bound, as a fraction of the best bound's absolute value."""
 
 
 class ValidationCurve:
-    """Validation bounds of a run, taken from its records, so that a resumed run decides as an uninterrupted run would.
+    """Validation bounds of a run. They come from its records, so a resumed run decides as an uninterrupted run would.
 
     Args:
         records: lines of metrics.jsonl.

@@ -27,11 +27,11 @@ every machine, regardless of its memory and number of cores.
 """
 
 ACTIVE_SHARE = 0.01
-"""Minimum share of an active latent dimension's variance that is due to the differences between images."""
+"""A latent dimension is active if the differences between images cause more than this share of its variance."""
 
 
 class Samples(NamedTuple):
-    """Terms of the bound for K posterior samples of each of B images, in nats.
+    """Terms of the bound for B images with K posterior samples each, in nats.
 
     Attributes:
         distortion: -log p(x | z), (B, K).
@@ -53,7 +53,7 @@ class Scorer(Protocol):
 
     name: str
     backend: str
-    """Runtime and posterior, for the report."""
+    """Runtime, and how the bounds are computed, for the report."""
     image_shape: tuple[int, int, int]
     latent_dim: int
     groups: tuple[int, ...]
@@ -72,7 +72,7 @@ class Scorer(Protocol):
         ...
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
-        """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return the input of `sample`."""
+        """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return what `sample` takes as `encoded`."""
         ...
 
     def sample(self, encoded: Any, noise: np.ndarray) -> Samples:
@@ -115,7 +115,7 @@ def bounds(
     The importance-weighted bound is eq. 8 of Burda, Grosse & Salakhutdinov 2015, https://arxiv.org/abs/1509.00519.
     Active units are defined as in their appendix C, except that the variance of the posterior means is divided by the
     total variance, so the scale of the latent space does not matter. With hierarchical latents, the posterior mean of
-    each group is conditioned on the sampled groups before it, so it includes their effect on the group.
+    each group is conditioned on the sampled groups before it, so the mean includes the effect of those groups.
 
     Args:
         scorer: the model.
@@ -159,7 +159,7 @@ def bounds(
 
 
 def log_mean_exp(log_weights: np.ndarray) -> np.ndarray:
-    """Return log(mean(exp(x))) over the last axis, without overflow."""
+    """Return log(mean(exp(log_weights))) over the last axis, without overflow."""
     largest = log_weights.max(-1, keepdims=True)
     return (largest + np.log(np.exp(log_weights - largest).mean(-1, keepdims=True)))[..., 0]
 
@@ -182,14 +182,14 @@ def bounds_per_label(
 
 
 def mean_and_standard_error(values: np.ndarray) -> tuple[float, float | None]:
-    """Return the mean of values (N,), and its standard error, or None for a single value."""
+    """Return the mean of values (N,) and its standard error, which is None for a single value."""
     return float(values.mean()), float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def batches(
     images: np.ndarray | DiskImages, labels: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield the index of each batch's first image, the batch (B, C, H, W) in [0, 1], and its labels."""
+    """For each batch, yield the index of its first image, its images (B, C, H, W) in [0, 1], and its labels."""
     batch_size = min(BATCH_SIZE, max(1, MAX_VALUES // math.prod(images.shape[1:])))
     for start in range(0, len(images), batch_size):
         indices = slice(start, start + batch_size)

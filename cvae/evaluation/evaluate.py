@@ -28,7 +28,7 @@ from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
-"""Default number of images to generate for the distances, which are only comparable at equal numbers of images."""
+"""Default number of images to generate for the distances. Only distances of equally many images are comparable."""
 
 Progress = Callable[[str, int, int], None]
 """Function called with the name of the stage, the number of finished items, and the total."""
@@ -57,7 +57,7 @@ def load_split(
 
     Args:
         data: the data set and its settings.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         model: the model, for its image shape and classes.
         labelled: whether to load the labels, if the model is conditional.
         note: function called with each message about the data, such as the number of files that were skipped.
@@ -120,14 +120,14 @@ def evaluate(
     Args:
         scorer: the model.
         data: the data set with its size, binarization and held-out images.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: maximum number of images, spaced evenly over the split, which may be sorted by class.
         samples: number of samples for the importance-weighted bound; None skips this bound.
         generated: number of images to generate for the distances and the label accuracy, limited to the number of real
-            images; 0 skips both metrics.
+            images; 0 skips these metrics.
         features: name of a bundled classifier, or `module:callable`; None for the bundled classifier of this data set,
             if there is one.
-        seed: seed of all noise.
+        seed: seed of all random numbers.
         progress: function called as the evaluation proceeds.
         note: function called with each message about the data, as in `load_split`.
 
@@ -182,7 +182,7 @@ def evaluate(
 
 
 def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, int, int]) -> FeatureExtractor | None:
-    """Load the extractor that `features` names, or by default the bundled classifier of the data set, if it fits."""
+    """Load the extractor that `features` names; by default, the data set's bundled classifier, if it fits the model."""
     if features is None:
         if data not in CLASSIFIERS or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
@@ -197,7 +197,7 @@ def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, i
 
 
 def subsample(split: Split, limit: int | None) -> Split:
-    """Return at most `limit` images, evenly spaced over the split, which may be sorted by class."""
+    """Return at most `limit` images, evenly spaced over the split, because it may be sorted by class."""
     if limit is None or limit >= len(split):
         return split
     indices = np.linspace(0, len(split) - 1, limit).astype(int)
@@ -247,7 +247,7 @@ def _likelihood_metrics(
 
 
 def _label_metrics(scorer: Scorer, real: Split, seed: int, progress: Progress) -> dict[str, float]:
-    """Return the accuracy of classifying each image by its best bound, and the bound averaged over the labels."""
+    """Return the accuracy of choosing the label with the best bound, and the bound with the labels averaged out."""
     assert real.labels is not None
     per_label = bounds_per_label(scorer, real.images, seed=seed, progress=partial(progress, "all labels"))  # (N, K)
     return {
@@ -298,9 +298,9 @@ def _generation_metrics(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure the distance between generated and real images, and the fraction of the former that fit their label.
+    """Measure the distance of generated images from real images, and how many generated images fit their label.
 
-    Unless `train` is None, the same number of training images is measured too, for comparison.
+    For comparison, as many training images are measured too, unless `train` is None.
     """
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
@@ -321,7 +321,7 @@ def _generation_metrics(
     feature_sets = {"": np.concatenate(features)}
     if train is not None:
         feature_sets["_of_training_images"] = _extract_features(extractor, subsample(train, count))
-    # The keys of the JSON report are "frechet" and so on for generated images, with a suffix for training images.
+    # In the JSON report, the keys for generated images are "frechet" and so on. Those for training images add a suffix.
     report |= {f"frechet{suffix}": frechet_distance(values, real_features) for suffix, values in feature_sets.items()}
     for suffix, values in feature_sets.items():
         density, coverage = density_and_coverage(real_features, values)

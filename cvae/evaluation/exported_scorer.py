@@ -1,4 +1,4 @@
-"""A scorer for exported files, which runs them in onnxruntime. Does not import torch."""
+"""A scorer that runs exported files in onnxruntime. Does not import torch."""
 
 from typing import NamedTuple
 
@@ -36,9 +36,9 @@ class ExportedScorer:
         spec = model.spec
         if spec.likelihood != "bernoulli" and spec.sigma is None:
             raise UsageError(
-                f"an exported file has only the mean of p(x | z), which is enough for 'bernoulli' and, with sigma in "
-                f"the spec, for a gaussian, but {spec.name!r} has {spec.likelihood!r}; evaluate the run's folder "
-                f"instead, which needs torch: {install_command('train')}"
+                f"{spec.name!r} has the likelihood {spec.likelihood!r}, but an exported file has only the mean of "
+                f"p(x | z), which is enough for 'bernoulli' and, with sigma in the spec, for a gaussian; evaluate the "
+                f"run's folder instead, which needs torch: {install_command('train')}"
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim

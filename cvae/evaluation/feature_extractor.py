@@ -22,12 +22,12 @@ CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
 """Bundled classifiers: data set -> file in this folder, and its SHA-256."""
 
 BATCH_SIZE = 500
-"""Number of images in a batch of a classifier."""
+"""Number of images per batch of a bundled classifier."""
 
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A function from images to features; a classifier also predicts labels.
+    """A function that maps images to features. A classifier also predicts labels.
 
     Attributes:
         name: name of the extractor in a report.
@@ -54,15 +54,17 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
             features (N, D). The module may be in the current working directory.
 
     Raises:
-        UsageError: If the classifier, module or callable does not exist. The returned extractor raises UsageError too,
-            if the user's function fails or does not return finite features (N, D).
+        UsageError: If the classifier, module or callable does not exist. The returned extractor also raises it if
+            the user's function fails or does not return finite features (N, D).
         CvaeError: If the classifier's file is damaged.
     """
     if name in CLASSIFIERS:
         return _load_classifier(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
-        raise UsageError(f"unknown --features {name!r}; {suggest(name, CLASSIFIERS)}; or name your own MODULE:CALLABLE")
+        raise UsageError(
+            f"--features {name!r} is neither a bundled classifier nor MODULE:CALLABLE; {suggest(name, CLASSIFIERS)}"
+        )
     if "" not in sys.path:
         sys.path.append("")  # a console script's sys.path contains the script's folder, not the working directory
     try:

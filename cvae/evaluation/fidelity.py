@@ -1,4 +1,4 @@
-"""Image fidelity metrics, for pairs of images or the feature distributions of two sets. Does not import torch."""
+"""Fidelity metrics that compare pairs of images, or the features of two sets of images. Does not import torch."""
 
 import importlib.util
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ NEIGHBOURS = 5
 
 
 def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """Return the peak signal-to-noise ratio (N,) of each pair of images (N, C, H, W) in [0, 1], in decibels.
+    """Return the peak signal-to-noise ratio in decibels, (N,), of each pair of images (N, C, H, W) in [0, 1].
 
     The squared error is clipped at 1e-10 (100 dB), because equal images would have an infinite ratio.
     """
@@ -57,7 +57,7 @@ def ssim(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
 
 
 def frechet_distance(features: np.ndarray, real: np.ndarray) -> float:
-    """Return the Fréchet distance between normal distributions fitted to features (N, D) and real features (M, D).
+    """Return the Fréchet distance between normal distributions fitted to features (N, D) and to real features (M, D).
 
     |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)): Heusel et al. 2017, eq. 6, https://arxiv.org/abs/1706.08500. The distance
     depends on the extractor, and shrinks as N and M grow, so compare only values measured by the same protocol.
@@ -82,7 +82,7 @@ def _matrix_sqrt(matrix: np.ndarray) -> np.ndarray:
 
 
 class DensityCoverage(NamedTuple):
-    """Density and coverage, both about 1 for two samples from the same distribution. Only density can exceed 1."""
+    """Density and coverage. Both are about 1 for two sets from the same distribution. Only density can exceed 1."""
 
     density: float
     coverage: float
@@ -108,7 +108,7 @@ def _num_chunks(count: int) -> int:
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the squared distances between (N, D) and (M, D) in chunks (n, M) of about 1000 rows."""
+    """Yield the squared distances between a (N, D) and b (M, D) in chunks (n, M) of about 1000 rows."""
     b = b.astype(np.float32)
     squares = (b**2).sum(1)
     for chunk in np.array_split(a.astype(np.float32), _num_chunks(len(a))):

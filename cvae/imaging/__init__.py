@@ -1,4 +1,4 @@
-"""Reading and writing of image files, grids and GIFs, and interpolation of latent codes.
+"""Image files and GIFs, image grids, and interpolation of latent codes.
 
 Imports neither torch nor onnxruntime.
 """

@@ -7,14 +7,14 @@ from cvae.errors import UsageError
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """Convert floats in [0, 1] to uint8 in 0..255, rounding, with 0 for NaN. Return uint8 arrays unchanged."""
+    """Scale floats in [0, 1] to 0..255, and round them to uint8; NaN becomes 0. Return uint8 arrays unchanged."""
     if images.dtype == np.uint8:
         return images
     return np.rint(np.clip(np.nan_to_num(images, nan=0.0), 0, 1) * 255).astype(np.uint8)
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """Convert an image (C, H, W), float in [0, 1] or uint8, with 1 or 3 channels, to a Pillow image.
+    """Convert an array (C, H, W) with 1 or 3 channels, uint8 or float in [0, 1], to a Pillow image.
 
     Raises:
         UsageError: If the array has a different shape.
@@ -26,7 +26,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
 
 
 def error_maps(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
-    """Return heat maps (N, 3, H, W) of the absolute errors of reconstructions (N, C, H, W), in [0, 1].
+    """Return heat maps (N, 3, H, W), with values in [0, 1], of the absolute errors of reconstructions (N, C, H, W).
 
     The colour scale goes from black through red and yellow to white.
     """

@@ -20,7 +20,7 @@ HEIF_EXTENSIONS = (".heic", ".heif", ".hif")
 """Extensions of HEIF files, which Pillow reads only with the package pillow-heif."""
 
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-"""Major brands of HEIF files. Files with the last two may also be AVIF files."""
+"""Major brands of HEIF files. A file with one of the last two brands may also be an AVIF file."""
 
 EXTENSIONS = frozenset(
     (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".avif",
@@ -29,7 +29,7 @@ EXTENSIONS = frozenset(
 """Extensions of image files. Other files count as images too if their content begins like an image."""
 
 MAX_PIXELS = 2**26
-"""Maximum number of pixels, 67 million. A few kilobytes can encode larger images, which are not decoded."""
+"""Maximum number of pixels (67 million). Larger images are not decoded, even if their files are small."""
 
 MAX_SIDE = 2**16
 """Maximum height and width of an image, in pixels."""
@@ -37,12 +37,13 @@ MAX_SIDE = 2**16
 MAX_DECODED_BYTES = 160 * 2**20
 """Maximum memory for decoding an untrusted image.
 
-It allows 42 megapixels in colour, 28 as progressive JPEG, 14 as HEIC, 10 as WebP, 3 as AVIF, and 1.3 as JPEG 2000.
+It allows colour images of 42 megapixels in most formats, 28 in progressive JPEG, 14 in HEIC, 10 in WebP, 3 in AVIF and
+1.3 in JPEG 2000.
 """
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """Open an image file by its content, without decoding its pixels.
+    """Open an image file and recognize its format, without decoding its pixels.
 
     Raises:
         MissingDecoder: If it is a HEIF file, and pillow-heif is not installed.
@@ -56,7 +57,7 @@ def open_image(path: str | Path) -> Image.Image:
             raise
         _register_heif()
         image = Image.open(path, formats=("HEIF",))
-    # Without a name, Pillow does not map the file. Mapping scrambles rotated TIFF images that are not RGB.
+    # Without a name, Pillow does not map the file into memory. Mapping scrambles rotated TIFF images that are not RGB.
     image.filename = ""
     return image
 
@@ -94,7 +95,7 @@ def is_image(path: Path) -> bool:
 
 
 def explain(error: Exception) -> str:
-    """Explain in a few words why an image can't be read, given an error of Pillow or this module."""
+    """Explain in a few words why an image can't be read, given an error from Pillow or this module."""
     if isinstance(error, UnidentifiedImageError):
         return "damaged, or not an image of a supported format"
     if isinstance(error, (Image.DecompressionBombWarning, Image.DecompressionBombError)):
@@ -109,11 +110,11 @@ def explain(error: Exception) -> str:
 
 
 class UnreadableImage(ValueError):
-    """Intact image that is not read because it is too large or the range of its values is unknown."""
+    """Error about an intact image that is too large, or whose range of values is unknown."""
 
 
 class MissingDecoder(UnreadableImage):
-    """Image that is not read because a package is not installed."""
+    """Error about an image that needs a package that is not installed."""
 
 
 def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED_BYTES) -> None:
@@ -127,14 +128,15 @@ def check_size(image: Image.Image, max_bytes: int | None = MAX_DECODED_BYTES) ->
     if image.width * image.height > limit or max(image.size) > MAX_SIDE:
         raise UnreadableImage(
             f"{image.width}x{image.height} pixels are too many: at most {limit:,} are read in this format, and "
-            f"{MAX_SIDE:,} along a side; scale it down"
+            f"{MAX_SIDE:,} along a side; scale the image down"
         )
 
 
 def bytes_per_pixel(image: Image.Image) -> int:
-    """Return the number of bytes per pixel that decoding needs, as measured.
+    """Return the number of bytes of memory per pixel to allow for decoding.
 
-    For AVIF and JPEG 2000, it is several times the measured number, so that decoding takes at most a second.
+    The numbers were measured. Those for AVIF and JPEG 2000 were then increased several times, so that decoding an image
+    within the limits takes at most a second.
     """
     if image.format == "WEBP":  # the decoder holds four copies of the image
         return 16

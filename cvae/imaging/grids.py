@@ -13,28 +13,28 @@ MIN_LONG_SIDE = 280
 """Minimum length of the longer side of an enlarged image, in pixels."""
 
 MIN_SHORT_SIDE = 96
-"""Minimum length of the shorter side of an enlarged strip, in pixels, as far as `MAX_LONG_SIDE` allows."""
+"""Minimum length of the shorter side of an enlarged strip, in pixels, unless `MAX_LONG_SIDE` would be exceeded."""
 
 MAX_LONG_SIDE = 1280
 """Maximum length of the longer side of a strip that is enlarged to reach `MIN_SHORT_SIDE`, in pixels."""
 
 BACKGROUND = 0.5
-"""Grey value between and beside the images of a grid."""
+"""Grey value of the gaps between the images of a grid, and of its empty cells."""
 
 BLOCK_GAP = 4
 """Gap between two blocks of rows, as a multiple of the gap between two images."""
 
 MAX_SIDE = 2**14
-"""Maximum side of an image that is enlarged by a given factor, in pixels."""
+"""Maximum side of an image after enlargement by a given factor, in pixels."""
 
 MAX_COLUMNS, ASPECT = 10, 1.5
-"""Maximum number of columns in a single block of rows, and approximate ratio of width to height with several blocks."""
+"""Maximum number of columns of a stack with one block of rows, and width/height to aim at with several blocks."""
 
 MAX_MAGNIFIED_SIDE, MAX_MAGNIFICATION = 1000, 8
-"""Maximum length of the longer side of an image that `magnify` enlarges, in pixels, and maximum factor."""
+"""Limits of `magnify`: length of the longer side of the result, in pixels, and factor."""
 
 RESAMPLING = Image.Resampling.LANCZOS
-"""Filter for enlargement. A digit of 8x8 pixels is easier to read when it is smooth than as 64 squares."""
+"""Filter for enlargement. A smooth digit of 8x8 pixels is easier to read than 64 squares."""
 
 
 def grid_gap(height: int) -> int:
@@ -47,7 +47,7 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
 
     Args:
         images: the images.
-        columns: number of columns; by default about the number of rows.
+        columns: number of columns; by default, the grid has about as many columns as rows.
     """
     count, channels, height, width = images.shape
     columns = min(columns or math.ceil(math.sqrt(count)), count)
@@ -67,7 +67,7 @@ def strip(images: np.ndarray) -> Image.Image:
 
 
 def stack(rows: Sequence[np.ndarray]) -> Image.Image:
-    """Arrange images in rows, so that the images of a column belong together, such as an image and its reconstruction.
+    """Arrange images in rows. The images of a column belong together, for example an image and its reconstruction.
 
     More than `MAX_COLUMNS` images are arranged in several blocks of rows, one below the other.
 
@@ -91,7 +91,7 @@ def stack(rows: Sequence[np.ndarray]) -> Image.Image:
 
 
 def _choose_columns(count: int, block_height: int, width: int) -> int:
-    """Return the number of columns of `stack` for images of a given width, in blocks of a given height."""
+    """Return the number of columns of `stack` for `count` images of a given width in blocks of a given height."""
     if count <= MAX_COLUMNS:
         return count
 

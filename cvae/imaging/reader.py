@@ -27,7 +27,7 @@ DEPTHS = (8, 10, 12, 14, 16)
 MAX_DARK = 2**12
 """A 16-bit image whose values are all below this limit, a sixteenth of the 16-bit range, is nearly black.
 
-The actual range of such an image is probably smaller.
+The values of such an image probably use fewer than 16 bits.
 """
 
 BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
@@ -56,7 +56,7 @@ class RGBImage(NamedTuple):
     Attributes:
         rgb: upright image, composited on white.
         size: width and height of the upright original.
-        bits: bit depth with which grey values of 16 or 32 bits were read; None for other files.
+        bits: bit depth that was assumed for grey values stored in 16 or 32 bits; None for other files.
         peak: largest value, if the file has 16 or 32 bits per value and does not state the range; else None.
     """
 
@@ -73,7 +73,7 @@ class RGBImage(NamedTuple):
         if self.bits is not None and self.bits < DEPTHS[-1]:
             return describe_range(self.bits, self.peak)
         if self.peak < MAX_DARK:
-            return f"no value is above {self.peak:,} (of 65,535), so it is nearly black; scale its values to 16 bits"
+            return f"no value is above {self.peak:,} (of 65,535), so the image is nearly black; scale it to 16 bits"
         return None
 
 
@@ -83,10 +83,10 @@ def describe_range(bits: int, peak: int) -> str:
 
 
 def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
-    """Return a message about the common bit depth with which images of more than 8 bits were read.
+    """Return a message about the common bit depth that was assumed for images of more than 8 bits.
 
     Args:
-        ranges: `bits` and `peak` that each image has if it is read on its own.
+        ranges: `bits` and `peak` of each image when it is read on its own.
 
     Returns:
         The message, or None if the values fill 16 bits.
@@ -101,27 +101,27 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
         return None
     return (
         f"{len(dark):,} of {count_of(len(ranges), 'image')} with 16 bits have no value above {max(dark):,} "
-        "(of 65,535), which is nearly black; scale them to 16 bits"
+        "(of 65,535), so they are nearly black; scale them to 16 bits"
     )
 
 
 def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
     """Convert an open image to 8-bit RGB, rotated according to its EXIF data and composited on white.
 
-    Grey values of 16 or 32 bits are read with the smallest of `DEPTHS` that holds the largest value, but at least with
-    `min_bits`, because cameras and scanners store 12 bits in 16-bit files.
+    For grey values stored in 16 or 32 bits, the assumed bit depth is the smallest of `DEPTHS` that holds the largest
+    value, but at least `min_bits`: cameras and scanners store 12-bit values in 16-bit files.
 
-    An image of more than `LARGE_PIXELS` is reduced by an integer factor to about that many pixels. The caller scales it
-    to the final size.
+    An image with more than `LARGE_PIXELS` pixels is reduced by an integer factor to about that many. The caller scales
+    it to the final size.
 
     Raises:
-        UnreadableImage: If the values are floats, negative, or exceed 16 bits, so that their range is unknown.
+        UnreadableImage: If the range of the values is unknown, because they are floats, negative, or exceed 16 bits.
     """
     width, height = image.size
     if (factor := _choose_factor(image)) > 1:
         image.draft(None, (width // factor, height // factor))  # reduce a JPEG image as far as its decoder can
     grey, peak = _decode_grey_range(image, min_bits)
-    # Read the tag after decoding: Pillow rotates TIFF images itself, removes their tag, and reports the rotated size.
+    # Read the tag after decoding: Pillow itself rotates a TIFF image, removes its tag, and reports the rotated size.
     swaps_sides = image.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     if (factor := _choose_factor(image)) > 1:
         image = _reduce(image, factor, grey)
@@ -133,7 +133,7 @@ def to_rgb(image: Image.Image, min_bits: int = 0) -> RGBImage:
 
 
 class _GreyRange(NamedTuple):
-    """Range 0..2**bits - 1 of grey values of 16 or 32 bits.
+    """Range 0..2**bits - 1 of grey values stored in 16 or 32 bits.
 
     Attributes:
         bits: number of bits.
@@ -147,7 +147,7 @@ class _GreyRange(NamedTuple):
 
 
 def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | None, int | None]:
-    """Decode an image, and return the range of its grey values and the `peak` of `RGBImage`."""
+    """Decode an image. Return the range of its grey values, and its peak as defined in `RGBImage`."""
     if image.mode == "F":
         raise UnreadableImage("its pixels are floats of an unknown range; save it as an 8- or 16-bit image")
     tags = getattr(image, "tag_v2", {})  # decoding removes the tags
@@ -174,7 +174,7 @@ def _decode_grey_range(image: Image.Image, min_bits: int) -> tuple[_GreyRange | 
 
 
 def _find_extrema(image: Image.Image, num_channels: int = 1, ignored_value: int | None = None) -> tuple[int, int]:
-    """Return the smallest and the largest value in the first `num_channels` channels, except `ignored_value`.
+    """Return the smallest and the largest value in the first `num_channels` channels, ignoring `ignored_value`.
 
     Unlike Pillow's `getextrema`, this supports every 16-bit mode.
     """
@@ -207,7 +207,10 @@ def _reduce(image: Image.Image, factor: int, grey: _GreyRange | None) -> Image.I
 
 
 def _iterate_tiles(size: tuple[int, int], factor: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yield boxes of about `TILE_PIXELS` that tile an image (width, height), with sides divisible by `factor`."""
+    """Yield boxes of about `TILE_PIXELS` pixels that tile an image of this size (width, height).
+
+    The sides of a box are multiples of `factor`, except at the right and lower edges of the image.
+    """
     width, height = size
     tile_width = min(width, TILE_PIXELS // factor * factor)
     tile_height = max(1, TILE_PIXELS // (tile_width * factor)) * factor
@@ -266,7 +269,7 @@ def common_bit_depth(ranges: Mapping[int, tuple[int | None, int]]) -> tuple[int,
     If each image had its own bit depth, the darkest image of a set could become the brightest.
 
     Args:
-        ranges: `bits` and `peak` of each image of more than 8 bits, by the index of the image in the set.
+        ranges: `bits` and `peak` of each image of more than 8 bits, keyed by the index of the image in the set.
     """
     depth = max((bits for bits, _ in ranges.values() if bits is not None), default=0)
     return depth, [i for i, (bits, _) in ranges.items() if bits is not None and bits < depth]
@@ -281,7 +284,7 @@ def convert(image: Image.Image, image_shape: tuple[int, int, int]) -> np.ndarray
     channels, height, width = image_shape
     try:
         if image.format in ("JPEG", "MPO"):
-            image.load()  # otherwise the caller's image might be reduced
+            image.load()  # `draft` can't reduce the caller's image once it is loaded
         resized = cover(to_rgb(image).rgb, (width, height))
     except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
         raise CvaeError(f"can't read the Pillow image: {explain(error)}") from error
@@ -295,15 +298,15 @@ def read_file(
     note: Callable[[str], None] | None,
     min_bits: int = 0,
 ) -> tuple[np.ndarray, RGBImage]:
-    """Read an image file like `read`, but without a message about its values; also return the decoded image.
+    """Read an image file like `read`, and also return the decoded image.
 
-    `min_bits` is passed to `to_rgb`.
+    `note` is not called about the range of the values. `min_bits` is passed to `to_rgb`.
     """
     channels, height, width = image_shape
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ignore warnings about files that Pillow can read
-            warnings.simplefilter("error", Image.DecompressionBombWarning)  # the image exceeds Pillow's limit
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # for images that exceed Pillow's limit
             with open_image(path) as file:
                 check_size(file)
                 decoded = to_rgb(file, min_bits)

@@ -9,10 +9,10 @@ from PIL import Image
 
 
 def inline_escape_sequence(image: Image.Image, environment: Mapping[str, str] = os.environ) -> str | None:
-    """Encode an image as an escape sequence that displays it, or return None for a terminal without a known protocol.
+    """Return an escape sequence that displays an image, or None if the terminal has no known protocol for images.
 
     The protocols are kitty's (https://sw.kovidgoyal.net/kitty/graphics-protocol) and iTerm2's
-    (https://iterm2.com/documentation-images.html). tmux and screen do not pass them through.
+    (https://iterm2.com/documentation-images.html). tmux and screen do not pass such sequences through.
     """
     program, terminal = environment.get("TERM_PROGRAM", ""), environment.get("TERM", "")
     if environment.get("TMUX") or terminal.startswith(("screen", "tmux")):
@@ -25,7 +25,7 @@ def inline_escape_sequence(image: Image.Image, environment: Mapping[str, str] = 
     data = base64.b64encode(file.getvalue()).decode()
     if not is_kitty:
         return f"\033]1337;File=inline=1;size={len(file.getvalue())}:{data}\a"
-    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # the maximum length of a sequence
+    chunks = [data[i : i + 4096] for i in range(0, len(data), 4096)]  # kitty's maximum length of the data in a sequence
     headers = ["a=T,f=100,"] + [""] * (len(chunks) - 1)
     return "".join(
         f"\033_G{header}m={int(i + 1 < len(chunks))};{chunk}\033\\"

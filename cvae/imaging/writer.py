@@ -38,7 +38,7 @@ def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0, fac
 
 
 def check_extension(path: str | Path) -> None:
-    """Check that an image can be saved in the format of a path's extension.
+    """Check that the extension of a path is that of a supported format.
 
     Raises:
         UsageError: If the extension is not one of `EXTENSIONS`.

@@ -2,8 +2,8 @@
 
 A conditioning method creates two types of layers, which are called with (features, label). `linear(in, out)` creates a
 fully connected layer that may also depend on the label, and `modulation(channels)` creates a layer that may adapt the
-features of a block to the label. An architecture therefore need not know how the label is used, or whether the model
-has labels.
+features of a block to the label. An architecture therefore does not need to know how the label is used, or whether
+the model has labels.
 """
 
 from typing import Protocol
@@ -37,7 +37,7 @@ class LabelLinear(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         self.table = nn.Embedding(classes, out_features)
-        # Initialize the table as nn.Linear would, for a layer over the concatenated input.
+        # Initialize the table like the weights of an nn.Linear over the concatenated input.
         bound = (in_features + classes) ** -0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
 
@@ -93,7 +93,7 @@ class Concat:
 
 
 class FiLM(Concat):
-    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation.
+    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation of the label.
 
     Perez et al. 2017, https://arxiv.org/abs/1709.07871
     """

@@ -46,7 +46,7 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """Return the mean of p(x | z), images (B, C, H, W) in [0, 1], for parameters (B, P, H, W)."""
+        """Return the mean of p(x | z) as images (B, C, H, W) in [0, 1], for parameters (B, P, H, W)."""
 
     def params(self, mean: Tensor) -> Tensor:
         """Return parameters (B, P, H, W) at which the mean of p(x | z) is about `mean`, (B, C, H, W) in [0, 1].
@@ -75,7 +75,7 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Gaussian likelihood with a fixed standard deviation and the mean 0.5 + params, clamped to [0, 1].
+    """Gaussian likelihood with a fixed standard deviation. The mean is 0.5 + params, clamped to [0, 1].
 
     The squared error summed over pixels, a common loss, corresponds to sigma = 0.7071, up to a constant. The mean is
     clamped rather than passed through a sigmoid, because a sigmoid stops training on mostly black images: once an
@@ -171,7 +171,7 @@ class LogisticMixture(Likelihood):
         self.channels = image_channels
         self.channel_pairs = [(c, j) for c in range(image_channels) for j in range(c)]  # channel c depends on channel j
         self.components = components
-        # Each component has a weight, a mean and a scale for each channel, and a coefficient for each pair of channels.
+        # Each component has one weight, a mean and a scale per channel, and a coefficient per pair of channels.
         self.param_channels = components * (1 + 2 * image_channels + len(self.channel_pairs))
 
     def _split(self, params: Tensor) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:

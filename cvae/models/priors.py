@@ -77,7 +77,7 @@ class Normal(Prior):
 class Coupling(nn.Module):
     """Affine coupling layer, initialized to the identity.
 
-    It shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the label. Dinh, Sohl-Dickstein & Bengio 2016,
+    It shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the label. See Dinh, Sohl-Dickstein & Bengio 2016,
     "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803.
     """
 
@@ -94,7 +94,7 @@ class Coupling(nn.Module):
         return 2 * torch.tanh(log_scale / 2), shift
 
     def forward(self, x1: Tensor, x2: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Transform x2 towards the noise, and return the result with its log-scale, (B, Z - K) each."""
+        """Transform x2 in the direction from latents to noise, and return the result and log-scale, (B, Z - K) each."""
         log_scale, shift = self._scale_and_shift(x1, label)
         return (x2 + shift) * log_scale.exp(), log_scale
 
@@ -116,7 +116,7 @@ class Flow(Prior):
         couplings: number of coupling layers.
         hidden: width of the two hidden layers of each coupling layer.
         dims: number of latent dimensions that the flow transforms, 0 for all; the dimensions after these are standard
-            normal. Transform only the vector at the top of a hierarchy whose other latents are grids.
+            normal. In a hierarchy whose other latents are grids, transform only the vector at the top.
 
     Raises:
         UsageError: If an argument is out of range.

@@ -37,8 +37,8 @@ class Posterior(NamedTuple):
 class Hierarchical(nn.Module, ABC):
     """Decoder whose latents come in groups, each of which is inferred from the image and the groups before it.
 
-    The encoder of such a model returns feature maps instead of mean and log-variance. `forward` has the signature of
-    every decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
+    The encoder of such a model returns feature maps instead of mean and log-variance. `forward` has the same
+    signature as in any other decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
     """
 
     groups: tuple[int, ...]
@@ -46,7 +46,7 @@ class Hierarchical(nn.Module, ABC):
 
     @abstractmethod
     def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
-        """Sample the groups in order, and return the posterior of each group given the samples of those before it.
+        """Sample the groups in order, and return the posterior of each group given the samples of the groups before it.
 
         Args:
             features: output of the encoder.
@@ -68,7 +68,7 @@ class Terms(NamedTuple):
         mean: mean of q(z | x), (B, Z).
         log_var: log-variance of q(z | x), (B, Z).
         latent: sample from q(z | x), (B, Z).
-        noise: the sample in the noise space of the prior, (B, Z).
+        noise: the sample, mapped to the prior's noise space, (B, Z).
         hierarchical: whether the latents come in groups, each of which is inferred from the groups before it.
     """
 
@@ -89,7 +89,7 @@ class VAE(nn.Module):
         latent_dim: number of latent dimensions Z.
         encoder: module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
         decoder: module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
-            q(z | x) itself, from the feature maps that its encoder returns.
+            q(z | x) itself, from the feature maps that the encoder returns.
         likelihood: p(x | z).
         prior: p(z), as a map from standard normal noise.
     """
@@ -118,15 +118,15 @@ class VAE(nn.Module):
         Args:
             image: images (B, C, H, W) in [0, 1].
             label: labels (B,) int64, or None.
-            noise: standard normal noise that determines the sample from q(z | x), random by default: (B, Z) for one
-                sample per image, or (B K, Z) for K consecutive samples per image, so that each term has B K rows; the
-                encoder still runs only once per image.
+            noise: standard normal noise that determines the sample from q(z | x); random by default. The shape is
+                (B, Z) for one sample per image, or (B K, Z) for K consecutive samples per image. Each term then has
+                B K rows, but the encoder still runs only once per image.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
         return self.terms(image, label, self.encoder(image, label), noise)
 
     def terms(self, image: Tensor, label: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
-        """Return the terms of the bound as `forward` does, given the output of the encoder, `features`."""
+        """Return the terms of the bound as `forward` does, but start from `features`, the output of the encoder."""
         samples = len(noise) // len(image)
         if samples > 1:
             image, *features = (_repeat(t, samples) for t in (image, *features))  # (B, ...) -> (B K, ...)
@@ -148,7 +148,7 @@ class VAE(nn.Module):
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
-        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient, even when compiled."""
+        """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient even after compilation."""
         if isinstance(self.decoder, Hierarchical):
             return self.decoder.infer(features, label, noise)
         mean, log_var = (out.float() for out in features)
@@ -158,15 +158,15 @@ class VAE(nn.Module):
         return Posterior(mean, log_var, latent, self.decoder(latent, label))
 
     def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """Return the images (B, C, H, W) in [0, 1] for standard normal noise (B, Z), as the exported decoder does."""
+        """Decode standard normal noise (B, Z) to images (B, C, H, W) in [0, 1], as the exported decoder does."""
         return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, label), label))
 
     def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and standard deviation of images in noise space, as the exported encoder does.
 
         The mean is mapped to noise space, and the standard deviation is multiplied by the prior's local scale. Under a
-        learned prior this is an approximation: the posterior is not normal in noise space. Each group of a hierarchical
-        decoder is inferred at the mean of the groups before it.
+        learned prior, this is an approximation: the posterior is not normal in noise space. With a hierarchical
+        decoder, each group is inferred from the means of the groups before it.
 
         Args:
             image: images (B, C, H, W) in [0, 1].
@@ -213,13 +213,13 @@ def initialize_output(model: VAE, mean: Tensor) -> None:
 def _repeat(tensor: Tensor, samples: int) -> Tensor:
     """Repeat each row `samples` times.
 
-    Unlike the gradient of `repeat_interleave` on a GPU, this gradient is always summed in the same order.
+    The gradient is always summed in the same order, unlike that of `repeat_interleave` on a GPU.
     """
     return tensor[:, None].expand(-1, samples, *tensor.shape[1:]).flatten(0, 1)
 
 
 def _split_graph(latent: Tensor) -> Tensor:
-    """Return the tensor unchanged, but split the compiled graph: a hook can't see a gradient within one graph."""
+    """Return the tensor unchanged, but split the compiled graph: a hook can't see a gradient inside a graph."""
     # The decorator `torch.compiler.disable` would import the compiler, which takes 2 s.
     if torch.compiler.is_compiling():
         torch._dynamo.graph_break()
@@ -237,8 +237,8 @@ class _WithoutInitialization(TorchFunctionMode):
 def build(config: ModelConfig) -> VAE:
     """Build the model that a config describes, with weights initialized from torch's global random state.
 
-    On the device "meta", whose tensors have no data, nothing is initialized: torch would import its compiler for that,
-    which takes 2 s.
+    On the device "meta", tensors have no data, so the weights are not initialized. To initialize them, torch would
+    import its compiler, which takes 2 s.
 
     Raises:
         UsageError: If a part or an option is unknown, or an option's value is out of range.

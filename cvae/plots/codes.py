@@ -1,4 +1,4 @@
-"""Latent codes of the images of a data set, in noise space."""
+"""Latent codes of images from a data set, in noise space."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Codes(NamedTuple):
     std: np.ndarray
 
     def kl(self) -> np.ndarray:
-        """Return KL(q(z|x) || N(0, 1)) in nats for each dimension, averaged over the images, (Z,)."""
+        """Return KL(q(z|x) || N(0, 1)) of each latent dimension (Z,), in nats, averaged over the images."""
         mean, std = self.mean.astype(np.float64), self.std.astype(np.float64)
         return (0.5 * (mean**2 + std**2 - 1) - np.log(std)).mean(0)  # (N, Z) -> (Z,)
 
@@ -50,7 +50,7 @@ def encode(
     Args:
         model: the exported model, which must have an encoder.
         data: the data set and its settings.
-        split: "test", "validation" or "train"; None for test or, without test images, validation.
+        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
         limit: maximum number of images, spaced evenly over the split; None for all.
         note: function called with each message about the data, as in `load_split`.
 

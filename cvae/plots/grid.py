@@ -1,4 +1,4 @@
-"""Grids of generated images: classes and styles, or the manifold of a two-dimensional latent space."""
+"""Grids of generated images: a row for each class, or the manifold of a two-dimensional latent space."""
 
 from statistics import NormalDist
 
@@ -19,12 +19,12 @@ def class_grid(model: Model, columns: int, seed: int, title: str) -> Figure:
 
 
 def normal_quantiles(count: int) -> np.ndarray:
-    """Return the midpoints of `count` equally probable intervals of the standard normal distribution, ascending."""
+    """Return the medians of `count` equally probable intervals of the standard normal distribution, smallest first."""
     return np.array([NormalDist().inv_cdf((i + 0.5) / count) for i in range(count)], np.float32)
 
 
 def manifold(model: Model, index: int | None, columns: int, title: str) -> Figure:
-    """Draw a grid of images, decoded from quantiles of a two-dimensional prior.
+    """Draw a grid of images that are decoded from the quantiles of a two-dimensional prior.
 
     Kingma & Welling 2013, figure 4, https://arxiv.org/abs/1312.6114
     """

@@ -20,11 +20,11 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
     """
     height, width = images.shape[2:]
     count = max(len(rows), len(columns))
-    cell = min(0.65, max(0.2, 9 / count), 400 / count)  # inches; matplotlib draws at most 65,536 pixels
+    cell = min(0.65, max(0.2, 9 / count), 400 / count)  # inches; matplotlib draws at most 65,536 pixels per side
     cell_height, cell_width = cell * height / max(height, width), cell * width / max(height, width)
     font = min(10.0, 50 * cell)
     figure = Figure(figsize=(cell_width * len(columns), cell_height * len(rows)))
-    axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the labels outside
+    axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the labels around the axes
     enlarged = _enlarge(images, max(1, round(cell * DPI / max(height, width))))
     pixels = np.asarray(grids.grid(enlarged, len(columns)))
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=255)
@@ -41,7 +41,7 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
 def _enlarge(images: np.ndarray, factor: int) -> np.ndarray:
     """Enlarge images (N, C, H, W) smoothly by an integer factor.
 
-    Each image is resized alone, before the grid is made, so that its edges don't blend with the gap around it.
+    Each image is resized separately, before the grid is made, so that its edges don't blend with the gap around it.
     """
     count, channels, height, width = images.shape
     flat = images.astype(np.float32).reshape(-1, height, width)  # (N, C, H, W) -> (N*C, H, W)

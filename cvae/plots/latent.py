@@ -44,8 +44,8 @@ def project(codes: np.ndarray, method: str = "tsne", *, perplexity: float = 30, 
     Args:
         codes: the codes.
         method: "tsne", "pca" or "umap".
-        perplexity: perplexity of t-SNE, roughly the number of neighbours that each code takes into account.
-        seed: seed of the method.
+        perplexity: perplexity of t-SNE, roughly the number of neighbours that it considers for each code.
+        seed: seed of the projection.
 
     Raises:
         UsageError: If the method is unknown, there are too few codes for the method, or all codes are the same.
@@ -87,7 +87,7 @@ def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = Fal
         thumbnails: whether to draw some of the images at their points.
     """
     figure = Figure(figsize=(8, 7))
-    axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the legend outside
+    axes = figure.add_axes((0, 0, 1, 1))  # `cvae.plots.style.save` makes room for the legend outside the axes
     axes.set_aspect("equal", "datalim")
     axes.set(xticks=[], yticks=[])
     axes.set_title(escape_math(title))
@@ -107,7 +107,7 @@ def draw(codes: Codes, points: np.ndarray, title: str, *, thumbnails: bool = Fal
 
 
 def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], alpha: float) -> None:
-    """Draw the points of each class with its own colour and marker, and a legend."""
+    """Draw the points of each class in its own colour and with its own marker, and add a legend."""
     palette, present = colours(len(classes)), np.unique(labels)
     for label in present:
         style: dict[str, Any] = {"color": palette[label], "marker": MARKERS[label % len(MARKERS)], "s": 22}
@@ -123,7 +123,7 @@ def _scatter(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[
 def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]) -> None:
     """Write the name of each class at the median of its points.
 
-    A name is omitted if most points around it are of other classes, or if it would overlap another name.
+    A name is omitted if most points around it belong to other classes, or if it would overlap another name.
     """
     assert isinstance(axes.figure, Figure)
     axes.figure.draw_without_rendering()  # lays out the axes, so that the extents of the names are final
@@ -143,13 +143,13 @@ def _annotate_classes(axes: Axes, points: np.ndarray, labels: np.ndarray, classe
 
 
 def _class_share(points: np.ndarray, in_class: np.ndarray, centre: np.ndarray) -> float:
-    """Return the share of a class among the 20 points nearest to `centre`, or fewer if the class is smaller."""
+    """Return the share of a class among the points nearest to `centre`: 20 points, or the size of a smaller class."""
     nearest = np.argsort(((points - centre) ** 2).sum(1))[: min(20, in_class.sum())]
     return float(in_class[nearest].mean())
 
 
 def _draw_thumbnails(axes: Axes, points: np.ndarray, codes: Codes, point_colours: list[str]) -> None:
-    """Draw as many images at their points as fit without overlap, framed in the colour of their class."""
+    """Draw as many images as fit without overlap, each at its point, with a frame in the colour of its class."""
     size = np.ptp(points, axis=0).max() / THUMBNAILS_PER_SIDE
     _, _, height, width = codes.images.images.shape
     image_width, image_height = size * width / max(width, height), size * height / max(width, height)

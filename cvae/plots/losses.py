@@ -58,7 +58,7 @@ def curve(records: Records, split: str, term: str) -> tuple[list[int], list[floa
 
 
 def saved_epoch(records: Records) -> int:
-    """Return the epoch with the lowest validation bound, whose weights are saved, or else the last epoch."""
+    """Return the epoch of the saved weights: the one with the lowest validation bound, or else the last one."""
     epochs = [record for record in records if "epoch" in record]
     validated = [record for record in epochs if "validation" in record]
     if not validated:
@@ -108,7 +108,7 @@ def _plot_panel(axes: Axes, runs: Mapping[str, Records], term: str) -> None:
 
 
 def _zoom(axes: Axes, curves: list[list[float]]) -> None:
-    """Fit the y axis to the epochs after the first tenth, and note the range of the values that this cuts off.
+    """Fit the y axis to the epochs after the first tenth, and add a note on the range of the values that are cut off.
 
     Values in the first epochs are often so large that the rest of a curve would look flat.
     """

@@ -17,7 +17,7 @@ MAX_ROWS = 8
 
 
 def find_samples(run: Path) -> dict[int, Path]:
-    """Return the paths of the reconstructions in a run's samples/, by epoch.
+    """Return the paths of the reconstruction images in a run's samples/, by epoch.
 
     Raises:
         CvaeError: If the run has no reconstructions.
@@ -25,7 +25,7 @@ def find_samples(run: Path) -> dict[int, Path]:
     paths = sample_images(run, "reconstructions")
     if not paths:
         raise CvaeError(
-            f"{str(run)!r} has no reconstructions in samples/; cvae train saves them for grey or colour images"
+            f"{str(run)!r} has no reconstructions in samples/; cvae train saves them only for grey or colour images"
         )
     return paths
 
@@ -49,10 +49,10 @@ def choose_epochs(available: list[int], text: str | None) -> list[int]:
 
 
 def split_sample(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Cut a sample image into the originals and the reconstructions below them, (N, C, H, W) uint8 each.
+    """Cut a sample image into its originals and the reconstructions below them, (N, C, H, W) uint8 each.
 
     Raises:
-        CvaeError: If the file can't be read, or its images do not have this shape.
+        CvaeError: If the file can't be read, or the images in it do not have this shape.
     """
     channels, height, width = image_shape
     gap = grid_gap(height)
@@ -77,7 +77,7 @@ def draw(samples: dict[int, Path], image_shape: tuple[int, int, int], title: str
     """Draw a row of originals, and below it a row of reconstructions for each epoch.
 
     Raises:
-        CvaeError: If a sample image can't be read, or its images do not have this shape.
+        CvaeError: If a sample image can't be read, or the images in it do not have this shape.
     """
     halves = {epoch: split_sample(path, image_shape) for epoch, path in samples.items()}
     originals = next(iter(halves.values()))[0]

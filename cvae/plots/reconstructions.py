@@ -1,4 +1,4 @@
-"""Images of a data set and their reconstructions."""
+"""Plot of images from a data set and their reconstructions."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from cvae.runtime import Model
 
 
 def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
-    """Draw rows of images, each above a row of its reconstructions."""
+    """Draw rows of images, each above a row of their reconstructions."""
     labels = None if model.spec.classes is None else codes.images.labels
     originals = codes.images.images[:].astype(np.float32) / 255
     reconstructed = model.decode(codes.mean, label_index=labels)

@@ -27,7 +27,8 @@ PETROFF = (
 """Ten colours that are as distinct as possible: https://arxiv.org/abs/2107.02270."""
 
 MARKERS = "osD^vP*<X>p"
-"""Eleven marker shapes, which distinguish 110 classes with ten colours. The two greys get very different shapes."""
+"""Eleven marker shapes. With ten colours, they distinguish 110 classes. In this order, the two greys of `PETROFF` get
+very different shapes."""
 
 SUFFIXES = (".png", ".svg")
 """Suffixes of the file formats in which figures can be saved."""
@@ -55,7 +56,7 @@ def escape_math(text: str) -> str:
 
 
 def check_suffix(path: Path) -> None:
-    """Check that the suffix of a path is a format in which figures can be saved.
+    """Check that the suffix of a path is that of a format in which figures can be saved.
 
     Raises:
         UsageError: If the suffix is not in `SUFFIXES`.

@@ -13,7 +13,7 @@ def top_dimensions(kl: np.ndarray, count: int) -> np.ndarray:
 
 
 def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return D*S copies (D*S, Z) of the code (Z,), in which each of D dimensions is set to each of S values."""
+    """Return D*S copies (D*S, Z) of a code (Z,). In each, one of the D dimensions is set to one of the S values."""
     codes = np.tile(code, (len(dimensions), len(values), 1))  # (Z,) -> (D, S, Z)
     for row, dimension in enumerate(dimensions):
         codes[row, :, dimension] = values
@@ -31,7 +31,7 @@ def draw(
         index: label index; None for a model without labels.
         kl: KL of each dimension in nats, (Z,).
         values: values of the dimension that varies, one per column.
-        dimensions: number of dimensions to draw, those with the largest KL first.
+        dimensions: number of dimensions to draw, in descending order of KL.
         title: title of the figure.
     """
     indices = top_dimensions(kl, dimensions)

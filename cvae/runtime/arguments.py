@@ -38,7 +38,7 @@ def label_indices(
 
     Raises:
         UsageError: If the model has no such label or index, `label` and `label_index` are both set, or a sequence
-            of them does not have `count` elements.
+            of labels or indices does not have `count` elements.
     """
     values: Any = label if label_index is None else label_index
     resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
@@ -65,7 +65,7 @@ def label_indices(
 
 
 def count_labels(label: Labels, label_index: Indices) -> int:
-    """Return the number of labels in a sequence, or 1 for a single label or none.
+    """Return the number of labels or indices in a sequence, or 1 for a single one or None.
 
     Raises:
         UsageError: If the sequence is empty.
@@ -98,7 +98,7 @@ def check_generate_args(n: int, temperature: float) -> int:
 
 
 def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Check that a value is an integer of any type, and return it as an int.
+    """Check that a value is an integer, of any type, and at least `minimum`. Return it as an int.
 
     Raises:
         UsageError: If `value` is not an integer, or less than `minimum`.

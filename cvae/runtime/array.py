@@ -16,12 +16,12 @@ class Images(np.ndarray):
     """Array of images (N, C, H, W), or one image (C, H, W), float32 in [0, 1], that can be displayed and saved.
 
     Several images are displayed as a grid. A notebook displays the array if it is the last value of a cell. Slices
-    have this type too. Results of computations are plain arrays.
+    are `Images` too. Results of computations are plain arrays.
 
     Attributes:
-        labels: Names of the classes of the images; None if the model has no labels, or an image is between two classes.
+        labels: Class name of each image; None if the model has no labels, or if any image is between two classes.
         seed: Seed of the noise; None if the images were not generated from a seed.
-        columns: Number of columns of the grid; None for about the number of rows. Slices don't keep it.
+        columns: Number of columns of the grid; None for about as many columns as rows. Slices don't keep this number.
     """
 
     labels: list[str] | None = None
@@ -32,7 +32,7 @@ class Images(np.ndarray):
         return array[()] if return_scalar else np.asarray(array)
 
     def __getitem__(self, key: Any) -> Any:
-        """Return a slice, with the labels of its images if it selects along the first axis."""
+        """Return a slice. It has the labels of its images if the key selects along the first axis."""
         result = super().__getitem__(key)
         if isinstance(result, Images):
             result.seed = self.seed
@@ -57,7 +57,7 @@ class Images(np.ndarray):
         """Return a Pillow image: the image itself, or a grid of several.
 
         Raises:
-            UsageError: If the array does not have the shape of images, for example a slice of an image.
+            UsageError: If the array does not have the shape of images, for example because it is a slice of an image.
         """
         from cvae import imaging
 
@@ -120,7 +120,7 @@ class _MeanAndStd(NamedTuple):
 
 
 class Codes(_MeanAndStd):
-    """Mean and standard deviation (N, Z) of the codes of images: `mean, std = model.encode(images)`.
+    """Mean and standard deviation of the codes of images, (N, Z) each: `mean, std = model.encode(images)`.
 
     Attributes:
         labels: Names of the classes under which the images were encoded; None for a model without labels.

@@ -3,8 +3,8 @@
 An interrupted call can be continued, and a complete one extended.
 
 The images are generated in blocks. After each block, a state file beside the output records how many images have
-been written. It remains when the call is complete, so that a later call can add images: for the same seed, a larger n
-only appends images. A block is decoded in chunks, which bound the memory of the model.
+been written. The file remains when the call is complete, so that a later call can add images: for the same seed, a
+larger n only appends images. A block is decoded in chunks, to limit the memory that the model uses.
 """
 
 import json
@@ -34,9 +34,9 @@ from cvae.serialization import from_dict, parse_json
 from cvae.spec import quote_label
 
 BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
-"""Approximate size of the images in a block, and in a block that is a shard.
+"""Approximate size in bytes of the images in a block, and of those in a block that is written as a shard (.npz).
 
-A call that continues another generates at most one block again.
+A call that continues an interrupted one generates at most one block again.
 """
 
 MAX_BYTES = 2**44
@@ -70,7 +70,7 @@ class State:
     Attributes:
         request: arguments of the call.
         n: number of images to write.
-        done: number of images that are written.
+        done: number of images written so far.
     """
 
     request: Request
@@ -98,12 +98,12 @@ def generate(
       labels; just `x.npz` if one shard suffices.
     - `x`: a folder of PNG files, with a subfolder for each class if the model has labels.
 
-    The same call continues an interrupted one, and a call with a larger n adds images to a complete one. Without a
-    `seed`, both use the seed of the earlier call.
+    To continue an interrupted call, repeat it. To add images to a complete one, repeat it with a larger n. Without a
+    `seed`, the repeated call uses the seed of the earlier one.
 
     Args:
         model: model that generates the images.
-        n: number of images; with several labels, the number of images of each.
+        n: number of images; with several labels, number of images per label.
         out: file or folder to write.
         label: class name, or several, through which the images cycle; by default all classes.
         seed: seed of the noise; random by default.
@@ -162,7 +162,7 @@ def _generate(
             raise _different_arguments_error(out, state, state_path)
         state = None
     if state is None and (path := writer.find_other_images()):
-        raise UsageError(f"{str(path)!r} already has other images; remove them, or choose another --out")
+        raise UsageError(f"{str(path)!r} already contains other images; remove them, or choose another --out")
     done = 0 if state is None else state.done
 
     report = progress or (lambda done, total: None)
@@ -189,7 +189,7 @@ def _different_arguments_error(out: Path, state: State, state_path: Path) -> Usa
     request = state.request
     labels = "" if request.labels is None else f", label_index {', '.join(map(str, request.labels))}"
     return UsageError(
-        f"{str(out)!r} is half written, by a call for {count_of(state.n, 'image')}{labels}, seed {request.seed}, "
+        f"{str(out)!r} was partly written by a call for {count_of(state.n, 'image')}{labels}, seed {request.seed}, "
         f"temperature {request.temperature}; repeat that call, or remove {str(state_path)!r} to start over"
     )
 
@@ -243,7 +243,7 @@ def _generate_blocks(
     chunk_size: int,
     report: Callable[[int, int], None],
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield the start, images (b, C, H, W) uint8 and labels (b,) of each block after the first `done` of n images.
+    """Yield each block after the first `done` of n images: its start, its images (b, C, H, W) uint8, its labels (b,).
 
     `report` is called after each chunk except the last one of a block.
     """

@@ -1,4 +1,4 @@
-"""Densities of images and codes, in nats."""
+"""Log densities of images, and KL divergences of codes, in nats."""
 
 import math
 

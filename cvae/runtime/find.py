@@ -1,4 +1,4 @@
-"""Lookup of a model's files by its name or path, with a default model."""
+"""Lookup of models by name or path, with a default model."""
 
 import re
 import sys
@@ -30,7 +30,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
     name = model_zoo.DEFAULT if name_or_path is None else str(name_or_path)
     path = Path(name)
     if path.is_file() and _is_image(path):
-        raise UsageError(f"{name!r} is an image, not a model; name a run folder, an exported file or a zoo model")
+        raise UsageError(f"{name!r} is an image, not a model; pass a run folder, an exported file or a zoo model")
     if path.is_file() or is_run(path) or (path / DECODER).is_file():
         return path
     if is_run(RUNS / name):
@@ -43,7 +43,7 @@ def find(name_or_path: str | Path | None = None) -> Path:
 
 
 def _is_image(path: Path) -> bool:
-    from cvae.imaging.formats import EXTENSIONS  # here, because it imports Pillow
+    from cvae.imaging.formats import EXTENSIONS  # not at the top, because it imports Pillow
 
     return path.suffix.lower() in EXTENSIONS
 
@@ -57,9 +57,9 @@ def _suggest_model(name: str, zoo: Iterable[str]) -> str:
         return f"for a model on the Hugging Face hub, use {hub.SCHEME}{name}"
     if known:
         return suggest(name, known)
-    if getattr(sys, "frozen", False):  # the files of the zoo are not part of the program
+    if getattr(sys, "frozen", False):  # a frozen program contains the zoo only if the build collects it
         return (
-            "this program was built without the models of the package: build it with --collect-data cvae "
+            "this program was built without the models that come with cvae: build it with --collect-data cvae "
             "(PyInstaller), or pass the path of an exported file to cvae.load"
         )
     return "train one with: cvae train"
@@ -69,7 +69,7 @@ def newest(name_or_path: str | Path | None = None) -> tuple[Path, str]:
     """Return the path of a model as `find` does, but let None stand for the newest run under `runs/`, if there is one.
 
     Returns:
-        The path, and a description of the choice, empty unless `name_or_path` is None.
+        The path, and a description of the choice, which is empty unless `name_or_path` is None.
     """
     if name_or_path is not None:
         return find(name_or_path), ""

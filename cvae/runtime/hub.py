@@ -21,8 +21,8 @@ def fetch(name: str) -> Path:
     Raises:
         UsageError: If the name does not have this form, or the Hub has no such repository or revision.
         MissingExtraError: If huggingface_hub is not installed.
-        CvaeError: If the Hub can't be reached and there is no earlier download, the repository has no decoder.onnx, or
-            a file is too large to load. In the last case nothing is downloaded.
+        CvaeError: If the Hub can't be reached and there is no earlier download, if the repository has no
+            decoder.onnx, or if a file is too large to load. In the last case, nothing is downloaded.
     """
     match = re.fullmatch(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?", name.removeprefix(SCHEME), re.ASCII)
     if match is None:

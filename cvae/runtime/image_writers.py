@@ -1,4 +1,4 @@
-"""Writers of many images in blocks: an array, shards or a folder of PNG files.
+"""Writers that write many images, block by block, to an array, to shards, or to a folder of PNG files.
 
 In the .npz format, each block is a shard.
 """
@@ -19,7 +19,7 @@ from cvae.errors import CvaeError
 from cvae.runtime.model import Model
 
 FOLDER_DIGITS = 8
-"""Number of digits in the file names in a folder. It must not depend on the number of images."""
+"""Number of digits in the file names in a folder. It is fixed, because more images can be added later."""
 
 
 class Writer(ABC):
@@ -27,7 +27,7 @@ class Writer(ABC):
 
     @abstractmethod
     def write(self, start: int, images: np.ndarray, labels: np.ndarray | None) -> None:
-        """Write a block of images (b, C, H, W) that begins at the index `start`, possibly for the second time."""
+        """Write a block of images (b, C, H, W) that begins at the index `start`. It may have been written before."""
 
     def find_other_images(self) -> Path | None:
         """Return the path of existing images that the new ones would be mixed with, or None."""
@@ -47,7 +47,7 @@ class Writer(ABC):
 
 
 class ArrayWriter(Writer):
-    """Writer of one array of images and, for a model with labels, one of class indices."""
+    """Writer of an array of images and, for a model with labels, another array of class indices."""
 
     def __init__(self, out: Path, model: Model, n: int, block_size: int) -> None:
         self.n = n
@@ -95,7 +95,7 @@ class ArrayWriter(Writer):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # the file was renamed before the call was interrupted
+            with suppress(FileNotFoundError):  # an interrupted call has already renamed the file
                 self._temporary_path(path).replace(path)
         return [path for path, _, _ in self.arrays]
 
@@ -117,7 +117,7 @@ class ShardWriter(Writer):
         label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
         with (
             atomic_write(self.files[start // self.block_size]) as temporary_path,
-            temporary_path.open("wb") as file,  # numpy would append .npz to a path with .NPZ
+            temporary_path.open("wb") as file,  # numpy would append .npz to a path that ends in .NPZ
         ):
             np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
 
@@ -176,4 +176,4 @@ WRITERS: dict[str, Callable[[Path, Model, int, int], Writer]] = {
     ".npz": ShardWriter,
     "": FolderWriter,
 }
-"""Writers of an array, of shards, and of a folder of images, by the suffix of the path."""
+"""Writers of an array, of shards, and of a folder of images, keyed by the suffix of the path."""

@@ -1,4 +1,4 @@
-"""Conversion of images of any kind, one or many, to the array that a model takes."""
+"""Conversion of one or more images, of any supported type, to the array that a model takes."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,10 +15,9 @@ from cvae.errors import UsageError, one_line
 ImagesLike = str | Path | Image.Image | ArrayLike | Sequence[str | Path | Image.Image | ArrayLike]
 """Image file, Pillow image or array, or a list of them.
 
-Files and Pillow images are scaled to cover the model's input size, and cropped. An array must have this size exactly:
-(C, H, W), (H, W, C) or, for grey images, (H, W); a batch of images has a leading axis N. Where a shape fits two of
-these layouts, (C, H, W) applies. Values are uint8 in 0..255, or floats in [0, 1]. Torch tensors on the CPU are arrays
-too.
+Files and Pillow images are scaled to cover the model's input size, and cropped. An array must have exactly this size:
+(C, H, W), (H, W, C) or, for grey images, (H, W); a batch of images has a leading axis N. A shape that fits two of these
+layouts is read as (C, H, W). Values are uint8 in 0..255, or floats in [0, 1]. Torch tensors on the CPU count as arrays.
 """
 
 

@@ -1,4 +1,4 @@
-"""Exported model that generates, encodes and interpolates images on onnxruntime."""
+"""Exported model that generates, encodes and interpolates images with onnxruntime."""
 
 from pathlib import Path
 from threading import Lock
@@ -63,7 +63,7 @@ def load(
 
 
 class Model:
-    """Exported decoder and, loaded on first use, the encoder in the same folder. Thread-safe.
+    """Exported decoder, and the encoder in the same folder, which is loaded on first use. Thread-safe.
 
     Methods return arrays (N, C, H, W) float32 in [0, 1] with the attributes `labels` and `seed` and the methods
     `to_pil()` and `save(path)`. They accept image files, Pillow images and arrays of uint8 or floats, one or many (see
@@ -145,7 +145,7 @@ class Model:
             n: Number of images. By default one, or one for each label.
             label: Name of the class, or one for each image: `label=[1, 2, 3]` gives one image of each. By default, the
                 images cycle through the classes.
-            seed: Seed of the noise, which gives the same images on every machine; random by default.
+            seed: Seed of the noise; random by default. The same seed gives the same images on every machine.
             temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
                 varied ones.
             label_index: Index of the class, or one for each image, instead of `label`.
@@ -185,7 +185,7 @@ class Model:
             Images (N, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: If the shape or a label does not fit the model.
+            UsageError: If a label or the shape of the noise does not fit the model.
             CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
@@ -213,7 +213,7 @@ class Model:
             Mean (N, Z) and standard deviation (N, Z) of the codes, with the attribute `labels`.
 
         Raises:
-            UsageError: If the shape or a label does not fit the model.
+            UsageError: If a label or the shape of an image does not fit the model.
             CvaeError: If an image can't be read, there is no encoder in the decoder's folder, or the encoder returns an
                 invalid standard deviation.
         """
@@ -221,7 +221,7 @@ class Model:
         return self._encode(batch, self._explain(batch, label, label_index))
 
     def _explain(self, batch: np.ndarray, label: Labels, label_index: Indices) -> np.ndarray | None:
-        """Return class indices (N,) as `label_indices` does; by default, those that explain the images best."""
+        """Return class indices (N,) like `label_indices`; by default, those from `nearest_label`."""
         if label is None and label_index is None and self.spec.classes is not None:
             return self.nearest_label(batch)
         return label_indices(self.spec, label, label_index, len(batch))
@@ -382,7 +382,7 @@ class Model:
 
 
 def _feed(name: str, values: np.ndarray, indices: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the inputs of a graph."""
+    """Return the inputs of a graph, keyed by name."""
     return {name: values} if indices is None else {name: values, "label": indices}
 
 
@@ -390,7 +390,7 @@ def _unpickle(path: Path, options: dict[str, Any], digest: str) -> Model:
     """Load a pickled model.
 
     Raises:
-        CvaeError: If its file is missing, or is not the one from which the model was pickled.
+        CvaeError: If the decoder's file is missing, or has changed since the model was pickled.
     """
     file = exported_file(path, DECODER)
     if hash_file(file) != digest:

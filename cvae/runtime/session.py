@@ -15,15 +15,15 @@ MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
 
 CHUNK = 64
-"""Number of images per run. Chunks are faster than one large batch, limit the memory, and give bit-identical results
+"""Number of images per run. Chunks are faster than one large batch, limit memory use, and give bit-identical results
 for any batch size."""
 
 MAX_ELEMENTS = 2**26
-"""Maximum number of values in all tensors of a run, 256 MB. Costly models run on fewer images at once."""
+"""Maximum number of values in all tensors of a run (256 MB). A costly model gets fewer images per run."""
 
 BATCHES = (1, 4, 16, CHUNK)
 """Batch sizes on a GPU. Each new size starts a search for convolution algorithms, so batches are padded to one of
-these."""
+these sizes."""
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """onnxruntime provider of each device."""
@@ -50,7 +50,7 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
         role: required role of the file, "decoder" or "encoder".
 
     Returns:
-        The spec, the content, and the number of values that the file computes for one image (see `cvae.runtime.scan`).
+        The spec, the content, and the number of values that the model computes for one image (see `cvae.runtime.scan`).
 
     Raises:
         UsageError: If the file has the other role.
@@ -72,12 +72,12 @@ class Session:
         role: required role of the file, "decoder" or "encoder".
         device: "cpu", "cuda", "auto" (CUDA if it starts, otherwise the CPU), or the name of an onnxruntime provider.
         threads: number of threads of a run; None for the default of onnxruntime, one per core.
-        spinning: whether threads spin between runs too, while they wait for the next run. This is faster in a tight
-            loop, but keeps the CPU busy.
+        spinning: whether threads keep spinning after a run, while they wait for the next one. This is faster in a
+            tight loop, but keeps the CPU busy.
         arena: whether to keep freed memory for the next run. This is not faster here, and the memory stays resident.
 
     Raises:
-        UsageError: If the file has the other role, or this onnxruntime does not have the device.
+        UsageError: If the file has the other role, or this onnxruntime does not support the device.
         CvaeError: If the file is rejected, or onnxruntime can't load it or start the device.
     """
 
@@ -93,7 +93,8 @@ class Session:
         options.add_session_config_entry("session.load_model_format", "ONNX")  # load only the format that was scanned
         options.enable_cpu_mem_arena = arena
         options.intra_op_num_threads = threads or 0
-        # Spinning while threads wait for each other makes a run 1.2 times as fast; after the run they sleep.
+        # Threads that spin while they wait for each other make a run 1.2 times as fast. Unless `spinning` is set, they
+        # stop when the run ends.
         options.add_session_config_entry("session.force_spinning_stop", str(int(not spinning)))
         provider, *fallbacks = _find_providers(device)
         try:

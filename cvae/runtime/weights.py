@@ -1,4 +1,4 @@
-"""Check that the files of a model belong together, because further training or an export may have replaced some."""
+"""Check that the files of a model belong together. Further training or an export may have replaced some of them."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ def check_weights(model: Path, spec: Spec) -> None:
     """Check that a decoder was exported from the weights in its run folder, if the folder has weights.
 
     Args:
-        model: folder of the model. If it is the path of a decoder, the user chose this file, and nothing is checked.
+        model: folder of the model, or path of a decoder, which is not checked, because the user chose this very file.
         spec: spec of the decoder.
 
     Raises:
@@ -37,10 +37,10 @@ def is_outdated(model: Path, spec: Spec) -> bool:
 
 
 def hash_file(path: Path) -> str | None:
-    """Return the SHA-256 of a file, which is computed once for each size and modification time.
+    """Return the SHA-256 of a file. It is computed again only if the size or the modification time has changed.
 
-    In a process that only generates an image, hashing takes 10 ms. This is so fast that the hash need not be stored on
-    disk, so loading a model writes nothing outside the folders that the user names.
+    Hashing takes only 10 ms in a process that generates an image. So the hash need not be stored on disk, and loading a
+    model writes nothing outside the folders that the user names.
 
     Returns:
         The hash, or None if there is no such file, or it can't be read or is larger than `MAX_BYTES`.
@@ -59,7 +59,7 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
     """Return the SHA-256 of a file.
 
     Raises:
-        OSError: If it can't be read, or is being replaced. Nothing is cached then.
+        OSError: If the file can't be read, or is being replaced. In this case, nothing is cached.
     """
     import hashlib  # only here, because importing it takes as long as hashing 4 MB
 

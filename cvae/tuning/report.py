@@ -20,7 +20,7 @@ BLUE = OKABE_ITO[0]  # the main colour of the plots
 
 
 def summary(study: Study) -> dict[str, Any]:
-    """Summarize a study for JSON: bounds in nats per image, the best trial first."""
+    """Summarize a study for JSON. Bounds are in nats per image, and the best trial comes first."""
     best = study.best
     first_bound = next((t.value for t in study.trials if is_first(t) and t.state == TrialState.COMPLETE), None)
     return {
@@ -35,7 +35,7 @@ def summary(study: Study) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> str:
-    """Format a summary as a table of its trials, the best trial first, followed by commands that use the best trial."""
+    """Format a summary as a table of trials, the best one first, followed by commands that use the best trial."""
     names = report["search"]
     rows = [["trial", "outcome", "bound", "seconds", *names]]
     for trial in report["trials"]:

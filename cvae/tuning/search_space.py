@@ -26,10 +26,10 @@ from cvae.recipes import PARTS
 from cvae.serialization import from_dict, to_dict
 
 MACHINE_FLAGS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
-"""Flags that describe the machine, in which the workers of a study may differ."""
+"""Flags that describe the machine. They may differ between the workers of a study."""
 
 NOT_SEARCHABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine or not flag.searchable)
-"""Flags that can't be searched: those of the machine, and those that make bounds incomparable, such as --data."""
+"""Flags that can't be searched: they describe the machine, or make bounds incomparable, as --data does."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Range:
         low: lower end, included.
         high: upper end, included.
         log: whether to sample uniformly on a log scale.
-        whole: whether the range contains only integers. The name is stored in existing studies.
+        whole: whether the range contains only integers. Existing studies contain this name, so it can't change.
     """
 
     low: float
@@ -66,7 +66,7 @@ Domain = Range | tuple[Any, ...]
 """A range, or a tuple of choices."""
 
 Space = dict[str, Domain]
-"""Domains by the name of a flag (`lr`) or of a part option (`arch.width`)."""
+"""Domain of each flag (`lr`) and of each option of a part (`arch.width`), by name."""
 
 DEFAULT_SPACE: Space = {
     "lr": Range(3e-4, 3e-2, log=True),
@@ -149,8 +149,8 @@ def _check_name(name: str, key: str) -> None:
 def _takes_integers(name: str) -> bool:
     """Return whether a range with integer ends contains only integers.
 
-    For flags this depends on the type. The type of an option in the form PART.OPTION is not known here, so the ends of
-    its range decide.
+    For a flag, this depends on its type. The type of an option (PART.OPTION) is not known here, so a range with integer
+    ends is taken to contain only integers.
     """
     if name in SHORT_FLAGS:
         return SHORT_FLAGS[name].type is int
@@ -175,7 +175,7 @@ def encode_choice(value: Any) -> Any:
 
 
 def apply_params(base: TrainConfig, params: Mapping[str, Any]) -> TrainConfig:
-    """Return the configuration `base` with the parameter values of a trial."""
+    """Return a copy of the configuration `base` with the parameter values of a trial."""
     data = to_dict(base)
     for name, value in params.items():
         part, dot, option = name.partition(".")

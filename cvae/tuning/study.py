@@ -1,7 +1,7 @@
-"""Hyperparameter search with Optuna, https://arxiv.org/abs/1907.10902, on one or more machines.
+"""Hyperparameter search with Optuna (https://arxiv.org/abs/1907.10902), on one or more machines.
 
-Each trial is a run, scored by its best validation bound. The first trial is the user's configuration, unchanged, so the
-best trial is never worse than this configuration.
+Each trial is a run, scored by its best validation bound. The first trial uses the user's configuration unchanged, so
+the best trial is never worse than this configuration.
 """
 
 import json
@@ -39,13 +39,13 @@ from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE_FLAGS, Domain, Range, Space, apply_params, encode_choice, to_recipe
 
 PRUNING_STEPS = 20
-"""Number of times that a trial is compared with the other trials, at equal fractions of its epochs.
+"""Number of times that a trial is compared with the other trials, evenly spaced over its epochs.
 
 In the first quarter of its epochs, a trial is not pruned.
 """
 
 MAX_FAILURES = 3
-"""Number of consecutive failures that end a study. Their cause, such as a full disk, would affect all later trials.
+"""Number of consecutive failures that end a study, since their cause (a full disk, say) would affect all later trials.
 
 A loss that is not finite does not count as a failure.
 """
@@ -73,7 +73,8 @@ class Study:
     def __init__(self, base: TrainConfig, space: Space, *, name: str, out: Path, storage: str | None = None) -> None:
         if os.environ.get("WORLD_SIZE", "1") != "1":
             raise UsageError(
-                "a study runs in one process; start cvae tune several times with the same --storage instead"
+                "cvae tune can't run under a launcher such as torchrun; start it several times with the same --storage "
+                "instead"
             )
         self.base, self.space, self.name, self.out = base, space, name, out
         self.storage = storage or str(out / "study.journal")
@@ -99,7 +100,7 @@ class Study:
         """Check all choices and the ends of all ranges, and return the parameters of the first trial.
 
         Without the check, an invalid value would fail only when a later trial tries it. The parameters of the first
-        trial are the values of `base` that the space contains.
+        trial are the values of `base` that lie in the search space.
         """
         dataset = load_dataset(self.base)
         if dataset.validation is None:
@@ -121,7 +122,7 @@ class Study:
         }
 
     def run(self, num_trials: int) -> None:
-        """Search until the study has `num_trials` trials, counting the trials of all workers.
+        """Search until `num_trials` trials are done, counting the trials of all workers.
 
         Raises:
             CvaeError: If the first trial fails, or `MAX_FAILURES` trials in a row fail.
@@ -166,14 +167,14 @@ class Study:
         return self.base if is_first(trial) else apply_params(self.base, trial.params)
 
     def folder(self, trial: FrozenTrial | Trial) -> Path:
-        """Return the folder of a trial's run, which exists if this worker ran the trial and has not removed its run."""
+        """Return the folder of a trial's run. It exists if this worker ran the trial and has not removed the run."""
         return self.out / f"trial-{trial.number:03}"
 
     # -- one trial -------------------------------------------------------------------------------------------------
 
     def _train(self, trial: Trial) -> CvaeError | None:
-        """Train, report the result to the study, and return the error if training failed."""
-        # The seed depends on the trial's number: workers propose different values, but a repeated study the same ones.
+        """Train the model of a trial, report the result to the study, and return the error if training failed."""
+        # The seed depends on the trial's number: each worker proposes other values, but a repeated study repeats them.
         self.optuna.sampler = TPESampler(n_startup_trials=5, constant_liar=True, seed=self.base.seed + trial.number)
         process = psutil.Process()
         trial.set_user_attr("worker", [socket.gethostname(), process.pid, process.create_time()])
@@ -182,7 +183,7 @@ class Study:
 
         start = time.monotonic()
         bounds: list[float] = []
-        # Importance-weighted bounds are comparable only at equal numbers of samples; ELBOs always are.
+        # Importance-weighted bounds are comparable only at equal numbers of samples; ELBOs are always comparable.
         score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else selection_bound
         epochs = pruning_step = 0
 
@@ -234,7 +235,10 @@ class Study:
         return len(self.optuna.get_trials(deepcopy=False, states=DONE))
 
     def _recover(self) -> None:
-        """Abandon the trials of killed workers on this machine, and queue the first trial if it is not done."""
+        """Abandon the trials of killed workers on this machine, and queue the first trial if necessary.
+
+        It is necessary unless the first trial is queued, running or done.
+        """
         for trial in self.optuna.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             if _is_orphaned(trial):
                 # Retry only once, because these values may need more memory than the machine has.
@@ -256,7 +260,7 @@ class Study:
             self.optuna.enqueue_trial(trial.params, user_attrs={"again": trial.number})
 
     def _check_same_flags(self) -> None:
-        """Store the flags and the search space of a new study, or check that they equal the stored ones.
+        """Store the flags and the search space of a new study, or check that they equal those of an existing study.
 
         Raises:
             UsageError: If the study was started with different flags or a different search space.
@@ -284,7 +288,7 @@ class Study:
 
     @contextmanager
     def _convert_storage_errors(self) -> Iterator[None]:
-        """Raise errors of the storage as CvaeError, without the password in its URL."""
+        """Convert errors of the storage to CvaeError, and hide the password in the URL of the storage."""
         try:
             yield
         except CvaeError:
@@ -300,7 +304,7 @@ def _first_complete(trials: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def _open_journal(path: Path) -> JournalStorage:
-    """Open a journal file, which also works on shared drives.
+    """Open a journal file, which may be on a shared drive.
 
     If a full disk has cut the last line short, the line is removed.
     """
@@ -328,7 +332,7 @@ def format_value(value: Any) -> str:
 
 
 def _suggest(trial: Trial, name: str, domain: Domain) -> None:
-    """Let Optuna choose the value of a parameter; Optuna stores the value in the trial."""
+    """Let Optuna choose the value of a parameter and store it in the trial."""
     if not isinstance(domain, Range):
         trial.suggest_categorical(name, domain)
     elif domain.whole:

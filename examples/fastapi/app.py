@@ -3,7 +3,7 @@
     uvicorn app:app
     curl -o seven.png 'http://127.0.0.1:8000/images.png?label=7'
 
-CVAE_MODEL is a run folder, an exported file, a zoo model or hf://owner/name. By default, `cvae.load` chooses the model.
+CVAE_MODEL is a run folder, an exported file, a zoo model or hf://owner/name. By default, it is the zoo's default model.
 """
 
 import io
@@ -23,14 +23,14 @@ from cvae.runtime.arguments import label_indices
 MAX_IMAGES = 256
 """Maximum number of images per request, so that a request takes only milliseconds."""
 
-# The model is thread-safe, so all requests share it. Each request decodes its images as one batch on one core, so that
-# several requests can run in parallel.
+# The model is thread-safe, so all requests share it. Each request decodes its images as one batch on one core, which
+# lets several requests run in parallel.
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
 app = FastAPI(title=f"cvae: {model.spec.name}")
 
 Label = Annotated[list[str] | None, Query(description="Class name; may be repeated.")]
-LabelIndex = Annotated[list[int] | None, Query(description="Class index, in the order of /health; may be repeated.")]
-Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="Number of images, which cycle through the labels.")]
+LabelIndex = Annotated[list[int] | None, Query(description="Class index in the `classes` of /health; may be repeated.")]
+Count = Annotated[int, Query(ge=1, le=MAX_IMAGES, description="Number of images. They cycle through the labels.")]
 Seed = Annotated[
     int | None,
     Query(ge=0, lt=2**53, description="Seed of the noise; random by default."),

@@ -1,4 +1,4 @@
-"""Web page with Gradio that generates digits: `python app.py`."""
+"""Web page that generates digits, made with Gradio: `python app.py`."""
 
 import gradio
 

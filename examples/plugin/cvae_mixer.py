@@ -1,9 +1,9 @@
 """MLP-Mixer (Tolstikhin et al. 2021, https://arxiv.org/abs/2105.01601) as a plug-in architecture for cvae.
 
-An architecture is a function of the image shape (C, H, W), the latent dimension Z, the number of channels P that the
-likelihood needs, and the conditioning. Its keyword-only arguments are its options. It returns an encoder, which maps
-(image (B, C, H, W), label) to mean and log-variance (B, Z), and a decoder, which maps (latent (B, Z), label) to
-parameters (B, P, H, W).
+An architecture is a function with four positional arguments: the image shape (C, H, W), the latent dimension Z, the
+number P of parameter channels of the likelihood, and the conditioning. Its keyword-only arguments are its options. The
+function returns an encoder, which maps (image (B, C, H, W), label) to mean and log-variance, (B, Z) each, and a
+decoder, which maps (latent (B, Z), label) to parameters (B, P, H, W).
 """
 
 import torch.nn.functional as F
@@ -58,7 +58,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Decoder that mirrors the encoder: a transposed convolution turns the tokens into patches."""
+    """Decoder that mirrors the encoder: after the blocks, a transposed convolution turns the tokens into patches."""
 
     def __init__(
         self,
@@ -100,11 +100,11 @@ def mixer(
     Args:
         image_shape: (C, H, W).
         latent_dim: latent dimension Z.
-        param_channels: number of channels P that the likelihood needs.
+        param_channels: number P of parameter channels of the likelihood.
         conditioning: factory of the layers that use the label.
         patch: side of a patch, in pixels.
         width: number of channels of each token.
-        depth: number of blocks in the encoder, and in the decoder.
+        depth: number of blocks in the encoder, and also in the decoder.
     """
     channels, height, image_width = image_shape
     rows, columns = -(-height // patch), -(-image_width // patch)  # rounded up; the last patches can contain padding

@@ -1,4 +1,4 @@
-"""Bulk generation with Ray Data on all cores or machines: Parquet files with id, label and PNG.
+"""Bulk generation with Ray Data on all cores or machines. The Parquet files have the columns id, label and png.
 
     python bulk.py --n 1000000 --out images [--model NAME] [--seed 0]
 
@@ -45,7 +45,7 @@ class Generator:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=1000, metavar="N", help="Number of images.")
-    parser.add_argument("--out", type=Path, default=Path("images"), metavar="PATH", help="Folder to write.")
+    parser.add_argument("--out", type=Path, default=Path("images"), metavar="PATH", help="Folder for Parquet files.")
     parser.add_argument("--model", metavar="MODEL", help="Run folder, exported file, zoo model or hf://owner/name.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the noise.")
     args = parser.parse_args()

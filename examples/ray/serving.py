@@ -1,4 +1,4 @@
-"""Exported model on Ray Serve, which batches simultaneous requests. The model can be in a Triton repository.
+"""Deployment of a model on Ray Serve. It batches simultaneous requests. The model can be in a Triton model repository.
 
 serve run --app-dir examples/ray serving:app model=model_repository/mnist-resnet-conditional/1/model.onnx
 curl -o seven.png 'http://127.0.0.1:8000/?label=7'
@@ -19,7 +19,7 @@ from cvae.imaging import to_pil
 
 @serve.deployment(ray_actor_options={"num_cpus": 1})
 class Digits:
-    """Deployment that responds to each request with a PNG."""
+    """Deployment that responds to each request with a PNG image."""
 
     def __init__(self, model: str | None) -> None:
         self.model = cvae.load(model, threads=1)
@@ -35,7 +35,7 @@ class Digits:
         seed = query.get("seed", str(secrets.randbelow(2**31)))
         try:
             label = None if spec.classes is None else spec.label_index(query.get("label", spec.classes[0]))
-        except cvae.UsageError as error:  # checked here, because an error in `generate` would fail the whole batch
+        except cvae.UsageError as error:  # checked here, because an error in `generate` would make the whole batch fail
             return PlainTextResponse(f"{error}\n", status_code=422)
         if not seed.isdecimal() or len(seed) > 18:
             return PlainTextResponse(

@@ -50,7 +50,7 @@ def main() -> None:
             sys.exit(f"{args.model!r} was trained without labels; remove --label {args.label!r}")
         (image,) = request(f"{model}/infer", {"inputs": inputs})["outputs"]
     except URLError as error:
-        sys.exit(f"can't reach {model}: {error}")
+        sys.exit(f"request to {model} failed: {error}")
     pixels = np.rint(np.array(image["data"]).reshape(image["shape"])[0] * 255).astype(np.uint8)  # (C, H, W)
     Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(args.out)
 

@@ -1,4 +1,4 @@
-"""Export to ONNX: the self-describing files `decoder.onnx` and `encoder.onnx`, compared with torch."""
+"""Export to the self-describing ONNX files `decoder.onnx` and `encoder.onnx`, whose outputs are compared with torch."""
 
 import hashlib
 import math
@@ -40,15 +40,15 @@ def export(
         run: folder of a trained run.
         note: called with a message about each graph, after its comparison with torch.
         license: license of the weights, as an SPDX identifier such as Apache-2.0.
-        half: whether to store the weights in 16 bits, which halves the files. Inputs, outputs and computation stay
-            float32.
+        half: whether to store the weights in 16 bits, which halves the size of the files. Inputs, outputs and
+            computation stay float32.
 
     Returns:
         The paths of the files.
 
     Raises:
-        CvaeError: If the run is damaged, if a graph differs from torch (see `compare`) by more than 1e-5, or with
-            `half` by more than a grey level, or if `cvae.runtime.scan` rejects a file.
+        CvaeError: If the run is damaged, if a graph differs from torch by more than 1e-5 or, with `half`, by more than
+            a grey level (see `compare`), or if `cvae.runtime.scan` rejects a file.
     """
     with _one_thread():
         return _export(Path(run), note, license, half)
@@ -67,8 +67,8 @@ def _export(run: Path, note: Callable[[str], None] | None, license: str | None, 
         difference = compare(graph, wrapper(model), spec, tolerance)
         if math.isnan(difference):
             raise CvaeError(
-                f"the {role} of {str(run)!r} returns values that are not finite for its own samples, so nothing was "
-                "written: the weights have diverged; train again with a lower --lr, or with --clip"
+                f"the {role} of {str(run)!r} returns values that are not finite for samples of the model, so nothing "
+                "was written: the weights have diverged; train again with a lower --lr, or with --clip"
             )
         if not difference <= tolerance:
             raise CvaeError(
@@ -93,7 +93,7 @@ def _export(run: Path, note: Callable[[str], None] | None, license: str | None, 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Let torch use one thread.
+    """Limit torch to one thread.
 
     The networks are small, and two threads that wait for each other take several times as long if other processes use
     the CPU too.
@@ -107,7 +107,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _load(run: Path) -> tuple[VAE, Config, str]:
-    """Load the model of a run, and return it with its config and the SHA-256 of the weights that were loaded."""
+    """Load the model of a run, and return it with its config and the SHA-256 of the loaded weights."""
     while True:
         before = _hash(run / WEIGHTS)
         model, config = load_model(run)

@@ -26,7 +26,7 @@ class Builder:
     """ONNX graph under construction.
 
     Args:
-        module: module with the weights.
+        module: module whose weights the graph contains.
         inputs: example inputs (B, ...) of the recording, by name.
     """
 
@@ -58,7 +58,7 @@ class Builder:
         return names
 
     def constant(self, value: Any) -> str:
-        """Return the name of a constant, float32 or int64. Equal constants are stored once."""
+        """Store a constant as float32 or int64, and return its name. Equal constants are stored once."""
         array = np.asarray(value)
         array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
         key = (array.dtype, array.shape, array.tobytes())
@@ -68,7 +68,7 @@ class Builder:
         return self.constants[key]
 
     def shape(self, sizes: list[int | BatchMultiple]) -> str:
-        """Return the name of a shape, whose first size may be the batch size."""
+        """Add a shape, and return its name. Only the first size may be the batch size."""
         rest = sizes[1:] if sizes[0] == BatchMultiple(1) else sizes
         if any(isinstance(size, BatchMultiple) for size in rest):
             raise Untraceable(f"the batch size is not the first size of a shape: {sizes}")
@@ -81,14 +81,14 @@ class Builder:
         """Return an argument of a call, with each tensor replaced by its `Value`."""
         if isinstance(argument, Tensor):
             if id(argument) not in self.values:
-                raise Untraceable("the module uses an output of an operator that the conversion does not return")
+                raise Untraceable("the module uses an output of an operator, but the conversion leaves out this output")
             return self.values[id(argument)]
         if isinstance(argument, Constant):
             return self._add_constant(*(tensor.numpy() for tensor in argument))
         return [self.argument(item) for item in argument] if isinstance(argument, list) else argument
 
     def _add_constant(self, first: np.ndarray, second: np.ndarray) -> Value:
-        """Add a constant tensor. If it has one row for each image, the rows must be equal."""
+        """Add a constant tensor. If it has one row for each image, all rows must be equal."""
         if first.shape == second.shape and np.array_equal(first, second):
             return Value(self.constant(first), first.shape)
         if first.ndim == 0 or first.shape[1:] != second.shape[1:] or np.ptp([*first, *second], axis=0).any():
@@ -101,7 +101,7 @@ class Builder:
 
         Args:
             outputs: outputs of the recording, by name.
-            opset: version of the operators.
+            opset: version of the operator set.
         """
         names = {self.values[id(tensor)].name: name for name, tensor in outputs.items()}
         if len(names) < len(outputs) or not names.keys() <= self.producers.keys():

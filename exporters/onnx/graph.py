@@ -19,10 +19,11 @@ from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.spec import KEY, Spec
 
 OPSET = 20
-"""Opset of the files. From 21 on, GroupNormalization is one operator, which onnxruntime expands and runs slower."""
+"""Opset of the files. From opset 21 on, GroupNormalization is one operator; onnxruntime expands it, which is slower."""
 
 MIN_HALVED = 64
-"""Minimum number of elements of a weight that `halve` converts. For fewer, a cast takes more bytes than it saves."""
+"""Minimum number of elements of the weights that `halve` converts. In a smaller weight, a cast takes more bytes than it
+saves."""
 
 
 def to_onnx(module: Decoder | Encoder, spec: Spec) -> onnx.ModelProto:
@@ -46,10 +47,10 @@ def trace(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]
 
 
 def convert(module: nn.Module, inputs: dict[str, Tensor], outputs: tuple[str, ...]) -> onnx.ModelProto:
-    """Return the graph of a module, from a recording of its operators.
+    """Return the graph of a module, converted from a recording of its operators.
 
     Raises:
-        Untraceable: If the module can't be recorded, or `OPERATORS` has no conversion for an operator.
+        Untraceable: If the module can't be recorded, or `OPERATORS` has no conversion for one of its operators.
     """
     recording = record(module, inputs)
     builder = Builder(module, inputs)

@@ -1,7 +1,7 @@
 """Conversion of recorded ATen operators to ONNX nodes.
 
-`OPERATORS` has the conversions of all operators that the built-in parts call. Each conversion gets the builder and the
-arguments of the operator in the order of its schema, with tensors replaced by values, and returns the names of the
+`OPERATORS` contains a conversion for each operator that the built-in parts call. A conversion takes the builder and the
+arguments of the operator, in the order of its schema and with a `Value` for each tensor. It returns the names of the
 outputs.
 """
 
@@ -23,7 +23,7 @@ def _unary(operator: str) -> Conversion:
 
 
 def _binary(operator: str) -> Conversion:
-    """Return the conversion of an operator whose second operand, a tensor or a number, may be scaled by `alpha`."""
+    """Return the conversion of an operator with two operands. `alpha` scales the second, a tensor or a number."""
 
     def convert(graph: Builder, x: Value, y: Value | float, alpha: float = 1) -> list[str]:
         return graph.add(operator, x.name, _scale(graph, y, alpha))
@@ -58,7 +58,7 @@ def _addmm(graph: Builder, bias: Value, x: Value, weight: Value, beta: float, al
     """Convert a linear layer, whose weight has been transposed by `aten.t`."""
     producer = graph.producers.get(weight.name)
     if producer is None or producer.op_type != "Transpose":
-        raise Untraceable("a matrix product has a second factor that is not a transposed weight")
+        raise Untraceable("the second factor of a matrix product is not a transposed weight")
     factors = x.name, producer.input[0], bias.name
     return graph.add("Gemm", *factors, alpha=float(alpha), beta=float(beta), transB=1)
 
@@ -197,7 +197,7 @@ def _sum(graph: Builder, x: Value, axes: list[int] | None, keepdims: bool, dtype
 
 
 def _normalize(axis: int, shape: tuple[int, ...]) -> int:
-    """Return an axis counted from the front."""
+    """Return the index of an axis, counted from the front."""
     return axis % len(shape)
 
 

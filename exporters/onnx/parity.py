@@ -22,29 +22,29 @@ HALF_TOLERANCE = 1 / 255
 """Largest accepted difference with 16-bit weights: one of 256 grey levels."""
 
 PIXEL_NOISE = 0.1
-"""Standard deviation of the noise on half of the images on which encoders are compared.
+"""Standard deviation of the noise that is added to half of the images when encoders are compared.
 
-Without noise, the comparison would miss the weights of pixels that are constant over the data set.
+Without noise, the comparison would miss errors in the weights of pixels that are constant over the data set.
 """
 
 ROUNDING_MARGIN = 8
-"""Largest accepted difference for a network that amplifies rounding, as a multiple of `measure_rounding_effect`.
+"""Largest accepted difference for a network that amplifies rounding errors, in multiples of `measure_rounding_effect`.
 
-Correct graphs of all architectures reach 0.3 to 1.4.
+Correct graphs reach multiples of 0.3 to 1.4, depending on the architecture.
 """
 
 
 def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, tolerance: float | None = None) -> float:
     """Return the largest difference between onnxruntime and torch over all outputs and batch sizes.
 
-    The difference is divided by the scale of the output, which is the largest absolute value, but at least 1. The scale
-    is larger if the network itself amplifies rounding (`measure_rounding_effect`) beyond the tolerance.
+    Each difference is divided by the scale of the output: its largest absolute value, but at least 1. The scale is
+    increased if the network itself amplifies rounding errors beyond the tolerance (see `measure_rounding_effect`).
 
     Args:
         graph: exported graph.
         module: module from which the graph was exported.
         spec: spec of the module.
-        tolerance: difference above which `measure_rounding_effect` is consulted; None for `TOLERANCE`.
+        tolerance: difference above which `measure_rounding_effect` is taken into account; None for `TOLERANCE`.
 
     Returns:
         The difference as a fraction of the scale, or NaN if an output is not finite.
@@ -76,9 +76,9 @@ def compare(graph: onnx.ModelProto, module: Decoder | Encoder, spec: Spec, toler
 def measure_rounding_effect(module: nn.Module, inputs: dict[str, Tensor]) -> list[float]:
     """Return the largest change of each output when every weight changes by one unit in the last place.
 
-    Two correct float32 implementations differ by about as much: they round at every step, and rounding a sum has the
-    same effect as changing its terms by that amount (Higham 2002, "Accuracy and Stability of Numerical Algorithms",
-    section 3.1).
+    Two correct float32 implementations differ by about this amount: they round at every step, and rounding a sum has
+    the same effect as changing its terms by a unit in the last place (Higham 2002, "Accuracy and Stability of Numerical
+    Algorithms", section 3.1).
     """
     perturbed_module, generator = copy.deepcopy(module), torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """Recording of the operators that a module calls, and of the arguments that depend on the batch size.
 
-`torch.export` finds this out with symbolic shapes, which takes seconds. Here the module runs once on each of two batch
-sizes: an integer that differs between the two runs is a multiple of the batch size.
+`torch.export` finds these arguments with symbolic shapes, which takes seconds. Here the module runs twice, with two
+batch sizes: an integer that differs between the runs is a multiple of the batch size.
 """
 
 from collections.abc import Sequence
@@ -26,9 +26,9 @@ class BatchMultiple(NamedTuple):
 
 
 class Constant(NamedTuple):
-    """Tensor that no recorded operator has returned, as it was in each of the two runs.
+    """Values in the two runs of a tensor that no recorded operator has returned.
 
-    It may have one row for each image.
+    The tensor may have one row for each image.
     """
 
     first: Tensor
@@ -51,7 +51,7 @@ class Call(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """Calls on which the outputs of a module depend, in order, and the outputs of the first run."""
+    """Outputs of a module in the first run, and the calls on which they depend, in order."""
 
     calls: list[Call]
     outputs: list[Tensor]
@@ -69,7 +69,7 @@ def record(module: nn.Module, inputs: dict[str, Tensor]) -> Recording:
         inputs: inputs (B, ...) by name, with B = `SIZES[0]`.
 
     Raises:
-        Untraceable: If the two runs differ in more than multiples of the batch size.
+        Untraceable: If the two runs differ in anything but multiples of the batch size.
     """
     larger = {name: torch.cat([value, value[: SIZES[1] - SIZES[0]]]) for name, value in inputs.items()}
     runs = [_Recorder(), _Recorder()]
@@ -106,7 +106,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        """Don't hide `__torch_dispatch__` from the compiler: torch would import the compiler first, which takes 2 s."""
+        """Don't hide `__torch_dispatch__` from the compiler. Hiding it would import the compiler, which takes 2 s."""
         return False
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -129,7 +129,7 @@ def _tensors(value: Any) -> list[Tensor]:
 
 
 def _merge(first: Any, second: Any, known: set[int]) -> Any:
-    """Merge the values of an argument in the two runs into one."""
+    """Merge the two values that an argument has in the two runs."""
     if isinstance(first, Tensor):
         return first if id(first) in known else Constant(first, second)
     if isinstance(first, Sequence) and not isinstance(first, str) and len(first) == len(second):

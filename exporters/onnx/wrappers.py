@@ -59,7 +59,7 @@ def build_spec(model: VAE, config: Config, role: str, *, name: str, weights: str
         likelihood=config.model.likelihood.name,
         sigma=likelihood.log_sigma.detach().exp().item() if isinstance(likelihood, Gaussian) else None,
         prior=config.model.prior.name,
-        data=config.training.data.partition(":")[0],  # "folder" of "folder:PATH": a path is private
+        data=config.training.data.partition(":")[0],  # "folder" for "folder:PATH", because a path is private
         data_terms=config.data_terms,
         weights=weights,
         license=license,

@@ -2,8 +2,8 @@
 
     python model_zoo/scripts/make_gallery.py [--only classic-mnist-mlp]
 
-The script resumes runs and skips complete runs, so it can be interrupted and started again. The car images must be in
-`cars/`, which can be a symbolic link. MNIST is downloaded, or read from CVAE_DATA_DIR.
+The script resumes incomplete runs and skips complete ones, so it can be interrupted and restarted. The car images must
+be in `cars/`, which can be a symbolic link. MNIST is downloaded, or read from CVAE_DATA_DIR.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def read_commands(page: str) -> list[list[str]]:
 
 
 def collect_settings(training: TrainConfig) -> dict[str, Any]:
-    """Return the settings that affect the result, without the location of the data and the hardware."""
+    """Return the settings that affect the result. The hardware and the location of the data are left out."""
     flags = to_dict(training)
     options = flags.pop("options")
     for name in ("data", "data_dir", "device", "precision", "compile", "trackers"):

@@ -14,7 +14,7 @@ from cvae.data import Split, load_dataset
 from cvae.data.mnist_small import FILE
 
 SEED = 0
-"""Seed of the choice of images."""
+"""Seed for choosing the images."""
 
 PER_CLASS = {"train": 1000, "test": 200}
 """Number of images per class in each split."""

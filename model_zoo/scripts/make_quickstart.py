@@ -32,7 +32,7 @@ def main() -> None:
         screens = [run(command, Path(folder)) for command in commands]
         draw_terminal(screens[0]).save(IMAGES / "terminal.png", optimize=True)
         for name in re.findall(r"\]\(quickstart/(\S+\.png)\)", PAGE.read_text("utf-8")):
-            if name != "terminal.png":  # mnist-samples.png is a copy of samples.png
+            if name != "terminal.png":  # for example, mnist-samples.png is a copy of samples.png
                 source = next(Path(folder).rglob(name.partition("-")[2] if "-" in name else name))
                 shutil.copy(source, IMAGES / name)
 
@@ -48,7 +48,7 @@ def run(command: str, folder: Path) -> str:
 
 
 def draw_terminal(screen: str) -> Image.Image:
-    """Draw text in a monospaced font on a dark background."""
+    """Draw the text of a terminal, in a monospaced font on a dark background."""
     font = ImageFont.truetype(findfont("DejaVu Sans Mono"), FONT_SIZE)
     lines = screen.expandtabs().splitlines()
     line_height = FONT_SIZE * 13 // 10

@@ -51,7 +51,7 @@ def format_metrics(report: dict[str, Any]) -> list[str]:
 
 
 def list_stages(name: str) -> list[str]:
-    """Return the recipes to train in order. Each recipe starts from the weights of the previous one."""
+    """Return the recipes to train, in this order. Each recipe starts from the weights of the previous one."""
     init = read_recipe(model_zoo.recipe(name)).get("init")
     return [*(list_stages(init) if init else []), name]
 

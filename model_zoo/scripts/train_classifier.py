@@ -4,7 +4,7 @@
 
 Training takes a few minutes. The script writes one ONNX file, and prints the classifier's accuracy and the hash to
 paste into cvae/evaluation/feature_extractor.py. A classifier that is trained on a different machine has different
-weights, so metrics that use different classifiers are not comparable.
+weights, and metrics that are computed with different classifiers are not comparable.
 """
 
 import argparse

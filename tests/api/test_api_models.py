@@ -31,7 +31,7 @@ def test_evaluate_returns_what_the_command_prints(cvae, trained):
     assert report == result.json and notes == result.err.splitlines() != []
 
 
-def test_open_model_can_be_evaluated(in_tmp):
+def test_evaluate_accepts_an_open_model(in_tmp):
     np.savez("set.npz", train=np.zeros((30, 28, 28), np.uint8), test=np.zeros((1, 28, 28), np.uint8))
     model = package.load("mnist-resnet-flow")
     options = {"data": "npz:set.npz", "generated": 0, "exported": True}
@@ -40,7 +40,7 @@ def test_open_model_can_be_evaluated(in_tmp):
 
 
 @pytest.mark.integration
-def test_export_returns_the_paths(trained, in_tmp):
+def test_export_returns_the_paths_of_the_files(trained, in_tmp):
     shutil.copytree(trained["plain"], "run")
     notes: list[str] = []
     paths = package.export("onnx", "run", half=True, license="MIT", note=notes.append)

@@ -23,7 +23,7 @@ def test_zoo_functions_return_what_the_commands_print(in_tmp):
         cvae.zoo.show("mnist-lader")
 
 
-def test_info_describes_a_model_and_reports_which_one_it_chose(in_tmp):
+def test_info_describes_the_default_model_and_names_it(in_tmp):
     notes: list[str] = []
     description = cvae.info(note=notes.append)
     assert notes == [f"zoo model: {model_zoo.DEFAULT}"]

@@ -32,16 +32,16 @@ def spec(classes: tuple[str, ...] | None) -> Spec:
         (DIGITS, ["0-2", "7, 9"], ["0", "1", "2", "7", "9"]),
         (DIGITS, "5-3", ["5", "4", "3"]),
         (DIGITS, "3,3", ["3", "3"]),
-        (UNSORTED, "2-7", ["2", "3", "7"]),  # by number, not by position
+        (UNSORTED, "2-7", ["2", "3", "7"]),  # a range follows the numbers, not the order of the names
         (SIGNED, "-5--2", ["-5", "-2"]),
         (SIGNED, "-2-2", None),
         (SIGNED, "-2-1.5", ["-2", "0", "1.5"]),
         (WORDS, "sedan-suv", ["sedan", "sports-car", "suv"]),
         (WORDS, "sports-car", ["sports-car"]),
         (WORDS, "hatchback-sports-car", ["hatchback", "sedan", "sports-car"]),
-        (WORDS, "suv,1", ["suv", "sedan"]),  # names that are not numbers: 1 is an index
+        (WORDS, "suv,1", ["suv", "sedan"]),  # no name is a number, so 1 is an index
         (WORDS, "0-2", ["hatchback", "sedan", "sports-car"]),
-        (WITH_SEPARATORS, "a,b", ["a,b"]),  # a value that equals a name means that class
+        (WITH_SEPARATORS, "a,b", ["a,b"]),  # a value that is a class name stands for this class
         (WITH_SEPARATORS, "3-4", ["3-4"]),
         (WITH_SEPARATORS, "3,4", ["3", "4"]),
         (WITH_SEPARATORS, "3-x-y", ["3", "4", "x-y"]),
@@ -97,7 +97,7 @@ def test_invalid_class_is_rejected_in_one_line(classes, flags, words):
     assert "\n" not in str(caught.value)
 
 
-def test_images_have_one_common_class_or_one_each():
+def test_images_share_one_class_or_have_one_each():
     digits = spec(DIGITS)
     assert choose_class(digits, label="7", digit=["7"]) == 7 and choose_class(digits, label=None) is None
     with pytest.raises(UsageError, match=r"^--label '3-5': 3 classes, but only one is possible; give one$"):

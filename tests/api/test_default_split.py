@@ -1,4 +1,4 @@
-"""Split that functions use if none is named."""
+"""Split that a function uses if the caller does not name one."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The functions of the image commands, compared with the methods of the model and with the commands."""
+"""Functions that generate and change images, compared with the model's methods and with the commands."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def test_generate_returns_images_with_labels_and_seed(model, in_tmp):
     assert (images.labels, images.seed, images.shape) == (["7", "7", "3", "3"], 5, (4, 1, 28, 28))
     assert np.array_equal(images, model.generate(label=[7, 7, 3, 3], seed=5))
     assert messages == ["zoo model: mnist-resnet-conditional"] and not list(in_tmp.iterdir())
-    assert package.generate(model, seed=1).labels == list("0123456789")  # an open model works too
+    assert package.generate(model, seed=1).labels == list("0123456789")  # a loaded model works, too
     assert package.generate(model, digit=7, label_index=7).labels == ["7"]
     assert package.generate("mnist-resnet-flow", n=3).labels is None
     with pytest.raises(UsageError, match=r"model '7'; to choose a class, pass label='7' \(--label 7\)$"):
@@ -58,7 +58,7 @@ def test_reconstruct_and_restyle_accept_arrays_lists_and_files(model, in_tmp, cv
         assert np.array_equal(package.reconstruct(image, model), package.reconstruct("seven.png", model))
 
 
-def test_interpolate_returns_rows_and_writes_strips_and_animations(model, in_tmp):
+def test_interpolate_returns_images_row_by_row_and_writes_animations(model, in_tmp):
     rows = package.interpolate(model, steps=3)
     assert rows.shape == (30, 1, 28, 28) and rows.labels == [name for name in "0123456789" for _ in range(3)]
     assert np.array_equal(rows[21:24], model.interpolate(0, 1, 3, label=7))

@@ -10,7 +10,7 @@ QUICK = TrainConfig(arch="mlp", conditional=True, epochs=1, limit=64, latent_dim
 
 
 @pytest.mark.integration
-def test_resume_updates_exports_and_keeps_their_options(tmp_path, capsys):
+def test_resume_updates_outdated_exports_and_keeps_their_options(tmp_path, capsys):
     from cvae.exporters.onnx import export
 
     run = tmp_path / "run"
@@ -21,7 +21,7 @@ def test_resume_updates_exports_and_keeps_their_options(tmp_path, capsys):
     assert (run / DECODER).read_bytes() == before
     text = " ".join(capsys.readouterr().err.split())
     assert "this run is complete; to continue it, set epochs to more than 1" in text
-    assert "already belong to these weights" in text and f"cvae export onnx {run}" in text
+    assert "already match these weights" in text and f"cvae export onnx {run}" in text
     cvae.resume(run, epochs=2, quiet=True)
     assert (run / DECODER).read_bytes() != before
     decoder = cvae.load(run).spec

@@ -21,7 +21,7 @@ def run(tmp_path) -> cvae.Run:
     return cvae.Run(shutil.copytree(FOLDER, tmp_path / "run"))
 
 
-def test_run_is_a_path(run):
+def test_run_can_be_used_as_a_path(run):
     assert os.fspath(run) == str(run) == str(run.path) and Path(run) == run.path
     assert run == cvae.Run(run) and hash(run) == hash(cvae.Run(run)) and run != cvae.Run(FOLDER)
     assert cvae.load(run).spec.name == cvae.load(run.path).spec.name
@@ -60,7 +60,7 @@ def test_metrics_can_be_converted_to_a_data_frame(run, monkeypatch):
         run.to_pandas()
 
 
-def test_losses_are_plotted(run):
+def test_plot_losses_draws_the_bound_and_its_terms(run):
     figure = run.plot_losses()
     assert len(cvae.plot.losses(run).axes) == len(cvae.plot.losses([run]).axes) == 3
     assert [axes.get_title() for axes in figure.axes] == ["bound = distortion + rate", "distortion", "rate"]

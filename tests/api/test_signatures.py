@@ -12,18 +12,18 @@ from cvae.cli import app
 from cvae.config import TrainConfig
 
 NOT_IN_PYTHON = {"json", "ctx", "model_option"}
-"""Parameters of commands only: the format of the output, and the option -m for the argument MODEL."""
+"""Parameters that only commands have: for the format of the output, the context, and the option -m."""
 
 ONLY_IN_PYTHON = {"note", "progress"}
-"""Parameters of functions only: what the command prints to standard error."""
+"""Parameters that only functions have: callbacks for what the commands print to standard error."""
 
 EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
-    # `--resume` is the function `resume`, and `--set` the argument `options`.
+    # In Python, `--resume` is the function `resume`, and `--set` is the argument `options`.
     "train": ({"resume", "set"}, {"config", "images", "labels", "classes", "options", "quiet", "on_epoch"}),
     "tune": ({"set"}, {"options"}),
     "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
 }
-"""Further parameters that only the command has, and further parameters that only its function has."""
+"""For some commands, further parameters that only the command has, and those that only its function has."""
 
 SEEDS = {("interpolate", "start"), ("interpolate", "end")}
 """Parameters whose default is a seed. In a command, it is text, because the value may also be the name of a file."""
@@ -52,7 +52,7 @@ def find_function(command: str) -> Callable[..., Any]:
 
 
 def read_parameters(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the defaults of the parameters that the help shows, by name without the underscore of `set_`."""
+    """Return the default of each parameter that the help shows, by name; `set_` becomes "set"."""
     parameters = {}
     for parameter in inspect.signature(function).parameters.values():
         info = (getattr(parameter.annotation, "__metadata__", None) or [None])[0]

@@ -27,7 +27,7 @@ QUICK: dict[str, Any] = {"arch": "mlp", "epochs": 1, "latent_dim": 4, "trackers"
 
 @pytest.fixture(autouse=True)
 def cache_root(tmp_path, monkeypatch) -> Path:
-    """Keep the images of the test in its temporary folder."""
+    """Keep cached images in the temporary folder of the test."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "caches"))
     return tmp_path / "caches" / "arrays"
 
@@ -142,7 +142,7 @@ def test_failed_start_leaves_no_folder(in_tmp):
         ({"milestones": ["a"]}, r"milestones is \['a'\]: it must be a list of integers or None"),
         ({"beta": "4"}, r"beta is '4': it must be a number or None"),
         ({"options": [1]}, r"options is \[1\]: it must be a dict"),
-        ({"options": {"archi": {}}}, r"options has 'archi'.*did you mean 'arch'"),
+        ({"options": {"archi": {}}}, r"options contains 'archi'.*did you mean 'arch'"),
         ({"lr": -1.0}, r"lr -1\.0 is out of range"),
         ({"config": IMAGES}, r"config is array.*images=\.\.\."),
         ({"config": TrainConfig(), "epochs": 3}, r"epochs and a complete config can't be combined"),
@@ -203,7 +203,7 @@ def test_resume_checks_its_arguments():
     ],
     ids=["labels", "not conditional", "no labels", "config"],
 )
-def test_model_is_conditional_if_there_are_labels(configs, arguments, conditional):
+def test_model_is_conditional_by_default_if_there_are_labels(configs, arguments, conditional):
     package.train(images=IMAGES, **arguments)
     (config,) = configs
     assert config.conditional is conditional and config.data.startswith("arrays:")
@@ -216,7 +216,7 @@ def test_model_is_conditional_if_there_are_labels(configs, arguments, conditiona
 
 @pytest.mark.slow
 @pytest.mark.integration
-def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp):
+def test_run_on_arrays_can_be_resumed_by_the_command_and_in_python(cvae, cache_root, in_tmp):
     options = {**QUICK, "schedule": "constant", "warmup": 0, "export": False}
     run = package.train(images=IMAGES, labels=LABELS, classes=["a", "b", "c"], **options)
     assert run.path == Path("runs/arrays-mlp-conditional") and run.config.model.classes == ("a", "b", "c")
@@ -240,7 +240,7 @@ def test_run_on_arrays_can_be_resumed_by_other_programs(cvae, cache_root, in_tmp
 
 
 @pytest.mark.integration
-def test_run_on_arrays_can_generate(in_tmp):
+def test_model_trained_on_arrays_can_generate(in_tmp):
     run = package.train(images=IMAGES, labels=LABELS, **QUICK)
     assert run.load().generate(2, label=1).shape == (2, 1, 8, 8)
     assert package.load(run).spec.classes == ("0", "1", "2")

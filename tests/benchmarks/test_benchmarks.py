@@ -1,4 +1,4 @@
-"""Benchmarks: every benchmark runs, and its computations agree with those of the package."""
+"""Benchmarks: all of them run, and their computations agree with those of the package."""
 
 import os
 import subprocess
@@ -33,7 +33,7 @@ SMOKE = {
     "startup": (["--smoke"], "first step of mlp on digits"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }
-"""Script -> flags for a run that takes seconds, and text that its output contains."""
+"""For each script, the flags for a run that takes seconds, and text that the output contains."""
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ SMOKE = {
         for name in SMOKE
     ],
 )
-def test_smoke_run_of_benchmark_prints_its_results(tmp_path, script):
+def test_benchmark_prints_its_results(tmp_path, script):
     flags, text = SMOKE[script]
     command = [sys.executable, BENCHMARKS / f"{script}.py", *flags]
     result = subprocess.run(
@@ -73,7 +73,7 @@ def test_plain_loop_minimizes_the_same_loss_as_the_engine(monkeypatch, condition
 
 @pytest.mark.slow
 def test_gpu_benchmark_computes_the_same_bound_as_the_evaluator(monkeypatch, trained):
-    """The benchmark and the evaluator draw different noise; the mean over several seeds reduces the difference."""
+    """The benchmark and the evaluator draw different noise; averaging over several seeds reduces the difference."""
     monkeypatch.syspath_prepend(BENCHMARKS)
     from _gpu.bound import importance_weighted
 

@@ -39,7 +39,7 @@ def read_grid(path: str | Path, columns: int, rows: int) -> np.ndarray:
 
 
 def same_images(cells: np.ndarray, images: np.ndarray) -> bool:
-    """Return whether the cells (N, 8, 8) of a grid are equal to images (N, 1, 8, 8) rounded to bytes."""
+    """Return whether the cells (N, 8, 8) of a grid equal images (N, 1, 8, 8), except for rounding to bytes."""
     return cells.shape[0] == len(images) and bool(np.abs(cells - images[:, 0] * 255).max() <= 0.51)
 
 

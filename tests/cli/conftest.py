@@ -24,7 +24,7 @@ def snapshot() -> dict[str, tuple[int, int]]:
 
 @pytest.fixture
 def assert_fails(cvae) -> Callable[..., None]:
-    """Return a function that checks that a command fails with an exit code and one error line, and changes no file."""
+    """Return a function that checks that a command exits with `code`, prints one error line and changes no file."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = snapshot()
@@ -41,7 +41,7 @@ def assert_fails(cvae) -> Callable[..., None]:
 
 @pytest.fixture
 def wrong_files(in_tmp) -> None:
-    """Write files and folders that a user may name by mistake."""
+    """Write files and folders that a user may pass to a command by mistake."""
     Path("empty-folder").mkdir()
     Path("a-file").write_text("text")
     Path("text.png").write_text("this is not an image")

@@ -52,7 +52,7 @@ def test_parts_are_completed(complete, monkeypatch, kind):
         ("cvae parts resnet", ["resnet", "resnet-small", "resnet-large"]),
         ("cvae zoo copy ", [*model_zoo.models()]),
         ("cvae zoo show cla", [name for name in model_zoo.recipes() if name.startswith("cla")]),
-        ("cvae generate --label ", [*"0123456789"]),  # of the default model
+        ("cvae generate --label ", [*"0123456789"]),  # the classes of the default model
         ("cvae generate mnist-resnet-conditional --label ", [*"0123456789"]),
         ("cvae generate -n 3 mnist-ladder --label ", []),
         ("cvae generate -m mnist-ladder --label ", []),
@@ -66,7 +66,7 @@ def test_values_are_completed(complete, line, words):
     assert complete(line) == words
 
 
-def test_runs_are_completed_with_their_classes(complete):
+def test_runs_and_their_classes_are_completed(complete):
     zoo = model_zoo.models()
     for name in ("first", "mnist-ladder"):
         Path("runs", name).mkdir(parents=True)
@@ -101,13 +101,13 @@ def test_completion_does_not_import_torch(tmp_path):
 
 
 @pytest.mark.integration
-def test_completion_is_shown_and_installed(tmp_path):
+def test_completion_script_is_shown_and_installed(tmp_path):
     shell = shutil.which("bash")
     if shell is None:
         pytest.skip("bash is not installed")
 
     def run(flag: str) -> str:
-        # typer looks for the shell among the parents of the process.
+        # typer looks for the shell among the parent processes.
         command = [shell, "-c", f"'{sys.executable}' -m cvae {flag}; exit $?"]
         environment = {**os.environ, "HOME": str(tmp_path)}
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout

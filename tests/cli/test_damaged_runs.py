@@ -1,4 +1,4 @@
-"""Runs with a damaged config or damaged weights: commands reject them in one line and write nothing."""
+"""Runs with a damaged config or damaged weights: commands reject them with a one-line error and write nothing."""
 
 import json
 import shutil

@@ -70,7 +70,7 @@ def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
         (["--data", "npz:nowhere.npz"], 2, "nowhere.npz"),
     ],
 )
-def test_evaluate_rejects_invalid_arguments_in_one_line(cvae, trained, flags, code, word):
+def test_evaluate_rejects_invalid_arguments(cvae, trained, flags, code, word):
     result = cvae("evaluate", trained["plain"], *flags)
     assert result.code == code and result.out == ""
     assert word in result.err and "Traceback" not in result.err

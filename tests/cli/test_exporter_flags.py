@@ -1,4 +1,4 @@
-"""`cvae export NAME` for exporters of other packages: their options as flags, and the model that they receive."""
+"""`cvae export NAME` for exporters from other packages: their options become flags, and they receive a model."""
 
 import re
 from pathlib import Path
@@ -86,7 +86,7 @@ def test_exporter_flag_and_run_may_come_in_any_order(cvae, trained, in_tmp, argu
         ("--no-crop", "crop", False),
         ("--title 3", "title", "3"),
         ("--note 3", "note", "3"),
-        ("--half right", "half", "right"),  # the onnx exporter has this flag with another type
+        ("--half right", "half", "right"),  # the onnx exporter has a flag of this name with another type
         ("--out new.txt", "out", Path("new.txt")),
     ],
 )
@@ -112,7 +112,7 @@ def test_exporter_flag_has_the_type_of_its_default(cvae, flag, option, value):
         ("weights mnist-resnet-conditional", ["'mnist-resnet-conditional'", "already exported"]),
     ],
 )
-def test_export_rejects_invalid_options_in_one_line(cvae, arguments, words):
+def test_invalid_export_commands_are_reported_in_one_line(cvae, arguments, words):
     result = cvae("export", *arguments.split())
     assert result.code == 2 and result.out == "" and result.err.count("\n") == 1 and calls == []
     assert result.err.startswith("cvae: error: ") and all(word in result.err for word in words), result.err

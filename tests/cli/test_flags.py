@@ -86,7 +86,7 @@ def test_config_checks_its_values_against_the_metadata_of_its_fields(values, wor
 
 
 @pytest.mark.parametrize("name", flags_of(TrainConfig))
-def test_default_is_valid_and_help_is_a_sentence(name):
+def test_default_of_each_flag_is_valid_and_its_help_is_a_sentence(name):
     spec = flags_of(TrainConfig)[name]
     spec.check(name, getattr(TrainConfig(), name))
     assert re.fullmatch(r"[A-Z].*\.", spec.help), spec.help
@@ -119,7 +119,7 @@ def test_former_spelling_of_a_flag_works_and_is_hidden():
 
 
 @pytest.mark.parametrize("command", ["train", "tune", "generate", "export", "plot losses", "detect score"])
-def test_metavar_is_never_a_type(cvae, command):
+def test_help_never_shows_a_type_as_metavar(cvae, command):
     text = cvae(*command.split(), "--help").out
     assert "--json" in text and not re.search(r"<\w+(\[\w+\])?>", text)
 
@@ -129,7 +129,7 @@ def test_tune_has_all_flags_of_train():
     assert flags - {"resume", "export"} <= set(inspect.signature(tune).parameters)
 
 
-def test_flag_with_default_none_has_a_description_of_the_default():
+def test_flag_that_defaults_to_none_describes_its_default():
     for name, spec in flags_of(TrainConfig).items():
         if getattr(TrainConfig(), name) is None and name != "limit":
             assert spec.automatic and default_text(TrainConfig, name) == spec.automatic
@@ -173,7 +173,7 @@ def test_recipe_accepts_names_of_flags_and_short_flags(tmp_path):
     assert config.without == ("3",)
 
 
-def test_recipe_options_are_dropped_for_another_objective(tmp_path):
+def test_objective_options_of_a_recipe_are_dropped_for_another_objective(tmp_path):
     recipe = tmp_path / "old.toml"
     recipe.write_text("beta = 4\n")
     assert build_config(str(recipe), {"options": {}}).options == {"objective": {"beta": 4}}
@@ -182,7 +182,7 @@ def test_recipe_options_are_dropped_for_another_objective(tmp_path):
 
 @pytest.mark.parametrize("old", [{"beta": None, "free_bits": None}, {"beta": 3.0}, {}], ids=str)
 def test_config_of_older_version_can_be_read(tmp_path, old):
-    """An older config has the keys `beta` and `free_bits`, which are null in the config of a run."""
+    """Older versions wrote the keys `beta` and `free_bits` to configs. In the config of a run, both are null."""
     path = tmp_path / "config.json"
     data = json.loads((next(iter(models().values())) / "config.json").read_text())
     for name in SHORT_FLAGS:
@@ -227,7 +227,7 @@ def test_train_config_returns_its_data_config():
         DataConfig(validation=1)
 
 
-def test_find_data_config_returns_a_data_config():
+def test_data_config_is_found_for_runs_and_exported_files():
     from cvae.evaluation.evaluate import find_data_config
 
     folder = next(iter(models().values()))

@@ -30,9 +30,7 @@ from cvae.cli import _shared
     ],
     ids=str,
 )
-def test_generate_writes_images_that_torch_decodes_from_the_same_noise(
-    cvae, trained, model, flags, columns, rows, labels
-):
+def test_generated_images_match_torch_for_the_same_noise(cvae, trained, model, flags, columns, rows, labels):
     report = cvae("generate", trained[model], *flags, "--seed", 5, "--json").json
     names = None if model == "plain" else [str(label) for label in labels]
     assert report == {"out": "generated.png", "model": model, "images": len(labels), "labels": names, "seed": 5}
@@ -70,7 +68,7 @@ def test_digit_flag_is_an_alias_of_label(cvae, trained):
     assert len(others) == 2 and all(other == first for other in others)
 
 
-def test_temperature_zero_gives_equal_images(cvae, trained):
+def test_images_at_temperature_zero_are_identical(cvae, trained):
     cvae("generate", trained["labels"], "--digit", 3, "-n", 4, "--temperature", 0)
     actual = read_grid("generated.png", 2, 2)
     assert same_images(actual, run_torch(trained["labels"], "decode", np.zeros((4, 8), np.float32), [3] * 4))
@@ -112,7 +110,7 @@ def test_scale_enlarges_the_image_in_the_file(cvae, trained, scale, size):
         assert image.size == (size, size)
 
 
-def test_array_cycles_through_the_labels(cvae, trained):
+def test_images_in_an_array_cycle_through_the_labels(cvae, trained):
     report = cvae(
         "generate", trained["labels"], "--label", "3,5", "-n", 2, "--seed", 1, "--out", "x.npz", "--json"
     ).json

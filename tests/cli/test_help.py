@@ -1,4 +1,4 @@
-"""Help, version and the list of parts."""
+"""Help, version, and the alias `cvae archs`."""
 
 import re
 import subprocess
@@ -31,7 +31,7 @@ def test_app_has_every_documented_command():
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the text of each section of a help page by heading."""
+    """Return the text of each section of a help page, by the heading of the section."""
     parts = re.split(r"\n\n([A-Z][\w ]*):\n", text)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
@@ -81,7 +81,7 @@ def test_cvae_runs_as_module_and_as_script(trained, tmp_path, start):
     image = run_torch(trained["labels"], "decode", noise(1, 1), [7])[0, 0]
     large = Image.fromarray(np.rint(image * 255).astype(np.uint8)).resize((280, 280), Image.Resampling.LANCZOS)
     with Image.open(tmp_path / "seven.png") as file:
-        # The image is enlarged smoothly, because the fixture `cvae` turns smoothing off only in its own process.
+        # The image is enlarged smoothly, because the fixture `cvae` turns smoothing off only in this process.
         assert np.abs(np.asarray(file).astype(int) - np.asarray(large)).max() <= 2
     result = run("generate", trained["labels"], "--digit", 12)
     assert result.returncode == 2 and result.stdout == "" and re.fullmatch(r"cvae: error: .*'12'.*\n", result.stderr)

@@ -32,7 +32,7 @@ def test_info_describes_exported_file(cvae, trained, role):
     assert f"{path.stat().st_size}" in cvae("info", path).out
 
 
-def test_info_escapes_control_characters_of_a_run(cvae, trained):
+def test_info_escapes_control_characters_in_the_config(cvae, trained):
     shutil.copytree(trained["plain"], "run")
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["data"] = "folder:\x1b[2J\u202e\ud800"

@@ -37,7 +37,7 @@ def test_name_that_cannot_be_encoded_is_printed_with_escapes(zoo_model, encoding
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_image_is_written_to_name_that_cannot_be_encoded(zoo_model, encoding):
+def test_image_is_written_to_file_whose_name_cannot_be_encoded(zoo_model, encoding):
     result = cvae(
         "generate", "猫", "--label", "7", "--seed", "1", "--out", "猫.png", cwd=zoo_model.parent, encoding=encoding
     )

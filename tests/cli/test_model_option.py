@@ -1,4 +1,4 @@
-"""The option -m of every command that takes a model."""
+"""The option -m, which chooses the model of a command."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ WITH_IMAGES = ["reconstruct a.png", "restyle a.png", "detect score a.png"]
 
 @pytest.mark.parametrize("command", [*COMMANDS, *WITH_IMAGES])
 def test_option_chooses_the_model(assert_fails, in_tmp, command):
-    Path("a.png").touch()  # image files are looked for before the model
+    Path("a.png").touch()  # commands look for image files before the model
     assert_fails(2, ["'nowhere'"], *command.split(), "-m", "nowhere")
     assert_fails(2, ["'nowhere'"], *command.split(), "--model", "nowhere")
 

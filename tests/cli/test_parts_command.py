@@ -65,7 +65,7 @@ def test_every_option_of_a_built_in_part_is_described(cvae, kind):
             assert cvae("parts", name).code == 0
 
 
-def test_exporter_is_described_with_its_flags(cvae):
+def test_options_of_an_exporter_are_listed_as_export_flags(cvae):
     text = cvae("parts", "triton").out
     assert text.startswith("export triton: ") and "  --encoder" in text and "--set" not in text
     assert "It has no options." in cvae("parts", "film").out
@@ -79,7 +79,7 @@ def test_error_for_unknown_part_suggests_similar_names(cvae):
 
 def test_ambiguous_part_name_is_rejected(cvae, monkeypatch):
     monkeypatch.setitem(registry.PRIORS._registered, "mixer", lambda: None)
-    with pytest.raises(UsageError, match=r"several parts 'mixer'; name one of arch\.mixer, prior\.mixer"):
+    with pytest.raises(UsageError, match=r"several parts named 'mixer'; choose one of arch\.mixer, prior\.mixer"):
         package.parts("mixer")
     part: dict[str, Any] = package.parts("prior.mixer")
     assert part["flag"] == "--prior" and part["options"] == {}

@@ -81,7 +81,7 @@ def test_missing_image_is_reported_before_any_problem_with_the_model(cvae, comma
         "plot traverse {model} --image {image} --label 4",
     ],
 )
-def test_command_reports_image_that_it_resizes(cvae, trained, image_files, command):
+def test_command_reports_image_that_it_converts(cvae, trained, image_files, command):
     Image.new("L", (20, 30), 100).save("large.png")
     Image.new("RGB", (8, 8), "red").save("red.png")
     for name, words in {
@@ -95,7 +95,7 @@ def test_command_reports_image_that_it_resizes(cvae, trained, image_files, comma
         assert (message in result.err) if words else "converted to fit" not in result.err
 
 
-def test_many_images_are_arranged_in_blocks_and_reported_in_one_message(cvae, trained, in_tmp):
+def test_many_images_are_arranged_in_blocks_with_one_message_about_their_labels(cvae, trained, in_tmp):
     paths = [f"{i}.png" for i in range(25)]
     for i, path in enumerate(paths):
         Image.fromarray(np.full((8, 8), 10 * i, np.uint8)).save(path)

@@ -27,7 +27,7 @@ START = TrainConfig(
     warmup=3, clip=1.0, ema=0.9, seed=7,
     options={"arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]}},
 )  # fmt: skip
-"""Config that the run of these tests was started with. Its likelihood depends on the data."""
+"""Config with which the run in these tests was started. Its likelihood is chosen from the data."""
 
 FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "arch": (["--arch mlp"], ["--arch conv"]),
@@ -78,7 +78,7 @@ OPTIONS = {
     "objective": ("objective.beta=2", "objective.beta=1"),
     "optimizer": ("optimizer.betas=[0.8,0.9]", "optimizer.betas=[0.9]"),
 }
-"""For each part with options, an assignment of --set that agrees with the run and one that does not."""
+"""For each part with options, a --set assignment that agrees with the run and one that does not."""
 
 CHANGES = {
     "epochs": ("--epochs 9", 9),
@@ -94,7 +94,7 @@ CHANGES = {
 
 @pytest.fixture
 def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
-    """Write the config of an untrained run to `run`, and return the list of calls of `cvae.resume`."""
+    """Write the config of an untrained run to `run`, and return the list of calls to `cvae.resume`."""
     shades = np.random.default_rng(0).integers(0, 256, (100, 1, 16, 16), dtype=np.uint8)
     labels = np.arange(100) % 2
     dataset = Dataset(name="w", train=Split(images=shades, labels=labels), classes=("a", "b"), data_license="free")
@@ -116,7 +116,7 @@ def resume_calls(in_tmp, monkeypatch) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def resume_run(cvae, resume_calls) -> Callable[..., list[dict[str, Any]]]:
-    """Return a function that resumes the run with flags and returns the calls of `cvae.resume`."""
+    """Return a function that resumes the run with flags and returns the calls to `cvae.resume`."""
 
     def run(*flags: str) -> list[dict[str, Any]]:
         result = cvae("train", "--resume", "--out", "run", *flags)
@@ -200,7 +200,7 @@ def test_error_names_the_first_flag_that_differs(assert_fails):
     assert_fails(["--latent-dim 5"], "--arch", "mlp", "--lr", "1", "--latent-dim", "5", "--epochs", "9")
 
 
-def test_resume_rejects_flag_without_recorded_value(assert_fails):
+def test_resume_rejects_flag_that_the_run_was_started_without(assert_fails):
     config = json.loads(Path("run/config.json").read_text())
     config["training"]["limit"] = None
     Path("run/config.json").write_text(json.dumps(config))
@@ -219,7 +219,7 @@ def test_resume_compares_values_of_a_recipe_like_flags(resume_run, assert_fails)
     assert resume_run("--recipe", "flags.toml", "--lr", "0.002") == [{"epochs": 9}]  # a flag overrides the recipe
 
 
-def test_resume_ignores_recipe_options_of_a_part_that_a_flag_replaces(resume_run):
+def test_resume_ignores_recipe_options_of_a_part_replaced_by_a_flag(resume_run):
     Path("flags.toml").write_text('arch = "conv"\n[options.arch]\nwidth = 8\n')
     assert resume_run("--recipe", "flags.toml", "--arch", "mlp") == [{}]
 

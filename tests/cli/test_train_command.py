@@ -84,7 +84,7 @@ def test_flags_override_recipe(cvae):
 
 
 @pytest.mark.integration
-def test_recipe_options_are_dropped_for_another_part(cvae):
+def test_flag_that_replaces_a_part_drops_its_recipe_options(cvae):
     """A flag that names another part drops the options that the recipe has for its own part."""
     Path("mine.toml").write_text(
         'arch = "mlp"\nepochs = 1\nlimit = 64\n[options.arch]\nhidden = [16]\n[options.prior]\nhidden = 8\n'

@@ -1,4 +1,4 @@
-"""Errors of `cvae train`: one line with the value and the fix, and nothing is written."""
+"""Errors of `cvae train`: one line with the value and the fix, and no new files."""
 
 import shutil
 
@@ -109,6 +109,6 @@ def test_train_neither_overwrites_nor_changes_a_run(assert_fails, trained):
     assert_fails(2, ["--lr 0.1", "--lr 0.005", "--epochs"], "train", "--resume", "--out", "run", "--lr", "0.1")
 
 
-def test_beta_requires_objective_with_that_option(assert_fails, monkeypatch):
+def test_beta_requires_objective_with_option_beta(assert_fails, monkeypatch):
     monkeypatch.setattr(registry.OBJECTIVES, "_registered", {"without-beta": lambda model, image, label, weight: None})
     assert_fails(2, ["'beta'", "'without-beta'", "it has none"], "train", "--objective", "without-beta", "--beta", "2")

@@ -5,7 +5,7 @@ import numpy as np
 from cvae.data import Split
 
 DOWNLOADABLE = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10", "svhn")
-"""Data sets that are downloaded by name."""
+"""Names of the data sets that can be downloaded."""
 
 
 def same_split(a: Split | None, b: Split | None) -> bool:

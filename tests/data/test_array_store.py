@@ -26,7 +26,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "caches" / "arrays"
 
 
-def test_stored_images_are_loaded(dataset, root):
+def test_stored_images_can_be_loaded(dataset, root):
     data = array_store.store(dataset, None)
     loaded = load_data(data, validation=0, conditional=True)
     assert np.array_equal(loaded.train.images, IMAGES) and loaded.train.labels.tolist() == [0, 1, 2, 0, 1, 2]

@@ -83,7 +83,7 @@ class TestDiskImages:
         assert np.array_equal(DiskImages.open(tmp_path / "x.npy")[3:8], IMAGES[3:8, :1])
 
     @pytest.mark.parametrize("array", [IMAGES / 255, np.asfortranarray(IMAGES), IMAGES[0, 0], IMAGES[None]])
-    def test_unsupported_arrays_are_not_opened(self, tmp_path: Path, array: np.ndarray) -> None:
+    def test_unsupported_array_is_rejected(self, tmp_path: Path, array: np.ndarray) -> None:
         np.save(tmp_path / "x.npy", array)
         with pytest.raises(UsageError, match=r"x\.npy' holds .*, not uint8"):
             DiskImages.open(tmp_path / "x.npy")
@@ -103,7 +103,7 @@ class TestDiskImages:
         with pytest.raises(UsageError, match="holds object"):
             DiskImages.open(tmp_path / "x.npy")
 
-    def test_truncated_file_is_an_error_but_deleted_file_stays_readable(self, path: Path) -> None:
+    def test_truncated_file_raises_error_but_deleted_file_stays_readable(self, path: Path) -> None:
         images_on_disk = DiskImages.open(path)
         os.truncate(path, path.stat().st_size - 100)
         assert np.array_equal(images_on_disk[:200], IMAGES[:200])
@@ -173,7 +173,7 @@ class TestOnDisk:
             for key in (slice(None), slice(3, 9), np.array([2, 0, 4])):
                 assert np.array_equal(a.images[key], b.images[key])
 
-    def test_validation_is_held_out_without_copying(self, data: str, keep_on_disk: None) -> None:
+    def test_validation_images_are_held_out_from_images_on_disk(self, data: str, keep_on_disk: None) -> None:
         loaded = load_data(data, validation=0.2)
         assert loaded.validation is not None and (len(loaded.train), len(loaded.validation)) == (240, 60)
         actual = [image.tobytes() for split in (loaded.train, loaded.validation) for image in split.images[:]]
@@ -348,7 +348,7 @@ class TestFolder:
         assert np.array_equal(self.load(photos), np.delete(self.expected, 1, 0))  # no warning for a missing file
         assert decodings == [12, 11]
 
-    def test_unwritable_cache_is_an_error(self, photos: Path, tmp_path: Path) -> None:
+    def test_unwritable_cache_raises_error(self, photos: Path, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         assert_load_fails(
             f"folder:{photos}",
@@ -359,7 +359,7 @@ class TestFolder:
         )
 
     @pytest.mark.integration
-    def test_full_disk_is_an_error_and_leaves_no_cache(self, photos: Path, root: Path) -> None:
+    def test_full_disk_raises_error_and_leaves_no_cache(self, photos: Path, root: Path) -> None:
         child = run(
             "import resource, sys\n"
             "from cvae.config import TrainConfig\n"
@@ -427,7 +427,7 @@ class TestFolder:
 
 @pytest.mark.integration
 def test_digits_and_mnist_are_read_without_heavy_packages(tmp_path: Path) -> None:
-    """Reading the bundled digits, or MNIST from disk, does not import torch, torchvision, scikit-learn or scipy."""
+    """Reading the data set `digits`, or MNIST from disk, does not import torch, torchvision, scikit-learn or scipy."""
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for stem in ("train", "t10k"):

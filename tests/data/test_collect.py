@@ -21,7 +21,7 @@ LABELS = [2, 0, 1, 1, 0, 2]
 
 
 class Photos(torch.utils.data.Dataset):
-    """Data set of PIL images with labels and class names, like those of torchvision."""
+    """Data set of PIL images with labels and class names, like the data sets of torchvision."""
 
     classes = ("ant", "bee", "cat")
 
@@ -33,7 +33,7 @@ class Photos(torch.utils.data.Dataset):
 
 
 class Stream(IterableDataset):
-    """Data set without a length that yields pairs of an array and a string."""
+    """Data set without a length. It yields pairs of a tensor and a string."""
 
     def __iter__(self):
         yield from zip(torch.from_numpy(GREY), "abccba", strict=True)
@@ -160,7 +160,10 @@ def test_pandas_labels_are_collected():
         ({"images": [PIL_IMAGES[0], GREY[0]]}, ["images[1] is array", "neither a PIL image nor a path"]),
         ({"images": [{"image": 1}]}, ["images[0] is {'image': 1}"]),
         ({"images": GREY, "labels": LABELS[:5]}, ["6 images of 1x8x10", "5 labels"]),
-        ({"images": GREY, "labels": np.linspace(0, 1, 6)}, ["labels are continuous, such as 0.2", "numpy.digitize"]),
+        (
+            {"images": GREY, "labels": np.linspace(0, 1, 6)},
+            ["labels are continuous values, such as 0.2", "numpy.digitize"],
+        ),
         ({"images": GREY, "labels": ["a", 1, "b", "b", "a", "a"]}, ["labels have 1, but"]),
         ({"images": GREY, "labels": ["a"] * 6, "classes": ["b"]}, ["labels have 'a'", "not a class"]),
         ({"images": GREY, "labels": LABELS, "classes": "abc"}, ["classes is 'abc'", "a list of strings"]),

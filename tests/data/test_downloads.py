@@ -1,4 +1,4 @@
-"""Downloaded data sets, from a local server."""
+"""Data sets that are downloaded. A local server takes the place of the internet."""
 
 import gc
 import gzip
@@ -28,7 +28,7 @@ from cvae.errors import CvaeError
 
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Path, str]]:
-    """Serve a folder, and return it with its address."""
+    """Serve a folder, and return its path and the address of the server."""
     monkeypatch.setenv("no_proxy", "*")
     served = tmp_path / "served"
     served.mkdir()
@@ -72,7 +72,7 @@ class TestDownloads:
     def mnist_variant(
         self, request: pytest.FixtureRequest, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
     ) -> tuple[str, str]:
-        """Serve tiny files in place of a data set in MNIST format, and return its name and class name."""
+        """Serve tiny files for a data set in MNIST format. Return the names of the data set and its class."""
         served, address = server
         resources = []
         for stem, content in IDX.items():
@@ -92,7 +92,7 @@ class TestDownloads:
         assert np.array_equal(first.train.images, IMAGES[:, None]) and np.array_equal(first.train.labels, LABELS)  # type: ignore[arg-type]
         assert same_split(first.test, Split(images=IMAGES[:2, None], labels=LABELS[:2]))
         assert first.classes is not None and len(first.classes) == 10 and first.name == name
-        shutil.rmtree(server[0])  # the second call downloads nothing
+        shutil.rmtree(server[0])  # from here on, nothing can be downloaded
         resized = load_data(name, data_dir=str(root), validation=0, size=14)
         assert resized.train.images.shape == (5, 1, 14, 14)
 
@@ -119,7 +119,7 @@ class TestDownloads:
         )
 
     @pytest.mark.parametrize("mnist_variant", [("mnist", "MNIST")], indirect=True)
-    def test_data_folder_comes_from_flag_or_environment(
+    def test_flag_or_environment_variable_sets_the_data_folder(
         self, mnist_variant: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -140,7 +140,7 @@ class TestDownloads:
         assert_load_fails("mnist", "can't download 'mnist'", "corrupted", error_type=CvaeError, data_dir=str(root))
 
     @pytest.mark.parametrize("selection", ["", "letters", "digits", "mnist", "byclass", "bymerge"])
-    def test_emnist_is_upright_and_has_the_labels_of_its_variant(
+    def test_emnist_images_are_upright_and_labels_match_the_variant(
         self, selection: str, server: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, root: Path
     ) -> None:
         split = selection or "balanced"

@@ -1,4 +1,4 @@
-"""Image folders: layouts, modes, sizes and files that cannot be read."""
+"""Image folders: layouts, image modes, image sizes, and unreadable files."""
 
 import shutil
 import struct
@@ -75,7 +75,7 @@ class TestFolder:
         assert loaded.classes is None and loaded.test is not None and loaded.test.images.max() == 3
         assert len(loaded.train) == 1
 
-    def test_folder_named_train_beside_classes_is_a_class(self, tmp_path: Path) -> None:
+    def test_folder_named_train_among_class_folders_is_a_class(self, tmp_path: Path) -> None:
         save_image(tmp_path / "train" / "x.png")
         save_image(tmp_path / "bus" / "x.png")
         save_image(tmp_path / "car" / "x.png")
@@ -137,14 +137,14 @@ class TestFolder:
     @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp", "avif"])
     def test_exif_orientation_is_applied(self, tmp_path: Path, suffix: str) -> None:
         image = Image.new("L", (64, 64), 0)
-        image.paste(255, (0, 0, 32, 64))  # white on the left, which the rotation moves to the top
+        image.paste(255, (0, 0, 32, 64))  # the left half is white; the rotation moves it to the top
         exif = Image.Exif()
         exif[0x0112] = 6
         image.save(tmp_path / f"x.{suffix}", exif=exif)
         pixels = load_single_image(tmp_path)
         assert pixels[0, :3].min() > 240 and pixels[0, 5:].max() < 15
 
-    def test_preview_of_photo_is_ignored(self, tmp_path: Path) -> None:
+    def test_preview_embedded_in_photo_is_ignored(self, tmp_path: Path) -> None:
         preview = Image.new("RGB", (8, 8), "blue")
         Image.new("RGB", (8, 8), "red").save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[preview])
         assert load_single_image(tmp_path)[0].min() > 240
@@ -165,7 +165,7 @@ class TestFolder:
         inner = load_single_image(tmp_path, size=16)[:, 2:-2, 2:-2]
         assert (inner == np.reshape([0, 255, 0], (3, 1, 1))).all()
 
-    def test_size_may_be_height_by_width(self, tmp_path: Path) -> None:
+    def test_size_can_be_height_and_width(self, tmp_path: Path) -> None:
         image = Image.new("RGB", (96, 32), "red")
         image.paste("blue", (72, 0, 96, 32))
         image.paste("lime", (24, 0, 72, 32))
@@ -180,7 +180,7 @@ class TestFolder:
         assert np.abs(load_single_image(tmp_path)[:, 1:-1, 1:-1].astype(int) - 127).max() < 8
 
     def test_jpeg_draft_mode_does_not_change_the_image(self, tmp_path: Path) -> None:
-        """Decoding at reduced size gives the same image."""
+        """Decoding at a reduced size, as in draft mode, gives the same image."""
         ramp = np.linspace(0, 255, 1024)[None].repeat(700, 0).astype(np.uint8)
         Image.fromarray(ramp).save(tmp_path / "x.jpg", quality=95)
         pixels = load_single_image(tmp_path, size=16)[0].astype(int)
@@ -207,7 +207,7 @@ class TestFolder:
         for name in ("truncated.png", "empty.jpg", "float.tif", "wide.tif"):
             assert f"'a/{name}'" in message
         assert loaded.train.labels is not None and loaded.train.labels.tolist() == [0, 1, 1]
-        assert loaded.train.images[:, 0, 0, 0].tolist() == [1, 0, 2]  # a PPM file is read despite its extension
+        assert loaded.train.images[:, 0, 0, 0].tolist() == [1, 0, 2]  # disguised.png is read, although it is a PPM file
 
     @pytest.mark.parametrize("pixels", [65, 1000])
     def test_image_with_too_many_pixels_is_skipped(

@@ -20,7 +20,7 @@ from cvae.errors import CvaeError
 
 @pytest.fixture(autouse=True)
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the image folder of this test, whose cache is elsewhere."""
+    """Return the image folder of this test. The cache is in another folder."""
     monkeypatch.setenv("CVAE_DATA_DIR", str(tmp_path / "cache"))
     folder = tmp_path / "set"
     folder.mkdir()
@@ -37,7 +37,7 @@ def fill(root: Path, *layout: str) -> None:
 
 
 def count_images(root: Path) -> dict[str, dict[str, int] | int]:
-    """Return the number of images per class for each split, or its total number of images if it has no labels."""
+    """Return, for each split, the number of images per class, or in total if the split has no labels."""
     splits = list_folder(root, str(root)).splits
     return {name: dict(Counter(split.labels)) if split.labels else len(split.paths) for name, split in splits.items()}
 
@@ -186,7 +186,7 @@ def test_symbolic_links_are_followed_without_endless_loops(root: Path, tmp_path:
     ]
 
 
-def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp_path: Path) -> None:
+def test_several_splits_can_link_to_the_same_folder(root: Path, tmp_path: Path) -> None:
     fill(tmp_path, "store/a 5", "store/b 6")
     for split in ("train", "test"):
         (root / "dataset" / split).mkdir(parents=True)
@@ -196,7 +196,7 @@ def test_links_of_several_splits_to_the_same_folder_are_followed(root: Path, tmp
 
 
 def test_too_many_links_are_rejected(root: Path) -> None:
-    """20 levels of two links each would be a million folders."""
+    """20 levels of two links each would lead to a million folders."""
     fill(root, "20 1")
     for level in range(20):
         (root / str(level)).mkdir()
@@ -219,9 +219,9 @@ def test_images_of_runs_are_not_training_images(root: Path) -> None:
         (root / run / "config.json").write_text('{"format": 2, "cvae_version": "0.1"}')
     (root / "cat/config.json").write_text('{"id2label": {}}')  # not the config of a run
     assert count_images(root) == {"train": {"cat": 2, "dog": 3}}
-    assert "ignored 7 images in the folders of runs" in list_folder(root, "").notes
+    assert "ignored 7 images in run folders" in list_folder(root, "").notes
     (root / "runs/old/0.png").unlink()
-    assert_load_fails(f"folder:{root / 'runs'}", "no images in", "only 2 images in the folders of runs")
+    assert_load_fails(f"folder:{root / 'runs'}", "no images in", "only 2 images in run folders")
     assert count_images(root / "runs/mine/samples") == {"train": 2}
     (root / "runs/mine/config.json").unlink()
     assert count_images(root)["train"] == {"cat": 2, "dog": 3, "runs": 2}

@@ -17,7 +17,7 @@ from cvae.registry import DATASETS
 
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
-    """Return a function that registers a data set plug-in with a given result, and returns its name."""
+    """Return a function that registers a plug-in data set, which loads as `result`, and returns its name."""
 
     def register(result: object) -> str:
         monkeypatch.setitem(DATASETS._registered, "toy", lambda argument, data_dir, size: result)
@@ -97,7 +97,7 @@ class TestLoad:
         assert_load_fails(toy(unlabelled), "--exclude-class needs labels", "train", without=("3",))
 
     @pytest.mark.parametrize("mode", ["static", "dynamic"])
-    def test_binarization_follows_the_grey_levels(self, toy: Callable[..., str], mode: str) -> None:
+    def test_grey_level_is_the_probability_of_white(self, toy: Callable[..., str], mode: str) -> None:
         greys = np.arange(256, dtype=np.uint8)
         images = np.broadcast_to(greys[:, None, None, None], (256, 1, 100, 100))
         splits = {name: Split(images=images) for name in ("train", "validation", "test")}
@@ -138,7 +138,9 @@ class TestLoad:
         partly_labelled = dataclasses.replace(make_dataset(), test=unlabelled.train)
         assert_load_fails(toy(partly_labelled), "test of 'toy'", conditional=True)
 
-    def test_unknown_name_suggests_data_set_or_prefix(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_error_for_unknown_name_suggests_data_set_or_prefix(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         assert_load_fails("mnits", "'mnits'", "'mnist'")
         assert_load_fails("./photos", "'./photos'")
         monkeypatch.chdir(tmp_path)

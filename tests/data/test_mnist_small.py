@@ -1,4 +1,4 @@
-"""Bundled subset of MNIST."""
+"""The subset of MNIST that comes with the package."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_train_command_uses_mnist_small_by_default() -> None:
     assert TrainConfig.data == "mnist-small"
 
 
-def test_file_is_small() -> None:
+def test_bundled_file_has_at_most_2_5_mb() -> None:
     assert mnist_small.FILE.stat().st_size <= 2.5e6
 
 
@@ -34,7 +34,7 @@ def test_images_and_labels_agree_with_mnist() -> None:
         labels = {
             image.tobytes(): int(label) for image, label in zip(full_split.images[:], full_split.labels, strict=True)
         }
-        # Every image must be in the same split of MNIST.
+        # Each image must come from the corresponding split of MNIST.
         true_labels = [labels[image.tobytes()] for image in small_split.images[:]]
         assert true_labels == small_split.labels.tolist()
         assert len({image.tobytes() for image in small_split.images[:]}) == len(true_labels)
@@ -48,7 +48,7 @@ def test_bundled_classifier_recognizes_test_digits() -> None:
     assert np.mean(predictions == dataset.test.labels) > 0.98
 
 
-def test_argument_is_rejected() -> None:
+def test_data_set_name_with_an_argument_is_rejected() -> None:
     assert_load_fails("mnist-small:x", "'mnist-small' takes no argument")
 
 

@@ -69,7 +69,7 @@ class TestNpz:
         assert np.array_equal(loaded.train.labels, labels)  # type: ignore[arg-type]
         assert np.array_equal(loaded.validation.labels, labels[:3])  # type: ignore[arg-type]
 
-    def test_string_labels_are_the_class_names(self, save: Callable[..., str]) -> None:
+    def test_string_labels_become_class_names(self, save: Callable[..., str]) -> None:
         labels = np.array(["cat", "ant", "cat", "bee", "bee", "ant"])
         loaded = load_data(save(images=self.grey, labels=labels), validation=0)
         assert loaded.classes == ("ant", "bee", "cat")
@@ -101,7 +101,7 @@ class TestNpz:
     @pytest.mark.parametrize(
         "array", [(grey / 255).astype(np.float32), binary, colour.transpose(0, 2, 3, 1)], ids=["float", "bool", "NHWC"]
     )
-    def test_npy_file_may_have_the_types_and_layouts_of_npz(
+    def test_npy_file_may_have_the_same_types_and_layouts_as_npz(
         self, save: Callable[..., str], tmp_path: Path, array: np.ndarray
     ) -> None:
         np.save(tmp_path / "y.npy", array)

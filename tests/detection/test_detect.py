@@ -1,4 +1,4 @@
-"""Anomaly detection: scores compared with their formulas, detectors, and the commands."""
+"""Anomaly detection: scores (compared with their formulas), detectors, and commands."""
 
 import csv
 import io
@@ -76,7 +76,7 @@ def save_images(folder: Path, images: np.ndarray) -> list[Path]:
 
 
 def test_bound_and_kl_agree_with_evaluation(scorers, digits):
-    """The noise differs, but the means over images agree."""
+    """The two bounds use different noise, but their means over the images agree."""
     measured = measure(scorers["plain"], digits.images, reconstructions=True)
     actual = bounds(scorers["plain"], digits.images, None, samples=scores_module.NUM_SAMPLES)
     np.testing.assert_allclose(measured.kl, actual.rate.sum(1), rtol=1e-4, atol=1e-3)
@@ -92,12 +92,12 @@ def test_local_error_is_the_maximum_of_blurred_differences(scorers, digits):
     measured = measure(scorers["plain"], digits.images[:20], reconstructions=True)
     difference = (digits.images[:20] / 255 - measured.reconstruction)[:, 0]  # (N, 1, H, W) -> (N, H, W)
     blur = partial(gaussian_filter, sigma=scores_module.BLUR * 8, mode="constant", truncate=20)
-    inside = blur(np.ones((8, 8)))  # fraction of the blur's weights that is inside the image
+    inside = blur(np.ones((8, 8)))  # sum of the blur weights that are inside the image
     expected = [np.abs(blur(image) / inside).max() for image in difference]
     np.testing.assert_allclose(measured.local, expected, rtol=1e-4)
 
 
-def test_labels_are_compared_at_the_posterior_mean(scorers, digits):
+def test_label_and_ratio_are_computed_at_the_posterior_mean(scorers, digits):
     scorer, images = scorers["labels"], digits.images[:40] / np.float32(255)
     measured = measure(scorer, digits.images[:40])
     nats = []
@@ -425,7 +425,7 @@ def test_score_skips_images_that_cannot_be_read(detect, run, digits):
 
 
 def test_chunks_give_the_same_result_as_all_images_at_once(detect, run, digits, monkeypatch):
-    """In chunks of 4 images, the bit depth of the images is known only after the first chunk."""
+    """With chunks of 4 images, the bit depth of all images is known only after the first chunk."""
     detect("fit", "run", "--limit", 50)
     Path("mine").mkdir()
     for i, image in enumerate(digits.images[:10, 0]):

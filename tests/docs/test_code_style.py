@@ -26,7 +26,7 @@ ALLOWED = {
     "given": "the decorator of hypothesis",
     "whole": "a key of the search spaces that studies store",
 }
-"""Names that stay, with the reason."""
+"""Names that are used nevertheless, with the reason."""
 
 MAX_LINES, MAX_TEST_LINES = 400, 600
 
@@ -80,7 +80,7 @@ def test_files_are_short() -> None:
     assert {str(path.relative_to(ROOT)): n for path, n in lengths.items() if n > limits[path]} == {}
 
 
-def test_no_is_not_used_as_an_article() -> None:
+def test_word_no_is_not_used_as_an_article() -> None:
     places = []
     for path in files(".py", ".md", ".toml"):
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):

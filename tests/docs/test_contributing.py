@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md for adding parts, followed on a copy of the package."""
+"""The recipes for adding parts in CONTRIBUTING.md, applied to a copy of the package."""
 
 import os
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """Copy the package, and add the code blocks of "Add a part" where their sections say."""
+    """Copy the package, and add the code blocks of "Add a part" to the files that their sections name."""
     for name in ("cvae", "cli", "exporters", "model_zoo"):
         ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
         shutil.copytree(ROOT / name, tmp_path / name, symlinks=True, ignore=ignored)

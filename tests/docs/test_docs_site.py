@@ -35,7 +35,7 @@ def reference(site: ModuleType) -> str:
 
 
 def listed_pages(entry: Any) -> Iterator[str]:
-    """Yield the pages that a navigation lists, at any depth."""
+    """Yield the pages in a navigation, at any depth."""
     if isinstance(entry, str):
         yield entry
     else:
@@ -80,7 +80,7 @@ def test_api_reference_has_every_public_name_and_module(site):
     assert "::: cvae.cli" not in text
 
 
-def test_broken_link_is_an_error(site, tmp_path, monkeypatch):
+def test_links_are_rewritten_and_a_broken_link_is_an_error(site, tmp_path, monkeypatch):
     monkeypatch.setattr(site, "ROOT", tmp_path)
     (tmp_path / "a.md").write_text("[the code](code.py), [b](b.md#part), [web](https://example.org)")
     (tmp_path / "b.md").touch()

@@ -22,13 +22,13 @@ LINKED = [*DOCUMENTS, *(ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.m
 GALLERY = ROOT / "docs" / "gallery.md"
 """Page whose commands test_gallery.py runs."""
 CONTINUOUS = (ROOT / "docs" / "python.md", ROOT / "docs" / "generate.md")
-"""Pages whose programs continue one another."""
+"""Pages on which each program continues the one before it."""
 
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Pattern of the commands that slow tests and CI run in a separate environment."""
 
 OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")
-"""Pattern of the commands that test_node.py and test_web_page.py run, which need npm and a browser."""
+"""Pattern of the commands that need npm or a browser. test_node.py and test_web_page.py run them."""
 
 
 def commands(path: Path) -> list[str]:
@@ -52,7 +52,7 @@ def normalize(line: str) -> str:
 
 
 def use_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Undo the choice of a smaller data set in conftest.py."""
+    """Restore the default data set, which conftest.py replaces with a smaller one."""
     data = TrainConfig.data
     monkeypatch.setitem(TrainConfig.__init__.__kwdefaults__, "data", data)
     monkeypatch.setitem(DEFAULTS, "data", data)
@@ -60,7 +60,7 @@ def use_default_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def home(tmp_path: Path) -> dict[str, str]:
-    """Make a folder with photos and a small copy of MNIST, and return the environment for commands."""
+    """Make a folder with photos and a small stand-in for MNIST, and return the environment for commands."""
     for name in ("cats", "dogs"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for i in range(6):
@@ -92,7 +92,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     ids=lambda path: str(path.relative_to(ROOT)),
 )
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
-    """The commands run in this process, which has imported torch; those of the plug-in run in a new process."""
+    """The commands run in this process, to save the import of torch; those of the plug-in run in new processes."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
     use_default_data_set(monkeypatch)
     if "plugin" in str(document):
@@ -101,7 +101,7 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
     outputs = shown_outputs(document)
     assert len(outputs) == (2 if document == ROOT / "README.md" else 0)
     for command in commands(document):
-        # The documented runs take minutes: train for one epoch on few images, and search with two trials.
+        # The documented runs take minutes, so train for one epoch on few images, and search with two trials.
         trains = command.startswith(("cvae train", "cvae tune")) and "--resume" not in command
         short_command = command + " --limit 500" * trains + " --epochs 1" * (trains and "--epochs" not in command)
         short_command += " --trials 2" * command.startswith("cvae tune")

@@ -10,5 +10,5 @@ from cvae.engine import train
 
 @pytest.fixture(scope="session")
 def quick_run(tmp_path_factory) -> Path:
-    """Train a run with the quick config. Tests share it, so they must not change it."""
+    """Train with the config QUICK and return the run folder. Tests share the folder, so they must not change it."""
     return train(QUICK, tmp_path_factory.mktemp("runs") / "a", quiet=True)

@@ -1,4 +1,4 @@
-"""Config of a quick training run, and readers of the files of a run."""
+"""Config of a quick training run, and functions that read the files of a run."""
 
 import json
 from pathlib import Path

@@ -22,7 +22,7 @@ def seed_and_augment(
     return augment(images, config, shard)
 
 
-def test_images_are_scaled_to_unit_range_without_augmentation():
+def test_images_without_augmentation_are_only_scaled_to_unit_range():
     assert torch.equal(seed_and_augment(PLAIN), IMAGES.float() / 255)
 
 

@@ -46,7 +46,7 @@ def test_images_on_disk_give_the_same_batches_as_images_in_memory(tmp_path, shar
     num_threads = threading.active_count()
     first = file.shuffled(1, 2)
     next(first)
-    first.close()  # as Ctrl-C does; closing the iterator must end the reading thread
+    first.close()  # Ctrl-C also closes the iterator; this must end the reading thread
     assert threading.active_count() == num_threads
 
 

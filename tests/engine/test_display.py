@@ -76,7 +76,7 @@ def test_terminal_shows_a_progress_bar_below_the_rows(monkeypatch, capsys):
 
 
 def test_notebook_gets_plain_text_on_standard_output(monkeypatch, capsys):
-    """A notebook shows standard error on a red background."""
+    """The table is not written to standard error, which a notebook shows on a red background."""
     monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
     with open_table(Display()) as table:
         table.epoch(RECORD, None, has_improved=False)
@@ -102,7 +102,7 @@ def test_fields_are_wrapped_only_between_items(capsys, monkeypatch):
     assert all(len(line) <= 40 and re.search(r"name\d \d,?$", line) for line in lines)
 
 
-def test_warning_has_the_format_of_other_warnings(capsys):
+def test_warning_is_printed_in_one_line_with_the_usual_prefix(capsys):
     Display().warning("a cause;\n a fix")
     assert capsys.readouterr().err == "cvae: warning: a cause; a fix\n"
 
@@ -173,7 +173,7 @@ def test_training_prints_header_table_and_summary(tmp_path, capsys):
     assert all(len(line) <= 80 for line in result.err.splitlines() if not line.startswith("run"))
 
 
-def test_training_beside_busy_programs_warns_unless_it_has_a_single_thread(monkeypatch):
+def test_busy_processor_is_reported_for_one_cpu_process_with_several_threads(monkeypatch):
     cpu, usage = torch.device("cpu"), {"percent": 95.0}
     monkeypatch.setattr("psutil.cpu_percent", lambda seconds: usage["percent"])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

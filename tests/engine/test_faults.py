@@ -155,7 +155,7 @@ def test_second_signal_stops_immediately_and_keeps_last_checkpoint(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.integration
-def test_full_disk_is_reported_in_one_line_and_keeps_last_checkpoint(tmp_path):
+def test_full_disk_is_reported_in_one_line_and_last_checkpoint_survives(tmp_path):
     """A limit on the size of files makes a write fail halfway, as a full disk would."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
     before = load_checkpoint(run / "last")[0].state["step"]
@@ -175,7 +175,7 @@ def test_full_disk_is_reported_in_one_line_and_keeps_last_checkpoint(tmp_path):
 
 @pytest.mark.integration
 def test_resume_in_read_only_folder_fails_and_keeps_last_checkpoint(tmp_path, monkeypatch):
-    """The error is simulated, because root, which often runs tests in containers, can write anywhere."""
+    """The error is simulated, because tests in containers often run as root, who can write anywhere."""
     run = train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
     def refuse(self, target):
@@ -191,7 +191,7 @@ def test_resume_in_read_only_folder_fails_and_keeps_last_checkpoint(tmp_path, mo
 
 @pytest.mark.integration
 def test_run_survives_deleted_data_but_resume_requires_the_data(tmp_path):
-    """A run whose data are in memory continues; resuming it fails and keeps the checkpoint."""
+    """The run continues, because its data are in memory. Resuming it fails until the data are restored."""
     data = tmp_path / "data.npz"
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8), np.uint8)
     np.savez(data, train=images)
@@ -229,7 +229,7 @@ NONFINITE = pytest.mark.parametrize("nonfinite_batch", ["image", "gradient", "lo
 @pytest.mark.integration
 @NONFINITE
 @pytest.mark.parametrize("clip", [100.0, 0.0])
-def test_error_for_nonfinite_loss_names_step_and_keeps_finite_weights(tmp_path, nonfinite_batch, clip):
+def test_nonfinite_loss_raises_error_with_step_and_keeps_finite_weights(tmp_path, nonfinite_batch, clip):
     with pytest.raises(CvaeError, match=r"not finite at step 25: .*--lr.*--on-nan skip"):
         train(replace(QUICK, clip=clip), tmp_path / "run", quiet=True)
     assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "run" / "model.safetensors").values())
@@ -240,7 +240,7 @@ def test_error_for_nonfinite_loss_names_step_and_keeps_finite_weights(tmp_path, 
 
 @pytest.mark.integration
 @NONFINITE
-@pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv adds batch norm; both have the running sigma of the likelihood
+@pytest.mark.parametrize("arch", ["mlp", "conv"])  # conv has batch norm; in both, the likelihood has a running sigma
 def test_on_nan_skip_skips_only_the_nonfinite_batch(tmp_path, nonfinite_batch, monkeypatch, arch):
     states = {}
     step = Trainer._train_step
@@ -324,7 +324,7 @@ def test_two_processes_reproduce_the_loss_curve_of_one_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_lost_process_ends_the_run_and_names_the_command_to_resume(tmp_path):
+def test_lost_process_ends_the_run_with_an_error_that_says_how_to_resume(tmp_path):
     (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     lost = torchrun(tmp_path, "crashing.py", *DISTRIBUTED, "--out", "lost")
     assert lost.returncode != 0
@@ -336,7 +336,7 @@ def test_lost_process_ends_the_run_and_names_the_command_to_resume(tmp_path):
 
 @pytest.mark.slow
 def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
-    """The network has batch norm, whose statistics each process averages over its own shard of a batch."""
+    """The network has batch norm: each process averages the statistics over its own part of a batch."""
     (tmp_path / "crashing.py").write_text(CRASHING_TRAINER)
     small = [flag for option in ("width=4", "max_width=8", "hidden=16") for flag in ("--set", f"arch.{option}")]
     flags = ["train", *FLAGS, "--arch", "conv", *small, "--ema", "0.9", "--epochs", "4", "--device", "cpu", "--out"]

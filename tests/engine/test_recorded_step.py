@@ -81,7 +81,7 @@ def test_recordable_step_resumes_within_an_epoch_even_after_eager_steps(tmp_path
 
 
 def test_warm_up_before_recording_restores_the_state(tmp_path, monkeypatch):
-    """The state is restored both for an optimizer that has taken steps and for a new one."""
+    """The state is restored both for an optimizer that has taken steps and for a new optimizer."""
     use_recordable_step(monkeypatch)
     steps: list[RecordedStep] = []
     init = RecordedStep.__init__
@@ -154,7 +154,7 @@ def test_weights_are_the_same_whether_recording_succeeds_or_fails(tmp_path, monk
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(("arch", "augmentation"), [("mlp", {}), ("conv", {}), ("resnet", {}), ("resnet", PAIRS)])
-def test_recorded_step_on_cuda_gives_the_same_weights_as_separate_launches(tmp_path, monkeypatch, arch, augmentation):
+def test_recorded_step_on_cuda_gives_the_same_weights_as_the_eager_step(tmp_path, monkeypatch, arch, augmentation):
     config = replace(QUICK, arch=arch, options={"arch": NARROW[arch]}, device="cuda", ema=0.9, binarize="dynamic")
     config = replace(config, **augmentation)
     recorded = train(config, tmp_path / "recorded", quiet=True)

@@ -1,4 +1,4 @@
-"""Reproduction of published results on MNIST, which takes minutes."""
+"""Reproduction of published results on MNIST. It takes minutes."""
 
 import json
 

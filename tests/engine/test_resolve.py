@@ -26,7 +26,7 @@ from cvae.serialization import from_dict
 )
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick_run, monkeypatch):
+def test_compiled_run_reaches_the_bound_of_an_eager_run_and_resumes_exactly(tmp_path, quick_run, monkeypatch):
     compiled = train(replace(QUICK, compile=True), tmp_path / "compiled", quiet=True)
     bounds = [
         [r[split]["bound"] for r in read_records(run)[:3] for split in ("train", "validation")]
@@ -42,7 +42,7 @@ def test_compiled_run_reaches_the_same_bound_and_resumes_exactly(tmp_path, quick
     assert have_equal_tensors(load_weights(resume(tmp_path / "parts", quiet=True)), load_weights(compiled))
 
 
-def test_compile_is_enabled_for_long_runs_if_it_works(monkeypatch):
+def test_compile_is_enabled_for_long_runs_if_torch_can_compile(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     assert [choose_compile(None, steps, "cpu") for steps in (100, 10**6)] == [False, True]
     assert [choose_compile(compile, 10**6, "cpu") for compile in (False, True)] == [False, True]

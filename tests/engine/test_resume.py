@@ -20,7 +20,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("arch", "stop_at", "augmentation"),  # stops within the first epoch, at its end, and within the second epoch
+    ("arch", "stop_at", "augmentation"),  # stop within the first epoch, at its end, or within the second epoch
     [
         ("mlp", 1, {}),
         ("mlp", STEPS, {}),

@@ -45,7 +45,7 @@ def test_bound_decreases_and_is_the_sum_of_its_terms(quick_run):
 
 
 def test_test_bound_is_computed_from_the_saved_weights(quick_run):
-    """The bound is recomputed from the files of the run, and averaged over different noise."""
+    """The expected bound is recomputed from the files of the run, and averaged over 100 samples of the noise."""
     model, config = load_model(quick_run)
     test = load_dataset(config.training).test
     image, label = torch.from_numpy(test.images).float() / 255, torch.from_numpy(test.labels)
@@ -92,7 +92,7 @@ def test_iwae_run_is_validated_on_its_importance_weighted_bound(tmp_path):
 
 def test_sample_images_show_classes_and_reconstructions(quick_run):
     with Image.open(quick_run / "samples" / "epoch-0003-samples.png") as samples:
-        assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 with a gap of one
+        assert samples.size == (8 * 9 - 1, 10 * 9 - 1)  # 8 columns and 10 rows of 8x8 images, with gaps of one pixel
     with Image.open(quick_run / "samples" / "epoch-0003-reconstructions.png") as image:
         pairs = np.asarray(image)
     assert pairs.shape == (2 * 9 - 1, 8 * 9 - 1)
@@ -169,7 +169,7 @@ def test_unwritable_folder_is_reported(tmp_path):
         ),
     ],
 )
-def test_error_in_the_first_step_leaves_no_files(tmp_path, overrides, message):
+def test_error_in_the_first_step_leaves_no_files_behind(tmp_path, overrides, message):
     notes = tmp_path / "run" / "notes.txt"
     notes.parent.mkdir()
     notes.write_text("mine")

@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, the KL weight and the reports."""
+"""Schedules of the learning rate and the KL weight, and the interval between progress reports."""
 
 import pytest
 import torch

@@ -92,7 +92,7 @@ def test_tensorboard_has_every_metric_at_its_step(tmp_path, config):
     assert [path.name for path in tmp_path.iterdir()] == ["tensorboard"]
 
 
-def test_tracker_starts_at_the_first_record_and_finishes_once(recorder, tmp_path, config):
+def test_tracker_starts_with_the_first_record_and_finishes_once(recorder, tmp_path, config):
     tracking = Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config)
     assert not recorder.instances
     for record in RECORDS:
@@ -140,7 +140,7 @@ def test_tracking_does_not_catch_keyboard_interrupt(recorder, tmp_path, config, 
         Tracking(Accelerator(cpu=True), ("recorder",), tmp_path, config).log(RECORDS[0], 1)
 
 
-def test_tracker_defaults_to_tensorboard_if_installed(monkeypatch):
+def test_default_tracker_is_tensorboard_if_installed(monkeypatch):
     assert choose(None) == ("tensorboard",)
     assert choose(("none",)) == ()
     assert choose(("tensorboard", "tensorboard")) == ("tensorboard",)

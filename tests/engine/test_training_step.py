@@ -34,7 +34,7 @@ def test_same_seed_gives_the_same_weights(quick_run, tmp_path):
 
 
 def gradients(config: TrainConfig, out: Path, monkeypatch) -> dict[str, torch.Tensor]:
-    """Return the gradients of the first step."""
+    """Return the gradients of the first training step, by parameter name."""
     first_gradients = {}
 
     def update(self, scalars, metrics, before):
@@ -67,7 +67,7 @@ def test_accumulate_must_divide_the_batch_size(tmp_path):
 
 @pytest.mark.integration
 def test_objective_can_draw_several_samples_per_image(tmp_path, monkeypatch):
-    """The three samples of an image have the same noise with and without gradient accumulation."""
+    """Gradient accumulation does not change the noise of the three samples of an image."""
 
     def three_samples(model, image, label, kl_weight, **options):
         distortion, rate, *_ = model(image, label, samples=3)
@@ -123,7 +123,7 @@ def test_moving_average_is_saved_and_differs_from_the_last_weights(tmp_path):
 
 
 @pytest.mark.integration
-def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypatch):
+def test_batch_norm_statistics_are_averaged_like_the_weights(tmp_path, monkeypatch):
     name, mean, average = "encoder.blocks.0.norm.running_mean", torch.zeros(4), TrainingStep._average
 
     def record(step: TrainingStep, ema: VAE, decay: float) -> None:
@@ -140,7 +140,7 @@ def test_batch_norm_statistics_are_averaged_with_the_weights(tmp_path, monkeypat
 
 
 def test_conditional_model_generates_the_requested_class(trained):
-    """A nearest-mean classifier of real digits recognizes the generated digits."""
+    """A nearest-mean classifier that was fitted to real digits recognizes the generated digits."""
     import cvae
 
     split = load_dataset(TrainConfig()).train

@@ -36,7 +36,7 @@ def test_curve_finds_its_best_epoch():
         ([100, 90, 80], False),
     ],
 )
-def test_only_a_bound_far_above_the_best_one_has_exploded(bounds, exploded):
+def test_bound_has_exploded_only_if_it_is_far_above_the_best(bounds, exploded):
     assert curve(*bounds).has_exploded(12_288 if min(bounds) < -1000 or max(bounds) > 1000 else 784) == exploded
 
 
@@ -103,7 +103,7 @@ def test_resumed_run_counts_the_epochs_before_the_interruption(tmp_path, scripte
 
 
 @pytest.mark.integration
-def test_patience_does_not_change_the_steps_of_the_run(tmp_path, quick_run):
+def test_patience_does_not_change_the_training_steps(tmp_path, quick_run):
     assert have_equal_tensors(
         load_weights(train(replace(QUICK, patience=3), tmp_path / "run", quiet=True)), load_weights(quick_run)
     )

@@ -47,7 +47,7 @@ class Linear(Likelihood):
 
 
 class LinearDecoder(nn.Module):
-    """Linear decoder with a loading matrix and an offset for each label, or for all images."""
+    """Linear decoder with a loading matrix and an offset for each label. Without labels, all images share a pair."""
 
     def __init__(self, loadings, offsets):
         super().__init__()
@@ -77,7 +77,7 @@ class LinearEncoder(nn.Module):
 
 
 class LinearScorer(RunScorer):
-    """Scorer of the linear model, which needs no run."""
+    """Scorer of the linear model. It does not need a run."""
 
     def __init__(self, classes=None, error=0.3):
         torch.manual_seed(0)

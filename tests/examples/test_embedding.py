@@ -1,4 +1,4 @@
-"""Programs of docs/embedding.md that other tests do not run: the HTML page and the Gradio page."""
+"""Programs in docs/embedding.md that other tests do not run: the HTML page and the Gradio page."""
 
 import base64
 import io
@@ -37,7 +37,7 @@ def test_html_page_shows_sevens(in_tmp):
         np.testing.assert_array_equal(image, imaging.enlarge(grid))
 
 
-def test_embedded_page_is_in_the_exported_folder():
+def test_embedded_file_is_part_of_the_exported_page():
     (block,) = code_blocks(SECTIONS["An HTML page"], "html")
     (name,) = re.findall(r'src="site/([^"]+)"', block)
     assert (ROOT / "exporters" / "page" / name).is_file()
@@ -47,7 +47,7 @@ def test_embedded_page_is_in_the_exported_folder():
 # -- Gradio ------------------------------------------------------------------------------------------------------------
 
 
-def test_documented_gradio_program_is_the_example():
+def test_gradio_program_in_the_document_equals_the_example():
     (program,) = code_blocks(SECTIONS["Gradio"], "py")
     _, _, code = (EXAMPLES / "gradio" / "app.py").read_text().partition('"""\n\n')
     assert program == code

@@ -1,4 +1,4 @@
-"""Programs under examples/, run as their documentation describes. The plug-in is tested in test_plugin.py."""
+"""Programs under examples/, run as their documentation describes. test_plugin.py has more tests of the plug-in."""
 
 import ast
 import io
@@ -196,7 +196,7 @@ def test_cpp_writes_the_same_image_for_the_same_seed(program, trained, tmp_path)
 
 
 def test_cpp_accepts_every_class_name_and_writes_colour_images(program, trained, tmp_path):
-    """Names contain quotes, brackets and non-ASCII characters, and another string of the spec looks like keys."""
+    """Class names contain quotes, brackets and non-ASCII characters, and another string in the spec looks like JSON."""
     import onnx
     from onnx import TensorProto, helper
 
@@ -276,7 +276,7 @@ def test_every_notebook_cell_runs_and_ends_with_a_value(in_tmp):
     outputs = []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
-            assert cell["outputs"] == [] and cell["execution_count"] is None, "the notebook is stored without outputs"
+            assert cell["outputs"] == [] and cell["execution_count"] is None, "the notebook must have no outputs"
             *body, last = ast.parse("".join(cell["source"])).body
             assert isinstance(last, ast.Expr)
             exec(compile(ast.Module(body, []), "cell", "exec"), namespace)
@@ -355,12 +355,12 @@ SCRIPTS = {
 blocks are not run.)"""
 
 REQUIREMENTS = {"uvicorn": "uvicorn", "hf://": "huggingface_hub"}
-"""Word in a script -> package that the script needs."""
+"""Text in a script -> package that the script needs if it contains the text."""
 
 
 @pytest.fixture
 def hub() -> Iterator[str]:
-    """Return the address of a hub that has the model that the guides use."""
+    """Return the address of a hub with the model that the guides use."""
     with Mirror({"somebody/digits": model_zoo.model(model_zoo.DEFAULT)}) as server:
         threading.Thread(target=server.serve_forever, args=[0.01], daemon=True).start()
         yield server.url

@@ -31,7 +31,10 @@ def node(program: str, *args: object) -> subprocess.CompletedProcess[str]:
 
 @needs_node
 def test_noise_is_standard_normal_and_reproducible():
-    """Moments of 200,000 numbers are right within five standard errors; the first numbers don't depend on the count."""
+    """The moments of 200,000 numbers are those of the standard normal distribution, within five standard errors.
+
+    The first numbers do not depend on how many are drawn.
+    """
     result = node(
         """import { normal } from "./cvae.js";
         const many = normal(1, 200000);

@@ -1,4 +1,4 @@
-"""Plug-in under examples/, installed and trained as a user would."""
+"""The plug-in under examples/: a user can install it, and then train and export a model with it."""
 
 import os
 import shutil

@@ -43,7 +43,10 @@ def serve() -> Iterator[Callable[[Path], str]]:
 
 @pytest.fixture(scope="session")
 def site(trained, tmp_path_factory) -> Callable[[str], Site]:
-    """Return a function that exports the page of a model, once, to a folder whose path contains a space."""
+    """Return a function that exports the page of a model to a folder whose path contains a space.
+
+    Each page is exported only once.
+    """
     folder = tmp_path_factory.mktemp("sites")
     sources = {**trained, "zoo": DEFAULT}
     classes = {"colour": 0, "many": 70, "long names": LONG_NAMES}
@@ -76,7 +79,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def visits() -> dict[str, Visit]:
-    """Return the pages that several tests share, since each page takes seconds to load."""
+    """Return a dictionary for the pages that several tests share, because each page takes seconds to load."""
     return {}
 
 

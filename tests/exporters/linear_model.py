@@ -13,7 +13,10 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 class Linear:
-    """ONNX files of an encoder and the decoder sigmoid(noise W + class), for colour images in landscape format."""
+    """ONNX files of an encoder, and of a decoder that computes sigmoid(noise W + offset of the class).
+
+    The images are in colour and in landscape format.
+    """
 
     shape, latent_dim = (3, 6, 10), 5
 

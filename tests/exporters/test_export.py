@@ -1,4 +1,4 @@
-"""Exported files: self-describing, reproducible, checked against torch, and free of local paths."""
+"""Exported files: self-describing, reproducible, compared with torch, and free of local paths."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def copy_run(run: Path, target: Path) -> Path:
 
 @pytest.mark.parametrize("kind", ["labels", "plain"])
 @pytest.mark.parametrize("file", FILES)
-def test_exported_file_is_a_valid_model_with_its_spec(trained, kind, file):
+def test_exported_file_is_a_valid_model_and_contains_its_spec(trained, kind, file):
     model = onnx.load(trained[kind] / file, load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
@@ -48,7 +48,7 @@ def test_exported_file_is_a_valid_model_with_its_spec(trained, kind, file):
     assert spec.agreement["batches"] == [1, 2, 7, 64] and 0 <= spec.agreement["max_abs_difference"] <= 1e-5
 
 
-def test_export_writes_no_other_files(trained):
+def test_export_writes_only_the_decoder_and_encoder_as_onnx(trained):
     assert not [path.name for path in trained["labels"].iterdir() if ".onnx" in path.name and path.name not in FILES]
 
 
@@ -87,7 +87,7 @@ def test_failed_comparison_raises_an_error_and_writes_no_file(trained, tmp_path,
 
 
 def test_comparison_detects_a_different_graph(trained):
-    """The measured difference matches the effect of the weight that was changed in the graph."""
+    """The measured difference matches the effect of changing one weight in the graph."""
     model, _ = load_model(trained["plain"])
     graph = onnx.load(trained["plain"] / "decoder.onnx")
     spec, _ = read_spec(trained["plain"] / "decoder.onnx")
@@ -123,7 +123,7 @@ def test_spec_does_not_contain_the_data_set_path(trained, tmp_path):
 
 
 def test_spec_has_the_hash_of_the_weights_that_were_exported(trained, tmp_path, monkeypatch):
-    """A training run replaces the weights while they are exported."""
+    """The hash fits the exported weights even if a training run replaces their file during the export."""
     run = copy_run(trained["plain"], tmp_path / "run")
     config = (run / "config.json").read_text()
     newer = copy_run(trained["plain"], tmp_path / "newer")
@@ -168,7 +168,7 @@ def test_export_reports_each_graph_on_standard_error(cvae, trained, tmp_path):
     "torch_onnx", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["converted", "torch.onnx"]
 )
 def test_export_prints_no_warnings_from_other_packages(trained, tmp_path, torch_onnx):
-    """The export runs in its own process, which shows all warnings and does not have the filters of pytest."""
+    """The export runs in its own process, which shows all warnings because it does not have pytest's filters."""
     run = copy_run(trained["plain"], tmp_path / "run")
     program = "import sys; from cvae.exporters.onnx import export, graph; export(sys.argv[1])"
     if torch_onnx:

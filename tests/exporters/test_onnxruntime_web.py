@@ -93,7 +93,7 @@ def test_modified_download_is_rejected(tarball, serve, monkeypatch, source):
     assert "\n" not in str(caught.value) and not (tarball.parents[2] / "cache").exists()
 
 
-def test_error_without_network_is_one_line_with_the_fix(tarball, monkeypatch):
+def test_error_without_network_states_the_fix_in_one_line(tarball, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
         onnxruntime_web.load_files()

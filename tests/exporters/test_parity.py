@@ -31,7 +31,7 @@ SWAPS = {
     "Sub": "Add",
     "Mul": "Add",
 }
-"""Operator -> operator with the same number of inputs that replaces it in a wrong graph."""
+"""Operator -> operator that replaces it in a wrong graph. Both have the same number of inputs."""
 
 
 def varied_model(arch: str) -> VAE:
@@ -58,7 +58,7 @@ def spec_for(model: VAE, arch: str, role: str) -> Spec:
 
 
 def wrong_graphs(graph: onnx.ModelProto) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """Yield graphs in which one weight, small constant (such as an epsilon), attribute or operator differs."""
+    """Yield wrong graphs with their names. In each, one weight, scalar constant, attribute or operator differs."""
     for i, tensor in enumerate(graph.graph.initializer):
         values = numpy_helper.to_array(tensor)
         if values.dtype != np.float32 or not values.any():

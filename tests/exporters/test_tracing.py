@@ -27,7 +27,7 @@ SHAPE = (3, 12, 10)
 
 
 def vary(model: nn.Module) -> None:
-    """Move all weights and statistics away from their initial values, which are often 0 or 1."""
+    """Change all weights and statistics, because their initial values are often 0 or 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
@@ -59,7 +59,7 @@ def assert_agrees(graph: onnx.ModelProto, module: nn.Module, inputs: dict[str, T
 
 
 def combinations() -> Iterator[tuple[str, str, str, str | None]]:
-    """Yield combinations of parts that include every pair of parts."""
+    """Yield combinations of parts. Together, they include every pair of parts."""
     parts = product(FAMILIES, PRIORS, [None, *CONDITIONINGS])
     names = list(LIKELIHOODS)
     for i, (arch, prior, conditioning) in enumerate(parts):
@@ -96,7 +96,7 @@ def test_resnet_options_are_converted_without_torch_onnx(role, options):
 
 
 class Module(nn.Module):
-    """Module that computes one of `FUNCTIONS`."""
+    """Module that computes the function `name` of `FUNCTIONS`."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ CONVERTED = ["rows of zeros", "constant", "reshape and back", "shared output"]
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_conversion_agrees_with_torch(name):
+def test_converted_graph_agrees_with_torch(name):
     module = Module(name).eval()
     graph = graphs.convert(module, {"x": torch.rand(2, 4)}, ("y",))
     for count in (1, 2, 5):

@@ -28,7 +28,7 @@ TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 @pytest.fixture(scope="session")
 def protobuf(download_wheel) -> types.ModuleType:
-    """Return `model_config.proto` from the client package of Triton."""
+    """Return the module for `model_config.proto`, which is part of Triton's client package."""
     pytest.importorskip("google.protobuf")
     module = types.ModuleType("model_config_pb2")
     source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
@@ -152,7 +152,7 @@ def test_export_triton_command_exports_the_zoo_model_by_default_and_lists_the_fi
 
 
 class Server(ThreadingHTTPServer):
-    """Server for the v2 protocol. It checks and reshapes tensors as the config.pbtxt of the requested model says."""
+    """Server for the v2 protocol. It checks and reshapes tensors as the requested model's config.pbtxt says."""
 
     def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
         super().__init__(("127.0.0.1", 0), Handler)

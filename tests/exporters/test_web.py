@@ -1,4 +1,4 @@
-"""Exported web page: its folder, and `cvae export web`."""
+"""Exported web page: the files in its folder, and the command `cvae export web`."""
 
 import json
 import shutil

@@ -60,7 +60,7 @@ def test_page_can_be_used_with_the_keyboard(visit):
 
 
 @needs_browser
-def test_sliders_change_one_dimension_and_are_sorted_by_effect(visit):
+def test_each_slider_changes_one_dimension_and_sliders_are_sorted_by_effect(visit):
     page, model = visit("colour")
     names = page.locator(".slider:visible span").all_inner_texts()
     assert names == [f"Style {rank}" for rank in range(1, 6)] and not page.locator("#classes").is_visible()
@@ -126,7 +126,7 @@ def test_long_class_names_are_shown_in_full(visit, width):
     )
     assert truncated == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     line = page.locator(".choice span").nth(LONG_NAMES.index("bus")).bounding_box()["height"]
-    for name in ("convertible", "hatchback"):  # not broken within a word
+    for name in ("convertible", "hatchback"):  # each of these words is on a single line
         assert page.locator(".choice span", has_text=name).bounding_box()["height"] < 1.5 * line
 
 
@@ -212,7 +212,7 @@ def test_introduction_names_the_available_controls(visit):
 
 
 @needs_browser
-def test_unreadable_image_is_reported_on_the_screen(visit, tmp_path):
+def test_unreadable_image_is_reported_in_a_visible_message(visit, tmp_path):
     page, model = visit("zoo")
     (tmp_path / "text.png").write_text("this is not an image")
     imaging.to_pil(model.generate(1, 7, seed=2)[0]).save(tmp_path / "own.png")
@@ -231,7 +231,7 @@ def test_unreadable_image_is_reported_on_the_screen(visit, tmp_path):
 
 
 @needs_browser
-def test_page_reports_missing_file(site, serve, chromium, tmp_path):
+def test_page_reports_a_missing_file(site, serve, chromium, tmp_path):
     shutil.copytree(site("labels").folder, tmp_path / "site")
     (tmp_path / "site" / "decoder.onnx").unlink()
     page = chromium.new_page()

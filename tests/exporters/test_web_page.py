@@ -39,7 +39,7 @@ def test_images_and_codes_agree_with_python(visit, site, name):
     )
     for values, expected in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
         np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=1e-4, rtol=1e-4)
-    if linear := site(name).linear:  # NumPy computes its images without onnxruntime
+    if linear := site(name).linear:  # for this model, NumPy computes the images without onnxruntime
         truth = linear.decode(noise, labels or [0])
         np.testing.assert_allclose(np.reshape(actual[0], images.shape), truth, atol=1e-4)
 
@@ -85,7 +85,7 @@ def pad_pixels(page: Any) -> np.ndarray:
 
 @needs_browser
 def test_drawing_is_encoded_reconstructed_and_restyled(visit):
-    """The test repeats in Python what the page does: average the drawing over squares, centre it and encode it."""
+    """The test does in Python what the page does: average the drawing over squares, centre the result and encode it."""
     page, model = visit("zoo")
     pad, hint = page.locator("#pad"), page.get_by_text("Draw here")
     pad.scroll_into_view_if_needed()
@@ -95,7 +95,7 @@ def test_drawing_is_encoded_reconstructed_and_restyled(visit):
     places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in stroke]
     page.mouse.move(*places[0])
     page.mouse.down()
-    assert not hint.is_visible()  # it disappears with the first stroke
+    assert not hint.is_visible()  # the hint disappears with the first stroke
     for place in places[1:]:
         page.mouse.move(*place, steps=6)
     page.mouse.up()

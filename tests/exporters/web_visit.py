@@ -18,7 +18,7 @@ LONG_NAMES = (
     "convertible", "hatchback", "station_wagon_with_a_roof_box", "sport utility vehicle", "Schwerlastkraftwagen", "bus",
     "électrique", "pick-up",
 )  # fmt: skip
-"""Names of the classes of the page "long names"."""
+"""Class names on the page "long names"."""
 
 
 class Site(NamedTuple):
@@ -30,7 +30,7 @@ class Site(NamedTuple):
 
 
 class Visit:
-    """A page that is open, with its console messages and the addresses that it requested."""
+    """An open page, its console messages, and the addresses that it has requested."""
 
     def __init__(self, chromium: Any, address: str, **options: Any) -> None:
         self.page = chromium.new_context(**options).new_page()
@@ -71,7 +71,7 @@ def numbers(array: np.ndarray) -> list[float]:
 
 
 def state(page: Any) -> dict[str, Any]:
-    """Return the state of the page, once its image is drawn."""
+    """Wait until the image is drawn, and return the state of the page."""
     page_state = page.evaluate(
         """async () => {
             const { state, waitForImage } = await import("./app.js");

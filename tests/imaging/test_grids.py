@@ -1,4 +1,4 @@
-"""Images from arrays: bytes, grids and enlargement."""
+"""Conversion of arrays to images: bytes, grids and enlargement."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""HEIC files, which are read if pillow-heif is installed, and counted if it is not."""
+"""HEIC files: they are read if pillow-heif is installed, and otherwise skipped and counted."""
 
 import warnings
 from pathlib import Path

@@ -19,7 +19,7 @@ AVIF = pytest.param("avif", marks=pytest.mark.skipif(not features.check("avif"),
 @pytest.mark.parametrize("suffix", ["tif", "png", "jpg", "webp", AVIF])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exact_read_compares_the_size_of_the_upright_image(tmp_path: Path, suffix: str, orientation: int) -> None:
-    """The upright image is white above and black below, however it is stored. Pillow itself rotates TIFF files."""
+    """The upright image has a white upper half, however it is stored. Pillow itself rotates TIFF files."""
     upright = Image.new("RGB", (48, 64), "black")
     upright.paste("white", (0, 0, 48, 32))
     undo = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
@@ -71,7 +71,7 @@ def test_tiff_in_which_zero_means_white_is_read_correctly(tmp_path: Path, bits: 
 
 
 def test_12_bit_tiff_is_read_with_its_declared_bit_depth(tmp_path: Path) -> None:
-    """Two values of 12 bits take 3 bytes; all values in this file are 200 of 4,095."""
+    """Two 12-bit values take 3 bytes. Every value in this file is 200 (of 4,095)."""
     data = bytes([0x0C, 0x80, 0xC8]) * 32
     fields = [(256, 8), (257, 8), (258, 12), (259, 1), (262, 1), (273, 128), (277, 1), (278, 8), (279, len(data))]
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)

@@ -1,4 +1,4 @@
-"""Images in a terminal."""
+"""Images shown inline in a terminal."""
 
 import base64
 import io

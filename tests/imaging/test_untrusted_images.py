@@ -18,11 +18,11 @@ from cvae.imaging.reader import ORIENTATION, cover, read
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 
 GREY, RGB, PALETTE = 0, 2, 3
-"""Colour types of PNG. In these tests, grey images have one bit per pixel, and the palette is transparent."""
+"""Colour types of PNG. In these tests, grey images have one bit per pixel, and palettes are transparent."""
 
 
 def write_png(path: Path, width: int, height: int, colour: int = GREY) -> None:
-    """Write a black image, which takes a few kilobytes regardless of its size."""
+    """Write a black image. Its file takes a few kilobytes, even if the image has many pixels."""
 
     def chunk(chunk_type: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + chunk_type + data + struct.pack(">I", zlib.crc32(chunk_type + data))
@@ -78,7 +78,7 @@ def test_read_rejects_hostile_images(tmp_path):
 
 @pytest.mark.slow
 @needs_linux
-def test_read_takes_little_memory_for_images_below_the_limit(tmp_path):
+def test_read_takes_little_memory_for_images_below_the_size_limit(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "_valid.png")
     write_png(tmp_path / "transparent.png", 8192, 8192, PALETTE)
     write_png(tmp_path / "wide.png", 2**16, 2**10, PALETTE)

@@ -30,7 +30,7 @@ SHAPES = [(1, 8, 8), (1, 28, 28), (3, 33, 47), (3, 64, 64)]
 
 
 def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> None:
-    """Check that the exported graph agrees with torch at a batch size other than the traced one."""
+    """Check that the exported graph agrees with torch at a batch size that differs from the traced one."""
     spec = Spec(
         role=role,
         name="test",
@@ -64,7 +64,10 @@ def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> 
 
 
 def combinations() -> Iterator[Any]:
-    """Yield all combinations. The fast ones cover each architecture with and without labels, and each likelihood."""
+    """Yield all combinations.
+
+    Those that are not slow cover each architecture with and without labels, and each likelihood.
+    """
     for i, (arch, labels) in enumerate(product(FAMILIES, [False, True])):
         for j, likelihood in enumerate(LIKELIHOODS):
             for k, shape in enumerate(SHAPES):
@@ -123,7 +126,7 @@ def test_spatial_latent_learns_exports_and_is_local(conditioning):
     assert change[3, 2] == change.max() > 100 * change[0, 0]
 
 
-def test_spatial_latent_requires_a_multiple_of_its_positions():
+def test_dimension_of_spatial_latent_must_be_a_multiple_of_its_positions():
     with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
@@ -137,7 +140,7 @@ def grid_config(shape: tuple[int, int, int], labels: bool = False, prior: str = 
 
 
 def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
-    config = grid_config((3, 33, 47))  # feature maps: 17 x 24, too large for latents; 9 x 12; 5 x 6; 3 x 3, vectors
+    config = grid_config((3, 33, 47))  # 17 x 24 (too large for latents), 9 x 12 and 5 x 6 (grids), 3 x 3 (vectors)
     assert config.latent_dim == 5 + 2 * 3 * (9 * 12 + 5 * 6)
     assert build(config).decoder.groups == (3, 2, 90, 90, 324, 324)
 
@@ -157,7 +160,7 @@ def test_grids_learn_export_and_are_local(labels, prior):
     label = torch.zeros(1, dtype=torch.int64) if labels else None
     noise = torch.randn(1, config.latent_dim)
     changed_noise = noise.clone()
-    changed_noise[:, -1] += 3  # the last position of the last channel of the last grid: the bottom right corner
+    changed_noise[:, -1] += 3  # the bottom right corner of the last grid, in its last channel
     change = (model.decoder(changed_noise, label) - model.decoder(noise, label)).abs()[0, 0]
     assert change[-4:, -4:].max() > 0 and change[:14, :14].max() == 0
 
@@ -211,7 +214,7 @@ def test_label_reaches_encoder_and_decoder(arch, conditioning):
 
 @settings(max_examples=25, deadline=None)
 @given(st.sampled_from(["conv", "resnet", "ladder"]), st.sampled_from([1, 3]), st.integers(8, 128), st.integers(8, 128))
-def test_any_image_size_is_preserved(arch, channels, height, width):
+def test_decoded_image_has_the_size_of_the_input(arch, channels, height, width):
     blocks = {"blocks": 1} if arch == "ladder" else {}
     model = build(model_config(arch, (channels, height, width), width=2, max_width=2, **blocks)).eval()
     with torch.no_grad():

@@ -26,8 +26,8 @@ def test_gaussian_agrees_with_torch_distributions(likelihood, sigma):
     torch.testing.assert_close(likelihood.nll(params, image), expected)
 
 
-def test_gaussian_has_gradients_for_means_beyond_black_and_white():
-    """The gradient leads such a mean back into the range if the image differs, and is zero otherwise."""
+def test_gaussian_has_gradients_for_means_outside_0_to_1():
+    """The gradient moves such a mean back into the range, unless the pixel equals the mean clipped to the range."""
     params = torch.tensor([-3.0, -3.0, 3.0, 0.1]).reshape(1, 1, 2, 2).requires_grad_()
     image = torch.tensor([0.0, 0.4, 0.4, 0.4]).reshape(1, 1, 2, 2)
     Gaussian(1, sigma=0.5).nll(params, image).sum().backward()
@@ -93,7 +93,7 @@ def test_mixture_agrees_with_torch_distributions():
 
 @pytest.mark.parametrize("log_scale", [-4.0, -1.0, 1.0])
 def test_mixture_mean_is_the_mean_of_its_values(log_scale):
-    """This also holds for a wide distribution, much of which is outside the range of the values."""
+    """This also holds for a wide distribution that has much of its mass outside the range of the values."""
     torch.manual_seed(0)
     likelihood = LogisticMixture(1)
     params = torch.randn(1, likelihood.param_channels, 1, 1).double()
@@ -114,6 +114,6 @@ def test_mixture_predicts_green_from_red():
     red, green, blue = ((2 * likelihood.mean(params) - 1).flatten()).tolist()
     assert (red, green, blue) == pytest.approx((0.8, 0.72, 0.0), abs=1e-3)
     image = (torch.tensor([0.2, 0.18, 0.0]).reshape(1, 3, 1, 1) + 1) / 2
-    assert likelihood.nll(params, image) > 10  # red is far from its mean, but green is where this red predicts it
+    assert likelihood.nll(params, image) > 10  # red is far from its mean; green is where this red predicts it
     params[0, 1] = 0.2
     assert likelihood.nll(params, image) < 0.1

@@ -59,7 +59,7 @@ def test_iwae_agrees_with_values_computed_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize("prior", ["normal", "flow"])
 def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior):
-    """For the decoder and the prior, both gradients agree sample by sample."""
+    """For the decoder and the prior, the two gradients are equal if they use the same noise."""
     torch.manual_seed(0)
     model = build(model_config(prior=prior))
     image, _ = batch((1, 8, 8), False, 1)
@@ -85,7 +85,7 @@ def test_doubly_reparameterized_gradient_has_the_same_mean_and_less_noise(prior)
 
     (plain, plain_others), (dreg, dreg_others) = gradients(False), gradients(True)
     torch.testing.assert_close(dreg_others, plain_others, rtol=1e-3, atol=1e-4)
-    assert plain.mean(0).norm() > 10 * (plain.std(0) / 30**0.5).norm()  # the mean is well above its noise
+    assert plain.mean(0).norm() > 10 * (plain.std(0) / 30**0.5).norm()  # the mean is well above its standard error
     error = (plain - dreg).std(0) / 30**0.5
     assert (plain.mean(0) - dreg.mean(0)).norm() < 2 * error.norm()
     assert dreg.std(0).norm() < 0.7 * plain.std(0).norm()
@@ -109,7 +109,7 @@ def test_compiled_model_has_the_same_doubly_reparameterized_gradient():
 
     eager, compiled = gradients(model), gradients(torch.compile(model, backend="aot_eager"))
     torch.testing.assert_close(compiled, eager)
-    assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # the hook has an effect
+    assert (gradients(model, dreg=False) - eager).norm() > 0.1 * eager.norm()  # `dreg` changes the gradient
 
 
 def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
@@ -170,7 +170,7 @@ def test_consistency_adds_the_divergence_between_the_posteriors_of_each_pair(obj
 
 @pytest.mark.parametrize("objective", [*OBJECTIVES])
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_consistency_costs_nothing_if_the_transformation_is_the_identity(arch, objective):
+def test_consistency_adds_no_penalty_for_the_identity_transformation(arch, objective):
     torch.manual_seed(0)
     model = build(model_config(arch)).eval()
     image, _ = batch((1, 8, 8), False)
@@ -190,7 +190,7 @@ def test_consistency_costs_nothing_if_the_transformation_is_the_identity(arch, o
     assert penalty(others) > 1
 
 
-def test_consistency_of_equal_posteriors_is_exactly_zero():
+def test_consistency_penalty_of_equal_posteriors_is_exactly_zero():
     mean, log_var = (torch.randn(4, 1, 3).expand(-1, 2, -1).flatten(0, 1) for _ in range(2))
     terms = {"distortion": torch.rand(8), "rate": torch.rand(8, 3), "mean": mean, "log_var": log_var}
     loss = elbo(fixed_terms(**terms), torch.empty(8), None, 1.0).loss

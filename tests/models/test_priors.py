@@ -55,7 +55,7 @@ def test_new_flow_is_the_identity():
         assert torch.equal(flow.from_noise(noise, None), latent)
 
 
-def test_rate_of_new_flow_averages_to_the_kl_of_a_normal_prior():
+def test_mean_rate_of_new_flow_equals_the_kl_of_the_normal_prior():
     torch.manual_seed(0)
     mean, log_var = torch.randn(1, 6), torch.randn(1, 6)
     latent = mean + (0.5 * log_var).exp() * torch.randn(100_000, 6)
@@ -64,7 +64,7 @@ def test_rate_of_new_flow_averages_to_the_kl_of_a_normal_prior():
     torch.testing.assert_close(rate.mean(), normal_kl(mean, log_var).sum(), atol=0.05, rtol=0)
 
 
-def test_flow_leaves_the_dimensions_after_dims_standard_normal():
+def test_flow_transforms_only_the_first_dims_dimensions():
     torch.manual_seed(0)
     flow, mean, log_var = Flow(7, Unconditional(), hidden=8, dims=4), torch.randn(1, 7), torch.randn(1, 7)
     for parameter in flow.parameters():
@@ -94,7 +94,7 @@ def test_flow_requires_two_latent_dimensions():
 @pytest.mark.parametrize("prior", list(PRIORS))
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_log_ratio_of_a_sample_agrees_with_its_densities(arch, prior):
-    """The expected log q(z | x) - log p(z) comes from torch.distributions and the Jacobian of the full map."""
+    """The expected log q(z | x) - log p(z) comes from torch.distributions and the Jacobian of the map to noise."""
     torch.manual_seed(0)
     model = build(model_config(arch, prior=prior)).double().eval()
     for parameter in model.prior.parameters():

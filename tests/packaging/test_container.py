@@ -88,7 +88,7 @@ def test_build_context_contains_every_file_that_the_package_needs(wheel, tmp_pat
 
 @pytest.mark.integration
 def test_container_is_healthy_while_the_service_runs():
-    """The commands run as in the container, except for the address."""
+    """The commands are those of the container, except for the address."""
     pytest.importorskip("uvicorn", reason="uvicorn is not installed")
     port = free_port()
     start, check = (

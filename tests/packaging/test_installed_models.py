@@ -1,4 +1,4 @@
-"""Zoo models of an installed package: complete, small, and close to those of the repository."""
+"""Zoo models in an installed package: they are complete, small, and close to those in the repository."""
 
 import json
 import math
@@ -23,7 +23,7 @@ for_each_model = pytest.mark.parametrize("name", MODELS)
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """Return a folder with the files of the wheel, from which `python -m cvae` runs the installed package."""
+    """Extract the wheel, and return the folder. In this folder, `python -m cvae` runs the installed package."""
     folder = tmp_path_factory.mktemp("installed")
     wheel.extractall(folder)
     return folder
@@ -54,7 +54,7 @@ def test_exported_files_in_the_wheel_take_at_most_16_mb(wheel):
 
 @for_each_model
 @pytest.mark.parametrize("file", EXPORTED)
-def test_weights_of_installed_model_are_zoo_weights_rounded_to_16_bits(installed, name, file):
+def test_only_large_weights_of_installed_model_are_rounded_to_16_bits(installed, name, file):
     source, target = model_zoo.model(name) / file, installed / "cvae" / "model_zoo" / name / file
     full, half = read_weights(source), read_weights(target)
     assert len(half) == len(full)
@@ -74,7 +74,7 @@ def test_weights_of_installed_model_are_zoo_weights_rounded_to_16_bits(installed
 
 @for_each_model
 @pytest.mark.parametrize("file", EXPORTED)
-def test_spec_of_installed_model_differs_only_in_the_agreement(installed, name, file):
+def test_spec_of_installed_model_differs_from_the_zoo_only_in_the_agreement(installed, name, file):
     path = model_zoo.model(name) / file
     spec, target_spec = (read_spec(folder / file)[0] for folder in (path.parent, installed / "cvae/model_zoo" / name))
     assert target_spec.agreement == {"weights": "float16"}

@@ -1,4 +1,4 @@
-"""Packaging: the packages on disk, the links, the wheel, and the install commands in tracked files."""
+"""Packaging: the packages on disk, the symbolic links, the wheel, and the install commands in tracked files."""
 
 import importlib
 import re
@@ -92,7 +92,7 @@ PERSONAL = re.compile(r"(?<![\w.$}])(?:/(?:home|Users)/(?!somebody|you\b)\w|/(?:
 
 
 @pytest.mark.parametrize("pattern", [FOREIGN, PERSONAL], ids=["pip install", "home"])
-def test_no_file_contains_the_name_of_another_project_or_a_home_folder(texts, pattern):
+def test_no_file_installs_another_project_or_names_a_home_folder(texts, pattern):
     assert {name: match[0] for name, text in texts.items() if (match := pattern.search(text))} == {}
 
 
@@ -144,9 +144,9 @@ def test_wheel_metadata_agrees_with_pyproject(wheel):
 
 @pytest.mark.integration
 def test_another_package_with_the_same_name_is_detected(tmp_path):
-    """If both distributions are installed, our modules are in a package with the `__init__.py` of the other project."""
+    """If both distributions are installed, our modules are next to the other project's `__init__.py`."""
     shutil.copytree(ROOT / "cvae", tmp_path / "cvae", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "cvae" / "__init__.py").write_text('__version__ = "0.0.3"\n')
     result = subprocess.run([sys.executable, "-m", "cvae", "parts"], cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 1 and result.stderr.count("\n") == 1
-    assert "another package of that name" in result.stderr and "pip uninstall -y cvae cvae-onnx" in result.stderr
+    assert "another package named cvae" in result.stderr and "pip uninstall -y cvae cvae-onnx" in result.stderr

@@ -39,7 +39,7 @@ COMMANDS = {
 
 IMPORT = """
 import sys
-sys.modules["torch"] = None  # importing torch takes seconds, and most modules import it after onnxruntime
+sys.modules["torch"] = None  # saves seconds: torch is slow to import, and most modules import it after onnxruntime
 try:
     import {module}
 except ImportError:
@@ -98,7 +98,7 @@ def telemetry(tmp_path_factory) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> dict[str, tuple[str, str, list[str]]]:
-    """Return the exit code, the output and the files in the home folder for each of `PROGRAMS`."""
+    """Run each of `PROGRAMS`, and return its exit code, its output and the files in its home folder."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "model").mkdir()
     for path in model_zoo.models()[model_zoo.DEFAULT].glob("*.onnx"):
@@ -131,7 +131,7 @@ def test_nothing_is_written_to_the_home_folder(results, name):
 def test_unwritable_home_folder_causes_no_warning(tmp_path):
     home = tmp_path / "file"
     home.touch()
-    assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # otherwise this would prove nothing
+    assert python("import onnxruntime", home=home, cwd=tmp_path).stderr  # otherwise this test would prove nothing
     result = python("import cvae.runtime.session", home=home, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -1,4 +1,4 @@
-"""PyInstaller: what the hook of the package collects, and an app that PyInstaller builds with it."""
+"""PyInstaller: the files and modules that our hook collects, and an app that is built with the hook."""
 
 import ast
 import os
@@ -87,7 +87,7 @@ def test_hook_excludes_the_packages_of_the_extras(hook):
 def programs(wheel, tmp_path_factory) -> Path:
     """Install the wheel and PyInstaller into a new environment, and return the folder of its programs.
 
-    The environment also has an empty package called torch, which no app may contain.
+    The environment also has an empty module called torch, which no app may contain.
     """
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=True)

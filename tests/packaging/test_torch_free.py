@@ -72,7 +72,7 @@ def test_runtime_imports_no_training_package_even_if_installed(trained, tmp_path
     assert (result.returncode, result.stdout.split(), result.stderr) == (0, [], "")
 
 
-def test_library_generates_and_interpolates(trained, tmp_path):
+def test_model_generates_and_interpolates(trained, tmp_path):
     program = """
 import cvae
 model = cvae.load(sys.argv[1])
@@ -83,7 +83,7 @@ print(model.generate(3, label=7, seed=0).shape, model.interpolate(0, 1, 4, label
 
 
 def run_every_command(run: Path, cvae) -> None:
-    """Run every command of the base install through `cvae`, which returns the standard output of a command."""
+    """Run every command of the base install with the function `cvae`, which returns its standard output."""
     report = json.loads(cvae("generate", run, "--digit", "7", "--seed", "1", "--out", "seven.png", "--json"))
     assert report["labels"] == ["7"] and report["seed"] == 1
     cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "steps.gif")
@@ -208,7 +208,7 @@ def test_base_install_runs_every_command(trained, tmp_path):
 
 
 def test_exported_files_can_be_evaluated(tmp_path):
-    """The data come from an .npz file."""
+    """The data set is an .npz file."""
     folder = tmp_path / "model"
     shutil.copytree(model_zoo.models()[model_zoo.DEFAULT], folder)
     program = """if True:

@@ -1,4 +1,4 @@
-"""Fixtures for the tests of the plots."""
+"""Fixtures for tests of plots."""
 
 from collections.abc import Callable
 from functools import partial
@@ -21,7 +21,7 @@ def plot(cvae) -> Callable[..., Any]:
 
 @pytest.fixture
 def assert_fails(plot) -> Callable[..., None]:
-    """Return a function that checks that `cvae plot` fails with an exit code and one error line, and writes nothing."""
+    """Return a function that checks that `cvae plot` fails with an exit code and an error line, and writes nothing."""
 
     def check(code: int, words: list[str], *args: object) -> None:
         before = sorted(Path.cwd().rglob("*"))
@@ -54,7 +54,7 @@ def latent_2d(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.fixture
 def saved_figures(monkeypatch) -> list[Figure]:
-    """Return a list of the figures that commands save. Images are enlarged without smoothing."""
+    """Return a list to which each saved figure is added. Images are enlarged without smoothing."""
     monkeypatch.setattr("cvae.imaging.grids.RESAMPLING", Image.Resampling.NEAREST)
     saved: list[Figure] = []
     save = style.save

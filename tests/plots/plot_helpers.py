@@ -13,7 +13,7 @@ ZOO = model_zoo.DEFAULT
 
 
 def read_pixels(path: str | Path) -> np.ndarray:
-    """Return the pixels of a figure, which must not be blank."""
+    """Return the pixels of an image file, after checking that it is not blank."""
     with Image.open(path) as file:
         pixels = np.asarray(file.convert("RGB"))
     assert pixels.std() > 10
@@ -21,7 +21,7 @@ def read_pixels(path: str | Path) -> np.ndarray:
 
 
 def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
-    """Return the images (rows, columns, side, side) of an image grid, as bytes."""
+    """Return the images (rows, columns, side, side) of an image grid, with values in 0..255."""
     (axes,) = figure.axes
     (image,) = axes.images
     pixels = np.asarray(image.get_array())
@@ -36,7 +36,7 @@ def cells(figure: Figure, rows: int, columns: int, side: int = 8) -> np.ndarray:
 
 
 def equal_rounded(panels: np.ndarray, images: np.ndarray) -> bool:
-    """Return whether bytes (R, K, H, W) equal the images (R*K, 1, H, W) in [0, 1] after rounding."""
+    """Return whether panels (R, K, H, W) in 0..255 equal images (R*K, 1, H, W) in [0, 1] after rounding."""
     return bool(np.abs(panels.reshape(images.shape) - images * 255).max() <= 0.51)
 
 

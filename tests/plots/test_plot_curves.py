@@ -1,4 +1,4 @@
-"""`cvae plot losses` and `progress`: the metrics and sample images of a run."""
+"""`cvae plot losses` draws the metrics of runs, and `cvae plot progress` the sample images of a run."""
 
 import json
 import shutil
@@ -50,10 +50,11 @@ def history(values: list[float]) -> losses.Records:
     ]
 
 
-def test_test_metrics_are_drawn_at_the_epoch_of_the_saved_weights():
+def test_metrics_of_the_test_split_are_drawn_at_the_epoch_of_the_saved_weights():
     epochs = [{**record, "validation": record["train"]} for record in history([3.0, 1.0, 2.0])]
     assert losses.curve([*epochs, {"test": epochs[0]["train"]}], "test", "bound") == ([2], [3.0])
-    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}  # this bound takes precedence
+    # The importance-weighted bound takes precedence over the plain bound.
+    epochs[2]["validation"] = {**epochs[2]["validation"], "importance_weighted": 0.5}
     assert losses.saved_epoch(epochs) == 3
 
 

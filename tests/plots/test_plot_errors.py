@@ -1,4 +1,4 @@
-"""Errors of `cvae plot`: one line with the value and the fix, and nothing written."""
+"""Errors of `cvae plot`: one line with the value and the fix, and no new files."""
 
 import shutil
 from pathlib import Path

@@ -38,7 +38,7 @@ def test_function_returns_the_figure_that_the_command_saves(plot, trained, saved
             np.testing.assert_array_equal(image.get_array(), expected_image.get_array())
 
 
-def test_function_saves_the_figure_if_out_is_given(in_tmp):
+def test_function_saves_the_figure_if_out_is_set(in_tmp):
     figure = package.plot.losses([ZOO, "mnist-ladder"], out="a.svg")
     assert Path("a.svg").read_text().startswith("<?xml")
     assert package.plot.describe(figure)["epochs"].keys() == {ZOO, "mnist-ladder"}

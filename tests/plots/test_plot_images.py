@@ -1,4 +1,4 @@
-"""`cvae plot reconstructions`, `traverse` and `grid`: images that the models decode."""
+"""`cvae plot reconstructions`, `traverse` and `grid`, which draw images that a model decodes."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def save_image() -> np.ndarray:
 
 @pytest.mark.parametrize("start", [[], ["--seed", "3"], ["--image", "image.png"]], ids=str)
 @pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_traversal_rows_are_decoded_from_the_codes(plot, trained, saved_figures, kind, start):
+def test_traversal_rows_vary_the_dimensions_with_the_highest_kl(plot, trained, saved_figures, kind, start):
     model, image = package.load(trained[kind]), save_image()
     label = 4 if kind == "labels" else None
     flags = ["--digit", 4] if kind == "labels" else []
@@ -86,7 +86,7 @@ def test_traverse_without_label_reports_the_class_it_uses(plot, trained):
 # -- grid --------------------------------------------------------------------------------------------------------------
 
 
-def test_grid_column_has_one_style(plot, trained, saved_figures):
+def test_images_in_a_grid_column_are_decoded_from_the_same_noise(plot, trained, saved_figures):
     report = plot("grid", trained["labels"], "--seed", 4, "--columns", 3, "--json").json
     assert report["seed"] == 4 and report["classes"] == list("0123456789")
     model = package.load(trained["labels"])
@@ -128,7 +128,7 @@ def test_latent_grid_rejects_seed(assert_fails, latent_2d):
     assert_fails(2, ["--seed 3"], "grid", latent_2d["plain"], "--seed", 3)
 
 
-def test_plot_reports_skipped_files(plot, trained):
+def test_plot_reports_files_that_are_not_images(plot, trained):
     images = np.random.default_rng(0).integers(0, 256, (6, 8, 8), np.uint8)
     Path("set").mkdir()
     for i, image in enumerate(images):

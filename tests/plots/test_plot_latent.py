@@ -139,10 +139,10 @@ def test_names_that_would_overlap_are_only_in_the_legend(tmp_path):
     assert len(legends(figure)[0].get_texts()) == 50
     style.save(figure, tmp_path / "map.png")
     height, width, _ = read_pixels(tmp_path / "map.png").shape
-    assert width > 1.3 * height  # the legend has room beside the map
+    assert width > 1.3 * height  # there is room for the legend next to the map
 
 
-def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, trained, saved_figures):
+def test_codes_of_unconditional_model_are_coloured_by_the_labels_in_the_data(plot, trained, saved_figures):
     report = plot("latent", trained["plain"], "--limit", 200, "--out", "codes.png", "--json").json
     assert report == {
         "out": "codes.png", "model": "plain", "data": "digits", "split": "test", "images": 200, "method": "tsne"
@@ -150,14 +150,14 @@ def test_codes_of_unconditional_model_are_coloured_by_labels_of_the_data(plot, t
     pixels = read_pixels("codes.png")
     assert pixels.shape[0] > 900 and pixels.shape[1] > 1_000
     assert len(saved_figures[0].axes[0].collections) == 10
-    # The model has learned the classes without labels: most neighbours have the same class.
+    # The model has learned the classes without labels: most codes have the class of their nearest neighbour.
     points = [np.asarray(scatter.get_offsets()) for scatter in saved_figures[0].axes[0].collections]
     places, labels = np.concatenate(points), np.repeat(range(10), [len(offsets) for offsets in points])
     distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.diag([np.inf] * 200)
     assert (labels[distance.argmin(1)] == labels).mean() > 0.6
 
 
-def test_latent_explains_mixed_classes_of_conditional_model(plot, trained):
+def test_latent_says_why_a_conditional_model_mixes_the_colours(plot, trained):
     result = plot("latent", trained["labels"], "--limit", 50, "--perplexity", 5, "--thumbnails", "--out", "a.svg")
     assert result.code == 0 and result.out == "a.svg (50 images)\n" and "expect mixed colours" in result.err
     assert ElementTree.parse("a.svg").getroot().tag.endswith("svg")
@@ -171,7 +171,7 @@ def test_latent_accepts_other_data_and_splits(plot, trained):
     assert plot("latent", trained["plain"], "--split", "validation", "--method", "pca", "--json").json["images"] == 144
 
 
-def test_umap_names_its_missing_package(assert_fails, trained, monkeypatch):
+def test_error_for_umap_names_the_missing_package(assert_fails, trained, monkeypatch):
     monkeypatch.setattr(latent, "find_spec", lambda name: None)
     assert_fails(1, ["pip install umap-learn"], "latent", trained["plain"], "--method", "umap")
 

@@ -39,7 +39,7 @@ def test_extension_selects_the_format_and_files_are_reproducible(tmp_path):
 def test_names_are_not_parsed_as_formulas(tmp_path):
     images = np.random.default_rng(0).random((6, 3, 5, 9), np.float32)
     figure = image_grid(images, ["a$b", "$c$_"], ["$", "", "2"], "5$ and $5")
-    factor = 10  # a cell is 0.65 inches or 94 pixels wide, which fits 9 pixels ten times
+    factor = 10  # a cell is 0.65 inches or 94 pixels wide, so 9 pixels are enlarged tenfold
     assert figure.axes[0].images[0].get_array().shape == (5 * 2 * factor + 1, 9 * 3 * factor + 2, 3)
     style.save(figure, tmp_path / "grid.png")
     read_pixels(tmp_path / "grid.png")

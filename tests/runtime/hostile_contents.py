@@ -1,4 +1,4 @@
-"""Edits that give an exported decoder contents that no exported file has."""
+"""Edits of an exported decoder. Each one gives it contents that no exported file has."""
 
 import copy
 
@@ -62,7 +62,7 @@ def loop(model):
 
 @register
 def deep_subgraphs(model):
-    """The nesting is deeper than the recursion limit of a parser."""
+    """Nest subgraphs more deeply than the recursion limit of a parser."""
     data = b""
     for _ in range(2000):
         data = b"".join([b"\x32", varint(len(data)), data])  # attribute g

@@ -1,4 +1,4 @@
-"""Edits that give an exported decoder a graph that costs too much or is invalid."""
+"""Edits that make the graph of an exported decoder too expensive or invalid."""
 
 import itertools
 from typing import Any
@@ -10,7 +10,7 @@ from onnx import helper
 from untrusted import varint
 
 # -- time and memory ---------------------------------------------------------------------------------------------------
-# Most edits compute a tensor "big" from the image, which is (B, 1, 8, 8), and slice it back to that size.
+# Most edits compute a tensor "big" from the image (B, 1, 8, 8), and slice "big" back to the size of the image.
 
 SMALL = {"zero": [0, 0], "eight": [8, 8], "axes": [2, 3], "ones": [1, 1]}
 SLICE = node("Slice", "big zero eight axes ones")
@@ -112,7 +112,7 @@ def repeated_outer_products(model):
 
 @register
 def long_chain_of_products(model):
-    """Each product takes little memory, but all of them would take minutes."""
+    """Each product takes little memory, but together they would take minutes."""
     start = [node("Reshape", "before column", "c"), node("MatMul", "c wide", "m0")]
     long = [node("MatMul", f"m{i} square", f"m{i + 1}") for i in range(4000)]
     end = [node("Slice", "m4000 start end axis step", "cut"), node("Reshape", "cut shape")]
@@ -224,7 +224,7 @@ def resize_keeping_the_aspect_ratio(model):
 
 @register
 def reduce_sum_with_keepdims_2(model):
-    """onnxruntime treats only 1 as true, so the column becomes a row, and the sum of both is a square."""
+    """onnxruntime treats only 1 as true and drops the axis. The column becomes a row, and their sum is a square."""
     reduced = node("ReduceSum", "column second", "row", keepdims=2)
     total = [node("Add", "column row", "square"), node("ReduceSum", "square both", "sum", keepdims=0)]
     ones = np.ones((16384, 1), np.float32)
@@ -236,7 +236,7 @@ def reduce_sum_with_keepdims_of_66_bits(model):
     """protobuf keeps the lowest 64 bits, which are 0."""
     reduce_sum_with_keepdims_2(model)
     attribute = next(node for node in model.graph.node if node.op_type == "ReduceSum").attribute[0]
-    attribute.i = -1  # takes ten bytes, like the number of 66 bits that replaces it
+    attribute.i = -1  # takes ten bytes, like the 66-bit number that replaces it
     data, minus_one = model.SerializeToString(), b"\x18" + b"\xff" * 9 + b"\x01"
     assert data.count(minus_one) == 1
     return data.replace(minus_one, b"\x18" + b"\x80" * 9 + b"\x04")

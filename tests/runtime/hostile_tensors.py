@@ -12,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def reshape_weight(name: str, *dims: int) -> None:
+    """Register an edit that declares the shape `dims` for the largest weight."""
+
     def edit(model: onnx.ModelProto) -> None:
         largest_weight(model).dims[:] = dims
 
@@ -70,6 +72,8 @@ def one_weight_of_half_precision(model):
 
 
 def declare(name: str, field: str, index: int, type: int, shape: list[Any]) -> None:
+    """Register an edit that declares another type and shape for an input or output of the graph."""
+
     def edit(model: onnx.ModelProto) -> None:
         value = getattr(model.graph, field)[index]
         value.CopyFrom(helper.make_tensor_value_info(value.name, type, shape))

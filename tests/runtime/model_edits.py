@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 Edit = Callable[[onnx.ModelProto], bytes | None]
-"""Function that changes a model in place and returns None, or returns the bytes of a file."""
+"""Function that either changes a model in place and returns None, or returns the bytes of a changed file."""
 
 EDITS: dict[str, Edit] = {}
 """Edits by name. They expect the decoder of a conditional model for 8x8-pixel digits."""
@@ -34,7 +34,7 @@ def constant(name: str, value: Any) -> TensorProto:
 
 
 def node(op: str, inputs: str, outputs: str = "image", **attributes: Any) -> onnx.NodeProto:
-    """Return a node; `inputs` and `outputs` are separated by spaces, and "-" is an empty name."""
+    """Return a node. The names in `inputs` and `outputs` are separated by spaces, and "-" stands for an empty name."""
     return helper.make_node(op, [name.strip("-") for name in inputs.split()], outputs.split(), **attributes)
 
 

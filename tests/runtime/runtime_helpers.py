@@ -1,4 +1,4 @@
-"""Inputs for the small models, and their outputs in torch."""
+"""Inputs for the small models, and a function that runs the models in torch."""
 
 import numpy as np
 import pytest

@@ -35,7 +35,7 @@ def expected(model):
 
 
 class Interruption(Exception):
-    """Interruption like Ctrl-C."""
+    """Stand-in for Ctrl-C."""
 
 
 def stop_after(blocks: int):
@@ -60,7 +60,7 @@ def read(suffix: str, out: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
-def test_files_contain_the_same_images_as_generate(suffix, model, expected, tmp_path):
+def test_files_contain_the_images_that_generate_returns(suffix, model, expected, tmp_path):
     files, seed = bulk.generate(model, N, out := tmp_path / f"x{suffix}", seed=5)
     images, labels = read(suffix, out)
     assert seed == 5 and images.dtype == np.uint8 and np.array_equal(images, expected)
@@ -84,7 +84,7 @@ def test_interrupted_generation_continues_with_its_seed(suffix, blocks, model, t
     assert np.array_equal(read(suffix, out)[0], expected)
 
 
-def test_images_do_not_depend_on_threads_and_chunk_size(model, expected, tmp_path, monkeypatch):
+def test_images_depend_on_neither_threads_nor_chunk_size(model, expected, tmp_path, monkeypatch):
     for threads, chunk in [(1, 64), (2, 64), (2, 16)]:
         monkeypatch.setattr(session, "CHUNK", chunk)
         monkeypatch.setattr(bulk, "CHUNK", chunk)
@@ -104,7 +104,7 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
     with pytest.raises(Interruption):
         bulk.generate(model, N, out := tmp_path / "x.npy", seed=1, progress=stop_after(1))
     for n, seed in [(N, 2), (N - 1, 1)]:
-        with pytest.raises(UsageError, match=r"half written, by a call for 150 images, label_index 0, 1, .* 9, seed 1"):
+        with pytest.raises(UsageError, match=r"partly written by a call for 150 images, label_index 0, .* 9, seed 1"):
             bulk.generate(model, n, out, seed=seed)
     (tmp_path / ".x.npy.json").write_text("{")
     with pytest.raises(CvaeError, match="remove it"):
@@ -149,7 +149,7 @@ def test_generation_starts_over_if_its_files_were_removed(suffix, model, expecte
 def test_folder_with_a_missing_image_is_not_continued(model, tmp_path):
     bulk.generate(model, 5, out := tmp_path / "x", seed=5)
     next(out.rglob("*.png")).unlink()
-    with pytest.raises(UsageError, match="already has other images"):
+    with pytest.raises(UsageError, match="already contains other images"):
         bulk.generate(model, 6, out, seed=5)
 
 
@@ -192,7 +192,7 @@ def test_images_of_two_requests_are_not_mixed(model, tmp_path, first, then, n):
     bulk.generate(model, N, tmp_path / first, seed=1)
     before = sorted(tmp_path.rglob("*"))
     assert len(before) > 2
-    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' already has other images; remove"):
+    with pytest.raises(UsageError, match=r"'.*x(-00000.npz)?' already contains other images; remove"):
         bulk.generate(model, n, tmp_path / then, seed=2)
     assert sorted(tmp_path.rglob("*")) == before
     for path in before:
@@ -206,7 +206,7 @@ def test_single_file_is_replaced_and_keeps_its_name(model, tmp_path):
     for seed in (1, 2):
         bulk.generate(model, 3, tmp_path / "x.NPZ", seed=seed)
     assert {path.name for path in tmp_path.iterdir()} == {"x.NPZ", ".x.NPZ.json"}
-    with pytest.raises(UsageError, match=r"x.NPZ' already has other images"):
+    with pytest.raises(UsageError, match=r"x.NPZ' already contains other images"):
         bulk.generate(model, N, tmp_path / "x.NPZ", seed=3)
 
 
@@ -284,7 +284,7 @@ def test_generate_command_writes_many_images(cvae):
     request = {"weights": "", "labels": None, "seed": 1, "temperature": 1.0}
     Path(".many.npy.json").write_text(json.dumps({"request": request, "n": 1, "done": 0}))
     for arguments, code, word in [
-        (["--out", "many.npy"], 2, "half written"),
+        (["--out", "many.npy"], 2, "partly written"),
         (["-n", 3, "--grid", "--out", "many.npz"], 2, "--grid"),
         (["-n", 20_000, "--digit", 1], 2, "images.npy"),
         (["-n", 3, "--digit", "ten", "--out", "x.npy"], 2, "'ten'"),

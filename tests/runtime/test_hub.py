@@ -1,4 +1,4 @@
-"""Models from the Hugging Face Hub, loaded from a local mirror, and the model card of a run."""
+"""Models on the Hugging Face Hub, with a local mirror for downloads and uploads, and the model card of a run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ UNREACHABLE = "http://127.0.0.1:9"
 
 
 def set_endpoint(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set the address of the hub as HF_ENDPOINT does when huggingface_hub is imported."""
+    """Set the address of the hub, as HF_ENDPOINT does when huggingface_hub is imported."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", url)
     template = f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -113,7 +113,7 @@ def test_missing_repository_or_file_is_reported_in_one_line(mirror, name, error_
     assert mirror.downloads == []
 
 
-def test_offline_without_cache_is_reported(mirror, monkeypatch):
+def test_unreachable_hub_is_reported_if_the_model_is_not_cached(mirror, monkeypatch):
     set_endpoint(UNREACHABLE, monkeypatch)
     with pytest.raises(CvaeError, match=r"'hf://somebody/digits': .*127.0.0.1:9 can't be reached.*try again"):
         package.load("hf://somebody/digits")
@@ -131,7 +131,7 @@ def test_interrupted_download_is_reported_in_one_line(monkeypatch, error):
         package.load("hf://a/b")
 
 
-def test_missing_hub_extra_is_named(monkeypatch):
+def test_error_names_the_missing_hub_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(MissingExtraError, match=r"'hf://a/b' needs ") as caught:
         package.load("hf://a/b")
@@ -160,8 +160,8 @@ def test_export_onnx_rejects_hub_model(cvae, mirror):
     assert mirror.downloads == []
 
 
-def test_environment_variable_selects_the_mirror(mirror, tmp_path):
-    """The variables are HF_ENDPOINT and HF_HOME, set for another process as a user would."""
+def test_environment_variables_select_the_hub_and_the_cache(mirror, tmp_path):
+    """HF_ENDPOINT and HF_HOME are set for another process, as a user would set them."""
     env = {**os.environ, "HF_ENDPOINT": mirror.url, "HF_HOME": str(tmp_path / "home")}
     command = [sys.executable, "-m", "cvae", "generate", "hf://somebody/digits", "--digit", "7", "--seed", "1"]
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
@@ -256,7 +256,7 @@ def change_weights(run: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"), [(None, "requires a token"), ("hf_wrong", "does not let your token upload to 'me/x'")]
 )
-def test_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_path, monkeypatch, value, words):
+def test_error_for_upload_without_permission_says_how_to_log_in(cvae, mirror, run, tmp_path, monkeypatch, value, words):
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)

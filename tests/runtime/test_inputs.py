@@ -40,7 +40,7 @@ def test_arrays_of_any_layout_are_converted(values):
         check(image, GREY, expected[:1])
 
 
-def test_channels_come_first_where_both_layouts_fit():
+def test_channels_are_assumed_to_come_first_if_both_layouts_fit():
     cube = np.random.default_rng(1).random((3, 3, 3), dtype=np.float32)
     check(cube, (3, 3, 3), cube[None])
 
@@ -85,7 +85,7 @@ def test_large_pillow_image_of_the_caller_is_not_changed(tmp_path):
     ],
     ids=str,
 )
-def test_array_that_does_not_fit_is_rejected_in_one_line(images, words):
+def test_unsuitable_array_is_rejected_with_a_one_line_error(images, words):
     with pytest.raises(UsageError, match=f"^images.*{words}") as caught:
         to_batch(images, GREY)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Model.interpolate: seeds, codes, images and labels, compared with torch."""
+"""`Model.interpolate` between seeds, codes and images, with and without labels, compared with torch."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def test_interpolation_starts_and_ends_at_its_endpoints(models, networks, kind, 
     assert all(np.abs(x - y).max() > 1e-3 for x, y in zip(path[1:], path[:-1], strict=True))
 
 
-def test_image_between_two_labels_is_the_weighted_mean_of_their_images(models, networks):
+def test_image_between_two_labels_is_the_weighted_mean_of_its_two_decodings(models, networks):
     a, b = normal(2)
     path = models["labels"].interpolate(a, b, 5, (3, 8), "lerp")
     code = (0.75 * a + 0.25 * b)[None]
@@ -59,7 +59,7 @@ def test_interpolate_rejects_invalid_arguments(models, kind, arguments, words):
         models[kind].interpolate(**{"a": 0, "b": 1, **arguments})
 
 
-def test_images_without_label_interpolate_between_the_classes_that_explain_them_best(models):
+def test_interpolation_without_label_uses_the_best_fitting_class_of_each_image(models):
     model = models["labels"]
     a, b = model.generate(label=[7, 1], seed=2)
     first, last = (int(i) for i in model.nearest_label([a, b]))

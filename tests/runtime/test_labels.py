@@ -1,6 +1,6 @@
-"""Choice of a class: by its name, as a string or a number, or by its index.
+"""Choice of a class, either by its name (a string or a number) or by its index.
 
-Each class of the models here has its own brightness, so the pixels identify the class.
+In the models here, each class has its own brightness, so the pixels identify the class.
 """
 
 import json
@@ -27,7 +27,7 @@ from cvae.spec import KEY, Spec
 
 NUMBERS, PADDED, SIGNED, WORDS = ("1", "10", "2"), ("01", "02"), ("-10", "0", "10"), ("cat", "dog")
 EQUAL_NUMBERS, FRACTIONS, MIXED = ("01", "1"), ("0.5", "1.0", "1e-4"), ("3", "other")
-LONG = ("9007199254740992", "9007199254740994")  # 2**53 and the next float64; above it, floats skip odd integers
+LONG = ("9007199254740992", "9007199254740994")  # 2**53 and the next float64: above 2**53, floats skip odd integers
 BOOLEANS = ("True", "False")
 
 LEVELS = (0.2, 0.4, 0.8)
@@ -109,7 +109,7 @@ def model(folder) -> package.Model:
 
 
 def class_names(images: np.ndarray) -> list[str]:
-    """Return the names of the classes that images of `NUMBERS` show."""
+    """Return the names of the classes in images from a model with the classes `NUMBERS`."""
     levels = np.asarray(images).reshape(len(images), -1)
     assert np.ptp(levels, axis=1).max() < 1e-6
     return [NUMBERS[int(np.abs(np.subtract(LEVELS, level)).argmin())] for level in levels[:, 0]]
@@ -149,7 +149,7 @@ AMBIGUOUS_LABELS = [(EQUAL_NUMBERS, "001"), (EQUAL_NUMBERS, "1.0"), (("2", "2.0"
 
 
 @pytest.mark.parametrize(("classes", "label", "name"), [*LABELS_BY_NAME, *LABELS_BY_INDEX], ids=repr)
-def test_label_selects_the_class_with_this_name(classes, label, name):
+def test_label_selects_class_by_name_or_else_by_index(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
@@ -168,12 +168,12 @@ def test_label_selects_the_class_with_this_name(classes, label, name):
     ],
     ids=repr,
 )
-def test_label_can_be_a_number_of_any_type(classes, label, name):
+def test_label_can_be_a_scalar_of_any_type(classes, label, name):
     assert spec(classes).label_index(label) == classes.index(name)
 
 
 @pytest.mark.parametrize(("classes", "label"), UNKNOWN_LABELS, ids=repr)
-def test_unknown_label_is_rejected_in_one_line(classes, label):
+def test_unknown_label_is_reported_in_one_line(classes, label):
     with pytest.raises(UsageError) as caught:
         spec(classes).label_index(label)
     assert str(caught.value).startswith(f"'run' has no label {label!r}; its classes are named {', '.join(classes)}")
@@ -186,13 +186,13 @@ def test_unknown_label_is_rejected_in_one_line(classes, label):
     ids=lambda label: type(label).__name__,
 )
 @pytest.mark.parametrize("classes", [NUMBERS, WORDS], ids=repr)
-def test_value_that_is_not_a_label_is_rejected_in_one_line(classes, label):
+def test_value_that_is_not_a_label_is_reported_in_one_line(classes, label):
     with pytest.raises(UsageError, match=r"^'run' has no label .{1,80}; its classes are named [\w, ]+$"):
         spec(classes).label_index(label)
 
 
 @pytest.mark.parametrize(("label", "quoted"), [(0, "0"), ("0", "'0'"), (np.int64(0), "0")])
-def test_error_explains_how_to_request_an_index(label, quoted):
+def test_error_explains_how_to_choose_by_index(label, quoted):
     with pytest.raises(UsageError) as caught:
         spec(NUMBERS).label_index(label)
     assert str(caught.value) == (
@@ -204,7 +204,7 @@ def test_error_explains_how_to_request_an_index(label, quoted):
 
 
 @pytest.mark.parametrize(("classes", "label"), AMBIGUOUS_LABELS, ids=repr)
-def test_number_equal_to_several_classes_is_ambiguous(classes, label):
+def test_number_that_equals_several_class_names_is_ambiguous(classes, label):
     with pytest.raises(
         UsageError, match=f"label {label!r} is ambiguous.*{classes[0]}, {classes[1]} .*as it is written"
     ):
@@ -269,7 +269,7 @@ def test_every_method_accepts_names_or_indices(model, choice, names):
     ],
     ids=lambda value: str(value)[:60],
 )
-def test_invalid_choice_is_rejected_in_one_line(model, choice, words):
+def test_invalid_choice_is_reported_in_one_line(model, choice, words):
     for call in (
         lambda: model.generate(3, **choice),
         lambda: model.decode(ZERO, **choice),
@@ -500,7 +500,7 @@ def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, fo
         ("generate {folder} --label-index -1", ["index -1", "0..2"]),
         ("generate {folder} --label 1 --label-index 1", ["--label '1' and --label-index 1", "give one"]),
         ("generate {folder} --digit 1 --label-index 2", ["--digit '1' and --label-index 2", "give one"]),
-        ("generate {folder} --label-index 1 --grid", ["--grid", "'10'", "remove one"]),
+        ("generate {folder} --label-index 1 --grid", ["--grid", "'10'", "remove --grid"]),
         ("interpolate {folder} --label 1 --label-index 1", ["give one"]),
         ("interpolate {folder} --label 1 --to-label 2 --to-label-index 1", ["--to-label '2'", "give one"]),
         ("reconstruct ten.png -m {folder} --label 1 --label-index 1", ["give one"]),
@@ -580,17 +580,17 @@ def test_javascript_rejects_the_same_labels_as_python(in_javascript):
         assert f'"run" has no label "{label}"; its classes are named' in str(message)
 
 
-def test_javascript_rejects_number_equal_to_several_classes(in_javascript):
+def test_javascript_rejects_number_that_equals_several_class_names(in_javascript):
     for message in in_javascript(*AMBIGUOUS_LABELS):
         assert "ambiguous" in str(message)
 
 
-def test_javascript_accepts_indices_as_objects(in_javascript):
+def test_javascript_accepts_index_in_an_object(in_javascript):
     indices = in_javascript(*((NUMBERS, {"index": index}) for index in (0, 1, 2)))
     assert indices == [0, 1, 2]
 
 
 @pytest.mark.parametrize("index", [-1, 3, 1.5, "1", None])
-def test_javascript_checks_the_range_of_an_index(in_javascript, index):
+def test_javascript_rejects_invalid_index(in_javascript, index):
     (message,) = in_javascript((NUMBERS, {"index": index}))
     assert re.fullmatch(r'"run" has no class with the index .*; its classes are named 1, 10, 2; .*', str(message))

@@ -26,7 +26,7 @@ def test_decoder_generates_without_encoder_and_encode_suggests_export(run):
         assert model.generate(1, label=3).shape == (1, 1, 8, 8)
         with pytest.raises(CvaeError, match=r"cvae export onnx .*run"):
             model.encode(random_images(1), 3)
-    (run / ENCODER).write_bytes(encoder)  # the encoder is loaded when it is first needed
+    (run / ENCODER).write_bytes(encoder)  # the open model loads the encoder when it first needs it
     assert model.encode(random_images(1), 3)[0].shape == (1, 8)
 
 
@@ -55,7 +55,7 @@ def test_load_explains_how_to_install_cuda_provider(trained):
 
 @pytest.fixture(params=["falls back", "raises"])
 def broken_provider(request, monkeypatch):
-    """Make onnxruntime list CUDA and ROCm, but fall back to the CPU or raise an error when they are started."""
+    """Make onnxruntime list CUDA and ROCm, but fall back to the CPU or raise an error when one of them is started."""
     real = ort.InferenceSession
 
     def start(data, options, *, providers, **other):
@@ -116,7 +116,7 @@ def test_error_for_gpu_suggests_cuda_and_lists_only_available_devices(monkeypatc
     assert fix in str(caught.value) and f"available: {', '.join(names)}" in str(caught.value)
 
 
-def test_error_for_unknown_owner_and_name_suggests_the_hub(in_tmp):
+def test_error_for_owner_slash_name_suggests_the_hub(in_tmp):
     with pytest.raises(UsageError, match=r"model 'somebody/digits'; for a model .*, use hf://somebody/digits$"):
         find("somebody/digits")
     for name in ("runs/digits", "models/decoder.onnx", "digits"):

@@ -226,7 +226,7 @@ def test_nearest_label_minimizes_the_negative_elbo(models, networks, monkeypatch
         code, prior = D.Normal(torch.as_tensor(mean), torch.as_tensor(std)), D.Normal(0, 1)
         target = torch.as_tensor(np.asarray(images))
         if sigma is None:
-            reconstruction = reconstruction.clamp(2**-24, 1 - 2**-24)  # an exact 0 or 1 counts as the nearest float32
+            reconstruction = reconstruction.clamp(2**-24, 1 - 2**-24)  # as in cvae/runtime/density.py
             cost = F.binary_cross_entropy(reconstruction, target, reduction="none")
         else:
             cost = -D.Normal(reconstruction, sigma).log_prob(target)

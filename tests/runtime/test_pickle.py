@@ -1,4 +1,4 @@
-"""Models in pickles and in other processes."""
+"""Pickling of models, also to pass them to other processes."""
 
 import copy
 import multiprocessing

@@ -20,7 +20,7 @@ VARINTS = [0, 1, 2, 127, 128, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 7, 2**
 
 @pytest.mark.parametrize("value", VARINTS)
 def test_scan_reads_integers_as_protobuf_does(value):
-    """The fields have 64 or 32 bits, and are single, repeated or packed. Numbers take up to ten bytes."""
+    """The fields have 64 or 32 bits, and are single, repeated or packed. A number is encoded in up to ten bytes."""
     number = varint(value)
     attribute = b"\x18" + number + b"\x40" + number + b"\x42" + varint(2 * len(number)) + number * 2
     expected = onnx.AttributeProto.FromString(attribute)

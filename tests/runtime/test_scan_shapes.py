@@ -18,7 +18,7 @@ ZOO = ROOT / "model_zoo" / "mnist-resnet-conditional"
 
 
 def onnxruntime_shapes(data: bytes, inputs: dict[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor that onnxruntime computes for the unoptimized graph."""
+    """Return the shape of each tensor that onnxruntime computes when it runs the graph without optimizations."""
     model = onnx.load_from_string(data)
     names = [name for node in model.graph.node for name in node.output]
     del model.graph.output[:]

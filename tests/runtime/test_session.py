@@ -17,7 +17,7 @@ from cvae.runtime.session import read_spec
 
 
 def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monkeypatch):
-    """The session checks its outputs, even though the scan has derived their shapes."""
+    """The session checks its outputs, even though the scan has already inferred their shapes."""
     model = cvae.load(trained["plain"])
     run = model._decoder._session.run
 
@@ -30,7 +30,7 @@ def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monke
         model.generate(3)
 
 
-def test_session_runs_costly_model_on_smaller_chunks(trained, monkeypatch):
+def test_session_runs_costly_model_in_smaller_chunks(trained, monkeypatch):
     expected = cvae.load(trained["labels"]).generate(9, label=3, seed=0)
     spec, data = read_spec(trained["labels"] / "decoder.onnx")
     monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, ""))
@@ -48,7 +48,7 @@ def test_session_runs_costly_model_on_smaller_chunks(trained, monkeypatch):
 
 
 @both_kinds
-def test_batches_are_padded_to_few_sizes_on_a_gpu(models, trained, kind, monkeypatch):
+def test_batches_are_padded_to_a_few_sizes_on_a_gpu(models, trained, kind, monkeypatch):
     expected = models[kind].generate(150, seed=5)
     model = cvae.load(trained[kind])
     decoder, sizes = model._decoder, []

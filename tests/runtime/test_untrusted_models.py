@@ -1,4 +1,4 @@
-"""Untrusted exported files: hostile files cause one-line errors, within a second and with less than 200 MB."""
+"""Untrusted exported files: hostile files cause one-line errors, within a second and 200 MB of memory."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can
 
 @pytest.fixture(scope="module")
 def hostile_models(trained, tmp_path_factory) -> Path:
-    """Return a folder of hostile files and a valid file."""
+    """Return a folder with hostile files and one valid file."""
     folder, valid = tmp_path_factory.mktemp("untrusted"), trained["labels"] / "decoder.onnx"
     shutil.copy(valid, folder / "_valid.onnx")
     (folder / ".link").symlink_to("/etc/passwd")
@@ -57,7 +57,7 @@ def test_session_rejects_hostile_models(hostile_models):
 
 @needs_linux
 def test_scan_rejects_hostile_models_before_onnxruntime_does(hostile_models):
-    """The only hostile files that the scan accepts have nonfinite weights, which the session detects in its outputs."""
+    """The scan rejects all hostile files except those with nonfinite weights, which the session rejects later."""
     accepted = []
     for name in EDITS:
         with suppress(CvaeError):

@@ -1,4 +1,4 @@
-"""Untrusted runs, configs, recipes and detectors: hostile ones are rejected in one line, within a second and 200 MB."""
+"""Hostile runs, configs, recipes and detectors are rejected with a one-line message, within a second and 200 MB."""
 
 import json
 import os
@@ -118,7 +118,7 @@ def test_detector_rejects_hostile_files(trained, tmp_path):
     assert_rejected(tmp_path)
 
 
-# -- runs: safetensors, and configs that need more memory than their weights -------------------------------------------
+# -- runs: weight files, and configs of models that are larger than the weight file ------------------------------------
 
 
 def write_hostile_runs(folder: Path, run: Path) -> None:
@@ -210,5 +210,5 @@ def test_parse_json_reads_valid_json(value):
 
 
 @pytest.mark.parametrize(("text", "line"), [("a\nb\tc", "a b c"), ("\x1b[2J", "?[2J"), ("x" * 300, "x" * 197 + "...")])
-def test_one_line_is_short_and_printable(text, line):
+def test_one_line_returns_short_printable_text(text, line):
     assert one_line(text) == line

@@ -1,4 +1,4 @@
-"""Runs whose weights have changed since their export: everything that uses the decoder rejects them."""
+"""Runs whose weights have changed since the export: whatever uses the decoder rejects them."""
 
 import hashlib
 import os
@@ -83,7 +83,7 @@ def test_decoder_is_not_checked_if_its_path_is_given_or_the_weights_are_missing(
     package.load(run).generate(1)
 
 
-def test_weights_of_unchanged_size_and_modification_time_are_not_read_again(run):
+def test_weights_with_unchanged_size_and_modification_time_are_not_read_again(run):
     weights = run / "model.safetensors"
     digest, status = hashlib.sha256(weights.read_bytes()).hexdigest(), weights.stat()
     assert hash_file(weights) == digest

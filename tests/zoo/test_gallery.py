@@ -1,6 +1,6 @@
-"""Commands of docs/gallery.md, run with the bundled digits instead of MNIST, and with drawings of cars.
+"""Commands in docs/gallery.md, run with the bundled digits instead of MNIST, and with drawings of cars.
 
-The runs are shorter and their networks are smaller than on the page.
+The runs are shorter than on the page, and their networks are smaller.
 """
 
 import re
@@ -109,7 +109,7 @@ def check_image(arguments: list[str], report: dict[str, Any], path: Path) -> Non
     elif arguments[1] == "interpolate":
         panels = split_grid(pixels, 1, int(arguments[arguments.index("--steps") + 1]) if "--steps" in arguments else 10)
         distances = [np.abs(panels[0].astype(int) - panel).mean() for panel in panels]
-        assert 0 < distances[1] < distances[-1], "the images do not change from one to another"
+        assert 0 < distances[1] < distances[-1], "the images do not change along the interpolation"
     else:
         assert arguments[1] == "plot" and (pixels == pixels.max()).mean() > 0.05, (
             "it is not a figure on a white background"

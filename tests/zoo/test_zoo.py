@@ -1,4 +1,4 @@
-"""Zoo models: agreement of their files, cards and metrics."""
+"""Zoo models: agreement between their files, cards and metrics."""
 
 import hashlib
 import json
@@ -103,7 +103,7 @@ def test_bound_of_exported_files_is_close_to_that_of_the_run(name):
 
 
 def test_default_model_generates_the_requested_digits():
-    """The bundled classifier is right for 99.5 % of real test images."""
+    """The bundled classifier classifies 99.5 % of the real test images correctly."""
     labels = np.arange(1000) % 10
     images = cvae.load().generate(1000, labels, seed=0)
     assert (load_feature_extractor("mnist").predict(images) == labels).mean() >= 0.98

@@ -21,7 +21,7 @@ from cvae.evaluation.bounds import Scorer
 from cvae.evaluation.evaluate import Progress, generate_batches, is_binary
 
 NUM_FEATURES = 128
-"""Width of the last hidden layer, whose activations are the features for distances between sets of images."""
+"""Width of the last hidden layer. Its activations are the features that distances between image sets compare."""
 
 BATCH_SIZE = 128
 """Number of images in a training batch."""
@@ -34,7 +34,7 @@ MIN_STEPS = 1500
 
 
 class Classifier(nn.Module):
-    """A convolutional classifier: convolutions and pooling until both sides are at most 4, then one hidden layer."""
+    """A convolutional classifier: convolutions and pooling down to sides of at most 4, then one hidden layer."""
 
     def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ def fit(
         images: (N, C, H, W), uint8 or float32 in [0, 1].
         labels: (N,) int64.
         classes: number of classes.
-        seed: seed of the weights, the order and the shifts.
+        seed: seed of the weights, the order of the images and the shifts.
         device: torch device.
         progress: function called with the number of finished steps and the total.
     """
@@ -115,10 +115,11 @@ def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
 def accuracy_score(
     scorer: Scorer, data: DataConfig, *, seed: int = 0, device: str = "cpu", progress: Progress
 ) -> dict[str, Any]:
-    """Return the classification accuracy score of a conditional model, and the accuracy on real data for comparison.
+    """Return the classification accuracy score of a conditional model.
 
-    A classifier is trained on generated images, as many as there are real training images, and tested on real images
+    A classifier is trained on as many generated images as there are real training images, and tested on real images
     (Ravuri & Vinyals 2019, https://arxiv.org/abs/1905.10887): test images or, if there are none, validation images.
+    For comparison, the accuracy of a classifier that is trained on the real images is returned too.
 
     Raises:
         UsageError: If the model has no labels, or the data have no labelled images to test with.

@@ -24,7 +24,7 @@ class Encoded(NamedTuple):
 
 
 class RunScorer:
-    """A scorer that evaluates the weights of a run in torch, with the posterior from training.
+    """A scorer that evaluates a run in torch, with its trained weights and posterior.
 
     Args:
         run: the run folder.

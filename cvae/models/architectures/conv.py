@@ -2,7 +2,7 @@
 
 Strided convolutions downsample the image, fully connected layers map the features to the latent and back, and
 transposed convolutions upsample, as in DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434). The encoder can
-also downsample by max pooling.
+downsample by max pooling instead.
 """
 
 from functools import partial

@@ -2,8 +2,9 @@
 
 A bottom-up network encodes the image once. Generation and inference share the top-down network (Sønderby et al. 2016,
 https://arxiv.org/abs/1602.02282; Child 2020, https://arxiv.org/abs/2011.10650). The prior of every group of latents is
-standard normal and independent of the other groups: the hierarchy is in the features to which each group is added, and
-from which its posterior is computed. All groups together therefore form a single noise vector.
+standard normal and independent of the other groups, so all groups together form a single noise vector. The hierarchy
+comes from the features: each group is added to features that depend on the groups above it, and the posterior of the
+group is computed from these features and those of the image.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +23,7 @@ from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.vae import Hierarchical, Posterior
 
 MAX_LATENT_SIDE = 16
-"""Maximum side of feature maps to which latents are added.
+"""Maximum side of the feature maps that latents are added to.
 
 On larger maps, the layers between latents and features would have more parameters than the rest of the model.
 """
@@ -31,12 +32,12 @@ MAX_MEAN, MAX_LOG_VAR = 32.0, 10.0
 """Maximum absolute value of the posterior mean and log-variance of a latent.
 
 No image needs larger values. Without these limits, an image unlike the training images may cause large values, which
-each group of latents passes on to the next until they overflow.
+grow from one group of latents to the next until they overflow.
 """
 
 
 class Rung(nn.Module, ABC):
-    """Optional resampling, addition of one group of latents, then a residual block."""
+    """One step of the top-down network: optional resampling, addition of a group of latents, and a residual block."""
 
     latents: int
     """Number of latents z in the group."""
@@ -66,15 +67,15 @@ class Rung(nn.Module, ABC):
 
     @abstractmethod
     def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
-        """Map features (B, c, h, w) of the image and the rung above to mean and log-variance, (B, 2 z)."""
+        """Map the joint features (B, c, h, w) of the image and of the rung above to mean and log-variance, (B, 2 z)."""
 
     @abstractmethod
     def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
-        """Map latents (B, z) to features (B, c, h, w), which are added to the given features of the rung above."""
+        """Map latents (B, z) to features (B, c, h, w) that are added to `features`, which come from the rung above."""
 
 
 class VectorRung(Rung):
-    """Rung whose latents are a vector: every latent is connected with all positions of the feature map."""
+    """Rung whose latents are a vector: every latent is connected to all positions of the feature map."""
 
     def __init__(
         self, resample: nn.Module, level: Level, latents: int, conditioning: Conditioning, *, first: bool
@@ -82,7 +83,7 @@ class VectorRung(Rung):
         super().__init__(resample, level, conditioning)
         self.latents = latents
         self.posterior = conditioning.linear(level.features, 2 * latents)
-        # One label table of the size of a feature map is enough; on later rungs, the label only modulates the block.
+        # One label table as large as a feature map is enough; on later rungs, the label only modulates the block.
         self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
 
     def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
@@ -95,8 +96,8 @@ class VectorRung(Rung):
 class GridRung(Rung):
     """Rung whose latents are a grid (k, h, w): each position has k latents of its own.
 
-    The features determine how strongly the latents of each position count: under a standard normal prior, this is the
-    standard deviation of p(z | latents above). Initially the posterior equals the prior.
+    The features determine the scale of the latents at each position. Under a standard normal prior, this scale is the
+    standard deviation of p(z | latents above). Initially, the posterior equals the prior.
     """
 
     def __init__(self, resample: nn.Module, level: Level, channels: int, conditioning: Conditioning) -> None:
@@ -118,12 +119,14 @@ class GridRung(Rung):
 
 
 def count_latent_levels(levels: list[Level]) -> int:
-    """Return the number of levels that have latents: at least the smallest one."""
+    """Return the number of levels that have latents. The smallest level always has latents."""
     return max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
 
 
 def count_grid_latents(levels: list[Level], blocks: int, latent_channels: int) -> int:
-    """Return the number of latents in grids: `latent_channels` for each position and block, below the smallest level.
+    """Return the number of latents in grids: `latent_channels` per position and block of each level but the smallest.
+
+    Levels without latents do not count.
 
     Args:
         levels: levels of the network, the smallest first.
@@ -164,7 +167,7 @@ class TopDown(Hierarchical):
         for i, level in enumerate(self.rung_levels):
             resample = nn.Identity() if i % blocks else resamples[level]
             if i < vectors:
-                # If the dimensions don't divide evenly, the top groups get one more, because they matter most.
+                # If the dimensions don't divide evenly, the top groups get one more each, because they matter most.
                 latents = vector_dim // vectors + (i < vector_dim % vectors)
                 rungs.append(VectorRung(resample, levels[level], latents, conditioning, first=i == 0))
             else:
@@ -212,7 +215,7 @@ def count_latents(
     latent_channels: int,
     **options: int,
 ) -> int:
-    """Return the number of latent dimensions: `latent_dim` in vectors, and those in grids."""
+    """Return the number of latent dimensions: `latent_dim` in vectors, plus the dimensions in grids."""
     levels = pyramid(image_shape, 1, 1, smallest, patch)
     return latent_dim + count_grid_latents(levels[::-1], blocks, latent_channels)
 
@@ -235,8 +238,8 @@ def ladder(
 
     The networks are the same as in `resnet`, except that a group of latents is added before each of the decoder's
     residual blocks at resolutions up to 16 x 16. The latent dimensions are divided among the groups as evenly as
-    possible. With `latent_channels`, they are divided among the groups of the smallest feature maps, which carry the
-    image as a whole, and the groups of the larger feature maps are grids, which carry the details.
+    possible. With `latent_channels`, they are divided only among the groups of the smallest feature maps, which
+    represent the image as a whole. The groups of the larger feature maps are then grids, which represent the details.
 
     Args:
         image_shape: shape (C, H, W) of the images.

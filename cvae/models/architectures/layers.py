@@ -21,7 +21,7 @@ def require_positive(**options: int | tuple[int, ...]) -> None:
 
 
 def counts_latents(count: Callable[..., int]) -> Callable[[Any], Any]:
-    """Decorate an architecture whose number of latent dimensions Z depends on its options.
+    """Return a decorator for an architecture whose number of latent dimensions Z depends on its options.
 
     Args:
         count: function (image_shape (C, H, W), configured latent_dim, **options) -> Z.
@@ -49,7 +49,7 @@ class Level(NamedTuple):
 def pyramid(
     image_shape: tuple[int, int, int], width: int, max_width: int, smallest: int = 4, patch: int = 1
 ) -> list[Level]:
-    """Return the levels of a network for images (C, H, W), the largest first.
+    """Return the levels of a network for images (C, H, W), from the largest to the smallest.
 
     Each level has half the height and width of the previous level, rounded up, and twice the channels, up to
     `max_width`.

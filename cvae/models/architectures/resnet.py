@@ -4,8 +4,8 @@ The blocks are pre-activation blocks (He et al. 2016, https://arxiv.org/abs/1603
 normalization. The second convolution of a block is initialized to zero, so each block starts as the identity (Zhang et
 al. 2019, "Fixup", https://arxiv.org/abs/1901.09321; Child 2020, https://arxiv.org/abs/2011.10650, does the same in a
 VAE). Without normalization, the network computes the same function in training and evaluation, and the gradient of a
-large batch is the sum of the gradients of its parts. With batch norm after each convolution of a block, larger learning
-rates are possible; an export fuses batch norm with the convolutions.
+large batch is the sum of the gradients of its parts. The option `batch_norm` adds batch norm after each convolution of
+a block, which allows larger learning rates; an export fuses batch norm with the convolutions.
 """
 
 from functools import partial
@@ -94,9 +94,9 @@ def latents_per_position(level: Level, latent_dim: int) -> int:
     positions = level.height * level.width
     if latent_dim % positions:
         raise UsageError(
-            f"option spatial: --latent-dim {latent_dim} is not a multiple of the {level.height} x {level.width} "
-            f"positions of the smallest feature maps; use {positions * (latent_dim // positions + 1)}, or set the "
-            "option 'smallest'"
+            f"option spatial: --latent-dim {latent_dim} is not a multiple of {positions}, the number of positions "
+            f"({level.height} x {level.width}) in the smallest feature maps; use "
+            f"{positions * (latent_dim // positions + 1)}, or set the option 'smallest'"
         )
     return latent_dim // positions
 
@@ -132,11 +132,11 @@ class Encoder(BottomUp):
 
 
 def upsampling_layers(levels: list[Level]) -> list[nn.Module]:
-    """Create the layer before each of the levels (smallest first): an identity, then upsampling layers.
+    """Create the layer before each level, the smallest level first: an identity, then upsampling layers.
 
     An upsampling layer maps (B, 2c, h/2, w/2) to (B, c, h, w).
     """
-    # The 1 x 1 convolution comes before the upsampling, where it costs a quarter as much as after.
+    # The 1 x 1 convolution comes before the upsampling: after it, the convolution would cost four times as much.
     layers = [nn.Sequential(nn.Conv2d(a.channels, b.channels, 1), Upsample(b)) for a, b in pairwise(levels)]
     return [nn.Identity(), *layers]
 
@@ -204,7 +204,7 @@ def resnet(
         width: number of channels at full resolution; each halving of the resolution doubles it.
         max_width: maximum number of channels.
         blocks: number of residual blocks at each resolution.
-        patch: side, in pixels, of the square patches; each patch is one position of the largest feature maps.
+        patch: side, in pixels, of the square patches; each patch becomes one position of the largest feature maps.
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
         batch_norm: whether to use batch norm, which allows larger learning rates but makes the loss of an image depend
             on the other images of its batch.

@@ -1,10 +1,10 @@
-"""Scanner of untrusted ONNX files: checks the content and the cost of a file before onnxruntime loads it.
+"""Scanner that checks the content and the cost of an untrusted ONNX file before onnxruntime loads it.
 
 The ONNX checker is not a sandbox: a file of a hundred bytes can pass it and then allocate gigabytes. The scan accepts
 only what files exported by cvae contain. It walks the graph once and derives the shape of every tensor from the inputs
-and the weights; shapes that the file declares are compared with the derived ones, never trusted. The batch is always
-the first axis, and its size stays unknown, so the scan computes the cost of one image; the cost of a batch is
-proportional to its size.
+and the weights; shapes that the file declares are compared with the derived ones, never trusted. The first
+axis is always the batch, whose size stays unknown. The scan therefore computes the cost of one image; the cost of a
+batch is proportional to its size.
 
 The scan imports neither torch nor onnxruntime. It is fast because it reads names, shapes and attributes, not weights.
 

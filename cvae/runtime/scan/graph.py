@@ -1,4 +1,4 @@
-"""Scan of an ONNX graph: checks every node, derives every tensor, and adds up the cost of an image."""
+"""Scan of an ONNX graph: it checks every node, infers all types and shapes, and adds up the cost of one image."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -36,8 +36,7 @@ def scan(model: bytes, spec: Spec, source: str) -> int:
         Upper bound on the number of values in all tensors of the graph for one image.
 
     Raises:
-        CvaeError: If the file contains something that files exported by cvae do not contain, costs too much, or
-            contradicts its spec.
+        CvaeError: If the file has content that cvae never exports, costs too much, or contradicts its spec.
     """
     try:
         return infer(model, spec)[0]
@@ -55,7 +54,7 @@ def signature(spec: Spec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
-    """Derive all tensors of a graph.
+    """Infer the types and shapes of all tensors of a graph.
 
     Returns:
         The bound that `scan` returns, and all tensors by name.
@@ -97,7 +96,7 @@ def _read_graph(data: bytes) -> dict[str, Any]:
         raise ValueError(f"its ir_version is {model.get('ir_version')}; exported files have version 10")
     opsets = [parse_message(opset, OPSET) for opset in model.get("opset_import", ())]
     if [(read_string(opset, "domain"), 18 <= opset.get("version", 0) <= 20) for opset in opsets] != [("", True)]:
-        raise ValueError("it imports operators other than the standard ones of opset 18 to 20")
+        raise ValueError("it imports operators other than the standard operators of opset 18 to 20")
     keys = [read_string(parse_message(entry, ENTRY), "key") for entry in model.get("metadata_props", ())]
     if keys != [KEY]:
         raise ValueError(f"its metadata has the keys {keys}; exported files have the keys {[KEY]}")

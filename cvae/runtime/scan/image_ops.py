@@ -1,7 +1,7 @@
 """Shape inference of operators on images: convolution, pooling, resizing.
 
-Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
-together. Images have shape (B, C, H, W).
+Each function takes the attributes of a node, keyed by name, and its input tensors. It raises a ValueError if they do
+not fit together. Images have shape (B, C, H, W).
 """
 
 import math
@@ -12,7 +12,7 @@ from cvae.runtime.scan.tensor import NodeResult, Tensor, axis_size, float_type, 
 
 
 def _read_window(attributes: dict[str, Any], x: Tensor, weight: Tensor) -> tuple[list[int], ...]:
-    """Check the parameters of a convolution, and return a value of each parameter for height and for width.
+    """Check the parameters of a convolution, and return each of them as a pair of values, for height and width.
 
     Returns:
         Image sizes, kernel sizes, strides, dilations, and the total padding at both ends.

@@ -1,6 +1,6 @@
 """Shape inference of operators that rearrange, select or repeat values, or that compute with shapes.
 
-Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
+Each function takes the attributes of a node, by name, and its input tensors. It raises a ValueError if they do not fit
 together.
 """
 
@@ -27,7 +27,7 @@ from cvae.runtime.scan.tensor import (
 
 def reshape(attributes: dict[str, Any], x: Tensor, target: Tensor) -> NodeResult:
     shape = list(read_integers(target))
-    if -1 in shape:  # infer the size of this axis; it is the batch axis if no other axis is
+    if -1 in shape:  # infer the size of this axis, or make it the batch axis if no other axis is
         axis = shape.index(-1)
         shape[axis] = 1
         rest = shape_size(shape)
@@ -99,7 +99,7 @@ def slice_(
 
 
 def gather(attributes: dict[str, Any], x: Tensor, indices: Tensor) -> NodeResult:
-    """Infer a lookup: a row of a table for each label, or constant indices along any axis but the batch axis."""
+    """Infer the shape of a lookup: a table row per label, or constant indices along any axis but the batch axis."""
     axis = normalize_axis(attributes["axis"], x.shape)
     if indices == Tensor(INT64, (None,)):  # the label is the only tensor of this type and shape
         require(axis == 0 and None not in x.shape, x)

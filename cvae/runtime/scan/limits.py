@@ -1,13 +1,13 @@
 """Limits on the size of an untrusted ONNX file, its tensors and its computation."""
 
 MAX_FIELDS = 64
-"""Maximum number of fields of a model message. The graph counts as one field."""
+"""Maximum number of fields in a model message. The graph counts as one field."""
 
 MAX_ENTRY = 2**21
 """Maximum size of a metadata entry, in bytes."""
 
 MAX_NODES = 4096
-"""Maximum number of nodes. The largest model of built-in parts has 271."""
+"""Maximum number of nodes. The largest model made of built-in parts has 271."""
 
 MAX_WEIGHTS = 16384
 """Maximum number of weights and constants."""
@@ -33,11 +33,11 @@ MAX_IMAGE = 2**22
 BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**13, 2**30
 """Limit on the number of values in all tensors for one image: a base, plus an amount per pixel, up to a maximum.
 
-Models of built-in parts have at most 1,300 values per pixel.
+Models made of built-in parts have at most 1,300 values per pixel.
 """
 
 BASE_WORK, MAX_WORK = 2**28, 2**36
-"""Limit on the number of multiplications for one image: a base, plus one per weight and pixel, up to a maximum.
+"""Limit on the number of multiplications for one image: a base, plus weights times pixels, up to a maximum.
 
-Models of built-in parts need a tenth of this, because layers with more weights have smaller feature maps.
+Models made of built-in parts need a tenth of this limit, because layers with more weights have smaller feature maps.
 """

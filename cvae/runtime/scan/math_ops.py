@@ -1,7 +1,7 @@
 """Shape inference of operators that compute values: elementwise operators, matrix products, normalization, sums.
 
-Each function takes the attributes of a node by name and the input tensors, and raises a ValueError if they do not fit
-together.
+Each function takes the attributes of a node, keyed by name, and the input tensors. It raises a ValueError if they do
+not fit together.
 """
 
 from typing import Any
@@ -22,7 +22,7 @@ from cvae.runtime.scan.tensor import (
 
 
 def elementwise(attributes: dict[str, Any], *inputs: Tensor | None) -> NodeResult:
-    """Infer an operator that computes each value separately and broadcasts its inputs."""
+    """Infer the output of an operator that computes each value separately and broadcasts its inputs."""
     tensors = [tensor for tensor in inputs if tensor is not None]
     return NodeResult([Tensor(float_type(*tensors), broadcast(*(tensor.shape for tensor in tensors)))])
 
@@ -43,7 +43,10 @@ def clip(attributes: dict[str, Any], x: Tensor, low: Tensor | None = None, high:
 
 
 def cast(attributes: dict[str, Any], x: Tensor) -> NodeResult:
-    """Infer a cast between float types: files with fp16 weights have float32 inputs and outputs."""
+    """Infer the output of a cast between float types.
+
+    Files with fp16 weights contain such casts, because their inputs and outputs are float32.
+    """
     float_type(x)
     return NodeResult([Tensor(attributes["to"], x.shape)])
 

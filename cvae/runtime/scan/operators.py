@@ -22,7 +22,7 @@ class Floats:
 
 @dataclass(frozen=True)
 class Ints:
-    """Set of the tuples of integers whose length is in `lengths` and whose items are all in `values`."""
+    """Set of integer tuples: the length is in `lengths`, and all items are in `values`."""
 
     lengths: Container[int]
     values: Container[int]
@@ -45,7 +45,7 @@ class Operator(NamedTuple):
     """Rules for the nodes of an operator.
 
     Attributes:
-        infer: function that infers the outputs from the attributes by name and the inputs.
+        infer: function that infers the outputs from the attributes, keyed by name, and the inputs.
         inputs: minimum and maximum number of inputs.
         attributes: default and allowed values of each attribute.
     """
@@ -60,7 +60,7 @@ FLAG = (0, 1)
 AXIS = range(-MAX_RANK, MAX_RANK)
 SIDE = range(1, MAX_WINDOW + 1)
 PAIR, QUADRUPLE = (0, 2), (0, 4)
-"""Allowed lengths of a list of values for height and width: 0, or 2 (one value per axis), or 4 (two per axis)."""
+"""Allowed lengths of a list of values for height and width: 0 (no list), 2 (one per axis) or 4 (two per axis)."""
 
 WINDOW = {
     "auto_pad": Attribute("NOTSET", ("NOTSET",)),

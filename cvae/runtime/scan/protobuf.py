@@ -1,4 +1,4 @@
-"""Reader of the protobuf wire format, for ONNX files that no other code has read yet.
+"""Reader of the protobuf wire format. It reads an untrusted ONNX file before any other code does.
 
 Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: onnx/onnx.proto.
 """
@@ -13,16 +13,16 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of fields."""
 
 VARINT64, VARINT32 = 64, 32
-"""Types of varint fields, by the number of bits that protobuf keeps."""
+"""Types of varint fields, named after the number of bits that protobuf keeps."""
 
 MAX_KEY_BYTES = MAX_LENGTH_BYTES = 5
-"""Maximum sizes in bytes of the encoded key and the encoded length of a field, as in protobuf."""
+"""Maximum size, in bytes, of the encoded key of a field and of its encoded length, as in protobuf."""
 
 METADATA_PROPS = 14
 """Field number of ModelProto.metadata_props, which consists of StringStringEntryProto messages: key = 1, value = 2."""
 
 Schema = Mapping[int, tuple[str, int, bool]]
-"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64), whether the field is repeated."""
+"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64) and whether it is repeated."""
 
 
 def _read_varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
@@ -93,7 +93,7 @@ def parse_message(message: memoryview, schema: Schema, max_fields: int = 16) -> 
 
     A message that two protobuf readers could read differently is rejected. Such a message has a field that is not in
     the schema (some readers skip it, others use it), a field of the wrong wire type, or a non-repeated field twice
-    (some readers take the last one, others merge them).
+    (some readers use the last value, others merge them).
 
     Args:
         message: the bytes of the message.

@@ -67,10 +67,10 @@ SHAPE = {1: ("dim", BYTES, True)}
 DIMENSION = {1: ("dim_value", VARINT64, False), 2: ("dim_param", BYTES, False), 3: ("denotation", BYTES, False)}
 
 ATTRIBUTE_FIELDS = {1: "f", 2: "i", 3: "s", 7: "ints"}
-"""Supported AttributeProto.AttributeType -> field that holds the value."""
+"""Field that holds the value, for each supported AttributeProto.AttributeType."""
 
 WEIGHT_SIZES = {FLOAT: 4, INT64: 8, HALF: 2}
-"""Supported TensorProto.DataType of weights -> bytes per value."""
+"""Bytes per value, for each TensorProto.DataType that weights may have."""
 
 EMPTY = memoryview(b"")
 
@@ -100,7 +100,7 @@ def _decode(value: memoryview, field: str) -> str:
 
 
 def read_value_info(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name of an input or output, and the tensor that the graph declares for it, from a ValueInfoProto.
+    """Read a ValueInfoProto: return the name of an input or output, and the tensor declared for it.
 
     Raises:
         ValueError: If the message is not valid.
@@ -117,7 +117,7 @@ def read_value_info(message: memoryview) -> tuple[str, Tensor]:
 
 
 def read_weight(message: memoryview) -> tuple[str, Tensor]:
-    """Return the name and the tensor of a weight or constant, with the values of short integer vectors.
+    """Return the name and the tensor of a weight or constant. The tensor of a short integer vector has its values.
 
     Raises:
         ValueError: If the data are not in the file itself, or their length does not match the shape.
@@ -134,16 +134,16 @@ def read_weight(message: memoryview) -> tuple[str, Tensor]:
 
 
 def read_attribute(message: memoryview) -> tuple[str, Any]:
-    """Return the name of an attribute, and its value: a float, an int, a str or a tuple of ints (AttributeProto).
+    """Read an AttributeProto: return its name and its value (a float, an int, a str or a tuple of ints).
 
     Raises:
-        ValueError: If the attribute has an unsupported type, or no value of this type.
+        ValueError: If the type of the attribute is not supported, or the attribute has no value of this type.
     """
     attribute = parse_message(message, ATTRIBUTE)
     name, attribute_type = read_string(attribute, "name"), attribute.get("type")
     field = ATTRIBUTE_FIELDS.get(attribute_type or 0, "")
     if attribute.keys() - {"name", "type", "doc_string", field}:
-        raise ValueError(f"its attribute {name!r} does not match its type {attribute_type}")
+        raise ValueError(f"its attribute {name!r} has fields that do not belong to type {attribute_type}")
     if field == "s":
         return name, read_string(attribute, "s")
     if field == "ints":

@@ -25,7 +25,7 @@ class Tensor(NamedTuple):
 
 
 class NodeResult(NamedTuple):
-    """Outputs and cost of a node for one image.
+    """Outputs of a node, and its cost for one image.
 
     Attributes:
         outputs: computed tensors.
@@ -54,7 +54,7 @@ def num_elements(tensor: Tensor) -> int:
 
 
 def require(condition: bool, *tensors: Tensor | None) -> None:
-    """Reject a node whose inputs and attributes do not fit together. The error shows `tensors`.
+    """Check a condition that the inputs and attributes of a node must meet. The error shows `tensors`.
 
     Raises:
         ValueError: If the condition is false.
@@ -87,7 +87,7 @@ def read_integers(tensor: Tensor | None) -> tuple[Dimension, ...]:
 
 
 def read_constants(tensor: Tensor | None) -> tuple[int, ...]:
-    """Return the values of a vector of integers that does not contain the batch size.
+    """Return the values of a vector of integers, none of which may be the batch size.
 
     Raises:
         ValueError: If the values are not known before the graph runs, or the batch size is among them.
@@ -98,10 +98,10 @@ def read_constants(tensor: Tensor | None) -> tuple[int, ...]:
 
 
 def normalize_axis(axis: int, shape: Sequence[Dimension]) -> int:
-    """Return an axis counted from the front.
+    """Return the index of an axis counted from the front, where a negative `axis` counts from the back.
 
     Raises:
-        ValueError: If the axis does not exist, or is the batch axis: images must not depend on each other.
+        ValueError: If the axis does not exist, or is the batch axis, because images must not depend on each other.
     """
     normalized = axis + len(shape) if axis < 0 else axis
     if not 0 <= normalized < len(shape) or shape[normalized] is None:
