@@ -12,13 +12,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from helpers import code_blocks
-from PIL import Image
 
 import cvae
-from cvae import model_zoo, registry
+from cvae import imaging, model_zoo, registry
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.run import CONFIG, DECODER, ENCODER
 
@@ -123,6 +121,5 @@ def test_app_generates_a_seven_without_python(programs, command, tmp_path):
     result = subprocess.run([executable], cwd=home, env={"HOME": str(home)}, capture_output=True, text=True)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
     assert [path.name for path in home.iterdir()] == ["seven.png"]
-    with Image.open(home / "seven.png") as image:
-        digit = np.asarray(image.convert("L"), np.float32) / 255
-    assert load_feature_extractor("mnist").predict(digit[None, None]) == [7]
+    digit = imaging.read(home / "seven.png", (1, 28, 28))
+    assert load_feature_extractor("mnist").predict(digit[None]) == [7]
