@@ -5,6 +5,7 @@ torch.optim; the engine sets the learning rate of a group to that of the schedul
 attribute `found_inf`, a scalar tensor, makes an optimizer skip a step, as in the fused optimizers of torch.
 """
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
@@ -24,6 +25,20 @@ BETAS = (0.9, 0.999)
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients (a, b, c) of the iteration X <- a X + b (X X^T) X + c (X X^T)^2 X, which brings all singular values of X
 close to 1 (https://kellerjordan.github.io/posts/muon)."""
+
+
+def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Any:
+    """Return a subclass of an optimizer whose methods do not import torch's compiler, which takes two seconds.
+
+    torch decorates these methods so that compiled code does not trace them, but the engine never compiles them.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
+
+
+Adam, AdamW = _without_compiler(torch.optim.Adam), _without_compiler(torch.optim.AdamW)
 
 
 def parameter_groups(model: nn.Module, scales: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -72,7 +87,7 @@ def adam(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float, 
     Args:
         betas: decay rates of the moving averages of the gradient and its square.
     """
-    return torch.optim.Adam(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
+    return Adam(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
 
 
 def adamw(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float, ...] = BETAS) -> torch.optim.Optimizer:
@@ -81,10 +96,10 @@ def adamw(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float,
     Args:
         betas: decay rates of the moving averages of the gradient and its square.
     """
-    return torch.optim.AdamW(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
+    return AdamW(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
 
 
-class Muon(torch.optim.AdamW):
+class Muon(AdamW):
     """Momentum whose updates of matrices are orthogonalized (Jordan et al. 2024), and AdamW for all other parameters.
 
     The weights of a convolution count as a matrix with one row per output channel. Only matrices with a side of at
