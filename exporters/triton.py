@@ -36,7 +36,8 @@ def export(model: str | Path, *, out: str = "model_repository", encoder: bool = 
         The paths of the files.
 
     Raises:
-        UsageError: If the repository has a model of the same name, or encoder and decoder have different weights.
+        UsageError: If the repository has a model of the same name, or the encoder and the decoder were exported from
+            different weights.
         CvaeError: If a file is missing, damaged or rejected, or the repository can't be written.
     """
     models = {}

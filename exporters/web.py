@@ -43,7 +43,7 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
         The paths of the files.
 
     Raises:
-        UsageError: If `out` already exists, or encoder and decoder come from different weights.
+        UsageError: If `out` already exists, or the encoder and the decoder were exported from different weights.
         CvaeError: If a file is missing, damaged or rejected, or the onnxruntime files can't be downloaded.
     """
     out = Path(out)

@@ -324,7 +324,7 @@ class Proposal:
 
 
 def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in this process, and count the results by kind and text. onnxruntime may crash the process."""
+    """Check graphs in this process, and count the results by kind and text. onnxruntime may crash the process."""
     report: Report = Counter()
     for number in range(first, first + graphs):
         graph = Graph(seed, number, report)
@@ -334,7 +334,7 @@ def fuzz(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
 
 
 def fuzz_safely(graphs: int, seed: int = 0, nodes: int = 8, first: int = 0) -> Report:
-    """Compare graphs in processes with limited memory, and bisect the graphs of a process that dies."""
+    """Check graphs in processes with limited memory, and bisect the graphs of a process that dies."""
     if graphs <= CHUNK:
         import resource  # not available on Windows, where the tests call `fuzz` instead
 
@@ -355,7 +355,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the graphs.")
     parser.add_argument("--nodes", type=int, default=8, metavar="N", help="Number of random nodes per graph.")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="Number of the first graph.")
-    parser.add_argument("--smoke", action="store_true", help=f"Compare only {SMOKE_GRAPHS} graphs, in seconds.")
+    parser.add_argument("--smoke", action="store_true", help=f"Check only {SMOKE_GRAPHS} graphs, which takes seconds.")
     parser.add_argument("--json", action="store_true", help="Print the results as JSON.")
     options = vars(parser.parse_args())
     as_json, results = options.pop("json"), dict[str, dict[str, int]](difference={})

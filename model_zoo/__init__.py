@@ -84,7 +84,7 @@ def recipe(name: str) -> Path:
         return path
     if name not in recipes():
         raise UsageError(
-            f"unknown recipe {name!r}; {suggest(name, recipes())}; a path to your own file must end in .toml or .json"
+            f"unknown recipe {name!r} (the path of a recipe must end in .toml or .json); {suggest(name, recipes())}"
         )
     return recipes()[name]
 

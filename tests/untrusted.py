@@ -113,7 +113,10 @@ def reset_peak_memory() -> None:
 
 
 def limit_memory() -> None:
-    """Limit the process to `MEMORY` bytes more than now. The limit is on address space, which bounds the memory."""
+    """Limit this process to `MEMORY` bytes in addition to what it uses now.
+
+    The limit is on address space, which bounds the memory.
+    """
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
 
@@ -123,7 +126,7 @@ def print_json(**values: Any) -> None:
 
 
 def attempt(name: str, load: Callable[[], None]) -> None:
-    """Load one file and report the outcome: "accepted", "rejected" (a CvaeError) or "failed" (any other)."""
+    """Load one file and report the outcome: "accepted", "rejected" (a CvaeError) or "failed" (any other exception)."""
     print_json(begin=name)
     reset_peak_memory()
     before, start = peak_memory(), time.process_time()
@@ -209,7 +212,7 @@ def truncate(data: bytearray, rng: random.Random) -> None:
 
 
 def random_position(data: bytearray, rng: random.Random) -> int:
-    """Return a random position. A third of them are near the start, because weights make up most of a file."""
+    """Return a random position. A third of all positions are near the start, because weights make up most of a file."""
     return rng.choice([rng.randrange(len(data)), rng.randrange(min(20_000, len(data))), rng.randrange(len(data))])
 
 
@@ -346,14 +349,14 @@ def run_script(command: str, *arguments: object, folder: Path) -> tuple[list[dic
 
 
 def load_in_process(folder: Path) -> dict[str, dict[str, Any]]:
-    """Load all files of a folder in one process with limits, and return the reports by file name."""
+    """Load all files in a folder in one process with limits, and return the reports by file name."""
     reports, stderr = run_script("load", folder, folder=folder)
     assert stderr == "", "something was printed to stderr"
     return {report["name"]: report for report in reports}
 
 
 def assert_rejected(folder: Path) -> None:
-    """Assert that all files of a folder are rejected, except those whose names begin with _valid.
+    """Assert that all files in a folder are rejected, except those whose names begin with _valid.
 
     Each must be rejected within a second and with little memory, in one short line that contains its name. Files whose
     names begin with a dot are not loaded.

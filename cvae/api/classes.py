@@ -24,7 +24,7 @@ Indices = str | int | Sequence[str | int]
 
 
 def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] | None:
-    """Return the indices of the classes that the flags choose, in the order of the flags, or None without flags.
+    """Return the indices of the classes that the flags choose, in the order listed, or None if no flag is set.
 
     Args:
         spec: spec of the model.
@@ -36,24 +36,24 @@ def choose_classes(spec: "Spec", **flags: Labels | Indices | None) -> list[int] 
     """
     choices = _read_flags(spec, flags)
     if len({tuple(indices) for indices in choices.values()}) > 1:
-        raise UsageError(f"{' and '.join(choices)} contradict each other; give one")
+        raise UsageError(f"{' and '.join(choices)} contradict each other; pass only one of them")
     return next(iter(choices.values()), None)
 
 
 def choose_class(spec: "Spec", **flags: Labels | Indices | None) -> int | None:
-    """Return the index of the one class that the flags choose, or None without flags.
+    """Return the index of the one class that the flags choose, or None if no flag is set.
 
     Raises:
         UsageError: If the flags choose several classes, or for the reasons that `choose_classes` lists.
     """
     indices = choose_classes(spec, **flags)
     if indices is not None and len(indices) > 1:
-        raise UsageError(f"{_quote_flags(flags)}: {len(indices)} classes, but only one is possible; give one")
+        raise UsageError(f"{_quote_flags(flags)}: {len(indices)} classes, but only one is allowed; pass a single class")
     return None if indices is None else indices[0]
 
 
 def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | None) -> list[int] | None:
-    """Return the indices of the classes that the flags choose for `count` images, or None without flags.
+    """Return the indices of the classes that the flags choose for `count` images, or None if no flag is set.
 
     Raises:
         UsageError: If the flags choose neither one class for all images nor one for each, or for the reasons that

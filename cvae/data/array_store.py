@@ -124,5 +124,5 @@ def _read(folder: Path) -> Dataset | None:
         name=NAME,
         train=Split(images=images, labels=labels),
         classes=None if classes is None else tuple(classes),
-        data_license="the owner's own images",
+        data_license="images provided by the user",
     )

@@ -46,7 +46,7 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     path = Path(argument).expanduser()
     if not path.is_file():
         raise UsageError(f"--data 'npz:{argument}': there is no such file")
-    data_license = "the owner's own images"
+    data_license = "images provided by the user"
     if path.suffix == ".npy":
         train = Split(images=_read_npy(path, argument, size))
         return Dataset(name=path.stem, train=train, classes=None, data_license=data_license)

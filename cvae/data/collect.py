@@ -34,10 +34,10 @@ def collect(
     """Create a data set in memory from images and labels.
 
     Args:
-        images: an array of NumPy, torch or another package, in any of the shapes and types of an .npz file; a list of
-            PIL images or paths of image files; or a torch data set whose items are images, or tuples of an image and
-            its label. Files and PIL images are scaled and cropped like those of an image folder, and those that can't
-            be read are skipped with a warning.
+        images: a NumPy array, torch tensor or array of another package, in any of the shapes and types of an .npz
+            file; a list of PIL images or paths of image files; or a torch data set whose items are images, or tuples of
+            an image and its label. Files and PIL images are scaled and cropped like those of an image folder, and those
+            that can't be read are skipped with a warning.
         labels: label of each image: integers or strings, (N,) or (N, 1), or one-hot, (N, K).
         classes: class names in the order of the labels. By default, the attribute `classes` of a torch data set, or
             else the sorted labels.
@@ -68,11 +68,11 @@ def collect(
         num_items = len(items)
         if items.labels:
             if labels is not None:
-                raise UsageError("images is a data set with labels of its own; remove the argument labels")
+                raise UsageError("images is a data set that already has labels; remove the labels argument")
             labels, classes = items.all_labels(), classes or _own_classes(images)
     if labels is None:
         if classes is not None:
-            raise UsageError("classes names the values of labels, but there are no labels; pass labels too")
+            raise UsageError("classes was passed, but there are no labels; pass labels too")
         return dataset
     class_names = None if classes is None else np.array(classes, str)
     names, by_split = number_labels({"train": labels}, class_names, lambda split: "labels")
@@ -119,7 +119,7 @@ class _Items:
         """Return the labels of all images."""
         if len(self.labels) < len(self):
             raise UsageError(
-                f"only {len(self.labels):,} of {len(self):,} items of images have a label; label all items or none"
+                f"only {len(self.labels):,} of {len(self):,} items in images have a label; label all items or none"
             )
         labels = [self.labels[i] for i in range(len(self))]
         shapes = {np.shape(label) for label in labels}
@@ -158,7 +158,7 @@ def _as_sequence(images: Any) -> Any:
 
 def _make_dataset(images: np.ndarray, notes: Sequence[str] = ()) -> Dataset:
     return Dataset(
-        name="arrays", train=Split(images=images), classes=None, data_license="the owner's own images", notes=notes
+        name="arrays", train=Split(images=images), classes=None, data_license="images provided by the user", notes=notes
     )
 
 

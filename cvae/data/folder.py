@@ -106,7 +106,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     return Dataset(
         name=root.resolve().name,
         classes=classes or None,
-        data_license="the owner's own images",
+        data_license="images provided by the user",
         notes=notes,
         **splits,
     )

@@ -6,17 +6,19 @@ from cvae.engine.run_state import Record
 from cvae.run import selection_bound
 
 EXPLOSION_EPOCHS = 3
-"""Number of consecutive epochs whose validation bounds must be far above the best bound, and rising."""
+"""Number of consecutive epochs after which rising validation bounds far above the best count as an explosion."""
 
 EXPLOSION_NATS = 0.1
-"""Minimum distance of an exploded bound from the best bound, in nats per image value."""
+"""Minimum distance of an exploded bound from the best bound, in nats per pixel value."""
 
 EXPLOSION_RATIO = 0.5
 """Minimum distance of an exploded bound from the best bound, as a fraction of the best bound's absolute value."""
 
 
 class ValidationCurve:
-    """Validation bounds of a run. They come from its records, so a resumed run decides as an uninterrupted run would.
+    """Validation bounds of a run.
+
+    They come from its records, so a resumed run makes the same decisions as an uninterrupted run.
 
     Args:
         records: lines of metrics.jsonl.

@@ -67,7 +67,7 @@ class RGBImage(NamedTuple):
 
     @property
     def note(self) -> str | None:
-        """Message about the range of the values if the file does not state it and they don't fill 16 bits."""
+        """Message about the range of the values if the file does not state it, unless they use all 16 bits."""
         if self.peak is None:
             return None
         if self.bits is not None and self.bits < DEPTHS[-1]:
@@ -89,7 +89,7 @@ def describe_ranges(ranges: Collection[tuple[int | None, int]]) -> str | None:
         ranges: `bits` and `peak` of each image when it is read on its own.
 
     Returns:
-        The message, or None if the values fill 16 bits.
+        The message, or None if the values use the full 16-bit range.
     """
     grey = [(bits, peak) for bits, peak in ranges if bits is not None]
     depth = max((bits for bits, _ in grey), default=0)

@@ -89,7 +89,7 @@ class ImageStream:
 
     @property
     def ranges(self) -> str | None:
-        """Message about how values of more than 8 bits were read, unless they fill 16 bits."""
+        """Message about how values of more than 8 bits were read, unless they use the full 16-bit range."""
         return describe_ranges(self._ranges.values())
 
 
@@ -111,7 +111,7 @@ def read_set(
 
     Returns:
         The images (N, C, H, W), and a message about how values of more than 8 bits were read, or None if there are no
-        such values or they fill 16 bits.
+        such values or they use the full 16-bit range.
 
     Raises:
         UsageError: If `exact` is set and an image has a different size, or is in colour although C is 1.

@@ -15,7 +15,7 @@ from cvae.spec import Spec, quote_label
 MAX_TEMPERATURE = 1000
 
 Label = float | str
-"""Name of a class, as a string or as the number that it spells."""
+"""Name of a class. A numeric name may be given as a number."""
 
 Labels = Label | Sequence[Label] | np.ndarray | None
 """One label for all images, one label for each image, or None."""
@@ -98,7 +98,7 @@ def check_generate_args(n: int, temperature: float) -> int:
 
 
 def check_count(name: str, value: int, *, minimum: int = 1) -> int:
-    """Check that a value is an integer, of any type, and at least `minimum`. Return it as an int.
+    """Check that a value is an integer of at least `minimum`, and return it as an int. NumPy integers are accepted.
 
     Raises:
         UsageError: If `value` is not an integer, or less than `minimum`.
@@ -121,7 +121,7 @@ def check_array(values: np.ndarray, shape: tuple[int, ...], what: str) -> np.nda
         what: Plural noun for the elements, for error messages.
 
     Raises:
-        UsageError: If the array has another shape, is empty, or has values that are not finite.
+        UsageError: If the array has the wrong shape, is empty, or has values that are not finite.
     """
     values = np.asarray(values)
     if values.shape[1:] != shape or values.ndim != len(shape) + 1 or len(values) == 0:

@@ -81,7 +81,7 @@ def test_indices_can_be_lists_and_ranges(value, indices):
         (WORDS, {"label_index": "0-4"}, "index 4; its classes are 0..3"),
         (WORDS, {"label_index": "-1"}, "index -1"),
         (WORDS, {"label_index": "x"}, "class index 'x': it must be an integer, a list such as 0,2, or a range"),
-        (DIGITS, {"label": "3,4", "digit": "3"}, "--label '3,4' and --digit '3' contradict each other; give one"),
+        (DIGITS, {"label": "3,4", "digit": "3"}, "--label '3,4' and --digit '3' contradict each other; pass only one"),
         (DIGITS, {"label": "1", "label_index": "2"}, "--label '1' and --label-index 2 contradict"),
         (WORDS, {"digit": "1"}, "--digit '1': the classes of 'cars' are not digits but hatchback, .*--label hatchback"),
         (WORDS, {"digit": "suv"}, "are not digits"),
@@ -100,7 +100,7 @@ def test_invalid_class_is_rejected_in_one_line(classes, flags, words):
 def test_images_share_one_class_or_have_one_each():
     digits = spec(DIGITS)
     assert choose_class(digits, label="7", digit=["7"]) == 7 and choose_class(digits, label=None) is None
-    with pytest.raises(UsageError, match=r"^--label '3-5': 3 classes, but only one is possible; give one$"):
+    with pytest.raises(UsageError, match=r"^--label '3-5': 3 classes, but only one is allowed; pass a single class$"):
         choose_class(digits, label=["3-5"])
     assert choose_image_classes(digits, 3, label="7") == [7] * 3
     assert choose_image_classes(digits, 2, label=["7", "1"]) == [7, 1] and choose_image_classes(digits, 2) is None

@@ -18,7 +18,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_without_test_images_the_validation_images_are_used_with_one_message(name: str, in_tmp: Path) -> None:
+def test_missing_test_split_is_replaced_by_validation_split_and_reported_once(name: str, in_tmp: Path) -> None:
     function, options = FUNCTIONS[name]
     np.savez("set.npz", train=np.random.default_rng(0).integers(0, 256, (200, 28, 28), np.uint8))
     notes: list[str] = []

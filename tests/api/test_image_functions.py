@@ -74,7 +74,7 @@ def test_interpolate_returns_images_row_by_row_and_writes_animations(model, in_t
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: package.interpolate(label="3,4"), "--label '3,4': 2 classes, but only one is possible"),
+        (lambda: package.interpolate(label="3,4"), "--label '3,4': 2 classes, but only one is allowed"),
         (lambda: package.interpolate(to_label=["3", "4"]), "--to-label '3,4': 2 classes"),
         (lambda: package.reconstruct(np.zeros((3, 28, 28)), label="3,4"), "2 classes for 3 images"),
         (lambda: package.reconstruct(np.zeros((3, 27, 28))), r"shape is \(3, 27, 28\), but .*\(N, 1, 28, 28\)"),

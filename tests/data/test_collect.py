@@ -175,7 +175,7 @@ def test_pandas_labels_are_collected():
         ({"images": [(GREY[0], {"box": 1})]}, ["labels have {'box': 1}, but labels are integers"]),
         ({"images": [(GREY[0], [0]), (GREY[0], [0, 1])]}, ["different shapes"]),
         ({"images": [(GREY[0], 1), GREY[0]]}, ["only 1 of 2 items"]),
-        ({"images": Photos(), "labels": LABELS}, ["labels of its own"]),
+        ({"images": Photos(), "labels": LABELS}, ["already has labels"]),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, list) else "",
 )

@@ -44,7 +44,7 @@ INVALID_COMMANDS = {
 
 
 @pytest.mark.parametrize(("code", "command", "words"), INVALID_COMMANDS.values(), ids=INVALID_COMMANDS)
-def test_plot_rejects_invalid_arguments_in_one_line(assert_fails, trained, code, command, words):
+def test_plot_reports_invalid_arguments_in_one_line(assert_fails, trained, code, command, words):
     Path("empty-folder").mkdir()
     Path("text.png").write_text("this is not an image")
     np.savez("same.npz", train=np.zeros((2, 1, 8, 8), np.uint8), test=np.zeros((40, 1, 8, 8), np.uint8))

@@ -1,4 +1,4 @@
-"""Colours, markers and files of figures."""
+"""Colours and markers of figures, and the files they are saved to."""
 
 import subprocess
 import sys

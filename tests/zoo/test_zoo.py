@@ -57,7 +57,7 @@ def test_files_of_a_model_belong_together(name):
         spec, data = read_spec(folder / f"{role}.onnx")
         assert (spec.weights, spec.name, spec.license) == (digest, name, "Apache-2.0")
         assert spec.agreement["max_abs_difference"] <= 1e-5
-        # The stack traces that torch puts into a graph would contain paths of the machine.
+        # Stack traces, which torch puts into a graph, would reveal local paths.
         assert b"site-packages" not in data and b".py" not in data and bytes(ROOT) not in data
     assert Config.read(folder / "config.json").training.data_dir is None
 
