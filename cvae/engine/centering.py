@@ -58,7 +58,10 @@ class Centering(nn.Module):
         for layer, mean in self._layers():
             if layer.weight.grad is not None and layer.bias.grad is not None:
                 gradient = _by_output(layer, layer.weight.grad)
-                gradient.sub_((layer.bias.grad[:, None] * mean).view(*gradient.shape[:2], *[1] * (gradient.ndim - 2)))
+                if gradient.ndim == 2:
+                    gradient.addr_(layer.bias.grad, mean, alpha=-1)
+                else:
+                    gradient.sub_((layer.bias.grad[:, None] * mean)[(...,) + (None,) * (gradient.ndim - 2)])
         self.products = [_product(layer, mean) for layer, mean in self._layers()]
 
     @torch.no_grad()
@@ -76,9 +79,9 @@ def _make_hook(total: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]
 
     def add_mean(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if layer.training:
-            features = inputs[0].detach().float()
-            channels = -1 if isinstance(layer, nn.Linear) else 1
-            total.add_(features.movedim(channels, 0).flatten(1).mean(1))
+            features = inputs[0].detach()
+            channels = features.ndim - 1 if isinstance(layer, nn.Linear) else 1
+            total.add_(features.mean([d for d in range(features.ndim) if d != channels], dtype=torch.float32))
 
     return add_mean
 

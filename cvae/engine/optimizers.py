@@ -38,7 +38,8 @@ def _without_compiler(optimizer: type[torch.optim.Optimizer]) -> Any:
     return type(optimizer.__name__, (optimizer,), methods)
 
 
-Adam, AdamW = _without_compiler(torch.optim.Adam), _without_compiler(torch.optim.AdamW)
+Adam = _without_compiler(torch.optim.Adam)
+AdamW: Any = _without_compiler(torch.optim.AdamW)
 
 
 def parameter_groups(model: nn.Module, scales: Mapping[str, float]) -> list[dict[str, Any]]:
@@ -141,7 +142,7 @@ class Muon(AdamW):
         self.momentum, self.steps = momentum, steps
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """Update the parameters that have gradients, unless `found_inf` is set."""
         found_inf = getattr(self, "found_inf", None)
         for group in self.param_groups:
@@ -178,9 +179,11 @@ def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     gram, identity = x @ x.T, torch.eye(len(x), device=x.device)
     product = identity
-    for _ in range(steps):
-        polynomial = a * identity + b * gram + c * gram @ gram
-        product, gram = polynomial @ product, polynomial @ gram @ polynomial
+    for i in range(steps):
+        polynomial = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
+        product = polynomial @ product if i else polynomial
+        if i < steps - 1:
+            gram = polynomial @ gram @ polynomial
     x = product @ x
     return (x if rows <= columns else x.T) * max(1, rows / columns) ** 0.5
 

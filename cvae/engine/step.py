@@ -64,11 +64,15 @@ class TrainingStep:
         options = self.training.options.get("optimizer", {})
         groups = parameter_groups(model, parse_scales(self.training.lr_scales))
         optimizer = create(groups, self.training.lr, self.training.weight_decay, **options)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if accelerator.num_processes == 1:  # `prepare` would import torch's compiler, which takes seconds
+            self.model = self.bare_model = model.to(self.device)
+            self.optimizer = accelerator.prepare(optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
+            # `prepare` wraps `forward`, to run it in the precision of the run. A copy of the network, such as the
+            # moving average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast`.
+            self.bare_model = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.parameters = list(self.model.parameters())
-        # `prepare` wraps `forward`, to run it in the precision of the run. A copy of the network, such as the moving
-        # average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast` instead.
-        self.bare_model: VAE = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
         self.centering = Centering(self.bare_model) if self.training.center else None
