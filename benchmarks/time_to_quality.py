@@ -32,7 +32,7 @@ from safetensors.torch import load_file
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
 from cvae.engine import load_model
-from cvae.engine.resolve import configure
+from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, build
 
 TARGET = 105.6
@@ -112,13 +112,14 @@ def train_example(program: Path, data_dir: str | None, seed: int, smoke: bool) -
         started = time.time()
         result = subprocess.run(command, cwd=cwd, env={**os.environ}, check=True, capture_output=True, text=True)
         seconds = float(result.stdout.splitlines()[-1].removeprefix("ended at ")) - started
-        return Result(seconds, test_loss(to_model(load_file(weights), data_dir), data_dir))
+        return Result(seconds, test_loss(to_model(load_file(weights)), data_dir))
 
 
-def to_model(weights: dict[str, torch.Tensor], data_dir: str | None) -> VAE:
+def to_model(weights: dict[str, torch.Tensor]) -> VAE:
     """Return our model with the weights of the example's network, which is the same network."""
-    config = TrainConfig(data="mnist", data_dir=data_dir, arch="mlp", prior="normal", latent_dim=20)
-    model = build(configure(config, load_dataset(config)).model).eval()
+    parts = {"architecture": Part(name="mlp"), "likelihood": Part(name="bernoulli"), "prior": Part(name="normal")}
+    config = ModelConfig(image_shape=(1, 28, 28), latent_dim=20, classes=None, conditioning=None, **parts)
+    model = build(config).eval()
     state = {}
     for kind in ("weight", "bias"):
         state[f"encoder.hidden.first.{kind}"] = weights[f"fc1.{kind}"]

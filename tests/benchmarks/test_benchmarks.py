@@ -31,16 +31,19 @@ SMOKE = {
     "principal_components": ([], " dB over 359 test images"),
     "runtimes": (["--smoke"], "| Python: `cvae` |"),
     "startup": (["--smoke"], "first step of mlp on digits"),
+    "time_to_quality": (["--smoke", "--data-dir", str(SHARED)], "whole process, s"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }
 """For each script, the flags for a run that takes seconds, and text that the output contains."""
+
+NEED_MNIST = ("installed_models", "time_to_quality", "training_speed")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(name, marks=[needs_mnist] if name in ("installed_models", "training_speed") else [])
+        pytest.param(name, marks=[needs_mnist] if name in NEED_MNIST else [])
         for name in SMOKE
     ],
 )
@@ -56,6 +59,29 @@ def test_benchmark_prints_its_results(tmp_path, script):
 
 def test_every_benchmark_has_a_smoke_test():
     assert {path.stem for path in BENCHMARKS.glob("[!_]*.py")} - {"gpu"} == set(SMOKE)
+
+
+def test_loss_of_the_example_is_that_of_our_model_with_its_weights(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from time_to_quality import to_model
+
+    torch.manual_seed(0)
+    sizes = {"fc1": (400, 784), "fc21": (20, 400), "fc22": (20, 400), "fc3": (400, 20), "fc4": (784, 400)}
+    weights = {}
+    for name, (rows, columns) in sizes.items():
+        weights |= {f"{name}.weight": torch.randn(rows, columns) / columns**0.5, f"{name}.bias": torch.randn(rows)}
+
+    def layer(name: str, x: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    image, noise = torch.rand(5, 784), torch.randn(5, 20)
+    hidden = layer("fc1", image).relu()
+    mean, log_var = layer("fc21", hidden), layer("fc22", hidden)
+    pixels = layer("fc4", layer("fc3", mean + (0.5 * log_var).exp() * noise).relu()).sigmoid()
+    cross_entropy = torch.nn.functional.binary_cross_entropy(pixels, image, reduction="sum")
+    kl = -0.5 * (1 + log_var - mean.square() - log_var.exp()).sum()
+    terms = to_model(weights)(image.view(5, 1, 28, 28), None, noise)
+    torch.testing.assert_close(terms.distortion.sum() + terms.rate.sum(), cross_entropy + kl)
 
 
 @pytest.mark.parametrize("conditional", [False, True])
