@@ -20,7 +20,16 @@ from cvae.api.train_config import combine_flags, complete, make_run_name
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Interrupted, MissingExtraError, UsageError, one_line
 from cvae.messages import one_line_warnings
-from cvae.run import CURVES, DECODER, ENCODER, RECONSTRUCTIONS, SAMPLE_GRID, create_run_folder, read_config
+from cvae.run import (
+    CURVES,
+    DECODER,
+    ENCODER,
+    RECONSTRUCTIONS,
+    SAMPLE_GRID,
+    create_run_folder,
+    read_config,
+    read_metrics,
+)
 from cvae.serialization import quote
 
 if TYPE_CHECKING:
@@ -304,6 +313,8 @@ def _finish(run: Path, *, export: bool, quiet: bool) -> None:
 
 def _draw_curves(run: Path, display: "Display") -> None:
     """Plot the bound and its terms over the epochs into a run folder, or print a warning if that fails."""
+    if sum("epoch" in record for record in read_metrics(run)) < 2:
+        return  # there is nothing to see, and importing matplotlib takes longer than an epoch
     try:
         from cvae.plots import losses, style
 

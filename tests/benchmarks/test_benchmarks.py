@@ -42,10 +42,7 @@ NEED_MNIST = ("installed_models", "time_to_quality", "training_speed")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
-    [
-        pytest.param(name, marks=[needs_mnist] if name in NEED_MNIST else [])
-        for name in SMOKE
-    ],
+    [pytest.param(name, marks=[needs_mnist] if name in NEED_MNIST else []) for name in SMOKE],
 )
 def test_benchmark_prints_its_results(tmp_path, script):
     flags, text = SMOKE[script]

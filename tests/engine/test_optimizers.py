@@ -1,5 +1,7 @@
 """Optimizers and parameter groups: formulas, skipped steps, and runs that are resumed or split."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -84,6 +86,22 @@ def test_optimizer_lowers_the_bound_with_accumulation_and_average(tmp_path, name
     assert records[1]["train"]["bound"] < records[0]["train"]["bound"]
     for name, tensor in load_weights(full).items():
         torch.testing.assert_close(load_weights(parts)[name], tensor, rtol=0, atol=5e-3)
+
+
+@pytest.mark.integration
+def test_training_and_resuming_do_not_import_the_compiler(tmp_path):
+    program = """if True:
+        import sys
+        import cvae
+        from cvae.registry import OPTIMIZERS
+        for name in OPTIMIZERS:
+            flags = dict(arch="mlp", data="digits", limit=64, tracker="none", export=False, quiet=True)
+            cvae.train(optimizer=name, epochs=1, out=name, **flags)
+            cvae.resume(name, epochs=2, export=False, quiet=True)
+        print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+    """
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
 
 
 @pytest.mark.parametrize("betas", [[0.9], [0.9, 1.0], [0.9, 0.99, 0.9]])
