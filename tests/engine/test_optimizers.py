@@ -95,7 +95,7 @@ def test_training_and_resuming_do_not_import_the_compiler(tmp_path):
         import cvae
         from cvae.registry import OPTIMIZERS
         for name in OPTIMIZERS:
-            flags = dict(arch="mlp", data="digits", limit=64, tracker="none", export=False, quiet=True)
+            flags = dict(arch="mlp", data="digits", limit=64, trackers=["none"], export=False, quiet=True)
             cvae.train(optimizer=name, epochs=1, out=name, **flags)
             cvae.resume(name, epochs=2, export=False, quiet=True)
         print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
