@@ -16,7 +16,7 @@ INVALID_COMMANDS = {
     "negative label": (2, "generate {labels} --label -1", ["'-1'", "0, 1, 2"]),
     "unknown label": (2, "generate {labels} --label x", ["'x'", "0, 1, 2"]),
     "label of unconditional model": (2, "generate {plain} --label x", ["'x'", "without labels"]),
-    "two different labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
+    "two different labels": (2, "generate {labels} --label 1 --digit 2", ["'1'", "'2'", "pass only one"]),
     "label and grid": (2, "generate {labels} --label 1 --grid", ["--grid", "'1'", "remove --grid"]),
     "infinite temperature": (2, "generate {labels} --temperature inf", ["inf"]),
     "ONNX file of another program": (1, "generate foreign.onnx", ["'foreign.onnx'", "not exported by cvae"]),

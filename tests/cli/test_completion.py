@@ -38,7 +38,7 @@ def test_parts_are_completed(complete, monkeypatch, kind):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("cvae train --optimizer ", ["adam", "adamw"]),
+        ("cvae train --optimizer ", ["adam", "adamw", "muon"]),
         ("cvae train --data fol", ["folder:", "folder-classes:"]),
         ("cvae train --data mnist", ["mnist-small", "mnist"]),
         ("cvae train --recipe cars", ["cars"]),

@@ -179,7 +179,7 @@ def test_resume_accepts_options_that_agree_with_the_run(resume_run, assignments)
 
 @pytest.mark.parametrize("assignments", OPTIONS.values(), ids=OPTIONS)
 def test_resume_rejects_option_that_differs(assert_fails, assignments):
-    agreeing, differing = assignments
+    agreeing, differing = (assignment.replace(",", ", ") for assignment in assignments)  # as messages format lists
     option, _, value = agreeing.partition("=")
     words = [f"--set {differing}", f"--set {option}={value}"]
     words = [word.replace("--set objective.beta=", "--beta ") for word in words]  # the short flag

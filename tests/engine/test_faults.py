@@ -359,5 +359,5 @@ def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as exit_info:
         main(["train"])
-    assert exit_info.value.code == 2 and "name it with out (--out)" in capsys.readouterr().err
+    assert exit_info.value.code == 2 and "pass it as out (--out)" in capsys.readouterr().err
     assert not list(in_tmp.iterdir())

@@ -127,7 +127,7 @@ def test_spatial_latent_learns_exports_and_is_local(conditioning):
 
 
 def test_dimension_of_spatial_latent_must_be_a_multiple_of_its_positions():
-    with pytest.raises(UsageError, match=r"32 is not a multiple of the 4 x 3 positions .* use 36"):
+    with pytest.raises(UsageError, match=r"32 is not a multiple of 12, the number of positions .* use 36"):
         build(replace(model_config("resnet", (3, 32, 24), spatial=True), latent_dim=32))
 
 

@@ -31,7 +31,7 @@ INVALID_COMMANDS = {
     "image & seed": (2, "traverse {labels} --image text.png --seed 1", ["--image 'text.png'", "--seed 1", "give one"]),
     "unknown label": (2, "traverse {labels} --label x", ["'x'", "0, 1, 2"]),
     "label for unconditional model": (2, "traverse {plain} --label 1", ["without labels"]),
-    "two labels": (2, "grid {labels} --label 1 --digit 2", ["'1'", "'2'", "give one"]),
+    "two labels": (2, "grid {labels} --label 1 --digit 2", ["'1'", "'2'", "pass only one"]),
     "latent is not 2-D": (2, "grid {plain}", ["8 latent", "cvae generate ", " -n 64, or: cvae plot traverse "]),
     "latent of a class is not 2-D": (2, "grid {labels} --label 3", ["8 latent", "cvae generate ", " -n 64 --label 3"]),
     "missing metrics": (1, "losses raw", ["metrics.jsonl", "cvae train"]),
