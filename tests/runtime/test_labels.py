@@ -508,8 +508,8 @@ def test_interpolate_command_starts_with_first_and_ends_with_last_class(cvae, fo
         ("restyle ten.png -m {folder} --to 1 --to-index 1", ["--to '1'", "--to-index 1"]),
         ("restyle ten.png -m {folder} --to-index 3", ["index 3"]),
         ("restyle ten.png -m {folder} --to-index x", ["class index 'x'", "an integer, a list such as 0,2"]),
-        ("plot grid {folder} --label 1 --label-index 1", ["give one"]),
-        ("plot traverse {folder} --label 1 --label-index 1", ["give one"]),
+        ("plot grid {folder} --label 1 --label-index 1", ["pass only one"]),
+        ("plot traverse {folder} --label 1 --label-index 1", ["pass only one"]),
     ],
 )
 def test_command_rejects_contradictory_flags_and_unknown_class(cvae, folder, image_path, command, words):
