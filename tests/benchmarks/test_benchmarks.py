@@ -30,7 +30,7 @@ SMOKE = {
     "precision": (["--smoke"], "test bound, nats"),
     "principal_components": ([], " dB over 359 test images"),
     "runtimes": (["--smoke"], "| Python: `cvae` |"),
-    "startup": (["--smoke"], "first step of mlp on digits"),
+    "startup": (["--smoke"], "mlp takes its first step on digits"),
     "time_to_quality": (["--smoke", "--data-dir", str(SHARED)], "whole process, s"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }

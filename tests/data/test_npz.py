@@ -124,7 +124,7 @@ class TestNpz:
             ({"train": np.uint8(3)}, ["()"]),
             (
                 {"train": grey, "train_labels": np.arange(6) / 4},
-                ["train labels", "continuous, such as 0.25", "digitize"],
+                ["train labels", "continuous values, such as 0.25", "digitize"],
             ),
             ({"train": grey, "train_labels": np.ones((6, 3))}, ["(6, 3)", "one-hot"]),
             ({"train": grey, "train_labels": np.zeros(6, complex)}, ["complex128", "integers from 0, strings"]),
