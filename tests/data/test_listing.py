@@ -195,6 +195,7 @@ def test_several_splits_can_link_to_the_same_folder(root: Path, tmp_path: Path) 
     assert count_images(root) == {"train": {"a": 5, "b": 6}, "test": {"a": 5, "b": 6}}
 
 
+@pytest.mark.integration
 def test_too_many_links_are_rejected(root: Path) -> None:
     """20 levels of two links each would lead to a million folders."""
     fill(root, "20 1")

@@ -274,6 +274,7 @@ def test_second_writer_of_a_run_is_rejected(tmp_path):
     train(replace(QUICK, epochs=1), tmp_path / "run", quiet=True)
 
 
+@pytest.mark.integration
 def test_simultaneous_runs_get_different_folders(in_tmp):
     from concurrent.futures import ThreadPoolExecutor
 

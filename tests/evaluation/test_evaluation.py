@@ -108,6 +108,7 @@ class LinearScorer(RunScorer):
         return mean + SIGMA * np.random.default_rng(2).standard_normal(mean.shape, dtype=np.float32)
 
 
+@pytest.mark.integration
 def test_importance_weighted_bound_reaches_the_likelihood_of_probabilistic_pca():
     scorer = LinearScorer()
     images = scorer.draw(200, 0)
@@ -134,6 +135,7 @@ def test_bound_tightens_with_the_number_of_samples():
     assert nats == sorted(nats, reverse=True) and nats[0] - nats[-1] > 0.5
 
 
+@pytest.mark.integration
 def test_label_bounds_agree_with_the_exact_mixture():
     scorer = LinearScorer(classes=("a", "b", "c"))
     images = np.concatenate([scorer.draw(60, label) for label in range(3)])

@@ -137,6 +137,7 @@ def test_conversion_rejects_modules_that_it_cannot_express(name):
         graphs.convert(Module(name).eval(), {"x": torch.rand(2, 4)}, ("y",))
 
 
+@pytest.mark.integration
 def test_unknown_operators_are_exported_by_torch_onnx():
     module = Module("unknown operator")
     graph = graphs.trace(module, {"x": torch.rand(2, 4)}, ("y",))

@@ -103,6 +103,7 @@ def test_read_takes_little_memory_for_images_below_the_size_limit(tmp_path):
         assert report["outcome"] == "accepted" and report["memory"] < MEMORY, report
 
 
+@pytest.mark.integration
 def test_read_scales_large_image_as_pillow_does(tmp_path):
     """The image is transparent and rotated by its EXIF data; tiled reading changes no value by more than one level."""
     ramp = np.linspace(0, 255, 3000)

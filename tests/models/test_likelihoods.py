@@ -35,6 +35,7 @@ def test_gaussian_has_gradients_for_means_outside_0_to_1():
     torch.testing.assert_close(params.grad.flatten(), torch.tensor([0.0, -0.4, 0.6, 0.2]) / 0.25)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned", "gaussian-optimal"])
 def test_mostly_black_images_are_learned(likelihood):
     """Each image has a stripe in one of four positions; a model that decodes only black has an error of 1/8."""

@@ -118,6 +118,7 @@ def test_hierarchical_model_rejects_doubly_reparameterized_gradient():
         iwae(forward_with_noise(model), batch((1, 8, 8), False)[0], None, 1.0, dreg=True)
 
 
+@pytest.mark.integration
 def test_total_correlation_agrees_with_correlated_normal():
     """The total correlation of a correlated normal is -ln(1 - r^2) / 2. Narrow posteriors hardly change it."""
     torch.manual_seed(0)
@@ -134,6 +135,7 @@ def test_total_correlation_agrees_with_correlated_normal():
     assert total_correlation(0.9) == pytest.approx(-0.5 * math.log(1 - 0.81), abs=0.08)
 
 
+@pytest.mark.integration
 def test_mmd_agrees_with_an_estimate_from_prior_samples():
     torch.manual_seed(0)
     codes, prior = 0.5 + 0.8 * torch.randn(400, 6), torch.randn(8000, 6)

@@ -55,6 +55,7 @@ def test_new_flow_is_the_identity():
         assert torch.equal(flow.from_noise(noise, None), latent)
 
 
+@pytest.mark.integration
 def test_mean_rate_of_new_flow_equals_the_kl_of_the_normal_prior():
     torch.manual_seed(0)
     mean, log_var = torch.randn(1, 6), torch.randn(1, 6)

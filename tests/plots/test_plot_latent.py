@@ -38,6 +38,7 @@ def clusters(count: int = 40, classes: int = 5) -> tuple[np.ndarray, np.ndarray]
     return (10 * np.eye(classes, 12)[labels] + random.standard_normal((len(labels), 12))).astype(np.float32), labels
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("method", ["tsne", "pca"])
 def test_separate_classes_stay_separate(method):
     codes, labels = clusters()
@@ -75,6 +76,7 @@ def make_codes(labels: np.ndarray | None, classes: tuple[str, ...] | None) -> Co
     return Codes("own", "test", classes, Split(images=images, labels=labels), np.zeros((200, 3)), np.ones((200, 3)))
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("thumbnails", [False, True])
 def test_map_has_a_colour_a_marker_and_a_name_for_each_class(tmp_path, thumbnails):
     codes, labels = clusters()

@@ -519,6 +519,7 @@ def test_command_rejects_contradictory_flags_and_unknown_class(cvae, folder, ima
     assert {path.name for path in Path().iterdir()} == {image_path}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("flags", [["--label", "10"], ["--label-index", "1"]], ids=" ".join)
 def test_plot_grid_command_uses_the_requested_class(cvae, folder, flags):
     assert cvae("plot", "grid", folder, *flags, "--json").json["label"] == "10"

@@ -46,6 +46,7 @@ def test_scan_derives_every_shape_that_onnxruntime_computes(trained, kind, role)
     assert per_image <= elements <= 1.5 * per_image
 
 
+@pytest.mark.integration
 def test_scan_agrees_with_onnxruntime_on_random_graphs(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "fuzz")
     import scan_shapes
