@@ -74,6 +74,7 @@ def parse_scales(texts: Iterable[str]) -> dict[str, float]:
     for text in texts:
         pattern, _, factor = text.rpartition("=")
         try:
+            scales.pop(pattern, None)  # a repeated pattern counts as the last one
             scales[pattern] = float(factor)
         except ValueError:
             scales[pattern] = math.nan

@@ -158,7 +158,7 @@ class TopDown(Hierarchical):
         vector_dim = latent_dim - grid_dim
         if vector_dim < vectors:
             raise UsageError(
-                f"--latent-dim {latent_dim} is too small for the {vectors} groups of the ladder; use at least {vectors}"
+                f"--latent-dim {vector_dim} is too small for the {vectors} groups of the ladder; use at least {vectors}"
             )
         self.start = nn.Parameter(torch.zeros(1, *levels[0]))
         resamples = upsampling_layers(levels)
@@ -216,6 +216,7 @@ def count_latents(
     **options: int,
 ) -> int:
     """Return the number of latent dimensions: `latent_dim` in vectors, plus the dimensions in grids."""
+    require_positive(blocks=blocks, patch=patch, smallest=smallest)  # otherwise, `pyramid` would not end
     levels = pyramid(image_shape, 1, 1, smallest, patch)
     return latent_dim + count_grid_latents(levels[::-1], blocks, latent_channels)
 
