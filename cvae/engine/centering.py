@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
-"""Types of the layers whose inputs are centred, if they have a bias."""
+"""Types of the layers whose inputs are centred, if they have a bias and are not grouped convolutions."""
 
 DECAY = 0.9
 """Decay of the moving average of the mean inputs."""
@@ -30,7 +30,11 @@ class Centering(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        layers: list[Any] = [m for m in network.modules() if isinstance(m, LAYERS) and m.bias is not None]
+        layers: list[Any] = [
+            module
+            for module in network.modules()
+            if isinstance(module, LAYERS) and module.bias is not None and getattr(module, "groups", 1) == 1
+        ]
         self.layers = tuple(layers)  # a tuple, because the layers belong to the network
         self.sizes = [_by_output(layer, layer.weight).shape[1] for layer in layers]
         device = next(network.parameters()).device

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cvae.errors import UsageError, suggest
 from cvae.flags import Interval
 
-Groups = Iterable[dict[str, Any]]
+Groups = list[dict[str, Any]]
 """Parameter groups: dictionaries with the keys "params" and "lr_scale"."""
 
 BETAS = (0.9, 0.999)
@@ -70,7 +70,7 @@ def parse_scales(texts: Iterable[str]) -> dict[str, float]:
     Raises:
         UsageError: If a text is not of this form.
     """
-    scales = {}
+    scales: dict[str, float] = {}
     for text in texts:
         pattern, _, factor = text.rpartition("=")
         try:
@@ -89,7 +89,7 @@ def adam(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float, 
     Args:
         betas: decay rates of the moving averages of the gradient and its square.
     """
-    return Adam(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
+    return Adam(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse(groups))
 
 
 def adamw(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float, ...] = BETAS) -> torch.optim.Optimizer:
@@ -98,7 +98,7 @@ def adamw(groups: Groups, lr: float, weight_decay: float, *, betas: tuple[float,
     Args:
         betas: decay rates of the moving averages of the gradient and its square.
     """
-    return AdamW(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
+    return AdamW(groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse(groups))
 
 
 class Muon(AdamW):
@@ -139,13 +139,16 @@ class Muon(AdamW):
             scale = group["lr_scale"] * matrix_lr / lr
             split_groups.append({**group, "params": matrices, "lr_scale": scale, "matrices": True})
         split_groups = [group for group in split_groups if group["params"]]
-        super().__init__(split_groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse())
+        super().__init__(
+            split_groups, lr=lr, betas=_pair(betas), weight_decay=weight_decay, fused=_can_fuse(split_groups)
+        )
         self.momentum, self.steps = momentum, steps
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:
         """Update the parameters that have gradients, unless `found_inf` is set."""
         found_inf = getattr(self, "found_inf", None)
+        grad_scale = getattr(self, "grad_scale", None)  # set by the scaler of fp16 if the gradients are still scaled
         for group in self.param_groups:
             for parameter in group["params"] if group["matrices"] else ():
                 if parameter.grad is None:
@@ -155,8 +158,9 @@ class Muon(AdamW):
                     state["momentum"] = torch.zeros_like(parameter)
                     state["step"] = torch.zeros((), device=parameter.device)  # AdamW expects it in restored states
                 momentum = state["momentum"]
-                new_momentum = self.momentum * momentum + parameter.grad
-                update = orthogonalize((parameter.grad + self.momentum * new_momentum).flatten(1), self.steps)
+                gradient = parameter.grad if grad_scale is None else parameter.grad / grad_scale
+                new_momentum = self.momentum * momentum + gradient
+                update = orthogonalize((gradient + self.momentum * new_momentum).flatten(1), self.steps)
                 update = update.view_as(parameter) + group["weight_decay"] * parameter
                 updated = parameter - group["lr"] * update
                 if found_inf is not None:
@@ -195,5 +199,5 @@ def _pair(betas: tuple[float, ...]) -> tuple[float, float]:
     return betas[0], betas[1]
 
 
-def _can_fuse() -> bool:
-    return not torch.backends.mps.is_available()
+def _can_fuse(groups: Groups) -> bool:
+    return all(parameter.device.type != "mps" for group in groups for parameter in group["params"])

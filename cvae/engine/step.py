@@ -60,12 +60,13 @@ class TrainingStep:
         self.accelerator, self.device = accelerator, accelerator.device
         self.batches, self.shard = batches, shard
         self.total_steps = epochs * len(batches)
+        model.to(self.device)  # before the optimizer is created, which depends on the device
         create = OPTIMIZERS.get(self.training.optimizer)
         options = self.training.options.get("optimizer", {})
         groups = parameter_groups(model, parse_scales(self.training.lr_scales))
         optimizer = create(groups, self.training.lr, self.training.weight_decay, **options)
         if accelerator.num_processes == 1:  # `prepare` would import torch's compiler, which takes seconds
-            self.model = self.bare_model = model.to(self.device)
+            self.model = self.bare_model = model
             self.optimizer = accelerator.prepare(optimizer)
         else:
             self.model, self.optimizer = accelerator.prepare(model, optimizer)

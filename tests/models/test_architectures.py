@@ -145,6 +145,12 @@ def test_grids_add_latents_at_every_position_of_the_larger_feature_maps():
     assert build(config).decoder.groups == (3, 2, 90, 90, 324, 324)
 
 
+@pytest.mark.parametrize("option", ["blocks", "patch", "smallest"])
+def test_option_of_the_ladder_is_checked_before_its_latents_are_counted(option):
+    with pytest.raises(UsageError, match=f"option {option}=0 must be at least 1"):
+        count_latents(Part(name="ladder", options={**GRIDS, option: 0}), (1, 28, 28), 8)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("prior", list(PRIORS))
 @pytest.mark.parametrize("labels", [False, True])
