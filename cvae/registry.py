@@ -258,7 +258,13 @@ PRIORS = Registry(
     {
         "normal": Builtin("cvae.models.priors:Normal", "standard normal"),
         "flow": Builtin(
-            "cvae.models.priors:Flow", "learned RealNVP, conditioned on the label: better samples and likelihood"
+            "cvae.models.priors.flow:Flow", "learned RealNVP, conditioned on the label: better samples and likelihood"
+        ),
+        "flow-grid": Builtin(
+            "cvae.models.priors.flow:GridFlow", "convolutional flow for grids of latents (arch.latent_channels)"
+        ),
+        "flow-matching": Builtin(
+            "cvae.models.priors.flow_matching:FlowMatching", "learned velocity field, with guidance by the label"
         ),
     },
 )

@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
+from cvae.engine.resolve import count_latents
 from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, Terms
-from cvae.registry import OBJECTIVES
+from cvae.registry import ARCHITECTURES, OBJECTIVES, PRIORS
 
 FAMILIES = ["mlp", "conv", "resnet", "ladder"]
 """Architecture families. The other architectures are size variants of these."""
@@ -29,15 +30,25 @@ def model_config(
     prior: str = "normal",
     **options: object,
 ) -> ModelConfig:
+    architecture = Part(name=arch, options=options or NARROW.get(arch, {}))
+    if prior == "flow-grid":
+        options = {"smallest": 4, **architecture.options, "latent_channels": 3}
+        architecture = Part(name=arch, options=ARCHITECTURES.resolve(arch, options))
     return ModelConfig(
         image_shape=shape,
-        latent_dim=5,
+        latent_dim=count_latents(architecture, shape, 5) if prior == "flow-grid" else 5,
         classes=("a", "b", "c") if labels else None,
-        architecture=Part(name=arch, options=options or NARROW.get(arch, {})),
+        architecture=architecture,
         conditioning=Part(name=conditioning) if labels else None,
         likelihood=Part(name=likelihood),
         prior=Part(name=prior),
     )
+
+
+ARCHITECTURES_AND_PRIORS = [
+    (arch, prior) for arch in FAMILIES for prior in PRIORS if prior != "flow-grid" or arch in ("conv", "resnet")
+]
+"""Combinations of an architecture family and a prior that work; the prior "flow-grid" needs a grid of latents."""
 
 
 def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[torch.Tensor, torch.Tensor | None]:

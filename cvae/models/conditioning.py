@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 
 class Conditioning(Protocol):
-    """Interface of a conditioning method."""
+    """Interface of a conditioning method, created with the number of classes."""
+
+    classes: int
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         """Create a layer (features (B, in), label (B,)) -> (B, out)."""
@@ -68,6 +70,8 @@ class FeatureModulation(nn.Module):
 
 class Unconditional:
     """Conditioning of a model without labels."""
+
+    classes = 0
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         return PlainLinear(in_features, out_features)

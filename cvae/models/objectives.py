@@ -228,4 +228,6 @@ def _pair_kl(terms: Terms, samples: int) -> Tensor:
 
 
 def _loss(terms: Terms, loss: Tensor) -> Loss:
+    if terms.prior_loss is not None:
+        loss = loss + terms.prior_loss
     return Loss(loss, terms.distortion.mean(), terms.rate.sum(1).mean())

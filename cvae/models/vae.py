@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
 from cvae.models.architectures.layers import Patchify
-from cvae.models.conditioning import Unconditional
+from cvae.models.conditioning import Conditioning, Unconditional
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
@@ -70,6 +70,7 @@ class Terms(NamedTuple):
         latent: sample from q(z | x), (B, Z).
         noise: the sample, mapped to the prior's noise space, (B, Z).
         hierarchical: whether the latents come in groups, each of which is inferred from the groups before it.
+        prior_loss: training loss of the prior, a scalar, if it is not trained by the bound.
     """
 
     distortion: Tensor
@@ -80,6 +81,7 @@ class Terms(NamedTuple):
     latent: Tensor
     noise: Tensor
     hierarchical: bool = False
+    prior_loss: Tensor | None = None
 
 
 class VAE(nn.Module):
@@ -89,7 +91,8 @@ class VAE(nn.Module):
         latent_dim: number of latent dimensions Z.
         encoder: module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
         decoder: module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
-            q(z | x) itself, from the feature maps that the encoder returns.
+            q(z | x) itself, from the feature maps that the encoder returns. If the latents are a grid, the decoder's
+            attribute `latent_shape` is (k, h, w), for k latents at each of h x w positions.
         likelihood: p(x | z).
         prior: p(z), as a map from standard normal noise.
     """
@@ -133,18 +136,18 @@ class VAE(nn.Module):
             label = None if label is None else _repeat(label, samples)
         mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # use full precision, even if the networks use less
-            standard, log_scale = self.prior.to_noise(latent, label)
-            log_prior = (normal_log_prob(standard) + log_scale).sum(1)  # (B, Z) -> (B,)
-            log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)
+            prior = self.prior.terms(mean, log_var, latent, label)
+            log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)  # (B, Z) -> (B,)
             return Terms(
                 distortion=self.likelihood.nll(params.float(), image),
-                rate=self.prior.rate(mean, log_var, standard, log_scale),
-                log_ratio=log_posterior - log_prior,
+                rate=prior.rate,
+                log_ratio=log_posterior - prior.log_prob,
                 mean=mean,
                 log_var=log_var,
                 latent=latent,
-                noise=standard,
+                noise=prior.noise,
                 hierarchical=isinstance(self.decoder, Hierarchical),
+                prior_loss=self.prior.loss(latent, label) if self.training else None,
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
@@ -248,20 +251,26 @@ def build(config: ModelConfig) -> VAE:
         return registry.resolve(part.name, part.options)
 
     architecture, likelihood, prior = config.architecture, config.likelihood, config.prior
-    if config.classes is None or config.conditioning is None:
-        conditioning = Unconditional()
-    else:
-        conditioning = CONDITIONINGS.get(config.conditioning.name)(
-            len(config.classes), **resolve_options(CONDITIONINGS, config.conditioning)
-        )
+
+    def create_conditioning(extra_classes: int = 0) -> Conditioning:
+        if config.classes is None or config.conditioning is None:
+            return Unconditional()
+        options = resolve_options(CONDITIONINGS, config.conditioning)
+        return CONDITIONINGS.get(config.conditioning.name)(len(config.classes) + extra_classes, **options)
+
     with _WithoutInitialization() if torch.get_default_device().type == "meta" else nullcontext():
         p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **resolve_options(LIKELIHOODS, likelihood))
         encoder, decoder = ARCHITECTURES.get(architecture.name)(
             config.image_shape,
             config.latent_dim,
             p_x.param_channels,
-            conditioning,
+            create_conditioning(),
             **resolve_options(ARCHITECTURES, architecture),
         )
-        p_z = PRIORS.get(prior.name)(config.latent_dim, conditioning, **resolve_options(PRIORS, prior))
+        create_prior = PRIORS.get(prior.name)
+        p_z = create_prior(
+            getattr(decoder, "latent_shape", (config.latent_dim,)),
+            create_conditioning(extra_classes=getattr(create_prior, "has_unknown_label", False)),
+            **resolve_options(PRIORS, prior),
+        )
     return VAE(latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)

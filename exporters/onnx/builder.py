@@ -36,6 +36,7 @@ class Builder:
         self.producers: dict[str, NodeProto] = {}
         self.arrays: dict[str, np.ndarray] = {}
         self.constants: dict[tuple[Any, ...], str] = {}
+        self.outputs: dict[tuple[Any, ...], list[str]] = {}  # by the operator, inputs and attributes of the node
         self.values: dict[int, Value] = {}  # by the id of the tensor
         for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             self.arrays[name] = tensor.detach().numpy()
@@ -49,12 +50,16 @@ class Builder:
             self.values[id(tensor)] = Value(name, tuple(tensor.shape))
 
     def add(self, operator: str, *inputs: str, outputs: int = 1, **attributes: Any) -> list[str]:
-        """Add a node, and return the names of its outputs."""
+        """Add a node, and return the names of its outputs. Equal nodes are stored once."""
+        key = operator, inputs, outputs, repr(sorted(attributes.items()))
+        if key in self.outputs:
+            return self.outputs[key]
         stem = f"{operator.lower()}_{len(self.nodes)}"
         names = [f"{stem}_{i}" for i in range(outputs)] if outputs > 1 else [stem]
         node = helper.make_node(operator, inputs, names, name=f"node_{stem}", **attributes)
         self.nodes.append(node)
         self.producers |= dict.fromkeys(names, node)
+        self.outputs[key] = names
         return names
 
     def constant(self, value: Any) -> str:

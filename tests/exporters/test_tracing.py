@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from model_helpers import FAMILIES, model_config
+from model_helpers import ARCHITECTURES_AND_PRIORS, model_config
 from onnx import numpy_helper
 from torch import Tensor, nn
 
@@ -20,7 +20,7 @@ from cvae.exporters.onnx.tracing import Untraceable
 from cvae.exporters.onnx.wrappers import ROLES
 from cvae.model_zoo import models
 from cvae.models import VAE, build
-from cvae.registry import CONDITIONINGS, LIKELIHOODS, PRIORS
+from cvae.registry import CONDITIONINGS, LIKELIHOODS
 from cvae.run import has_weights
 
 SHAPE = (3, 12, 10)
@@ -60,9 +60,9 @@ def assert_agrees(graph: onnx.ModelProto, module: nn.Module, inputs: dict[str, T
 
 def combinations() -> Iterator[tuple[str, str, str, str | None]]:
     """Yield combinations of parts. Together, they include every pair of parts."""
-    parts = product(FAMILIES, PRIORS, [None, *CONDITIONINGS])
+    parts = product(ARCHITECTURES_AND_PRIORS, [None, *CONDITIONINGS])
     names = list(LIKELIHOODS)
-    for i, (arch, prior, conditioning) in enumerate(parts):
+    for i, ((arch, prior), conditioning) in enumerate(parts):
         for name in sorted({names[i % len(names)], names[(i + 2) % len(names)]}):
             yield arch, prior, name, conditioning
 
@@ -81,11 +81,13 @@ def test_built_in_parts_are_converted_without_torch_onnx(role, arch, prior, like
         assert_agrees(graph, module, example_inputs(model, role, count, labels=labels))
 
 
-@pytest.mark.parametrize("options", [{"batch_norm": True}, {"spatial": True, "smallest": 3}, {"patch": 3}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"batch_norm": True}, {"latent_channels": 2, "smallest": 3}, {"patch": 3}], ids=str
+)
 @pytest.mark.parametrize("role", ROLES)
 def test_resnet_options_are_converted_without_torch_onnx(role, options):
     config = model_config("resnet", SHAPE, labels=True, width=4, **options)
-    if "spatial" in options:
+    if "latent_channels" in options:
         object.__setattr__(config, "latent_dim", 18)
     model = build(config).eval()
     vary(model)

@@ -2,17 +2,19 @@
 
 Strided convolutions downsample the image, fully connected layers map the features to the latent and back, and
 transposed convolutions upsample, as in DCGAN (Radford et al. 2015, https://arxiv.org/abs/1511.06434). The encoder can
-downsample by max pooling instead.
+downsample by max pooling instead, and the latents can be a grid without fully connected layers.
 """
 
 from functools import partial
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, pyramid, require_positive
+from cvae.flags import Interval
+from cvae.models.architectures.layers import Level, count_grid_latents, counts_latents, pyramid, require_positive
 from cvae.models.conditioning import Conditioning
 
 SLOPE = 0.2
@@ -58,6 +60,7 @@ class Encoder(nn.Module):
         hidden: int,
         dropout: float,
         pool: bool,
+        latent_channels: int,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
@@ -65,16 +68,23 @@ class Encoder(nn.Module):
         stem = nn.Conv2d(image_channels, levels[0].channels, 3, padding=1)
         blocks = [downsampling_block(a, b, conditioning, pool=pool) for a, b in pairwise(levels)]
         self.blocks = nn.ModuleList([Block(stem, conditioning), *blocks])
-        self.hidden = conditioning.linear(levels[-1].features, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden, 2 * latent_dim)
+        self.head: nn.Module
+        if latent_channels:
+            self.hidden = None
+            self.head = nn.Conv2d(levels[-1].channels, 2 * latent_channels, 1)
+        else:
+            self.hidden = conditioning.linear(levels[-1].features, hidden)
+            self.head = nn.Linear(hidden, 2 * latent_dim)
 
     def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
         features = image
         for block in self.blocks:
             features = block(features, label)  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
-        features = self.dropout(features).flatten(1)  # (B, c, h, w) -> (B, c h w)
-        features = leaky_relu(self.hidden(features, label), SLOPE)  # -> (B, hidden)
+        features = self.dropout(features)
+        if self.hidden is None:
+            return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2k, h, w) -> (B, k h w), (B, k h w)
+        features = leaky_relu(self.hidden(features.flatten(1), label), SLOPE)  # (B, c, h, w) -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
@@ -87,25 +97,36 @@ class Decoder(nn.Module):
         levels: list[Level],
         hidden: int,
         dropout: float,
+        latent_channels: int,
         latent_dim: int,
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
         self.smallest = levels[-1]
-        self.hidden = conditioning.linear(latent_dim, hidden)
         self.dropout = nn.Dropout(dropout)
-        self.spread = nn.Linear(hidden, self.smallest.features)
+        self.spread: nn.Module
+        if latent_channels:
+            self.latent_shape = (latent_channels, *self.smallest[1:])
+            self.hidden = None
+            self.spread = nn.Conv2d(latent_channels, self.smallest.channels, 3, padding=1)
+        else:
+            self.hidden = conditioning.linear(latent_dim, hidden)
+            self.spread = nn.Linear(hidden, self.smallest.features)
         self.blocks = nn.ModuleList(upsampling_block(a, b, conditioning) for a, b in pairwise(levels[::-1]))
         self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        features = self.dropout(leaky_relu(self.hidden(latent, label), SLOPE))  # (B, Z) -> (B, hidden)
-        features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)
+        if self.hidden is None:
+            features = leaky_relu(self.spread(latent.unflatten(1, self.latent_shape)), SLOPE)  # (B, Z) -> (B, c, h, w)
+        else:
+            features = self.dropout(leaky_relu(self.hidden(latent, label), SLOPE))  # (B, Z) -> (B, hidden)
+            features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)
         for block in self.blocks:
             features = block(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.head(features)  # (B, P, H, W)
 
 
+@counts_latents(count_grid_latents)
 def conv(
     image_shape: tuple[int, int, int],
     latent_dim: int,
@@ -117,6 +138,8 @@ def conv(
     hidden: int = 256,
     dropout: float = 0.0,
     pool: bool = False,
+    smallest: int = 4,
+    latent_channels: Annotated[int, Interval(minimum=0)] = 0,
 ) -> tuple[nn.Module, nn.Module]:
     """Create a convolutional encoder and decoder.
 
@@ -130,6 +153,9 @@ def conv(
         hidden: width of the fully connected layers before and after the latent.
         dropout: dropout probability after the encoder's last convolution and after each hidden layer.
         pool: whether to halve the resolution by max pooling instead of strides.
+        smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
+        latent_channels: number of latents at each position of the smallest feature maps, instead of `--latent-dim`
+            latents behind fully connected layers; 0 for the latter.
 
     Returns:
         The encoder and the decoder.
@@ -137,13 +163,13 @@ def conv(
     Raises:
         UsageError: If an option is out of range.
     """
-    require_positive(width=width, max_width=max_width, hidden=hidden)
+    require_positive(width=width, max_width=max_width, hidden=hidden, smallest=smallest)
     if not 0 <= dropout < 1:
         raise UsageError(f"option dropout={dropout} must be at least 0 and less than 1")
-    levels = pyramid(image_shape, width, max_width)
+    levels = pyramid(image_shape, width, max_width, smallest)
     return (
-        Encoder(image_shape[0], levels, hidden, dropout, pool, latent_dim, conditioning),
-        Decoder(param_channels, levels, hidden, dropout, latent_dim, conditioning),
+        Encoder(image_shape[0], levels, hidden, dropout, pool, latent_channels, latent_dim, conditioning),
+        Decoder(param_channels, levels, hidden, dropout, latent_channels, latent_dim, conditioning),
     )
 
 

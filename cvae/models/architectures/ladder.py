@@ -123,7 +123,7 @@ def count_latent_levels(levels: list[Level]) -> int:
     return max(1, sum(max(level.height, level.width) <= MAX_LATENT_SIDE for level in levels))
 
 
-def count_grid_latents(levels: list[Level], blocks: int, latent_channels: int) -> int:
+def count_rung_latents(levels: list[Level], blocks: int, latent_channels: int) -> int:
     """Return the number of latents in grids: `latent_channels` per position and block of each level but the smallest.
 
     Levels without latents do not count.
@@ -148,12 +148,14 @@ class TopDown(Hierarchical):
         patch: int,
         latent_dim: int,
         latent_channels: int,
+        grid_dropout: float,
         conditioning: Conditioning,
     ) -> None:
         super().__init__()
+        self.grid_dropout = grid_dropout
         levels = levels[::-1]  # the smallest level comes first
         latent_levels = count_latent_levels(levels)
-        grid_dim = count_grid_latents(levels, blocks, latent_channels)
+        grid_dim = count_rung_latents(levels, blocks, latent_channels)
         vectors = blocks * (1 if latent_channels else latent_levels)
         vector_dim = latent_dim - grid_dim
         if vector_dim < vectors:
@@ -190,14 +192,23 @@ class TopDown(Hierarchical):
     def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
         hidden = self.start.expand_as(features[-1])  # (1, c, h, w) -> (B, c, h, w)
         groups = []
+        dropped = self._choose_dropped(noise)
         for rung, level, group_noise in zip(self.rungs, self.rung_levels, noise.split(self.groups, dim=1), strict=True):
             hidden = rung.resample(hidden)  # type: ignore[operator]
             mean, log_var = rung.infer(hidden, features[-1 - level], label)  # type: ignore[operator]
             latent = mean + torch.exp(0.5 * log_var) * group_noise  # (B, z)
+            if dropped is not None and isinstance(rung, GridRung):
+                mean, log_var, latent = (t.masked_fill(dropped, 0) for t in (mean, log_var, latent))  # costs no nats
             hidden = rung(hidden, latent, label)
             groups.append((mean, log_var, latent))
         mean, log_var, latent = (torch.cat(tensors, dim=1) for tensors in zip(*groups, strict=True))  # (B, Z) each
         return Posterior(mean, log_var, latent, self._to_params(hidden, label))
+
+    def _choose_dropped(self, noise: Tensor) -> Tensor | None:
+        """Choose the images (B, 1) whose grids are dropped in this training step."""
+        if not self.training or not self.grid_dropout:
+            return None
+        return torch.rand(len(noise), 1, device=noise.device) < self.grid_dropout
 
     def _to_params(self, hidden: Tensor, label: Tensor | None) -> Tensor:
         for stage in self.stages:
@@ -213,12 +224,12 @@ def count_latents(
     patch: int,
     smallest: int,
     latent_channels: int,
-    **options: int,
+    **options: float,
 ) -> int:
     """Return the number of latent dimensions: `latent_dim` in vectors, plus the dimensions in grids."""
     require_positive(blocks=blocks, patch=patch, smallest=smallest)  # otherwise, `pyramid` would not end
     levels = pyramid(image_shape, 1, 1, smallest, patch)
-    return latent_dim + count_grid_latents(levels[::-1], blocks, latent_channels)
+    return latent_dim + count_rung_latents(levels[::-1], blocks, latent_channels)
 
 
 @counts_latents(count_latents)
@@ -234,6 +245,7 @@ def ladder(
     patch: int = 2,
     smallest: int = 4,
     latent_channels: Annotated[int, Interval(minimum=0)] = 0,
+    grid_dropout: Annotated[float, Interval(minimum=0, maximum=1)] = 0.0,
 ) -> tuple[nn.Module, nn.Module]:
     """Create a residual encoder and decoder with a hierarchy of latents.
 
@@ -254,6 +266,8 @@ def ladder(
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
         latent_channels: number of latents at each position of a grid, 0 for vectors only. These latents are in addition
             to `--latent-dim`.
+        grid_dropout: probability with which all grids of an image are zero in training, so that the vectors learn to
+            represent the image without its details.
 
     Returns:
         The encoder and the decoder.
@@ -266,5 +280,5 @@ def ladder(
     shape = (param_channels, *image_shape[1:])
     return (
         BottomUp(image_shape[0], levels, blocks, patch, conditioning),
-        TopDown(shape, levels, blocks, patch, latent_dim, latent_channels, conditioning),
+        TopDown(shape, levels, blocks, patch, latent_dim, latent_channels, grid_dropout, conditioning),
     )

@@ -34,6 +34,23 @@ def counts_latents(count: Callable[..., int]) -> Callable[[Any], Any]:
     return decorate
 
 
+def count_grid_latents(
+    image_shape: tuple[int, int, int],
+    latent_dim: int,
+    *,
+    smallest: int,
+    patch: int = 1,
+    latent_channels: int,
+    **options: Any,
+) -> int:
+    """Return the number of latents in a grid at the smallest level, or `latent_dim` if the latents are a vector."""
+    if not latent_channels:
+        return latent_dim
+    require_positive(smallest=smallest, patch=patch)  # otherwise, `pyramid` would not end
+    level = pyramid(image_shape, 1, 1, smallest, patch)[-1]
+    return latent_channels * level.height * level.width
+
+
 class Level(NamedTuple):
     """Shape (channels, height, width) of the feature maps at one resolution of a network."""
 

@@ -10,12 +10,23 @@ a block, which allows larger learning rates; an export fuses batch norm with the
 
 from functools import partial
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from cvae.errors import UsageError
-from cvae.models.architectures.layers import Level, Patchify, Unpatchify, Upsample, pyramid, require_positive
+from cvae.flags import Interval
+from cvae.models.architectures.layers import (
+    Level,
+    Patchify,
+    Unpatchify,
+    Upsample,
+    count_grid_latents,
+    counts_latents,
+    pyramid,
+    require_positive,
+)
 from cvae.models.conditioning import Conditioning
 
 
@@ -158,8 +169,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.smallest = levels[-1]
         self.spatial = spatial
+        if spatial:
+            self.latent_shape = (latents_per_position(self.smallest, latent_dim), *self.smallest[1:])
         self.spread = (
-            nn.Conv2d(latents_per_position(self.smallest, latent_dim), self.smallest.channels, 3, padding=1)
+            nn.Conv2d(self.latent_shape[0], self.smallest.channels, 3, padding=1)
             if spatial
             else conditioning.linear(latent_dim, self.smallest.features)
         )
@@ -172,7 +185,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
         if self.spatial:
-            features = self.spread(latent.unflatten(1, (-1, *self.smallest[1:])))  # (B, Z / hw, h, w) -> (B, c, h, w)
+            features = self.spread(latent.unflatten(1, self.latent_shape))  # (B, Z / hw, h, w) -> (B, c, h, w)
         else:
             features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
@@ -180,6 +193,7 @@ class Decoder(nn.Module):
         return self.unpatchify(self.head(silu(features)))  # (B, c, h, w) -> (B, P, H, W)
 
 
+@counts_latents(count_grid_latents)
 def resnet(
     image_shape: tuple[int, int, int],
     latent_dim: int,
@@ -192,6 +206,7 @@ def resnet(
     patch: int = 2,
     smallest: int = 7,
     batch_norm: bool = False,
+    latent_channels: Annotated[int, Interval(minimum=0)] = 0,
     spatial: bool = False,
 ) -> tuple[nn.Module, nn.Module]:
     """Create a residual encoder and decoder.
@@ -208,9 +223,11 @@ def resnet(
         smallest: maximum side of the smallest feature maps; the resolution is halved until both sides fit.
         batch_norm: whether to use batch norm, which allows larger learning rates but makes the loss of an image depend
             on the other images of its batch.
-        spatial: whether to assign an equal number of latents to each position of the smallest feature maps, instead of
-            connecting all latents with all positions. With few training images this improves reconstructions, but
-            worsens samples.
+        latent_channels: number of latents at each position of the smallest feature maps, instead of `--latent-dim`
+            latents that are connected with all positions; 0 for the latter. With few training images, a grid of latents
+            improves reconstructions, but worsens samples.
+        spatial: whether to divide `--latent-dim` latents equally among the positions of the smallest feature maps; like
+            `latent_channels`, except for how the number of latents is given.
 
     Returns:
         The encoder and the decoder.
@@ -221,6 +238,7 @@ def resnet(
     require_positive(width=width, max_width=max_width, blocks=blocks, patch=patch, smallest=smallest)
     levels = pyramid(image_shape, width, max_width, smallest, patch)
     shape = (param_channels, *image_shape[1:])
+    spatial = spatial or latent_channels > 0
     return (
         Encoder(image_shape[0], levels, blocks, patch, batch_norm, spatial, latent_dim, conditioning),
         Decoder(shape, levels, blocks, patch, batch_norm, spatial, latent_dim, conditioning),

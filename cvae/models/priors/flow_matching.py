@@ -1,0 +1,226 @@
+"""Prior trained by flow matching: noise moves to latents along a learned velocity field.
+
+Lipman et al. 2022, https://arxiv.org/abs/2210.02747, with straight paths x_t = (1 - t) noise + t latent.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated
+
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+from torch.nn.functional import silu
+
+from cvae.errors import UsageError
+from cvae.flags import Interval
+from cvae.models.conditioning import Conditioning
+from cvae.models.priors.base import Prior, PriorTerms, negative_entropy, normal_kl, normal_log_prob
+
+TIME_FEATURES = 16
+"""Number of radial basis functions of the time."""
+
+MOMENTUM = 0.01
+"""Weight of a batch in the running mean and variance of the latents."""
+
+INVERSION_STEPS = 4
+"""Number of fixed-point iterations that invert one step of the solver."""
+
+
+class VelocityBlock(nn.Module):
+    """Residual block (features (B, C, ...), time features (B, C, ...), label) -> features (B, C, ...)."""
+
+    def __init__(self, first: nn.Module, second: nn.Module, modulation: nn.Module, dropout: float) -> None:
+        super().__init__()
+        self.first, self.second, self.modulation = first, second, modulation
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, features: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+        residual = self.modulation(self.first(silu(features)) + time, label)
+        return features + self.second(self.dropout(silu(residual)))
+
+
+class Velocity(nn.Module):
+    """Velocity field (x_t (B, *shape), t, label) -> (B, *shape): an MLP for vectors, convolutions for grids.
+
+    The network is added to the velocity for standard normal latents, (2t - 1) / ((1 - t)^2 + t^2) x_t.
+    """
+
+    centres: Tensor
+
+    def __init__(
+        self, shape: tuple[int, ...], conditioning: Conditioning, hidden: int, blocks: int, dropout: float
+    ) -> None:
+        super().__init__()
+        layer: Callable[..., nn.Module] = nn.Linear if len(shape) == 1 else partial(nn.Conv2d, kernel_size=3, padding=1)
+        self.register_buffer("centres", torch.linspace(0, 1, TIME_FEATURES))
+        self.ones = [1] * (len(shape) - 1)
+        self.enter = layer(shape[0], hidden)
+        self.time = conditioning.linear(TIME_FEATURES, hidden)
+        self.blocks = nn.ModuleList(
+            VelocityBlock(layer(hidden, hidden), layer(hidden, hidden), conditioning.modulation(hidden), dropout)
+            for _ in range(blocks)
+        )
+        self.leave = layer(hidden, shape[0])
+        for parameter in self.leave.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        """Return the velocity at times t, (B, 1) or (1, 1)."""
+        offset = (t - self.centres) * (TIME_FEATURES / 2)  # (B, T)
+        time = self.time(torch.exp(-offset * offset), label)  # (B, C)
+        time = time.reshape(*time.shape, *self.ones)
+        features = self.enter(x) + time
+        for block in self.blocks:
+            features = block(features, time, label)
+        gaussian = ((2 * t - 1) / ((1 - t) * (1 - t) + t * t)).reshape(-1, 1, *self.ones)
+        return gaussian * x + self.leave(silu(features))
+
+
+class FlowMatching(Prior):
+    """Learned prior: a velocity field, conditioned on the label, that moves noise to latents in a few Euler steps.
+
+    The velocity field is trained on the latents of the encoder, but does not train the encoder: in training, the rate
+    is the KL divergence from the normal prior. In evaluation, log p(z) is exact for the discrete steps: their
+    log-determinants are computed from Jacobians, which takes Z backward passes for each step.
+
+    `to_noise` inverts each step by a fixed-point iteration. Its log-scale is only that of the normalization of the
+    latents, so the standard deviation that an encoder returns in noise space is approximate.
+
+    Args:
+        latent_shape: shape of the latents. For a grid, the velocity field is convolutional.
+        conditioning: conditioning on the label, including an unknown label.
+        hidden: number of features or channels of the velocity field.
+        blocks: number of residual blocks of the velocity field.
+        steps: number of Euler steps from noise to latents.
+        guidance: weight of the label: the velocity is v(unknown) + guidance * (v(label) - v(unknown)), so 1 means no
+            guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+        drop_label: probability with which a label is unknown in training.
+        dropout: dropout probability in each block.
+        smoothing: standard deviation of the normal noise that is added to normalized latents in training. With few
+            training images, it prevents the prior from reproducing their latents.
+        dims: number of latent dimensions that the velocity field moves, 0 for all. The dimensions after these are
+            normal and independent.
+        rest_std: standard deviation of the dimensions after these.
+    """
+
+    has_unknown_label = True
+    mean: Tensor
+    log_std: Tensor
+
+    def __init__(
+        self,
+        latent_shape: tuple[int, ...],
+        conditioning: Conditioning,
+        *,
+        hidden: Annotated[int, Interval(minimum=1)] = 256,
+        blocks: Annotated[int, Interval(minimum=1)] = 3,
+        steps: Annotated[int, Interval(minimum=1, maximum=64)] = 8,
+        guidance: Annotated[float, Interval(minimum=0)] = 1.0,
+        drop_label: Annotated[float, Interval(minimum=0, maximum=1)] = 0.1,
+        dropout: Annotated[float, Interval(minimum=0, maximum=0.9)] = 0.0,
+        smoothing: Annotated[float, Interval(minimum=0)] = 0.05,
+        dims: Annotated[int, Interval(minimum=0)] = 0,
+        rest_std: Annotated[float, Interval(minimum=0.001)] = 1.0,
+    ) -> None:
+        super().__init__()
+        latent_dim = math.prod(latent_shape)
+        if dims > latent_dim:
+            raise UsageError(f"option dims={dims} must be at most {latent_dim}, the number of latent dimensions")
+        self.shape = (dims,) if 0 < dims < latent_dim else latent_shape
+        self.dims = math.prod(self.shape)
+        self.velocity = Velocity(self.shape, conditioning, hidden, blocks, dropout)
+        self.steps, self.guidance, self.rest_std = steps, guidance, rest_std
+        self.drop_label, self.smoothing = drop_label, smoothing
+        self.unknown = conditioning.classes - 1
+        self.register_buffer("mean", torch.zeros(self.dims))
+        self.register_buffer("log_std", torch.zeros(self.dims))
+
+    def loss(self, latent: Tensor, label: Tensor | None) -> Tensor:
+        """Return the flow matching loss, the mean squared error of the velocity, summed over the dimensions.
+
+        Lipman et al. 2022, eq. 9. Also updates the running mean and variance of the latents.
+        """
+        latent = latent[:, : self.dims].detach().float()  # (B, D)
+        with torch.no_grad():
+            self.mean.lerp_(latent.mean(0), MOMENTUM)
+            var = torch.lerp(torch.exp(2 * self.log_std), (latent - self.mean).square().mean(0), MOMENTUM)
+            self.log_std.copy_(0.5 * var.clamp(min=1e-8).log())
+        count, device = len(latent), latent.device
+        target = (latent - self.mean) * torch.exp(-self.log_std)
+        target = target + self.smoothing * torch.randn_like(target)
+        noise = torch.randn_like(target)
+        t = (torch.rand(count, 1, device=device) + torch.arange(count, device=device)[:, None]) / count  # stratified
+        if label is not None:
+            label = label.masked_fill(torch.rand(count, device=device) < self.drop_label, self.unknown)
+        velocity = self._velocity(torch.lerp(noise, target, t), t, label)
+        return (velocity - (target - noise)).square().sum(1).mean()
+
+    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        x, rest = self._split(noise)
+        for k in range(self.steps):
+            x = self._step(x, k, label)
+        latent = self.mean + torch.exp(self.log_std) * x
+        return torch.cat([latent, *(self.rest_std * r for r in rest)], dim=1) if rest else latent  # (B, Z)
+
+    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, rest = self._split(latent)
+        x = (x - self.mean) * torch.exp(-self.log_std)
+        for k in reversed(range(self.steps)):
+            x = self._invert_step(x, k, label)
+        log_scale = (-self.log_std).expand_as(x)
+        if rest:
+            x = torch.cat([x, rest[0] * (1 / self.rest_std)], dim=1)
+            log_scale = torch.cat([log_scale, torch.zeros_like(rest[0]) - math.log(self.rest_std)], dim=1)
+        return x, log_scale  # (B, Z) each
+
+    def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
+        if self.training:
+            return PriorTerms(normal_kl(mean, log_var), normal_log_prob(latent).sum(1), latent)
+        noise, log_scale = self.to_noise(latent, label)
+        log_prob = (normal_log_prob(noise) + log_scale).sum(1) - self._log_det(noise, label)  # (B,)
+        return PriorTerms(negative_entropy(log_var) - log_prob[:, None], log_prob, noise)
+
+    def _log_det(self, noise: Tensor, label: Tensor | None) -> Tensor:
+        """Return the log-determinant (B,) of the Jacobian of all steps at noise (B, Z)."""
+        x, _ = self._split(noise)
+        log_det = torch.zeros(len(x), device=x.device, dtype=x.dtype)
+        labels = torch.zeros(len(x), dtype=torch.long, device=x.device) if label is None else label
+
+        def step(x: Tensor, label_: Tensor, k: int) -> Tensor:
+            return self._step(x[None], k, None if label is None else label_[None])[0]
+
+        with torch.inference_mode(False), torch.no_grad():
+            x, labels = x.clone(), labels.clone()  # tensors of inference mode have no derivatives
+            for k in range(self.steps):
+                jacobian = vmap(jacrev(partial(step, k=k)), chunk_size=64)(x, labels)  # (B, D, D)
+                log_det = log_det + torch.linalg.slogdet(jacobian)[1]
+                x = self._step(x, k, label)
+        return log_det
+
+    def _step(self, x: Tensor, k: int, label: Tensor | None) -> Tensor:
+        """Return x (B, D) after Euler step k."""
+        t = self.mean.new_tensor([[k / self.steps]])
+        velocity = self._velocity(x, t, label)
+        if label is not None and self.guidance != 1:
+            unguided = self._velocity(x, t, label.new_tensor([self.unknown]))
+            velocity = unguided + self.guidance * (velocity - unguided)
+        return x + velocity / self.steps
+
+    def _invert_step(self, y: Tensor, k: int, label: Tensor | None) -> Tensor:
+        """Return x (B, D) before Euler step k, which leads to y."""
+        x = y
+        for _ in range(INVERSION_STEPS):
+            x = x + y - self._step(x, k, label)
+        return x
+
+    def _velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+        return self.velocity(x.unflatten(1, self.shape), t, label).flatten(1)
+
+    def _split(self, codes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Split codes (B, Z) into the dimensions that move, (B, D), and the dimensions after these, if any."""
+        if self.dims == codes.shape[1]:
+            return codes, ()
+        moving, rest = codes.tensor_split((self.dims,), dim=1)
+        return moving, (rest,)
