@@ -230,6 +230,13 @@ class TrainConfig(DataConfig):
         name="lr-scale",
         metavar="PATTERN=X",
     )
+    freeze: tuple[str, ...] = flag_field(
+        (),
+        OPTIMIZATION,
+        "Parameters that keep their initial values: a module such as encoder, or a pattern of names.",
+        metavar="PATTERN",
+        canonical=frozenset,
+    )
     center: bool = flag_field(
         False, OPTIMIZATION, "Train each layer as a function of its input minus the mean input, which converges faster."
     )

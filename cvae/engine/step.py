@@ -21,6 +21,7 @@ from cvae.config import Config
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
+from cvae.engine.freezing import freeze, frozen_modules
 from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
@@ -61,6 +62,7 @@ class TrainingStep:
         self.batches, self.shard = batches, shard
         self.total_steps = epochs * len(batches)
         model.to(self.device)  # before the optimizer is created, which depends on the device
+        freeze(model, self.training.freeze)
         create = OPTIMIZERS.get(self.training.optimizer)
         options = self.training.options.get("optimizer", {})
         groups = parameter_groups(model, parse_scales(self.training.lr_scales))
@@ -74,6 +76,7 @@ class TrainingStep:
             # moving average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast`.
             self.bare_model = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.parameters = list(self.model.parameters())
+        self.frozen_modules = list(frozen_modules(self.bare_model))
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
         self.centering = Centering(self.bare_model) if self.training.center else None
@@ -124,6 +127,8 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = scalars.lr * group["lr_scale"]
         self.optimizer.zero_grad()
+        for module in self.frozen_modules:
+            module.eval()
         if self.centering is not None:
             self.centering.reset()
         old_buffers = [buffer.clone() for buffer in self.bare_model.buffers()]

@@ -23,8 +23,8 @@ START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
     without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
-    lr_scales=("encoder.*=2",), center=True, mean_init=True, weight_decay=0.1, schedule="step", milestones=(2, 4),
-    warmup=3, clip=1.0, ema=0.9, seed=7,
+    lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
+    milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
     options={"arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]}},
 )  # fmt: skip
 """Config with which the run in these tests was started. Its likelihood is chosen from the data."""
@@ -58,6 +58,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "optimizer": (["--optimizer adamw"], ["--optimizer adam"]),
     "lr": (["--lr 0.002", "--lr 2e-3"], ["--lr 0.001"]),
     "lr_scales": (["--lr-scale encoder.*=2"], ["--lr-scale encoder.*=3"]),
+    "freeze": (["--freeze prior"], ["--freeze encoder"]),
     "center": (["--center"], ["--no-center"]),
     "mean_init": (["--mean-init"], ["--no-mean-init"]),
     "weight_decay": (["--weight-decay 0.1"], ["--weight-decay 0"]),
