@@ -70,6 +70,7 @@ class Terms(NamedTuple):
         latent: sample from q(z | x), (B, Z).
         noise: the sample, mapped to the prior's noise space, (B, Z).
         hierarchical: whether the latents come in groups, each of which is inferred from the groups before it.
+        params: likelihood parameters at the sample, (B, P, H, W).
     """
 
     distortion: Tensor
@@ -80,6 +81,7 @@ class Terms(NamedTuple):
     latent: Tensor
     noise: Tensor
     hierarchical: bool = False
+    params: Tensor | None = None
 
 
 class VAE(nn.Module):
@@ -145,6 +147,7 @@ class VAE(nn.Module):
                 latent=latent,
                 noise=standard,
                 hierarchical=isinstance(self.decoder, Hierarchical),
+                params=params,
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
