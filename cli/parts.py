@@ -54,7 +54,8 @@ def format_part(part: dict[str, Any]) -> str:
             flag = "--" + option.replace("_", "-")
             usage = flag if info["type"] == "bool" else f"{flag} {metavar}"
         else:
-            usage = f"--set {part['flag'][2:]}.{option}={metavar}"
+            key = part["name"] if part["flag"] == "--loss" else part["flag"][2:]  # a run can have several losses
+            usage = f"--set {key}.{option}={metavar}"
         notes = [] if info["default"] is None else [f"default: {json_format.dumps(info['default'])}"]
         notes += [info["range"]] if info["range"] else []
         records.append((usage, f"{info['help']} [{'; '.join(notes)}]" if notes else info["help"]))

@@ -111,7 +111,7 @@ def check_agreement(overrides: dict[str, Any], config: "Config", run: Path) -> N
 
     recorded = config.training
     options = {
-        **{name: recorded.options.get(name, {}) for name in ("objective", "optimizer")},
+        **{name: recorded.options.get(name, {}) for name in recorded.training_parts},
         **{name: part.options for name, part in config.model.parts.items()},
     }
 

@@ -172,6 +172,14 @@ class TrainConfig(DataConfig):
         0.0, DATA, "Maximum random scaling of training images, as a fraction.", interval=Interval(minimum=0, below=1)
     )
     objective: str = flag_field("elbo", OBJECTIVE, "Training objective; see `cvae parts`.", takes_options=True)
+    losses: tuple[str, ...] = flag_field(
+        (),
+        OBJECTIVE,
+        "Loss on the decoder's images to add to the objective, for sharper images and a worse bound; see `cvae parts`.",
+        name="loss",
+        canonical=frozenset,
+        searchable=False,
+    )
     kl_warmup: float = flag_field(
         0.0,
         OBJECTIVE,
@@ -229,6 +237,13 @@ class TrainConfig(DataConfig):
         "Factor of the learning rate for the parameters whose names match a pattern, such as 'decoder.head.*=2'.",
         name="lr-scale",
         metavar="PATTERN=X",
+    )
+    freeze: tuple[str, ...] = flag_field(
+        (),
+        OPTIMIZATION,
+        "Parameters that keep their initial values: a module such as encoder, or a pattern of names.",
+        metavar="PATTERN",
+        canonical=frozenset,
     )
     center: bool = flag_field(
         False, OPTIMIZATION, "Train each layer as a function of its input minus the mean input, which converges faster."
@@ -319,6 +334,13 @@ class TrainConfig(DataConfig):
             raise UsageError(f"milestones require schedule 'step', not {self.schedule!r}")
         if self.milestones == ():
             raise UsageError("milestones is an empty list; list at least one epoch, or remove it")
+        if len(set(self.losses)) < len(self.losses):
+            raise UsageError(f"losses {list(self.losses)} lists a loss twice; list each once, and set its weight")
+
+    @property
+    def training_parts(self) -> dict[str, str]:
+        """Parts that belong to the training and not to the model, by the key of their options."""
+        return {"objective": self.objective, "optimizer": self.optimizer, **{name: name for name in self.losses}}
 
     @property
     def data_config(self) -> DataConfig:

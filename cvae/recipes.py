@@ -9,10 +9,20 @@ from cvae.atomic import read_at_most
 from cvae.config import Config, TrainConfig, expand_short_flags
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.flags import flags_of
+from cvae.registry import LOSSES
 from cvae.serialization import check_depth, from_dict, to_dict
 
 PARTS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.takes_options)
 """Flags that name a registered part with options."""
+
+
+def takes_options(name: str) -> bool:
+    """Return whether options can be assigned to `name`: a flag in `PARTS`, or a loss, of which a run can have several.
+
+    For example, `--set adversarial.weight=1` sets the weight of the loss that `--loss adversarial` adds.
+    """
+    return name in PARTS or name in LOSSES
+
 
 MAX_RECIPE_BYTES = 2**13
 """Maximum size of a recipe. The memory and time that tomllib needs grow with the square of the length of a key."""
@@ -56,9 +66,10 @@ def parse_options(assignments: list[str]) -> dict[str, dict[str, Any]]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         part, dot, option = name.partition(".")
-        if not (equals and dot and part in PARTS and option):
+        if not (equals and dot and takes_options(part) and option):
             raise UsageError(
-                f"--set {assignment!r} is not of the form PART.OPTION=VALUE, where PART is one of {', '.join(PARTS)}"
+                f"--set {assignment!r} is not of the form PART.OPTION=VALUE, where PART is one of "
+                f"{', '.join(PARTS)}, or a loss such as adversarial"
             )
         try:
             value = json.loads(text)

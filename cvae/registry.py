@@ -282,6 +282,18 @@ OBJECTIVES = Registry(
         ),
     },
 )
+LOSSES = Registry(
+    "loss",
+    "cvae.losses",
+    {
+        "perceptual": Builtin(
+            "cvae.models.perceptual:Perceptual", "distance in the features of a classifier or of VGG16"
+        ),
+        "adversarial": Builtin(
+            "cvae.models.adversarial:Adversarial", "hinge loss of a patch discriminator that is trained with the model"
+        ),
+    },
+)
 OPTIMIZERS = Registry(
     "optimizer",
     "cvae.optimizers",
@@ -336,6 +348,7 @@ REGISTRIES = {
     "likelihood": LIKELIHOODS,
     "prior": PRIORS,
     "objective": OBJECTIVES,
+    "losses": LOSSES,
     "optimizer": OPTIMIZERS,
     "data": DATASETS,
     "export": EXPORTERS,

@@ -99,8 +99,11 @@ def selection_bound(metrics: dict[str, float]) -> float:
 def saved_epoch(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the record of the epoch whose weights are saved, or {} if no epoch has ended.
 
-    It is the epoch with the best validation bound, or the last epoch if there are no validation images.
+    It is the epoch with the best validation bound, or the last epoch if there are no validation images, or losses on
+    images, which worsen the bound.
     """
+    if saved := [record for record in records if record.get("saved")]:
+        return saved[-1]
     validated = [record for record in records if "validation" in record]
     if validated:
         return min(validated, key=lambda record: selection_bound(record["validation"]))
@@ -287,8 +290,8 @@ def _read_settings(config: Config) -> dict[str, tuple[str, Any]]:
         if not field.machine and name != "epochs"
     }
     parts = {name: (part.name, part.options) for name, part in config.model.parts.items()}
-    for name in ("objective", "optimizer"):  # these parts belong to the training, not to the model
-        parts[name] = (getattr(training, name), training.options.get(name, {}))
+    for key, name in training.training_parts.items():
+        parts[key] = (name, training.options.get(key, {}))
     for kind, (part, options) in parts.items():
         for option, value in options.items():
             is_short = option in SHORT_FLAGS and SHORT_FLAGS[option].part == kind

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from cvae.errors import CvaeError
-from cvae.run import read_metrics, sample_images, sample_path
+from cvae.run import CONFIG, read_config, read_metrics, sample_images, sample_path
 from cvae.spec import Spec
 
 MARKER = "<!-- Written by cvae export"
@@ -35,6 +35,7 @@ def make_card(run: Path, spec: Spec) -> str:
         "classes": names,
         "training data": f"{spec.data}; {spec.data_terms}",
         "bound on test images": _format_test_bound(run),
+        "losses in addition to the bound": _list_losses(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",
         "license of the weights": spec.license or "not stated",
     }
@@ -88,6 +89,12 @@ def _embed_sample_images(run: Path) -> str:
     return "".join(
         f"![{caption}]({path.relative_to(run).as_posix()})\n\n" for caption, path in paths.items() if path.is_file()
     )
+
+
+def _list_losses(run: Path) -> str:
+    """Return the losses that were added to the objective, which worsen the bound, or "" if there are none."""
+    losses = read_config(run).training.losses if (run / CONFIG).is_file() else ()
+    return f"{', '.join(losses)}; they sharpen images and make the bound worse" if losses else ""
 
 
 def _format_test_bound(run: Path) -> str:

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from cvae.config import GROUPS, all_flags
 from cvae.errors import UsageError, suggest
 from cvae.flags import ShortFlag
-from cvae.recipes import PARTS
-from cvae.registry import EXPECTED_VALUES
+from cvae.recipes import PARTS, takes_options
+from cvae.registry import EXPECTED_VALUES, LOSSES
 from cvae.serialization import quote
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -131,8 +131,9 @@ def _check_options(options: Any) -> dict[str, dict[str, Any]]:
             "{'arch': {'width': 32}}"
         )
     for part in options:
-        if part not in PARTS:
-            raise UsageError(f"options contains {quote(part)}, which is not a part; {suggest(str(part), PARTS)}")
+        if not takes_options(part):
+            known = suggest(str(part), (*PARTS, *LOSSES))
+            raise UsageError(f"options contains {quote(part)}, which is not a part; {known}")
     return {part: dict(values) for part, values in options.items()}
 
 

@@ -72,7 +72,10 @@ def evaluate(
     from cvae.evaluation.evaluate import evaluate as measure
 
     progress = progress or (lambda stage, done, total: None)
-    scorer, config = _open_scorer(arguments.find_model(model, note), exported, device, precision, note)
+    path = arguments.find_model(model, note)
+    scorer, config = _open_scorer(path, exported, device, precision, note)
+    if note is not None and (losses := _find_losses(path)):
+        note(f"trained with the losses {' and '.join(losses)}, which sharpen images and make the bound worse")
     if cas:
         arguments.require_torch("--cas")
         if scorer.classes is None:
@@ -102,6 +105,14 @@ def evaluate(
             "choose one with --features MODULE:CALLABLE"
         )
     return report
+
+
+def _find_losses(path: Path) -> tuple[str, ...]:
+    """Return the losses that were added to the objective of the run that a model belongs to."""
+    from cvae.run import is_run, read_config
+
+    folder = path if path.is_dir() else path.parent
+    return read_config(folder).training.losses if is_run(folder) else ()
 
 
 def _open_scorer(path: Path, exported: bool, device: str, precision: str, note: Note) -> "tuple[Scorer, DataConfig]":
@@ -235,7 +246,9 @@ def parts(name: str | None = None) -> dict[str, Any]:
 
 
 def _part_flag(kind: str) -> str:
-    return kind if kind == "export" else f"--{kind}"
+    from cvae.config import flag
+
+    return kind if kind == "export" else flag(kind)
 
 
 def _describe_file(path: Path) -> dict[str, Any]:
@@ -268,6 +281,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},
         "data": training["data"],
+        "losses": ", ".join(training["losses"]) or None,
         "data_terms": config.data_terms,
         "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
         **{f"{split}_bound": bound for split, bound in bounds.items()},

@@ -63,9 +63,14 @@ def merge_layers(layers: list[Overrides]) -> Overrides:
     for layer in layers:
         current = {**current, **layer}
         for part, values in layer.get("options", {}).items():
-            if current.get(part) == {**DEFAULTS, **merged}.get(part):
+            if _selected(current, part) == _selected({**DEFAULTS, **merged}, part):
                 options.setdefault(part, {}).update(values)
     return {**merged, "options": options}
+
+
+def _selected(flags: Overrides, part: str) -> Any:
+    """Return the name of the part that has the options `part`; for a loss, return whether it is used."""
+    return flags[part] if part in flags else part in (flags["losses"] or ())
 
 
 def _read_network(init: str) -> Overrides:

@@ -234,18 +234,17 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as named tensors, `optimizer.<parameter index>.<name>`."""
+    """Return the optimizer's state as named tensors, `<parameter index>.<name>`."""
     states = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(v) for i, state in states.items() for name, v in state.items()}
+    return {f"{i}.{name}": torch.as_tensor(v) for i, state in states.items() for name, v in state.items()}
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore the optimizer's state from tensors that `pack_optimizer` returned."""
     states: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            states.setdefault(int(index), {})[name] = tensor
+        index, _, name = key.partition(".")
+        states.setdefault(int(index), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": states, "param_groups": groups})
     # Tensors from a file are contiguous, but the fused kernels need the moments in the memory layout of the parameters,

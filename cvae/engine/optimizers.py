@@ -43,7 +43,7 @@ AdamW: Any = _without_compiler(torch.optim.AdamW)
 
 
 def parameter_groups(model: nn.Module, scales: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Return the parameters of a model in groups of the same learning rate.
+    """Return the parameters of a model that are not frozen, in groups of the same learning rate.
 
     Args:
         model: network to train.
@@ -59,6 +59,8 @@ def parameter_groups(model: nn.Module, scales: Mapping[str, float]) -> list[dict
             raise UsageError(f"--lr-scale {pattern}: no parameter has such a name; {suggest(pattern, names)}")
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         matching = [scale for pattern, scale in scales.items() if fnmatchcase(name, pattern)]
         groups.setdefault(matching[-1] if matching else 1.0, []).append(parameter)
     return [{"params": parameters, "lr_scale": scale} for scale, parameters in groups.items()]

@@ -13,7 +13,16 @@ from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, DiskImages
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
-from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, OPTIMIZERS, PRIORS, Registry
+from cvae.registry import (
+    ARCHITECTURES,
+    CONDITIONINGS,
+    LIKELIHOODS,
+    LOSSES,
+    OBJECTIVES,
+    OPTIMIZERS,
+    PRIORS,
+    Registry,
+)
 
 MIN_EPOCHS = 10
 """Minimum number of epochs of a run whose length is not configured."""
@@ -52,6 +61,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
 
     objective = resolve_part(OBJECTIVES, "objective", config.objective)
     optimizer = resolve_part(OPTIMIZERS, "optimizer", config.optimizer)
+    losses = {name: resolve_part(LOSSES, name, name).options for name in config.losses}
     architecture = resolve_part(ARCHITECTURES, "arch", config.arch)
     model = ModelConfig(
         image_shape=images.shape[1:],
@@ -64,8 +74,9 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     )
     if options:
         kind = next(iter(options))
-        raise UsageError(f"--set {kind}.*: this run has no {kind}; remove the option")
-    part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options}
+        fix = f"remove the option, or add --loss {kind}" if kind in LOSSES else "remove the option"
+        raise UsageError(f"--set {kind}.*: this run has no {kind}; {fix}")
+    part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options, **losses}
     training = replace(
         config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
     )
@@ -104,12 +115,18 @@ def check_batch_size(batch_size: int, processes: int, accumulate: int) -> None:
         )
 
 
-def check_patience(patience: int, dataset: Dataset) -> None:
-    """Check that there are validation images if `--patience` is used.
+def check_patience(training: TrainConfig, dataset: Dataset) -> None:
+    """Check that validation bounds say when to stop if `--patience` is used.
 
     Raises:
-        UsageError: If there are none.
+        UsageError: If there are no validation images, or losses on images, which worsen the bound.
     """
+    patience = training.patience
+    if patience and training.losses:
+        raise UsageError(
+            f"--patience {patience} waits for a better bound, which --loss {training.losses[0]} makes worse; remove "
+            "--patience, and choose the length with --epochs"
+        )
     if patience and dataset.validation is None:
         raise UsageError(
             f"--patience {patience} compares bounds on validation images, but there are none; set --validation to a "

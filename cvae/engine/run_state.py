@@ -50,7 +50,9 @@ class RunCheckpoints:
         sums = self.accelerator.reduce(self.training_step.sums, "mean")
         if not self.accelerator.is_main_process:
             return
-        tensors = {"sums": sums, **pack_optimizer(self.training_step.optimizer)}
+        tensors = {"sums": sums}
+        for prefix, optimizer in self._optimizers().items():
+            tensors |= {prefix + name: tensor for name, tensor in pack_optimizer(optimizer).items()}
         for prefix, model in self._models().items():
             tensors |= {prefix + name: tensor for name, tensor in model.state_dict().items()}
         scaler = self.accelerator.scaler
@@ -87,7 +89,8 @@ class RunCheckpoints:
         try:
             for prefix, model in self._models().items():
                 model.load_state_dict(_strip_prefix(prefix, tensors))
-            unpack_optimizer(self.training_step.optimizer, tensors)
+            for prefix, optimizer in self._optimizers().items():
+                unpack_optimizer(optimizer, _strip_prefix(prefix, tensors))
             self.training_step.sums.copy_(tensors["sums"])
             state = RunState(values["step"], values["best"], values["records"])
             if self.accelerator.scaler is not None and values["scaler"]:
@@ -105,8 +108,21 @@ class RunCheckpoints:
 
     def _models(self) -> dict[str, torch.nn.Module]:
         step = self.training_step
-        models = {"model.": step.bare_model, "ema.": step.ema, "centering.": step.centering}
+        models = {
+            "model.": step.bare_model,
+            "ema.": step.ema,
+            "centering.": step.centering,
+            "image_losses.": step.image_losses,
+        }
         return {prefix: model for prefix, model in models.items() if model is not None}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        losses = self.training_step.image_losses
+        others = {} if losses is None else losses.optimizers
+        return {
+            "optimizer.": self.training_step.optimizer,
+            **{f"optimizer of {name}.": optimizer for name, optimizer in others.items()},
+        }
 
 
 def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

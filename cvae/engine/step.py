@@ -21,6 +21,8 @@ from cvae.config import Config
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
+from cvae.engine.freezing import freeze, frozen_modules
+from cvae.engine.image_losses import ImageLosses, decode_noise
 from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.randomness import FULL_BATCH, Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
@@ -51,16 +53,26 @@ class TrainingStep:
         batches: Training images.
         epochs: Length of the run, which the schedules depend on.
         shard: Part of each batch that belongs to this process.
+        image_losses: Losses that are added to the objective, or None.
     """
 
     def __init__(
-        self, config: Config, accelerator: Accelerator, model: VAE, batches: Batches, *, epochs: int, shard: Shard
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        model: VAE,
+        batches: Batches,
+        *,
+        epochs: int,
+        shard: Shard,
+        image_losses: ImageLosses | None = None,
     ) -> None:
         self.config, self.training = config, config.training
         self.accelerator, self.device = accelerator, accelerator.device
-        self.batches, self.shard = batches, shard
+        self.batches, self.shard, self.image_losses = batches, shard, image_losses
         self.total_steps = epochs * len(batches)
         model.to(self.device)  # before the optimizer is created, which depends on the device
+        freeze(model, self.training.freeze)
         create = OPTIMIZERS.get(self.training.optimizer)
         options = self.training.options.get("optimizer", {})
         groups = parameter_groups(model, parse_scales(self.training.lr_scales))
@@ -74,13 +86,15 @@ class TrainingStep:
             # moving average, would call the original through this wrapper. It is removed, and `_loss` uses `autocast`.
             self.bare_model = accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
         self.parameters = list(self.model.parameters())
+        self.frozen_modules = list(frozen_modules(self.bare_model))
         self.network: Callable[..., Terms] = torch.compile(self.model) if self.training.compile else self.model
         self.ema = copy.deepcopy(self.bare_model).requires_grad_(False) if self.training.ema else None
         self.centering = Centering(self.bare_model) if self.training.center else None
         self.objective: Callable[..., Loss] = OBJECTIVES.get(self.training.objective)
         if self.training.consistency:
             self.objective = with_consistency(self.objective, self.training.consistency)
-        self.sums = torch.zeros(4, device=self.device)  # loss, distortion, rate and steps of the epoch so far
+        # Loss, distortion, rate, losses on images and steps of the epoch so far.
+        self.sums = torch.zeros(4 + len(image_losses or ()), device=self.device)
         self.bad_step = torch.full((), -1.0, device=self.device)  # first step with a nonfinite gradient, or -1
 
     def prepare(self, step: int) -> str | None:
@@ -124,6 +138,8 @@ class TrainingStep:
         for group in self.optimizer.param_groups:
             group["lr"] = scalars.lr * group["lr_scale"]
         self.optimizer.zero_grad()
+        if self.image_losses is not None:
+            self.image_losses.zero_grad()
         if self.centering is not None:
             self.centering.reset()
         old_buffers = [buffer.clone() for buffer in self.bare_model.buffers()]
@@ -135,15 +151,22 @@ class TrainingStep:
             with nullcontext() if i == count - 1 else self.accelerator.no_sync(self.model):
                 indices = slice(i, None, count)
                 micro_label = None if label is None else label[indices]
-                loss = torch.stack(self._loss(scalars, images[indices], micro_label, self.shard.subshard(i, count)))
+                loss = self._loss(scalars, images[indices], micro_label, self.shard.subshard(i, count))
                 losses.append(loss.detach())
                 # A loss that is not finite makes the gradient NaN, which all processes see, since they share gradients.
                 finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
                 self.accelerator.backward(loss[0] * finite / count)
         self._update(scalars, torch.stack(losses).mean(0), old_buffers)
 
-    def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Loss:
+    def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Tensor:
+        """Return the loss to minimize, the distortion and the rate, followed by the losses on images."""
+        for module in self.frozen_modules:
+            module.eval()
+        outputs: list[Tensor] = []  # of the decoder
         image = augment(images, self.training, shard).contiguous(memory_format=torch.channels_last)
+        random_noise = None
+        if self.image_losses is not None and self.image_losses.needs_random_images:
+            random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
         copies = len(image) // len(images)
         if label is not None:
             label = label[:, None].expand(-1, copies).flatten()  # (B,) -> (copies * B,)
@@ -159,10 +182,31 @@ class TrainingStep:
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
             # An image and its copy have the same noise, so that a hierarchy is compared at corresponding samples.
             noise = noise.expand(-1, copies, -1, -1).flatten(0, 2)  # (B, 1, K, Z) -> (copies * B K, Z)
-            return self.network(image, label, noise)
+            terms = self.network(image, label, noise)
+            if terms.params is not None:
+                outputs.append(terms.params)
+            return terms
 
         with self.accelerator.autocast():
-            return self.objective(model, image, label, scalars.kl_weight, **self.training.options["objective"])
+            loss = self.objective(model, image, label, scalars.kl_weight, **self.training.options["objective"])
+            values = torch.stack(loss)
+        if self.image_losses is None:
+            return values
+        # In fp16, the losses are computed in fp32, because the scaler does not scale the gradients of their networks.
+        with self.accelerator.autocast() if self.accelerator.scaler is None else nullcontext():
+            random_params = None
+            if random_noise is not None:
+                random_label = None if label is None else label[::copies]
+                random_params = decode_noise(self.bare_model, random_noise, random_label)
+            total, image_values = self.image_losses(
+                self.bare_model.likelihood,
+                image,
+                outputs[-1],
+                random_params,
+                scalars.step,
+                1 / self.training.accumulate,
+            )
+        return torch.cat([values[:1] + total, values[1:], image_values])
 
     @torch.no_grad()
     def _update(self, scalars: Scalars, metrics: Tensor, old_buffers: list[Tensor]) -> None:
@@ -173,7 +217,7 @@ class TrainingStep:
 
         Args:
             scalars: Values of the step.
-            metrics: Loss, distortion and rate (3,).
+            metrics: Loss, distortion, rate and losses on images (3 + L,).
             old_buffers: Buffers of the network before the step.
         """
         if self.training.clip:
@@ -181,6 +225,8 @@ class TrainingStep:
         else:
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         good = norm.isfinite()
+        if self.image_losses is not None:
+            good = good & self.image_losses.share_gradients().isfinite()
         if self.accelerator.scaler is None:  # the scaler of fp16 checks the gradients itself
             self.bad_step.copy_(torch.where(good | (self.bad_step >= 0), self.bad_step, scalars.step))
             if self.training.on_nan == "stop":
@@ -193,6 +239,8 @@ class TrainingStep:
             means = self.accelerator.reduce(self.centering.sums / self.training.accumulate, "mean")
             self.centering.convert_gradients(means, scalars.step, good)
         self.optimizer.step()
+        if self.image_losses is not None:
+            self.image_losses.update(good)
         if self.centering is not None:
             self.centering.convert_updates()
         for buffer, old in zip(self.bare_model.buffers(), old_buffers, strict=True):
@@ -239,8 +287,19 @@ class RecordedStep(TrainingStep):
     draws its random numbers from the seed that was set before it, so they are the same as without a graph.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator, model: VAE, batches: Batches, *, epochs: int) -> None:
-        super().__init__(config, accelerator, model, batches, epochs=epochs, shard=FULL_BATCH)
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        model: VAE,
+        batches: Batches,
+        *,
+        epochs: int,
+        image_losses: ImageLosses | None = None,
+    ) -> None:
+        super().__init__(
+            config, accelerator, model, batches, epochs=epochs, shard=FULL_BATCH, image_losses=image_losses
+        )
         steps, device = len(batches), self.device
         self.order = torch.zeros((steps, batches.batch_size), dtype=torch.long, device=device)  # images of each step
         self.table = torch.zeros((steps, len(Scalars._fields)), device=device)  # scalars of each step
@@ -262,8 +321,7 @@ class RecordedStep(TrainingStep):
     def _record(self, step: int) -> str | None:
         epoch, start = divmod(step, len(self.batches))
         self.epoch_batches(epoch, start)
-        for group in self.optimizer.param_groups:
-            group["capturable"] = True
+        self._set_capturable(True)
         tensors = [*self._tensors()]
         values = [tensor.detach().clone() for tensor in tensors]
         current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
@@ -308,14 +366,24 @@ class RecordedStep(TrainingStep):
         self._compute(scalars, self.batches.images.index_select(0, index), label)
         self.position += 1
 
+    def _optimizers(self) -> list[torch.optim.Optimizer]:
+        others = () if self.image_losses is None else self.image_losses.optimizers.values()
+        return [self.optimizer, *others]
+
+    def _set_capturable(self, capturable: bool) -> None:
+        for optimizer in self._optimizers():
+            for group in optimizer.param_groups:
+                group["capturable"] = capturable
+
     def _tensors(self) -> Iterator[Tensor]:
         """Yield all tensors that a step changes."""
-        for model in (self.bare_model, self.ema):
+        for model in (self.bare_model, self.ema, self.image_losses):
             if model is not None:
                 yield from model.parameters()
                 yield from model.buffers()
-        for state in self.optimizer.state.values():
-            yield from state.values()
+        for optimizer in self._optimizers():
+            for state in optimizer.state.values():
+                yield from state.values()
         if self.centering is not None:
             yield self.centering.means
         yield from (self.sums, self.bad_step, self.position)
@@ -333,11 +401,11 @@ class RecordedStep(TrainingStep):
     def _recover(self, tensors: list[Tensor], values: list[Tensor]) -> None:
         """Return to the state before a recording that failed."""
         torch.cuda.synchronize()
-        for group in self.optimizer.param_groups:
-            group["capturable"] = False
+        self._set_capturable(False)
         # torch's generator still has the state of the recording; give it a new one.
         index = torch.cuda.current_device()
         state = torch.Generator(f"cuda:{index}").graphsafe_get_state()
         torch.cuda.default_generators[index].graphsafe_set_state(state)
-        self.optimizer.zero_grad()
+        for optimizer in self._optimizers():
+            optimizer.zero_grad()
         self._restore_values(tensors, values)

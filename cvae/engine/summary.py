@@ -54,6 +54,7 @@ def describe_run(
         f"{count_of(config.model.latent_dim, 'latent dimension')}",
         "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
         "classes": _count_by_class(dataset),
+        "losses": _describe_losses(config),
         "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "
         f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if is_small else ''}{patience}",
         "device": f"{device.type}{name}, {training.precision}{', compiled' if training.compile else ''}"
@@ -78,10 +79,13 @@ def describe_contention(device: torch.device, processes: int) -> str | None:
     )
 
 
-def describe_result(records: Sequence[Record], test_images: int, seconds: float, *, resumed: bool) -> dict[str, str]:
+def describe_result(
+    config: Config, records: Sequence[Record], test_images: int, seconds: float, *, resumed: bool
+) -> dict[str, str]:
     """Return the summary of a run.
 
     Args:
+        config: config of the run.
         records: lines of metrics.jsonl.
         test_images: number of test images.
         seconds: duration of training in seconds; for a resumed run, the time since it was resumed.
@@ -90,7 +94,9 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
     curve = ValidationCurve(records)
     last = max(record["epoch"] for record in records if "epoch" in record)
     fields = {}
-    if curve.epochs:
+    if config.training.losses:
+        fields["saved"] = f"epoch {last}, the newest; {_describe_losses(config)}"
+    elif curve.epochs:
         fields["best epoch"] = f"{curve.best_epoch} of {last}, validation bound {format_nats(curve.best)} nats"
         if curve.bounds[-1] > curve.best + OVERFITTING * abs(curve.best):
             fields["best epoch"] += (
@@ -101,6 +107,13 @@ def describe_result(records: Sequence[Record], test_images: int, seconds: float,
         if "test" in record:
             fields["test"] = f"{format_bound(record['test'])} on {count_of(test_images, 'image')}"
     return {**fields, "time": f"{format_seconds(seconds)}{' since the run was resumed' if resumed else ''}"}
+
+
+def _describe_losses(config: Config) -> str:
+    """Say which losses the bound does not contain, or return "" if there are none."""
+    if not config.training.losses:
+        return ""
+    return f"{' and '.join(config.training.losses)} in addition to the bound, which they make worse"
 
 
 def describe_explosion(curve: ValidationCurve, num_images: int) -> str:

@@ -18,6 +18,7 @@ from cvae.data import Dataset, Split
 from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
 from cvae.engine.display import Display, EpochTable, report_every
+from cvae.engine.image_losses import ImageLosses
 from cvae.engine.processes import any_process
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.resolve import check_batch_size, check_patience, choose_compile
@@ -75,7 +76,7 @@ class Trainer:
             dataset.train, training.batch_size, self.device, labelled=training.conditional, shard=self.shard
         )
         check_batch_size(self.batches.batch_size, accelerator.num_processes, training.accumulate)
-        check_patience(training.patience, dataset)
+        check_patience(training, dataset)
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
         # The config stores the choices, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
@@ -84,7 +85,8 @@ class Trainer:
 
         reseed(self.device, training.seed, "weights")
         model = build(config.model).to(memory_format=torch.channels_last)
-        self.training_step = self._make_step(model)
+        losses = ImageLosses(self.config, dataset, accelerator) if training.losses else None
+        self.training_step = self._make_step(model, losses)
         self.validator = Validator(self.config, accelerator, self.shard)
         self.validation = None if dataset.validation is None else self.validator.batches(dataset.validation)
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
@@ -92,11 +94,11 @@ class Trainer:
         self.state, self.notes = RunState(), [*dataset.notes]
         self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
-    def _make_step(self, model: VAE) -> TrainingStep:
+    def _make_step(self, model: VAE, losses: ImageLosses | None) -> TrainingStep:
         arguments = self.config, self.accelerator, model, self.batches
         if can_record(self.config, self.accelerator, self.batches):
-            return RecordedStep(*arguments, epochs=self.epochs)
-        return TrainingStep(*arguments, epochs=self.epochs, shard=self.shard)
+            return RecordedStep(*arguments, epochs=self.epochs, image_losses=losses)
+        return TrainingStep(*arguments, epochs=self.epochs, shard=self.shard, image_losses=losses)
 
     @property
     def evaluated_model(self) -> VAE:
@@ -151,12 +153,22 @@ class Trainer:
         test_images = 0 if self.dataset.test is None else len(self.dataset.test)
         self.display.line()
         seconds = time.monotonic() - started
-        self.display.fields(describe_result(self.state.records, test_images, seconds, resumed=first_step > 0))
+        self.display.fields(
+            describe_result(self.config, self.state.records, test_images, seconds, resumed=first_step > 0)
+        )
 
     @property
     def _is_done(self) -> bool:
         """Whether all steps are done, or the validation bound has not improved for `--patience` epochs."""
         return self.state.step >= self.total_steps or self._is_out_of_patience
+
+    @property
+    def _selects_best(self) -> bool:
+        """Whether the weights with the lowest validation bound are saved, and not the newest ones.
+
+        Losses on images worsen the bound, so that it does not say which weights are best.
+        """
+        return self.validation is not None and not self.config.training.losses
 
     @property
     def _is_out_of_patience(self) -> bool:
@@ -188,11 +200,12 @@ class Trainer:
             "epoch": epoch + 1,
             "step": self.state.step,
             "train": self._means(),
+            **self._image_losses(),
             "learning_rate": self.training_step.learning_rate(self.state.step - 1),
             "seconds": round(time.monotonic() - started, 3),
             "images_per_second": round(self._images_per_second(first, started), 1),
         }
-        if skipped := steps - round(float(self.training_step.sums[3])):
+        if skipped := steps - round(float(self.training_step.sums[-1])):
             record["skipped"] = skipped
         return record
 
@@ -213,16 +226,17 @@ class Trainer:
             score = selection_bound(record["validation"])
             if not math.isfinite(score):
                 raise self._divergence_error(f"the validation bound is {score} at step {self.state.step:,}")
+        if self.config.training.losses:
+            record["saved"] = True
         self.state.records.append(record)
         self.training_step.sums.zero_()
-        # Without validation images the newest weights are saved.
-        improved = self.validation is None or score < self.state.best
+        improved = not self._selects_best or score < self.state.best
         self.state.best = min(self.state.best, score)
         if self.is_main and improved:
             save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
         self.checkpoints.save(self.state)
         self._write_metrics()
-        self.has_improved |= self.validation is not None and improved
+        self.has_improved |= self._selects_best and improved
         self._report(record, table)
 
     def _report(self, record: Record, table: EpochTable) -> None:
@@ -244,8 +258,10 @@ class Trainer:
 
     def _warn_if_exploded(self) -> None:
         """Warn once if the validation bound is far above its best value and rising."""
+        if self.has_warned or self.config.training.losses:
+            return
         curve = ValidationCurve(self.state.records)
-        if not self.has_warned and curve.has_exploded(math.prod(self.config.model.image_shape)):
+        if curve.has_exploded(math.prod(self.config.model.image_shape)):
             self.has_warned = True
             self.display.warning(describe_explosion(curve, len(self.dataset.train)))
 
@@ -269,9 +285,17 @@ class Trainer:
 
     def _means(self) -> dict[str, float]:
         """Return the means of the loss and its terms over the epoch so far, in nats, or NaN before its first step."""
-        *totals, steps = self.training_step.sums.tolist()
-        loss, distortion, rate = (total / steps if steps else math.nan for total in totals)
+        loss, distortion, rate, *_ = self._divided_sums()
         return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
+
+    def _image_losses(self) -> Record:
+        """Return the mean of each loss on images over the epoch so far, if the run has any."""
+        names = self.config.training.losses
+        return {"losses": dict(zip(names, self._divided_sums()[3:], strict=True))} if names else {}
+
+    def _divided_sums(self) -> list[float]:
+        *totals, steps = self.training_step.sums.tolist()
+        return [total / steps if steps else math.nan for total in totals]
 
     def _images_per_second(self, first: int, started: float) -> float:
         return (self.state.step - first) * self.batches.batch_size / (time.monotonic() - started)
@@ -293,7 +317,7 @@ class Trainer:
             epochs=self.epochs,
             steps=len(self.batches),
             done=self.state.step,
-            has_validation=self.validation is not None,
+            has_validation=self._selects_best,
         )
 
     @property
@@ -312,7 +336,10 @@ class Trainer:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     def _initialize(self) -> None:
-        """Copy the weights of the model that `--init` names, if any."""
+        """Prepare the losses on images, and copy the weights of the model that `--init` names, if any."""
+        if (losses := self.training_step.image_losses) is not None:
+            with self.display.status("preparing the losses"):
+                self.notes += losses.prepare(self.dataset)
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
             initialize_weights([model for model in models if model is not None], self.config.model, init)

@@ -71,6 +71,7 @@ class Terms(NamedTuple):
         noise: the sample, mapped to the prior's noise space, (B, Z).
         hierarchical: whether the latents come in groups, each of which is inferred from the groups before it.
         prior_loss: training loss of the prior, a scalar, if it is not trained by the bound.
+        params: likelihood parameters at the sample, (B, P, H, W).
     """
 
     distortion: Tensor
@@ -82,6 +83,7 @@ class Terms(NamedTuple):
     noise: Tensor
     hierarchical: bool = False
     prior_loss: Tensor | None = None
+    params: Tensor | None = None
 
 
 class VAE(nn.Module):
@@ -148,6 +150,7 @@ class VAE(nn.Module):
                 noise=prior.noise,
                 hierarchical=isinstance(self.decoder, Hierarchical),
                 prior_loss=self.prior.loss(latent, label) if self.training else None,
+                params=params,
             )
 
     def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:

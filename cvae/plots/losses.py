@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from cvae.errors import CvaeError, UsageError
 from cvae.plots.style import GREY, PETROFF, Figure, colours, escape_math
 from cvae.run import METRICS, read_metrics
+from cvae.run import saved_epoch as saved_record
 
 TERMS = {"bound": "bound = distortion + rate", "distortion": "distortion", "rate": "rate"}
 """Panel titles, by key in a record of the metrics."""
@@ -59,16 +60,7 @@ def curve(records: Records, split: str, term: str) -> tuple[list[int], list[floa
 
 def saved_epoch(records: Records) -> int:
     """Return the epoch of the saved weights: the one with the lowest validation bound, or else the last one."""
-    epochs = [record for record in records if "epoch" in record]
-    validated = [record for record in epochs if "validation" in record]
-    if not validated:
-        return max(record["epoch"] for record in epochs)
-
-    def bound(record: dict[str, Any]) -> float:
-        metrics = record["validation"]
-        return metrics.get("importance_weighted", metrics["bound"])
-
-    return min(validated, key=bound)["epoch"]
+    return saved_record(records)["epoch"]
 
 
 def draw(runs: Mapping[str, Records]) -> Figure:

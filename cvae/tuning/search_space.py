@@ -22,7 +22,7 @@ from typing import Any
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
 from cvae.errors import UsageError, suggest
 from cvae.flags import flags_of
-from cvae.recipes import PARTS
+from cvae.recipes import takes_options
 from cvae.serialization import from_dict, to_dict
 
 MACHINE_FLAGS = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.machine)
@@ -138,7 +138,7 @@ def _check_name(name: str, key: str) -> None:
         return
     flags = typing.get_type_hints(TrainConfig)
     part, dot, option = name.partition(".")
-    exists = part in PARTS and option if dot else name in flags and name != "options"
+    exists = takes_options(part) and option if dot else name in flags and name != "options"
     if not exists:
         raise UsageError(f"search: {key!r} is neither a flag of cvae train nor PART.OPTION; {suggest(name, flags)}")
     if name in NOT_SEARCHABLE:

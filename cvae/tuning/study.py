@@ -112,7 +112,7 @@ class Study:
                 configure(apply_params(self.base, {name: value}), dataset)
         config = configure(self.base, dataset)
         options = {name: part.options for name, part in config.model.parts.items()}
-        options |= {name: config.training.options[name] for name in ("objective", "optimizer")}
+        options |= {name: config.training.options[name] for name in config.training.training_parts}
         values = {f"{part}.{name}": value for part, own in options.items() for name, value in own.items()}
         values |= vars(config.training)
         return {

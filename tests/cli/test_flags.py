@@ -34,7 +34,12 @@ class LargerConfig(TrainConfig):
         0.9, OPTIMIZATION, "Momentum of the optimizer.", interval=Interval(minimum=0, below=1), aliases=("inertia",)
     )
     frozen: tuple[str, ...] | None = flag_field(
-        None, OPTIMIZATION, "Network to freeze.", name="freeze", automatic="none", choices=("encoder", "decoder")
+        None,
+        OPTIMIZATION,
+        "Network to freeze.",
+        name="freeze-network",
+        automatic="none",
+        choices=("encoder", "decoder"),
     )
 
 
@@ -97,7 +102,7 @@ def test_default_of_each_flag_is_valid_and_its_help_is_a_sentence(name):
 
 def test_new_field_becomes_a_flag_without_other_changes():
     app = command_line(LargerConfig)
-    arguments = ["--momentum", "0.5", "--freeze", "encoder", "--freeze", "decoder", "--set", "arch.x=1"]
+    arguments = ["--momentum", "0.5", "--freeze-network", "encoder", "--freeze-network", "decoder", "--set", "arch.x=1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     expected = {"momentum": 0.5, "frozen": ["encoder", "decoder"], "options": {"arch": {"x": 1}}}
@@ -105,7 +110,7 @@ def test_new_field_becomes_a_flag_without_other_changes():
     assert from_dict(LargerConfig, expected).frozen == ("encoder", "decoder")
     text = " ".join(CliRunner().invoke(app, ["--help"]).output.split())
     assert "--momentum X Momentum of the optimizer. [default: 0.9]" in text
-    assert "--freeze encoder|decoder Network to freeze. May be repeated. [default: none]" in text
+    assert "--freeze-network encoder|decoder Network to freeze. May be repeated. [default: none]" in text
     reference = flag_reference(LargerConfig)
     assert "| `--momentum X` | Momentum of the optimizer. | at least 0 and less than 1 | 0.9 |" in reference
 
@@ -139,7 +144,7 @@ def test_lists_of_flags_are_derived_from_the_fields():
     assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data_dir"}
     assert set(MACHINE_FLAGS) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE_FLAGS) == {
-        "data", "size", "binarize", "validation", "without", "likelihood", "seed", "patience",
+        "data", "size", "binarize", "validation", "without", "likelihood", "losses", "seed", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective", "optimizer")
 

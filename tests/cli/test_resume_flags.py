@@ -23,9 +23,13 @@ START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
     without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
-    lr_scales=("encoder.*=2",), center=True, mean_init=True, weight_decay=0.1, schedule="step", milestones=(2, 4),
-    warmup=3, clip=1.0, ema=0.9, seed=7,
-    options={"arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]}},
+    lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
+    milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
+    losses=("perceptual", "adversarial"),
+    options={
+        "arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]},
+        "adversarial": {"weight": 0.25},
+    },
 )  # fmt: skip
 """Config with which the run in these tests was started. Its likelihood is chosen from the data."""
 
@@ -51,6 +55,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "objective": (["--objective elbo"], ["--objective iwae"]),
     "beta": (["--beta 2", "--beta 2 --set objective.beta=5"], ["--beta 1"]),
     "free_bits": (["--free-bits 0"], ["--free-bits 1"]),
+    "losses": (["--loss perceptual --loss adversarial", "--loss adversarial --loss perceptual"], ["--loss perceptual"]),
     "kl_warmup": (["--kl-warmup 1"], ["--kl-warmup 0"]),
     "init": (["--init runs/first", "--init {cwd}/runs/first"], ["--init runs/second"]),
     "batch_size": (["--batch-size 8"], ["--batch-size 16"]),
@@ -58,6 +63,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "optimizer": (["--optimizer adamw"], ["--optimizer adam"]),
     "lr": (["--lr 0.002", "--lr 2e-3"], ["--lr 0.001"]),
     "lr_scales": (["--lr-scale encoder.*=2"], ["--lr-scale encoder.*=3"]),
+    "freeze": (["--freeze prior"], ["--freeze encoder"]),
     "center": (["--center"], ["--no-center"]),
     "mean_init": (["--mean-init"], ["--no-mean-init"]),
     "weight_decay": (["--weight-decay 0.1"], ["--weight-decay 0"]),
@@ -76,6 +82,7 @@ OPTIONS = {
     "likelihood": ("likelihood.sigma=0.1", "likelihood.sigma=0.2"),
     "prior": ("prior.couplings=8", "prior.couplings=4"),
     "objective": ("objective.beta=2", "objective.beta=1"),
+    "adversarial": ("adversarial.weight=0.25", "adversarial.weight=0.5"),
     "optimizer": ("optimizer.betas=[0.8,0.9]", "optimizer.betas=[0.9]"),
 }
 """For each part with options, a --set assignment that agrees with the run and one that does not."""

@@ -24,7 +24,7 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
         expected_types = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
-        if name in ("trackers", "without", "milestones", "lr_scales"):  # repeatable flags
+        if name in ("trackers", "without", "milestones", "lr_scales", "freeze", "losses"):  # repeatable flags
             expected_types = {list[int] if name == "milestones" else list[str], types.NoneType}
         if name == "size":  # parsed from text
             expected_types -= {int}
@@ -36,9 +36,9 @@ def test_every_flag_reaches_the_config(cvae):
     values = {
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
-        "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo",
+        "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo", "losses": [],
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
-        "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "center": True, "mean_init": True,
+        "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
@@ -46,7 +46,8 @@ def test_every_flag_reaches_the_config(cvae):
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
     flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list)]
-    flags += ["--lr-scale", "encoder.*=2", "--center", "--mean-init", "--set", "optimizer.betas=[0.8, 0.9]"]
+    flags += ["--lr-scale", "encoder.*=2", "--freeze", "prior", "--center", "--mean-init"]
+    flags += ["--set", "optimizer.betas=[0.8, 0.9]"]
     flags += ["--conditional", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
     flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
@@ -65,6 +66,21 @@ def test_every_flag_reaches_the_config(cvae):
     assert model["likelihood"] == {"name": "gaussian", "options": {"sigma": 0.2}}
     hidden = load_model(report["run"])[0].state_dict()["decoder.head.weight"]
     assert hidden.shape == (100, 32)
+
+
+@pytest.mark.integration
+def test_losses_and_their_options_reach_the_config_unless_a_flag_replaces_them(cvae):
+    Path("sharp.toml").write_text(
+        'arch = "mlp"\nepochs = 1\nlimit = 64\nloss = ["perceptual"]\n[options.perceptual]\nweight = 0.25\n'
+    )
+    flags = ["--loss", "adversarial", "--set", "adversarial.width=4"]
+    run = cvae("train", "--no-export", "--recipe", "sharp.toml", *flags, "--json").json["run"]
+    training = json.loads(Path(run, "config.json").read_text())["training"]
+    assert training["losses"] == ["adversarial"] and "perceptual" not in training["options"]
+    assert training["options"]["adversarial"]["width"] == 4
+    assert cvae("info", run).out.count("adversarial") == 1
+    failed = cvae("train", "--recipe", "sharp.toml", "--loss", "adversarial", "--set", "perceptual.weight=1")
+    assert failed.code == 2 and "this run has no perceptual; remove the option, or add --loss perceptual" in failed.err
 
 
 @pytest.mark.integration

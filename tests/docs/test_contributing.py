@@ -48,7 +48,8 @@ def test_parts_added_as_documented_can_be_trained_and_exported(checkout):
 
     cvae(
         "train --data stripes --arch linear --conditional --conditioning shift --likelihood laplace --prior diagonal "
-        "--objective capacity --set objective.nats=5 --optimizer sgd --lr 1e-5 --epochs 1 --out run"
+        "--objective capacity --set objective.nats=5 --loss total-variation --optimizer sgd --lr 1e-5 --epochs 1 "
+        "--out run"
     )
     cvae("export onnx run")
     cvae("export contact-sheet run --out sheet.png")

@@ -1,0 +1,43 @@
+"""Freezing of parameters, so that training changes only the rest of a network."""
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from cvae.errors import UsageError, suggest
+
+
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Exclude parameters from training.
+
+    Args:
+        model: network to train.
+        patterns: patterns of names of parameters or modules, such as "encoder" or "decoder.rungs.*". A module stands
+            for all its parameters.
+
+    Raises:
+        UsageError: If a pattern matches nothing, or the patterns match all parameters.
+    """
+    names = [*(name for name, _ in model.named_modules()), *(name for name, _ in model.named_parameters())]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UsageError(f"--freeze {pattern}: no module or parameter has such a name; {suggest(pattern, names)}")
+        for name, parameter in model.named_parameters():
+            if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*"):
+                parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UsageError(f"--freeze {' --freeze '.join(patterns)} leaves nothing to train; remove one of them")
+
+
+def frozen_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the largest modules in which all parameters are frozen.
+
+    In training, they must be in evaluation mode: otherwise, the statistics of batch norm would still change.
+    """
+    parameters = [*module.parameters()]
+    if parameters and not any(parameter.requires_grad for parameter in parameters):
+        yield module
+    else:
+        for child in module.children():
+            yield from frozen_modules(child)

@@ -1,0 +1,184 @@
+"""Losses on the decoder's images: their gradients at its output, and the training of their own networks."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cvae.config import Config
+from cvae.data import Dataset
+from cvae.engine.optimizers import adam
+from cvae.engine.randomness import reseed
+from cvae.models import VAE
+from cvae.models.likelihoods import Likelihood
+from cvae.models.losses import ImageLoss
+from cvae.registry import LOSSES
+
+MIN_NORM = 1e-20
+"""Minimum norm of a gradient to divide by."""
+
+
+class ImageLosses(nn.Module):
+    """Losses that a run adds to its objective.
+
+    Args:
+        config: config of the run.
+        dataset: data set of the run.
+        accelerator: processes that train together.
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, accelerator: Accelerator) -> None:
+        super().__init__()
+        training, classes = config.training, None if dataset.classes is None else len(dataset.classes)
+        self.accelerator, self.seed = accelerator, training.seed
+        reseed(accelerator.device, training.seed, "losses")
+        self.losses = nn.ModuleDict(
+            {
+                name: LOSSES.get(name)(config.model.image_shape, classes, **training.options[name])
+                for name in training.losses
+            }
+        )
+        self.to(accelerator.device).to(memory_format=torch.channels_last).eval()
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        for name, loss in self.items():
+            if parameters := [parameter for parameter in loss.parameters() if parameter.requires_grad]:
+                self.optimizers[name] = adam([{"params": parameters}], loss.lr, 0.0, betas=loss.betas)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+    def items(self) -> Iterator[tuple[str, ImageLoss]]:
+        """Yield the losses by name."""
+        yield from self.losses.items()  # type: ignore[misc]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the losses."""
+        return [*self.losses]
+
+    @property
+    def needs_random_images(self) -> bool:
+        """Whether a loss takes images that are decoded from random noise."""
+        return any(loss.needs_random_images for _, loss in self.items())
+
+    def prepare(self, dataset: Dataset) -> list[str]:
+        """Prepare frozen networks in the main process, copy them to the others, and return notes for the log."""
+        notes = []
+        if self.accelerator.is_main_process:
+            notes = [note for _, loss in self.items() if (note := loss.prepare(dataset, self.seed))]
+        if self.accelerator.num_processes > 1:
+            for tensor in self.state_dict().values():
+                dist.broadcast(tensor, 0)
+        return notes
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none)
+
+    def forward(
+        self,
+        likelihood: Likelihood,
+        image: Tensor,
+        params: Tensor,
+        random_params: Tensor | None,
+        step: float | Tensor,
+        fraction: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute the losses, and add the gradients of their own parameters to `grad`.
+
+        The gradients at the decoder's output are computed here, from a copy of the output. The backward pass through
+        the model itself then needs no further pass, even if the model is compiled or divided among processes.
+
+        Args:
+            likelihood: likelihood of the model.
+            image: images (B, C, H, W).
+            params: output of the decoder for K consecutive samples per image, (B K, P, H, W).
+            random_params: output of the decoder for random noise, (N, P, H, W), if a loss needs it.
+            step: number of training steps before this one.
+            fraction: weight of this part of a batch in the gradients of the losses' own parameters.
+
+        Returns:
+            A scalar that is zero and has the weighted gradients of the losses, and the values of the losses (L,).
+        """
+        image = image[:, None].expand(-1, len(params) // len(image), -1, -1, -1).flatten(0, 1)  # (B, ...) -> (B K, ...)
+        outputs = [params] if random_params is None else [params, random_params]
+        copies = [output.detach().float().requires_grad_() for output in outputs]
+        images = [likelihood.mean(copy) for copy in copies]
+        random_image = images[1] if len(images) > 1 else None
+        values = [loss(image, images[0], random_image) for _, loss in self.items()]
+        gradients = [torch.autograd.grad(value, copies, retain_graph=True, allow_unused=True) for value in values]
+        reference = torch.autograd.grad(_distortion(likelihood, copies[0], image), copies[0])
+        norms = self._norms([reference, *gradients])
+        total = image.new_zeros(())
+        for (_, loss), loss_gradients, norm in zip(self.items(), gradients, norms[1:], strict=True):
+            factor = loss.weight * norms[0] / norm.clamp(min=MIN_NORM)
+            factor = torch.where(torch.as_tensor(step, device=image.device) >= loss.start, factor, 0.0)
+            for output, gradient in zip(outputs, loss_gradients, strict=True):
+                if gradient is not None:
+                    total = total + (factor * gradient * (output - output.detach())).sum()
+        self._train(image, [fake.detach() for fake in images], fraction)
+        return total, torch.stack([value.detach().float() for value in values])
+
+    def _norms(self, gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
+        """Return the norm of each gradient over the images of all processes."""
+        squares = [
+            torch.stack([part.square().sum() for part in parts if part is not None]).sum() for parts in gradients
+        ]
+        return self.accelerator.reduce(torch.stack(squares), "sum").sqrt()
+
+    def _train(self, image: Tensor, fakes: Sequence[Tensor], fraction: float) -> None:
+        """Add the gradients of the losses' own parameters to `grad`."""
+        random_image = fakes[1] if len(fakes) > 1 else None
+        for name, loss in self.items():
+            if name in self.optimizers:
+                value = loss.training_loss(image, fakes[0], random_image)
+                if value is not None:
+                    (value * fraction).backward()
+
+    def share_gradients(self) -> Tensor:
+        """Average the gradients of the losses' own parameters over all processes, and return their norm."""
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        for gradient in gradients:
+            gradient.copy_(self.accelerator.reduce(gradient, "mean"))
+        return torch.nn.utils.get_total_norm(gradients)
+
+    def update(self, good: Tensor) -> None:
+        """Update the losses' own parameters if `good` is true."""
+        for optimizer in self.optimizers.values():
+            if good.device.type != "mps":
+                optimizer.found_inf = (~good).float()  # type: ignore[attr-defined]  # makes the kernels skip the step
+            elif not good:
+                optimizer.zero_grad()
+            optimizer.step()
+
+
+def decode_noise(model: VAE, noise: Tensor, label: Tensor | None) -> Tensor:
+    """Decode standard normal noise to likelihood parameters, with a gradient for the decoder but not for the prior.
+
+    The decoder is in evaluation mode, as when images are generated: batch norm and centering then neither use nor
+    update the statistics of such images.
+
+    Args:
+        model: model in training mode.
+        noise: standard normal noise (N, Z).
+        label: labels (N,) int64, or None.
+    """
+    with torch.no_grad():
+        latent = model.prior.from_noise(noise, label)
+    model.decoder.eval()
+    try:
+        params: Tensor = model.decoder(latent, label)
+    finally:
+        model.decoder.train()
+    return params
+
+
+def _distortion(likelihood: Likelihood, params: Tensor, image: Tensor) -> Tensor:
+    """Return the mean of -log p(x | z), without an update of the likelihood's running statistics."""
+    training = likelihood.training
+    try:
+        return likelihood.eval().nll(params, image).mean()
+    finally:
+        likelihood.train(training)

@@ -1,0 +1,197 @@
+"""Networks whose features the perceptual loss compares: a classifier of the data, and VGG16."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy, pad
+
+from cvae.data import Dataset, Split
+from cvae.errors import CvaeError, UsageError, one_line
+
+STEPS = 600
+"""Number of training steps of a classifier."""
+
+BATCH_SIZE = 64
+"""Number of images in each of these steps."""
+
+MAX_HELD_OUT = 1000
+"""Maximum number of held-out images that the accuracy of a classifier is measured on."""
+
+WIDTHS = (16, 32, 64)
+"""Numbers of channels of the classifier's feature maps, each half as high and wide as the one before."""
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """Network with features at several layers: images (B, C, H, W) in [0, 1] -> feature maps (B, c, h, w)."""
+
+    @abstractmethod
+    def prepare(self, dataset: Dataset, seed: int) -> str:
+        """Train or download the network, and return a note for the log.
+
+        Raises:
+            CvaeError: If the download fails.
+        """
+
+    @abstractmethod
+    def forward(self, image: Tensor) -> list[Tensor]: ...
+
+
+class FeatureClassifier(FeatureNetwork):
+    """Convolutional classifier with two convolutions for each feature map.
+
+    Its average pooling has a smoother gradient than maximum pooling, and leads to fewer artifacts (Gatys, Ecker &
+    Bethge 2015, section 2, https://arxiv.org/abs/1508.06576).
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels = image_shape[0]
+        self.stages = nn.ModuleList()
+        for width in WIDTHS:
+            layers: list[nn.Module] = []
+            for inputs in (channels, width):
+                layers += [nn.Conv2d(inputs, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            self.stages.append(nn.Sequential(*layers))
+            channels = width
+        self.head = nn.Linear(channels, classes)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        outputs, features = [], 2 * image - 1
+        for i, stage in enumerate(self.stages):
+            features = stage(avg_pool2d(features, 2, ceil_mode=True) if i else features)
+            outputs.append(features)
+        return outputs
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Return the logits (B, K) of the classes."""
+        return self.head(self(image)[-1].mean((2, 3)))  # (B, c, h, w) -> (B, c) -> (B, K)
+
+    def prepare(self, dataset: Dataset, seed: int) -> str:
+        """Train the classifier on randomly shifted images, and return its accuracy on held-out images."""
+        self.train().requires_grad_(True)
+        self._fit(dataset.train, seed)
+        self.eval()
+        held_out = dataset.validation or dataset.test
+        if held_out is None:
+            return "features of a classifier that was trained on the labels"
+        return (
+            f"features of a classifier that was trained on the labels and is right for {self._accuracy(held_out):.0%} "
+            "of the held-out images"
+        )
+
+    def _fit(self, split: Split, seed: int) -> None:
+        assert split.labels is not None
+        device = self.head.weight.device
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.AdamW(self.parameters(), weight_decay=0.01)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 5e-3, STEPS)
+        height, width = split.images.shape[2:]
+        shift = max(1, min(height, width) // 14)
+        for _ in range(STEPS):
+            index = torch.randint(len(split), (BATCH_SIZE,), generator=generator).numpy()
+            image = torch.from_numpy(split.images[index]).to(device).float() / 255
+            target = torch.from_numpy(split.labels[index]).to(device)
+            top, left = torch.randint(2 * shift + 1, (2,), generator=generator).tolist()
+            image = pad(image, (shift,) * 4, mode="replicate")[:, :, top : top + height, left : left + width]
+            optimizer.zero_grad()
+            cross_entropy(self.logits(image), target).backward()
+            optimizer.step()
+            scheduler.step()
+
+    @torch.no_grad()
+    def _accuracy(self, split: Split) -> float:
+        assert split.labels is not None
+        count, right = min(len(split), MAX_HELD_OUT), 0
+        for start in range(0, count, BATCH_SIZE):
+            indices = slice(start, min(start + BATCH_SIZE, count))
+            image = torch.from_numpy(split.images[indices]).to(self.head.weight.device).float() / 255
+            right += int((self.logits(image).argmax(1).cpu().numpy() == split.labels[indices]).sum())
+        return right / count
+
+
+VGG16_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512)
+"""Channels of the convolutions of VGG16 up to conv4_3."""
+
+VGG16_REPOSITORY, VGG16_FILE = "timm/vgg16.tv_in1k", "model.safetensors"
+"""Weights of torchvision's VGG16 on the Hugging Face Hub. torchvision itself offers them only as a pickle."""
+
+
+class VGG16(FeatureNetwork):
+    """Convolutions of VGG16 up to conv4_3 (Simonyan & Zisserman 2014, https://arxiv.org/abs/1409.1556).
+
+    The features are those before each pooling layer and the last ones. An image that is too small for a pooling layer
+    has no features after it. The indices of the layers are those of torchvision.
+
+    Raises:
+        UsageError: If the images are neither grey nor colour.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        if image_shape[0] not in (1, 3):
+            raise UsageError(
+                f"VGG16 takes grey or colour images, not images with {image_shape[0]} channels; leave out --loss "
+                "perceptual, or use data with labels and --set perceptual.network=classifier"
+            )
+        layers: list[nn.Module] = []
+        channels, side = 3, min(image_shape[1:])
+        for entry in VGG16_LAYERS:
+            if isinstance(entry, int):
+                layers += [nn.Conv2d(channels, entry, 3, padding=1), nn.ReLU()]
+                channels = entry
+            elif side < 2:
+                break
+            else:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+        self.layers = nn.Sequential(*layers)
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406])[:, None, None])  # of ImageNet
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        features = (image - self.mean) / self.std  # (B, 1 or 3, H, W) -> (B, 3, H, W)
+        outputs = []
+        for layer in self.layers:
+            if isinstance(layer, nn.MaxPool2d):
+                outputs.append(features)
+            features = layer(features)
+        return [*outputs, features]
+
+    def prepare(self, dataset: Dataset, seed: int) -> str:
+        path = _download_vgg16()
+        state = self.layers.state_dict()
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(f"features.{name}") for name in state}
+            if not all(tensor.isfinite().all() for tensor in tensors.values()):
+                raise ValueError("it holds values that are not finite")
+            self.layers.load_state_dict(tensors)
+        except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+            raise CvaeError(
+                f"{path!r} is not {VGG16_FILE} of {VGG16_REPOSITORY}: {one_line(error, 200)}; remove it to download it "
+                "again"
+            ) from error
+        return "features of VGG16"
+
+
+def _download_vgg16() -> str:
+    """Download the weights of VGG16 (553 MB) into the cache of the Hugging Face Hub, and return their path.
+
+    Raises:
+        CvaeError: If they can't be downloaded and are not in the cache.
+    """
+    import huggingface_hub
+
+    try:
+        return huggingface_hub.hf_hub_download(VGG16_REPOSITORY, VGG16_FILE)
+    except Exception as error:  # which exception the HTTP client raises depends on the huggingface_hub version
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CvaeError(
+            f"VGG16 can't be downloaded ({one_line(reason, 200)}); connect to the network, fill the cache with: hf "
+            f"download {VGG16_REPOSITORY} {VGG16_FILE}, or use data with labels, on which a classifier is trained"
+        ) from error
