@@ -49,27 +49,44 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     write_file(path, _serialize(state))
 
 
-def initialize_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> None:
+def initialize_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> str | None:
     """Copy the weights of a trained model into models.
+
+    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights.
 
     Args:
         models: models to initialize.
         config: description of their network.
         init: run folder, or name of a run or of a zoo model, as in `--init`.
 
+    Returns:
+        A note for the log if the prior keeps its initial weights.
+
     Raises:
         UsageError: If the trained model does not exist, or its network differs from that of `models`.
     """
     trained, trained_config = load_model(find(init))
+    state, note = trained.state_dict(), None
     try:
         for model in models:
-            model.load_state_dict(trained.state_dict())
+            if _shapes(model.prior) == _shapes(trained.prior):
+                model.load_state_dict(state)
+                continue
+            prior = {f"prior.{name}": tensor for name, tensor in model.prior.state_dict().items()}
+            others = {name: tensor for name, tensor in state.items() if not name.startswith("prior.")}
+            model.load_state_dict(others | prior)
+            note = f"the prior starts with new weights, because it differs from that of {init!r}"
     except RuntimeError as error:
         differences = describe_differences(trained_config.model, config)
         raise UsageError(
             f"--init {init!r} does not fit this run: {', '.join(differences) or 'their networks differ'}; choose data "
             "and flags that fit, or train without --init"
         ) from error
+    return note
+
+
+def _shapes(module: nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _serialize(tensors: Mapping[str, Tensor]) -> bytes:

@@ -342,7 +342,8 @@ class Trainer:
                 self.notes += losses.prepare(self.dataset)
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
-            initialize_weights([model for model in models if model is not None], self.config.model, init)
+            note = initialize_weights([model for model in models if model is not None], self.config.model, init)
+            self.notes += [note] if note else []
         elif self.config.training.mean_init:
             mean = torch.from_numpy(self.dataset.train.images[:MEAN_IMAGES].mean(0) / 255).float().to(self.device)
             for model in (self.training_step.bare_model, self.training_step.ema):

@@ -7,8 +7,10 @@ import types
 import typing
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_helpers import QUICK_TRAIN
+from safetensors.numpy import load_file
 
 from cvae.cli.train import train
 from cvae.config import SHORT_FLAGS, TrainConfig, flag
@@ -177,6 +179,27 @@ def test_train_with_init_uses_the_network_of_the_named_run(cvae, trained):
     config, source = (json.loads(Path(run, "config.json").read_text()) for run in ("more", trained["labels"]))
     assert config["model"] == source["model"]
     assert "nowhere" in cvae("train", "--init", "nowhere").err
+
+
+def test_init_keeps_a_new_prior_and_says_so(cvae, trained):
+    flags = [
+        "--epochs",
+        1,
+        "--limit",
+        64,
+        "--prior",
+        "flow-matching",
+        "--freeze",
+        "decoder",
+        "--out",
+        "more",
+        "--no-export",
+    ]
+    result = cvae("train", "--init", trained["labels"], *flags, "--out", "more")
+    assert result.code == 0, result.err
+    assert "the prior starts with new weights" in result.err
+    weights, source = (load_file(Path(run, "model.safetensors")) for run in ("more", trained["labels"]))
+    assert np.array_equal(weights["decoder.head.weight"], source["decoder.head.weight"])
 
 
 @pytest.mark.parametrize(
