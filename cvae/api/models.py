@@ -93,7 +93,7 @@ def evaluate(
         note=note,
     )
     if cas:
-        from cvae.evaluation.run_scorer.classifier import accuracy_score
+        from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
         report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report and note is not None:

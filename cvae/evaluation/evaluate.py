@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -100,6 +100,34 @@ def load_split(
             "model's own data with --data"
         )
     return dataset, name, images
+
+
+class LabelledImages(NamedTuple):
+    """A data set that a classifier can learn from, and its held-out images, which test the classifier."""
+
+    dataset: Dataset
+    held_out: Split
+
+
+def load_labelled(data: DataConfig, flag: str) -> LabelledImages:
+    """Load the grey or colour images that a classifier learns from.
+
+    The held-out images are the test images or, if there are none, the validation images. With test images, the training
+    images include the validation images, so that all models of a data set share a classifier.
+
+    Raises:
+        UsageError: If the data set has no labels or no held-out images, which `flag` needs.
+    """
+    config = replace(data, conditional=False, binarize="none", limit=None)
+    dataset = load_dataset(replace(config, validation=0.0))
+    if dataset.test is None:
+        dataset = load_dataset(config)
+    held_out = dataset.validation if dataset.test is None else dataset.test
+    if dataset.train.labels is None:
+        raise UsageError(f"{data.data!r} has no labels that a classifier can learn; remove {flag}")
+    if held_out is None or held_out.labels is None:
+        raise UsageError(f"{data.data!r} has no labelled images to test a classifier with; remove {flag}")
+    return LabelledImages(dataset, held_out)
 
 
 def evaluate(

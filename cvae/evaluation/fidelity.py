@@ -11,6 +11,15 @@ from cvae.errors import MissingExtraError
 NEIGHBOURS = 5
 """Number k of nearest neighbours in density and coverage."""
 
+MANIFOLD_NEIGHBOURS = 3
+"""Number k of nearest neighbours in precision and recall."""
+
+MEMORIZATION_PERCENTILE = 5
+"""Percentage of the held-out images that would count as memorized."""
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in a grey image (ITU-R BT.601)."""
+
 
 def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Return the peak signal-to-noise ratio in decibels, (N,), of each pair of images (N, C, H, W) in [0, 1].
@@ -93,14 +102,79 @@ def density_and_coverage(real: np.ndarray, generated: np.ndarray) -> DensityCove
 
     Naeem et al. 2020, eq. 7 and 9, https://arxiv.org/abs/2002.09797, with k = 5 neighbours.
     """
-    k = min(NEIGHBOURS, len(real) - 1)
-    radius = np.concatenate([np.partition(chunk, k, axis=1)[:, k] for chunk in _squared_distances(real, real)])  # (N,)
+    radius = _neighbour_distances(real, NEIGHBOURS)
     pairs, covered = 0, []
     radii = np.array_split(radius, _num_chunks(len(real)))
     for chunk, chunk_radius in zip(_squared_distances(real, generated), radii, strict=True):
         pairs += int((chunk < chunk_radius[:, None]).sum())  # (n, M) -> number of neighbouring (real, generated) pairs
         covered.append(chunk.min(1) < chunk_radius)
+    k = min(NEIGHBOURS, len(real) - 1)
     return DensityCoverage(pairs / (k * len(generated)), float(np.concatenate(covered).mean()))
+
+
+class PrecisionRecall(NamedTuple):
+    """Precision and recall, from 0 to 1."""
+
+    precision: float
+    recall: float
+
+
+def precision_and_recall(real: np.ndarray, generated: np.ndarray) -> PrecisionRecall:
+    """Return precision and recall of generated features (M, D) with respect to real features (N, D).
+
+    Precision is the fraction of generated features that are within the distance of the k-th neighbour of a real one;
+    recall is the same fraction with the two sets exchanged. Kynkäänniemi et al. 2019, eq. 1 to 3,
+    https://arxiv.org/abs/1904.06991, with k = 3 neighbours.
+    """
+    return PrecisionRecall(_inside(generated, real), _inside(real, generated))
+
+
+def _inside(points: np.ndarray, reference: np.ndarray) -> float:
+    """Return the fraction of points (M, D) within the distance of the third neighbour of a point of `reference`."""
+    radius = _neighbour_distances(reference, MANIFOLD_NEIGHBOURS)
+    return float(np.concatenate([(chunk <= radius).any(1) for chunk in _squared_distances(points, reference)]).mean())
+
+
+def nearest(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index (N,) of the nearest neighbour of each feature (N, D) in `reference` (M, D), and its distance."""
+    indices, distances = [], []
+    for chunk in _squared_distances(features, reference):
+        indices.append(chunk.argmin(1))
+        distances.append(np.sqrt(chunk.min(1)))
+    return np.concatenate(indices), np.concatenate(distances)
+
+
+def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
+    """Return the fraction of generated features that are suspiciously close to a training image.
+
+    Such a feature is nearer to its nearest training image than 95 % of the held-out images are to theirs. The fraction
+    is about 0.05 for new images from the same distribution, and 1 for copies.
+
+    Args:
+        generated: features (L, D) of generated images.
+        train: features (M, D) of training images.
+        held_out: features (N, D) of real images that the model was not trained on.
+    """
+    threshold = np.percentile(nearest(held_out, train)[1], MEMORIZATION_PERCENTILE)
+    return float((nearest(generated, train)[1] < threshold).mean())
+
+
+def sharpness(images: np.ndarray) -> np.ndarray:
+    """Return the variance of the Laplacian, (N,), of each image (N, C, H, W) in [0, 1], after conversion to grey.
+
+    Blur lowers it (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548). The Laplacian is the sum of the
+    four neighbours of a pixel minus four times the pixel. Pixels on the border are left out.
+    """
+    grey = np.tensordot(LUMA, images, (0, 1)) if images.shape[1] == 3 else images.mean(1)  # (N, H, W)
+    inner = grey[:, 1:-1, 1:-1]
+    neighbours = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return (neighbours - 4 * inner).var(axis=(1, 2))
+
+
+def _neighbour_distances(features: np.ndarray, k: int) -> np.ndarray:
+    """Return the squared distance (N,) of each feature (N, D) from its k-th nearest neighbour."""
+    k = min(k, len(features) - 1)
+    return np.concatenate([np.partition(chunk, k, axis=1)[:, k] for chunk in _squared_distances(features, features)])
 
 
 def _num_chunks(count: int) -> int:

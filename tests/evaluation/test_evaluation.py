@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter, laplace
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 from torch import distributions as D
@@ -24,7 +25,16 @@ from cvae.evaluation.bounds import bounds, bounds_per_label, log_mean_exp
 from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import CLASSIFIERS, load_feature_extractor
-from cvae.evaluation.fidelity import density_and_coverage, frechet_distance, psnr, ssim
+from cvae.evaluation.fidelity import (
+    density_and_coverage,
+    frechet_distance,
+    memorization,
+    nearest,
+    precision_and_recall,
+    psnr,
+    sharpness,
+    ssim,
+)
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
@@ -212,6 +222,56 @@ def test_density_and_coverage_agree_with_their_definition():
     assert actual.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
 
 
+def test_precision_and_recall_agree_with_their_definition():
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(1200, 4)), 0.7 * rng.normal(size=(700, 4))
+    distance = np.linalg.norm(real[:, None] - generated, axis=2)
+    expected = []
+    for reference, pairs in ((real, distance.T), (generated, distance)):
+        radius = NearestNeighbors(n_neighbors=4).fit(reference).kneighbors(reference)[0][:, 3]
+        expected.append((pairs <= radius).any(1).mean())
+    assert precision_and_recall(real, generated) == pytest.approx(expected, abs=3e-3)
+
+
+def test_precision_and_recall_separate_quality_from_variety():
+    rng = np.random.default_rng(0)
+    first, second, third = (rng.normal(size=(300, 3)) + offset for offset in (0, 100, 200))
+    real = np.concatenate([first, second])
+    assert precision_and_recall(real, first) == pytest.approx((1, 0.5))  # the second mode is missing
+    assert precision_and_recall(first, real) == pytest.approx((0.5, 1))  # half of the images are not realistic
+    assert precision_and_recall(real, third) == (0, 0)
+
+
+def test_nearest_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    features, reference = rng.normal(size=(1500, 6)), rng.normal(size=(40, 6))
+    distance, index = NearestNeighbors(n_neighbors=1).fit(reference).kneighbors(features)
+    actual_index, actual_distance = nearest(features, reference)
+    np.testing.assert_array_equal(actual_index, index[:, 0])
+    np.testing.assert_allclose(actual_distance, distance[:, 0], rtol=1e-4)
+
+
+def test_memorization_is_the_share_of_copies():
+    """New points of the same distribution count as memorized in 5 % of the cases, copies always."""
+    rng = np.random.default_rng(0)
+    train, held_out, new = (rng.normal(size=(2000, 5)) for _ in range(3))
+    assert memorization(held_out, train, held_out) == pytest.approx(0.05, abs=1e-3)
+    assert memorization(new, train, held_out) == pytest.approx(0.05, abs=0.02)  # 4 standard errors
+    copies = train[:1000] + 1e-4
+    assert memorization(np.concatenate([held_out[:1000], copies]), train, held_out) == pytest.approx(0.525, abs=0.01)
+    assert memorization(new + 100, train, held_out) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sharpness_agrees_with_scipy(channels):
+    images = np.random.default_rng(0).random((4, channels, 12, 17), np.float32)
+    grey = images[:, 0] if channels == 1 else 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
+    expected = [laplace(image.astype(np.float64))[1:-1, 1:-1].var() for image in grey]
+    np.testing.assert_allclose(sharpness(images), expected, rtol=1e-5)
+    blurred = gaussian_filter(images, (0, 0, 1, 1))
+    assert (sharpness(blurred) < 0.1 * sharpness(images)).all()
+
+
 def test_bundled_classifier_is_checked_against_its_hash(tmp_path, monkeypatch):
     extractor = load_feature_extractor("mnist")
     assert extractor.classes == tuple("0123456789") and extractor.accuracy > 0.99
@@ -295,7 +355,7 @@ def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, na
 
 @pytest.mark.slow
 def test_classifier_learns_from_generated_images(trained):
-    from cvae.evaluation.run_scorer.classifier import accuracy_score
+    from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
     score = accuracy_score(RunScorer(trained["labels"], "cpu"), TrainConfig(), progress=lambda *args: None)
     assert score["classification_accuracy_of_real_data"] > 0.9
