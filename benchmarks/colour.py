@@ -22,9 +22,9 @@ from cvae.config import DataConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.data.images import resize
 from cvae.evaluation.bounds import as_float, batches
-from cvae.evaluation.evaluate import subsample
 from cvae.evaluation.feature_extractor import FeatureExtractor, load_feature_extractor
 from cvae.evaluation.fidelity import frechet_distance, memorization, psnr, sharpness
+from cvae.evaluation.generation import extract_features, subsample
 from cvae.imaging import to_uint8
 from cvae.run import DECODER, exported_file
 from cvae.runtime import Model
@@ -95,10 +95,7 @@ def load_reference(model: Model, args: argparse.Namespace) -> Reference:
     data = load_dataset(config)
     assert data.test is not None, "the data set has no test images"
     extractor = load_feature_extractor(args.data) if args.smoke else train_extractor(config)
-    train, held_out = (
-        np.concatenate([extractor.features(image) for _, image, _ in batches(split.images, None)])
-        for split in (data.train, data.test)
-    )
+    train, held_out = (extract_features(extractor, split) for split in (data.train, data.test))
     sharp = np.concatenate([sharpness(image) for _, image, _ in batches(data.train.images, None)])
     return Reference(data, extractor, train, held_out, float(sharp.mean()))
 

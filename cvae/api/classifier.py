@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.api.arguments import require_torch
+from cvae.api.arguments import Note, require_torch, send
 from cvae.config import DataConfig
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, one_line
 
 if TYPE_CHECKING:
     from cvae.evaluation.evaluate import LabelledImages
@@ -18,13 +18,18 @@ Progress = Callable[[str, int, int], None]
 
 
 def train_extractor(
-    data: DataConfig, *, device: str = "auto", progress: Progress = lambda stage, done, total: None
+    data: DataConfig,
+    *,
+    device: str = "auto",
+    note: Note = None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> "FeatureExtractor":
     """Return the classifier of a data set from the cache, or train it.
 
     Args:
         data: the data set. Its size and excluded classes matter, its binarization and limit do not.
         device: torch device, or "auto".
+        note: function called with each message for the user.
         progress: function called with the name of the stage, the number of finished items, and the total.
 
     Raises:
@@ -39,15 +44,20 @@ def train_extractor(
     images = load_labelled(data, "--features trained")
     folder = cache_root(Path(data.data_dir) if data.data_dir else None) / "classifiers"
     path = folder / f"{_hash(images)}.onnx"
-    name = f"classifier trained on {images.dataset.name}"
+    name = f"classifier trained on {one_line(images.dataset.name, 40)}"
     with lock_folder(folder, wait=True):  # another process may be training the same classifier
         try:
             return load_classifier(path.read_bytes(), name)
         except (OSError, CvaeError):
             require_torch("--features trained")
         remove_stale_files(folder)
+        send(note, f"training a classifier on {len(images.dataset.train):,} images, once for all models of this data")
         write_file(path, _train(images, device, progress))
-    return load_classifier(path.read_bytes(), name)
+    extractor = load_classifier(path.read_bytes(), name)
+    send(
+        note, f"the classifier recognizes {extractor.accuracy:.1%} of {len(images.held_out):,} held-out images: {path}"
+    )
+    return extractor
 
 
 def _train(images: "LabelledImages", device: str, progress: Progress) -> bytes:

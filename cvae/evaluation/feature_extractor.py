@@ -21,6 +21,9 @@ MNIST_CLASSIFIER = "mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c
 CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
 """Bundled classifiers: data set -> file in this folder, and its SHA-256."""
 
+TRAINED = "trained"
+"""Name of the classifier that is trained on the user's own data, see `cvae.api.classifier`."""
+
 CLASSIFIER_VERSION = 1
 """Version of the architecture and the training of classifiers. Different versions have different features."""
 
@@ -66,7 +69,8 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UsageError(
-            f"--features {name!r} is neither a bundled classifier nor MODULE:CALLABLE; {suggest(name, CLASSIFIERS)}"
+            f"--features {name!r} is neither {TRAINED}, a bundled classifier nor MODULE:CALLABLE; "
+            f"{suggest(name, [TRAINED, *CLASSIFIERS])}"
         )
     if "" not in sys.path:
         sys.path.append("")  # a console script's sys.path contains the script's folder, not the working directory

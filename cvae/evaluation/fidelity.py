@@ -17,6 +17,9 @@ MANIFOLD_NEIGHBOURS = 3
 MEMORIZATION_PERCENTILE = 5
 """Percentage of the held-out images that would count as memorized."""
 
+MAX_DISTANCES = 10**7
+"""Maximum number of distances in memory (40 MB)."""
+
 LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
@@ -104,7 +107,7 @@ def density_and_coverage(real: np.ndarray, generated: np.ndarray) -> DensityCove
     """
     radius = _neighbour_distances(real, NEIGHBOURS)
     pairs, covered = 0, []
-    radii = np.array_split(radius, _num_chunks(len(real)))
+    radii = np.array_split(radius, _num_chunks(len(real), len(generated)))
     for chunk, chunk_radius in zip(_squared_distances(real, generated), radii, strict=True):
         pairs += int((chunk < chunk_radius[:, None]).sum())  # (n, M) -> number of neighbouring (real, generated) pairs
         covered.append(chunk.min(1) < chunk_radius)
@@ -135,13 +138,22 @@ def _inside(points: np.ndarray, reference: np.ndarray) -> float:
     return float(np.concatenate([(chunk <= radius).any(1) for chunk in _squared_distances(points, reference)]).mean())
 
 
-def nearest(features: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the index (N,) of the nearest neighbour of each feature (N, D) in `reference` (M, D), and its distance."""
+class Neighbours(NamedTuple):
+    """Indices (N, K) of the nearest neighbours of N features, nearest first, and their distances (N, K)."""
+
+    indices: np.ndarray
+    distances: np.ndarray
+
+
+def nearest(features: np.ndarray, reference: np.ndarray, k: int = 1) -> Neighbours:
+    """Return the `k` nearest neighbours of each feature (N, D) in `reference` (M, D). `k` is at most M."""
     indices, distances = [], []
     for chunk in _squared_distances(features, reference):
-        indices.append(chunk.argmin(1))
-        distances.append(np.sqrt(chunk.min(1)))
-    return np.concatenate(indices), np.concatenate(distances)
+        order = np.argpartition(chunk, k - 1, axis=1)[:, :k]
+        order = np.take_along_axis(order, np.take_along_axis(chunk, order, 1).argsort(1), 1)
+        indices.append(order)
+        distances.append(np.sqrt(np.take_along_axis(chunk, order, 1)))
+    return Neighbours(np.concatenate(indices), np.concatenate(distances))
 
 
 def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray) -> float:
@@ -155,20 +167,25 @@ def memorization(generated: np.ndarray, train: np.ndarray, held_out: np.ndarray)
         train: features (M, D) of training images.
         held_out: features (N, D) of real images that the model was not trained on.
     """
-    threshold = np.percentile(nearest(held_out, train)[1], MEMORIZATION_PERCENTILE)
-    return float((nearest(generated, train)[1] < threshold).mean())
+    threshold = np.percentile(nearest(held_out, train).distances, MEMORIZATION_PERCENTILE)
+    return float((nearest(generated, train).distances < threshold).mean())
 
 
 def sharpness(images: np.ndarray) -> np.ndarray:
     """Return the variance of the Laplacian, (N,), of each image (N, C, H, W) in [0, 1], after conversion to grey.
 
     Blur lowers it (Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548). The Laplacian is the sum of the
-    four neighbours of a pixel minus four times the pixel. Pixels on the border are left out.
+    four neighbours of a pixel minus four times the pixel. Outside the image, pixels have the values of the edge.
     """
     grey = np.tensordot(LUMA, images, (0, 1)) if images.shape[1] == 3 else images.mean(1)  # (N, H, W)
-    inner = grey[:, 1:-1, 1:-1]
-    neighbours = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
-    return (neighbours - 4 * inner).var(axis=(1, 2))
+    padded = np.pad(grey, ((0, 0), (1, 1), (1, 1)), mode="edge")
+    neighbours = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+    return (neighbours - 4 * grey).var(axis=(1, 2))
+
+
+def relative_sharpness(values: np.ndarray, real: np.ndarray) -> float | None:
+    """Return the mean of `values` divided by that of `real`, or None if the real images show no edges."""
+    return float(values.mean() / real.mean()) if real.mean() > 0 else None
 
 
 def _neighbour_distances(features: np.ndarray, k: int) -> np.ndarray:
@@ -177,13 +194,13 @@ def _neighbour_distances(features: np.ndarray, k: int) -> np.ndarray:
     return np.concatenate([np.partition(chunk, k, axis=1)[:, k] for chunk in _squared_distances(features, features)])
 
 
-def _num_chunks(count: int) -> int:
-    return -(-count // 1000)
+def _num_chunks(a: int, b: int) -> int:
+    return -(-a * b // MAX_DISTANCES)
 
 
 def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the squared distances between a (N, D) and b (M, D) in chunks (n, M) of about 1000 rows."""
+    """Yield the squared distances between a (N, D) and b (M, D) in chunks (n, M)."""
     b = b.astype(np.float32)
     squares = (b**2).sum(1)
-    for chunk in np.array_split(a.astype(np.float32), _num_chunks(len(a))):
+    for chunk in np.array_split(a.astype(np.float32), min(len(a), _num_chunks(len(a), len(b)))):
         yield ((chunk**2).sum(1)[:, None] + squares - 2 * chunk @ b.T).clip(min=0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+import cvae
 from cvae.api.classifier import train_extractor
 from cvae.config import DataConfig
 from cvae.data import load_dataset
@@ -97,3 +98,22 @@ def test_classifier_requires_labels(tmp_path):
     with pytest.raises(UsageError, match="no labels that a classifier can learn; remove --features trained"):
         train_extractor(DataConfig(data=f"npz:{tmp_path / 'set.npz'}", data_dir=str(tmp_path)))
     assert not Path(tmp_path / "classifiers").exists()
+
+
+@pytest.mark.integration
+def test_evaluation_uses_the_trained_classifier(trained, tmp_path, short_training):
+    notes = []
+    report = cvae.evaluate(
+        trained["labels"], features="trained", data_dir=str(tmp_path), generated=200, limit=20, note=notes.append
+    )
+    generated, labels = report["generated"], report["labels"]
+    assert generated["features"].startswith("classifier trained on digits, sha256 ") and generated["images"] == 200
+    assert generated["accuracy_of_the_classifier"] == labels["label_accuracy_of_real_images"] > 0.3
+    assert 0.1 < labels["label_accuracy"] <= 1
+    assert {"frechet", "density", "coverage", "precision", "recall", "memorization", "sharpness"} < set(generated)
+    assert any("training a classifier on 1,438 images" in note for note in notes)
+
+    images = np.zeros((30, 8, 8), np.uint8)
+    np.savez(tmp_path / "set.npz", train=images, test=images)
+    with pytest.raises(UsageError, match="no labels"):  # before anything is trained
+        cvae.evaluate(trained["plain"], features="trained", data=f"npz:{tmp_path / 'set.npz'}", data_dir=str(tmp_path))

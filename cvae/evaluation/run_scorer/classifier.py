@@ -30,7 +30,7 @@ BATCH_SIZE = 32
 MIN_STEPS = 4000
 """Minimum number of training steps."""
 
-MIN_EPOCHS = 8
+MIN_EPOCHS = 4
 """Minimum number of training epochs; on large data sets, they take more than `MIN_STEPS` steps."""
 
 LEARNING_RATE, WARMUP, WEIGHT_DECAY, LABEL_SMOOTHING = 1.5e-3, 200, 0.05, 0.1
