@@ -20,8 +20,9 @@ import numpy as np
 import cvae
 from cvae import model_zoo
 from cvae.evaluation.bounds import as_float, bounds
-from cvae.evaluation.evaluate import load_dataset, subsample
+from cvae.evaluation.evaluate import load_dataset
 from cvae.evaluation.exported_scorer import ExportedScorer
+from cvae.evaluation.generation import subsample
 from cvae.run import DECODER, ENCODER, read_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))

@@ -38,7 +38,8 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Feature extractor for distances: mnist or MODULE:CALLABLE. [default: chosen for the data set]",
+            help="Feature extractor for distances: mnist, MODULE:CALLABLE, or trained: a classifier that is trained on "
+            "the labels of the data, once (takes minutes, needs torch). [default: chosen for the data set]",
         ),
     ] = None,
     cas: Annotated[
@@ -77,12 +78,13 @@ def evaluate(
 ) -> None:
     """Evaluate a model: bounds, reconstructions and generated images.
 
-    The result contains likelihood bounds, reconstruction errors, label accuracy, and distances between generated and
-    real images.
+    The result contains likelihood bounds, reconstruction errors, label accuracy, sharpness, and distances between
+    generated and real images.
 
     Examples:
       cvae evaluate
       cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
+      cvae evaluate runs/mine --features trained
       cvae evaluate runs/mine --data folder:photos --json
     """
     with _shared.show_progress() as progress:

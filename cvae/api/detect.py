@@ -70,7 +70,8 @@ def fit(
         CvaeError: If a file is damaged, the data can't be loaded, or a score is not finite.
     """
     from cvae.detection.detector import Detector
-    from cvae.evaluation.evaluate import find_data_config, subsample
+    from cvae.evaluation.evaluate import find_data_config
+    from cvae.evaluation.generation import subsample
     from cvae.serialization import to_dict
 
     scorer, folder = _open_scorer(model, device, note)

@@ -16,6 +16,7 @@ from cvae.errors import CvaeError, UsageError, suggest
 if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.evaluation.bounds import Scorer
+    from cvae.evaluation.feature_extractor import FeatureExtractor
 
 
 def evaluate(
@@ -51,7 +52,9 @@ def evaluate(
         limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and label accuracy.
-        features: Feature extractor for distances: "mnist" or "module:callable"; None for the data set's own.
+        features: Feature extractor for distances: "mnist", "module:callable" or "trained"; None for the data set's own.
+            "trained" is a classifier that learns the labels of the training images. It is trained once, which takes
+            minutes and requires torch, and cached in `data_dir`.
         cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
             torch.
         exported: Whether to evaluate the exported files, without torch, even if the run has weights.
@@ -69,7 +72,10 @@ def evaluate(
         MissingExtraError: If a metric needs packages that are not installed.
         CvaeError: If a file is damaged, or the data can't be loaded.
     """
+    from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
+    from cvae.evaluation.evaluate import load_split
+    from cvae.evaluation.feature_extractor import TRAINED
 
     progress = progress or (lambda stage, done, total: None)
     path = arguments.find_model(model, note)
@@ -83,6 +89,10 @@ def evaluate(
                 f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
             )
     config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    extractor: str | FeatureExtractor | None = features
+    if features == TRAINED:
+        load_split(config, split, scorer)  # check the data before the training
+        extractor = train_extractor(config, device=device, note=note, progress=progress)
     report = measure(
         scorer,
         config,
@@ -90,19 +100,19 @@ def evaluate(
         limit=limit,
         samples=samples,
         generated=generated,
-        features=features,
+        features=extractor,
         seed=seed,
         progress=progress,
         note=note,
     )
     if cas:
-        from cvae.evaluation.run_scorer.classifier import accuracy_score
+        from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
         report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
     if generated and "generated" not in report and note is not None:
         note(
             f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
-            "choose one with --features MODULE:CALLABLE"
+            "choose one with --features trained or --features MODULE:CALLABLE"
         )
     return report
 

@@ -1,16 +1,16 @@
 """The evaluation report: all metrics of a model, and the protocol by which they were measured."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cvae.config import DataConfig
-from cvae.data import Dataset, DiskImages, Split, load_dataset
+from cvae.data import Dataset, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError, one_line
 from cvae.evaluation.bounds import (
@@ -23,15 +23,13 @@ from cvae.evaluation.bounds import (
     mean_and_standard_error,
 )
 from cvae.evaluation.feature_extractor import CLASSIFIERS, FeatureExtractor, load_feature_extractor
-from cvae.evaluation.fidelity import NEIGHBOURS, density_and_coverage, frechet_distance, psnr, require_ssim, ssim
+from cvae.evaluation.fidelity import NEIGHBOURS, psnr, relative_sharpness, require_ssim, sharpness, ssim
+from cvae.evaluation.generation import Progress, generation_metrics, subsample
 from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
 """Default number of images to generate for the distances. Only distances of equally many images are comparable."""
-
-Progress = Callable[[str, int, int], None]
-"""Function called with the name of the stage, the number of finished items, and the total."""
 
 
 def find_data_config(path: Path, spec_data: str) -> DataConfig:
@@ -102,6 +100,34 @@ def load_split(
     return dataset, name, images
 
 
+class LabelledImages(NamedTuple):
+    """A data set that a classifier can learn from, and its held-out images, which test the classifier."""
+
+    dataset: Dataset
+    held_out: Split
+
+
+def load_labelled(data: DataConfig, flag: str) -> LabelledImages:
+    """Load the grey or colour images that a classifier learns from.
+
+    The held-out images are the test images or, if there are none, the validation images. With test images, the training
+    images include the validation images, so that all models of a data set share a classifier.
+
+    Raises:
+        UsageError: If the data set has no labels or no held-out images, which `flag` needs.
+    """
+    config = replace(data, conditional=False, binarize="none", limit=None)
+    dataset = load_dataset(replace(config, validation=0.0))
+    if dataset.test is None:
+        dataset = load_dataset(config)
+    held_out = dataset.validation if dataset.test is None else dataset.test
+    if dataset.train.labels is None:
+        raise UsageError(f"{data.data!r} has no labels that a classifier can learn; remove {flag}")
+    if held_out is None or held_out.labels is None:
+        raise UsageError(f"{data.data!r} has no labelled images to test a classifier with; remove {flag}")
+    return LabelledImages(dataset, held_out)
+
+
 def evaluate(
     scorer: Scorer,
     data: DataConfig,
@@ -110,7 +136,7 @@ def evaluate(
     limit: int | None = None,
     samples: int | None = None,
     generated: int = NUM_GENERATED,
-    features: str | None = None,
+    features: str | FeatureExtractor | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -125,8 +151,8 @@ def evaluate(
         samples: number of samples for the importance-weighted bound; None skips this bound.
         generated: number of images to generate for the distances and the label accuracy, limited to the number of real
             images; 0 skips these metrics.
-        features: name of a bundled classifier, or `module:callable`; None for the bundled classifier of this data set,
-            if there is one.
+        features: a feature extractor, the name of a bundled classifier, or `module:callable`; None for the bundled
+            classifier of this data set, if there is one.
         seed: seed of all random numbers.
         progress: function called as the evaluation proceeds.
         note: function called with each message about the data, as in `load_split`.
@@ -143,7 +169,7 @@ def evaluate(
     require_ssim()
     conditional = scorer.classes is not None
     dataset, split, real = load_split(data, split, scorer, note=note)
-    extractor = _choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
+    extractor = choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
     if extractor is not None:  # check this now, because the evaluation may take hours
         if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
             raise UsageError(
@@ -173,7 +199,7 @@ def evaluate(
         # Generated images are compared with the original grey or colour images of the full split.
         original = dataset if data.binarize == "none" else load_dataset(replace(data, binarize="none", limit=None))
         train = None if split == "train" else original.train  # the training images need no comparison with themselves
-        metrics = _generation_metrics(scorer, getattr(original, split), train, extractor, generated, seed, progress)
+        metrics = generation_metrics(scorer, getattr(original, split), train, extractor, generated, seed, progress)
         if (accuracy := metrics.pop("label_accuracy", None)) is not None:
             report["labels"]["label_accuracy"] = accuracy
             report["labels"]["label_accuracy_of_real_images"] = extractor.accuracy
@@ -181,27 +207,31 @@ def evaluate(
     return report
 
 
-def _choose_extractor(features: str | None, data: str, image_shape: tuple[int, int, int]) -> FeatureExtractor | None:
-    """Load the extractor that `features` names; by default, the data set's bundled classifier, if it fits the model."""
+def choose_extractor(
+    features: str | FeatureExtractor | None, data: str, image_shape: tuple[int, int, int]
+) -> FeatureExtractor | None:
+    """Return a feature extractor for the images of a model.
+
+    Args:
+        features: the extractor, the name of a bundled classifier, or `module:callable`; None for the bundled classifier
+            of the data set, if there is one that fits the model.
+        data: name of the data set.
+        image_shape: shape (C, H, W) of the model's images.
+
+    Raises:
+        UsageError: If there are no such features, or they do not fit the model.
+    """
     if features is None:
         if data not in CLASSIFIERS or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
         return extractor
-    extractor = load_feature_extractor(features)
+    extractor = load_feature_extractor(features) if isinstance(features, str) else features
     if extractor.image_shape not in (None, image_shape):
         raise UsageError(
-            f"--features {features!r} takes images of shape {extractor.image_shape}, but the model generates "
+            f"--features: {extractor.name} takes images of shape {extractor.image_shape}, but the model generates "
             f"{image_shape}; choose other features"
         )
     return extractor
-
-
-def subsample(split: Split, limit: int | None) -> Split:
-    """Return at most `limit` images, evenly spaced over the split, because it may be sorted by class."""
-    if limit is None or limit >= len(split):
-        return split
-    indices = np.linspace(0, len(split) - 1, limit).astype(int)
-    return Split(images=split.images[indices], labels=None if split.labels is None else split.labels[indices])
 
 
 def _describe_pixels(binarize: str) -> str:
@@ -258,78 +288,19 @@ def _label_metrics(scorer: Scorer, real: Split, seed: int, progress: Progress) -
 
 def _reconstruction_metrics(
     scorer: Scorer, real: Split, labels: np.ndarray | None, progress: Progress
-) -> dict[str, float]:
-    psnrs, ssims, squared_errors = [], [], []
+) -> dict[str, float | None]:
+    psnrs, ssims, squared_errors, sharp, real_sharp = [], [], [], [], []
     for start, image, label in batches(real.images, labels):
         reconstruction = scorer.reconstruct(image, label)
         psnrs.append(psnr(image, reconstruction))
         ssims.append(ssim(image, reconstruction))
         squared_errors.append(((image - reconstruction) ** 2).mean(axis=(1, 2, 3)))  # (B, C, H, W) -> (B,)
+        sharp.append(sharpness(reconstruction))
+        real_sharp.append(sharpness(image))
         progress("reconstruction", start + len(image), len(real))
     return {
         "psnr": float(np.concatenate(psnrs).mean()),
         "ssim": float(np.concatenate(ssims).mean()),
         "mean_squared_error": float(np.concatenate(squared_errors).mean()),
+        "sharpness": relative_sharpness(np.concatenate(sharp), np.concatenate(real_sharp)),
     }
-
-
-def generate_batches(
-    scorer: Scorer, labels: np.ndarray | None, count: int, seed: int, binary: bool
-) -> Iterator[np.ndarray]:
-    """Generate `count` images in batches (B, C, H, W). With `binary`, sample each pixel as black or white."""
-    random = np.random.default_rng(seed)
-    noise = random.standard_normal((count, scorer.latent_dim), dtype=np.float32)
-    for _, batch, label in batches(noise, labels):
-        image = scorer.decode(batch, label)
-        yield (random.random(image.shape, np.float32) < image).astype(np.float32) if binary else image
-
-
-def is_binary(images: np.ndarray | DiskImages) -> bool:
-    """Return whether all pixels are 0 or 1."""
-    return all(bool(((batch == 0) | (batch == 1)).all()) for _, batch, _ in batches(images, None))
-
-
-def _generation_metrics(
-    scorer: Scorer,
-    real: Split,
-    train: Split | None,
-    extractor: FeatureExtractor,
-    count: int,
-    seed: int,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Measure the distance of generated images from real images, and how many generated images fit their label.
-
-    For comparison, as many training images are measured too, unless `train` is None.
-    """
-    count = min(count, len(real), len(real if train is None else train))
-    reference = subsample(real, count)
-    binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # as many images per class as in `reference`
-    features, correct, done = [], [], 0
-    for image in generate_batches(scorer, labels, count, seed, binary):
-        features.append(extractor.features(image))
-        if labels is not None and extractor.predict is not None and extractor.classes == scorer.classes:
-            correct.append(extractor.predict(image) == labels[done : done + len(image)])
-        progress("generated images", done := done + len(image), count)
-    real_features = _extract_features(extractor, reference)
-    report: dict[str, Any] = {
-        "features": extractor.name,
-        "images": count,
-        "pixels": "sampled as black or white" if binary else "grey or colour",
-    }
-    feature_sets = {"": np.concatenate(features)}
-    if train is not None:
-        feature_sets["_of_training_images"] = _extract_features(extractor, subsample(train, count))
-    # In the JSON report, the keys for generated images are "frechet" and so on. Those for training images add a suffix.
-    report |= {f"frechet{suffix}": frechet_distance(values, real_features) for suffix, values in feature_sets.items()}
-    for suffix, values in feature_sets.items():
-        density, coverage = density_and_coverage(real_features, values)
-        report |= {f"density{suffix}": density, f"coverage{suffix}": coverage}
-    if correct:
-        report["label_accuracy"] = float(np.concatenate(correct).mean())
-    return report
-
-
-def _extract_features(extractor: FeatureExtractor, images: Split) -> np.ndarray:
-    return np.concatenate([extractor.features(image) for _, image, _ in batches(images.images, None)])  # (N, D)

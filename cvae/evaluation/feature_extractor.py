@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from cvae.errors import CvaeError, UsageError, suggest
+from cvae.errors import CvaeError, UsageError, one_line, suggest
 from cvae.runtime.scan import protobuf
 
 METADATA_KEY = "cvae-classifier"
@@ -21,8 +21,14 @@ MNIST_CLASSIFIER = "mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c
 CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
 """Bundled classifiers: data set -> file in this folder, and its SHA-256."""
 
-BATCH_SIZE = 500
-"""Number of images per batch of a bundled classifier."""
+TRAINED = "trained"
+"""Name of the classifier that is trained on the user's own data, see `cvae.api.classifier`."""
+
+CLASSIFIER_VERSION = 1
+"""Version of the architecture and the training of classifiers. Different versions have different features."""
+
+BATCH_SIZE = 100
+"""Number of images per batch of a classifier."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,12 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
         CvaeError: If the classifier's file is damaged.
     """
     if name in CLASSIFIERS:
-        return _load_classifier(name)
+        return _load_bundled(name)
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UsageError(
-            f"--features {name!r} is neither a bundled classifier nor MODULE:CALLABLE; {suggest(name, CLASSIFIERS)}"
+            f"--features {name!r} is neither {TRAINED}, a bundled classifier nor MODULE:CALLABLE; "
+            f"{suggest(name, [TRAINED, *CLASSIFIERS])}"
         )
     if "" not in sys.path:
         sys.path.append("")  # a console script's sys.path contains the script's folder, not the working directory
@@ -89,21 +96,40 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     return FeatureExtractor(name=name, features=features)
 
 
-def _load_classifier(name: str) -> FeatureExtractor:
+def _load_bundled(name: str) -> FeatureExtractor:
     file, sha256 = CLASSIFIERS[name]
     path = Path(__file__).parent / file
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
         raise CvaeError(f"{str(path)!r} is damaged; install cvae-onnx again")
-    metadata = json.loads(protobuf.read_metadata(data, str(path))[METADATA_KEY])
-    session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    return load_classifier(data, file)
+
+
+def load_classifier(data: bytes, name: str) -> FeatureExtractor:
+    """Load a classifier.
+
+    Args:
+        data: content of an ONNX file with the input "image", the outputs "logits" and "features", and the classes and
+            the accuracy in its metadata.
+        name: name of the classifier in a report, to which the hash of the file is added.
+
+    Raises:
+        CvaeError: If the file is damaged.
+    """
+    try:
+        metadata = json.loads(protobuf.read_metadata(data, name)[METADATA_KEY])
+        session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
+    except CvaeError:
+        raise
+    except Exception as error:  # onnxruntime raises a dozen types without a common base class
+        raise CvaeError(f"the classifier {name!r} is damaged: {one_line(error)}") from error
 
     def run(output: str, images: np.ndarray) -> np.ndarray:
         batches = (images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE))
         return np.concatenate([session.run([output], {"image": batch})[0] for batch in batches])
 
     return FeatureExtractor(
-        name=f"{file}, sha256 {sha256[:12]}",
+        name=f"{name}, sha256 {hashlib.sha256(data).hexdigest()[:12]}",
         features=lambda images: run("features", images),
         predict=lambda images: run("logits", images).argmax(1),
         image_shape=tuple(session.get_inputs()[0].shape[1:]),

@@ -8,7 +8,8 @@ import numpy as np
 from cvae.config import DataConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
-from cvae.evaluation.evaluate import load_split, subsample
+from cvae.evaluation.evaluate import load_split
+from cvae.evaluation.generation import subsample
 from cvae.runtime import Model
 
 

@@ -23,6 +23,7 @@ BENCHMARKS = ROOT / "benchmarks"
 SMOKE = {
     "achieved_flops": (["--smoke"], "achieved, GFLOP/s"),
     "anomaly_mnist": (["--smoke", "--out", "anomaly.json"], "labels without 1  combined"),
+    "colour": (["mnist-resnet-conditional", "--smoke"], "Fréchet distance to training images"),
     "decoding_speed": (["--smoke"], "onnxruntime"),
     "default_run": (["--smoke"], "digits recognized as their label"),
     "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
+from scipy.ndimage import gaussian_filter, laplace
 from scipy.special import logsumexp
 from sklearn.neighbors import NearestNeighbors
 from torch import distributions as D
@@ -24,7 +25,17 @@ from cvae.evaluation.bounds import bounds, bounds_per_label, log_mean_exp
 from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import CLASSIFIERS, load_feature_extractor
-from cvae.evaluation.fidelity import density_and_coverage, frechet_distance, psnr, ssim
+from cvae.evaluation.fidelity import (
+    density_and_coverage,
+    frechet_distance,
+    memorization,
+    nearest,
+    precision_and_recall,
+    psnr,
+    sharpness,
+    ssim,
+)
+from cvae.evaluation.generation import subsample
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
@@ -212,6 +223,56 @@ def test_density_and_coverage_agree_with_their_definition():
     assert actual.coverage == pytest.approx((distance.min(1) < radius).mean(), abs=1e-3)
 
 
+def test_precision_and_recall_agree_with_their_definition():
+    rng = np.random.default_rng(0)
+    real, generated = rng.normal(size=(1200, 4)), 0.7 * rng.normal(size=(700, 4))
+    distance = np.linalg.norm(real[:, None] - generated, axis=2)
+    expected = []
+    for reference, pairs in ((real, distance.T), (generated, distance)):
+        radius = NearestNeighbors(n_neighbors=4).fit(reference).kneighbors(reference)[0][:, 3]
+        expected.append((pairs <= radius).any(1).mean())
+    assert precision_and_recall(real, generated) == pytest.approx(expected, abs=3e-3)
+
+
+def test_precision_and_recall_separate_quality_from_variety():
+    rng = np.random.default_rng(0)
+    first, second, third = (rng.normal(size=(300, 3)) + offset for offset in (0, 100, 200))
+    real = np.concatenate([first, second])
+    assert precision_and_recall(real, first) == pytest.approx((1, 0.5))  # the second mode is missing
+    assert precision_and_recall(first, real) == pytest.approx((0.5, 1))  # half of the images are not realistic
+    assert precision_and_recall(real, third) == (0, 0)
+
+
+def test_nearest_agrees_with_scikit_learn():
+    rng = np.random.default_rng(0)
+    features, reference = rng.normal(size=(1500, 6)), rng.normal(size=(40, 6))
+    distances, indices = NearestNeighbors(n_neighbors=3).fit(reference).kneighbors(features)
+    actual = nearest(features, reference, k=3)
+    assert (actual.indices == indices).mean() > 0.999  # rounding may exchange two neighbours
+    np.testing.assert_allclose(actual.distances, distances, rtol=1e-4)
+
+
+def test_memorization_is_the_share_of_copies():
+    """New points of the same distribution count as memorized in 5 % of the cases, copies always."""
+    rng = np.random.default_rng(0)
+    train, held_out, new = (rng.normal(size=(2000, 5)) for _ in range(3))
+    assert memorization(held_out, train, held_out) == pytest.approx(0.05, abs=1e-3)
+    assert memorization(new, train, held_out) == pytest.approx(0.05, abs=0.02)  # 4 standard errors
+    copies = train[:1000] + 1e-4
+    assert memorization(np.concatenate([held_out[:1000], copies]), train, held_out) == pytest.approx(0.525, abs=0.01)
+    assert memorization(new + 100, train, held_out) == 0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_sharpness_agrees_with_scipy(channels):
+    images = np.random.default_rng(0).random((4, channels, 12, 17), np.float32)
+    grey = images[:, 0] if channels == 1 else 0.299 * images[:, 0] + 0.587 * images[:, 1] + 0.114 * images[:, 2]
+    expected = [laplace(image.astype(np.float64)).var() for image in grey]
+    np.testing.assert_allclose(sharpness(images), expected, rtol=1e-5)
+    blurred = gaussian_filter(images, (0, 0, 1, 1))
+    assert (sharpness(blurred) < 0.1 * sharpness(images)).all()
+
+
 def test_bundled_classifier_is_checked_against_its_hash(tmp_path, monkeypatch):
     extractor = load_feature_extractor("mnist")
     assert extractor.classes == tuple("0123456789") and extractor.accuracy > 0.99
@@ -283,6 +344,8 @@ def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, na
     assert 0 <= generated["frechet_of_training_images"] < generated["frechet"]
     assert generated["images"] == len(load_dataset(TrainConfig()).test)  # as many as there are real images
     assert 0 < generated["coverage"] <= 1 and generated["features"] == "quarters"
+    assert 0 < generated["precision"] <= 1 and 0 <= generated["memorization"] <= 1
+    assert 0 < report["reconstruction"]["sharpness"] < 1  # reconstructions are blurred
     if name == "labels":
         assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always predicts 0
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
@@ -295,7 +358,7 @@ def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, na
 
 @pytest.mark.slow
 def test_classifier_learns_from_generated_images(trained):
-    from cvae.evaluation.run_scorer.classifier import accuracy_score
+    from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
     score = accuracy_score(RunScorer(trained["labels"], "cpu"), TrainConfig(), progress=lambda *args: None)
     assert score["classification_accuracy_of_real_data"] > 0.9
@@ -328,6 +391,6 @@ def test_conditional_model_requires_labels_in_the_split(trained, tmp_path):
 
 def test_limit_selects_evenly_spaced_images():
     split = Split(images=np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1), labels=np.arange(10))
-    assert evaluate_module.subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
-    assert evaluate_module.subsample(split, None) is split
-    assert len(evaluate_module.subsample(split, 99)) == 10
+    assert subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
+    assert subsample(split, None) is split
+    assert len(subsample(split, 99)) == 10

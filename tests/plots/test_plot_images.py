@@ -11,7 +11,7 @@ from plot_helpers import cells, equal_rounded, names, read_pixels
 import cvae as package
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
-from cvae.evaluation.evaluate import subsample
+from cvae.evaluation.generation import subsample
 from cvae.plots import grid, traverse
 from cvae.plots.codes import encode
 

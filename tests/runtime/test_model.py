@@ -241,7 +241,7 @@ def test_nearest_label_minimizes_the_negative_elbo(models, networks, monkeypatch
 @pytest.mark.integration
 @needs_mnist
 def test_default_model_recognizes_digits():
-    from cvae.evaluation.evaluate import subsample
+    from cvae.evaluation.generation import subsample
 
     subset = subsample(load_data("mnist", data_dir=str(SHARED)).test, 200)
     nearest = cvae.load().nearest_label(subset.images.astype(np.float32) / 255)

@@ -13,9 +13,10 @@ import cvae
 from cvae import model_zoo
 from cvae.config import Config, TrainConfig
 from cvae.evaluation.bounds import bounds
-from cvae.evaluation.evaluate import evaluate, load_dataset, subsample
+from cvae.evaluation.evaluate import evaluate, load_dataset
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import load_feature_extractor
+from cvae.evaluation.generation import subsample
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.recipes import read_recipe
 from cvae.runtime.session import read_spec
