@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cvae.errors import CvaeError, UsageError, count_of
-from cvae.imaging.formats import UnreadableImage, check_size, explain, open_image
+from cvae.imaging.formats import BITS_PER_SAMPLE, UnreadableImage, check_size, explain, open_image
 
 LARGE_PIXELS = 2**22
 """Approximate number of pixels to which a larger image is reduced before other operations."""
@@ -30,8 +30,8 @@ MAX_DARK = 2**12
 The values of such an image probably use fewer than 16 bits.
 """
 
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
-"""TIFF tags."""
+PHOTOMETRIC = 262
+"""TIFF tag."""
 
 WHITE_IS_ZERO = 0
 """Value of the tag `PHOTOMETRIC`."""
