@@ -40,6 +40,7 @@ def load(
     threads: int | None = None,
     spinning: bool = False,
     arena: bool = False,
+    time_limit: float | None = None,
 ) -> "Model":
     """Load an exported model.
 
@@ -50,6 +51,8 @@ def load(
         threads: Number of threads that one call uses; one per core by default.
         spinning: Let the threads spin between calls, which is faster in a tight loop but uses CPU time.
         arena: Keep freed memory for the next call.
+        time_limit: Maximum number of seconds for loading a file, and for each call of a method. Set it for untrusted
+            files, which may be slow. None for no limit.
 
     Returns:
         The model.
@@ -57,9 +60,11 @@ def load(
     Raises:
         UsageError: If there is no such model or device, or the weights of the run differ from those that its decoder
             was exported from.
-        CvaeError: If a file is damaged, was not exported by cvae, has not been exported yet, or can't be downloaded.
+        CvaeError: If a file is damaged, was not exported by cvae, has not been exported yet, or can't be downloaded, or
+            loading takes longer than `time_limit`.
     """
-    return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
+    options = {"threads": threads, "spinning": spinning, "arena": arena, "time_limit": time_limit}
+    return Model(find(name_or_path), device=device, **options)
 
 
 class Model:
