@@ -327,6 +327,22 @@ def read_file(
     return _to_array(resized, channels), decoded
 
 
+def check_file(path: str | Path) -> None:
+    """Check that `read` would decode an image file, without decoding it.
+
+    Raises:
+        ReadError: If the file is not an image, is damaged, or would take too much memory or time.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with open_image(path) as file:
+                check_size(file)
+    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+        raise ReadError(path, explain(error)) from error
+
+
 def _to_array(image: Image.Image, channels: int) -> np.ndarray:
     """Convert an RGB image to an array (C, H, W) float32 in [0, 1]."""
     pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"), dtype=np.float32) / 255

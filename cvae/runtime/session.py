@@ -11,7 +11,7 @@ import onnxruntime as ort
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.runtime.scan import protobuf, remove_weights, scan, signature
+from cvae.runtime.scan import Cost, protobuf, remove_weights, scan, signature
 from cvae.spec import KEY, Spec
 
 MAX_BYTES = 512 * 2**20
@@ -54,7 +54,7 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
     return Spec.from_json(text, str(path)), data
 
 
-def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
+def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, Cost]:
     """Read and scan an exported file.
 
     Args:
@@ -62,7 +62,7 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
         role: required role of the file, "decoder" or "encoder".
 
     Returns:
-        The spec, the content, and the number of values that the model computes for one image (see `cvae.runtime.scan`).
+        The spec, the content, and the cost of one image.
 
     Raises:
         UsageError: If the file has the other role.
@@ -72,6 +72,11 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
     if spec.role != role:
         raise UsageError(f"{str(path)!r} contains the {spec.role}, but the {role} is needed; use {role}.onnx")
     return spec, data, scan(data, spec, str(path))
+
+
+def max_batch(cost: Cost) -> int:
+    """Return the largest number of images per run, of at most `CHUNK`, whose tensors have `MAX_ELEMENTS` values."""
+    return max(1, min(CHUNK, MAX_ELEMENTS // max(1, cost.elements)))
 
 
 class Session:
@@ -109,9 +114,9 @@ class Session:
         if time_limit is not None and not 0 < time_limit <= MAX_TIME_LIMIT:
             raise UsageError(f"time_limit is {time_limit}: it must be above 0, and at most {MAX_TIME_LIMIT:,} seconds")
         self._time_limit = time_limit
-        self.spec, data, elements = read_and_scan(path, role)
+        self.spec, data, cost = read_and_scan(path, role)
         self._source = str(path)
-        self._max_batch = max(1, MAX_ELEMENTS // max(1, elements))
+        self._max_batch = max_batch(cost)
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, so they need not be logged
@@ -193,7 +198,7 @@ class Session:
 
     def _run_chunks(self, inputs: dict[str, np.ndarray], options: ort.RunOptions) -> list[np.ndarray]:
         count = len(next(iter(inputs.values())))
-        step = min(CHUNK, self._max_batch)
+        step = self._max_batch
         if count <= step:
             return self._run(inputs, options)
         outputs: list[np.ndarray] = []

@@ -36,7 +36,7 @@ def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monke
 def test_session_runs_costly_model_in_smaller_chunks(trained, monkeypatch):
     expected = cvae.load(trained["labels"]).generate(9, label=3, seed=0)
     spec, data = read_spec(trained["labels"] / "decoder.onnx")
-    monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, ""))
+    monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, "").elements)
     model = cvae.load(trained["labels"])
     sizes, run = [], model._decoder._session.run
 
@@ -134,7 +134,7 @@ def test_remove_weights_replaces_weights_by_inputs(name, role):
     original, copy = onnx.load_from_string(data), onnx.load_from_string(remove_weights(data))
     onnx.checker.check_model(copy)
     assert list(copy.graph.node) == list(original.graph.node)
-    kept = {weight.name for weight in copy.graph.initializer}
+    constants = {weight.name for weight in copy.graph.initializer}
     inputs = {
         value.name: (value.type.tensor_type.elem_type, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
         for value in copy.graph.input
@@ -142,7 +142,7 @@ def test_remove_weights_replaces_weights_by_inputs(name, role):
     removed = {
         weight.name: (weight.data_type, list(weight.dims))
         for weight in original.graph.initializer
-        if weight.name not in kept
+        if weight.name not in constants
     }
     assert removed and removed.items() <= inputs.items()
     assert all(len(weight.raw_data) <= 1024 for weight in copy.graph.initializer)

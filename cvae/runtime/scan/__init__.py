@@ -19,7 +19,7 @@ Modules:
     math_ops, image_ops, layout_ops: shape inference of the operators.
 """
 
-from cvae.runtime.scan.graph import scan, signature
+from cvae.runtime.scan.graph import Cost, scan, signature
 from cvae.runtime.scan.skeleton import remove_weights
 
-__all__ = ["remove_weights", "scan", "signature"]
+__all__ = ["Cost", "remove_weights", "scan", "signature"]
