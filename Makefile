@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev lint test-fast test test-all coverage docs clean
+.PHONY: help demo dev lint test-fast test test-all coverage fuzz docs clean
 
 help:
 	@echo 'make demo       train on the bundled digits of MNIST and generate a seven'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test       run the linters, and all tests except the slow ones'
 	@echo 'make test-all   run the linters, and all tests'
 	@echo 'make coverage   run the tests of `make test`, and list the lines that they do not reach'
+	@echo 'make fuzz       fuzz the readers of untrusted files for MINUTES=10'
 	@echo 'make docs       build the documentation site in build/site'
 	@echo 'make clean      remove the environment and all build output'
 
@@ -67,6 +68,17 @@ test-all: lint
 
 coverage: $(VENV)/.dev
 	$(BIN)/pytest -n 2 --cov --cov-report=term-missing:skip-covered
+
+MINUTES ?= 10
+HARNESSES := config detector image onnx spec weights
+
+# atheris is not a development dependency, because it is not built for every Python. Without it, mutations are random.
+fuzz: $(VENV)/.dev
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	for harness in $(HARNESSES); do \
+	  $(BIN)/python fuzz/harnesses.py $$harness -max_total_time=$$((60 * $(MINUTES) / $(words $(HARNESSES)))) \
+	    -rss_limit_mb=1500 -timeout=10 -print_final_stats=1 || exit 1; \
+	done
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/build_site.py

@@ -18,6 +18,7 @@ from cvae.cli import (
     reconstruct,
     restyle,
     runs,
+    scan,
     train,
     tune,
     zoo,
@@ -89,6 +90,7 @@ app.command(rich_help_panel=USE)(restyle.restyle)
 app.add_typer(detect.app, name="detect", rich_help_panel=USE)
 app.command(rich_help_panel=INSPECT)(runs.runs)
 app.command(rich_help_panel=INSPECT)(info.info)
+app.command(rich_help_panel=INSPECT)(scan.scan)
 app.command(rich_help_panel=INSPECT)(evaluate.evaluate)
 app.add_typer(plot.app, name="plot", rich_help_panel=INSPECT)
 app.command(cls=ExportCommand, rich_help_panel=SHARE)(export.export)

@@ -7,7 +7,7 @@ import typer
 
 from cvae.api import image_results
 from cvae.cli import _shared
-from cvae.config import OUTPUT
+from cvae.config import HARDWARE, OUTPUT
 
 
 @_shared.add_model_option()
@@ -47,6 +47,15 @@ def generate(
     ] = Path("generated.png"),
     scale: _shared.Scale = None,
     device: _shared.Device = "cpu",
+    time_limit: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Time limit for an untrusted file: for loading it, and then for the images.",
+            rich_help_panel=HARDWARE,
+        ),
+    ] = None,
     json: _shared.Json = False,
 ) -> None:
     """Generate images.
@@ -69,6 +78,7 @@ def generate(
         "seed": seed,
         "temperature": temperature,
         "device": device,
+        "time_limit": time_limit,
         "note": _shared.echo,
     }
     if image_results.is_bulk(out):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cvae.api.images import generate, interpolate, reconstruct, restyle
     from cvae.api.models import evaluate, export, info, parts
     from cvae.api.run import Run, runs
+    from cvae.api.scan import scan
     from cvae.api.training import load_model, resume, train
     from cvae.api.tuning import tune
     from cvae.config import TrainConfig
@@ -49,6 +50,7 @@ _MODULES = {
     "restyle": "cvae.api.images",
     "resume": "cvae.api.training",
     "runs": "cvae.api.run",
+    "scan": "cvae.api.scan",
     "train": "cvae.api.training",
     "tune": "cvae.api.tuning",
 }
@@ -79,6 +81,7 @@ __all__ = [
     "restyle",
     "resume",
     "runs",
+    "scan",
     "train",
     "tune",
     "zoo",

@@ -45,10 +45,11 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def _parse_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in data if keys.count(key) > 1)[:80]!r} occurs twice")
+    data: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in data:
+            raise ValueError(f"the key {key[:80]!r} occurs twice")
+        data[key] = value
     return data
 
 

@@ -113,8 +113,8 @@ class Graph:
             proposal = Proposal(self)
             nodes, constants = [*self.nodes, *proposal.nodes], self.constants | proposal.constants
             try:
-                elements, tensors = scanner.infer(self.serialize(nodes, constants), self.spec)
-                if elements > MAX_ELEMENTS:
+                cost, tensors = scanner.infer(self.serialize(nodes, constants), self.spec)
+                if cost.elements > MAX_ELEMENTS:
                     raise ValueError("the graph is too large to run")
             except ValueError:
                 self.report["rejected", proposal.operator] += 1

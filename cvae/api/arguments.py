@@ -46,16 +46,20 @@ def find_model(name: "str | Path | Model | None", note: Note = None) -> Path:
     return path
 
 
-def open_model(name: "str | Path | Model | None", device: str = "cpu", note: Note = None) -> "Model":
+def open_model(
+    name: "str | Path | Model | None", device: str = "cpu", note: Note = None, time_limit: float | None = None
+) -> "Model":
     """Open the model that `find_model` finds. An open model is returned as it is.
 
     Raises:
-        UsageError: If there is no such model. If the name is a class of the default model, the message suggests
-            passing it as `label`.
+        UsageError: If there is no such model, or `time_limit` is set for an open model. If the name is a class of the
+            default model, the message suggests passing it as `label`.
     """
     from cvae.runtime import Model, load
 
     if isinstance(name, Model):
+        if time_limit is not None:
+            raise UsageError("an open model has its own time limit; set it with cvae.load(..., time_limit=...)")
         return name
     try:
         path = find_model(name, note)
@@ -67,7 +71,7 @@ def open_model(name: "str | Path | Model | None", device: str = "cpu", note: Not
             f"there is no run, file or zoo model {str(name)!r}; to choose a class, pass label={str(name)!r} "
             f"(--label {shlex.quote(str(name))})"
         ) from None
-    return load(path, device=device)
+    return load(path, device=device, time_limit=time_limit)
 
 
 def open_autoencoder(name: str | Path | None, device: str = "cpu", note: Note = None) -> "tuple[Model, Path]":

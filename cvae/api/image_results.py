@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -31,6 +32,9 @@ Progress: TypeAlias = Callable[[str, int, int], None] | None
 
 MAX_GRID_IMAGES = 10_000
 """Maximum number of images in a grid."""
+
+MAX_DEFAULT_BYTES = 2**27
+"""Maximum size of the images that are generated if the user chooses neither their number nor their classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +98,11 @@ def make_images(
     seed: int | None,
     temperature: float,
     device: str,
+    time_limit: float | None,
     note: "Note",
 ) -> Result:
     """Generate images for a grid, with a row for each class if there are several images per class."""
-    decoder = arguments.open_model(model, device, note)
+    decoder = arguments.open_model(model, device, note, time_limit)
     classes = decoder.classes
     indices = choose_classes(decoder.spec, label=label, digit=digit, label_index=label_index)
     if grid and classes is not None and indices is not None and len(indices) == 1:
@@ -108,8 +113,12 @@ def make_images(
     rows = None
     if classes is not None:
         rows = list(range(len(classes))) if indices is None else indices
+    is_default = n is None and indices is None
     n = n or (1 if not grid else 64 if rows is None else 8)
     count = n if rows is None else n * len(rows)
+    if is_default and (size := 4 * count * prod(decoder.image_shape)) > MAX_DEFAULT_BYTES:
+        fix = "choose their number with -n" if rows is None else "choose classes with --label or --label-index"
+        raise UsageError(f"{count:,} images of shape {decoder.image_shape} take {size / 2**20:,.0f} MB; {fix}")
     if count > MAX_GRID_IMAGES:
         raise UsageError(
             f"{count:,} images are too many for a grid: at most {MAX_GRID_IMAGES:,} fit; use --out images.npy for more"
@@ -137,12 +146,13 @@ def write_images(
     temperature: float,
     device: str,
     progress: Progress,
+    time_limit: float | None,
     note: "Note",
 ) -> tuple[list[Path], dict[str, Any]]:
     """Write single images, which cycle through the classes, and return the paths and the report of the command."""
     from cvae.runtime import bulk
 
-    decoder = arguments.open_model(model, device, note)
+    decoder = arguments.open_model(model, device, note, time_limit)
     indices = choose_classes(decoder.spec, label=label, digit=digit, label_index=label_index)
     if grid:
         raise UsageError(

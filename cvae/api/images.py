@@ -31,6 +31,7 @@ def generate(
     out: None = None,
     scale: int | None = None,
     device: str = "cpu",
+    time_limit: float | None = None,
     progress: Progress = None,
     note: "Note" = None,
 ) -> "Images": ...
@@ -50,6 +51,7 @@ def generate(
     out: str | Path,
     scale: int | None = None,
     device: str = "cpu",
+    time_limit: float | None = None,
     progress: Progress = None,
     note: "Note" = None,
 ) -> list[Path]: ...
@@ -68,6 +70,7 @@ def generate(
     out: str | Path | None = None,
     scale: int | None = None,
     device: str = "cpu",
+    time_limit: float | None = None,
     progress: Progress = None,
     note: "Note" = None,
 ) -> "Images | list[Path]":
@@ -88,6 +91,8 @@ def generate(
             files. An array or a folder from an earlier call that was interrupted or had a smaller n is continued.
         scale: Factor by which a written grid is enlarged; by default, a small grid is enlarged to be visible.
         device: Device: cpu, cuda, auto or an onnxruntime provider.
+        time_limit: Maximum number of seconds for loading the model, and for the images of one chunk of a written array
+            or folder, or all images otherwise. Set it for untrusted files; None for no limit.
         progress: Function that is called with ("images", done, total) while an array or a folder is written.
         note: Function that is called with each message for the user.
 
@@ -108,6 +113,7 @@ def generate(
         "seed": seed,
         "temperature": temperature,
         "device": device,
+        "time_limit": time_limit,
         "note": note,
     }
     if out is not None and image_results.is_bulk(out):

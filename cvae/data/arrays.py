@@ -103,7 +103,11 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     keys = image_keys | {f"{key}_labels" for key in image_keys} | {"labels", "classes"}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {key: archive[key] for key in archive.files if key in keys}
+            arrays = {key: archive[key] for key in archive.files if key in keys}
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # numpy returns the bytes of a file without the ending .npy
+                raise ValueError(f"{key!r} is a file but not an array")
+        return arrays
     except Exception as error:  # a damaged file raises anything from BadZipFile to MemoryError
         raise _reading_error(path, error) from error
 

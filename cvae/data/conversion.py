@@ -45,6 +45,8 @@ def convert_images(array: np.ndarray, name: str, first_index: int = 0) -> np.nda
         UsageError: If the array has an unsupported shape or type, or floats that are not in 0..1.
     """
     shape = array.shape
+    if 0 in shape[1:]:
+        raise UsageError(f"{name} has shape {shape}, so its images have no pixels; save images with pixels")
     if array.ndim == 2 and math.isqrt(shape[1]) ** 2 == shape[1]:
         array = array.reshape(shape[0], 1, math.isqrt(shape[1]), math.isqrt(shape[1]))  # (N, H*H) -> (N, 1, H, H)
     elif array.ndim == 2 and array.dtype == np.uint8 and math.isqrt(8 * shape[1]) ** 2 == 8 * shape[1]:

@@ -80,6 +80,8 @@ class DiskImages:
             raise UsageError(
                 f"{str(path)!r} holds {dtype} {shape}{order}, not uint8 (N, C, H, W) or (N, H, W) in C order"
             )
+        if shape[0] < 0 or min(shape[1:]) < 1:
+            raise CvaeError(f"{str(path)!r} is damaged: images of shape {shape[1:]} have no pixels")
         if length != start + math.prod(shape):
             raise CvaeError(f"{str(path)!r} is damaged: it has {length:,} bytes, not {start + math.prod(shape):,}")
         image_shape = shape[1:] if len(shape) == 4 else (1, *shape[1:])  # (N, H, W) -> (N, 1, H, W)

@@ -29,7 +29,8 @@ from cvae.model_config import ModelConfig, describe_differences
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
 from cvae.runtime.find import find
-from cvae.serialization import MAX_TEXT, parse_json
+from cvae.runtime.weights import read_header
+from cvae.serialization import MAX_TEXT
 
 DTYPES = {
     torch.float64: "F64",
@@ -102,14 +103,15 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
     data = read_at_most(path, 8 + MAX_TEXT + size)  # the file is untrusted, and could be larger than memory
-    header = _read_header(path, data)
+    header = read_header(path, data)
     for name in [*expected, *header]:
         if name not in header or name not in expected:
             problem = "lacks" if name not in header else "has an unexpected"
             raise CvaeError(
                 f"{str(path)!r} {problem} tensor {one_line(repr(name))}: the file does not match its config.json"
             )
-        actual, declared = header[name], (DTYPES.get(expected[name].dtype), list(expected[name].shape))
+        actual = header[name]["dtype"], header[name]["shape"]
+        declared = DTYPES.get(expected[name].dtype), list(expected[name].shape)
         if actual != declared:
             raise CvaeError(
                 f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, but its config.json describes {declared}"
@@ -124,31 +126,6 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     return tensors
 
 
-def _read_header(path: Path, start: bytes) -> dict[str, tuple[Any, Any]]:
-    """Return the type and shape of each tensor by name, as declared in the header of a safetensors file.
-
-    Format: https://huggingface.co/docs/safetensors
-
-    Args:
-        path: path of the file, for error messages.
-        start: first bytes of the file.
-
-    Raises:
-        CvaeError: If the header is not valid, or is too large for any model.
-    """
-    try:
-        length = int.from_bytes(start[:8], "little")
-        if not len(start) >= 8 + length or length > MAX_TEXT:
-            raise ValueError(f"its header claims to have {length} bytes")
-        header = parse_json(start[8 : 8 + length])
-        if not isinstance(header, dict):
-            raise ValueError("its header is not a JSON object")
-        header.pop("__metadata__", None)
-        return {name: (tensor["dtype"], tensor["shape"]) for name, tensor in header.items()}
-    except (ValueError, TypeError, KeyError) as error:
-        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
-
-
 def load_model(run: str | Path) -> tuple[VAE, Config]:
     """Load the trained model of a run folder, in evaluation mode on the CPU, and its config.
 
@@ -158,7 +135,7 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     run = Path(run)
     config = read_config(run)
     path = run / WEIGHTS
-    header = _read_header(path, read_at_most(path, 8 + MAX_TEXT, truncate=True))
+    header = read_header(path, read_at_most(path, 8 + MAX_TEXT, truncate=True))
     try:
         with torch.device("meta"), _limit_size(len(header), path):
             expected = build(config.model).state_dict()  # shapes without data

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cvae.errors import CvaeError, UsageError, count_of
-from cvae.imaging.formats import UnreadableImage, check_size, explain, open_image
+from cvae.imaging.formats import BITS_PER_SAMPLE, UnreadableImage, check_size, explain, open_image
 
 LARGE_PIXELS = 2**22
 """Approximate number of pixels to which a larger image is reduced before other operations."""
@@ -30,8 +30,8 @@ MAX_DARK = 2**12
 The values of such an image probably use fewer than 16 bits.
 """
 
-BITS_PER_SAMPLE, PHOTOMETRIC = 258, 262
-"""TIFF tags."""
+PHOTOMETRIC = 262
+"""TIFF tag."""
 
 WHITE_IS_ZERO = 0
 """Value of the tag `PHOTOMETRIC`."""
@@ -325,6 +325,22 @@ def read_file(
         if note is not None:
             note(f"{mismatch}; the image is converted to fit")
     return _to_array(resized, channels), decoded
+
+
+def check_file(path: str | Path) -> None:
+    """Check that `read` would decode an image file, without decoding it.
+
+    Raises:
+        ReadError: If the file is not an image, is damaged, or would take too much memory or time.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with open_image(path) as file:
+                check_size(file)
+    except Exception as error:  # for a damaged file Pillow raises anything from OSError to SyntaxError
+        raise ReadError(path, explain(error)) from error
 
 
 def _to_array(image: Image.Image, channels: int) -> np.ndarray:

@@ -40,6 +40,7 @@ def load(
     threads: int | None = None,
     spinning: bool = False,
     arena: bool = False,
+    time_limit: float | None = None,
 ) -> "Model":
     """Load an exported model.
 
@@ -50,6 +51,7 @@ def load(
         threads: Number of threads that one call uses; one per core by default.
         spinning: Let the threads spin between calls, which is faster in a tight loop but uses CPU time.
         arena: Keep freed memory for the next call.
+        time_limit: Maximum number of seconds for loading an untrusted file, and for each call of a method.
 
     Returns:
         The model.
@@ -59,7 +61,8 @@ def load(
             was exported from.
         CvaeError: If a file is damaged, was not exported by cvae, has not been exported yet, or can't be downloaded.
     """
-    return Model(find(name_or_path), device=device, threads=threads, spinning=spinning, arena=arena)
+    options = {"threads": threads, "spinning": spinning, "arena": arena, "time_limit": time_limit}
+    return Model(find(name_or_path), device=device, **options)
 
 
 class Model:
@@ -80,8 +83,7 @@ class Model:
     def __init__(self, path: Path, **options: Any) -> None:
         self._path = path.absolute()  # the program may change its working directory
         self._options = options
-        file = exported_file(path, DECODER)
-        self._mtime = file.stat().st_mtime_ns
+        self._mtime = (file := exported_file(path, DECODER)).stat().st_mtime_ns
         self._decoder = Session(file, "decoder", **options)
         check_weights(path, self.spec)
         self._encoder: Session | None = None

@@ -1,18 +1,27 @@
 """onnxruntime sessions of exported files. A file is read once and scanned; batches are run in chunks."""
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import onnxruntime as ort
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.runtime.scan import protobuf, scan, signature
+from cvae.runtime.scan import Cost, protobuf, remove_weights, scan, signature
 from cvae.spec import KEY, Spec
 
 MAX_BYTES = 512 * 2**20
 """Maximum size of a file; a larger one is rejected before it is read."""
+
+LARGE_BYTES = 2**26
+"""Size above which onnxruntime first loads a file without its weights.
+
+onnxruntime copies the weights twice before it finds an error in the graph.
+"""
 
 CHUNK = 64
 """Number of images per run. Chunks are faster than one large batch, limit memory use, and give bit-identical results
@@ -20,6 +29,9 @@ for any batch size."""
 
 MAX_ELEMENTS = 2**26
 """Maximum number of values in all tensors of a run (256 MB). A costly model gets fewer images per run."""
+
+MAX_TIME_LIMIT = 86_400
+"""Maximum time limit in seconds: a day."""
 
 BATCHES = (1, 4, 16, CHUNK)
 """Batch sizes on a GPU. Each new size starts a search for convolution algorithms, so batches are padded to one of
@@ -42,7 +54,7 @@ def read_spec(path: Path) -> tuple[Spec, bytes]:
     return Spec.from_json(text, str(path)), data
 
 
-def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
+def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, Cost]:
     """Read and scan an exported file.
 
     Args:
@@ -50,7 +62,7 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
         role: required role of the file, "decoder" or "encoder".
 
     Returns:
-        The spec, the content, and the number of values that the model computes for one image (see `cvae.runtime.scan`).
+        The spec, the content, and the cost of one image.
 
     Raises:
         UsageError: If the file has the other role.
@@ -60,6 +72,11 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, int]:
     if spec.role != role:
         raise UsageError(f"{str(path)!r} contains the {spec.role}, but the {role} is needed; use {role}.onnx")
     return spec, data, scan(data, spec, str(path))
+
+
+def max_batch(cost: Cost) -> int:
+    """Return the largest number of images per run, of at most `CHUNK`, whose tensors have `MAX_ELEMENTS` values."""
+    return max(1, min(CHUNK, MAX_ELEMENTS // max(1, cost.elements)))
 
 
 class Session:
@@ -75,18 +92,31 @@ class Session:
         spinning: whether threads keep spinning after a run, while they wait for the next one. This is faster in a
             tight loop, but keeps the CPU busy.
         arena: whether to keep freed memory for the next run. This is not faster here, and the memory stays resident.
+        time_limit: maximum number of seconds for loading the file, and for each call of `run`; None for no limit.
 
     Raises:
-        UsageError: If the file has the other role, or this onnxruntime does not support the device.
+        UsageError: If the file has the other role, this onnxruntime does not support the device, or `time_limit` is
+            not positive.
         CvaeError: If the file is rejected, or onnxruntime can't load it or start the device.
     """
 
     def __init__(
-        self, path: Path, role: str, *, device: str = "cpu", threads: int | None = None, spinning: bool, arena: bool
+        self,
+        path: Path,
+        role: str,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        spinning: bool,
+        arena: bool,
+        time_limit: float | None = None,
     ) -> None:
-        self.spec, data, elements = read_and_scan(path, role)
+        if time_limit is not None and not 0 < time_limit <= MAX_TIME_LIMIT:
+            raise UsageError(f"time_limit is {time_limit}: it must be above 0, and at most {MAX_TIME_LIMIT:,} seconds")
+        self._time_limit = time_limit
+        self.spec, data, cost = read_and_scan(path, role)
         self._source = str(path)
-        self._max_batch = max(1, MAX_ELEMENTS // max(1, elements))
+        self._max_batch = max_batch(cost)
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, so they need not be logged
@@ -96,6 +126,8 @@ class Session:
         # Threads that spin while they wait for each other make a run 1.2 times as fast. Unless `spinning` is set, they
         # stop when the run ends.
         options.add_session_config_entry("session.force_spinning_stop", str(int(not spinning)))
+        if len(data) > LARGE_BYTES:
+            self._start(remove_weights(data), _without_optimization(), PROVIDERS["cpu"])
         provider, *fallbacks = _find_providers(device)
         try:
             self._session, self.provider = self._start(data, options, provider), provider
@@ -106,8 +138,12 @@ class Session:
         self._batches = () if self.provider == PROVIDERS["cpu"] else BATCHES
 
     def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+        cancel = getattr(options, "set_load_cancellation_flag", lambda cancelled: None)  # onnxruntime 1.21 and later
         try:
-            session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
+            with self._limit_time(cancel):
+                session = ort.InferenceSession(data, options, providers=[provider], enable_fallback=False)
+        except CvaeError:  # the time limit
+            raise
         except Exception as error:  # onnxruntime raises a dozen types without a common base class
             raise CvaeError(f"onnxruntime can't load {self._source!r} on {provider}: {one_line(error)}") from error
         if provider not in session.get_providers():
@@ -127,25 +163,59 @@ class Session:
         Raises:
             CvaeError: If onnxruntime fails, or an output is not finite or does not have the shape in the spec.
         """
+        options = ort.RunOptions()
+        with self._limit_time(lambda stop: setattr(options, "terminate", stop)):
+            return self._run_chunks(inputs, options)
+
+    @contextmanager
+    def _limit_time(self, stop: Callable[[bool], None]) -> Iterator[None]:
+        """Call `stop` from another thread when the time limit is reached, and raise an error then."""
+        if self._time_limit is None:
+            yield
+            return
+        expired = False
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
+            stop(True)
+
+        timer = Timer(self._time_limit, expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception:
+            if not expired:
+                raise
+        finally:
+            timer.cancel()
+        if expired:
+            raise CvaeError(
+                f"{self._source!r} takes longer than the time limit of {self._time_limit:g} s; allow more, or make "
+                "fewer images in a call"
+            )
+
+    def _run_chunks(self, inputs: dict[str, np.ndarray], options: ort.RunOptions) -> list[np.ndarray]:
         count = len(next(iter(inputs.values())))
-        step = min(CHUNK, self._max_batch)
+        step = self._max_batch
         if count <= step:
-            return self._run(inputs)
+            return self._run(inputs, options)
         outputs: list[np.ndarray] = []
         for start in range(0, count, step):
-            chunk = self._run({name: value[start : start + step] for name, value in inputs.items()})
+            chunk = self._run({name: value[start : start + step] for name, value in inputs.items()}, options)
             outputs = outputs or [np.empty((count, *values.shape[1:]), values.dtype) for values in chunk]
             for output, values in zip(outputs, chunk, strict=True):
                 output[start : start + step] = values
         return outputs
 
-    def _run(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    def _run(self, inputs: dict[str, np.ndarray], options: ort.RunOptions) -> list[np.ndarray]:
         count, padded = len(next(iter(inputs.values()))), inputs
         padding = next((size - count for size in self._batches if count <= size <= self._max_batch), 0)
         if padding:  # pad with copies of the first image
             padded = {name: np.concatenate([value, value[:1].repeat(padding, 0)]) for name, value in inputs.items()}
         try:
-            outputs = self._session.run(list(self._outputs), padded)
+            outputs = self._session.run(list(self._outputs), padded, options)
         except Exception as error:  # onnxruntime raises a dozen types without a common base class
             raise CvaeError(f"onnxruntime can't run {self._source!r}: {one_line(error)}") from error
         for (name, shape), output in zip(self._outputs.items(), outputs, strict=True):
@@ -161,6 +231,14 @@ class Session:
                 "outside the training data"
             )
         return [output[:count] for output in outputs] if padding else outputs
+
+
+def _without_optimization() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
 
 
 _NO_CUDA_FIX = (

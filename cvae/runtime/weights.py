@@ -1,16 +1,99 @@
-"""Check that the files of a model belong together. Further training or an export may have replaced some of them."""
+"""Checks of the weights of a run: whether the file is valid, and whether an exported file belongs to it."""
 
+import math
 import os
 import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from cvae.errors import UsageError
+import numpy as np
+
+from cvae.atomic import read_at_most
+from cvae.errors import CvaeError, UsageError, one_line
 from cvae.run import DECODER, WEIGHTS
+from cvae.serialization import MAX_TEXT, parse_json
 from cvae.spec import Spec
 
 MAX_BYTES = 4 * 2**30
 """Maximum size of weights to hash when a model is loaded, so that an untrusted folder can't make loading slow."""
+
+MAX_TENSORS = 2048
+"""Maximum number of tensors in the weights of a model.
+
+The largest model in the zoo has 124. PyTorch takes 0.3 ms to create a tensor and its module.
+"""
+
+DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
+    **{"I64": "<i8", "I32": "<i4", "U8": "u1", "BOOL": "u1"},
+}
+"""numpy types of the types in a safetensors file. numpy has no BF16, which is the upper half of an F32."""
+
+
+def read_header(path: Path, start: bytes) -> dict[str, dict[str, Any]]:
+    """Return the header of a safetensors file: "dtype", "shape" and "data_offsets" of each tensor by name.
+
+    Format: https://huggingface.co/docs/safetensors
+
+    Args:
+        path: path of the file, for error messages.
+        start: first bytes of the file.
+
+    Raises:
+        CvaeError: If the header is not valid, or is too large for any model.
+    """
+    try:
+        length = int.from_bytes(start[:8], "little")
+        if not len(start) >= 8 + length or length > MAX_TEXT:
+            raise ValueError(f"its header claims to have {length} bytes")
+        header = parse_json(start[8 : 8 + length])
+        if not isinstance(header, dict):
+            raise ValueError("its header is not a JSON object")
+        header.pop("__metadata__", None)
+        if len(header) > MAX_TENSORS:
+            raise ValueError(f"it has {len(header):,} tensors; the limit is {MAX_TENSORS:,}")
+        for name, tensor in header.items():
+            if not isinstance(tensor, dict) or not {"dtype", "shape", "data_offsets"} <= tensor.keys():
+                raise ValueError(f"its header does not describe the tensor {one_line(repr(name), 80)}")
+        return header
+    except ValueError as error:
+        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
+
+
+def scan_weights(path: Path) -> int:
+    """Check a safetensors file without torch: its header, and that all values are finite.
+
+    Returns:
+        The number of values.
+
+    Raises:
+        CvaeError: If the file can't be read, is damaged, or holds values that are not finite.
+    """
+    data = read_at_most(path, MAX_BYTES)
+    header, position, total = read_header(path, data), 8 + int.from_bytes(data[:8], "little"), 0
+    first = position
+    try:
+        for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            dtype, shape, (begin, end) = np.dtype(DTYPES[tensor["dtype"]]), tensor["shape"], tensor["data_offsets"]
+            if not all(type(size) is int and 0 < size < 2**48 for size in shape):
+                raise ValueError(f"the shape of {one_line(repr(name), 80)} is not valid")
+            count = math.prod(shape)
+            if (begin, end) != (position - first, position - first + count * dtype.itemsize):
+                raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
+            if first + end > len(data):
+                raise ValueError("it is cut off")
+            values = np.frombuffer(data, dtype, count, position)
+            if tensor["dtype"] == "BF16":
+                values = (values.astype(np.uint32) << 16).view(np.float32)
+            if values.dtype.kind == "f" and not np.isfinite(values).all():
+                raise ValueError(f"the tensor {one_line(repr(name), 80)} holds values that are not finite")
+            position, total = first + end, total + count
+        if position != len(data):
+            raise ValueError("it has more bytes than its tensors")
+    except (ValueError, TypeError, KeyError) as error:
+        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
+    return total
 
 
 def check_weights(model: Path, spec: Spec) -> None:

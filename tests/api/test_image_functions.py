@@ -86,3 +86,15 @@ def test_interpolate_returns_images_row_by_row_and_writes_animations(model, in_t
 def test_invalid_arguments_are_rejected(in_tmp, call, words):
     with pytest.raises(UsageError, match=words):
         call()
+
+
+def test_generate_rejects_default_that_takes_too_much_memory(model, monkeypatch):
+    monkeypatch.setattr("cvae.api.image_results.MAX_DEFAULT_BYTES", 4 * 10 * 28 * 28 - 1)
+    with pytest.raises(UsageError, match=r"^10 images of shape \(1, 28, 28\) take 0 MB; choose classes with --label "):
+        package.generate(model)
+    assert len(package.generate(model, n=1)) == 10 and len(package.generate(model, label=7)) == 1
+
+
+def test_time_limit_is_that_of_the_open_model(model):
+    with pytest.raises(UsageError, match=r"cvae\.load\(\.\.\., time_limit=\.\.\.\)"):
+        package.generate(model, time_limit=1)

@@ -156,6 +156,22 @@ class TestNpz:
     ) -> None:
         assert_load_fails(save(**arrays), "x.npz", *words, error_type=CvaeError)
 
+    @pytest.mark.parametrize("shape", [(0, 2**62, 8), (2**33, 1, 0), (4, -8, -8), (-4, 8, 8), (2**62, 2**62, 8)])
+    @pytest.mark.parametrize("dtype", ["|u1", "<f4"])
+    def test_npy_file_whose_shape_is_impossible_is_rejected(
+        self, tmp_path: Path, shape: tuple[int, ...], dtype: str
+    ) -> None:
+        with (tmp_path / "x.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+            file.write(bytes(1024))
+        with pytest.raises(CvaeError, match=r"^[^\n]*x\.npy[^\n]*$"):
+            load_data(f"npz:{tmp_path / 'x.npy'}", validation=0)
+
+    def test_member_without_the_ending_npy_is_rejected(self, tmp_path: Path) -> None:
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+            archive.writestr("images", b"not an array")
+        assert_load_fails(f"npz:{tmp_path / 'x.npz'}", "x.npz", "'images'", "not an array", error_type=CvaeError)
+
     def test_damaged_archive_is_rejected(self, save: Callable[..., str], tmp_path: Path) -> None:
         data = save(train=self.grey)
         path = tmp_path / "x.npz"

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hostile_images import write_files_with_long_lists
 from PIL import Image
 from untrusted import MEMORY, assert_rejected, load_in_process
 
 from cvae.errors import UsageError
-from cvae.imaging.formats import MAX_PIXELS
+from cvae.imaging.formats import EXTENSIONS, HEIF_EXTENSIONS, MAX_PIXELS
+from cvae.imaging.headers import read_header
 from cvae.imaging.reader import ORIENTATION, cover, read
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
@@ -74,6 +76,37 @@ def test_read_rejects_hostile_images(tmp_path):
     """A single process reads all files, with a memory limit of 200 MB."""
     write_hostile_images(tmp_path)
     assert_rejected(tmp_path)
+
+
+@pytest.mark.integration
+@needs_linux
+def test_read_rejects_files_with_long_lists(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "_valid.png")
+    write_files_with_long_lists(tmp_path)
+    assert_rejected(tmp_path)
+
+
+@pytest.mark.parametrize("extension", sorted(EXTENSIONS - set(HEIF_EXTENSIONS)))
+def test_read_header_accepts_what_pillow_writes(tmp_path, extension):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3), np.uint8)
+    mode = {".pbm": "1", ".pgm": "L"}.get(extension, "RGB")
+    image_format = {".jpf": "JPEG2000", ".jpx": "JPEG2000", ".apng": "PNG"}.get(extension)
+    path = tmp_path / f"image{extension}"
+    Image.fromarray(pixels).convert(mode).save(path, image_format)
+    with path.open("rb") as file:
+        assert not read_header(file).holds_coefficients
+        assert file.tell() == 0
+    read(path, (3, 8, 8))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "optimize": True}])
+def test_read_header_tells_whether_a_jpeg_has_several_scans(tmp_path, mode, options):
+    Image.effect_noise((300, 200), 50).convert(mode).save(tmp_path / "image.jpg", **options)
+    data = (tmp_path / "image.jpg").read_bytes()
+    scans = data.count(b"\xff\xda")  # the pixels can't contain these bytes: a zero would follow the first of them
+    with (tmp_path / "image.jpg").open("rb") as file:
+        assert read_header(file).holds_coefficients == (scans > 1)
 
 
 @pytest.mark.slow

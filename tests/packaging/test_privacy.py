@@ -32,6 +32,7 @@ COMMANDS = {
     "interpolate": "interpolate model --digit 3 --to-label 8 --steps 2 --out steps.gif",
     "restyle": "restyle input.png --model model --digit 3 --to 7 --out restyled.png",
     "info": "info model",
+    "scan": "scan model",
     "evaluate": "evaluate model --exported --data npz:set.npz --limit 2 --generated 10 --features mnist",
     "detect fit": "detect fit model --data npz:set.npz --split test",
     "detect score": "detect score input.png --model model",  # after `detect fit`, in the same folder

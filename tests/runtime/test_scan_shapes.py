@@ -34,7 +34,7 @@ def onnxruntime_shapes(data: bytes, inputs: dict[str, np.ndarray]) -> dict[str, 
 def test_scan_derives_every_shape_that_onnxruntime_computes(trained, kind, role):
     path = (ZOO if kind == "zoo" else trained[kind]) / f"{role}.onnx"
     spec, data = read_spec(path)
-    elements, tensors = graph.infer(data, spec)
+    cost, tensors = graph.infer(data, spec)
     shape = (spec.latent_dim,) if role == "decoder" else spec.image_shape
     inputs = {"noise" if role == "decoder" else "image": np.zeros((5, *shape), np.float32)}
     if spec.classes is not None:
@@ -43,7 +43,7 @@ def test_scan_derives_every_shape_that_onnxruntime_computes(trained, kind, role)
     shapes = {name: tensors[name].shape for name in expected}
     assert {name: tuple(5 if size is None else size for size in shape) for name, shape in shapes.items()} == expected
     per_image = sum(np.prod(shape[1:] if None in shape else shape) for shape in shapes.values())
-    assert per_image <= elements <= 1.5 * per_image
+    assert per_image <= cost.elements <= 1.5 * per_image
 
 
 @pytest.mark.integration

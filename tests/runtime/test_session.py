@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from helpers import edit_output
 from runtime_helpers import both_kinds, random_images
 
 import cvae
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, UsageError
 from cvae.runtime import session
-from cvae.runtime.scan import scan
+from cvae.runtime.scan import remove_weights, scan
 from cvae.runtime.session import read_spec
+
+ZOO = Path(__file__).resolve().parents[2] / "model_zoo"
 
 
 def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monkeypatch):
@@ -22,7 +25,7 @@ def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monke
     run = model._decoder._session.run
 
     class WrongSession:
-        def run(self, names: Any, inputs: dict[str, np.ndarray]) -> Any:
+        def run(self, names: Any, inputs: dict[str, np.ndarray], options: Any) -> Any:
             return [output[:, :, :4] for output in run(names, inputs)]
 
     monkeypatch.setattr(model._decoder, "_session", WrongSession())
@@ -33,12 +36,12 @@ def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monke
 def test_session_runs_costly_model_in_smaller_chunks(trained, monkeypatch):
     expected = cvae.load(trained["labels"]).generate(9, label=3, seed=0)
     spec, data = read_spec(trained["labels"] / "decoder.onnx")
-    monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, ""))
+    monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, "").elements)
     model = cvae.load(trained["labels"])
     sizes, run = [], model._decoder._session.run
 
     class CountingSession:
-        def run(self, names: Any, inputs: dict[str, np.ndarray]) -> Any:
+        def run(self, names: Any, inputs: dict[str, np.ndarray], options: Any) -> Any:
             sizes.append(len(inputs["noise"]))
             return run(names, inputs)
 
@@ -55,7 +58,7 @@ def test_batches_are_padded_to_a_few_sizes_on_a_gpu(models, trained, kind, monke
     real = decoder._session
 
     class RecordingSession:
-        def run(self, names, inputs):
+        def run(self, names, inputs, options):
             sizes.append({len(value) for value in inputs.values()})
             return real.run(names, inputs)
 
@@ -67,6 +70,82 @@ def test_batches_are_padded_to_a_few_sizes_on_a_gpu(models, trained, kind, monke
     monkeypatch.setattr(decoder, "_max_batch", 5)  # the memory limit takes precedence
     assert np.array_equal(model.generate(150, seed=5), expected)
     assert sizes[6:] == [{5}] * 30
+
+
+class ImmediateTimer:
+    """Timer that expires as soon as it is started."""
+
+    def __init__(self, seconds: float, function: Any, arguments: Any = ()) -> None:
+        self.function, self.arguments = function, arguments
+
+    def start(self) -> None:
+        self.function(*self.arguments)
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_time_limit_stops_loading_and_running(trained, monkeypatch):
+    model = cvae.load(trained["labels"], time_limit=600)
+    assert np.array_equal(model.generate(3, label=1, seed=0), cvae.load(trained["labels"]).generate(3, label=1, seed=0))
+    monkeypatch.setattr(session, "Timer", ImmediateTimer)
+    message = r"^'[^\n]*decoder.onnx' takes longer than the time limit of 600 s; [^\n]*$"
+    with pytest.raises(CvaeError, match=message):
+        model.generate(3, label=1)
+    with pytest.raises(CvaeError, match=message):
+        cvae.load(trained["labels"], time_limit=600)
+
+
+@pytest.mark.parametrize("time_limit", [0, -1, float("nan"), float("inf")])
+def test_time_limit_must_be_positive(trained, time_limit):
+    with pytest.raises(UsageError, match="time_limit"):
+        cvae.load(trained["labels"], time_limit=time_limit)
+
+
+def test_graph_of_a_large_file_is_checked_without_its_weights(trained, tmp_path, monkeypatch):
+    """onnxruntime rejects an operator that this opset lacks, before it has seen the weights."""
+    expected = cvae.load(trained["labels"]).generate(9, label=3, seed=0)
+    run = Path(shutil.copytree(trained["labels"], tmp_path / "run"))
+    model = onnx.load(run / "decoder.onnx")
+    for node in model.graph.node:
+        node.output[:] = ["before" if name == "image" else name for name in node.output]
+    model.graph.node.append(onnx.helper.make_node("Gelu", ["before"], ["image"]))
+    model.opset_import[0].version = 18
+    onnx.save(model, run / "decoder.onnx")
+    sizes, start = [], session.ort.InferenceSession
+
+    def record(data: bytes, *arguments: Any, **options: Any) -> Any:
+        sizes.append(len(data))
+        return start(data, *arguments, **options)
+
+    monkeypatch.setattr(session.ort, "InferenceSession", record)
+    monkeypatch.setattr(session, "LARGE_BYTES", 0)
+    assert np.array_equal(cvae.load(trained["labels"]).generate(9, label=3, seed=0), expected)
+    assert len(sizes) == 2 and sizes[0] < sizes[1]
+    with pytest.raises(CvaeError, match=r"onnxruntime can't load .*Gelu"):
+        cvae.load(run)
+    assert len(sizes) == 3
+
+
+@pytest.mark.parametrize("role", ["decoder", "encoder"])
+@pytest.mark.parametrize("name", ["mnist-ladder", "mnist-resnet-conditional", "mnist-resnet-flow"])
+def test_remove_weights_replaces_weights_by_inputs(name, role):
+    data = (ZOO / name / f"{role}.onnx").read_bytes()
+    original, copy = onnx.load_from_string(data), onnx.load_from_string(remove_weights(data))
+    onnx.checker.check_model(copy)
+    assert list(copy.graph.node) == list(original.graph.node)
+    constants = {weight.name for weight in copy.graph.initializer}
+    inputs = {
+        value.name: (value.type.tensor_type.elem_type, [dim.dim_value for dim in value.type.tensor_type.shape.dim])
+        for value in copy.graph.input
+    }
+    removed = {
+        weight.name: (weight.data_type, list(weight.dims))
+        for weight in original.graph.initializer
+        if weight.name not in constants
+    }
+    assert removed and removed.items() <= inputs.items()
+    assert all(len(weight.raw_data) <= 1024 for weight in copy.graph.initializer)
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,9 @@ def write_hostile_configs(folder: Path, run: Path) -> None:
     )
     (folder / "deep.json").write_text("[" * 500_000 + "]" * 500_000)
     (folder / "duplicate_key.json").write_text((run / "config.json").read_text().replace("{", '{"format": 1, ', 1))
+    many_keys = ",".join(f'"{i}":0' for i in range(180_000))
+    (folder / "duplicate_among_many_keys.json").write_text(f'{{{many_keys},"179999":0}}')
+    (folder / "key_many_times.json").write_text("{" + ",".join(['"a":0'] * 300_000) + "}")
     (folder / "long.json").write_text('{"x": "' + "x" * MAX_TEXT + '"}')
     (folder / "empty.json").write_text("")
     (folder / "folder.json").mkdir()
@@ -167,6 +170,11 @@ def write_hostile_runs(folder: Path, run: Path) -> None:
     write("deep_header", pack(b"[" * 1_000_000))
     duplicate = json.dumps(header).replace("{", f'{{"{first}": {json.dumps(header[first])},', 1)
     write("duplicate_name", pack(duplicate.encode()))
+    write(
+        "many_empty_tensors",
+        pack({f"x{i}": empty_tensor for i in range(20_000)}),
+        prior={"name": "flow", "options": {"couplings": 10**6, "hidden": 1}},
+    )
     write("huge_header", pack(b" " * (MAX_TEXT + 1)))
     write("header_beyond_the_file", pack(header, length=2**63))
     write("header_length_of_all_bits", pack(header, length=2**64 - 1))

@@ -14,10 +14,12 @@ Modules:
     protobuf: reader of the protobuf wire format.
     schema: schemas and readers of the messages of onnx.proto.
     tensor: types and shapes of tensors.
+    skeleton: `remove_weights`, for a check by onnxruntime in little memory.
     operators: supported operators, with the allowed values of their attributes.
     math_ops, image_ops, layout_ops: shape inference of the operators.
 """
 
-from cvae.runtime.scan.graph import scan, signature
+from cvae.runtime.scan.graph import Cost, scan, signature
+from cvae.runtime.scan.skeleton import remove_weights
 
-__all__ = ["scan", "signature"]
+__all__ = ["Cost", "remove_weights", "scan", "signature"]

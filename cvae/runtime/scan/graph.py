@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cvae.errors import CvaeError, one_line
 from cvae.runtime.scan import limits
@@ -24,7 +24,19 @@ from cvae.runtime.scan.tensor import FLOAT, INT64, NodeResult, Tensor, num_eleme
 from cvae.spec import KEY, Spec
 
 
-def scan(model: bytes, spec: Spec, source: str) -> int:
+class Cost(NamedTuple):
+    """Upper bounds on what the graph takes for one image.
+
+    Attributes:
+        elements: number of values in all tensors.
+        work: number of multiplications, comparisons and values.
+    """
+
+    elements: int
+    work: int
+
+
+def scan(model: bytes, spec: Spec, source: str) -> Cost:
     """Check an exported file before onnxruntime loads it.
 
     Args:
@@ -33,7 +45,7 @@ def scan(model: bytes, spec: Spec, source: str) -> int:
         source: name of the file in error messages.
 
     Returns:
-        Upper bound on the number of values in all tensors of the graph for one image.
+        Upper bounds on the cost of one image.
 
     Raises:
         CvaeError: If the file has content that cvae never exports, costs too much, or contradicts its spec.
@@ -53,11 +65,11 @@ def signature(spec: Spec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {"image": image, **label}, {"mean": noise, "std": noise}
 
 
-def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
+def infer(data: bytes, spec: Spec) -> tuple[Cost, dict[str, Tensor]]:
     """Infer the types and shapes of all tensors of a graph.
 
     Returns:
-        The bound that `scan` returns, and all tensors by name.
+        The bounds that `scan` returns, and all tensors by name.
 
     Raises:
         ValueError: If `scan` would reject the file.
@@ -82,11 +94,11 @@ def infer(data: bytes, spec: Spec) -> tuple[int, dict[str, Tensor]]:
     tensors = dict(inputs)
     for weight in weights:
         _add_tensor(tensors, *read_weight(weight))
-    elements = _infer_nodes(nodes, tensors, spec, weights=sum(map(num_elements, tensors.values())))
+    cost = _infer_nodes(nodes, tensors, spec, weights=sum(map(num_elements, tensors.values())))
     for name, tensor in outputs.items():
         if tensors.get(name) != tensor:
             raise ValueError(f"it contradicts its own spec: its output {name!r} is {tensors.get(name, 'missing')}")
-    return elements, tensors
+    return cost, tensors
 
 
 def _read_graph(data: bytes) -> dict[str, Any]:
@@ -105,8 +117,8 @@ def _read_graph(data: bytes) -> dict[str, Any]:
     return parse_message(model["graph"], GRAPH, limits.MAX_NODES + limits.MAX_WEIGHTS + limits.MAX_FIELDS)
 
 
-def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: Spec, weights: int) -> int:
-    """Add the outputs of all nodes to `tensors`, and return the number of values computed for one image."""
+def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: Spec, weights: int) -> Cost:
+    """Add the outputs of all nodes to `tensors`, and return the cost of one image."""
     pixels = math.prod(spec.image_shape[1:])
     max_elements = min(limits.BASE_ELEMENTS + limits.ELEMENTS_PER_PIXEL * pixels, limits.MAX_ELEMENTS)
     max_work = min(limits.BASE_WORK + weights * pixels, limits.MAX_WORK)
@@ -137,7 +149,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
                 f"it costs too much for images of shape {spec.image_shape}: {elements} values and {work} "
                 f"multiplications per image up to its {operator} node {name!r}"
             )
-    return elements
+    return Cost(elements, work)
 
 
 def _infer_node(node: Mapping[str, Any], operator: Operator, tensors: Mapping[str, Tensor], spec: Spec) -> NodeResult:

@@ -1,0 +1,102 @@
+"""`cvae scan`: which files it accepts, which it rejects, and the bounds that it states."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+import cvae as package
+from cvae.errors import UsageError
+from cvae.run import CONFIG, DECODER, ENCODER, METRICS, WEIGHTS
+from cvae.runtime.weights import scan_weights
+
+ZOO = Path(__file__).resolve().parents[2] / "model_zoo"
+
+
+def reasons(results: list[dict]) -> dict[str, str | None]:
+    return {Path(result["path"]).name: result["reason"] for result in results}
+
+
+@pytest.mark.parametrize("name", ["mnist-ladder", "mnist-resnet-conditional", "mnist-resnet-flow"])
+def test_scan_accepts_the_files_of_the_zoo(name):
+    results = package.scan(ZOO / name)
+    assert all(result["accepted"] and result["reason"] is None and result["checks"] for result in results)
+    assert {DECODER, ENCODER, CONFIG, METRICS, WEIGHTS} <= reasons(results).keys()
+
+
+def test_scan_states_bounds_of_a_graph_that_are_at_least_its_products(trained):
+    """The decoder is a multilayer perceptron: it multiplies each weight of its matrices once per image."""
+    path = trained["plain"] / DECODER
+    (result,) = package.scan(path)
+    products = sum(int(np.prod(weight.dims)) for weight in onnx.load(path).graph.initializer if len(weight.dims) == 2)
+    bounds = result["bounds"]
+    assert products <= bounds["multiplications_per_image"] <= 1.5 * products
+    assert bounds["bytes_per_image"] >= 4 * 64 and bounds["bytes_per_run"] == 64 * bounds["bytes_per_image"]
+
+
+def test_scan_command_exits_with_1_if_a_file_is_rejected(cvae, trained, tmp_path):
+    bad = tmp_path / DECODER
+    bad.write_bytes((trained["plain"] / DECODER).read_bytes()[:-1])
+    assert cvae("scan", trained["plain"], "--json").json["files"] == package.scan(trained["plain"])
+    result = cvae("scan", trained["plain"] / DECODER, bad)
+    accepted, rejected = result.out.splitlines()
+    assert result.code == 1 and accepted.startswith("accepted") and rejected.startswith("rejected")
+    assert str(bad) in rejected and not result.err
+    files = cvae("scan", bad, "--json")
+    assert files.code == 1 and json.loads(files.out)["files"][0]["accepted"] is False
+
+
+def test_scan_rejects_files_that_are_not_regular(trained, tmp_path):
+    run = Path(shutil.copytree(trained["plain"], tmp_path / "run"))
+    for name in (METRICS, DECODER, CONFIG):
+        (run / name).unlink()
+    os.mkfifo(run / METRICS)
+    (run / DECODER).mkdir()
+    (run / CONFIG).symlink_to("/dev/zero")
+    results = reasons(package.scan(run))
+    assert {name for name, reason in results.items() if reason} == {METRICS, DECODER, CONFIG}
+    assert all("not a file" in (results[name] or "") for name in (METRICS, DECODER, CONFIG))
+
+
+@pytest.mark.parametrize(
+    ("edit", "words"),
+    [
+        (lambda data: data[:-1], "cut off"),
+        (lambda data: data + b"\0", "more bytes"),
+        (lambda data: data[:-4] + np.float32("nan").tobytes(), "not finite"),
+        (lambda data: data.replace(b'"F32"', b'"F64"', 1), "does not fit its shape"),
+        (lambda data: data.replace(b'"F32"', b'"F33"', 1), "F33"),
+    ],
+)
+def test_scan_rejects_damaged_weights(trained, tmp_path, edit, words):
+    path = tmp_path / WEIGHTS
+    path.write_bytes(edit((trained["plain"] / WEIGHTS).read_bytes()))
+    (result,) = package.scan([path])
+    assert not result["accepted"] and words in result["reason"]
+
+
+def test_scan_weights_counts_the_values_that_torch_reads(trained):
+    from safetensors.torch import load_file
+
+    path = trained["labels"] / WEIGHTS
+    assert scan_weights(path) == sum(tensor.numel() for tensor in load_file(path).values())
+
+
+def test_scan_checks_images(tmp_path):
+    Image.new("L", (8, 8)).save(tmp_path / "small.png")
+    Image.new("L", (9000, 9000)).save(tmp_path / "large.png", compress_level=1)
+    results = package.scan([tmp_path / "small.png", tmp_path / "large.png"])
+    assert [result["accepted"] for result in results] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["missing.onnx", "text.txt", "folder"])
+def test_scan_requires_a_file_that_cvae_reads(tmp_path, name):
+    (tmp_path / "text.txt").write_text("text")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UsageError, match=name):
+        package.scan(tmp_path / name)
