@@ -17,6 +17,7 @@ from cvae.api.arguments import require_torch
 from cvae.api.flags import add_flags, check_flags
 from cvae.api.run import Run
 from cvae.api.train_config import combine_flags, complete, make_run_name
+from cvae.atomic import expand_user
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Interrupted, MissingExtraError, UsageError, one_line
 from cvae.messages import one_line_warnings
@@ -106,6 +107,7 @@ def train(
             _check_config(config, recipe, flags)
             overrides = vars(config)
         engine = _import_engine("cvae.train")
+        engine.check_environment()
         if images is not None:
             if "data" in flags:
                 raise UsageError(f"data={flags['data']!r} and images can't be combined; remove one of them")
@@ -179,6 +181,7 @@ def resume(
     folder = Run(out).path
     with one_line_warnings():
         engine = _import_engine("cvae.resume")
+        engine.check_environment()
         if images is not None:
             _restore_images(folder, images, labels, classes, changes)
         path: Path = engine.resume(folder, quiet=quiet, on_epoch=on_epoch, **changes)
@@ -258,7 +261,7 @@ def _collect(config: TrainConfig, images: Any, labels: Any, classes: Sequence[st
 
 
 def _data_dir(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else expand_user(path)
 
 
 @contextmanager

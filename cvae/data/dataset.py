@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cvae.atomic import expand_user
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
@@ -164,8 +164,7 @@ def _read_if_small(dataset: Dataset) -> Dataset:
 
 def _call_factory(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
-    path = Path(config.data).expanduser()
-    if name not in DATASETS and path.exists():
+    if name not in DATASETS and (path := expand_user(config.data)).exists():
         loader = "npz" if path.suffix in (".npz", ".npy") else "folder"
         raise UsageError(
             f"--data {config.data!r} is a path, not the name of a data set; use --data {loader}:{config.data}"
@@ -173,7 +172,7 @@ def _call_factory(config: DataConfig) -> object:
     if name not in DATASETS:
         names = [known for known in DATASETS if known not in ARGUMENT_DATASETS]
         raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
-    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
+    data_dir = None if config.data_dir is None else expand_user(config.data_dir)
     return DATASETS.get(name)(argument, data_dir, config.sides)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from cvae.atomic import check_regular
 from cvae.errors import one_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "AVIF", "PPM", "JPEG2000")
@@ -49,6 +50,7 @@ def open_image(path: str | Path) -> Image.Image:
         MissingDecoder: If it is a HEIF file, and pillow-heif is not installed.
         Exception: If the file is damaged, or not an image of a supported format. Pillow raises many types.
     """
+    check_regular(path)
     extra_format = FORMATS_BY_EXTENSION.get(Path(path).suffix.lower())
     try:
         image = Image.open(path, formats=(*FORMATS, extra_format) if extra_format else FORMATS)

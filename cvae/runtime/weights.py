@@ -5,6 +5,7 @@ import stat
 from functools import lru_cache
 from pathlib import Path
 
+from cvae.atomic import open_regular
 from cvae.errors import UsageError
 from cvae.run import DECODER, WEIGHTS
 from cvae.spec import Spec
@@ -63,7 +64,7 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
     """
     import hashlib  # only here, because importing it takes as long as hashing 4 MB
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         status = os.fstat(file.fileno())
     if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):
