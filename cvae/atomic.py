@@ -13,6 +13,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path
 
@@ -171,12 +172,40 @@ def _sync_folder(path: Path) -> None:
 # -- temporary files ---------------------------------------------------------------------------------------------------
 
 
+class ReadOnlyFolder(Exception):
+    """Attempt to write to a folder during `read_only`."""
+
+
+_read_only_folders: ContextVar[tuple[Path, ...]] = ContextVar("read_only_folders", default=())
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Refuse to write to a folder during the block: `check_writable` raises ReadOnlyFolder."""
+    token = _read_only_folders.set((*_read_only_folders.get(), folder.resolve()))
+    try:
+        yield
+    finally:
+        _read_only_folders.reset(token)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a folder may be written to. Everything that creates files or folders calls this function.
+
+    Raises:
+        ReadOnlyFolder: If it is in a folder that is read-only at the moment.
+    """
+    if any(folder.resolve().is_relative_to(parent) for parent in _read_only_folders.get()):
+        raise ReadOnlyFolder(folder)
+
+
 @contextmanager
 def _temporary_path(folder: Path, create: Callable[[Path], None]) -> Iterator[Path]:
     """Create a temporary file or folder in `folder`, lock it during the block, and remove it unless it was renamed.
 
     The first time that this process writes to `folder`, temporary files of killed processes are removed.
     """
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if folder.absolute() not in _clean_folders:
         _clean_folders.add(folder.absolute())
@@ -235,6 +264,7 @@ def lock_folder(folder: str | Path, *, wait: bool = False) -> Iterator[None]:
         UsageError: If another process holds the lock, and `wait` is false.
         CvaeError: If the folder can't be created.
     """
+    check_writable(Path(folder))
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         handle = _lock(Path(folder), wait=wait)

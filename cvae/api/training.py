@@ -127,6 +127,7 @@ def resume(
     images: Any = None,
     labels: Any = None,
     classes: Sequence[str] | None = None,
+    data: str | None = None,
     data_dir: str | None = None,
     epochs: int | None = None,
     patience: int | None = None,
@@ -147,6 +148,7 @@ def resume(
         images: The images that the run was started with, if the data cache no longer contains them.
         labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
+        data: The data set that the run was started with, if it was moved. Its content must be the same.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
         patience: Number of epochs to wait for a better validation bound before stopping early; 0 never stops early.
@@ -165,6 +167,7 @@ def resume(
             fails, the run itself is complete.
     """
     values = {
+        "data": data,
         "data_dir": data_dir,
         "epochs": epochs,
         "patience": patience,

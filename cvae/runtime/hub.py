@@ -100,9 +100,10 @@ def _check_responses(name: str) -> Iterator[None]:
             etag = headers.get("X-Linked-Etag") or headers.get("ETag") or ""
             if not re.fullmatch(r'(W/)?"?[\w-]*"?', etag, re.ASCII):
                 raise CvaeError(f"{name!r}: the Hub sent {one_line(repr(etag), 80)} instead of the hash of a file")
-        length = headers.get("X-Linked-Size") or headers.get("Content-Length") or ""
+        is_head = response.request.method == "HEAD"
+        length = (is_head and headers.get("X-Linked-Size")) or headers.get("Content-Length") or ""
         number = int(length) if length.isdecimal() and len(length) < 20 else None
-        if response.request.method == "HEAD":
+        if is_head:
             size = number if number is not None else size
             return
         sends_file = "/api/" not in str(response.url) and response.status_code in (200, 206)
