@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cvae.cli import (
+    _shared,
     detect,
     evaluate,
     export,
@@ -59,7 +60,7 @@ def _print_version(requested: bool) -> None:
     if requested:
         from cvae import __version__
 
-        print(f"cvae-onnx {__version__}")
+        _shared.report(False, {}, f"cvae-onnx {__version__}")
         raise typer.Exit
 
 

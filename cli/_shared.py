@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import os
 import shlex
 import sys
 import time
@@ -16,7 +17,7 @@ import typer
 from cvae.cli import _completion
 from cvae.cli._flags import field_flag
 from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
-from cvae.errors import UsageError
+from cvae.errors import CvaeError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -160,8 +161,18 @@ def echo(text: str) -> None:
 
 
 def report(as_json: bool, result: dict[str, Any], text: str) -> None:
-    """Print the result of a command to standard output, as JSON or text."""
-    print(json.dumps(result) if as_json else text)
+    """Print the result of a command to standard output, as JSON or text.
+
+    Raises:
+        CvaeError: If standard output can't be written to, for example because the disk is full.
+    """
+    try:
+        print(json.dumps(result) if as_json else text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the buffer is flushed again on exit
+        raise CvaeError(f"can't write to standard output: {error.strerror}") from error
 
 
 def command_line(ctx: typer.Context) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cvae.atomic import expand_user
 from cvae.cli import _shared
 from cvae.config import TrainConfig, flag
 from cvae.errors import one_line
@@ -76,7 +77,7 @@ def _describe_arrays(row: dict[str, Any]) -> str | None:
     from cvae.data.array_store import describe
 
     data_dir = read_config(Path(row["run"])).training.data_dir
-    return describe(data, None if data_dir is None else Path(data_dir).expanduser())
+    return describe(data, None if data_dir is None else expand_user(data_dir))
 
 
 def _format_flag(spelling: str, value: Any) -> str:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import cvae
 
@@ -35,6 +36,18 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader has closed the pipe, for example `cvae parts | head`
         sys.stderr.close()
         sys.exit(1)
+    except FileNotFoundError:
+        if _has_working_folder():
+            raise
+        print("cvae: error: the working folder does not exist any more; change to another folder", file=sys.stderr)
+        sys.exit(1)
+
+
+def _has_working_folder() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _escape_unprintable() -> None:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.fingerprint import Fingerprint, pack_fingerprint, unpack_fingerprint
 from cvae.flags import (
     Flag,
     Interval,
@@ -48,6 +49,7 @@ class DataConfig:
         DATA,
         "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
         canonical=canonical_data,
+        resumable=True,
         searchable=False,
     )
     data_dir: str | None = flag_field(
@@ -376,17 +378,18 @@ def expand_short_flags(values: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Content of config.json: the network, the training config that reproduces the run, and the license of the data."""
+    """Content of config.json: the network, the training config, and the license and the fingerprint of the data."""
 
     format: int = FORMAT
     cvae_version: str
     data_terms: str
     model: ModelConfig
     training: TrainConfig
+    fingerprint: Fingerprint | None = None
 
     def to_json(self) -> str:
         """Return the config as the text of config.json."""
-        return json.dumps(to_dict(self), indent=2) + "\n"
+        return json.dumps(pack_fingerprint(to_dict(self), self.fingerprint), indent=2) + "\n"
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -409,6 +412,6 @@ class Config:
         if isinstance(training := data.get("training"), dict):
             data["training"] = expand_short_flags(training)
         try:
-            return from_dict(cls, data)
+            return from_dict(cls, unpack_fingerprint(data))
         except UsageError as error:
             raise CvaeError(f"{str(path)!r} is not a valid config: {one_line(error)}") from error

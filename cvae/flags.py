@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cvae.atomic import expand_user
 from cvae.errors import UsageError, suggest
 
 
@@ -138,8 +139,8 @@ def parse_size(text: str) -> int | str:
 def canonical_path(path: str | None) -> Path | None:
     """Return the absolute path, which is the same for all spellings of a path."""
     try:
-        return None if path is None else Path(path).expanduser().resolve()
-    except RuntimeError:  # the path begins with ~NAME, and there is no such user
+        return None if path is None else expand_user(path).resolve()
+    except UsageError:  # there is no such user
         return Path(path or "")
 
 

@@ -26,6 +26,9 @@ CURVES, SAMPLE_GRID, RECONSTRUCTIONS = "curves.png", "samples.png", "reconstruct
 DECODER, ENCODER = "decoder.onnx", "encoder.onnx"
 CARD = "README.md"
 
+MAX_METRICS_BYTES, MAX_METRICS_OBJECTS = 2**24, 2**18
+"""Maximum size of the metrics in bytes, and maximum number of JSON objects in them: enough for 50,000 epochs."""
+
 
 def is_run(folder: Path) -> bool:
     """Return whether a folder is a run, that is, whether it contains a config."""
@@ -69,14 +72,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run: a record for each epoch, and a last record for the test images.
 
     Raises:
-        CvaeError: If the file can't be read, or a line is not a JSON object.
+        CvaeError: If the file can't be read or is too large, or a line is not a JSON object.
     """
     path = run / METRICS
-    try:
-        lines = path.read_text("utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise CvaeError(f"can't read {str(path)!r}, which cvae train writes: {error.strerror}") from error
-    records = []
+    text = read_at_most(path, MAX_METRICS_BYTES).decode("utf-8", errors="replace")
+    if text.count("{") + text.count("[") > MAX_METRICS_OBJECTS:
+        raise CvaeError(f"{str(path)!r} is damaged: it has more than {MAX_METRICS_OBJECTS:,} JSON objects")
+    lines, records = text.splitlines(), []
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)

@@ -6,12 +6,16 @@ Format of the front matter: https://huggingface.co/docs/hub/model-cards
 import json
 from pathlib import Path
 
+from cvae.atomic import read_at_most
 from cvae.errors import CvaeError
 from cvae.run import CONFIG, read_config, read_metrics, sample_images, sample_path
 from cvae.spec import Spec
 
 MARKER = "<!-- Written by cvae export"
 """Start of the line that allows the next export to overwrite a card."""
+
+MAX_BYTES = 2**20
+"""Number of bytes of a card in which the `MARKER` is expected."""
 
 ADDRESS = "hf://OWNER/NAME"
 """Address of the model in a card. `cvae hub push` replaces it with the address of the repository."""
@@ -73,8 +77,12 @@ images = model.generate(16{label})
 
 
 def can_overwrite_card(path: Path) -> bool:
-    """Return whether `path` does not exist, or is a card that still contains the line with the `MARKER`."""
-    return not path.exists() or MARKER in path.read_text("utf-8", errors="replace")
+    """Return whether `path` does not exist, or is a card that still contains the line with the `MARKER`.
+
+    Raises:
+        CvaeError: If it can't be read.
+    """
+    return not path.exists() or MARKER.encode() in read_at_most(path, MAX_BYTES, truncate=True)
 
 
 def _embed_sample_images(run: Path) -> str:

@@ -6,11 +6,12 @@ Fields: `ModelConfig` in https://github.com/triton-inference-server/common/blob/
 
 import json
 import re
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from cvae.atomic import atomic_folder
-from cvae.errors import UsageError
+from cvae.atomic import atomic_folder, read_at_most
+from cvae.errors import CvaeError, UsageError
 from cvae.exporters.base import read_exported
 from cvae.runtime.session import CHUNK
 from cvae.spec import Spec
@@ -18,14 +19,15 @@ from cvae.spec import Spec
 MAX_DELAY = 1000
 """Maximum time in microseconds that a request waits for other requests to join its batch."""
 
-CONFIG = "config.pbtxt"
+CONFIG, MODEL = "config.pbtxt", "1/model.onnx"
+"""Files of a model in a repository."""
 
 
 def export(model: str | Path, *, out: str = "model_repository", encoder: bool = False) -> list[Path]:
     """Add an exported model to a model repository as NAME, and its encoder as NAME-encoder if `encoder` is True.
 
     Each of them is a folder with config.pbtxt and 1/model.onnx, a copy of the exported file. Other models in the
-    repository do not change.
+    repository do not change. Folders that an earlier export of the same files has written are kept.
 
     Args:
         model: folder of exported files, or path of a decoder.
@@ -36,23 +38,34 @@ def export(model: str | Path, *, out: str = "model_repository", encoder: bool = 
         The paths of the files.
 
     Raises:
-        UsageError: If the repository has a model of the same name, or the encoder and the decoder were exported from
-            different weights.
+        UsageError: If the repository has a different model of the same name, or the encoder and the decoder were
+            exported from different weights.
         CvaeError: If a file is missing, damaged or rejected, or the repository can't be written.
     """
-    models = {}
+    models: dict[Path, dict[str, bytes]] = {}
     for role, (spec, data) in read_exported(Path(model), encoder=encoder).items():
         target = Path(out) / (make_folder_name(spec.name) + "-encoder" * (role == "encoder"))
+        models[target] = {CONFIG: format_config(spec, target.name).encode(), MODEL: data}
+    # Folders with the same files stay: an earlier export may have been killed between its two folders.
+    missing = [target for target, files in models.items() if not _has_files(target, files)]
+    for target in missing:
         if target.exists():
             raise UsageError(f"{str(target)!r} already exists; remove it, or choose a different --out")
-        models[target] = spec, data
     with ExitStack() as stack:  # the folders are renamed when the stack closes, after all have been written
-        for target, (spec, data) in models.items():
+        for target in missing:
             folder = stack.enter_context(atomic_folder(target))
-            (folder / CONFIG).write_text(format_config(spec, target.name), "utf-8")
-            (folder / "1").mkdir()
-            (folder / "1" / "model.onnx").write_bytes(data)
-    return [target / name for target in models for name in (CONFIG, "1/model.onnx")]
+            (folder / MODEL).parent.mkdir()
+            for name, content in models[target].items():
+                (folder / name).write_bytes(content)
+    return [target / name for target, files in models.items() for name in files]
+
+
+def _has_files(folder: Path, files: Mapping[str, bytes]) -> bool:
+    """Return whether a folder contains these files with the same content."""
+    try:
+        return all(read_at_most(folder / name, len(content)) == content for name, content in files.items())
+    except CvaeError:
+        return False
 
 
 def make_folder_name(name: str) -> str:

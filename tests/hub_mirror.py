@@ -25,6 +25,12 @@ class Mirror(ThreadingHTTPServer):
         self.uploads = uploads
         self.downloads: list[str] = []
         self.private: dict[str, bool] = {}
+        # What a hostile hub sends: the hash of the commit and of each file, the size that it states, and whether it
+        # states the length of a file that it sends.
+        self.commit = COMMIT
+        self.etag: str | None = None
+        self.stated_size: int | None = None
+        self.states_length = True
         self.url = f"http://127.0.0.1:{self.server_port}"
 
 
@@ -103,12 +109,24 @@ class Handler(BaseHTTPRequestHandler):
         if endpoint == "resolve" and file is not None and file.is_file():
             if body:
                 self.server.downloads.append(file.name)
-            return self.send(200, file.read_bytes(), {"ETag": f'"{digest(file)[:40]}"', "X-Repo-Commit": COMMIT}, body)
+            etag = self.server.etag or digest(file)[:40]
+            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": self.server.commit}
+            if not body and self.server.stated_size is not None:
+                headers["Content-Length"] = str(self.server.stated_size)
+            return self.send(200, file.read_bytes(), headers, body, not body or self.server.states_length)
         return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
 
-    def send(self, status: int, data: bytes, headers: dict[str, str] | None = None, body: bool = True) -> None:
+    def send(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        body: bool = True,
+        states_length: bool = True,
+    ) -> None:
         self.send_response(status)
-        for name, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
+        length = {"Content-Length": str(len(data))} if states_length else {}
+        for name, value in {**length, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if body:

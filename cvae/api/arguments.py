@@ -19,6 +19,7 @@ from cvae.api.classes import choose_classes as choose_classes
 from cvae.api.classes import choose_image_classes as choose_image_classes
 from cvae.config import DataConfig
 from cvae.errors import MissingExtraError, UsageError, count_of
+from cvae.recorded_data import RecordedDataConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,6 +144,8 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
     """Return the data config that a model was trained with, after overriding it with the flags that are not None."""
     if flags.get("data") not in (None, config.data):
         config = replace(config, without=())  # a different data set has different classes
+    if flags.get("data") is not None and isinstance(config, RecordedDataConfig):
+        config = config.confirmed
     return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.api.arguments import Note
+from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, MissingExtraError, UsageError, one_line
 
 
@@ -98,11 +99,12 @@ def _collect_files(run: Path, repo: str) -> dict[str, Path | bytes]:
         has_weights,
     )
     from cvae.runtime.hub import SCHEME
+    from cvae.serialization import MAX_TEXT
 
     if not has_weights(run):
         raise UsageError(f"{str(run)!r} is not a run folder with {CONFIG} and {WEIGHTS}; pass a trained run")
     read_exported(run, encoder=True)  # raises an error if the files are missing, or don't belong to the weights
-    card = exported_file(run, CARD).read_text("utf-8", errors="replace")
+    card = read_at_most(exported_file(run, CARD), MAX_TEXT).decode("utf-8", errors="replace")
     images = re.findall(rf"!\[[^\]]*\]\(({SAMPLES}/[\w.-]+\.png)\)", card)
     names = [CONFIG, WEIGHTS, DECODER, ENCODER, CURVES, SAMPLE_GRID, *images]
     files: dict[str, Path | bytes] = {name: run / name for name in names if (run / name).is_file()}

@@ -17,6 +17,7 @@ from cvae.api.arguments import require_torch
 from cvae.api.flags import add_flags, check_flags
 from cvae.api.run import Run
 from cvae.api.train_config import combine_flags, complete, make_run_name
+from cvae.atomic import expand_user
 from cvae.config import TrainConfig
 from cvae.errors import CvaeError, Interrupted, MissingExtraError, UsageError, one_line
 from cvae.messages import one_line_warnings
@@ -106,6 +107,7 @@ def train(
             _check_config(config, recipe, flags)
             overrides = vars(config)
         engine = _import_engine("cvae.train")
+        engine.check_environment()
         if images is not None:
             if "data" in flags:
                 raise UsageError(f"data={flags['data']!r} and images can't be combined; remove one of them")
@@ -125,6 +127,7 @@ def resume(
     images: Any = None,
     labels: Any = None,
     classes: Sequence[str] | None = None,
+    data: str | None = None,
     data_dir: str | None = None,
     epochs: int | None = None,
     patience: int | None = None,
@@ -145,6 +148,7 @@ def resume(
         images: The images that the run was started with, if the data cache no longer contains them.
         labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
+        data: The data set that the run was started with, if it was moved. Its content must be the same.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
         patience: Number of epochs to wait for a better validation bound before stopping early; 0 never stops early.
@@ -163,6 +167,7 @@ def resume(
             fails, the run itself is complete.
     """
     values = {
+        "data": data,
         "data_dir": data_dir,
         "epochs": epochs,
         "patience": patience,
@@ -179,6 +184,7 @@ def resume(
     folder = Run(out).path
     with one_line_warnings():
         engine = _import_engine("cvae.resume")
+        engine.check_environment()
         if images is not None:
             _restore_images(folder, images, labels, classes, changes)
         path: Path = engine.resume(folder, quiet=quiet, on_epoch=on_epoch, **changes)
@@ -258,7 +264,7 @@ def _collect(config: TrainConfig, images: Any, labels: Any, classes: Sequence[st
 
 
 def _data_dir(path: str | None) -> Path | None:
-    return None if path is None else Path(path).expanduser()
+    return None if path is None else expand_user(path)
 
 
 @contextmanager

@@ -42,8 +42,6 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
     with lock_folder(folder.parent, wait=True):
         if _read(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)  # the folder may be damaged
-            for stale in folder.parent.glob(".????????.tmp"):  # left by a process that was killed
-                shutil.rmtree(stale, ignore_errors=True)
             with atomic_folder(folder) as temporary_path:
                 np.save(temporary_path / "images.npy", dataset.train.images[:])
                 if dataset.train.labels is not None:

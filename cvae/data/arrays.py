@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cvae.atomic import expand_user
 from cvae.data.conversion import convert_images, number_labels
 from cvae.data.dataset import Dataset, Split
 from cvae.data.disk_images import DiskImages
@@ -43,7 +44,7 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     """
     if not argument:
         raise UsageError("--data 'npz' needs a file; use --data npz:PATH")
-    path = Path(argument).expanduser()
+    path = expand_user(argument)
     if not path.is_file():
         raise UsageError(f"--data 'npz:{argument}': there is no such file")
     data_license = "images provided by the user"

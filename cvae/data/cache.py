@@ -1,6 +1,7 @@
 """Cache of decoded image folders, one .npy file per folder.
 
     <root>/folders/<hash of the folder's path and the size>/<hash of its files>.npy     the images
+                                                            <hash of its files>.hashes  a hash of each image
                                                             <hash of its files>.json    problems in reading them
 
 When a file of the folder is added, removed or changed, the second hash changes and the images are decoded again.
@@ -11,7 +12,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from cvae.atomic import atomic_write, cache_root, lock_folder, remove_stale_files, write_file
-from cvae.data.disk_images import DiskImages
+from cvae.data.disk_images import DiskImages, hash_image
 from cvae.data.images import DecodedImage, ReadFailure, decode
 from cvae.errors import CvaeError, one_line
 from cvae.imaging.reader import common_bit_depth, describe_ranges
@@ -124,8 +125,10 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
         details = json.loads(target.with_suffix(".json").read_bytes())
         unreadable = {int(i): str(reason) for i, reason in details["unreadable"].items()}
         transient, note = [int(i) for i in details["transient"]], details["note"]
-        images = DiskImages.open(target)
-        if len(images) != len(paths) or not all(0 <= i < len(paths) for i in (*unreadable, *transient)):
+        images, hashes = DiskImages.open(target), np.fromfile(target.with_suffix(".hashes"), "<u8")
+        if not len(images) == len(hashes) == len(paths) or not all(
+            0 <= i < len(paths) for i in (*unreadable, *transient)
+        ):
             return None
     except (CvaeError, OSError, ValueError, LookupError, TypeError, AttributeError):
         return None
@@ -133,7 +136,7 @@ def _read(target: Path, paths: Sequence[Path], size: tuple[int, int], *, retry: 
         decoded_again = decode([paths[i] for i in transient], size)
         if not all(isinstance(image, ReadFailure) and image.transient for image in decoded_again):
             return None
-    return DecodedFolder(images, unreadable, note)
+    return DecodedFolder(replace(images, hashes=hashes), unreadable, note)
 
 
 def _write(
@@ -152,6 +155,7 @@ def _write(
     with atomic_write(target) as temporary_path, temporary_path.open("w+b") as file:
         _write_header(file, shape)
         start, is_grey, black = file.tell(), True, np.zeros(shape[1:], np.uint8)
+        hashes = np.zeros(len(paths), "<u8")
         failures: dict[int, ReadFailure] = {}
         ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images with more than 8 bits
         for i, image in enumerate(images):
@@ -163,14 +167,17 @@ def _write(
                 if image.peak is not None:
                     ranges[i] = image.bits, image.peak
             is_grey = is_grey and bool((pixels == pixels[:1]).all())
+            hashes[i] = hash_image(pixels)
             file.write(pixels.tobytes())
         bits, outliers = common_bit_depth(ranges)
         decoded_again = decode([paths[i] for i in outliers], size, bits) if outliers else ()
         for i, image in zip(outliers, decoded_again, strict=True):
             if isinstance(image, ReadFailure):
                 failures[i] = image
+            pixels = black if isinstance(image, ReadFailure) else image.pixels
+            hashes[i] = hash_image(pixels)
             file.seek(start + i * black.size)
-            file.write((black if isinstance(image, ReadFailure) else image.pixels).tobytes())
+            file.write(pixels.tobytes())
         if is_grey:
             _convert_to_grey(file, shape)
     details |= {
@@ -178,6 +185,7 @@ def _write(
         "transient": [i for i, failure in failures.items() if failure.transient],
         "note": describe_ranges(ranges.values()),
     }
+    write_file(target.with_suffix(".hashes"), hashes.tobytes())
     write_file(target.with_suffix(".json"), json.dumps(details))
 
 

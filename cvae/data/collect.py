@@ -4,13 +4,13 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 
+from cvae.atomic import expand_user
 from cvae.data.cache import create_progress_bar
 from cvae.data.conversion import convert_images, number_labels, to_numpy
 from cvae.data.dataset import Dataset, Split
@@ -239,7 +239,7 @@ def _file(items: _Items, index: int) -> Any:
     image = items.image(index)
     if not _is_file(image):
         raise UsageError(f"images[{index}] is {quote(image)}, neither a PIL image nor a path, unlike images[0]")
-    return image if isinstance(image, Image.Image) else Path(image).expanduser()
+    return image if isinstance(image, Image.Image) else expand_user(image)
 
 
 def _describe(items: _Items, index: int) -> str:

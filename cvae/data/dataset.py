@@ -4,14 +4,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from cvae.atomic import expand_user
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
+from cvae.fingerprint import Fingerprint
+from cvae.recorded_data import RecordedDataConfig
 from cvae.registry import ARGUMENT_DATASETS, DATASETS
 
 MAX_MEMORY_BYTES = 2**28
@@ -71,6 +73,7 @@ class Dataset:
         data_license: origin and license of the data.
         notes: messages for the user.
         description: number of images in each split and class, before validation images are split off.
+        fingerprint: fingerprint of the content as the factory has returned it, if it was computed.
     """
 
     name: str
@@ -81,9 +84,10 @@ class Dataset:
     data_license: str
     notes: Sequence[str] = ()
     description: str = ""
+    fingerprint: Fingerprint | None = None
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     """Load and prepare the data set of a config.
 
     The steps, in order:
@@ -100,11 +104,15 @@ def load_dataset(config: DataConfig) -> Dataset:
     For images that stay on disk, these steps only select indices. Step 5 then binarizes each image when it is read,
     with a seed of its own.
 
+    Args:
+        config: choice of the data set. One that a file has recorded is loaded only if its content is the same.
+        identify: whether to compute the fingerprint.
+
     Raises:
         UsageError: If there is no such data set, it does not accept the argument, or the config does not fit the data.
         CvaeError: If the data can't be read or downloaded, or a plug-in did not return a valid data set.
     """
-    dataset = _read_if_small(_check(_call_factory(config), config.data))
+    dataset = _read_if_small(_load(config, identify))
     if config.conditional:
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
@@ -119,10 +127,23 @@ def load_dataset(config: DataConfig) -> Dataset:
     return dataset
 
 
+def _load(config: DataConfig, identify: bool) -> Dataset:
+    """Call the factory of a data set, check its result, and compute the fingerprint if it is needed."""
+    from cvae.data.fingerprints import compute_fingerprint
+    from cvae.data.recorded import load_recorded
+
+    if isinstance(config, RecordedDataConfig):
+        return load_recorded(config, partial(_load, identify=identify))
+    dataset = _check(_call_factory(config), config.data)
+    if identify:
+        return replace(dataset, fingerprint=compute_fingerprint(dataset, config.data.partition(":")[0]))
+    return dataset
+
+
 def describe(dataset: Dataset) -> str:
     """Return one line with the number of images in each split and, if there are labels, in each class."""
     descriptions = []
-    for name, split in _list_splits(dataset).items():
+    for name, split in list_splits(dataset).items():
         text = count_of(len(split), f"{'training' if name == 'train' else name} image")
         if split.labels is not None and dataset.classes is not None:
             counts = np.bincount(split.labels, minlength=len(dataset.classes))
@@ -143,7 +164,8 @@ def refuse_argument(name: str, argument: str) -> None:
         raise UsageError(f"--data '{name}:{argument}': {name!r} takes no argument; use --data {name}")
 
 
-def _list_splits(dataset: Dataset) -> dict[str, Split]:
+def list_splits(dataset: Dataset) -> dict[str, Split]:
+    """Return the splits that a data set has, by name."""
     splits: dict[str, Any] = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     return {name: split for name, split in splits.items() if name == "train" or split is not None}
 
@@ -154,18 +176,17 @@ def _take(split: Split, indices: slice | np.ndarray) -> Split:
 
 
 def _read_if_small(dataset: Dataset) -> Dataset:
-    if sum(split.nbytes for split in _list_splits(dataset).values()) > MAX_MEMORY_BYTES:
+    if sum(split.nbytes for split in list_splits(dataset).values()) > MAX_MEMORY_BYTES:
         return dataset
     loaded: dict[str, Any] = {
-        name: replace(split, images=split.images[:]) for name, split in _list_splits(dataset).items()
+        name: replace(split, images=split.images[:]) for name, split in list_splits(dataset).items()
     }
     return replace(dataset, **loaded)
 
 
 def _call_factory(config: DataConfig) -> object:
     name, _, argument = config.data.partition(":")
-    path = Path(config.data).expanduser()
-    if name not in DATASETS and path.exists():
+    if name not in DATASETS and (path := expand_user(config.data)).exists():
         loader = "npz" if path.suffix in (".npz", ".npy") else "folder"
         raise UsageError(
             f"--data {config.data!r} is a path, not the name of a data set; use --data {loader}:{config.data}"
@@ -173,7 +194,7 @@ def _call_factory(config: DataConfig) -> object:
     if name not in DATASETS:
         names = [known for known in DATASETS if known not in ARGUMENT_DATASETS]
         raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
-    data_dir = None if config.data_dir is None else Path(config.data_dir).expanduser()
+    data_dir = None if config.data_dir is None else expand_user(config.data_dir)
     return DATASETS.get(name)(argument, data_dir, config.sides)
 
 
@@ -194,7 +215,7 @@ def _check(dataset: object, data: str) -> Dataset:
         raise data_error(f"classes {classes!r} are not a tuple of strings")
     if classes is not None and (repeated := [name for name, count in Counter(classes).items() if count > 1]):
         raise data_error(f"classes contains {one_line(repr(repeated[0]), 40)} more than once")
-    for name, split in _list_splits(dataset).items():
+    for name, split in list_splits(dataset).items():
         if not isinstance(split, Split):
             raise data_error(f"{name} is {type(split).__name__}, not cvae.data.Split")
         images, labels = split.images, split.labels
@@ -221,7 +242,7 @@ def _check(dataset: object, data: str) -> Dataset:
 
 
 def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
-    for name, split in _list_splits(dataset).items():
+    for name, split in list_splits(dataset).items():
         if split.labels is None:
             raise UsageError(
                 f"{flag} needs labels, but {name} of {data!r} has none: make a subfolder for each class, "
@@ -240,7 +261,7 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
             )
     class_indices = [i for i, name in enumerate(dataset.classes) if name not in config.without]
     splits: dict[str, Any] = {}
-    for name, split in _list_splits(dataset).items():
+    for name, split in list_splits(dataset).items():
         assert split.labels is not None
         indices = np.flatnonzero(np.isin(split.labels, class_indices))
         if len(indices) == 0:

@@ -1,5 +1,6 @@
 """Images that are read from disk on demand, for data sets larger than memory."""
 
+import hashlib
 import io
 import math
 import os
@@ -50,6 +51,7 @@ class DiskImages:
         image_shape: (C, H, W).
         index: index of each image in the file, (N,) int64.
         transform: function of an image (C, H, W) and its index in the file, applied to each image that is read.
+        hashes: hash of each image in the file, as of `hash_image`, (M,) uint64; None if they are not known.
     """
 
     file: File
@@ -57,6 +59,7 @@ class DiskImages:
     image_shape: tuple[int, ...]
     index: np.ndarray
     transform: Callable[[np.ndarray, int], np.ndarray] | None = None
+    hashes: np.ndarray | None = None
     dtype: ClassVar = np.dtype(np.uint8)
 
     @classmethod
@@ -137,6 +140,13 @@ class DiskImages:
             for index, image in zip(indices.tolist(), images, strict=True):
                 image[:] = self.transform(image, index)
         return images
+
+
+def hash_image(image: np.ndarray) -> int:
+    """Return a 64-bit hash of an image (C, H, W). A grey image has the same hash with one and with three channels."""
+    is_grey = len(image) > 1 and bool((image == image[:1]).all())
+    pixels = np.ascontiguousarray(image[:1] if is_grey else image)
+    return int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
 
 
 def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.atomic import cache_root
+from cvae.atomic import ReadOnlyFolder, cache_root, check_writable
 from cvae.data.dataset import Dataset, Split, refuse_argument
 from cvae.data.images import resize
 from cvae.errors import CvaeError, MissingExtraError, UsageError, suggest
@@ -235,6 +235,7 @@ def _create_reader(base: Any, name: str) -> Any:
 
 @contextmanager
 def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
+    check_writable(root)
     previous = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -252,7 +253,7 @@ def _convert_download_errors(name: str, root: Path) -> Iterator[None]:
 def _convert_read_errors(name: str, root: Path) -> Iterator[None]:
     try:
         yield
-    except CvaeError:
+    except (CvaeError, ReadOnlyFolder):
         raise
     except Exception as error:  # for a damaged file torchvision raises anything from AssertionError to KeyError
         raise CvaeError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from cvae.atomic import expand_user
 from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
 from cvae.data.listing import group_by_reason
@@ -56,7 +57,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     name = "folder-classes" if classes_only else "folder"
     if not argument:
         raise UsageError(f"--data {name!r} needs a path; use --data {name}:PATH")
-    root = Path(argument).expanduser()
+    root = expand_user(argument)
     if not root.is_dir():
         raise UsageError(
             f"--data '{name}:{argument}': there is no such folder; choose yours with --data {name}:PATH "

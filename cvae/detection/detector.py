@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Literal, Self
 
 import numpy as np
 
@@ -30,6 +30,12 @@ FORMAT = 2
 
 METADATA, CODES, CALIBRATION = "detector.json", "detector-codes.npy", "detector-scores.npy"
 """Detector files, stored next to the model's files."""
+
+MAX_ARRAY_BYTES = 2**28
+"""Maximum size of the arrays in an untrusted detector."""
+
+NPY_MAGIC, MAX_HEADER_BYTES = b"\x93NUMPY\x01\x00", 2**10
+"""First bytes of an .npy file of version 1.0, and the maximum size of its header."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +139,21 @@ class Detector:
     def save(self, folder: Path) -> list[Path]:
         """Write the detector's three files to a model's folder, and return their paths.
 
+        The metadata are removed first and written last, so that they never describe the arrays of another detector,
+        even if the process is killed.
+
         Raises:
             CvaeError: If the files can't be written.
         """
         paths = [folder / METADATA, folder / CODES, folder / CALIBRATION]
         with ExitStack() as stack:
-            metadata, codes, calibration = (stack.enter_context(atomic_write(path)) for path in paths)
+            # The stack renames them in reverse order.
+            metadata, *arrays = (stack.enter_context(atomic_write(path)) for path in paths)
             metadata.write_text(json.dumps(to_dict(self.metadata), indent=2) + "\n")
-            np.save(codes, self.codes)
-            np.save(calibration, self.calibration)
+            for temporary_path, array in zip(arrays, (self.codes, self.calibration), strict=True):
+                with temporary_path.open("wb") as file:  # numpy would append .npy to the path
+                    np.save(file, array)
+            paths[0].unlink(missing_ok=True)
         return paths
 
     @classmethod
@@ -161,29 +173,49 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            # Map the files into memory: if a header claims too much data, the file is rejected before any allocation.
-            with np.errstate(over="raise"):
-                paths = (folder / CODES, folder / CALIBRATION)
-                codes, calibration = (np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-        except Exception as error:  # numpy raises anything from ValueError to MemoryError for a damaged array
+            model = scorer.model.spec
+            labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
+            names = [name for name in SCORES if name != "ratio" or labels]
+            if not (
+                list(metadata.thresholds) == names
+                and len(metadata.centre or ()) == len(metadata.scale or ()) == labels
+                and all(map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ()))))
+                and all(0 < scale < math.inf for scale in metadata.scale or ())
+                and metadata.images > NEIGHBOURS
+            ):
+                raise ValueError(f"{METADATA} is damaged")
+            num_columns = sum(name in COMBINED for name in names)
+            codes = _read_array(folder / CODES, (metadata.images, model.latent_dim), np.dtype(np.float32))
+            calibration = _read_array(folder / CALIBRATION, (metadata.images, num_columns), np.dtype(np.float64))
+        except (CvaeError, ValueError) as error:
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {fix}") from error
-        model = scorer.model.spec
-        labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
-        names = [name for name in SCORES if name != "ratio" or labels]
-        if not (
-            list(metadata.thresholds) == names
-            and len(metadata.centre or ()) == len(metadata.scale or ()) == labels
-            and _is_array(codes, (metadata.images, model.latent_dim), np.float32)
-            and _is_array(calibration, (metadata.images, sum(name in COMBINED for name in names)), np.float64)
-            and all(
-                map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ()), *(metadata.scale or ())))
-            )
-            and metadata.images > NEIGHBOURS
-        ):
-            raise CvaeError(f"the detector in {str(folder)!r} is damaged; {fix}")
         if metadata.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was fitted to different weights; {fix}")
-        return cls(scorer.name, metadata, np.array(codes), np.array(calibration))
+        return cls(scorer.name, metadata, codes, calibration)
+
+
+def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Read an untrusted .npy file.
+
+    Raises:
+        CvaeError: If the file can't be read, or is larger than the array or `MAX_ARRAY_BYTES`.
+        ValueError: If it does not hold an array of this shape and type, or a value is not finite.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_ARRAY_BYTES:
+        raise ValueError(f"{path.name} would have more than {MAX_ARRAY_BYTES:,} bytes")
+    data = read_at_most(path, MAX_HEADER_BYTES + size)
+    start = len(NPY_MAGIC) + 2 + int.from_bytes(data[len(NPY_MAGIC) :][:2], "little")
+    # numpy itself would parse the header with Python's parser, and trust the shape.
+    header = b"".join(data[len(NPY_MAGIC) + 2 : start].split())
+    text = f"{{'descr':'{dtype.str}','fortran_order':%s,'shape':{shape},}}".replace(" ", "")
+    orders: dict[bytes, Literal["C", "F"]] = {(text % False).encode(): "C", (text % True).encode(): "F"}
+    if not (data.startswith(NPY_MAGIC) and header in orders and len(data) == start + size):
+        raise ValueError(f"{path.name} does not hold a {dtype} array of shape {shape}")
+    array = np.frombuffer(data, dtype, offset=start).reshape(shape, order=orders[header])
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path.name} holds values that are not finite")
+    return array
 
 
 def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
@@ -193,13 +225,3 @@ def _require_finite(scores: Mapping[str, np.ndarray], model: str) -> None:
                 f"the score {name!r} of {model!r} is not finite: the model's codes or their standard deviations are "
                 "too large or too small to compute with; export the model again from a run that has not diverged"
             )
-
-
-def _is_array(value: Any, shape: tuple[int, ...], dtype: type) -> bool:
-    """Return whether `np.load` has returned an array, not an archive, with this shape and type and finite values."""
-    return (
-        isinstance(value, np.ndarray)
-        and value.shape == shape
-        and value.dtype == dtype
-        and bool(np.isfinite(value).all())
-    )

@@ -7,5 +7,6 @@ warnings.filterwarnings("ignore", "IProgress not found")
 
 from cvae.engine.checkpoint import load_model  # noqa: E402
 from cvae.engine.launch import resume, train  # noqa: E402
+from cvae.engine.processes import check_environment  # noqa: E402
 
-__all__ = ["load_model", "resume", "train"]
+__all__ = ["check_environment", "load_model", "resume", "train"]

@@ -7,6 +7,7 @@ and contains the hash of the tensor file.
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -95,8 +96,11 @@ def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
-def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def load_weights(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """Read tensors, which must be finite and have the names, shapes and types of `expected`.
+
+    Returns:
+        The tensors, and the SHA-256 of the bytes that were read. The file itself may be replaced at any time.
 
     Raises:
         CvaeError: If the file can't be read, is damaged, or holds different tensors.
@@ -123,7 +127,7 @@ def load_weights(path: Path, expected: Mapping[str, Tensor]) -> dict[str, Tensor
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise CvaeError(f"{str(path)!r}: tensor {name!r} holds values that are not finite")
-    return tensors
+    return tensors, hashlib.sha256(data).hexdigest()
 
 
 def load_model(run: str | Path) -> tuple[VAE, Config]:
@@ -132,6 +136,11 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     Raises:
         CvaeError: If the folder is not a run, or a file in the folder is damaged.
     """
+    return load_model_and_hash(run)[:2]
+
+
+def load_model_and_hash(run: str | Path) -> tuple[VAE, Config, str]:
+    """Load a model like `load_model`, and also return the SHA-256 of its weights file."""
     run = Path(run)
     config = read_config(run)
     path = run / WEIGHTS
@@ -139,12 +148,12 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
     try:
         with torch.device("meta"), _limit_size(len(header), path):
             expected = build(config.model).state_dict()  # shapes without data
-        tensors = load_weights(path, expected)
+        tensors, digest = load_weights(path, expected)
         model = build(config.model)
     except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CvaeError(f"{str(run / CONFIG)!r} does not describe a valid model: {one_line(error)}") from error
     model.load_state_dict(tensors)
-    return model.eval(), config
+    return model.eval(), config, digest
 
 
 @contextmanager
@@ -200,8 +209,12 @@ def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint) -> None:
             path.unlink(missing_ok=True)
 
 
-def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
+def load_checkpoint(folder: Path, max_bytes: int = sys.maxsize) -> tuple[Checkpoint | None, list[str]]:
     """Load the newest intact checkpoint in `folder`.
+
+    Args:
+        folder: folder of the checkpoints.
+        max_bytes: maximum size of a file; a larger one counts as damaged.
 
     Returns:
         The checkpoint (None if the run was interrupted before it wrote one), and the names of damaged checkpoints,
@@ -213,11 +226,11 @@ def load_checkpoint(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     damaged: list[str] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
-            state = json.loads(path.read_bytes())
-            data = path.with_suffix(".safetensors").read_bytes()
+            state = json.loads(read_at_most(path, max_bytes))
+            data = read_at_most(path.with_suffix(".safetensors"), max_bytes)
             if hashlib.sha256(data).hexdigest() == state.pop("sha256"):
                 return Checkpoint(load(data), state), damaged
-        except (OSError, ValueError, KeyError, AttributeError, SafetensorError, RuntimeError, OverflowError):
+        except (CvaeError, ValueError, KeyError, AttributeError, SafetensorError, RuntimeError, OverflowError):
             pass
         damaged.append(path.stem)
     if damaged:

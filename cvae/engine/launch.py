@@ -6,13 +6,14 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from cvae.config import TrainConfig
+from cvae.config import DataConfig, TrainConfig
 from cvae.data import Dataset, load_dataset
 from cvae.engine.processes import join_processes, restart_count
 from cvae.engine.resolve import configure
 from cvae.engine.trainer import OnEpoch, Trainer
 from cvae.errors import CvaeError, UsageError
 from cvae.flags import flags_of
+from cvae.recorded_data import RecordedDataConfig
 from cvae.run import is_run, read_config
 
 
@@ -65,9 +66,20 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
         raise TypeError(f"resume() can't change {', '.join(sorted(unknown))}, only {', '.join(sorted(resumable))}")
     config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+    recorded = RecordedDataConfig.of_run(config)
     config = replace(config, training=replace(config.training, **changes))
     accelerator = join_processes(config.training)
-    dataset = _load_dataset(config.training, accelerator)
+    if "data" in changes:
+        dataset = _load_dataset(config.training, accelerator)
+    else:
+        dataset = _load_dataset(replace(recorded, data_dir=changes.get("data_dir")), accelerator)
+    fingerprint = dataset.fingerprint
+    if recorded.fingerprint and fingerprint and (difference := recorded.fingerprint.find_difference(fingerprint)):
+        raise CvaeError(
+            f"{config.training.data!r} does not hold the data that {str(out)!r} was started with: {difference}; "
+            "restore them, or start a new run"
+        )
+    config = replace(config, fingerprint=fingerprint)
     shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
     if (shape, classes) != (config.model.image_shape, config.model.classes):
         raise CvaeError(
@@ -77,6 +89,6 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
     return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
 
 
-def _load_dataset(config: TrainConfig, accelerator: Accelerator) -> Dataset:
+def _load_dataset(config: DataConfig, accelerator: Accelerator) -> Dataset:
     with accelerator.local_main_process_first():  # the first process downloads and decodes the data for the others
-        return load_dataset(config)
+        return load_dataset(config, identify=True)

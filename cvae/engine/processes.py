@@ -10,9 +10,14 @@ from accelerate.state import AcceleratorState
 
 from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
+from cvae.errors import UsageError
 
 AGREEMENT_STEPS = 20
 """Number of steps between two comparisons of flags across processes. Each comparison waits for the slowest process."""
+
+
+LAUNCHER_VARIABLES = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""Environment variables that torchrun and `accelerate launch` set."""
 
 
 def join_processes(training: TrainConfig) -> Accelerator:
@@ -30,6 +35,22 @@ def join_processes(training: TrainConfig) -> Accelerator:
     if accelerator.num_processes > 1:
         atexit.register(_leave_processes)
     return accelerator
+
+
+def check_environment() -> None:
+    """Check the environment variables of processes that train together.
+
+    Raises:
+        UsageError: If only some of them are set, for example because an earlier job left them in the shell.
+    """
+    defaults = {"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    used = [name for name, default in defaults.items() if os.environ.get(name, default) != default]
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if used and missing:
+        raise UsageError(
+            f"{used[0]}={os.environ[used[0]]} is set, but {', '.join(missing)} {'are' if len(missing) > 1 else 'is'} "
+            f"not: to train in one process, run: unset {' '.join(used)}; to train in several, start them with torchrun"
+        )
 
 
 def restart_count() -> int:

@@ -80,7 +80,13 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     training = replace(
         config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
     )
-    return Config(cvae_version=__version__, data_terms=dataset.data_license, model=model, training=training)
+    return Config(
+        cvae_version=__version__,
+        data_terms=dataset.data_license,
+        model=model,
+        training=training,
+        fingerprint=dataset.fingerprint,
+    )
 
 
 def count_latents(architecture: Part, image_shape: tuple[int, int, int], latent_dim: int) -> int:

@@ -10,10 +10,13 @@ from torch import Tensor
 from cvae.engine.checkpoint import Checkpoint, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from cvae.engine.step import TrainingStep
 from cvae.errors import CvaeError
-from cvae.run import CHECKPOINTS
+from cvae.run import CHECKPOINTS, MAX_METRICS_BYTES
 
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
+
+MAX_COPIES = 16
+"""Maximum size of a checkpoint, relative to the networks. An optimizer holds two or three numbers per parameter."""
 
 
 @dataclass
@@ -76,7 +79,7 @@ class RunCheckpoints:
             CvaeError: If no checkpoint is intact, the newest intact one does not fit the run, or the number of images
                 has changed.
         """
-        checkpoint, damaged = load_checkpoint(self.folder)
+        checkpoint, damaged = load_checkpoint(self.folder, self._max_bytes())
         notes = [f"checkpoint {name} is damaged, so the one before it is used" for name in damaged]
         if checkpoint is None:
             return None, [*notes, "there is no checkpoint yet: the run starts over"]
@@ -105,6 +108,11 @@ class RunCheckpoints:
                 f"{str(self.folder.parent)!r} on a drive that all of them share"
             )
         return state, notes
+
+    def _max_bytes(self) -> int:
+        """Return the maximum size of a checkpoint: some copies of the network, for the optimizer and the average."""
+        tensors = [tensor for model in self._models().values() for tensor in model.state_dict().values()]
+        return MAX_COPIES * sum(tensor.numel() * tensor.element_size() for tensor in tensors) + MAX_METRICS_BYTES
 
     def _models(self) -> dict[str, torch.nn.Module]:
         step = self.training_step

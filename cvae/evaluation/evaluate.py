@@ -25,6 +25,7 @@ from cvae.evaluation.bounds import (
 from cvae.evaluation.feature_extractor import CLASSIFIERS, FeatureExtractor, load_feature_extractor
 from cvae.evaluation.fidelity import NEIGHBOURS, psnr, relative_sharpness, require_ssim, sharpness, ssim
 from cvae.evaluation.generation import Progress, generation_metrics, subsample
+from cvae.recorded_data import RecordedDataConfig
 from cvae.run import is_run, read_config
 from cvae.spec import Spec
 
@@ -32,15 +33,15 @@ NUM_GENERATED = 10_000
 """Default number of images to generate for the distances. Only distances of equally many images are comparable."""
 
 
-def find_data_config(path: Path, spec_data: str) -> DataConfig:
+def find_data_config(path: Path, spec_data: str) -> RecordedDataConfig:
     """Return the data config of the run that `path` belongs to; outside a run, a config for the data set `spec_data`.
 
     An exported file does not state which training images were held out, so outside a run there is no validation split.
     """
     folder = path if path.is_dir() else path.parent
     if is_run(folder):
-        return read_config(folder).training.data_config
-    return DataConfig(data=spec_data, validation=0.0)
+        return RecordedDataConfig.of_run(read_config(folder))
+    return RecordedDataConfig(data=spec_data, validation=0.0)
 
 
 def load_split(

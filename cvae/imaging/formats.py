@@ -6,6 +6,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from cvae.atomic import check_regular
 from cvae.errors import one_line
 from cvae.imaging.headers import InvalidHeader, read_header
 
@@ -71,6 +72,7 @@ def open_image(path: str | Path) -> Image.Image:
         UnreadableImage: If it would take too long to read (`read_header`).
         Exception: If the file is damaged, or not an image of a supported format. Pillow raises many types.
     """
+    check_regular(path)
     extra_format = FORMATS_BY_EXTENSION.get(Path(path).suffix.lower())
     try:
         with Path(path).open("rb") as file:

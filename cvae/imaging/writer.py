@@ -8,8 +8,17 @@ from cvae.atomic import atomic_write
 from cvae.errors import UsageError
 from cvae.imaging.grids import enlarge
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff")
-"""Supported extensions."""
+EXTENSIONS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+}
+"""Supported extensions, with Pillow's names of the formats."""
 
 
 def save(image: Image.Image, path: str | Path) -> None:
@@ -21,7 +30,7 @@ def save(image: Image.Image, path: str | Path) -> None:
     """
     check_extension(path)
     with atomic_write(path) as temporary_path:
-        image.save(temporary_path)
+        image.save(temporary_path, EXTENSIONS[Path(path).suffix.lower()])
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0, factor: int | None = None) -> None:
@@ -34,7 +43,7 @@ def save_gif(frames: list[Image.Image], path: str | Path, fps: float = 12.0, fac
     """
     first, *rest = [enlarge(frame, factor) for frame in frames]
     with atomic_write(path) as temporary_path:
-        first.save(temporary_path, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
+        first.save(temporary_path, "GIF", save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)
 
 
 def check_extension(path: str | Path) -> None:

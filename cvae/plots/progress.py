@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
 from cvae.errors import CvaeError, UsageError
+from cvae.imaging.formats import check_size, explain, open_image
 from cvae.imaging.grids import grid_gap
 from cvae.plots.image_grid import image_grid
 from cvae.run import sample_images
@@ -57,10 +57,11 @@ def split_sample(path: Path, image_shape: tuple[int, int, int]) -> tuple[np.ndar
     channels, height, width = image_shape
     gap = grid_gap(height)
     try:
-        with Image.open(path, formats=("PNG",)) as file:
+        with open_image(path) as file:
+            check_size(file)
             image = file.convert("L" if channels == 1 else "RGB")
     except Exception as error:  # Pillow raises anything from OSError to SyntaxError for a damaged file
-        raise CvaeError(f"can't read {str(path)!r} as an image: {error}") from error
+        raise CvaeError(f"can't read {str(path)!r} as an image: {explain(error)}") from error
     count, rest = divmod(image.width + gap, width + gap)
     if count < 1 or rest or image.height != 2 * height + gap:
         raise CvaeError(f"{str(path)!r} has {image.width}x{image.height} pixels, not two rows of {width}x{height}")

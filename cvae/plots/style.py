@@ -73,6 +73,9 @@ def save(figure: matplotlib.figure.Figure, path: Path) -> None:
         CvaeError: If the file can't be written.
     """
     check_suffix(path)
-    metadata = {"Date": None} if path.suffix.lower() == ".svg" else None
+    format = path.suffix.lower()[1:]
+    metadata = {"Date": None} if format == "svg" else None
     with rc_context({"svg.hashsalt": "cvae"}), atomic_write(path) as temporary_path:
-        figure.savefig(temporary_path, dpi=DPI, bbox_inches="tight", pad_inches=PADDING, metadata=metadata)
+        figure.savefig(
+            temporary_path, format=format, dpi=DPI, bbox_inches="tight", pad_inches=PADDING, metadata=metadata
+        )

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cvae import imaging
-from cvae.atomic import lock_folder, write_file
+from cvae.atomic import lock_folder, read_at_most, write_file
 from cvae.errors import CvaeError, Interrupted, UsageError, count_of, one_line
 from cvae.runtime.arguments import (
     Indices,
@@ -30,7 +30,7 @@ from cvae.runtime.arguments import (
 from cvae.runtime.image_writers import WRITERS
 from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
-from cvae.serialization import from_dict, parse_json
+from cvae.serialization import MAX_TEXT, from_dict, parse_json
 from cvae.spec import quote_label
 
 BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
@@ -158,7 +158,7 @@ def _generate(
     seed = check_count("seed", seed, minimum=0)
     request = Request(weights=model.spec.weights, labels=labels, seed=seed, temperature=temperature)
     if state is not None and (state.request != request or state.n > n):
-        if state.done < state.n:
+        if 0 < state.done < state.n:  # a call that failed before its first block does not count
             raise _different_arguments_error(out, state, state_path)
         state = None
     if state is None and (path := writer.find_other_images()):
@@ -220,17 +220,17 @@ def _lock(out: Path) -> Iterator[None]:
 
 def _read_state(path: Path) -> State | None:
     """Read the state of an earlier call, or return None if there is none."""
+    if not path.exists():
+        return None
     try:
-        data = parse_json(path.read_text("utf-8"))
+        data = parse_json(read_at_most(path, MAX_TEXT))
         if not isinstance(data, dict):
             raise ValueError("it is not a JSON object")
         state: State = from_dict(State, data)
         if not 0 <= state.done <= state.n or state.request.seed < 0:
             raise ValueError("it was not written by this version of cvae")
         return state
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
+    except (CvaeError, ValueError) as error:
         raise CvaeError(f"can't read {str(path)!r} ({one_line(error)}); remove it to start over") from error
 
 

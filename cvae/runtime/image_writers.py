@@ -117,7 +117,7 @@ class ShardWriter(Writer):
         label_arrays = {} if labels is None else {"labels": labels, "classes": np.array(self.classes)}
         with (
             atomic_write(self.files[start // self.block_size]) as temporary_path,
-            temporary_path.open("wb") as file,  # numpy would append .npz to a path that ends in .NPZ
+            temporary_path.open("wb") as file,  # numpy would append .npz to the path
         ):
             np.savez(file, images=images, **label_arrays)  # type: ignore[arg-type]
 
@@ -156,7 +156,7 @@ class FolderWriter(Writer):
         for i, image in enumerate(images):
             folder = self.folders[0 if labels is None else labels[i]]
             with atomic_write(folder / f"{start + i:0{FOLDER_DIGITS}}.png", sync=False) as temporary_path:
-                imaging.to_pil(image).save(temporary_path)
+                imaging.to_pil(image).save(temporary_path, "PNG")
 
     def find_other_images(self) -> Path | None:
         return self.out if next(self.out.rglob("*.png"), None) else None

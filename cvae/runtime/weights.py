@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.atomic import read_at_most
+from cvae.atomic import open_regular, read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.run import DECODER, WEIGHTS
 from cvae.serialization import MAX_TEXT, parse_json
@@ -146,7 +146,7 @@ def _hash(path: Path, size: int, mtime_ns: int) -> str:
     """
     import hashlib  # only here, because importing it takes as long as hashing 4 MB
 
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         status = os.fstat(file.fileno())
     if (status.st_size, status.st_mtime_ns) != (size, mtime_ns):

@@ -21,6 +21,6 @@ def export(model: Path, *, count: int = 16, seed: int = 0, out: str = "samples.n
     arrays = {"images": decoder.generate(count, seed=seed)}
     if decoder.spec.classes is not None:  # without a label, `generate` cycles through the classes
         arrays["labels"] = np.arange(count) % len(decoder.spec.classes)
-    with atomic_write(out) as temporary_path:
-        np.savez(temporary_path, **arrays)
+    with atomic_write(out) as temporary_path, temporary_path.open("wb") as file:
+        np.savez(file, **arrays)
     return [Path(out)]

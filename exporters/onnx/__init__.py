@@ -1,6 +1,5 @@
 """Export to the self-describing ONNX files `decoder.onnx` and `encoder.onnx`, whose outputs are compared with torch."""
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,16 +9,14 @@ from typing import Any
 
 import torch
 
-from cvae.config import Config
-from cvae.engine import load_model
+from cvae.engine.checkpoint import load_model_and_hash
 from cvae.errors import CvaeError
 from cvae.exporters.base import requires_weights, write_files
 from cvae.exporters.card import can_overwrite_card, make_card
 from cvae.exporters.onnx.graph import halve, set_metadata, to_onnx
 from cvae.exporters.onnx.parity import BATCHES, HALF_TOLERANCE, TOLERANCE, compare
 from cvae.exporters.onnx.wrappers import ROLES, build_spec
-from cvae.models import VAE
-from cvae.run import CARD, WEIGHTS
+from cvae.run import CARD
 from cvae.runtime.scan import scan
 from cvae.spec import Spec
 
@@ -55,7 +52,8 @@ def export(
 
 
 def _export(run: Path, note: Callable[[str], None] | None, license: str | None, half: bool) -> list[Path]:
-    model, config, weights = _load(run)
+    overwrite_card = can_overwrite_card(run / CARD)  # before any work, because it may fail
+    model, config, weights = load_model_and_hash(run)
     files: dict[Path, bytes] = {}
     specs: dict[str, Spec] = {}
     for role, wrapper in ROLES.items():
@@ -86,7 +84,7 @@ def _export(run: Path, note: Callable[[str], None] | None, license: str | None, 
         files[run / f"{role}.onnx"] = data
         if note is not None:
             note(f"{role}.onnx: {len(data):,} bytes, within {agreement['max_abs_difference']} of torch")
-    if can_overwrite_card(run / CARD):
+    if overwrite_card:
         files[run / CARD] = make_card(run, specs["decoder"]).encode()
     return write_files(files)
 
@@ -104,20 +102,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def _load(run: Path) -> tuple[VAE, Config, str]:
-    """Load the model of a run, and return it with its config and the SHA-256 of the loaded weights."""
-    while True:
-        before = _hash(run / WEIGHTS)
-        model, config = load_model(run)
-        if _hash(run / WEIGHTS) == before:  # otherwise a training run has replaced the weights in the meantime
-            return model, config, before
-
-
-def _hash(path: Path) -> str:
-    """Return the SHA-256 of a file, or "" if it can't be read. `load_model` raises an error for such a file."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""

@@ -141,7 +141,7 @@ def test_flag_that_defaults_to_none_describes_its_default():
 
 
 def test_lists_of_flags_are_derived_from_the_fields():
-    assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data_dir"}
+    assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data", "data_dir"}
     assert set(MACHINE_FLAGS) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE_FLAGS) == {
         "data", "size", "binarize", "validation", "without", "likelihood", "losses", "seed", "patience",
@@ -234,7 +234,8 @@ def test_train_config_returns_its_data_config():
 
 def test_data_config_is_found_for_runs_and_exported_files():
     from cvae.evaluation.evaluate import find_data_config
+    from cvae.run import read_config
 
     folder = next(iter(models().values()))
-    assert type(find_data_config(folder, "")) is DataConfig
-    assert find_data_config(Path("decoder.onnx"), "mnist") == DataConfig(data="mnist", validation=0.0)
+    assert find_data_config(folder, "").confirmed == read_config(folder).training.data_config
+    assert find_data_config(Path("decoder.onnx"), "mnist").confirmed == DataConfig(data="mnist", validation=0.0)

@@ -125,3 +125,24 @@ def test_torch_compile_warning_is_hidden_by_default(tmp_path, setting, count):
     env |= {} if setting is None else {"TORCH_LOGS": setting}
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert (result.returncode, result.stderr.count("no CUDA runtime")) == (0, count), result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
+@pytest.mark.parametrize("args", [["info", model_zoo.DEFAULT], ["parts", "--json"], ["--version"]], ids=" ".join)
+def test_full_standard_output_is_reported_in_one_line(tmp_path, args):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "cvae", *args]
+        result = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1 and result.stderr.count(b"\n") == 1
+    assert b"can't write to standard output: No space left on device" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the working folder of a process")
+def test_missing_working_folder_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cvae.cli.run", lambda args: Path("relative").resolve())
+    tmp_path.rmdir()
+    with pytest.raises(SystemExit) as exit_info:
+        main([])
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 1 and "the working folder does not exist" in error and error.count("\n") == 1

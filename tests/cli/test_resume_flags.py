@@ -40,7 +40,6 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "likelihood": (["--likelihood gaussian-optimal"], ["--likelihood bernoulli"]),
     "prior": (["--prior flow"], ["--prior normal"]),
     "latent_dim": (["--latent-dim 4"], ["--latent-dim 5"]),
-    "data": (["--data folder:w", "--data folder:./w", "--data folder:{cwd}/w"], ["--data folder:v", "--data npz:w"]),
     "size": (["--size 16", "--size 16x16"], ["--size 32", "--size 16x32"]),
     "binarize": (["--binarize dynamic"], ["--binarize none"]),
     "validation": (["--validation 0.2"], ["--validation 0"]),
@@ -94,6 +93,7 @@ CHANGES = {
     "on_nan": ("--on-nan skip", "skip"),
     "compile": ("--no-compile", False),
     "trackers": ("--tracker none", ("none",)),
+    "data": ("--data folder:moved", "folder:moved"),
     "data_dir": ("--data-dir elsewhere", "elsewhere"),
 }
 """For each field that can change, a flag and the value that `cvae.resume` receives."""
@@ -239,12 +239,36 @@ def test_resume_rejects_recipe_that_differs_from_the_run(assert_fails, name):
 COMMAND = "train --arch mlp --size 16 --epochs 1 --batch-size 8 --tracker none --no-export --out r --data folder:w"
 
 
+def write_images(folder: str, count: int = 12, first_seed: int = 0) -> None:
+    Path(folder).mkdir(exist_ok=True)
+    for i in range(count):
+        pixels = np.random.default_rng(first_seed + i).integers(0, 256, (20, 20), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"{folder}/{i}.png")
+
+
+@pytest.mark.integration
+def test_run_can_be_resumed_after_its_data_moved_but_not_after_they_changed(cvae):
+    write_images("w")
+    assert cvae(*COMMAND.split()).code == 0
+    Path("w").rename("moved")
+    resume = ["train", "--resume", "--no-export", "--out", "r", "--epochs"]
+    assert "no such folder" in cvae(*resume, "2").err
+    result = cvae(*resume, "2", "--data", "folder:moved")
+    assert result.code == 0, result.err
+    assert json.loads(Path("r/config.json").read_text())["training"]["data"] == "folder:moved"
+    assert cvae(*resume, "3").code == 0
+    write_images("moved", 5, first_seed=100)
+    for flags in ([], ["--data", "folder:moved"]):
+        result = cvae(*resume, "4", *flags)
+        assert result.code == 1 and "5 of 12 images or labels differ" in result.err
+    write_images("moved", 13)
+    result = cvae(*resume, "4", "--data", "folder:moved")
+    assert result.code == 1 and "the numbers of images are train 13, not train 12" in result.err
+
+
 @pytest.mark.integration
 def test_command_can_be_repeated_with_resume(cvae):
-    Path("w").mkdir()
-    for i in range(12):
-        pixels = np.random.default_rng(i).integers(0, 256, (20, 20), dtype=np.uint8)
-        Image.fromarray(pixels).save(f"w/{i}.png")
+    write_images("w")
     command = COMMAND.split()
     assert cvae(*command).code == 0
     second_call = cvae(*command, "--resume")

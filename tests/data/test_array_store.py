@@ -82,8 +82,8 @@ def test_failed_write_leaves_no_files(dataset, root, monkeypatch):
 
 
 def test_files_of_a_killed_process_are_removed(dataset, root):
-    (root / ".0123abcd.tmp").mkdir(parents=True)
-    (root / ".0123abcd.tmp" / "images.npy").touch()
+    (root / ".cvae-0123456789ab.tmp").mkdir(parents=True)
+    (root / ".cvae-0123456789ab.tmp" / "images.npy").touch()
     data = array_store.store(dataset, None)
     assert [path.name for path in root.iterdir()] == [data.removeprefix("arrays:")]
 

@@ -400,7 +400,7 @@ class TestFolder:
         assert {error for _, error in results} == {""}
         lines = [line for out, _ in results for line in out.split()]
         assert lines.count("decoding") == 1 and len(set(lines)) == 2
-        assert [path.suffix for path in sorted(root.rglob("*.*"))] == [".json", ".npy"]
+        assert [path.suffix for path in sorted(root.rglob("*.*"))] == [".hashes", ".json", ".npy"]
 
     @pytest.mark.integration
     def test_killed_process_leaves_no_broken_cache(self, photos: Path, root: Path) -> None:
@@ -417,9 +417,10 @@ class TestFolder:
             f"folder:{photos}",
         )
         child.communicate()
-        assert child.returncode == -9 and [path.suffixes for path in root.rglob("*.*")] == [[".tmp", ".npy"]]
+        assert child.returncode == -9 and [path.suffix for path in root.rglob("*.*")] == [".tmp"]
         assert np.array_equal(self.load(photos), self.expected)
         assert [path.suffixes for path in sorted(root.rglob("*.*"))] == [
+            [".hashes"],
             [".json"],
             [".npy"],
         ]  # temporary files are removed

@@ -367,13 +367,14 @@ CORRUPTIONS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "different weights": (edit_metadata(weights="0" * 64), "to different weights"),
     "not an object": (lambda folder: (folder / METADATA).write_text("[]"), "can't be read"),
     "empty thresholds": (edit_metadata(thresholds={}), "damaged"),
-    "too few codes": (lambda folder: np.save(folder / CODES, np.zeros((3, 8), np.float32)), "damaged"),
+    "too few codes": (lambda folder: np.save(folder / CODES, np.zeros((3, 8), np.float32)), "of shape"),
     "too few labels": (edit_metadata(centre=[1.0], scale=[1.0]), "damaged"),
+    "scale of zero": (edit_metadata(scale=[0.0] * 10), "damaged"),
     "missing codes": (lambda folder: (folder / CODES).unlink(), "can't be read"),
     "truncated codes": (lambda folder: os.truncate(folder / CODES, 200), "can't be read"),
-    "codes of wrong size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "damaged"),
+    "codes of wrong size": (lambda folder: np.save(folder / CODES, np.zeros((9, 3), np.float32)), "of shape"),
     "missing scores": (lambda folder: (folder / CALIBRATION).unlink(), "can't be read"),
-    "too few scores": (lambda folder: np.save(folder / CALIBRATION, np.zeros((200, 2))), "damaged"),
+    "too few scores": (lambda folder: np.save(folder / CALIBRATION, np.zeros((200, 2))), "of shape"),
     "pickled codes": (lambda folder: np.save(folder / CODES, np.array([{}]), allow_pickle=True), "can't be read"),
 }
 

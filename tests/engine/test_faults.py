@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cvae.atomic import lock_folder, write_file
+from cvae.atomic import TEMPORARY_FILES, lock_folder, write_file
 from cvae.config import TrainConfig
 from cvae.engine import resume, train
 from cvae.engine import step as step_module
@@ -102,7 +102,7 @@ def test_run_survives_kill_9_at_random_times(tmp_path, num_kills):
                 continue
             assert status == signal.SIGKILL, f"the run could not be continued: wait status {status}"
             kills += 1
-            partial_files += len(list(run.rglob(".*.tmp*")))
+            partial_files += len(list(run.rglob(TEMPORARY_FILES)))
             count = len(check_files(run))
             assert count >= epochs
             if count == epochs:  # a slow machine finished no epoch in this time
@@ -111,7 +111,7 @@ def test_run_survives_kill_9_at_random_times(tmp_path, num_kills):
         trainers.stdin.close()
     assert epochs > 0
     assert equals_uninterrupted_run(resume(run, quiet=True))
-    assert not list(run.rglob(".*.tmp*"))
+    assert not list(run.rglob(TEMPORARY_FILES))
     print(f"{partial_files} of {kills} kills interrupted the write of a file")
 
 
@@ -169,7 +169,7 @@ def test_full_disk_is_reported_in_one_line_and_last_checkpoint_survives(tmp_path
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("cvae: error:")]
     assert "can't write" in line and "File too large" in line and "Traceback" not in result.stderr
     assert load_checkpoint(run / "last")[0].state["step"] == before
-    assert not list(run.rglob(".*.tmp*"))
+    assert not list(run.rglob(TEMPORARY_FILES))
     resume(run, epochs=3, quiet=True)
 
 
@@ -357,8 +357,22 @@ def test_restarted_distributed_run_equals_uninterrupted_run(tmp_path):
 def test_several_processes_require_out_folder(monkeypatch, in_tmp, capsys):
     from cvae.__main__ import main
 
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    variables = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(SystemExit) as exit_info:
         main(["train"])
     assert exit_info.value.code == 2 and "pass it as out (--out)" in capsys.readouterr().err
     assert not list(in_tmp.iterdir())
+
+
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "RANK", "LOCAL_RANK"])
+def test_variable_of_an_earlier_job_is_named(monkeypatch, in_tmp, capsys, name):
+    from cvae.__main__ import main
+
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "--out", "run"])
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 2 and f"{name}=2 is set" in error and f"unset {name}" in error
+    assert error.count("\n") == 1 and not list(in_tmp.iterdir())

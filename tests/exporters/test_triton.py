@@ -1,6 +1,7 @@
 """Model repository that `cvae export triton` writes, compared with Triton's schema. No Triton server is needed."""
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from PIL import Image
 
 import cvae as package
 from cvae.errors import CvaeError, UsageError
-from cvae.exporters.triton import export, format_config, make_folder_name
+from cvae.exporters.triton import CONFIG, export, format_config, make_folder_name
 from cvae.imaging import to_uint8
 from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
@@ -107,9 +108,19 @@ def test_config_preserves_any_model_and_class_name(trained, protobuf):
 def test_model_is_added_without_replacing_others(trained, tmp_path):
     for kind in ("labels", "plain"):
         export(trained[kind], out=str(tmp_path))
+    (tmp_path / "labels" / CONFIG).write_text("edited")
     with pytest.raises(UsageError, match=r"labels' already exists; .*--out"):
         export(trained["labels"], out=str(tmp_path), encoder=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["labels", "plain"]
+
+
+def test_export_completes_the_folders_of_a_killed_export(trained, tmp_path):
+    files = export(trained["labels"], out=str(tmp_path), encoder=True)
+    before = {path: (path.read_bytes(), path.stat().st_ino) for path in files if "encoder" in str(path)}
+    shutil.rmtree(tmp_path / "labels")
+    assert export(trained["labels"], out=str(tmp_path), encoder=True) == files
+    assert all(path.is_file() for path in files)
+    assert before == {path: (path.read_bytes(), path.stat().st_ino) for path in before}
 
 
 def test_missing_encoder_is_reported_and_leaves_no_repository(trained, tmp_path):

@@ -112,6 +112,17 @@ def test_unfinished_file_of_another_request_is_not_continued(model, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", bulk.WRITERS)
+def test_call_that_failed_before_its_first_block_is_not_continued(suffix, model, expected, tmp_path):
+    def fail(count: int, total: int) -> None:
+        raise Interruption
+
+    with pytest.raises(Interruption):
+        bulk.generate(model, 20, out := tmp_path / f"x{suffix}", seed=1, progress=fail)
+    bulk.generate(model, N, out, seed=5)
+    assert np.array_equal(read(suffix, out)[0], expected)
+
+
+@pytest.mark.parametrize("suffix", bulk.WRITERS)
 @pytest.mark.parametrize("first", [3, 32, 50], ids=lambda n: f"{n} images first")
 def test_finished_generation_can_be_extended_and_repeated(suffix, first, model, tmp_path):
     _, seed = bulk.generate(model, first, out := tmp_path / f"x{suffix}", label=[7, 3])

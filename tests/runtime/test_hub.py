@@ -103,6 +103,9 @@ def test_decoder_without_encoder_can_generate(mirror):
         ("hf://digits", UsageError, ["'hf://digits'", "hf://owner/name"]),
         ("hf://a/b/c", UsageError, ["'hf://a/b/c'", "hf://owner/name"]),
         ("hf://../..", UsageError, ["'hf://../..'"]),
+        ("hf://somebody/digits@../../../x", UsageError, ["hf://owner/name@revision"]),
+        ("hf://somebody/digits@main/../x", UsageError, ["hf://owner/name@revision"]),
+        ("hf://somebody/digits@/x", UsageError, ["hf://owner/name@revision"]),
     ],
 )
 def test_missing_repository_or_file_is_reported_in_one_line(mirror, name, error_type, words):
@@ -111,6 +114,26 @@ def test_missing_repository_or_file_is_reported_in_one_line(mirror, name, error_
     assert type(caught.value) is error_type and "\n" not in str(caught.value)
     assert all(word in str(caught.value) for word in words), caught.value
     assert mirror.downloads == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"commit": "../../../../../escaped"}, "instead of the hash of a commit"),
+        ({"commit": COMMIT[:-1] + "/"}, "instead of the hash of a commit"),
+        ({"etag": "../../../../escaped"}, "instead of the hash of a file"),
+        ({"stated_size": 1000}, "bytes instead of 1000"),
+        ({"states_length": False}, "an unknown number of bytes"),
+    ],
+)
+def test_hostile_hub_writes_nothing_outside_the_cache(mirror, tmp_path, changes, words):
+    for name, value in changes.items():
+        setattr(mirror, name, value)
+    before = set(tmp_path.iterdir()) | {tmp_path / "cache"}
+    with pytest.raises(CvaeError, match=words):
+        package.load("hf://somebody/digits")
+    assert set(tmp_path.iterdir()) | {tmp_path / "cache"} == before
+    assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*") if path.is_file()) < 1000
 
 
 def test_unreachable_hub_is_reported_if_the_model_is_not_cached(mirror, monkeypatch):
@@ -124,7 +147,7 @@ def test_interrupted_download_is_reported_in_one_line(monkeypatch, error):
     def fail_download(*args: object, **options: object) -> str:
         raise error
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fail_download)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail_download)
     with pytest.raises(
         CvaeError, match=r"^'hf://a/b' can't be downloaded: (peer closed|.*disk full|KeyError); try again$"
     ):

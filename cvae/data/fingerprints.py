@@ -1,0 +1,51 @@
+"""Computation of the fingerprint of a data set."""
+
+import hashlib
+import json
+
+import numpy as np
+
+from cvae.data.dataset import Dataset, list_splits
+from cvae.data.disk_images import DiskImages, hash_image
+from cvae.fingerprint import BLOCK_DIGITS, Fingerprint
+
+MAX_BLOCKS = 256
+"""Maximum number of blocks of a fingerprint."""
+
+CHUNK = 1024
+"""Number of images to read at a time."""
+
+
+def compute_fingerprint(dataset: Dataset, kind: str) -> Fingerprint:
+    """Compute the fingerprint of a data set before it is split or changed.
+
+    The hashes of the images in a folder come from the image cache. Other images are read once.
+
+    Args:
+        dataset: the data set as its factory has returned it.
+        kind: registered name of the data set.
+    """
+    splits = list_splits(dataset)
+    rows = []  # the hash and the label of each image
+    for split in splits.values():
+        labels = np.full(len(split), -1) if split.labels is None else split.labels
+        rows.append(np.stack([_hash_images(split.images), labels.astype("<i8").view("<u8")], axis=1))
+    table = np.concatenate(rows)  # (N, 2)
+    counts = {name: len(split) for name, split in splits.items()}
+    header = json.dumps([counts, dataset.classes])
+    blocks = np.array_split(table, min(len(table), MAX_BLOCKS))
+    return Fingerprint(
+        kind=kind,
+        images=counts,
+        image_shape=dataset.train.images.shape[1:],
+        sha256=hashlib.sha256(header.encode() + table.tobytes()).hexdigest(),
+        blocks="".join(hashlib.sha256(block.tobytes()).hexdigest()[:BLOCK_DIGITS] for block in blocks),
+    )
+
+
+def _hash_images(images: np.ndarray | DiskImages) -> np.ndarray:
+    """Return the hash of each image, (N,) uint64."""
+    if isinstance(images, DiskImages) and images.hashes is not None:
+        return images.hashes[images.index]
+    hashes = [hash_image(image) for first in range(0, len(images), CHUNK) for image in images[first : first + CHUNK]]
+    return np.array(hashes, "<u8")

@@ -1,0 +1,146 @@
+"""Reads of files that may be untrusted, atomic writes, and locks."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cvae import atomic
+from cvae.atomic import (
+    TEMPORARY_FILES,
+    atomic_folder,
+    atomic_write,
+    cache_root,
+    expand_user,
+    lock_folder,
+    open_regular,
+    read_at_most,
+    remove_stale_files,
+    write_file,
+)
+from cvae.errors import CvaeError, UsageError
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor flock")
+
+
+def make_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+SPECIAL_FILES = {
+    "pipe": make_pipe,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "folder": Path.mkdir,
+}
+
+
+@pytest.mark.parametrize("create", SPECIAL_FILES.values(), ids=SPECIAL_FILES)
+def test_only_regular_files_are_read(tmp_path, create):
+    create(tmp_path / "file")
+    with pytest.raises(CvaeError, match="not a file"):
+        read_at_most(tmp_path / "file", 10, truncate=True)
+    with pytest.raises(OSError, match="not a file"):
+        open_regular(tmp_path / "file")
+
+
+def test_reads_are_bounded(tmp_path):
+    path = tmp_path / "sparse"
+    path.touch()
+    os.truncate(path, 2**40)
+    with pytest.raises(CvaeError, match="larger than 10 bytes"):
+        read_at_most(path, 10)
+    assert read_at_most(path, 10, truncate=True) == bytes(10)
+
+
+def test_atomic_write_leaves_nothing_after_an_error(tmp_path):
+    write_file(tmp_path / "a.txt", "old")
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.txt") as path:
+        path.write_text("new")
+        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "folder") as path:
+        (path / "file").touch()
+        raise ZeroDivisionError
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("writer", ["atomic_write", "atomic_folder"])
+def test_next_process_removes_files_of_a_killed_process(tmp_path, writer):
+    code = f"import os, signal; from cvae.atomic import {writer}\nwith {writer}('a.png'): os.kill(os.getpid(), 9)"
+    child = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+    assert child.returncode == -signal.SIGKILL
+    (path,) = tmp_path.iterdir()
+    assert path.suffix == ".tmp" and path.match(TEMPORARY_FILES)
+    write_file(tmp_path / "b.txt", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_files_of_a_running_process_are_not_removed(tmp_path):
+    with atomic_write(tmp_path / "a.txt") as path, atomic_folder(tmp_path / "folder") as folder:
+        remove_stale_files(tmp_path)
+        assert path.exists() and folder.exists()
+        path.write_text("text")
+    assert (tmp_path / "a.txt").read_text() == "text" and (tmp_path / "folder").is_dir()
+
+
+def test_links_are_not_followed_when_stale_files_are_removed(tmp_path):
+    (tmp_path / "private").mkdir()
+    (tmp_path / "private" / "file").touch()
+    (tmp_path / TEMPORARY_FILES.replace("*", "x")).symlink_to(tmp_path / "private")
+    make_pipe(tmp_path / TEMPORARY_FILES.replace("*", "pipe"))
+    remove_stale_files(tmp_path)
+    assert (tmp_path / "private" / "file").exists()
+
+
+@pytest.mark.parametrize("error", atomic.NO_LOCKS, ids=errno.errorcode.get)
+def test_file_systems_without_locks(tmp_path, monkeypatch, error):
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="no locks"), lock_folder(tmp_path / "run"):
+        write_file(tmp_path / "run" / "file", "text")
+    new, old = (tmp_path / TEMPORARY_FILES.replace("*", name) for name in ("new", "old"))
+    new.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    remove_stale_files(tmp_path)
+    assert new.exists() and not old.exists()
+
+
+def test_other_lock_errors_are_reported_in_one_line(tmp_path, monkeypatch):
+    def flock(handle: int, operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(CvaeError, match=r"can't write .*Input/output error"), lock_folder(tmp_path):
+        pass
+
+
+def test_home_folders(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("CVAE_DATA_DIR", raising=False)
+    assert expand_user("~/x") == Path("/home/someone/x") and cache_root(None) == Path("/home/someone/.cache/cvae")
+    with pytest.raises(UsageError, match="no user 'nosuchuser'"):
+        expand_user("~nosuchuser/x")
+    monkeypatch.setenv("CVAE_DATA_DIR", "~nosuchuser/x")
+    with pytest.raises(UsageError, match="no user 'nosuchuser'"):
+        cache_root(None)
+
+
+def test_missing_home_folder_names_the_flag(monkeypatch):
+    import pwd
+
+    def getpwuid(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("CVAE_DATA_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", getpwuid)
+    with pytest.raises(UsageError, match="HOME is not set; choose a folder with --data-dir"):
+        cache_root(None)
