@@ -293,7 +293,7 @@ def test_generate_command_writes_many_images(cvae):
     assert "12 images, seed 3" in cvae("generate", "-n", 12, "--seed", 3, "--out", "many").out
     assert len(list(Path("many").rglob("*.png"))) == 12
     request = {"weights": "", "labels": None, "seed": 1, "temperature": 1.0}
-    Path(".many.npy.json").write_text(json.dumps({"request": request, "n": 1, "done": 0}))
+    Path(".many.npy.json").write_text(json.dumps({"request": request, "n": 2, "done": 1}))
     for arguments, code, word in [
         (["--out", "many.npy"], 2, "partly written"),
         (["-n", 3, "--grid", "--out", "many.npz"], 2, "--grid"),
