@@ -134,9 +134,8 @@ def fit(prior: Prior, codes: Codes, seconds: float, lr: float, seed: int) -> tup
         mean, log_var = codes.mean[index], codes.log_var[index]
         latent = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
         label = None if codes.label is None else codes.label[index]
-        loss = prior.loss(latent, label)
-        if loss is None:  # the bound trains the prior
-            loss = prior.terms(mean, log_var, latent, label).rate.sum(1).mean()
+        terms = prior.training_terms(mean, log_var, latent, label)
+        loss = terms.rate.sum(1).mean() if terms.loss is None else terms.loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(prior.parameters(), 50)

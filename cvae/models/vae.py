@@ -138,7 +138,8 @@ class VAE(nn.Module):
             label = None if label is None else _repeat(label, samples)
         mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # use full precision, even if the networks use less
-            prior = self.prior.terms(mean, log_var, latent, label)
+            prior_terms = self.prior.training_terms if self.training else self.prior.terms
+            prior = prior_terms(mean, log_var, latent, label)
             log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)  # (B, Z) -> (B,)
             return Terms(
                 distortion=self.likelihood.nll(params.float(), image),
@@ -149,7 +150,7 @@ class VAE(nn.Module):
                 latent=latent,
                 noise=prior.noise,
                 hierarchical=isinstance(self.decoder, Hierarchical),
-                prior_loss=self.prior.loss(latent, label) if self.training else None,
+                prior_loss=prior.loss,
                 params=params,
             )
 

@@ -166,5 +166,14 @@ def test_flow_matching_does_not_train_the_encoder():
     prior, latent = FlowMatching((4,), Unconditional(), hidden=8), torch.randn(6, 4, requires_grad=True)
     prior.loss(latent, None).backward()
     assert latent.grad is None and prior.velocity.leave.weight.grad.any()
-    terms = prior.train().terms(torch.zeros(6, 4), torch.zeros(6, 4), latent, None)
+    terms = prior.training_terms(torch.zeros(6, 4), torch.zeros(6, 4), latent, None)
+    assert terms.loss is not None
     torch.testing.assert_close(terms.rate, torch.zeros(6, 4))  # KL of N(0, 1) from the normal prior
+
+
+def test_frozen_flow_matching_keeps_its_statistics():
+    model = build(model_config(prior="flow-matching"))
+    model.train().prior.eval()  # as the engine does for --freeze prior
+    mean = model.prior.mean.clone()
+    assert model(torch.rand(4, 1, 8, 8)).prior_loss is None
+    assert torch.equal(model.prior.mean, mean)

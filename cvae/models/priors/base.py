@@ -30,11 +30,13 @@ class PriorTerms(NamedTuple):
         rate: KL(q(z | x) || p(z)), (B, D): D = Z if the prior factorizes, else D = 1.
         log_prob: log p(z) of the sample, (B,).
         noise: the sample, mapped to noise, (B, Z).
+        loss: training loss of the prior, a scalar, if the bound does not train it.
     """
 
     rate: Tensor
     log_prob: Tensor
     noise: Tensor
+    loss: Tensor | None = None
 
 
 class Prior(nn.Module, ABC):
@@ -73,6 +75,13 @@ class Prior(nn.Module, ABC):
         log_prob = (normal_log_prob(noise) + log_scale).sum(1)  # (B, Z) -> (B,)
         return PriorTerms(self.rate(mean, log_var, noise, log_scale), log_prob, noise)
 
+    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
+        """Return the terms to use in training; by default, those of the bound.
+
+        A prior with a loss of its own should detach the latents, so that this loss does not train the encoder.
+        """
+        return self.terms(mean, log_var, latent, label)
+
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
         """Return KL(q(z | x) || p(z)) in nats for q(z | x) = N(mean, exp(log_var)).
 
@@ -89,14 +98,6 @@ class Prior(nn.Module, ABC):
             The rate (B, D): D = Z if the prior factorizes, else D = 1.
         """
         return negative_entropy(log_var) - (normal_log_prob(noise) + log_scale).sum(1, keepdim=True)  # (B, 1)
-
-    def loss(self, latent: Tensor, label: Tensor | None) -> Tensor | None:
-        """Return the prior's own training loss, a scalar, for latents (B, Z) and labels (B,).
-
-        By default, there is none: the bound trains the prior. A prior with a loss should detach the latents, so that
-        its loss does not train the encoder.
-        """
-        return None
 
 
 def negative_entropy(log_var: Tensor) -> Tensor:

@@ -175,9 +175,11 @@ class FlowMatching(Prior):
             log_scale = torch.cat([log_scale, torch.zeros_like(rest[0]) - math.log(self.rest_std)], dim=1)
         return x, log_scale  # (B, Z) each
 
+    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
+        loss = self.loss(latent, label) if self.training else None  # a frozen prior is in evaluation mode
+        return PriorTerms(normal_kl(mean, log_var), normal_log_prob(latent).sum(1), latent, loss)
+
     def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
-        if self.training:
-            return PriorTerms(normal_kl(mean, log_var), normal_log_prob(latent).sum(1), latent)
         noise, log_scale = self.to_noise(latent, label)
         log_prob = (normal_log_prob(noise) + log_scale).sum(1) - self._log_det(noise, label)  # (B,)
         return PriorTerms(negative_entropy(log_var) - log_prob[:, None], log_prob, noise)
