@@ -139,7 +139,7 @@ class ImageLosses(nn.Module):
 
     def share_gradients(self) -> Tensor:
         """Average the gradients of the losses' own parameters over all processes, and return their norm."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.parameters() if p.requires_grad and p.grad is not None]
         for gradient in gradients:
             gradient.copy_(self.accelerator.reduce(gradient, "mean"))
         return torch.nn.utils.get_total_norm(gradients)

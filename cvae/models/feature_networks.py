@@ -99,6 +99,7 @@ class FeatureClassifier(FeatureNetwork):
             cross_entropy(self.logits(image), target).backward()
             optimizer.step()
             scheduler.step()
+        optimizer.zero_grad()
 
     @torch.no_grad()
     def _accuracy(self, split: Split) -> float:

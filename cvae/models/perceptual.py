@@ -14,14 +14,16 @@ from cvae.models.losses import ImageLoss
 NETWORKS = ("auto", "classifier", "vgg16")
 
 MIN_SQUARE = 1e-12
-"""Minimum squared length of features to divide by; at a position without active features, the length is zero."""
+"""Minimum mean square of the features of a layer to divide by."""
 
 
 class Perceptual(ImageLoss):
     """Distance between the features of images and of their reconstructions, at several layers of a frozen network.
 
-    At each position, the features of a layer are scaled to unit length; their squared distances are averaged over the
-    positions and added over the layers (Zhang et al. 2018, "LPIPS", eq. 1 with w = 1, https://arxiv.org/abs/1801.03924).
+    The squared distance in a layer is relative to the mean square of the features of the images, so that all layers
+    count alike, and the loss is the mean over the layers (Johnson, Alahi & Fei-Fei 2016, eq. 2,
+    https://arxiv.org/abs/1603.08155). Features that are scaled to unit length at each position, as in LPIPS, lead to
+    stripes in images where the features of a small classifier are weak.
 
     Args:
         image_shape: shape (C, H, W) of the images.
@@ -40,7 +42,7 @@ class Perceptual(ImageLoss):
         image_shape: tuple[int, int, int],
         classes: int | None,
         *,
-        weight: Annotated[float, Interval(minimum=0)] = 1.0,
+        weight: Annotated[float, Interval(minimum=0)] = 0.5,
         network: str = "auto",
     ) -> None:
         super().__init__()
@@ -77,12 +79,8 @@ class Perceptual(ImageLoss):
     def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
         with torch.no_grad():
             expected = self.features(image)
-        distance = image.new_zeros(())
-        for a, b in zip(self.features(reconstruction), expected, strict=True):
-            distance = distance + (_normalize(a.float()) - _normalize(b.float())).square().sum(1).mean()
-        return distance
-
-
-def _normalize(features: Tensor) -> Tensor:
-    """Scale features (B, c, h, w) to unit length at each position."""
-    return features * features.square().sum(1, keepdim=True).clamp(min=MIN_SQUARE).rsqrt()
+        distances = [
+            (a.float() - b.float()).square().mean() / b.float().square().mean().clamp(min=MIN_SQUARE)
+            for a, b in zip(self.features(reconstruction), expected, strict=True)
+        ]
+        return torch.stack(distances).mean()

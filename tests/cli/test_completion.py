@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cvae import model_zoo
+from cvae.config import flag
 from cvae.registry import REGISTRIES, Registry
 
 
@@ -31,8 +32,8 @@ def complete(cvae, monkeypatch) -> Callable[[str], list[str]]:
 @pytest.mark.parametrize("kind", [kind for kind in REGISTRIES if kind not in ("data", "export")])
 def test_parts_are_completed(complete, monkeypatch, kind):
     monkeypatch.setitem(REGISTRIES[kind]._registered, "of-this-program", lambda: None)
-    assert complete(f"cvae train --{kind} ") == complete(f"cvae tune --{kind} ") == list(REGISTRIES[kind])
-    assert complete(f"cvae train --{kind} of-") == ["of-this-program"]
+    assert complete(f"cvae train {flag(kind)} ") == complete(f"cvae tune {flag(kind)} ") == list(REGISTRIES[kind])
+    assert complete(f"cvae train {flag(kind)} of-") == ["of-this-program"]
 
 
 @pytest.mark.parametrize(
