@@ -113,20 +113,24 @@ def measure(model: Model, data: Dataset, real: Reference, temperature: float, se
     extractor = real.extractor
     assert data.test is not None and data.train.labels is not None
     assert extractor.predict is not None and extractor.accuracy is not None
-    pairs = batches(data.test.images, data.test.labels)
-    psnrs = [psnr(image, model.reconstruct(image, label_index=label)) for _, image, label in pairs]
+    held_out = as_float(data.test.images[:])
+    reconstructions = np.asarray(model.reconstruct(held_out, label_index=data.test.labels))
     # evenly spaced images in the order of the classes have the frequencies of the classes
     labels = subsample(Split(images=data.train.images, labels=np.sort(data.train.labels)), GENERATED).labels
     assert labels is not None
-    images = to_uint8(model.generate(len(labels), label_index=labels, seed=seed, temperature=temperature))
-    images = as_float(resize(images, real.data.train.images.shape[2:]))
+    images = model.generate(len(labels), label_index=labels, seed=seed, temperature=temperature)
+    size = real.data.train.images.shape[2:]
+    images, resized = (as_float(resize(to_uint8(pixels), size)) for pixels in (images, reconstructions))
     features = extractor.features(images)
     accuracy = float((extractor.predict(images) == labels).mean())
+    reconstructed = float((extractor.predict(resized) == data.test.labels).mean())
     return {
-        "PSNR of held-out images, dB": float(np.concatenate(psnrs).mean()),
+        "PSNR of held-out images, dB": float(psnr(held_out, reconstructions).mean()),
+        "class of reconstructions, relative to held-out images": reconstructed / extractor.accuracy,
         "class as requested": accuracy,
         "class as requested, relative to held-out images": accuracy / extractor.accuracy,
         FRECHET: frechet_distance(features, real.train),
+        "sharpness of reconstructions, relative to training images": float(sharpness(resized).mean()) / real.sharpness,
         "sharpness, relative to training images": float(sharpness(images).mean()) / real.sharpness,
         "nearer to a training image than 95 % of held-out images": memorization(features, real.train, real.held_out),
         "decoding on two threads, ms per image": time_decoding(model),

@@ -187,6 +187,55 @@ def reconstructions(
 
 @app.command()
 @_shared.add_model_option()
+def nearest(
+    model: _shared.ModelName = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=100, metavar="N", help="Number of images to generate.")] = 10,
+    neighbours: Annotated[
+        int, typer.Option(min=1, max=20, metavar="N", help="Number of training images below each generated image.")
+    ] = 3,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Features to compare: pixels, mnist, MODULE:CALLABLE, or trained: a classifier that is trained on the "
+            "labels of the data, once (takes minutes, needs torch). [default: mnist for MNIST, otherwise pixels]",
+        ),
+    ] = None,
+    data: _shared.Data = None,
+    data_dir: _shared.DataDir = None,
+    size: _shared.Size = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the noise.")] = 0,
+    out: _shared.Out = Path("nearest.png"),
+    device: _shared.Device = "cpu",
+    json: _shared.Json = False,
+) -> None:
+    """Show generated images above their nearest training images.
+
+    If a generated image is nearly the same as a training image, the model has memorized it.
+
+    Examples:
+      cvae plot nearest mnist-resnet-conditional
+      cvae plot nearest runs/mine --features trained --out copies.png
+    """
+    figure = plot.nearest(
+        model,
+        n=n,
+        neighbours=neighbours,
+        features=features,
+        data=data,
+        data_dir=data_dir,
+        size=size,
+        seed=seed,
+        out=out,
+        device=device,
+        note=_shared.echo,
+    )
+    description = plot.describe(figure)
+    _shared.report(json, description, f"{out} ({description['images']:,} images)")
+
+
+@app.command()
+@_shared.add_model_option()
 def grid(
     model: _shared.ModelName = None,
     label: _shared.Label = None,

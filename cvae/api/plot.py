@@ -209,6 +209,67 @@ def reconstructions(
     return _finish(figure, out, {"model": name, "data": codes.data, "split": codes.split, "images": count})
 
 
+def nearest(
+    model: str | Path | None = None,
+    *,
+    n: int = 10,
+    neighbours: int = 3,
+    features: str | None = None,
+    data: str | None = None,
+    data_dir: str | None = None,
+    size: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    device: str = "cpu",
+    note: Note = None,
+) -> "Figure":
+    """Show generated images above their nearest training images, which shows whether the model copies them.
+
+    Args:
+        model: Exported model, as in `latent`. It needs no encoder.
+        n: Number of generated images. They cycle through the classes.
+        neighbours: Number of training images below each generated image.
+        features: Features whose Euclidean distance is compared: "pixels", or a feature extractor as in `cvae.evaluate`;
+            None for the classifier of the data set if there is one, or else for the pixels.
+        data: Data set, as in `latent`.
+        data_dir: As in `latent`.
+        size: As in `latent`.
+        seed: Seed of the noise.
+        out: File to save the figure to, .png or .svg; None to save nothing.
+        device: "cpu", "cuda", "auto" or an onnxruntime provider.
+        note: Called with each message for the user.
+
+    Raises:
+        UsageError: If there is no such model, data set or feature extractor, or there are too few training images.
+        MissingExtraError: If the packages for plots are not installed.
+        CvaeError: If a file is damaged, or the figure can't be saved.
+    """
+    _check_ready(out)
+    from cvae.evaluation.evaluate import choose_extractor, find_data_config, load_split
+    from cvae.evaluation.feature_extractor import PIXELS, TRAINED, FeatureExtractor
+    from cvae.plots.nearest import draw
+
+    generator = arguments.open_model(model, device, note)
+    spec = generator.spec
+    config = find_data_config(generator.path, spec.data)
+    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize="none")
+    dataset, _, train = load_split(config, "train", spec, labelled=False, note=note)
+    if neighbours > len(train):
+        raise UsageError(f"--neighbours is {neighbours}, but there are {len(train)} training images; use fewer")
+    extractor: FeatureExtractor = PIXELS
+    if features == TRAINED:
+        from cvae.api.classifier import train_extractor
+
+        extractor = train_extractor(config, note=note)
+    elif features != PIXELS.name:
+        extractor = choose_extractor(features, dataset.name, spec.image_shape) or PIXELS
+    images = generator.generate(n, seed=seed)
+    title = f"{spec.name}: nearest training images by {extractor.name.partition(',')[0]}"
+    figure = draw(images, train, extractor, neighbours, title)
+    description = {"model": spec.name, "data": dataset.name, "features": extractor.name, "images": n}
+    return _finish(figure, out, description)
+
+
 def grid(
     model: str | Path | None = None,
     *,

@@ -52,6 +52,10 @@ class FeatureExtractor:
     accuracy: float | None = None
 
 
+PIXELS = FeatureExtractor("pixels", lambda images: images.reshape(len(images), -1))
+"""Extractor that returns the pixels, for the nearest training images of images without labels."""
+
+
 def load_feature_extractor(name: str) -> FeatureExtractor:
     """Load a feature extractor.
 

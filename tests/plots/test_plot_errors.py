@@ -57,5 +57,5 @@ def test_plot_reports_invalid_arguments_in_one_line(assert_fails, trained, code,
 
 def test_plot_names_missing_extra(assert_fails, trained, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for command in (["latent"], ["traverse"], ["reconstructions"], ["grid"], ["losses"], ["progress"]):
+    for command in (["latent"], ["traverse"], ["reconstructions"], ["nearest"], ["grid"], ["losses"], ["progress"]):
         assert_fails(1, [install_command("plot")], *command, trained["labels"])

@@ -17,6 +17,7 @@ import cvae as package
         ("latent", {"method": "pca", "limit": 50}),
         ("traverse", {"label": 3, "dimensions": 2, "steps": 3, "range": 2.0, "limit": 50}),
         ("reconstructions", {"n": 3}),
+        ("nearest", {"n": 3, "neighbours": 2, "features": "pixels"}),
         ("grid", {"columns": 3, "seed": 1}),
         ("losses", {}),
         ("progress", {"epochs": [0, 20]}),

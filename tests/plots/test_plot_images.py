@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from plot_helpers import cells, equal_rounded, names, read_pixels
+from sklearn.neighbors import NearestNeighbors
 
 import cvae as package
 from cvae.config import TrainConfig
@@ -14,6 +15,7 @@ from cvae.data import load_dataset
 from cvae.evaluation.generation import subsample
 from cvae.plots import grid, traverse
 from cvae.plots.codes import encode
+from cvae.run import read_config
 
 # -- reconstructions ---------------------------------------------------------------------------------------------------
 
@@ -30,6 +32,33 @@ def test_reconstructions_are_below_their_images(plot, trained, saved_figures, ki
     assert equal_rounded(actual[2, :2], images[3:]) and equal_rounded(actual[3, :2], reconstructions[3:])
     assert (actual[2:, 2] == 255).all() and names(saved_figures[0])[0] == ["image", "reconstruction"] * 2
     read_pixels("reconstructions.png")
+
+
+# -- nearest -----------------------------------------------------------------------------------------------------------
+
+
+def test_nearest_training_images_are_below_generated_images(plot, trained, saved_figures):
+    report = plot("nearest", trained["labels"], "-n", 4, "--neighbours", 2, "--seed", 3, "--json").json
+    assert (report["images"], report["data"], report["features"]) == (4, "digits", "pixels")
+    actual = cells(saved_figures[0], 3, 4)
+    generated = np.asarray(package.load(trained["labels"]).generate(4, seed=3))
+    train = load_dataset(read_config(trained["labels"]).training).train.images
+    indices = (
+        NearestNeighbors(n_neighbors=2)
+        .fit(train.reshape(len(train), -1) / 255)
+        .kneighbors(generated.reshape(4, -1), return_distance=False)
+    )
+    assert equal_rounded(actual[0], generated)
+    for row, index in zip(actual[1:], indices.T, strict=True):
+        assert equal_rounded(row, train[index] / np.float32(255))
+    assert names(saved_figures[0])[0] == ["generated", "nearest 1", "nearest 2"]
+    read_pixels("nearest.png")
+
+
+def test_nearest_rejects_more_neighbours_than_training_images(assert_fails, trained):
+    np.savez("few.npz", train=np.zeros((2, 8, 8), np.uint8))
+    command = ["nearest", trained["plain"], "--data", "npz:few.npz", "--neighbours", 3]
+    assert_fails(2, ["--neighbours is 3", "1 training images"], *command)
 
 
 # -- traverse ----------------------------------------------------------------------------------------------------------
