@@ -210,6 +210,8 @@ def bytes_per_pixel(image: Image.Image) -> int:
         return 16
     if image.format in ("HEIF", "AVIF", "JPEG2000"):
         return {"HEIF": 12, "AVIF": 52, "JPEG2000": 128}[image.format]
-    if image.format in ("JPEG", "MPO"):  # files of several scans need all coefficients in memory
-        return 6 if len(image.getbands()) < 4 else 9 if "progressive" in image.info else 1
+    if image.format in ("JPEG", "MPO"):
+        if "progressive" not in image.info:
+            return 1  # the image is reduced while it is decoded
+        return 6 if len(image.getbands()) < 4 else 9  # the decoder holds all coefficients
     return {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)

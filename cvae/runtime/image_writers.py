@@ -8,7 +8,6 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -95,8 +94,12 @@ class ArrayWriter(Writer):
 
     def close(self) -> list[Path]:
         for path, _, _ in reversed(self.arrays):
-            with suppress(FileNotFoundError):  # an interrupted call has already renamed the file
+            try:
                 self._temporary_path(path).replace(path)
+            except FileNotFoundError:  # an interrupted call has already renamed the file
+                pass
+            except OSError as error:
+                raise CvaeError(f"can't write {str(path)!r}: {error.strerror}") from error
         return [path for path, _, _ in self.arrays]
 
 

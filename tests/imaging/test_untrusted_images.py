@@ -13,7 +13,7 @@ from PIL import Image
 from untrusted import MEMORY, assert_rejected, load_in_process
 
 from cvae.errors import UsageError
-from cvae.imaging.formats import EXTENSIONS, HEIF_EXTENSIONS, MAX_PIXELS
+from cvae.imaging.formats import EXTENSIONS, HEIF_EXTENSIONS, MAX_PIXELS, bytes_per_pixel, open_image
 from cvae.imaging.headers import read_header
 from cvae.imaging.reader import ORIENTATION, cover, read
 
@@ -107,6 +107,8 @@ def test_read_header_tells_whether_a_jpeg_has_several_scans(tmp_path, mode, opti
     scans = data.count(b"\xff\xda")  # the pixels can't contain these bytes: a zero would follow the first of them
     with (tmp_path / "image.jpg").open("rb") as file:
         assert read_header(file).holds_coefficients == (scans > 1)
+    with open_image(tmp_path / "image.jpg") as image:
+        assert bytes_per_pixel(image) == (1 if scans == 1 else 9 if mode == "CMYK" else 6)
 
 
 @pytest.mark.slow

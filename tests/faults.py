@@ -1,0 +1,151 @@
+"""Script that runs a command again and again, each time with a fault at another file operation.
+
+    python tests/faults.py SOURCE COMMAND ...
+
+Each run gets a folder of its own, a copy of SOURCE. A first run without a fault counts the operations on files in this
+folder: opening, syncing, renaming and removing files, and creating folders. Then each operation fails once
+with each error, and each file is cut off once at several sizes. The script prints a list of problems as JSON:
+tracebacks, messages of several lines, files that differ from those of the first run, and temporary files that remain
+after the command has been repeated.
+"""
+
+import errno
+import io
+import json
+import os
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+from cvae.__main__ import main
+
+WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
+"""Audit events of operations on paths: https://docs.python.org/3/library/audit_events.html."""
+
+ERRORS = (errno.EIO, errno.ENOSPC)
+"""Errors with which each operation fails."""
+
+SIZES = (0, 64, 4096)
+"""Sizes in bytes at which files are cut off: a write beyond this size writes less, and the next one fails."""
+
+
+class Faults:
+    """Counter of the operations on files in `folder`, one of which fails.
+
+    Attributes:
+        operations: names of the operations so far.
+        failing: index of the operation that fails, or None.
+        error: number of its error.
+    """
+
+    def __init__(self) -> None:
+        self.folder: str | None = None
+        self.operations: list[str] = []
+        self.failing: int | None = None
+        self.error = 0
+        sys.addaudithook(self._hook)
+        fsync = os.fsync
+
+        def count_and_sync(file: int) -> None:  # not audited
+            self._count("fsync")
+            fsync(file)
+
+        os.fsync = count_and_sync
+
+    def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if self.folder is None:
+            return
+        if (event == "open" or event in WRITING) and isinstance(arguments[0], str | bytes | os.PathLike):
+            with suppress(ValueError):
+                path = str(Path(os.fsdecode(arguments[0])).absolute())
+                if path.startswith(self.folder) and "__pycache__" not in path:
+                    self._count(event)
+
+    def _count(self, name: str) -> None:
+        if self.folder is None:
+            return
+        self.operations.append(name)
+        if len(self.operations) - 1 == self.failing:
+            raise OSError(self.error, os.strerror(self.error))
+
+    @contextmanager
+    def watch(self, folder: Path, failing: int | None = None, error: int = 0) -> Iterator[None]:
+        self.operations, self.failing, self.error = [], failing, error
+        self.folder = str(folder)
+        try:
+            yield
+        finally:
+            self.folder = None
+
+
+def run(command: list[str]) -> tuple[int, str]:
+    """Run a command in this process, and return its exit status and what it printed to standard error."""
+    errors = io.StringIO()
+    with redirect_stderr(errors), redirect_stdout(io.StringIO()):
+        try:
+            main(command)
+        except SystemExit as end:
+            return (end.code if isinstance(end.code, int) else 1), errors.getvalue()
+        except BaseException as error:
+            return -1, f"{errors.getvalue()}{type(error).__name__}: {error}"
+    return 0, errors.getvalue()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def check(command: list[str], source: Path) -> tuple[int, list[str]]:
+    """Return the number of faults, and a description of each problem that they cause."""
+    faults, problems, count = Faults(), [], 0
+    folder = Path("work").absolute()
+
+    def start() -> None:
+        os.chdir("/")
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+        os.chdir(folder)
+
+    start()
+    run(command)  # imports, which open files too
+    start()
+    with faults.watch(folder):
+        status, text = run(command)
+    assert status == 0, text
+    reference, operations = contents(folder), list(faults.operations)
+    plans: list[tuple[str, int | None, int]] = [
+        (f"{name} {i}", i, error) for i, name in enumerate(operations) for error in ERRORS
+    ]
+    plans += [(f"files of at most {size} bytes", None, -size) for size in SIZES]
+    for name, failing, error in plans:
+        start()
+        count += 1
+        if failing is None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (-error, resource.RLIM_INFINITY))
+        with faults.watch(folder, failing, error):
+            status, text = run(command)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        where = f"{' '.join(command)}: {name}: {os.strerror(abs(error)) if failing is not None else 'short write'}"
+        messages = [line for line in text.splitlines() if line.startswith("cvae: error")]
+        if status not in (0, 1, 2) or "Traceback" in text or (status and len(messages) != 1):
+            problems.append(f"{where}: exit status {status}: {text[-300:]!r}")
+        for path, data in contents(folder).items():
+            if not Path(path).name.startswith(".") and data != reference.get(path):
+                problems.append(f"{where}: {path} is not complete")
+        status, text = run(command)
+        if status:
+            problems.append(f"{where}: the command can't be repeated: {text[-300:]!r}")
+        elif contents(folder) != reference:
+            after = contents(folder)
+            names = sorted(name for name in after.keys() | reference if after.get(name) != reference.get(name))
+            problems.append(f"{where}: after the command is repeated, these files differ: {names}")
+    return count, problems
+
+
+if __name__ == "__main__":
+    count, problems = check(sys.argv[2:], Path(sys.argv[1]).absolute())
+    print(json.dumps({"faults": count, "problems": problems}))
