@@ -18,6 +18,8 @@ from cvae.cli import _completion
 from cvae.cli._flags import field_flag
 from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
 from cvae.errors import CvaeError, UsageError
+from cvae.messages import print_message
+from cvae.text import clean_lines
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +159,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", 
 
 def echo(text: str) -> None:
     """Print a message for the user to standard error."""
-    print(text, file=sys.stderr)
+    print_message(text)
 
 
 def report(as_json: bool, result: dict[str, Any], text: str) -> None:
@@ -167,7 +169,7 @@ def report(as_json: bool, result: dict[str, Any], text: str) -> None:
         CvaeError: If standard output can't be written to, for example because the disk is full.
     """
     try:
-        print(json.dumps(result) if as_json else text, flush=True)
+        print(json.dumps(result) if as_json else clean_lines(text), flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -187,7 +189,7 @@ def save_image(result: "Result", out: Path, scale: int | None = None, fps: float
         from cvae.imaging.terminal import inline_escape_sequence
 
         if sequence := inline_escape_sequence(image):
-            echo(sequence)
+            print(sequence, file=sys.stderr)  # without cleaning: it is an escape sequence
 
 
 @contextmanager

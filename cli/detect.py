@@ -9,6 +9,7 @@ from cvae.api import detect
 from cvae.cli import _completion, _shared
 from cvae.cli._help import App
 from cvae.config import DATA, OUTPUT
+from cvae.errors import one_line
 
 app = App(help="Find images that differ from the training images of a model.")
 
@@ -111,7 +112,7 @@ def score(
         )
     rows, threshold = result["images"], result["thresholds"][score]
     worst = sorted(rows, key=lambda row: -row[score])[: detect.MAX_WORST]
-    text = [f"{row['verdict']:8} {row[score]:10.3f}  {row['image']}" for row in worst]
+    text = [f"{row['verdict']:8} {row[score]:10.3f}  {one_line(row['image'])}" for row in worst]
     anomalies = sum(row["verdict"] == "anomaly" for row in rows)
     text += [f"{out}: {anomalies} of {len(rows)} images are anomalies ({score} above {threshold:.3f})"]
     _shared.report(json, result, "\n".join(text))

@@ -17,7 +17,7 @@ def main(args: Sequence[str] | None = None) -> None:
         )
     from cvae.cli import run
     from cvae.errors import CvaeError, Interrupted
-    from cvae.messages import one_line_warnings
+    from cvae.messages import one_line_warnings, print_message
 
     _escape_unprintable()
     # torch installs its own log handler, which prints compilation warnings that a user can't act on.
@@ -26,10 +26,10 @@ def main(args: Sequence[str] | None = None) -> None:
         with one_line_warnings():
             sys.exit(run(sys.argv[1:] if args is None else args))
     except Interrupted as interruption:
-        print(f"cvae: {interruption}", file=sys.stderr)
+        print_message(f"cvae: {interruption}")
         sys.exit(interruption.exit_code)
     except CvaeError as error:
-        print(f"cvae: error: {error}", file=sys.stderr)
+        print_message(f"cvae: error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -39,7 +39,7 @@ def main(args: Sequence[str] | None = None) -> None:
     except FileNotFoundError:
         if _has_working_folder():
             raise
-        print("cvae: error: the working folder does not exist any more; change to another folder", file=sys.stderr)
+        print_message("cvae: error: the working folder does not exist any more; change to another folder")
         sys.exit(1)
 
 

@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
+from cvae.text import clean_line
+
 DISTRIBUTION = "cvae-onnx"
 
 
@@ -90,8 +92,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 def one_line(message: object, length: int = 200) -> str:
     """Convert a message, which may quote an untrusted file, to one line of at most `length` printable characters."""
-    line = " ".join(str(message).split())
-    line = "".join(character if character.isprintable() else "?" for character in line[: length + 1])
+    line = clean_line(" ".join(str(message).split())[: length + 1])
     return line if len(line) <= length else line[: length - 3] + "..."
 
 

@@ -11,6 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from cvae.errors import one_line
+from cvae.text import clean_line
+
+
+def print_message(text: str) -> None:
+    """Print a message for the user to standard error, on one line."""
+    print(clean_line(text), file=sys.stderr)
 
 
 def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:

@@ -5,11 +5,11 @@ import json
 import math
 import types
 import typing
-import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
 from cvae.errors import UsageError, one_line, suggest
+from cvae.text import describe_character, find_unsafe
 
 MAX_TEXT = 2**21
 """Maximum size of a JSON file, in bytes."""
@@ -19,10 +19,6 @@ MAX_DEPTH = 16
 
 MAX_NAME = 1024
 """Maximum length of a name, in characters."""
-
-CONTROL_CATEGORIES = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that are not safe to print: control, format (such as text direction), surrogate, line separator
-and paragraph separator."""
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -84,11 +80,16 @@ def check_text(text: str) -> None:
     """Check that a string, such as a name, is safe to print in a terminal.
 
     Raises:
-        UsageError: If the string is longer than `MAX_NAME`, or has control characters, characters that reorder text or
-            break lines, or lone surrogates.
+        UsageError: If the string is longer than `MAX_NAME`, or has characters that control a terminal, or reorder or
+            hide text.
     """
-    if len(text) > MAX_NAME or any(unicodedata.category(character) in CONTROL_CATEGORIES for character in text):
-        raise UsageError(f"the string {quote(text)} has control characters, or more than {MAX_NAME} characters")
+    if len(text) > MAX_NAME:
+        raise UsageError(f"the string {quote(text)} has more than {MAX_NAME} characters")
+    if (character := find_unsafe(text)) is not None:
+        raise UsageError(
+            f"the string {quote(text)} has the character {describe_character(character)}, which controls, reorders or "
+            "hides text; rename it"
+        )
 
 
 def quote(value: Any) -> str:

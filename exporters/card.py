@@ -10,6 +10,7 @@ from cvae.atomic import read_at_most
 from cvae.errors import CvaeError
 from cvae.run import CONFIG, read_config, read_metrics, sample_images, sample_path
 from cvae.spec import Spec
+from cvae.text import escape_markdown
 
 MARKER = "<!-- Written by cvae export"
 """Start of the line that allows the next export to overwrite a card."""
@@ -34,7 +35,7 @@ def make_card(run: Path, spec: Spec) -> str:
     names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
     channels, height, width = spec.image_shape
     rows = {
-        "model": f"`{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `{spec.prior}`",
+        "model": f"{spec.architecture}, {spec.latent_dim} latent dimensions, prior {spec.prior}",
         "images": f"{width}x{height} {'grey' if channels == 1 else f'with {channels} channels'}",
         "classes": names,
         "training data": f"{spec.data}; {spec.data_terms}",
@@ -57,7 +58,7 @@ def make_card(run: Path, spec: Spec) -> str:
 ---
 {NOTE}
 
-# {_escape(spec.name)}
+# {escape_markdown(spec.name)}
 
 A {"conditional " if classes else ""}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
 turns an image into the mean and standard deviation of its noise. Each is one self-describing file, which runs on
@@ -72,7 +73,7 @@ images = model.generate(16{label})
 
 {_embed_sample_images(run)}| | |
 |---|---|
-{chr(10).join(f"| {name} | {_escape(value)} |" for name, value in rows.items() if value)}
+{chr(10).join(f"| {name} | {escape_markdown(value)} |" for name, value in rows.items() if value)}
 """
 
 
@@ -112,8 +113,3 @@ def _format_test_bound(run: Path) -> str:
         return f"{tests[0]['bound']:.2f} nats per image" if tests else ""
     except (CvaeError, ValueError, KeyError, TypeError):
         return ""  # damaged metrics do not prevent an export
-
-
-def _escape(text: str) -> str:
-    """Return `text` on one line, and escape the characters that would end a table cell or begin an HTML tag."""
-    return " ".join(text.split()).replace("|", r"\|").replace("<", "&lt;")

@@ -285,9 +285,10 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     import io
 
     from cvae.atomic import write_file
+    from cvae.text import csv_cell
 
     text = io.StringIO()
     table = csv.DictWriter(text, rows[0])
     table.writeheader()
-    table.writerows(rows)
+    table.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
     write_file(path, text.getvalue())

@@ -13,6 +13,7 @@ from cvae.data.dataset import Dataset, Split
 from cvae.data.listing import group_by_reason
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
+from cvae.text import describe_character, find_unsafe
 
 DEFAULT_SIZE = (64, 64)
 """Height and width of the images in pixels, unless --size sets them."""
@@ -69,6 +70,8 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
         raise CvaeError(f"can't read {str(error.filename or root)!r}: {error.strerror}") from error
     listings = contents.splits
     classes = tuple(dict.fromkeys(listings["train"].labels or ()))
+    for name in classes:
+        _check_class_name(name, root)
     index = {name: i for i, name in enumerate(classes)}
     for split, listing in listings.items():
         if unknown := [label for label in dict.fromkeys(listing.labels or ()) if label not in index]:
@@ -111,6 +114,19 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
         notes=notes,
         **splits,
     )
+
+
+def _check_class_name(name: str, root: Path) -> None:
+    """Check that the name of a class can be shown.
+
+    Raises:
+        UsageError: If it can't.
+    """
+    if (character := find_unsafe(name)) is not None:
+        raise UsageError(
+            f"the name of the folder {name!r} in {str(root)!r} has the character {describe_character(character)}, "
+            "which controls, reorders or hides text; rename the folder"
+        )
 
 
 def _describe_unreadable(unreadable: dict[int, str], paths: Sequence[Path], root: Path) -> str:

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from cvae.messages import format_nats, format_seconds, format_warning
+from cvae.text import clean_line, clean_lines
 
 MAX_WIDTH = 100
 """Maximum width of a line that is wrapped."""
@@ -76,7 +77,7 @@ class Display:
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line."""
-        self.console.print(Text(text, style))
+        self.console.print(Text(clean_lines(text), style))
 
     def warning(self, text: str) -> None:
         """Print a warning in the package's format for warnings."""
@@ -88,7 +89,7 @@ class Display:
         for name, value in fields.items():
             lines = textwrap.wrap(value, max(width, NAME_WIDTH), break_long_words=False, break_on_hyphens=False)
             for i, line in enumerate(lines):
-                text = line.replace(NO_BREAK_SPACE, " ")
+                text = clean_line(line.replace(NO_BREAK_SPACE, " "))
                 self.console.print(Text.assemble((f"{'' if i else name:{NAME_WIDTH}}", "bold"), text))
 
     @contextmanager

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, suggest
+from cvae.messages import print_message
 from cvae.serialization import to_dict
 
 
@@ -99,7 +99,7 @@ class Tracking:
         except Exception as error:
             self._trackers.pop(name, None)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            print(f"cvae: the tracker {name!r} failed and is disabled: {reason}", file=sys.stderr)
+            print_message(f"cvae: the tracker {name!r} failed and is disabled: {reason}")
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +33,7 @@ from cvae.data import load_dataset
 from cvae.engine.launch import train
 from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
+from cvae.messages import print_message
 from cvae.run import read_config, selection_bound
 from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE_FLAGS, Domain, Range, Space, apply_params, encode_choice, to_recipe
@@ -215,7 +215,7 @@ class Study:
         result = self.optuna.tell(trial, bound, state, skip_if_finished=True)
         values = ", ".join(f"{name} {format_value(value)}" for name, value in result.params.items())
         score_text = f" ({error})" if error else "" if result.value is None else f" at {result.value:.2f} nats"
-        print(f"trial {result.number}: {outcome(result)}{score_text}; {values}", file=sys.stderr)
+        print_message(f"trial {result.number}: {outcome(result)}{score_text}; {values}")
         return error
 
     def _update_best(self) -> None:

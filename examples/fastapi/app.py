@@ -6,6 +6,7 @@
 CVAE_MODEL is a run folder, an exported file, a zoo model or hf://owner/name. By default, it is the zoo's default model.
 """
 
+import html
 import io
 import os
 import secrets
@@ -26,7 +27,8 @@ MAX_IMAGES = 256
 # The model is thread-safe, so all requests share it. Each request decodes its images as one batch on one core, which
 # lets several requests run in parallel.
 model = cvae.load(os.environ.get("CVAE_MODEL"), threads=1)
-app = FastAPI(title=f"cvae: {model.spec.name}")
+# The name may come from an untrusted file, and FastAPI writes the title into the HTML of /docs as it is.
+app = FastAPI(title=f"cvae: {html.escape(model.spec.name)}")
 
 Label = Annotated[list[str] | None, Query(description="Class name; may be repeated.")]
 LabelIndex = Annotated[list[int] | None, Query(description="Class index in the `classes` of /health; may be repeated.")]
