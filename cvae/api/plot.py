@@ -251,8 +251,8 @@ def nearest(
 
     generator = arguments.open_model(model, device, note)
     spec = generator.spec
-    config = find_data_config(generator.path, spec.data)
-    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize="none")
+    recorded = find_data_config(generator.path, spec.data)
+    config = arguments.override_data(recorded, data=data, data_dir=data_dir, size=size, binarize="none")
     dataset, _, train = load_split(config, "train", spec, labelled=False, note=note)
     if neighbours > len(train):
         raise UsageError(f"--neighbours is {neighbours}, but there are {len(train)} training images; use fewer")
