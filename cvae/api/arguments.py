@@ -144,8 +144,11 @@ def override_data(config: DataConfig, **flags: Any) -> DataConfig:
     """Return the data config that a model was trained with, after overriding it with the flags that are not None."""
     if flags.get("data") not in (None, config.data):
         config = replace(config, without=())  # a different data set has different classes
-    if flags.get("data") is not None and isinstance(config, RecordedDataConfig):
-        config = config.confirmed
+    if isinstance(config, RecordedDataConfig):
+        if flags.get("data") is not None:
+            config = config.confirmed
+        elif flags.get("size") not in (None, config.size):
+            config = replace(config, fingerprint=None)  # it would differ
     return replace(config, **{name: value for name, value in flags.items() if value is not None})
 
 

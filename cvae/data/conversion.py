@@ -108,7 +108,7 @@ def number_labels(
         labels: labels by split: arrays (N,) or (N, 1) of integers, strings, or floats with integer values, or one-hot
             rows (N, K).
         names: class names (K,), in the order of the class indices. By default, they are the sorted strings in train,
-            or the numbers.
+            or the numbers from 0 to the largest label. If no label is 0, only numbers that occur are classes.
         describe: function that returns a description of the labels of a split, for error messages.
 
     Raises:
@@ -116,13 +116,14 @@ def number_labels(
     """
     if not labels:
         return None, {}
-    converted, num_classes = {}, 0
+    converted, num_classes, is_one_hot = {}, 0, False
     for split, values in labels.items():
         try:
             array = to_numpy(values)
         except (ValueError, TypeError) as error:
             raise UsageError(f"{describe(split)} are not an array: {one_line(error)}; labels are {LABELS}") from error
         converted[split], count = _convert_labels(array, describe(split))
+        is_one_hot = is_one_hot or (array.ndim == 2 and array.shape[1] > 1)
         num_classes = max(num_classes, count)
     kinds = {array.dtype.kind for array in converted.values()}
     if len(kinds) > 1:
@@ -130,7 +131,11 @@ def number_labels(
         raise UsageError(f"{types} do not fit together; make them all integers or all strings")
     if kinds == {"i"}:
         if names is None:
-            names = np.arange(num_classes).astype(str)
+            values = np.arange(num_classes)
+            if not is_one_hot and min(array.min(initial=MAX_CLASSES) for array in converted.values()) > 0:
+                values = np.unique(np.concatenate(list(converted.values())))
+                converted = {split: np.searchsorted(values, array) for split, array in converted.items()}
+            names = values.astype(str)
         return tuple(names.tolist()), converted
     if names is None:
         names = np.unique(converted["train"] if "train" in converted else np.concatenate(list(converted.values())))

@@ -94,6 +94,7 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
 
     1. Call the factory of `config.data` (`name` or `name:argument`). Read images on disk into memory if they are small
        (`MAX_MEMORY_BYTES`).
+       With `config.conditional`, splits without labels are left out.
     2. Remove the classes `config.without` from every split.
     3. If there is no validation split, split off the fraction `config.validation` of train, chosen with `config.seed`.
        The rest of train is shuffled too, so that its first images contain all classes.
@@ -114,6 +115,7 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     """
     dataset = _read_if_small(_load(config, identify))
     if config.conditional:
+        dataset = _drop_unlabelled_splits(dataset)
         _require_labels(dataset, config.data, "--conditional")
     if config.without:
         dataset = _exclude_classes(dataset, config)
@@ -239,6 +241,16 @@ def _check(dataset: object, data: str) -> Dataset:
                 f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}"
             )
     return dataset
+
+
+def _drop_unlabelled_splits(dataset: Dataset) -> Dataset:
+    """Leave out splits without labels, if train has labels."""
+    unlabelled = [name for name, split in list_splits(dataset).items() if split.labels is None]
+    if not unlabelled or "train" in unlabelled:
+        return dataset
+    dropped: dict[str, Any] = dict.fromkeys(unlabelled)
+    note = f"not used, because a conditional model needs labels: the images of {' and '.join(unlabelled)}"
+    return replace(dataset, notes=[*dataset.notes, note], **dropped)
 
 
 def _require_labels(dataset: Dataset, data: str, flag: str) -> None:

@@ -6,11 +6,12 @@ factory takes (argument, data_dir, size). It raises a UsageError if it does not 
 there is no network or a file is damaged. No pickle is read.
 """
 
+import gzip
 import math
 import socket
 import string
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,11 +183,15 @@ def _load_idx(
         split: [root / class_name / "raw" / f"{stem}-{content}-ubyte" for content in ("images-idx3", "labels-idx1")]
         for split, stem in stems.items()
     }
-    if not all(file.is_file() for pair in files.values() for file in pair):
+    missing = [file for pair in files.values() for file in pair if not (file.is_file() or _compressed(file).is_file())]
+    if missing:
         reader = _create_reader(getattr(_import_datasets(name), class_name), name)
         with _convert_read_errors(name, root):
             for train in (True, False):
-                reader(root, train=train, download=True, **options)
+                try:
+                    reader(root, train=train, download=True, **options)
+                except CvaeError as error:
+                    raise CvaeError(f"there is no file {str(missing[0])!r} or {missing[0].name}.gz; {error}") from error
     arrays = {}
     with _convert_read_errors(name, root):
         for split, (images, labels) in files.items():
@@ -201,15 +206,21 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     It contains a magic number for the type and the number of dimensions, the size of each dimension, and the data.
     The magic number and the sizes are big-endian.
     """
-    header = np.fromfile(path, ">u4", 1 + dimensions).tolist()
+    data = path.read_bytes() if path.is_file() else gzip.decompress(_compressed(path).read_bytes())
+    header = np.frombuffer(data[: 4 * (1 + dimensions)], ">u4").tolist() if len(data) >= 4 * (1 + dimensions) else []
     if len(header) <= dimensions or header[0] != 0x800 + dimensions:
         raise ValueError(
             f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
         )
-    content, shape = np.fromfile(path, np.uint8, offset=4 * len(header)), header[1:]
+    content, shape = np.frombuffer(data, np.uint8, offset=4 * len(header)), header[1:]
     if len(content) != math.prod(shape):
         raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
     return content.reshape(shape)
+
+
+def _compressed(path: Path) -> Path:
+    """Return the path of a file as it is downloaded, compressed by gzip."""
+    return path.with_name(f"{path.name}.gz")
 
 
 def _import_datasets(name: str) -> Any:
@@ -225,8 +236,16 @@ def _create_reader(base: Any, name: str) -> Any:
     """Return a subclass of torchvision's `base` that reports download errors in one line and never reads a pickle."""
 
     def download(self: Any) -> None:
-        with _convert_download_errors(name, Path(self.root)):
-            base.download(self)
+        root = Path(self.root)
+        folders = [root / base.__name__ / "raw", root / base.__name__, root]
+        created = [folder for folder in folders if not folder.exists()]
+        try:
+            with _convert_download_errors(name, root):
+                base.download(self)
+        finally:
+            with suppress(OSError):  # they are not empty if a file was downloaded
+                for folder in created:
+                    folder.rmdir()
 
     # The subclass has the name of its base, because torchvision names the folder after the class.
     # `_check_legacy_exist` would make the MNIST classes prefer `processed/training.pt`, a pickle from early versions.

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from cvae.atomic import expand_user
 from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
-from cvae.data.listing import group_by_reason
+from cvae.data.listing import group_by_reason, join_names
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
 from cvae.text import describe_character, find_unsafe
@@ -26,7 +27,9 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
       without labels. A mixture of both is an error, because it is unclear whether the loose images form a class.
     - Subfolders named after splits (`train`, `Testing`, `my_val`; see `cvae.data.splits`) are splits, each with or
       without a subfolder per class. They may be one level deeper, or below each class. The classes of `train` are the
-      classes of the data set. If it is unclear whether subfolders are splits or classes, an error shows the tree.
+      classes of the data set. If the only folder of another split is not one of
+      several classes, the split has no labels. If it is unclear whether subfolders are splits or classes, an error
+      shows the tree.
     - Files and folders whose names begin with a dot are ignored, and so are subfolders without images. Symbolic links
       are followed. A file without an image extension counts as an image if its content has the signature of one.
 
@@ -73,8 +76,14 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     for name in classes:
         _check_class_name(name, root)
     index = {name: i for i, name in enumerate(classes)}
-    for split, listing in listings.items():
-        if unknown := [label for label in dict.fromkeys(listing.labels or ()) if label not in index]:
+    notes = [*contents.notes]
+    for split, listing in list(listings.items()):
+        names = dict.fromkeys(listing.labels or ())
+        unknown = [label for label in names if label not in index]
+        if len(unknown) == len(names) == 1 < len(classes):  # one folder for all images, as in test/unknown
+            notes.append(f"{split} is used without labels, because {join_names(unknown)} is not a class of train")
+            listings[split] = replace(listing, labels=None)
+        elif unknown:
             raise UsageError(
                 f"{split} of {str(root)!r} has the class {unknown[0]!r}, which train does not have; "
                 f"add it to train, or remove it from {split}"
@@ -106,7 +115,7 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
             f"{_describe_unreadable(decoded.unreadable, paths, root)}",
             stacklevel=3,
         )
-    notes = [*contents.notes, *([decoded.note] if decoded.note else [])]
+    notes += [decoded.note] if decoded.note else []
     return Dataset(
         name=root.resolve().name,
         classes=classes or None,

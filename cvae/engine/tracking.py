@@ -1,7 +1,9 @@
 """Experiment tracking through accelerate: TensorBoard, Weights & Biases, MLflow."""
 
+import importlib
 import importlib.util
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,6 +56,10 @@ class Tracking:
         self._trackers: dict[str, GeneralTracker] = {}
         self._out = out
         self._config = config
+        if "wandb" in self._names and sys.stdin is not None and sys.stdin.isatty():
+            # Ask for the key now, because the progress bar would hide the question. Without a terminal, W&B never asks.
+            with self._disable_on_error("wandb"):
+                importlib.import_module("wandb").login()
 
     def log(self, record: Mapping[str, Any], step: int) -> None:
         """Log the numbers in a record: {"train": {"bound": 9.0}} is logged as train/bound."""
@@ -98,6 +104,7 @@ class Tracking:
             yield
         except Exception as error:
             self._trackers.pop(name, None)
+            self._names = tuple(other for other in self._names if other != name)
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             print_message(f"cvae: the tracker {name!r} failed and is disabled: {reason}")
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cvae.config import DataConfig
-from cvae.data import Dataset, Split, load_dataset
+from cvae.data import Dataset, DiskImages, Split, load_dataset
 from cvae.data.dataset import STATIC_SEED
 from cvae.errors import UsageError, one_line
 from cvae.evaluation.bounds import (
@@ -82,6 +82,8 @@ def load_split(
         raise UsageError(f"the data set {one_line(dataset.name, 40)!r} has no {name} images; use --split {others[0]}")
     if split is None and name == "validation" and note is not None:
         note(f"the data set {one_line(dataset.name, 40)!r} has no test images: using its validation images")
+    if images.images.shape[1] == 1 and model.image_shape[0] == 3:  # as image files are read
+        images = replace(images, images=_to_colour(images.images))
     shape, expected = images.images.shape[1:], model.image_shape
     if shape[0] != expected[0]:
         raise UsageError(
@@ -127,6 +129,12 @@ def load_labelled(data: DataConfig, flag: str) -> LabelledImages:
     if held_out is None or held_out.labels is None:
         raise UsageError(f"{data.data!r} has no labelled images to test a classifier with; remove {flag}")
     return LabelledImages(dataset, held_out)
+
+
+def _to_colour(images: np.ndarray | DiskImages) -> np.ndarray:
+    """Repeat the channel of grey images (N, 1, H, W) three times, as a view (N, 3, H, W)."""
+    count, _, height, width = images.shape
+    return np.broadcast_to(images[:], (count, 3, height, width))
 
 
 def evaluate(

@@ -41,6 +41,13 @@ PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 """onnxruntime provider of each device."""
 
 
+PROCESSED = (
+    "if another program has processed the file (shape inference, optimization, quantization, conversion to float16, "
+    "weights in another file), use the file that cvae export onnx has written"
+)
+"""Hint for a file that the scan rejects."""
+
+
 def read_spec(path: Path) -> tuple[Spec, bytes]:
     """Return the spec and the content of an exported file, without onnxruntime.
 
@@ -71,7 +78,10 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, Cost]:
     spec, data = read_spec(path)
     if spec.role != role:
         raise UsageError(f"{str(path)!r} contains the {spec.role}, but the {role} is needed; use {role}.onnx")
-    return spec, data, scan(data, spec, str(path))
+    try:
+        return spec, data, scan(data, spec, str(path))
+    except CvaeError as error:
+        raise CvaeError(f"{error}; {PROCESSED}") from error
 
 
 def max_batch(cost: Cost) -> int:

@@ -107,6 +107,27 @@ class TestDownloads:
             (raw / "train-images-idx3-ubyte").write_bytes(content)
             assert_load_fails(name, repr(name), str(root), "damaged", error_type=CvaeError, data_dir=str(root))
 
+    @pytest.mark.parametrize("compressed", [list(IDX), list(IDX)[:1]], ids=["all", "one"])
+    def test_compressed_files_are_read(self, root: Path, compressed: list[str]) -> None:
+        raw = root / "MNIST" / "raw"
+        raw.mkdir(parents=True)
+        for stem, content in IDX.items():
+            name, data = (f"{stem}.gz", gzip.compress(content)) if stem in compressed else (stem, content)
+            (raw / name).write_bytes(data)
+        loaded = load_data("mnist", data_dir=str(root), validation=0)
+        assert same_split(loaded.train, Split(images=IMAGES[:, None], labels=LABELS))
+        assert len(list(raw.iterdir())) == 4
+
+    @pytest.mark.filterwarnings("ignore::ResourceWarning")  # see below
+    def test_failed_download_names_the_missing_file_and_leaves_no_folders(self, unreachable: None, root: Path) -> None:
+        words = (
+            "there is no file",
+            str(root / "MNIST" / "raw" / "train-images-idx3-ubyte"),
+            "train-images-idx3-ubyte.gz",
+        )
+        assert_load_fails("mnist", *words, error_type=CvaeError, data_dir=str(root))
+        assert not root.exists()
+
     def test_class_names_agree_with_torchvision(self) -> None:
         assert tuple("0123456789") == downloads.DIGITS
         assert list(downloads.KUZUSHIJI) == datasets.KMNIST.classes

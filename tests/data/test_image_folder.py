@@ -54,6 +54,16 @@ class TestFolder:
         assert image.shape == (3, 8, 8) and np.abs(image.mean((1, 2)) - (200, 100, 50)).max() < 4
         assert load_data(f"folder:{tmp_path}", validation=0).classes is None
 
+    def test_split_with_other_folders_than_the_classes_has_no_labels(self, tmp_path: Path) -> None:
+        for name in ("train/a", "train/b", "test/unknown"):
+            save_image(tmp_path / name / "x.png")
+        loaded = load_data(f"folder:{tmp_path}", validation=0)
+        assert loaded.classes == ("a", "b") and loaded.test is not None and loaded.test.labels is None
+        assert "'unknown' is not a class of train" in loaded.notes[0]
+        assert load_data(f"folder:{tmp_path}", validation=0, conditional=True).test is None
+        save_image(tmp_path / "test" / "a" / "x.png")
+        assert_load_fails(f"folder:{tmp_path}", "'unknown', which train does not have")
+
     @pytest.mark.parametrize("valid", ["valid", "val", "validation"])
     def test_splits_are_recognized(self, tmp_path: Path, valid: str) -> None:
         for name, colour in (("train/a", 10), ("train/b", 20), (f"{valid}/b", 30), ("test/a", 40)):

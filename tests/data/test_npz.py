@@ -69,6 +69,24 @@ class TestNpz:
         assert np.array_equal(loaded.train.labels, labels)  # type: ignore[arg-type]
         assert np.array_equal(loaded.validation.labels, labels[:3])  # type: ignore[arg-type]
 
+    def test_labels_that_start_above_0_keep_their_values_as_names(self, save: Callable[..., str]) -> None:
+        labels = np.array([3, 1, 10, 1, 3, 10])
+        loaded = load_data(
+            save(train=self.grey, train_labels=labels, test=self.grey[:2], test_labels=labels[:2]), validation=0
+        )
+        assert loaded.classes == ("1", "3", "10") and loaded.test is not None
+        assert loaded.train.labels is not None and loaded.train.labels.tolist() == [1, 0, 2, 0, 1, 2]
+        assert loaded.test.labels is not None and loaded.test.labels.tolist() == [1, 0]
+        one_hot = load_data(save(images=self.grey, labels=np.eye(4, dtype=int)[[1, 2, 3, 1, 2, 3]]), validation=0)
+        assert one_hot.classes == ("0", "1", "2", "3")
+
+    def test_unlabelled_split_is_left_out_of_a_conditional_model(self, save: Callable[..., str]) -> None:
+        data = save(train=self.grey, train_labels=np.arange(6) % 2, test=self.grey[:2])
+        loaded = load_data(data, conditional=True)
+        assert loaded.test is None and any("images of test" in note for note in loaded.notes)
+        plain = load_data(data)
+        assert plain.test is not None and plain.test.labels is None
+
     def test_string_labels_become_class_names(self, save: Callable[..., str]) -> None:
         labels = np.array(["cat", "ant", "cat", "bee", "bee", "ant"])
         loaded = load_data(save(images=self.grey, labels=labels), validation=0)

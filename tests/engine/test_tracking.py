@@ -1,6 +1,7 @@
 """Trackers: the metrics in TensorBoard, the choice of trackers, and errors that must not end a run."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -172,3 +173,22 @@ def test_training_logs_each_epoch_to_tensorboard(tmp_path: Path):
     events = EventAccumulator(str(run / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("validation/bound")] == [1, 2]
     assert "test/bound" in events.Tags()["scalars"]
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_wandb_asks_for_its_key_before_training_and_only_on_a_terminal(tmp_path, monkeypatch, config, is_terminal):
+    logins: list[str] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=lambda: logins.append("login")))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: is_terminal))
+    Tracking(Accelerator(cpu=True), ("wandb",), tmp_path, config)
+    assert logins == ["login"] * is_terminal
+
+
+def test_wandb_is_disabled_if_the_login_fails(tmp_path, monkeypatch, config, capsys):
+    def login() -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(login=login))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    Tracking(Accelerator(cpu=True), ("wandb",), tmp_path, config).log({"train": {"bound": 1.0}}, 1)
+    assert capsys.readouterr().err.count("\n") == 1

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import evaluate as evaluate_module
 from cvae.evaluation import feature_extractor as feature_extractor_module
 from cvae.evaluation.bounds import bounds, bounds_per_label, log_mean_exp
-from cvae.evaluation.evaluate import evaluate
+from cvae.evaluation.evaluate import evaluate, load_split
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import CLASSIFIERS, load_feature_extractor
 from cvae.evaluation.fidelity import (
@@ -394,3 +395,12 @@ def test_limit_selects_evenly_spaced_images():
     assert subsample(split, 4).labels.tolist() == [0, 3, 6, 9]
     assert subsample(split, None) is split
     assert len(subsample(split, 99)) == 10
+
+
+def test_grey_data_fit_models_of_colour_images():
+    model = SimpleNamespace(name="colour", image_shape=(3, 8, 8), classes=None)
+    grey = load_dataset(TrainConfig()).test.images
+    images = load_split(TrainConfig(), "test", model)[2].images
+    assert images.shape == (len(grey), 3, 8, 8) and all(np.array_equal(images[:, i], grey[:, 0]) for i in range(3))
+    with pytest.raises(UsageError, match="has images with 1 channels"):
+        load_split(TrainConfig(), "test", SimpleNamespace(name="x", image_shape=(2, 8, 8), classes=None))
