@@ -9,8 +9,6 @@ of the training images. If the baseline generates images of another size, they a
 """
 
 import argparse
-import statistics
-import time
 from typing import NamedTuple
 
 import numpy as np
@@ -22,16 +20,15 @@ from cvae.config import DataConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.data.images import resize
 from cvae.evaluation.bounds import as_float, batches
+from cvae.evaluation.exported_scorer import measure_runtime
 from cvae.evaluation.feature_extractor import FeatureExtractor, load_feature_extractor
 from cvae.evaluation.fidelity import frechet_distance, memorization, psnr, sharpness
 from cvae.evaluation.generation import extract_features, subsample
 from cvae.imaging import to_uint8
-from cvae.run import DECODER, exported_file
 from cvae.runtime import Model
 
 GENERATED = 2000
 THREADS = 2
-TIMED_IMAGES = 30
 FRECHET = "Fréchet distance to training images"
 
 
@@ -122,6 +119,7 @@ def measure(model: Model, data: Dataset, real: Reference, temperature: float, se
     size = real.data.train.images.shape[2:]
     images, resized = (as_float(resize(to_uint8(pixels), size)) for pixels in (images, reconstructions))
     features = extractor.features(images)
+    runtime = measure_runtime(model)
     accuracy = float((extractor.predict(images) == labels).mean())
     reconstructed = float((extractor.predict(resized) == data.test.labels).mean())
     return {
@@ -133,19 +131,9 @@ def measure(model: Model, data: Dataset, real: Reference, temperature: float, se
         "sharpness of reconstructions, relative to training images": float(sharpness(resized).mean()) / real.sharpness,
         "sharpness, relative to training images": float(sharpness(images).mean()) / real.sharpness,
         "nearer to a training image than 95 % of held-out images": memorization(features, real.train, real.held_out),
-        "decoding on two threads, ms per image": time_decoding(model),
-        "decoder, MB": exported_file(model.path, DECODER).stat().st_size / 1e6,
+        "decoding on two threads, ms per image": runtime["milliseconds_per_image"],
+        "decoder, MB": runtime["decoder_megabytes"],
     }
-
-
-def time_decoding(model: Model) -> float:
-    """Return the median time to decode one image, in milliseconds."""
-    times = []
-    for code in model.noise(TIMED_IMAGES, 0):
-        start = time.perf_counter()
-        model.decode(code[None], label_index=0)
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def evaluate(
         progress: Called with the name of the stage, the number of finished items, and the total.
 
     Returns:
-        The metrics by group, and the protocol by which they were measured. Bounds are in nats per image.
+        The metrics by group, and the protocol by which they were measured. Bounds are in nats per image. For exported
+        files, they include the size of the decoder and the time to decode an image.
 
     Raises:
         UsageError: If there is no such model or split, or the data do not fit the model.
@@ -75,6 +76,7 @@ def evaluate(
     from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
     from cvae.evaluation.evaluate import load_split
+    from cvae.evaluation.exported_scorer import ExportedScorer, measure_runtime
     from cvae.evaluation.feature_extractor import TRAINED
 
     progress = progress or (lambda stage, done, total: None)
@@ -105,6 +107,8 @@ def evaluate(
         progress=progress,
         note=note,
     )
+    if isinstance(scorer, ExportedScorer):
+        report["runtime"] = measure_runtime(scorer.model)
     if cas:
         from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 

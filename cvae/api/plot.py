@@ -3,32 +3,25 @@
 Importing this module is cheap and requires no extras: each function imports what it needs when it is called.
 """
 
-import importlib.util
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
 from cvae.api.classes import Indices, Labels
-from cvae.errors import MissingExtraError, UsageError
+from cvae.api.plot_helpers import DESCRIPTIONS, check_ready, choose_start, find_run, finish, open_with_data
+from cvae.errors import UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
-
-    from cvae.config import DataConfig
-    from cvae.runtime import Model
-
-_DESCRIPTIONS: "WeakKeyDictionary[Figure, dict[str, Any]]" = WeakKeyDictionary()
 
 
 def describe(figure: "Figure") -> dict[str, Any]:
     """Return what a figure of this module shows, such as the model and the number of images."""
-    return dict(_DESCRIPTIONS[figure])
+    return dict(DESCRIPTIONS[figure])
 
 
 def latent(
@@ -72,12 +65,12 @@ def latent(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.plots.codes import encode
     from cvae.plots.latent import check_method, draw, project
 
     check_method(method)
-    encoder, config = _open_with_data(model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize)
+    encoder, config = open_with_data(model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize)
     codes = encode(encoder, config, split=split, limit=limit, note=note)
     if encoder.spec.classes is not None and note is not None:
         note("this model knows the class from the label, so its codes need not contain the class: expect mixed colours")
@@ -86,7 +79,7 @@ def latent(
     title = f"{encoder.spec.name}: codes of {count:,} {codes.split} images of {codes.data} ({method_name})"
     description = {"model": encoder.spec.name, "data": codes.data, "split": codes.split, "images": count}
     description["method"] = method
-    return _finish(draw(codes, points, title, thumbnails=thumbnails), out, description)
+    return finish(draw(codes, points, title, thumbnails=thumbnails), out, description)
 
 
 def traverse(
@@ -137,7 +130,7 @@ def traverse(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     import numpy as np
 
     from cvae.plots.codes import encode
@@ -147,11 +140,11 @@ def traverse(
         raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
     if image is not None:
         arguments.check_image_files(image)
-    autoencoder, config = _open_with_data(
+    autoencoder, config = open_with_data(
         model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
     )
     class_index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
-    code, index = _choose_start(autoencoder, image, seed, class_index, note)
+    code, index = choose_start(autoencoder, image, seed, class_index, note)
     name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
     codes = encode(autoencoder, config, split=split, limit=limit, note=note)
     kl, values = codes.kl(), np.linspace(-range, range, steps, dtype=np.float32)
@@ -159,7 +152,7 @@ def traverse(
     chosen = [int(d) for d in top_dimensions(kl, dimensions)]
     description: dict[str, Any] = {"model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
     description |= {"latent_dim": len(kl), "dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
-    return _finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, description)
+    return finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, description)
 
 
 def reconstructions(
@@ -196,17 +189,17 @@ def reconstructions(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.plots.codes import encode
     from cvae.plots.reconstructions import draw
 
-    autoencoder, config = _open_with_data(
+    autoencoder, config = open_with_data(
         model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
     )
     codes = encode(autoencoder, config, split=split, limit=n, note=note)
     name, count = autoencoder.spec.name, len(codes.mean)
     figure = draw(autoencoder, codes, min(columns, count), f"{name}: {codes.split} images of {codes.data}")
-    return _finish(figure, out, {"model": name, "data": codes.data, "split": codes.split, "images": count})
+    return finish(figure, out, {"model": name, "data": codes.data, "split": codes.split, "images": count})
 
 
 def nearest(
@@ -244,7 +237,7 @@ def nearest(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.evaluation.evaluate import choose_extractor, find_data_config, load_split
     from cvae.evaluation.feature_extractor import PIXELS, TRAINED, FeatureExtractor
     from cvae.plots.nearest import draw
@@ -267,7 +260,7 @@ def nearest(
     title = f"{spec.name}: nearest training images by {extractor.name.partition(',')[0]}"
     figure = draw(images, train, extractor, neighbours, title)
     description = {"model": spec.name, "data": dataset.name, "features": extractor.name, "images": n}
-    return _finish(figure, out, description)
+    return finish(figure, out, description)
 
 
 def grid(
@@ -302,7 +295,7 @@ def grid(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.plots.grid import class_grid, manifold
 
     decoder = arguments.open_model(model, device, note)
@@ -311,7 +304,7 @@ def grid(
     if spec.classes is not None and index is None:
         columns, seed = columns or 10, arguments.choose_seed(seed)
         figure = class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})")
-        return _finish(
+        return finish(
             figure, out, {"model": spec.name, "classes": list(spec.classes), "columns": columns, "seed": seed}
         )
     name = None if index is None or spec.classes is None else spec.classes[index]
@@ -327,7 +320,7 @@ def grid(
     columns = columns or 20
     title = f"{spec.name}: map of the latent space" + ("" if name is None else f", label {name}")
     figure = manifold(decoder, index, columns, title)
-    return _finish(figure, out, {"model": spec.name, "label": name, "columns": columns})
+    return finish(figure, out, {"model": spec.name, "label": name, "columns": columns})
 
 
 def losses(
@@ -348,16 +341,16 @@ def losses(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If a run has no metrics, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.plots.losses import draw, read_history
 
     names = [runs] if runs is None or isinstance(runs, str | os.PathLike) else runs
-    folders = [_find_run(None if name is None else os.fspath(name), note) for name in names or [None]]
+    folders = [find_run(None if name is None else os.fspath(name), note) for name in names or [None]]
     ends = [folder.resolve().name for folder in folders]
     titles = [end if ends.count(end) == 1 else str(folder) for end, folder in zip(ends, folders, strict=True)]
     records = {title: read_history(folder) for title, folder in zip(titles, folders, strict=True)}
     epochs = {title: sum("epoch" in record for record in history) for title, history in records.items()}
-    return _finish(draw(records), out, {"epochs": epochs})
+    return finish(draw(records), out, {"epochs": epochs})
 
 
 def progress(
@@ -380,68 +373,14 @@ def progress(
         MissingExtraError: If the packages for plots are not installed.
         CvaeError: If the run has no sample images, or the figure can't be saved.
     """
-    _check_ready(out)
+    check_ready(out)
     from cvae.plots.progress import choose_epochs, draw, find_samples
     from cvae.run import read_config
 
-    folder = _find_run(run, note)
+    folder = find_run(run, note)
     image_shape = read_config(folder).model.image_shape
     images = find_samples(folder)
     text = epochs if epochs is None or isinstance(epochs, str) else ",".join(map(str, epochs))
     chosen = choose_epochs(list(images), text)
     figure = draw({epoch: images[epoch] for epoch in chosen}, image_shape, f"{folder.resolve().name}: reconstructions")
-    return _finish(figure, out, {"run": str(folder), "epochs": chosen})
-
-
-def _check_ready(out: str | Path | None) -> None:
-    """Check, before any slow work, that the packages are installed and the extension of `out` is supported."""
-    if not all(map(importlib.util.find_spec, ("matplotlib", "sklearn"))):
-        raise MissingExtraError("cvae plot", "plot")
-    from cvae.plots.style import check_suffix
-
-    if out is not None:
-        check_suffix(Path(out))
-
-
-def _finish(figure: "Figure", out: str | Path | None, description: Mapping[str, Any]) -> "Figure":
-    """Save a figure if `out` is given, and store its description, so that `describe` can return it."""
-    from cvae.plots import style
-
-    if out is not None:
-        style.save(figure, Path(out))
-    _DESCRIPTIONS[figure] = {"out": None if out is None else str(out), **description}
-    return figure
-
-
-def _find_run(name: str | Path | None, note: Note) -> Path:
-    """Return the folder of the model that `arguments.find_model` finds."""
-    path = arguments.find_model(name, note)
-    return path if path.is_dir() else path.parent
-
-
-def _open_with_data(
-    name: str | Path | None, device: str, note: Note, **flags: str | int | None
-) -> "tuple[Model, DataConfig]":
-    """Open a model with an encoder, and return it with its data config, after the flags have overridden values."""
-    from cvae.evaluation.evaluate import find_data_config
-
-    model, folder = arguments.open_autoencoder(name, device, note)
-    return model, arguments.override_data(find_data_config(folder, model.spec.data), **flags)
-
-
-def _choose_start(
-    model: "Model", image: str | Path | None, seed: int | None, index: int | None, note: Note
-) -> "tuple[np.ndarray, int | None]":
-    """Return the code (Z,) to start from, and the index of the class to decode it with."""
-    import numpy as np
-
-    if image is not None:
-        pixels = arguments.read_image(image, model, note)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = arguments.choose_labels(model, pixels, index, [str(image)], note)
-        return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
-    code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
-    if index is None and model.spec.classes is not None:
-        if note is not None:
-            note(f"no label given: using {model.spec.classes[0]!r}, the first class")
-        return code, 0
-    return code, index
+    return finish(figure, out, {"run": str(folder), "epochs": chosen})

@@ -1,13 +1,19 @@
 """A scorer that runs exported files in onnxruntime. Does not import torch."""
 
+import statistics
+import time
 from typing import NamedTuple
 
 import numpy as np
 
 from cvae.errors import UsageError, install_command
 from cvae.evaluation.bounds import Samples
+from cvae.run import DECODER, exported_file
 from cvae.runtime.density import gaussian_kl, log_prob
 from cvae.runtime.model import Model
+
+TIMED_IMAGES = 30
+"""Number of images to measure the decoding time with."""
 
 
 class Encoded(NamedTuple):
@@ -70,3 +76,14 @@ class ExportedScorer:
             mean=np.broadcast_to(mean[:, None], shape),
             var=np.broadcast_to(std[:, None] ** 2, shape),
         )
+
+
+def measure_runtime(model: Model) -> dict[str, float]:
+    """Return the size of the decoder's file in MB, and the median time in milliseconds to decode a single image."""
+    label, times = (None if model.classes is None else 0), []
+    for code in model.noise(TIMED_IMAGES, 0):
+        start = time.perf_counter()
+        model.decode(code[None], label_index=label)
+        times.append(1000 * (time.perf_counter() - start))
+    megabytes = exported_file(model.path, DECODER).stat().st_size / 1e6
+    return {"decoder_megabytes": megabytes, "milliseconds_per_image": statistics.median(times)}

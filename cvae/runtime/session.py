@@ -30,6 +30,10 @@ for any batch size."""
 MAX_ELEMENTS = 2**26
 """Maximum number of values in all tensors of a run (256 MB). A costly model gets fewer images per run."""
 
+MAX_CPU_ELEMENTS = 2**23
+"""The same on a CPU (32 MB), whose caches can't hold more: with 2 million values per image, a decoder of 64x96 images
+takes 4.0 ms per image in runs of 4 images, 4.5 ms in runs of 32, and 5.6 ms in runs of 64 (one core)."""
+
 MAX_TIME_LIMIT = 86_400
 """Maximum time limit in seconds: a day."""
 
@@ -84,9 +88,10 @@ def read_and_scan(path: Path, role: str) -> tuple[Spec, bytes, Cost]:
         raise CvaeError(f"{error}; {PROCESSED}") from error
 
 
-def max_batch(cost: Cost) -> int:
-    """Return the largest number of images per run, of at most `CHUNK`, whose tensors have `MAX_ELEMENTS` values."""
-    return max(1, min(CHUNK, MAX_ELEMENTS // max(1, cost.elements)))
+def max_batch(cost: Cost, *, on_cpu: bool = True) -> int:
+    """Return the largest number of images per run, of at most `CHUNK`, whose tensors fit the limit of the device."""
+    limit = MAX_CPU_ELEMENTS if on_cpu else MAX_ELEMENTS
+    return max(1, min(CHUNK, limit // max(1, cost.elements)))
 
 
 class Session:
@@ -126,7 +131,6 @@ class Session:
         self._time_limit = time_limit
         self.spec, data, cost = read_and_scan(path, role)
         self._source = str(path)
-        self._max_batch = max_batch(cost)
         self._outputs = {name: tensor.shape[1:] for name, tensor in signature(self.spec)[1].items()}
         options = ort.SessionOptions()
         options.log_severity_level = 4  # errors are raised, so they need not be logged
@@ -145,7 +149,9 @@ class Session:
             if not fallbacks:
                 raise
             self._session, self.provider = self._start(data, options, fallbacks[0]), fallbacks[0]
-        self._batches = () if self.provider == PROVIDERS["cpu"] else BATCHES
+        on_cpu = self.provider == PROVIDERS["cpu"]
+        self._max_batch = max_batch(cost, on_cpu=on_cpu)
+        self._batches = () if on_cpu else BATCHES
 
     def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
         cancel = getattr(options, "set_load_cancellation_flag", lambda cancelled: None)  # onnxruntime 1.21 and later

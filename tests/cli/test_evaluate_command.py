@@ -50,6 +50,8 @@ def test_evaluate_accepts_exported_files_without_run(cvae, in_tmp):
         report = cvae("evaluate", *arguments, "--json").json
         assert report["backend"].startswith("onnxruntime")
         assert report["bound"] == pytest.approx(run_report["bound"], rel=1e-4)
+        assert report["runtime"]["decoder_megabytes"] == Path("run/decoder.onnx").stat().st_size / 1e6
+        assert report["runtime"]["milliseconds_per_image"] > 0 and "runtime" not in run_report
     Path("alone").mkdir()
     for name in ("decoder.onnx", "encoder.onnx"):
         shutil.copy(Path("run") / name, "alone")

@@ -3,13 +3,19 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle
 
+from cvae.errors import CvaeError
+from cvae.exporters.onnx.graph import set_metadata, trace
 from cvae.runtime.scan import graph, limits, scan
 from cvae.runtime.session import read_spec
 
@@ -72,3 +78,34 @@ def test_zoo_models_stay_far_below_the_limits(monkeypatch):
     for role in ("decoder", "encoder"):
         spec, data = read_spec(ZOO / f"{role}.onnx")
         scan(data, spec, "")
+
+
+class UnrolledSolver(nn.Module):
+    """Decoder of 32x32 images whose velocity network is called `calls` times on a latent grid of 8x8."""
+
+    def __init__(self, calls: int) -> None:
+        super().__init__()
+        self.calls = calls
+        self.velocity = nn.Sequential(*(nn.Conv2d(128, 128, 3, padding=1) for _ in range(3)))
+        self.head = nn.Conv2d(128, 16, 1)
+
+    def forward(self, noise: Tensor) -> Tensor:
+        grid = noise.view(-1, 128, 8, 8)
+        for _ in range(self.calls):
+            grid = grid + 0.1 * self.velocity(grid)
+        return torch.sigmoid(pixel_shuffle(self.head(grid), 4))
+
+
+@pytest.mark.parametrize(("calls", "accepted"), [(32, True), (100, False)])
+def test_scan_accepts_a_solver_of_16_steps_with_guidance(calls, accepted):
+    spec = replace(
+        read_spec(ZOO / "decoder.onnx")[0], image_shape=(1, 32, 32), latent_dim=128 * 8 * 8, classes=None, sigma=None
+    )
+    graph = trace(UnrolledSolver(calls), {"noise": torch.randn(2, spec.latent_dim)}, ("image",))
+    set_metadata(graph, spec)
+    data = graph.SerializeToString()
+    if accepted:
+        scan(data, spec, "solver")
+    else:
+        with pytest.raises(CvaeError, match="it costs too much for images"):
+            scan(data, spec, "solver")

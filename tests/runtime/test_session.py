@@ -36,7 +36,7 @@ def test_session_rejects_outputs_whose_shape_contradicts_the_spec(trained, monke
 def test_session_runs_costly_model_in_smaller_chunks(trained, monkeypatch):
     expected = cvae.load(trained["labels"]).generate(9, label=3, seed=0)
     spec, data = read_spec(trained["labels"] / "decoder.onnx")
-    monkeypatch.setattr(session, "MAX_ELEMENTS", 2 * scan(data, spec, "").elements)
+    monkeypatch.setattr(session, "MAX_CPU_ELEMENTS", 2 * scan(data, spec, "").elements)
     model = cvae.load(trained["labels"])
     sizes, run = [], model._decoder._session.run
 

@@ -121,7 +121,7 @@ def _infer_nodes(nodes: Sequence[memoryview], tensors: dict[str, Tensor], spec: 
     """Add the outputs of all nodes to `tensors`, and return the cost of one image."""
     pixels = math.prod(spec.image_shape[1:])
     max_elements = min(limits.BASE_ELEMENTS + limits.ELEMENTS_PER_PIXEL * pixels, limits.MAX_ELEMENTS)
-    max_work = min(limits.BASE_WORK + weights * pixels, limits.MAX_WORK)
+    max_work = min(limits.BASE_WORK + limits.WORK_PER_WEIGHT * weights * pixels, limits.MAX_WORK)
     elements = work = edges = 0
     for message in nodes:
         node = parse_message(message, NODE, limits.MAX_EDGES)

@@ -36,8 +36,11 @@ BASE_ELEMENTS, ELEMENTS_PER_PIXEL, MAX_ELEMENTS = 2**20, 2**13, 2**30
 Models made of built-in parts have at most 1,300 values per pixel.
 """
 
-BASE_WORK, MAX_WORK = 2**28, 2**36
-"""Limit on the number of multiplications for one image: a base, plus weights times pixels, up to a maximum.
+BASE_WORK, WORK_PER_WEIGHT, MAX_WORK = 2**28, 2, 2**36
+"""Limit on the number of multiplications for one image: a base, plus an amount per weight and pixel, up to a maximum.
 
-Models made of built-in parts need a tenth of this limit, because layers with more weights have smaller feature maps.
+A layer at full resolution uses each weight once per pixel. A solver of 16 steps that is unrolled in the graph uses its
+weights 32 times if each step has guidance, but on a latent grid of at most a 16th of the pixels: twice per pixel.
+Without such a solver, models made of built-in parts need a twentieth of this limit, because layers with more weights
+have smaller feature maps. At most, an image takes seconds on one core.
 """
