@@ -1,5 +1,6 @@
 """Reads of files that may be untrusted, atomic writes, and locks."""
 
+import ast
 import errno
 import fcntl
 import os
@@ -24,6 +25,16 @@ from cvae.atomic import (
     write_file,
 )
 from cvae.errors import CvaeError, UsageError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+UNTRUSTED_READERS = (
+    "cvae/config.py", "cvae/recipes.py", "cvae/run.py", "cvae/runtime/bulk.py", "cvae/runtime/session.py",
+    "cvae/runtime/weights.py", "cvae/detection/detector.py", "cvae/engine/checkpoint.py", "cvae/engine/run_state.py",
+    "cvae/plots/losses.py", "cvae/plots/progress.py", "cvae/api/hub.py", "exporters/base.py", "exporters/card.py",
+    "exporters/onnx/__init__.py", "exporters/triton.py",
+)  # fmt: skip
+"""Modules that read the files of a run or a model."""
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has neither pipes in folders nor flock")
 
@@ -144,3 +155,19 @@ def test_missing_home_folder_names_the_flag(monkeypatch):
     monkeypatch.setattr(pwd, "getpwuid", getpwuid)
     with pytest.raises(UsageError, match="HOME is not set; choose a folder with --data-dir"):
         cache_root(None)
+
+
+@pytest.mark.parametrize("name", UNTRUSTED_READERS)
+def test_files_of_a_run_are_opened_by_one_function(name):
+    nodes = ast.walk(ast.parse((ROOT / name).read_text("utf-8")))
+    calls = [ast.unparse(node.func) for node in nodes if isinstance(node, ast.Call)]
+    allowed = {"temporary_path.open"}  # a file that is being written
+    ends = (".open", ".read_text", ".read_bytes", "np.load", "np.fromfile")
+    assert [call for call in calls if call not in allowed and (call == "open" or call.endswith(ends))] == []
+
+
+def test_home_folders_are_found_by_one_function():
+    folders = [ROOT / "cvae", ROOT / "cli", ROOT / "exporters"]
+    paths = [path for folder in folders for path in folder.rglob("*.py") if not path.is_relative_to(ROOT / "cvae/cli")]
+    users = [path.name for path in paths if ".expanduser()" in path.read_text("utf-8")]
+    assert set(users) == {"atomic.py"}
