@@ -72,9 +72,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Read the metrics of a run: a record for each epoch, and a last record for the test images.
 
     Raises:
-        CvaeError: If the file can't be read or is too large, or a line is not a JSON object.
+        CvaeError: If the file does not exist, can't be read or is too large, or a line is not a JSON object.
     """
     path = run / METRICS
+    if not path.exists():
+        raise CvaeError(f"{str(path)!r}, which cvae train writes, does not exist")
     text = read_at_most(path, MAX_METRICS_BYTES).decode("utf-8", errors="replace")
     if text.count("{") + text.count("[") > MAX_METRICS_OBJECTS:
         raise CvaeError(f"{str(path)!r} is damaged: it has more than {MAX_METRICS_OBJECTS:,} JSON objects")
