@@ -18,6 +18,7 @@ from cvae.flags import (
     check_values,
     flag_field,
     flags_of,
+    parse_sides,
     parse_size,
 )
 from cvae.model_config import MAX_SIDE, MIN_SIDE, ModelConfig
@@ -26,15 +27,9 @@ from cvae.serialization import MAX_TEXT, from_dict, parse_json, quote, to_dict
 FORMAT = 1
 """Version of the format of config.json. Files of any other version are rejected."""
 
-GROUPS = MODEL, DATA, OBJECTIVE, OPTIMIZATION, HARDWARE, OUTPUT = (
-    "Model",
-    "Data",
-    "Objective",
-    "Optimization",
-    "Hardware",
-    "Output",
-)
+GROUPS = ("Model", "Data", "Objective", "Optimization", "Hardware", "Output")
 """Headings under which `--help` and the reference list the flags, in this order."""
+MODEL, DATA, OBJECTIVE, OPTIMIZATION, HARDWARE, OUTPUT = GROUPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,17 +106,8 @@ class DataConfig:
 
     @property
     def sides(self) -> tuple[int, int] | None:
-        """Height and width in pixels to scale images to; None for the original size.
-
-        Raises:
-            UsageError: If `size` is neither the side of a square nor a string such as "48x80".
-        """
-        if self.size is None or isinstance(self.size, int):
-            return None if self.size is None else (self.size, self.size)
-        height, cross, width = self.size.partition("x")
-        if not (cross and height.isdecimal() and width.isdecimal() and len(self.size) < 12):
-            raise UsageError(f"size {self.size!r} is neither a side, such as 64, nor HEIGHTxWIDTH, such as 48x80")
-        return int(height), int(width)
+        """Height and width in pixels to scale images to; None for the original size."""
+        return parse_sides(self.size)
 
 
 SHORT_FLAGS = {

@@ -136,6 +136,20 @@ def parse_size(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
+def parse_sides(size: int | str | None) -> tuple[int, int] | None:
+    """Return the height and width of a size: 64 -> (64, 64), "48x80" -> (48, 80), None -> None.
+
+    Raises:
+        UsageError: If `size` is neither the side of a square nor a string such as "48x80".
+    """
+    if size is None or isinstance(size, int):
+        return None if size is None else (size, size)
+    height, cross, width = size.partition("x")
+    if not (cross and height.isdecimal() and width.isdecimal() and len(size) < 12):
+        raise UsageError(f"size {size!r} is neither a side, such as 64, nor HEIGHTxWIDTH, such as 48x80")
+    return int(height), int(width)
+
+
 def canonical_path(path: str | None) -> Path | None:
     """Return the absolute path, which is the same for all spellings of a path."""
     try:

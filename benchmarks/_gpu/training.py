@@ -12,7 +12,7 @@ from unittest import mock
 
 from cvae.config import TrainConfig
 from cvae.engine import train, trainer
-from cvae.engine.step import RecordedStep
+from cvae.engine.recorded_step import RecordedStep
 from cvae.recipes import read_recipe
 from cvae.serialization import from_dict
 from cvae.tuning.search_space import to_recipe

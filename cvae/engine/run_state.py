@@ -1,5 +1,6 @@
 """Progress of a run, and the checkpoints that the run is resumed from."""
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from cvae.engine.checkpoint import Checkpoint, load_checkpoint, pack_optimizer, save_checkpoint, unpack_optimizer
 from cvae.engine.step import TrainingStep
 from cvae.errors import CvaeError
-from cvae.run import CHECKPOINTS, MAX_METRICS_BYTES
+from cvae.run import CHECKPOINTS, CONFIG, MAX_METRICS_BYTES, METRICS, SAMPLES
 
 Record = dict[str, Any]
 """A line of metrics.jsonl."""
@@ -136,3 +137,13 @@ class RunCheckpoints:
 def _strip_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, and remove the prefix from their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def remove_new_run(run: Path) -> None:
+    """Delete the files that were written before the first step, and the folders if nothing else is in them."""
+    samples = run / SAMPLES
+    for path in (run / CONFIG, run / METRICS, *samples.glob("epoch-0000-*.png")):
+        path.unlink(missing_ok=True)
+    for folder in (samples, run):
+        with suppress(OSError):
+            folder.rmdir()

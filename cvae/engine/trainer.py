@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.image_losses import ImageLosses
 from cvae.engine.processes import any_process
 from cvae.engine.randomness import Shard, reseed
+from cvae.engine.recorded_step import RecordedStep, can_record
 from cvae.engine.resolve import check_batch_size, check_patience, choose_compile
-from cvae.engine.run_state import Record, RunCheckpoints, RunState
+from cvae.engine.run_state import Record, RunCheckpoints, RunState, remove_new_run
 from cvae.engine.sample_images import save_final_images, save_sample_images
-from cvae.engine.step import RecordedStep, TrainingStep, can_record
+from cvae.engine.step import TrainingStep
 from cvae.engine.stopping import Stop, explain_failure
 from cvae.engine.summary import describe_contention, describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
@@ -119,7 +120,7 @@ class Trainer:
                 self._train()
             except UsageError:  # a mismatch between parts may not show until the first step
                 if self.is_main and self.state.step == 0 and not resuming:
-                    self._rollback()
+                    remove_new_run(self.out)
                 raise
         return self.out
 
@@ -153,9 +154,8 @@ class Trainer:
         test_images = 0 if self.dataset.test is None else len(self.dataset.test)
         self.display.line()
         seconds = time.monotonic() - started
-        self.display.fields(
-            describe_result(self.config, self.state.records, test_images, seconds, resumed=first_step > 0)
-        )
+        records, resumed = self.state.records, first_step > 0
+        self.display.fields(describe_result(self.config, records, test_images, seconds, resumed=resumed))
 
     @property
     def _is_done(self) -> bool:
@@ -164,10 +164,7 @@ class Trainer:
 
     @property
     def _selects_best(self) -> bool:
-        """Whether the weights with the lowest validation bound are saved, and not the newest ones.
-
-        Losses on images worsen the bound, so that it does not say which weights are best.
-        """
+        """Whether the weights with the best bound are saved: with losses on images, it does not say which are best."""
         return self.validation is not None and not self.config.training.losses
 
     @property
@@ -184,7 +181,7 @@ class Trainer:
         for batch in self.training_step.epoch_batches(epoch, position):
             self._train_step(*batch)
             if due := table.due():
-                table.update(self.state.step, self._means(), self._images_per_second(first, started))
+                table.update(self.state.step, self.training_step.means(), self._images_per_second(first, started))
             if self.state.step % steps == 0:
                 break  # the end of an epoch is checked and saved below
             save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
@@ -199,8 +196,8 @@ class Trainer:
         record: Record = {
             "epoch": epoch + 1,
             "step": self.state.step,
-            "train": self._means(),
-            **self._image_losses(),
+            "train": self.training_step.means(),
+            **({"losses": self.training_step.image_loss_means()} if self.config.training.losses else {}),
             "learning_rate": self.training_step.learning_rate(self.state.step - 1),
             "seconds": round(time.monotonic() - started, 3),
             "images_per_second": round(self._images_per_second(first, started), 1),
@@ -282,20 +279,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()  # a process that ends earlier would break the others
 
     # -- metrics -------------------------------------------------------------------------------------------------
-
-    def _means(self) -> dict[str, float]:
-        """Return the means of the loss and its terms over the epoch so far, in nats, or NaN before its first step."""
-        loss, distortion, rate, *_ = self._divided_sums()
-        return {"loss": loss, "distortion": distortion, "rate": rate, "bound": distortion + rate}
-
-    def _image_losses(self) -> Record:
-        """Return the mean of each loss on images over the epoch so far, if the run has any."""
-        names = self.config.training.losses
-        return {"losses": dict(zip(names, self._divided_sums()[3:], strict=True))} if names else {}
-
-    def _divided_sums(self) -> list[float]:
-        *totals, steps = self.training_step.sums.tolist()
-        return [total / steps if steps else math.nan for total in totals]
 
     def _images_per_second(self, first: int, started: float) -> float:
         return (self.state.step - first) * self.batches.batch_size / (time.monotonic() - started)
@@ -382,15 +365,6 @@ class Trainer:
                 remove_stale_files(folder)
             write_file(self.out / CONFIG, self.config.to_json())
             self._write_metrics()  # if the run was killed, the file may lack metrics that the checkpoint has
-
-    def _rollback(self) -> None:
-        """Delete the files that were written before the first step, and the folders if nothing else is in them."""
-        samples = self.out / SAMPLES
-        for path in (self.out / CONFIG, self.out / METRICS, *samples.glob("epoch-0000-*.png")):
-            path.unlink(missing_ok=True)
-        for folder in (samples, self.out):
-            with suppress(OSError):
-                folder.rmdir()
 
     @property
     def _resume_command(self) -> str:

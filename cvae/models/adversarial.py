@@ -77,7 +77,7 @@ class Adversarial(ImageLoss):
         image_shape: tuple[int, int, int],
         classes: int | None,
         *,
-        weight: Annotated[float, Interval(minimum=0)] = 1.0,
+        weight: Annotated[float, Interval(minimum=0)] = 0.5,
         start: Annotated[int, Interval(minimum=0)] = 100,
         random_weight: Annotated[float, Interval(minimum=0)] = 0.0,
         layers: Annotated[int, Interval(minimum=1, maximum=8)] = 2,

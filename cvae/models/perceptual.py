@@ -14,14 +14,14 @@ from cvae.models.losses import ImageLoss
 NETWORKS = ("auto", "classifier", "vgg16")
 
 MIN_SQUARE = 1e-12
-"""Minimum mean square of the features of a layer to divide by."""
+"""Minimum mean square of the features of an image to divide by."""
 
 
 class Perceptual(ImageLoss):
     """Distance between the features of images and of their reconstructions, at several layers of a frozen network.
 
-    The squared distance in a layer is relative to the mean square of the features of the images, so that all layers
-    count alike, and the loss is the mean over the layers (Johnson, Alahi & Fei-Fei 2016, eq. 2,
+    The squared distance in a layer is relative to the mean square of the features of the image, so that all layers
+    count alike, and the loss is the mean over the layers and images (Johnson, Alahi & Fei-Fei 2016, eq. 2,
     https://arxiv.org/abs/1603.08155). Features that are scaled to unit length at each position, as in LPIPS, lead to
     stripes in images where the features of a small classifier are weak.
 
@@ -42,7 +42,7 @@ class Perceptual(ImageLoss):
         image_shape: tuple[int, int, int],
         classes: int | None,
         *,
-        weight: Annotated[float, Interval(minimum=0)] = 0.5,
+        weight: Annotated[float, Interval(minimum=0)] = 0.2,
         network: str = "auto",
     ) -> None:
         super().__init__()
@@ -79,8 +79,13 @@ class Perceptual(ImageLoss):
     def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
         with torch.no_grad():
             expected = self.features(image)
+        # Relative for each image, so that the loss does not depend on how a batch is divided.
         distances = [
-            (a.float() - b.float()).square().mean() / b.float().square().mean().clamp(min=MIN_SQUARE)
+            _mean_square(a.float() - b.float()) / _mean_square(b.float()).clamp(min=MIN_SQUARE)
             for a, b in zip(self.features(reconstruction), expected, strict=True)
         ]
         return torch.stack(distances).mean()
+
+
+def _mean_square(features: Tensor) -> Tensor:
+    return features.square().mean((1, 2, 3))  # (B, c, h, w) -> (B,)

@@ -22,6 +22,7 @@ from cvae.engine.resolve import configure
 from cvae.engine.trainer import Trainer
 from cvae.engine.validation import Validator
 from cvae.errors import Interrupted, UsageError
+from cvae.exporters.onnx import export
 from cvae.models import build
 from cvae.registry import LIKELIHOODS, LOSSES, OBJECTIVES
 from cvae.run import saved_epoch
@@ -55,24 +56,23 @@ def test_weight_is_the_norm_of_the_gradient_relative_to_that_of_the_distortion(l
     losses, model = make_losses(likelihood, name, weight=0.3)
     torch.manual_seed(0)
     image = torch.rand(6, 1, 8, 8)
-    outputs = [0.1 * torch.randn(6, model.likelihood.param_channels, 8, 8) for _ in range(2)]
-    outputs = [output.requires_grad_() for output in outputs]
+    params = (0.1 * torch.randn(6, model.likelihood.param_channels, 8, 8)).requires_grad_()
     start = losses.losses[name].start
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    total, values = losses(model.likelihood, image, outputs[0], None, float(start), 1.0)
-    (gradient,) = torch.autograd.grad(total, outputs[:1])
-    distortion = model.likelihood.eval().nll(outputs[0], image).mean()
-    (reference,) = torch.autograd.grad(distortion, outputs[:1])
+    total, values = losses(model.likelihood, image, params, None, float(start), 1.0)
+    (gradient,) = torch.autograd.grad(total, params)
+    distortion = model.likelihood.eval().nll(params, image).mean()
+    (reference,) = torch.autograd.grad(distortion, params)
     torch.testing.assert_close(gradient.norm(), 0.3 * reference.norm(), rtol=1e-3, atol=0)
     assert total.item() == 0 and values.shape == (1,) and values.isfinite().all()
     assert have_equal_tensors(before, model.state_dict())  # the likelihood's running sigma did not change
     # The direction is that of the loss's own gradient.
-    value = losses.losses[name](image, model.likelihood.mean(outputs[0]), None)
-    (direction,) = torch.autograd.grad(value, outputs[:1])
+    value = losses.losses[name](image, model.likelihood.mean(params), None)
+    (direction,) = torch.autograd.grad(value, params)
     assert torch.cosine_similarity(direction.flatten(), gradient.flatten(), dim=0) > 0.999
     if start:
-        total, _ = losses(model.likelihood, image, outputs[0], None, float(start - 1), 1.0)
-        assert not torch.autograd.grad(total, outputs[:1])[0].any()
+        total, _ = losses(model.likelihood, image, params, None, float(start - 1), 1.0)
+        assert not torch.autograd.grad(total, params)[0].any()
 
 
 def test_random_images_get_a_gradient_with_the_same_factor():
@@ -148,6 +148,8 @@ def test_newest_weights_are_saved_without_the_networks_of_the_losses(tmp_path, m
     assert have_equal_tensors(weights, {name: tensors[f"model.{name}"] for name in weights})
     assert {name.partition(".")[0] for name in weights} <= {"encoder", "decoder", "prior", "likelihood"}
     assert saved_epoch(read_records(run))["epoch"] == 2
+    export(run)
+    assert "| losses in addition to the bound | perceptual, adversarial; " in (run / "README.md").read_text()
 
 
 @pytest.mark.integration
@@ -218,4 +220,4 @@ def test_two_processes_reproduce_the_loss_curve_of_one_process(tmp_path):
         curves.append(
             [value for r in epochs for part in ("train", "validation", "losses") for value in r[part].values()]
         )
-    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-3)
+    np.testing.assert_allclose(curves[1], curves[0], rtol=2e-3, atol=0.02)

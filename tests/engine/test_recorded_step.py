@@ -13,7 +13,7 @@ from engine_helpers import NARROW, QUICK, STEPS, have_equal_tensors, load_weight
 from cvae.engine import resume, train
 from cvae.engine import trainer as trainer_module
 from cvae.engine.checkpoint import load_checkpoint
-from cvae.engine.step import RecordedStep
+from cvae.engine.recorded_step import RecordedStep
 from cvae.engine.trainer import Trainer
 from cvae.errors import Interrupted
 

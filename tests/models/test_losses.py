@@ -101,7 +101,7 @@ def test_perceptual_loss_is_the_mean_relative_squared_distance(classes):
     assert isinstance(loss.features, FeatureClassifier if classes else VGG16)
     a, b = images(4, (3, 16, 16)), images(4, (3, 16, 16), 1)
     pairs = zip(loss.features(a), loss.features(b), strict=True)
-    ratios = [torch.dist(x, y) ** 2 / x.norm() ** 2 for x, y in pairs]
+    ratios = [torch.dist(x[i], y[i]) ** 2 / x[i].norm() ** 2 for x, y in pairs for i in range(len(a))]
     torch.testing.assert_close(loss(a, b, None), sum(ratios) / len(ratios))
     assert loss(a, a, None) == 0
 
