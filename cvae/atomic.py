@@ -213,9 +213,13 @@ def _temporary_path(folder: Path, create: Callable[[Path], None]) -> Iterator[Pa
     handle, path = None, None
     while path is None:
         path = folder / TEMPORARY_FILES.replace("*", uuid.uuid4().hex[:12])
-        create(path)
-        with suppress(FileNotFoundError):
-            handle = _lock(path, wait=True)
+        try:
+            create(path)
+            with suppress(FileNotFoundError):
+                handle = _lock(path, wait=True)
+        except OSError:
+            _remove(path)
+            raise
         if not path.exists():  # another process took it for stale before it was locked
             _unlock(handle)
             path = None

@@ -3,7 +3,7 @@
     python tests/faults.py SOURCE COMMAND ...
 
 Each run gets a folder of its own, a copy of SOURCE. A first run without a fault counts the operations on files in this
-folder: opening, syncing, renaming and removing files, and creating folders. Then each operation fails once
+folder: opening, syncing, locking, renaming and removing files, and creating folders. Then each operation fails once
 with each error, and each file is cut off once at several sizes. The script prints a list of problems as JSON:
 tracebacks, messages of several lines, files that differ from those of the first run, and temporary files that remain
 after the command has been repeated.
@@ -26,8 +26,8 @@ from cvae.__main__ import main
 WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 """Audit events of operations on paths: https://docs.python.org/3/library/audit_events.html."""
 
-ERRORS = (errno.EIO, errno.ENOSPC)
-"""Errors with which each operation fails."""
+LOCK_ERRORS, ERRORS = (errno.ENOLCK, errno.ENOSYS), (errno.EIO, errno.ENOSPC)
+"""Errors of locking a file, and of every other operation. Some file systems can't lock files."""
 
 SIZES = (0, 64, 4096)
 """Sizes in bytes at which files are cut off: a write beyond this size writes less, and the next one fails."""
@@ -59,7 +59,9 @@ class Faults:
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         if self.folder is None:
             return
-        if (event == "open" or event in WRITING) and isinstance(arguments[0], str | bytes | os.PathLike):
+        if event == "fcntl.flock":
+            self._count(event)
+        elif (event == "open" or event in WRITING) and isinstance(arguments[0], str | bytes | os.PathLike):
             with suppress(ValueError):
                 path = str(Path(os.fsdecode(arguments[0])).absolute())
                 if path.startswith(self.folder) and "__pycache__" not in path:
@@ -118,7 +120,9 @@ def check(command: list[str], source: Path) -> tuple[int, list[str]]:
     assert status == 0, text
     reference, operations = contents(folder), list(faults.operations)
     plans: list[tuple[str, int | None, int]] = [
-        (f"{name} {i}", i, error) for i, name in enumerate(operations) for error in ERRORS
+        (f"{name} {i}", i, error)
+        for i, name in enumerate(operations)
+        for error in (LOCK_ERRORS if name == "fcntl.flock" else ERRORS)
     ]
     plans += [(f"files of at most {size} bytes", None, -size) for size in SIZES]
     for name, failing, error in plans:

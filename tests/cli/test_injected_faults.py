@@ -20,6 +20,7 @@ SLOW = [
     "generate -n 12 --seed 0 --out x.npy",
     "generate -n 12 --seed 0 --out x.npz",
     "detect fit model --data npz:set.npz --split test",
+    "export triton mnist-resnet-conditional --encoder --out tri",
 ]
 
 
