@@ -89,7 +89,7 @@ def main() -> None:
             scores = {"steps": float(steps), "rate": compute_rate(prior.eval(), test, seed)}
             if extractor is not None:
                 real = extractor.features(as_float(dataset.test.images[: args.limit]).numpy())
-                scores |= judge(model, prior, test, extractor, real, seed)
+                scores |= compare_images(model, prior, test, extractor, real, seed)
             results.setdefault(name, []).append(scores)
             print(name, seed, scores, file=sys.stderr)
     columns = list(next(iter(results.values()))[0])
@@ -164,7 +164,7 @@ def compute_rate(prior: Prior, codes: Codes, seed: int) -> float:
     return total / len(codes.mean)
 
 
-def judge(
+def compare_images(
     model: VAE, prior: Prior, codes: Codes, extractor: FeatureExtractor, real: np.ndarray, seed: int
 ) -> dict[str, float]:
     """Decode random images with the labels of the test images, and compare them with these."""
