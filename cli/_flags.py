@@ -9,8 +9,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
+from cvae.api.flags import all_flags
 from cvae.cli import _completion
-from cvae.config import SHORT_FLAGS, all_flags
+from cvae.config import SHORT_FLAGS
 from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import parse_options
 from cvae.registry import REGISTRIES

@@ -1,7 +1,8 @@
 """Reference for the flags of `cvae train` and `cvae tune`, generated from the config fields."""
 
+from cvae.api.flags import all_flags
 from cvae.cli._flags import choose_metavar, default_text, help_text, value_type
-from cvae.config import GROUPS, TrainConfig, all_flags
+from cvae.config import GROUPS, TrainConfig
 from cvae.flags import ShortFlag
 
 

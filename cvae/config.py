@@ -10,7 +10,6 @@ from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.fingerprint import Fingerprint, pack_fingerprint, unpack_fingerprint
 from cvae.flags import (
-    Flag,
     Interval,
     ShortFlag,
     canonical_data,
@@ -334,12 +333,6 @@ class TrainConfig(DataConfig):
     def data_config(self) -> DataConfig:
         """The fields that are shared with `DataConfig`."""
         return DataConfig(**{data_field.name: getattr(self, data_field.name) for data_field in fields(DataConfig)})
-
-
-def all_flags(config: type) -> dict[str, Flag]:
-    """Return the flags of a config and the short flags for its options, by group."""
-    flags = {**flags_of(config), **SHORT_FLAGS}
-    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def flag(name: str) -> str:

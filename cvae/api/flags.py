@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from cvae.config import GROUPS, all_flags
+from cvae.config import GROUPS, SHORT_FLAGS
 from cvae.errors import UsageError, suggest
-from cvae.flags import ShortFlag
+from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import PARTS, takes_options
 from cvae.registry import EXPECTED_VALUES, LOSSES
 from cvae.serialization import quote
@@ -30,6 +30,12 @@ SYNONYMS = {
     "set": "options",
 }
 """Name that users may try -> argument that the error message suggests instead."""
+
+
+def all_flags(config: type) -> dict[str, Flag]:
+    """Return the flags of a config and the short flags for its options, by group."""
+    flags = {**flags_of(config), **SHORT_FLAGS}
+    return dict(sorted(flags.items(), key=lambda item: GROUPS.index(item[1].group)))
 
 
 def add_flags(config: type) -> Callable[[Function], Function]:
