@@ -17,7 +17,6 @@ import math
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +35,7 @@ from cvae.models import VAE, build
 from cvae.models.priors import Prior
 from cvae.recipes import parse_options
 from cvae.registry import PRIORS
+from cvae.runtime.find import find
 
 BATCH_SIZE = 128
 WARMUP_SECONDS = 1
@@ -51,7 +51,7 @@ class Codes(NamedTuple):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", help="Trained run.")
+    parser.add_argument("run", metavar="RUN", help="Trained run, or name of a run or of a zoo model.")
     parser.add_argument("--priors", nargs="+", default=list(PRIORS), metavar="NAME", help="Priors to compare.")
     parser.add_argument("--set", action="append", default=[], metavar="PRIOR.OPTION=VALUE", help="Option of a prior.")
     parser.add_argument("--seconds", type=float, default=120, metavar="X", help="CPU time to train each prior.")
@@ -63,7 +63,7 @@ def main() -> None:
     add_smoke(parser)
     args = parse_args(parser, seconds=1, seeds=1, limit=200)
     torch.set_num_threads(1)
-    model, config = load_model(Path(args.run))
+    model, config = load_model(find(args.run))
     model.eval().requires_grad_(False)
     data_dir = args.data_dir or config.training.data_dir
     dataset = load_dataset(replace(config.training.data_config, data_dir=data_dir))

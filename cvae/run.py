@@ -76,7 +76,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """
     path = run / METRICS
     if not path.exists():
-        raise CvaeError(f"{str(path)!r}, which cvae train writes, does not exist")
+        raise CvaeError(f"can't read {str(path)!r}, which cvae train writes: No such file or directory")
     text = read_at_most(path, MAX_METRICS_BYTES).decode("utf-8", errors="replace")
     if text.count("{") + text.count("[") > MAX_METRICS_OBJECTS:
         raise CvaeError(f"{str(path)!r} is damaged: it has more than {MAX_METRICS_OBJECTS:,} JSON objects")

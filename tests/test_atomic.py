@@ -134,9 +134,9 @@ def test_other_lock_errors_are_reported_in_one_line(tmp_path, monkeypatch):
 
 
 def test_home_folders(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.setenv("HOME", "/somewhere")
     monkeypatch.delenv("CVAE_DATA_DIR", raising=False)
-    assert expand_user("~/x") == Path("/home/someone/x") and cache_root(None) == Path("/home/someone/.cache/cvae")
+    assert expand_user("~/x") == Path("/somewhere/x") and cache_root(None) == Path("/somewhere/.cache/cvae")
     with pytest.raises(UsageError, match="no user 'nosuchuser'"):
         expand_user("~nosuchuser/x")
     monkeypatch.setenv("CVAE_DATA_DIR", "~nosuchuser/x")

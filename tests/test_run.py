@@ -30,7 +30,7 @@ def test_read_metrics_names_the_damaged_line(tmp_path, line):
 
 
 def test_read_metrics_reports_missing_file(tmp_path):
-    with pytest.raises(CvaeError, match=r"can't read .*metrics\.jsonl': No such file"):
+    with pytest.raises(CvaeError, match=r"can't read .*metrics\.jsonl', which cvae train writes: No such file"):
         read_metrics(tmp_path)
 
 

@@ -212,7 +212,7 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
         raise ValueError(
             f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
         )
-    content, shape = np.frombuffer(data, np.uint8, offset=4 * len(header)), header[1:]
+    content, shape = np.frombuffer(bytearray(data), np.uint8, offset=4 * len(header)), header[1:]
     if len(content) != math.prod(shape):
         raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
     return content.reshape(shape)

@@ -30,6 +30,7 @@ SMOKE = {
     "large_set": (["--smoke"], "325 images 3x64x64"),
     "precision": (["--smoke"], "test bound, nats"),
     "principal_components": ([], " dB over 359 test images"),
+    "priors": (["mnist-resnet-conditional", "--smoke", "--data-dir", str(SHARED)], "Fréchet distance"),
     "runtimes": (["--smoke"], "| Python: `cvae` |"),
     "startup": (["--smoke"], "mlp takes its first step on digits"),
     "time_to_quality": (["--smoke", "--data-dir", str(SHARED)], "whole process, s"),
@@ -37,7 +38,7 @@ SMOKE = {
 }
 """For each script, the flags for a run that takes seconds, and text that the output contains."""
 
-NEED_MNIST = ("installed_models", "time_to_quality", "training_speed")
+NEED_MNIST = ("installed_models", "priors", "time_to_quality", "training_speed")
 
 
 @pytest.mark.slow

@@ -60,12 +60,12 @@ def test_error_that_cannot_be_encoded_is_one_line(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode on other systems")
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_name_that_is_not_utf_8_is_printed_with_escapes(zoo_model, encoding):
+def test_name_that_is_not_utf_8_is_printed_with_replacements(zoo_model, encoding):
     folder = zoo_model.rename(zoo_model.with_name(os.fsdecode(b"run\xff")))
     result = cvae(
         "generate", folder.name, "--label", "7", "--out", os.fsdecode(b"\xff.png"), cwd=folder.parent, encoding=encoding
     )
-    assert (result.returncode, result.stdout[:6]) == (0, b"\\udcff"), result.stderr
+    assert (result.returncode, result.stdout[:5]) == (0, b"?.png"), result.stderr
     assert cvae("info", folder.name, cwd=folder.parent, encoding=encoding).returncode == 0
 
 

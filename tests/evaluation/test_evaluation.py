@@ -386,8 +386,8 @@ def test_evaluation_rejects_data_that_does_not_fit_the_model(trained, tmp_path):
 def test_conditional_model_requires_labels_in_the_split(trained, tmp_path):
     images = np.zeros((30, 8, 8), np.uint8)
     np.savez(tmp_path / "set.npz", train=images, train_labels=np.arange(30) % 10, test=images)
-    with pytest.raises(UsageError, match="labels"):
-        evaluate(RunScorer(trained["labels"], "cpu"), TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"))
+    with pytest.raises(UsageError, match="has no test images"):
+        evaluate(RunScorer(trained["labels"], "cpu"), TrainConfig(data=f"npz:{tmp_path / 'set.npz'}"), split="test")
 
 
 def test_limit_selects_evenly_spaced_images():

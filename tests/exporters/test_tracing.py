@@ -30,9 +30,11 @@ def vary(model: nn.Module) -> None:
     """Change all weights and statistics, because their initial values are often 0 or 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for tensor in (*model.parameters(), *model.buffers()):
+        for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             if tensor.is_floating_point():
-                tensor.add_(0.05 * torch.randn(tensor.shape, generator=generator))
+                # Large weights of a prior amplify rounding errors.
+                scale = 0.02 if name.startswith("prior.") else 0.05
+                tensor.add_(scale * torch.randn(tensor.shape, generator=generator))
 
 
 def example_inputs(model: VAE, role: str, count: int, *, labels: bool) -> dict[str, Tensor]:

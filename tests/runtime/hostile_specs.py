@@ -20,7 +20,7 @@ SPEC_CHANGES: dict[str, dict[str, Any]] = {
     "image_without_channels": {"image_shape": [8, 8]},
     "missing_classes": {"classes": None},
     "empty_classes": {"classes": []},
-    "fewer_classes": {"classes": list("012345678")},
+    "fewer_classes": {"classes": list("01234567")},
     "more_classes": {"classes": list("0123456789a")},
     "many_classes": {"classes": ["x"] * 300_000},
     "classes_as_numbers": {"classes": list(range(10))},
