@@ -92,6 +92,8 @@ def main() -> None:
                 scores |= compare_images(model, prior, test, extractor, real, seed)
             results.setdefault(name, []).append(scores)
             print(name, seed, scores, file=sys.stderr)
+    if not results:
+        parser.error("none of the priors suits the latents of this run")
     columns = list(next(iter(results.values()))[0])
     table: list[tuple[str, ...]] = [("prior", *columns)]
     for prior_name, scores_of_seeds in results.items():

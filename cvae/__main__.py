@@ -1,5 +1,6 @@
 """Entry point of the commands `cvae` and `python -m cvae`."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,11 @@ def main(args: Sequence[str] | None = None) -> None:
         if _has_working_folder():
             raise
         print_message("cvae: error: the working folder does not exist any more; change to another folder")
+        sys.exit(1)
+    except OSError as error:  # of standard output; commands report those of files
+        if error.errno != errno.ENOSPC:
+            raise
+        print_message(f"cvae: error: can't write to standard output: {error.strerror}")
         sys.exit(1)
 
 

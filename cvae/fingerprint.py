@@ -70,7 +70,8 @@ def unpack_fingerprint(config: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: If the fingerprint is damaged.
     """
-    options = config["training"].get("options")
+    training = config.get("training")
+    options = training.get("options") if isinstance(training, dict) else None
     if isinstance(options, dict) and KEY in options:
         config["fingerprint"] = from_dict(Fingerprint, options.pop(KEY), f"training.options.{KEY}")
     return config

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.api.arguments import Note, require_torch, send
@@ -37,12 +36,12 @@ def train_extractor(
         MissingExtraError: If the classifier is not in the cache, and torch is not installed.
         CvaeError: If the cache can't be written.
     """
-    from cvae.atomic import cache_root, lock_folder, remove_stale_files, write_file
+    from cvae.atomic import cache_root, expand_user, lock_folder, remove_stale_files, write_file
     from cvae.evaluation.evaluate import load_labelled
     from cvae.evaluation.feature_extractor import load_classifier
 
     images = load_labelled(data, "--features trained")
-    folder = cache_root(Path(data.data_dir) if data.data_dir else None) / "classifiers"
+    folder = cache_root(expand_user(data.data_dir) if data.data_dir else None) / "classifiers"
     path = folder / f"{_hash(images)}.onnx"
     name = f"classifier trained on {one_line(images.dataset.name, 40)}"
     with lock_folder(folder, wait=True):  # another process may be training the same classifier
@@ -54,9 +53,8 @@ def train_extractor(
         send(note, f"training a classifier on {len(images.dataset.train):,} images, once for all models of this data")
         write_file(path, _train(images, device, progress))
     extractor = load_classifier(path.read_bytes(), name)
-    send(
-        note, f"the classifier recognizes {extractor.accuracy:.1%} of {len(images.held_out):,} held-out images: {path}"
-    )
+    accuracy = f"classifies {extractor.accuracy:.1%} of {len(images.held_out):,} held-out images correctly"
+    send(note, f"the classifier {accuracy}: {path}")
     return extractor
 
 

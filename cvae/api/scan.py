@@ -6,9 +6,6 @@ from typing import Any
 
 from cvae.errors import CvaeError, UsageError
 
-MAX_METRICS = 2**26
-"""Maximum size of a file of metrics, in bytes."""
-
 
 def scan(paths: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
     """Check untrusted files as cvae checks them before it uses them, like `cvae scan`.
@@ -97,10 +94,8 @@ def _scan_config(path: Path) -> None:
 
 
 def _scan_metrics(path: Path) -> None:
-    from cvae.atomic import read_at_most
     from cvae.run import read_metrics
 
-    read_at_most(path, MAX_METRICS)
     read_metrics(path.parent)
 
 

@@ -10,6 +10,7 @@ from cvae.data.fingerprints import compute_fingerprint
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError
 from cvae.recorded_data import RecordedDataConfig
+from cvae.registry import DATASETS
 
 
 def load_recorded(config: RecordedDataConfig, load: Callable[[DataConfig], Dataset]) -> Dataset:
@@ -40,6 +41,8 @@ def load_recorded(config: RecordedDataConfig, load: Callable[[DataConfig], Datas
 def _load_read_only(config: RecordedDataConfig, load: Callable[[DataConfig], Dataset]) -> Dataset | None:
     """Load a data set from the recorded folder, or return None if this would write to the folder."""
     if config.data_dir is not None or config.recorded_dir is None:
+        return None
+    if not DATASETS.is_builtin(config.data.partition(":")[0]):  # a plug-in may write to the folder
         return None
     try:
         with read_only(expand_user(config.recorded_dir)):

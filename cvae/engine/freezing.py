@@ -1,6 +1,6 @@
 """Freezing of parameters, so that training changes only the rest of a network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from torch import nn
@@ -8,7 +8,7 @@ from torch import nn
 from cvae.errors import UsageError, suggest
 
 
-def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
     """Exclude parameters from training.
 
     Args:
@@ -19,10 +19,11 @@ def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
     Raises:
         UsageError: If a pattern matches nothing, or the patterns match all parameters.
     """
-    names = [*(name for name, _ in model.named_modules()), *(name for name, _ in model.named_parameters())]
+    names = [*(name for name, _ in model.named_modules() if name), *(name for name, _ in model.named_parameters())]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            raise UsageError(f"--freeze {pattern}: no module or parameter has such a name; {suggest(pattern, names)}")
+            hint = suggest(pattern, [name for name, _ in model.named_children()])
+            raise UsageError(f"--freeze {pattern}: no module or parameter has such a name; {hint}")
         for name, parameter in model.named_parameters():
             if fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*"):
                 parameter.requires_grad_(False)

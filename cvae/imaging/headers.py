@@ -30,9 +30,10 @@ MAX_TILES = 2**12
 BLOCK = 2**16
 """Number of bytes to read at a time."""
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])")
-_NO_LENGTH = {0x01, *range(0xD0, 0xD9)}
-"""JPEG markers without a length: TEM, RST0 to RST7, SOI."""
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+"""JPEG markers except RST0 to RST7, which occur between the pixels."""
+_NO_LENGTH = {0x01, 0xD8, 0xD9}
+"""JPEG markers without a length: TEM, SOI, EOI."""
 
 _SEVERAL_PASSES = (0xC2, 0xC6, 0xCA, 0xCE)
 """JPEG markers of progressive frames."""
@@ -98,18 +99,21 @@ def _check_jpeg(file: IO[bytes]) -> Header:
     scans = segments = metadata = junk = components = 0
     several_passes = False
     for marker, skipped in _jpeg_markers(file):
-        if marker == 0xD9:
+        if marker == 0xD9 and scans:
             break
-        if marker in _NO_LENGTH:
-            continue
-        (length,) = struct.unpack(">H", file.read(2))
-        data = file.read(max(0, length - 2)) if marker in (0xDA, 0xE1, 0xED, *range(0xC0, 0xD0)) else b""
-        file.seek(0 if data else max(0, length - 2), 1)
-        if marker == 0xDA:
+        data = b""
+        if marker not in _NO_LENGTH:
+            try:
+                (length,) = struct.unpack(">H", file.read(2))
+            except struct.error:  # the file ends early: Pillow describes the damage
+                break
+            data = file.read(max(0, length - 2)) if marker in (0xDA, 0xE1, 0xED, *range(0xC0, 0xD0)) else b""
+            file.seek(0 if data else max(0, length - 2), 1)
+        if marker == 0xDA and data:
             scans += 1
             several_passes = several_passes or (scans == 1 and data[0] < components)
             _require(scans, MAX_SCANS, "scans")
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) > 5:
             components = data[5]
             several_passes = several_passes or marker in _SEVERAL_PASSES
         if not scans:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -73,12 +74,13 @@ class FeatureClassifier(FeatureNetwork):
         self.train().requires_grad_(True)
         self._fit(dataset.train, seed)
         self.eval()
-        held_out = dataset.validation or dataset.test
+        splits = (dataset.validation, dataset.test)
+        held_out = next((split for split in splits if split is not None and split.labels is not None), None)
         if held_out is None:
             return "features of a classifier that was trained on the labels"
         return (
-            f"features of a classifier that was trained on the labels and is right for {self._accuracy(held_out):.0%} "
-            "of the held-out images"
+            "features of a classifier trained on the labels, which classifies "
+            f"{self._accuracy(held_out):.0%} of the held-out images correctly"
         )
 
     def _fit(self, split: Split, seed: int) -> None:
@@ -105,8 +107,9 @@ class FeatureClassifier(FeatureNetwork):
     def _accuracy(self, split: Split) -> float:
         assert split.labels is not None
         count, right = min(len(split), MAX_HELD_OUT), 0
+        spaced = np.arange(count) * len(split) // count  # images of a folder are sorted by class
         for start in range(0, count, BATCH_SIZE):
-            indices = slice(start, min(start + BATCH_SIZE, count))
+            indices = spaced[start : start + BATCH_SIZE]
             image = torch.from_numpy(split.images[indices]).to(self.head.weight.device).float() / 255
             right += int((self.logits(image).argmax(1).cpu().numpy() == split.labels[indices]).sum())
         return right / count

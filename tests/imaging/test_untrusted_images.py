@@ -4,6 +4,7 @@ import shutil
 import struct
 import sys
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from untrusted import MEMORY, assert_rejected, load_in_process
 
 from cvae.errors import UsageError
 from cvae.imaging.formats import EXTENSIONS, HEIF_EXTENSIONS, MAX_PIXELS, bytes_per_pixel, open_image
-from cvae.imaging.headers import read_header
+from cvae.imaging.headers import InvalidHeader, read_header
 from cvae.imaging.reader import ORIENTATION, cover, read
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
@@ -153,3 +154,14 @@ def test_read_scales_large_image_as_pillow_does(tmp_path):
     assert np.abs(actual - expected.transpose(2, 0, 1)).max() < 1.5 / 255  # (H, W, 3) -> (3, H, W)
     with pytest.raises(UsageError, match="has 3000x2500 pixels in colour"):
         read(tmp_path / "large.png", (1, 30, 40), exact=True)
+
+
+def test_jpeg_header_is_checked_after_an_early_end_marker_and_in_a_truncated_file():
+    empty_segments = b"\xff\xd8\xff\xd9" + 100_000 * b"\xff\xe5\x00\x02"
+    with pytest.raises(InvalidHeader, match="segments"):
+        read_header(BytesIO(empty_segments))
+    buffer = BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG", progressive=True)
+    complete = buffer.getvalue()
+    assert read_header(BytesIO(complete)).holds_coefficients
+    assert read_header(BytesIO(complete[: complete.rindex(b"\xff\xda") + 2])).holds_coefficients

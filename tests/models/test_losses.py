@@ -141,7 +141,7 @@ def test_classifier_is_trained_on_the_labels_and_then_frozen(monkeypatch):
         loss = Perceptual((1, 16, 16), 2)
         notes.append(loss.prepare(dataset(), 7))
         weights.append(loss.features.head.weight)
-    assert notes[0] == notes[1] and notes[0].endswith("is right for 100% of the held-out images")
+    assert notes[0] == notes[1] and notes[0].endswith("classifies 100% of the held-out images correctly")
     assert torch.equal(*weights)  # the seeds determine the classifier
     assert not loss.training
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in loss.parameters())

@@ -197,9 +197,11 @@ class TopDown(Hierarchical):
             hidden = rung.resample(hidden)  # type: ignore[operator]
             mean, log_var = rung.infer(hidden, features[-1 - level], label)  # type: ignore[operator]
             latent = mean + torch.exp(0.5 * log_var) * group_noise  # (B, z)
-            if dropped is not None and isinstance(rung, GridRung):
-                mean, log_var, latent = (t.masked_fill(dropped, 0) for t in (mean, log_var, latent))  # costs no nats
-            hidden = rung(hidden, latent, label)
+            visible = latent
+            if dropped is not None and isinstance(rung, GridRung):  # the posterior is the prior, so it costs no nats
+                mean, log_var = mean.masked_fill(dropped, 0), log_var.masked_fill(dropped, 0)
+                latent, visible = torch.where(dropped, group_noise, latent), latent.masked_fill(dropped, 0)
+            hidden = rung(hidden, visible, label)
             groups.append((mean, log_var, latent))
         mean, log_var, latent = (torch.cat(tensors, dim=1) for tensors in zip(*groups, strict=True))  # (B, Z) each
         return Posterior(mean, log_var, latent, self._to_params(hidden, label))

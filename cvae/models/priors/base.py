@@ -30,7 +30,7 @@ class PriorTerms(NamedTuple):
         rate: KL(q(z | x) || p(z)), (B, D): D = Z if the prior factorizes, else D = 1.
         log_prob: log p(z) of the sample, (B,).
         noise: the sample, mapped to noise, (B, Z).
-        loss: training loss of the prior, a scalar, if the bound does not train it.
+        loss: training loss of the prior, a scalar, if the bound does not train it, else None.
     """
 
     rate: Tensor
@@ -47,7 +47,7 @@ class Prior(nn.Module, ABC):
     """
 
     has_unknown_label = False
-    """Whether the conditioning has one more class than the model, K, which stands for any label."""
+    """Whether the conditioning has an extra class with index K, for an unknown label."""
 
     @abstractmethod
     def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
