@@ -24,6 +24,12 @@ MAX_JUNK = 2**12
 MAX_COMMENTS = 2**8
 """Maximum number of comments in a PPM file of text. Pillow copies a megabyte for each of them."""
 
+MAX_TIFF_NUMBERS = 2**18
+"""Maximum number of numbers in a tag of a TIFF. The colour map of a palette with 16 bits has 196,608."""
+
+_TIFF_BYTES = (1, 2, 7)
+"""Types of TIFF tags that Pillow keeps as bytes: bytes, text, and bytes of an unknown meaning."""
+
 MAX_TILES = 2**12
 """Maximum number of tiles of a JPEG 2000 image. The decoder allocates 9 kB for each."""
 
@@ -167,9 +173,11 @@ def _check_tiff(order: str, *, big: bool = False) -> Callable[[IO[bytes]], None]
         (count,) = struct.unpack(count_format, file.read(struct.calcsize(count_format)))
         _require(count, MAX_SEGMENTS, "tags")
         for _ in range(count):
-            tag, _, length, _ = struct.unpack(entry, file.read(struct.calcsize(entry)))
+            tag, kind, length, _ = struct.unpack(entry, file.read(struct.calcsize(entry)))
             if tag in _TIFF_OFFSETS:
                 _require(length, MAX_CHUNKS, "strips or tiles")
+            elif kind not in _TIFF_BYTES:
+                _require(length, MAX_TIFF_NUMBERS, "numbers in a tag")
 
     return check
 

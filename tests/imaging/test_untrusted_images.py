@@ -165,3 +165,10 @@ def test_jpeg_header_is_checked_after_an_early_end_marker_and_in_a_truncated_fil
     complete = buffer.getvalue()
     assert read_header(BytesIO(complete)).holds_coefficients
     assert read_header(BytesIO(complete[: complete.rindex(b"\xff\xda") + 2])).holds_coefficients
+
+
+@pytest.mark.parametrize("kind", [3, 4, 5])
+def test_tiff_with_many_numbers_in_a_tag_is_rejected(kind):
+    tag = struct.pack("<HHII", 258, kind, 2**24, 64)  # BitsPerSample
+    with pytest.raises(InvalidHeader, match="numbers in a tag"):
+        read_header(BytesIO(b"II*\0" + struct.pack("<IH", 8, 1) + tag + bytes(4)))
