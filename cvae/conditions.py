@@ -89,9 +89,8 @@ class Condition:
     def __post_init__(self) -> None:
         check_name(self.name)
         if self.kind not in KINDS:
-            raise UsageError(
-                f"condition {self.name!r} has the kind {one_line(repr(self.kind), 40)}, not {_join(KINDS)}"
-            )
+            kinds = f"{CATEGORY!r}, {NUMBER!r} or {ATTRIBUTES!r}"
+            raise UsageError(f"condition {self.name!r} has the kind {one_line(repr(self.kind), 40)}, not {kinds}")
         limit = {CATEGORY: MAX_VALUES, NUMBER: 0, ATTRIBUTES: MAX_ATTRIBUTES}[self.kind]
         if not min(1, limit) <= len(self.values) <= limit:
             raise UsageError(
