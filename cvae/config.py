@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.fingerprint import Fingerprint, pack_fingerprint, unpack_fingerprint
+from cvae.fingerprint import Fingerprint
 from cvae.flags import (
     Interval,
     ShortFlag,
@@ -20,11 +20,9 @@ from cvae.flags import (
     parse_sides,
     parse_size,
 )
+from cvae.formats import FORMAT, upgrade_config
 from cvae.model_config import MAX_SIDE, MIN_SIDE, ModelConfig
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, quote, to_dict
-
-FORMAT = 1
-"""Version of the format of config.json. Files of any other version are rejected."""
 
 GROUPS = ("Model", "Data", "Objective", "Optimization", "Hardware", "Output")
 """Headings under which `--help` and the reference list the flags, in this order."""
@@ -64,7 +62,9 @@ class DataConfig:
         parse=parse_size,
         searchable=False,
     )
-    conditional: bool = flag_field(False, MODEL, "Train with labels, to generate images by label.")
+    conditional: bool = flag_field(
+        False, MODEL, "Train with labels and other conditions of the data, to generate images by them."
+    )
     binarize: str = flag_field(
         "none",
         DATA,
@@ -132,7 +132,9 @@ class TrainConfig(DataConfig):
     """
 
     arch: str = flag_field("resnet", MODEL, "Architecture of the networks; see `cvae parts`.", takes_options=True)
-    conditioning: str = flag_field("film", MODEL, "How labels enter the networks: film or concat.", takes_options=True)
+    conditioning: str = flag_field(
+        "film", MODEL, "How conditions enter the networks: film or concat.", takes_options=True
+    )
     likelihood: str | None = flag_field(
         None,
         MODEL,
@@ -144,6 +146,15 @@ class TrainConfig(DataConfig):
     )
     prior: str = flag_field("flow", MODEL, "Prior of the latent code, p(z): flow or normal.", takes_options=True)
     latent_dim: int = flag_field(32, MODEL, "Number of latent dimensions.", interval=Interval(minimum=1))
+    drop_conditions: float | None = flag_field(
+        None,
+        MODEL,
+        "Probability with which each condition of an image is unknown in training, so that it can be left out later.",
+        automatic="0.1; a single label: 0",
+        interval=Interval(minimum=0, maximum=1),
+        resolved=True,
+    )
+    balance: bool = flag_field(False, DATA, "Draw equally many training images of each class, by repeating rare ones.")
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")
     shift: int = flag_field(0, DATA, "Maximum shift of training images, in pixels.", interval=Interval(minimum=0))
     crop: float = flag_field(
@@ -361,14 +372,16 @@ class Config:
 
     format: int = FORMAT
     cvae_version: str
-    data_terms: str
+    data_license: str
     model: ModelConfig
     training: TrainConfig
     fingerprint: Fingerprint | None = None
 
     def to_json(self) -> str:
         """Return the config as the text of config.json."""
-        return json.dumps(pack_fingerprint(to_dict(self), self.fingerprint), indent=2) + "\n"
+        data = to_dict(self)
+        data["model"]["conditions"] = [condition.to_json() for condition in self.model.conditions]
+        return json.dumps(data, indent=2) + "\n"
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
@@ -383,14 +396,18 @@ class Config:
             raise CvaeError(f"{str(path)!r} is not JSON: {one_line(error)}") from error
         if not isinstance(data, dict):
             raise CvaeError(f"{str(path)!r} is not the config of a run")
+        try:
+            data = upgrade_config(data) if data.get("format") == 1 else data
+        except UsageError as error:
+            raise CvaeError(f"{str(path)!r} is not a valid config: {one_line(error)}") from error
         if data.get("format") != FORMAT:
             raise CvaeError(
-                f"{str(path)!r} has format {quote(data.get('format'))}, but this version of cvae reads "
-                f"{FORMAT}; upgrade cvae-onnx if a newer version wrote it"
+                f"{str(path)!r} has format {quote(data.get('format'))}, but this version of cvae reads 1 to {FORMAT}; "
+                "upgrade cvae-onnx if a newer version wrote it"
             )
         if isinstance(training := data.get("training"), dict):
             data["training"] = expand_short_flags(training)
         try:
-            return from_dict(cls, unpack_fingerprint(data))
+            return from_dict(cls, data)
         except UsageError as error:
             raise CvaeError(f"{str(path)!r} is not a valid config: {one_line(error)}") from error

@@ -4,17 +4,12 @@ Does not import torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from cvae.errors import count_of
-from cvae.serialization import from_dict
 
 BLOCK_DIGITS = 8
 """Number of hexadecimal digits of the hash of a block."""
-
-KEY = "data"
-"""Key of the fingerprint in config.json, among the options of the parts, where earlier versions accept any key."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +49,3 @@ class Fingerprint:
 
     def _split_blocks(self) -> list[str]:
         return [self.blocks[i : i + BLOCK_DIGITS] for i in range(0, len(self.blocks), BLOCK_DIGITS)]
-
-
-def pack_fingerprint(config: dict[str, Any], fingerprint: Fingerprint | None) -> dict[str, Any]:
-    """Return the content of config.json with a fingerprint under `KEY` instead of a key of its own."""
-    del config["fingerprint"]
-    if fingerprint is not None:
-        config["training"]["options"][KEY] = asdict(fingerprint)
-    return config
-
-
-def unpack_fingerprint(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of config.json with the fingerprint under a key of its own, the inverse of `pack_fingerprint`.
-
-    Raises:
-        UsageError: If the fingerprint is damaged.
-    """
-    training = config.get("training")
-    options = training.get("options") if isinstance(training, dict) else None
-    if isinstance(options, dict) and KEY in options:
-        config["fingerprint"] = from_dict(Fingerprint, options.pop(KEY), f"training.options.{KEY}")
-    return config

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cvae.conditions import Condition, check_conditions, single_category
 from cvae.errors import UsageError
-from cvae.serialization import check_text, to_dict
+from cvae.serialization import to_dict
 
 MIN_SIDE, MAX_SIDE = 4, 4096
 """Minimum and maximum height and width of an image, in pixels."""
@@ -25,12 +26,12 @@ class ModelConfig:
 
     Attributes:
         image_shape: (C, H, W).
-        classes: names of the labels 0 ... K-1 of a conditional model; None without labels.
+        conditions: conditions of a conditional model. A model with labels has a single category.
     """
 
     image_shape: tuple[int, int, int]
     latent_dim: int
-    classes: tuple[str, ...] | None
+    conditions: tuple[Condition, ...]
     architecture: Part
     conditioning: Part | None
     likelihood: Part
@@ -45,12 +46,15 @@ class ModelConfig:
             )
         if not 1 <= self.latent_dim <= 65536:
             raise UsageError(f"latent dimension {self.latent_dim} is not in 1..65536")
-        if (self.classes is None) != (self.conditioning is None):
-            raise UsageError("a model must have both classes and conditioning, or neither")
-        if self.classes is not None and not 1 <= len(self.classes) <= 65536:
-            raise UsageError(f"a conditional model must have 1 to 65536 classes, not {len(self.classes)}")
-        for name in self.classes or ():
-            check_text(name)
+        if bool(self.conditions) != (self.conditioning is not None):
+            raise UsageError("a model must have both conditions and conditioning, or neither")
+        check_conditions(self.conditions)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes if the only condition of the model is a category, else None."""
+        category = single_category(self.conditions)
+        return None if category is None else category.values
 
     @property
     def parts(self) -> dict[str, Part]:
@@ -69,9 +73,7 @@ def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
     differences = []
     if first.image_shape != second.image_shape:
         differences.append(f"images of {describe_images(first)} vs. {describe_images(second)}")
-    counts = [0 if config.classes is None else len(config.classes) for config in (first, second)]
-    if counts[0] != counts[1]:
-        differences.append(f"{counts[0]} vs. {counts[1]} classes")
+    differences += _describe_conditions(first, second)
     if first.latent_dim != second.latent_dim:
         differences.append(f"{first.latent_dim} vs. {second.latent_dim} latent dimensions")
     for kind in (kind for kind in first.parts if kind in second.parts):
@@ -86,3 +88,13 @@ def describe_differences(first: ModelConfig, second: ModelConfig) -> list[str]:
             if value != options.get(name)
         ]
     return differences
+
+
+def _describe_conditions(first: ModelConfig, second: ModelConfig) -> list[str]:
+    """Describe how the inputs of two networks for their conditions differ."""
+    configs = first, second
+    if all(config.classes is not None or not config.conditions for config in configs):
+        counts = [len(config.classes or ()) for config in configs]
+        return [f"{counts[0]} vs. {counts[1]} classes"] if counts[0] != counts[1] else []
+    texts = [", ".join(f"{c.name} {c.describe()}" for c in config.conditions) or "no conditions" for config in configs]
+    return [] if first.conditions == second.conditions else [f"{texts[0]} vs. {texts[1]}"]

@@ -38,7 +38,7 @@ def make_card(run: Path, spec: Spec) -> str:
         "model": f"{spec.architecture}, {spec.latent_dim} latent dimensions, prior {spec.prior}",
         "images": f"{width}x{height} {'grey' if channels == 1 else f'with {channels} channels'}",
         "classes": names,
-        "training data": f"{spec.data}; {spec.data_terms}",
+        "training data": f"{spec.data}; {spec.data_license}",
         "bound on test images": _format_test_bound(run),
         "losses in addition to the bound": _list_losses(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",

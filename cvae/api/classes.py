@@ -10,8 +10,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from cvae import model_zoo
+from cvae.conditions import DIGITS, quote_value
 from cvae.errors import UsageError, count_of, one_line
-from cvae.spec import NUMBER, quote_label
 
 if TYPE_CHECKING:
     from cvae.spec import Spec
@@ -98,13 +98,13 @@ def parse_labels(spec: "Spec", value: str | float) -> list[int]:
 
 def _parse_digits(spec: "Spec", value: str | float) -> list[int]:
     """Parse the value of `digit` like `parse_labels`, after checking that the model has classes that are numbers."""
-    quoted = f"--digit {quote_label(value)}"
+    quoted = f"--digit {quote_value(value)}"
     if spec.classes is None:
         raise UsageError(
             f"{spec.name!r} was trained without labels, so it does not accept {quoted}; remove it, or choose a model "
             f"of digits: -m {model_zoo.DEFAULT}"
         )
-    if not any(NUMBER.fullmatch(name) for name in spec.classes):
+    if not any(DIGITS.fullmatch(name) for name in spec.classes):
         names = ", ".join(spec.classes[:10]) + ", ..." * (len(spec.classes) > 10)
         raise UsageError(
             f"{quoted}: the classes of {spec.name!r} are not digits but {one_line(names)}; choose one with "
@@ -122,7 +122,7 @@ def _parse_indices(spec: "Spec", value: str | int) -> list[int]:
         match = re.fullmatch(r"\s*(-?\d{1,9})(?:-(\d{1,9}))?\s*", part)
         if match is None:
             raise UsageError(
-                f"class index {quote_label(value)}: it must be an integer, a list such as 0,2, or a range such as 0-3"
+                f"class index {quote_value(value)}: it must be an integer, a list such as 0,2, or a range such as 0-3"
             )
         first, last = (spec.check_index(int(number)) for number in (match[1], match[2] or match[1]))
         indices += _interval(first, last)
@@ -157,7 +157,7 @@ def _quote_flags(flags: dict[str, Any]) -> str:
 
 def _quote_flag(flag: str, values: list[Any]) -> str:
     text = ",".join(map(str, values))
-    return f"--{flag.replace('_', '-')} {quote_label(text) if not flag.endswith('index') else one_line(text, 80)}"
+    return f"--{flag.replace('_', '-')} {quote_value(text) if not flag.endswith('index') else one_line(text, 80)}"
 
 
 def _find(spec: "Spec", name: str) -> int | None:
@@ -170,7 +170,7 @@ def _find(spec: "Spec", name: str) -> int | None:
 
 def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:
     """Return the indices of the classes from `first` to `last`, ordered by number if both ends are numbers."""
-    numbers = {index: Decimal(name) for index, name in enumerate(classes) if NUMBER.fullmatch(name)}
+    numbers = {index: Decimal(name) for index, name in enumerate(classes) if DIGITS.fullmatch(name)}
     if first not in numbers or last not in numbers:
         return _interval(first, last)
     low, high = sorted((numbers[first], numbers[last]))

@@ -296,7 +296,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         **{key: _format_part(value) for key, value in model.items()},
         "data": training["data"],
         "losses": ", ".join(training["losses"]) or None,
-        "data_terms": config.data_terms,
+        "data_license": config.data_license,
         "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
         **{f"{split}_bound": bound for split, bound in bounds.items()},
         "exported": _describe_export(path),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from cvae.atomic import expand_user
+from cvae.conditions import Condition, label_condition
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
@@ -37,10 +38,12 @@ class Split:
         images: (N, C, H, W) uint8, in memory or on disk. Indexing with a slice or an array of indices returns an array
             in memory in both cases.
         labels: (N,) int64 in 0 ... K-1, or None.
+        rows: values of general conditions (see `cvae.condition_rows`), or None.
     """
 
     images: np.ndarray | DiskImages
     labels: np.ndarray | None = None
+    rows: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,6 +73,7 @@ class Dataset:
         validation: validation split, or None.
         test: test split, or None.
         classes: class names in the order of the labels; None without labels.
+        conditions: general conditions, whose values are the rows of each split; () for a data set with only labels.
         data_license: origin and license of the data.
         notes: messages for the user.
         description: number of images in each split and class, before validation images are split off.
@@ -81,10 +85,21 @@ class Dataset:
     validation: Split | None = None
     test: Split | None = None
     classes: tuple[str, ...] | None
+    conditions: tuple[Condition, ...] = ()
     data_license: str
     notes: Sequence[str] = ()
     description: str = ""
     fingerprint: Fingerprint | None = None
+
+
+def condition_list(dataset: Dataset) -> tuple[Condition, ...]:
+    """Return the conditions of a data set. The labels are a category."""
+    return dataset.conditions or label_condition(dataset.classes)
+
+
+def get_rows(split: Split) -> np.ndarray | None:
+    """Return the rows of the conditions of a split, or its labels, which are the rows of a single category."""
+    return split.labels if split.rows is None else split.rows
 
 
 def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
@@ -116,7 +131,8 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     dataset = _read_if_small(_load(config, identify))
     if config.conditional:
         dataset = _drop_unlabelled_splits(dataset)
-        _require_labels(dataset, config.data, "--conditional")
+        if not dataset.conditions:
+            _require_labels(dataset, config.data, "--conditional")
     if config.without:
         dataset = _exclude_classes(dataset, config)
     dataset = replace(dataset, description=describe(dataset))
@@ -174,7 +190,8 @@ def list_splits(dataset: Dataset) -> dict[str, Split]:
 
 def _take(split: Split, indices: slice | np.ndarray) -> Split:
     images = split.images.select(indices) if isinstance(split.images, DiskImages) else split.images[indices]
-    return Split(images=images, labels=None if split.labels is None else split.labels[indices])
+    labels, rows = (None if values is None else values[indices] for values in (split.labels, split.rows))
+    return Split(images=images, labels=labels, rows=rows)
 
 
 def _read_if_small(dataset: Dataset) -> Dataset:
@@ -245,7 +262,7 @@ def _check(dataset: object, data: str) -> Dataset:
 
 def _drop_unlabelled_splits(dataset: Dataset) -> Dataset:
     """Leave out splits without labels, if train has labels."""
-    unlabelled = [name for name, split in list_splits(dataset).items() if split.labels is None]
+    unlabelled = [name for name, split in list_splits(dataset).items() if get_rows(split) is None]
     if not unlabelled or "train" in unlabelled:
         return dataset
     dropped: dict[str, Any] = dict.fromkeys(unlabelled)

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data import Split
+from cvae.condition_rows import read_rows
+from cvae.conditions import CATEGORY, Condition
+from cvae.data import Split, get_rows
+from cvae.engine.balance import balanced_order
 from cvae.engine.randomness import FULL_BATCH, Shard, seed_of
 
 Batch = tuple[Tensor, Tensor | None]
-"""Images (B, C, H, W) uint8 on the device, and labels (B,) int64 or None."""
+"""Images (B, C, H, W) uint8 on the device, and rows of their conditions, (B,) int64, (B, W) float32 or None."""
 
 PREFETCH_BATCHES = 4
 """Number of batches to read ahead."""
@@ -28,17 +31,27 @@ class Batches:
     copied to the GPU, so that no step has to copy images. Other splits are read batch by batch in a thread.
 
     Args:
-        split: images and labels.
+        split: images and their conditions.
         batch_size: number of images per step over all processes; a smaller split forms a single batch.
         device: device of the batches.
-        labelled: whether to include the labels.
+        conditions: conditions of the model; () to leave out those of the split.
+        balance: whether the values of the first category occur equally often in a shuffled epoch.
         shard: this process's shard of each batch.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, device: torch.device, *, labelled: bool, shard: Shard = FULL_BATCH
+        self,
+        split: Split,
+        batch_size: int,
+        device: torch.device,
+        conditions: Sequence[Condition],
+        *,
+        balance: bool = False,
+        shard: Shard = FULL_BATCH,
     ) -> None:
         self.split, self.device, self.shard = split, device, shard
+        self.rows = get_rows(split) if conditions else None
+        self.balanced = _read_category(conditions, self.rows) if balance and self.rows is not None else None
         self.batch_size = min(batch_size, len(split))
         self.resident = split.in_memory
         if device.type == "cuda":
@@ -50,7 +63,6 @@ class Batches:
             step = max(1, MAX_COPY_BYTES * len(split) // split.nbytes)
             for start in range(0, len(split), step):
                 self.images[start : start + step] = torch.from_numpy(split.images[start : start + step])
-        self.labels = split.labels if labelled else None
 
     def __len__(self) -> int:
         """Return the number of steps in a shuffled epoch, which drops an incomplete last batch."""
@@ -63,7 +75,10 @@ class Batches:
     def order(self, seed: int, epoch: int) -> Tensor:
         """Return the indices (steps, B) of the images in each batch of an epoch."""
         generator = torch.Generator().manual_seed(seed_of(seed, "order", epoch))
-        order = torch.randperm(len(self.split), generator=generator)
+        if self.balanced is None:
+            order = torch.randperm(len(self.split), generator=generator)
+        else:
+            order = balanced_order(*self.balanced, generator)
         return order[: len(self) * self.batch_size].view(len(self), -1)  # (N,) -> (steps, B)
 
     def in_order(self) -> Iterator[Batch]:
@@ -75,10 +90,10 @@ class Batches:
         if not self.resident:
             yield from self._prefetch(indices)
             return
-        labels = None if self.labels is None else torch.from_numpy(self.labels).to(self.device)
+        rows = None if self.rows is None else torch.from_numpy(self.rows).to(self.device)
         for index in indices.to(self.device) if isinstance(indices, Tensor) else indices:
             index = index.to(self.device)
-            yield self.images.index_select(0, index), None if labels is None else labels.index_select(0, index)
+            yield self.images.index_select(0, index), None if rows is None else rows.index_select(0, index)
 
     def _prefetch(self, indices: Sequence[Tensor] | Tensor) -> Iterator[Batch]:
         cuda = self.device.type == "cuda"
@@ -89,10 +104,10 @@ class Batches:
             try:
                 for index in indices:
                     images = torch.from_numpy(self.split.images[index.numpy()])
-                    label = None if self.labels is None else torch.from_numpy(self.labels[index.numpy()])
+                    rows = None if self.rows is None else torch.from_numpy(self.rows[index.numpy()])
                     if cuda:  # pinned memory can be copied while the device computes
-                        images, label = images.pin_memory(), None if label is None else label.pin_memory()
-                    queue.put((images, label))
+                        images, rows = images.pin_memory(), None if rows is None else rows.pin_memory()
+                    queue.put((images, rows))
                     if done.is_set():
                         return
             except BaseException as error:  # the consumer raises it
@@ -105,10 +120,10 @@ class Batches:
                 batch = queue.get()
                 if isinstance(batch, BaseException):
                     raise batch
-                images, label = batch
+                images, rows = batch
                 yield (
                     images.to(self.device, non_blocking=cuda),
-                    None if label is None else label.to(self.device, non_blocking=cuda),
+                    None if rows is None else rows.to(self.device, non_blocking=cuda),
                 )
         finally:
             done.set()
@@ -116,3 +131,11 @@ class Batches:
                 while not queue.empty():
                     queue.get_nowait()
                 reader.join(0.01)
+
+
+def _read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[Tensor, int]:
+    """Return the index of each row's value of the first category, K if it is unknown, and the number K of values."""
+    i, category = next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
+    values, known = read_rows(conditions, rows)
+    indices = np.where(known[:, i], values[category.name], len(category.values)).astype(np.int64)
+    return torch.from_numpy(indices), len(category.values)

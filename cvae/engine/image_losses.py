@@ -154,7 +154,7 @@ class ImageLosses(nn.Module):
             optimizer.step()
 
 
-def decode_noise(model: VAE, noise: Tensor, label: Tensor | None) -> Tensor:
+def decode_noise(model: VAE, noise: Tensor, rows: Tensor | None) -> Tensor:
     """Decode standard normal noise to likelihood parameters, with a gradient for the decoder but not for the prior.
 
     The decoder is in evaluation mode, as when images are generated: batch norm and centering then neither use nor
@@ -163,13 +163,14 @@ def decode_noise(model: VAE, noise: Tensor, label: Tensor | None) -> Tensor:
     Args:
         model: model in training mode.
         noise: standard normal noise (N, Z).
-        label: labels (N,) int64, or None.
+        rows: rows of the conditions (N,) int64 or (N, W), or None.
     """
+    condition = model.embed(rows)
     with torch.no_grad():
-        latent = model.prior.from_noise(noise, label)
+        latent = model.prior.from_noise(noise, condition)
     model.decoder.eval()
     try:
-        params: Tensor = model.decoder(latent, label)
+        params: Tensor = model.decoder(latent, condition)
     finally:
         model.decoder.train()
     return params

@@ -1,15 +1,17 @@
 """Functions that start a run, or resume one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
+from cvae.conditions import Condition
 from cvae.config import DataConfig, TrainConfig
 from cvae.data import Dataset, load_dataset
 from cvae.engine.processes import join_processes, restart_count
-from cvae.engine.resolve import configure
+from cvae.engine.resolve import choose_conditions, configure
 from cvae.engine.trainer import OnEpoch, Trainer
 from cvae.errors import CvaeError, UsageError
 from cvae.flags import flags_of
@@ -80,11 +82,12 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
             "restore them, or start a new run"
         )
     config = replace(config, fingerprint=fingerprint)
-    shape, classes = dataset.train.images.shape[1:], dataset.classes if config.training.conditional else None
-    if (shape, classes) != (config.model.image_shape, config.model.classes):
+    shape, conditions = dataset.train.images.shape[1:], choose_conditions(config.training, dataset)
+    if (shape, conditions) != (config.model.image_shape, config.model.conditions):
         raise CvaeError(
-            f"{config.training.data!r} has images of shape {shape} and classes {classes}, but the run was started with "
-            f"shape {config.model.image_shape} and classes {config.model.classes}; restore the data, or start a new run"
+            f"{config.training.data!r} has images of shape {shape}{_describe(conditions)}, but the run was started "
+            f"with shape {config.model.image_shape}{_describe(config.model.conditions)}; restore the data, or start a "
+            "new run"
         )
     return Trainer(config, dataset, out, accelerator, quiet=quiet, on_epoch=on_epoch).run(resuming=True)
 
@@ -92,3 +95,7 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
 def _load_dataset(config: DataConfig, accelerator: Accelerator) -> Dataset:
     with accelerator.local_main_process_first():  # the first process downloads and decodes the data for the others
         return load_dataset(config, identify=True)
+
+
+def _describe(conditions: Sequence[Condition]) -> str:
+    return "".join(f", {condition.name} {condition.describe()}" for condition in conditions)

@@ -57,8 +57,8 @@ class RecordedStep(TrainingStep):
         self.order = torch.zeros((steps, batches.batch_size), dtype=torch.long, device=device)  # images of each step
         self.table = torch.zeros((steps, len(Scalars._fields)), device=device)  # scalars of each step
         self.position = torch.zeros(1, dtype=torch.long, device=device)  # index of the next step in the epoch
-        labels = batches.labels
-        self.labels = None if labels is None else torch.from_numpy(labels).to(device)
+        rows = batches.rows
+        self.rows = None if rows is None else torch.from_numpy(rows).to(device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     def prepare(self, step: int) -> str | None:
@@ -115,8 +115,8 @@ class RecordedStep(TrainingStep):
     def _compute_at_position(self) -> None:
         index = self.order.index_select(0, self.position)[0]  # (steps, B) -> (B,)
         scalars = Scalars(*self.table.index_select(0, self.position)[0].unbind())
-        label = None if self.labels is None else self.labels.index_select(0, index)
-        self._compute(scalars, self.batches.images.index_select(0, index), label)
+        rows = None if self.rows is None else self.rows.index_select(0, index)
+        self._compute(scalars, self.batches.images.index_select(0, index), rows)
         self.position += 1
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:

@@ -1,6 +1,7 @@
 """Resolution of a training config: settings that depend on the data and the machine are filled in."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 
 from cvae import __version__
+from cvae.condition_rows import read_rows
+from cvae.conditions import CATEGORY, Condition, single_category
 from cvae.config import Config, TrainConfig
-from cvae.data import Dataset, DiskImages
+from cvae.data import Dataset, DiskImages, condition_list, get_rows
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
 from cvae.registry import (
@@ -33,6 +36,9 @@ MIN_STEPS = 2000
 MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 """Largest and smallest batch size of a run whose batch size is not configured."""
 
+DEFAULT_DROP = 0.1
+"""Default probability of dropping a condition, except that of a single category, which is always known by default."""
+
 MAX_WARMUP = 100
 """Maximum default number of warm-up steps. A short run warms up for a twentieth of its steps."""
 
@@ -40,8 +46,8 @@ MAX_WARMUP = 100
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
     """Return the config of a run: `config`, completed with defaults and with settings that depend on the data.
 
-    These are the image shape, the classes, the likelihood, the batch size, the number of epochs, the warm-up steps, and
-    the options of all parts.
+    These are the image shape, the conditions, the likelihood, the batch size, the number of epochs, the warm-up steps,
+    and the options of all parts.
 
     Raises:
         UsageError: If a part or an option is unknown, or the value of an option is not valid.
@@ -66,7 +72,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     model = ModelConfig(
         image_shape=images.shape[1:],
         latent_dim=count_latents(architecture, images.shape[1:], config.latent_dim),
-        classes=dataset.classes if config.conditional else None,
+        conditions=choose_conditions(config, dataset),
         architecture=architecture,
         conditioning=resolve_part(CONDITIONINGS, "conditioning", config.conditioning) if config.conditional else None,
         likelihood=resolve_part(LIKELIHOODS, "likelihood", likelihood),
@@ -77,16 +83,46 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
         fix = f"remove the option, or add --loss {kind}" if kind in LOSSES else "remove the option"
         raise UsageError(f"--set {kind}.*: this run has no {kind}; {fix}")
     part_options = {**config.options, "objective": objective.options, "optimizer": optimizer.options, **losses}
+    drop_conditions = drop_probability(config, model.conditions) if model.conditions else config.drop_conditions
     training = replace(
-        config, likelihood=likelihood, batch_size=batch_size, epochs=epochs, warmup=warmup, options=part_options
+        config,
+        likelihood=likelihood,
+        batch_size=batch_size,
+        epochs=epochs,
+        warmup=warmup,
+        options=part_options,
+        drop_conditions=drop_conditions,
     )
     return Config(
         cvae_version=__version__,
-        data_terms=dataset.data_license,
+        data_license=dataset.data_license,
         model=model,
         training=training,
         fingerprint=dataset.fingerprint,
     )
+
+
+def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition, ...]:
+    """Return the conditions of a run. They are optional if values are dropped in training, or unknown in the data."""
+    conditions = condition_list(dataset) if config.conditional else ()
+    if config.balance and not any(condition.kind == CATEGORY for condition in conditions):
+        raise UsageError(
+            "--balance draws images evenly over the classes, but this run has none; add --conditional and use data "
+            "with labels, or remove --balance"
+        )
+    if not conditions:
+        return ()
+    rows = get_rows(dataset.train)
+    some_unknown = rows is not None and not read_rows(conditions, rows)[1].all()
+    optional = drop_probability(config, conditions) > 0 or some_unknown or single_category(conditions) is None
+    return tuple(replace(condition, optional=optional) for condition in conditions)
+
+
+def drop_probability(config: TrainConfig, conditions: Sequence[Condition]) -> float:
+    """Return the probability with which each condition of an image is unknown in training."""
+    if config.drop_conditions is not None:
+        return config.drop_conditions
+    return 0.0 if single_category(conditions) else DEFAULT_DROP
 
 
 def count_latents(architecture: Part, image_shape: tuple[int, int, int], latent_dim: int) -> int:

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 
 from cvae import imaging
-from cvae.data import Split
+from cvae.condition_rows import unknown_rows
+from cvae.data import Split, get_rows
 from cvae.engine.randomness import reseed
 from cvae.engine.validation import EVALUATION_SEED
 from cvae.model_config import ModelConfig
@@ -65,22 +66,27 @@ def save_final_images(model: VAE, config: ModelConfig, split: Split, run: Path) 
 
 
 def _draw_noise(model: VAE, config: ModelConfig) -> tuple[Tensor, Tensor | None]:
-    """Return the noise (rows * COLUMNS, Z) and the labels of the samples. The noise is the same for each epoch."""
+    """Return the noise (rows * COLUMNS, Z) and the conditions of the samples. The noise is the same for each epoch.
+
+    A model with classes gets a row for each class, and one with other conditions gets unknown conditions.
+    """
     device = next(model.parameters()).device
     rows = COLUMNS if config.classes is None else min(len(config.classes), MAX_ROWS)
     reseed(device, EVALUATION_SEED, "pictures")
     noise = torch.randn(rows * COLUMNS, config.latent_dim, device=device)
-    label = None if config.classes is None else torch.arange(rows, device=device).repeat_interleave(COLUMNS)
-    return noise, label
+    if config.classes is not None:
+        return noise, torch.arange(rows, device=device).repeat_interleave(COLUMNS)
+    unknown = unknown_rows(config.conditions, len(noise))
+    return noise, None if unknown is None else torch.from_numpy(unknown).to(device)
 
 
 def _reconstruct(model: VAE, config: ModelConfig, split: Split, count: int) -> tuple[Tensor, Tensor]:
     """Return the first images of a split, and their reconstructions, (N, C, H, W) each."""
     device = next(model.parameters()).device
     images = torch.from_numpy(split.images[:count]).to(device).float() / 255
-    labels = None if config.classes is None or split.labels is None else split.labels[:count]
-    label = None if labels is None else torch.from_numpy(labels).to(device)
-    return images, model.decode(model.encode(images, label)[0], label)
+    values = get_rows(split) if config.conditions else None
+    rows = None if values is None else torch.from_numpy(values[:count]).to(device)
+    return images, model.decode(model.encode(images, rows)[0], rows)
 
 
 def _grid(images: Tensor, columns: int = COLUMNS) -> Image.Image:

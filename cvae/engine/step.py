@@ -98,11 +98,11 @@ class TrainingStep:
         return self.batches.shuffled(self.training.seed, epoch, start)
 
     def __call__(self, step: int, *batch: Tensor | None) -> None:
-        """Take a step on images (B, C, H, W) uint8 and their labels (B,)."""
-        images, label = batch
+        """Take a step on images (B, C, H, W) uint8 and the rows of their conditions."""
+        images, rows = batch
         assert images is not None
         reseed(self.device, self.training.seed, "step", step)
-        self._compute(self._scalars(step), images, label)
+        self._compute(self._scalars(step), images, rows)
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step."""
@@ -139,7 +139,7 @@ class TrainingStep:
         ema_decay = min(self.training.ema, (1 + step) / (10 + step))
         return Scalars(step, self.learning_rate(step), kl_weight, ema_decay)
 
-    def _compute(self, scalars: Scalars, images: Tensor, label: Tensor | None) -> None:
+    def _compute(self, scalars: Scalars, images: Tensor, rows: Tensor | None) -> None:
         for group in self.optimizer.param_groups:
             group["lr"] = scalars.lr * group["lr_scale"]
         self.optimizer.zero_grad()
@@ -155,15 +155,15 @@ class TrainingStep:
                 reseed(self.device, self.training.seed, "step", int(scalars.step))
             with nullcontext() if i == count - 1 else self.accelerator.no_sync(self.model):
                 indices = slice(i, None, count)
-                micro_label = None if label is None else label[indices]
-                loss = self._loss(scalars, images[indices], micro_label, self.shard.subshard(i, count))
+                micro_rows = None if rows is None else rows[indices]
+                loss = self._loss(scalars, images[indices], micro_rows, self.shard.subshard(i, count))
                 losses.append(loss.detach())
                 # A loss that is not finite makes the gradient NaN, which all processes see, since they share gradients.
                 finite = torch.where(losses[-1].isfinite().all(), 1.0, math.nan)
                 self.accelerator.backward(loss[0] * finite / count)
         self._update(scalars, torch.stack(losses).mean(0), old_buffers)
 
-    def _loss(self, scalars: Scalars, images: Tensor, label: Tensor | None, shard: Shard) -> Tensor:
+    def _loss(self, scalars: Scalars, images: Tensor, rows: Tensor | None, shard: Shard) -> Tensor:
         """Return the loss to minimize, the distortion and the rate, followed by the losses on images."""
         for module in self.frozen_modules:
             module.eval()
@@ -173,10 +173,14 @@ class TrainingStep:
         if self.image_losses is not None and self.image_losses.needs_random_images:
             random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
         copies = len(image) // len(images)
-        if label is not None:
-            label = label[:, None].expand(-1, copies).flatten()  # (B,) -> (copies * B,)
+        if rows is not None:
+            if probability := self.training.drop_conditions:
+                assert self.bare_model.conditions is not None
+                random = shard.draw(torch.rand, len(images), len(self.config.model.conditions), device=self.device)
+                rows = self.bare_model.conditions.drop(rows, random, probability)
+            rows = rows[:, None].expand(-1, copies, *rows.shape[1:]).flatten(0, 1)  # (B, ...) -> (copies * B, ...)
 
-        def model(image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:
+        def model(image: Tensor, rows: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:
             """Apply the network, with the signature that objectives expect."""
             latent_dim = self.config.model.latent_dim
             count = samples // 2 if antithetic else samples
@@ -187,13 +191,13 @@ class TrainingStep:
                 reseed(self.device, self.training.seed, "network", int(scalars.step), shard.index)
             # An image and its copy have the same noise, so that a hierarchy is compared at corresponding samples.
             noise = noise.expand(-1, copies, -1, -1).flatten(0, 2)  # (B, 1, K, Z) -> (copies * B K, Z)
-            terms = self.network(image, label, noise)
+            terms = self.network(image, rows, noise)
             if terms.params is not None:
                 outputs.append(terms.params)
             return terms
 
         with self.accelerator.autocast():
-            loss = self.objective(model, image, label, scalars.kl_weight, **self.training.options["objective"])
+            loss = self.objective(model, image, rows, scalars.kl_weight, **self.training.options["objective"])
             values = torch.stack(loss)
         if self.image_losses is None:
             return values
@@ -201,8 +205,8 @@ class TrainingStep:
         with self.accelerator.autocast() if self.accelerator.scaler is None else nullcontext():
             random_params = None
             if random_noise is not None:
-                random_label = None if label is None else label[::copies]
-                random_params = decode_noise(self.bare_model, random_noise, random_label)
+                random_rows = None if rows is None else rows[::copies]
+                random_params = decode_noise(self.bare_model, random_noise, random_rows)
             total, image_values = self.image_losses(
                 self.bare_model.likelihood,
                 image,

@@ -54,6 +54,7 @@ def describe_run(
         f"{count_of(config.model.latent_dim, 'latent dimension')}",
         "data": f"{one_line(dataset.name, 40)}: {' + '.join(counts)} images, {width}x{height} {colours}",
         "classes": _count_by_class(dataset),
+        "conditions": _describe_conditions(config),
         "losses": _describe_losses(config),
         "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "
         f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if is_small else ''}{patience}",
@@ -138,6 +139,13 @@ def format_bound(metrics: dict[str, float]) -> str:
     if "importance_weighted" in metrics:
         text += f", {format_nats(metrics['importance_weighted'])} importance-weighted"
     return text
+
+
+def _describe_conditions(config: Config) -> str:
+    """List the conditions with their kinds, such as "age: number 3..92; smiling: attribute", or "" for labels alone."""
+    if config.model.classes is not None:
+        return ""
+    return "; ".join(f"{condition.name}: {condition.describe()}" for condition in config.model.conditions)
 
 
 def _count_by_class(dataset: Dataset) -> str:

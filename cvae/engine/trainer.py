@@ -73,9 +73,8 @@ class Trainer:
         self.display = Display(quiet=quiet or not self.is_main)
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
         assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
-        self.batches = Batches(
-            dataset.train, training.batch_size, self.device, labelled=training.conditional, shard=self.shard
-        )
+        arguments = dataset.train, training.batch_size, self.device, config.model.conditions
+        self.batches = Batches(*arguments, balance=training.balance, shard=self.shard)
         check_batch_size(self.batches.batch_size, accelerator.num_processes, training.accumulate)
         check_patience(training, dataset)
         self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)

@@ -39,8 +39,7 @@ class Validator:
         training = self.config.training
         assert training.batch_size is not None  # filled in by configure()
         size = min(MAX_BATCH_SIZE, -(-training.batch_size // training.accumulate))
-        labelled = self.config.model.classes is not None
-        return Batches(split, size, self.accelerator.device, labelled=labelled, shard=self.shard)
+        return Batches(split, size, self.accelerator.device, self.config.model.conditions, shard=self.shard)
 
     @torch.no_grad()
     def evaluate(self, model: VAE, batches: Batches) -> dict[str, float]:
@@ -52,14 +51,14 @@ class Validator:
         samples = self.config.training.options["objective"].get("samples", 1)
         device = self.accelerator.device
 
-        def sample(image: Tensor, label: Tensor | None, samples: int = 1, **_: Any) -> Terms:
-            return model(image, label, torch.randn(len(image) * samples, model.latent_dim, device=device))
+        def sample(image: Tensor, rows: Tensor | None, samples: int = 1, **_: Any) -> Terms:
+            return model(image, rows, torch.randn(len(image) * samples, model.latent_dim, device=device))
 
         model.eval()
         sums = torch.zeros(3, device=device)
-        for i, (images, label) in enumerate(batches.in_order()):
+        for i, (images, rows) in enumerate(batches.in_order()):
             reseed(device, EVALUATION_SEED, self.shard.index + i * self.shard.count)
-            sums += len(images) * torch.stack(iwae(sample, images.float() / 255, label, 1.0, samples=samples))
+            sums += len(images) * torch.stack(iwae(sample, images.float() / 255, rows, 1.0, samples=samples))
         model.train()
         means = self.accelerator.reduce(sums, "sum").cpu().double() / len(batches.split)
         importance_weighted, distortion, rate = means.tolist()

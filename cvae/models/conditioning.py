@@ -1,9 +1,10 @@
-"""Conditioning of a network on labels.
+"""Conditioning of a network on the embedding of its conditions.
 
-A conditioning method creates two types of layers, which are called with (features, label). `linear(in, out)` creates a
-fully connected layer that may also depend on the label, and `modulation(channels)` creates a layer that may adapt the
-features of a block to the label. An architecture therefore does not need to know how the label is used, or whether
-the model has labels.
+A conditioning method creates two types of layers, which are called with (features, condition). `linear(in, out)`
+creates a fully connected layer that may also depend on the condition, and `modulation(channels)` creates a layer that
+may adapt the features of a block to the condition. An architecture therefore does not need to know how the condition is
+used, or whether the model has any. The condition is an embedding (B, E) float32 (see `cvae.models.conditions`), or
+(B,) int64, indices that stand for one-hot vectors of E features.
 """
 
 from typing import Protocol
@@ -12,66 +13,73 @@ from torch import Tensor, nn
 
 
 class Conditioning(Protocol):
-    """Interface of a conditioning method, created with the number of classes."""
+    """Interface of a conditioning method, created with the number of features E of the embedding."""
 
-    classes: int
+    features: int
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
-        """Create a layer (features (B, in), label (B,)) -> (B, out)."""
+        """Create a layer (features (B, in), condition) -> (B, out)."""
         ...
 
     def modulation(self, channels: int) -> nn.Module:
-        """Create a layer (features (B, channels, ...), label (B,)) -> features of the same shape."""
+        """Create a layer (features (B, channels, ...), condition) -> features of the same shape."""
         ...
 
 
 class PlainLinear(nn.Linear):
-    """Linear layer that ignores the label."""
+    """Linear layer that ignores the condition."""
 
-    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return super().forward(features)
 
 
-class LabelLinear(nn.Module):
-    """Linear layer over [features, one_hot(label)], computed as linear(features) + table[label]."""
+class Table(nn.Embedding):
+    """Matrix (E, out) without a bias: the product with an embedding (B, E), or the rows with given indices (B,)."""
 
-    def __init__(self, in_features: int, out_features: int, classes: int) -> None:
+    def forward(self, condition: Tensor) -> Tensor:
+        return condition @ self.weight if condition.is_floating_point() else super().forward(condition)
+
+
+class ConditionLinear(nn.Module):
+    """Linear layer over [features, condition], computed as linear(features) + condition @ table."""
+
+    def __init__(self, in_features: int, out_features: int, condition_features: int) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
-        self.table = nn.Embedding(classes, out_features)
+        self.table = Table(condition_features, out_features)
         # Initialize the table like the weights of an nn.Linear over the concatenated input.
-        bound = (in_features + classes) ** -0.5
+        bound = (in_features + condition_features) ** -0.5
         nn.init.uniform_(self.table.weight, -bound, bound)
 
-    def forward(self, features: Tensor, label: Tensor) -> Tensor:
-        return self.linear(features) + self.table(label)  # (B, in) -> (B, out)
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        return self.linear(features) + self.table(condition)  # (B, in) -> (B, out)
 
 
 class NoModulation(nn.Identity):
-    """Identity that ignores the label."""
+    """Identity that ignores the condition."""
 
-    def forward(self, features: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return features
 
 
 class FeatureModulation(nn.Module):
-    """Label-dependent scale and shift of each channel, initialized to the identity."""
+    """Condition-dependent scale and shift of each channel, initialized to the identity."""
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(self, channels: int, condition_features: int) -> None:
         super().__init__()
-        self.table = nn.Embedding(classes, 2 * channels)
+        self.table = Table(condition_features, 2 * channels)
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, features: Tensor, label: Tensor) -> Tensor:
-        table = self.table(label).to(features.dtype)  # (B, 2C)
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        table = self.table(condition).to(features.dtype)  # (B, 2C)
         scale, shift = table.reshape(*table.shape, *[1] * (features.ndim - 2)).chunk(2, dim=1)  # (B, C, 1, 1) each
         return features * (1 + scale) + shift
 
 
 class Unconditional:
-    """Conditioning of a model without labels."""
+    """Conditioning of a model without conditions."""
 
-    classes = 0
+    features = 0
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
         return PlainLinear(in_features, out_features)
@@ -81,26 +89,26 @@ class Unconditional:
 
 
 class Concat:
-    """Concatenation of the one-hot label with the encoder's features and with the latent.
+    """Concatenation of the condition with the encoder's features and with the latent.
 
     Sohn, Lee & Yan 2015, https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models
     """
 
-    def __init__(self, classes: int) -> None:
-        self.classes = classes
+    def __init__(self, features: int) -> None:
+        self.features = features
 
     def linear(self, in_features: int, out_features: int) -> nn.Module:
-        return LabelLinear(in_features, out_features, self.classes)
+        return ConditionLinear(in_features, out_features, self.features)
 
     def modulation(self, channels: int) -> nn.Module:
         return NoModulation()
 
 
 class FiLM(Concat):
-    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation of the label.
+    """Feature-wise linear modulation (FiLM) of every block, in addition to the concatenation of the condition.
 
     Perez et al. 2017, https://arxiv.org/abs/1709.07871
     """
 
     def modulation(self, channels: int) -> nn.Module:
-        return FeatureModulation(channels, self.classes)
+        return FeatureModulation(channels, self.features)

@@ -1,10 +1,10 @@
 """Training objectives: pure functions of a model and a batch, in nats per image.
 
-An objective is called as `objective(model, image, label, kl_weight, **options)`. `model(image, label)` returns the
-terms of the bound for image (B, C, H, W) and label (B,) or None; `model(image, label, samples=K)` returns the terms of
-K consecutive samples for each image, (B K, ...), and with `antithetic=True` the second half of them has the opposite
-noise of the first half. The engine supplies the noise and `kl_weight`, which its KL warm-up increases from 0 to 1.
-Options are keyword-only. If an option is called `samples`, validation uses the same number of samples for its
+An objective is called as `objective(model, image, rows, kl_weight, **options)`. `model(image, rows)` returns the terms
+of the bound for image (B, C, H, W) and the rows of its conditions, or None; `model(image, rows, samples=K)` returns the
+terms of K consecutive samples for each image, (B K, ...), and with `antithetic=True` the second half of them has the
+opposite noise of the first half. The engine supplies the noise and `kl_weight`, which its KL warm-up increases from 0
+to 1. Options are keyword-only. If an option is called `samples`, validation uses the same number of samples for its
 importance-weighted bound.
 """
 
@@ -26,7 +26,7 @@ NonNegative = Annotated[float, Interval(minimum=0)]
 class Model(Protocol):
     """Interface of the model that an objective calls."""
 
-    def __call__(self, image: Tensor, label: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms: ...
+    def __call__(self, image: Tensor, rows: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms: ...
 
 
 class Loss(NamedTuple):
@@ -40,7 +40,7 @@ class Loss(NamedTuple):
 def elbo(
     model: Model,
     image: Tensor,
-    label: Tensor | None,
+    rows: Tensor | None,
     kl_weight: float,
     *,
     beta: NonNegative = 1.0,
@@ -57,7 +57,7 @@ def elbo(
             mean - std * noise. This reduces the variance of the gradient (Wu et al. 2019, "Differentiable antithetic
             sampling for variance reduction in stochastic variational inference", https://arxiv.org/abs/1810.02555).
     """
-    terms = model(image, label, 2, antithetic=True) if antithetic else model(image, label)
+    terms = model(image, rows, 2, antithetic=True) if antithetic else model(image, rows)
     rate = terms.rate.mean(0)  # (B, D) -> (D,)
     if free_bits:  # don't clamp at 0: an estimated rate may be negative, and clamping would bias it
         rate = rate.clamp(min=free_bits)
@@ -67,7 +67,7 @@ def elbo(
 def iwae(
     model: Model,
     image: Tensor,
-    label: Tensor | None,
+    rows: Tensor | None,
     kl_weight: float,
     *,
     samples: Annotated[int, Interval(minimum=1, maximum=10_000)] = 5,
@@ -86,7 +86,7 @@ def iwae(
     Raises:
         UsageError: If `dreg` is true and the latents are hierarchical.
     """
-    terms = model(image, label, samples)
+    terms = model(image, rows, samples)
     if dreg and terms.hierarchical:  # the gradient passes through several groups, and each group would weight it again
         raise UsageError(
             "objective.dreg=true needs a single group of latents, but this architecture has hierarchical latents; "
@@ -111,7 +111,7 @@ def _keep_path_gradient(terms: Terms) -> Tensor:
     return terms.log_ratio - (score - score.detach()) + (path - path.detach())
 
 
-def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, *, beta: NonNegative = 4.0) -> Loss:
+def beta_tc(model: Model, image: Tensor, rows: Tensor | None, kl_weight: float, *, beta: NonNegative = 4.0) -> Loss:
     """Return the negative ELBO with weight `beta` on the total correlation, so that dimensions become independent.
 
     Chen et al. 2018, eq. 4, https://arxiv.org/abs/1802.04942, with minibatch-weighted sampling. The constant of that
@@ -124,7 +124,7 @@ def beta_tc(model: Model, image: Tensor, label: Tensor | None, kl_weight: float,
     Raises:
         UsageError: If the batch has only one image.
     """
-    terms = model(image, label)
+    terms = model(image, rows)
     return _loss(terms, (terms.distortion + kl_weight * terms.rate.sum(1)).mean() + kl_weight * (beta - 1) * _tc(terms))
 
 
@@ -142,7 +142,7 @@ def _tc(terms: Terms) -> Tensor:
 def info(
     model: Model,
     image: Tensor,
-    label: Tensor | None,
+    rows: Tensor | None,
     kl_weight: float,
     *,
     alpha: Annotated[float, Interval(minimum=0, maximum=1)] = 0.5,
@@ -160,7 +160,7 @@ def info(
     Raises:
         UsageError: If the batch has only one image.
     """
-    terms = model(image, label)
+    terms = model(image, rows)
     negative_elbo = (terms.distortion + kl_weight * (1 - alpha) * terms.rate.sum(1)).mean()
     return _loss(terms, negative_elbo + kl_weight * mmd * _mmd(terms.noise))
 
@@ -201,15 +201,15 @@ def with_consistency(objective: Callable[..., Loss], weight: float) -> Callable[
         weight: weight of the KL divergence.
     """
 
-    def paired(model: Model, image: Tensor, label: Tensor | None, kl_weight: float, **options: Any) -> Loss:
+    def paired(model: Model, image: Tensor, rows: Tensor | None, kl_weight: float, **options: Any) -> Loss:
         divergences = []
 
-        def record_divergence(image: Tensor, label: Tensor | None, samples: int = 1, **options: bool) -> Terms:
-            terms = model(image, label, samples, **options)
+        def record_divergence(image: Tensor, rows: Tensor | None, samples: int = 1, **options: bool) -> Terms:
+            terms = model(image, rows, samples, **options)
             divergences.append(_pair_kl(terms, samples))
             return terms
 
-        loss = objective(record_divergence, image, label, kl_weight, **options)
+        loss = objective(record_divergence, image, rows, kl_weight, **options)
         return loss._replace(loss=loss.loss + 0.5 * weight * kl_weight * torch.stack(divergences).mean())
 
     return paired

@@ -1,7 +1,7 @@
-"""Variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without labels."""
+"""Variational autoencoder (Kingma & Welling 2013, https://arxiv.org/abs/1312.6114), with or without conditions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -13,9 +13,13 @@ from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
 from cvae.models.architectures.layers import Patchify
 from cvae.models.conditioning import Conditioning, Unconditional
+from cvae.models.conditions import ConditionEmbedding
 from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
+
+Rows = Tensor | Mapping[str, Tensor]
+"""Rows of the conditions of a batch, or the inputs of an exported graph by name."""
 
 
 class Posterior(NamedTuple):
@@ -38,19 +42,19 @@ class Hierarchical(nn.Module, ABC):
     """Decoder whose latents come in groups, each of which is inferred from the image and the groups before it.
 
     The encoder of such a model returns feature maps instead of mean and log-variance. `forward` has the same
-    signature as in any other decoder: (latent (B, Z), label) -> likelihood parameters (B, P, H, W).
+    signature as in any other decoder: (latent (B, Z), condition) -> likelihood parameters (B, P, H, W).
     """
 
     groups: tuple[int, ...]
     """Number of latent dimensions in each group, in sampling order; the numbers add up to Z."""
 
     @abstractmethod
-    def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+    def infer(self, features: Sequence[Tensor], condition: Tensor | None, noise: Tensor) -> Posterior:
         """Sample the groups in order, and return the posterior of each group given the samples of the groups before it.
 
         Args:
             features: output of the encoder.
-            label: labels (B,) int64, or None.
+            condition: embedding of the conditions (B, E) or indices (B,), or None.
             noise: standard normal noise (B, Z) that determines the sample.
         """
 
@@ -91,19 +95,28 @@ class VAE(nn.Module):
 
     Args:
         latent_dim: number of latent dimensions Z.
-        encoder: module (image (B, C, H, W), label (B,) or None) -> mean (B, Z), log-variance (B, Z) of q(z | x).
-        decoder: module (latent (B, Z), label) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder computes
-            q(z | x) itself, from the feature maps that the encoder returns. If the latents are a grid, the decoder's
-            attribute `latent_shape` is (k, h, w), for k latents at each of h x w positions.
+        encoder: module (image (B, C, H, W), condition) -> mean (B, Z), log-variance (B, Z) of q(z | x).
+        decoder: module (latent (B, Z), condition) -> likelihood parameters (B, P, H, W). A `Hierarchical` decoder
+            computes q(z | x) itself, from the feature maps that the encoder returns. If the latents are a grid, the
+            decoder's attribute `latent_shape` is (k, h, w), for k latents at each of h x w positions.
         likelihood: p(x | z).
         prior: p(z), as a map from standard normal noise.
+        conditions: embedding of the conditions; None for a model without conditions. The networks get the embedding
+            (B, E), or indices (B,), or None.
     """
 
     likelihood: Likelihood
     prior: Prior
 
     def __init__(
-        self, *, latent_dim: int, encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: Prior
+        self,
+        *,
+        latent_dim: int,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        prior: Prior,
+        conditions: ConditionEmbedding | None = None,
     ) -> None:
         super().__init__()
         self.latent_dim = latent_dim
@@ -111,35 +124,46 @@ class VAE(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         self.prior = prior
+        self.conditions = conditions
+
+    def embed(self, rows: Rows | None) -> Tensor | None:
+        """Return the embedding (B, E) of the conditions, or indices (B,); None for a model without conditions.
+
+        Args:
+            rows: rows of the conditions: (B,) int64 for a single category, else (B, W) float32 (see
+                `cvae.condition_rows`). The inputs of an exported graph, by name, are accepted too.
+        """
+        return None if self.conditions is None or rows is None else self.conditions(rows)
 
     def forward(
         self,
         image: Tensor,
-        label: Tensor | None = None,
+        rows: Tensor | None = None,
         noise: Tensor | None = None,
     ) -> Terms:
         """Return the terms of the bound, in nats.
 
         Args:
             image: images (B, C, H, W) in [0, 1].
-            label: labels (B,) int64, or None.
+            rows: rows of the conditions, (B,) int64 or (B, W) float32, or None.
             noise: standard normal noise that determines the sample from q(z | x); random by default. The shape is
                 (B, Z) for one sample per image, or (B K, Z) for K consecutive samples per image. Each term then has
                 B K rows, but the encoder still runs only once per image.
         """
         noise = torch.randn(len(image), self.latent_dim, device=image.device) if noise is None else noise
-        return self.terms(image, label, self.encoder(image, label), noise)
+        condition = self.embed(rows)
+        return self.terms(image, condition, self.encoder(image, condition), noise)
 
-    def terms(self, image: Tensor, label: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
+    def terms(self, image: Tensor, condition: Tensor | None, features: Sequence[Tensor], noise: Tensor) -> Terms:
         """Return the terms of the bound as `forward` does, but start from `features`, the output of the encoder."""
         samples = len(noise) // len(image)
         if samples > 1:
             image, *features = (_repeat(t, samples) for t in (image, *features))  # (B, ...) -> (B K, ...)
-            label = None if label is None else _repeat(label, samples)
-        mean, log_var, latent, params = self._infer(features, label, noise, hookable=samples > 1)
+            condition = None if condition is None else _repeat(condition, samples)
+        mean, log_var, latent, params = self._infer(features, condition, noise, hookable=samples > 1)
         with torch.autocast(image.device.type, enabled=False):  # use full precision, even if the networks use less
             prior_terms = self.prior.training_terms if self.training else self.prior.terms
-            prior = prior_terms(mean, log_var, latent, label)
+            prior = prior_terms(mean, log_var, latent, condition)
             log_posterior = (normal_log_prob(noise) - 0.5 * log_var).sum(1)  # (B, Z) -> (B,)
             return Terms(
                 distortion=self.likelihood.nll(params.float(), image),
@@ -154,21 +178,24 @@ class VAE(nn.Module):
                 params=params,
             )
 
-    def _infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor, *, hookable: bool) -> Posterior:
+    def _infer(
+        self, features: Sequence[Tensor], condition: Tensor | None, noise: Tensor, *, hookable: bool
+    ) -> Posterior:
         """Sample the posterior. With `hookable`, a hook on the sample gets its full gradient even after compilation."""
         if isinstance(self.decoder, Hierarchical):
-            return self.decoder.infer(features, label, noise)
+            return self.decoder.infer(features, condition, noise)
         mean, log_var = (out.float() for out in features)
         latent = mean + torch.exp(0.5 * log_var) * noise  # (B, Z)
         if hookable:
             latent = _split_graph(latent)
-        return Posterior(mean, log_var, latent, self.decoder(latent, label))
+        return Posterior(mean, log_var, latent, self.decoder(latent, condition))
 
-    def decode(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def decode(self, noise: Tensor, rows: Rows | None = None) -> Tensor:
         """Decode standard normal noise (B, Z) to images (B, C, H, W) in [0, 1], as the exported decoder does."""
-        return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, label), label))
+        condition = self.embed(rows)
+        return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, condition), condition))
 
-    def encode(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and standard deviation of images in noise space, as the exported encoder does.
 
         The mean is mapped to noise space, and the standard deviation is multiplied by the prior's local scale. Under a
@@ -177,17 +204,20 @@ class VAE(nn.Module):
 
         Args:
             image: images (B, C, H, W) in [0, 1].
-            label: labels (B,) int64, or None.
+            rows: rows of the conditions, or the inputs of an exported graph, as for `embed`.
 
         Returns:
             Mean (B, Z) and standard deviation (B, Z).
         """
-        features = self.encoder(image, label)
+        condition = self.embed(rows)
+        features = self.encoder(image, condition)
         if isinstance(self.decoder, Hierarchical):
-            mean, log_var, *_ = self.decoder.infer(features, label, image.new_zeros(image.shape[0], self.latent_dim))
+            mean, log_var, *_ = self.decoder.infer(
+                features, condition, image.new_zeros(image.shape[0], self.latent_dim)
+            )
         else:
             mean, log_var = features
-        noise, log_scale = self.prior.to_noise(mean, label)
+        noise, log_scale = self.prior.to_noise(mean, condition)
         return noise, torch.exp(0.5 * log_var + log_scale)
 
 
@@ -256,11 +286,13 @@ def build(config: ModelConfig) -> VAE:
 
     architecture, likelihood, prior = config.architecture, config.likelihood, config.prior
 
-    def create_conditioning(extra_classes: int = 0) -> Conditioning:
-        if config.classes is None or config.conditioning is None:
+    conditions = ConditionEmbedding(config.conditions) if config.conditions else None
+
+    def create_conditioning(extra_features: int = 0) -> Conditioning:
+        if conditions is None or config.conditioning is None:
             return Unconditional()
         options = resolve_options(CONDITIONINGS, config.conditioning)
-        return CONDITIONINGS.get(config.conditioning.name)(len(config.classes) + extra_classes, **options)
+        return CONDITIONINGS.get(config.conditioning.name)(conditions.features + extra_features, **options)
 
     with _WithoutInitialization() if torch.get_default_device().type == "meta" else nullcontext():
         p_x = LIKELIHOODS.get(likelihood.name)(config.image_shape[0], **resolve_options(LIKELIHOODS, likelihood))
@@ -272,9 +304,13 @@ def build(config: ModelConfig) -> VAE:
             **resolve_options(ARCHITECTURES, architecture),
         )
         create_prior = PRIORS.get(prior.name)
+        has_unknown_label = getattr(create_prior, "has_unknown_label", False)
+        needs_extra_feature = has_unknown_label and conditions is not None and conditions.is_index
         p_z = create_prior(
             getattr(decoder, "latent_shape", (config.latent_dim,)),
-            create_conditioning(extra_classes=getattr(create_prior, "has_unknown_label", False)),
+            create_conditioning(extra_features=needs_extra_feature),
             **resolve_options(PRIORS, prior),
         )
-    return VAE(latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z)
+    return VAE(
+        latent_dim=config.latent_dim, encoder=encoder, decoder=decoder, likelihood=p_x, prior=p_z, conditions=conditions
+    )

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from cvae.conditions import quote_value
 from cvae.errors import UsageError
-from cvae.spec import Spec, quote_label
+from cvae.spec import Spec
 
 MAX_TEMPERATURE = 1000
 
@@ -44,7 +45,7 @@ def label_indices(
     resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
     if label is not None and label_index is not None:
         raise UsageError(
-            f"label {quote_label(label)} and label_index {quote_label(label_index)} both choose the class; give one"
+            f"label {quote_value(label)} and label_index {quote_value(label_index)} both choose the class; give one"
         )
     if values is None:
         if spec.classes is None:
@@ -56,7 +57,7 @@ def label_indices(
     except ValueError:  # the values are sequences of different lengths
         dimensions = 2
     if dimensions > 1:
-        raise UsageError(f"labels {quote_label(values)} are nested; give one label, or a flat sequence of {count}")
+        raise UsageError(f"labels {quote_value(values)} are nested; give one label, or a flat sequence of {count}")
     if dimensions == 0:
         return np.full(count, resolve(values), np.int64)
     if len(values) != count:
@@ -93,7 +94,7 @@ def check_generate_args(n: int, temperature: float) -> int:
     """
     n = check_count("n", n)
     if not isinstance(temperature, Real) or not 0 <= temperature <= MAX_TEMPERATURE:
-        raise UsageError(f"temperature is {quote_label(temperature)}: it must be a number in 0..{MAX_TEMPERATURE}")
+        raise UsageError(f"temperature is {quote_value(temperature)}: it must be a number in 0..{MAX_TEMPERATURE}")
     return n
 
 
@@ -108,7 +109,7 @@ def check_count(name: str, value: int, *, minimum: int = 1) -> int:
     except TypeError:
         number = None
     if number is None or number < minimum:
-        raise UsageError(f"{name} is {quote_label(value)}: it must be an integer, at least {minimum}")
+        raise UsageError(f"{name} is {quote_value(value)}: it must be an integer, at least {minimum}")
     return number
 
 
@@ -146,7 +147,7 @@ def check_memory(spec: Spec, name: str, count: int, fix: str) -> None:
     size, memory = 4 * (math.prod(spec.image_shape) + spec.latent_dim), _physical_memory()
     if count * size > memory:
         raise UsageError(
-            f"{name} is {quote_label(count)}: at most {memory // size:,} fit into this machine's "
+            f"{name} is {quote_value(count)}: at most {memory // size:,} fit into this machine's "
             f"{memory / 2**30:.0f} GiB of memory; {fix}"
         )
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from cvae import imaging
 from cvae.atomic import lock_folder, read_at_most, write_file
+from cvae.conditions import quote_value
 from cvae.errors import CvaeError, Interrupted, UsageError, count_of, one_line
 from cvae.runtime.arguments import (
     Indices,
@@ -31,7 +32,6 @@ from cvae.runtime.image_writers import WRITERS
 from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
 from cvae.serialization import MAX_TEXT, from_dict, parse_json
-from cvae.spec import quote_label
 
 BLOCK_BYTES, SHARD_BYTES = 2**20, 2**24
 """Approximate size in bytes of the images in a block, and of those in a block that is written as a shard (.npz).
@@ -123,7 +123,7 @@ def generate(
     n = check_generate_args(n, temperature) * (num_labels := count_labels(label, label_index))
     if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
-            f"n is {quote_label(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
+            f"n is {quote_value(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
             "limit of common file systems for one file; generate them in several calls, each with its own --seed"
         )
     indices = None if model.spec.classes is None else np.arange(len(model.spec.classes))

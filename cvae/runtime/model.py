@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from cvae.condition_rows import feed
+from cvae.conditions import Condition, single_category
 from cvae.errors import CvaeError, UsageError
-from cvae.imaging.interpolation import lerp, slerp
 from cvae.run import DECODER, ENCODER, exported_file
 from cvae.runtime.arguments import (
     Indices,
@@ -18,12 +19,13 @@ from cvae.runtime.arguments import (
     check_generate_args,
     check_memory,
     count_labels,
-    label_indices,
     random_seed,
 )
 from cvae.runtime.array import Codes, Images, as_images
+from cvae.runtime.conditions import collect_values, condition_rows, count_values, describe_row, replace_values
 from cvae.runtime.density import gaussian_kl, log_prob
 from cvae.runtime.find import find
+from cvae.runtime.inference import infer_rows
 from cvae.runtime.inputs import ImagesLike, to_batch
 from cvae.runtime.session import Session
 from cvae.runtime.weights import check_weights, hash_file
@@ -72,9 +74,11 @@ class Model:
     `to_pil()` and `save(path)`. They accept image files, Pillow images and arrays of uint8 or floats, one or many (see
     `cvae.runtime.inputs.ImagesLike`). Codes and noise are (N, Z) float32.
 
-    If the model has labels, every method takes the class either as `label`, by name (see `Spec.label_index`), or as
-    `label_index`, by its index in `classes`: one for all images, or one for each. Without a class, an image is encoded
-    under the class that explains it best.
+    If the model has labels, every method takes the class either as `label`, by name (see `Condition.index`), or as
+    `label_index`, by its index in `classes`: one for all images, or one for each. Other conditions (see `conditions`)
+    are keyword arguments with their names, such as `age=40, smiling=True`: one value for all images, or one for each. A
+    condition that is left out is unknown. An image is encoded under the values that explain it best, unless they are
+    given. With `extrapolate=True`, numbers beyond the range of the training data are accepted.
 
     A model can be pickled, for example for a pool of processes. The pickle holds the path and the hash of the file, not
     the weights.
@@ -91,7 +95,8 @@ class Model:
 
     def __repr__(self) -> str:
         spec = self.spec
-        labels = "no labels" if spec.classes is None else f"{len(spec.classes)} classes"
+        labels = ", ".join(f"{c.name}: {c.describe()}" for c in spec.conditions) or "no labels"
+        labels = labels if spec.classes is None else f"{len(spec.classes)} classes"
         shape = "x".join(map(str, spec.image_shape))
         return f"<cvae.Model {spec.name}: {spec.architecture}, {shape}, latent {spec.latent_dim}, {labels}>"
 
@@ -123,6 +128,11 @@ class Model:
         return self.spec.classes
 
     @property
+    def conditions(self) -> dict[str, Condition]:
+        """Conditions of the model by name. A model with classes has a single condition, a category."""
+        return {condition.name: condition for condition in self.spec.conditions}
+
+    @property
     def latent_dim(self) -> int:
         """Dimension Z of the latent space."""
         return self.spec.latent_dim
@@ -140,30 +150,42 @@ class Model:
         temperature: float = 1.0,
         *,
         label_index: "Indices" = None,
+        extrapolate: bool = False,
+        **conditions: Any,
     ) -> Images:
         """Generate images.
 
+        Example:
+            `model.generate(16, age=40, smiling=True)` generates 16 images under these conditions.
+
         Args:
-            n: Number of images. By default one, or one for each label.
+            n: Number of images. By default one, or one for each label or value of a condition.
             label: Name of the class, or one for each image: `label=[1, 2, 3]` gives one image of each. By default, the
                 images cycle through the classes.
             seed: Seed of the noise; random by default. The same seed gives the same images on every machine.
             temperature: Standard deviation of the noise. Values below 1 give more typical images, values above 1 more
                 varied ones.
             label_index: Index of the class, or one for each image, instead of `label`.
+            extrapolate: Accept numbers beyond the range of the training data.
+            conditions: Values of other conditions by name. A condition that is left out is unknown.
 
         Returns:
             Images (n, C, H, W) float32 in [0, 1], with the attributes `labels` and `seed`.
 
         Raises:
-            UsageError: If the model has no such label, or n or temperature is out of range.
+            UsageError: If the model has no such label or condition, or n or temperature is out of range.
         """
-        n = check_generate_args(count_labels(label, label_index) if n is None else n, temperature)
+        values = collect_values(self.spec, label, label_index, conditions)
+        if n is None:
+            n = count_values(self.spec, values) or count_labels(label, label_index)
+        n = check_generate_args(n, temperature)
         check_memory(self.spec, "n", n, "write them to files: cvae generate -n N --out images.npy")
-        if label is None and label_index is None and self.spec.classes is not None:
-            label_index = np.arange(n) % len(self.spec.classes)
+        category = single_category(self.spec.conditions)
+        if category is not None and not category.optional and not values and label_index is None:
+            label_index = np.arange(n) % len(category.values)
         seed = random_seed() if seed is None else seed
-        images = self.decode(self.noise(n, seed) * np.float32(temperature), label, label_index=label_index)
+        noise = self.noise(n, seed) * np.float32(temperature)
+        images = self.decode(noise, label, label_index=label_index, extrapolate=extrapolate, **conditions)
         images.seed = int(seed)
         return images
 
@@ -175,24 +197,39 @@ class Model:
             seed = check_count("seed", seed, minimum=0)
         return np.random.default_rng(seed).standard_normal((n, self.spec.latent_dim), dtype=np.float32)
 
-    def decode(self, noise: np.ndarray, label: "Labels" = None, *, label_index: "Indices" = None) -> Images:
+    def decode(
+        self,
+        noise: np.ndarray,
+        label: "Labels" = None,
+        *,
+        label_index: "Indices" = None,
+        extrapolate: bool = False,
+        **conditions: Any,
+    ) -> Images:
         """Decode noise or codes.
 
         Args:
             noise: Noise or codes (N, Z).
             label: Name of the class, or one for each image.
             label_index: Index of the class, or one for each image, instead of `label`.
+            extrapolate: Accept numbers beyond the range of the training data.
+            conditions: Values of other conditions by name. A condition that is left out is unknown.
 
         Returns:
             Images (N, C, H, W) float32 in [0, 1].
 
         Raises:
-            UsageError: If a label or the shape of the noise does not fit the model.
+            UsageError: If a label, a condition or the shape of the noise does not fit the model.
             CvaeError: If onnxruntime fails, or the decoder returns values that are not in [0, 1].
         """
         noise = check_array(noise, (self.spec.latent_dim,), "noise")
-        indices = label_indices(self.spec, label, label_index, len(noise))
-        images = self._decoder.run(_feed("noise", noise, indices))[0]
+        rows = condition_rows(self.spec, len(noise), label, label_index, conditions, extrapolate=extrapolate)
+        return self.decode_rows(noise, rows)
+
+    def decode_rows(self, noise: np.ndarray, rows: np.ndarray | None) -> Images:
+        """Decode noise or codes (N, Z) under the conditions in rows (see `cvae.condition_rows`), or None."""
+        noise = check_array(noise, (self.spec.latent_dim,), "noise")
+        images = self._decoder.run({"noise": noise, **feed(self.spec.conditions, rows)})[0]
         low, high = float(images.min()), float(images.max())
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise CvaeError(
@@ -201,35 +238,69 @@ class Model:
             )
         if low < 0 or high > 1:
             np.clip(images, 0, 1, out=images)
-        return as_images(images, self._names(indices))
+        return as_images(images, self._names(rows))
 
-    def encode(self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None) -> Codes:
+    def encode(
+        self,
+        images: "ImagesLike",
+        label: "Labels" = None,
+        *,
+        label_index: "Indices" = None,
+        extrapolate: bool = False,
+        **conditions: Any,
+    ) -> Codes:
         """Encode images into noise space.
 
         Args:
             images: One or more images.
             label: Name of the class, or one for each image; by default the class that explains the image best.
             label_index: Index of the class, or one for each image, instead of `label`.
+            extrapolate: Accept numbers beyond the range of the training data.
+            conditions: Values of other conditions by name; by default those that explain the image best.
 
         Returns:
             Mean (N, Z) and standard deviation (N, Z) of the codes, with the attribute `labels`.
 
         Raises:
-            UsageError: If a label or the shape of an image does not fit the model.
+            UsageError: If a label, a condition or the shape of an image does not fit the model.
             CvaeError: If an image can't be read, there is no encoder in the decoder's folder, or the encoder returns an
                 invalid standard deviation.
         """
         batch = to_batch(images, self.spec.image_shape)
-        return self._encode(batch, self._explain(batch, label, label_index))
+        values = collect_values(self.spec, label, label_index, conditions)
+        return self.encode_rows(batch, self.explain(batch, values, label_index, extrapolate=extrapolate))
 
-    def _explain(self, batch: np.ndarray, label: Labels, label_index: Indices) -> np.ndarray | None:
-        """Return class indices (N,) like `label_indices`; by default, those from `nearest_label`."""
-        if label is None and label_index is None and self.spec.classes is not None:
-            return self.nearest_label(batch)
-        return label_indices(self.spec, label, label_index, len(batch))
+    def explain(
+        self, batch: np.ndarray, values: dict[str, Any], label_index: Indices = None, *, extrapolate: bool = False
+    ) -> np.ndarray | None:
+        """Return the rows of the conditions of images (N, C, H, W) in [0, 1].
 
-    def _encode(self, batch: np.ndarray, indices: np.ndarray | None) -> Codes:
-        """Encode images (N, C, H, W) in [0, 1] under the classes with these indices (N,)."""
+        Conditions without a value get the one under which the negative bound is lowest, evaluated at the mean of the
+        code. The distortion alone is not enough, because an image can be reconstructed well under a wrong condition
+        from an unlikely code.
+
+        Args:
+            batch: The images.
+            values: Values of conditions by name.
+            label_index: Indices of the class, instead of a value.
+            extrapolate: Accept numbers beyond the range of the training data.
+        """
+        conditions = self.spec.conditions
+        fixed = [condition.name in values or label_index is not None for condition in conditions]
+        if single_category(conditions) and not fixed[0]:
+            rows: np.ndarray | None = np.zeros(len(batch), np.int64)
+        else:
+            rows = condition_rows(self.spec, len(batch), None, label_index, values, extrapolate=extrapolate)
+        return None if rows is None else infer_rows(conditions, rows, fixed, lambda rows: self._bound(batch, rows))
+
+    def _bound(self, batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the negative bound (N,) of images in nats, evaluated at the mean of their codes."""
+        mean, std = self.encode_rows(batch, rows)
+        distortion = -log_prob(self.spec, batch, self.decode_rows(mean, rows)).sum(axis=(1, 2, 3))  # -> (N,)
+        return distortion + gaussian_kl(mean, std).sum(1)  # (N, Z) -> (N,)
+
+    def encode_rows(self, batch: np.ndarray, rows: np.ndarray | None) -> Codes:
+        """Encode images (N, C, H, W) in [0, 1] under the conditions in rows (see `cvae.condition_rows`), or None."""
         with self._lock:
             if self._encoder is None:
                 self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
@@ -239,17 +310,39 @@ class Model:
                         f"the {ENCODER} in the folder of {self.spec.name!r} was exported from different weights, those "
                         f"of {name!r}; export both again: cvae export onnx {self._path}"
                     )
-        mean, std = self._encoder.run(_feed("image", batch, indices))
+        mean, std = self._encoder.run({"image": batch, **feed(self.spec.conditions, rows)})
         if not (lowest := float(std.min())) > 0:
             raise CvaeError(
                 f"{str(exported_file(self._path, ENCODER))!r} contradicts its own spec: it returns the standard "
                 f"deviation {lowest:g}, which must be positive; use a file written by cvae export onnx"
             )
         codes = Codes(mean, std)
-        codes.labels = self._names(indices)
+        codes.labels = self._names(rows)
         return codes
 
-    def reconstruct(self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None) -> Images:
+    def infer(self, images: "ImagesLike", **conditions: Any) -> list[dict[str, Any]]:
+        """Infer the conditions that explain images best.
+
+        Args:
+            images: One or more images.
+            conditions: Values of conditions that are known.
+
+        Returns:
+            The values of all conditions of each image, by name.
+
+        Raises:
+            UsageError: If the model has no conditions, or a value or the shape of an image does not fit the model.
+        """
+        if not self.spec.conditions:
+            raise UsageError(f"{self.spec.name!r} was trained without conditions")
+        batch = to_batch(images, self.spec.image_shape)
+        rows = self.explain(batch, collect_values(self.spec, None, None, conditions))
+        assert rows is not None
+        return [describe_row(self.spec.conditions, rows[i : i + 1]) for i in range(len(rows))]
+
+    def reconstruct(
+        self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None, **conditions: Any
+    ) -> Images:
         """Reconstruct images from the means of their codes.
 
         Args:
@@ -257,13 +350,14 @@ class Model:
             label: Name of the class, or one for each image; by default the class that explains the image best (see
                 the attribute `labels` of the result).
             label_index: Index of the class, or one for each image, instead of `label`.
+            conditions: Values of other conditions by name; by default those that explain the image best.
 
         Returns:
             Images (N, C, H, W) float32 in [0, 1].
         """
         batch = to_batch(images, self.spec.image_shape)
-        indices = self._explain(batch, label, label_index)
-        return self.decode(self._encode(batch, indices).mean, label_index=indices)
+        rows = self.explain(batch, collect_values(self.spec, label, label_index, conditions), label_index)
+        return self.decode_rows(self.encode_rows(batch, rows).mean, rows)
 
     def restyle(
         self,
@@ -273,8 +367,13 @@ class Model:
         *,
         label_index: "Indices" = None,
         to_index: "Indices" = None,
+        extrapolate: bool = False,
+        **conditions: Any,
     ) -> Images:
-        """Change the class of images but not their style, by decoding their codes with another label.
+        """Change conditions of images but not their style, by decoding their codes under other conditions.
+
+        Example:
+            `model.restyle("photo.png", smiling=True)` changes one condition and keeps the others.
 
         Args:
             images: One or more images.
@@ -283,30 +382,33 @@ class Model:
             to: Name of the class to change them to, or one for each image.
             label_index: Index of the class of the images, instead of `label`.
             to_index: Index of the class to change them to, instead of `to`.
+            extrapolate: Accept numbers beyond the range of the training data.
+            conditions: New values of other conditions by name.
 
         Returns:
             Images (N, C, H, W) float32 in [0, 1].
         """
-        return self.decode(self.encode(images, label, label_index=label_index).mean, to, label_index=to_index)
+        batch = to_batch(images, self.spec.image_shape)
+        targets = collect_values(self.spec, to, to_index, conditions)
+        if single_category(self.spec.conditions) or not self.spec.conditions:
+            rows = self.explain(batch, collect_values(self.spec, label, label_index, {}), label_index)
+            new_rows = condition_rows(self.spec, len(batch), None, to_index, targets)
+        else:
+            rows = self.explain(batch, collect_values(self.spec, label, label_index, {}))
+            new_rows = replace_values(self.spec, rows, targets, extrapolate=extrapolate)
+        return self.decode_rows(self.encode_rows(batch, rows).mean, new_rows)
 
     def nearest_label(self, images: "ImagesLike") -> np.ndarray:
-        """Return the indices (N,) of the classes that explain the images best.
-
-        The best class is the one with the lowest negative bound in nats, evaluated at the mean of the code. The
-        distortion alone is not enough, because even a wrong class can reconstruct an image well from an unlikely code.
+        """Return the indices (N,) of the classes that explain the images best (see `explain`).
 
         Raises:
             UsageError: If the model has no labels.
         """
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
-        batch, nats = to_batch(images, self.spec.image_shape), []
-        for index in range(len(self.spec.classes)):
-            mean, std = self._encode(batch, np.full(len(batch), index))
-            reconstruction = self.decode(mean, label_index=index)
-            distortion = -log_prob(self.spec, batch, reconstruction).sum(axis=(1, 2, 3))  # -> (N,)
-            nats.append(distortion + gaussian_kl(mean, std).sum(1))  # (N, Z) -> (N,)
-        return np.argmin(nats, axis=0)
+        rows = self.explain(to_batch(images, self.spec.image_shape), {})
+        assert rows is not None
+        return rows
 
     def interpolate(
         self,
@@ -317,6 +419,8 @@ class Model:
         mode: str = "slerp",
         *,
         label_index: int | tuple[int, int] | None = None,
+        extrapolate: bool = False,
+        **conditions: Any,
     ) -> Images:
         """Interpolate between two codes.
 
@@ -329,6 +433,9 @@ class Model:
                 and a seed or code has the class of the other end.
             mode: "slerp" (along the sphere, where the mass of the prior is; Shoemake 1985) or "lerp" (straight).
             label_index: Index of the class, or a pair, instead of `label`.
+            extrapolate: Accept numbers beyond the range of the training data.
+            conditions: Values of other conditions by name, each one value or a pair. A number passes through all values
+                between the two of a pair. Other conditions change as classes do.
 
         Returns:
             Images (steps, C, H, W) float32 in [0, 1]. Their `labels` are None between two classes.
@@ -336,56 +443,17 @@ class Model:
         Raises:
             UsageError: If an argument is out of range or does not fit the model, or neither end has a class.
         """
-        steps = check_count("steps", steps, minimum=2)
-        check_memory(self.spec, "steps", steps, "take fewer steps")
-        if mode not in ("slerp", "lerp"):
-            raise UsageError(f"mode {mode!r} is neither 'slerp' nor 'lerp'")
-        start, end = self._read_end(a), self._read_end(b)
-        if label is None and label_index is None:
-            label_index = self._explain_ends(start, end)
-        indices = label_indices(self.spec, label, label_index, 2, "ends")
-        first, last = (None, None) if indices is None else indices.tolist()
-        positions = np.linspace(0, 1, steps, dtype=np.float32)[:, None]  # (steps, 1)
-        codes = {"slerp": slerp, "lerp": lerp}[mode](self._code(start, first), self._code(end, last), positions)
-        images = self.decode(codes, label_index=first)  # (steps, C, H, W)
-        if first != last:
-            weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)
-            images = as_images((1 - weight) * images + weight * self.decode(codes, label_index=last))
-        images.columns = len(images)  # one row
-        return images
+        from cvae.runtime.interpolate import interpolate
 
-    def _read_end(self, end: int | ImagesLike) -> np.ndarray:
-        """Return the code (Z,) or the image (1, C, H, W) of an end of an interpolation."""
-        if isinstance(end, int | np.integer):
-            return self.noise(1, int(end))[0]
-        if np.ndim(end) == 1:  # type: ignore[arg-type]
-            return check_array(np.asarray(end)[None], (self.spec.latent_dim,), "codes")[0]
-        batch = to_batch(end, self.spec.image_shape)
-        if len(batch) > 1:
-            raise UsageError(f"{len(batch)} images are given as one end of an interpolation; give one image")
-        return batch
+        values = collect_values(self.spec, label, label_index, conditions)
+        return interpolate(self, a, b, steps, mode, values, label_index, extrapolate=extrapolate)
 
-    def _explain_ends(self, start: np.ndarray, end: np.ndarray) -> tuple[int, int] | None:
-        """Return the class indices that explain the images best; a code has the class of the other end."""
-        if self.spec.classes is None or (start.ndim == 1 and end.ndim == 1):
+    def _names(self, rows: np.ndarray | None) -> list[str] | None:
+        """Return the names of classes, or None for a model without classes or for a class that is unknown."""
+        classes = self.spec.classes
+        if rows is None or classes is None or (rows == len(classes)).any():
             return None
-        first, last = (None if stop.ndim == 1 else int(self.nearest_label(stop)[0]) for stop in (start, end))
-        known = last if first is None else first
-        assert known is not None
-        return (known if first is None else first), (known if last is None else last)
-
-    def _code(self, end: np.ndarray, index: int | None) -> np.ndarray:
-        """Return the code (Z,) of an end of an interpolation."""
-        return end if end.ndim == 1 else self._encode(end, None if index is None else np.array([index])).mean[0]
-
-    def _names(self, indices: np.ndarray | None) -> list[str] | None:
-        """Return the names of classes, or None for a model without labels."""
-        return None if indices is None or self.spec.classes is None else [self.spec.classes[i] for i in indices]
-
-
-def _feed(name: str, values: np.ndarray, indices: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Return the inputs of a graph, keyed by name."""
-    return {name: values} if indices is None else {name: values, "label": indices}
+        return [classes[i] for i in rows]
 
 
 def _unpickle(path: Path, options: dict[str, Any], digest: str) -> Model:

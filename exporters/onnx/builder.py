@@ -12,7 +12,11 @@ from cvae.exporters.onnx.tracing import BatchMultiple, Call, Constant, Untraceab
 IR_VERSION = 10
 """Version of the file format."""
 
-TYPES = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.int64): TensorProto.INT64}
+TYPES = {
+    np.dtype(np.float32): TensorProto.FLOAT,
+    np.dtype(np.int64): TensorProto.INT64,
+    np.dtype(bool): TensorProto.BOOL,
+}
 
 
 class Value(NamedTuple):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from onnx import helper
+import torch
+from onnx import TensorProto, helper
 
 from cvae.exporters.onnx.builder import Builder, Value
 from cvae.exporters.onnx.tracing import BatchMultiple, Untraceable
@@ -39,6 +40,11 @@ def _scale(graph: Builder, x: Value | float, alpha: float) -> str:
 
 def _rsub(graph: Builder, x: Value, y: float, alpha: float) -> list[str]:
     return graph.add("Sub", graph.constant(float(y)), _scale(graph, x, alpha))
+
+
+def _to_copy(graph: Builder, x: Value, dtype: Any, *options: Any) -> list[str]:
+    _require(dtype is torch.float32)
+    return graph.add("Cast", x.name, to=TensorProto.FLOAT)
 
 
 def _silu(graph: Builder, x: Value) -> list[str]:
@@ -212,6 +218,7 @@ MAX_INT = 2**63 - 1
 
 OPERATORS: dict[str, Conversion] = {
     "aten._log_softmax.default": lambda graph, x, axis, half: graph.add("LogSoftmax", x.name, axis=axis),
+    "aten._to_copy.default": _to_copy,
     "aten.add.Tensor": _binary("Add"),
     "aten.addmm.default": _addmm,
     "aten.alias.default": lambda graph, x: [x.name],
@@ -225,6 +232,7 @@ OPERATORS: dict[str, Conversion] = {
     "aten.exp.default": _unary("Exp"),
     "aten.expand.default": _expand,
     "aten.leaky_relu.default": lambda graph, x, slope: graph.add("LeakyRelu", x.name, alpha=float(slope)),
+    "aten.mm.default": lambda graph, x, y: graph.add("MatMul", x.name, y.name),
     "aten.mul.Tensor": _binary("Mul"),
     "aten.native_batch_norm.default": _batch_norm,
     "aten.neg.default": _unary("Neg"),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -9,6 +10,8 @@ import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 
+from cvae.condition_rows import feed, make_rows
+from cvae.conditions import ATTRIBUTES, CATEGORY, Condition, single_category
 from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.spec import Spec
 
@@ -101,19 +104,42 @@ def make_comparison_inputs(module: Decoder | Encoder, spec: Spec, count: int) ->
         generator = torch.Generator().manual_seed(count)
         noise = torch.randn(count, spec.latent_dim, generator=generator)
         with torch.no_grad():
-            image = module.model.decode(noise, inputs.get("label"))
+            image = module.model.decode(
+                noise, {name: value for name, value in inputs.items() if name != "image"} or None
+            )
         image[::2] += PIXEL_NOISE * torch.randn(image[::2].shape, generator=generator)
         inputs["image"] = image.clamp(0, 1).contiguous()
     return inputs
 
 
 def make_example_inputs(spec: Spec, count: int) -> dict[str, Tensor]:
-    """Return `count` random inputs for a decoder or an encoder, with labels that cycle through the classes."""
+    """Return `count` random inputs for a decoder or an encoder, with random conditions.
+
+    A label cycles through the classes, and through an unknown one if the model accepts it. The first and every third
+    of other conditions are unknown.
+    """
     generator = torch.Generator().manual_seed(count)
     if spec.role == "decoder":
         inputs = {"noise": torch.randn(count, spec.latent_dim, generator=generator)}
     else:
         inputs = {"image": torch.rand(count, *spec.image_shape, generator=generator)}
-    if spec.classes is not None:
-        inputs["label"] = torch.arange(count) % len(spec.classes)
-    return inputs
+    return inputs | make_example_conditions(spec.conditions, count)
+
+
+def make_example_conditions(conditions: Sequence[Condition], count: int) -> dict[str, Tensor]:
+    """Return inputs of a graph for `count` values of the conditions."""
+    if category := single_category(conditions):
+        return {category.name: torch.arange(count) % (len(category.values) + category.optional)}
+    random = np.random.default_rng(count)
+    values: dict[str, np.ndarray] = {}
+    for condition in conditions:
+        low, high = condition.range
+        if condition.kind == CATEGORY:
+            values[condition.name] = random.integers(0, len(condition.values), count)
+        elif condition.kind == ATTRIBUTES:
+            values[condition.name] = random.integers(0, 2, (count, len(condition.values)))
+        else:
+            values[condition.name] = random.uniform(low, high, count)
+    known = np.arange(count * len(conditions)).reshape(count, -1) % 3 > 0
+    rows = make_rows(conditions, values, known) if conditions else None
+    return {name: torch.from_numpy(value) for name, value in feed(conditions, rows).items()}

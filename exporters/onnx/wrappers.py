@@ -9,29 +9,29 @@ from cvae.spec import Spec
 
 
 class Decoder(nn.Module):
-    """The decoder of a model: noise (B, Z), label (B,) -> image (B, C, H, W) in [0, 1]."""
+    """The decoder of a model: noise (B, Z) and conditions -> image (B, C, H, W) in [0, 1]."""
 
-    inputs, outputs = ("noise", "label"), ("image",)
+    outputs = ("image",)
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, noise: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.model.decode(noise, label)
+    def forward(self, noise: Tensor, **conditions: Tensor) -> Tensor:
+        return self.model.decode(noise, conditions or None)
 
 
 class Encoder(nn.Module):
-    """The encoder of a model: image (B, C, H, W), label (B,) -> mean (B, Z), std (B, Z) in the noise space."""
+    """The encoder of a model: image (B, C, H, W) and conditions -> mean (B, Z), std (B, Z) in the noise space."""
 
-    inputs, outputs = ("image", "label"), ("mean", "std")
+    outputs = ("mean", "std")
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, image: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.model.encode(image, label)
+    def forward(self, image: Tensor, **conditions: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.encode(image, conditions or None)
 
 
 ROLES: dict[str, type[Decoder] | type[Encoder]] = {"decoder": Decoder, "encoder": Encoder}
@@ -55,12 +55,12 @@ def build_spec(model: VAE, config: Config, role: str, *, name: str, weights: str
         architecture=config.model.architecture.name,
         image_shape=config.model.image_shape,
         latent_dim=config.model.latent_dim,
-        classes=config.model.classes,
+        conditions=config.model.conditions,
         likelihood=config.model.likelihood.name,
         sigma=likelihood.log_sigma.detach().exp().item() if isinstance(likelihood, Gaussian) else None,
         prior=config.model.prior.name,
         data=config.training.data.partition(":")[0],  # "folder" for "folder:PATH", because a path is private
-        data_terms=config.data_terms,
+        data_license=config.data_license,
         weights=weights,
         license=license,
     )

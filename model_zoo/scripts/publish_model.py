@@ -104,7 +104,7 @@ Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `
 | | |
 |---|---|
 | training data | the 60,000 training images of MNIST, {training.validation:.0%} of them held out for validation; {
-        config.data_terms
+        config.data_license
     } |
 | pixels in training | binarization: {training.binarize} |
 | training | {objective}{len(epochs)} epochs, batch {training.batch_size}, {optimizer} {training.lr:g}{decay}, {

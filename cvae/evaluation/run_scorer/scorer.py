@@ -16,10 +16,10 @@ from cvae.models import VAE, Hierarchical
 
 
 class Encoded(NamedTuple):
-    """A batch of images, their labels, and the encoder's output."""
+    """A batch of images, the embedding of their conditions, and the encoder's output."""
 
     image: Tensor
-    label: Tensor | None
+    condition: Tensor | None
     features: tuple[Tensor, ...]
 
 
@@ -66,15 +66,15 @@ class RunScorer:
             return self.model.decode(self.model.encode(self._tensor(images), label)[0], label).cpu().numpy()
 
     def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
-        image, label = self._tensor(images), self._tensor(labels)
+        image, condition = self._tensor(images), self.model.embed(self._tensor(labels))
         with torch.inference_mode(), self._autocast():
-            return Encoded(image, label, self.model.encoder(image, label))
+            return Encoded(image, condition, self.model.encoder(image, condition))
 
     def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
         batch, count, _ = noise.shape
         flat_noise = self._tensor(noise).flatten(0, 1)  # (B, K, Z) -> (B K, Z)
         with torch.inference_mode(), self._autocast():
-            terms = self.model.terms(encoded.image, encoded.label, encoded.features, flat_noise)
+            terms = self.model.terms(encoded.image, encoded.condition, encoded.features, flat_noise)
         rate = terms.rate
         if rate.shape[1] == self.latent_dim:  # the prior factorizes: add up the dimensions of each group
             rate = torch.stack([group.sum(1) for group in rate.split(self.groups, dim=1)], dim=1)  # -> (B K, G)

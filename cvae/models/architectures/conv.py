@@ -22,7 +22,7 @@ SLOPE = 0.2
 
 
 class Block(nn.Module):
-    """(Transposed) convolution, batch norm, optional max pooling, label modulation and LeakyReLU."""
+    """(Transposed) convolution, batch norm, optional max pooling, modulation and LeakyReLU."""
 
     def __init__(
         self, convolution: nn.Conv2d | nn.ConvTranspose2d, conditioning: Conditioning, *, pool: bool = False
@@ -33,8 +33,8 @@ class Block(nn.Module):
         self.pool = nn.MaxPool2d(2, ceil_mode=True) if pool else nn.Identity()
         self.modulation = conditioning.modulation(convolution.out_channels)
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        return leaky_relu(self.modulation(self.pool(self.norm(self.convolution(features))), label), SLOPE)
+    def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:
+        return leaky_relu(self.modulation(self.pool(self.norm(self.convolution(features))), condition), SLOPE)
 
 
 def downsampling_block(a: Level, b: Level, conditioning: Conditioning, *, pool: bool) -> Block:
@@ -51,7 +51,7 @@ def upsampling_block(a: Level, b: Level, conditioning: Conditioning) -> Block:
 
 
 class Encoder(nn.Module):
-    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), condition) -> mean, log-variance (B, Z)."""
 
     def __init__(
         self,
@@ -77,19 +77,21 @@ class Encoder(nn.Module):
             self.hidden = conditioning.linear(levels[-1].features, hidden)
             self.head = nn.Linear(hidden, 2 * latent_dim)
 
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         features = image
         for block in self.blocks:
-            features = block(features, label)  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
+            features = block(
+                features, condition
+            )  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
         features = self.dropout(features)
         if self.hidden is None:
             return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2k, h, w) -> (B, k h w), (B, k h w)
-        features = leaky_relu(self.hidden(features.flatten(1), label), SLOPE)  # (B, c, h, w) -> (B, hidden)
+        features = leaky_relu(self.hidden(features.flatten(1), condition), SLOPE)  # (B, c, h, w) -> (B, hidden)
         return self.head(self.dropout(features)).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 class Decoder(nn.Module):
-    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), condition) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -115,14 +117,14 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(upsampling_block(a, b, conditioning) for a, b in pairwise(levels[::-1]))
         self.head = nn.Conv2d(levels[0].channels, param_channels, 3, padding=1)
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         if self.hidden is None:
             features = leaky_relu(self.spread(latent.unflatten(1, self.latent_shape)), SLOPE)  # (B, Z) -> (B, c, h, w)
         else:
-            features = self.dropout(leaky_relu(self.hidden(latent, label), SLOPE))  # (B, Z) -> (B, hidden)
+            features = self.dropout(leaky_relu(self.hidden(latent, condition), SLOPE))  # (B, Z) -> (B, hidden)
             features = leaky_relu(self.spread(features), SLOPE).unflatten(1, self.smallest)  # -> (B, c, h, w)
         for block in self.blocks:
-            features = block(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+            features = block(features, condition)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.head(features)  # (B, P, H, W)
 
 
@@ -147,7 +149,7 @@ def conv(
         image_shape: shape (C, H, W) of the images.
         latent_dim: number of latent dimensions Z.
         param_channels: number of channels P of the likelihood parameters.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         width: number of channels at full resolution; each halving of the resolution doubles it.
         max_width: maximum number of channels.
         hidden: width of the fully connected layers before and after the latent.

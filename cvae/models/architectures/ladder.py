@@ -49,28 +49,28 @@ class Rung(nn.Module, ABC):
         self.look = nn.Conv2d(2 * level.channels, level.channels, 3, padding=1)
         self.block = Block(level.channels, conditioning)
 
-    def infer(self, features: Tensor, image_features: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def infer(self, features: Tensor, image_features: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and log-variance (B, z) of this group of latents.
 
         Args:
             features: resampled features (B, c, h, w) from the rung above.
             image_features: features (B, c, h, w) of the bottom-up network at this level.
-            label: labels (B,) int64, or None.
+            condition: embedding of the conditions (B, E) or indices (B,), or None.
         """
         joint = silu(self.look(silu(torch.cat([features, image_features], dim=1))))  # (B, 2c, h, w) -> (B, c, h, w)
-        mean, log_var = self._posterior(joint, label).float().chunk(2, dim=1)  # (B, z) each
+        mean, log_var = self._posterior(joint, condition).float().chunk(2, dim=1)  # (B, z) each
         return mean.clamp(-MAX_MEAN, MAX_MEAN), log_var.clamp(-MAX_LOG_VAR, MAX_LOG_VAR)
 
-    def forward(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, latent: Tensor, condition: Tensor | None) -> Tensor:
         """Add latents (B, z) to resampled features (B, c, h, w), and return the features after the block."""
-        return self.block(features + self._to_features(features, latent, label), label)
+        return self.block(features + self._to_features(features, latent, condition), condition)
 
     @abstractmethod
-    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
+    def _posterior(self, joint: Tensor, condition: Tensor | None) -> Tensor:
         """Map the joint features (B, c, h, w) of the image and of the rung above to mean and log-variance, (B, 2 z)."""
 
     @abstractmethod
-    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+    def _to_features(self, features: Tensor, latent: Tensor, condition: Tensor | None) -> Tensor:
         """Map latents (B, z) to features (B, c, h, w) that are added to `features`, which come from the rung above."""
 
 
@@ -83,14 +83,14 @@ class VectorRung(Rung):
         super().__init__(resample, level, conditioning)
         self.latents = latents
         self.posterior = conditioning.linear(level.features, 2 * latents)
-        # One label table as large as a feature map is enough; on later rungs, the label only modulates the block.
+        # One table as large as a feature map is enough; on later rungs, the condition only modulates the block.
         self.enter = (conditioning if first else Unconditional()).linear(latents, level.features)
 
-    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
-        return self.posterior(joint.flatten(1), label)
+    def _posterior(self, joint: Tensor, condition: Tensor | None) -> Tensor:
+        return self.posterior(joint.flatten(1), condition)
 
-    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
-        return self.enter(latent, label).unflatten(1, self.level)
+    def _to_features(self, features: Tensor, latent: Tensor, condition: Tensor | None) -> Tensor:
+        return self.enter(latent, condition).unflatten(1, self.level)
 
 
 class GridRung(Rung):
@@ -110,10 +110,10 @@ class GridRung(Rung):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def _posterior(self, joint: Tensor, label: Tensor | None) -> Tensor:
+    def _posterior(self, joint: Tensor, condition: Tensor | None) -> Tensor:
         return self.posterior(joint).flatten(1)  # (B, c, h, w) -> (B, 2 k h w)
 
-    def _to_features(self, features: Tensor, latent: Tensor, label: Tensor | None) -> Tensor:
+    def _to_features(self, features: Tensor, latent: Tensor, condition: Tensor | None) -> Tensor:
         grid = latent.unflatten(1, (-1, *self.level[1:]))  # (B, k h w) -> (B, k, h, w)
         return self.enter(grid * (1 + self.scale(features)))
 
@@ -138,7 +138,7 @@ def count_rung_latents(levels: list[Level], blocks: int, latent_channels: int) -
 
 
 class TopDown(Hierarchical):
-    """Hierarchical decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
+    """Hierarchical decoder (latent (B, Z), condition) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -183,28 +183,28 @@ class TopDown(Hierarchical):
         self.head = nn.Conv2d(levels[-1].channels, shape[0] * patch**2, 3, padding=1)
         self.unpatchify = Unpatchify(patch, *shape[1:])
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         hidden = self.start  # (1, c, h, w); adding the first group of latents broadcasts it to (B, c, h, w)
         for rung, group in zip(self.rungs, latent.split(self.groups, dim=1), strict=True):  # (B, Z) -> (B, z) each
-            hidden = rung(rung.resample(hidden), group, label)  # type: ignore[operator]
-        return self._to_params(hidden, label)
+            hidden = rung(rung.resample(hidden), group, condition)  # type: ignore[operator]
+        return self._to_params(hidden, condition)
 
-    def infer(self, features: Sequence[Tensor], label: Tensor | None, noise: Tensor) -> Posterior:
+    def infer(self, features: Sequence[Tensor], condition: Tensor | None, noise: Tensor) -> Posterior:
         hidden = self.start.expand_as(features[-1])  # (1, c, h, w) -> (B, c, h, w)
         groups = []
         dropped = self._choose_dropped(noise)
         for rung, level, group_noise in zip(self.rungs, self.rung_levels, noise.split(self.groups, dim=1), strict=True):
             hidden = rung.resample(hidden)  # type: ignore[operator]
-            mean, log_var = rung.infer(hidden, features[-1 - level], label)  # type: ignore[operator]
+            mean, log_var = rung.infer(hidden, features[-1 - level], condition)  # type: ignore[operator]
             latent = mean + torch.exp(0.5 * log_var) * group_noise  # (B, z)
             visible = latent
             if dropped is not None and isinstance(rung, GridRung):  # the posterior is the prior, so it costs no nats
                 mean, log_var = mean.masked_fill(dropped, 0), log_var.masked_fill(dropped, 0)
                 latent, visible = torch.where(dropped, group_noise, latent), latent.masked_fill(dropped, 0)
-            hidden = rung(hidden, visible, label)
+            hidden = rung(hidden, visible, condition)
             groups.append((mean, log_var, latent))
         mean, log_var, latent = (torch.cat(tensors, dim=1) for tensors in zip(*groups, strict=True))  # (B, Z) each
-        return Posterior(mean, log_var, latent, self._to_params(hidden, label))
+        return Posterior(mean, log_var, latent, self._to_params(hidden, condition))
 
     def _choose_dropped(self, noise: Tensor) -> Tensor | None:
         """Choose the images (B, 1) whose grids are dropped in this training step."""
@@ -212,9 +212,9 @@ class TopDown(Hierarchical):
             return None
         return torch.rand(len(noise), 1, device=noise.device) < self.grid_dropout
 
-    def _to_params(self, hidden: Tensor, label: Tensor | None) -> Tensor:
+    def _to_params(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
         for stage in self.stages:
-            hidden = stage(hidden, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+            hidden = stage(hidden, condition)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.unpatchify(self.head(silu(hidden)))  # (B, c, h, w) -> (B, P, H, W)
 
 
@@ -260,7 +260,7 @@ def ladder(
         image_shape: shape (C, H, W) of the images.
         latent_dim: number of latent dimensions Z, at least one for each group.
         param_channels: number of channels P of the likelihood parameters.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         width: number of channels at full resolution; each halving of the resolution doubles it.
         max_width: maximum number of channels.
         blocks: number of residual blocks at each resolution.

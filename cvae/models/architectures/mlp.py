@@ -11,7 +11,7 @@ from cvae.models.conditioning import Conditioning
 
 
 class Hidden(nn.Module):
-    """Hidden layers with ReLU. The label is an input of the first layer, and can modulate all layers."""
+    """Hidden layers with ReLU. The condition is an input of the first layer, and can modulate all layers."""
 
     def __init__(self, widths: tuple[int, ...], conditioning: Conditioning) -> None:
         super().__init__()
@@ -19,28 +19,28 @@ class Hidden(nn.Module):
         self.rest = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths[1:]))
         self.modulations = nn.ModuleList(conditioning.modulation(width) for width in widths[1:])
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        features = self.modulations[0](self.first(features, label), label).relu()  # (B, in) -> (B, hidden)
+    def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:
+        features = self.modulations[0](self.first(features, condition), condition).relu()  # (B, in) -> (B, hidden)
         for linear, modulation in zip(self.rest, self.modulations[1:], strict=True):
-            features = modulation(linear(features), label).relu()
+            features = modulation(linear(features), condition).relu()
         return features
 
 
 class Encoder(nn.Module):
-    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), condition) -> mean, log-variance (B, Z)."""
 
     def __init__(self, pixels: int, hidden: tuple[int, ...], latent_dim: int, conditioning: Conditioning) -> None:
         super().__init__()
         self.hidden = Hidden((pixels, *hidden), conditioning)
         self.head = nn.Linear(hidden[-1], 2 * latent_dim)
 
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features = self.hidden(image.flatten(1), label)  # (B, C, H, W) -> (B, hidden)
+    def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+        features = self.hidden(image.flatten(1), condition)  # (B, C, H, W) -> (B, hidden)
         return self.head(features).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 class Decoder(nn.Module):
-    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), condition) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self, latent_dim: int, hidden: tuple[int, ...], shape: tuple[int, int, int], conditioning: Conditioning
@@ -50,8 +50,8 @@ class Decoder(nn.Module):
         self.hidden = Hidden((latent_dim, *hidden), conditioning)
         self.head = nn.Linear(hidden[-1], prod(shape))
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        return self.head(self.hidden(latent, label)).unflatten(1, self.shape)  # (B, Z) -> (B, P, H, W)
+    def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        return self.head(self.hidden(latent, condition)).unflatten(1, self.shape)  # (B, Z) -> (B, P, H, W)
 
 
 def mlp(
@@ -71,7 +71,7 @@ def mlp(
         image_shape: shape (C, H, W) of the images.
         latent_dim: number of latent dimensions Z.
         param_channels: number of channels P of the likelihood parameters.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         hidden: widths of the encoder's hidden layers; the decoder uses the same widths in reverse order.
 
     Returns:

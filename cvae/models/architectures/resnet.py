@@ -44,8 +44,8 @@ class Block(nn.Module):
         for parameter in (self.norm2 if batch_norm else self.conv2).parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
-        residual = self.modulation(self.norm1(self.conv1(silu(features))), label)
+    def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:
+        residual = self.modulation(self.norm1(self.conv1(silu(features))), condition)
         return features + self.norm2(self.conv2(silu(residual)))
 
 
@@ -59,15 +59,15 @@ class Stage(nn.Module):
         self.resample = resample
         self.blocks = nn.ModuleList(Block(channels, conditioning, batch_norm=batch_norm) for _ in range(blocks))
 
-    def forward(self, features: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, features: Tensor, condition: Tensor | None) -> Tensor:
         features = self.resample(features)  # (B, c, h, w) -> (B, c', h', w')
         for block in self.blocks:
-            features = block(features, label)
+            features = block(features, condition)
         return features
 
 
 class BottomUp(nn.Module):
-    """Encoder (image (B, C, H, W), label) -> feature maps (B, c, h, w) of each level, the largest first."""
+    """Encoder (image (B, C, H, W), condition) -> feature maps (B, c, h, w) of each level, the largest first."""
 
     def __init__(
         self,
@@ -88,10 +88,12 @@ class BottomUp(nn.Module):
             for convolution in (stem, *downsampling)
         )
 
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         features, outputs = self.patchify(image), []
         for stage in self.stages:
-            features = stage(features, label)  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
+            features = stage(
+                features, condition
+            )  # (B, C, H, W) -> (B, c, H, W), then (B, c, h, w) -> (B, 2c, h/2, w/2)
             outputs.append(features)
         return tuple(outputs)
 
@@ -113,7 +115,7 @@ def latents_per_position(level: Level, latent_dim: int) -> int:
 
 
 class Encoder(BottomUp):
-    """Encoder (image (B, C, H, W), label) -> mean, log-variance (B, Z)."""
+    """Encoder (image (B, C, H, W), condition) -> mean, log-variance (B, Z)."""
 
     def __init__(
         self,
@@ -135,11 +137,11 @@ class Encoder(BottomUp):
             else conditioning.linear(smallest.features, 2 * latent_dim)
         )
 
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
-        features = silu(super().forward(image, label)[-1])  # (B, c, h, w)
+    def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
+        features = silu(super().forward(image, condition)[-1])  # (B, c, h, w)
         if self.spatial:
             return self.head(features).flatten(1).chunk(2, dim=1)  # (B, 2Z / hw, h, w) -> (B, Z), (B, Z)
-        return self.head(features.flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
+        return self.head(features.flatten(1), condition).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 def upsampling_layers(levels: list[Level]) -> list[nn.Module]:
@@ -153,7 +155,7 @@ def upsampling_layers(levels: list[Level]) -> list[nn.Module]:
 
 
 class Decoder(nn.Module):
-    """Decoder (latent (B, Z), label) -> likelihood parameters (B, P, H, W)."""
+    """Decoder (latent (B, Z), condition) -> likelihood parameters (B, P, H, W)."""
 
     def __init__(
         self,
@@ -183,13 +185,13 @@ class Decoder(nn.Module):
         self.head = nn.Conv2d(levels[0].channels, shape[0] * patch**2, 3, padding=1)
         self.unpatchify = Unpatchify(patch, *shape[1:])
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         if self.spatial:
             features = self.spread(latent.unflatten(1, self.latent_shape))  # (B, Z / hw, h, w) -> (B, c, h, w)
         else:
-            features = self.spread(latent, label).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
+            features = self.spread(latent, condition).unflatten(1, self.smallest)  # (B, Z) -> (B, c, h, w)
         for stage in self.stages:
-            features = stage(features, label)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
+            features = stage(features, condition)  # (B, 2c, h/2, w/2) -> (B, c, h, w)
         return self.unpatchify(self.head(silu(features)))  # (B, c, h, w) -> (B, P, H, W)
 
 
@@ -215,7 +217,7 @@ def resnet(
         image_shape: shape (C, H, W) of the images.
         latent_dim: number of latent dimensions Z.
         param_channels: number of channels P of the likelihood parameters.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         width: number of channels at full resolution; each halving of the resolution doubles it.
         max_width: maximum number of channels.
         blocks: number of residual blocks at each resolution.

@@ -1,6 +1,6 @@
 """Priors p(z), as invertible maps between the latent space and standard normal noise.
 
-A prior is created with the shape of the latents and the conditioning, so that it may depend on the label.
+A prior is created with the shape of the latents and the conditioning, so that it may depend on the condition.
 """
 
 import math
@@ -47,14 +47,14 @@ class Prior(nn.Module, ABC):
     """
 
     has_unknown_label = False
-    """Whether the conditioning has an extra class with index K, for an unknown label."""
+    """Whether the conditioning has an extra feature, which stands for an unknown label K."""
 
     @abstractmethod
-    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         """Map standard normal noise (B, Z) to latents (B, Z)."""
 
     @abstractmethod
-    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def to_noise(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map latents (B, Z) to noise (B, Z).
 
         Returns:
@@ -62,25 +62,25 @@ class Prior(nn.Module, ABC):
             of the Jacobian.
         """
 
-    def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
+    def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, condition: Tensor | None) -> PriorTerms:
         """Return the terms of the bound for q(z | x) = N(mean, exp(log_var)).
 
         Args:
             mean: mean of q(z | x), (B, Z).
             log_var: log-variance of q(z | x), (B, Z).
             latent: sample from q(z | x), (B, Z).
-            label: labels (B,) int64, or None.
+            condition: embedding of the conditions (B, E) or indices (B,), or None.
         """
-        noise, log_scale = self.to_noise(latent, label)
+        noise, log_scale = self.to_noise(latent, condition)
         log_prob = (normal_log_prob(noise) + log_scale).sum(1)  # (B, Z) -> (B,)
         return PriorTerms(self.rate(mean, log_var, noise, log_scale), log_prob, noise)
 
-    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
+    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, condition: Tensor | None) -> PriorTerms:
         """Return the terms to use in training; by default, those of the bound.
 
         A prior with a loss of its own should detach the latents, so that this loss does not train the encoder.
         """
-        return self.terms(mean, log_var, latent, label)
+        return self.terms(mean, log_var, latent, condition)
 
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
         """Return KL(q(z | x) || p(z)) in nats for q(z | x) = N(mean, exp(log_var)).
@@ -111,10 +111,10 @@ class Normal(Prior):
     def __init__(self, latent_shape: tuple[int, ...], conditioning: Conditioning) -> None:
         super().__init__()
 
-    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         return noise
 
-    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def to_noise(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         return latent, torch.zeros_like(latent)
 
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:

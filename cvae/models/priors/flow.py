@@ -18,27 +18,27 @@ from cvae.models.priors.base import Prior, normal_kl
 class Coupling(nn.Module, ABC):
     """Affine coupling layer, initialized to the identity.
 
-    It shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the label. See Dinh, Sohl-Dickstein & Bengio 2016,
-    "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803.
+    It shifts and scales x2 (B, Z - K) by functions of x1 (B, K) and the condition. See Dinh, Sohl-Dickstein & Bengio
+    2016, "RealNVP", eq. 7 and 8, https://arxiv.org/abs/1605.08803.
     """
 
     @abstractmethod
-    def _network(self, x1: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _network(self, x1: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map x1 (B, K) to a log-scale and a shift, (B, Z - K) each. Both are zero initially."""
 
-    def _scale_and_shift(self, x1: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self._network(x1, label)
+    def _scale_and_shift(self, x1: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self._network(x1, condition)
         # Limit the scale to e^-2 ... e^2, so that the inverse is well conditioned.
         return 2 * torch.tanh(log_scale / 2), shift
 
-    def forward(self, x1: Tensor, x2: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x1: Tensor, x2: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         """Transform x2 in the direction from latents to noise, and return the result and log-scale, (B, Z - K) each."""
-        log_scale, shift = self._scale_and_shift(x1, label)
+        log_scale, shift = self._scale_and_shift(x1, condition)
         return (x2 + shift) * log_scale.exp(), log_scale
 
-    def inverse(self, x1: Tensor, x2: Tensor, label: Tensor | None) -> Tensor:
+    def inverse(self, x1: Tensor, x2: Tensor, condition: Tensor | None) -> Tensor:
         """Invert `forward`, and return the original x2 (B, Z - K)."""
-        log_scale, shift = self._scale_and_shift(x1, label)
+        log_scale, shift = self._scale_and_shift(x1, condition)
         return x2 * (-log_scale).exp() - shift
 
 
@@ -52,15 +52,15 @@ class VectorCoupling(Coupling):
         nn.init.zeros_(self.rest[-1].weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.rest[-1].bias)  # type: ignore[arg-type]
 
-    def _network(self, x1: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
-        log_scale, shift = self.rest(self.first(x1, label)).chunk(2, dim=1)  # (B, K) -> (B, Z - K) each
+    def _network(self, x1: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        log_scale, shift = self.rest(self.first(x1, condition)).chunk(2, dim=1)  # (B, K) -> (B, Z - K) each
         return log_scale, shift
 
 
 class GridCoupling(Coupling):
     """Coupling layer whose network is convolutional: x1 is a grid (k1, h, w) and x2 a grid (k2, h, w).
 
-    The mean of x1 over all positions, and the label, add to the features of every position.
+    The mean of x1 over all positions, and the condition, add to the features of every position.
     """
 
     def __init__(
@@ -81,12 +81,12 @@ class GridCoupling(Coupling):
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
 
-    def _network(self, x1: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _network(self, x1: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         grid = x1.unflatten(1, self.in_shape)  # (B, K) -> (B, k1, h, w)
         mean = grid.sum((2, 3)) / math.prod(self.in_shape[1:])  # (B, k1)
-        features = self.enter(grid) + self.context(mean, label)[:, :, None, None]
+        features = self.enter(grid) + self.context(mean, condition)[:, :, None, None]
         for block in self.blocks:
-            features = block(features, label)
+            features = block(features, condition)
         log_scale, shift = self.leave(silu(features)).flatten(1).chunk(2, dim=1)  # (B, 2 k2, h, w) -> (B, Z - K) each
         return log_scale, shift
 
@@ -103,11 +103,11 @@ class CouplingFlow(Prior):
         self.split_sizes, self.dims = split_sizes, sum(split_sizes)
         self.couplings = nn.ModuleList(couplings)
 
-    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def to_noise(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         x1, x2, rest = self._split(latent)
         log_scale1, log_scale2 = torch.zeros_like(x1), torch.zeros_like(x2)
         for coupling in self.couplings:
-            x2, log_scale = coupling(x1, x2, label)
+            x2, log_scale = coupling(x1, x2, condition)
             x1, x2, log_scale1, log_scale2 = x2, x1, log_scale2 + log_scale, log_scale1
         if len(self.couplings) % 2:  # restore the order of the halves
             x1, x2, log_scale1, log_scale2 = x2, x1, log_scale2, log_scale1
@@ -115,12 +115,12 @@ class CouplingFlow(Prior):
         log_scale = torch.cat([log_scale1, log_scale2, *map(torch.zeros_like, rest)], dim=1)
         return noise, log_scale  # (B, Z) each
 
-    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         x1, x2, rest = self._split(noise)
         if len(self.couplings) % 2:
             x1, x2 = x2, x1
         for coupling in reversed(self.couplings):
-            x1, x2 = x2, coupling.inverse(x2, x1, label)  # type: ignore[operator]
+            x1, x2 = x2, coupling.inverse(x2, x1, condition)  # type: ignore[operator]
         return torch.cat([x1, x2, *rest], dim=1)  # (B, Z)
 
     def rate(self, mean: Tensor, log_var: Tensor, noise: Tensor, log_scale: Tensor) -> Tensor:
@@ -137,11 +137,11 @@ class CouplingFlow(Prior):
 
 
 class Flow(CouplingFlow):
-    """Learned prior: a normalizing flow, conditioned on the label, that transforms standard normal noise.
+    """Learned prior: a conditional normalizing flow that transforms standard normal noise.
 
     Args:
         latent_shape: shape of the latents, with at least 2 dimensions Z in total.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         couplings: number of coupling layers.
         hidden: width of the two hidden layers of each coupling layer.
         dims: number of latent dimensions that the flow transforms, 0 for all; the dimensions after these are standard
@@ -176,14 +176,14 @@ class Flow(CouplingFlow):
 
 
 class GridFlow(CouplingFlow):
-    """Learned prior for a grid of latents: a flow whose coupling layers are convolutional, conditioned on the label.
+    """Learned prior for a grid of latents: a conditional flow whose coupling layers are convolutional.
 
     Each layer transforms half of the channels. Kolesnikov et al. 2024, "Jet", https://arxiv.org/abs/2412.15129, use
     vision transformers in this place.
 
     Args:
         latent_shape: shape (k, h, w) of the latents, with k of at least 2.
-        conditioning: conditioning on the label.
+        conditioning: conditioning on the embedding of the conditions.
         couplings: number of coupling layers.
         hidden: number of channels of each coupling layer's network.
         blocks: number of residual blocks of each coupling layer's network.

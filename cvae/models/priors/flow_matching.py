@@ -29,20 +29,20 @@ INVERSION_STEPS = 4
 
 
 class VelocityBlock(nn.Module):
-    """Residual block (features (B, C, ...), time features (B, C, ...), label) -> features (B, C, ...)."""
+    """Residual block (features (B, C, ...), time features (B, C, ...), condition) -> features (B, C, ...)."""
 
     def __init__(self, first: nn.Module, second: nn.Module, modulation: nn.Module, dropout: float) -> None:
         super().__init__()
         self.first, self.second, self.modulation = first, second, modulation
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, features: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
-        residual = self.modulation(self.first(silu(features)) + time, label)
+    def forward(self, features: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        residual = self.modulation(self.first(silu(features)) + time, condition)
         return features + self.second(self.dropout(silu(residual)))
 
 
 class Velocity(nn.Module):
-    """Velocity field (x_t (B, *shape), t, label) -> (B, *shape): an MLP for vectors, convolutions for grids.
+    """Velocity field (x_t (B, *shape), t, condition) -> (B, *shape): an MLP for vectors, convolutions for grids.
 
     The network is added to the velocity for standard normal latents, (2t - 1) / ((1 - t)^2 + t^2) x_t.
     """
@@ -66,20 +66,20 @@ class Velocity(nn.Module):
         for parameter in self.leave.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
         """Return the velocity at times t, (B, 1) or (1, 1)."""
         offset = (t - self.centres) * (TIME_FEATURES / 2)  # (B, T)
-        time = self.time(torch.exp(-offset * offset), label)  # (B, C)
+        time = self.time(torch.exp(-offset * offset), condition)  # (B, C)
         time = time.reshape(*time.shape, *self.ones)
         features = self.enter(x) + time
         for block in self.blocks:
-            features = block(features, time, label)
+            features = block(features, time, condition)
         gaussian = ((2 * t - 1) / ((1 - t) * (1 - t) + t * t)).reshape(-1, 1, *self.ones)
         return gaussian * x + self.leave(silu(features))
 
 
 class FlowMatching(Prior):
-    """Learned prior: a velocity field, conditioned on the label, that moves noise to latents in a few Euler steps.
+    """Learned prior: a conditional velocity field that moves noise to latents in a few Euler steps.
 
     The velocity field is trained on the latents of the encoder, but does not train the encoder: in training, the rate
     is the KL divergence from the normal prior. In evaluation, log p(z) is that of the discrete steps: their
@@ -91,13 +91,13 @@ class FlowMatching(Prior):
 
     Args:
         latent_shape: shape of the latents. For a grid, the velocity field is convolutional.
-        conditioning: conditioning on the label, including an unknown label.
+        conditioning: conditioning on the embedding of the conditions, including an unknown label.
         hidden: number of features or channels of the velocity field.
         blocks: number of residual blocks of the velocity field.
         steps: number of Euler steps from noise to latents.
-        guidance: weight of the label: the velocity is v(unknown) + guidance * (v(label) - v(unknown)), so 1 means no
-            guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
-        drop_label: probability with which a label is unknown in training.
+        guidance: weight of the condition: the velocity is v(unknown) + guidance * (v(condition) - v(unknown)), so 1
+            means no guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+        drop_label: probability with which the condition is unknown in training.
         dropout: dropout probability in each block.
         smoothing: standard deviation of the normal noise that is added to normalized latents in training. With few
             training images, it prevents the prior from reproducing their latents.
@@ -135,18 +135,18 @@ class FlowMatching(Prior):
         self.velocity = Velocity(self.shape, conditioning, hidden, blocks, dropout)
         self.steps, self.guidance, self.rest_std = steps, guidance, rest_std
         self.drop_label, self.smoothing = drop_label, smoothing
-        self.unknown = conditioning.classes - 1
+        self.unknown_index = conditioning.features - 1
         self.register_buffer("mean", torch.zeros(self.dims))
         self.register_buffer("log_std", torch.zeros(self.dims))
 
-    def loss(self, latent: Tensor, label: Tensor | None) -> Tensor:
+    def loss(self, latent: Tensor, condition: Tensor | None) -> Tensor:
         """Return the flow matching loss, the mean squared error of the velocity, summed over the dimensions.
 
         Lipman et al. 2022, eq. 9. Also updates the running mean and standard deviation of the latents.
 
         Args:
             latent: latents (B, Z), which are detached here.
-            label: labels (B,) int64, or None.
+            condition: embedding of the conditions (B, E) or indices (B,), or None.
         """
         latent = latent[:, : self.dims].detach().float()  # (B, D)
         with torch.no_grad():
@@ -158,73 +158,80 @@ class FlowMatching(Prior):
         target = target + self.smoothing * torch.randn_like(target)
         noise = torch.randn_like(target)
         t = (torch.rand(count, 1, device=device) + torch.arange(count, device=device)[:, None]) / count  # stratified
-        if label is not None:
-            label = label.masked_fill(torch.rand(count, device=device) < self.drop_label, self.unknown)
-        velocity = self._velocity(torch.lerp(noise, target, t), t, label)
+        if condition is not None:
+            is_dropped = torch.rand(count, *[1] * (condition.ndim - 1), device=device) < self.drop_label
+            condition = torch.where(is_dropped, self._unknown(condition), condition)
+        velocity = self._velocity(torch.lerp(noise, target, t), t, condition)
         return (velocity - (target - noise)).square().sum(1).mean()
 
-    def from_noise(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         x, rest = self._split(noise)
         for k in range(self.steps):
-            x = self._step(x, k, label)
+            x = self._step(x, k, condition)
         latent = self.mean + torch.exp(self.log_std) * x
         return torch.cat([latent, *(self.rest_std * r for r in rest)], dim=1) if rest else latent  # (B, Z)
 
-    def to_noise(self, latent: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor]:
+    def to_noise(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
         x, rest = self._split(latent)
         x = (x - self.mean) * torch.exp(-self.log_std)
         for k in reversed(range(self.steps)):
-            x = self._invert_step(x, k, label)
+            x = self._invert_step(x, k, condition)
         log_scale = (-self.log_std).expand_as(x)
         if rest:
             x = torch.cat([x, rest[0] * (1 / self.rest_std)], dim=1)
             log_scale = torch.cat([log_scale, torch.zeros_like(rest[0]) - math.log(self.rest_std)], dim=1)
         return x, log_scale  # (B, Z) each
 
-    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
-        loss = self.loss(latent, label) if self.training else None  # a frozen prior is in evaluation mode
+    def training_terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, condition: Tensor | None) -> PriorTerms:
+        loss = self.loss(latent, condition) if self.training else None  # a frozen prior is in evaluation mode
         return PriorTerms(normal_kl(mean, log_var), normal_log_prob(latent).sum(1), latent, loss)
 
-    def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, label: Tensor | None) -> PriorTerms:
-        noise, log_scale = self.to_noise(latent, label)
-        log_prob = (normal_log_prob(noise) + log_scale).sum(1) - self._log_det(noise, label)  # (B,)
+    def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, condition: Tensor | None) -> PriorTerms:
+        noise, log_scale = self.to_noise(latent, condition)
+        log_prob = (normal_log_prob(noise) + log_scale).sum(1) - self._log_det(noise, condition)  # (B,)
         return PriorTerms(negative_entropy(log_var) - log_prob[:, None], log_prob, noise)
 
-    def _log_det(self, noise: Tensor, label: Tensor | None) -> Tensor:
+    def _log_det(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         """Return the log-determinant (B,) of the Jacobian of all steps at noise (B, Z)."""
         x, _ = self._split(noise)
         log_det = torch.zeros(len(x), device=x.device, dtype=x.dtype)
-        labels = torch.zeros(len(x), dtype=torch.long, device=x.device) if label is None else label
+        conditions = torch.zeros(len(x), device=x.device) if condition is None else condition
 
-        def step(x: Tensor, label_: Tensor, k: int) -> Tensor:
-            return self._step(x[None], k, None if label is None else label_[None])[0]
+        def step(x: Tensor, condition_: Tensor, k: int) -> Tensor:
+            return self._step(x[None], k, None if condition is None else condition_[None])[0]
 
         with torch.inference_mode(False), torch.no_grad():
-            x, labels = x.clone(), labels.clone()  # tensors of inference mode have no derivatives
+            x, conditions = x.clone(), conditions.clone()  # tensors of inference mode have no derivatives
             for k in range(self.steps):
-                jacobian = vmap(jacrev(partial(step, k=k), chunk_size=64), chunk_size=64)(x, labels)  # (B, D, D)
+                jacobian = vmap(jacrev(partial(step, k=k), chunk_size=64), chunk_size=64)(x, conditions)  # (B, D, D)
                 log_det = log_det + torch.linalg.slogdet(jacobian)[1]
-                x = self._step(x, k, label)
+                x = self._step(x, k, condition)
         return log_det
 
-    def _step(self, x: Tensor, k: int, label: Tensor | None) -> Tensor:
+    def _step(self, x: Tensor, k: int, condition: Tensor | None) -> Tensor:
         """Return x (B, D) after Euler step k."""
         t = self.mean.new_tensor([[k / self.steps]])
-        velocity = self._velocity(x, t, label)
-        if label is not None and self.guidance != 1:
-            unguided = self._velocity(x, t, label.new_tensor([self.unknown]))
+        velocity = self._velocity(x, t, condition)
+        if condition is not None and self.guidance != 1:
+            unguided = self._velocity(x, t, self._unknown(condition))
             velocity = unguided + self.guidance * (velocity - unguided)
         return x + velocity / self.steps
 
-    def _invert_step(self, y: Tensor, k: int, label: Tensor | None) -> Tensor:
+    def _invert_step(self, y: Tensor, k: int, condition: Tensor | None) -> Tensor:
         """Return x (B, D) before Euler step k, which leads to y."""
         x = y
         for _ in range(INVERSION_STEPS):
-            x = x + y - self._step(x, k, label)
+            x = x + y - self._step(x, k, condition)
         return x
 
-    def _velocity(self, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
-        return self.velocity(x.unflatten(1, self.shape), t, label).flatten(1)
+    def _unknown(self, condition: Tensor) -> Tensor:
+        """Return the unknown condition, (1, E) or (1,), for an embedding (B, E) or indices (B,)."""
+        if condition.is_floating_point():
+            return condition.new_zeros((1, condition.shape[1]))
+        return condition.new_tensor([self.unknown_index])
+
+    def _velocity(self, x: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+        return self.velocity(x.unflatten(1, self.shape), t, condition).flatten(1)
 
     def _split(self, codes: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Split codes (B, Z) into the dimensions that move, (B, D), and the dimensions after these, if any."""

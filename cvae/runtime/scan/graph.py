@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cvae.conditions import graph_inputs
 from cvae.errors import CvaeError, one_line
 from cvae.runtime.scan import limits
 from cvae.runtime.scan.operators import OPERATORS, Operator
@@ -20,7 +21,7 @@ from cvae.runtime.scan.schema import (
     read_value_info,
     read_weight,
 )
-from cvae.runtime.scan.tensor import FLOAT, INT64, NodeResult, Tensor, num_elements
+from cvae.runtime.scan.tensor import BOOL, FLOAT, INT64, NodeResult, Tensor, num_elements
 from cvae.spec import KEY, Spec
 
 
@@ -59,10 +60,14 @@ def scan(model: bytes, spec: Spec, source: str) -> Cost:
 def signature(spec: Spec) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return the inputs and the outputs that a file with this spec must have, by name."""
     noise, image = Tensor(FLOAT, (None, spec.latent_dim)), Tensor(FLOAT, (None, *spec.image_shape))
-    label = {} if spec.classes is None else {"label": Tensor(INT64, (None,))}
+    types = {"float32": FLOAT, "int64": INT64, "bool": BOOL}
+    conditions = {
+        name: Tensor(types[dtype], (None,) if columns is None else (None, columns))
+        for name, (dtype, columns) in graph_inputs(spec.conditions).items()
+    }
     if spec.role == "decoder":
-        return {"noise": noise, **label}, {"image": image}
-    return {"image": image, **label}, {"mean": noise, "std": noise}
+        return {"noise": noise, **conditions}, {"image": image}
+    return {"image": image, **conditions}, {"mean": noise, "std": noise}
 
 
 def infer(data: bytes, spec: Spec) -> tuple[Cost, dict[str, Tensor]]:

@@ -8,6 +8,9 @@ from typing import Any
 
 from cvae.runtime.scan.tensor import (
     BOOL,
+    FLOAT,
+    HALF,
+    INT64,
     NodeResult,
     Tensor,
     axis_size,
@@ -43,11 +46,12 @@ def clip(attributes: dict[str, Any], x: Tensor, low: Tensor | None = None, high:
 
 
 def cast(attributes: dict[str, Any], x: Tensor) -> NodeResult:
-    """Infer the output of a cast between float types.
+    """Infer the output of a cast to a float type.
 
-    Files with fp16 weights contain such casts, because their inputs and outputs are float32.
+    Files with fp16 weights cast these, because their inputs and outputs are float32. Files with conditions cast the
+    indices of categories, and the flags of known values.
     """
-    float_type(x)
+    require(x.type in (FLOAT, HALF, INT64, BOOL), x)
     return NodeResult([Tensor(attributes["to"], x.shape)])
 
 
