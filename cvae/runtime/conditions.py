@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cvae.condition_rows import make_rows, read_rows, unknown_rows
-from cvae.conditions import ATTRIBUTES, NUMBER, Condition, quote_value, single_category
+from cvae.conditions import ATTRIBUTES, CATEGORY, NUMBER, Condition, quote_value, single_category
 from cvae.errors import UsageError, suggest
 from cvae.runtime.arguments import Indices, Labels, label_indices
 from cvae.spec import Spec
@@ -188,6 +188,25 @@ def describe_rows(conditions: Sequence[Condition], rows: np.ndarray | None) -> l
     Unknown values are None.
     """
     return [] if rows is None else [_describe_row(conditions, rows[i : i + 1]) for i in range(len(rows))]
+
+
+def to_arrays(conditions: Sequence[Condition], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the values of rows by name, in the form in which `--data npz:` reads them.
+
+    A category gives names (N,), and "" is an unknown value. A number or a single attribute gives float32 (N,), and
+    several attributes give float32 (N, K); NaN is an unknown value.
+    """
+    values, known = read_rows(conditions, rows)
+    arrays = {}
+    for i, condition in enumerate(conditions):
+        value = values[condition.name]
+        if condition.kind == CATEGORY:
+            names = np.array([*condition.values, ""])
+            arrays[condition.name] = names[np.where(known[:, i], value, len(condition.values)).astype(int)]
+            continue
+        value = value[:, 0] if value.ndim == 2 and condition.columns == 1 else value
+        arrays[condition.name] = np.where(known[:, i, None] if value.ndim == 2 else known[:, i], value, np.nan)
+    return {name: array if array.dtype.kind == "U" else array.astype(np.float32) for name, array in arrays.items()}
 
 
 def _describe_row(conditions: Sequence[Condition], row: np.ndarray) -> dict[str, Any]:
