@@ -133,7 +133,9 @@ def _parse(
     return [condition.parse(item, model, extrapolate=extrapolate) for item in items]
 
 
-def sweep(conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def interpolate_rows(
+    conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
     """Return rows (steps, W) whose numbers pass from those of a row to those of another. The rest is that of `start`.
 
     Args:

@@ -9,7 +9,7 @@ from cvae.errors import UsageError
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.runtime.arguments import Indices, check_array, check_count, check_memory
 from cvae.runtime.array import Images, as_images
-from cvae.runtime.conditions import Values, condition_rows, sweep
+from cvae.runtime.conditions import Values, condition_rows, interpolate_rows
 from cvae.runtime.inputs import ImagesLike, to_batch
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def interpolate(
     if first is None or last is None:
         images = model.decode_rows(codes, None)
     else:
-        rows = sweep(spec.conditions, first, last, positions)
-        end_rows = sweep(spec.conditions, last, first, 1 - positions)
+        rows = interpolate_rows(spec.conditions, first, last, positions)
+        end_rows = interpolate_rows(spec.conditions, last, first, 1 - positions)
         images = model.decode_rows(codes, rows)  # (steps, C, H, W)
         if not np.allclose(rows, end_rows):  # a condition other than a number differs
             weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)

@@ -24,7 +24,7 @@ START = TrainConfig(
     without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
     lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
-    milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
+    milestones=(2, 4), warmup=3, drop_conditions=0.2, balance=True, clip=1.0, ema=0.9, seed=7,
     losses=("perceptual", "adversarial"),
     options={
         "arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]},
@@ -69,6 +69,8 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "schedule": (["--schedule step"], ["--schedule cosine"]),
     "milestones": (["--milestone 2 --milestone 4"], ["--milestone 2"]),
     "warmup": (["--warmup 3"], ["--warmup 0"]),
+    "drop_conditions": (["--drop-conditions 0.2"], ["--drop-conditions 0"]),
+    "balance": (["--balance"], ["--no-balance"]),
     "clip": (["--clip 1"], ["--clip 0"]),
     "ema": (["--ema 0.9"], ["--ema 0"]),
     "seed": (["--seed 7"], ["--seed 0"]),
