@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from cvae.data.cache import decode_folder
 from cvae.data.dataset import Dataset, Split
 from cvae.data.disk_images import DiskImages
 from cvae.data.listing import group_by_reason, join_names
+from cvae.data.metadata import read_metadata
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError, UsageError
 from cvae.text import describe_character, find_unsafe
@@ -31,6 +33,8 @@ def folder(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
       classes of the data set. If the only folder of another split is not one of
       several classes, the split has no labels. If it is unclear whether subfolders are splits or classes, an error
       shows the tree.
+    - A `metadata.csv` in the folder, or in a folder below it, lists conditions of images: `file_name` is the path
+      relative to the table, and the other columns are as in `cvae.data.table`. The classes are the category `label`.
     - Files and folders whose names begin with a dot are ignored, and so are subfolders without images. Symbolic links
       are followed. A file without an image extension counts as an image if its content has the signature of one.
 
@@ -92,11 +96,16 @@ def _load(argument: str, data_dir: Path | None, size: tuple[int, int] | None, *,
     decoded = decode_splits(
         root, {split: listing.paths for split, listing in listings.items()}, size or DEFAULT_SIZE, data_dir
     )
+    metadata, metadata_notes = read_metadata(root, {split: listing.paths for split, listing in listings.items()})
+    notes += metadata_notes
     splits: dict[str, Any] = {}
     for split, (images, readable) in decoded.splits.items():
         class_names = listings[split].labels
         labels = None if class_names is None else np.array([index[name] for name in class_names], np.int64)[readable]
-        splits[split] = Split(images=images, labels=labels)
+        columns = None
+        if metadata is not None:
+            columns = {name: list(compress(cells, readable)) for name, cells in metadata[split].items()}
+        splits[split] = Split(images=images, labels=labels, columns=columns)
     return Dataset(
         name=root.resolve().name,
         classes=classes or None,
