@@ -39,7 +39,7 @@ class DataConfig:
     data: str = flag_field(
         "mnist-small",
         DATA,
-        "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
+        "Data set: a name, folder:PATH, folder-classes:PATH, table:PATH or npz:PATH.",
         canonical=canonical_data,
         resumable=True,
         searchable=False,
@@ -63,7 +63,32 @@ class DataConfig:
         searchable=False,
     )
     conditional: bool = flag_field(
-        False, MODEL, "Train with labels and other conditions of the data, to generate images by them."
+        False, MODEL, "Train with the labels and other conditions of the data, to generate images by them."
+    )
+    condition: tuple[str, ...] = flag_field(
+        (),
+        DATA,
+        "Kind of a condition (category, number or attributes), and its columns if they have other names: age:number, "
+        "size=n, traits:attributes=smiling,hat.",
+        metavar="NAME:KIND",
+        canonical=frozenset,
+        searchable=False,
+    )
+    ignore: tuple[str, ...] = flag_field(
+        (),
+        DATA,
+        "Columns that are not conditions.",
+        metavar="COLUMN",
+        canonical=frozenset,
+        searchable=False,
+    )
+    path_column: str | None = flag_field(
+        None,
+        DATA,
+        "Column of a table with the paths of the images.",
+        metavar="COLUMN",
+        automatic="file_name, file, path or image",
+        searchable=False,
     )
     binarize: str = flag_field(
         "none",

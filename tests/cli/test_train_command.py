@@ -26,7 +26,16 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
         expected_types = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
-        if name in ("trackers", "without", "milestones", "lr_scales", "freeze", "losses"):  # repeatable flags
+        if name in (
+            "trackers",
+            "without",
+            "milestones",
+            "lr_scales",
+            "freeze",
+            "losses",
+            "condition",
+            "ignore",
+        ):  # repeatable flags
             expected_types = {list[int] if name == "milestones" else list[str], types.NoneType}
         if name == "size":  # parsed from text
             expected_types -= {int}
@@ -45,10 +54,11 @@ def test_every_flag_reaches_the_config(cvae):
         "drop_conditions": 0.2, "balance": True,
         "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
-        "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
+        "trackers": ["none"], "init": "first", "condition": [], "ignore": [], "path_column": None,
+        "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
-    flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list)]
+    flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list | None)]
     flags += ["--lr-scale", "encoder.*=2", "--freeze", "prior", "--center", "--mean-init"]
     flags += ["--set", "optimizer.betas=[0.8, 0.9]"]
     flags += ["--conditional", "--balance", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
