@@ -18,6 +18,8 @@ from cvae.__main__ import main
 from cvae.atomic import write_file
 from cvae.config import DataConfig, TrainConfig
 
+ROOT = Path(__file__).resolve().parents[1]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 for config in (DataConfig, TrainConfig):
@@ -155,6 +157,24 @@ def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / "include" / Path(name).name).write_bytes(headers.read(name))
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / "lib" / name).symlink_to(libraries[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the files that the Node example needs, and install its packages as documented."""
+    from cvae.model_zoo import DEFAULT, models
+
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("needs Node and npm")
+    folder = tmp_path_factory.mktemp("checkout")
+    for source in ("examples/node", "exporters/page"):
+        shutil.copytree(ROOT / source, folder / source, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
+    (folder / "model_zoo").mkdir()
+    shutil.copytree(models()[DEFAULT], folder / "model_zoo" / DEFAULT)
+    result = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"npm install does not work here: {result.stderr.splitlines()[0]}")
     return folder
 
 
