@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ for config in (DataConfig, TrainConfig):
     config.__init__.__kwdefaults__["data"] = "digits"  # much smaller than the default data set
 
 INTEGRATION_FIXTURES = {
-    "trained", "quick_run", "latent_2d", "study",  # train a model
+    "trained", "conditional", "quick_run", "latent_2d", "study",  # train or export a model
     "download_wheel", "chromium", "wheel", "texts", "in_javascript",  # start another process
 }  # fmt: skip
 """Fixtures that train a model or start another process: tests that use them are integration tests."""
@@ -118,6 +119,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with one condition of each kind."""
+    from conditional_model import AGE, LABEL, TRAITS, export_model
+
+    return export_model(tmp_path_factory.mktemp("untrained") / "conditional", (LABEL, AGE, TRAITS))
+
+
+@pytest.fixture(scope="session")
 def download_wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return a function that downloads the wheel of a requirement and opens it, without installing it."""
     folder = request.config.cache.mkdir("wheels")
@@ -134,6 +143,16 @@ def download_wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         return zipfile.ZipFile(wheel)
 
     return download
+
+
+@pytest.fixture(scope="session")
+def protobuf(download_wheel) -> types.ModuleType:
+    """Return the module for `model_config.proto`, which is part of Triton's client package."""
+    pytest.importorskip("google.protobuf")
+    module = types.ModuleType("model_config_pb2")
+    source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
+    return module
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-import cvae
-
 SEED = 5
 """Seed of the noise of every image."""
 
@@ -32,32 +30,23 @@ def to_flags(values: Values, extrapolate: bool) -> list[str]:
     return [*flags, *["--extrapolate"] * extrapolate]
 
 
-def program_host(
-    model: Path, folder: Path, command: Callable[[Path, Path], list[str]], file: str
-) -> Callable[..., Any]:
+def program_host(folder: Path, command: Callable[[Path, Path], list[Any]], file: str) -> Callable[..., np.ndarray]:
     """Return a host that is a program.
 
     Args:
-        model: folder of the model.
-        folder: folder for the files of the program.
+        folder: folder for the files of the program. It contains noise.f32.
         command: function that returns the command line for a file of noise and an output file.
         file: name of the output file.
     """
-    (folder / "noise.f32").write_bytes(cvae.load(model).noise(1, SEED).astype("<f4").tobytes())
+    noise, out = folder / "noise.f32", folder / file
 
     def generate(values: Values, extrapolate: bool = False) -> np.ndarray:
-        arguments = [*command(folder / "noise.f32", folder / file), *to_flags(values, extrapolate)]
-        return read_image(arguments, folder / file)
+        arguments = [*command(noise, out), *to_flags(values, extrapolate)]
+        result = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, timeout=60)
+        if result.returncode:
+            assert not out.exists()
+            raise Rejected(result.stderr)
+        with Image.open(out) as image:
+            return np.asarray(image.convert("L"), np.float32)[None] / 255  # (1, H, W)
 
     return generate
-
-
-def read_image(command: list[str], path: Path) -> np.ndarray:
-    """Run a program that writes a grey image, and return the image (1, H, W) in [0, 1]."""
-    path.unlink(missing_ok=True)
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if result.returncode:
-        assert not path.exists()
-        raise Rejected(result.stderr)
-    with Image.open(path) as image:
-        return np.asarray(image.convert("L"), np.float32)[None] / 255
