@@ -167,8 +167,13 @@ def describe(dataset: Dataset) -> str:
             more = len(by_class) - MAX_CLASSES_SHOWN
             text += f" ({', '.join(by_class[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
         descriptions.append(text)
-    conditions = [_describe_condition(dataset, i) for i in range(len(dataset.conditions))]
+    conditions = [describe_conditions(dataset)] if dataset.conditions else []
     return "; ".join([f"{one_line(dataset.name, 40)}: {', '.join(descriptions)}", *conditions])
+
+
+def describe_conditions(dataset: Dataset) -> str:
+    """Return one line with the kind of each condition, such as "age: number 3..92; smiling: attribute"."""
+    return "; ".join(_describe_condition(dataset, i) for i in range(len(dataset.conditions)))
 
 
 def _describe_condition(dataset: Dataset, index: int) -> str:
