@@ -278,6 +278,8 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"{name} has no images: shape {images.shape}")
         if (shape := images.shape[1:]) != (train_shape := dataset.train.images.shape[1:]):
             raise data_error(f"the images of {name} have shape {shape}, but those of train have {train_shape}")
+        if not isinstance(split.columns, Mapping | None):
+            raise data_error(f"the columns of {name} are {type(split.columns).__name__}, not a dict")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
