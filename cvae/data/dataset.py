@@ -325,22 +325,22 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
             raise UsageError(
                 f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, category.values)}"
             )
-    kept = [i for i, name in enumerate(category.values) if name not in config.without]
-    reduced = replace(category, values=tuple(category.values[i] for i in kept))
+    remaining = [i for i, name in enumerate(category.values) if name not in config.without]
+    reduced = replace(category, values=tuple(category.values[i] for i in remaining))
     new_conditions = tuple(reduced if condition is category else condition for condition in conditions)
     splits: dict[str, Any] = {}
     for name, split in list_splits(dataset).items():
         rows = condition_rows(split)
         assert rows is not None
         values, known = read_rows(conditions, rows)
-        indices = np.flatnonzero(np.isin(values[category.name], kept) | ~known[:, conditions.index(category)])
+        indices = np.flatnonzero(np.isin(values[category.name], remaining) | ~known[:, conditions.index(category)])
         if len(indices) == 0:
             raise UsageError(
                 f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}; "
                 "exclude fewer classes"
             )
         values = {key: value[indices] for key, value in values.items()}
-        values[category.name] = np.searchsorted(kept, values[category.name])
+        values[category.name] = np.searchsorted(remaining, values[category.name])
         rows = make_rows(new_conditions, values, known[indices])
         splits[name] = replace(
             _take(split, indices),
