@@ -30,7 +30,7 @@ def test_spec_of_format_1_has_a_category_called_label(classes):
 
 @pytest.mark.parametrize("change", [{"classes": "57"}, {"classes": [5, 7]}, {"classes": []}, {"data_terms": None}])
 def test_invalid_spec_of_format_1_is_rejected(change):
-    with pytest.raises(CvaeError, match="'old.onnx' does not have a valid cvae spec"):
+    with pytest.raises(CvaeError, match=r"'old\.onnx' does not have a valid cvae spec"):
         Spec.from_json(json.dumps(SPEC | change), "old.onnx")
 
 
