@@ -39,7 +39,7 @@ print(*cvae.train(config, "run", export=False, quiet=True).path.glob("model.*"))
 """
 
 SMOKE = {
-    "fastapi": (["-c", "import app; print(app.generate(['7'], None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
+    "fastapi": (["-c", "import app; print(app.generate({'label': '7'}, None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
     "plugin": (["-c", TRAIN_PLUGIN], "model.safetensors"),
     "ray": ([str(EXAMPLES / "ray" / "bulk.py"), "--n", "2", "--out", "images"], ""),
 }
@@ -86,6 +86,7 @@ def test_service_reports_its_health(client):
         "model": package.load().spec.name,
         "image_shape": [1, 28, 28],
         "classes": list("0123456789"),
+        "conditions": [{"name": "label", "kind": "category", "values": list("0123456789")}],
     }
 
 
@@ -96,7 +97,9 @@ def test_service_returns_the_same_images_as_cvae(client):
     np.testing.assert_allclose(np.array(response["images"], np.float32), expected, atol=1e-6)
     assert client.get("/images", params={"n": 12}).json()["labels"] == [*"0123456789", "0", "1"]
     by_index = client.get("/images", params={"label_index": [7, 3], "n": 5, "seed": 1, "temperature": 0.7}).json()
-    assert by_index == response
+    body = {"conditions": {"label": [7, 3]}, "n": 5, "seed": 1, "temperature": 0.7}
+    assert by_index == response == client.post("/images", json=body).json()
+    assert response["conditions"] == [{"label": label} for label in response["labels"]]
 
 
 def test_service_returns_the_same_png_for_the_same_seed(client):
@@ -122,6 +125,7 @@ def test_service_returns_the_same_png_for_the_same_seed(client):
         ("label_index=3&label_index=10", ["index 10"]),
         ("label_index=-1", ["index -1"]),
         ("label=7&label_index=7", ["give one"]),
+        ("lable=7", ["'lable'", "'label'"]),
         ("n=0", ["greater than or equal to 1"]),
         ("n=100000", ["less than or equal to 256"]),
         ("n=two", ["integer"]),
@@ -141,8 +145,9 @@ def test_service_rejects_invalid_requests_in_one_line(client, path, query, words
 def test_service_describes_its_endpoints(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/health", "/images", "/images.png"}
-    (limit,) = [query["schema"] for query in paths["/images"]["get"]["parameters"] if query["name"] == "n"]
-    assert (limit["minimum"], limit["maximum"]) == (1, 256)
+    parameters = {query["name"]: query for query in paths["/images"]["get"]["parameters"]}
+    assert (parameters["n"]["schema"]["minimum"], parameters["n"]["schema"]["maximum"]) == (1, 256)
+    assert "category of 10" in parameters["label"]["description"]
 
 
 # -- C++ ---------------------------------------------------------------------------------------------------------------

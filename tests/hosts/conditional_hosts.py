@@ -1,6 +1,8 @@
 """Hosts that generate an image under conditions."""
 
+import importlib.util
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ def to_text(value: Any) -> str:
 def to_flags(values: Values, extrapolate: bool) -> list[str]:
     flags = [word for name, value in values.items() for word in ("--condition", f"{name}={to_text(value)}")]
     return [*flags, *["--extrapolate"] * extrapolate]
+
+
+def load_module(path: Path, name: str) -> Any:
+    """Import a file under a name of its own."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # FastAPI looks up annotations in the module
+    spec.loader.exec_module(module)
+    return module
 
 
 def program_host(folder: Path, command: Callable[[Path, Path], list[Any]], file: str) -> Callable[..., np.ndarray]:

@@ -4,8 +4,9 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conditional_hosts import SEED, program_host
+from conditional_hosts import SEED, Rejected, load_module, program_host, to_text
 from triton_server import Server
 
 import cvae
@@ -38,3 +39,43 @@ def triton(conditional, protobuf, tmp_path):
         command = [sys.executable, client, "--url", address, "--model", "conditional", "--seed", SEED]
         yield program_host(tmp_path, lambda _, out: [*command, "--out", out], "image.png")
         server.shutdown()
+
+
+@pytest.fixture
+def fastapi(service):
+    """Return a host that sends the values in a query. FastAPI returns a page of JSON."""
+
+    def generate(values, extrapolate=False):
+        query = {name: to_text(value) for name, value in values.items()}
+        return parse_images(service.get("/images", params={"seed": SEED, "extrapolate": extrapolate, **query}))
+
+    return generate
+
+
+@pytest.fixture
+def fastapi_json(service):
+    """Return a host that sends the values in a JSON document."""
+
+    def generate(values, extrapolate=False):
+        body = {"seed": SEED, "extrapolate": extrapolate, "conditions": dict(values)}
+        return parse_images(service.post("/images", json=body))
+
+    return generate
+
+
+@pytest.fixture(scope="session")
+def service(conditional):
+    """Return a client of the FastAPI example."""
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    from fastapi.testclient import TestClient
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CVAE_MODEL", str(conditional))
+        module = load_module(ROOT / "examples" / "fastapi" / "app.py", "conditional_app")
+    return TestClient(module.app)
+
+
+def parse_images(response):
+    if response.status_code == 422:
+        raise Rejected(response.json()["detail"])
+    return np.array(response.json()["images"][0], np.float32)
