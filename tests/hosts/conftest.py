@@ -31,6 +31,12 @@ def node(conditional, checkout, noise_folder):
 
 
 @pytest.fixture
+def cpp(conditional, program, noise_folder):
+    decoder = conditional / "decoder.onnx"
+    return program_host(noise_folder, lambda noise, out: [program, decoder, out, "--noise", noise], "image.pgm")
+
+
+@pytest.fixture
 def triton(conditional, protobuf, tmp_path):
     export(conditional, out=str(tmp_path / "repository"))
     with Server(tmp_path / "repository", protobuf) as server:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.integration
 
 GREY_LEVEL, ROUNDING = 1.001 / 255, 1e-5
 
-HOSTS = {"node": GREY_LEVEL, "triton": GREY_LEVEL, "fastapi": ROUNDING, "fastapi_json": ROUNDING}
+HOSTS = {"node": GREY_LEVEL, "cpp": GREY_LEVEL, "triton": GREY_LEVEL, "fastapi": ROUNDING, "fastapi_json": ROUNDING}
 """Fixture of a host -> largest difference from Python's image. Hosts that return PNG files round to grey levels."""
 
 VALUES = {"label": "b", "age": 2.5, "traits": {"beard": False, "hat": True}}
