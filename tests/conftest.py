@@ -180,6 +180,17 @@ def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def program(sdk, tmp_path_factory) -> Path:
+    """Compile examples/cpp as docs/deploy.md describes, but without optimization, to save time."""
+    executable = tmp_path_factory.mktemp("cpp") / "generate"
+    folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = ["g++", "-std=c++17", *warnings, ROOT / "examples" / "cpp" / "generate.cpp", *folders, "-o", executable]
+    subprocess.run(command, check=True)
+    return executable
+
+
+@pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Copy the files that the Node example needs, and install its packages as documented."""
     from cvae.model_zoo import DEFAULT, models
