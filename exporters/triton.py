@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cvae.atomic import atomic_folder, read_at_most
+from cvae.conditions import graph_inputs
 from cvae.errors import CvaeError, UsageError
 from cvae.exporters.base import read_exported
 from cvae.runtime.session import CHUNK
@@ -18,6 +19,9 @@ from cvae.spec import Spec
 
 MAX_DELAY = 1000
 """Maximum time in microseconds that a request waits for other requests to join its batch."""
+
+TYPES = {"float32": "FP32", "int64": "INT64", "bool": "BOOL"}
+"""Names of types in Triton."""
 
 CONFIG, MODEL = "config.pbtxt", "1/model.onnx"
 """Files of a model in a repository."""
@@ -76,15 +80,19 @@ def make_folder_name(name: str) -> str:
 def format_config(spec: Spec, name: str) -> str:
     """Return the text of a model's config.pbtxt.
 
-    The label has shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension besides the batch.
+    A category or a number has shape (B,) in the graph and (B, 1) for clients, because Triton requires a dimension
+    besides the batch.
     """
     noise = _format_tensor("noise", "FP32", spec.latent_dim)
     image = _format_tensor("image", "FP32", *spec.image_shape)
-    label = [] if spec.classes is None else [_format_tensor("label", "INT64", 1, suffix=" reshape { shape: [ ] }")]
+    conditions = [
+        _format_tensor(name, TYPES[dtype], columns or 1, suffix="" if columns else " reshape { shape: [ ] }")
+        for name, (dtype, columns) in graph_inputs(spec.conditions).items()
+    ]
     if spec.role == "decoder":
-        inputs, outputs = [noise, *label], [image]
+        inputs, outputs = [noise, *conditions], [image]
     else:
-        inputs = [image, *label]
+        inputs = [image, *conditions]
         outputs = [_format_tensor(name, "FP32", spec.latent_dim) for name in ("mean", "std")]
     return f"""name: {json.dumps(name)}
 backend: "onnxruntime"
@@ -95,7 +103,7 @@ input [{_join_lines(inputs)}
 output [{_join_lines(outputs)}
 ]
 dynamic_batching {{ max_queue_delay_microseconds: {MAX_DELAY} }}
-# The spec of the exported file, for clients: class names, shapes, license.
+# The spec of the exported file, for clients: conditions, shapes, license.
 parameters {{ key: "cvae" value {{ string_value: {json.dumps(spec.to_json())} }} }}
 """
 

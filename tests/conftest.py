@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,8 @@ from cvae.__main__ import main
 from cvae.atomic import write_file
 from cvae.config import DataConfig, TrainConfig
 
+ROOT = Path(__file__).resolve().parents[1]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two test processes share two cores
 
 for config in (DataConfig, TrainConfig):
@@ -27,7 +30,7 @@ for config in (DataConfig, TrainConfig):
     config.__init__.__kwdefaults__["data"] = "digits"  # much smaller than the default data set
 
 INTEGRATION_FIXTURES = {
-    "trained", "quick_run", "latent_2d", "study",  # train a model
+    "trained", "conditional", "quick_run", "latent_2d", "study",  # train or export a model
     "download_wheel", "chromium", "wheel", "texts", "in_javascript",  # start another process
 }  # fmt: skip
 """Fixtures that train a model or start another process: tests that use them are integration tests."""
@@ -117,6 +120,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a model with one condition of each kind."""
+    from conditional_model import AGE, LABEL, TRAITS, export_model
+
+    return export_model(tmp_path_factory.mktemp("untrained") / "conditional", (LABEL, AGE, TRAITS))
+
+
+@pytest.fixture(scope="session")
 def download_wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Return a function that downloads the wheel of a requirement and opens it, without installing it."""
     folder = request.config.cache.mkdir("wheels")
@@ -133,6 +144,16 @@ def download_wheel(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         return zipfile.ZipFile(wheel)
 
     return download
+
+
+@pytest.fixture(scope="session")
+def protobuf(download_wheel) -> types.ModuleType:
+    """Return the module for `model_config.proto`, which is part of Triton's client package."""
+    pytest.importorskip("google.protobuf")
+    module = types.ModuleType("model_config_pb2")
+    source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
+    exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
+    return module
 
 
 @pytest.fixture(scope="session")
@@ -156,6 +177,35 @@ def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (folder / "include" / Path(name).name).write_bytes(headers.read(name))
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / "lib" / name).symlink_to(libraries[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(sdk, tmp_path_factory) -> Path:
+    """Compile examples/cpp as docs/deploy.md describes, but without optimization, to save time."""
+    executable = tmp_path_factory.mktemp("cpp") / "generate"
+    folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = ["g++", "-std=c++17", *warnings, ROOT / "examples" / "cpp" / "generate.cpp", *folders, "-o", executable]
+    subprocess.run(command, check=True)
+    return executable
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the files that the Node example needs, and install its packages as documented."""
+    from cvae.model_zoo import DEFAULT, models
+
+    if not shutil.which("node") or not shutil.which("npm"):
+        pytest.skip("needs Node and npm")
+    folder = tmp_path_factory.mktemp("checkout")
+    for source in ("examples/node", "exporters/page"):
+        shutil.copytree(ROOT / source, folder / source, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
+    (folder / "model_zoo").mkdir()
+    shutil.copytree(models()[DEFAULT], folder / "model_zoo" / DEFAULT)
+    result = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
+    if result.returncode != 0:
+        pytest.skip(f"npm install does not work here: {result.stderr.splitlines()[0]}")
     return folder
 
 

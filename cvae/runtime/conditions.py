@@ -161,7 +161,9 @@ def fill_unknown(conditions: Sequence[Condition], rows: np.ndarray, others: np.n
     return make_rows(conditions, merged, known | other_known)
 
 
-def sweep(conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def interpolate_numbers(
+    conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
     """Return rows (steps, W) whose numbers pass from those of a row to those of another. The rest is that of `start`.
 
     Args:

@@ -11,7 +11,14 @@ from cvae.errors import UsageError
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.runtime.arguments import Indices, check_array, check_count, check_memory, label_indices
 from cvae.runtime.array import Images, as_images
-from cvae.runtime.conditions import Values, condition_rows, fill_unknown, is_per_image, replace_values, sweep
+from cvae.runtime.conditions import (
+    Values,
+    condition_rows,
+    fill_unknown,
+    interpolate_numbers,
+    is_per_image,
+    replace_values,
+)
 from cvae.runtime.inputs import ImagesLike, to_batch
 from cvae.spec import Spec
 
@@ -66,8 +73,8 @@ def interpolate_rows(
     if rows is None:
         images = model.decode_rows(codes, None)
     else:
-        first = sweep(conditions, rows[:1], rows[1:], positions)
-        last = sweep(conditions, rows[1:], rows[:1], 1 - positions)
+        first = interpolate_numbers(conditions, rows[:1], rows[1:], positions)
+        last = interpolate_numbers(conditions, rows[1:], rows[:1], 1 - positions)
         images = model.decode_rows(codes, first)  # (steps, C, H, W)
         if not np.allclose(first, last):  # a condition other than a number differs
             weight = positions[:, :, None, None]  # (steps, 1) -> (steps, 1, 1, 1)

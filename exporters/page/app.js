@@ -58,7 +58,7 @@ function describe(encoder) {
     Architecture: spec.architecture,
     Likelihood: spec.likelihood,
     Prior: spec.prior,
-    "Trained on": `${spec.data} (${spec.data_terms})`,
+    "Trained on": `${spec.data} (${spec.data_license})`,
     License: spec.license,
     Runtime: `ONNX Runtime Web ${ort.env.versions.web}, MIT license`,
   };

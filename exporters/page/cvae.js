@@ -2,15 +2,23 @@
  * Exported files in JavaScript, on onnxruntime-web in browsers or onnxruntime-node in Node 20.19 or later.
  *
  *   const model = await load(ort, decoderBytes);
- *   const images = await model.decode(normal(7, model.spec.latent_dim), ["7"]); // Float32Array, (1, C, H, W) in [0, 1]
+ *   const noise = normal(7, model.spec.latent_dim);
+ *   const images = await model.decode(noise, { label: "7" }); // Float32Array, (1, C, H, W) in [0, 1]
  *
- * N codes or images are one flat Float32Array in row-major order. Labels are an array of N: the name of each class, as
- * a string or a number ("7" or 7), or its index in `spec.classes`, as { index: 7 }. A bare number is an index only if
- * no class name is a number.
+ * N codes or images are one flat Float32Array in row-major order. Their conditions are one object for all of them, such
+ * as { age: 40, smiling: true }, or an array of N objects. A condition that is left out or null is unknown. A value is
+ *
+ * - for a category, its name as a string or a number ("7" or 7), or its index as { index: 7 }. A bare number is an index
+ *   only if no name is a number;
+ * - for a number, a number from `low` to `high`, or any number with the option { extrapolate: true };
+ * - for attributes, an object such as { glasses: true, hat: false } or the names of those that are true ("glasses,hat"
+ *   or "none"); for a single attribute, also true or false.
+ *
+ * A label is short for the object { label }, so a batch of two may have the conditions ["7", "3"].
  */
 
 const KEY = "cvae"; // key of the metadata entry that holds the spec
-const FORMAT = 1; // version of the spec that this module reads
+const FORMAT = 2; // version of the spec; this module also reads version 1, which had class names instead of conditions
 const METADATA_PROPS = 14; // field of ModelProto; its entries are StringStringEntryProto: key = 1, value = 2
 const [VARINT, FIXED64, BYTES, FIXED32] = [0, 1, 2, 5];
 
@@ -42,32 +50,36 @@ function* fields(bytes) {
   }
 }
 
-/** Return the spec of an exported file (Uint8Array): role, name, image_shape, latent_dim, classes and more. */
+/**
+ * Return the spec of an exported file (Uint8Array): role, name, image_shape, latent_dim, conditions and more. `classes`
+ * are the names of the classes if the only condition is a category, else null.
+ */
 export function readSpec(bytes) {
   const text = new TextDecoder("utf-8", { fatal: true });
   for (const [number, value] of fields(bytes)) {
     if (number !== METADATA_PROPS || typeof value === "number") continue;
     const entry = Object.fromEntries(fields(value));
     if (entry[1] === undefined || text.decode(entry[1]) !== KEY) continue;
-    const spec = JSON.parse(text.decode(entry[2]));
-    if (spec.format !== FORMAT) throw new Error(`the spec has format ${spec.format}, but this version of cvae.js reads format ${FORMAT}; use a newer one`);
-    return spec;
+    const spec = upgrade(JSON.parse(text.decode(entry[2])));
+    return { ...spec, classes: singleCategory(spec.conditions)?.values ?? null };
   }
   throw new Error(`this file was not exported by cvae: its metadata has no "${KEY}" entry`);
 }
 
-/**
- * Load a decoder.
- *
- * @param ort the onnxruntime-web or onnxruntime-node module
- * @param {Uint8Array} bytes of decoder.onnx
- * @param {object} options of ort.InferenceSession.create
- */
-export async function load(ort, bytes, options = {}) {
-  const spec = readSpec(bytes);
-  if (spec.role !== "decoder") throw new Error(`the file contains the ${spec.role}, but the decoder is needed`);
-  return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
+/** Convert a spec of format 1, which had class names instead of conditions, to the current format. */
+function upgrade(spec) {
+  if (spec.format === FORMAT) return spec;
+  if (spec.format !== 1) {
+    throw new Error(`the spec has format ${spec.format}, but this version of cvae.js reads formats 1 to ${FORMAT}; use a newer one`);
+  }
+  const { classes, data_terms, ...rest } = spec;
+  const conditions = classes ? [{ name: "label", kind: "category", values: classes }] : [];
+  return { ...rest, format: FORMAT, conditions, data_license: data_terms };
 }
+
+/** Return the category of a model whose only condition is a category, else null. */
+export const singleCategory = (conditions) =>
+  conditions.length === 1 && conditions[0].kind === "category" ? conditions[0] : null;
 
 /**
  * Return the canonical form of the number that a string spells ("01" and "1.0" give "1e0"), or null if it is not a
@@ -84,24 +96,145 @@ function canonicalNumber(text) {
   return `${sign === "-" ? "-" : ""}${significant}e${shift}`;
 }
 
+const quote = (value) => JSON.stringify(typeof value === "object" ? value : String(value)).slice(0, 80);
+const list = (names) => names.slice(0, 20).join(", ") + (names.length > 20 ? ", ..." : "");
+const isObject = (value) => typeof value === "object" && value !== null && !Array.isArray(value);
+
 /**
- * Return the index of the class whose name equals a label as a string or, failing that, as a number. If no class name
- * is a number, a number is the index itself. This corresponds to `Spec.label_index` in Python, but returns -1 or an
- * index out of range for an unknown label.
+ * Return the index of the value of a category whose name equals a text or, failing that, equals it as a number. If no
+ * name is a number, a number is the index itself. This corresponds to `Condition.index` in Python, but returns -1 or an
+ * index out of range for an unknown name.
  */
-function indexOf(label, classes) {
+function indexOf(label, { name, values }) {
   const text = String(label);
-  if (classes.includes(text)) return classes.indexOf(text);
-  const [number, numbers] = [canonicalNumber(text), classes.map(canonicalNumber)];
+  if (values.includes(text)) return values.indexOf(text);
+  const [number, numbers] = [canonicalNumber(text), values.map(canonicalNumber)];
   if (numbers.every((value) => value === null)) return /^\d{1,9}$/.test(text) ? Number(text) : -1;
   const index = number === null ? -1 : numbers.indexOf(number);
   if (index !== numbers.lastIndexOf(number) && index >= 0) {
-    const names = classes.filter((_, i) => numbers[i] === number).slice(0, 20).join(", ");
+    const names = list(values.filter((_, i) => numbers[i] === number));
     throw new Error(
-      `label "${label}" is ambiguous: the classes ${names} are all equal to it as numbers; give the name exactly as it is written`,
+      `${name} ${quote(label)} is ambiguous: the values ${names} are all equal to it as numbers; give the name exactly as it is written`,
     );
   }
   return index;
+}
+
+/** Functions that return the value of a condition as an array of numbers, one for each column, by kind. */
+const PARSERS = {
+  category(condition, value, model) {
+    const byIndex = isObject(value);
+    const index = byIndex ? value.index : indexOf(value, condition);
+    if (Number.isInteger(index) && index >= 0 && index < condition.values.length) return [index];
+    const text = byIndex ? `with the index ${value.index}` : quote(value); // onnxruntime would accept -1 as the last one
+    throw new Error(
+      `${model} has no ${condition.name} ${text}; its values are named ${list(condition.values)}; to choose by index, pass { index: 0 }`,
+    );
+  },
+
+  number({ name, low, high }, value, model, extrapolate) {
+    const isText = typeof value === "string" && canonicalNumber(value) !== null;
+    const number = isText || typeof value === "number" ? Number(value) : NaN;
+    if (!(Math.abs(number) <= 1e30)) throw new Error(`${name} of ${model} must be a finite number, not ${quote(value)}`);
+    if (extrapolate || (number >= low && number <= high)) return [number];
+    throw new Error(
+      `${name} is ${number}, but the images of ${model} had values in ${low}..${high}; choose one of these, or set extrapolate`,
+    );
+  },
+
+  attributes({ name, values }, value, model) {
+    const check = (attribute) => {
+      if (values.includes(attribute)) return attribute;
+      throw new Error(`${name} of ${model} has no attribute ${quote(attribute)}; its attributes are ${list(values)}`);
+    };
+    const parse = (attribute, flag) => {
+      const text = String(flag).toLowerCase();
+      if (["yes", "true", "1"].includes(text)) return 1;
+      if (["no", "false", "0"].includes(text)) return 0;
+      throw new Error(`${attribute} of ${model} must be yes or no, not ${quote(flag)}`);
+    };
+    if (isObject(value)) {
+      Object.keys(value).forEach(check);
+      const missing = values.filter((attribute) => !Object.hasOwn(value, attribute));
+      if (missing.length) throw new Error(`${name} of ${model} lacks ${list(missing)}; say yes or no for each attribute`);
+      return values.map((attribute) => parse(attribute, value[attribute]));
+    }
+    if (values.length === 1) return [parse(name, value)];
+    if (typeof value !== "string") {
+      throw new Error(
+        `${name} of ${model} must be an object such as { ${values[0]}: true, ... }, not ${quote(value)}; its attributes are ${list(values)}`,
+      );
+    }
+    const isNone = value.toLowerCase() === "none" && !values.includes("none");
+    const chosen = isNone ? [] : value.split(",").map((attribute) => check(attribute.trim()));
+    return values.map((attribute) => Number(chosen.includes(attribute)));
+  },
+};
+
+/** Return the value of a condition as an array of numbers, or null if it is unknown. */
+function parseValue(condition, value, model, extrapolate) {
+  const { kind, name, optional, values = [] } = condition;
+  const isWord = ["any", "unknown"].includes(String(value).toLowerCase()) && !values.includes(value);
+  if (value !== null && value !== undefined && !isWord) return PARSERS[kind](condition, value, model, extrapolate);
+  if (optional) return null;
+  throw new Error(`${name} of ${model} must be known, because it always was in training; choose one of ${list(values)}`);
+}
+
+/** Return the values of the conditions of one image, in the order of the spec, from an object or a label. */
+function parseConditions(spec, item, extrapolate) {
+  const [model, names] = [quote(spec.name), spec.conditions.map(({ name }) => name)];
+  const isLabel = !isObject(item) || "index" in item;
+  const category = singleCategory(spec.conditions)?.name ?? names.find((name) => name === "label");
+  if (isLabel && category === undefined) {
+    const fix = names.length ? `its conditions are ${list(names)}` : "it was trained without labels";
+    throw new Error(`${model} does not accept the label ${quote(item)}; ${fix}`);
+  }
+  const values = isLabel ? { [category]: item } : item;
+  for (const name of Object.keys(values)) {
+    if (names.includes(name)) continue;
+    const fix = names.length ? `its conditions are ${list(names)}` : "it was trained without conditions";
+    throw new Error(`${model} has no condition ${quote(name)}; ${fix}`);
+  }
+  return spec.conditions.map((condition) => parseValue(condition, values[condition.name], model, extrapolate));
+}
+
+/** Return the inputs of a graph for the conditions of N images by name: the type, the data and the shape of a tensor. */
+function conditionInputs(spec, conditions, count, extrapolate) {
+  const items = Array.isArray(conditions) ? conditions : Array(count).fill(conditions);
+  if (items.length !== count && (items.length || spec.conditions.length)) {
+    throw new Error(`there are conditions or labels of ${items.length} images for a batch of ${count}: give one for each`);
+  }
+  const rows = items.map((item) => parseConditions(spec, item, extrapolate)); // null for an unknown value
+  const inputs = {};
+  for (const [i, { name, kind, values }] of spec.conditions.entries()) {
+    const column = rows.map((row) => row[i]);
+    if (kind === "category") {
+      const indices = BigInt64Array.from(column, (value) => BigInt(value ? value[0] : values.length));
+      inputs[name] = ["int64", indices, [count]];
+    } else {
+      const shape = kind === "attributes" ? [count, values.length] : [count];
+      const zeros = Array(shape[1] ?? 1).fill(0);
+      inputs[name] = ["float32", Float32Array.from(column.flatMap((value) => value ?? zeros)), shape];
+    }
+  }
+  if (spec.conditions.length && !singleCategory(spec.conditions)) {
+    const known = Uint8Array.from(rows.flat(), (value) => Number(value !== null));
+    inputs.known = ["bool", known, [count, spec.conditions.length]];
+  }
+  return inputs;
+}
+
+/**
+ * Load a decoder.
+ *
+ * @param ort the onnxruntime-web or onnxruntime-node module
+ * @param {Uint8Array} bytes of decoder.onnx
+ * @param {object} options of ort.InferenceSession.create
+ */
+export async function load(ort, bytes, options = {}) {
+  const spec = readSpec(bytes);
+  if (spec.role !== "decoder") throw new Error(`the file contains the ${spec.role}, but the decoder is needed`);
+  return new Model(ort, spec, await ort.InferenceSession.create(bytes, options), options);
 }
 
 /** An exported model, which turns noise into images and, with an encoder, images into codes. */
@@ -128,48 +261,28 @@ class Model {
     this.#encoder = await this.#ort.InferenceSession.create(bytes, this.#options);
   }
 
-  /** Decode noise or codes (N, Z) under N labels to images (N, C, H, W) in [0, 1]. */
-  async decode(noise, labels = []) {
-    const inputs = this.#inputs("noise", noise, [this.spec.latent_dim], labels);
+  /** Decode noise or codes (N, Z) to images (N, C, H, W) in [0, 1]. */
+  async decode(noise, conditions = {}, { extrapolate = false } = {}) {
+    const inputs = this.#inputs("noise", noise, [this.spec.latent_dim], conditions, extrapolate);
     return (await this.#decoder.run(inputs)).image.data;
   }
 
-  /** Encode images (N, C, H, W) in [0, 1] under N labels to mean and std (N, Z), in the noise space. */
-  async encode(images, labels = []) {
+  /** Encode images (N, C, H, W) in [0, 1] to mean and std (N, Z), in the noise space. */
+  async encode(images, conditions = {}, { extrapolate = false } = {}) {
     if (!this.#encoder) throw new Error(`"${this.spec.name}" has no encoder; load one with addEncoder`);
-    const { mean, std } = await this.#encoder.run(this.#inputs("image", images, this.spec.image_shape, labels));
+    const inputs = this.#inputs("image", images, this.spec.image_shape, conditions, extrapolate);
+    const { mean, std } = await this.#encoder.run(inputs);
     return { mean: mean.data, std: std.data };
   }
 
-  /** Return the class index of a label or { index }. onnxruntime itself would accept -1 as the last class. */
-  labelIndex(label) {
-    const { name, classes } = this.spec;
-    const byIndex = typeof label === "object";
-    const text = byIndex ? `class with the index ${label?.index}` : `label "${label}"`;
-    if (!classes) throw new Error(`"${name}" was trained without labels, so it does not accept ${text}`);
-    const index = byIndex ? label?.index : indexOf(label, classes);
-    if (!Number.isInteger(index) || index < 0 || index >= classes.length) {
-      const names = classes.slice(0, 20).join(", ");
-      throw new Error(`"${name}" has no ${text}; its classes are named ${names}; to choose by index, pass { index: 0 }`);
-    }
-    return index;
-  }
-
-  #inputs(name, values, shape, labels) {
+  #inputs(name, values, shape, conditions, extrapolate) {
     const count = values.length / shape.reduce((a, b) => a * b);
     if (!Number.isInteger(count) || count < 1) {
       throw new Error(`${values.length} values of ${name} are not a multiple of (${shape.join(", ")})`);
     }
-    const inputs = { [name]: new this.#ort.Tensor("float32", values, [count, ...shape]) };
-    const { classes } = this.spec;
-    if (labels.length !== (classes ? count : 0)) {
-      throw new Error(`there are ${labels.length} labels for a batch of ${count}: give ${classes ? "one for each" : "none"}`);
-    }
-    if (classes) {
-      const numbers = BigInt64Array.from(labels, (label) => BigInt(this.labelIndex(label)));
-      inputs.label = new this.#ort.Tensor("int64", numbers, [count]);
-    }
-    return inputs;
+    const inputs = { [name]: ["float32", values, [count, ...shape]] };
+    Object.assign(inputs, conditionInputs(this.spec, conditions, count, extrapolate));
+    return Object.fromEntries(Object.entries(inputs).map(([key, tensor]) => [key, new this.#ort.Tensor(...tensor)]));
   }
 }
 

@@ -39,7 +39,7 @@ print(*cvae.train(config, "run", export=False, quiet=True).path.glob("model.*"))
 """
 
 SMOKE = {
-    "fastapi": (["-c", "import app; print(app.generate(['7'], None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
+    "fastapi": (["-c", "import app; print(app.generate({'label': '7'}, None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
     "plugin": (["-c", TRAIN_PLUGIN], "model.safetensors"),
     "ray": ([str(EXAMPLES / "ray" / "bulk.py"), "--n", "2", "--out", "images"], ""),
 }
@@ -86,6 +86,7 @@ def test_service_reports_its_health(client):
         "model": package.load().spec.name,
         "image_shape": [1, 28, 28],
         "classes": list("0123456789"),
+        "conditions": [{"name": "label", "kind": "category", "values": list("0123456789")}],
     }
 
 
@@ -96,7 +97,9 @@ def test_service_returns_the_same_images_as_cvae(client):
     np.testing.assert_allclose(np.array(response["images"], np.float32), expected, atol=1e-6)
     assert client.get("/images", params={"n": 12}).json()["labels"] == [*"0123456789", "0", "1"]
     by_index = client.get("/images", params={"label_index": [7, 3], "n": 5, "seed": 1, "temperature": 0.7}).json()
-    assert by_index == response
+    body = {"conditions": {"label": [7, 3]}, "n": 5, "seed": 1, "temperature": 0.7}
+    assert by_index == response == client.post("/images", json=body).json()
+    assert response["conditions"] == [{"label": label} for label in response["labels"]]
 
 
 def test_service_returns_the_same_png_for_the_same_seed(client):
@@ -122,6 +125,7 @@ def test_service_returns_the_same_png_for_the_same_seed(client):
         ("label_index=3&label_index=10", ["index 10"]),
         ("label_index=-1", ["index -1"]),
         ("label=7&label_index=7", ["give one"]),
+        ("lable=7", ["'lable'", "'label'"]),
         ("n=0", ["greater than or equal to 1"]),
         ("n=100000", ["less than or equal to 256"]),
         ("n=two", ["integer"]),
@@ -141,22 +145,12 @@ def test_service_rejects_invalid_requests_in_one_line(client, path, query, words
 def test_service_describes_its_endpoints(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert set(paths) == {"/health", "/images", "/images.png"}
-    (limit,) = [query["schema"] for query in paths["/images"]["get"]["parameters"] if query["name"] == "n"]
-    assert (limit["minimum"], limit["maximum"]) == (1, 256)
+    parameters = {query["name"]: query for query in paths["/images"]["get"]["parameters"]}
+    assert (parameters["n"]["schema"]["minimum"], parameters["n"]["schema"]["maximum"]) == (1, 256)
+    assert "category of 10" in parameters["label"]["description"]
 
 
 # -- C++ ---------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def program(sdk, tmp_path_factory) -> Path:
-    """Compile examples/cpp as docs/deploy.md describes, but without optimization, to save time."""
-    executable = tmp_path_factory.mktemp("cpp") / "generate"
-    folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
-    warnings = ["-Wall", "-Wextra", "-Werror"]
-    command = ["g++", "-std=c++17", *warnings, EXAMPLES / "cpp" / "generate.cpp", *folders, "-o", executable]
-    subprocess.run(command, check=True)
-    return executable
 
 
 def run(*command: object, code: int = 0) -> str:
@@ -195,7 +189,8 @@ def test_cpp_writes_the_same_image_for_the_same_seed(program, trained, tmp_path)
     assert first == second != other
 
 
-def test_cpp_accepts_every_class_name_and_writes_colour_images(program, trained, tmp_path):
+@pytest.mark.parametrize("spec_format", [1, 2])
+def test_cpp_accepts_every_class_name_and_writes_colour_images(program, trained, tmp_path, spec_format):
     """Class names contain quotes, brackets and non-ASCII characters, and another string in the spec looks like JSON."""
     import onnx
     from onnx import TensorProto, helper
@@ -204,8 +199,10 @@ def test_cpp_accepts_every_class_name_and_writes_colour_images(program, trained,
 
     names = ['a "classes": ["x"]', "[,]", "\\", "é", "雪", "🦆", "\n", ""]
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
-    spec |= {"data_terms": '"classes": ["no"], "latent_dim": 9', "latent_dim": 2, "image_shape": [3, 1, 2]}
-    spec["classes"] = names
+    spec |= {"data": '"classes": ["no"], "latent_dim": 9', "latent_dim": 2, "image_shape": [3, 1, 2]}
+    spec |= {"format": spec_format, "conditions": [{"name": "label", "kind": "category", "values": names}]}
+    if spec_format == 1:
+        spec |= {"classes": names, "conditions": None}
     nodes = [  # every channel of both pixels is label / 10
         helper.make_node("Cast", ["label"], ["float"], to=TensorProto.FLOAT),
         helper.make_node("Mul", ["float", "tenth"], ["scaled"]),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULE = ROOT / "exporters" / "page" / "cvae.js"
-NODE, NPM = shutil.which("node"), shutil.which("npm")
+NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 
 
@@ -90,22 +90,6 @@ def test_truncated_file_and_file_of_another_format_are_rejected():
     assert count == -(-(models()[DEFAULT] / "decoder.onnx").stat().st_size // 1024)
     assert "not an ONNX file" in text and "too long" in ones
     assert spec["latent_dim"] == cvae.load().spec.latent_dim and tuple(spec["classes"]) == cvae.load().spec.classes
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the files that the example needs, and install its packages as documented."""
-    if NPM is None:
-        pytest.skip("npm is not installed")
-    folder = tmp_path_factory.mktemp("checkout")
-    for source in ("examples/node", "exporters/page"):
-        shutil.copytree(ROOT / source, folder / source, symlinks=True, ignore=shutil.ignore_patterns("node_modules"))
-    (folder / "model_zoo").mkdir()
-    shutil.copytree(models()[DEFAULT], folder / "model_zoo" / DEFAULT)
-    result = subprocess.run("npm install", shell=True, cwd=folder / "examples/node", capture_output=True, text=True)
-    if result.returncode != 0:
-        pytest.skip(f"npm install does not work here: {result.stderr.splitlines()[0]}")
-    return folder
 
 
 def bash_lines(document: Path, heading: str = "") -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from cvae.conditions import label_condition
 from cvae.spec import KEY, Spec
 
 
@@ -74,8 +75,8 @@ class Linear:
         model.ir_version = 10
         spec = Spec(
             role=role, name=f"linear {self.classes}", architecture="linear", image_shape=self.shape,
-            latent_dim=self.latent_dim, classes=self.names or None,
-            likelihood="bernoulli", prior="normal", data="none", data_terms="none <b>at all</b>", weights=weights,
+            latent_dim=self.latent_dim, conditions=label_condition(self.names or None),
+            likelihood="bernoulli", prior="normal", data="none", data_license="none <b>at all</b>", weights=weights,
         )  # fmt: skip
         helper.set_model_props(model, {KEY: spec.to_json()})
         return model.SerializeToString()

@@ -5,16 +5,14 @@ import shutil
 import subprocess
 import sys
 import threading
-import types
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import pytest
 from PIL import Image
+from triton_server import Server, graph_type_and_shape, parse
 
 import cvae as package
 from cvae.errors import CvaeError, UsageError
@@ -24,34 +22,12 @@ from cvae.runtime.session import CHUNK, read_spec
 from cvae.spec import Spec
 
 ROOT = Path(__file__).resolve().parents[2]
-TYPES = {"TYPE_FP32": "tensor(float)", "TYPE_INT64": "tensor(int64)"}
 
 
-@pytest.fixture(scope="session")
-def protobuf(download_wheel) -> types.ModuleType:
-    """Return the module for `model_config.proto`, which is part of Triton's client package."""
-    pytest.importorskip("google.protobuf")
-    module = types.ModuleType("model_config_pb2")
-    source = download_wheel("tritonclient==2.73.0").read("tritonclient/grpc/model_config_pb2.py")
-    exec(compile(source, "model_config_pb2.py", "exec"), module.__dict__)
-    return module
-
-
-def parse(protobuf: types.ModuleType, text: str):
-    from google.protobuf import text_format
-
-    return text_format.Parse(text, protobuf.ModelConfig())  # raises an error for an unknown field
-
-
-def graph_type_and_shape(tensor) -> tuple[str, list[int]]:
-    """Return the type and shape of a tensor after Triton's reshape, without the batch dimension."""
-    dtype = TYPES[tensor.DESCRIPTOR.fields_by_name["data_type"].enum_type.values_by_number[tensor.data_type].name]
-    return dtype, list(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims)
-
-
-@pytest.mark.parametrize("kind", ["labels", "plain"])
-def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, kind):
-    files = export(trained[kind], out=str(tmp_path / "repository"), encoder=True)
+@pytest.mark.parametrize("kind", ["labels", "plain", "conditional"])
+def test_repository_follows_the_schema_of_triton(trained, conditional, protobuf, tmp_path, kind):
+    run = conditional if kind == "conditional" else trained[kind]
+    files = export(run, out=str(tmp_path / "repository"), encoder=True)
     assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(files)
     for role, name in {"decoder": kind, "encoder": f"{kind}-encoder"}.items():
         folder = tmp_path / "repository" / name
@@ -59,7 +35,7 @@ def test_repository_follows_the_schema_of_triton(trained, protobuf, tmp_path, ki
         assert (config.name, config.backend, config.max_batch_size) == (name, "onnxruntime", CHUNK)
         assert config.HasField("dynamic_batching") and config.dynamic_batching.max_queue_delay_microseconds > 0
         model = folder / "1" / config.default_model_filename
-        assert model.read_bytes() == (trained[kind] / f"{role}.onnx").read_bytes()
+        assert model.read_bytes() == (run / f"{role}.onnx").read_bytes()
         session = ort.InferenceSession(model.read_bytes())  # from bytes, so that onnxruntime can't read other files
         for tensors, arguments in ((config.input, session.get_inputs()), (config.output, session.get_outputs())):
             assert all(tensor.dims for tensor in tensors), "Triton requires a dimension in addition to the batch"
@@ -95,10 +71,12 @@ def test_model_name_becomes_a_safe_folder_name(name, folder):
 
 
 def test_config_preserves_any_model_and_class_name(trained, protobuf):
+    names = [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"]
+    condition = {"name": "label", "kind": "category", "values": names}
     spec = json.loads(read_spec(trained["labels"] / "decoder.onnx")[0].to_json())
     spec |= {
         "name": 'a "quoted" name \\ ä',
-        "classes": [f"{character}{i}" for i in range(2) for character in "\"\\雪'}"],
+        "conditions": [condition],
     }
     spec = Spec.from_json(json.dumps(spec), "test")
     config = parse(protobuf, format_config(spec, make_folder_name(spec.name)))
@@ -160,58 +138,6 @@ def test_export_triton_command_exports_the_zoo_model_by_default_and_lists_the_fi
 
 
 # -- the client --------------------------------------------------------------------------------------------------------
-
-
-class Server(ThreadingHTTPServer):
-    """Server for the v2 protocol. It checks and reshapes tensors as the requested model's config.pbtxt says."""
-
-    def __init__(self, repository: Path, protobuf: types.ModuleType) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.repository = repository
-        self.protobuf = protobuf
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_GET(self) -> None:
-        self.respond(None)
-
-    def do_POST(self) -> None:
-        self.respond(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-
-    def respond(self, request: dict[str, Any] | None) -> None:
-        from google.protobuf.json_format import MessageToDict
-
-        _, version, models, name, verb = self.path.split("/")
-        folder = self.server.repository / name
-        if (version, models) != ("v2", "models") or not folder.is_dir():
-            return self.send_error(400, f"unknown model {name}")
-        config = parse(self.server.protobuf, (folder / "config.pbtxt").read_text())
-        if verb == "config":
-            return self.send(MessageToDict(config, preserving_proto_field_name=True))
-        assert verb == "infer" and request is not None
-        tensors = {tensor["name"]: tensor for tensor in request["inputs"]}
-        feed = {}
-        for expected in config.input:
-            tensor = tensors.pop(expected.name)
-            values = np.array(tensor["data"], {"FP32": np.float32, "INT64": np.int64}[tensor["datatype"]])
-            batch, *shape = tensor["shape"]
-            assert shape == list(expected.dims) and batch <= config.max_batch_size
-            feed[expected.name] = values.reshape(batch, *graph_type_and_shape(expected)[1])
-        assert not tensors
-        (image,) = ort.InferenceSession(folder / "1" / "model.onnx").run(None, feed)
-        output = {"name": "image", "datatype": "FP32", "shape": list(image.shape), "data": image.ravel().tolist()}
-        return self.send({"model_name": name, "outputs": [output]})
-
-    def send(self, values: dict[str, Any]) -> None:
-        data = json.dumps(values).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
