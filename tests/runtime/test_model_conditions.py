@@ -7,7 +7,7 @@ from condition_model import AGE, BREED, CONDITIONS, SMILING, TRAITS, AffineModel
 import cvae
 from cvae.condition_rows import unknown_rows
 from cvae.errors import UsageError
-from cvae.runtime.conditions import condition_rows, describe_rows, fill_unknown, sweep, to_arrays
+from cvae.runtime.conditions import condition_rows, describe_rows, fill_unknown, interpolate_numbers, to_arrays
 from cvae.runtime.inference import infer_rows
 
 ALL = {"breed": "fox", "age": 4.0, "smiling": True, "traits": "hat"}
@@ -131,12 +131,12 @@ def test_ends_of_an_interpolation_share_the_conditions_of_an_image(model, faces)
     )
 
 
-def test_sweep_keeps_numbers_that_are_unknown_at_one_end():
+def test_numbers_that_are_unknown_at_one_end():
     rows = condition_rows_of({"age": [2, None], "smiling": [True, True]})
     positions = np.linspace(0, 1, 3)[:, None]
-    assert np.array_equal(sweep(CONDITIONS, rows[:1], rows[1:], positions), rows[:1].repeat(3, axis=0))
+    assert np.array_equal(interpolate_numbers(CONDITIONS, rows[:1], rows[1:], positions), rows[:1].repeat(3, axis=0))
     rows = condition_rows_of({"age": [2, 6], "smiling": [True, False]})
-    swept = describe_rows(CONDITIONS, sweep(CONDITIONS, rows[:1], rows[1:], positions))
+    swept = describe_rows(CONDITIONS, interpolate_numbers(CONDITIONS, rows[:1], rows[1:], positions))
     assert [(row["age"], row["smiling"]) for row in swept] == [(2, True), (4, True), (6, True)]
 
 
