@@ -139,7 +139,7 @@ def find_defect(cells: Cells, kind: str) -> str | None:
 
 
 def _is_numbering(numbers: set[float], count: int) -> bool:
-    """Return whether numbers of `count` images are like the indices of a subset: integers, dense, and mostly distinct."""
+    """Return whether numbers of `count` images are like the indices of a subset: dense and mostly distinct integers."""
     is_integer = all(number == int(number) for number in numbers)
     return is_integer and len(numbers) > 0.9 * count and max(numbers) - min(numbers) < 2 * count
 
