@@ -34,6 +34,9 @@ MAX_NUMBER = 1e30
 MAX_IDENTIFIERS = 20
 """Number of images above which a text that differs between all images is not taken for a category."""
 
+MIN_NUMBERED = 1000
+"""Number of images from which on distinct integers without large gaps are taken for indices and not for a condition."""
+
 Cells = list[str]
 """Values of the images as text, without space around it; "" is an unknown value."""
 
@@ -128,9 +131,17 @@ def find_defect(cells: Cells, kind: str) -> str | None:
         return f"it has the value {quote(known[0])} only"
     if kind == CATEGORY and len(distinct) == len(known) > MAX_IDENTIFIERS:
         return "each image has its own text"
+    if kind == NUMBER and len(known) >= MIN_NUMBERED and _is_numbering(distinct, len(known)):
+        return "it numbers the images"
     if kind == CATEGORY and len(distinct) > MAX_VALUES:
         return f"it has {len(distinct):,} values, more than {MAX_VALUES:,}"
     return None
+
+
+def _is_numbering(numbers: set[float], count: int) -> bool:
+    """Return whether numbers of `count` images are like the indices of a subset: dense and mostly distinct integers."""
+    is_integer = all(number == int(number) for number in numbers)
+    return is_integer and len(numbers) > 0.9 * count and max(numbers) - min(numbers) < 2 * count
 
 
 def make_condition(name: str, kind: str, columns: dict[str, Cells], unit: str | None = None) -> Condition:

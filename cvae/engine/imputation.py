@@ -1,9 +1,10 @@
 """Semi-supervised training: unknown values of a category are drawn from their posterior.
 
 The bound of an image whose label y is unknown is the logarithm of a sum over its values,
-log sum_y p(y) exp(ELBO(x, y)), with p(y) uniform (the model M2 of Kingma et al. 2014, eq. 7, https://arxiv.org/abs/1406.5298, with its optimal
-q(y | x)). Its gradient is the mean of the gradients of ELBO(x, y) under q(y | x), which is proportional to
-p(y) exp(ELBO(x, y)). So a label that is drawn from q(y | x) gives an unbiased gradient, with any objective.
+log sum_y p(y) exp(ELBO(x, y)), with p(y) uniform (the model M2 of Kingma et al. 2014, eq. 7,
+https://arxiv.org/abs/1406.5298, with its optimal q(y | x)). Its gradient is the mean of the gradients of ELBO(x, y)
+under q(y | x), which is proportional to p(y) exp(ELBO(x, y)). So a label that is drawn from q(y | x) gives an unbiased
+gradient, with any objective.
 """
 
 import torch
