@@ -116,10 +116,13 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"
     ]
-    for part, metrics in report.items():
-        if isinstance(metrics, dict) and part != "protocol":
-            lines.append(part.replace("_", " "))
-            lines += [f"  {name:40} {_format_value(value)}" for name, value in _flatten(metrics)]
+    parts = {
+        part: _flatten(metrics) for part, metrics in report.items() if isinstance(metrics, dict) and part != "protocol"
+    }
+    width = max(len(name) for metrics in parts.values() for name, _ in metrics)
+    for part, metrics in parts.items():
+        lines.append(part.replace("_", " "))
+        lines += [f"  {name:{width}} {_format_value(value)}" for name, value in metrics]
     return "\n".join(lines)
 
 

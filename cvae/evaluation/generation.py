@@ -102,9 +102,11 @@ def generation_metrics(
             if any(is_same(a, b) for a in scorer.conditions for b in extractor.conditions if a.name == name)
         }
         if scores := score_conditions(scorer.conditions, reference.rows, predicted):
+            units = {condition.name: condition.unit for condition in scorer.conditions}
             report["conditions"] = {
                 name: metrics
                 | {f"{key}_of_real_images": value for key, value in extractor.scores.get(name, {}).items()}
+                | ({"unit": units[name]} if units[name] else {})
                 for name, metrics in scores.items()
             }
     return report
