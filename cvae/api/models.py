@@ -40,7 +40,7 @@ def evaluate(
     note: Note = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
+    """Evaluate a model: bounds, reconstructions, how well images obey conditions, and distances from real images.
 
     Args:
         model: Run folder, exported file, zoo model, hf://owner/name, or an open model, whose files are read again;
@@ -52,10 +52,10 @@ def evaluate(
         split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
-        generated: Number of images to generate for distances and label accuracy.
+        generated: Number of images to generate for distances and for how well they obey their conditions.
         features: Feature extractor for distances: "mnist", "module:callable" or "trained"; None for the data set's own.
-            "trained" is a classifier that learns the labels of the training images. It is trained once, which takes
-            minutes and requires torch, and cached in `data_dir`.
+            "trained" is a classifier that learns the labels and other conditions of the training images. It is trained
+            once, which takes minutes and requires torch, and cached in `data_dir`.
         cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
             torch.
         exported: Whether to evaluate the exported files, without torch, even if the run has weights.
@@ -76,7 +76,7 @@ def evaluate(
     """
     from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.evaluate import load_split
+    from cvae.evaluation.evaluate import load_labelled, load_split
     from cvae.evaluation.exported_scorer import ExportedScorer, measure_runtime
     from cvae.evaluation.feature_extractor import TRAINED
 
@@ -85,13 +85,14 @@ def evaluate(
     scorer, config = _open_scorer(path, exported, device, precision, note)
     if note is not None and (losses := _find_losses(path)):
         note(f"trained with the losses {' and '.join(losses)}, which sharpen images and make the bound worse")
+    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     if cas:
         arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
                 f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
             )
-    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
+        load_labelled(config, "--cas")  # check the data now, because the evaluation may take hours
     extractor: str | FeatureExtractor | None = features
     if features == TRAINED:
         load_split(config, split, scorer)  # check the data before the training
@@ -113,7 +114,9 @@ def evaluate(
     if cas:
         from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
-        report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
+        report["labels"] = report.get("labels", {}) | accuracy_score(
+            scorer, config, seed=seed, device=device, progress=progress
+        )
     if generated and "generated" not in report and note is not None:
         note(
             f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
