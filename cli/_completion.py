@@ -77,11 +77,11 @@ def conditions(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of the conditions of the model, such as `age=`, or the values of the condition that is named."""
     from cvae.conditions import NUMBER
 
-    found = {condition.name: condition for condition in _read_conditions(ctx)}
+    by_name = {condition.name: condition for condition in _read_conditions(ctx)}
     name, equals, value = incomplete.partition("=")
-    if not equals or name not in found:
-        return [f"{name}=" for name in found]
-    condition = found[name]
+    if not equals or name not in by_name:
+        return [f"{name}=" for name in by_name]
+    condition = by_name[name]
     values = ("yes", "no") if condition.values == (name,) else () if condition.kind == NUMBER else condition.values
     return [f"{name}={text}" for text in _complete_list(value, values)]
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cvae.condition_rows import make_rows, read_rows, unknown_rows
-from cvae.conditions import ATTRIBUTES, CATEGORY, NUMBER, Condition, quote_value, single_category
+from cvae.conditions import ATTRIBUTES, CATEGORY, LABEL, NUMBER, Condition, quote_value, single_category
 from cvae.errors import UsageError, suggest
 from cvae.runtime.arguments import Indices, Labels, label_indices
 from cvae.spec import Spec
@@ -21,6 +21,10 @@ def collect_values(spec: Spec, label: Labels, label_index: Indices, values: Valu
     Raises:
         UsageError: If the model has no condition of a name, or two arguments set the same condition.
     """
+    if label is not None and label_index is not None:
+        raise UsageError(
+            f"label {quote_value(label)} and label_index {quote_value(label_index)} both choose the class; give one"
+        )
     names = [condition.name for condition in spec.conditions]
     for name in values:
         if name not in names:
@@ -123,7 +127,8 @@ def count_values(spec: Spec, values: Values) -> int | None:
         value = values.get(condition.name)
         if value is not None and is_per_image(condition, value):
             if not len(value):
-                raise UsageError(f"{condition.name} is an empty list; give at least one value")
+                what = LABEL if condition.name == LABEL else "value"
+                raise UsageError(f"{condition.name} is an empty list; give at least one {what}")
             return len(value)
     return None
 

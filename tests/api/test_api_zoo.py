@@ -27,6 +27,6 @@ def test_info_describes_the_default_model_and_names_it(in_tmp):
     notes: list[str] = []
     description = cvae.info(note=notes.append)
     assert notes == [f"zoo model: {model_zoo.DEFAULT}"]
-    assert description["classes"] == list("0123456789") and "nats" in description["test_bound"]
+    assert description["conditions"][0]["values"] == list("0123456789") and "nats" in description["test_bound"]
     decoder = cvae.info(Path(description["run"]) / "decoder.onnx")
     assert decoder["role"] == "decoder" and decoder["bytes"] > 0

@@ -82,8 +82,10 @@ def test_generate_suggests_training_when_there_is_no_model(assert_fails, monkeyp
     assert_fails(2, ["cvae train"], "generate", "--digit", "7")
 
 
-def test_interpolation_from_image_to_seed_requires_label(assert_fails, trained, wrong_files):
-    assert_fails(2, ["--label"], "interpolate", trained["labels"], "--from", "seven.png")
+def test_interpolation_from_image_to_seed_uses_the_class_of_the_image(cvae, trained, wrong_files):
+    report = cvae("interpolate", trained["labels"], "--from", "seven.png", "--json").json
+    best = cvae("reconstruct", "seven.png", "-m", trained["labels"], "--json").json["labels"]
+    assert report["labels"] == [best * 2]
 
 
 def test_command_suggests_export_for_run_without_onnx_files(assert_fails, trained, wrong_files):

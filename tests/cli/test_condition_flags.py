@@ -246,10 +246,10 @@ def test_info_lists_conditions_with_kinds_ranges_and_units(cvae, faces):
 
 
 def test_plot_grid_shows_two_conditions_in_one_style(faces, in_tmp, monkeypatch):
-    drawn = []
-    monkeypatch.setattr("cvae.plots.grid.image_grid", lambda *arguments: drawn.append(arguments) or Figure())
+    calls = []
+    monkeypatch.setattr("cvae.plots.grid.image_grid", lambda *arguments: calls.append(arguments) or Figure())
     figure = package.plot.grid(faces.folder, conditions={"age": [2, 8], "smiling": [False, True]}, seed=3)
-    images, rows, columns, _ = drawn[0]
+    images, rows, columns, _ = calls[0]
     code = package.load(faces.folder).noise(1, 3)
     expected = [faces.decode(code, age=age, smiling=smiling) for age in (2, 8) for smiling in (0, 1)]
     assert np.abs(images - np.concatenate(expected)).max() < 1e-6

@@ -131,7 +131,7 @@ def test_ends_of_an_interpolation_share_the_conditions_of_an_image(model, faces)
     )
 
 
-def test_numbers_that_are_unknown_at_one_end():
+def test_numbers_that_are_unknown_at_one_end_do_not_change():
     rows = condition_rows_of({"age": [2, None], "smiling": [True, True]})
     positions = np.linspace(0, 1, 3)[:, None]
     assert np.array_equal(interpolate_numbers(CONDITIONS, rows[:1], rows[1:], positions), rows[:1].repeat(3, axis=0))
