@@ -183,7 +183,7 @@ function parseValue(condition, value, model, extrapolate) {
 /** Return the values of the conditions of one image, in the order of the spec, from an object or a label. */
 function parseConditions(spec, item, extrapolate) {
   const [model, names] = [quote(spec.name), spec.conditions.map(({ name }) => name)];
-  const isLabel = !isObject(item) || "index" in item;
+  const isLabel = !isObject(item) || ("index" in item && !names.includes("index"));
   const category = singleCategory(spec.conditions)?.name ?? names.find((name) => name === "label");
   if (isLabel && category === undefined) {
     const fix = names.length ? `its conditions are ${list(names)}` : "it was trained without labels";

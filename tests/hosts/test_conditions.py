@@ -20,6 +20,7 @@ HOSTS = {
     "fastapi_json": ROUNDING,
     "gradio": ROUNDING,
     "node": GREY_LEVEL,
+    "page": ROUNDING,
     "ray_data": GREY_LEVEL,
     "ray_serve": GREY_LEVEL,
     "triton": GREY_LEVEL,
