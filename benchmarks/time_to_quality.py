@@ -118,7 +118,7 @@ def train_example(program: Path, data_dir: str | None, seed: int, smoke: bool) -
 def to_model(weights: dict[str, torch.Tensor]) -> VAE:
     """Return our model with the weights of the example's network, which is the same network."""
     parts = {"architecture": Part(name="mlp"), "likelihood": Part(name="bernoulli"), "prior": Part(name="normal")}
-    config = ModelConfig(image_shape=(1, 28, 28), latent_dim=20, classes=None, conditioning=None, **parts)
+    config = ModelConfig(image_shape=(1, 28, 28), latent_dim=20, conditions=(), conditioning=None, **parts)
     model = build(config).eval()
     state = {}
     for kind in ("weight", "bias"):

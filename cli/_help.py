@@ -8,7 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from cvae.config import GROUPS, HARDWARE, OUTPUT
+from cvae.data_config import GROUPS, HARDWARE, OUTPUT
 
 OPTIONS = "Options"
 """Section of the options that have no group."""

@@ -2,7 +2,8 @@
 
 from cvae.api.flags import all_flags
 from cvae.cli._flags import choose_metavar, default_text, help_text, value_type
-from cvae.config import GROUPS, TrainConfig
+from cvae.config import TrainConfig
+from cvae.data_config import GROUPS
 from cvae.flags import ShortFlag
 
 

@@ -7,107 +7,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from cvae.atomic import read_at_most
+from cvae.data_config import DATA, HARDWARE, MODEL, OBJECTIVE, OPTIMIZATION, OUTPUT, DataConfig
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.fingerprint import Fingerprint
 from cvae.flags import (
     Interval,
     ShortFlag,
-    canonical_data,
     canonical_path,
-    check_values,
     flag_field,
     flags_of,
-    parse_sides,
-    parse_size,
 )
 from cvae.formats import FORMAT, upgrade_config
-from cvae.model_config import MAX_SIDE, MIN_SIDE, ModelConfig
+from cvae.model_config import ModelConfig
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, quote, to_dict
-
-GROUPS = ("Model", "Data", "Objective", "Optimization", "Hardware", "Output")
-"""Headings under which `--help` and the reference list the flags, in this order."""
-MODEL, DATA, OBJECTIVE, OPTIMIZATION, HARDWARE, OUTPUT = GROUPS
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Choice of a data set and its images, for `cvae.data.load_dataset`.
-
-    The fields are flags of `cvae train`; `Flag.automatic` says what a value of `None` means.
-    """
-
-    data: str = flag_field(
-        "mnist-small",
-        DATA,
-        "Data set: a name, folder:PATH, folder-classes:PATH or npz:PATH.",
-        canonical=canonical_data,
-        resumable=True,
-        searchable=False,
-    )
-    data_dir: str | None = flag_field(
-        None,
-        DATA,
-        "Folder for downloaded data sets and decoded images.",
-        metavar="PATH",
-        automatic="~/.cache/cvae",
-        resumable=True,
-        machine=True,
-    )
-    size: int | str | None = flag_field(
-        None,
-        DATA,
-        "Size in pixels to scale images to: the side of a square, or height and width.",
-        metavar="HxW",
-        automatic="original size; folders: 64",
-        parse=parse_size,
-        searchable=False,
-    )
-    conditional: bool = flag_field(
-        False, MODEL, "Train with labels and other conditions of the data, to generate images by them."
-    )
-    binarize: str = flag_field(
-        "none",
-        DATA,
-        "Sample binary pixels, with the grey value as the probability of white: once (static) or per batch (dynamic).",
-        choices=("none", "dynamic", "static"),
-        searchable=False,
-    )
-    validation: float = flag_field(
-        0.1,
-        DATA,
-        "Fraction of the training images to hold out for selecting the best weights.",
-        interval=Interval(minimum=0, below=1),
-        searchable=False,
-    )
-    without: tuple[str, ...] = flag_field(
-        (),
-        DATA,
-        "Classes to exclude.",
-        name="exclude-class",
-        aliases=("without",),
-        canonical=frozenset,
-        searchable=False,
-    )
-    limit: int | None = flag_field(None, DATA, "Train only on the first N images.", interval=Interval(minimum=1))
-    seed: int = flag_field(
-        0,
-        OPTIMIZATION,
-        "Seed for the initial weights, the noise, the order of the images and the choice of validation images.",
-        interval=Interval(minimum=0, maximum=2**32 - 1),
-        searchable=False,
-    )
-
-    def __post_init__(self) -> None:
-        check_values(type(self), vars(self))
-        for side in self.sides or ():
-            if not MIN_SIDE <= side <= MAX_SIDE:
-                raise UsageError(f"size {self.size}: each side must be {MIN_SIDE} to {MAX_SIDE} pixels")
-
-    @property
-    def sides(self) -> tuple[int, int] | None:
-        """Height and width in pixels to scale images to; None for the original size."""
-        return parse_sides(self.size)
-
 
 SHORT_FLAGS = {
     "beta": ShortFlag(
@@ -153,6 +65,11 @@ class TrainConfig(DataConfig):
         automatic="0.1; a single label: 0",
         interval=Interval(minimum=0, maximum=1),
         resolved=True,
+    )
+    impute: bool = flag_field(
+        False,
+        OBJECTIVE,
+        "Train images without a label under labels drawn from their posterior (semi-supervised training).",
     )
     balance: bool = flag_field(False, DATA, "Draw equally many training images of each class, by repeating rare ones.")
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")

@@ -20,7 +20,7 @@ class Fingerprint:
         kind: registered name of the data set, such as "folder".
         images: number of images in each split.
         image_shape: (C, H, W).
-        sha256: hash of all images, labels and class names.
+        sha256: hash of all images, labels and class names, or conditions and their values.
         blocks: concatenated hashes of equal blocks of images. Small data sets have one image per block.
     """
 
@@ -43,7 +43,7 @@ class Fingerprint:
         blocks, count = self._split_blocks(), sum(self.images.values())
         differing = sum(a != b for a, b in zip(blocks, other._split_blocks(), strict=False))
         if not differing:
-            return "the class names differ"
+            return "the class names differ, or the conditions"
         at_least = "at least " if count > len(blocks) else ""
         return f"{at_least}{differing:,} of {count_of(count, 'image')} or labels differ"
 

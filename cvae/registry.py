@@ -323,13 +323,16 @@ DATASETS = Registry(
         "folder-classes": Builtin(
             "cvae.data.folder:folder_classes", "your own images, a subfolder per class: folder-classes:PATH"
         ),
+        "table": Builtin(
+            "cvae.data.table:table", "your own images, with conditions in the columns of a CSV file: table:PATH"
+        ),
         "npz": Builtin("cvae.data.arrays:npz", "your own arrays: npz:PATH"),
         "arrays": Builtin(
             "cvae.data.array_store:arrays", "images that a program has passed to cvae.train: arrays:HASH"
         ),
     },
 )
-ARGUMENT_DATASETS = ("folder", "folder-classes", "npz", "arrays")
+ARGUMENT_DATASETS = ("folder", "folder-classes", "table", "npz", "arrays")
 """Built-in data sets that need an argument, as in `--data folder:PATH`."""
 
 EXPORTERS = Registry(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from cvae.conditions import Condition, check_conditions, quote_value, single_category
+from cvae.conditions import CATEGORY, LABEL, Condition, check_conditions, quote_value, single_category
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.formats import FORMAT, upgrade_spec
 from cvae.model_config import MAX_SIDE
@@ -87,6 +87,13 @@ class Spec:
         category = single_category(self.conditions)
         return None if category is None else category.values
 
+    @property
+    def category(self) -> Condition | None:
+        """Category whose value is the label: the one named label, else the only category, else None."""
+        categories = [condition for condition in self.conditions if condition.kind == CATEGORY]
+        named = [condition for condition in categories if condition.name == LABEL]
+        return next(iter(named or categories[:1]), None) if named or len(categories) == 1 else None
+
     def to_json(self) -> str:
         """Return the spec as JSON text."""
         return json.dumps(to_dict(self) | {"conditions": [condition.to_json() for condition in self.conditions]})
@@ -134,8 +141,8 @@ class Spec:
         return self._category(f"label_index {quote_value(index)}").check_index(index, self.name)
 
     def _category(self, argument: str) -> Condition:
-        """Return the category that labels choose, for which an argument was passed."""
-        if category := single_category(self.conditions):
+        """Return the category whose value is the label, for which an argument was passed."""
+        if category := self.category:
             return category
         if not self.conditions:
             raise UsageError(f"{self.name!r} was trained without labels, so it does not accept {argument}")

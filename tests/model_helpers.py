@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from cvae.conditions import Condition, label_condition
 from cvae.engine.resolve import count_latents
 from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, Terms
@@ -28,22 +29,33 @@ def model_config(
     likelihood: str = "bernoulli",
     conditioning: str = "film",
     prior: str = "normal",
+    conditions: tuple[Condition, ...] | None = None,
     **options: object,
 ) -> ModelConfig:
     architecture = Part(name=arch, options=options or NARROW.get(arch, {}))
     if prior == "flow-grid":
         options = {"smallest": 4, **architecture.options, "latent_channels": 3}
         architecture = Part(name=arch, options=ARCHITECTURES.resolve(arch, options))
+    if conditions is None:
+        conditions = label_condition(("a", "b", "c") if labels else None)
     return ModelConfig(
         image_shape=shape,
         latent_dim=count_latents(architecture, shape, 5) if prior == "flow-grid" else 5,
-        classes=("a", "b", "c") if labels else None,
+        conditions=conditions,
         architecture=architecture,
-        conditioning=Part(name=conditioning) if labels else None,
+        conditioning=Part(name=conditioning) if conditions else None,
         likelihood=Part(name=likelihood),
         prior=Part(name=prior),
     )
 
+
+CONDITIONS = (
+    Condition(name="breed", kind="category", values=("a", "b", "c", "d"), optional=True),
+    Condition(name="age", kind="number", low=3.0, high=92.0, unit="years", optional=True),
+    Condition(name="smiling", kind="attributes", values=("smiling",), optional=True),
+    Condition(name="traits", kind="attributes", values=("hat", "beard", "glasses"), optional=True),
+)
+"""Conditions of every kind."""
 
 ARCHITECTURES_AND_PRIORS = [
     (arch, prior) for arch in FAMILIES for prior in PRIORS if prior != "flow-grid" or arch in ("conv", "resnet")

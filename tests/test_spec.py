@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cvae.conditions import label_condition
 from cvae.errors import CvaeError
 from cvae.spec import Spec
 
@@ -19,11 +20,11 @@ def make_spec(**changes) -> Spec:
         "architecture": "mlp",
         "image_shape": (1, 8, 8),
         "latent_dim": 8,
-        "classes": ("5", "7"),
+        "conditions": label_condition(("5", "7")),
         "likelihood": "bernoulli",
         "prior": "normal",
         "data": "digits",
-        "data_terms": "free",
+        "data_license": "free",
         "weights": "0" * 64,
     }
     return Spec(**{**fields, **changes})
@@ -45,11 +46,11 @@ specs = st.builds(
     architecture=printable,
     image_shape=st.tuples(*[st.integers(1, 4096)] * 3),
     latent_dim=st.integers(1, 65536),
-    classes=st.none() | st.lists(printable, min_size=1, max_size=5, unique=True).map(tuple),
+    conditions=(st.none() | st.lists(printable, min_size=1, max_size=5, unique=True)).map(label_condition),
     likelihood=printable,
     prior=printable,
     data=printable,
-    data_terms=printable,
+    data_license=printable,
     agreement=agreements,
     license=printable,
     weights=printable,

@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from cvae.config import GROUPS, SHORT_FLAGS
+from cvae.config import SHORT_FLAGS
+from cvae.data_config import GROUPS
 from cvae.errors import UsageError, suggest
 from cvae.flags import Flag, ShortFlag, flags_of
 from cvae.recipes import PARTS, takes_options

@@ -1,6 +1,7 @@
 """Data sets from array files: an .npz file written by `numpy.savez`, or an .npy file that contains only images."""
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,16 @@ from cvae.data.conversion import convert_images, number_labels
 from cvae.data.dataset import Dataset, Split
 from cvae.data.disk_images import DiskImages
 from cvae.data.images import resize
+from cvae.data.listing import join_names
 from cvae.errors import CvaeError, UsageError
 
 KEYS = {"train": ("train", "images"), "validation": ("validation", "valid"), "test": ("test",)}
 """Keys under which an .npz file may store the images of each split."""
+
+
+MAIN_KEYS = {key for synonyms in KEYS.values() for key in synonyms}
+MAIN_KEYS |= {f"{key}_labels" for key in MAIN_KEYS} | {"labels", "classes"}
+"""Keys of images, labels and class names."""
 
 
 def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> Dataset:
@@ -27,7 +34,9 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
 
     The labels of an array are in `<key>_labels`; the labels of `images` may also be in `labels`. Labels are integers or
     class names, (N,) or (N, 1), or one-hot vectors (N, K). The optional `classes` holds the class names in the order of
-    the labels; by default, these are the names in the training labels, sorted. Other keys are ignored.
+    the labels; by default, these are the names in the training labels, sorted. Further arrays are conditions: those of
+    an array are in `<key>_NAME`; those of `images` may also be in `NAME`. They are numbers, strings or bools (N,), or
+    bools (N, K); NaN and "" are unknown values. Other arrays are ignored.
 
     An .npy file contains training images of the same types and shapes, but no labels. If they are uint8 (N, H, W) or
     (N, C, H, W), the file may be larger than memory: its images are read on demand and can't be resized. Other images
@@ -70,13 +79,13 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
         arrays.setdefault("images_labels", arrays["labels"])
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
     classes, labels = _number_labels(labels, arrays.get("classes"), argument)
+    images = {name: resize(convert_images(arrays[key], f"{key!r} of {argument!r}"), size) for name, key in keys.items()}
+    columns, ignored = _read_columns(path, keys, {name: len(array) for name, array in images.items()})
     splits: dict[str, Any] = {
-        name: Split(
-            images=resize(convert_images(arrays[key], f"{key!r} of {argument!r}"), size), labels=labels.get(name)
-        )
-        for name, key in keys.items()
+        name: Split(images=images[name], labels=labels.get(name), columns=columns.get(name)) for name in keys
     }
-    return Dataset(name=path.stem, classes=classes, data_license=data_license, **splits)
+    notes = [f"ignored arrays that don't fit the images: {join_names(ignored)}"] if ignored else []
+    return Dataset(name=path.stem, classes=classes, data_license=data_license, notes=notes, **splits)
 
 
 def _read_npy(path: Path, argument: str, size: tuple[int, int] | None) -> np.ndarray | DiskImages:
@@ -100,17 +109,53 @@ def _read_npy(path: Path, argument: str, size: tuple[int, int] | None) -> np.nda
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    image_keys = {key for synonyms in KEYS.values() for key in synonyms}
-    keys = image_keys | {f"{key}_labels" for key in image_keys} | {"labels", "classes"}
     try:
         with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files if key in keys}
+            arrays = {key: archive[key] for key in archive.files if key in MAIN_KEYS}
         for key, array in arrays.items():
             if not isinstance(array, np.ndarray):  # numpy returns the bytes of a file without the ending .npy
                 raise ValueError(f"{key!r} is a file but not an array")
         return arrays
     except Exception as error:  # a damaged file raises anything from BadZipFile to MemoryError
         raise _reading_error(path, error) from error
+
+
+def _read_columns(
+    path: Path, keys: Mapping[str, str], counts: Mapping[str, int]
+) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
+    """Read the arrays of conditions.
+
+    Args:
+        path: path of the file.
+        keys: key of the images of each split.
+        counts: number of images of each split.
+
+    Returns:
+        The arrays by split and name, and the keys of arrays that are ignored.
+    """
+    columns: dict[str, dict[str, np.ndarray]] = {}
+    ignored = []
+    with np.load(path, allow_pickle=False) as archive:
+        for key in sorted(set(archive.files) - MAIN_KEYS):
+            split = next((split for split, images in keys.items() if key.startswith(f"{images}_")), None)
+            name = key.removeprefix(f"{keys[split]}_") if split else key
+            if split is None and keys["train"] == "images":
+                split = "train"
+            try:
+                array = archive[key] if split else None
+            except Exception:  # for example, it holds Python objects
+                array = None
+            if split is None or not isinstance(array, np.ndarray) or not _fits(array, counts[split]):
+                ignored.append(key)
+            else:
+                columns.setdefault(split, {})[name] = array
+    return columns, ignored
+
+
+def _fits(array: np.ndarray, count: int) -> bool:
+    """Return whether an array has a number, string or bool per image, or several bools."""
+    is_list = array.ndim == 1 or (array.ndim == 2 and (array.shape[1] == 1 or array.dtype == bool))
+    return is_list and array.dtype.kind in "buifU" and len(array) == count and array.size > 0
 
 
 def _reading_error(path: Path, error: Exception) -> CvaeError:

@@ -1,7 +1,8 @@
 """The `Dataset` type, and the loading and preparation of registered data sets."""
 
+import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from cvae.atomic import expand_user
-from cvae.conditions import Condition, label_condition
+from cvae.condition_rows import make_rows, read_rows
+from cvae.conditions import LABEL, Condition, label_condition, single_category
 from cvae.config import DataConfig
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
@@ -38,11 +40,14 @@ class Split:
         images: (N, C, H, W) uint8, in memory or on disk. Indexing with a slice or an array of indices returns an array
             in memory in both cases.
         labels: (N,) int64 in 0 ... K-1, or None.
-        rows: values of general conditions (see `cvae.condition_rows`), or None.
+        columns: values of further conditions by name, in lists or arrays (N,), or arrays (N, K) for attributes; None
+            and NaN are unknown values. A factory can return them; `load_dataset` turns them into `rows`.
+        rows: values of all conditions, as in `cvae.condition_rows`; None for a data set without `conditions`.
     """
 
     images: np.ndarray | DiskImages
     labels: np.ndarray | None = None
+    columns: Mapping[str, Any] | None = None
     rows: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -73,7 +78,9 @@ class Dataset:
         validation: validation split, or None.
         test: test split, or None.
         classes: class names in the order of the labels; None without labels.
-        conditions: general conditions, whose values are the rows of each split; () for a data set with only labels.
+        conditions: conditions whose values are in the rows of every split. If the only one is a category that is known
+            for all images, there are labels and classes too. A data set with only labels has no conditions here; see
+            `list_conditions`.
         data_license: origin and license of the data.
         notes: messages for the user.
         description: number of images in each split and class, before validation images are split off.
@@ -92,23 +99,13 @@ class Dataset:
     fingerprint: Fingerprint | None = None
 
 
-def condition_list(dataset: Dataset) -> tuple[Condition, ...]:
-    """Return the conditions of a data set. The labels are a category."""
-    return dataset.conditions or label_condition(dataset.classes)
-
-
-def get_rows(split: Split) -> np.ndarray | None:
-    """Return the rows of the conditions of a split, or its labels, which are the rows of a single category."""
-    return split.labels if split.rows is None else split.rows
-
-
 def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
     """Load and prepare the data set of a config.
 
     The steps, in order:
 
     1. Call the factory of `config.data` (`name` or `name:argument`). Read images on disk into memory if they are small
-       (`MAX_MEMORY_BYTES`).
+       (`MAX_MEMORY_BYTES`). Turn columns into conditions, with `config.condition` and `config.ignore`.
        With `config.conditional`, splits without labels are left out.
     2. Remove the classes `config.without` from every split.
     3. If there is no validation split, split off the fraction `config.validation` of train, chosen with `config.seed`.
@@ -129,10 +126,9 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
         CvaeError: If the data can't be read or downloaded, or a plug-in did not return a valid data set.
     """
     dataset = _read_if_small(_load(config, identify))
-    if config.conditional:
+    if config.conditional and not dataset.conditions:
         dataset = _drop_unlabelled_splits(dataset)
-        if not dataset.conditions:
-            _require_labels(dataset, config.data, "--conditional")
+        _require_labels(dataset, config.data, "--conditional")
     if config.without:
         dataset = _exclude_classes(dataset, config)
     dataset = replace(dataset, description=describe(dataset))
@@ -147,12 +143,14 @@ def load_dataset(config: DataConfig, *, identify: bool = False) -> Dataset:
 
 def _load(config: DataConfig, identify: bool) -> Dataset:
     """Call the factory of a data set, check its result, and compute the fingerprint if it is needed."""
+    from cvae.data.add_conditions import add_conditions
     from cvae.data.fingerprints import compute_fingerprint
     from cvae.data.recorded import load_recorded
 
     if isinstance(config, RecordedDataConfig):
         return load_recorded(config, partial(_load, identify=identify))
     dataset = _check(_call_factory(config), config.data)
+    dataset = add_conditions(dataset, config.condition, config.ignore)
     if identify:
         return replace(dataset, fingerprint=compute_fingerprint(dataset, config.data.partition(":")[0]))
     return dataset
@@ -169,7 +167,36 @@ def describe(dataset: Dataset) -> str:
             more = len(by_class) - MAX_CLASSES_SHOWN
             text += f" ({', '.join(by_class[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
         descriptions.append(text)
-    return f"{one_line(dataset.name, 40)}: {', '.join(descriptions)}"
+    conditions = [describe_conditions(dataset)] if dataset.conditions else []
+    return "; ".join([f"{one_line(dataset.name, 40)}: {', '.join(descriptions)}", *conditions])
+
+
+def describe_conditions(dataset: Dataset) -> str:
+    """Return one line with the kind of each condition, such as "age: number 3..92; smiling: attribute"."""
+    return "; ".join(_describe_condition(dataset, i) for i in range(len(dataset.conditions)))
+
+
+def _describe_condition(dataset: Dataset, index: int) -> str:
+    """Describe a condition, such as "age: number 3..92 (12 of 1,000 unknown)"."""
+    condition = dataset.conditions[index]
+    known = np.concatenate([
+        read_rows(dataset.conditions, split.rows)[1][:, index]
+        for split in list_splits(dataset).values()
+        if split.rows is not None
+    ])  # fmt: skip
+    unknown = len(known) - int(known.sum())
+    count = f" ({unknown:,} of {len(known):,} unknown)" if unknown else ""
+    return f"{condition.name}: {condition.describe()}{count}"
+
+
+def list_conditions(dataset: Dataset) -> tuple[Condition, ...]:
+    """Return the conditions of a data set; that of a data set with only labels is the category `label`."""
+    return dataset.conditions or label_condition(dataset.classes)
+
+
+def condition_rows(split: Split) -> np.ndarray | None:
+    """Return the values of the conditions in a split, as in `cvae.condition_rows`, or None without conditions."""
+    return split.labels if split.rows is None else split.rows
 
 
 def refuse_argument(name: str, argument: str) -> None:
@@ -214,7 +241,12 @@ def _call_factory(config: DataConfig) -> object:
         names = [known for known in DATASETS if known not in ARGUMENT_DATASETS]
         raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
     data_dir = None if config.data_dir is None else expand_user(config.data_dir)
-    return DATASETS.get(name)(argument, data_dir, config.sides)
+    factory = DATASETS.get(name)
+    if config.path_column is None:
+        return factory(argument, data_dir, config.sides)
+    if "path_column" not in inspect.signature(factory).parameters:
+        raise UsageError(f"--path-column {config.path_column!r}: {config.data!r} is not a table; remove the flag")
+    return factory(argument, data_dir, config.sides, path_column=config.path_column)
 
 
 def _check(dataset: object, data: str) -> Dataset:
@@ -246,6 +278,8 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"{name} has no images: shape {images.shape}")
         if (shape := images.shape[1:]) != (train_shape := dataset.train.images.shape[1:]):
             raise data_error(f"the images of {name} have shape {shape}, but those of train have {train_shape}")
+        if not isinstance(split.columns, Mapping | None):
+            raise data_error(f"the columns of {name} are {type(split.columns).__name__}, not a dict")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
@@ -262,7 +296,7 @@ def _check(dataset: object, data: str) -> Dataset:
 
 def _drop_unlabelled_splits(dataset: Dataset) -> Dataset:
     """Leave out splits without labels, if train has labels."""
-    unlabelled = [name for name, split in list_splits(dataset).items() if get_rows(split) is None]
+    unlabelled = [name for name, split in list_splits(dataset).items() if condition_rows(split) is None]
     if not unlabelled or "train" in unlabelled:
         return dataset
     dropped: dict[str, Any] = dict.fromkeys(unlabelled)
@@ -280,27 +314,45 @@ def _require_labels(dataset: Dataset, data: str, flag: str) -> None:
 
 
 def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
-    """Remove the classes `config.without`, and renumber the remaining labels."""
-    _require_labels(dataset, config.data, "--exclude-class")
-    assert dataset.classes is not None
+    """Remove the classes `config.without`, and renumber the remaining ones."""
+    conditions = list_conditions(dataset)
+    category = single_category(conditions) or next((c for c in conditions if c.name == LABEL and c.values), None)
+    if not dataset.conditions or category is None:
+        _require_labels(dataset, config.data, "--exclude-class")
+    assert category is not None
     for name in config.without:
-        if name not in dataset.classes:
+        if name not in category.values:
             raise UsageError(
-                f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, dataset.classes)}"
+                f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, category.values)}"
             )
-    class_indices = [i for i, name in enumerate(dataset.classes) if name not in config.without]
+    remaining = [i for i, name in enumerate(category.values) if name not in config.without]
+    reduced = replace(category, values=tuple(category.values[i] for i in remaining))
+    new_conditions = tuple(reduced if condition is category else condition for condition in conditions)
     splits: dict[str, Any] = {}
     for name, split in list_splits(dataset).items():
-        assert split.labels is not None
-        indices = np.flatnonzero(np.isin(split.labels, class_indices))
+        rows = condition_rows(split)
+        assert rows is not None
+        values, known = read_rows(conditions, rows)
+        indices = np.flatnonzero(np.isin(values[category.name], remaining) | ~known[:, conditions.index(category)])
         if len(indices) == 0:
             raise UsageError(
                 f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}; "
                 "exclude fewer classes"
             )
-        labels = np.searchsorted(class_indices, split.labels[indices])
-        splits[name] = replace(_take(split, indices), labels=labels)
-    return replace(dataset, classes=tuple(dataset.classes[i] for i in class_indices), **splits)
+        values = {key: value[indices] for key, value in values.items()}
+        values[category.name] = np.searchsorted(remaining, values[category.name])
+        rows = make_rows(new_conditions, values, known[indices])
+        splits[name] = replace(
+            _take(split, indices),
+            labels=None if split.labels is None else rows,
+            rows=None if split.rows is None else rows,
+        )
+    return replace(
+        dataset,
+        classes=None if dataset.classes is None else reduced.values,
+        conditions=new_conditions if dataset.conditions else (),
+        **splits,
+    )
 
 
 def _split_validation(dataset: Dataset, config: DataConfig) -> Dataset:

@@ -146,7 +146,12 @@ def hash_image(image: np.ndarray) -> int:
     """Return a 64-bit hash of an image (C, H, W). A grey image has the same hash with one and with three channels."""
     is_grey = len(image) > 1 and bool((image == image[:1]).all())
     pixels = np.ascontiguousarray(image[:1] if is_grey else image)
-    return int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
+    return hash_bytes(pixels.data)
+
+
+def hash_bytes(data: bytes | memoryview) -> int:
+    """Return a 64-bit hash of bytes."""
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
 
 
 def _read_header(file: io.FileIO) -> tuple[tuple[int, ...], bool, np.dtype]:

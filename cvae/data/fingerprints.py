@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 
-from cvae.data.dataset import Dataset, list_splits
-from cvae.data.disk_images import DiskImages, hash_image
+from cvae.data.dataset import Dataset, Split, list_splits
+from cvae.data.disk_images import DiskImages, hash_bytes, hash_image
 from cvae.fingerprint import BLOCK_DIGITS, Fingerprint
 
 MAX_BLOCKS = 256
@@ -26,13 +26,13 @@ def compute_fingerprint(dataset: Dataset, kind: str) -> Fingerprint:
         kind: registered name of the data set.
     """
     splits = list_splits(dataset)
-    rows = []  # the hash and the label of each image
-    for split in splits.values():
-        labels = np.full(len(split), -1) if split.labels is None else split.labels
-        rows.append(np.stack([_hash_images(split.images), labels.astype("<i8").view("<u8")], axis=1))
-    table = np.concatenate(rows)  # (N, 2)
+    # (N, 2): the hash of each image, and its label or the hash of its conditions
+    table = np.concatenate(
+        [np.stack([_hash_images(split.images), _summarize_conditions(split)], axis=1) for split in splits.values()]
+    )
     counts = {name: len(split) for name, split in splits.items()}
-    header = json.dumps([counts, dataset.classes])
+    conditions = [condition.to_json() for condition in dataset.conditions]
+    header = json.dumps([counts, dataset.classes, *([conditions] if conditions else [])])
     blocks = np.array_split(table, min(len(table), MAX_BLOCKS))
     return Fingerprint(
         kind=kind,
@@ -41,6 +41,15 @@ def compute_fingerprint(dataset: Dataset, kind: str) -> Fingerprint:
         sha256=hashlib.sha256(header.encode() + table.tobytes()).hexdigest(),
         blocks="".join(hashlib.sha256(block.tobytes()).hexdigest()[:BLOCK_DIGITS] for block in blocks),
     )
+
+
+def _summarize_conditions(split: Split) -> np.ndarray:
+    """Return the label of each image, or a hash of the values of its conditions, (N,) uint64."""
+    if split.rows is not None:
+        rows = split.rows.astype("<i8" if split.rows.ndim == 1 else "<f4")
+        return np.array([hash_bytes(row.tobytes()) for row in rows], "<u8")
+    labels = np.full(len(split), -1) if split.labels is None else split.labels
+    return labels.astype("<i8").view("<u8")
 
 
 def _hash_images(images: np.ndarray | DiskImages) -> np.ndarray:

@@ -14,6 +14,9 @@ from cvae.run import contains_runs
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 """Names, in lower case, of files and folders that operating systems create."""
 
+METADATA = "metadata.csv"
+"""Name of a table of conditions in an image folder, as in Hugging Face image folders."""
+
 MAX_REPEATS = 10_000
 """Maximum number of times that folders are read again because several links lead to them."""
 
@@ -174,5 +177,5 @@ def _add_file(folder: Folder, path: Path, is_regular: bool) -> None:
         folder.images.append(path)
     elif path.is_symlink() and not is_regular:
         folder.skipped.append((path, "broken link"))
-    else:
+    elif path.name != METADATA:
         folder.other_files[path.suffix.lower()] += 1

@@ -5,6 +5,9 @@ from collections.abc import Iterable
 
 SPLITS = ("train", "validation", "test")
 
+SPLIT_COLUMN = "split"
+"""Column of a table with the split of each image."""
+
 AMBIGUOUS = ""
 """Result of `recognize_split` for a name that names several splits, such as "train_test"."""
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cvae.condition_rows import read_rows
 from cvae.conditions import CATEGORY, Condition
-from cvae.data import Split, get_rows
+from cvae.data import Split, condition_rows
 from cvae.engine.balance import balanced_order
 from cvae.engine.randomness import FULL_BATCH, Shard, seed_of
 
@@ -50,7 +50,7 @@ class Batches:
         shard: Shard = FULL_BATCH,
     ) -> None:
         self.split, self.device, self.shard = split, device, shard
-        self.rows = get_rows(split) if conditions else None
+        self.rows = condition_rows(split) if conditions else None
         self.balanced = _read_category(conditions, self.rows) if balance and self.rows is not None else None
         self.batch_size = min(batch_size, len(split))
         self.resident = split.in_memory

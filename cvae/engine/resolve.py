@@ -13,7 +13,7 @@ from cvae import __version__
 from cvae.condition_rows import read_rows
 from cvae.conditions import CATEGORY, Condition, single_category
 from cvae.config import Config, TrainConfig
-from cvae.data import Dataset, DiskImages, condition_list, get_rows
+from cvae.data import Dataset, DiskImages, condition_rows, list_conditions
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
 from cvae.registry import (
@@ -104,7 +104,7 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
 
 def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition, ...]:
     """Return the conditions of a run. They are optional if values are dropped in training, or unknown in the data."""
-    conditions = condition_list(dataset) if config.conditional else ()
+    conditions = list_conditions(dataset) if config.conditional else ()
     if config.balance and not any(condition.kind == CATEGORY for condition in conditions):
         raise UsageError(
             "--balance draws images evenly over the classes, but this run has none; add --conditional and use data "
@@ -112,7 +112,7 @@ def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition,
         )
     if not conditions:
         return ()
-    rows = get_rows(dataset.train)
+    rows = condition_rows(dataset.train)
     some_unknown = rows is not None and not read_rows(conditions, rows)[1].all()
     optional = drop_probability(config, conditions) > 0 or some_unknown or single_category(conditions) is None
     return tuple(replace(condition, optional=optional) for condition in conditions)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cvae import imaging
 from cvae.condition_rows import unknown_rows
-from cvae.data import Split, get_rows
+from cvae.data import Split, condition_rows
 from cvae.engine.randomness import reseed
 from cvae.engine.validation import EVALUATION_SEED
 from cvae.model_config import ModelConfig
@@ -84,7 +84,7 @@ def _reconstruct(model: VAE, config: ModelConfig, split: Split, count: int) -> t
     """Return the first images of a split, and their reconstructions, (N, C, H, W) each."""
     device = next(model.parameters()).device
     images = torch.from_numpy(split.images[:count]).to(device).float() / 255
-    values = get_rows(split) if config.conditions else None
+    values = condition_rows(split) if config.conditions else None
     rows = None if values is None else torch.from_numpy(values[:count]).to(device)
     return images, model.decode(model.encode(images, rows)[0], rows)
 

@@ -18,8 +18,8 @@ from cvae.models.likelihoods import Likelihood
 from cvae.models.priors import Prior, normal_log_prob
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, PRIORS, Registry
 
-Rows = Tensor | Mapping[str, Tensor]
-"""Rows of the conditions of a batch, or the inputs of an exported graph by name."""
+ConditionValues = Tensor | Mapping[str, Tensor]
+"""ConditionValues of the conditions of a batch, or the inputs of an exported graph by name."""
 
 
 class Posterior(NamedTuple):
@@ -126,14 +126,17 @@ class VAE(nn.Module):
         self.prior = prior
         self.conditions = conditions
 
-    def embed(self, rows: Rows | None) -> Tensor | None:
-        """Return the embedding (B, E) of the conditions, or indices (B,); None for a model without conditions.
+    def embed(self, rows: ConditionValues | None) -> Tensor | None:
+        """Return the embedding (B, E) of the conditions, or indices (B,).
 
         Args:
             rows: rows of the conditions: (B,) int64 for a single category, else (B, W) float32 (see
                 `cvae.condition_rows`). The inputs of an exported graph, by name, are accepted too.
         """
-        return None if self.conditions is None or rows is None else self.conditions(rows)
+        if self.conditions is None or rows is None:
+            return rows if isinstance(rows, Tensor) else None  # the networks of another program may take labels
+        embedding: Tensor = self.conditions(rows)
+        return embedding
 
     def forward(
         self,
@@ -190,12 +193,12 @@ class VAE(nn.Module):
             latent = _split_graph(latent)
         return Posterior(mean, log_var, latent, self.decoder(latent, condition))
 
-    def decode(self, noise: Tensor, rows: Rows | None = None) -> Tensor:
+    def decode(self, noise: Tensor, rows: ConditionValues | None = None) -> Tensor:
         """Decode standard normal noise (B, Z) to images (B, C, H, W) in [0, 1], as the exported decoder does."""
         condition = self.embed(rows)
         return self.likelihood.mean(self.decoder(self.prior.from_noise(noise, condition), condition))
 
-    def encode(self, image: Tensor, rows: Rows | None = None) -> tuple[Tensor, Tensor]:
+    def encode(self, image: Tensor, rows: ConditionValues | None = None) -> tuple[Tensor, Tensor]:
         """Return the posterior mean and standard deviation of images in noise space, as the exported encoder does.
 
         The mean is mapped to noise space, and the standard deviation is multiplied by the prior's local scale. Under a

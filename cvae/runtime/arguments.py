@@ -4,6 +4,7 @@ import math
 import operator
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
@@ -28,7 +29,7 @@ Indices = int | Sequence[int] | np.ndarray | None
 def label_indices(
     spec: Spec, label: Labels, label_index: Indices, count: int, what: str = "images"
 ) -> np.ndarray | None:
-    """Return class indices (count,) int64, or None for a model without labels.
+    """Return class indices (count,) int64, or None for a model without labels. An unknown label has the index K.
 
     Args:
         spec: Spec of the model.
@@ -42,7 +43,7 @@ def label_indices(
             of labels or indices does not have `count` elements.
     """
     values: Any = label if label_index is None else label_index
-    resolve: Callable[[Any], int] = spec.label_index if label_index is None else spec.check_index
+    resolve: Callable[[Any], int] = partial(_parse_label, spec) if label_index is None else spec.check_index
     if label is not None and label_index is not None:
         raise UsageError(
             f"label {quote_value(label)} and label_index {quote_value(label_index)} both choose the class; give one"
@@ -63,6 +64,14 @@ def label_indices(
     if len(values) != count:
         raise UsageError(f"{len(values)} labels for {count} {what}: give one label, or one for each")
     return np.array([resolve(value) for value in values], np.int64)
+
+
+def _parse_label(spec: Spec, label: Any) -> int:
+    """Return the index of the class that a label names, or the number of classes K for an unknown label."""
+    if (category := spec.category) is None:
+        return spec.label_index(label)  # raises an error
+    parsed = category.parse(label, spec.name)
+    return len(category.values) if parsed is None else int(parsed[0])
 
 
 def count_labels(label: Labels, label_index: Indices) -> int:

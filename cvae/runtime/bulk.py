@@ -8,10 +8,11 @@ larger n only appends images. A block is decoded in chunks, to limit the memory 
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,9 @@ from cvae.runtime.arguments import (
     check_count,
     check_generate_args,
     count_labels,
-    label_indices,
     random_seed,
 )
+from cvae.runtime.conditions import Values, collect_values, condition_rows, count_values, describe_rows
 from cvae.runtime.image_writers import WRITERS
 from cvae.runtime.model import Model
 from cvae.runtime.session import CHUNK
@@ -52,7 +53,8 @@ class Request:
 
     Attributes:
         weights: SHA-256 of the model's weights.
-        labels: class indices through which the images cycle; None for a model without labels.
+        labels: class indices through which the images cycle; None for a model without classes.
+        conditions: values of the conditions of a model without classes, through which the images cycle.
         seed: seed of the noise.
         temperature: standard deviation of the noise.
     """
@@ -61,6 +63,7 @@ class Request:
     labels: tuple[int, ...] | None
     seed: int
     temperature: float
+    conditions: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +91,8 @@ def generate(
     temperature: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
     label_index: Indices = None,
+    conditions: Values | None = None,
+    extrapolate: bool = False,
 ) -> tuple[list[Path], int]:
     """Write the images that `model.generate` returns for the same arguments, as uint8 in 0..255.
 
@@ -110,6 +115,9 @@ def generate(
         temperature: standard deviation of the noise.
         progress: called with the number of generated images and the total, at the start and after each chunk.
         label_index: index of the class, or several, instead of `label`.
+        conditions: values of other conditions by name: one for all images, or as many as there are labels. A condition
+            that is left out is unknown.
+        extrapolate: whether to accept numbers beyond the range of the training data.
 
     Returns:
         The files or the folder, and the seed.
@@ -120,26 +128,30 @@ def generate(
         CvaeError: If a file can't be written.
         Interrupted: After Ctrl-C.
     """
-    n = check_generate_args(n, temperature) * (num_labels := count_labels(label, label_index))
+    values = collect_values(model.spec, label, label_index, conditions or {})
+    num_rows = count_values(model.spec, values) or count_labels(label, label_index)
+    n = check_generate_args(n, temperature) * num_rows
     if n * (size := int(np.prod(model.spec.image_shape))) > MAX_BYTES:
         raise UsageError(
             f"n is {quote_value(n)}, but at most {MAX_BYTES // size:,} images fit into {MAX_BYTES // 2**40} TiB, the "
             "limit of common file systems for one file; generate them in several calls, each with its own --seed"
         )
-    indices = None if model.spec.classes is None else np.arange(len(model.spec.classes))
-    if label is not None or label_index is not None:
-        indices = label_indices(model.spec, label, label_index, num_labels)
-    labels = None if indices is None else tuple(indices.tolist())
+    if model.spec.classes is None:
+        rows = condition_rows(model.spec, num_rows, values=values, extrapolate=extrapolate)
+    elif values or label_index is not None:
+        rows = condition_rows(model.spec, num_rows, None, label_index, values)
+    else:
+        rows = np.arange(len(model.spec.classes))
     _check_out(out)
     with _lock(out):
-        return _generate(model, n, out, labels, seed, temperature, progress)
+        return _generate(model, n, out, rows, seed, temperature, progress)
 
 
 def _generate(
     model: Model,
     n: int,
     out: Path,
-    labels: tuple[int, ...] | None,
+    rows: np.ndarray | None,
     seed: int | None,
     temperature: float,
     progress: Callable[[int, int], None] | None,
@@ -149,14 +161,20 @@ def _generate(
     chunk_size = max(1, min(CHUNK, MAX_CHUNK_BYTES // (4 * (size + model.spec.latent_dim))))
     block_bytes = SHARD_BYTES if out.suffix.lower() == ".npz" else BLOCK_BYTES
     block_size = max(chunk_size, block_bytes // max(size, 16) // chunk_size * chunk_size)
-    writer = WRITERS[out.suffix.lower()](out, model, n, block_size)
+    writer = WRITERS[out.suffix.lower()](out, model, n, block_size, rows)
     state = _read_state(state_path)
     if state is not None and state.done == state.n and not writer.is_complete(state.n):
         state = None  # the files of a complete call were moved or removed
     if seed is None:
         seed = random_seed() if state is None else state.request.seed
     seed = check_count("seed", seed, minimum=0)
-    request = Request(weights=model.spec.weights, labels=labels, seed=seed, temperature=temperature)
+    request = Request(
+        weights=model.spec.weights,
+        labels=None if rows is None or model.spec.classes is None else tuple(rows.tolist()),
+        seed=seed,
+        temperature=temperature,
+        conditions=tuple(describe_rows(model.spec.conditions, rows)) if model.spec.classes is None else (),
+    )
     if state is not None and (state.request != request or state.n > n):
         if 0 < state.done < state.n:  # a call that failed before its first block does not count
             raise _different_arguments_error(out, state, state_path)
@@ -175,8 +193,8 @@ def _generate(
             writer.reopen(state.n)
         save_state()
         report(done, n)
-        for start, images, image_labels in _generate_blocks(model, request, n, done, block_size, chunk_size, report):
-            writer.write(start, images, image_labels)
+        for start, images in _generate_blocks(model, request, rows, n, done, block_size, chunk_size, report):
+            writer.write(start, images)
             done = start + len(images)
             save_state()
             report(done, n)
@@ -188,6 +206,8 @@ def _generate(
 def _different_arguments_error(out: Path, state: State, state_path: Path) -> UsageError:
     request = state.request
     labels = "" if request.labels is None else f", label_index {', '.join(map(str, request.labels))}"
+    if request.conditions:
+        labels = f", conditions {one_line(json.dumps(request.conditions), 200)}"
     return UsageError(
         f"{str(out)!r} was partly written by a call for {count_of(state.n, 'image')}{labels}, seed {request.seed}, "
         f"temperature {request.temperature}; repeat that call, or remove {str(state_path)!r} to start over"
@@ -237,13 +257,14 @@ def _read_state(path: Path) -> State | None:
 def _generate_blocks(
     model: Model,
     request: Request,
+    rows: np.ndarray | None,
     n: int,
     done: int,
     block_size: int,
     chunk_size: int,
     report: Callable[[int, int], None],
-) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """Yield each block after the first `done` of n images: its start, its images (b, C, H, W) uint8, its labels (b,).
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the start and the images (b, C, H, W) uint8 of each block after the first `done` of n images.
 
     `report` is called after each chunk except the last one of a block.
     """
@@ -258,14 +279,12 @@ def _generate_blocks(
             for _ in noise_chunks:  # advance the random state past the images that are already written
                 pass
             continue
-        labels = None
-        if request.labels is not None:
-            labels = np.array(request.labels)[np.arange(start, stop) % len(request.labels)]
+        block_rows = None if rows is None else rows[np.arange(start, stop) % len(rows)]
         images = np.empty((stop - start, *model.spec.image_shape), np.uint8)
         for chunk, noise in zip(chunks, noise_chunks, strict=True):
-            indices = None if labels is None else labels[chunk]
-            decoded = model.decode(noise * np.float32(request.temperature), label_index=indices)
+            chunk_rows = None if block_rows is None else block_rows[chunk]
+            decoded = model.decode_rows(noise * np.float32(request.temperature), chunk_rows)
             images[chunk] = imaging.to_uint8(decoded)
             if done < start + chunk.stop < stop:
                 report(start + chunk.stop, n)
-        yield start, images, labels
+        yield start, images

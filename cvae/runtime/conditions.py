@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cvae.condition_rows import make_rows, read_rows, unknown_rows
-from cvae.conditions import ATTRIBUTES, LABEL, NUMBER, Condition, quote_value, single_category
+from cvae.conditions import ATTRIBUTES, CATEGORY, NUMBER, Condition, quote_value, single_category
 from cvae.errors import UsageError, suggest
 from cvae.runtime.arguments import Indices, Labels, label_indices
 from cvae.spec import Spec
@@ -29,12 +29,11 @@ def collect_values(spec: Spec, label: Labels, label_index: Indices, values: Valu
     collected = {name: value for name, value in values.items() if value is not None}
     if label is None and label_index is None:
         return collected
-    category = single_category(spec.conditions) or next((c for c in spec.conditions if c.name == LABEL), None)
-    if category is None:  # raises an error
-        label_indices(spec, label, label_index, 1)
+    if (category := spec.category) is None:
+        label_indices(spec, label, label_index, 1)  # raises an error
     assert category is not None
     if category.name in collected:
-        raise UsageError(f"label and {category.name} both choose the {category.name}; give one")
+        raise UsageError(f"label and the condition {category.name} both choose the {category.name}; give one of them")
     if label_index is not None and single_category(spec.conditions) is None:
         indices = np.vectorize(lambda index: category.check_index(index, spec.name), otypes=[int])(label_index)
         label = np.array(category.values, object)[indices]
@@ -82,14 +81,31 @@ def condition_rows(
     return make_rows(spec.conditions, columns, known) if spec.conditions else None
 
 
-def replace_values(spec: Spec, rows: np.ndarray | None, values: Values, *, extrapolate: bool = False) -> np.ndarray:
-    """Return rows (N, W) with new values of some conditions.
+def replace_values(
+    spec: Spec,
+    rows: np.ndarray | None,
+    values: Values,
+    label_index: Indices = None,
+    *,
+    count: int,
+    extrapolate: bool = False,
+) -> np.ndarray | None:
+    """Return rows with new values of some conditions.
+
+    Args:
+        spec: Spec of the model.
+        rows: Rows of `count` images; None for a model without conditions.
+        values: New values by name, from `collect_values`.
+        label_index: New indices of the class of a model with a single category, instead of a value.
+        count: Number of rows.
+        extrapolate: Accept numbers beyond the range of the training data.
 
     Raises:
         UsageError: If a value does not fit the model.
     """
-    assert rows is not None
-    new = condition_rows(spec, len(rows), None, None, values, extrapolate=extrapolate)
+    if rows is None or single_category(spec.conditions):
+        return condition_rows(spec, count, None, label_index, values)
+    new = condition_rows(spec, count, None, None, values, extrapolate=extrapolate)
     assert new is not None
     (old_values, old_known), (new_values, new_known) = read_rows(spec.conditions, rows), read_rows(spec.conditions, new)
     given = np.array([condition.name in values for condition in spec.conditions])
@@ -118,7 +134,9 @@ def is_per_image(condition: Condition, value: Any) -> bool:
         return False
     if condition.kind != ATTRIBUTES or len(condition.values) == 1:
         return True
-    return not len(value) or all(isinstance(item, str | Mapping) or hasattr(item, "__len__") for item in value)
+    return not len(value) or all(
+        item is None or isinstance(item, str | Mapping) or hasattr(item, "__len__") for item in value
+    )
 
 
 def _parse(
@@ -133,7 +151,19 @@ def _parse(
     return [condition.parse(item, model, extrapolate=extrapolate) for item in items]
 
 
-def sweep(conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def fill_unknown(conditions: Sequence[Condition], rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return rows whose unknown values are replaced by those of other rows."""
+    (values, known), (other_values, other_known) = read_rows(conditions, rows), read_rows(conditions, others)
+    merged = {}
+    for i, condition in enumerate(conditions):
+        mask = known[:, i, None] if condition.kind == ATTRIBUTES else known[:, i]
+        merged[condition.name] = np.where(mask, values[condition.name], other_values[condition.name])
+    return make_rows(conditions, merged, known | other_known)
+
+
+def interpolate_numbers(
+    conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, positions: np.ndarray
+) -> np.ndarray:
     """Return rows (steps, W) whose numbers pass from those of a row to those of another. The rest is that of `start`.
 
     Args:
@@ -154,11 +184,34 @@ def sweep(conditions: Sequence[Condition], start: np.ndarray, end: np.ndarray, p
     return rows
 
 
-def describe_row(conditions: Sequence[Condition], row: np.ndarray) -> dict[str, Any]:
-    """Return the values of a row (1, W) or (1,) by name: a name, a number, yes or no (a bool), or a list of attributes.
+def describe_rows(conditions: Sequence[Condition], rows: np.ndarray | None) -> list[dict[str, Any]]:
+    """Return the values of each row by name: a name, a number, yes or no (a bool), or a list of attributes.
 
     Unknown values are None.
     """
+    return [] if rows is None else [_describe_row(conditions, rows[i : i + 1]) for i in range(len(rows))]
+
+
+def to_arrays(conditions: Sequence[Condition], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the values of rows by name, in the form in which `--data npz:` reads them.
+
+    A category gives names (N,), and "" is an unknown value. A number or a single attribute gives float32 (N,), and
+    several attributes give float32 (N, K); NaN is an unknown value.
+    """
+    values, known = read_rows(conditions, rows)
+    arrays = {}
+    for i, condition in enumerate(conditions):
+        value = values[condition.name]
+        if condition.kind == CATEGORY:
+            names = np.array([*condition.values, ""])
+            arrays[condition.name] = names[np.where(known[:, i], value, len(condition.values)).astype(int)]
+            continue
+        value = value[:, 0] if value.ndim == 2 and condition.columns == 1 else value
+        arrays[condition.name] = np.where(known[:, i, None] if value.ndim == 2 else known[:, i], value, np.nan)
+    return {name: array if array.dtype.kind == "U" else array.astype(np.float32) for name, array in arrays.items()}
+
+
+def _describe_row(conditions: Sequence[Condition], row: np.ndarray) -> dict[str, Any]:
     values, known = read_rows(conditions, row)
     described: dict[str, Any] = {}
     for i, condition in enumerate(conditions):
@@ -166,7 +219,7 @@ def describe_row(conditions: Sequence[Condition], row: np.ndarray) -> dict[str, 
         if not known[0, i]:
             described[condition.name] = None
         elif condition.kind == NUMBER:
-            described[condition.name] = float(value)
+            described[condition.name] = float(str(value))  # the shortest decimal number with this value
         elif condition.kind == ATTRIBUTES:
             names = [name for name, flag in zip(condition.values, value, strict=True) if flag > 0.5]
             described[condition.name] = bool(names) if condition.values == (condition.name,) else names

@@ -1,10 +1,21 @@
-"""Inference of the conditions of images: the values under which the bound is lowest."""
+"""Inference of the conditions of images: the values under which the negative bound is lowest.
 
-from collections.abc import Callable, Sequence
+The bound is evaluated at the mean of the code. The distortion alone is not enough, because an image can be
+reconstructed well under a wrong condition from an unlikely code.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from cvae.conditions import ATTRIBUTES, CATEGORY, Condition, single_category
+from cvae.runtime.arguments import Indices
+from cvae.runtime.conditions import condition_rows
+from cvae.runtime.density import gaussian_kl, log_prob
+
+if TYPE_CHECKING:
+    from cvae.runtime.model import Model
 
 CANDIDATES = 17
 """Number of values of a number that are compared, first over its range, and then around the best of them."""
@@ -16,10 +27,41 @@ Bound = Callable[[np.ndarray], np.ndarray]
 """Function that returns the negative bound (N,) in nats of a batch of images, for the rows of their conditions."""
 
 
-def infer_rows(conditions: Sequence[Condition], rows: np.ndarray, fixed: Sequence[bool], bound: Bound) -> np.ndarray:
-    """Return rows in which every condition is known.
+def explain(
+    model: "Model", batch: np.ndarray, values: Mapping[str, Any], label_index: Indices, *, extrapolate: bool
+) -> np.ndarray | None:
+    """Return the rows of `Model.explain`.
 
-    The conditions that are not fixed are inferred one after the other, each with the value of the lowest negative bound
+    Args:
+        model: Model with an encoder.
+        batch: Images (N, C, H, W) in [0, 1].
+        values: Values of conditions by name, from `cvae.runtime.conditions.collect_values`.
+        label_index: Indices of the class of a model with a single category, instead of a value.
+        extrapolate: Whether to accept numbers beyond the range of the training data.
+    """
+    conditions = model.spec.conditions
+    rows: np.ndarray | None
+    if single_category(conditions) is None:
+        fixed = [condition.name in values for condition in conditions]
+        rows = condition_rows(model.spec, len(batch), values=values, extrapolate=extrapolate)
+    elif values or label_index is not None:
+        return condition_rows(model.spec, len(batch), None, label_index, values)
+    else:
+        fixed, rows = [False], np.zeros(len(batch), np.int64)
+    return None if rows is None else infer_rows(conditions, rows, fixed, lambda rows: _bound(model, batch, rows))
+
+
+def _bound(model: "Model", batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the negative bound (N,) of images in nats, evaluated at the mean of their codes."""
+    mean, std = model.encode_rows(batch, rows)
+    distortion = -log_prob(model.spec, batch, model.decode_rows(mean, rows)).sum(axis=(1, 2, 3))  # -> (N,)
+    return distortion + gaussian_kl(mean, std).sum(1)  # (N, Z) -> (N,)
+
+
+def infer_rows(conditions: Sequence[Condition], rows: np.ndarray, fixed: Sequence[bool], bound: Bound) -> np.ndarray:
+    """Return rows in which every condition that is not fixed is known.
+
+    They are inferred one after the other, each with the value of the lowest negative bound
     given the values of the others.
 
     Args:

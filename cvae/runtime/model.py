@@ -22,49 +22,16 @@ from cvae.runtime.arguments import (
     random_seed,
 )
 from cvae.runtime.array import Codes, Images, as_images
-from cvae.runtime.conditions import collect_values, condition_rows, count_values, describe_row, replace_values
-from cvae.runtime.density import gaussian_kl, log_prob
-from cvae.runtime.find import find
-from cvae.runtime.inference import infer_rows
+from cvae.runtime.conditions import collect_values, condition_rows, count_values, describe_rows, replace_values
+from cvae.runtime.inference import explain
 from cvae.runtime.inputs import ImagesLike, to_batch
-from cvae.runtime.session import Session
+from cvae.runtime.interpolate import interpolate
+from cvae.runtime.session import Session, open_encoder
 from cvae.runtime.weights import check_weights, hash_file
 from cvae.spec import Spec
 
 ROUNDING = 0.01
 """Tolerance for values outside 0..1, which are clipped: more than any rounding error, less than 3 grey levels."""
-
-
-def load(
-    name_or_path: str | Path | None = None,
-    *,
-    device: str = "cpu",
-    threads: int | None = None,
-    spinning: bool = False,
-    arena: bool = False,
-    time_limit: float | None = None,
-) -> "Model":
-    """Load an exported model.
-
-    Args:
-        name_or_path: A run folder, the file of a decoder, the name of a run under `runs/` or of a zoo model, or
-            hf://owner/name[@revision], which is downloaded from the hub. None loads the zoo's default model.
-        device: "cpu", "cuda", "auto" or the name of an onnxruntime provider. An unavailable device is an error.
-        threads: Number of threads that one call uses; one per core by default.
-        spinning: Let the threads spin between calls, which is faster in a tight loop but uses CPU time.
-        arena: Keep freed memory for the next call.
-        time_limit: Maximum number of seconds for loading an untrusted file, and for each call of a method.
-
-    Returns:
-        The model.
-
-    Raises:
-        UsageError: If there is no such model or device, or the weights of the run differ from those that its decoder
-            was exported from.
-        CvaeError: If a file is damaged, was not exported by cvae, has not been exported yet, or can't be downloaded.
-    """
-    options = {"threads": threads, "spinning": spinning, "arena": arena, "time_limit": time_limit}
-    return Model(find(name_or_path), device=device, **options)
 
 
 class Model:
@@ -106,11 +73,13 @@ class Model:
         Raises:
             CvaeError: If the file has changed since the model was loaded.
         """
+        from cvae.runtime.loading import unpickle
+
         file = exported_file(self._path, DECODER)
         digest = hash_file(file)
         if digest is None or file.stat().st_mtime_ns != self._mtime:
             raise CvaeError(f"{str(file)!r} has changed since the model was loaded; load it again before you pickle it")
-        return _unpickle, (self._path, self._options, digest)
+        return unpickle, (self._path, self._options, digest)
 
     @property
     def path(self) -> Path:
@@ -275,9 +244,8 @@ class Model:
     ) -> np.ndarray | None:
         """Return the rows of the conditions of images (N, C, H, W) in [0, 1].
 
-        Conditions without a value get the one under which the negative bound is lowest, evaluated at the mean of the
-        code. The distortion alone is not enough, because an image can be reconstructed well under a wrong condition
-        from an unlikely code.
+        Conditions without a value get the one under which the negative bound is lowest (see
+        `cvae.runtime.inference`).
 
         Args:
             batch: The images.
@@ -285,31 +253,13 @@ class Model:
             label_index: Indices of the class, instead of a value.
             extrapolate: Accept numbers beyond the range of the training data.
         """
-        conditions = self.spec.conditions
-        fixed = [condition.name in values or label_index is not None for condition in conditions]
-        if single_category(conditions) and not fixed[0]:
-            rows: np.ndarray | None = np.zeros(len(batch), np.int64)
-        else:
-            rows = condition_rows(self.spec, len(batch), None, label_index, values, extrapolate=extrapolate)
-        return None if rows is None else infer_rows(conditions, rows, fixed, lambda rows: self._bound(batch, rows))
-
-    def _bound(self, batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the negative bound (N,) of images in nats, evaluated at the mean of their codes."""
-        mean, std = self.encode_rows(batch, rows)
-        distortion = -log_prob(self.spec, batch, self.decode_rows(mean, rows)).sum(axis=(1, 2, 3))  # -> (N,)
-        return distortion + gaussian_kl(mean, std).sum(1)  # (N, Z) -> (N,)
+        return explain(self, batch, values, label_index, extrapolate=extrapolate)
 
     def encode_rows(self, batch: np.ndarray, rows: np.ndarray | None) -> Codes:
         """Encode images (N, C, H, W) in [0, 1] under the conditions in rows (see `cvae.condition_rows`), or None."""
         with self._lock:
             if self._encoder is None:
-                self._encoder = Session(exported_file(self._path, ENCODER), "encoder", **self._options)
-                if self._encoder.spec.weights != self.spec.weights:
-                    name, self._encoder = self._encoder.spec.name, None
-                    raise UsageError(
-                        f"the {ENCODER} in the folder of {self.spec.name!r} was exported from different weights, those "
-                        f"of {name!r}; export both again: cvae export onnx {self._path}"
-                    )
+                self._encoder = open_encoder(self._path, self.spec, **self._options)
         mean, std = self._encoder.run({"image": batch, **feed(self.spec.conditions, rows)})
         if not (lowest := float(std.min())) > 0:
             raise CvaeError(
@@ -337,8 +287,7 @@ class Model:
             raise UsageError(f"{self.spec.name!r} was trained without conditions")
         batch = to_batch(images, self.spec.image_shape)
         rows = self.explain(batch, collect_values(self.spec, None, None, conditions))
-        assert rows is not None
-        return [describe_row(self.spec.conditions, rows[i : i + 1]) for i in range(len(rows))]
+        return describe_rows(self.spec.conditions, rows)
 
     def reconstruct(
         self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None, **conditions: Any
@@ -390,12 +339,8 @@ class Model:
         """
         batch = to_batch(images, self.spec.image_shape)
         targets = collect_values(self.spec, to, to_index, conditions)
-        if single_category(self.spec.conditions) or not self.spec.conditions:
-            rows = self.explain(batch, collect_values(self.spec, label, label_index, {}), label_index)
-            new_rows = condition_rows(self.spec, len(batch), None, to_index, targets)
-        else:
-            rows = self.explain(batch, collect_values(self.spec, label, label_index, {}))
-            new_rows = replace_values(self.spec, rows, targets, extrapolate=extrapolate)
+        rows = self.explain(batch, collect_values(self.spec, label, label_index, {}), label_index)
+        new_rows = replace_values(self.spec, rows, targets, to_index, count=len(batch), extrapolate=extrapolate)
         return self.decode_rows(self.encode_rows(batch, rows).mean, new_rows)
 
     def nearest_label(self, images: "ImagesLike") -> np.ndarray:
@@ -443,8 +388,6 @@ class Model:
         Raises:
             UsageError: If an argument is out of range or does not fit the model, or neither end has a class.
         """
-        from cvae.runtime.interpolate import interpolate
-
         values = collect_values(self.spec, label, label_index, conditions)
         return interpolate(self, a, b, steps, mode, values, label_index, extrapolate=extrapolate)
 
@@ -454,15 +397,3 @@ class Model:
         if rows is None or classes is None or (rows == len(classes)).any():
             return None
         return [classes[i] for i in rows]
-
-
-def _unpickle(path: Path, options: dict[str, Any], digest: str) -> Model:
-    """Load a pickled model.
-
-    Raises:
-        CvaeError: If the decoder's file is missing, or has changed since the model was pickled.
-    """
-    file = exported_file(path, DECODER)
-    if hash_file(file) != digest:
-        raise CvaeError(f"{str(file)!r} has changed since the model was pickled; load it again with cvae.load")
-    return Model(path, **options)

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
 from cvae.atomic import read_at_most
 from cvae.errors import CvaeError, UsageError, one_line
+from cvae.run import ENCODER, exported_file
 from cvae.runtime.scan import Cost, protobuf, remove_weights, scan, signature
 from cvae.spec import KEY, Spec
 
@@ -285,3 +287,24 @@ def _find_providers(device: str) -> list[str]:
             fix = f"use 'cuda'{'' if 'cuda' in names else f', but first {_NO_CUDA_FIX}'} ({fix})"
         raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]
+
+
+def open_encoder(path: Path, spec: Spec, **options: Any) -> Session:
+    """Open the encoder that belongs to a decoder.
+
+    Args:
+        path: folder or file of the decoder.
+        spec: spec of the decoder.
+        options: options of `Session`.
+
+    Raises:
+        UsageError: If the encoder was exported from different weights.
+        CvaeError: If there is no encoder, or it is damaged.
+    """
+    encoder = Session(exported_file(path, ENCODER), "encoder", **options)
+    if encoder.spec.weights != spec.weights:
+        raise UsageError(
+            f"the {ENCODER} in the folder of {spec.name!r} was exported from different weights, those of "
+            f"{encoder.spec.name!r}; export both again: cvae export onnx {path}"
+        )
+    return encoder

@@ -3,6 +3,7 @@
 import pytest
 
 from cvae.api.classes import choose_class, choose_classes, choose_image_classes
+from cvae.conditions import label_condition
 from cvae.errors import UsageError
 from cvae.spec import Spec
 
@@ -16,8 +17,9 @@ UNSORTED, SIGNED = ("7", "10", "2", "3"), ("-5", "-2", "0", "1.5")
 
 def spec(classes: tuple[str, ...] | None) -> Spec:
     return Spec(
-        role="decoder", name="cars", architecture="mlp", image_shape=(1, 8, 8), latent_dim=2, classes=classes,
-        likelihood="bernoulli", prior="normal", data="folder", data_terms="free", weights="0" * 64,
+        role="decoder", name="cars", architecture="mlp", image_shape=(1, 8, 8), latent_dim=2,
+        conditions=label_condition(classes),
+        likelihood="bernoulli", prior="normal", data="folder", data_license="free", weights="0" * 64,
     )  # fmt: skip
 
 

@@ -19,7 +19,10 @@ ONLY_IN_PYTHON = {"note", "progress"}
 
 EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     # In Python, `--resume` is the function `resume`, and `--set` is the argument `options`.
-    "train": ({"resume", "set"}, {"config", "images", "labels", "classes", "options", "quiet", "on_epoch"}),
+    "train": (
+        {"resume", "set"},
+        {"config", "images", "labels", "classes", "conditions", "options", "quiet", "on_epoch"},
+    ),
     "tune": ({"set"}, {"options"}),
     "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
 }

@@ -28,6 +28,7 @@ SMOKE = {
     "default_run": (["--smoke"], "digits recognized as their label"),
     "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),
     "large_set": (["--smoke"], "325 images 3x64x64"),
+    "morpho_mnist": (["make", "out.npz", "--data", "mnist-small", "--limit", "50"], "out.npz: 50 training images"),
     "precision": (["--smoke"], "test bound, nats"),
     "principal_components": ([], " dB over 359 test images"),
     "priors": (["mnist-resnet-conditional", "--smoke", "--data-dir", str(SHARED)], "Fréchet distance"),

@@ -86,7 +86,7 @@ DAMAGED_CONFIGS = {
     "missing key": (edit_config(lambda c: c["model"].pop("latent_dim")), ["config.json", "'latent_dim'"]),
     "wrong type": (edit_config(lambda c: c["model"].update(latent_dim="8")), ["latent_dim", "'8'", "int"]),
     "negative value": (edit_config(lambda c: c["model"].update(latent_dim=-8)), ["config.json", "-8"]),
-    "newer format": (edit_config(lambda c: c.update(format=2)), ["config.json", "format 2", "upgrade cvae-onnx"]),
+    "newer format": (edit_config(lambda c: c.update(format=3)), ["config.json", "format 3", "upgrade cvae-onnx"]),
     "missing format": (edit_config(lambda c: c.pop("format")), ["config.json", "None"]),
 }  # fmt: skip
 

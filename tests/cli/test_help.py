@@ -12,7 +12,8 @@ from PIL import Image
 
 import cvae as package
 from cvae.cli import app
-from cvae.config import GROUPS, SHORT_FLAGS, TrainConfig
+from cvae.config import SHORT_FLAGS, TrainConfig
+from cvae.data_config import GROUPS
 from cvae.flags import flags_of
 
 COMMANDS = [c.callback.__name__ for c in app.registered_commands if c.callback and not c.hidden]

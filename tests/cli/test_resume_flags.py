@@ -21,10 +21,11 @@ from cvae.model_zoo import recipes
 
 START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
-    without=("c", "d"), limit=100, flip=True, shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
+    without=("c", "d"), condition=("age:number",), ignore=("id",), path_column="photo", limit=100, flip=True,
+    shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
     lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
-    milestones=(2, 4), warmup=3, clip=1.0, ema=0.9, seed=7,
+    milestones=(2, 4), warmup=3, drop_conditions=0.2, balance=True, impute=True, clip=1.0, ema=0.9, seed=7,
     losses=("perceptual", "adversarial"),
     options={
         "arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]},
@@ -41,6 +42,9 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "prior": (["--prior flow"], ["--prior normal"]),
     "latent_dim": (["--latent-dim 4"], ["--latent-dim 5"]),
     "size": (["--size 16", "--size 16x16"], ["--size 32", "--size 16x32"]),
+    "condition": (["--condition age:number"], ["--condition age:category"]),
+    "ignore": (["--ignore id"], ["--ignore name"]),
+    "path_column": (["--path-column photo"], ["--path-column picture"]),
     "binarize": (["--binarize dynamic"], ["--binarize none"]),
     "validation": (["--validation 0.2"], ["--validation 0"]),
     "without": (["--exclude-class c --exclude-class d", "--exclude-class d --without c"], ["--exclude-class c"]),
@@ -69,6 +73,9 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "schedule": (["--schedule step"], ["--schedule cosine"]),
     "milestones": (["--milestone 2 --milestone 4"], ["--milestone 2"]),
     "warmup": (["--warmup 3"], ["--warmup 0"]),
+    "drop_conditions": (["--drop-conditions 0.2"], ["--drop-conditions 0"]),
+    "balance": (["--balance"], ["--no-balance"]),
+    "impute": (["--impute"], ["--no-impute"]),
     "clip": (["--clip 1"], ["--clip 0"]),
     "ema": (["--ema 0.9"], ["--ema 0"]),
     "seed": (["--seed 7"], ["--seed 0"]),
@@ -158,7 +165,7 @@ def test_every_field_of_the_config_has_test_flags():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "export", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "conditions", "export", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for equal, _ in FLAGS.values() for flags in equal])

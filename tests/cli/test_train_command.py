@@ -26,7 +26,16 @@ def test_flags_of_train_are_the_fields_of_its_config_and_the_short_flags():
     expected, actual = typing.get_type_hints(TrainConfig), typing.get_type_hints(train)
     for name in fields:
         expected_types = {*(typing.get_args(expected[name]) or [expected[name]]), types.NoneType}
-        if name in ("trackers", "without", "milestones", "lr_scales", "freeze", "losses"):  # repeatable flags
+        if name in (
+            "trackers",
+            "without",
+            "milestones",
+            "lr_scales",
+            "freeze",
+            "losses",
+            "condition",
+            "ignore",
+        ):  # repeatable flags
             expected_types = {list[int] if name == "milestones" else list[str], types.NoneType}
         if name == "size":  # parsed from text
             expected_types -= {int}
@@ -42,15 +51,17 @@ def test_every_flag_reaches_the_config(cvae):
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
         "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
+        "drop_conditions": 0.2, "balance": True, "impute": True,
         "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
-        "trackers": ["none"], "init": "first", "without": ["3", "5"], "milestones": [1],
+        "trackers": ["none"], "init": "first", "condition": [], "ignore": [], "path_column": None,
+        "without": ["3", "5"], "milestones": [1],
     }  # fmt: skip
     assert set(values) == {f.name for f in dataclasses.fields(TrainConfig)} - {"options"}
-    flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list)]
+    flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list | None)]
     flags += ["--lr-scale", "encoder.*=2", "--freeze", "prior", "--center", "--mean-init"]
     flags += ["--set", "optimizer.betas=[0.8, 0.9]"]
-    flags += ["--conditional", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
+    flags += ["--conditional", "--balance", "--impute", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
     flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")
@@ -62,7 +73,8 @@ def test_every_flag_reaches_the_config(cvae):
     assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5, "antithetic": False}
     assert config["training"]["options"]["optimizer"] == {"betas": [0.8, 0.9]}
     model = config["model"]
-    assert (model["image_shape"], model["latent_dim"], model["classes"]) == ([1, 10, 10], 5, list("01246789"))
+    assert (model["image_shape"], model["latent_dim"]) == ([1, 10, 10], 5)
+    assert model["conditions"] == [{"name": "label", "kind": "category", "values": [*"01246789"], "optional": True}]
     assert model["architecture"] == {"name": "mlp-large", "options": {"hidden": [32]}}
     assert (model["conditioning"]["name"], model["prior"]["name"]) == ("concat", "normal")
     assert model["likelihood"] == {"name": "gaussian", "options": {"sigma": 0.2}}

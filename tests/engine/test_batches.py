@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 import torch
 
+from cvae.conditions import label_condition
 from cvae.data import DiskImages, Split
 from cvae.engine.batches import Batches
 from cvae.engine.randomness import FULL_BATCH, Shard
 from cvae.errors import CvaeError
 
+CONDITIONS = label_condition(tuple(map(str, range(100))))
+
 
 def test_epoch_is_a_permutation_divided_among_processes_without_overlap():
     images = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1)
-    options = {"batch_size": 20, "device": torch.device("cpu"), "labelled": True}
+    options = {"batch_size": 20, "device": torch.device("cpu"), "conditions": CONDITIONS}
     split = Split(images=images, labels=np.arange(100))
     full = [label.tolist() for _, label in Batches(split, **options).shuffled(3, epoch=0)]
     order = [label for batch in full for label in batch]
@@ -34,7 +37,7 @@ def test_epoch_is_a_permutation_divided_among_processes_without_overlap():
 def test_images_on_disk_give_the_same_batches_as_images_in_memory(tmp_path, shard):
     images, labels = np.random.default_rng(0).integers(0, 256, (50, 3, 4, 5), np.uint8), np.arange(50)
     np.save(tmp_path / "images.npy", images)
-    options = {"batch_size": 12, "device": torch.device("cpu"), "labelled": True, "shard": shard}
+    options = {"batch_size": 12, "device": torch.device("cpu"), "conditions": CONDITIONS, "shard": shard}
     memory = Batches(Split(images=images, labels=labels), **options)
     file = Batches(Split(images=DiskImages.open(tmp_path / "images.npy"), labels=labels), **options)
     assert memory.resident and not file.resident
@@ -56,4 +59,4 @@ def test_truncated_data_file_is_reported(tmp_path):
     split = Split(images=DiskImages.open(tmp_path / "images.npy"))
     os.truncate(tmp_path / "images.npy", 1000)
     with pytest.raises(CvaeError, match="was truncated"):
-        list(Batches(split, 100, torch.device("cpu"), labelled=False).shuffled(0, 0))
+        list(Batches(split, 100, torch.device("cpu"), ()).shuffled(0, 0))

@@ -10,6 +10,7 @@ from model_helpers import model_config
 from onnx import numpy_helper
 from torch import nn
 
+from cvae.conditions import label_condition
 from cvae.exporters.onnx import parity
 from cvae.exporters.onnx.graph import to_onnx
 from cvae.exporters.onnx.wrappers import ROLES
@@ -45,13 +46,13 @@ def varied_model(arch: str) -> VAE:
 
 
 def spec_for(model: VAE, arch: str, role: str) -> Spec:
-    strings = {"name": "test", "likelihood": "bernoulli", "prior": "flow", "data": "random", "data_terms": "none"}
+    strings = {"name": "test", "likelihood": "bernoulli", "prior": "flow", "data": "random", "data_license": "none"}
     return Spec(
         role=role,
         architecture=arch,
         image_shape=(1, 8, 8),
         latent_dim=5,
-        classes=("a", "b", "c"),
+        conditions=label_condition(("a", "b", "c")),
         weights="",
         **strings,
     )

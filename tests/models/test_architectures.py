@@ -21,7 +21,7 @@ from cvae.exporters.onnx.wrappers import Decoder, Encoder
 from cvae.model_config import ModelConfig, Part
 from cvae.models import VAE, build
 from cvae.models.architectures.layers import pyramid
-from cvae.models.conditioning import FeatureModulation, LabelLinear
+from cvae.models.conditioning import ConditionLinear, FeatureModulation
 from cvae.registry import ARCHITECTURES, CONDITIONINGS, LIKELIHOODS, OBJECTIVES, PRIORS
 from cvae.runtime.scan import scan
 from cvae.spec import Spec
@@ -37,11 +37,11 @@ def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> 
         architecture=config.architecture.name,
         image_shape=config.image_shape,
         latent_dim=config.latent_dim,
-        classes=config.classes,
+        conditions=config.conditions,
         likelihood=config.likelihood.name,
         prior=config.prior.name,
         data="random",
-        data_terms="none",
+        data_license="none",
         weights="",
     )
     module = {"decoder": Decoder, "encoder": Encoder}[role](model.eval())
@@ -52,7 +52,7 @@ def check_export(model: VAE, config: ModelConfig, role: str, count: int = 3) -> 
     session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     image, label = batch(config.image_shape, config.classes is not None, count)
     first = image if role == "encoder" else torch.randn(count, config.latent_dim)
-    inputs = {module.inputs[0]: first} | ({} if label is None else {"label": label})
+    inputs = {"image" if role == "encoder" else "noise": first} | ({} if label is None else {"label": label})
     with torch.no_grad():
         expected = module(**inputs)
     actual = session.run(None, {name: value.numpy() for name, value in inputs.items()})
@@ -249,7 +249,7 @@ def test_mlp_has_as_many_parameters_as_the_pytorch_example():
 
 
 def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
-    layer = LabelLinear(4, 6, classes=3)
+    layer = ConditionLinear(4, 6, condition_features=3)
     x, y = torch.randn(5, 4), torch.tensor([0, 2, 1, 1, 0])
     joined = torch.cat([x, nn.functional.one_hot(y, 3).float()], 1)
     weight = torch.cat([layer.linear.weight, layer.table.weight.T], 1)
@@ -257,7 +257,7 @@ def test_label_linear_is_a_linear_layer_over_the_one_hot_label():
 
 
 def test_modulation_starts_as_identity_then_scales_and_shifts_by_label():
-    layer = FeatureModulation(2, classes=3)
+    layer = FeatureModulation(2, condition_features=3)
     x, y = torch.randn(3, 2, 4, 4), torch.tensor([2, 0, 1])
     torch.testing.assert_close(layer(x, y), x)
     nn.init.normal_(layer.table.weight)

@@ -165,18 +165,18 @@ def test_folder_with_a_missing_image_is_not_continued(model, tmp_path):
 
 
 def test_message_after_ctrl_c_says_how_to_continue(model, tmp_path, cvae, monkeypatch):
-    decode = model.decode
+    decode = model.decode_rows
 
-    def interrupt(self, noise: np.ndarray, **labels: object) -> np.ndarray:
+    def interrupt(self, noise: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if interrupt.calls == 2:
             raise KeyboardInterrupt
         interrupt.calls += 1
-        return decode(noise, **labels)
+        return decode(noise, rows)
 
     interrupt.calls = 0
     flags = ["-n", 150, "--label", "3,4", "--out", "a folder"]
     with monkeypatch.context() as patch:
-        patch.setattr(type(model), "decode", interrupt)
+        patch.setattr(type(model), "decode_rows", interrupt)
         result = cvae("generate", *flags)
     assert result.code == 130 and result.out == ""
     command = "cvae generate -n 150 --label 3,4 --out 'a folder'"
@@ -270,9 +270,9 @@ def test_error_for_damaged_state_file_suggests_removal(model, tmp_path, text):
 
 
 def test_large_images_and_noise_are_decoded_in_smaller_chunks(model, expected, tmp_path, monkeypatch):
-    sizes, decode = [], model.decode
+    sizes, decode = [], model.decode_rows
     monkeypatch.setattr(bulk, "MAX_CHUNK_BYTES", 4 * (28 * 28 + model.spec.latent_dim) * 5)
-    monkeypatch.setattr(model, "decode", lambda noise, **label: sizes.append(len(noise)) or decode(noise, **label))
+    monkeypatch.setattr(model, "decode_rows", lambda noise, rows: sizes.append(len(noise)) or decode(noise, rows))
     bulk.generate(model, N, tmp_path / "x.npy", seed=5)
     assert max(sizes) == 5 and np.array_equal(np.load(tmp_path / "x.npy"), expected)
 

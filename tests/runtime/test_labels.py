@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import cvae as package
+from cvae.conditions import label_condition
 from cvae.detection.scores import measure
 from cvae.errors import UsageError
 from cvae.evaluation.exported_scorer import ExportedScorer
@@ -36,8 +37,9 @@ LEVELS = (0.2, 0.4, 0.8)
 
 def spec(classes: tuple[str, ...] | None, role: str = "decoder") -> Spec:
     return Spec(
-        role=role, name="run", architecture="mlp", image_shape=(1, 8, 8), latent_dim=2, classes=classes,
-        likelihood="bernoulli", prior="normal", data="folder", data_terms="free", weights="0" * 64,
+        role=role, name="run", architecture="mlp", image_shape=(1, 8, 8), latent_dim=2,
+        conditions=label_condition(classes),
+        likelihood="bernoulli", prior="normal", data="folder", data_license="free", weights="0" * 64,
     )  # fmt: skip
 
 
