@@ -23,24 +23,42 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def noise_folder(conditional, tmp_path):
-    """Return a folder with the noise of the images in noise.f32."""
-    (tmp_path / "noise.f32").write_bytes(cvae.load(conditional).noise(1, SEED).astype("<f4").tobytes())
-    return tmp_path
+def node(conditional, node_program):
+    return node_program(conditional)
 
 
 @pytest.fixture
-def node(conditional, checkout, noise_folder):
-    program, decoder = checkout / "examples" / "node" / "generate.js", conditional / "decoder.onnx"
-    return program_host(
-        noise_folder, lambda noise, out: ["node", program, decoder, "--noise", noise, "--out", out], "image.png"
-    )
+def node_program(checkout, tmp_path):
+    """Return a function that turns a model into a host."""
+    program = checkout / "examples" / "node" / "generate.js"
+
+    def make_host(model):
+        write_noise(model, tmp_path)
+        command = ["node", program, model / "decoder.onnx"]
+        return program_host(tmp_path, lambda noise, out: [*command, "--noise", noise, "--out", out], "image.png")
+
+    return make_host
 
 
 @pytest.fixture
-def cpp(conditional, program, noise_folder):
-    decoder = conditional / "decoder.onnx"
-    return program_host(noise_folder, lambda noise, out: [program, decoder, out, "--noise", noise], "image.pgm")
+def cpp(conditional, cpp_program):
+    return cpp_program(conditional)
+
+
+@pytest.fixture
+def cpp_program(program, tmp_path):
+    """Return a function that turns a model into a host."""
+
+    def make_host(model):
+        write_noise(model, tmp_path)
+        decoder = model / "decoder.onnx"
+        return program_host(tmp_path, lambda noise, out: [program, decoder, out, "--noise", noise], "image.pgm")
+
+    return make_host
+
+
+def write_noise(model, folder):
+    (folder / "noise.f32").write_bytes(cvae.load(model).noise(1, SEED).astype("<f4").tobytes())
 
 
 @pytest.fixture
