@@ -109,7 +109,7 @@ def measure(model: Model, data: Dataset, real: Reference, temperature: float, se
     """
     extractor = real.extractor
     assert data.test is not None and data.train.labels is not None
-    assert extractor.predict is not None and extractor.accuracy is not None
+    assert extractor.accuracy is not None
     held_out = as_float(data.test.images[:])
     reconstructions = np.asarray(model.reconstruct(held_out, label_index=data.test.labels))
     # evenly spaced images in the order of the classes have the frequencies of the classes

@@ -179,7 +179,7 @@ def compare_images(
             images.append(model.likelihood.mean(model.decoder(latent, label)).numpy())
     generated = np.concatenate(images)
     scores = {"Fréchet distance": frechet_distance(extractor.features(generated), real)}
-    if codes.label is not None and extractor.predict is not None:
+    if codes.label is not None and extractor.classes is not None:
         scores["label accuracy"] = 100 * float((extractor.predict(generated) == codes.label.numpy()).mean())
     return scores
 

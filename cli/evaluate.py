@@ -32,14 +32,14 @@ def evaluate(
         ),
     ] = None,
     generated: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of images to generate for distances and label accuracy.")
+        int, typer.Option(min=0, metavar="N", help="Number of images to generate for distances and their conditions.")
     ] = 10_000,
     features: Annotated[
         str | None,
         typer.Option(
             metavar="NAME",
             help="Feature extractor for distances: mnist, MODULE:CALLABLE, or trained: a classifier that is trained on "
-            "the labels of the data, once (takes minutes, needs torch). [default: chosen for the data set]",
+            "the conditions of the data, once (takes minutes, needs torch). [default: chosen for the data set]",
         ),
     ] = None,
     cas: Annotated[
@@ -78,8 +78,8 @@ def evaluate(
 ) -> None:
     """Evaluate a model: bounds, reconstructions and generated images.
 
-    The result contains likelihood bounds, reconstruction errors, label accuracy, sharpness, and distances between
-    generated and real images.
+    The result contains likelihood bounds, reconstruction errors, sharpness, distances between generated and real
+    images, and how well generated images obey their labels or other conditions.
 
     Examples:
       cvae evaluate
@@ -116,11 +116,25 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['model']} on {report['protocol']['images']:,} {report['protocol']['split']} images of "
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"
     ]
-    for part, metrics in report.items():
-        if isinstance(metrics, dict) and part != "protocol":
-            lines.append(part.replace("_", " "))
-            lines += [f"  {name.replace('_', ' '):40} {_format_value(value)}" for name, value in metrics.items()]
+    parts = {
+        part: _flatten(metrics) for part, metrics in report.items() if isinstance(metrics, dict) and part != "protocol"
+    }
+    width = max(len(name) for metrics in parts.values() for name, _ in metrics)
+    for part, metrics in parts.items():
+        lines.append(part.replace("_", " "))
+        lines += [f"  {name:{width}} {_format_value(value)}" for name, value in metrics]
     return "\n".join(lines)
+
+
+def _flatten(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the names and values of metrics. Those of a condition begin with its name."""
+    lines: list[tuple[str, Any]] = []
+    for name, value in metrics.items():
+        if isinstance(value, dict):
+            lines += [(f"{name}: {inner}", item) for inner, item in _flatten(value)]
+        else:
+            lines.append((name.replace("_", " "), value))
+    return lines
 
 
 def _format_value(value: Any) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from condition_model import faces as faces
 from helpers import CHROMIUM, CommandResult
 from PIL import Image
 

@@ -4,6 +4,7 @@ Importing this module is cheap and requires no extras: each function imports wha
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ def evaluate(
     note: Note = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a model: likelihood bounds, reconstructions, label accuracy, and distances from real images.
+    """Evaluate a model: bounds, reconstructions, how well images obey conditions, and distances from real images.
 
     Args:
         model: Run folder, exported file, zoo model, hf://owner/name, or an open model, whose files are read again;
@@ -51,10 +52,10 @@ def evaluate(
         split: "test", "validation" or "train"; None for test or, without test images, validation.
         limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
-        generated: Number of images to generate for distances and label accuracy.
+        generated: Number of images to generate for distances and for how well they obey their conditions.
         features: Feature extractor for distances: "mnist", "module:callable" or "trained"; None for the data set's own.
-            "trained" is a classifier that learns the labels of the training images. It is trained once, which takes
-            minutes and requires torch, and cached in `data_dir`.
+            "trained" is a classifier that learns the labels and other conditions of the training images. It is trained
+            once, which takes minutes and requires torch, and cached in `data_dir`.
         cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
             torch.
         exported: Whether to evaluate the exported files, without torch, even if the run has weights.
@@ -75,7 +76,7 @@ def evaluate(
     """
     from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.evaluate import load_split
+    from cvae.evaluation.evaluate import load_labelled, load_split
     from cvae.evaluation.exported_scorer import ExportedScorer, measure_runtime
     from cvae.evaluation.feature_extractor import TRAINED
 
@@ -84,13 +85,14 @@ def evaluate(
     scorer, config = _open_scorer(path, exported, device, precision, note)
     if note is not None and (losses := _find_losses(path)):
         note(f"trained with the losses {' and '.join(losses)}, which sharpen images and make the bound worse")
+    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
     if cas:
         arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
                 f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
             )
-    config = arguments.override_data(config, data=data, data_dir=data_dir, size=size, binarize=binarize)
+        load_labelled(config, "--cas")  # check the data now, because the evaluation may take hours
     extractor: str | FeatureExtractor | None = features
     if features == TRAINED:
         load_split(config, split, scorer)  # check the data before the training
@@ -112,7 +114,9 @@ def evaluate(
     if cas:
         from cvae.evaluation.run_scorer.accuracy_score import accuracy_score
 
-        report["labels"] |= accuracy_score(scorer, config, seed=seed, device=device, progress=progress)
+        report["labels"] = report.get("labels", {}) | accuracy_score(
+            scorer, config, seed=seed, device=device, progress=progress
+        )
     if generated and "generated" not in report and note is not None:
         note(
             f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
@@ -213,8 +217,8 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        For a run, its network, its data, its files, and the bounds of its saved weights in nats. For an exported file,
-        its path, its size in bytes, and its spec.
+        For a run, its network, its conditions, its data, its files, and the bounds of its saved weights in nats. For an
+        exported file, its path, its size in bytes, and its spec.
 
     Raises:
         UsageError: If there is no such model.
@@ -268,9 +272,8 @@ def _part_flag(kind: str) -> str:
 def _describe_file(path: Path) -> dict[str, Any]:
     """Return the spec of an exported file."""
     from cvae.runtime.session import read_spec
-    from cvae.serialization import to_dict
 
-    return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
+    return {"file": str(path), "bytes": path.stat().st_size, **json.loads(read_spec(path)[0].to_json())}
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
@@ -294,6 +297,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
     return {
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},
+        "conditions": [condition.to_json() for condition in config.model.conditions],
         "data": training["data"],
         "losses": ", ".join(training["losses"]) or None,
         "data_license": config.data_license,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from cvae.condition_rows import unknown_rows
 from cvae.data import DiskImages
 from cvae.evaluation.bounds import batches, log_mean_exp
 from cvae.evaluation.exported_scorer import ExportedScorer
@@ -33,7 +34,7 @@ NEIGHBOURS = 5
 class Measurement(NamedTuple):
     """Measurements of N images. They do not depend on the normal images.
 
-    If the model has labels, each image is measured under the label that fits it best.
+    If the model has labels, each image is measured under the label that fits it best. Other conditions are unknown.
 
     Attributes:
         squared_error: squared error of the reconstruction, summed over pixels, (N,).
@@ -65,7 +66,7 @@ def measure(
     reconstructions: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Measurement:
-    """Measure images with an exported model, each under the label that fits it best.
+    """Measure images with an exported model, each under the label that fits it best. Other conditions are unknown.
 
     The noise is the same for every image, so that the result does not depend on the other images.
 
@@ -91,6 +92,7 @@ def measure(
 def _measure_batch(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray) -> Measurement:
     count = len(image)
     label = ratio = None
+    rows = unknown_rows(scorer.conditions, count)
     if scorer.classes is not None:
         # Compare labels by the bound at the posterior mean, because random samples would be too noisy.
         zero_noise, terms = np.zeros((count, 1, scorer.latent_dim), np.float32), []
@@ -98,13 +100,13 @@ def _measure_batch(scorer: ExportedScorer, image: np.ndarray, noise: np.ndarray)
             sample = scorer.sample(scorer.encode(image, np.full(count, k)), zero_noise)
             terms.append(sample.distortion[:, 0] + sample.rate[:, 0].sum(1))  # (N, 1), (N, 1, D) -> (N,)
         bounds = np.stack(terms, axis=1)  # (N, K)
-        label = bounds.argmin(1)
+        rows = label = bounds.argmin(1)
         if len(terms) > 1:
             best = bounds[np.arange(count), label]
             ratio = best - (bounds.sum(1) - best) / (len(terms) - 1)  # minus the mean over the other labels
-    encoded = scorer.encode(image, label)
+    encoded = scorer.encode(image, rows)
     samples = scorer.sample(encoded, noise.repeat(count, axis=0))  # (1, S, Z) -> (N, S, Z)
-    reconstruction = scorer.decode(encoded.mean, label)
+    reconstruction = scorer.decode(encoded.mean, rows)
     return Measurement(
         squared_error=((image - reconstruction) ** 2).sum(axis=(1, 2, 3)),  # (N, C, H, W) -> (N,)
         local=np.abs(_blur(image - reconstruction)).mean(1).max(axis=(1, 2)),  # (N, C, H, W) -> (N,)

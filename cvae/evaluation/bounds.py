@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from cvae.conditions import Condition
 from cvae.data import DiskImages
 from cvae.errors import UsageError
 
@@ -49,7 +50,11 @@ class Samples(NamedTuple):
 
 
 class Scorer(Protocol):
-    """A model that can be evaluated. Labels are (B,) int64, or None for an unconditional model."""
+    """A model that can be evaluated.
+
+    Rows hold the values of the conditions of B images (see `cvae.condition_rows`). They are None for a model without
+    conditions. A model with labels takes their indices (B,) int64.
+    """
 
     name: str
     backend: str
@@ -58,20 +63,22 @@ class Scorer(Protocol):
     latent_dim: int
     groups: tuple[int, ...]
     """Sizes of the groups of latent dimensions, in sampling order; most models have a single group."""
+    conditions: tuple[Condition, ...]
     classes: tuple[str, ...] | None
+    """Names of the classes if the only condition is a category, else None."""
     likelihood: str
     discrete: bool
     """Whether p(x | z) is a distribution over a pixel's 256 values, so that bits per dimension are meaningful."""
 
-    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    def decode(self, noise: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         """Map standard normal noise (B, Z) to images (B, C, H, W) float32 in [0, 1]."""
         ...
 
-    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         """Return the reconstructions (B, C, H, W), decoded from the posterior mean of each image."""
         ...
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Any:
+    def encode(self, images: np.ndarray, rows: np.ndarray | None) -> Any:
         """Run the encoder on images (B, C, H, W) float32 in [0, 1], and return what `sample` takes as `encoded`."""
         ...
 
@@ -104,7 +111,7 @@ class Bounds(NamedTuple):
 def bounds(
     scorer: Scorer,
     images: np.ndarray | DiskImages,
-    labels: np.ndarray | None,
+    rows: np.ndarray | None,
     *,
     samples: int = 1,
     seed: int = 0,
@@ -120,7 +127,7 @@ def bounds(
     Args:
         scorer: the model.
         images: (N, C, H, W) uint8, or float32 in [0, 1].
-        labels: (N,) int64, or None for an unconditional model.
+        rows: rows of the conditions of the images, or None for a model without conditions.
         samples: number of posterior samples per image.
         seed: seed of the noise.
         progress: function called with the number of finished images and the total.
@@ -134,8 +141,8 @@ def bounds(
     per_batch: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     means: list[np.ndarray] = []
     variances: list[np.ndarray] = []
-    for start, image, label in batches(images, labels):
-        encoded = scorer.encode(image, label)
+    for start, image, batch_rows in batches(images, rows):
+        encoded = scorer.encode(image, batch_rows)
         random = np.random.default_rng([seed, start])
         distortion, rate, log_weights = np.zeros(len(image)), None, []
         for count in _chunk_sizes(samples, max(1, max_samples // len(image))):
@@ -187,13 +194,13 @@ def mean_and_standard_error(values: np.ndarray) -> tuple[float, float | None]:
 
 
 def batches(
-    images: np.ndarray | DiskImages, labels: np.ndarray | None
+    images: np.ndarray | DiskImages, rows: np.ndarray | None
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
-    """For each batch, yield the index of its first image, its images (B, C, H, W) in [0, 1], and its labels."""
+    """For each batch, yield the index of its first image, its images (B, C, H, W) in [0, 1], and its rows."""
     batch_size = min(BATCH_SIZE, max(1, MAX_VALUES // math.prod(images.shape[1:])))
     for start in range(0, len(images), batch_size):
         indices = slice(start, start + batch_size)
-        yield start, as_float(images[indices]), None if labels is None else labels[indices]
+        yield start, as_float(images[indices]), None if rows is None else rows[indices]
 
 
 def as_float(images: np.ndarray) -> np.ndarray:

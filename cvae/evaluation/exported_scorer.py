@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cvae.condition_rows import unknown_rows
 from cvae.errors import UsageError, install_command
 from cvae.evaluation.bounds import Samples
 from cvae.run import DECODER, exported_file
@@ -17,10 +18,10 @@ TIMED_IMAGES = 30
 
 
 class Encoded(NamedTuple):
-    """A batch of images, their labels, and the mean and standard deviation (B, Z) of their posteriors."""
+    """A batch of images, their rows, and the mean and standard deviation (B, Z) of their posteriors."""
 
     images: np.ndarray
-    labels: np.ndarray | None
+    rows: np.ndarray | None
     mean: np.ndarray
     std: np.ndarray
 
@@ -48,24 +49,25 @@ class ExportedScorer:
             )
         self.model = model
         self.name, self.image_shape, self.latent_dim = spec.name, spec.image_shape, spec.latent_dim
-        self.classes, self.likelihood, self.discrete = spec.classes, spec.likelihood, False
+        self.conditions, self.classes = spec.conditions, spec.classes
+        self.likelihood, self.discrete = spec.likelihood, False
         self.groups: tuple[int, ...] = (spec.latent_dim,)
 
-    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        return self.model.decode(noise, label_index=labels)
+    def decode(self, noise: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        return self.model.decode_rows(noise, rows)
 
-    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        return self.model.reconstruct(images, label_index=labels)
+    def reconstruct(self, images: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        return self.model.decode_rows(self.model.encode_rows(images, rows).mean, rows)
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
-        return Encoded(images, labels, *self.model.encode(images, label_index=labels))
+    def encode(self, images: np.ndarray, rows: np.ndarray | None) -> Encoded:
+        return Encoded(images, rows, *self.model.encode_rows(images, rows))
 
     def sample(self, encoded: Encoded, noise: np.ndarray) -> Samples:
-        images, labels, mean, std = encoded
+        images, rows, mean, std = encoded
         batch, count, latent_dim = noise.shape
         code = mean[:, None] + std[:, None] * noise  # (B, K, Z)
-        repeated = None if labels is None else labels.repeat(count)
-        pixels = self.model.decode(code.reshape(-1, latent_dim), label_index=repeated)  # (B K, C, H, W)
+        repeated = None if rows is None else rows.repeat(count, axis=0)
+        pixels = self.model.decode_rows(code.reshape(-1, latent_dim), repeated)  # (B K, C, H, W)
         log_probs = log_prob(self.model.spec, images.reshape(batch, 1, -1), pixels.reshape(batch, count, -1))
         rate = gaussian_kl(mean, std)  # (B, Z)
         shape = (batch, count, latent_dim)
@@ -80,10 +82,11 @@ class ExportedScorer:
 
 def measure_runtime(model: Model) -> dict[str, float]:
     """Return the size of the decoder's file in MB, and the median time in milliseconds to decode a single image."""
-    label, times = (None if model.classes is None else 0), []
+    rows = unknown_rows(model.spec.conditions, 1) if model.classes is None else np.zeros(1, np.int64)
+    times = []
     for code in model.noise(TIMED_IMAGES, 0):
         start = time.perf_counter()
-        model.decode(code[None], label_index=label)
+        model.decode_rows(code[None], rows)
         times.append(1000 * (time.perf_counter() - start))
     megabytes = exported_file(model.path, DECODER).stat().st_size / 1e6
     return {"decoder_megabytes": megabytes, "milliseconds_per_image": statistics.median(times)}

@@ -1,21 +1,25 @@
-"""Feature extractors: a bundled classifier, or the user's own function. Does not import torch."""
+"""Feature extractors: networks that predict conditions, or the user's own function. Does not import torch."""
 
 import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 
+from cvae.conditions import Condition, label_condition, single_category
 from cvae.errors import CvaeError, UsageError, one_line, suggest
+from cvae.evaluation.condition_metrics import Scores, read_outputs
 from cvae.runtime.scan import protobuf
+from cvae.serialization import from_dict
 
 METADATA_KEY = "cvae-classifier"
-"""Key of the ONNX metadata entry that holds a classifier's classes and accuracy."""
+"""Key of the ONNX metadata entry that holds the conditions that a classifier predicts, and its scores."""
 
 MNIST_CLASSIFIER = "mnist-classifier.onnx", "3e62da9e39c7024654a841c0b45b39ce20c7cf4f3555e3f182e9b499dd36639e"
 CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
@@ -24,7 +28,7 @@ CLASSIFIERS = {"mnist": MNIST_CLASSIFIER, "mnist-small": MNIST_CLASSIFIER}
 TRAINED = "trained"
 """Name of the classifier that is trained on the user's own data, see `cvae.api.classifier`."""
 
-CLASSIFIER_VERSION = 1
+CLASSIFIER_VERSION = 2
 """Version of the architecture and the training of classifiers. Different versions have different features."""
 
 BATCH_SIZE = 100
@@ -33,23 +37,44 @@ BATCH_SIZE = 100
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """A function that maps images to features. A classifier also predicts labels.
+    """A function that maps images to features. A classifier also predicts labels or other conditions.
 
     Attributes:
         name: name of the extractor in a report.
         features: function from images (N, C, H, W) float32 in [0, 1] to features (N, D).
-        predict: function from images to class indices (N,), for a classifier.
+        outputs: function from images to outputs (N, O), for a classifier (see `cvae.evaluation.condition_metrics`).
         image_shape: input shape (C, H, W) of a classifier.
-        classes: names of the classes.
-        accuracy: the classifier's accuracy on real test images.
+        conditions: conditions that a classifier predicts.
+        scores: scores of the predictions on real held-out images.
     """
 
     name: str
     features: Callable[[np.ndarray], np.ndarray]
-    predict: Callable[[np.ndarray], np.ndarray] | None = None
+    outputs: Callable[[np.ndarray], np.ndarray] | None = None
     image_shape: tuple[int, int, int] | None = None
-    classes: tuple[str, ...] | None = None
-    accuracy: float | None = None
+    conditions: tuple[Condition, ...] = ()
+    scores: Scores = field(default_factory=dict)
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the classes if the extractor predicts only a category, else None."""
+        category = single_category(self.conditions)
+        return None if category is None else category.values
+
+    @property
+    def accuracy(self) -> float | None:
+        """Accuracy on real held-out images if the extractor predicts only a category, else None."""
+        category = single_category(self.conditions)
+        return None if category is None else self.scores.get(category.name, {}).get("accuracy")
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Return the class indices (N,) of images. The extractor must predict only a category."""
+        (indices,) = self.predict_conditions(images).values()
+        return indices
+
+    def predict_conditions(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the values of the conditions of images, by name (see `condition_metrics.read_outputs`)."""
+        return {} if self.outputs is None else read_outputs(self.conditions, self.outputs(images))
 
 
 PIXELS = FeatureExtractor("pixels", lambda images: images.reshape(len(images), -1))
@@ -113,15 +138,15 @@ def load_classifier(data: bytes, name: str) -> FeatureExtractor:
     """Load a classifier.
 
     Args:
-        data: content of an ONNX file with the input "image", the outputs "logits" and "features", and the classes and
-            the accuracy in its metadata.
+        data: content of an ONNX file with the input "image", the outputs "logits" and "features", and the conditions
+            and the scores in its metadata.
         name: name of the classifier in a report, to which the hash of the file is added.
 
     Raises:
         CvaeError: If the file is damaged.
     """
     try:
-        metadata = json.loads(protobuf.read_metadata(data, name)[METADATA_KEY])
+        conditions, scores = _read_metadata(json.loads(protobuf.read_metadata(data, name)[METADATA_KEY]))
         session = ort.InferenceSession(data, providers=["CPUExecutionProvider"])
     except CvaeError:
         raise
@@ -135,8 +160,20 @@ def load_classifier(data: bytes, name: str) -> FeatureExtractor:
     return FeatureExtractor(
         name=f"{name}, sha256 {hashlib.sha256(data).hexdigest()[:12]}",
         features=lambda images: run("features", images),
-        predict=lambda images: run("logits", images).argmax(1),
+        outputs=lambda images: run("logits", images),
         image_shape=tuple(session.get_inputs()[0].shape[1:]),
-        classes=tuple(metadata["classes"]),
-        accuracy=metadata["accuracy"],
+        conditions=conditions,
+        scores=scores,
     )
+
+
+def make_metadata(conditions: Sequence[Condition], scores: Scores) -> str:
+    """Return the value of the metadata entry of a classifier's file."""
+    return json.dumps({"conditions": [condition.to_json() for condition in conditions], "scores": scores})
+
+
+def _read_metadata(metadata: Mapping[str, Any]) -> tuple[tuple[Condition, ...], Scores]:
+    if "classes" in metadata:  # the bundled classifier
+        conditions = label_condition(metadata["classes"])
+        return conditions, {conditions[0].name: {"accuracy": metadata["accuracy"]}}
+    return tuple(from_dict(Condition, condition) for condition in metadata["conditions"]), metadata["scores"]

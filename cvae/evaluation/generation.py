@@ -1,12 +1,14 @@
-"""Metrics of generated images: their distance from real images, their labels, their sharpness, and copies."""
+"""Metrics of generated images: their distance from real images, their conditions, their sharpness, and copies."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cvae.data import DiskImages, Split
 from cvae.evaluation.bounds import Scorer, batches
+from cvae.evaluation.condition_metrics import is_same, score_conditions
 from cvae.evaluation.feature_extractor import FeatureExtractor
 from cvae.evaluation.fidelity import (
     density_and_coverage,
@@ -22,13 +24,13 @@ Progress = Callable[[str, int, int], None]
 
 
 def generate_batches(
-    scorer: Scorer, labels: np.ndarray | None, count: int, seed: int, binary: bool
+    scorer: Scorer, rows: np.ndarray | None, count: int, seed: int, binary: bool
 ) -> Iterator[np.ndarray]:
     """Generate `count` images in batches (B, C, H, W). With `binary`, sample each pixel as black or white."""
     random = np.random.default_rng(seed)
     noise = random.standard_normal((count, scorer.latent_dim), dtype=np.float32)
-    for _, batch, label in batches(noise, labels):
-        image = scorer.decode(batch, label)
+    for _, batch, batch_rows in batches(noise, rows):
+        image = scorer.decode(batch, batch_rows)
         yield (random.random(image.shape, np.float32) < image).astype(np.float32) if binary else image
 
 
@@ -46,8 +48,9 @@ def generation_metrics(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Measure the distance of generated images from real images, and how many generated images fit their label.
+    """Measure the distance of generated images from real images, and how well they obey their conditions.
 
+    The images are generated under the conditions of the real images. A condition that is unknown stays unknown.
     For comparison, as many training images are measured too, unless `train` is None.
 
     Args:
@@ -60,18 +63,17 @@ def generation_metrics(
         progress: function called with the number of generated images.
 
     Returns:
-        The metrics by their names in the report.
+        The metrics by their names in the report. Under "conditions" are the metrics of the conditions that the
+        extractor predicts, if there are any, beside those of its predictions on real held-out images.
     """
     count = min(count, len(real), len(real if train is None else train))
     reference = subsample(real, count)
     binary = is_binary(reference.images)
-    labels = reference.labels if scorer.classes is not None else None  # as many images per class as in `reference`
-    features, sharp, correct, done = [], [], [], 0
-    for image in generate_batches(scorer, labels, count, seed, binary):
+    features, sharp, predictions, done = [], [], [], 0
+    for image in generate_batches(scorer, reference.rows, count, seed, binary):
         features.append(extractor.features(image))
         sharp.append(sharpness(image))
-        if labels is not None and extractor.predict is not None and extractor.classes == scorer.classes:
-            correct.append(extractor.predict(image) == labels[done : done + len(image)])
+        predictions.append(extractor.predict_conditions(image))
         progress("generated images", done := done + len(image), count)
     generated, real_features = np.concatenate(features), extract_features(extractor, reference)
     feature_sets = {"": generated}
@@ -93,8 +95,20 @@ def generation_metrics(
         report["memorization"] = memorization(generated, train_features, real_features)
     real_sharpness = [sharpness(image) for _, image, _ in batches(reference.images, None)]
     report["sharpness"] = relative_sharpness(np.concatenate(sharp), np.concatenate(real_sharpness))
-    if correct:
-        report["label_accuracy"] = float(np.concatenate(correct).mean())
+    if reference.rows is not None:
+        predicted = {
+            name: np.concatenate([batch[name] for batch in predictions])
+            for name in predictions[0]
+            if any(is_same(a, b) for a in scorer.conditions for b in extractor.conditions if a.name == name)
+        }
+        if scores := score_conditions(scorer.conditions, reference.rows, predicted):
+            units = {condition.name: condition.unit for condition in scorer.conditions}
+            report["conditions"] = {
+                name: metrics
+                | {f"{key}_of_real_images": value for key, value in extractor.scores.get(name, {}).items()}
+                | ({"unit": units[name]} if units[name] else {})
+                for name, metrics in scores.items()
+            }
     return report
 
 
@@ -107,8 +121,15 @@ def subsample(split: Split, limit: int | None) -> Split:
     """Return at most `limit` images, evenly spaced over the split, because it may be sorted by class."""
     if limit is None or limit >= len(split):
         return split
-    indices = _spaced(len(split), limit)
-    return Split(images=split.images[indices], labels=None if split.labels is None else split.labels[indices])
+    subset = take(split, _spaced(len(split), limit))
+    return replace(subset, images=subset.images[:])  # in memory
+
+
+def take(split: Split, indices: np.ndarray) -> Split:
+    """Return the images of a split with some indices."""
+    images = split.images.select(indices) if isinstance(split.images, DiskImages) else split.images[indices]
+    labels, rows = (None if values is None else values[indices] for values in (split.labels, split.rows))
+    return replace(split, images=images, labels=labels, rows=rows)
 
 
 def _spaced(total: int, count: int) -> np.ndarray:

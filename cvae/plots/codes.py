@@ -20,7 +20,7 @@ class Codes(NamedTuple):
         data: name of the data set.
         split: name of the split.
         classes: class names of the data set, whether or not the model is conditional.
-        images: images and labels.
+        images: images, their labels, and the rows of the conditions that the model has.
         mean: mean of each image's posterior, (N, Z).
         std: standard deviation of each image's posterior, (N, Z).
     """
@@ -61,7 +61,6 @@ def encode(
     """
     dataset, split, images = load_split(data, split, model.spec, note=note)
     images = subsample(images, limit)
-    labels = None if model.spec.classes is None else images.labels
-    encoded = [model.encode(image, label_index=label) for _, image, label in batches(images.images, labels)]
+    encoded = [model.encode_rows(image, rows) for _, image, rows in batches(images.images, images.rows)]
     mean, std = (np.concatenate(values) for values in zip(*encoded, strict=True))
     return Codes(dataset.name, split, dataset.classes, images, mean, std)

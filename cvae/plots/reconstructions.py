@@ -10,9 +10,8 @@ from cvae.runtime import Model
 
 def draw(model: Model, codes: Codes, columns: int, title: str) -> Figure:
     """Draw rows of images, each above a row of their reconstructions."""
-    labels = None if model.spec.classes is None else codes.images.labels
     originals = codes.images.images[:].astype(np.float32) / 255
-    reconstructed = model.decode(codes.mean, label_index=labels)
+    reconstructed = model.decode_rows(codes.mean, codes.images.rows)
     rows, names = [], []
     for start in range(0, len(originals), columns):
         for name, images in ("image", originals), ("reconstruction", reconstructed):

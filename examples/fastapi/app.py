@@ -179,7 +179,7 @@ def generate(
     rows = None if rows is None else rows[:n]
     seed = secrets.randbelow(2**31) if seed is None else seed
     pixels = model.decode_rows(model.noise(n, seed) * np.float32(temperature), rows)
-    return pixels, describe_rows(spec.conditions, rows), seed
+    return pixels, describe_rows(spec.conditions, rows) or [{}] * n, seed
 
 
 def is_list(name: str, value: Any) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from cvae.conditions import label_condition
 from cvae.config import DataConfig
 from cvae.data import load_dataset
 from cvae.evaluation.feature_extractor import METADATA_KEY
@@ -32,8 +33,8 @@ def main() -> None:
     dataset = load_dataset(DataConfig(data="mnist", data_dir=args.data_dir, validation=0.0))
     train, test, classes = dataset.train, dataset.test, dataset.classes
     assert classes is not None and train.labels is not None and test is not None and test.labels is not None
-    model = fit(train.images[:], train.labels, len(classes))
-    accuracy = float((predict(model, test.images[:]) == test.labels).mean())
+    model = fit(train.images[:], train.labels, label_condition(classes))
+    accuracy = float((predict(model, test.images[:]).argmax(1) == test.labels).mean())
     graph = trace(model, {"image": torch.rand(2, *train.images.shape[1:])}, ("logits", "features"))
     metadata = {"name": "mnist", "data": "mnist", "classes": classes, "accuracy": accuracy}
     graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(metadata))

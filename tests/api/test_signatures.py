@@ -24,11 +24,12 @@ EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
         {"config", "images", "labels", "classes", "conditions", "options", "quiet", "on_epoch"},
     ),
     "tune": ({"set"}, {"options"}),
+    "interpolate": (set(), {"to_conditions"}),  # --to sets both the last image and the conditions at the end
     "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
 }
 """For some commands, further parameters that only the command has, and those that only its function has."""
 
-SEEDS = {("interpolate", "start"), ("interpolate", "end")}
+SEEDS = {("interpolate", "start")}
 """Parameters whose default is a seed. In a command, it is text, because the value may also be the name of a file."""
 
 

@@ -9,7 +9,7 @@ import torch
 import cvae
 from cvae.api.classifier import train_extractor
 from cvae.config import DataConfig
-from cvae.data import load_dataset
+from cvae.data import list_conditions, load_dataset
 from cvae.errors import UsageError
 from cvae.evaluation.run_scorer import classifier as classifier_module
 from cvae.evaluation.run_scorer.augmentation import augment
@@ -53,8 +53,8 @@ def short_training(monkeypatch):
 @pytest.mark.integration
 def test_classifier_learns_to_recognize_digits(short_training):
     digits = load_dataset(DataConfig(data="digits"))
-    model = fit(digits.train.images[:], digits.train.labels, 10)
-    assert (predict(model, digits.test.images[:]) == digits.test.labels).mean() > 0.5  # chance is 0.1
+    model = fit(digits.train.images[:], digits.train.labels, list_conditions(digits))
+    assert (predict(model, digits.test.images[:]).argmax(1) == digits.test.labels).mean() > 0.5  # chance is 0.1
 
 
 @pytest.mark.integration

@@ -17,6 +17,7 @@ from torch import nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 import cvae
+from cvae.conditions import label_condition
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import CvaeError, UsageError
@@ -330,9 +331,13 @@ def test_run_and_exported_files_have_the_same_bounds(tmp_path, likelihood):
 @pytest.mark.parametrize("name", ["labels", "plain"])
 def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, name, monkeypatch):
     monkeypatch.setitem(CLASSIFIERS, "digits", ("", ""))
-    classes = tuple("0123456789")
     custom = feature_extractor_module.FeatureExtractor(
-        "quarters", quarter_means, lambda images: np.zeros(len(images), int), (1, 8, 8), classes, 0.5
+        name="quarters",
+        features=quarter_means,
+        outputs=lambda images: np.eye(10)[np.zeros(len(images), int)],
+        image_shape=(1, 8, 8),
+        conditions=label_condition(tuple("0123456789")),
+        scores={"label": {"accuracy": 0.5}},
     )
     monkeypatch.setattr(evaluate_module, "load_feature_extractor", lambda name: custom)
     report = evaluate(RunScorer(trained[name], "cpu"), TrainConfig(), samples=5, limit=100)
@@ -349,6 +354,7 @@ def test_report_is_consistent_and_agrees_with_the_metrics_of_the_run(trained, na
     assert 0 < report["reconstruction"]["sharpness"] < 1  # reconstructions are blurred
     if name == "labels":
         assert report["labels"]["label_accuracy"] == pytest.approx(0.1, abs=0.05)  # the classifier always predicts 0
+        assert report["labels"]["label_accuracy_of_real_images"] == 0.5 and "conditions" not in report
         assert report["labels"]["accuracy_of_the_bound_as_a_classifier"] > 0.8
         extra = report["labels"]["bound_without_the_label"] - report["bound"]["nats"]
         assert 0 < extra <= math.log(10) + 0.5  # 0.5 allows for different noise
@@ -398,9 +404,9 @@ def test_limit_selects_evenly_spaced_images():
 
 
 def test_grey_data_fit_models_of_colour_images():
-    model = SimpleNamespace(name="colour", image_shape=(3, 8, 8), classes=None)
+    model = SimpleNamespace(name="colour", image_shape=(3, 8, 8), classes=None, conditions=())
     grey = load_dataset(TrainConfig()).test.images
     images = load_split(TrainConfig(), "test", model)[2].images
     assert images.shape == (len(grey), 3, 8, 8) and all(np.array_equal(images[:, i], grey[:, 0]) for i in range(3))
     with pytest.raises(UsageError, match="has images with 1 channels"):
-        load_split(TrainConfig(), "test", SimpleNamespace(name="x", image_shape=(2, 8, 8), classes=None))
+        load_split(TrainConfig(), "test", SimpleNamespace(name="x", image_shape=(2, 8, 8), classes=None, conditions=()))

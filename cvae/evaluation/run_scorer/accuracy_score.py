@@ -29,7 +29,7 @@ def accuracy_score(
     if scorer.classes is None:
         raise UsageError(f"{scorer.name!r} has no labels, so a classifier can't learn from its images; remove --cas")
     dataset, test = load_labelled(data, "--cas")
-    assert dataset.train.labels is not None and test.labels is not None
+    assert dataset.train.labels is not None
     real, labels = dataset.train.images[:], dataset.train.labels
     binary = is_binary(real)
     generated = []
@@ -41,12 +41,12 @@ def accuracy_score(
         model = fit(
             images,
             labels,
-            len(scorer.classes),
+            scorer.conditions,
             seed=seed,
             device=choose_device(device),
             progress=partial(progress, f"learning from {name}"),
         )
-        accuracy[name] = float((predict(model, test.images[:]) == test.labels).mean())
+        accuracy[name] = float((predict(model, test.images[:]).argmax(1) == test.labels).mean())
     return {
         "classification_accuracy_score": accuracy["generated"],
         "classification_accuracy_of_real_data": accuracy["real"],

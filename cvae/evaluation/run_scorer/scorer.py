@@ -45,8 +45,8 @@ class RunScorer:
         self.model: VAE = model.to(self.device).eval()
         self.name, self.backend = run.resolve().name, f"torch, bounds in {precision}"
         self.image_shape, self.latent_dim = config.model.image_shape, config.model.latent_dim
-        self.classes, self.likelihood = config.model.classes, config.model.likelihood.name
-        self.discrete = model.likelihood.discrete
+        self.conditions, self.classes = config.model.conditions, config.model.classes
+        self.likelihood, self.discrete = config.model.likelihood.name, model.likelihood.discrete
         decoder = model.decoder
         self.groups: tuple[int, ...] = decoder.groups if isinstance(decoder, Hierarchical) else (self.latent_dim,)
 
@@ -56,17 +56,17 @@ class RunScorer:
     def _tensor(self, array: np.ndarray | None) -> Any:
         return None if array is None else torch.from_numpy(array).to(self.device)
 
-    def decode(self, noise: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    def decode(self, noise: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
         with torch.inference_mode():
-            return self.model.decode(self._tensor(noise), self._tensor(labels)).cpu().numpy()
+            return self.model.decode(self._tensor(noise), self._tensor(rows)).cpu().numpy()
 
-    def reconstruct(self, images: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
-        label = self._tensor(labels)
+    def reconstruct(self, images: np.ndarray, rows: np.ndarray | None) -> np.ndarray:
+        row = self._tensor(rows)
         with torch.inference_mode():
-            return self.model.decode(self.model.encode(self._tensor(images), label)[0], label).cpu().numpy()
+            return self.model.decode(self.model.encode(self._tensor(images), row)[0], row).cpu().numpy()
 
-    def encode(self, images: np.ndarray, labels: np.ndarray | None) -> Encoded:
-        image, condition = self._tensor(images), self.model.embed(self._tensor(labels))
+    def encode(self, images: np.ndarray, rows: np.ndarray | None) -> Encoded:
+        image, condition = self._tensor(images), self.model.embed(self._tensor(rows))
         with torch.inference_mode(), self._autocast():
             return Encoded(image, condition, self.model.encoder(image, condition))
 
