@@ -17,8 +17,8 @@ from cvae.runtime import Model, load
 from cvae.runtime.find import find
 
 PAGE = (
-    "index.html", "style.css", "app.js", "address.js", "animation.js", "controls.js", "cvae.js", "dom.js", "image.js",
-    "pad.js",
+    "index.html", "style.css", "app.js", "address.js", "animation.js", "conditions.js", "controls.js", "cvae.js",
+    "dom.js", "image.js", "pad.js",
 )  # fmt: skip
 """Files of the page, in the folder `page`. The page reads the spec from the exported files."""
 

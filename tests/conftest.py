@@ -1,19 +1,21 @@
 """Fixtures that several test files share."""
 
 import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import types
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from condition_model import faces as faces
-from helpers import CommandResult
+from helpers import CHROMIUM, CommandResult
 from PIL import Image
 
 from cvae.__main__ import main
@@ -232,3 +234,39 @@ def cvae(in_tmp, capsys, monkeypatch) -> Callable[..., CommandResult]:
         return CommandResult(caught.value.code, *capsys.readouterr())
 
     return run
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Return a function that serves a folder over HTTP and returns its address, without a trailing slash."""
+    servers = {}
+
+    def start(folder: Path) -> str:
+        if folder in servers:
+            return f"http://127.0.0.1:{servers[folder].server_port}"
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers[folder] = server
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers.values():
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()

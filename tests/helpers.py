@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -19,6 +20,10 @@ SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 """Folder of real data next to the checkout. It may not exist."""
 
 needs_mnist = pytest.mark.skipif(not (SHARED / "MNIST").exists(), reason=f"MNIST is not at {SHARED}")
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 
 def code_blocks(text: str, language: str) -> list[str]:

@@ -186,16 +186,28 @@ Arguments parse_arguments(int argc, char** argv) {
   return arguments;
 }
 
+// Returns the category whose value is the label: the one named "label", else the only category, else null.
+const Condition* find_label(const std::vector<Condition>& conditions) {
+  const Condition* category = nullptr;
+  int count = 0;
+  for (const auto& condition : conditions) {
+    if (condition.kind != "category") continue;
+    if (condition.name == "label") return &condition;
+    category = &condition;
+    ++count;
+  }
+  return count == 1 ? category : nullptr;
+}
+
 // Adds the label to the values of the conditions, and checks their names.
 void add_label(const std::vector<Condition>& conditions, Arguments& arguments) {
   auto& values = arguments.values;
-  bool is_single = conditions.size() == 1 && conditions[0].kind == "category";
+  const Condition* category = find_label(conditions);
   if (auto label = arguments.options.find("--label"); label != arguments.options.end()) {
-    if (conditions.empty())
-      throw std::runtime_error("the model has no labels; remove --label '" + label->second + "'");
-    values[is_single ? conditions[0].name : "label"] = label->second;
-  } else if (is_single && !conditions[0].optional && values.empty()) {
-    values[conditions[0].name] = conditions[0].values.at(0);
+    if (!category) throw std::runtime_error("the model has no labels; remove --label '" + label->second + "'");
+    values[category->name] = label->second;
+  } else if (category && !category->optional && values.empty()) {
+    values[category->name] = category->values.at(0);
   }
   std::vector<std::string> names;
   for (const auto& condition : conditions) names.push_back(condition.name);

@@ -9,7 +9,7 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
-import { load, normal, singleCategory, toRGBA } from "./cvae.js";
+import { labelCategory, load, normal, toRGBA } from "./cvae.js";
 import { png } from "./png.js";
 
 // Set this before importing onnxruntime, which may send telemetry otherwise. A static import would run too early.
@@ -24,7 +24,7 @@ function parseConditions({ label, condition }, spec) {
     if (!value.length) throw new Error(`--condition "${flag}" is not NAME=VALUE`);
     conditions[name] = value.join("=");
   }
-  const category = singleCategory(spec.conditions);
+  const category = labelCategory(spec.conditions);
   if (label !== undefined) return { ...conditions, [category?.name ?? "label"]: label };
   if (!category || category.optional) return conditions;
   return { [category.name]: category.values[0], ...conditions };

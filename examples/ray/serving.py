@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 import cvae
-from cvae.conditions import single_category
 from cvae.imaging import to_pil
 from cvae.runtime.conditions import condition_rows
 
@@ -55,7 +54,7 @@ class Digits:
     def parse_conditions(self, values: dict[str, str], extrapolate: bool) -> np.ndarray | None:
         """Return the row (1, W) or (1,) of the conditions of an image (see `cvae.condition_rows`)."""
         spec = self.model.spec
-        label, category = values.pop("label", None), single_category(spec.conditions)
+        label, category = values.pop("label", None), spec.category
         if label is None and category is not None and not category.optional and not values:
             label = category.values[0]
         return condition_rows(spec, 1, label, values=values, extrapolate=extrapolate)

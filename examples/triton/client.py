@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from cvae.condition_rows import feed
-from cvae.conditions import single_category
 from cvae.errors import CvaeError
 from cvae.runtime.conditions import condition_rows
 from cvae.spec import Spec
@@ -63,7 +62,7 @@ def main() -> None:
     try:
         text = request(f"{model}/config")["parameters"]["cvae"]["string_value"]
         spec = Spec.from_json(text, args.model)
-        label, category = args.label, single_category(spec.conditions)
+        label, category = args.label, spec.category
         if label is None and category is not None and not category.optional and not values:
             label = category.values[0]
         rows = condition_rows(spec, 1, label, values=values, extrapolate=args.extrapolate)

@@ -1,8 +1,9 @@
 /** The page: controls on one side, one image on the other. */
 
-import { play } from "./animation.js";
+import { makeTours, play } from "./animation.js";
 import { connectAddress, copyLink } from "./address.js";
-import { changeVariety, makeClasses, makeSliders, reset, showAll, surprise } from "./controls.js";
+import { makeConditions } from "./conditions.js";
+import { changeVariety, makeSliders, reset, showAll, surprise } from "./controls.js";
 import { load, unpacked } from "./cvae.js";
 import { $, announce, dismissWarning, element, fail, safely } from "./dom.js";
 import { download, enlarge, fit, model, setModel, waitForImage } from "./image.js";
@@ -24,7 +25,8 @@ async function start() {
   ort.env.wasm.wasmBinary = await unpacked(wasm);
   setModel(await load(ort, decoder));
   describe(encoder);
-  makeClasses();
+  makeConditions();
+  makeTours();
   makeSliders(dimensions, effects);
   connect();
   connectAddress();
@@ -45,7 +47,10 @@ function describe(encoder) {
   const [channels, height, width] = spec.image_shape;
   $("image").style.setProperty("--aspect", width / height);
   document.title = $("name").textContent = spec.name;
-  const actions = [...(spec.classes ? ["choose a class"] : []), "press “Surprise me”", "move the sliders"];
+  const conditions = spec.conditions.filter(({ name }) => name !== "label").map(({ name }) => name);
+  const choices = [...(spec.conditions.length > conditions.length ? ["choose a class"] : [])];
+  if (conditions.length) choices.push(`set ${conditions.join(", ")}`);
+  const actions = [...choices, "press “Surprise me”", "move the sliders"];
   if (encoder) actions.push("draw something that the model then redraws");
   const last = actions.pop();
   $("intro").textContent =
@@ -54,6 +59,7 @@ function describe(encoder) {
   const properties = {
     Images: `${width} × ${height} pixels, ${channels === 1 ? "grey" : "colour"}`,
     Classes: spec.classes?.length,
+    Conditions: spec.classes ? "" : spec.conditions.map(describeCondition).join("; "),
     "Latent dimensions": spec.latent_dim,
     Architecture: spec.architecture,
     Likelihood: spec.likelihood,
@@ -66,6 +72,12 @@ function describe(encoder) {
     if (!value) continue;
     $("facts").append(element("dt", { textContent: term }), element("dd", { textContent: value }));
   }
+}
+
+/** Return a condition as text, such as "age: 3 to 92 years". */
+function describeCondition({ name, kind, values, low, high, unit }) {
+  if (kind === "number") return `${name}: ${low} to ${high}${unit ? ` ${unit}` : ""}`;
+  return kind === "category" ? `${name}: ${values.length} values` : `${name}: ${values.join(", ")}`;
 }
 
 function connect() {

@@ -14,7 +14,8 @@
  * - for attributes, an object such as { glasses: true, hat: false } or the names of those that are true ("glasses,hat"
  *   or "none"); for a single attribute, also true or false.
  *
- * A label is short for the object { label }, so a batch of two may have the conditions ["7", "3"].
+ * A label is short for an object with the category named "label", or with the only category. A batch of two may therefore
+ * have the conditions ["7", "3"].
  */
 
 const KEY = "cvae"; // key of the metadata entry that holds the spec
@@ -64,6 +65,12 @@ export function readSpec(bytes) {
     return { ...spec, classes: singleCategory(spec.conditions)?.values ?? null };
   }
   throw new Error(`this file was not exported by cvae: its metadata has no "${KEY}" entry`);
+}
+
+/** Return the category whose value is the label: the one named "label", else the only category, else undefined. */
+export function labelCategory(conditions) {
+  const categories = conditions.filter(({ kind }) => kind === "category");
+  return categories.find(({ name }) => name === "label") ?? (categories.length === 1 ? categories[0] : undefined);
 }
 
 /** Convert a spec of format 1, which had class names instead of conditions, to the current format. */
@@ -183,13 +190,13 @@ function parseValue(condition, value, model, extrapolate) {
 /** Return the values of the conditions of one image, in the order of the spec, from an object or a label. */
 function parseConditions(spec, item, extrapolate) {
   const [model, names] = [quote(spec.name), spec.conditions.map(({ name }) => name)];
-  const isLabel = !isObject(item) || "index" in item;
-  const category = singleCategory(spec.conditions)?.name ?? names.find((name) => name === "label");
-  if (isLabel && category === undefined) {
+  const isLabel = !isObject(item) || ("index" in item && !names.includes("index"));
+  const category = labelCategory(spec.conditions);
+  if (isLabel && !category) {
     const fix = names.length ? `its conditions are ${list(names)}` : "it was trained without labels";
     throw new Error(`${model} does not accept the label ${quote(item)}; ${fix}`);
   }
-  const values = isLabel ? { [category]: item } : item;
+  const values = isLabel ? { [category.name]: item } : item;
   for (const name of Object.keys(values)) {
     if (names.includes(name)) continue;
     const fix = names.length ? `its conditions are ${list(names)}` : "it was trained without conditions";

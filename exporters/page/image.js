@@ -7,10 +7,14 @@ const MIN_DOWNLOAD_SIDE = 560; // minimum length of the longer side of a downloa
 
 export let model;
 /**
- * State of the page. `mix` is the position between class index `label` (0) and class index `next` (1). Unless `seed` is
- * null, the code is `randomCode(seed, variety)`, except for the dimensions that the visitor has changed.
+ * State of the page. `conditions` are values by name: the name of the value of a category, a number, or an object with
+ * true or false for each attribute; null is unknown. `mix` is the position between `conditions` (0) and the conditions
+ * `next` (1). Unless `seed` is null, the code is `randomCode(seed, variety)`, except for the dimensions that the visitor
+ * has changed.
  */
-export const state = { code: null, seed: null, variety: 0.8, label: 0, next: 0, mix: 0, origin: "", image: null };
+export const state = {
+  code: null, seed: null, variety: 0.8, conditions: {}, next: null, mix: 0, origin: "", image: null,
+};
 
 const subscribers = [];
 const small = document.createElement("canvas"); // canvas with the image at its original size
@@ -32,15 +36,34 @@ export function change(values) {
   draw();
 }
 
-/** Show the image of a code and a label. */
-export const show = (code, label, origin) => change({ code, seed: null, label, next: label, mix: 0, origin });
+/** Show the image of a code under conditions. */
+export const show = (code, conditions, origin) => change({ code, seed: null, conditions, next: null, mix: 0, origin });
 
 export const randomSeed = () => crypto.getRandomValues(new Uint32Array(1))[0];
 
 export const randomCode = (seed, variety) => normal(seed, model.spec.latent_dim).map((value) => value * variety);
 
-/** Return the labels of class indices: objects, which the model accepts in place of names. */
-export const labelsFromIndices = (indices) => indices.map((index) => ({ index }));
+/** Return conditions in which each value is unknown or, if it must be known, the one with an index modulo their number. */
+export const defaultConditions = (index = 0) =>
+  Object.fromEntries(
+    model.spec.conditions.map(({ name, optional, values }) => [name, optional ? null : values[index % values.length]]),
+  );
+
+/** Round a number for display, but not beyond its range. */
+export const formatNumber = (value, low, high) => Math.min(high, Math.max(low, Number(value.toPrecision(4))));
+
+/** Return the known conditions of an image as text, such as "pug, age 40 years, smiling". */
+export function describeConditions(conditions) {
+  return model.spec.conditions
+    .filter(({ name }) => conditions[name] !== null)
+    .map(({ name, kind, values, low, high, unit }) => {
+      const value = conditions[name];
+      if (kind === "category") return value;
+      if (kind === "number") return `${name} ${formatNumber(value, low, high)}${unit ? ` ${unit}` : ""}`;
+      return values.filter((attribute) => value[attribute]).join(", ") || `no ${name}`;
+    })
+    .join(", ");
+}
 
 let isChanged = false; // whether the state has changed since it was last decoded
 let pending = null; // promise of the decoding in progress
@@ -68,14 +91,13 @@ export async function waitForImage() {
 }
 
 async function decode() {
-  const { code, label, next, mix } = state;
-  const labels = (count) => (model.spec.classes ? labelsFromIndices([label, next].slice(0, count)) : []);
+  const { code, conditions, next, mix } = state;
   if (mix === 0) {
-    state.image = await model.decode(code, labels(1));
+    state.image = await model.decode(code, conditions);
     return;
   }
   // Between two classes, take the weighted mean of both decodings, as Python does.
-  const both = await model.decode(Float32Array.from([...code, ...code]), labels(2));
+  const both = await model.decode(Float32Array.from([...code, ...code]), [conditions, next]);
   const size = both.length / 2;
   state.image = both.slice(0, size).map((value, i) => (1 - mix) * value + mix * both[size + i]);
 }
@@ -84,8 +106,8 @@ function paint() {
   const [, height, width] = model.spec.image_shape;
   small.getContext("2d").putImageData(new ImageData(toRGBA(state.image, model.spec.image_shape), width, height), 0, 0);
   enlarge($("image"));
-  const name = model.spec.classes?.[state.mix < 0.5 ? state.label : state.next];
-  $("class-name").textContent = name ?? "";
+  const name = describeConditions(state.mix < 0.5 ? state.conditions : state.next);
+  $("class-name").textContent = name;
   $("origin").textContent = state.origin;
   $("image").setAttribute("aria-label", `Generated image${name ? `: ${name}` : ""}`);
 }
@@ -113,7 +135,7 @@ export function download() {
   enlarge(canvas);
   canvas.toBlob((blob) => {
     const address = URL.createObjectURL(blob);
-    const name = [model.spec.name, model.spec.classes?.[state.label]].filter((part) => part !== undefined).join("-");
+    const name = [model.spec.name, describeConditions(state.conditions)].filter(Boolean).join("-");
     element("a", { href: address, download: `${name.replace(/[^\p{L}\p{N}.-]+/gu, "_")}.png` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 10_000);
   }, "image/png");

@@ -3,9 +3,9 @@
 import { stop } from "./animation.js";
 import { normal } from "./cvae.js";
 import { $, announce, element, fail, safely, warn } from "./dom.js";
-import { labelsFromIndices, model, show } from "./image.js";
+import { defaultConditions, describeConditions, model, show, state } from "./image.js";
 
-const CHUNK = 16; // number of classes compared with a drawing at once
+const CHUNK = 16; // number of values compared with a drawing at once
 
 let background, pen; // colours [r, g, b] in [0, 1]
 let scale; // side of an image pixel on the pad, in pixels
@@ -23,7 +23,8 @@ export async function makePad() {
   $("pen-row").hidden = channels === 1;
   $("pen").value = `#${pen.map((value) => (value ? "ff" : "00")).join("")}`;
   $("pad-hint").style.color = css(pen);
-  $("drawn-as-row").hidden = $("restyle").hidden = !model.spec.classes;
+  $("restyle").hidden = !model.spec.conditions.length;
+  $("drawn-as-row").hidden = !model.spec.classes;
   for (const [value, textContent] of (model.spec.classes ?? []).entries()) {
     $("drawn-as").append(element("option", { value, textContent }));
   }
@@ -39,8 +40,8 @@ export async function makePad() {
 async function backgroundColour() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
-  const labels = model.spec.classes ? Array.from({ length: count }, (_, i) => i % model.spec.classes.length) : [];
-  const images = await model.decode(normal(1, count * model.spec.latent_dim), labelsFromIndices(labels));
+  const conditions = Array.from({ length: count }, (_, i) => defaultConditions(i));
+  const images = await model.decode(normal(1, count * model.spec.latent_dim), conditions);
   const sums = [0, 0, 0];
   let pixels = 0;
   for (let i = 0; i < images.length; i++) {
@@ -175,16 +176,26 @@ function scheduleReading() {
   readTimer = setTimeout(() => read().catch(fail), 80);
 }
 
-/** Encode the pad, and show its reconstruction. */
+/**
+ * Encode the pad, and show its reconstruction. If the only condition is a category, its value is the one of "Redraw as":
+ * the best match or the visitor's choice. Several conditions would take many trials to match, so a drawing is encoded
+ * under the values that the page shows, in which unknown conditions stay unknown.
+ */
 async function read() {
   if (!contents) return;
   stop();
-  const { image_shape, classes } = model.spec;
+  const { classes, image_shape } = model.spec;
   const image = image_shape[0] === 1 && contents === "drawing" ? centre(padImage()) : padImage();
-  const label = $("drawn-as").value === "" && classes ? await nearestLabel(image) : Number($("drawn-as").value);
-  const { mean } = await model.encode(image, classes ? labelsFromIndices([label]) : []);
-  show(mean, label, `your ${contents}`);
-  if (classes) announce(`Redrawn as ${classes[label]}`);
+  let { conditions } = state;
+  if (classes) {
+    const choice = $("drawn-as").value;
+    const [{ name }] = model.spec.conditions;
+    conditions = { [name]: choice === "" ? await findBestValue(image) : classes[choice] };
+  }
+  const { mean } = await model.encode(image, conditions);
+  show(mean, conditions, `your ${contents}`);
+  const description = describeConditions(conditions);
+  announce(description ? `Redrawn as ${description}` : "Redrawn");
 }
 
 /** Return the distortion of a pixel x with the reconstruction r, in nats: Gaussian or cross-entropy. */
@@ -194,21 +205,22 @@ function distortion(x, r) {
   return -x * Math.log(probability) - (1 - x) * Math.log(1 - probability);
 }
 
-/** Return the index of the class with the best evidence bound for an image, computed at the posterior mean. */
-async function nearestLabel(image) {
-  let [best, lowest] = [0, Infinity];
-  const allLabels = model.spec.classes.map((_, label) => label);
+/** Return the value of the category with the best evidence bound for an image, computed at the posterior mean. */
+async function findBestValue(image) {
+  const [{ name, values }] = model.spec.conditions;
+  let [best, lowest] = [values[0], Infinity];
   const size = model.spec.latent_dim;
-  for (let first = 0; first < allLabels.length; first += CHUNK) {
-    const labels = allLabels.slice(first, first + CHUNK);
-    const images = new Float32Array(labels.length * image.length);
-    for (const i of labels.keys()) images.set(image, i * image.length);
-    const { mean, std } = await model.encode(images, labelsFromIndices(labels));
-    const reconstructions = await model.decode(mean, labelsFromIndices(labels));
-    for (const [i, label] of labels.entries()) {
-      let bound = image.reduce((sum, value, j) => sum + distortion(value, reconstructions[i * image.length + j]), 0);
+  for (let first = 0; first < values.length; first += CHUNK) {
+    const chunk = values.slice(first, first + CHUNK);
+    const conditions = chunk.map((value) => ({ [name]: value }));
+    const images = new Float32Array(chunk.length * image.length);
+    for (const i of chunk.keys()) images.set(image, i * image.length);
+    const { mean, std } = await model.encode(images, conditions);
+    const reconstructions = await model.decode(mean, conditions);
+    for (const [i, value] of chunk.entries()) {
+      let bound = image.reduce((sum, pixel, j) => sum + distortion(pixel, reconstructions[i * image.length + j]), 0);
       for (let j = i * size; j < (i + 1) * size; j++) bound += (mean[j] ** 2 + std[j] ** 2 - 1) / 2 - Math.log(std[j]);
-      if (bound < lowest) [best, lowest] = [label, bound];
+      if (bound < lowest) [best, lowest] = [value, bound];
     }
   }
   return best;

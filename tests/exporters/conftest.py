@@ -1,15 +1,12 @@
 """Fixtures for the tests of the exporters."""
 
-import http.server
-import threading
 from collections.abc import Callable, Iterator
-from functools import cache, partial
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import pytest
 from linear_model import Linear
-from web_visit import CHROMIUM, LONG_NAMES, Site, Visit
+from web_visit import LONG_NAMES, Site, Visit
 
 import cvae
 from cvae.errors import CvaeError
@@ -17,38 +14,14 @@ from cvae.exporters import web
 from cvae.model_zoo import DEFAULT
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def serve() -> Iterator[Callable[[Path], str]]:
-    """Return a function that serves a folder over HTTP and returns its address, without a trailing slash."""
-    servers = {}
-
-    def start(folder: Path) -> str:
-        if folder in servers:
-            return f"http://127.0.0.1:{servers[folder].server_port}"
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers[folder] = server
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield start
-    for server in servers.values():
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.fixture(scope="session")
-def site(trained, tmp_path_factory) -> Callable[[str], Site]:
+def site(trained, conditional, tmp_path_factory) -> Callable[[str], Site]:
     """Return a function that exports the page of a model to a folder whose path contains a space.
 
     Each page is exported only once.
     """
     folder = tmp_path_factory.mktemp("sites")
-    sources = {**trained, "zoo": DEFAULT}
+    sources = {**trained, "zoo": DEFAULT, "conditional": conditional}
     classes = {"colour": 0, "many": 70, "long names": LONG_NAMES}
 
     @cache
@@ -65,16 +38,6 @@ def site(trained, tmp_path_factory) -> Callable[[str], Site]:
         return Site(out, cvae.load(source), linear)
 
     return export
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from web_visit import LONG_NAMES, decode_state, eventually, expect_text, needs_browser, show, state
+from helpers import needs_browser
+from web_visit import LONG_NAMES, decode_state, eventually, expect_text, show, state
 
 from cvae import imaging
+from cvae.runtime.conditions import condition_rows
 
 
 @pytest.mark.slow
@@ -34,7 +36,7 @@ def test_page_can_be_used_with_the_keyboard(visit):
             page.keyboard.press("ArrowRight")
             page.keyboard.press("ArrowRight")
             page_state = state(page)
-            assert page_state["label"] == 2
+            assert page_state["conditions"] == {"label": "2"}
             np.testing.assert_array_equal(page_state["code"], surprised["code"])  # the style does not change
             np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
             assert page.inner_text("#class-name") == "2"
@@ -63,7 +65,7 @@ def test_page_can_be_used_with_the_keyboard(visit):
 def test_each_slider_changes_one_dimension_and_sliders_are_sorted_by_effect(visit):
     page, model = visit("colour")
     names = page.locator(".slider:visible span").all_inner_texts()
-    assert names == [f"Style {rank}" for rank in range(1, 6)] and not page.locator("#classes").is_visible()
+    assert names == [f"Style {rank}" for rank in range(1, 6)] and page.locator("#conditions *").count() == 0
     titles = [slider.get_attribute("title") for slider in page.locator(".slider input").all()]
     effects = {1: 63, 3: 46, 4: 24, 2: 15, 0: 2.8}  # percent, by latent dimension
     for title, (dimension, effect) in zip(titles, effects.items(), strict=True):
@@ -84,7 +86,7 @@ def test_many_classes_are_shown_as_a_list(visit):
     page, model = visit("many")
     page.get_by_label("Class", exact=True).select_option("class 69")
     page_state = state(page)
-    assert page_state["label"] == 69 and page.inner_text("#class-name") == "class 69"
+    assert page_state["conditions"] == {"label": "class 69"} and page.inner_text("#class-name") == "class 69"
     np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     page.get_by_text("About this model").click()
     assert page.locator("#facts").inner_text().count("<b>at all</b>") == 1  # text, not markup
@@ -95,7 +97,7 @@ def test_many_classes_are_shown_as_a_list(visit):
 def test_all_thumbnails_share_one_style(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
-    show(page, code, 3)
+    show(page, code, {"label": "3"})
     expected = imaging.to_uint8(model.decode(np.tile(code, (10, 1)), range(10)))[:, 0]
 
     def check() -> None:
@@ -139,7 +141,7 @@ def test_address_restores_the_image(visit):
     page.reload()
     page.wait_for_selector("body.ready")
     first = state(page)
-    assert (first["label"], first["origin"]) == (1, "seed 7")
+    assert (first["conditions"], first["origin"]) == ({"label": "hatchback"}, "seed 7")
     assert page.locator("input[name=class]:checked").get_attribute("value") == "1"
     page.get_by_label("Style 2").fill("1.25")
     page.get_by_label("Variety").fill("1.2")
@@ -169,7 +171,7 @@ def test_address_restores_the_image(visit):
 def test_address_restores_a_code_that_has_no_seed(visit):
     page, model = visit("labels")
     code = model.noise(1, seed=4)[0]
-    before = show(page, code, 3)
+    before = show(page, code, {"label": "3"})
     page.wait_for_url(re.compile("#class=3&code=[-0-9.,]+$"))
     page.get_by_role("button", name="Reset").click()
     page.wait_for_url("**/#class=3&code=0")
@@ -239,3 +241,79 @@ def test_page_reports_a_missing_file(site, serve, chromium, tmp_path):
     expect_text(page, "#alert p", re.compile(r"decoder\.onnx could not be read \(404"))
     assert page.inner_text("#status") == ""  # the page no longer says that the model is being loaded
     page.close()
+
+
+@needs_browser
+def test_each_kind_of_condition_has_a_control(visit):
+    page, model = visit("conditional", viewport={"width": 1280, "height": 800})
+    assert state(page)["conditions"] == {"label": None, "age": None, "traits": None}
+    page.get_by_role("radio", name="b").check()
+    page.get_by_role("slider", name="age").fill("2.5")
+    page.get_by_role("switch", name="hat").check()
+    chosen = state(page)
+    assert chosen["conditions"] == {"label": "b", "age": 2.5, "traits": {"beard": False, "hat": True}}
+    np.testing.assert_allclose(chosen["image"], decode_state(model, chosen).ravel(), atol=1e-5)
+    expect_text(page, "#class-name", "b, age 2.5 years, hat")
+    assert page.locator(".value output").inner_text() == "2.5 years"
+    page.get_by_role("radio", name="any").check()
+    page.get_by_label("any age").check()
+    page.get_by_label("any traits").check()
+    unknown = state(page)
+    assert unknown["conditions"] == {"label": None, "age": None, "traits": None}
+    np.testing.assert_allclose(unknown["image"], model.decode(unknown["code"][None]).ravel(), atol=1e-5)
+    assert np.abs(unknown["image"] - chosen["image"]).max() > 0.1
+    page.get_by_label("any age").uncheck()  # restores the value of the slider
+    assert state(page)["conditions"] == {"label": None, "age": 2.5, "traits": None}
+
+
+@needs_browser
+def test_address_restores_conditions(visit):
+    page, model = visit("conditional", viewport={"width": 1280, "height": 800})
+    page.get_by_role("radio", name="c").check()
+    page.get_by_role("slider", name="age").fill("7.25")
+    page.get_by_role("switch", name="beard").check()
+    page.wait_for_url("**/#class=c&age=7.25&traits=beard&seed=0")
+    page.get_by_role("switch", name="beard").uncheck()
+    page.get_by_label("any age").check()
+    page.wait_for_url("**/#class=c&traits=none&seed=0")
+    page.go_back()
+    chosen = {"label": "c", "age": 7.25, "traits": {"beard": True, "hat": False}}
+    eventually(page, lambda: np.testing.assert_equal(state(page)["conditions"], chosen))
+    page.reload()
+    page.wait_for_selector("body.ready")
+    restored = state(page)
+    assert restored["conditions"] == chosen
+    np.testing.assert_allclose(restored["image"], decode_state(model, restored).ravel(), atol=1e-5)
+    for fragment, text in (
+        ("age=11", 'age is "11", but must be a number from 0 to 10'),
+        ("class=d", 'it has no class "d"; its classes are a, b, c'),
+        ("traits=hat,tie", 'traits has no "tie"; choose among beard, hat, or "none"'),
+    ):
+        page.evaluate("(fragment) => { location.hash = fragment; }", fragment)
+        expect_text(page, "#alert p", f"The address does not fit this model: {text}")
+        assert state(page)["conditions"] == chosen
+
+
+@pytest.mark.slow
+@needs_browser
+def test_animation_sweeps_a_number(visit):
+    page, _ = visit("conditional", viewport={"width": 1280, "height": 800})
+    page.get_by_label("Animate").select_option("age")
+    page.get_by_role("button", name="Play").click()
+    page.wait_for_timeout(1200)
+    page.get_by_role("button", name="Pause").click()
+    stopped = state(page)
+    assert 0 < stopped["conditions"]["age"] < 10 and stopped["conditions"]["label"] is None and stopped["mix"] == 0
+
+
+@needs_browser
+def test_image_is_encoded_under_the_conditions_on_the_page(visit, tmp_path):
+    page, model = visit("conditional", viewport={"width": 1280, "height": 800})
+    imaging.to_pil(model.generate(1, seed=2)[0]).save(tmp_path / "own.png")
+    page.get_by_role("slider", name="age").fill("2.5")
+    page.locator("#open").set_input_files(tmp_path / "own.png")
+    expect_text(page, "#status", "Redrawn as age 2.5 years")
+    image = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
+    rows = condition_rows(model.spec, 1, values={"age": 2.5})  # the other conditions are unknown
+    np.testing.assert_allclose(state(page)["code"], model.encode_rows(image, rows).mean[0], atol=1e-3, rtol=1e-3)
+    assert not page.get_by_label("Redraw as").is_visible()

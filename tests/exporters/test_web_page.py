@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import needs_browser
 from PIL import Image
-from web_visit import decode_state, eventually, expect_text, needs_browser, numbers, show, state
+from web_visit import decode_state, eventually, expect_text, numbers, show, state
 
 import cvae
 from cvae import imaging
@@ -25,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_images_and_codes_agree_with_python(visit, site, name):
     page, model = visit(name)
     noise = model.noise(5, seed=3)
-    classes = len(model.spec.classes or ())
-    labels = [4 * i % classes for i in range(5)] if classes else []
+    classes = model.spec.classes or ()
+    labels = [classes[4 * i % len(classes)] for i in range(5)] if classes else []
     images = model.decode(noise, labels or None)
     actual = page.evaluate(
         """async ([noise, images, labels]) => {
@@ -40,16 +41,16 @@ def test_images_and_codes_agree_with_python(visit, site, name):
     for values, expected in zip(actual, (images, *model.encode(images, labels or None)), strict=True):
         np.testing.assert_allclose(np.reshape(values, expected.shape), expected, atol=1e-4, rtol=1e-4)
     if linear := site(name).linear:  # for this model, NumPy computes the images without onnxruntime
-        truth = linear.decode(noise, labels or [0])
+        truth = linear.decode(noise, [classes.index(label) for label in labels] or [0])
         np.testing.assert_allclose(np.reshape(actual[0], images.shape), truth, atol=1e-4)
 
 
 @needs_browser
-@pytest.mark.parametrize(("name", "label"), [("zoo", 7), ("colour", 0)])
-def test_page_displays_the_pixels_of_the_image(visit, name, label):
+@pytest.mark.parametrize(("name", "conditions"), [("zoo", {"label": "7"}), ("colour", {})])
+def test_page_displays_the_pixels_of_the_image(visit, name, conditions):
     page, model = visit(name)
     page.get_by_label("Sharp pixels").check()
-    page_state = show(page, model.noise(1, seed=5)[0], label)
+    page_state = show(page, model.noise(1, seed=5)[0], conditions)
     np.testing.assert_allclose(page_state["image"], decode_state(model, page_state).ravel(), atol=1e-4)
     channels, height, width = model.spec.image_shape
     with Image.open(io.BytesIO(page.locator("#image").screenshot())) as file:
@@ -66,7 +67,7 @@ def test_page_displays_the_pixels_of_the_image(visit, name, label):
 def test_image_interpolated_between_two_classes_agrees_with_python(visit):
     page, model = visit("zoo")
     code = model.noise(1, seed=5)[0]
-    page_state = show(page, code, 3, next=8, mix=0.25)
+    page_state = show(page, code, {"label": "3"}, next={"label": "8"}, mix=0.25)
     expected = model.interpolate(code, code, 5, label=(3, 8))[1]
     np.testing.assert_allclose(page_state["image"], expected.ravel(), atol=1e-4)
 
@@ -110,7 +111,7 @@ def test_drawing_is_encoded_reconstructed_and_restyled(visit):
 
     def check() -> None:
         page_state = state(page)
-        assert (page_state["label"], page_state["origin"]) == (7, "your drawing")
+        assert (page_state["conditions"], page_state["origin"]) == ({"label": "7"}, "your drawing")
         np.testing.assert_allclose(page_state["code"], code, atol=1e-3)
 
     eventually(page, check)
@@ -132,7 +133,7 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
     page.locator("#open").set_input_files(tmp_path / "own.png")
     expect_text(page, "#origin", "your image")
     page_state = state(page)
-    assert page_state["label"] == (label or 0)
+    assert page_state["conditions"] == ({"label": "7"} if label else {})
     rounded = imaging.read(tmp_path / "own.png", model.spec.image_shape)[None]
     np.testing.assert_allclose(page_state["code"], model.encode(rounded, label)[0][0], atol=2e-3, rtol=1e-3)
 
@@ -141,7 +142,7 @@ def test_image_file_can_be_opened(visit, tmp_path, name):
 def test_image_can_be_downloaded(visit, tmp_path):
     page, model = visit("labels")
     page.get_by_label("Sharp pixels").check()
-    page_state = show(page, model.noise(1, seed=1)[0], 7)
+    page_state = show(page, model.noise(1, seed=1)[0], {"label": "7"})
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").click()
     assert download.value.suggested_filename == "labels-7.png"
@@ -155,7 +156,7 @@ def test_image_can_be_downloaded(visit, tmp_path):
 @pytest.mark.slow
 @needs_browser
 @pytest.mark.parametrize(
-    ("tour", "motion", "minimum", "maximum"), [("codes", "reduce", 1, 3), ("classes", "no-preference", 5, 400)]
+    ("tour", "motion", "minimum", "maximum"), [("codes", "reduce", 1, 3), ("label", "no-preference", 5, 400)]
 )
 def test_animation_plays_and_pauses(visit, tour, motion, minimum, maximum):
     page, _ = visit("labels", **({"reduced_motion": motion} if motion == "reduce" else {}))
@@ -174,8 +175,8 @@ def test_animation_plays_and_pauses(visit, tour, motion, minimum, maximum):
     assert minimum <= page.evaluate("paints") <= maximum
     page.wait_for_timeout(100)
     now = state(page)
-    assert np.allclose(now["code"], before["code"]) == (tour == "classes") and now["mix"] == 0
-    assert (now["label"] == before["label"]) or tour == "classes"
+    assert np.allclose(now["code"], before["code"]) == (tour == "label") and now["mix"] == 0
+    assert (now["conditions"] == before["conditions"]) or tour == "label"
     assert page.get_by_role("button", name="Play").get_attribute("aria-pressed") == "false"
 
 
@@ -239,7 +240,7 @@ def test_documented_commands_serve_a_page_that_generates_a_seven(chromium, tmp_p
         finally:
             serving.terminate()
     np.testing.assert_allclose(page_state["image"], decode_state(cvae.load(), page_state).ravel(), atol=1e-4)
-    assert page_state["label"] == 7
+    assert page_state["conditions"] == {"label": "7"}
 
 
 @needs_browser

@@ -1,18 +1,13 @@
 """Visit to an exported page in a real browser."""
 
 import re
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from linear_model import Linear
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 LONG_NAMES = (
     "convertible", "hatchback", "station_wagon_with_a_roof_box", "sport utility vehicle", "Schwerlastkraftwagen", "bus",
@@ -82,21 +77,20 @@ def state(page: Any) -> dict[str, Any]:
     return {key: np.array(value, np.float32) if isinstance(value, list) else value for key, value in page_state.items()}
 
 
-def show(page: Any, code: np.ndarray, label: int = 0, **overrides: Any) -> dict[str, Any]:
+def show(page: Any, code: np.ndarray, conditions: dict[str, Any], **overrides: Any) -> dict[str, Any]:
     page.evaluate(
-        """async ([code, label, overrides]) => {
+        """async ([code, conditions, overrides]) => {
             const { show, draw, waitForImage, state } = await import("./app.js");
-            show(Float32Array.from(code), label, "test");
+            show(Float32Array.from(code), { ...state.conditions, ...conditions }, "test");
             Object.assign(state, overrides);
             draw();
             await waitForImage();
         }""",
-        [numbers(code), label, overrides],
+        [numbers(code), conditions, overrides],
     )
     return state(page)
 
 
 def decode_state(model: Any, page_state: dict[str, Any]) -> np.ndarray:
     """Return the image that Python decodes for the state of a page."""
-    label = None if model.spec.classes is None else page_state["label"]
-    return model.decode(page_state["code"][None], label)[0]
+    return model.decode(page_state["code"][None], **page_state["conditions"])[0]

@@ -29,8 +29,12 @@ def to_text(value: Any) -> str:
 
 
 def to_flags(values: Values, extrapolate: bool) -> list[str]:
-    flags = [word for name, value in values.items() for word in ("--condition", f"{name}={to_text(value)}")]
-    return [*flags, *["--extrapolate"] * extrapolate]
+    """Return the flags of a program. A known label has a flag of its own."""
+    flags = ["--extrapolate"] * extrapolate
+    for name, value in values.items():
+        is_label = name == "label" and value is not None
+        flags += ["--label", value] if is_label else ["--condition", f"{name}={to_text(value)}"]
+    return flags
 
 
 def load_module(path: Path, name: str) -> Any:

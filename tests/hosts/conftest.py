@@ -5,6 +5,7 @@ import gc
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlencode
@@ -15,30 +16,49 @@ from conditional_hosts import SEED, Rejected, load_module, program_host, read_im
 from triton_server import Server
 
 import cvae
+from cvae.exporters import web
 from cvae.exporters.triton import export
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def noise_folder(conditional, tmp_path):
-    """Return a folder with the noise of the images in noise.f32."""
-    (tmp_path / "noise.f32").write_bytes(cvae.load(conditional).noise(1, SEED).astype("<f4").tobytes())
-    return tmp_path
+def node(conditional, node_program):
+    return node_program(conditional)
 
 
 @pytest.fixture
-def node(conditional, checkout, noise_folder):
-    program, decoder = checkout / "examples" / "node" / "generate.js", conditional / "decoder.onnx"
-    return program_host(
-        noise_folder, lambda noise, out: ["node", program, decoder, "--noise", noise, "--out", out], "image.png"
-    )
+def node_program(checkout, tmp_path):
+    """Return a function that turns a model into a host."""
+    program = checkout / "examples" / "node" / "generate.js"
+
+    def make_host(model):
+        write_noise(model, tmp_path)
+        command = ["node", program, model / "decoder.onnx"]
+        return program_host(tmp_path, lambda noise, out: [*command, "--noise", noise, "--out", out], "image.png")
+
+    return make_host
 
 
 @pytest.fixture
-def cpp(conditional, program, noise_folder):
-    decoder = conditional / "decoder.onnx"
-    return program_host(noise_folder, lambda noise, out: [program, decoder, out, "--noise", noise], "image.pgm")
+def cpp(conditional, cpp_program):
+    return cpp_program(conditional)
+
+
+@pytest.fixture
+def cpp_program(program, tmp_path):
+    """Return a function that turns a model into a host."""
+
+    def make_host(model):
+        write_noise(model, tmp_path)
+        decoder = model / "decoder.onnx"
+        return program_host(tmp_path, lambda noise, out: [program, decoder, out, "--noise", noise], "image.pgm")
+
+    return make_host
+
+
+def write_noise(model, folder):
+    (folder / "noise.f32").write_bytes(cvae.load(model).noise(1, SEED).astype("<f4").tobytes())
 
 
 @pytest.fixture
@@ -115,9 +135,12 @@ def deployment(conditional):
     module = load_module(ROOT / "examples" / "ray" / "serving.py", "conditional_serving")
     replica = module.Digits.func_or_class(str(conditional))
     context = SimpleNamespace(_deployment_config=SimpleNamespace(max_ongoing_requests=64))
-    with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
+    runner = asyncio.Runner()
+    # Playwright has an event loop in the main thread, so this one needs another thread.
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(1) as thread:
         patch.setattr(serve, "get_replica_context", lambda: context)  # batches are possible only in a replica
-        yield lambda request: runner.run(replica(request))
+        yield lambda request: thread.submit(lambda: runner.run(replica(request))).result()
+        thread.submit(runner.close).result()
 
 
 @pytest.fixture
@@ -169,3 +192,43 @@ def gradio_app(conditional):
         app = load_module(ROOT / "examples" / "gradio" / "app.py", "conditional_gradio")
         gc.collect()
     return package, app
+
+
+@pytest.fixture
+def page(web_page, conditional):
+    """Return a host that calls the JavaScript module of the exported page in a browser."""
+    noise = cvae.load(conditional).noise(1, SEED)
+
+    def generate(values, extrapolate=False):
+        image, error = web_page.evaluate(
+            """async ([noise, conditions, extrapolate]) => {
+                const { model } = await import("./app.js");
+                try {
+                    return [[...(await model.decode(Float32Array.from(noise), conditions, { extrapolate }))], ""];
+                } catch (error) {
+                    return [[], error.message];
+                }
+            }""",
+            [noise.ravel().tolist(), dict(values), extrapolate],
+        )
+        if error:
+            raise Rejected(error)
+        return np.array(image, np.float32).reshape(1, 8, 8)
+
+    return generate
+
+
+@pytest.fixture(scope="module")
+def web_page(chromium, serve, conditional, tmp_path_factory):
+    """Return the exported page in a browser."""
+    folder = tmp_path_factory.mktemp("page") / "site"
+    try:
+        web.export(conditional, out=folder)
+    except cvae.CvaeError as error:
+        if "could not be downloaded" not in str(error):
+            raise
+        pytest.skip(str(error))
+    page = chromium.new_page()
+    page.goto(f"{serve(folder)}/index.html")
+    page.wait_for_selector("body.ready", timeout=60_000)
+    return page

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conditional_hosts import SEED, Rejected
+from conditional_model import export_model
 
 import cvae
+from cvae.conditions import Condition
 
 pytestmark = pytest.mark.integration
 
@@ -20,6 +22,7 @@ HOSTS = {
     "fastapi_json": ROUNDING,
     "gradio": ROUNDING,
     "node": GREY_LEVEL,
+    "page": ROUNDING,
     "ray_data": GREY_LEVEL,
     "ray_serve": GREY_LEVEL,
     "triton": GREY_LEVEL,
@@ -97,3 +100,22 @@ def test_unknown_condition_is_an_error_that_names_the_conditions(host):
         host({"agee": 3})
     line = str(caught.value).strip()
     assert "\n" not in line and "agee" in line and re.search(r"\bage\b", line), line
+
+
+@pytest.fixture(scope="session")
+def optional_breed(tmp_path_factory):
+    """Return the folder of a model whose only condition is a category that may be unknown."""
+    breed = Condition(name="breed", kind="category", values=("pug", "husky"), optional=True)
+    return export_model(tmp_path_factory.mktemp("breed") / "dogs", (breed,))
+
+
+@pytest.mark.parametrize("make_host", ["cpp_program", "node_program"])
+@pytest.mark.parametrize("values", [{}, {"breed": None}, {"breed": "husky"}, {"label": "husky"}], ids=str)
+def test_only_category_may_be_unknown(request, optional_breed, make_host, values):
+    """Such a model has no input `known`: the index K stands for an unknown value."""
+    model = cvae.load(optional_breed)
+    generate = request.getfixturevalue(make_host)(optional_breed)
+    expected = model.decode(model.noise(1, SEED), **values)[0]
+    np.testing.assert_allclose(generate(values), expected, rtol=0, atol=GREY_LEVEL)
+    known = "pug" if any(values.values()) else "husky"
+    assert np.abs(expected - model.decode(model.noise(1, SEED), breed=known)).max() > 20 * GREY_LEVEL
