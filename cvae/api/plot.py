@@ -72,7 +72,7 @@ def latent(
     check_method(method)
     encoder, config = open_with_data(model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize)
     codes = encode(encoder, config, split=split, limit=limit, note=note)
-    if encoder.spec.classes is not None and note is not None:
+    if encoder.spec.category is not None and note is not None:
         note("this model knows the class from the label, so its codes need not contain the class: expect mixed colours")
     points = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
