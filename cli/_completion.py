@@ -1,11 +1,14 @@
-"""Shell completion of the names of parts, models, recipes and classes. Does not import torch."""
+"""Shell completion of the names of parts, models, recipes, classes and conditions. Does not import torch."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cvae import registry
+
+if TYPE_CHECKING:
+    from cvae.conditions import Condition
 
 Completion = Callable[..., Iterable[Any]]
 """Function that returns values or (value, description) pairs. typer drops values that don't fit the input."""
@@ -64,6 +67,33 @@ def labels(ctx: typer.Context, incomplete: str) -> list[str]:
 
     In a list such as `3,4`, the last name is completed.
     """
+    from cvae.conditions import single_category
+
+    category = single_category(_read_conditions(ctx))
+    return _complete_list(incomplete, () if category is None else category.values)
+
+
+def conditions(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Return the names of the conditions of the model, such as `age=`, or the values of the condition that is named."""
+    from cvae.conditions import NUMBER
+
+    found = {condition.name: condition for condition in _read_conditions(ctx)}
+    name, equals, value = incomplete.partition("=")
+    if not equals or name not in found:
+        return [f"{name}=" for name in found]
+    condition = found[name]
+    values = ("yes", "no") if condition.values == (name,) else () if condition.kind == NUMBER else condition.values
+    return [f"{name}={text}" for text in _complete_list(value, values)]
+
+
+def _complete_list(incomplete: str, names: Iterable[str]) -> list[str]:
+    """Return the names that complete the last name of a list such as `3,4`."""
+    head, comma, _ = incomplete.rpartition(",")
+    return [f"{head}{comma}{name}" for name in names]
+
+
+def _read_conditions(ctx: typer.Context) -> "tuple[Condition, ...]":
+    """Return the conditions of the model on the command line, or else of the model that the command uses by default."""
     from cvae.errors import CvaeError
     from cvae.run import DECODER, is_run, read_config
     from cvae.runtime.find import newest
@@ -71,19 +101,16 @@ def labels(ctx: typer.Context, incomplete: str) -> list[str]:
 
     model = _find_model(ctx)
     if str(model).startswith(SCHEME):  # no download while the user types
-        return []
+        return ()
     try:
         path, _ = newest(model)
         if is_run(path):
-            classes = read_config(path).model.classes
-        else:
-            from cvae.runtime.session import read_spec
+            return read_config(path).model.conditions
+        from cvae.runtime.session import read_spec
 
-            classes = read_spec(path if path.is_file() else path / DECODER)[0].classes
+        return read_spec(path if path.is_file() else path / DECODER)[0].conditions
     except CvaeError:
-        return []
-    head, comma, _ = incomplete.rpartition(",")
-    return [f"{head}{comma}{name}" for name in classes or ()]
+        return ()
 
 
 def _find_model(ctx: typer.Context) -> str | None:

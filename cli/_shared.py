@@ -105,7 +105,7 @@ Device = Annotated[
     ),
 ]
 
-# -- arguments and options: labels and noise ---------------------------------------------------------------------------
+# -- arguments and options: conditions and noise -----------------------------------------------------------------------
 
 Label = Annotated[
     list[str] | None,
@@ -122,6 +122,19 @@ Digit = Annotated[
 LabelIndex = Annotated[
     list[str] | None,
     typer.Option(metavar="N", help="Class of the images, by index from 0. For several classes, write 0,2 or 0-9."),
+]
+ConditionValues = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--condition",
+        metavar="NAME=VALUE",
+        help="Value of a condition, such as age=40, smiling=yes or traits=glasses,hat; any for an unknown value. For "
+        "several values, write age=20,40, or repeat the flag.",
+        autocompletion=_completion.conditions,
+    ),
+]
+Extrapolate = Annotated[
+    bool, typer.Option("--extrapolate", help="Accept numbers beyond the range of the training data.")
 ]
 Seed = Annotated[int | None, typer.Option(min=0, metavar="N", help="Seed of the noise. [default: random, and printed]")]
 

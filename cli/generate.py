@@ -17,17 +17,21 @@ def generate(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
+    conditions: _shared.ConditionValues = None,
+    extrapolate: _shared.Extrapolate = False,
     n: Annotated[
         int | None,
         typer.Option(
             "-n",
             min=1,
             metavar="N",
-            help="Number of images per class, or in total if --out is an array or a folder and no label is set. "
-            "[default: 1; --grid: 8, or 64 without classes]",
+            help="Number of images per class or combination of values, or in total if --out is an array or a folder "
+            "and no label is set. [default: 1; --grid: 8, or 64 for one row]",
         ),
     ] = None,
-    grid: Annotated[bool, typer.Option("--grid", help="Make a grid with one row of images per class.")] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Make a grid with one row of images per class or combination of values.")
+    ] = False,
     seed: _shared.Seed = None,
     temperature: Annotated[
         float,
@@ -60,11 +64,13 @@ def generate(
 ) -> None:
     """Generate images.
 
-    The images are written as a grid in one file, as an array (.npy, .npz) or as a folder of PNG files.
+    The images are written as a grid in one file, as an array (.npy, .npz) or as a folder of PNG files. If several
+    conditions have several values, images of all combinations are generated. A condition that is not set is unknown.
 
     Examples:
       cvae generate --digit 7 --out seven.png
       cvae generate runs/mine --grid -n 8 --seed 0
+      cvae generate runs/faces --condition age=20,40,60 --condition smiling=yes -n 4
       cvae generate mnist-resnet-flow -n 10000 --out images.npy
     """
     from cvae.errors import Interrupted, count_of
@@ -73,6 +79,8 @@ def generate(
         "label": label,
         "digit": digit,
         "label_index": label_index,
+        "conditions": conditions,
+        "extrapolate": extrapolate,
         "n": n,
         "grid": grid,
         "seed": seed,

@@ -84,6 +84,8 @@ def traverse(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
+    conditions: _shared.ConditionValues = None,
+    extrapolate: _shared.Extrapolate = False,
     dimensions: Annotated[
         int, typer.Option(min=1, max=1_000, metavar="N", help="Number of dimensions to vary, one per row.")
     ] = 10,
@@ -118,6 +120,7 @@ def traverse(
     Examples:
       cvae plot traverse mnist-resnet-conditional --digit 7
       cvae plot traverse --image seven.png --dimensions 5 --range 2
+      cvae plot traverse runs/faces --condition age=40
     """
     figure = plot.traverse(
         model,
@@ -126,6 +129,8 @@ def traverse(
         label=label,
         digit=digit,
         label_index=label_index,
+        conditions=conditions,
+        extrapolate=extrapolate,
         dimensions=dimensions,
         steps=steps,
         range=range,
@@ -241,6 +246,8 @@ def grid(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
+    conditions: _shared.ConditionValues = None,
+    extrapolate: _shared.Extrapolate = False,
     columns: Annotated[
         int | None,
         typer.Option(
@@ -255,12 +262,15 @@ def grid(
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Show every class in the same styles, or a map of the latent space.
+    """Show every class, or several values of conditions, in the same styles; or a map of the latent space.
 
-    The map requires a model with two latent dimensions and, if the model has labels, --label.
+    There is a row for each class or combination of values, and a column for each style. If several conditions have
+    several values, those of the last one are the columns, and all images have one style, unless --columns is set. The
+    map requires a model with two latent dimensions and, if the model has labels, --label.
 
     Examples:
       cvae plot grid mnist-resnet-conditional --seed 0
+      cvae plot grid runs/faces --condition age=20,40,60 --condition smiling=no,yes
       cvae plot grid runs/two-dimensions --columns 30 --out map.png
     """
     figure = plot.grid(
@@ -268,6 +278,8 @@ def grid(
         label=label,
         digit=digit,
         label_index=label_index,
+        conditions=conditions,
+        extrapolate=extrapolate,
         columns=columns,
         seed=seed,
         out=out,
@@ -278,6 +290,8 @@ def grid(
     columns = description["columns"]
     if "classes" in description:
         text = f"{len(description['classes'])} classes, {columns} styles, seed {description['seed']}"
+    elif "rows" in description:
+        text = f"{len(description['rows'])} x {columns} images, seed {description['seed']}"
     else:
         text = f"{columns} x {columns} codes"
     _shared.report(json, description, f"{out} ({text})")

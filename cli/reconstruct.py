@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cvae.api import image_results
+from cvae.api import image_results, reconstruction_results
 from cvae.cli import _shared
 
 
@@ -18,6 +18,8 @@ def reconstruct(
     label: _shared.Label = None,
     digit: _shared.Digit = None,
     label_index: _shared.LabelIndex = None,
+    conditions: _shared.ConditionValues = None,
+    extrapolate: _shared.Extrapolate = False,
     out: _shared.Out = Path("reconstruction.png"),
     scale: _shared.Scale = None,
     device: _shared.Device = "cpu",
@@ -25,15 +27,24 @@ def reconstruct(
 ) -> None:
     """Encode and decode images.
 
-    The output image shows the originals above their reconstructions.
+    The output image shows the originals above their reconstructions. Conditions that are not set are inferred.
 
     Examples:
       cvae reconstruct seven.png --digit 7
+      cvae reconstruct photo.png --condition age=40 --model runs/faces
       cvae reconstruct photos/*.png --model runs/mine --out pairs.png
     """
     image_results.check_image_path(out)
-    result = image_results.make_reconstructions(
-        images, model, label=label, digit=digit, label_index=label_index, device=device, note=_shared.echo
+    result = reconstruction_results.make_reconstructions(
+        images,
+        model,
+        label=label,
+        digit=digit,
+        label_index=label_index,
+        conditions=conditions,
+        extrapolate=extrapolate,
+        device=device,
+        note=_shared.echo,
     )
     _shared.save_image(result, out, scale)
     mse = result.report["mean_squared_error"]

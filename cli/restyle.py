@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cvae.api import image_results
+from cvae.api import image_results, reconstruction_results
 from cvae.cli import _completion, _shared
 
 
@@ -22,28 +22,41 @@ def restyle(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="New class, by name; may be repeated. [default: every class]",
+            help="New class, by name; may be repeated. [default: every class, for a model without other conditions]",
             autocompletion=_completion.labels,
         ),
     ] = None,
     to_index: Annotated[
         list[str] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
     ] = None,
+    conditions: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--condition",
+            metavar="NAME=VALUE",
+            help="New value of a condition, such as smiling=yes. For several values, write age=20,40, or repeat the "
+            "flag.",
+            autocompletion=_completion.conditions,
+        ),
+    ] = None,
+    extrapolate: _shared.Extrapolate = False,
     out: _shared.Out = Path("restyled.png"),
     scale: _shared.Scale = None,
     device: _shared.Device = "cpu",
     json: _shared.Json = False,
 ) -> None:
-    """Change the class of images, and keep their style.
+    """Change the class or other conditions of images, and keep their style.
 
-    The output image has one row of originals, then one row per new class.
+    The output image has one row of originals, then one row per new class or combination of values. The conditions that
+    do not change are inferred from the images, and printed.
 
     Examples:
       cvae restyle three.png
       cvae restyle three.png --digit 3 --to 7 --to 8
+      cvae restyle photo.png --condition smiling=yes --model runs/faces
     """
     image_results.check_image_path(out)
-    result = image_results.make_restyled(
+    result = reconstruction_results.make_restyled(
         images,
         model,
         label=label,
@@ -51,6 +64,8 @@ def restyle(
         label_index=label_index,
         to=to,
         to_index=to_index,
+        conditions=conditions,
+        extrapolate=extrapolate,
         device=device,
         note=_shared.echo,
     )

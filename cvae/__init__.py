@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from cvae.api import detect, hub, plot, zoo
-    from cvae.api.images import generate, interpolate, reconstruct, restyle
+    from cvae.api.encoded_images import reconstruct, restyle
+    from cvae.api.images import generate, interpolate
     from cvae.api.models import evaluate, export, info, parts
     from cvae.api.run import Run, runs
     from cvae.api.scan import scan
@@ -46,8 +47,8 @@ _MODULES = {
     "load": "cvae.runtime",
     "load_model": "cvae.api.training",
     "parts": "cvae.api.models",
-    "reconstruct": "cvae.api.images",
-    "restyle": "cvae.api.images",
+    "reconstruct": "cvae.api.encoded_images",
+    "restyle": "cvae.api.encoded_images",
     "resume": "cvae.api.training",
     "runs": "cvae.api.run",
     "scan": "cvae.api.scan",

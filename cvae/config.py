@@ -66,6 +66,11 @@ class TrainConfig(DataConfig):
         interval=Interval(minimum=0, maximum=1),
         resolved=True,
     )
+    impute: bool = flag_field(
+        False,
+        OBJECTIVE,
+        "Train images without a label under labels drawn from their posterior (semi-supervised training).",
+    )
     balance: bool = flag_field(False, DATA, "Draw equally many training images of each class, by repeating rare ones.")
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")
     shift: int = flag_field(0, DATA, "Maximum shift of training images, in pixels.", interval=Interval(minimum=0))

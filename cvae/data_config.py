@@ -3,14 +3,7 @@
 from dataclasses import dataclass
 
 from cvae.errors import UsageError
-from cvae.flags import (
-    Interval,
-    canonical_data,
-    check_values,
-    flag_field,
-    parse_sides,
-    parse_size,
-)
+from cvae.flags import Interval, canonical_data, check_values, flag_field, parse_sides, parse_size
 from cvae.model_config import MAX_SIDE, MIN_SIDE
 
 GROUPS = ("Model", "Data", "Objective", "Optimization", "Hardware", "Output")

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from cvae.atomic import read_at_most
+from cvae.conditions import NUMBER, Condition
 from cvae.errors import CvaeError
 from cvae.run import CONFIG, read_config, read_metrics, sample_images, sample_path
 from cvae.spec import Spec
@@ -31,20 +32,21 @@ def make_card(run: Path, spec: Spec) -> str:
         run: folder of the run.
         spec: spec of the exported decoder, including its agreement with torch.
     """
-    classes = spec.classes or ()
-    names = ", ".join(classes[:20]) + ", ..." * (len(classes) > 20)
+    conditions = spec.conditions
+    names = ", ".join((spec.classes or ())[:20]) + ", ..." * (len(spec.classes or ()) > 20)
     channels, height, width = spec.image_shape
     rows = {
         "model": f"{spec.architecture}, {spec.latent_dim} latent dimensions, prior {spec.prior}",
         "images": f"{width}x{height} {'grey' if channels == 1 else f'with {channels} channels'}",
         "classes": names,
+        **({} if spec.classes else {f"condition `{c.name}`": _describe_condition(c) for c in conditions}),
         "training data": f"{spec.data}; {spec.data_license}",
         "bound on test images": _format_test_bound(run),
         "losses in addition to the bound": _list_losses(run),
         "agreement of onnxruntime with torch": f"within {spec.agreement['max_abs_difference']:.1e}",
         "license of the weights": spec.license or "not stated",
     }
-    tags = ["vae", *["conditional"] * bool(classes), "onnx"]
+    tags = ["vae", *["conditional"] * bool(conditions), "onnx"]
     front_matter = [f"license: {json.dumps(spec.license.lower())}"] if spec.license else []
     front_matter += [
         "library_name: cvae",
@@ -52,7 +54,8 @@ def make_card(run: Path, spec: Spec) -> str:
         "tags:",
         *(f"  - {tag}" for tag in tags),
     ]
-    label = f", label={classes[0]!r}" if classes else ""
+    kind = "conditional " if conditions else ""
+    values = "".join(f", {condition.name}={_choose_example(condition)!r}" for condition in conditions)
     return f"""---
 {chr(10).join(front_matter)}
 ---
@@ -60,7 +63,7 @@ def make_card(run: Path, spec: Spec) -> str:
 
 # {escape_markdown(spec.name)}
 
-A {"conditional " if classes else ""}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
+A {kind}variational autoencoder. `decoder.onnx` turns noise into images, and `encoder.onnx`
 turns an image into the mean and standard deviation of its noise. Each is one self-describing file, which runs on
 onnxruntime without torch. To download it from a hub, install cvae as its own README describes, with the extra `hub`.
 
@@ -68,13 +71,28 @@ onnxruntime without torch. To download it from a hub, install cvae as its own RE
 import cvae
 
 model = cvae.load("{ADDRESS}")
-images = model.generate(16{label})
+images = model.generate(16{values})
 ```
 
 {_embed_sample_images(run)}| | |
 |---|---|
 {chr(10).join(f"| {name} | {escape_markdown(value)} |" for name, value in rows.items() if value)}
 """
+
+
+def _describe_condition(condition: Condition) -> str:
+    """Return the kind of a condition, its values or its range, and whether it may be unknown."""
+    return condition.describe() + (", or unknown" if condition.optional else "")
+
+
+def _choose_example(condition: Condition) -> float | str | bool:
+    """Return a value of a condition: the first of a category, the middle of a range, or an attribute that is yes."""
+    if condition.kind == NUMBER:
+        low, high = condition.range
+        middle = (low + high) / 2
+        short = float(f"{middle:.3g}")
+        return short if low <= short <= high else middle
+    return True if condition.values == (condition.name,) else condition.values[0]
 
 
 def can_overwrite_card(path: Path) -> bool:

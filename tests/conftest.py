@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from condition_model import faces as faces
 from helpers import CommandResult
 from PIL import Image
 
@@ -177,6 +178,17 @@ def sdk(download_wheel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("libonnxruntime.so", "libonnxruntime.so.1"):
         (folder / "lib" / name).symlink_to(libraries[0])
     return folder
+
+
+@pytest.fixture(scope="session")
+def program(sdk, tmp_path_factory) -> Path:
+    """Compile examples/cpp as docs/deploy.md describes, but without optimization, to save time."""
+    executable = tmp_path_factory.mktemp("cpp") / "generate"
+    folders = [f"-I{sdk}/include", f"-L{sdk}/lib", "-lonnxruntime", f"-Wl,-rpath,{sdk}/lib"]
+    warnings = ["-Wall", "-Wextra", "-Werror"]
+    command = ["g++", "-std=c++17", *warnings, ROOT / "examples" / "cpp" / "generate.cpp", *folders, "-o", executable]
+    subprocess.run(command, check=True)
+    return executable
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Arguments that several functions share: models, classes, data sets and images.
+"""Arguments that several functions share: models, conditions, data sets and images.
 
 Messages for the user, such as which model was chosen, are passed to the function `note`.
 """
@@ -9,14 +9,12 @@ import os
 import secrets
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cvae.api.classes import choose_class as choose_class
-from cvae.api.classes import choose_classes as choose_classes
-from cvae.api.classes import choose_image_classes as choose_image_classes
+from cvae.api.conditions import format_values
 from cvae.config import DataConfig
 from cvae.errors import MissingExtraError, UsageError, count_of
 from cvae.recorded_data import RecordedDataConfig
@@ -28,7 +26,7 @@ if TYPE_CHECKING:
     from cvae.runtime.inputs import ImagesLike
 
 MAX_COUNTS = 10
-"""Maximum number of classes that the message about the best fit lists."""
+"""Maximum number of classes or images that messages about the best fit list."""
 
 Note = Callable[[str], None] | None
 """Function that is called with each message for the user."""
@@ -96,40 +94,55 @@ def require_torch(feature: str) -> None:
         raise MissingExtraError(feature)
 
 
-# -- classes and noise -------------------------------------------------------------------------------------------------
+# -- conditions and noise ----------------------------------------------------------------------------------------------
 
 
-def choose_labels(
+def explain_images(
     model: "Model",
-    images: Any,
-    indices: int | Sequence[int] | None,
+    images: "np.ndarray",
+    values: Mapping[str, Any],
     names: Sequence[str],
     note: Note = None,
-) -> list[int] | None:
-    """Return the class index of each image: `indices` if they are given, else those of the best-fitting classes.
+    *,
+    extrapolate: bool = False,
+) -> "np.ndarray | None":
+    """Return the rows of the conditions of images. Conditions without a value get the one that fits an image best.
 
     Args:
         model: model with an encoder.
         images: images (N, C, H, W) in [0, 1].
-        indices: one class index for all images, or one for each image.
-        names: names of the images, for the message about the class of a single image.
-        note: called with this message.
-
-    Returns:
-        The indices, or None for a model without labels.
+        values: values of conditions by name: one for all images, or one for each.
+        names: names of the images, for messages.
+        note: called with messages about the inferred values.
+        extrapolate: whether to accept numbers beyond the range of the training data.
     """
+    rows = model.explain(images, dict(values), extrapolate=extrapolate)
+    if rows is not None:
+        report_inferred(model, rows, values, names, note)
+    return rows
+
+
+def report_inferred(
+    model: "Model", rows: "np.ndarray", values: Mapping[str, Any], names: Sequence[str], note: Note
+) -> None:
+    """Report the conditions of images that are not in `values`, but were inferred."""
+    from cvae.runtime.conditions import describe_rows
+
+    missing = [condition for condition in model.spec.conditions if condition.name not in values]
+    if not missing or note is None:
+        return
     if model.classes is None:
-        return None
-    if indices is not None:
-        return [indices] * len(images) if isinstance(indices, int) else list(indices)
-    labels = [int(index) for index in model.nearest_label(images)]
-    if len(labels) == 1:
-        send(note, f"{names[0]}: no label given; {model.classes[labels[0]]!r} fits it best")
+        for name, described in zip(names[:MAX_COUNTS], describe_rows(model.spec.conditions, rows), strict=False):
+            send(note, f"{name}: best fit: {format_values(missing, described)}")
+        if len(names) > MAX_COUNTS:
+            send(note, f"--json prints the best fit of the other {count_of(len(names) - MAX_COUNTS, 'image')}")
+    elif len(rows) == 1:
+        send(note, f"{names[0]}: no label given; {model.classes[rows[0]]!r} fits it best")
     else:
-        counts = [f"{model.classes[i]!r} for {count_of(count, 'image')}" for i, count in Counter(labels).most_common()]
+        common = Counter(rows.tolist()).most_common()
+        counts = [f"{model.classes[i]!r} for {count_of(count, 'image')}" for i, count in common]
         more = f" and {len(counts) - MAX_COUNTS} other classes" * (len(counts) > MAX_COUNTS)
         send(note, f"no label given; best fit: {', '.join(counts[:MAX_COUNTS])}{more}")
-    return labels
 
 
 def choose_seed(seed: int | None) -> int:

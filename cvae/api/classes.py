@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from cvae import model_zoo
-from cvae.conditions import DIGITS, quote_value
+from cvae.conditions import DIGITS, Condition, quote_value
 from cvae.errors import UsageError, count_of, one_line
 
 if TYPE_CHECKING:
@@ -71,51 +71,69 @@ def choose_image_classes(spec: "Spec", count: int, **flags: Labels | Indices | N
 
 
 def parse_labels(spec: "Spec", value: str | float) -> list[int]:
-    """Return the indices of the classes that a value stands for: a name, or a list or range of names.
-
-    A range of numbers contains all classes whose numbers are in the range. Any other range contains the classes from
-    the first to the last, in the order of the model.
+    """Return the indices of the classes that a value stands for (see `parse_names`).
 
     Raises:
         UsageError: If the model has no labels, or a class is unknown.
     """
-    if spec.classes is None or not isinstance(value, str):
+    if (category := spec.category) is None or not isinstance(value, str):
         return [spec.label_index(value)]
-    index = _find(spec, value)
-    if index is not None:
-        return [index]
-    if "," in value:
-        return [index for part in value.split(",") for index in parse_labels(spec, part.strip())]
-    for match in re.finditer("-", value):
-        first, last = _find(spec, value[: match.start()]), _find(spec, value[match.end() :])
-        if first is not None and last is not None:
-            return _expand(spec.classes, first, last)
-    start, _, end = value.partition("-")
-    if start and end and (_find(spec, start) is None) != (_find(spec, end) is None):
-        spec.label_index(end if _find(spec, end) is None else start)  # raises an error about the unknown end
-    return [spec.label_index(value)]  # raises an error about the value
+    return parse_names(category, value, spec.name)
+
+
+def parse_names(category: Condition, text: str, model: str) -> list[int]:
+    """Return the indices of the values of a category that a text stands for: a name, or a list or range of names.
+
+    A range of numbers contains all values whose numbers are in the range. Any other range contains the values from the
+    first to the last, in the order of the model. An unknown value has the index K.
+
+    Raises:
+        UsageError: If there is no value of a name, or an unknown value is not allowed.
+    """
+
+    def index(name: str) -> int:
+        parsed = category.parse(name, model)
+        return len(category.values) if parsed is None else int(parsed[0])
+
+    def find(name: str) -> int | None:
+        try:
+            return category.index(name, model)
+        except UsageError:
+            return None
+
+    if find(text) is None:
+        if "," in text:
+            return [i for part in text.split(",") for i in parse_names(category, part.strip(), model)]
+        for match in re.finditer("-", text):
+            first, last = find(text[: match.start()]), find(text[match.end() :])
+            if first is not None and last is not None:
+                return _expand(category.values, first, last)
+        start, _, end = text.partition("-")
+        if start and end and (find(start) is None) != (find(end) is None):
+            index(end if find(end) is None else start)  # raises an error about the unknown end
+    return [index(text)]
 
 
 def _parse_digits(spec: "Spec", value: str | float) -> list[int]:
     """Parse the value of `digit` like `parse_labels`, after checking that the model has classes that are numbers."""
     quoted = f"--digit {quote_value(value)}"
-    if spec.classes is None:
+    if (category := spec.category) is None:
         raise UsageError(
             f"{spec.name!r} was trained without labels, so it does not accept {quoted}; remove it, or choose a model "
             f"of digits: -m {model_zoo.DEFAULT}"
         )
-    if not any(DIGITS.fullmatch(name) for name in spec.classes):
-        names = ", ".join(spec.classes[:10]) + ", ..." * (len(spec.classes) > 10)
+    if not any(DIGITS.fullmatch(name) for name in category.values):
+        names = ", ".join(category.values[:10]) + ", ..." * (len(category.values) > 10)
         raise UsageError(
             f"{quoted}: the classes of {spec.name!r} are not digits but {one_line(names)}; choose one with "
-            f"--label {shlex.quote(spec.classes[0])}"
+            f"--label {shlex.quote(category.values[0])}"
         )
     return parse_labels(spec, value)
 
 
 def _parse_indices(spec: "Spec", value: str | int) -> list[int]:
     """Return the indices that a value stands for: an integer, or a string with an integer, a list or a range."""
-    if spec.classes is None or not isinstance(value, str):
+    if spec.category is None or not isinstance(value, str):
         return [spec.check_index(value)]  # type: ignore[arg-type]  # raises an error without labels
     indices: list[int] = []
     for part in value.split(","):
@@ -158,14 +176,6 @@ def _quote_flags(flags: dict[str, Any]) -> str:
 def _quote_flag(flag: str, values: list[Any]) -> str:
     text = ",".join(map(str, values))
     return f"--{flag.replace('_', '-')} {quote_value(text) if not flag.endswith('index') else one_line(text, 80)}"
-
-
-def _find(spec: "Spec", name: str) -> int | None:
-    """Return the index of the class that a name stands for, or None if there is no such class."""
-    try:
-        return spec.label_index(name)
-    except UsageError:
-        return None
 
 
 def _expand(classes: tuple[str, ...], first: int, last: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""Functions that make images with a model: generate, interpolate, reconstruct and restyle.
+"""Functions that make images from noise: generate and interpolate.
 
 Importing this module is cheap: each function imports what it needs when it is called.
 """
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-from cvae.api import image_results
+from cvae.api import image_results, interpolation_results
 from cvae.api.classes import Indices, Labels
-from cvae.api.image_results import ModelLike, Progress, Result
+from cvae.api.conditions import Conditions
+from cvae.api.image_results import ModelLike, Progress
 
 if TYPE_CHECKING:
     from cvae.api.arguments import Note
@@ -24,6 +25,8 @@ def generate(
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     n: int | None = None,
     grid: bool = False,
     seed: int | None = None,
@@ -44,6 +47,8 @@ def generate(
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     n: int | None = None,
     grid: bool = False,
     seed: int | None = None,
@@ -63,6 +68,8 @@ def generate(
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     n: int | None = None,
     grid: bool = False,
     seed: int | None = None,
@@ -82,9 +89,13 @@ def generate(
         label: Class or classes, by name: `7`, `[3, 4]`, `"3,4"` or `"0-9"`; by default all classes of the model.
         digit: Same as `label`, for models of digits.
         label_index: Class or classes, by index from 0.
-        n: Number of images per class: 1 by default, or 8 with `grid` (64 for a model without labels). If `out` is an
-            array or a folder and no class is chosen, it is the total number of images.
-        grid: Make a grid with one row of images per class.
+        conditions: Values of conditions by name: `{"age": 40, "smiling": True}`. A list holds several values; with
+            lists for several conditions, images of all combinations are generated. None stands for an unknown value,
+            as does a condition that is left out.
+        extrapolate: Accept numbers beyond the range of the training data.
+        n: Number of images per class or combination of values: 1 by default, or 8 with `grid` (64 if there is only one
+            row). If `out` is an array or a folder and no class is chosen, it is the total number of images.
+        grid: Make a grid with one row of images per class or combination of values.
         seed: Seed of the noise; random by default.
         temperature: Scale of the noise: below 1 for more typical images, above 1 for more varied images.
         out: File or folder to write: a grid of the images (.png, .jpg, ...), an array (.npy, .npz), or a folder of PNG
@@ -97,8 +108,8 @@ def generate(
         note: Function that is called with each message for the user.
 
     Returns:
-        Images (N, C, H, W) float32 in [0, 1], one class after the other, with the attributes `labels` and `seed`; or
-        the paths of the written files, if `out` is given.
+        Images (N, C, H, W) float32 in [0, 1], one class or combination of values after the other, with the attributes
+        `labels` and `seed`; or the paths of the written files, if `out` is given.
 
     Raises:
         UsageError: If an argument does not fit the model.
@@ -108,6 +119,8 @@ def generate(
         "label": label,
         "digit": digit,
         "label_index": label_index,
+        "conditions": conditions,
+        "extrapolate": extrapolate,
         "n": n,
         "grid": grid,
         "seed": seed,
@@ -119,7 +132,7 @@ def generate(
     if out is not None and image_results.is_bulk(out):
         return image_results.write_images(model, Path(out), progress=progress, **options)[0]
     image_results.check_image_path(out)
-    return _deliver(image_results.make_images(model, **options), out, scale)
+    return image_results.make_images(model, **options).deliver(out, scale)
 
 
 @overload
@@ -127,12 +140,15 @@ def interpolate(
     model: ModelLike = None,
     *,
     start: "int | ImagesLike" = 0,
-    end: "int | ImagesLike" = 1,
+    end: "int | ImagesLike | None" = None,
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
     to_label: "Labels | None" = None,
     to_label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    to_conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     via: "Sequence[int | ImagesLike] | None" = None,
     steps: int = 10,
     mode: str = "slerp",
@@ -149,12 +165,15 @@ def interpolate(
     model: ModelLike = None,
     *,
     start: "int | ImagesLike" = 0,
-    end: "int | ImagesLike" = 1,
+    end: "int | ImagesLike | None" = None,
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
     to_label: "Labels | None" = None,
     to_label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    to_conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     via: "Sequence[int | ImagesLike] | None" = None,
     steps: int = 10,
     mode: str = "slerp",
@@ -170,12 +189,15 @@ def interpolate(
     model: ModelLike = None,
     *,
     start: "int | ImagesLike" = 0,
-    end: "int | ImagesLike" = 1,
+    end: "int | ImagesLike | None" = None,
     label: "Labels | None" = None,
     digit: "Labels | None" = None,
     label_index: "Indices | None" = None,
     to_label: "Labels | None" = None,
     to_label_index: "Indices | None" = None,
+    conditions: "Conditions | None" = None,
+    to_conditions: "Conditions | None" = None,
+    extrapolate: bool = False,
     via: "Sequence[int | ImagesLike] | None" = None,
     steps: int = 10,
     mode: str = "slerp",
@@ -191,13 +213,18 @@ def interpolate(
         model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
             the zoo's default model.
         start: First image: the seed (int) of a random one, an image file, a Pillow image or an array.
-        end: Last image, like `start`.
+        end: Last image, like `start`; None for the seed 1 or, with `to_conditions`, for `start`.
         label: Class, by name. By default, an image has the class that explains it best, and an interpolation between
             seeds has one row of images per class.
         digit: Same as `label`, for models of digits.
         label_index: Class, by index from 0.
         to_label: Class at the end, by name; by default the class at the start.
         to_label_index: Class at the end, by index from 0.
+        conditions: Values of conditions by name: `{"age": 20}`. Those that are left out are inferred from an image, and
+            a seed has the values of the image at the other end, or unknown values.
+        to_conditions: Values at the end, by name: `{"age": 70}`; those at the start by default. A number passes through
+            all values in between. Between other values, images are blended.
+        extrapolate: Accept numbers beyond the range of the training data.
         via: Stops between the first and the last image, each like `start`.
         steps: Number of images from one stop to the next, including both stops.
         mode: Path between latent codes: "slerp" (a great circle) or "lerp" (a straight line).
@@ -216,7 +243,7 @@ def interpolate(
         CvaeError: If the model or an image can't be read, or the file can't be written.
     """
     image_results.check_image_path(out)
-    result = image_results.make_interpolation(
+    result = interpolation_results.make_interpolation(
         model,
         start=start,
         end=end,
@@ -225,176 +252,13 @@ def interpolate(
         label_index=label_index,
         to_label=to_label,
         to_label_index=to_label_index,
+        conditions=conditions,
+        to_conditions=to_conditions,
+        extrapolate=extrapolate,
         via=via,
         steps=steps,
         mode=mode,
         device=device,
         note=note,
     )
-    return _deliver(result, out, scale, fps)
-
-
-@overload
-def reconstruct(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    out: None = None,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> "Images": ...
-
-
-@overload
-def reconstruct(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    out: str | Path,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> list[Path]: ...
-
-
-def reconstruct(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    out: str | Path | None = None,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> "Images | list[Path]":
-    """Encode and decode images, like `cvae reconstruct`.
-
-    Args:
-        images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
-        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
-            the zoo's default model.
-        label: Class of all images, or one for each image, by name; by default the class that explains an image best.
-        digit: Same as `label`, for models of digits.
-        label_index: Class of all images, or one for each image, by index from 0.
-        out: Image file to write, with the originals above their reconstructions.
-        scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
-        device: Device: cpu, cuda, auto or an onnxruntime provider.
-        note: Function that is called with each message for the user.
-
-    Returns:
-        Reconstructions (N, C, H, W) float32 in [0, 1], with the class names in the attribute `labels`; or the path of
-        the written file, if `out` is given.
-
-    Raises:
-        UsageError: If an argument does not fit the model.
-        CvaeError: If the model or an image can't be read, or the file can't be written.
-    """
-    image_results.check_image_path(out)
-    result = image_results.make_reconstructions(
-        images, model, label=label, digit=digit, label_index=label_index, device=device, note=note
-    )
-    return _deliver(result, out, scale)
-
-
-@overload
-def restyle(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    to: "Labels | None" = None,
-    to_index: "Indices | None" = None,
-    out: None = None,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> "Images": ...
-
-
-@overload
-def restyle(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    to: "Labels | None" = None,
-    to_index: "Indices | None" = None,
-    out: str | Path,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> list[Path]: ...
-
-
-def restyle(
-    images: "ImagesLike",
-    model: ModelLike = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    to: "Labels | None" = None,
-    to_index: "Indices | None" = None,
-    out: str | Path | None = None,
-    scale: int | None = None,
-    device: str = "cpu",
-    note: "Note" = None,
-) -> "Images | list[Path]":
-    """Change the class of images and keep their style, like `cvae restyle`.
-
-    Args:
-        images: One or more image files, Pillow images or arrays (see `cvae.runtime.inputs.ImagesLike`).
-        model: Run folder, exported file, name of a run or zoo model, or an open model; by default the newest run, else
-            the zoo's default model.
-        label: Class of all images, or one for each image, by name; by default the class that explains an image best.
-        digit: Same as `label`, for models of digits.
-        label_index: Class of all images, or one for each image, by index from 0.
-        to: New class or classes, by name; by default all classes of the model.
-        to_index: New class or classes, by index from 0.
-        out: Image file to write: a row of originals, then a row for each new class.
-        scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
-        device: Device: cpu, cuda, auto or an onnxruntime provider.
-        note: Function that is called with each message for the user.
-
-    Returns:
-        Images (N, C, H, W) float32 in [0, 1], one new class after the other, with the class names in the attribute
-        `labels`; or the path of the written file, if `out` is given.
-
-    Raises:
-        UsageError: If an argument does not fit the model, or the model was trained without labels.
-        CvaeError: If the model or an image can't be read, or the file can't be written.
-    """
-    image_results.check_image_path(out)
-    result = image_results.make_restyled(
-        images,
-        model,
-        label=label,
-        digit=digit,
-        label_index=label_index,
-        to=to,
-        to_index=to_index,
-        device=device,
-        note=note,
-    )
-    return _deliver(result, out, scale)
-
-
-def _deliver(result: Result, out: str | Path | None, scale: int | None, fps: float = 12.0) -> "Images | list[Path]":
-    """Return the images of a result or, if `out` is given, save them and return the path."""
-    if out is None:
-        return result.images
-    result.save(Path(out), scale, fps)
-    return [Path(out)]
+    return result.deliver(out, scale, fps)

@@ -4,6 +4,7 @@ Importing this module is cheap and requires no extras: each function imports wha
 """
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -216,8 +217,8 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
         note: Function that is called with each message for the user.
 
     Returns:
-        For a run, its network, its data, its files, and the bounds of its saved weights in nats. For an exported file,
-        its path, its size in bytes, and its spec.
+        For a run, its network, its conditions, its data, its files, and the bounds of its saved weights in nats. For an
+        exported file, its path, its size in bytes, and its spec.
 
     Raises:
         UsageError: If there is no such model.
@@ -271,9 +272,8 @@ def _part_flag(kind: str) -> str:
 def _describe_file(path: Path) -> dict[str, Any]:
     """Return the spec of an exported file."""
     from cvae.runtime.session import read_spec
-    from cvae.serialization import to_dict
 
-    return {"file": str(path), "bytes": path.stat().st_size, **to_dict(read_spec(path)[0])}
+    return {"file": str(path), "bytes": path.stat().st_size, **json.loads(read_spec(path)[0].to_json())}
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
@@ -297,6 +297,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
     return {
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},
+        "conditions": [condition.to_json() for condition in config.model.conditions],
         "data": training["data"],
         "losses": ", ".join(training["losses"]) or None,
         "data_license": config.data_license,

@@ -4,15 +4,15 @@ Importing this module is cheap and requires no extras: each function imports wha
 """
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.api import arguments
 from cvae.api.arguments import Note
-from cvae.api.classes import Indices, Labels
-from cvae.api.plot_helpers import DESCRIPTIONS, check_ready, choose_start, find_run, finish, open_with_data
+from cvae.api.decoded_plots import grid as grid
+from cvae.api.decoded_plots import traverse as traverse
+from cvae.api.plot_helpers import DESCRIPTIONS, check_ready, find_run, finish, open_with_data
 from cvae.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,79 +80,6 @@ def latent(
     description = {"model": encoder.spec.name, "data": codes.data, "split": codes.split, "images": count}
     description["method"] = method
     return finish(draw(codes, points, title, thumbnails=thumbnails), out, description)
-
-
-def traverse(
-    model: str | Path | None = None,
-    *,
-    image: str | Path | None = None,
-    seed: int | None = None,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    dimensions: int = 10,
-    steps: int = 9,
-    range: float = 3.0,
-    data: str | None = None,
-    data_dir: str | None = None,
-    size: str | None = None,
-    binarize: str | None = None,
-    split: str | None = None,
-    limit: int = 2_000,
-    out: str | Path | None = None,
-    device: str = "cpu",
-    note: Note = None,
-) -> "Figure":
-    """Vary one dimension of the latent code per row, starting with the most informative dimension.
-
-    Args:
-        model: Model with an encoder, as in `latent`.
-        image: Start from the code of this image file; None for the zero code.
-        seed: Seed of a random code to start from.
-        label: Class of the images, by name.
-        digit: Same as `label`, for models of digits.
-        label_index: Class of the images, by index from 0.
-        dimensions: Number of dimensions to vary, one per row.
-        steps: Number of values per dimension, one per column.
-        range: Vary each dimension from -range to range, in standard deviations of the noise.
-        data: Data set to measure the information in each dimension on, as in `latent`.
-        data_dir: As in `latent`.
-        size: As in `latent`.
-        binarize: As in `latent`.
-        split: "test", "validation" or "train"; None for "test", or "validation" if there are no test images.
-        limit: Maximum number of images to encode, evenly spaced in the split.
-        out: File to save the figure to, .png or .svg; None to save nothing.
-        device: "cpu", "cuda", "auto" or an onnxruntime provider.
-        note: Called with each message for the user.
-
-    Raises:
-        UsageError: If there is no such model, class or data set, or both `image` and `seed` are given.
-        MissingExtraError: If the packages for plots are not installed.
-        CvaeError: If a file is damaged, or the figure can't be saved.
-    """
-    check_ready(out)
-    import numpy as np
-
-    from cvae.plots.codes import encode
-    from cvae.plots.traverse import draw, top_dimensions
-
-    if image is not None and seed is not None:
-        raise UsageError(f"--image {str(image)!r} and --seed {seed} are two codes to start from; give one")
-    if image is not None:
-        arguments.check_image_files(image)
-    autoencoder, config = open_with_data(
-        model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize
-    )
-    class_index = arguments.choose_class(autoencoder.spec, label=label, digit=digit, label_index=label_index)
-    code, index = choose_start(autoencoder, image, seed, class_index, note)
-    name = None if index is None or autoencoder.spec.classes is None else autoencoder.spec.classes[index]
-    codes = encode(autoencoder, config, split=split, limit=limit, note=note)
-    kl, values = codes.kl(), np.linspace(-range, range, steps, dtype=np.float32)
-    title = autoencoder.spec.name + ("" if name is None else f", label {name}")
-    chosen = [int(d) for d in top_dimensions(kl, dimensions)]
-    description: dict[str, Any] = {"model": autoencoder.spec.name, "label": name, "images": len(codes.mean)}
-    description |= {"latent_dim": len(kl), "dimensions": chosen, "kl": kl[chosen].tolist(), "values": values.tolist()}
-    return finish(draw(autoencoder, code, index, kl, values, dimensions, title), out, description)
 
 
 def reconstructions(
@@ -261,66 +188,6 @@ def nearest(
     figure = draw(images, train, extractor, neighbours, title)
     description = {"model": spec.name, "data": dataset.name, "features": extractor.name, "images": n}
     return finish(figure, out, description)
-
-
-def grid(
-    model: str | Path | None = None,
-    *,
-    label: "Labels | None" = None,
-    digit: "Labels | None" = None,
-    label_index: "Indices | None" = None,
-    columns: int | None = None,
-    seed: int | None = None,
-    out: str | Path | None = None,
-    device: str = "cpu",
-    note: Note = None,
-) -> "Figure":
-    """Show every class in the same styles, or a map of the latent space.
-
-    The map requires a model with two latent dimensions and, if the model has labels, `label`.
-
-    Args:
-        model: Model, as in `latent`.
-        label: Class of the images in the map, by name.
-        digit: Same as `label`, for models of digits.
-        label_index: Class of the images in the map, by index from 0.
-        columns: Number of columns: one per style or, in a map, one per value; None for 10, or 20 for a map.
-        seed: Seed of the styles; None for a random one, which the title contains.
-        out: File to save the figure to, .png or .svg; None to save nothing.
-        device: "cpu", "cuda", "auto" or an onnxruntime provider.
-        note: Called with each message for the user.
-
-    Raises:
-        UsageError: If there is no such model or class, or neither of the two figures fits the model.
-        MissingExtraError: If the packages for plots are not installed.
-        CvaeError: If a file is damaged, or the figure can't be saved.
-    """
-    check_ready(out)
-    from cvae.plots.grid import class_grid, manifold
-
-    decoder = arguments.open_model(model, device, note)
-    spec = decoder.spec
-    index = arguments.choose_class(spec, label=label, digit=digit, label_index=label_index)
-    if spec.classes is not None and index is None:
-        columns, seed = columns or 10, arguments.choose_seed(seed)
-        figure = class_grid(decoder, columns, seed, f"{spec.name}: one style per column (seed {seed})")
-        return finish(
-            figure, out, {"model": spec.name, "classes": list(spec.classes), "columns": columns, "seed": seed}
-        )
-    name = None if index is None or spec.classes is None else spec.classes[index]
-    if spec.latent_dim != 2:
-        argument = "" if model is None else f" {model}"
-        label_flag = "" if name is None else f" --label {shlex.quote(name)}"
-        raise UsageError(
-            f"{spec.name!r} has {spec.latent_dim} latent dimensions, but a map of the latent space needs 2; "
-            f"see its images with: cvae generate{argument} -n 64{label_flag}, or: cvae plot traverse{argument}"
-        )
-    if seed is not None:
-        raise UsageError(f"--seed {seed}: a map of the latent space needs no noise; remove --seed")
-    columns = columns or 20
-    title = f"{spec.name}: map of the latent space" + ("" if name is None else f", label {name}")
-    figure = manifold(decoder, index, columns, title)
-    return finish(figure, out, {"model": spec.name, "label": name, "columns": columns})
 
 
 def losses(

@@ -58,18 +58,25 @@ def open_with_data(
 
 
 def choose_start(
-    model: "Model", image: str | Path | None, seed: int | None, index: int | None, note: Note
-) -> "tuple[np.ndarray, int | None]":
-    """Return the code (Z,) to start from, and the index of the class to decode it with."""
+    model: "Model",
+    image: str | Path | None,
+    seed: int | None,
+    values: Mapping[str, Any],
+    extrapolate: bool,
+    note: Note,
+) -> "tuple[np.ndarray, np.ndarray | None]":
+    """Return the code (Z,) to start from, and the row (see `cvae.condition_rows`) to decode it with."""
     import numpy as np
+
+    from cvae.runtime.conditions import condition_rows
 
     if image is not None:
         pixels = arguments.read_image(image, model, note)[None]  # (C, H, W) -> (1, C, H, W)
-        labels = arguments.choose_labels(model, pixels, index, [str(image)], note)
-        return model.encode(pixels, label_index=labels)[0][0], None if labels is None else labels[0]
+        row = arguments.explain_images(model, pixels, values, [str(image)], note, extrapolate=extrapolate)
+        return model.encode_rows(pixels, row).mean[0], row
     code = np.zeros(model.spec.latent_dim, np.float32) if seed is None else model.noise(1, seed)[0]
-    if index is None and model.spec.classes is not None:
+    if not values and model.spec.classes is not None:
         if note is not None:
             note(f"no label given: using {model.spec.classes[0]!r}, the first class")
-        return code, 0
-    return code, index
+        return code, np.zeros(1, np.int64)
+    return code, condition_rows(model.spec, 1, values=values, extrapolate=extrapolate)

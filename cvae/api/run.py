@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
 
+    from cvae.conditions import Condition
     from cvae.config import Config
     from cvae.runtime import Model
 
@@ -61,6 +62,15 @@ class Run(os.PathLike[str]):
             CvaeError: If config.json can't be read or is damaged.
         """
         return read_config(self.path)
+
+    @property
+    def conditions(self) -> "dict[str, Condition]":
+        """Conditions of the model by name, each with its kind, and its values or its range and unit.
+
+        Raises:
+            CvaeError: If config.json can't be read or is damaged.
+        """
+        return {condition.name: condition for condition in self.config.model.conditions}
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

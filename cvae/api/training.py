@@ -7,9 +7,10 @@ import os
 import shlex
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,7 @@ def train(
     images: Any = None,
     labels: Any = None,
     classes: Sequence[str] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     recipe: str | os.PathLike[str] | None = None,
     export: bool = True,
     quiet: bool = False,
@@ -69,15 +71,18 @@ def train(
         out: Folder of the run; by default, a new folder under `runs/`. It must not contain a run yet, unless torchrun
             has restarted the process: then the run is resumed.
         images: Images to train on instead of a data set: an array from numpy, torch or another package; a list of PIL
-            images or of paths; or a torch `Dataset` of images or of (image, label) tuples. An array is uint8, bool, or
-            float in 0..1. Its shape is (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, or (N, H*H) for
-            flat images. PIL images and files are scaled and cropped to `size` (64x64 by default); those that can't be
-            read are skipped with a warning. All images are copied into the folder `arrays` of the data cache, so that
-            the run can be resumed and evaluated.
+            images or of paths; or a torch `Dataset` of images, (image, label) or (image, dict) tuples, or dicts. An
+            array is uint8, bool, or float in 0..1. Its shape is (N, H, W), (N, C, H, W) or (N, H, W, C) with 1 or 3
+            channels, or (N, H*H) for flat images. PIL images and files are scaled and cropped to `size` (64x64 by
+            default); those that can't be read are skipped with a warning. All images are copied into the folder
+            `arrays` of the data cache, so that the run can be resumed and evaluated.
         labels: Class of each image: integers from 0 or strings of shape (N,) or (N, 1), or one-hot vectors (N, K). With
             labels, the model is conditional unless `conditional=False`.
         classes: Names of the classes in the order of the labels. By default, the attribute `classes` of a `Dataset`,
             or else the sorted labels.
+        conditions: Values of further conditions by name: numbers, strings or bools of shape (N,), or bools (N, K) for
+            attributes. None and NaN are unknown values. `condition` overrides the kinds, which are inferred. With
+            conditions, the model is conditional unless `conditional=False`.
         recipe: Recipe to take flags from: a name, a .toml file or a config.json.
         export: Whether to export the model at the end, as `cvae export onnx` does.
         quiet: Print nothing but warnings.
@@ -93,7 +98,7 @@ def train(
         Interrupted: After the first Ctrl-C or SIGTERM. The run can be resumed.
     """
     require_torch("cvae.train")
-    _check_images(images, labels, classes)
+    _check_images(images, labels, classes, conditions)
     if not isinstance(flags.get("data", ""), str | os.PathLike):
         raise UsageError(
             f"data is of type {type(flags['data']).__name__}: it must be the name of a data set, such as "
@@ -111,10 +116,13 @@ def train(
         if images is not None:
             if "data" in flags:
                 raise UsageError(f"data={flags['data']!r} and images can't be combined; remove one of them")
-            data, has_labels = _store_images(config, images, labels, classes)
-            config = replace(config, data=data, conditional=overrides.get("conditional", has_labels))
-            if config.conditional and not has_labels:
-                raise UsageError("a conditional model needs labels; pass labels=..., or conditional=False")
+            data, has_conditions = _store_images(config, _collect(config, images, labels, classes, conditions))
+            config = replace(config, data=data, conditional=overrides.get("conditional", has_conditions))
+            if config.conditional and not has_conditions:
+                raise UsageError(
+                    "a conditional model needs labels or conditions; pass labels=..., conditions=..., or "
+                    "conditional=False"
+                )
         with _run_folder(out, make_run_name(recipe, config)) as folder:
             path: Path = engine.train(config, folder, quiet=quiet, on_epoch=on_epoch)
             _finish(path, export=export, quiet=quiet)
@@ -127,6 +135,7 @@ def resume(
     images: Any = None,
     labels: Any = None,
     classes: Sequence[str] | None = None,
+    conditions: Mapping[str, Any] | None = None,
     data: str | None = None,
     data_dir: str | None = None,
     epochs: int | None = None,
@@ -148,6 +157,7 @@ def resume(
         images: The images that the run was started with, if the data cache no longer contains them.
         labels: The labels of the images.
         classes: The names of the classes, if the run was started with any.
+        conditions: The conditions of the images, if the run was started with any.
         data: The data set that the run was started with, if it was moved. Its content must be the same.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
@@ -177,7 +187,7 @@ def resume(
         "trackers": trackers,
     }
     require_torch("cvae.resume")
-    _check_images(images, labels, classes)
+    _check_images(images, labels, classes, conditions)
     used = {name: value for name, value in values.items() if value is not None}
     changes = check_flags(TrainConfig, used, resume)
     del changes["options"]
@@ -186,7 +196,8 @@ def resume(
         engine = _import_engine("cvae.resume")
         engine.check_environment()
         if images is not None:
-            _restore_images(folder, images, labels, classes, changes)
+            config = read_config(folder).training
+            _restore_images(folder, config, partial(_collect, config, images, labels, classes, conditions), changes)
         path: Path = engine.resume(folder, quiet=quiet, on_epoch=on_epoch, **changes)
         _finish(path, export=export, quiet=quiet)
     return Run(path)
@@ -220,24 +231,22 @@ def _check_config(config: Any, recipe: Any, flags: dict[str, Any]) -> None:
         )
 
 
-def _check_images(images: Any, labels: Any, classes: Any) -> None:
-    if images is None and (labels is not None or classes is not None):
-        raise UsageError("labels and classes describe images; pass images too")
+def _check_images(images: Any, labels: Any, classes: Any, conditions: Any) -> None:
+    if images is None and not (labels is None and classes is None and conditions is None):
+        raise UsageError("labels, classes and conditions describe images; pass images too")
 
 
-def _store_images(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> tuple[str, bool]:
-    """Store images in the data cache. Return their value of `--data`, and whether they have labels."""
+def _store_images(config: TrainConfig, dataset: "Dataset") -> tuple[str, bool]:
+    """Store images in the data cache. Return their value of `--data`, and whether they have labels or conditions."""
     from cvae.data.array_store import store
 
-    dataset = _collect(config, images, labels, classes)
     for note in dataset.notes:
         warnings.warn(note, stacklevel=3)
-    return store(dataset, _data_dir(config.data_dir)), dataset.classes is not None
+    has_conditions = dataset.classes is not None or bool(dataset.train.columns)
+    return store(dataset, _data_dir(config.data_dir)), has_conditions
 
 
-def _restore_images(
-    run: Path, images: Any, labels: Any, classes: Sequence[str] | None, changes: dict[str, Any]
-) -> None:
+def _restore_images(run: Path, config: TrainConfig, collect: Callable[[], "Dataset"], changes: dict[str, Any]) -> None:
     """Store the images of a run again.
 
     Raises:
@@ -245,22 +254,21 @@ def _restore_images(
     """
     from cvae.data import array_store
 
-    config = read_config(run).training
     if config.data.partition(":")[0] != array_store.NAME:
         raise UsageError(f"{str(run)!r} was trained on {config.data!r}, not on images in memory; remove images=...")
-    dataset = _collect(config, images, labels, classes)
+    dataset = collect()
     if array_store.identify(dataset) != config.data:
         raise UsageError(
-            f"these are not the images, labels and classes that {str(run)!r} was started with; pass the same ones, or "
-            "start a new run"
+            f"these are not the images, labels, classes and conditions that {str(run)!r} was started with; pass the "
+            "same ones, or start a new run"
         )
     array_store.store(dataset, _data_dir(changes.get("data_dir", config.data_dir)))
 
 
-def _collect(config: TrainConfig, images: Any, labels: Any, classes: Sequence[str] | None) -> "Dataset":
+def _collect(config: TrainConfig, images: Any, labels: Any, classes: Any, conditions: Any) -> "Dataset":
     from cvae.data.collect import collect
 
-    return collect(images, labels, classes, config.sides)
+    return collect(images, labels, classes, config.sides, conditions)
 
 
 def _data_dir(path: str | None) -> Path | None:

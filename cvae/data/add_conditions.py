@@ -36,7 +36,7 @@ Columns = dict[str, list[Cells]]
 
 @dataclass(frozen=True)
 class ConditionFlag:
-    """Value of the flag --condition: NAME[:KIND][=COLUMN[,COLUMN...]].
+    """Value of the flag --condition, which is `NAME[:KIND][=COLUMN[,COLUMN...]]`.
 
     Attributes:
         text: the value as the user wrote it.

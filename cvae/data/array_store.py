@@ -3,6 +3,7 @@
     <root>/arrays/<hash of the content>/images.npy
                                         labels.npy      only if there are labels
                                         classes.json    names of the classes, or null
+                                        columns.json    values of conditions, only if there are any
 
 The hash is the argument of the data set: `--data arrays:HASH`. Images that are already stored are not written again.
 """
@@ -11,6 +12,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
     """Store the training images of an in-memory data set, and return the value of `--data` that loads them.
 
     Args:
-        dataset: images, labels and class names.
+        dataset: images, labels, class names and cells of conditions, as `cvae.data.collect` returns them.
         data_dir: root of the cache; None for the default.
 
     Raises:
@@ -46,6 +48,8 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
                 np.save(temporary_path / "images.npy", dataset.train.images[:])
                 if dataset.train.labels is not None:
                     np.save(temporary_path / "labels.npy", dataset.train.labels)
+                if dataset.train.columns:
+                    (temporary_path / "columns.json").write_text(_dump_columns(dataset.train.columns))
                 (temporary_path / "classes.json").write_text(json.dumps(dataset.classes))
     return data
 
@@ -57,6 +61,8 @@ def identify(dataset: Dataset) -> str:
     digest.update(np.ascontiguousarray(images).data)
     if labels is not None:
         digest.update(np.ascontiguousarray(labels).data)
+    if dataset.train.columns:
+        digest.update(_dump_columns(dataset.train.columns).encode())
     return f"{NAME}:{digest.hexdigest()[:16]}"
 
 
@@ -75,7 +81,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     """Load images that a program has passed to `cvae.train`.
 
     Args:
-        argument: hash of the images, labels and class names.
+        argument: hash of the images, labels, class names and conditions.
         data_dir: root of the cache; None for the default.
         size: height and width in pixels; None or the size of the stored images.
 
@@ -108,6 +114,10 @@ def _folder(name: str, data_dir: Path | None) -> Path:
     return cache_root(data_dir) / NAME / name
 
 
+def _dump_columns(columns: Mapping[str, np.ndarray]) -> str:
+    return json.dumps({name: cells.tolist() for name, cells in columns.items()})
+
+
 def _read(folder: Path) -> Dataset | None:
     """Return stored images, or None if they are missing or damaged."""
     try:
@@ -116,11 +126,16 @@ def _read(folder: Path) -> Dataset | None:
         labels = None if classes is None else np.load(folder / "labels.npy", allow_pickle=False)
         if labels is not None and labels.shape != (len(images),):
             return None
+        path, columns = folder / "columns.json", None
+        if path.exists():
+            columns = {name: np.array(cells, object) for name, cells in json.loads(path.read_bytes()).items()}
+        if any(len(cells) != len(images) for cells in (columns or {}).values()):
+            return None
     except (CvaeError, OSError, ValueError, EOFError):
         return None
     return Dataset(
         name=NAME,
-        train=Split(images=images, labels=labels),
+        train=Split(images=images, labels=labels, columns=columns),
         classes=None if classes is None else tuple(classes),
         data_license="images provided by the user",
     )

@@ -11,7 +11,9 @@ from PIL import Image
 from rich.console import Console
 
 from cvae.atomic import expand_user
+from cvae.conditions import LABEL
 from cvae.data.cache import create_progress_bar
+from cvae.data.columns import read_cells
 from cvae.data.conversion import convert_images, number_labels, to_numpy
 from cvae.data.dataset import Dataset, Split
 from cvae.data.folder import DEFAULT_SIZE
@@ -24,28 +26,38 @@ from cvae.serialization import quote
 SUPPORTED = "an array such as (N, H, W) or (N, C, H, W), a list of PIL images or of paths, or a torch Dataset"
 """Supported images, for error messages."""
 
+IMAGE = "image"
+"""Key of the image in an item that is a dict."""
+
 CHUNK = 1024
 """Number of items to convert at a time."""
 
 
 def collect(
-    images: Any, labels: Any = None, classes: Sequence[str] | None = None, size: tuple[int, int] | None = None
+    images: Any,
+    labels: Any = None,
+    classes: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    conditions: Any = None,
 ) -> Dataset:
-    """Create a data set in memory from images and labels.
+    """Create a data set in memory from images, labels and conditions.
 
     Args:
-        images: a NumPy array, torch tensor or array of another package, in any of the shapes and types of an .npz
-            file; a list of PIL images or paths of image files; or a torch data set whose items are images, or tuples of
-            an image and its label. Files and PIL images are scaled and cropped like those of an image folder, and those
-            that can't be read are skipped with a warning.
+        images: a NumPy array, torch tensor or array of another package, in any of the shapes and types of an .npz file;
+            a list of PIL images or paths of image files; or a torch data set whose items are images, tuples of an image
+            and its label, tuples of an image and a dict of its conditions, or dicts that have the image under the key
+            "image". The key "label" is the label. Files and PIL images are scaled and cropped like those of an image
+            folder, and those that can't be read are skipped with a warning.
         labels: label of each image: integers or strings, (N,) or (N, 1), or one-hot, (N, K).
         classes: class names in the order of the labels. By default, the attribute `classes` of a torch data set, or
             else the sorted labels.
         size: height and width in pixels. By default, arrays keep their size, and so do PIL images that all have the
             same size of at most 64x64; other images are scaled to 64x64.
+        conditions: values of further conditions by name: numbers, strings or bools (N,), or bools (N, K). None and NaN
+            are unknown.
 
     Raises:
-        UsageError: If the images or labels have an unsupported type or shape, or do not fit together.
+        UsageError: If the images, labels or conditions have an unsupported type or shape, or do not fit together.
         CvaeError: If none of the images can be read.
     """
     if classes is not None:
@@ -70,6 +82,13 @@ def collect(
             if labels is not None:
                 raise UsageError("images is a data set that already has labels; remove the labels argument")
             labels, classes = items.all_labels(), classes or _own_classes(images)
+        if items.conditions:
+            if conditions is not None:
+                raise UsageError("images is a data set that already has conditions; remove the conditions argument")
+            conditions = items.all_conditions()
+    if conditions is not None:
+        columns = _read_conditions(conditions, num_items, indices)
+        dataset = replace(dataset, train=replace(dataset.train, columns=columns))
     if labels is None:
         if classes is not None:
             raise UsageError("classes was passed, but there are no labels; pass labels too")
@@ -96,24 +115,58 @@ def collect(
     return replace(dataset, train=replace(dataset.train, labels=numbers[indices]), classes=names)
 
 
+def _read_conditions(conditions: Any, num_items: int, indices: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the cells of each condition, (N,) or (N, K), of the items with these indices."""
+    if not hasattr(conditions, "items") or not all(isinstance(name, str) for name, _ in conditions.items()):
+        raise UsageError(
+            f"conditions is {quote(conditions)}: it must be a dict of names and values, such as {{'age': ages}}"
+        )
+    columns = {}
+    for name, values in conditions.items():
+        cells = read_cells(values, f"conditions[{name!r}]")
+        if len(cells[0]) != num_items:
+            raise UsageError(
+                f"there are {count_of(num_items, 'image')}, but conditions[{name!r}] has "
+                f"{count_of(len(cells[0]), 'value')}; pass one value for each image, and None where it is unknown"
+            )
+        array = np.array(cells, object).T[indices]  # (N, K)
+        columns[name] = array[:, 0] if len(cells) == 1 else array
+    return columns
+
+
 class _Items:
-    """Items of a sequence or a torch data set: images, or tuples of an image and its label."""
+    """Items of a sequence or a torch data set: images, tuples of an image and its label or conditions, or dicts."""
 
     def __init__(self, items: Any) -> None:
         self.items = items
         self.labels: dict[int, Any] = {}
+        self.conditions: dict[int, dict[str, Any]] = {}
 
     def __len__(self) -> int:
         return len(self.items)
 
     def image(self, index: int) -> Any:
-        """Return an image, after storing its label if it has one."""
+        """Return an image, after storing its label and conditions if it has any."""
         item = self.items[index]
+        if isinstance(item, dict):
+            if IMAGE not in item:
+                raise UsageError(f"images[{index}] is a dict without the key {IMAGE!r}; its keys are {quote([*item])}")
+            item = item[IMAGE], {name: value for name, value in item.items() if name != IMAGE}
         if not isinstance(item, tuple) or not item:
             return item
-        if len(item) > 1:
+        if len(item) > 1 and isinstance(item[1], dict):
+            conditions = {name: _to_value(value) for name, value in item[1].items()}
+            if conditions.get(LABEL) is not None:
+                self.labels[index] = conditions[LABEL]
+            self.conditions |= {index: conditions} if conditions.keys() - {LABEL} else {}
+        elif len(item) > 1:
             self.labels[index] = item[1] if isinstance(item[1], str) else to_numpy(item[1])
         return item[0]
+
+    def all_conditions(self) -> dict[str, list[Any]]:
+        """Return the values of the conditions of all images, with None for those that are missing."""
+        names = {name: None for conditions in self.conditions.values() for name in conditions if name != LABEL}
+        return {name: [self.conditions.get(i, {}).get(name) for i in range(len(self))] for name in names}
 
     def all_labels(self) -> Any:
         """Return the labels of all images."""
@@ -126,6 +179,14 @@ class _Items:
         if len(shapes) > 1:
             raise UsageError(f"the labels of images have different shapes, such as {' and '.join(map(str, shapes))}")
         return labels if any(isinstance(label, str) for label in labels) else np.stack(labels)
+
+
+def _to_value(value: Any) -> Any:
+    """Return a tensor or an array as an array, or as a number if it has one element."""
+    if not hasattr(value, "__array__"):
+        return value
+    array = to_numpy(value)
+    return array.item() if array.size == 1 else array
 
 
 def _check_classes(classes: Any) -> None:

@@ -6,8 +6,9 @@ same rules hold for tables, arrays and Python objects.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import compress
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,8 +34,13 @@ MAX_NUMBER = 1e30
 MAX_IDENTIFIERS = 20
 """Number of images above which a text that differs between all images is not taken for a category."""
 
+MIN_NUMBERED = 1000
+"""Number of images from which on distinct integers without large gaps are taken for indices and not for a condition."""
+
 Cells = list[str]
 """Values of the images as text, without space around it; "" is an unknown value."""
+
+Result = TypeVar("Result")
 
 Values = tuple[np.ndarray, np.ndarray]
 """Values of a condition, (N,) or (N, K) for attributes, and whether each is known, (N,) bool."""
@@ -103,7 +109,9 @@ def infer_kind(cells: Cells) -> str:
         return CATEGORY
     if any(_to_integer(cell) is None for cell in counts):
         return NUMBER
-    integers = Counter(_integer_name(cell) for cell in cells if cell)
+    integers: Counter[str] = Counter()
+    for cell, count in counts.items():
+        integers[_integer_name(cell)] += count
     is_category = len(integers) <= MAX_INTEGERS and min(integers.values()) >= MIN_OCCURRENCES
     return CATEGORY if is_category else NUMBER
 
@@ -114,18 +122,26 @@ def find_defect(cells: Cells, kind: str) -> str | None:
     if not known:
         return "it has no values"
     if kind == NUMBER:
-        distinct: set[Any] = {number for cell in known if (number := _to_number(cell)) is not None}
+        distinct: set[Any] = {number for cell in set(known) if (number := _to_number(cell)) is not None}
     else:
-        distinct = {cell.lower() in YES for cell in known} if kind == ATTRIBUTES else set(known)
+        distinct = {cell.lower() in YES for cell in set(known)} if kind == ATTRIBUTES else set(known)
     if not distinct:
         return "it has no numbers"
     if len(distinct) < 2:
         return f"it has the value {quote(known[0])} only"
     if kind == CATEGORY and len(distinct) == len(known) > MAX_IDENTIFIERS:
         return "each image has its own text"
+    if kind == NUMBER and len(known) >= MIN_NUMBERED and _is_numbering(distinct, len(known)):
+        return "it numbers the images"
     if kind == CATEGORY and len(distinct) > MAX_VALUES:
         return f"it has {len(distinct):,} values, more than {MAX_VALUES:,}"
     return None
+
+
+def _is_numbering(numbers: set[float], count: int) -> bool:
+    """Return whether numbers of `count` images are like the indices of a subset: dense and mostly distinct integers."""
+    is_integer = all(number == int(number) for number in numbers)
+    return is_integer and len(numbers) > 0.9 * count and max(numbers) - min(numbers) < 2 * count
 
 
 def make_condition(name: str, kind: str, columns: dict[str, Cells], unit: str | None = None) -> Condition:
@@ -152,11 +168,11 @@ def make_condition(name: str, kind: str, columns: dict[str, Cells], unit: str | 
                 )
         return Condition(name=name, kind=kind, values=values, optional=has_unknown)
     if kind == ATTRIBUTES:
-        known = np.array([[cell.lower() in YES | NO for cell in column] for column in columns.values()])
+        known = ~np.isnan([_map(_to_attribute, column) for column in columns.values()])  # (K, N)
         if not known.all(axis=0).any():
             raise UsageError(f"no image has a yes or no in each column of {name!r}; choose another kind or column")
         return Condition(name=name, kind=kind, values=tuple(columns), optional=not known.all())
-    numbers = [number for cell in cells if (number := _to_number(cell)) is not None]
+    numbers = [number for number in _map(_to_number, cells) if number is not None]
     has_unknown = has_unknown or len(numbers) < len(cells)
     return Condition(name=name, kind=kind, low=min(numbers), high=max(numbers), unit=unit, optional=has_unknown)
 
@@ -173,9 +189,11 @@ def convert(condition: Condition, columns: Sequence[Cells], split: str) -> tuple
         return _convert_category(condition, columns[0], split)
     if condition.kind == NUMBER:
         return _convert_number(condition, columns[0], split)
-    table = np.array([[_to_attribute(cell) for cell in column] for column in columns], np.float64).T  # (N, K)
+    table = np.array([_map(_to_attribute, column) for column in columns], np.float64).T  # (N, K)
     known = ~np.any(np.isnan(table), axis=1)
-    bad = [cell for column in columns for cell in column if cell and cell.lower() not in YES | NO]
+    bad = [
+        cell for column, numbers in zip(columns, table.T, strict=True) for cell in _select(column, np.isnan(numbers))
+    ]
     notes = _note(condition, split, bad, "other than yes and no, so unknown")
     if partly := int((~known).sum() - np.isnan(table).all(axis=1).sum()):
         notes.append(f"{condition.name}: unknown in {count_of(partly, 'image')} of {split} without all its attributes")
@@ -186,15 +204,15 @@ def _convert_category(condition: Condition, cells: Cells, split: str) -> tuple[V
     index = {value: i for i, value in enumerate(condition.values)}
     names = [cell if cell in index else _integer_name(cell) for cell in cells]
     known = np.array([name in index for name in names], bool)
-    new = [cell for cell, is_known in zip(cells, known, strict=True) if cell and not is_known]
+    new = _select(cells, ~known)
     values = np.array([index.get(name, 0) for name in names], np.int64)
     return (values, known), _note(condition, split, new, "that train does not have, so unknown")
 
 
 def _convert_number(condition: Condition, cells: Cells, split: str) -> tuple[Values, list[str]]:
-    numbers = [_to_number(cell) for cell in cells]
+    numbers = _map(_to_number, cells)
     known = np.array([number is not None for number in numbers], bool)
-    bad = [cell for cell, number in zip(cells, numbers, strict=True) if cell and number is None]
+    bad = _select(cells, ~known)
     notes = _note(condition, split, bad, "that can't be read as numbers, so unknown")
     low, high = condition.range
     outside = [
@@ -212,6 +230,11 @@ def _note(condition: Condition, split: str, cells: Sequence[str], problem: str) 
     return [f"{condition.name}: {count} {problem}: {names}"]
 
 
+def _select(cells: Cells, mask: np.ndarray) -> Cells:
+    """Return the cells that a mask selects, without the unknown ones."""
+    return list(filter(None, compress(cells, mask.tolist())))
+
+
 def _category_values(cells: Cells) -> tuple[str, ...]:
     """Return the names of the values of a category, sorted; integers are sorted as numbers."""
     names = {cell for cell in cells if cell}
@@ -223,6 +246,12 @@ def _category_values(cells: Cells) -> tuple[str, ...]:
 def _integer_name(cell: str) -> str:
     """Return "3" for "3.0", as pandas writes an integer in a column with missing values."""
     return cell.partition(".")[0] if _to_integer(cell) is not None and "e" not in cell.lower() else cell
+
+
+def _map(function: Callable[[str], Result], cells: Cells) -> list[Result]:
+    """Return the results of a function for cells, calling it once for each distinct cell."""
+    results = {cell: function(cell) for cell in set(cells)}
+    return [results[cell] for cell in cells]
 
 
 def _to_number(cell: str) -> float | None:

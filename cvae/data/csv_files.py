@@ -1,6 +1,7 @@
 """CSV and TSV files that list images."""
 
 import csv
+import io
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ def read_csv(path: Path) -> Table:
         raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
     first_line = text.partition("\n")[0]
     delimiter = max(DELIMITERS, key=lambda character: len(next(csv.reader([first_line], delimiter=character), [])))
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         rows, lines = [], []

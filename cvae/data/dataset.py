@@ -167,8 +167,13 @@ def describe(dataset: Dataset) -> str:
             more = len(by_class) - MAX_CLASSES_SHOWN
             text += f" ({', '.join(by_class[:MAX_CLASSES_SHOWN])}{f', and {more:,} more classes' if more > 0 else ''})"
         descriptions.append(text)
-    conditions = [_describe_condition(dataset, i) for i in range(len(dataset.conditions))]
+    conditions = [describe_conditions(dataset)] if dataset.conditions else []
     return "; ".join([f"{one_line(dataset.name, 40)}: {', '.join(descriptions)}", *conditions])
+
+
+def describe_conditions(dataset: Dataset) -> str:
+    """Return one line with the kind of each condition, such as "age: number 3..92; smiling: attribute"."""
+    return "; ".join(_describe_condition(dataset, i) for i in range(len(dataset.conditions)))
 
 
 def _describe_condition(dataset: Dataset, index: int) -> str:
@@ -273,6 +278,8 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"{name} has no images: shape {images.shape}")
         if (shape := images.shape[1:]) != (train_shape := dataset.train.images.shape[1:]):
             raise data_error(f"the images of {name} have shape {shape}, but those of train have {train_shape}")
+        if not isinstance(split.columns, Mapping | None):
+            raise data_error(f"the columns of {name} are {type(split.columns).__name__}, not a dict")
         if labels is None:
             continue
         if not isinstance(labels, np.ndarray) or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
@@ -318,22 +325,22 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
             raise UsageError(
                 f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, category.values)}"
             )
-    kept = [i for i, name in enumerate(category.values) if name not in config.without]
-    reduced = replace(category, values=tuple(category.values[i] for i in kept))
+    remaining = [i for i, name in enumerate(category.values) if name not in config.without]
+    reduced = replace(category, values=tuple(category.values[i] for i in remaining))
     new_conditions = tuple(reduced if condition is category else condition for condition in conditions)
     splits: dict[str, Any] = {}
     for name, split in list_splits(dataset).items():
         rows = condition_rows(split)
         assert rows is not None
         values, known = read_rows(conditions, rows)
-        indices = np.flatnonzero(np.isin(values[category.name], kept) | ~known[:, conditions.index(category)])
+        indices = np.flatnonzero(np.isin(values[category.name], remaining) | ~known[:, conditions.index(category)])
         if len(indices) == 0:
             raise UsageError(
                 f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}; "
                 "exclude fewer classes"
             )
         values = {key: value[indices] for key, value in values.items()}
-        values[category.name] = np.searchsorted(kept, values[category.name])
+        values[category.name] = np.searchsorted(remaining, values[category.name])
         rows = make_rows(new_conditions, values, known[indices])
         splits[name] = replace(
             _take(split, indices),

@@ -18,6 +18,7 @@ from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
 from cvae.engine.freezing import freeze, frozen_modules
 from cvae.engine.image_losses import ImageLosses, decode_noise
+from cvae.engine.imputation import impute
 from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
@@ -174,6 +175,11 @@ class TrainingStep:
             random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
         copies = len(image) // len(images)
         if rows is not None:
+            if self.training.impute:
+                noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
+                random = shard.draw(torch.rand, len(images), device=self.device)
+                with self.accelerator.autocast():
+                    rows = impute(self.bare_model, image[::copies], rows, noise, random)
             if probability := self.training.drop_conditions:
                 assert self.bare_model.conditions is not None
                 random = shard.draw(torch.rand, len(images), len(self.config.model.conditions), device=self.device)

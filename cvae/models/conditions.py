@@ -87,6 +87,21 @@ class ConditionEmbedding(nn.Module):
         values, known = rows.tensor_split((rows.shape[1] - len(self.conditions),), dim=1)
         return torch.cat([values, known * (random >= probability)], dim=1)
 
+    def is_unknown(self, rows: Tensor, i: int) -> Tensor:
+        """Return whether the value of condition `i` is unknown in each row, (B,) bool."""
+        if rows.ndim == 1:
+            return rows == len(self.conditions[0].values)
+        return rows[:, rows.shape[1] - len(self.conditions) + i] == 0
+
+    def with_category(self, rows: Tensor, i: int, values: Tensor) -> Tensor:
+        """Return rows in which the category with index `i` has the given values, (B,) int64."""
+        if rows.ndim == 1:
+            return values
+        rows = rows.clone()
+        rows[:, sum(condition.columns for condition in self.conditions[:i])] = values.to(rows.dtype)
+        rows[:, rows.shape[1] - len(self.conditions) + i] = 1
+        return rows
+
 
 def _count_features(condition: Condition) -> int:
     """Return the number of features of a condition."""

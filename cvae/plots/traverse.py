@@ -21,21 +21,28 @@ def traversal_codes(code: np.ndarray, dimensions: np.ndarray, values: np.ndarray
 
 
 def draw(
-    model: Model, code: np.ndarray, index: int | None, kl: np.ndarray, values: np.ndarray, dimensions: int, title: str
+    model: Model,
+    code: np.ndarray,
+    row: np.ndarray | None,
+    kl: np.ndarray,
+    values: np.ndarray,
+    dimensions: int,
+    title: str,
 ) -> Figure:
     """Draw a latent traversal, with one row per dimension.
 
     Args:
         model: the exported model.
         code: latent code to start from, (Z,).
-        index: label index; None for a model without labels.
+        row: conditions, as in `cvae.condition_rows`; None for a model without conditions.
         kl: KL of each dimension in nats, (Z,).
         values: values of the dimension that varies, one per column.
         dimensions: number of dimensions to draw, in descending order of KL.
         title: title of the figure.
     """
     indices = top_dimensions(kl, dimensions)
-    images = model.decode(traversal_codes(code, indices, values), label_index=index)
+    codes = traversal_codes(code, indices, values)
+    images = model.decode_rows(codes, None if row is None else row.repeat(len(codes), axis=0))
     return image_grid(
         images, [f"z{d}  {kl[d]:.2f} nats" for d in indices], [_format_signed(float(value)) for value in values], title
     )

@@ -23,7 +23,7 @@ from pydantic import BaseModel, Field
 import cvae
 from cvae import imaging
 from cvae.runtime.array import Images
-from cvae.runtime.conditions import condition_rows, describe_row, is_per_image
+from cvae.runtime.conditions import condition_rows, describe_rows, is_per_image
 
 MAX_IMAGES = 256
 """Maximum number of images per request, so that a request takes only milliseconds."""
@@ -179,7 +179,7 @@ def generate(
     rows = None if rows is None else rows[:n]
     seed = secrets.randbelow(2**31) if seed is None else seed
     pixels = model.decode_rows(model.noise(n, seed) * np.float32(temperature), rows)
-    return pixels, [{} if rows is None else describe_row(spec.conditions, rows[i : i + 1]) for i in range(n)], seed
+    return pixels, describe_rows(spec.conditions, rows) or [{}] * n, seed
 
 
 def is_list(name: str, value: Any) -> bool:

@@ -2,6 +2,10 @@
 
 serve run --app-dir examples/ray serving:app model=model_repository/mnist-resnet-conditional/1/model.onnx
 curl -o seven.png 'http://127.0.0.1:8000/?label=7'
+curl -o face.png 'http://127.0.0.1:8000/?age=40&smiling=yes'
+
+The conditions of a model are parameters with their names. A condition that is left out is unknown. If a model needs a
+label, the default is its first class. `extrapolate=1` accepts numbers beyond the range of the training data.
 """
 
 import io
@@ -14,7 +18,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 import cvae
+from cvae.conditions import single_category
 from cvae.imaging import to_pil
+from cvae.runtime.conditions import condition_rows
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 1})
@@ -25,16 +31,17 @@ class Digits:
         self.model = cvae.load(model, threads=1)
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.002)
-    async def generate(self, labels: list[int | None], seeds: list[int]) -> list[np.ndarray]:
-        """Return one image (C, H, W) per request in the batch, given the class index and seed of each request."""
+    async def generate(self, rows: list[np.ndarray | None], seeds: list[int]) -> list[np.ndarray]:
+        """Return one image (C, H, W) per request in the batch, given the conditions and the seed of each request."""
         noise = np.concatenate([self.model.noise(1, seed) for seed in seeds])  # (N, Z)
-        return list(self.model.decode(noise, label_index=None if self.model.spec.classes is None else labels))
+        return list(self.model.decode_rows(noise, np.concatenate(rows) if self.model.spec.conditions else None))
 
     async def __call__(self, request: Request) -> Response:
-        query, spec = request.query_params, self.model.spec
-        seed = query.get("seed", str(secrets.randbelow(2**31)))
+        values = dict(request.query_params)
+        seed = values.pop("seed", str(secrets.randbelow(2**31)))
+        extrapolate = values.pop("extrapolate", "0").lower() in ("1", "true")
         try:
-            label = None if spec.classes is None else spec.label_index(query.get("label", spec.classes[0]))
+            row = self.parse_conditions(values, extrapolate)
         except cvae.UsageError as error:  # checked here, because an error in `generate` would make the whole batch fail
             return PlainTextResponse(f"{error}\n", status_code=422)
         if not seed.isdecimal() or len(seed) > 18:
@@ -42,8 +49,16 @@ class Digits:
                 f"{seed!r} is not a valid seed; use an integer of at most 18 digits\n", status_code=422
             )
         data = io.BytesIO()
-        to_pil(await self.generate(label, int(seed))).save(data, "PNG")
+        to_pil(await self.generate(row, int(seed))).save(data, "PNG")
         return Response(data.getvalue(), media_type="image/png", headers={"X-Seed": seed})
+
+    def parse_conditions(self, values: dict[str, str], extrapolate: bool) -> np.ndarray | None:
+        """Return the row (1, W) or (1,) of the conditions of an image (see `cvae.condition_rows`)."""
+        spec = self.model.spec
+        label, category = values.pop("label", None), single_category(spec.conditions)
+        if label is None and category is not None and not category.optional and not values:
+            label = category.values[0]
+        return condition_rows(spec, 1, label, values=values, extrapolate=extrapolate)
 
 
 def app(arguments: dict[str, str]) -> serve.Application:

@@ -19,13 +19,17 @@ ONLY_IN_PYTHON = {"note", "progress"}
 
 EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     # In Python, `--resume` is the function `resume`, and `--set` is the argument `options`.
-    "train": ({"resume", "set"}, {"config", "images", "labels", "classes", "options", "quiet", "on_epoch"}),
+    "train": (
+        {"resume", "set"},
+        {"config", "images", "labels", "classes", "conditions", "options", "quiet", "on_epoch"},
+    ),
     "tune": ({"set"}, {"options"}),
+    "interpolate": (set(), {"to_conditions"}),  # --to sets both the last image and the conditions at the end
     "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
 }
 """For some commands, further parameters that only the command has, and those that only its function has."""
 
-SEEDS = {("interpolate", "start"), ("interpolate", "end")}
+SEEDS = {("interpolate", "start")}
 """Parameters whose default is a seed. In a command, it is text, because the value may also be the name of a file."""
 
 

@@ -54,7 +54,7 @@ def configs(in_tmp, monkeypatch) -> list[TrainConfig]:
 def test_signature_has_every_flag_with_its_default():
     parameters = inspect.signature(package.train).parameters
     names = {field.name for field in dataclasses.fields(TrainConfig)} | SHORT_FLAGS.keys()
-    own = {"config", "out", "images", "labels", "classes", "recipe", "export", "quiet", "on_epoch"}
+    own = {"config", "out", "images", "labels", "classes", "conditions", "recipe", "export", "quiet", "on_epoch"}
     assert set(parameters) == names | own
     defaults = {field.name: field.default for field in dataclasses.fields(TrainConfig) if field.name != "options"}
     assert {name: parameters[name].default for name in defaults} == defaults
@@ -148,7 +148,10 @@ def test_failed_start_leaves_no_folder(in_tmp):
         ({"config": TrainConfig(), "epochs": 3}, r"epochs and a complete config can't be combined"),
         ({"config": TrainConfig(), "recipe": "x"}, r"recipe and a complete config can't be combined"),
         ({"labels": LABELS}, r"pass images too"),
-        ({"images": IMAGES, "conditional": True}, r"a conditional model needs labels; pass labels=\.\.\."),
+        (
+            {"images": IMAGES, "conditional": True},
+            r"needs labels or conditions; pass labels=\.\.\.",
+        ),
         ({"data": IMAGES}, r"data is of type ndarray: .*pass .* as images=\.\.\."),
         ({"device": "gpu"}, r"^device 'gpu' is unknown; did you mean 'cuda'"),
         ({"images": IMAGES, "data": "mnist"}, r"data='mnist' and images can't be combined"),
@@ -184,7 +187,7 @@ def test_folder_of_another_run_is_rejected():
 
 
 def test_resume_checks_its_arguments():
-    with pytest.raises(UsageError, match="labels and classes describe images"):
+    with pytest.raises(UsageError, match="labels, classes and conditions describe images"):
         package.resume("run", labels=LABELS)
     with pytest.raises(UsageError, match="epochs is 'five'"):
         package.resume("run", epochs="five")  # type: ignore[arg-type]
@@ -229,7 +232,7 @@ def test_run_on_arrays_can_be_resumed_by_the_command_and_in_python(cvae, cache_r
     result = cvae("train", "--resume", "--out", run, "--epochs", "3", "--no-export")
     assert result.code == 1 and "cvae.resume(run, images=..., labels=...)" in result.err and result.err.count("\n") == 1
     for labels, classes in ((None, None), (LABELS, None), (LABELS[::-1], ["a", "b", "c"])):
-        with pytest.raises(UsageError, match=r"these are not the images, labels and classes that 'runs/arrays-mlp"):
+        with pytest.raises(UsageError, match=r"these are not the images, .* and conditions that 'runs/arrays-mlp"):
             package.resume(run, images=IMAGES, labels=labels, classes=classes)
     resumed = package.resume(
         run, images=IMAGES, labels=LABELS, classes=["a", "b", "c"], epochs=3, export=False, quiet=True

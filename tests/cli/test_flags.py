@@ -144,7 +144,8 @@ def test_lists_of_flags_are_derived_from_the_fields():
     assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data", "data_dir"}
     assert set(MACHINE_FLAGS) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE_FLAGS) == {
-        "data", "size", "binarize", "validation", "without", "likelihood", "losses", "seed", "patience",
+        "data", "size", "condition", "ignore", "path_column", "binarize", "validation", "without",
+        "likelihood", "losses", "seed", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective", "optimizer")
 

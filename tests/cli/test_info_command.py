@@ -14,7 +14,7 @@ import pytest
 def test_info_describes_run(cvae, trained, model):
     config = json.loads((trained[model] / "config.json").read_text())
     report = cvae("info", trained[model], "--json").json
-    for key in ("image_shape", "latent_dim", "classes"):
+    for key in ("image_shape", "latent_dim", "conditions"):
         assert report[key] == config["model"][key]
     assert report["architecture"].startswith("mlp (hidden [400]") and report["data"] == "digits"
     assert report["epochs"] == "20 of 20" and "nats" in report["test_bound"]

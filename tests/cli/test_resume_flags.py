@@ -25,7 +25,7 @@ START = TrainConfig(
     shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
     lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
-    milestones=(2, 4), warmup=3, drop_conditions=0.2, balance=True, clip=1.0, ema=0.9, seed=7,
+    milestones=(2, 4), warmup=3, drop_conditions=0.2, balance=True, impute=True, clip=1.0, ema=0.9, seed=7,
     losses=("perceptual", "adversarial"),
     options={
         "arch": {"hidden": [32]}, "objective": {"beta": 2}, "optimizer": {"betas": [0.8, 0.9]},
@@ -75,6 +75,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "warmup": (["--warmup 3"], ["--warmup 0"]),
     "drop_conditions": (["--drop-conditions 0.2"], ["--drop-conditions 0"]),
     "balance": (["--balance"], ["--no-balance"]),
+    "impute": (["--impute"], ["--no-impute"]),
     "clip": (["--clip 1"], ["--clip 0"]),
     "ema": (["--ema 0.9"], ["--ema 0"]),
     "seed": (["--seed 7"], ["--seed 0"]),
@@ -164,7 +165,7 @@ def test_every_field_of_the_config_has_test_flags():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "export", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "conditions", "export", "quiet", "on_epoch"}
 
 
 @pytest.mark.parametrize("flags", [flags for equal, _ in FLAGS.values() for flags in equal])

@@ -51,7 +51,7 @@ def test_every_flag_reaches_the_config(cvae):
         "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
         "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
-        "drop_conditions": 0.2, "balance": True,
+        "drop_conditions": 0.2, "balance": True, "impute": True,
         "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
         "trackers": ["none"], "init": "first", "condition": [], "ignore": [], "path_column": None,
@@ -61,7 +61,7 @@ def test_every_flag_reaches_the_config(cvae):
     flags = [f"{flag(name)}={value}" for name, value in values.items() if not isinstance(value, bool | list | None)]
     flags += ["--lr-scale", "encoder.*=2", "--freeze", "prior", "--center", "--mean-init"]
     flags += ["--set", "optimizer.betas=[0.8, 0.9]"]
-    flags += ["--conditional", "--balance", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
+    flags += ["--conditional", "--balance", "--impute", "--flip", "--no-compile", "--no-export", "--tracker", "none"]
     flags += ["--exclude-class", "3", "--exclude-class", "5", "--milestone", "1", "--beta", "2", "--free-bits", "0.5"]
     flags += ["--set", "arch.hidden=[32]", "--set", "likelihood.sigma=0.2"]
     first = cvae("train", *(flag for flag in flags if not flag.startswith("--init")), "--out", "first")

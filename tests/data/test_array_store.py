@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from helpers import assert_load_fails, load_data
 
+from cvae.condition_rows import read_rows
 from cvae.data import Dataset, array_store
 from cvae.data.collect import collect
 from cvae.errors import CvaeError
@@ -34,6 +35,27 @@ def test_stored_images_can_be_loaded(dataset, root):
     assert array_store.identify(dataset) == data == f"arrays:{next(root.iterdir()).name}"
     unlabelled = load_data(array_store.store(collect(IMAGES), None), validation=0, size="8x10")
     assert unlabelled.classes is None and unlabelled.train.labels is None
+
+
+def test_stored_conditions_can_be_loaded(root):
+    conditions = {"age": [3, None, 5, 6, 7, 8.5], "traits": np.eye(6, 2, dtype=bool), "breed": [*"xyxyx", None]}
+    dataset = collect(IMAGES, list("abcabc"), conditions=conditions)
+    data = array_store.store(dataset, None)
+    assert data == array_store.identify(dataset) != array_store.identify(collect(IMAGES, list("abcabc")))
+    loaded = load_data(data, validation=0, conditional=True)
+    described = {condition.name: condition.describe() for condition in loaded.conditions}
+    assert described == {
+        "label": "category of 3 (a, b, c)",
+        "age": "number 3..8.5",
+        "traits": "2 attributes (traits_0, traits_1)",
+        "breed": "category of 2 (x, y)",
+    }
+    values, known = read_rows(loaded.conditions, loaded.train.rows)
+    assert values["age"].tolist() == [3, 0, 5, 6, 7, 8.5] and values["label"].tolist() == [0, 1, 2, 0, 1, 2]
+    assert np.array_equal(values["traits"], np.eye(6, 2)) and values["breed"].tolist() == [0, 1, 0, 1, 0, 0]
+    assert known.T.tolist() == [[True] * 6, [True, False] + [True] * 4, [True] * 6, [True] * 5 + [False]]
+    ages = load_data(data, validation=0, condition=("years:category=age",), ignore=("label", "traits", "breed"))
+    assert ages.conditions[0].values == ("3", "5", "6", "7", "8.5") and ages.classes is None
 
 
 def test_equal_data_sets_are_stored_once(dataset, root):

@@ -1,5 +1,6 @@
 """Data sets from arrays, lists of images or paths, and torch data sets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from helpers import load_data
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
+from cvae.condition_rows import read_rows
+from cvae.data.add_conditions import add_conditions
 from cvae.data.collect import collect
 from cvae.errors import CvaeError, UsageError
 
@@ -158,7 +161,7 @@ def test_pandas_labels_are_collected():
         ({"images": [GREY[0], GREY[0, :, :4]]}, ["images[1] has shape (1, 4, 10)", "(1, 8, 10)"]),
         ({"images": [GREY[0], "a.png"]}, ["images[1] is 'a.png'"]),
         ({"images": [PIL_IMAGES[0], GREY[0]]}, ["images[1] is array", "neither a PIL image nor a path"]),
-        ({"images": [{"image": 1}]}, ["images[0] is {'image': 1}"]),
+        ({"images": [{"image": 1}]}, ["images[0] is 1, not an image"]),
         ({"images": GREY, "labels": LABELS[:5]}, ["6 images of 1x8x10", "5 labels"]),
         (
             {"images": GREY, "labels": np.linspace(0, 1, 6)},
@@ -172,7 +175,7 @@ def test_pandas_labels_are_collected():
         ({"images": GREY, "labels": LABELS, "classes": ["a", "b", "a"]}, ["more than once"]),
         ({"images": GREY, "labels": [-1, 0, 1, 1, 0, 1]}, ["labels are in -1..1, but they must start at 0"]),
         ({"images": GREY, "labels": [[0], [0, 1], 1, 1, 0, 1]}, ["labels are not an array", "one-hot"]),
-        ({"images": [(GREY[0], {"box": 1})]}, ["labels have {'box': 1}, but labels are integers"]),
+        ({"images": [(GREY[0], {"label": {"x": 1}})]}, ["labels have {'x': 1}, but labels are integers"]),
         ({"images": [(GREY[0], [0]), (GREY[0], [0, 1])]}, ["different shapes"]),
         ({"images": [(GREY[0], 1), GREY[0]]}, ["only 1 of 2 items"]),
         ({"images": Photos(), "labels": LABELS}, ["already has labels"]),
@@ -184,3 +187,38 @@ def test_unsupported_objects_are_rejected(arguments: dict[str, Any], words: list
         collect(**arguments)
     message = str(caught.value)
     assert "\n" not in message and [word for word in words if word not in message] == []
+
+
+def make_items(kind: str) -> list[Any]:
+    images = np.arange(6, dtype=np.uint8)[:, None, None].repeat(8, 1).repeat(8, 2)
+    conditions = [{"age": torch.tensor(3.0 + i), "smiling": None if i == 1 else i % 2 == 0} for i in range(6)]
+    if kind == "tuples":
+        return [*zip(images, conditions, strict=True)]
+    return [{"image": image, "label": "ab"[i % 2], **conditions[i]} for i, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("kind", ["tuples", "dicts"])
+def test_conditions_of_items(kind: str) -> None:
+    dataset = add_conditions(collect(make_items(kind)))
+    assert [condition.name for condition in dataset.conditions] == ["label"] * (kind == "dicts") + ["age", "smiling"]
+    rows = dataset.train.rows
+    assert rows is not None
+    values, known = read_rows(dataset.conditions, rows)
+    assert values["age"].tolist() == [3, 4, 5, 6, 7, 8] and values["smiling"][:, 0].tolist() == [1, 0, 1, 0, 1, 0]
+    assert known[:, -1].tolist() == [True, False, True, True, True, True]
+    assert kind == "tuples" or values["label"].tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "conditions", "message"),
+    [
+        (None, {"age": [1, 2]}, "there are 6 images, but conditions['age'] has 2 values"),
+        (None, [1, 2], "conditions is [1, 2]: it must be a dict"),
+        (None, {"age": [1, 2, 3, 4, 5, {}]}, "conditions['age'] has the value {}"),
+        (make_items("dicts"), {"age": range(6)}, "already has conditions"),
+        ([{"picture": 1}], None, "images[0] is a dict without the key 'image'"),
+    ],
+)
+def test_wrong_conditions_are_rejected(images: Any, conditions: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        collect(np.zeros((6, 8, 8), np.uint8) if images is None else images, conditions=conditions)

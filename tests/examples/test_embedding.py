@@ -69,5 +69,5 @@ def test_gradio_page_generates_the_chosen_digit():
         finally:
             server.terminate()
     with Image.open(path) as image:
-        expected = cvae.load().generate(16, label=7, seed=1).to_pil().resize((460, 460))
+        expected = imaging.enlarge(cvae.load().generate(16, label=7, seed=1).to_pil())
         np.testing.assert_array_equal(image.convert("L"), expected)

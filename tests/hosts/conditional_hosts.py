@@ -1,6 +1,7 @@
 """Hosts that generate an image under conditions."""
 
 import importlib.util
+import io
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -40,6 +41,12 @@ def load_module(path: Path, name: str) -> Any:
     return module
 
 
+def read_image(data: bytes) -> np.ndarray:
+    """Return the grey image (1, H, W) in [0, 1] in a file."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image.convert("L"), np.float32)[None] / 255
+
+
 def program_host(folder: Path, command: Callable[[Path, Path], list[Any]], file: str) -> Callable[..., np.ndarray]:
     """Return a host that is a program.
 
@@ -56,7 +63,6 @@ def program_host(folder: Path, command: Callable[[Path, Path], list[Any]], file:
         if result.returncode:
             assert not out.exists()
             raise Rejected(result.stderr)
-        with Image.open(out) as image:
-            return np.asarray(image.convert("L"), np.float32)[None] / 255  # (1, H, W)
+        return read_image(out.read_bytes())
 
     return generate

@@ -395,8 +395,8 @@ def test_scores_and_plots_use_the_class_of_each_index(model, monkeypatch):
 
     plotted_names = []
     monkeypatch.setattr(grid_plot, "image_grid", lambda images, *_: plotted_names.extend(class_names(images)))
-    grid_plot.class_grid(model, 2, 0, "")
-    grid_plot.manifold(model, 1, 2, "")
+    grid_plot.condition_grid(model, model.noise(2, 0), np.arange(3).repeat(2), ["a", "b", "c"], ["", ""], "")
+    grid_plot.manifold(model, np.array([1]), 2, "")
     assert plotted_names == ["1", "1", "10", "10", "2", "2", *["10"] * 4]
 
 
