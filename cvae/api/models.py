@@ -76,9 +76,9 @@ def evaluate(
     """
     from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.evaluate import load_labelled, load_split
     from cvae.evaluation.exported_scorer import ExportedScorer, measure_runtime
     from cvae.evaluation.feature_extractor import TRAINED
+    from cvae.evaluation.splits import load_labelled, load_split
 
     progress = progress or (lambda stage, done, total: None)
     path = arguments.find_model(model, note)

@@ -165,8 +165,9 @@ def nearest(
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
     check_ready(out)
-    from cvae.evaluation.evaluate import choose_extractor, find_data_config, load_split
+    from cvae.evaluation.evaluate import choose_extractor, find_data_config
     from cvae.evaluation.feature_extractor import PIXELS, TRAINED, FeatureExtractor
+    from cvae.evaluation.splits import load_split
     from cvae.plots.nearest import draw
 
     generator = arguments.open_model(model, device, note)

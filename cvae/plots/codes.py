@@ -11,8 +11,8 @@ from cvae.conditions import Condition
 from cvae.config import DataConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
-from cvae.evaluation.evaluate import load_split
 from cvae.evaluation.generation import subsample
+from cvae.evaluation.splits import load_split
 from cvae.runtime import Model
 
 

@@ -18,13 +18,14 @@ from cvae.config import DataConfig, TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import UsageError
 from cvae.evaluation.condition_metrics import count_outputs, read_outputs, score_conditions
-from cvae.evaluation.evaluate import evaluate, load_split
+from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import FeatureExtractor
 from cvae.evaluation.generation import generation_metrics, subsample
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.evaluation.run_scorer import classifier as classifier_module
 from cvae.evaluation.run_scorer.classifier import fit, predict
+from cvae.evaluation.splits import load_split
 
 SIDE = Condition(name="side", kind="category", values=("left", "right", "both"), optional=True)
 LEVEL = Condition(name="level", kind="number", low=100, high=200, unit="lux", optional=True)
