@@ -165,7 +165,16 @@ def test_every_field_of_the_config_has_test_flags():
 
 def test_changeable_flags_are_the_parameters_of_resume():
     parameters = inspect.signature(package.resume).parameters
-    assert set(RESUMABLE) == set(parameters) - {"out", "images", "labels", "classes", "conditions", "export", "quiet", "on_epoch"}
+    assert set(RESUMABLE) == set(parameters) - {
+        "out",
+        "images",
+        "labels",
+        "classes",
+        "conditions",
+        "export",
+        "quiet",
+        "on_epoch",
+    }
 
 
 @pytest.mark.parametrize("flags", [flags for equal, _ in FLAGS.values() for flags in equal])
