@@ -90,7 +90,7 @@ def evaluate(
         arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
-                f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
+                f"--cas needs a model whose only condition is a label, unlike {scorer.name!r}; remove --cas"
             )
         load_labelled(config, "--cas")  # check the data now, because the evaluation may take hours
     extractor: str | FeatureExtractor | None = features

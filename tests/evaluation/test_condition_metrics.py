@@ -286,3 +286,8 @@ def test_unknown_labels_are_left_out_if_the_model_must_know_them(tmp_path):
     np.savez(tmp_path / "set.npz", **arrays, test_breed=["a", "b", "b", "a"])
     report = evaluate(ExportedScorer(optional), data, generated=0)
     assert report["protocol"]["likelihood"].endswith("given the label") and "labels" in report
+
+
+def test_classification_accuracy_score_requires_labels_alone(painter_run, painted_data):
+    with pytest.raises(UsageError, match="--cas needs a model whose only condition is a label, unlike 'painter'"):
+        cvae.evaluate(painter_run, data=painted_data, cas=True)
