@@ -19,8 +19,8 @@ import numpy as np
 
 import cvae
 from cvae import model_zoo
+from cvae.data import load_dataset
 from cvae.evaluation.bounds import as_float, bounds
-from cvae.evaluation.evaluate import load_dataset
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.generation import subsample
 from cvae.run import DECODER, ENCODER, read_config

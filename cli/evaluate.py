@@ -32,7 +32,10 @@ def evaluate(
         ),
     ] = None,
     generated: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Number of images to generate for distances and their conditions.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Number of images to generate for distances and the accuracy of their conditions."
+        ),
     ] = 10_000,
     features: Annotated[
         str | None,

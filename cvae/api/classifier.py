@@ -10,8 +10,8 @@ from cvae.config import DataConfig
 from cvae.errors import CvaeError, one_line
 
 if TYPE_CHECKING:
-    from cvae.evaluation.evaluate import PredictorImages
     from cvae.evaluation.feature_extractor import FeatureExtractor
+    from cvae.evaluation.splits import PredictorImages
 
 Progress = Callable[[str, int, int], None]
 
@@ -37,8 +37,8 @@ def train_extractor(
         CvaeError: If the cache can't be written.
     """
     from cvae.atomic import cache_root, expand_user, lock_folder, remove_stale_files, write_file
-    from cvae.evaluation.evaluate import load_predictor_images
     from cvae.evaluation.feature_extractor import load_classifier
+    from cvae.evaluation.splits import load_predictor_images
 
     images = load_predictor_images(data, "--features trained")
     folder = cache_root(expand_user(data.data_dir) if data.data_dir else None) / "classifiers"

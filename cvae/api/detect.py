@@ -189,7 +189,7 @@ def _load_normal_images(
     The default split holds images that the model has not seen: the validation images of the data set that it was
     trained on, or all training images of any other data set.
     """
-    from cvae.evaluation.evaluate import load_split
+    from cvae.evaluation.splits import load_split
 
     config = replace(config, binarize="none")  # because the images to score are not binarized either
     if split is None and not is_training_set:

@@ -76,9 +76,9 @@ def evaluate(
     """
     from cvae.api.classifier import train_extractor
     from cvae.evaluation.evaluate import evaluate as measure
-    from cvae.evaluation.evaluate import load_labelled, load_split
     from cvae.evaluation.exported_scorer import ExportedScorer, measure_runtime
     from cvae.evaluation.feature_extractor import TRAINED
+    from cvae.evaluation.splits import load_labelled, load_split
 
     progress = progress or (lambda stage, done, total: None)
     path = arguments.find_model(model, note)
@@ -90,7 +90,7 @@ def evaluate(
         arguments.require_torch("--cas")
         if scorer.classes is None:
             raise UsageError(
-                f"--cas: {scorer.name!r} was trained without labels, so a classifier has none to learn; remove --cas"
+                f"--cas needs a model whose only condition is a label, unlike {scorer.name!r}; remove --cas"
             )
         load_labelled(config, "--cas")  # check the data now, because the evaluation may take hours
     extractor: str | FeatureExtractor | None = features

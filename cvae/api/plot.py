@@ -72,7 +72,7 @@ def latent(
     check_method(method)
     encoder, config = open_with_data(model, device, note, data=data, data_dir=data_dir, size=size, binarize=binarize)
     codes = encode(encoder, config, split=split, limit=limit, note=note)
-    if encoder.spec.classes is not None and note is not None:
+    if encoder.spec.category is not None and note is not None:
         note("this model knows the class from the label, so its codes need not contain the class: expect mixed colours")
     points = project(codes.mean, method, perplexity=perplexity, seed=seed)
     count, method_name = len(points), {"tsne": "t-SNE", "pca": "PCA", "umap": "UMAP"}[method]
@@ -165,8 +165,9 @@ def nearest(
         CvaeError: If a file is damaged, or the figure can't be saved.
     """
     check_ready(out)
-    from cvae.evaluation.evaluate import choose_extractor, find_data_config, load_split
+    from cvae.evaluation.evaluate import choose_extractor, find_data_config
     from cvae.evaluation.feature_extractor import PIXELS, TRAINED, FeatureExtractor
+    from cvae.evaluation.splits import load_split
     from cvae.plots.nearest import draw
 
     generator = arguments.open_model(model, device, note)

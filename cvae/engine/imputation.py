@@ -42,8 +42,8 @@ def impute(model: VAE, image: Tensor, rows: Tensor, noise: Tensor, random: Tenso
     finally:
         model.train(training)
     posterior = torch.stack(bounds, dim=1).softmax(1)  # (U, K)
-    drawn = (posterior.cumsum(1) < random[indices, None]).sum(1).clamp(max=len(category.values) - 1)
-    values = torch.zeros_like(unknown, dtype=torch.long).index_copy(0, indices, drawn)
+    samples = (posterior.cumsum(1) < random[indices, None]).sum(1).clamp(max=len(category.values) - 1)
+    values = torch.zeros_like(unknown, dtype=torch.long).index_copy(0, indices, samples)
     return torch.where(_expand(unknown, rows), model.conditions.with_category(rows, i, values), rows)
 
 

@@ -1,15 +1,18 @@
 """Latent codes of images from a data set, in noise space."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 
+from cvae.condition_rows import read_rows
+from cvae.conditions import Condition
 from cvae.config import DataConfig
 from cvae.data import Split
 from cvae.evaluation.bounds import batches
-from cvae.evaluation.evaluate import load_split
 from cvae.evaluation.generation import subsample
+from cvae.evaluation.splits import load_split
 from cvae.runtime import Model
 
 
@@ -19,7 +22,8 @@ class Codes(NamedTuple):
     Attributes:
         data: name of the data set.
         split: name of the split.
-        classes: class names of the data set, whether or not the model is conditional.
+        classes: class names of the data set, whether or not the model is conditional. The classes of a model with
+            several conditions are the values of its category.
         images: images, their labels, and the rows of the conditions that the model has.
         mean: mean of each image's posterior, (N, Z).
         std: standard deviation of each image's posterior, (N, Z).
@@ -61,6 +65,19 @@ def encode(
     """
     dataset, split, images = load_split(data, split, model.spec, note=note)
     images = subsample(images, limit)
+    classes = dataset.classes
+    if classes is None and model.spec.category is not None and images.rows is not None:
+        classes, labels = _read_category(model.spec.category, model.spec.conditions, images.rows)
+        images = replace(images, labels=labels)
     encoded = [model.encode_rows(image, rows) for _, image, rows in batches(images.images, images.rows)]
     mean, std = (np.concatenate(values) for values in zip(*encoded, strict=True))
-    return Codes(dataset.name, split, dataset.classes, images, mean, std)
+    return Codes(dataset.name, split, classes, images, mean, std)
+
+
+def _read_category(
+    category: Condition, conditions: Sequence[Condition], rows: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return class names and labels (N,) for the values of a category, with a class for unknown values."""
+    values, known = read_rows(conditions, rows)
+    labels = np.where(known[:, conditions.index(category)], values[category.name], len(category.values))
+    return (*category.values, "unknown"), labels.astype(np.int64)

@@ -227,8 +227,8 @@ def test_commands_make_data_train_a_regressor_and_evaluate(tmp_path, monkeypatch
         return capsys.readouterr().out
 
     monkeypatch.chdir(tmp_path)
-    made = run("make", "morpho.npz", "--data", "mnist-small", "--limit", "200", "--hold-out", "10", "30")
-    assert "morpho-held-out.npz: " in made
+    output = run("make", "morpho.npz", "--data", "mnist-small", "--limit", "200", "--hold-out", "10", "30")
+    assert "morpho-held-out.npz: " in output
     with np.load("morpho.npz") as arrays, np.load("morpho-held-out.npz") as held_out:
         assert arrays["train"].shape == (200, 28, 28) and arrays["train"].dtype == np.uint8
         assert arrays["train_angle"].dtype == arrays["test_thickness"].dtype == np.float32

@@ -490,3 +490,13 @@ def test_non_finite_score_is_rejected(scorers, digits):
     measured = measure(scorers["plain"], digits.images[:3])
     with pytest.raises(CvaeError, match=r"^the score 'kl' of '.*' is not finite: .*$"):
         detector.scores(measured._replace(kl=np.float32([1, np.inf, 2])))
+
+
+def test_model_with_several_conditions_measures_images_with_unknown_values(conditional, digits):
+    model = cvae.load(conditional)
+    scorer, images = ExportedScorer(model), digits.images[:60]
+    measured = measure(scorer, images, reconstructions=True)
+    assert measured.label is None and measured.ratio is None
+    codes = model.encode_rows(images.astype(np.float32) / 255, np.zeros((60, 7), np.float32))  # 4 values, 3 known flags
+    np.testing.assert_allclose(measured.code, codes.mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(measured.reconstruction, model.decode(codes.mean), atol=1e-4)

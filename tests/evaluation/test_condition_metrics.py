@@ -18,13 +18,14 @@ from cvae.config import DataConfig, TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import UsageError
 from cvae.evaluation.condition_metrics import count_outputs, read_outputs, score_conditions
-from cvae.evaluation.evaluate import evaluate, load_split
+from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import FeatureExtractor
 from cvae.evaluation.generation import generation_metrics, subsample
 from cvae.evaluation.run_scorer import RunScorer
 from cvae.evaluation.run_scorer import classifier as classifier_module
 from cvae.evaluation.run_scorer.classifier import fit, predict
+from cvae.evaluation.splits import load_split
 
 SIDE = Condition(name="side", kind="category", values=("left", "right", "both"), optional=True)
 LEVEL = Condition(name="level", kind="number", low=100, high=200, unit="lux", optional=True)
@@ -285,3 +286,8 @@ def test_unknown_labels_are_left_out_if_the_model_must_know_them(tmp_path):
     np.savez(tmp_path / "set.npz", **arrays, test_breed=["a", "b", "b", "a"])
     report = evaluate(ExportedScorer(optional), data, generated=0)
     assert report["protocol"]["likelihood"].endswith("given the label") and "labels" in report
+
+
+def test_classification_accuracy_score_requires_labels_alone(painter_run, painted_data):
+    with pytest.raises(UsageError, match="--cas needs a model whose only condition is a label, unlike 'painter'"):
+        cvae.evaluate(painter_run, data=painted_data, cas=True)

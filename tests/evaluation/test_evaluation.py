@@ -24,7 +24,7 @@ from cvae.errors import CvaeError, UsageError
 from cvae.evaluation import evaluate as evaluate_module
 from cvae.evaluation import feature_extractor as feature_extractor_module
 from cvae.evaluation.bounds import bounds, bounds_per_label, log_mean_exp
-from cvae.evaluation.evaluate import evaluate, load_split
+from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import CLASSIFIERS, load_feature_extractor
 from cvae.evaluation.fidelity import (
@@ -39,6 +39,7 @@ from cvae.evaluation.fidelity import (
 )
 from cvae.evaluation.generation import subsample
 from cvae.evaluation.run_scorer import RunScorer
+from cvae.evaluation.splits import load_split
 from cvae.models import VAE
 from cvae.models.conditioning import Unconditional
 from cvae.models.likelihoods import Likelihood

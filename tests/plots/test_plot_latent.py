@@ -13,7 +13,7 @@ import cvae as package
 from cvae.config import TrainConfig
 from cvae.data import Split, load_dataset
 from cvae.errors import UsageError
-from cvae.plots import latent, style
+from cvae.plots import latent, reconstructions, style
 from cvae.plots.codes import Codes, encode
 
 
@@ -189,3 +189,29 @@ def test_umap_uses_the_seed(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP, __spec__=True))
     codes = clusters()[0]
     assert np.array_equal(latent.project(codes, "umap", seed=3), codes[:, :2] + 3)
+
+
+def test_codes_of_a_model_with_conditions_use_those_of_the_data(conditional, tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), np.uint8)
+    names, ages, hats = np.array(["a", "b", "c", ""] * 10), np.arange(40) / 4, np.arange(40) % 2 > 0
+    columns = {"train_label": names, "train_age": ages, "train_beard": ~hats, "train_hat": hats}
+    np.savez(tmp_path / "set.npz", train=images, **columns)
+    config = TrainConfig(data=f"npz:{tmp_path / 'set.npz'}", condition=("traits:attributes=beard,hat",), validation=0.0)
+    model = package.load(conditional)
+    codes = encode(model, config, split="train")
+    labels = [name or "unknown" for name in names]
+    assert [codes.classes[label] for label in codes.images.labels] == labels
+
+    known = np.flatnonzero(names != "")
+    values = {"age": ages[known], "traits": np.column_stack([~hats, hats])[known], "label": names[known]}
+    expected = model.encode(images[known, None], **values)
+    np.testing.assert_allclose(codes.mean[known], expected.mean, rtol=1e-4, atol=1e-4)
+    figure = latent.draw(codes, codes.mean[:, :2], "codes")
+    (legend,) = legends(figure)
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c", "unknown"]
+
+    shown = []
+    monkeypatch.setattr(reconstructions, "image_grid", lambda images, *_: shown.append(images))
+    reconstructions.draw(model, codes, 40, "")
+    expected = model.reconstruct(images[known, None], **values)
+    np.testing.assert_allclose(shown[0][40:][known], expected, atol=1e-4)

@@ -12,8 +12,9 @@ from helpers import SHARED, needs_mnist
 import cvae
 from cvae import model_zoo
 from cvae.config import Config, TrainConfig
+from cvae.data import load_dataset
 from cvae.evaluation.bounds import bounds
-from cvae.evaluation.evaluate import evaluate, load_dataset
+from cvae.evaluation.evaluate import evaluate
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.evaluation.feature_extractor import load_feature_extractor
 from cvae.evaluation.generation import subsample

@@ -9,9 +9,9 @@ from cvae.config import DataConfig
 from cvae.engine.resolve import choose_device
 from cvae.errors import UsageError
 from cvae.evaluation.bounds import Scorer
-from cvae.evaluation.evaluate import load_labelled
 from cvae.evaluation.generation import Progress, generate_batches, is_binary
 from cvae.evaluation.run_scorer.classifier import fit, predict
+from cvae.evaluation.splits import load_labelled
 
 
 def accuracy_score(
