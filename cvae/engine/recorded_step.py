@@ -29,6 +29,7 @@ def can_record(config: Config, accelerator: Accelerator, batches: Batches) -> bo
         and accelerator.num_processes == 1
         and accelerator.scaler is None  # the scaler of fp16 decides on the CPU whether to update the weights
         and config.training.accumulate == 1
+        and not config.training.impute  # the number of images with an unknown label differs between batches
         and batches.resident
     )
 

@@ -105,10 +105,11 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
 def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition, ...]:
     """Return the conditions of a run. They are optional if values are dropped in training, or unknown in the data."""
     conditions = list_conditions(dataset) if config.conditional else ()
-    if config.balance and not any(condition.kind == CATEGORY for condition in conditions):
+    flag = "--balance" if config.balance else "--impute" if config.impute else None
+    if flag and not any(condition.kind == CATEGORY for condition in conditions):
         raise UsageError(
-            "--balance draws images evenly over the classes, but this run has none; add --conditional and use data "
-            "with labels, or remove --balance"
+            f"{flag} needs images with classes, but this run has none; add --conditional and use data with labels, or "
+            f"remove {flag}"
         )
     if not conditions:
         return ()

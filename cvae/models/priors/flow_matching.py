@@ -96,7 +96,7 @@ class FlowMatching(Prior):
         blocks: number of residual blocks of the velocity field.
         steps: number of Euler steps from noise to latents.
         guidance: weight of the condition: the velocity is v(unknown) + guidance * (v(condition) - v(unknown)), so 1
-            means no guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598).
+            means no guidance (Ho & Salimans 2022, https://arxiv.org/abs/2207.12598). Bounds are those without guidance.
         drop_label: probability with which the condition is unknown in training.
         dropout: dropout probability in each block.
         smoothing: standard deviation of the normal noise that is added to normalized latents in training. With few
@@ -167,15 +167,19 @@ class FlowMatching(Prior):
     def from_noise(self, noise: Tensor, condition: Tensor | None) -> Tensor:
         x, rest = self._split(noise)
         for k in range(self.steps):
-            x = self._step(x, k, condition)
+            x = self._step(x, k, condition, self.guidance)
         latent = self.mean + torch.exp(self.log_std) * x
         return torch.cat([latent, *(self.rest_std * r for r in rest)], dim=1) if rest else latent  # (B, Z)
 
     def to_noise(self, latent: Tensor, condition: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self._invert(latent, condition, self.guidance)
+
+    def _invert(self, latent: Tensor, condition: Tensor | None, guidance: float) -> tuple[Tensor, Tensor]:
+        """Return the noise and the log-scales of `to_noise` for a weight of the condition."""
         x, rest = self._split(latent)
         x = (x - self.mean) * torch.exp(-self.log_std)
         for k in reversed(range(self.steps)):
-            x = self._invert_step(x, k, condition)
+            x = self._invert_step(x, k, condition, guidance)
         log_scale = (-self.log_std).expand_as(x)
         if rest:
             x = torch.cat([x, rest[0] * (1 / self.rest_std)], dim=1)
@@ -187,7 +191,7 @@ class FlowMatching(Prior):
         return PriorTerms(normal_kl(mean, log_var), normal_log_prob(latent).sum(1), latent, loss)
 
     def terms(self, mean: Tensor, log_var: Tensor, latent: Tensor, condition: Tensor | None) -> PriorTerms:
-        noise, log_scale = self.to_noise(latent, condition)
+        noise, log_scale = self._invert(latent, condition, guidance=1)
         log_prob = (normal_log_prob(noise) + log_scale).sum(1) - self._log_det(noise, condition)  # (B,)
         return PriorTerms(negative_entropy(log_var) - log_prob[:, None], log_prob, noise)
 
@@ -198,30 +202,30 @@ class FlowMatching(Prior):
         conditions = torch.zeros(len(x), device=x.device) if condition is None else condition
 
         def step(x: Tensor, condition_: Tensor, k: int) -> Tensor:
-            return self._step(x[None], k, None if condition is None else condition_[None])[0]
+            return self._step(x[None], k, None if condition is None else condition_[None], guidance=1)[0]
 
         with torch.inference_mode(False), torch.no_grad():
             x, conditions = x.clone(), conditions.clone()  # tensors of inference mode have no derivatives
             for k in range(self.steps):
                 jacobian = vmap(jacrev(partial(step, k=k), chunk_size=64), chunk_size=64)(x, conditions)  # (B, D, D)
                 log_det = log_det + torch.linalg.slogdet(jacobian)[1]
-                x = self._step(x, k, condition)
+                x = self._step(x, k, condition, guidance=1)
         return log_det
 
-    def _step(self, x: Tensor, k: int, condition: Tensor | None) -> Tensor:
+    def _step(self, x: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:
         """Return x (B, D) after Euler step k."""
         t = self.mean.new_tensor([[k / self.steps]])
         velocity = self._velocity(x, t, condition)
-        if condition is not None and self.guidance != 1:
+        if condition is not None and guidance != 1:
             unguided = self._velocity(x, t, self._unknown(condition))
-            velocity = unguided + self.guidance * (velocity - unguided)
+            velocity = unguided + guidance * (velocity - unguided)
         return x + velocity / self.steps
 
-    def _invert_step(self, y: Tensor, k: int, condition: Tensor | None) -> Tensor:
+    def _invert_step(self, y: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:
         """Return x (B, D) before Euler step k, which leads to y."""
         x = y
         for _ in range(INVERSION_STEPS):
-            x = x + y - self._step(x, k, condition)
+            x = x + y - self._step(x, k, condition, guidance)
         return x
 
     def _unknown(self, condition: Tensor) -> Tensor:
