@@ -39,13 +39,11 @@ MAX_CONDITIONS = 64
 
 RESERVED = frozenset(
     {
-        "a", "b", "batch", "codes", "condition", "device", "digit", "end", "extrapolate", "fps", "grid", "image",
-        "images", "json", "known", "label_index", "mean", "mode", "model", "n", "noise", "note", "out", "progress",
-        "scale", "seed", "self", "start", "std", "steps", "temperature", "time_limit", "to", "to_index", "to_label",
-        "to_label_index", "via",
+        "a", "b", "extrapolate", "image", "images", "known", "label_index", "mean", "mode", "n", "noise", "seed",
+        "self", "std", "steps", "temperature", "to", "to_index",
     }
 )  # fmt: skip
-"""Names that a condition can't have, because they are arguments of functions that take conditions as arguments too."""
+"""Names that a condition can't have: other arguments of a model's methods, and other inputs and outputs of a graph."""
 
 YES, NO = frozenset({"yes", "true", "1", "1.0"}), frozenset({"no", "false", "0", "0.0"})
 """Spellings of the values of an attribute, in lower case."""
@@ -315,7 +313,7 @@ def check_name(name: str) -> None:
         )
     if name in RESERVED:
         raise UsageError(
-            f"a condition can't have the name {name!r}, which is an argument of generate and other functions; rename "
+            f"a condition can't have the name {name!r}, which is an argument of generate and other methods; rename "
             f"it: --condition NEW_NAME={name}"
         )
 

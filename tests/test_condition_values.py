@@ -1,5 +1,7 @@
 """Conditions: their checks, their values, and the rows that hold the values."""
 
+import inspect
+
 import numpy as np
 import pytest
 from condition_model import AGE, BREED, CONDITIONS, SMILING, TRAITS
@@ -7,6 +9,7 @@ from condition_model import AGE, BREED, CONDITIONS, SMILING, TRAITS
 from cvae.condition_rows import count_columns, feed, make_rows, read_rows, unknown_rows
 from cvae.conditions import RESERVED, Condition, check_conditions, graph_inputs
 from cvae.errors import UsageError
+from cvae.runtime.model import Model
 
 CODES = Condition(name="code", kind="category", values=("01", "2", "any"))
 
@@ -153,3 +156,18 @@ def test_rows_of_a_single_category_are_indices():
     assert rows.tolist() == [1, 3] and read_rows([BREED], rows)[1].tolist() == [[True], [False]]
     assert {name: array.tolist() for name, array in feed([BREED], rows).items()} == {"breed": [1, 3]}
     assert unknown_rows([BREED], 2).tolist() == [3, 3] and unknown_rows([], 2) is None
+
+
+def test_names_of_arguments_are_reserved():
+    methods = (
+        Model.generate,
+        Model.decode,
+        Model.encode,
+        Model.infer,
+        Model.reconstruct,
+        Model.restyle,
+        Model.interpolate,
+    )
+    arguments = {name for method in methods for name in inspect.signature(method).parameters}
+    assert arguments - {"label", "conditions"} <= RESERVED
+    assert {"noise", "image", "known", "mean", "std"} <= RESERVED  # of a graph

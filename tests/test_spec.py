@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cvae.conditions import label_condition
 from cvae.errors import CvaeError
+from cvae.formats import FORMAT
 from cvae.spec import Spec
 
 fast_settings = settings(deadline=None, max_examples=60)
@@ -58,17 +59,20 @@ specs = st.builds(
 )
 
 
+LABEL = {"name": "label", "kind": "category", "values": ["cat", "dog"]}
+
+
 @fast_settings
 @given(specs)
 def test_spec_survives_conversion_to_json(spec):
     assert Spec.from_json(spec.to_json(), "here") == spec
-    assert json.loads(spec.to_json())["format"] == 1
+    assert json.loads(spec.to_json())["format"] == FORMAT
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": 2}, "format 2.*upgrade cvae-onnx"),
+        ({"format": 3}, "format 3.*upgrade cvae-onnx"),
         ({"format": None}, "format None"),
         ({"latent": 3}, "'latent'.*'latent_dim'"),
         ({"latent_dim": "8"}, "latent_dim.*'8'"),
@@ -77,11 +81,17 @@ def test_spec_survives_conversion_to_json(spec):
         ({"image_shape": [1, 8]}, r"\[1, 8\]"),
         ({"image_shape": [1, 8, -8]}, "-8"),
         ({"role": "other"}, "'other'"),
-        ({"classes": []}, "classes"),
-        ({"classes": [1, 2]}, "classes"),
-        ({"classes": ["cat", "dog", "cat"]}, "classes contains 'cat' more than once"),
+        ({"conditions": None}, "conditions"),
+        ({"conditions": [LABEL | {"values": []}]}, "condition 'label' has 0 values"),
+        ({"conditions": [LABEL | {"values": [1, 2]}]}, "values"),
+        ({"conditions": [LABEL | {"values": ["cat", "dog", "cat"]}]}, "has the value 'cat' more than once"),
+        ({"conditions": [LABEL | {"kind": "other"}]}, "kind 'other'"),
+        ({"conditions": [LABEL | {"name": "noise"}]}, "'noise', which is an argument"),
+        ({"conditions": [LABEL, LABEL]}, "two conditions have the name 'label'"),
+        ({"conditions": [LABEL, LABEL | {"name": "other"}]}, "must be optional"),
+        ({"conditions": [{"name": "age", "kind": "number", "low": 2, "high": 1, "optional": True}]}, r"2\.0\.\.1\.0"),
         *(({"name": f"a{character}b"}, "hides text") for character in "\x1b\n\u202e\u2066\u2028\ud800"),
-        ({"classes": ["a", "\udfff"]}, "hides text"),
+        ({"conditions": [LABEL | {"values": ["a", "\udfff"]}]}, "hides text"),
         ({"agreement": {"max_abs_difference": "\x1b[2J"}}, "agreement has an invalid 'max_abs_difference'"),
         ({"agreement": {"max_abs_difference": True}}, "agreement has an invalid 'max_abs_difference': True"),
         ({"agreement": {"batches": ["\x1b[2J"]}}, "agreement has an invalid 'batches'"),

@@ -326,6 +326,8 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
                 f"--exclude-class {name!r}: {config.data!r} has no such class; {suggest(name, category.values)}"
             )
     remaining = [i for i, name in enumerate(category.values) if name not in config.without]
+    if not remaining:
+        raise _no_images_error(config, "train")
     reduced = replace(category, values=tuple(category.values[i] for i in remaining))
     new_conditions = tuple(reduced if condition is category else condition for condition in conditions)
     splits: dict[str, Any] = {}
@@ -335,10 +337,7 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
         values, known = read_rows(conditions, rows)
         indices = np.flatnonzero(np.isin(values[category.name], remaining) | ~known[:, conditions.index(category)])
         if len(indices) == 0:
-            raise UsageError(
-                f"--exclude-class {', '.join(config.without)} leaves no images in {name} of {config.data!r}; "
-                "exclude fewer classes"
-            )
+            raise _no_images_error(config, name)
         values = {key: value[indices] for key, value in values.items()}
         values[category.name] = np.searchsorted(remaining, values[category.name])
         rows = make_rows(new_conditions, values, known[indices])
@@ -352,6 +351,13 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
         classes=None if dataset.classes is None else reduced.values,
         conditions=new_conditions if dataset.conditions else (),
         **splits,
+    )
+
+
+def _no_images_error(config: DataConfig, split: str) -> UsageError:
+    return UsageError(
+        f"--exclude-class {', '.join(config.without)} leaves no images in {split} of {config.data!r}; exclude fewer "
+        "classes"
     )
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae.config import Config
+from cvae.engine import imputation
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
 from cvae.engine.freezing import freeze, frozen_modules
 from cvae.engine.image_losses import ImageLosses, decode_noise
-from cvae.engine.imputation import impute
 from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
@@ -175,11 +175,11 @@ class TrainingStep:
             random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
         copies = len(image) // len(images)
         if rows is not None:
-            if self.training.impute:
+            if self.training.impute and scalars.step >= imputation.START * self.total_steps:
                 noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
                 random = shard.draw(torch.rand, len(images), device=self.device)
                 with self.accelerator.autocast():
-                    rows = impute(self.bare_model, image[::copies], rows, noise, random)
+                    rows = imputation.impute(self.bare_model, image[::copies], rows, noise, random)
             if probability := self.training.drop_conditions:
                 assert self.bare_model.conditions is not None
                 random = shard.draw(torch.rand, len(images), len(self.config.model.conditions), device=self.device)

@@ -127,17 +127,20 @@ function indexOf(label, { name, values }) {
   return index;
 }
 
+/** Return the index of the value of a category, given by its name or as { index }. */
+function categoryIndex(condition, value, model) {
+  const byIndex = isObject(value);
+  const index = byIndex ? value.index : indexOf(value, condition);
+  if (Number.isInteger(index) && index >= 0 && index < condition.values.length) return index; // -1 is the last one in onnxruntime
+  const isLabel = condition.name === "label";
+  const text = byIndex ? `${isLabel ? "class" : condition.name} with the index ${index}` : `${condition.name} ${quote(value)}`;
+  const names = `${isLabel ? "classes" : "values"} are named ${list(condition.values)}`;
+  throw new Error(`${model} has no ${text}; its ${names}; to choose by index, pass { index: 0 }`);
+}
+
 /** Functions that return the value of a condition as an array of numbers, one for each column, by kind. */
 const PARSERS = {
-  category(condition, value, model) {
-    const byIndex = isObject(value);
-    const index = byIndex ? value.index : indexOf(value, condition);
-    if (Number.isInteger(index) && index >= 0 && index < condition.values.length) return [index];
-    const text = byIndex ? `with the index ${value.index}` : quote(value); // onnxruntime would accept -1 as the last one
-    throw new Error(
-      `${model} has no ${condition.name} ${text}; its values are named ${list(condition.values)}; to choose by index, pass { index: 0 }`,
-    );
-  },
+  category: (condition, value, model) => [categoryIndex(condition, value, model)],
 
   number({ name, low, high }, value, model, extrapolate) {
     const isText = typeof value === "string" && canonicalNumber(value) !== null;
@@ -280,6 +283,13 @@ class Model {
     const inputs = this.#inputs("image", images, this.spec.image_shape, conditions, extrapolate);
     const { mean, std } = await this.#encoder.run(inputs);
     return { mean: mean.data, std: std.data };
+  }
+
+  /** Return the index of the class that a label names, or { index }. */
+  labelIndex(label) {
+    const category = labelCategory(this.spec.conditions);
+    if (!category) throw new Error(`"${this.spec.name}" was trained without labels, so it does not accept ${quote(label)}`);
+    return categoryIndex(category, label, `"${this.spec.name}"`);
   }
 
   #inputs(name, values, shape, conditions, extrapolate) {

@@ -46,7 +46,7 @@ def test_few_labels_are_enough_for_classes_that_differ_clearly(tmp_path):
     names = [["dark", "bright"][value] if i < 20 else None for i, value in enumerate(label)]
     run = cvae.train(
         images=images, conditions={"label": names}, condition=["label:category"], impute=True, arch="mlp", latent_dim=2,
-        prior="normal", epochs=6, batch_size=20, validation=0, trackers=["none"], out=tmp_path / "run", quiet=True,
+        prior="normal", epochs=25, batch_size=20, validation=0, trackers=["none"], out=tmp_path / "run", quiet=True,
     )  # fmt: skip
     model = run.load()
     assert model.generate(8, label="bright", seed=0).mean() > 0.6 > 0.4 > model.generate(8, label="dark", seed=0).mean()

@@ -88,7 +88,7 @@ def run_every_command(run: Path, cvae) -> None:
     assert report["labels"] == ["7"] and report["seed"] == 1
     cvae("interpolate", run, "--digit", "3", "--to-label", "8", "--steps", "4", "--out", "steps.gif")
     cvae("reconstruct", "seven.png", "--model", run, "--digit", "7", "--out", "reconstruction.png")
-    assert json.loads(cvae("info", run, "--json"))["classes"] == list("0123456789")
+    assert json.loads(cvae("info", run, "--json"))["conditions"][0]["values"] == list("0123456789")
     assert json.loads(cvae("info", run / "decoder.onnx", "--json"))["role"] == "decoder"
     assert "resnet" in json.loads(cvae("parts", "--json"))["--arch"]
 

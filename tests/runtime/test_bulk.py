@@ -11,6 +11,7 @@ from PIL import Image
 
 import cvae
 from cvae.atomic import lock_folder
+from cvae.conditions import label_condition
 from cvae.errors import CvaeError, UsageError
 from cvae.runtime import bulk, session
 
@@ -190,7 +191,9 @@ def test_message_after_ctrl_c_says_how_to_continue(model, tmp_path, cvae, monkey
 
 def test_class_names_cannot_escape_the_folder(model, tmp_path, monkeypatch):
     names = ("..", "/tmp/x", *"23456789")
-    monkeypatch.setattr(model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "classes": names}))
+    monkeypatch.setattr(
+        model._decoder, "spec", type(model.spec)(**{**vars(model.spec), "conditions": label_condition(names)})
+    )
     bulk.generate(model, 10, tmp_path / "out" / "x", seed=1)
     assert sorted(path.name for path in (tmp_path / "out" / "x").iterdir()) == list("0123456789")
     assert {path.name for path in tmp_path.rglob("*")} & {"tmp", "..", "x"} == {"x"}

@@ -150,7 +150,7 @@ def change_spec(path: Path, **changes) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"latent_dim": 9}, {"image_shape": [1, 8, 9]}, {"image_shape": [3, 8, 8]}, {"classes": None}],
+    [{"latent_dim": 9}, {"image_shape": [1, 8, 9]}, {"image_shape": [3, 8, 8]}, {"conditions": []}],
     ids=str,
 )
 def test_file_that_contradicts_its_spec_is_rejected(run, changes):

@@ -99,7 +99,7 @@ class UnrolledSolver(nn.Module):
 @pytest.mark.parametrize(("calls", "accepted"), [(32, True), (100, False)])
 def test_scan_accepts_a_solver_of_16_steps_with_guidance(calls, accepted):
     spec = replace(
-        read_spec(ZOO / "decoder.onnx")[0], image_shape=(1, 32, 32), latent_dim=128 * 8 * 8, classes=None, sigma=None
+        read_spec(ZOO / "decoder.onnx")[0], image_shape=(1, 32, 32), latent_dim=128 * 8 * 8, conditions=(), sigma=None
     )
     graph = trace(UnrolledSolver(calls), {"noise": torch.randn(2, spec.latent_dim)}, ("image",))
     set_metadata(graph, spec)
