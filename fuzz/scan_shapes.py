@@ -30,6 +30,7 @@ import onnx.defs
 import onnxruntime as ort
 from onnx import NodeProto, helper, numpy_helper
 
+from cvae.conditions import label_condition
 from cvae.runtime.scan import graph as scanner
 from cvae.runtime.scan.operators import OPERATORS
 from cvae.spec import KEY, Spec
@@ -83,7 +84,11 @@ class Graph:
         self.classes = tuple("abcde"[: self.rng.randint(1, 5)]) if self.rng.random() < 0.5 else None
         required = (f.name for f in dataclasses.fields(Spec) if f.default is f.default_factory is dataclasses.MISSING)
         values: dict[str, Any] = dict.fromkeys(required, "fuzz") | {"role": "decoder", "weights": "0" * 64}
-        values |= {"latent_dim": self.latent, "image_shape": tuple(self.image), "classes": self.classes}
+        values |= {
+            "latent_dim": self.latent,
+            "image_shape": tuple(self.image),
+            "conditions": label_condition(self.classes),
+        }
         self.spec = Spec(**values | {"likelihood": "bernoulli", "prior": "normal"})
         self.constants = {"weight": np.ones((self.latent, math.prod(self.image)), np.float32)}
         self.constants |= {"shape": np.array([-1, *self.image])}

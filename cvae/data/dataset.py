@@ -26,9 +26,9 @@ MAX_CLASSES_SHOWN = 20
 """Maximum number of classes in a description."""
 
 STATIC_SEED = 0
-"""Seed of static binarization, fixed so that the static version of a data set is always the same.
+"""Seed of static binarization, so that the static version of a data set is always the same.
 
-The static MNIST of the literature is a different sample, distributed as files. Load it with --data npz:PATH.
+It differs from the static MNIST of the literature, which is distributed as files: load that with --data npz:PATH.
 """
 
 
@@ -68,9 +68,8 @@ class Split:
 class Dataset:
     """A data set.
 
-    A factory registered under `cvae.datasets` returns a `Dataset`. It takes three arguments: the text after the colon
-    of --data, the folder for data sets (or None), and the height and width in pixels to which images are resized (or
-    None).
+    A factory registered under `cvae.datasets` returns a `Dataset` for the text after the colon of --data, the folder
+    for data sets (or None), and the height and width in pixels to which images are resized (or None).
 
     Attributes:
         name: name of the data set.
@@ -355,9 +354,9 @@ def _exclude_classes(dataset: Dataset, config: DataConfig) -> Dataset:
 
 
 def _no_images_error(config: DataConfig, split: str) -> UsageError:
+    excluded = ", ".join(config.without)
     return UsageError(
-        f"--exclude-class {', '.join(config.without)} leaves no images in {split} of {config.data!r}; exclude fewer "
-        "classes"
+        f"--exclude-class {excluded} leaves no images in {split} of {config.data!r}; exclude fewer classes"
     )
 
 

@@ -14,8 +14,11 @@ from cvae.conditions import CATEGORY
 from cvae.models import VAE
 
 START = 0.2
-"""Fraction of the steps after which labels are drawn. Before that, only the known labels distinguish the classes; labels
-from the posterior of an untrained model would reinforce its random preferences."""
+"""Fraction of the steps after which labels are drawn.
+
+Before that, only the known labels distinguish the classes. Labels from the posterior of an untrained model would
+reinforce its random preferences.
+"""
 
 
 @torch.no_grad()
