@@ -13,6 +13,7 @@ from cvae.atomic import expand_user
 from cvae.condition_rows import make_rows, read_rows
 from cvae.conditions import LABEL, Condition, label_condition, single_category
 from cvae.config import DataConfig
+from cvae.data.binarization import STATIC_SEED, sample_image, sample_pixels
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line, suggest
 from cvae.fingerprint import Fingerprint
@@ -24,12 +25,6 @@ MAX_MEMORY_BYTES = 2**28
 
 MAX_CLASSES_SHOWN = 20
 """Maximum number of classes in a description."""
-
-STATIC_SEED = 0
-"""Seed of static binarization, so that the static version of a data set is always the same.
-
-It differs from the static MNIST of the literature, which is distributed as files: load that with --data npz:PATH.
-"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -382,8 +377,8 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
 
     def sample(split: Split, stream: int) -> Split:
         if isinstance(split.images, DiskImages):
-            return replace(split, images=replace(split.images, transform=partial(_sample_image, stream=stream)))
-        return replace(split, images=_sample_pixels(split.images, np.random.default_rng([STATIC_SEED, stream])))
+            return replace(split, images=replace(split.images, transform=partial(sample_image, stream=stream)))
+        return replace(split, images=sample_pixels(split.images, np.random.default_rng([STATIC_SEED, stream])))
 
     return replace(
         dataset,
@@ -391,13 +386,3 @@ def _binarize(dataset: Dataset, config: DataConfig) -> Dataset:
         validation=dataset.validation and sample(dataset.validation, 1),
         test=dataset.test and sample(dataset.test, 2),
     )
-
-
-def _sample_pixels(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    # Exactly g of the 255 possible values 0 ... 254 are less than a grey value g, so the probability is g / 255.
-    white = rng.integers(0, 255, images.shape, np.uint8) < images
-    return white * np.uint8(255)
-
-
-def _sample_image(image: np.ndarray, index: int, stream: int) -> np.ndarray:
-    return _sample_pixels(image, np.random.default_rng([STATIC_SEED, stream, index]))
