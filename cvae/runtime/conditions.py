@@ -111,10 +111,8 @@ def replace_values(
         return condition_rows(spec, count, None, label_index, values)
     new = condition_rows(spec, count, None, None, values, extrapolate=extrapolate)
     assert new is not None
-    (old_values, old_known), (new_values, new_known) = read_rows(spec.conditions, rows), read_rows(spec.conditions, new)
-    given = np.array([condition.name in values for condition in spec.conditions])
-    merged = {name: (new_values if name in values else old_values)[name] for name in new_values}
-    return make_rows(spec.conditions, merged, np.where(given, new_known, old_known))
+    is_new = [condition.name in values for condition in spec.conditions]
+    return _merge(spec.conditions, rows, new, np.tile(is_new, (count, 1)))
 
 
 def count_values(spec: Spec, values: Values) -> int | None:
@@ -158,12 +156,17 @@ def _parse(
 
 def fill_unknown(conditions: Sequence[Condition], rows: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return rows whose unknown values are replaced by those of other rows."""
+    return _merge(conditions, rows, others, ~read_rows(conditions, rows)[1])
+
+
+def _merge(conditions: Sequence[Condition], rows: np.ndarray, others: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Return rows with the values of other rows where a mask (N, number of conditions) is true."""
     (values, known), (other_values, other_known) = read_rows(conditions, rows), read_rows(conditions, others)
     merged = {}
     for i, condition in enumerate(conditions):
-        mask = known[:, i, None] if condition.kind == ATTRIBUTES else known[:, i]
-        merged[condition.name] = np.where(mask, values[condition.name], other_values[condition.name])
-    return make_rows(conditions, merged, known | other_known)
+        is_other = mask[:, i, None] if condition.kind == ATTRIBUTES else mask[:, i]
+        merged[condition.name] = np.where(is_other, other_values[condition.name], values[condition.name])
+    return make_rows(conditions, merged, np.where(mask, other_known, known))
 
 
 def interpolate_numbers(

@@ -61,8 +61,8 @@ def _bound(model: "Model", batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def infer_rows(conditions: Sequence[Condition], rows: np.ndarray, fixed: Sequence[bool], bound: Bound) -> np.ndarray:
     """Return rows in which every condition that is not fixed is known.
 
-    They are inferred one after the other, each with the value of the lowest negative bound
-    given the values of the others.
+    They are inferred one after the other, each with the value of the lowest negative bound given the values of the
+    others.
 
     Args:
         conditions: Conditions of the model.
