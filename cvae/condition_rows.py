@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from cvae.conditions import ATTRIBUTES, KNOWN, Condition, graph_inputs, single_category
+from cvae.conditions import ATTRIBUTES, CATEGORY, KNOWN, Condition, graph_inputs, single_category
 
 
 def count_columns(conditions: Sequence[Condition]) -> int:
@@ -54,6 +54,17 @@ def read_rows(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[dict[s
         values[condition.name] = columns if condition.kind == ATTRIBUTES else columns[:, 0]
         start += condition.columns
     return values, rows[:, start:] > 0
+
+
+def read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return the index of each row's value of the first category, (N,) int64, and the number K of its values.
+
+    The index of an unknown value is K.
+    """
+    i, category = next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
+    values, known = read_rows(conditions, rows)
+    count = len(category.values)
+    return np.where(known[:, i], values[category.name], count).astype(np.int64), count
 
 
 def feed(conditions: Sequence[Condition], rows: np.ndarray | None) -> dict[str, np.ndarray]:

@@ -62,14 +62,14 @@ class TrainConfig(DataConfig):
         None,
         MODEL,
         "Probability with which each condition of an image is unknown in training, so that it can be left out later.",
-        automatic="0.1; a single label: 0",
+        automatic="0.1; a single label: 0, unless labels are imputed",
         interval=Interval(minimum=0, maximum=1),
         resolved=True,
     )
     impute: bool = flag_field(
         False,
         OBJECTIVE,
-        "Train images without a label under labels drawn from their posterior (semi-supervised training).",
+        "Train images without a label under labels drawn from a classifier, which learns from the known labels.",
     )
     balance: bool = flag_field(False, DATA, "Draw equally many training images of each class, by repeating rare ones.")
     flip: bool = flag_field(False, DATA, "Flip each training image horizontally with probability 1/2.")

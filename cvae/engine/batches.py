@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.condition_rows import read_rows
-from cvae.conditions import CATEGORY, Condition
+from cvae.condition_rows import read_category
+from cvae.conditions import Condition
 from cvae.data import Split, condition_rows
 from cvae.engine.balance import balanced_order
 from cvae.engine.randomness import FULL_BATCH, Shard, seed_of
@@ -51,7 +51,7 @@ class Batches:
     ) -> None:
         self.split, self.device, self.shard = split, device, shard
         self.rows = condition_rows(split) if conditions else None
-        self.balanced = _read_category(conditions, self.rows) if balance and self.rows is not None else None
+        self.balanced = read_category(conditions, self.rows) if balance and self.rows is not None else None
         self.batch_size = min(batch_size, len(split))
         self.resident = split.in_memory
         if device.type == "cuda":
@@ -78,7 +78,8 @@ class Batches:
         if self.balanced is None:
             order = torch.randperm(len(self.split), generator=generator)
         else:
-            order = balanced_order(*self.balanced, generator)
+            values, count = self.balanced
+            order = balanced_order(torch.from_numpy(values), count, generator)
         return order[: len(self) * self.batch_size].view(len(self), -1)  # (N,) -> (steps, B)
 
     def in_order(self) -> Iterator[Batch]:
@@ -131,11 +132,3 @@ class Batches:
                 while not queue.empty():
                     queue.get_nowait()
                 reader.join(0.01)
-
-
-def _read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[Tensor, int]:
-    """Return the index of each row's value of the first category, K if it is unknown, and the number K of values."""
-    i, category = next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
-    values, known = read_rows(conditions, rows)
-    indices = np.where(known[:, i], values[category.name], len(category.values)).astype(np.int64)
-    return torch.from_numpy(indices), len(category.values)

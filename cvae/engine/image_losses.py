@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from cvae.config import Config
 from cvae.data import Dataset
 from cvae.engine.optimizers import adam
+from cvae.engine.processes import copy_from_main
 from cvae.engine.randomness import reseed
 from cvae.models import VAE
 from cvae.models.likelihoods import Likelihood
@@ -68,9 +68,7 @@ class ImageLosses(nn.Module):
         notes = []
         if self.accelerator.is_main_process:
             notes = [note for _, loss in self.items() if (note := loss.prepare(dataset, self.seed))]
-        if self.accelerator.num_processes > 1:
-            for tensor in self.state_dict().values():
-                dist.broadcast(tensor, 0)
+        copy_from_main(self.state_dict().values(), self.accelerator)
         return notes
 
     def zero_grad(self, set_to_none: bool = True) -> None:

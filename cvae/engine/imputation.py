@@ -1,58 +1,171 @@
-"""Semi-supervised training: unknown values of a category are drawn from their posterior.
+"""Semi-supervised training: unknown values of a category are drawn from a classifier q(y | x).
 
-The bound of an image whose label y is unknown is the logarithm of a sum over its values,
-log sum_y p(y) exp(ELBO(x, y)), with p(y) uniform (the model M2 of Kingma et al. 2014, eq. 7,
-https://arxiv.org/abs/1406.5298, with its optimal q(y | x)). Its gradient is the mean of the gradients of ELBO(x, y)
-under q(y | x), which is proportional to p(y) exp(ELBO(x, y)). So a label that is drawn from q(y | x) gives an unbiased
-gradient, with any objective.
+The bound of an image whose label y is unknown is the mean of ELBO(x, y) under q(y | x), plus the entropy of q(y | x):
+the model M2 of Kingma et al. 2014, eq. 7, https://arxiv.org/abs/1406.5298. A label that is drawn from q(y | x) in each
+step gives an unbiased gradient for the weights of the model, with any objective.
+
+Kingma et al. train q(y | x) with the model. If few labels are known, such a model can ignore them: its latents explain
+the images without labels too. The classifier is therefore trained before the model, on the known labels and on its own
+confident predictions (FixMatch; Sohn et al. 2020, https://arxiv.org/abs/2001.07685).
 """
 
+import math
+from contextlib import nullcontext
+
+import numpy as np
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, cross_entropy
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from cvae.condition_rows import read_category
 from cvae.conditions import CATEGORY
-from cvae.models import VAE
+from cvae.config import Config
+from cvae.data import Dataset, Split, condition_rows
+from cvae.engine.processes import copy_from_main
+from cvae.engine.randomness import reseed
+from cvae.engine.strong_augmentation import augment
+from cvae.errors import count_of
+from cvae.models.conditions import ConditionEmbedding
+from cvae.models.feature_networks import FeatureClassifier
 
-START = 0.2
-"""Fraction of the steps after which labels are drawn.
+MAX_STEPS = 3000
+"""Maximum number of training steps of the classifier. There are at most as many as the model has."""
 
-Before that, only the known labels distinguish the classes. Labels from the posterior of an untrained model would
-reinforce its random preferences.
-"""
+KNOWN_BATCH, UNKNOWN_BATCH = 32, 64
+"""Number of images with a known and with an unknown label in each of these steps."""
+
+CONFIDENCE = 0.95
+"""Minimum probability with which a predicted label is learned, as in the paper."""
+
+LEARNING_RATE, WEIGHT_DECAY = 3e-3, 0.02
+"""Largest learning rate, and the weight decay, of the classifier."""
+
+EMA = 0.99
+"""Decay of the moving average of the classifier's weights, which predicts the labels."""
+
+MAX_POSITIONS = 2048
+"""Maximum number of pixels that the classifier sees. Larger images are scaled down by an integer."""
+
+HELD_OUT = 1000
+"""Maximum number of held-out images that the accuracy of the classifier is measured on."""
 
 
-@torch.no_grad()
-def impute(model: VAE, image: Tensor, rows: Tensor, noise: Tensor, random: Tensor) -> Tensor:
-    """Return rows in which the first category is known: unknown values are drawn from q(y | x).
+class LabelClassifier(nn.Module):
+    """Classifier that draws unknown values of the first category.
 
     Args:
-        model: model in training mode, with a category among its conditions.
-        image: images (B, C, H, W) in [0, 1].
-        rows: rows of their conditions.
-        noise: standard normal noise (B, Z), the same for all values.
-        random: uniform random numbers in 0..1, (B,), which choose the values.
+        config: config of the run.
+        accelerator: processes that train together.
     """
-    assert model.conditions is not None
-    i, category = next((i, c) for i, c in enumerate(model.conditions.conditions) if c.kind == CATEGORY)
-    unknown = model.conditions.is_unknown(rows, i)
-    indices = torch.nonzero(unknown)[:, 0]
-    if not len(indices):
-        return rows
-    training = model.training
-    model.eval()  # batch norm must not learn from labels that are tried
-    try:
-        bounds = []
-        for value in range(len(category.values)):
-            trial = model.conditions.with_category(rows[indices], i, torch.full_like(indices, value))
-            terms = model(image[indices], trial, noise[indices])
-            bounds.append(-terms.distortion - terms.rate.sum(1))
-    finally:
-        model.train(training)
-    posterior = torch.stack(bounds, dim=1).softmax(1)  # (U, K)
-    samples = (posterior.cumsum(1) < random[indices, None]).sum(1).clamp(max=len(category.values) - 1)
-    values = torch.zeros_like(unknown, dtype=torch.long).index_copy(0, indices, samples)
-    return torch.where(_expand(unknown, rows), model.conditions.with_category(rows, i, values), rows)
 
+    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+        super().__init__()
+        self.config, self.accelerator = config, accelerator
+        self.conditions = config.model.conditions
+        self.index, self.category = next((i, c) for i, c in enumerate(self.conditions) if c.kind == CATEGORY)
+        channels, height, width = config.model.image_shape
+        self.factor = math.ceil(math.sqrt(height * width / MAX_POSITIONS))
+        self.network = FeatureClassifier((channels, height, width), len(self.category.values))
+        self.to(accelerator.device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
 
-def _expand(mask: Tensor, rows: Tensor) -> Tensor:
-    return mask if rows.ndim == 1 else mask[:, None]
+    @torch.no_grad()
+    def forward(self, embedding: ConditionEmbedding, image: Tensor, rows: Tensor, random: Tensor) -> Tensor:
+        """Return rows in which the category is known: unknown values are drawn from q(y | x).
+
+        Args:
+            embedding: the conditions of the model.
+            image: images (B, C, H, W) in [0, 1].
+            rows: rows of their conditions.
+            random: uniform random numbers in 0..1, (B,), which choose the values.
+        """
+        posterior = self._logits(self.network, image).softmax(1)  # (B, K)
+        values = (posterior.cumsum(1) < random[:, None]).sum(1).clamp(max=len(self.category.values) - 1)
+        unknown = embedding.is_unknown(rows, self.index)
+        unknown = unknown if rows.ndim == 1 else unknown[:, None]
+        return torch.where(unknown, embedding.with_category(rows, self.index, values), rows)
+
+    def prepare(self, dataset: Dataset, model_steps: int) -> str:
+        """Train the classifier in the main process, copy it to the others, and return a note for the log.
+
+        Args:
+            dataset: data set of the run.
+            model_steps: number of training steps of the model.
+        """
+        labels = self._labels(dataset.train)
+        unknown = int((labels == len(self.category.values)).sum())
+        if not unknown:
+            return f"{self.category.name} is known for all images, so no label is imputed"
+        note = ""
+        if self.accelerator.is_main_process:
+            reseed(self.accelerator.device, self.config.training.seed, "label classifier")
+            self._fit(dataset.train, labels, min(MAX_STEPS, model_steps))
+            note = (
+                f"{self.category.name} is unknown for {unknown:,} of {count_of(len(labels), 'image')}, and drawn from "
+                f"a classifier{self._describe_accuracy(dataset)}"
+            )
+        copy_from_main(self.state_dict().values(), self.accelerator)
+        return note
+
+    def _fit(self, split: Split, labels: np.ndarray, steps: int) -> None:
+        """Train the network on images and labels, K where unknown. Its weights become their moving average."""
+        device, flip = self.accelerator.device, self.config.training.flip
+        known = np.flatnonzero(labels < len(self.category.values))
+        unknown = np.flatnonzero(labels == len(self.category.values))
+        targets = torch.from_numpy(labels)
+        average = AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(EMA), use_buffers=True)
+        teacher = average.module.eval()
+        assert isinstance(teacher, FeatureClassifier)
+        self.network.train().requires_grad_(True)
+        optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+        # fp16 would need a scaler of its own
+        autocast = self.accelerator.autocast if self.accelerator.scaler is None else nullcontext
+        for _ in range(steps):
+            known_batch = known[torch.randint(len(known), (KNOWN_BATCH,)).numpy()]
+            unknown_batch = unknown[torch.randint(len(unknown), (UNKNOWN_BATCH,)).numpy()]
+            images = torch.from_numpy(split.images[np.concatenate([known_batch, unknown_batch])]).to(device)
+            images = images.float().div_(255)
+            with autocast():
+                logits = self._logits(self.network, augment(images, flip=flip))
+                with torch.no_grad():
+                    prediction = self._logits(teacher, images[KNOWN_BATCH:]).softmax(1)
+            confidence, predicted = prediction.max(1)
+            loss = cross_entropy(logits[:KNOWN_BATCH], targets[known_batch].to(device))
+            losses = cross_entropy(logits[KNOWN_BATCH:], predicted, reduction="none")
+            loss = loss + (losses * (confidence > CONFIDENCE)).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            average.update_parameters(self.network)
+        self.network.load_state_dict(teacher.state_dict())
+        self.network.eval().requires_grad_(False).zero_grad()
+
+    def _logits(self, network: FeatureClassifier, image: Tensor) -> Tensor:
+        """Return the logits (B, K) of the values."""
+        if self.factor > 1:
+            image = avg_pool2d(image, self.factor, ceil_mode=True)
+        return network.logits(image.contiguous(memory_format=torch.channels_last)).float()
+
+    def _labels(self, split: Split) -> np.ndarray:
+        """Return the index of each image's value, K if it is unknown, (N,) int64."""
+        rows = condition_rows(split)
+        assert rows is not None
+        return read_category(self.conditions, rows)[0]
+
+    @torch.no_grad()
+    def _describe_accuracy(self, dataset: Dataset) -> str:
+        """Say how many held-out images are classified correctly, or return "" if no label of such images is known."""
+        for split in (dataset.validation, dataset.test):
+            labels = np.empty(0) if split is None or condition_rows(split) is None else self._labels(split)
+            known = np.flatnonzero(labels < len(self.category.values))
+            if split is not None and len(known):
+                # evenly spaced, because the images of a folder are sorted by class
+                indices = known[np.arange(count := min(len(known), HELD_OUT)) * len(known) // count]
+                batches = torch.from_numpy(split.images[indices]).float().div_(255).split(UNKNOWN_BATCH)
+                outputs = [self._logits(self.network, batch.to(self.accelerator.device)).cpu() for batch in batches]
+                accuracy = (torch.cat(outputs).argmax(1).numpy() == labels[indices]).mean()
+                return f" that is right for {accuracy:.1%} of {count_of(count, 'held-out image')}"
+        return ""

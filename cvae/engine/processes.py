@@ -2,11 +2,13 @@
 
 import atexit
 import os
+from collections.abc import Iterable
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
 from cvae.config import TrainConfig
 from cvae.engine.resolve import choose_device, choose_precision
@@ -74,6 +76,13 @@ def any_process(accelerator: Accelerator, flag: bool, step: int | None = None) -
     if step is not None and step % AGREEMENT_STEPS:
         return False
     return bool(accelerator.gather(torch.tensor([flag], device=accelerator.device)).any())
+
+
+def copy_from_main(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Copy the values of tensors in the main process to the other processes. All of them must call this."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 def _leave_processes() -> None:

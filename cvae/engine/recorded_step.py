@@ -14,6 +14,7 @@ from torch import Tensor
 from cvae.config import Config
 from cvae.engine.batches import Batches
 from cvae.engine.image_losses import ImageLosses
+from cvae.engine.imputation import LabelClassifier
 from cvae.engine.randomness import FULL_BATCH, reseed
 from cvae.engine.step import Scalars, TrainingStep
 from cvae.models import VAE
@@ -29,7 +30,6 @@ def can_record(config: Config, accelerator: Accelerator, batches: Batches) -> bo
         and accelerator.num_processes == 1
         and accelerator.scaler is None  # the scaler of fp16 decides on the CPU whether to update the weights
         and config.training.accumulate == 1
-        and not config.training.impute  # the number of images with an unknown label differs between batches
         and batches.resident
     )
 
@@ -47,12 +47,13 @@ class RecordedStep(TrainingStep):
         accelerator: Accelerator,
         model: VAE,
         batches: Batches,
+        image_losses: ImageLosses | None = None,
+        label_classifier: LabelClassifier | None = None,
         *,
         epochs: int,
-        image_losses: ImageLosses | None = None,
     ) -> None:
         super().__init__(
-            config, accelerator, model, batches, epochs=epochs, shard=FULL_BATCH, image_losses=image_losses
+            config, accelerator, model, batches, image_losses, label_classifier, epochs=epochs, shard=FULL_BATCH
         )
         steps, device = len(batches), self.device
         self.order = torch.zeros((steps, batches.batch_size), dtype=torch.long, device=device)  # images of each step

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cvae import __version__
-from cvae.condition_rows import read_rows
+from cvae.condition_rows import read_category, read_rows
 from cvae.conditions import CATEGORY, Condition, single_category
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, DiskImages, condition_rows, list_conditions
@@ -114,6 +114,10 @@ def choose_conditions(config: TrainConfig, dataset: Dataset) -> tuple[Condition,
     if not conditions:
         return ()
     rows = condition_rows(dataset.train)
+    if config.impute and rows is not None:
+        labels, count = read_category(conditions, rows)
+        if not (labels < count).any():
+            raise UsageError("--impute learns unknown labels from known ones, but no label is known; remove --impute")
     some_unknown = rows is not None and not read_rows(conditions, rows)[1].all()
     optional = drop_probability(config, conditions) > 0 or some_unknown or single_category(conditions) is None
     return tuple(replace(condition, optional=optional) for condition in conditions)
@@ -123,7 +127,7 @@ def drop_probability(config: TrainConfig, conditions: Sequence[Condition]) -> fl
     """Return the probability with which each condition of an image is unknown in training."""
     if config.drop_conditions is not None:
         return config.drop_conditions
-    return 0.0 if single_category(conditions) else DEFAULT_DROP
+    return 0.0 if single_category(conditions) and not config.impute else DEFAULT_DROP
 
 
 def count_latents(architecture: Part, image_shape: tuple[int, int, int], latent_dim: int) -> int:

@@ -122,6 +122,7 @@ class RunCheckpoints:
             "ema.": step.ema,
             "centering.": step.centering,
             "image_losses.": step.image_losses,
+            "label_classifier.": step.label_classifier,
         }
         return {prefix: model for prefix, model in models.items() if model is not None}
 

@@ -7,19 +7,19 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from cvae.config import Config
-from cvae.engine import imputation
 from cvae.engine.augment import augment
 from cvae.engine.batches import Batches
 from cvae.engine.centering import Centering
 from cvae.engine.freezing import freeze, frozen_modules
 from cvae.engine.image_losses import ImageLosses, decode_noise
+from cvae.engine.imputation import LabelClassifier
 from cvae.engine.optimizers import parameter_groups, parse_scales
+from cvae.engine.processes import copy_from_main
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.schedule import kl_factor, lr_factor
 from cvae.models import VAE, Terms
@@ -44,9 +44,10 @@ class TrainingStep:
         accelerator: Processes that train together.
         model: Network to train.
         batches: Training images.
+        image_losses: Losses that are added to the objective, or None.
+        label_classifier: Classifier that unknown labels are drawn from, or None.
         epochs: Length of the run, which the schedules depend on.
         shard: Part of each batch that belongs to this process.
-        image_losses: Losses that are added to the objective, or None.
     """
 
     def __init__(
@@ -55,14 +56,16 @@ class TrainingStep:
         accelerator: Accelerator,
         model: VAE,
         batches: Batches,
+        image_losses: ImageLosses | None = None,
+        label_classifier: LabelClassifier | None = None,
         *,
         epochs: int,
         shard: Shard,
-        image_losses: ImageLosses | None = None,
     ) -> None:
         self.config, self.training = config, config.training
         self.accelerator, self.device = accelerator, accelerator.device
-        self.batches, self.shard, self.image_losses = batches, shard, image_losses
+        self.batches, self.shard = batches, shard
+        self.image_losses, self.label_classifier = image_losses, label_classifier
         self.total_steps = epochs * len(batches)
         model.to(self.device)  # before the optimizer is created, which depends on the device
         freeze(model, self.training.freeze)
@@ -130,9 +133,8 @@ class TrainingStep:
 
         At each step, the network uses the buffers of the first process, but each process averages its own buffers.
         """
-        if self.ema is not None and self.accelerator.num_processes > 1:
-            for buffer in self.ema.buffers():
-                dist.broadcast(buffer, 0)
+        if self.ema is not None:
+            copy_from_main(self.ema.buffers(), self.accelerator)
 
     def _scalars(self, step: int) -> Scalars:
         kl_weight = kl_factor(step, self.training.kl_warmup * len(self.batches))
@@ -175,15 +177,15 @@ class TrainingStep:
             random_noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
         copies = len(image) // len(images)
         if rows is not None:
-            if self.training.impute and scalars.step >= imputation.START * self.total_steps:
-                noise = shard.draw(torch.randn, len(images), self.config.model.latent_dim, device=self.device)
+            embedding = self.bare_model.conditions
+            assert embedding is not None
+            if self.label_classifier is not None:
                 random = shard.draw(torch.rand, len(images), device=self.device)
                 with self.accelerator.autocast():
-                    rows = imputation.impute(self.bare_model, image[::copies], rows, noise, random)
+                    rows = self.label_classifier(embedding, image[::copies], rows, random)
             if probability := self.training.drop_conditions:
-                assert self.bare_model.conditions is not None
                 random = shard.draw(torch.rand, len(images), len(self.config.model.conditions), device=self.device)
-                rows = self.bare_model.conditions.drop(rows, random, probability)
+                rows = embedding.drop(rows, random, probability)
             rows = rows[:, None].expand(-1, copies, *rows.shape[1:]).flatten(0, 1)  # (B, ...) -> (copies * B, ...)
 
         def model(image: Tensor, rows: Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:

@@ -19,6 +19,7 @@ from cvae.engine.batches import Batches
 from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
 from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.image_losses import ImageLosses
+from cvae.engine.imputation import LabelClassifier
 from cvae.engine.processes import any_process
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.recorded_step import RecordedStep, can_record
@@ -85,8 +86,7 @@ class Trainer:
 
         reseed(self.device, training.seed, "weights")
         model = build(config.model).to(memory_format=torch.channels_last)
-        losses = ImageLosses(self.config, dataset, accelerator) if training.losses else None
-        self.training_step = self._make_step(model, losses)
+        self.training_step = self._make_step(model)
         self.validator = Validator(self.config, accelerator, self.shard)
         self.validation = None if dataset.validation is None else self.validator.batches(dataset.validation)
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
@@ -94,11 +94,13 @@ class Trainer:
         self.state, self.notes = RunState(), [*dataset.notes]
         self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
-    def _make_step(self, model: VAE, losses: ImageLosses | None) -> TrainingStep:
-        arguments = self.config, self.accelerator, model, self.batches
+    def _make_step(self, model: VAE) -> TrainingStep:
+        losses = ImageLosses(self.config, self.dataset, self.accelerator) if self.config.training.losses else None
+        classifier = LabelClassifier(self.config, self.accelerator) if self.config.training.impute else None
+        arguments = self.config, self.accelerator, model, self.batches, losses, classifier
         if can_record(self.config, self.accelerator, self.batches):
-            return RecordedStep(*arguments, epochs=self.epochs, image_losses=losses)
-        return TrainingStep(*arguments, epochs=self.epochs, shard=self.shard, image_losses=losses)
+            return RecordedStep(*arguments, epochs=self.epochs)
+        return TrainingStep(*arguments, epochs=self.epochs, shard=self.shard)
 
     @property
     def evaluated_model(self) -> VAE:
@@ -318,10 +320,13 @@ class Trainer:
     # -- start and stop ------------------------------------------------------------------------------------------
 
     def _initialize(self) -> None:
-        """Prepare the losses on images, and copy the weights of the model that `--init` names, if any."""
+        """Prepare the networks that help in training, and copy the weights of the model that `--init` names, if any."""
         if (losses := self.training_step.image_losses) is not None:
             with self.display.status("preparing the losses"):
                 self.notes += losses.prepare(self.dataset)
+        if (classifier := self.training_step.label_classifier) is not None:
+            with self.display.status("training a classifier of unknown labels"):
+                self.notes.append(classifier.prepare(self.dataset, self.total_steps))
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
             note = initialize_weights([model for model in models if model is not None], self.config.model, init)

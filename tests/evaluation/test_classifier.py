@@ -10,9 +10,9 @@ import cvae
 from cvae.api.classifier import train_extractor
 from cvae.config import DataConfig
 from cvae.data import list_conditions, load_dataset
+from cvae.engine.strong_augmentation import augment
 from cvae.errors import UsageError
 from cvae.evaluation.run_scorer import classifier as classifier_module
-from cvae.evaluation.run_scorer.augmentation import augment
 from cvae.evaluation.run_scorer.classifier import Classifier, fit, predict
 
 

@@ -18,8 +18,8 @@ from cvae.condition_rows import read_rows
 from cvae.conditions import CATEGORY, NUMBER, Condition, single_category
 from cvae.data import DiskImages
 from cvae.engine.resolve import choose_precision
+from cvae.engine.strong_augmentation import augment
 from cvae.evaluation.condition_metrics import count_outputs
-from cvae.evaluation.run_scorer.augmentation import augment
 
 WIDTHS = (32, 64, 96, 128)
 """Channels of the first convolution and of the residual blocks. The last of them are the features."""
@@ -124,7 +124,8 @@ def fit(
             order = torch.cat([order, torch.randperm(len(images))])
         index, order = order[:BATCH_SIZE].numpy(), order[BATCH_SIZE:]
         image = _to_float(torch.from_numpy(images[index]).to(device))
-        image = augment(image) if augmented else image
+        if augmented:  # grey images may be digits or letters, which are not the same in a mirror
+            image = augment(image, flip=image.shape[1] == 3)
         with torch.autocast(device, precision, enabled=precision != torch.float32):
             output, _ = model(image.contiguous(memory_format=torch.channels_last))
         loss = targets.loss(output.float(), index)

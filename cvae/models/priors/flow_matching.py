@@ -18,6 +18,9 @@ from cvae.flags import Interval
 from cvae.models.conditioning import Conditioning
 from cvae.models.priors.base import Prior, PriorTerms, negative_entropy, normal_kl, normal_log_prob
 
+Layer = Callable[..., nn.Module]
+"""Function that creates a layer from its numbers of input and output channels."""
+
 TIME_FEATURES = 16
 """Number of radial basis functions of the time."""
 
@@ -28,16 +31,27 @@ INVERSION_STEPS = 4
 """Number of fixed-point iterations that invert one step of the solver."""
 
 
-class VelocityBlock(nn.Module):
-    """Residual block (features (B, C, ...), time features (B, C, ...), condition) -> features (B, C, ...)."""
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalization over the channels of each position: features (B, C, ...) -> (B, C, ...)."""
 
-    def __init__(self, first: nn.Module, second: nn.Module, modulation: nn.Module, dropout: float) -> None:
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.movedim(1, -1)).movedim(-1, 1)
+
+
+class VelocityBlock(nn.Module):
+    """Residual block (features (B, C, ...), time features (B, C, ...), condition) -> features (B, C, ...).
+
+    The normalization keeps the large learning rates of other parts of a model from saturating the velocity field.
+    """
+
+    def __init__(self, channels: int, layer: Layer, modulation: nn.Module, dropout: float) -> None:
         super().__init__()
-        self.first, self.second, self.modulation = first, second, modulation
+        self.norm = ChannelNorm(channels)
+        self.first, self.second, self.modulation = layer(channels, channels), layer(channels, channels), modulation
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, features: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
-        residual = self.modulation(self.first(silu(features)) + time, condition)
+        residual = self.modulation(self.first(silu(self.norm(features))) + time, condition)
         return features + self.second(self.dropout(silu(residual)))
 
 
@@ -53,14 +67,13 @@ class Velocity(nn.Module):
         self, shape: tuple[int, ...], conditioning: Conditioning, hidden: int, blocks: int, dropout: float
     ) -> None:
         super().__init__()
-        layer: Callable[..., nn.Module] = nn.Linear if len(shape) == 1 else partial(nn.Conv2d, kernel_size=3, padding=1)
+        layer: Layer = nn.Linear if len(shape) == 1 else partial(nn.Conv2d, kernel_size=3, padding=1)
         self.register_buffer("centres", torch.linspace(0, 1, TIME_FEATURES))
         self.ones = [1] * (len(shape) - 1)
         self.enter = layer(shape[0], hidden)
         self.time = conditioning.linear(TIME_FEATURES, hidden)
         self.blocks = nn.ModuleList(
-            VelocityBlock(layer(hidden, hidden), layer(hidden, hidden), conditioning.modulation(hidden), dropout)
-            for _ in range(blocks)
+            VelocityBlock(hidden, layer, conditioning.modulation(hidden), dropout) for _ in range(blocks)
         )
         self.leave = layer(hidden, shape[0])
         for parameter in self.leave.parameters():

@@ -1,4 +1,4 @@
-"""Augmentation of the images that a classifier learns from."""
+"""Augmentation of the images that a classifier learns from, stronger than that of the images of a model."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,18 @@ BLUR_RADIUS = 4
 """Radius of the blur's window, in pixels."""
 
 
-def augment(images: Tensor) -> Tensor:
+def augment(images: Tensor, *, flip: bool) -> Tensor:
     """Transform images (B, C, H, W) in [0, 1] at random, each in its own way.
 
-    Images are scaled, rotated, shifted, blurred and partly covered. Images in colour are also mirrored, and their
-    colours are changed; grey images may be digits or letters, which are not the same in a mirror. The blur makes the
-    classifier, and the features of its last layer, less sensitive to the blur of reconstructed and generated images.
+    Images are scaled, rotated, shifted, blurred and partly covered, and the colours of images in colour are changed.
+    The blur makes the classifier, and the features of its last layer, less sensitive to the blur of reconstructed and
+    generated images.
+
+    Args:
+        images: the images.
+        flip: whether half of the images are also flipped horizontally.
     """
-    images = _warp(images)
+    images = _warp(images, flip=flip)
     if images.shape[1] == 3:
         images = _change_colours(images)
     return _cover(_blur(images))
@@ -26,12 +30,12 @@ def _uniform(images: Tensor, low: float, high: float, *shape: int) -> Tensor:
     return low + (high - low) * torch.rand(len(images), *shape, device=images.device)
 
 
-def _warp(images: Tensor) -> Tensor:
-    """Scale, rotate and shift images. Images in colour are also mirrored."""
+def _warp(images: Tensor, *, flip: bool) -> Tensor:
+    """Scale, rotate and shift images, and perhaps flip half of them."""
     height, width = images.shape[2:]
     angle = _uniform(images, -0.05, 0.05)
     x_scale, y_scale = _uniform(images, -0.1, 0.1, 2).exp().unbind(1)
-    if images.shape[1] == 3:
+    if flip:
         x_scale = x_scale * (2.0 * (_uniform(images, 0, 1) < 0.5) - 1)
     x_shift, y_shift = _uniform(images, -0.1, 0.1, 2).unbind(1)
     # Coordinates are in [-1, 1] along both sides, so an image that is not square needs the ratio of the sides.
