@@ -54,6 +54,9 @@ def _load_read_only(config: RecordedDataConfig, load: Callable[[DataConfig], Dat
 def _compare_counts(config: RecordedDataConfig) -> None:
     """Check that a folder has as many images as recorded, before any of them is decoded.
 
+    There may be more, because images that can't be read are not recorded, but not twice as many: then a file that
+    records a single image could have any folder decoded.
+
     Raises:
         CvaeError: If it has not.
     """
@@ -63,7 +66,7 @@ def _compare_counts(config: RecordedDataConfig) -> None:
         return
     splits = list_folder(root, argument, classes_only=name == "folder-classes").splits
     count, recorded = sum(len(split.paths) for split in splits.values()), sum(config.fingerprint.images.values())
-    if count < recorded:
+    if not 0 < recorded <= count <= 2 * recorded:
         raise _difference_error(config, f"there are {count:,} images, not {recorded:,}")
 
 

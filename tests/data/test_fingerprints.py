@@ -100,6 +100,25 @@ def test_folder_with_too_few_images_is_not_decoded(tmp_path, cache):
     assert not cache.exists()
 
 
+@pytest.mark.parametrize("counts", [{"train": 3}, {"train": 0}, {}, {"train": -8}])
+def test_folder_is_not_decoded_for_a_forged_number_of_images(tmp_path, cache, counts):
+    config = record(f"folder:{write_folder(tmp_path / 'x')}")
+    shutil.rmtree(cache)
+    config = replace(config, fingerprint=replace(config.fingerprint, images=counts, sha256="0" * 64))
+    with pytest.raises(CvaeError, match="images"):
+        load_dataset(config)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("path", [r"\\server\share", "//server/share", r"\/server\share"])
+def test_path_of_another_computer_is_not_read(tmp_path, monkeypatch, path):
+    config = record(f"folder:{write_folder(tmp_path / 'x')}")
+    monkeypatch.setattr(Path, "stat", lambda self, **_: pytest.fail(f"{self} was read"))
+    for change in ({"data": f"folder:{path}"}, {"data": path}, {"recorded_dir": path}):
+        with pytest.raises(UsageError, match="named by the model's files, not by you"):
+            load_dataset(replace(config, **change))
+
+
 @pytest.mark.parametrize("data", ["folder:{}", "folder-classes:{}", "npz:{}/x.npz"])
 def test_path_without_a_fingerprint_is_not_read(tmp_path, cache, data):
     write_folder(tmp_path / "private")
