@@ -8,7 +8,7 @@ from cvae.config import DataConfig
 from cvae.data.dataset import Dataset
 from cvae.data.fingerprints import compute_fingerprint
 from cvae.data.splits import list_folder
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, MissingExtraError, UsageError
 from cvae.recorded_data import RecordedDataConfig
 from cvae.registry import DATASETS
 
@@ -45,9 +45,13 @@ def _load_read_only(config: RecordedDataConfig, load: Callable[[DataConfig], Dat
     if not DATASETS.is_builtin(config.data.partition(":")[0]):  # a plug-in may write to the folder
         return None
     try:
-        with read_only(expand_user(config.recorded_dir)):
+        folder = expand_user(config.recorded_dir)
+    except UsageError:  # the run is from another computer
+        return None
+    try:
+        with read_only(folder):
             return load(replace(config, data_dir=config.recorded_dir).confirmed)
-    except (ReadOnlyFolder, CvaeError):
+    except (ReadOnlyFolder, MissingExtraError):  # the folder lacks the data set, which would be downloaded
         return None
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from cvae.config import Config, DataConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.data.fingerprints import MAX_BLOCKS, compute_fingerprint
+from cvae.data.recorded import load_recorded
 from cvae.errors import CvaeError, UsageError
 from cvae.recorded_data import RecordedDataConfig
 
@@ -137,6 +138,21 @@ def test_recorded_folder_for_data_sets_is_read_but_not_written_to(tmp_path, cach
     shutil.rmtree(cache)
     load_dataset(config)
     assert not cache.exists()  # the decoded images are in the recorded folder
+
+
+def test_error_about_a_recorded_folder_for_data_sets_is_reported(tmp_path):
+    def load(config):
+        if config.data_dir == str(tmp_path):
+            raise CvaeError("the copy is damaged")
+        pytest.fail("the data set was loaded from another folder")
+
+    with pytest.raises(CvaeError, match="the copy is damaged"):
+        load_recorded(RecordedDataConfig(data="mnist", recorded_dir=str(tmp_path)), load)
+
+
+def test_recorded_folder_of_an_unknown_user_is_ignored():
+    config = RecordedDataConfig(data="digits", recorded_dir="~nosuchuser/data")
+    assert len(load_dataset(config).train) > 1000
 
 
 def test_data_set_without_a_path_needs_no_fingerprint():
