@@ -45,7 +45,21 @@ def test_text_that_controls_a_terminal_or_hides_is_found_and_replaced(text):
         check_text(text)
 
 
-@pytest.mark.parametrize("text", ['=HYPERLINK("x","y").png', "@SUM(1).png", "-2+3+cmd.png", "+1.png", " =1", "\t=1", "＝1", "＋1", "－1", "＠SUM(1)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '=HYPERLINK("x","y").png',
+        "@SUM(1).png",
+        "-2+3+cmd.png",
+        "+1.png",
+        " =1",
+        "\t=1",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff20SUM(1)",
+    ],
+)
 def test_csv_cell_is_not_a_formula_and_can_be_read(text):
     file = io.StringIO()
     csv.writer(file).writerow([csv_cell(text), csv_cell(-1.5)])
