@@ -39,10 +39,13 @@ class RecordedDataConfig(DataConfig):
         """Check that the data set may be loaded, to compare its fingerprint.
 
         Raises:
-            UsageError: If the file names a path without a fingerprint, or an argument of a plug-in.
+            UsageError: If the file names a path without a fingerprint, a path of another computer, or an argument of a
+                plug-in.
         """
         name, _, argument = self.data.partition(":")
-        if name in ARGUMENT_DATASETS:
+        if any(map(_is_network_path, (self.data, argument, self.recorded_dir or ""))):
+            is_allowed = False  # Windows would send the user's password hash to that computer
+        elif name in ARGUMENT_DATASETS:
             is_allowed = self.fingerprint is not None or not argument
         else:
             is_allowed = DATASETS.is_builtin(name) or not argument
@@ -52,3 +55,8 @@ class RecordedDataConfig(DataConfig):
                 f"the data set {data!r} was named by the model's files, not by you, so it is not read; if you trust "
                 f"this path, add --data {data!r}, and --data-dir if the data are to be stored elsewhere"
             )
+
+
+def _is_network_path(path: str) -> bool:
+    """Return whether Windows takes a path for that of another computer, such as \\\\server\\share."""
+    return path[:2].replace("\\", "/") == "//"

@@ -18,8 +18,6 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 
@@ -77,7 +75,7 @@ def read_weights(data: bytes) -> None:
 
 def read_detector(data: bytes) -> None:
     write(METADATA, data)
-    Detector.load(FOLDER, SCORER)
+    Detector.load(FOLDER, DEFAULT_SPEC)
 
 
 def read_image(data: bytes) -> None:
@@ -106,9 +104,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 }
 
 DEFAULT_SPEC = Spec.from_json((SEEDS / "spec" / "decoder.json").read_text(), "seed")
-
-SCORER: Any = SimpleNamespace(model=SimpleNamespace(spec=DEFAULT_SPEC), name="model")
-"""Stand-in for the model of a detector: the detector's reader needs only its spec."""
 
 
 def prepare(target: str) -> None:

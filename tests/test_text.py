@@ -17,10 +17,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
 DEVANAGARI = "क्\u200dष"
 SCIENTIST, RAINBOW_FLAG = "\U0001f469\u200d\U0001f52c", "\U0001f3f3\ufe0f\u200d\U0001f308"
+KEYCAP = "7\ufe0f\u20e3"
 DARK_SCIENTIST = "\U0001f469\U0001f3ff\u200d\U0001f52c"
 
 
-@pytest.mark.parametrize("text", ["cat", "Katze ä", "猫", PERSIAN, DEVANAGARI, SCIENTIST, RAINBOW_FLAG, DARK_SCIENTIST])
+@pytest.mark.parametrize(
+    "text",
+    ["cat", "Katze ä", "猫", PERSIAN, DEVANAGARI, SCIENTIST, RAINBOW_FLAG, DARK_SCIENTIST, KEYCAP, "\u2764\ufe0f"],
+)
 def test_text_of_every_script_is_kept(text):
     assert find_unsafe(text) is None and clean_line(text) == text and one_line(text) == text
     check_text(text)
@@ -29,7 +33,8 @@ def test_text_of_every_script_is_kept(text):
 @pytest.mark.parametrize(
     "text",
     ["a\x1b[31m", "a\rb", "a\nb", "e\u202egnp", "\u2066a", "a\u2028b", "p\udce9", "ad\u200dmin", "a\u200c",
-     "\u200d\u0627", "\U0001f469\u200da", "\u200b"],
+     "\u200d\u0627", "\U0001f469\u200da", "\u200b", "\u3164", "a\u034fb", "cat\U000e0100", "cat\U000e01ef", "\u2800",
+     "\uffa0", "cat\ufe0f", "\ufe0f", "cat\ufe01"],
 )  # fmt: skip
 def test_text_that_controls_a_terminal_or_hides_is_found_and_replaced(text):
     character = find_unsafe(text)
@@ -40,7 +45,21 @@ def test_text_that_controls_a_terminal_or_hides_is_found_and_replaced(text):
         check_text(text)
 
 
-@pytest.mark.parametrize("text", ['=HYPERLINK("x","y").png', "@SUM(1).png", "-2+3+cmd.png", "+1.png", " =1", "\t=1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        '=HYPERLINK("x","y").png',
+        "@SUM(1).png",
+        "-2+3+cmd.png",
+        "+1.png",
+        " =1",
+        "\t=1",
+        "\uff1d1",
+        "\uff0b1",
+        "\uff0d1",
+        "\uff20SUM(1)",
+    ],
+)
 def test_csv_cell_is_not_a_formula_and_can_be_read(text):
     file = io.StringIO()
     csv.writer(file).writerow([csv_cell(text), csv_cell(-1.5)])
@@ -72,6 +91,18 @@ def test_markdown_shows_text_as_it_is(text):
     inline = tokens[-1].children
     assert {token.type for token in inline} <= {"text", "text_special"}
     assert "".join(token.content for token in inline) == clean_line(text).strip()
+
+
+@pytest.mark.parametrize(
+    "text", ["- a", "+ a", "1. a", "23) a", "---", ":---", "===", "    a", "# a", "> a", "1.5 million", "a - b: 2."]
+)
+def test_markdown_of_a_line_is_a_paragraph(text):
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    for before in ("", "a\n", "| a |\n"):
+        kinds = [token.type for token in parser.parse(f"{before}{escape_markdown(text)}\n")]
+        assert kinds == ["paragraph_open", "inline", "paragraph_close"]
+    inline = parser.parse(escape_markdown(text))[1].children
+    assert "".join(token.content for token in inline) == text.strip()
 
 
 @pytest.mark.parametrize("text", MARKDOWN.values(), ids=MARKDOWN)

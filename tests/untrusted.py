@@ -81,10 +81,9 @@ def load_recipe(path: Path) -> None:
 
 def load_detector(folder: Path) -> None:
     from cvae.detection.detector import Detector
-    from cvae.evaluation.exported_scorer import ExportedScorer
     from cvae.runtime import load
 
-    Detector.load(folder, ExportedScorer(load(folder)))
+    Detector.load(folder, load(folder).spec)
 
 
 LOADERS: dict[str, Callable[[Path], None]] = {

@@ -125,7 +125,7 @@ def score(
     from cvae.imaging import ImageStream
 
     scorer, folder = _open_scorer(model, device, note)
-    detector = Detector.load(folder, scorer)
+    detector = Detector.load(folder, scorer.model.spec)
     thresholds = detector.metadata.thresholds
     if score not in thresholds:
         raise UsageError(f"--score {score!r}: {scorer.name!r} has no such score; {suggest(score, thresholds)}")

@@ -1,10 +1,12 @@
 """Check of untrusted files, without using them."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from cvae.errors import CvaeError, UsageError
+from cvae.run import DECODER, ENCODER, exported_file
 
 
 def scan(paths: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -34,7 +36,7 @@ def _as_list(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
 
 def _list_files(path: Path) -> list[Path]:
     if path.is_dir():
-        files = [path / name for name in _SCANS if (path / name).exists()]
+        files = [path / name for name in _SCANS if os.path.lexists(path / name)]
         if not files:
             raise UsageError(f"{str(path)!r} has none of the files of a run: {', '.join(_SCANS)}")
         return files
@@ -54,10 +56,12 @@ def _scan_file(path: Path) -> dict[str, Any]:
     reason, bounds = None, None
     try:
         if not path.is_file():  # such as a pipe, which would block
-            raise CvaeError(f"{str(path)!r} is a folder or a device, not a file")
+            raise CvaeError(f"{str(path)!r} is not a file that can be read, but a folder, a device or a broken link")
         bounds = check(path)
     except CvaeError as error:
         reason = str(error)
+    except OSError as error:  # such as a folder without permission
+        reason = f"can't read {str(path)!r}: {error.strerror}"
     return {
         "path": str(path),
         "kind": kind,
@@ -73,6 +77,8 @@ def _scan_export(path: Path) -> dict[str, int]:
     from cvae.runtime.session import max_batch, read_spec
 
     spec, data = read_spec(path)
+    if path.name in (DECODER, ENCODER) and path.stem != spec.role:
+        raise CvaeError(f"{str(path)!r} contains the {spec.role}; export both again with: cvae export onnx")
     cost = scan_graph(data, spec, str(path))
     return {
         "bytes_per_image": 4 * cost.elements,
@@ -101,10 +107,9 @@ def _scan_metrics(path: Path) -> None:
 
 def _scan_detector(path: Path) -> None:
     from cvae.detection.detector import Detector
-    from cvae.evaluation.exported_scorer import ExportedScorer
-    from cvae.runtime import load
+    from cvae.runtime.session import read_spec
 
-    Detector.load(path.parent, ExportedScorer(load(path.parent)))
+    Detector.load(path.parent, read_spec(exported_file(path.parent, DECODER))[0])
 
 
 def _scan_image(path: Path) -> None:

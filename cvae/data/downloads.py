@@ -162,6 +162,9 @@ def _create_dataset(
     return Dataset(name=name, train=train, test=test, classes=tuple(classes), data_license=data_license)
 
 
+MAX_IDX_BYTES = 2**30
+"""Maximum size of the data of an IDX file. The largest data set, EMNIST, has 547 MB."""
+
 MNIST_STEMS = {"train": "train", "test": "t10k"}
 """Prefix of each split's file names."""
 
@@ -206,16 +209,21 @@ def _read_idx(path: Path, dimensions: int) -> np.ndarray:
     It contains a magic number for the type and the number of dimensions, the size of each dimension, and the data.
     The magic number and the sizes are big-endian.
     """
-    data = path.read_bytes() if path.is_file() else gzip.decompress(_compressed(path).read_bytes())
-    header = np.frombuffer(data[: 4 * (1 + dimensions)], ">u4").tolist() if len(data) >= 4 * (1 + dimensions) else []
-    if len(header) <= dimensions or header[0] != 0x800 + dimensions:
-        raise ValueError(
-            f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
-        )
-    content, shape = np.frombuffer(bytearray(data), np.uint8, offset=4 * len(header)), header[1:]
-    if len(content) != math.prod(shape):
-        raise ValueError(f"{path.name} has {len(content)} bytes of data for shape {shape}")
-    return content.reshape(shape)
+    with path.open("rb") if path.is_file() else gzip.open(_compressed(path)) as file:
+        start = file.read(4 * (1 + dimensions))
+        header = np.frombuffer(start, ">u4").tolist() if len(start) == 4 * (1 + dimensions) else [0]
+        if header[0] != 0x800 + dimensions:
+            raise ValueError(
+                f"{path.name} does not begin with the magic number of a {dimensions}-dimensional array of bytes"
+            )
+        shape, size = header[1:], math.prod(header[1:])
+        if size > MAX_IDX_BYTES:
+            raise ValueError(f"{path.name} claims to have {size:,} bytes; the limit is {MAX_IDX_BYTES:,}")
+        content = file.read(size + 1)  # a compressed file may hold any number of bytes
+    if len(content) != size:
+        count = f"more than {size:,}" if len(content) > size else f"{len(content):,}"
+        raise ValueError(f"{path.name} has {count} bytes of data for shape {shape}")
+    return np.frombuffer(bytearray(content), np.uint8).reshape(shape)
 
 
 def _compressed(path: Path) -> Path:

@@ -8,7 +8,7 @@ from cvae.config import DataConfig
 from cvae.data.dataset import Dataset
 from cvae.data.fingerprints import compute_fingerprint
 from cvae.data.splits import list_folder
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, MissingExtraError, UsageError
 from cvae.recorded_data import RecordedDataConfig
 from cvae.registry import DATASETS
 
@@ -45,14 +45,21 @@ def _load_read_only(config: RecordedDataConfig, load: Callable[[DataConfig], Dat
     if not DATASETS.is_builtin(config.data.partition(":")[0]):  # a plug-in may write to the folder
         return None
     try:
-        with read_only(expand_user(config.recorded_dir)):
+        folder = expand_user(config.recorded_dir)
+    except UsageError:  # the run is from another computer
+        return None
+    try:
+        with read_only(folder):
             return load(replace(config, data_dir=config.recorded_dir).confirmed)
-    except (ReadOnlyFolder, CvaeError):
+    except (ReadOnlyFolder, MissingExtraError):  # the folder lacks the data set, which would be downloaded
         return None
 
 
 def _compare_counts(config: RecordedDataConfig) -> None:
     """Check that a folder has as many images as recorded, before any of them is decoded.
+
+    There may be more, because images that can't be read are not recorded, but not twice as many: then a file that
+    records a single image could have any folder decoded.
 
     Raises:
         CvaeError: If it has not.
@@ -63,7 +70,7 @@ def _compare_counts(config: RecordedDataConfig) -> None:
         return
     splits = list_folder(root, argument, classes_only=name == "folder-classes").splits
     count, recorded = sum(len(split.paths) for split in splits.values()), sum(config.fingerprint.images.values())
-    if count < recorded:
+    if not 0 < recorded <= count <= 2 * recorded:
         raise _difference_error(config, f"there are {count:,} images, not {recorded:,}")
 
 

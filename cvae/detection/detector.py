@@ -24,6 +24,7 @@ from cvae.detection.scores import NEIGHBOURS, SCORES, Measurement, individual_sc
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.evaluation.exported_scorer import ExportedScorer
 from cvae.serialization import MAX_TEXT, from_dict, parse_json, to_dict
+from cvae.spec import Spec
 
 FORMAT = 2
 """Version of the detector's files. Files of any other version are rejected."""
@@ -157,8 +158,8 @@ class Detector:
         return paths
 
     @classmethod
-    def load(cls, folder: Path, scorer: ExportedScorer) -> Self:
-        """Read the detector in a model's folder.
+    def load(cls, folder: Path, model: Spec) -> Self:
+        """Read the detector in the folder of a model with this spec.
 
         Raises:
             CvaeError: If the folder has no detector, or the detector is damaged or was fitted to different weights.
@@ -173,7 +174,6 @@ class Detector:
             if (version := data.get("format")) != FORMAT:
                 raise ValueError(f"its format is {one_line(version)}, not {FORMAT}")
             metadata = from_dict(Metadata, data)
-            model = scorer.model.spec
             labels = 0 if model.classes is None or len(model.classes) < 2 else len(model.classes)
             names = [name for name in SCORES if name != "ratio" or labels]
             if not (
@@ -191,7 +191,7 @@ class Detector:
             raise CvaeError(f"the detector in {str(folder)!r} can't be read ({one_line(error)}); {fix}") from error
         if metadata.weights != model.weights:
             raise CvaeError(f"the detector in {str(folder)!r} was fitted to different weights; {fix}")
-        return cls(scorer.name, metadata, codes, calibration)
+        return cls(model.name, metadata, codes, calibration)
 
 
 def _read_array(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -44,6 +44,12 @@ _NO_LENGTH = {0x01, 0xD8, 0xD9}
 _SEVERAL_PASSES = (0xC2, 0xC6, 0xCA, 0xCE)
 """JPEG markers of progressive frames."""
 
+_CODESTREAM = b"\xff\x4f\xff\x51"
+"""JPEG 2000 markers SOC and SIZ, with which an image begins."""
+
+_END_OF_HEADER = (0xFF90, 0xFFD9)
+"""JPEG 2000 markers of the first tile and of the end of the image."""
+
 _TIFF_OFFSETS = (273, 324)
 """TIFF tags that list the offsets of strips and of tiles."""
 
@@ -197,14 +203,46 @@ def _check_ppm(file: IO[bytes]) -> None:
         start = file.read(BLOCK)
 
 
-def _check_jpeg_2000(file: IO[bytes]) -> None:
+def _check_jp2(file: IO[bytes]) -> None:
+    """Walk over the boxes of a JPEG 2000 file to its image, as OpenJPEG does."""
     file.seek(0)
-    start = file.read(BLOCK)
-    position = start.find(b"\xff\x4f\xff\x51") + 4  # the markers SOC and SIZ
-    width, height, _, _, tile_width, tile_height, tile_left, tile_top = struct.unpack_from(">8I", start, position + 4)
-    if position >= 4 and tile_width and tile_height:
+    for count in range(MAX_SEGMENTS):
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == b"jp2c":
+            file.seek(8 if length == 1 else 0, 1)
+            _check_codestream(file)
+            return
+        if length == 0:  # the box extends to the end of the file
+            return
+        header = 8
+        if length == 1:
+            (length,), header = struct.unpack(">Q", file.read(8)), 16
+        if not header <= length < 2**62:
+            raise InvalidHeader(f"its box {count + 1} has an invalid length")
+        file.seek(length - header, 1)
+    raise InvalidHeader(f"it has more than {MAX_SEGMENTS:,} boxes; save it again with an image editor")
+
+
+def _check_codestream(file: IO[bytes]) -> None:
+    """Check the image in a JPEG 2000 file, which begins with the markers SOC and SIZ."""
+    if file.read(4) != _CODESTREAM:
+        raise InvalidHeader("its image does not begin with a size")
+    length, _, width, height, _, _, tile_width, tile_height, tile_left, tile_top = struct.unpack(">HH8I", file.read(36))
+    if tile_width and tile_height:
         columns, rows = -(-(width - tile_left) // tile_width), -(-(height - tile_top) // tile_height)
         _require(columns * rows, MAX_TILES, "tiles")
+    file.seek(max(0, length - 36), 1)
+    for count in range(1, MAX_SEGMENTS + 2):
+        marker, length = struct.unpack(">HH", file.read(4))
+        if marker in _END_OF_HEADER:
+            break
+        _require(count, MAX_SEGMENTS, "segments")
+        file.seek(max(0, length - 2), 1)
+
+
+def _check_raw_jpeg_2000(file: IO[bytes]) -> None:
+    file.seek(0)
+    _check_codestream(file)
 
 
 _CHECKS: dict[bytes, Callable[[IO[bytes]], Header | None]] = {
@@ -218,7 +256,7 @@ _CHECKS: dict[bytes, Callable[[IO[bytes]], Header | None]] = {
     b"II+\0": _check_tiff("<", big=True),
     b"MM\0+": _refuse_big_endian_bigtiff,
     b"P": _check_ppm,
-    b"\xff\x4f\xff\x51": _check_jpeg_2000,
-    b"\0\0\0\x0cjP  \r\n\x87\n": _check_jpeg_2000,
+    _CODESTREAM: _check_raw_jpeg_2000,
+    b"\0\0\0\x0cjP  \r\n\x87\n": _check_jp2,
 }
 """Check for each signature of a file. Other formats have no such lists."""

@@ -3,9 +3,10 @@
 import math
 import os
 import stat
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,6 +24,9 @@ MAX_TENSORS = 2048
 
 The largest model in the zoo has 124. PyTorch takes 0.3 ms to create a tensor and its module.
 """
+
+BLOCK = 2**20
+"""Number of values that are checked at a time."""
 
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
@@ -70,29 +74,43 @@ def scan_weights(path: Path) -> int:
     Raises:
         CvaeError: If the file can't be read, is damaged, or holds values that are not finite.
     """
-    data = read_at_most(path, MAX_BYTES)
-    header, position, total = read_header(path, data), 8 + int.from_bytes(data[:8], "little"), 0
-    first = position
+    start = read_at_most(path, 8 + MAX_TEXT, truncate=True)
+    header, first = read_header(path, start), 8 + int.from_bytes(start[:8], "little")
     try:
-        for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            dtype, shape, (begin, end) = np.dtype(DTYPES[tensor["dtype"]]), tensor["shape"], tensor["data_offsets"]
-            if not all(type(size) is int and 0 < size < 2**48 for size in shape):
-                raise ValueError(f"the shape of {one_line(repr(name), 80)} is not valid")
-            count = math.prod(shape)
-            if (begin, end) != (position - first, position - first + count * dtype.itemsize):
-                raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
-            if first + end > len(data):
+        with open_regular(path) as file:
+            if os.fstat(file.fileno()).st_size > MAX_BYTES:
+                raise CvaeError(f"{str(path)!r} is larger than {MAX_BYTES:,} bytes, so it is not read")
+            file.seek(first)
+            return _scan_tensors(file, header)
+    except OSError as error:
+        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
+
+
+def _scan_tensors(file: IO[bytes], header: Mapping[str, dict[str, Any]]) -> int:
+    """Check the tensors of a safetensors file, which is behind its header, and return the number of values."""
+    position = total = 0
+    for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        dtype, shape, (begin, end) = np.dtype(DTYPES[tensor["dtype"]]), tensor["shape"], tensor["data_offsets"]
+        if not all(type(size) is int and 0 < size < 2**48 for size in shape):
+            raise ValueError(f"the shape of {one_line(repr(name), 80)} is not valid")
+        count = math.prod(shape)
+        if (begin, end) != (position, position + count * dtype.itemsize):
+            raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
+        for block in range(0, count, BLOCK):
+            size = min(BLOCK, count - block) * dtype.itemsize
+            data = file.read(size)
+            if len(data) != size:
                 raise ValueError("it is cut off")
-            values = np.frombuffer(data, dtype, count, position)
+            values = np.frombuffer(data, dtype)
             if tensor["dtype"] == "BF16":
                 values = (values.astype(np.uint32) << 16).view(np.float32)
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 raise ValueError(f"the tensor {one_line(repr(name), 80)} holds values that are not finite")
-            position, total = first + end, total + count
-        if position != len(data):
-            raise ValueError("it has more bytes than its tensors")
-    except (ValueError, TypeError, KeyError) as error:
-        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
+        position, total = end, total + count
+    if file.read(1):
+        raise ValueError("it has more bytes than its tensors")
     return total
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 import cvae as package
 from cvae.errors import UsageError
 from cvae.run import CONFIG, DECODER, ENCODER, METRICS, WEIGHTS
+from cvae.runtime import weights
 from cvae.runtime.weights import scan_weights
 
 ZOO = Path(__file__).resolve().parents[2] / "model_zoo"
@@ -78,6 +80,31 @@ def test_scan_rejects_damaged_weights(trained, tmp_path, edit, words):
     path.write_bytes(edit((trained["plain"] / WEIGHTS).read_bytes()))
     (result,) = package.scan([path])
     assert not result["accepted"] and words in result["reason"]
+
+
+@pytest.mark.parametrize(("dtype", "nan"), [("F32", b"\0\0\xc0\x7f"), ("F16", b"\0\x7e"), ("BF16", b"\xc0\x7f")])
+def test_scan_weights_finds_every_value_that_is_not_finite(tmp_path, monkeypatch, dtype, nan):
+    monkeypatch.setattr(weights, "BLOCK", 3)
+    path, count, header = tmp_path / WEIGHTS, 7, {}
+    for name, start in (("a", 0), ("b", count * len(nan))):
+        header[name] = {"dtype": dtype, "shape": [count], "data_offsets": [start, start + count * len(nan)]}
+    start = json.dumps(header).encode()
+    start = struct.pack("<Q", len(start)) + start
+    path.write_bytes(start + bytes(2 * count * len(nan)))
+    assert scan_weights(path) == 2 * count
+    for i in range(2 * count):
+        values = bytearray(2 * count * len(nan))
+        values[i * len(nan) : (i + 1) * len(nan)] = nan
+        path.write_bytes(start + values)
+        with pytest.raises(package.CvaeError, match=f"'{'a' if i < count else 'b'}' holds values that are not finite"):
+            scan_weights(path)
+
+
+def test_scan_rejects_files_that_are_not_what_their_name_says(tmp_path):
+    shutil.copy(ZOO / "mnist-resnet-conditional" / ENCODER, tmp_path / DECODER)
+    (tmp_path / CONFIG).symlink_to(tmp_path / "nowhere")
+    results = reasons(package.scan(tmp_path))
+    assert "contains the encoder" in (results[DECODER] or "") and "broken link" in (results[CONFIG] or "")
 
 
 def test_scan_weights_counts_the_values_that_torch_reads(trained):

@@ -27,6 +27,7 @@ SMOKE = {
     "decoding_speed": (["--smoke"], "onnxruntime"),
     "default_run": (["--smoke"], "digits recognized as their label"),
     "few_labels": (["run", "--data", "mnist-small", "--epochs", "1", "--samples", "50"], "digits as requested"),
+    "host_load": (["--smoke"], "/health, 99 %, ms"),
     "installed_models": (["--smoke", "--data-dir", str(SHARED)], "| `mnist-ladder` |"),
     "large_set": (["--smoke"], "325 images 3x64x64"),
     "morpho_mnist": (["make", "out.npz", "--data", "mnist-small", "--limit", "50"], "out.npz: 50 training images"),

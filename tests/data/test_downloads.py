@@ -9,6 +9,7 @@ import socket
 import struct
 import tarfile
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -23,6 +24,7 @@ from helpers import assert_load_fails, load_data
 from torchvision import datasets
 
 from cvae.data import Split, downloads
+from cvae.data.downloads import _read_idx
 from cvae.errors import CvaeError
 
 
@@ -51,6 +53,22 @@ def md5(data: bytes) -> str:
 def idx(array: np.ndarray) -> bytes:
     """Return an array in IDX format, https://yann.lecun.org/exdb/mnist/: magic number, big-endian sizes, bytes."""
     return struct.pack(f">{array.ndim + 1}I", 0x800 + array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (struct.pack(">4I", 0x803, 2, 4, 4) + bytes(2**24), "more than 32 bytes of data"),
+        (struct.pack(">4I", 0x803, *[2**32 - 1] * 3) + bytes(2**24), "limit is 1,073,741,824"),
+    ],
+)
+def test_compressed_file_is_read_only_as_far_as_its_header_says(tmp_path, content, words):
+    (tmp_path / "images.gz").write_bytes(gzip.compress(content))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=words):
+        _read_idx(tmp_path / "images", 3)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 IMAGES = np.random.default_rng(2).integers(0, 256, (5, 28, 28), np.uint8)

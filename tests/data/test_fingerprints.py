@@ -12,6 +12,7 @@ from PIL import Image
 from cvae.config import Config, DataConfig
 from cvae.data import Dataset, Split, load_dataset
 from cvae.data.fingerprints import MAX_BLOCKS, compute_fingerprint
+from cvae.data.recorded import load_recorded
 from cvae.errors import CvaeError, UsageError
 from cvae.recorded_data import RecordedDataConfig
 
@@ -100,6 +101,25 @@ def test_folder_with_too_few_images_is_not_decoded(tmp_path, cache):
     assert not cache.exists()
 
 
+@pytest.mark.parametrize("counts", [{"train": 3}, {"train": 0}, {}, {"train": -8}])
+def test_folder_is_not_decoded_for_a_forged_number_of_images(tmp_path, cache, counts):
+    config = record(f"folder:{write_folder(tmp_path / 'x')}")
+    shutil.rmtree(cache)
+    config = replace(config, fingerprint=replace(config.fingerprint, images=counts, sha256="0" * 64))
+    with pytest.raises(CvaeError, match="images"):
+        load_dataset(config)
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("path", [r"\\server\share", "//server/share", r"\/server\share"])
+def test_path_of_another_computer_is_not_read(tmp_path, monkeypatch, path):
+    config = record(f"folder:{write_folder(tmp_path / 'x')}")
+    monkeypatch.setattr(Path, "stat", lambda self, **_: pytest.fail(f"{self} was read"))
+    for change in ({"data": f"folder:{path}"}, {"data": path}, {"recorded_dir": path}):
+        with pytest.raises(UsageError, match="named by the model's files, not by you"):
+            load_dataset(replace(config, **change))
+
+
 @pytest.mark.parametrize("data", ["folder:{}", "folder-classes:{}", "npz:{}/x.npz"])
 def test_path_without_a_fingerprint_is_not_read(tmp_path, cache, data):
     write_folder(tmp_path / "private")
@@ -118,6 +138,21 @@ def test_recorded_folder_for_data_sets_is_read_but_not_written_to(tmp_path, cach
     shutil.rmtree(cache)
     load_dataset(config)
     assert not cache.exists()  # the decoded images are in the recorded folder
+
+
+def test_error_about_a_recorded_folder_for_data_sets_is_reported(tmp_path):
+    def load(config):
+        if config.data_dir == str(tmp_path):
+            raise CvaeError("the copy is damaged")
+        pytest.fail("the data set was loaded from another folder")
+
+    with pytest.raises(CvaeError, match="the copy is damaged"):
+        load_recorded(RecordedDataConfig(data="mnist", recorded_dir=str(tmp_path)), load)
+
+
+def test_recorded_folder_of_an_unknown_user_is_ignored():
+    config = RecordedDataConfig(data="digits", recorded_dir="~nosuchuser/data")
+    assert len(load_dataset(config).train) > 1000
 
 
 def test_data_set_without_a_path_needs_no_fingerprint():

@@ -241,7 +241,7 @@ def test_saved_detector_can_be_loaded(scorers, digits, tmp_path, model):
     scorer = scorers[model]
     detector = Detector.fit(scorer, digits.images, data="digits", quantile=0.9)
     assert [path.name for path in detector.save(tmp_path)] == [METADATA, CODES, CALIBRATION]
-    loaded = Detector.load(tmp_path, scorer)
+    loaded = Detector.load(tmp_path, scorer.model.spec)
     assert loaded.metadata == detector.metadata and np.array_equal(loaded.codes, detector.codes)
     assert np.array_equal(loaded.calibration, detector.calibration)
 
@@ -385,7 +385,7 @@ def test_damaged_detector_is_rejected(scorers, digits, tmp_path, corrupt, words)
     Detector.fit(scorer, digits.images, data="digits", quantile=0.9).save(tmp_path)
     corrupt(tmp_path)
     with pytest.raises(CvaeError, match=f"{words}.*; fit a new one with: cvae detect fit"):
-        Detector.load(tmp_path, scorer)
+        Detector.load(tmp_path, scorer.model.spec)
 
 
 def test_scores_do_not_depend_on_the_bit_depth(detect, run, digits):

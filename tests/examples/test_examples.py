@@ -39,7 +39,7 @@ print(*cvae.train(config, "run", export=False, quiet=True).path.glob("model.*"))
 """
 
 SMOKE = {
-    "fastapi": (["-c", "import app; print(app.generate({'label': '7'}, None, 2, 1, 1.0)[0].shape)"], "(2, 1, 28, 28)"),
+    "fastapi": (["-c", "import app; print(app.find_rows({'label': '7'}, None, 2))"], "[7 7]"),
     "plugin": (["-c", TRAIN_PLUGIN], "model.safetensors"),
     "ray": ([str(EXAMPLES / "ray" / "bulk.py"), "--n", "2", "--out", "images"], ""),
 }

@@ -102,6 +102,7 @@ def service(conditional):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CVAE_MODEL", str(conditional))
+        patch.syspath_prepend(ROOT / "examples" / "fastapi")
         module = load_module(ROOT / "examples" / "fastapi" / "app.py", "conditional_app")
     return TestClient(module.app)
 

@@ -59,6 +59,25 @@ def tiff(data: bytes, **tags: int | tuple[int, ...]) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + table + more
 
 
+def codestream(size: int, tile_size: int, segments: bytes = b"") -> bytes:
+    """Return the header of a square JPEG 2000 image of one channel, with these segments at its end."""
+    sizes = (size, size, 0, 0, tile_size, tile_size, 0, 0)
+    return b"\xff\x4f\xff\x51" + struct.pack(">HH8IH", 41, 0, *sizes, 1) + b"\7\1\1" + segments
+
+
+def box(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(data), kind) + data
+
+
+def jp2(before: bytes, image: bytes) -> bytes:
+    """Return a JPEG 2000 file with these boxes before its image, which has one channel and 8x8 pixels or is damaged."""
+    header = box(b"ihdr", struct.pack(">IIHBBBB", 8, 8, 1, 7, 7, 0, 0)) + box(
+        b"colr", struct.pack(">BBBI", 1, 0, 0, 17)
+    )
+    start = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    return start + before + box(b"jp2h", header) + box(b"jp2c", image)
+
+
 def deflated_zeros(count: int) -> bytes:
     packer = zlib.compressobj(9)
     return b"".join(packer.compress(bytes(2**24)) for _ in range(count // 2**24)) + packer.flush()
@@ -111,7 +130,12 @@ def write_files_with_long_lists(folder: Path) -> None:
         "comments.ppm": b"P2 8 8 255 " + b"#\n" * 500_000,
         "header_comment.ppm": b"P5 #" + b"a" * 1_000_000 + b"\n8 8 255 " + bytes(64),
         "other_range.ppm": b"P6 1200 1200 200 " + bytes(3 * 1200 * 1200),
-        "tiles.jp2": b"\xff\x4f\xff\x51" + struct.pack(">HH8IH", 41, 0, 1100, 1100, 0, 0, 8, 8, 0, 0, 1) + b"\7\1\1",
+        "tiles.j2k": codestream(1100, 8),
+        "tiles.jp2": jp2(b"", codestream(1100, 8)),
+        "tiles_after_decoy.jp2": jp2(box(b"uuid", codestream(8, 8)), codestream(1100, 8)),
+        "tiles_after_64_kb.jp2": jp2(box(b"uuid", bytes(70_000)), codestream(1100, 8)),
+        "boxes.jp2": jp2(box(b"free", b"") * 2_000_000, codestream(8, 8)),
+        "segments.j2k": codestream(8, 8, b"\xff\x65\0\2" * 4_000_000),
     }
     for name, data in files.items():
         (folder / name).write_bytes(data)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_images import write_files_with_long_lists
+from hostile_images import box, codestream, jp2, write_files_with_long_lists
 from PIL import Image
 from untrusted import MEMORY, assert_rejected, load_in_process
 
@@ -85,6 +85,13 @@ def test_read_rejects_files_with_long_lists(tmp_path):
     Image.new("L", (8, 8)).save(tmp_path / "_valid.png")
     write_files_with_long_lists(tmp_path)
     assert_rejected(tmp_path)
+
+
+@pytest.mark.parametrize("before", [b"", box(b"uuid", codestream(8, 8)), box(b"uuid", bytes(70_000))])
+def test_read_header_counts_tiles_wherever_the_image_begins(before):
+    assert not read_header(BytesIO(jp2(before, codestream(64, 8) + b"\xff\x90" + bytes(10)))).holds_coefficients
+    with pytest.raises(InvalidHeader, match="4,096 tiles"):
+        read_header(BytesIO(jp2(before, codestream(1100, 8))))
 
 
 @pytest.mark.parametrize("extension", sorted(EXTENSIONS - set(HEIF_EXTENSIONS)))
