@@ -41,8 +41,9 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Feature extractor for distances: mnist, MODULE:CALLABLE, or trained: a classifier that is trained on "
-            "the conditions of the data, once (takes minutes, needs torch). [default: chosen for the data set]",
+            help="Feature extractor for distances and predictor of conditions: mnist, MODULE:CALLABLE, PATH.onnx, or "
+            "trained: a classifier that is trained on the conditions of the data, once (takes minutes, needs torch). "
+            "[default: chosen for the data set]",
         ),
     ] = None,
     cas: Annotated[
@@ -88,6 +89,7 @@ def evaluate(
       cvae evaluate
       cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
       cvae evaluate runs/mine --features trained
+      cvae evaluate runs/faces --features age-predictor.onnx
       cvae evaluate runs/mine --data folder:photos --json
     """
     with _shared.show_progress() as progress:
