@@ -286,10 +286,10 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
         if classes is None:
             raise data_error(f"{name} has labels, but classes is None")
-        if labels.min() < -1 or labels.max() >= len(classes):
+        if labels.min() < -1 or not 0 <= labels.max() < len(classes):
             raise data_error(
-                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}, or -1 for "
-                "an unknown label"
+                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1} (or -1 for "
+                "some unknown labels)"
             )
     return dataset
 

@@ -136,8 +136,8 @@ def test_pandas_labels_are_collected():
     assert collect(GREY, pandas.Series(list("abccba"))).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(list("abccba"), dtype="category")).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(LABELS, dtype=object)).classes == ("0", "1", "2")
-    with pytest.raises(UsageError, match="labels have nan, but labels are integers from 0, strings"):
-        collect(GREY, pandas.Series(["a", None, "b", "b", "a", "a"]))
+    missing = collect(GREY, pandas.Series(["a", None, "b", "b", "a", "a"]))
+    assert missing.train.labels is not None and missing.train.labels.tolist() == [0, -1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
