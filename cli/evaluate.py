@@ -41,8 +41,9 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Feature extractor for distances: mnist, MODULE:CALLABLE, or trained: a classifier that is trained on "
-            "the conditions of the data, once (takes minutes, needs torch). [default: chosen for the data set]",
+            help="Feature extractor for distances and predictor of conditions: mnist, MODULE:CALLABLE, PATH.onnx, or "
+            "trained: a classifier that is trained on the conditions of the data, once (takes minutes, needs torch). "
+            "[default: chosen for the data set]",
         ),
     ] = None,
     cas: Annotated[
@@ -88,6 +89,7 @@ def evaluate(
       cvae evaluate
       cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
       cvae evaluate runs/mine --features trained
+      cvae evaluate runs/faces --features age-predictor.onnx
       cvae evaluate runs/mine --data folder:photos --json
     """
     with _shared.show_progress() as progress:
@@ -120,7 +122,9 @@ def format_report(report: dict[str, Any]) -> str:
         f"{report['data']} (pixels {report['protocol']['pixels']}; {report['backend']})"
     ]
     parts = {
-        part: _flatten(metrics) for part, metrics in report.items() if isinstance(metrics, dict) and part != "protocol"
+        part: flatten_metrics(metrics)
+        for part, metrics in report.items()
+        if isinstance(metrics, dict) and part != "protocol"
     }
     width = max(len(name) for metrics in parts.values() for name, _ in metrics)
     for part, metrics in parts.items():
@@ -129,12 +133,12 @@ def format_report(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _flatten(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
+def flatten_metrics(metrics: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return the names and values of metrics. Those of a condition begin with its name."""
     lines: list[tuple[str, Any]] = []
     for name, value in metrics.items():
         if isinstance(value, dict):
-            lines += [(f"{name}: {inner}", item) for inner, item in _flatten(value)]
+            lines += [(f"{name}: {inner}", item) for inner, item in flatten_metrics(value)]
         else:
             lines.append((name.replace("_", " "), value))
     return lines

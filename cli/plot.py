@@ -202,8 +202,9 @@ def nearest(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Features to compare: pixels, mnist, MODULE:CALLABLE, or trained: a classifier that is trained on the "
-            "labels of the data, once (takes minutes, needs torch). [default: mnist for MNIST, otherwise pixels]",
+            help="Features to compare: pixels, mnist, MODULE:CALLABLE, PATH.onnx, or trained: a classifier that is "
+            "trained on the conditions of the data, once (takes minutes, needs torch). [default: mnist for MNIST, "
+            "otherwise pixels]",
         ),
     ] = None,
     data: _shared.Data = None,

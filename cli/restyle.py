@@ -29,6 +29,15 @@ def restyle(
     to_index: Annotated[
         list[str] | None, typer.Option(metavar="N", help="New class, by index from 0; may be repeated.")
     ] = None,
+    known: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Known value of a condition of the original images, such as age=40; may be repeated. For a value of "
+            "each image, write age=40,35. [default: inferred from the images]",
+            autocompletion=_completion.conditions,
+        ),
+    ] = None,
     conditions: Annotated[
         list[str] | None,
         typer.Option(
@@ -48,12 +57,13 @@ def restyle(
     """Change the class or other conditions of images, and keep their style.
 
     The output image has one row of originals, then one row per new class or combination of values. The conditions that
-    do not change are inferred from the images, and printed.
+    do not change are inferred from the images, and printed, unless --known sets them.
 
     Examples:
       cvae restyle three.png
       cvae restyle three.png --digit 3 --to 7 --to 8
       cvae restyle photo.png --condition smiling=yes --model runs/faces
+      cvae restyle photo.png --known age=40 --condition age=20,60 --model runs/faces
     """
     image_results.check_image_path(out)
     result = reconstruction_results.make_restyled(
@@ -64,6 +74,7 @@ def restyle(
         label_index=label_index,
         to=to,
         to_index=to_index,
+        known=known,
         conditions=conditions,
         extrapolate=extrapolate,
         device=device,

@@ -116,7 +116,9 @@ def explain_images(
         note: called with messages about the inferred values.
         extrapolate: whether to accept numbers beyond the range of the training data.
     """
-    rows = model.explain(images, dict(values), extrapolate=extrapolate)
+    from cvae.runtime.inference import explain
+
+    rows = explain(model, images, values, extrapolate=extrapolate)
     if rows is not None:
         report_inferred(model, rows, values, names, note)
     return rows

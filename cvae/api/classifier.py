@@ -76,7 +76,7 @@ def _describe_scores(extractor: "FeatureExtractor", count: int) -> str:
         f"{name} {metric.replace('_', ' ')} {value:.4g}"
         for name, metrics in extractor.scores.items()
         for metric, value in metrics.items()
-        if value is not None
+        if isinstance(value, float)  # None, or a dict of those of each attribute
     ]
     return f"predicts {count:,} held-out images with {', '.join(scores)}"
 

@@ -25,13 +25,19 @@ tuple of bools, and None for an unknown value."""
 
 
 def choose_values(
-    spec: "Spec", conditions: Conditions | None, *, extrapolate: bool = False, **flags: Labels | Indices | None
+    spec: "Spec",
+    conditions: Conditions | None,
+    *,
+    option: str = "--condition",
+    extrapolate: bool = False,
+    **flags: Labels | Indices | None,
 ) -> Values:
     """Return the values that the flags choose, those of the label first.
 
     Args:
         spec: spec of the model.
         conditions: values of conditions.
+        option: name of the option with these values, for error messages.
         extrapolate: whether to accept numbers beyond the range of the training data.
         flags: values of the flags that choose classes (see `choose_classes`).
 
@@ -42,20 +48,25 @@ def choose_values(
     indices = choose_classes(spec, **flags)
     if indices is not None and spec.category is not None:
         values[spec.category.name] = [[*spec.category.values, None][index] for index in indices]
-    for name, items in _list_items(spec, conditions).items():
+    for name, items in _list_items(spec, conditions, option).items():
         condition = next(condition for condition in spec.conditions if condition.name == name)
         chosen = [value for item in items for value in _parse(condition, item, spec.name, extrapolate)]
         if not chosen:
             raise UsageError(f"{name} is an empty list; give at least one value")
         if values.get(name, chosen) != chosen:
             flag = next(f"--{flag.replace('_', '-')}" for flag, value in flags.items() if value is not None)
-            raise UsageError(f"{flag} and --condition {name} contradict each other; pass only one of them")
+            raise UsageError(f"{flag} and {option} {name} contradict each other; pass only one of them")
         values[name] = chosen
     return values
 
 
 def choose_value(
-    spec: "Spec", conditions: Conditions | None, *, extrapolate: bool = False, **flags: Labels | Indices | None
+    spec: "Spec",
+    conditions: Conditions | None,
+    *,
+    option: str = "--condition",
+    extrapolate: bool = False,
+    **flags: Labels | Indices | None,
 ) -> dict[str, Any]:
     """Return the one value of each condition that the flags choose.
 
@@ -63,7 +74,7 @@ def choose_value(
         UsageError: If there are several values of a condition, or for the reasons that `choose_values` lists.
     """
     choose_class(spec, **flags)  # raises an error that quotes the flag
-    values = choose_values(spec, conditions, extrapolate=extrapolate, **flags)
+    values = choose_values(spec, conditions, option=option, extrapolate=extrapolate, **flags)
     for name, items in values.items():
         if len(items) > 1:
             raise UsageError(f"{len(items)} values of {name}, but only one is allowed; pass a single value")
@@ -75,6 +86,7 @@ def choose_image_values(
     count: int,
     conditions: Conditions | None,
     *,
+    option: str = "--condition",
     extrapolate: bool = False,
     **flags: Labels | Indices | None,
 ) -> Values:
@@ -85,7 +97,7 @@ def choose_image_values(
             that `choose_values` lists.
     """
     choose_image_classes(spec, count, **flags)  # raises an error that quotes the flag
-    values = choose_values(spec, conditions, extrapolate=extrapolate, **flags)
+    values = choose_values(spec, conditions, option=option, extrapolate=extrapolate, **flags)
     for name, items in values.items():
         if len(items) not in (1, count):
             raise UsageError(
@@ -133,7 +145,7 @@ def format_values(conditions: Sequence[Condition], values: Mapping[str, Any]) ->
     return ", ".join(format_value(c, values[c.name]) for c in conditions if c.name in values)
 
 
-def split_pair(spec: "Spec", text: str) -> tuple[str, str]:
+def _split_pair(spec: "Spec", text: str, option: str) -> tuple[str, str]:
     """Split text of the form NAME=VALUE.
 
     Raises:
@@ -142,11 +154,11 @@ def split_pair(spec: "Spec", text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
         example = next((f"{condition.name}=VALUE" for condition in spec.conditions), "NAME=VALUE")
-        raise UsageError(f"--condition {quote_value(text)} is not of the form NAME=VALUE, such as {example}")
+        raise UsageError(f"{option} {quote_value(text)} is not of the form NAME=VALUE, such as {example}")
     return name.strip(), value.strip()
 
 
-def _list_items(spec: "Spec", conditions: Conditions | None) -> Values:
+def _list_items(spec: "Spec", conditions: Conditions | None, option: str) -> Values:
     """Return the values of each condition, which are not checked yet, in a list.
 
     Raises:
@@ -160,7 +172,7 @@ def _list_items(spec: "Spec", conditions: Conditions | None) -> Values:
     if isinstance(conditions, str):
         conditions = [conditions]
     is_mapping = isinstance(conditions, Mapping)
-    pairs = list(conditions.items()) if is_mapping else [split_pair(spec, text) for text in conditions]  # type: ignore[union-attr]
+    pairs = list(conditions.items()) if is_mapping else [_split_pair(spec, text, option) for text in conditions]  # type: ignore[union-attr]
     for name, value in pairs:
         collect_values(spec, None, None, {name: value})  # raises an error about an unknown name
         condition = next(condition for condition in spec.conditions if condition.name == name)

@@ -115,6 +115,7 @@ def restyle(
     label_index: "Indices | None" = None,
     to: "Labels | None" = None,
     to_index: "Indices | None" = None,
+    known: "Conditions | None" = None,
     conditions: "Conditions | None" = None,
     extrapolate: bool = False,
     out: None = None,
@@ -134,6 +135,7 @@ def restyle(
     label_index: "Indices | None" = None,
     to: "Labels | None" = None,
     to_index: "Indices | None" = None,
+    known: "Conditions | None" = None,
     conditions: "Conditions | None" = None,
     extrapolate: bool = False,
     out: str | Path,
@@ -152,6 +154,7 @@ def restyle(
     label_index: "Indices | None" = None,
     to: "Labels | None" = None,
     to_index: "Indices | None" = None,
+    known: "Conditions | None" = None,
     conditions: "Conditions | None" = None,
     extrapolate: bool = False,
     out: str | Path | None = None,
@@ -170,8 +173,10 @@ def restyle(
         label_index: Class of all images, or one for each image, by index from 0.
         to: New class or classes, by name; by default all classes of a model without other conditions.
         to_index: New class or classes, by index from 0.
+        known: Known values of the images' own conditions by name: one for all images, or a list with one for each.
+            Those that are left out are inferred.
         conditions: New values of conditions by name: `{"smiling": True}`. A list holds several values, and all
-            combinations are made. The other conditions of an image keep their values, which are inferred.
+            combinations are made. The other conditions of an image keep their values.
         extrapolate: Accept numbers beyond the range of the training data.
         out: Image file to write: a row of originals, then a row for each new class.
         scale: Factor by which the file is enlarged; by default, a small image is enlarged to be visible.
@@ -195,6 +200,7 @@ def restyle(
         label_index=label_index,
         to=to,
         to_index=to_index,
+        known=known,
         conditions=conditions,
         extrapolate=extrapolate,
         device=device,

@@ -49,6 +49,7 @@ def make_interpolation(
 
     from cvae import imaging
     from cvae.runtime.array import as_images
+    from cvae.runtime.inference import explain
     from cvae.runtime.interpolate import interpolate_rows, read_stop
 
     is_change = end is None and bool(to_conditions)
@@ -62,7 +63,7 @@ def make_interpolation(
     names = [str(stop) if isinstance(stop, int | str | Path) else f"image {i}" for i, stop in enumerate(inputs, 1)]
     first = choose_value(spec, conditions, extrapolate=extrapolate, label=label, digit=digit, label_index=label_index)
     changes = choose_value(
-        spec, to_conditions, extrapolate=extrapolate, to_label=to_label, to_label_index=to_label_index
+        spec, to_conditions, option="--to", extrapolate=extrapolate, to_label=to_label, to_label_index=to_label_index
     )
     if is_change and isinstance(start, int) and (missing := [name for name in changes if name not in first]):
         raise UsageError(
@@ -74,7 +75,7 @@ def make_interpolation(
         for stop in inputs
     ]
     if is_change and stops[0].ndim > 1:  # the code of an image depends on its conditions, which change after encoding
-        stops[-1] = decoder.encode_rows(stops[0], decoder.explain(stops[0], first, extrapolate=extrapolate)).mean[0]
+        stops[-1] = decoder.encode_rows(stops[0], explain(decoder, stops[0], first, extrapolate=extrapolate)).mean[0]
     if spec.classes is not None and not first and not changes and all(stop.ndim == 1 for stop in stops):
         arguments.send(note, f"no label given: one row per class, for all {len(spec.classes)} classes")
         paths: list[np.ndarray | None] = [np.full(len(stops), index) for index in range(len(spec.classes))]

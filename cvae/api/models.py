@@ -53,9 +53,10 @@ def evaluate(
         limit: Maximum number of images, evenly spaced in the split. Distances always use all images.
         samples: Number of samples per image for the importance-weighted bound; None omits this bound.
         generated: Number of images to generate for distances and for how well they obey their conditions.
-        features: Feature extractor for distances: "mnist", "module:callable" or "trained"; None for the data set's own.
-            "trained" is a classifier that learns the labels and other conditions of the training images. It is trained
-            once, which takes minutes and requires torch, and cached in `data_dir`.
+        features: Feature extractor for distances, and predictor of conditions: "mnist", "module:callable", "trained" or
+            the path of an ONNX file (see the guide to evaluation); None for the data set's own. "trained" is a
+            classifier that learns the labels and other conditions of the training images. It is trained once, which
+            takes minutes and requires torch, and cached in `data_dir`.
         cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
             torch.
         exported: Whether to evaluate the exported files, without torch, even if the run has weights.
@@ -120,7 +121,7 @@ def evaluate(
     if generated and "generated" not in report and note is not None:
         note(
             f"there is no feature extractor for {report['data']!r}, so distances are skipped; "
-            "choose one with --features trained or --features MODULE:CALLABLE"
+            "choose one with --features trained, MODULE:CALLABLE or PATH.onnx"
         )
     return report
 

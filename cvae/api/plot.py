@@ -183,7 +183,9 @@ def nearest(
 
         extractor = train_extractor(config, note=note)
     elif features != PIXELS.name:
-        extractor = choose_extractor(features, dataset.name, spec.image_shape) or PIXELS
+        extractor = choose_extractor(features, dataset.name, spec) or PIXELS
+        if extractor.features is None:
+            raise UsageError(f"--features {features!r} has no output named features, whose distances can be compared")
     images = generator.generate(n, seed=seed)
     title = f"{spec.name}: nearest training images by {extractor.name.partition(',')[0]}"
     figure = draw(images, train, extractor, neighbours, title)

@@ -60,6 +60,7 @@ def make_restyled(
     label_index: Indices | None,
     to: Labels | None,
     to_index: Indices | None,
+    known: Conditions | None,
     conditions: Conditions | None,
     extrapolate: bool,
     device: str,
@@ -77,7 +78,7 @@ def make_restyled(
     spec = autoencoder.spec
     targets = choose_values(spec, conditions, extrapolate=extrapolate, to=to, to_index=to_index)
     flags: dict[str, Any] = {"label": label, "digit": digit, "label_index": label_index}
-    choose_values(spec, None, **flags)  # raises an error about a flag of a model without labels
+    choose_values(spec, known, option="--known", extrapolate=extrapolate, **flags)  # raises an error about a flag
     if not spec.conditions:
         raise UsageError(f"{spec.name!r} was trained without labels, so there is no class to change")
     if not targets:
@@ -88,7 +89,7 @@ def make_restyled(
                 f"conditions {names}"
             )
         targets = {spec.category.name: list(spec.classes)}
-    originals, rows = _read(images, autoencoder, None, extrapolate, note, flags)
+    originals, rows = _read(images, autoencoder, known, extrapolate, note, flags, option="--known")
     codes = autoencoder.encode_rows(originals, rows)
     changes = combine(targets)
     new_rows = [replace_values(spec, rows, change, count=len(originals), extrapolate=extrapolate) for change in changes]
@@ -119,14 +120,18 @@ def _read(
     extrapolate: bool,
     note: "Note",
     flags: dict[str, Any],
+    *,
+    option: str = "--condition",
 ) -> "tuple[np.ndarray, np.ndarray | None]":
     """Read images (N, C, H, W), and choose or infer the rows of their conditions."""
     # This raises an error about a flag before images are read.
-    choose_values(model.spec, conditions, extrapolate=extrapolate, **flags)
+    choose_values(model.spec, conditions, option=option, extrapolate=extrapolate, **flags)
     originals = arguments.read_images(images, model, note)
     sequence = list(images) if isinstance(images, list | tuple) else [images]
     names = [str(image) if isinstance(image, str | Path) else "image" for image in sequence]
     if len(names) != len(originals) or (len(names) > 1 and "image" in names):
         names = ["image"] if len(originals) == 1 else [f"image {i}" for i in range(1, len(originals) + 1)]
-    values = choose_image_values(model.spec, len(originals), conditions, extrapolate=extrapolate, **flags)
+    values = choose_image_values(
+        model.spec, len(originals), conditions, option=option, extrapolate=extrapolate, **flags
+    )
     return originals, arguments.explain_images(model, originals, values, names, note, extrapolate=extrapolate)

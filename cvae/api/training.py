@@ -76,8 +76,8 @@ def train(
             channels, or (N, H*H) for flat images. PIL images and files are scaled and cropped to `size` (64x64 by
             default); those that can't be read are skipped with a warning. All images are copied into the folder
             `arrays` of the data cache, so that the run can be resumed and evaluated.
-        labels: Class of each image: integers from 0 or strings of shape (N,) or (N, 1), or one-hot vectors (N, K). With
-            labels, the model is conditional unless `conditional=False`.
+        labels: Class of each image: integers from 0 or strings of shape (N,) or (N, 1), or one-hot vectors (N, K).
+            None and NaN are unknown. With labels, the model is conditional unless `conditional=False`.
         classes: Names of the classes in the order of the labels. By default, the attribute `classes` of a `Dataset`,
             or else the sorted labels.
         conditions: Values of further conditions by name: numbers, strings or bools of shape (N,), or bools (N, K) for

@@ -89,7 +89,9 @@ def add_conditions(dataset: Dataset, flags: Sequence[str] = (), ignore: Sequence
         UsageError: If a flag does not fit the columns, or a column can't be a condition.
     """
     splits = list_splits(dataset)
-    if not any(split.columns for split in splits.values()):
+    label_arrays = [split.labels for split in splits.values() if split.labels is not None]
+    has_unlabelled = any((labels < 0).any() for labels in label_arrays)
+    if not has_unlabelled and not any(split.columns for split in splits.values()):
         if flags or ignore:
             flag = f"--condition {flags[0]!r}" if flags else f"--ignore {ignore[0]!r}"
             raise UsageError(f"{flag}: the data set {dataset.name!r} has no columns; remove the flag")
@@ -112,16 +114,16 @@ def add_conditions(dataset: Dataset, flags: Sequence[str] = (), ignore: Sequence
     used = {column: cells for column, cells in train.items() if column not in ignore}
     chosen, chosen_columns = _choose(used, [ConditionFlag.parse(flag) for flag in flags], notes)
     labels = () if LABEL in ignore else label_condition(dataset.classes)
-    if any(split.labels is None for split in splits.values()):
-        labels = tuple(replace(condition, optional=dataset.train.labels is None) for condition in labels)
+    is_optional = dataset.train.labels is None or bool((dataset.train.labels < 0).any())
+    labels = tuple(replace(condition, optional=is_optional) for condition in labels)
     conditions = (*labels, *chosen)
     _check(conditions)
     converted = {}
     for name, split in splits.items():
         values: dict[str, Values] = {}
         for condition in labels:
-            known = np.full(len(split), split.labels is not None)
-            values[condition.name] = np.zeros(len(split), int) if split.labels is None else split.labels, known
+            indices = np.full(len(split), -1) if split.labels is None else split.labels
+            values[condition.name] = indices.clip(min=0), indices >= 0
         for condition in chosen:
             gathered = _gather(columns.get(name, {}), chosen_columns[condition.name], train, len(split))
             values[condition.name], problems = convert(condition, gathered, name)

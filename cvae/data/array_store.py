@@ -99,7 +99,7 @@ def arrays(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -
     if dataset is None:
         raise CvaeError(
             f"the images of --data '{NAME}:{argument}' are missing from {str(folder.parent)!r} or are damaged; "
-            "pass them again with cvae.resume(run, images=..., labels=...)"
+            "pass them again with cvae.resume(run, images=..., labels=..., conditions=...)"
         )
     shape = dataset.train.images.shape
     if size is not None and size != shape[2:]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from cvae.atomic import expand_user
 from cvae.conditions import LABEL
 from cvae.data.cache import create_progress_bar
-from cvae.data.columns import read_cells
+from cvae.data.columns import is_unknown, read_cells
 from cvae.data.conversion import convert_images, number_labels, to_numpy
 from cvae.data.dataset import Dataset, Split
 from cvae.data.folder import DEFAULT_SIZE
@@ -48,7 +48,7 @@ def collect(
             and its label, tuples of an image and a dict of its conditions, or dicts that have the image under the key
             "image". The key "label" is the label. Files and PIL images are scaled and cropped like those of an image
             folder, and those that can't be read are skipped with a warning.
-        labels: label of each image: integers or strings, (N,) or (N, 1), or one-hot, (N, K).
+        labels: label of each image: integers or strings, (N,) or (N, 1), or one-hot, (N, K). None and NaN are unknown.
         classes: class names in the order of the labels. By default, the attribute `classes` of a torch data set, or
             else the sorted labels.
         size: height and width in pixels. By default, arrays keep their size, and so do PIL images that all have the
@@ -78,7 +78,7 @@ def collect(
         items = _Items(_as_sequence(images if array is None else array.tolist()))
         dataset, indices = _read_items(items, size)
         num_items = len(items)
-        if items.labels:
+        if items.has_labels:
             if labels is not None:
                 raise UsageError("images is a data set that already has labels; remove the labels argument")
             labels, classes = items.all_labels(), classes or _own_classes(images)
@@ -94,12 +94,14 @@ def collect(
             raise UsageError("classes was passed, but there are no labels; pass labels too")
         return dataset
     class_names = None if classes is None else np.array(classes, str)
+    labels, known = _split_unknown(labels)
     names, by_split = number_labels({"train": labels}, class_names, lambda split: "labels")
     numbers = by_split["train"]
-    if len(numbers) != num_items:
+    count = len(numbers) if known is None else len(known)
+    if count != num_items:
         shape = "x".join(map(str, dataset.train.images.shape[1:]))
         raise UsageError(
-            f"there are {count_of(num_items, 'image')} of {shape}, but {count_of(len(numbers), 'label')}; "
+            f"there are {count_of(num_items, 'image')} of {shape}, but {count_of(count, 'label')}; "
             "pass one label for each image"
         )
     if numbers.min() < 0:
@@ -112,7 +114,29 @@ def collect(
             f"labels are in {numbers.min()}..{numbers.max()}, but classes has {count_of(len(names or ()), 'name')}; "
             "name all classes"
         )
+    if known is not None:
+        numbers = np.full(count, -1)
+        numbers[known] = by_split["train"]
     return replace(dataset, train=replace(dataset.train, labels=numbers[indices]), classes=names)
+
+
+def _split_unknown(labels: Any) -> tuple[Any, np.ndarray | None]:
+    """Return the known labels, and a mask (N,) of them, which is None if all labels are known.
+
+    Raises:
+        UsageError: If no label is known.
+    """
+    if not isinstance(labels, list | tuple):
+        array = to_numpy(labels) if hasattr(labels, "__array__") else None
+        if array is None or array.ndim != 1 or array.dtype.kind not in "Of":
+            return labels, None
+        labels = array.tolist()
+    known = np.array([not is_unknown(label) for label in labels], bool)
+    if known.all():
+        return labels, None
+    if not known.any():
+        raise UsageError("all labels are unknown; pass at least one, or remove the labels argument")
+    return [label for label, is_known in zip(labels, known, strict=True) if is_known], known
 
 
 def _read_conditions(conditions: Any, num_items: int, indices: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,6 +169,11 @@ class _Items:
     def __len__(self) -> int:
         return len(self.items)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether the label of an image is known."""
+        return not all(map(is_unknown, self.labels.values()))
+
     def image(self, index: int) -> Any:
         """Return an image, after storing its label and conditions if it has any."""
         item = self.items[index]
@@ -156,11 +185,11 @@ class _Items:
             return item
         if len(item) > 1 and isinstance(item[1], dict):
             conditions = {name: _to_value(value) for name, value in item[1].items()}
-            if conditions.get(LABEL) is not None:
+            if LABEL in conditions:
                 self.labels[index] = conditions[LABEL]
             self.conditions |= {index: conditions} if conditions.keys() - {LABEL} else {}
         elif len(item) > 1:
-            self.labels[index] = item[1] if isinstance(item[1], str) else to_numpy(item[1])
+            self.labels[index] = item[1] if isinstance(item[1], str) or is_unknown(item[1]) else to_numpy(item[1])
         return item[0]
 
     def all_conditions(self) -> dict[str, list[Any]]:
@@ -169,16 +198,16 @@ class _Items:
         return {name: [self.conditions.get(i, {}).get(name) for i in range(len(self))] for name in names}
 
     def all_labels(self) -> Any:
-        """Return the labels of all images."""
+        """Return the labels of all images, in which None and NaN are unknown."""
         if len(self.labels) < len(self):
             raise UsageError(
                 f"only {len(self.labels):,} of {len(self):,} items in images have a label; label all items or none"
             )
         labels = [self.labels[i] for i in range(len(self))]
-        shapes = {np.shape(label) for label in labels}
+        shapes = {np.shape(label) for label in labels if not is_unknown(label)}
         if len(shapes) > 1:
             raise UsageError(f"the labels of images have different shapes, such as {' and '.join(map(str, shapes))}")
-        return labels if any(isinstance(label, str) for label in labels) else np.stack(labels)
+        return labels if any(isinstance(label, str) or is_unknown(label) for label in labels) else np.stack(labels)
 
 
 def _to_value(value: Any) -> Any:

@@ -75,8 +75,15 @@ def _to_cells(values: Sequence[Any], name: str) -> Cells:
     return [value.strip() if isinstance(value, str) else _to_cell(value, name) for value in values]
 
 
+def is_unknown(value: Any) -> bool:
+    """Return whether a value is None, NaN or a missing value of pandas."""
+    if isinstance(value, float):  # includes numpy.float64
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
 def _to_cell(value: Any, name: str) -> str:
-    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas's missing values
+    if is_unknown(value):
         return ""
     if isinstance(value, str):
         return value.strip()

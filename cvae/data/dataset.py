@@ -34,7 +34,8 @@ class Split:
     Attributes:
         images: (N, C, H, W) uint8, in memory or on disk. Indexing with a slice or an array of indices returns an array
             in memory in both cases.
-        labels: (N,) int64 in 0 ... K-1, or None.
+        labels: (N,) int64 in 0 ... K-1, or None. A factory can return -1 for an image without a label; `load_dataset`
+            then turns the labels into `rows`.
         columns: values of further conditions by name, in lists or arrays (N,), or arrays (N, K) for attributes; None
             and NaN are unknown values. A factory can return them; `load_dataset` turns them into `rows`.
         rows: values of all conditions, as in `cvae.condition_rows`; None for a data set without `conditions`.
@@ -236,11 +237,11 @@ def _call_factory(config: DataConfig) -> object:
         raise UsageError(f"unknown data set {name!r} (for your own images: --data folder:PATH); {suggest(name, names)}")
     data_dir = None if config.data_dir is None else expand_user(config.data_dir)
     factory = DATASETS.get(name)
-    if config.path_column is None:
-        return factory(argument, data_dir, config.sides)
-    if "path_column" not in inspect.signature(factory).parameters:
+    parameters = inspect.signature(factory).parameters
+    if config.path_column is not None and "path_column" not in parameters:
         raise UsageError(f"--path-column {config.path_column!r}: {config.data!r} is not a table; remove the flag")
-    return factory(argument, data_dir, config.sides, path_column=config.path_column)
+    options = {option: getattr(config, option) for option in ("path_column", "ignore") if option in parameters}
+    return factory(argument, data_dir, config.sides, **options)
 
 
 def _check(dataset: object, data: str) -> Dataset:
@@ -272,6 +273,10 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"{name} has no images: shape {images.shape}")
         if (shape := images.shape[1:]) != (train_shape := dataset.train.images.shape[1:]):
             raise data_error(f"the images of {name} have shape {shape}, but those of train have {train_shape}")
+        if dataset.conditions or split.rows is not None:
+            raise data_error(
+                "it sets conditions or rows, which are made from columns; return Split(columns={'age': ages}) instead"
+            )
         if not isinstance(split.columns, Mapping | None):
             raise data_error(f"the columns of {name} are {type(split.columns).__name__}, not a dict")
         if labels is None:
@@ -281,9 +286,10 @@ def _check(dataset: object, data: str) -> Dataset:
             raise data_error(f"the labels of {name} are {actual}, not an int64 array {images.shape[:1]}")
         if classes is None:
             raise data_error(f"{name} has labels, but classes is None")
-        if labels.min() < 0 or labels.max() >= len(classes):
+        if labels.min() < -1 or not 0 <= labels.max() < len(classes):
             raise data_error(
-                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1}"
+                f"the labels of {name} are in {labels.min()}..{labels.max()}, not in 0..{len(classes) - 1} (or -1 for "
+                "some unknown labels)"
             )
     return dataset
 

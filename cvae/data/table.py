@@ -17,7 +17,12 @@ from cvae.serialization import quote
 
 
 def table(
-    argument: str, data_dir: Path | None, size: tuple[int, int] | None, *, path_column: str | None = None
+    argument: str,
+    data_dir: Path | None,
+    size: tuple[int, int] | None,
+    *,
+    path_column: str | None = None,
+    ignore: Sequence[str] = (),
 ) -> Dataset:
     """Load the images that a table lists.
 
@@ -32,6 +37,7 @@ def table(
         data_dir: root of the cache; None for the default.
         size: height and width in pixels; None for 64x64.
         path_column: name of the column of paths; None for one of `PATH_COLUMNS`.
+        ignore: names of columns that are left out later. If `split` is one of them, all images are training images.
 
     Raises:
         UsageError: If there is no such table, it is not a table, or it has no column of paths.
@@ -44,7 +50,8 @@ def table(
         raise UsageError(f"--data 'table:{argument}': there is no such file")
     columns, lines = read_csv(path)
     paths = [path.parent / name for name in columns.pop(find_path_column(path, columns, path_column))]
-    split_names = _read_splits(path, columns.pop(SPLIT_COLUMN, None), lines)
+    words = None if SPLIT_COLUMN in ignore else columns.pop(SPLIT_COLUMN, None)
+    split_names = _read_splits(path, words, lines)
     exists = np.array([_is_file(image) for image in paths], bool)
     notes = []
     if not exists.all():

@@ -4,14 +4,18 @@ The network has K outputs for a category (logits), one for a number (its value),
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from cvae.condition_rows import read_rows
-from cvae.conditions import CATEGORY, NUMBER, Condition
+from cvae.conditions import ATTRIBUTES, CATEGORY, NUMBER, Condition
 
-Scores = Mapping[str, Mapping[str, float | None]]
-"""Metrics by the name of the condition: `accuracy`, or `mean_absolute_error` and `correlation` of a number."""
+Scores = Mapping[str, Mapping[str, Any]]
+"""Metrics by the name of the condition: `accuracy`, or `mean_absolute_error` and `correlation` of a number.
+
+Several attributes also have `accuracy_per_attribute`, by the name of the attribute.
+"""
 
 
 def count_outputs(condition: Condition) -> int:
@@ -40,7 +44,7 @@ def read_outputs(conditions: Sequence[Condition], outputs: np.ndarray) -> dict[s
 
 def score_conditions(
     conditions: Sequence[Condition], rows: np.ndarray, predicted: Mapping[str, np.ndarray]
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, Any]]:
     """Compare predicted values with those in rows, where these are known.
 
     Args:
@@ -53,7 +57,7 @@ def score_conditions(
         the mean over images and attributes. The correlation is Pearson's; it is None if all values are equal.
     """
     values, known = read_rows(conditions, rows)
-    scores: dict[str, dict[str, float | None]] = {}
+    scores: dict[str, dict[str, Any]] = {}
     for i, condition in enumerate(conditions):
         mask = known[:, i]
         if condition.name not in predicted or not mask.any():
@@ -64,6 +68,11 @@ def score_conditions(
             scores[condition.name] = {"mean_absolute_error": error, "correlation": correlation(actual, expected)}
         else:
             scores[condition.name] = {"accuracy": float((actual == expected).mean())}
+            if condition.kind == ATTRIBUTES and len(condition.values) > 1:
+                per_attribute = map(float, (actual == expected).mean(axis=0))  # (N, K) -> (K,)
+                scores[condition.name]["accuracy_per_attribute"] = dict(
+                    zip(condition.values, per_attribute, strict=True)
+                )
     return scores
 
 

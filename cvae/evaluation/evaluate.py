@@ -26,9 +26,11 @@ from cvae.evaluation.bounds import (
 from cvae.evaluation.feature_extractor import CLASSIFIERS, FeatureExtractor, load_feature_extractor
 from cvae.evaluation.fidelity import NEIGHBOURS, psnr, relative_sharpness, require_ssim, sharpness, ssim
 from cvae.evaluation.generation import Progress, generation_metrics, subsample
+from cvae.evaluation.predictor import SUFFIX, load_predictor
 from cvae.evaluation.splits import fit_images, load_split
 from cvae.recorded_data import RecordedDataConfig
 from cvae.run import is_run, read_config
+from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
 """Default number of images to generate for the distances. Only distances of equally many images are comparable."""
@@ -68,8 +70,7 @@ def evaluate(
         samples: number of samples for the importance-weighted bound; None skips this bound.
         generated: number of images to generate for the distances and the accuracy of their conditions, limited to the
             number of real images; 0 skips these metrics.
-        features: a feature extractor, the name of a bundled classifier, or `module:callable`; None for the bundled
-            classifier of this data set, if there is one.
+        features: as in `choose_extractor`.
         seed: seed of all random numbers.
         progress: function called as the evaluation proceeds.
         note: function called with each message about the data, as in `load_split`.
@@ -85,14 +86,16 @@ def evaluate(
     progress = progress or (lambda stage, done, total: None)
     require_ssim()
     dataset, split, real = load_split(data, split, scorer, note=note)
-    extractor = choose_extractor(features, dataset.name, scorer.image_shape) if generated else None
+    extractor = choose_extractor(features, dataset.name, scorer) if generated else None
     if extractor is not None:  # check this now, because the evaluation may take hours
-        if (count := min(generated, len(real), len(dataset.train))) <= NEIGHBOURS:
+        count = min(generated, len(real), len(dataset.train))
+        if extractor.features is not None and count <= NEIGHBOURS:
             raise UsageError(
                 f"--generated: {count} images are too few for distances; use at least {NEIGHBOURS + 1}, or 0 to skip "
                 "them"
             )
-        extractor.features(as_float(real.images[:2]))
+        for function in filter(None, (extractor.features, extractor.outputs)):
+            function(as_float(real.images[:2]))
     full, real = real, subsample(real, limit)
     labelled = scorer.classes is not None and _count_unknown(scorer, real) == 0
     report: dict[str, Any] = {
@@ -142,23 +145,27 @@ def _describe_conditions(scorer: Scorer, images: Split) -> str:
 
 
 def choose_extractor(
-    features: str | FeatureExtractor | None, data: str, image_shape: tuple[int, int, int]
+    features: str | FeatureExtractor | None, data: str, model: Scorer | Spec
 ) -> FeatureExtractor | None:
     """Return a feature extractor for the images of a model.
 
     Args:
-        features: the extractor, the name of a bundled classifier, or `module:callable`; None for the bundled classifier
-            of the data set, if there is one that fits the model.
+        features: the extractor, the name of a bundled classifier, `module:callable`, or the path of an ONNX file (see
+            `load_predictor`); None for the bundled classifier of the data set, if there is one that fits the model.
         data: name of the data set.
-        image_shape: shape (C, H, W) of the model's images.
+        model: the model, for its image shape and conditions.
 
     Raises:
         UsageError: If there are no such features, or they do not fit the model.
+        CvaeError: If a file can't be read.
     """
+    image_shape = model.image_shape
     if features is None:
         if data not in CLASSIFIERS or (extractor := load_feature_extractor(data)).image_shape != image_shape:
             return None
         return extractor
+    if isinstance(features, str) and features.endswith(SUFFIX):
+        return load_predictor(features, model.conditions, image_shape, model.name)
     extractor = load_feature_extractor(features) if isinstance(features, str) else features
     if extractor.image_shape not in (None, image_shape):
         raise UsageError(

@@ -1,4 +1,7 @@
-"""Feature extractors: networks that predict conditions, or the user's own function. Does not import torch."""
+"""Feature extractors: networks that predict conditions, or the user's own function. Does not import torch.
+
+The user's own ONNX files are in `cvae.evaluation.predictor`.
+"""
 
 import hashlib
 import importlib
@@ -41,7 +44,8 @@ class FeatureExtractor:
 
     Attributes:
         name: name of the extractor in a report.
-        features: function from images (N, C, H, W) float32 in [0, 1] to features (N, D).
+        features: function from images (N, C, H, W) float32 in [0, 1] to features (N, D); None for a predictor of
+            conditions that has no features.
         outputs: function from images to outputs (N, O), for a classifier (see `cvae.evaluation.condition_metrics`).
         image_shape: input shape (C, H, W) of a classifier.
         conditions: conditions that a classifier predicts.
@@ -49,7 +53,7 @@ class FeatureExtractor:
     """
 
     name: str
-    features: Callable[[np.ndarray], np.ndarray]
+    features: Callable[[np.ndarray], np.ndarray] | None
     outputs: Callable[[np.ndarray], np.ndarray] | None = None
     image_shape: tuple[int, int, int] | None = None
     conditions: tuple[Condition, ...] = ()
@@ -98,7 +102,7 @@ def load_feature_extractor(name: str) -> FeatureExtractor:
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         raise UsageError(
-            f"--features {name!r} is neither {TRAINED}, a bundled classifier nor MODULE:CALLABLE; "
+            f"--features {name!r} is neither {TRAINED}, a bundled classifier, MODULE:CALLABLE nor PATH.onnx; "
             f"{suggest(name, [TRAINED, *CLASSIFIERS])}"
         )
     if "" not in sys.path:

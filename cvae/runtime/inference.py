@@ -13,6 +13,7 @@ from cvae.conditions import ATTRIBUTES, CATEGORY, Condition, single_category
 from cvae.runtime.arguments import Indices
 from cvae.runtime.conditions import condition_rows
 from cvae.runtime.density import gaussian_kl, log_prob
+from cvae.runtime.session import CHUNK
 
 if TYPE_CHECKING:
     from cvae.runtime.model import Model
@@ -21,16 +22,23 @@ CANDIDATES = 17
 """Number of values of a number that are compared, first over its range, and then around the best of them."""
 
 SWEEPS = 2
-"""Number of times that each condition is inferred, given the values of the others."""
+"""Number of times that each condition is inferred, given the values of the others, if there are several."""
 
 Bound = Callable[[np.ndarray], np.ndarray]
-"""Function that returns the negative bound (N,) in nats of a batch of images, for the rows of their conditions."""
+"""Function from the rows (K*N, W) of K candidates for each of N images to the negative bounds (K*N,) in nats."""
 
 
 def explain(
-    model: "Model", batch: np.ndarray, values: Mapping[str, Any], label_index: Indices, *, extrapolate: bool
+    model: "Model",
+    batch: np.ndarray,
+    values: Mapping[str, Any],
+    label_index: Indices = None,
+    *,
+    extrapolate: bool = False,
 ) -> np.ndarray | None:
-    """Return the rows of `Model.explain`.
+    """Return the rows of the conditions of images, or None for a model without conditions.
+
+    Conditions without a value get the one under which the negative bound is lowest.
 
     Args:
         model: Model with an encoder.
@@ -52,7 +60,8 @@ def explain(
 
 
 def _bound(model: "Model", batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the negative bound (N,) of images in nats, evaluated at the mean of their codes."""
+    """Return the negative bounds (K*N,) of N images under K rows each, evaluated at the mean of their codes."""
+    batch = np.tile(batch, (len(rows) // len(batch), 1, 1, 1))
     mean, std = model.encode_rows(batch, rows)
     distortion = -log_prob(model.spec, batch, model.decode_rows(mean, rows)).sum(axis=(1, 2, 3))  # -> (N,)
     return distortion + gaussian_kl(mean, std).sum(1)  # (N, Z) -> (N,)
@@ -68,17 +77,17 @@ def infer_rows(conditions: Sequence[Condition], rows: np.ndarray, fixed: Sequenc
         conditions: Conditions of the model.
         rows: Rows (N, W), or indices (N,) for a single category. Conditions that are not fixed are unknown.
         fixed: Whether each condition keeps its value.
-        bound: Function that returns the negative bound of each image.
+        bound: Function that returns negative bounds.
     """
     if category := single_category(conditions):
         if fixed[0]:
             return rows
-        nats = [bound(np.full(len(rows), index)) for index in range(len(category.values))]
-        return np.argmin(nats, axis=0)
+        return np.argmin(_evaluate(np.arange(len(category.values))[:, None].repeat(len(rows), axis=1), bound), axis=0)
     if all(fixed):
         return rows
     offset = rows.shape[1] - len(conditions)
-    for _ in range(SWEEPS):
+    columns = sum(condition.columns for condition, known in zip(conditions, fixed, strict=True) if not known)
+    for _ in range(SWEEPS if columns > 1 else 1):  # a single value would be inferred again
         column = 0
         for i, condition in enumerate(conditions):
             if not fixed[i]:
@@ -108,5 +117,15 @@ def _choose(rows: np.ndarray, column: int, candidates: np.ndarray, bound: Bound)
     """Set a column of each row to the candidate, (K, 1) or (K, N), with the lowest negative bound."""
     trials = np.repeat(rows[None], len(candidates), axis=0)  # (K, N, W)
     trials[:, :, column] = candidates
-    nats = np.array([bound(trial) for trial in trials])  # (K, N)
-    return trials[np.argmin(nats, axis=0), np.arange(len(rows))]
+    return trials[np.argmin(_evaluate(trials, bound), axis=0), np.arange(len(rows))]
+
+
+def _evaluate(trials: np.ndarray, bound: Bound) -> np.ndarray:
+    """Return the negative bounds (K, N) of trials: rows (K, N, W), or indices (K, N) of a single category.
+
+    Several candidates are evaluated at once, because a batch takes far less time than as many single images.
+    """
+    candidates, count = trials.shape[:2]
+    step = max(1, CHUNK // count)
+    parts = [trials[i : i + step].reshape(-1, *trials.shape[2:]) for i in range(0, candidates, step)]
+    return np.concatenate([bound(part) for part in parts]).reshape(candidates, count)

@@ -19,6 +19,7 @@ from cvae.runtime.conditions import (
     is_per_image,
     replace_values,
 )
+from cvae.runtime.inference import explain
 from cvae.runtime.inputs import ImagesLike, to_batch
 from cvae.spec import Spec
 
@@ -115,7 +116,7 @@ def stop_rows(
     must_be_known = not all(condition.optional for condition in spec.conditions)
     for stop, own in zip(stops, values, strict=True):
         if stop.ndim > 1:
-            rows.append(model.explain(stop, dict(own), extrapolate=extrapolate))
+            rows.append(explain(model, stop, dict(own), extrapolate=extrapolate))
         else:
             is_missing = must_be_known and not own
             rows.append(None if is_missing else condition_rows(spec, 1, values=own, extrapolate=extrapolate))

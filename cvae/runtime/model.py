@@ -1,5 +1,6 @@
 """Exported model that generates, encodes and interpolates images with onnxruntime."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -237,23 +238,7 @@ class Model:
         """
         batch = to_batch(images, self.spec.image_shape)
         values = collect_values(self.spec, label, label_index, conditions)
-        return self.encode_rows(batch, self.explain(batch, values, label_index, extrapolate=extrapolate))
-
-    def explain(
-        self, batch: np.ndarray, values: dict[str, Any], label_index: Indices = None, *, extrapolate: bool = False
-    ) -> np.ndarray | None:
-        """Return the rows of the conditions of images (N, C, H, W) in [0, 1].
-
-        Conditions without a value get the one under which the negative bound is lowest (see
-        `cvae.runtime.inference`).
-
-        Args:
-            batch: The images.
-            values: Values of conditions by name.
-            label_index: Indices of the class, instead of a value.
-            extrapolate: Accept numbers beyond the range of the training data.
-        """
-        return explain(self, batch, values, label_index, extrapolate=extrapolate)
+        return self.encode_rows(batch, explain(self, batch, values, label_index, extrapolate=extrapolate))
 
     def encode_rows(self, batch: np.ndarray, rows: np.ndarray | None) -> Codes:
         """Encode images (N, C, H, W) in [0, 1] under the conditions in rows (see `cvae.condition_rows`), or None."""
@@ -270,11 +255,12 @@ class Model:
         codes.labels = self._names(rows)
         return codes
 
-    def infer(self, images: "ImagesLike", **conditions: Any) -> list[dict[str, Any]]:
+    def infer(self, images: "ImagesLike", *, extrapolate: bool = False, **conditions: Any) -> list[dict[str, Any]]:
         """Infer the conditions that explain images best.
 
         Args:
             images: One or more images.
+            extrapolate: Accept numbers beyond the range of the training data.
             conditions: Values of conditions that are known.
 
         Returns:
@@ -286,11 +272,17 @@ class Model:
         if not self.spec.conditions:
             raise UsageError(f"{self.spec.name!r} was trained without conditions")
         batch = to_batch(images, self.spec.image_shape)
-        rows = self.explain(batch, collect_values(self.spec, None, None, conditions))
+        rows = explain(self, batch, collect_values(self.spec, None, None, conditions), extrapolate=extrapolate)
         return describe_rows(self.spec.conditions, rows)
 
     def reconstruct(
-        self, images: "ImagesLike", label: "Labels" = None, *, label_index: "Indices" = None, **conditions: Any
+        self,
+        images: "ImagesLike",
+        label: "Labels" = None,
+        *,
+        label_index: "Indices" = None,
+        extrapolate: bool = False,
+        **conditions: Any,
     ) -> Images:
         """Reconstruct images from the means of their codes.
 
@@ -299,13 +291,15 @@ class Model:
             label: Name of the class, or one for each image; by default the class that explains the image best (see
                 the attribute `labels` of the result).
             label_index: Index of the class, or one for each image, instead of `label`.
+            extrapolate: Accept numbers beyond the range of the training data.
             conditions: Values of other conditions by name; by default those that explain the image best.
 
         Returns:
             Images (N, C, H, W) float32 in [0, 1].
         """
         batch = to_batch(images, self.spec.image_shape)
-        rows = self.explain(batch, collect_values(self.spec, label, label_index, conditions), label_index)
+        values = collect_values(self.spec, label, label_index, conditions)
+        rows = explain(self, batch, values, label_index, extrapolate=extrapolate)
         return self.decode_rows(self.encode_rows(batch, rows).mean, rows)
 
     def restyle(
@@ -316,6 +310,7 @@ class Model:
         *,
         label_index: "Indices" = None,
         to_index: "Indices" = None,
+        known: Mapping[str, Any] | None = None,
         extrapolate: bool = False,
         **conditions: Any,
     ) -> Images:
@@ -331,6 +326,7 @@ class Model:
             to: Name of the class to change them to, or one for each image.
             label_index: Index of the class of the images, instead of `label`.
             to_index: Index of the class to change them to, instead of `to`.
+            known: Values of the images' own conditions by name; by default those that explain the image best.
             extrapolate: Accept numbers beyond the range of the training data.
             conditions: New values of other conditions by name.
 
@@ -339,19 +335,20 @@ class Model:
         """
         batch = to_batch(images, self.spec.image_shape)
         targets = collect_values(self.spec, to, to_index, conditions)
-        rows = self.explain(batch, collect_values(self.spec, label, label_index, {}), label_index)
+        values = collect_values(self.spec, label, label_index, known or {})
+        rows = explain(self, batch, values, label_index, extrapolate=extrapolate)
         new_rows = replace_values(self.spec, rows, targets, to_index, count=len(batch), extrapolate=extrapolate)
         return self.decode_rows(self.encode_rows(batch, rows).mean, new_rows)
 
     def nearest_label(self, images: "ImagesLike") -> np.ndarray:
-        """Return the indices (N,) of the classes that explain the images best (see `explain`).
+        """Return the indices (N,) of the classes that explain images best.
 
         Raises:
             UsageError: If the model has no labels.
         """
         if self.spec.classes is None:
             raise UsageError(f"{self.spec.name!r} was trained without labels")
-        rows = self.explain(to_batch(images, self.spec.image_shape), {})
+        rows = explain(self, to_batch(images, self.spec.image_shape), {})
         assert rows is not None
         return rows
 

@@ -22,6 +22,7 @@ from PIL import Image
 import cvae
 from cvae import imaging, model_zoo
 from cvae.atomic import copy_folder
+from cvae.cli.evaluate import flatten_metrics
 from cvae.recipes import read_recipe
 from cvae.run import CARD, CONFIG, DECODER, ENCODER, METRICS, WEIGHTS, read_config, read_metrics
 
@@ -42,11 +43,11 @@ def format_metrics(report: dict[str, Any]) -> list[str]:
     rows = []
     for part, values in report.items():
         if isinstance(values, dict) and part != "protocol":
-            for name, value in values.items():
+            for name, value in flatten_metrics(values):
                 value = [round(number, 2) for number in value] if isinstance(value, list) else value
                 text = f"{value:.4g}" if isinstance(value, float) and abs(value) < 10 else value
                 text = f"{text:.2f}" if isinstance(text, float) else text
-                rows.append(f"| {part.replace('_', ' ')}: {name.replace('_', ' ')} | {text} |")
+                rows.append(f"| {part.replace('_', ' ')}: {name} | {text} |")
     return rows
 
 
@@ -75,7 +76,7 @@ def make_card(run: Path, machine: str) -> str:
     command = " ".join(["cvae evaluate", name, *filter(None, flags), "--json"])
     optimizer = {"adam": "Adam", "adamw": "AdamW"}[training.optimizer]
     decay = f", weight decay {training.weight_decay:g}" if training.weight_decay else ""
-    tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * labelled, "onnx"])
+    tags = "\n".join(f"  - {tag}" for tag in ["vae", *["conditional"] * bool(spec.conditions), "onnx"])
     rows = format_metrics(report)
     retrain = "\n".join(f"cvae train --recipe {stage}" for stage in list_stages(name))
     objective = f"objective {training.objective}, "

@@ -156,6 +156,18 @@ def test_restyle_changes_one_condition_and_reports_those_that_it_infers(cvae, fa
         assert np.abs(actual - expected).max() < 2.5 and np.abs(actual - pixels[0]).max() > 5
 
 
+def test_restyle_takes_known_conditions_of_the_original(cvae, faces):
+    code = save_face(faces)
+    known = [part for value in ALL for part in ("--known", value)]
+    result = cvae("restyle", "face.png", "-m", faces.folder, *known, *flags("age=2,8"), "--json")
+    assert result.err == "" and result.json["to"] == [{"age": 2}, {"age": 8}]
+    assert result.json["conditions"] == [{"breed": "fox", "age": 4, "smiling": True, "traits": ["hat"]}]
+    expected = [faces.decode(code, breed=2, age=age, smiling=1, traits=(1, 0))[0, 0] * 255 for age in (2, 8)]
+    assert np.abs(read_grid("restyled.png", 3, 1)[1:] - np.stack(expected)).max() < 2
+    result = cvae("restyle", "face.png", "-m", faces.folder, *known[:2], "--known", "age=any", *flags("smiling=no"))
+    assert result.err.startswith("face.png: best fit: smiling ") and "age" not in result.err  # it is unknown
+
+
 def test_reconstruct_infers_only_unset_conditions(cvae, faces):
     save_face(faces)
     result = cvae("reconstruct", "face.png", "-m", faces.folder, *flags(*ALL), "--json")
@@ -192,6 +204,11 @@ ERRORS = {
     "two ends": ("interpolate {m} --to 1 --to 2", ["--to '1'", "--to '2'", "--via"]),
     "end out of range": ("interpolate {m} --condition age=1 --to age=80", ["0..10"]),
     "nothing to change": ("restyle a.png -m {m}", ["breed, age, smiling, traits"]),
+    "known value of no form": ("restyle a.png -m {m} --known age --condition age=2", ["--known 'age'", "NAME=VALUE"]),
+    "known value contradicts": (
+        "restyle a.png -m {m} --label cat --known breed=dog --condition age=2", ["--label and --known breed"],
+    ),
+    "known values for other images": ("restyle a.png -m {m} --known age=1,2 --condition age=2", ["2 values of age"]),
     "values for other images": ("reconstruct a.png -m {m} --condition age=1,2", ["2 values of age for 1 image"]),
     "grid": ("plot grid {m}", ["4 latent dimensions", "--condition breed=A,B"]),
 }  # fmt: skip

@@ -26,7 +26,7 @@ def test_evaluate_prints_every_metric(cvae, trained):
     *notes, last = result.err.splitlines()
     assert last == (
         "there is no feature extractor for 'digits', so distances are skipped; "
-        "choose one with --features trained or --features MODULE:CALLABLE"
+        "choose one with --features trained, MODULE:CALLABLE or PATH.onnx"
     )
     assert len(notes) == 1 and notes[0].startswith("digits: ")
     for name in ("nats", "standard error", "active units", "psnr", "ssim", "accuracy of the bound as a classifier"):

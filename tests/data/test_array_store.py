@@ -84,7 +84,7 @@ def test_missing_or_damaged_images_can_be_stored_again(dataset, root, damage):
         (folder / damage).write_bytes((folder / damage).read_bytes()[:-3])
     else:
         shutil.rmtree(folder)
-    words = [data, str(root), "cvae.resume(run, images=..., labels=...)"]
+    words = [data, str(root), "cvae.resume(run, images=..., labels=..., conditions=...)"]
     assert_load_fails(data, *words, error_type=CvaeError)
     assert array_store.store(dataset, None) == data
     assert np.array_equal(load_data(data, validation=0).train.images, IMAGES)

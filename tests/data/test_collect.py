@@ -136,8 +136,8 @@ def test_pandas_labels_are_collected():
     assert collect(GREY, pandas.Series(list("abccba"))).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(list("abccba"), dtype="category")).classes == ("a", "b", "c")
     assert collect(GREY, pandas.Series(LABELS, dtype=object)).classes == ("0", "1", "2")
-    with pytest.raises(UsageError, match="labels have nan, but labels are integers from 0, strings"):
-        collect(GREY, pandas.Series(["a", None, "b", "b", "a", "a"]))
+    missing = collect(GREY, pandas.Series(["a", None, "b", "b", "a", "a"]))
+    assert missing.train.labels is not None and missing.train.labels.tolist() == [0, -1, 1, 1, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -222,3 +222,41 @@ def test_conditions_of_items(kind: str) -> None:
 def test_wrong_conditions_are_rejected(images: Any, conditions: Any, message: str) -> None:
     with pytest.raises(UsageError, match=re.escape(message)):
         collect(np.zeros((6, 8, 8), np.uint8) if images is None else images, conditions=conditions)
+
+
+UNLABELLED = {
+    "ints": [2, None, 0, 0, None, 2],
+    "nan": np.array([2, np.nan, 0, 0, np.nan, 2]),
+    "objects": np.array([2, None, 0, 0, float("nan"), 2], object),
+    "items": None,
+}
+
+
+@pytest.mark.parametrize("kind", UNLABELLED)
+def test_labels_can_be_unknown(kind: str) -> None:
+    if kind == "items":
+        labels = UNLABELLED["ints"]
+        dataset = collect([{"image": image, "label": labels[i]} for i, image in enumerate(GREY)])
+    else:
+        dataset = collect(GREY, UNLABELLED[kind])
+    dataset = add_conditions(dataset)
+    (label,) = dataset.conditions
+    assert (label.kind, label.values, label.optional) == ("category", ("0", "1", "2"), True)
+    assert dataset.train.rows is not None and dataset.train.rows.tolist() == [2, 3, 0, 0, 3, 2]
+    assert dataset.classes is None and dataset.train.labels is None
+
+
+def test_unknown_labels_keep_the_order_of_the_classes() -> None:
+    dataset = collect(GREY, ["b", None, "a", "b", "a", "a"], classes=["b", "a"], conditions={"age": range(6)})
+    dataset = add_conditions(dataset)
+    assert [condition.name for condition in dataset.conditions] == ["label", "age"]
+    assert dataset.conditions[0].values == ("b", "a") and dataset.conditions[0].optional
+    values, known = read_rows(dataset.conditions, dataset.train.rows)
+    assert known[:, 0].tolist() == [True, False, True, True, True, True]
+    assert values["label"][known[:, 0]].tolist() == [0, 1, 0, 1, 1]
+
+
+def test_at_least_one_label_must_be_known() -> None:
+    with pytest.raises(UsageError, match="all labels are unknown"):
+        collect(GREY, [None] * 6)
+    assert collect([{"image": image, "label": None} for image in GREY]).classes is None

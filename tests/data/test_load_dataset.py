@@ -177,6 +177,9 @@ class TestLoad:
             ((images, np.full(5, -1)), ["-1..-1"]),
             (Dataset(name="", train=Split(images=images, labels=np.zeros(5, int)), classes=None, data_license=""),
              ["None"]),
+            ((images, np.array([0, 1, -2, 0, 0])), ["-2..1"]),
+            (Dataset(name="", train=Split(images=images, rows=np.zeros((5, 2))), classes=None, data_license=""),
+             ["rows", "return Split(columns="]),
             (Dataset(name="", train=Split(images=images), classes=("a", "b", "a"), data_license=""),
              ["'a' more than once"]),
             (Dataset(name="", train=Split(images=images), classes=["a"], data_license=""), ["['a']"]),  # type: ignore[arg-type]

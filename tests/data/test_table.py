@@ -122,6 +122,13 @@ def test_splits_of_the_table_are_used_and_unfit_test_values_are_noted(write: Wri
     assert values["age"] == [80, 5, 0, 30] and known == [[True] * 2, [True] * 2, [False] * 2, [True, False]]
 
 
+def test_ignored_split_does_not_assign_images(write: Write) -> None:
+    text = make_text(split=["train"] * 6 + ["other"] * 4, age=range(10))
+    dataset = load_data(write(text), ignore=("split",), validation=0)
+    assert len(dataset.train) == 10 and dataset.test is None
+    assert [condition.name for condition in dataset.conditions] == ["age"]
+
+
 def test_rows_stay_with_their_images(write: Write) -> None:
     text = make_text(number=[100 + i for i in range(40)], breed=["a", "b"] * 20)
     dataset = load_data(write(text), validation=0.25, limit=20, seed=3, without=("b",), condition=("label=breed",))

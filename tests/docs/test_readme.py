@@ -23,6 +23,8 @@ GALLERY = ROOT / "docs" / "gallery.md"
 """Page whose commands test_gallery.py runs."""
 CONTINUOUS = (ROOT / "docs" / "python.md", ROOT / "docs" / "generate.md")
 """Pages on which each program continues the one before it."""
+GUIDES = (ROOT / "docs" / "conditions.md",)
+"""Pages whose programs and commands build on each other, so they run in order."""
 
 INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
 """Pattern of the commands that slow tests and CI run in a separate environment."""
@@ -32,7 +34,11 @@ OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python
 
 
 def commands(path: Path) -> list[str]:
-    lines = [line for block in code_blocks(path.read_text(), "bash") for line in block.splitlines()]
+    """Return the commands of a page; for a guide, also its programs."""
+    languages = "bash|python" if path in GUIDES else "bash"
+    lines: list[str] = []
+    for language, block in re.findall(rf"```({languages})\n(.*?)```", path.read_text(), flags=re.DOTALL):
+        lines += [shlex.join(["python", "-c", block])] if language == "python" else block.splitlines()
     return [line for line in lines if line and not INSTALL_COMMANDS.match(line) and not OTHER_RUNTIMES.match(line)]
 
 
@@ -94,6 +100,7 @@ def home(tmp_path: Path) -> dict[str, str]:
 def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, monkeypatch):
     """The commands run in this process, to save the import of torch; those of the plug-in run in new processes."""
     monkeypatch.setenv("CVAE_DATA_DIR", home["CVAE_DATA_DIR"])
+    monkeypatch.setattr("cvae.evaluation.run_scorer.classifier.MIN_STEPS", 20)
     use_default_data_set(monkeypatch)
     if "plugin" in str(document):
         install = ["pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", "site", document.parent]
@@ -123,6 +130,8 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
 @pytest.mark.integration
 def test_every_program_in_the_documents_works(home, tmp_path):
     for document in DOCUMENTS:
+        if document in GUIDES:
+            continue
         programs = code_blocks(document.read_text(), "python")
         for program in ["\n".join(programs)] if document in CONTINUOUS else programs:
             result = subprocess.run(

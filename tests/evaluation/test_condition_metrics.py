@@ -95,7 +95,7 @@ def measure(painter, rows, extractor=EXACT):
 def test_model_that_obeys_is_as_good_as_the_predictor(unknown):
     scores = measure(Painter(), draw_rows(300, unknown=unknown))
     assert scores["side"] == {"accuracy": 1, "accuracy_of_real_images": 0.99}
-    assert scores["lit"] == {"accuracy": 1}
+    assert scores["lit"] == {"accuracy": 1, "accuracy_per_attribute": {"top": 1, "middle": 1}}
     assert scores["level"]["mean_absolute_error"] == pytest.approx(0, abs=1e-3)
     assert scores["level"]["correlation"] == pytest.approx(1)
     assert scores["level"]["mean_absolute_error_of_real_images"] == 2
@@ -112,6 +112,9 @@ def test_scores_of_a_model_that_ignores_its_conditions_agree_with_scikit_learn(u
     expected = {name: (values[name][mask[name]], painted[name][mask[name]]) for name in values}
     assert scores["side"]["accuracy"] == pytest.approx(accuracy_score(*expected["side"]))
     assert scores["lit"]["accuracy"] == pytest.approx(accuracy_score(*map(np.ravel, expected["lit"])))
+    for i, name in enumerate(LIT.values):
+        per_attribute = accuracy_score(*(values[:, i] for values in expected["lit"]))
+        assert scores["lit"]["accuracy_per_attribute"][name] == pytest.approx(per_attribute)
     assert scores["level"]["mean_absolute_error"] == pytest.approx(mean_absolute_error(*expected["level"]), rel=1e-4)
     assert scores["level"]["correlation"] == pytest.approx(pearsonr(*expected["level"]).statistic, abs=1e-4)
 

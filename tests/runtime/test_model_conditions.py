@@ -8,7 +8,7 @@ import cvae
 from cvae.condition_rows import unknown_rows
 from cvae.errors import UsageError
 from cvae.runtime.conditions import condition_rows, describe_rows, fill_unknown, interpolate_numbers, to_arrays
-from cvae.runtime.inference import infer_rows
+from cvae.runtime.inference import explain, infer_rows
 
 ALL = {"breed": "fox", "age": 4.0, "smiling": True, "traits": "hat"}
 ALL_COLUMNS = {"breed": 2, "age": 4.0, "smiling": 1, "traits": (1, 0)}
@@ -104,6 +104,26 @@ def test_restyle_changes_one_condition_and_infers_the_others(model, faces):
     assert np.abs(expected - images).max() > 0.02
 
 
+def test_restyle_infers_only_conditions_that_are_not_known(model, faces):
+    images = model.generate(2, seed=5, **ALL)
+    restyled = model.restyle(images, known={"age": 4}, smiling=False)
+    assert np.abs(restyled - faces.decode(model.noise(2, 5), **{**ALL_COLUMNS, "smiling": 0})).max() < 1e-5
+    ages = [4, 2]  # a wrong age changes the code
+    restyled = model.restyle(images, known={**ALL, "age": ages}, age=9)
+    means = np.concatenate([model.encode(images[i], **{**ALL, "age": age}).mean for i, age in enumerate(ages)])
+    assert np.abs(restyled - faces.decode(means, **{**ALL_COLUMNS, "age": 9})).max() < 1e-5
+    with pytest.raises(UsageError, match=r"0\.\.10"):
+        model.restyle(images, known={"age": 12}, smiling=False)
+    assert model.restyle(images, known={"age": 12}, extrapolate=True, smiling=False).shape == images.shape
+
+
+def test_known_numbers_beyond_the_range_are_accepted_with_extrapolate(model):
+    images = model.generate(1, seed=5, **{**ALL, "age": 12, "extrapolate": True})
+    others = {name: value for name, value in ALL.items() if name != "age"}
+    assert np.abs(model.reconstruct(images, age=12, extrapolate=True, **others) - images).max() < 1e-5
+    assert model.infer(images, age=12, extrapolate=True)[0]["age"] == 12
+
+
 def test_interpolation_sweeps_a_number_without_blending(model, faces):
     images = model.interpolate(6, 6, 4, age=(2, 8), smiling=True)
     expected = [faces.decode(model.noise(1, 6), age=age, smiling=1) for age in (2, 4, 6, 8)]
@@ -170,19 +190,33 @@ def test_arrays_of_rows_mark_unknown_values():
     assert np.array_equal(arrays["traits"], [[np.nan, np.nan], [1, 0]], equal_nan=True)
 
 
+@pytest.mark.parametrize("name", ["faces", "labels"])
+def test_inference_of_several_images_at_once_agrees_with_that_of_each(name, model):
+    model = model if name == "faces" else cvae.load("mnist-resnet-conditional")
+    values = {"breed": ["cat", "dog", "fox"] * 4} if name == "faces" else {}
+    images = model.generate(12, seed=8, **values)  # their candidates take several runs
+    rows = explain(model, images, {})
+    single = np.concatenate([explain(model, images[i : i + 1], {}) for i in range(12)])
+    np.testing.assert_allclose(rows, single, atol=0.2)  # neighbouring ages are nearly as good
+    assert len(np.unique(rows, axis=0)) > 2
+
+
 def test_inference_finds_the_lowest_bound_of_each_image():
     """Each image has its own target, from which the bound is the distance."""
     conditions = (AGE, SMILING, TRAITS)
-    targets = np.array([[2.25, 1, 0, 1], [7.5, 0, 1, 1]])
+    targets, calls = np.array([[2.25, 1, 0, 1], [7.5, 0, 1, 1]]), []
 
     def bound(rows: np.ndarray) -> np.ndarray:
+        calls.append(len(rows))
         assert (rows[:, -2:] == 1).all() or not rows[:, -2:].all()
-        return np.abs(rows[:, :4] - targets).sum(axis=1)
+        return np.abs(rows[:, :4] - np.tile(targets, (len(rows) // 2, 1))).sum(axis=1)
 
     start = np.zeros((2, 7), np.float32)
     rows = infer_rows(conditions, start, [False] * 3, bound)
     assert np.abs(rows[:, 0] - targets[:, 0]).max() <= 10 / 16 / 16 and np.array_equal(rows[:, 1:4], targets[:, 1:])
     assert (rows[:, 4:] == 1).all() and not start.any()
+    calls.clear()
     rows = infer_rows(conditions, start, [True, False, True], bound)
+    assert calls == [4]  # both values of both images at once, and only once
     assert rows[:, [0, 2, 3]].tolist() == [[0] * 3] * 2 and rows[:, 1].tolist() == [1, 0]
     assert rows[:, 4:].tolist() == [[0, 1, 0]] * 2
