@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from condition_model import faces as faces
+from affine_model import faces as faces
 from helpers import CHROMIUM, CommandResult
 from PIL import Image
 
@@ -124,7 +124,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with one condition of each kind."""
-    from conditional_model import AGE, LABEL, TRAITS, export_model
+    from untrained_model import AGE, LABEL, TRAITS, export_model
 
     return export_model(tmp_path_factory.mktemp("untrained") / "conditional", (LABEL, AGE, TRAITS))
 

@@ -4,7 +4,7 @@ import inspect
 
 import numpy as np
 import pytest
-from condition_model import AGE, BREED, CONDITIONS, SMILING, TRAITS
+from affine_model import AGE, BREED, CONDITIONS, SMILING, TRAITS
 
 from cvae.condition_rows import count_columns, feed, make_rows, read_rows, unknown_rows
 from cvae.conditions import RESERVED, Condition, check_conditions, graph_inputs

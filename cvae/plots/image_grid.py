@@ -8,6 +8,9 @@ from PIL import Image
 from cvae.imaging import grids
 from cvae.plots.style import DPI, Figure, escape_math
 
+CHARACTER_WIDTH = 0.6
+"""Mean width of a character, relative to the font size."""
+
 
 def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str) -> Figure:
     """Draw images in a grid.
@@ -31,7 +34,9 @@ def image_grid(images: np.ndarray, rows: Sequence[str], columns: Sequence[str], 
     row_ticks = _tick_positions(len(rows), enlarged.shape[2], pixels.shape[0])
     column_ticks = _tick_positions(len(columns), enlarged.shape[3], pixels.shape[1])
     axes.set_yticks(row_ticks, list(map(escape_math, rows)), fontsize=font)
-    axes.set_xticks(column_ticks, list(map(escape_math, columns)), fontsize=font)
+    widest = max(map(len, columns)) * CHARACTER_WIDTH * font / 72  # inches
+    rotation = 90 if widest > cell_width else 0
+    axes.set_xticks(column_ticks, list(map(escape_math, columns)), fontsize=font, rotation=rotation)
     axes.tick_params(length=0, labeltop=True, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.set_title(escape_math(title), fontsize=11)

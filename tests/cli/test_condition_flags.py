@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affine_model import AGE, BREED, SMILING, AffineModel
 from cli_helpers import read_grid
-from condition_model import AGE, BREED, SMILING, AffineModel
 from matplotlib.figure import Figure
 from PIL import Image
 

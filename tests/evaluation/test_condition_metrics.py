@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conditional_model import export_model
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, mean_absolute_error
+from untrained_model import export_model
 
 import cvae
 from cvae.api.classifier import train_extractor

@@ -4,8 +4,8 @@ import re
 
 import numpy as np
 import pytest
-from conditional_model import export_model
 from onnx import TensorProto, helper, numpy_helper
+from untrained_model import export_model
 
 import cvae
 from cvae.conditions import Condition

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conditional_hosts import SEED, Rejected
-from conditional_model import export_model
+from untrained_model import export_model
 
 import cvae
 from cvae.conditions import Condition

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from condition_model import AGE, BREED, CONDITIONS, SMILING, TRAITS, AffineModel
+from affine_model import AGE, BREED, CONDITIONS, SMILING, TRAITS, AffineModel
 
 import cvae
 from cvae.condition_rows import unknown_rows
