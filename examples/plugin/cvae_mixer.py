@@ -2,8 +2,8 @@
 
 An architecture is a function with four positional arguments: the image shape (C, H, W), the latent dimension Z, the
 number P of parameter channels of the likelihood, and the conditioning. Its keyword-only arguments are its options. The
-function returns an encoder, which maps (image (B, C, H, W), label) to mean and log-variance, (B, Z) each, and a
-decoder, which maps (latent (B, Z), label) to parameters (B, P, H, W).
+function returns an encoder, which maps (image (B, C, H, W), condition) to mean and log-variance, (B, Z) each, and a
+decoder, which maps (latent (B, Z), condition) to parameters (B, P, H, W).
 """
 
 import torch.nn.functional as F
@@ -22,9 +22,9 @@ class Mixer(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.modulation = conditioning.modulation(width)
 
-    def forward(self, x: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None) -> Tensor:
         x = x + self.token_mixing(self.norms[0](x).transpose(1, 2)).transpose(1, 2)  # (B, T, W)
-        y = self.modulation(self.norms[1](x).transpose(1, 2), label).transpose(1, 2)  # modulated as (B, W, T)
+        y = self.modulation(self.norms[1](x).transpose(1, 2), condition).transpose(1, 2)  # modulated as (B, W, T)
         return x + self.channel_mixing(y)
 
 
@@ -48,13 +48,13 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(Mixer(rows * columns, width, conditioning) for _ in range(depth))
         self.head = conditioning.linear(rows * columns * width, 2 * latent_dim)
 
-    def forward(self, image: Tensor, label: Tensor | None) -> tuple[Tensor, ...]:
+    def forward(self, image: Tensor, condition: Tensor | None) -> tuple[Tensor, ...]:
         height, width = self.padded_size  # multiples of the patch size
         image = F.pad(image, (0, width - image.shape[3], 0, height - image.shape[2]))
         x = self.embed(image).flatten(2).transpose(1, 2)  # (B, C, H, W) -> (B, T, W)
         for block in self.blocks:
-            x = block(x, label)
-        return self.head(x.flatten(1), label).chunk(2, dim=1)  # (B, Z), (B, Z)
+            x = block(x, condition)
+        return self.head(x.flatten(1), condition).chunk(2, dim=1)  # (B, Z), (B, Z)
 
 
 class Decoder(nn.Module):
@@ -77,10 +77,10 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Mixer(rows * columns, width, conditioning) for _ in range(depth))
         self.head = nn.ConvTranspose2d(width, shape[0], patch, stride=patch)
 
-    def forward(self, latent: Tensor, label: Tensor | None) -> Tensor:
-        x = self.stem(latent, label).unflatten(1, (self.grid[0] * self.grid[1], -1))  # (B, Z) -> (B, T, W)
+    def forward(self, latent: Tensor, condition: Tensor | None) -> Tensor:
+        x = self.stem(latent, condition).unflatten(1, (self.grid[0] * self.grid[1], -1))  # (B, Z) -> (B, T, W)
         for block in self.blocks:
-            x = block(x, label)
+            x = block(x, condition)
         image = self.head(x.transpose(1, 2).unflatten(2, self.grid))  # (B, W, rows, columns) -> (B, P, H', W')
         return image[:, :, : self.shape[1], : self.shape[2]]  # (B, P, H, W)
 
@@ -101,7 +101,7 @@ def mixer(
         image_shape: (C, H, W).
         latent_dim: latent dimension Z.
         param_channels: number P of parameter channels of the likelihood.
-        conditioning: factory of the layers that use the label.
+        conditioning: factory of the layers that use the embedding of the conditions.
         patch: side of a patch, in pixels.
         width: number of channels of each token.
         depth: number of blocks in the encoder, and also in the decoder.
