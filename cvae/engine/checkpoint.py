@@ -51,6 +51,11 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
     write_file(path, _serialize(state))
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Return whether all weights and buffers of a network are finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
+
+
 def initialize_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> str | None:
     """Copy the weights of a trained model into models.
 

@@ -58,10 +58,12 @@ class LabelClassifier(nn.Module):
     Args:
         config: config of the run.
         accelerator: processes that train together.
+        model_steps: number of training steps of the model.
     """
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, model_steps: int) -> None:
         super().__init__()
+        self.steps = min(MAX_STEPS, model_steps)
         self.config, self.accelerator = config, accelerator
         self.conditions = config.model.conditions
         self.index, self.category = next((i, c) for i, c in enumerate(self.conditions) if c.kind == CATEGORY)
@@ -86,29 +88,24 @@ class LabelClassifier(nn.Module):
         unknown = unknown if rows.ndim == 1 else unknown[:, None]
         return torch.where(unknown, embedding.with_category(rows, self.index, values), rows)
 
-    def prepare(self, dataset: Dataset, model_steps: int) -> str:
-        """Train the classifier in the main process, copy it to the others, and return a note for the log.
-
-        Args:
-            dataset: data set of the run.
-            model_steps: number of training steps of the model.
-        """
+    def prepare(self, dataset: Dataset) -> list[str]:
+        """Train the classifier in the main process, copy it to the others, and return notes for the log."""
         labels = self._labels(dataset.train)
         unknown = int((labels == len(self.category.values)).sum())
         if not unknown:
-            return f"{self.category.name} is known for all images, so no label is imputed"
-        note = ""
+            return [f"{self.category.name} is known for all images, so no label is imputed"]
+        notes = []
         if self.accelerator.is_main_process:
             reseed(self.accelerator.device, self.config.training.seed, "label classifier")
-            self._fit(dataset.train, labels, min(MAX_STEPS, model_steps))
-            note = (
+            self._fit(dataset.train, labels)
+            notes = [
                 f"{self.category.name} is unknown for {unknown:,} of {count_of(len(labels), 'image')}, and drawn from "
                 f"a classifier{self._describe_accuracy(dataset)}"
-            )
+            ]
         copy_from_main(self.state_dict().values(), self.accelerator)
-        return note
+        return notes
 
-    def _fit(self, split: Split, labels: np.ndarray, steps: int) -> None:
+    def _fit(self, split: Split, labels: np.ndarray) -> None:
         """Train the network on images and labels, K where unknown. Its weights become their moving average."""
         device, flip = self.accelerator.device, self.config.training.flip
         known = np.flatnonzero(labels < len(self.category.values))
@@ -119,10 +116,10 @@ class LabelClassifier(nn.Module):
         assert isinstance(teacher, FeatureClassifier)
         self.network.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=WEIGHT_DECAY)
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, self.steps)
         # fp16 would need a scaler of its own
         autocast = self.accelerator.autocast if self.accelerator.scaler is None else nullcontext
-        for _ in range(steps):
+        for _ in range(self.steps):
             known_batch = known[torch.randint(len(known), (KNOWN_BATCH,)).numpy()]
             unknown_batch = unknown[torch.randint(len(unknown), (UNKNOWN_BATCH,)).numpy()]
             images = torch.from_numpy(split.images[np.concatenate([known_batch, unknown_batch])]).to(device)

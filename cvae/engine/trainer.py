@@ -16,7 +16,7 @@ from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config
 from cvae.data import Dataset, Split
 from cvae.engine.batches import Batches
-from cvae.engine.checkpoint import initialize_weights, load_model, save_weights
+from cvae.engine.checkpoint import initialize_weights, is_finite, load_model, save_weights
 from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.image_losses import ImageLosses
 from cvae.engine.imputation import LabelClassifier
@@ -96,7 +96,9 @@ class Trainer:
 
     def _make_step(self, model: VAE) -> TrainingStep:
         losses = ImageLosses(self.config, self.dataset, self.accelerator) if self.config.training.losses else None
-        classifier = LabelClassifier(self.config, self.accelerator) if self.config.training.impute else None
+        classifier = None
+        if self.config.training.impute:
+            classifier = LabelClassifier(self.config, self.accelerator, self.total_steps)
         arguments = self.config, self.accelerator, model, self.batches, losses, classifier
         if can_record(self.config, self.accelerator, self.batches):
             return RecordedStep(*arguments, epochs=self.epochs)
@@ -215,7 +217,7 @@ class Trainer:
         """Validate, save and report, in this order, so that everything that has been reported is already saved."""
         if not math.isfinite(record["train"]["loss"]):
             raise self._divergence_error(f"the loss is {record['train']['loss']} at step {self.state.step:,}")
-        if not _is_finite(self.training_step.bare_model):
+        if not is_finite(self.training_step.bare_model):
             raise self._divergence_error(f"weights are not finite at step {self.state.step:,}")
         self.training_step.broadcast_average_buffers()
         score = record["train"]["bound"]
@@ -321,12 +323,10 @@ class Trainer:
 
     def _initialize(self) -> None:
         """Prepare the networks that help in training, and copy the weights of the model that `--init` names, if any."""
-        if (losses := self.training_step.image_losses) is not None:
-            with self.display.status("preparing the losses"):
-                self.notes += losses.prepare(self.dataset)
-        if (classifier := self.training_step.label_classifier) is not None:
-            with self.display.status("training a classifier of unknown labels"):
-                self.notes.append(classifier.prepare(self.dataset, self.total_steps))
+        with self.display.status("preparing the networks that help in training"):
+            for network in (self.training_step.image_losses, self.training_step.label_classifier):
+                if network is not None:
+                    self.notes += network.prepare(self.dataset)
         if (init := self.config.training.init) is not None:
             models = (self.training_step.bare_model, self.training_step.ema)
             note = initialize_weights([model for model in models if model is not None], self.config.model, init)
@@ -391,14 +391,10 @@ class Trainer:
     def _divergence_error(self, reason: str) -> Diverged:
         """Return the error to raise. If no weights have been saved yet, save those of this step if they are finite."""
         weights = self.out / WEIGHTS
-        if self.is_main and not weights.exists() and _is_finite(self.evaluated_model):
+        if self.is_main and not weights.exists() and is_finite(self.evaluated_model):
             save_weights(weights, self.evaluated_model.state_dict())
         return Diverged(
             f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
             "1000, --precision fp32, or a smaller --clip), or an image is unusual (to skip its batch: --on-nan skip, "
             "which also works with --resume); the last good weights have been saved"
         )
-
-
-def _is_finite(model: VAE) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())

@@ -89,6 +89,15 @@ def _convolution(
     return graph.add("ConvTranspose" if transposed else "Conv", *names, **options)
 
 
+def _layer_norm(
+    graph: Builder, x: Value, shape: list[int], weight: Value | None, bias: Value | None, epsilon: float
+) -> list[str]:
+    """Convert a layer norm over the last axes."""
+    _require(weight is not None)
+    names = [value.name for value in (x, weight, bias) if value is not None]
+    return graph.add("LayerNormalization", *names, axis=-len(shape), epsilon=epsilon)
+
+
 def _batch_norm(
     graph: Builder,
     x: Value,
@@ -235,7 +244,9 @@ OPERATORS: dict[str, Conversion] = {
     "aten.mm.default": lambda graph, x, y: graph.add("MatMul", x.name, y.name),
     "aten.mul.Tensor": _binary("Mul"),
     "aten.native_batch_norm.default": _batch_norm,
+    "aten.native_layer_norm.default": _layer_norm,
     "aten.neg.default": _unary("Neg"),
+    "aten.permute.default": lambda graph, x, axes: graph.add("Transpose", x.name, perm=axes),
     "aten.pixel_shuffle.default": lambda graph, x, factor: graph.add(
         "DepthToSpace", x.name, blocksize=factor, mode="CRD"
     ),

@@ -25,7 +25,7 @@ def make_classifier(conditions):
     config = Config(
         cvae_version="0", data_license=None, model=model_config(conditions=conditions), training=QUICK, fingerprint=None
     )
-    return LabelClassifier(config, Accelerator(cpu=True))
+    return LabelClassifier(config, Accelerator(cpu=True), model_steps=200)
 
 
 @pytest.mark.parametrize("conditions", [LABEL, CONDITIONS], ids=["label", "several"])
@@ -68,7 +68,7 @@ def test_classifier_learns_from_few_labels(monkeypatch, mean_size):
         "validation": Split(images=images[400:, None], rows=labels[400:]),
     }
     dataset = Dataset(name="stripes", **splits, test=None, classes=None, conditions=LABEL, data_license="none")
-    note = classifier.prepare(dataset, 200)
+    [note] = classifier.prepare(dataset)
     outputs = classifier._logits(classifier.network, torch.from_numpy(images[20:, None]).float() / 255)
     assert (outputs.argmax(1).numpy() == labels[20:]).mean() > 0.9
     assert note.startswith("label is unknown for 380 of 400 images, and drawn from a classifier that is right for ")
@@ -103,7 +103,7 @@ def test_nothing_is_learned_if_all_labels_are_known():
     train = Split(images=np.zeros((4, 1, 8, 8), np.uint8), rows=np.arange(4))
     dataset = Dataset(name="x", train=train, test=None, classes=None, conditions=LABEL, data_license="none")
     before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
-    assert classifier.prepare(dataset, 200) == "label is known for all images, so no label is imputed"
+    assert classifier.prepare(dataset) == ["label is known for all images, so no label is imputed"]
     assert all(torch.equal(tensor, before[name]) for name, tensor in classifier.state_dict().items())
 
 
