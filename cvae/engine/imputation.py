@@ -30,8 +30,11 @@ from cvae.errors import count_of
 from cvae.models.conditions import ConditionEmbedding
 from cvae.models.feature_networks import FeatureClassifier
 
-MAX_STEPS = 3000
-"""Maximum number of training steps of the classifier. There are at most as many as the model has."""
+MIN_STEPS, MAX_STEPS = 600, 3000
+"""Range of the number of training steps of the classifier. In between, it has as many steps as the model.
+
+After fewer steps, the probabilities of even the right labels are small, so the labels that are drawn are mostly wrong.
+"""
 
 KNOWN_BATCH, UNKNOWN_BATCH = 32, 64
 """Number of images with a known and with an unknown label in each of these steps."""
@@ -63,7 +66,7 @@ class LabelClassifier(nn.Module):
 
     def __init__(self, config: Config, accelerator: Accelerator, model_steps: int) -> None:
         super().__init__()
-        self.steps = min(MAX_STEPS, model_steps)
+        self.steps = min(MAX_STEPS, max(MIN_STEPS, model_steps))
         self.config, self.accelerator = config, accelerator
         self.conditions = config.model.conditions
         self.index, self.category = next((i, c) for i, c in enumerate(self.conditions) if c.kind == CATEGORY)
