@@ -56,12 +56,17 @@ def read_rows(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[dict[s
     return values, rows[:, start:] > 0
 
 
+def first_category(conditions: Sequence[Condition]) -> tuple[int, Condition]:
+    """Return the first category and its index, of conditions with at least one category."""
+    return next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
+
+
 def read_category(conditions: Sequence[Condition], rows: np.ndarray) -> tuple[np.ndarray, int]:
     """Return the index of each row's value of the first category, (N,) int64, and the number K of its values.
 
     The index of an unknown value is K.
     """
-    i, category = next((i, condition) for i, condition in enumerate(conditions) if condition.kind == CATEGORY)
+    i, category = first_category(conditions)
     values, known = read_rows(conditions, rows)
     count = len(category.values)
     return np.where(known[:, i], values[category.name], count).astype(np.int64), count

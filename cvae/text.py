@@ -79,9 +79,8 @@ def csv_cell(value: object) -> object:
 def escape_markdown(text: str) -> str:
     """Return one line of Markdown that shows `text` as it is, without links, images, HTML or table cells."""
     line = re.sub(r"([\\`*_{}\[\]<>|!#~&@$])", r"\\\1", clean_line(text).strip())
-    line = re.sub(
-        r"^(\d*)([-+:=.)])(?!\d)", r"\1\\\2", line
-    )  # a list, or a line below a heading or the head of a table
+    # A list, or a line below a heading or the head of a table. A number such as -1.5 is neither.
+    line = re.sub(r"^(\d*)([-+:=.)])(?!\d)", r"\1\\\2", line)
     return re.sub(r"(?<=\w):(?=//)|(?<=\bwww)\.", lambda match: "\\" + match[0], line, flags=re.IGNORECASE)
 
 

@@ -11,6 +11,7 @@ confident predictions (FixMatch; Sohn et al. 2020, https://arxiv.org/abs/2001.07
 
 import math
 from contextlib import nullcontext
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,8 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from cvae.condition_rows import read_category
-from cvae.conditions import CATEGORY
+from cvae.condition_rows import first_category, read_category
 from cvae.config import Config
 from cvae.data import Dataset, Split, condition_rows
 from cvae.engine.processes import copy_from_main
@@ -28,7 +28,7 @@ from cvae.engine.randomness import reseed
 from cvae.engine.strong_augmentation import augment
 from cvae.errors import count_of
 from cvae.models.conditions import ConditionEmbedding
-from cvae.models.feature_networks import FeatureClassifier
+from cvae.models.feature_networks import MAX_HELD_OUT, FeatureClassifier, measure_accuracy
 
 MIN_STEPS, MAX_STEPS = 600, 3000
 """Range of the number of training steps of the classifier. In between, it has as many steps as the model.
@@ -51,9 +51,6 @@ EMA = 0.99
 MAX_POSITIONS = 2048
 """Maximum number of pixels that the classifier sees. Larger images are scaled down by an integer."""
 
-HELD_OUT = 1000
-"""Maximum number of held-out images that the accuracy of the classifier is measured on."""
-
 
 class LabelClassifier(nn.Module):
     """Classifier that draws unknown values of the first category.
@@ -69,7 +66,7 @@ class LabelClassifier(nn.Module):
         self.steps = min(MAX_STEPS, max(MIN_STEPS, model_steps))
         self.config, self.accelerator = config, accelerator
         self.conditions = config.model.conditions
-        self.index, self.category = next((i, c) for i, c in enumerate(self.conditions) if c.kind == CATEGORY)
+        self.index, self.category = first_category(self.conditions)
         channels, height, width = config.model.image_shape
         self.factor = math.ceil(math.sqrt(height * width / MAX_POSITIONS))
         self.network = FeatureClassifier((channels, height, width), len(self.category.values))
@@ -155,17 +152,14 @@ class LabelClassifier(nn.Module):
         assert rows is not None
         return read_category(self.conditions, rows)[0]
 
-    @torch.no_grad()
     def _describe_accuracy(self, dataset: Dataset) -> str:
         """Say how many held-out images are classified correctly, or return "" if no label of such images is known."""
         for split in (dataset.validation, dataset.test):
             labels = np.empty(0) if split is None or condition_rows(split) is None else self._labels(split)
             known = np.flatnonzero(labels < len(self.category.values))
             if split is not None and len(known):
-                # evenly spaced, because the images of a folder are sorted by class
-                indices = known[np.arange(count := min(len(known), HELD_OUT)) * len(known) // count]
-                batches = torch.from_numpy(split.images[indices]).float().div_(255).split(UNKNOWN_BATCH)
-                outputs = [self._logits(self.network, batch.to(self.accelerator.device)).cpu() for batch in batches]
-                accuracy = (torch.cat(outputs).argmax(1).numpy() == labels[indices]).mean()
-                return f" that is right for {accuracy:.1%} of {count_of(count, 'held-out image')}"
+                logits, device = partial(self._logits, self.network), self.accelerator.device
+                accuracy = measure_accuracy(logits, split, labels, known, device)
+                count = count_of(min(len(known), MAX_HELD_OUT), "held-out image")
+                return f" that is right for {accuracy:.1%} of {count}"
         return ""

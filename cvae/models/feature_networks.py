@@ -1,6 +1,7 @@
 """Networks whose features the perceptual loss compares: a classifier of the data, and VGG16."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -103,16 +104,31 @@ class FeatureClassifier(FeatureNetwork):
             scheduler.step()
         optimizer.zero_grad()
 
-    @torch.no_grad()
     def _accuracy(self, split: Split) -> float:
         assert split.labels is not None
-        count, right = min(len(split), MAX_HELD_OUT), 0
-        spaced = np.arange(count) * len(split) // count  # images of a folder are sorted by class
-        for start in range(0, count, BATCH_SIZE):
-            indices = spaced[start : start + BATCH_SIZE]
-            image = torch.from_numpy(split.images[indices]).to(self.head.weight.device).float() / 255
-            right += int((self.logits(image).argmax(1).cpu().numpy() == split.labels[indices]).sum())
-        return right / count
+        return measure_accuracy(self.logits, split, split.labels, np.arange(len(split)), self.head.weight.device)
+
+
+@torch.no_grad()
+def measure_accuracy(
+    logits: Callable[[Tensor], Tensor], split: Split, labels: np.ndarray, indices: np.ndarray, device: torch.device
+) -> float:
+    """Return the share of images that are classified correctly, of at most `MAX_HELD_OUT` of those with these indices.
+
+    Args:
+        logits: function from images (B, C, H, W) in [0, 1] to logits (B, K).
+        split: the images.
+        labels: class of each image of the split, (N,).
+        indices: indices of the images to choose from.
+        device: device of the classifier.
+    """
+    count, right = min(len(indices), MAX_HELD_OUT), 0
+    spaced = indices[np.arange(count) * len(indices) // count]  # images of a folder are sorted by class
+    for start in range(0, count, BATCH_SIZE):
+        batch = spaced[start : start + BATCH_SIZE]
+        image = torch.from_numpy(split.images[batch]).to(device).float() / 255
+        right += int((logits(image).argmax(1).cpu().numpy() == labels[batch]).sum())
+    return right / count
 
 
 VGG16_LAYERS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512)
