@@ -1,146 +1,282 @@
 """Time to a good model: seconds from the start of a process to a saved model whose test loss meets a target.
 
-    python benchmarks/time_to_quality.py --example PATH/vae/main.py --data-dir DIR [--rounds 3] [--json] [--smoke]
+    python benchmarks/time_to_quality.py [--against NAME|all] [--example PATH/vae/main.py] [--data-dir DIR]
+        [--rounds N] [--plot CHART.png] [--json] [--smoke]
+
+    pytorch-example  The `main.py` of PyTorch's VAE example (https://github.com/pytorch/examples/tree/main/vae), MLP
+                     784-400-20, ten epochs, with cross-entropy. The target is a fixed loss.
+    pythae-mlp       TrainingPipeline of pythae 0.1.2 with its default MLP 784-512-16, cut to 20 of its 100 epochs, with
+                     half the squared error. The target is the lowest loss of the peer's own runs.
+    pythae-resnet    The same with pythae's ResNet for MNIST, cut to 5 epochs. Our side has a network of its own with as
+                     many latents.
 
 The rules:
 
-- The peer is the `main.py` of PyTorch's VAE example (https://github.com/pytorch/examples/tree/main/vae), unmodified,
-  with its defaults: ten epochs. Our side is `cvae train --recipe speedrun-mlp`, which trains the same network, and also
-  evaluates and exports it.
-- The clock covers the whole process, including imports and reading the data. For the peer, it stops when `main.py`
-  ends, before its weights are saved for the comparison.
+- The peer is unmodified, with its own settings for MNIST. Our side is `cvae train --recipe NAME`, which also evaluates
+  and exports the model. The recipe of an MLP trains the peer's network.
+- The clock covers the complete process, including imports and reading the data. It stands still while the weights of
+  the peer are saved for the comparison.
 - Both sides run in turn, A B A B, with the seed of their round.
-- The loss is the example's: cross-entropy of the grey test images plus KL divergence, in nats, at one sample per image.
-  The same code computes it for the weights of both sides, outside the clock. Every run has to meet the target.
+- The loss per image is that of the peer: reconstruction loss plus KL divergence, at one sample per image, for the test
+  images of MNIST. The same code computes it for both sides, outside the clock.
+- Every run of ours has to meet the target; otherwise the exit status is 1.
 
-Without --example, only our side is measured.
+Without --example, or without pythae (`pip install pythae==0.1.2`), only our side is measured.
 """
 
-import os
 import subprocess
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from _timing import data_root, format_range, make_parser, parse_args, ratios, report, run_rounds
 from safetensors.torch import load_file
+from torch import Tensor
 
 from cvae.config import TrainConfig
 from cvae.data import load_dataset
 from cvae.engine import load_model
-from cvae.model_config import ModelConfig, Part
-from cvae.models import VAE, build
+from cvae.models import VAE
 
-TARGET = 105.6
-"""Test loss in nats; public logs of the example end near this value."""
+PEERS = Path(__file__).parent / "_peers"
 
-RUN_EXAMPLE = """
-import runpy, sys, time
-from pathlib import Path
-program, weights, *sys.argv[1:] = sys.argv[1:]
-sys.argv[0] = program
-variables = runpy.run_path(program, run_name="__main__")
-print("ended at", time.time())
-from safetensors.torch import save_file
-save_file(variables["model"].cpu().state_dict(), weights)
-"""
-"""Program that runs the example and then saves the weights of its model."""
+Encode = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images (B, 1, 28, 28) -> mean and standard deviation of q(z | x), (B, Z) each."""
+
+Decode = Callable[[Tensor], Tensor]
+"""Latents (B, Z) with a standard normal prior -> images (B, 1, 28, 28) in [0, 1]."""
 
 
 class Result(NamedTuple):
-    """Seconds of a complete process, and the test loss of its model in nats."""
+    """A finished run: seconds since the start of the process and test loss in nats, at the end of each epoch."""
 
-    seconds: float
-    loss: float
+    seconds: list[float]
+    losses: list[float]
+
+
+class Comparison(NamedTuple):
+    """A peer, and the recipe that has to reach its loss sooner."""
+
+    recipe: str
+    train_peer: Callable[[Namespace, int], Result]
+    reconstruction_loss: Callable[[Tensor, Tensor], Tensor]
+    rounds: int
+    target: float | None  # test loss in nats; if None, the lowest loss of the peer's runs
+    wanted: tuple[float, float] = (10, 20)  # target and stretch target of the ratio
 
 
 def main() -> None:
-    parser = make_parser(__doc__, rounds=3)
+    parser = make_parser(__doc__)
+    parser.set_defaults(rounds=None)
+    parser.add_argument("--against", choices=[*COMPARISONS, "all"], default="all", help="Peer to compare with.")
     parser.add_argument("--example", type=Path, metavar="PATH", help="main.py of PyTorch's VAE example.")
+    parser.add_argument("--plot", type=Path, metavar="PATH", help="Image file for a chart of loss against time.")
     args = parse_args(parser, rounds=1)
-    flags = ["--limit", "2000"] if args.smoke else []
-    seeds: dict[str, int] = {"example": 0, "cvae": 0}
-
-    def next_seed(side: str) -> int:
-        seeds[side] += 1
-        return seeds[side]
-
-    sides: dict[str, Callable[[], Result]] = {"cvae": lambda: train_with_cvae(args.data_dir, next_seed("cvae"), flags)}
-    if args.example:
-        example = args.example.resolve()
-        sides = {"example": lambda: train_example(example, args.data_dir, next_seed("example"), args.smoke), **sides}
-    results = run_rounds(args.rounds, **sides)
-    table = [("", "whole process, s", "test loss, nats", f"at most {TARGET}")]
-    for side, runs in results.items():
-        losses = [run.loss for run in runs]
-        met = sum(loss <= TARGET for loss in losses)
-        seconds = format_range([run.seconds for run in runs], 1)
-        table.append((side, seconds, format_range(losses, 2), f"{met} of {len(runs)} runs"))
-    metrics: dict[str, Any] = {side: [run._asdict() for run in runs] for side, runs in results.items()}
-    notes = []
-    if args.example:
-        speedups = ratios(*([run.seconds for run in results[side]] for side in ("example", "cvae")))
-        metrics["ratio"] = speedups
-        notes = [f"cvae is {format_range(speedups, 1)} times as fast (target 10, stretch target 20)"]
+    names = list(COMPARISONS) if args.against == "all" else [args.against]
+    results = {name: compare(name, args) for name in names}
+    table = [("", "", "complete process, s", "test loss, nats", "runs that meet the target")]
+    notes, is_met, metrics = [], True, {}
+    for name, sides in results.items():
+        target = find_target(name, sides)
+        for side, runs in sides.items():
+            seconds, losses = ([getattr(run, field)[-1] for run in runs] for field in Result._fields)
+            met = sum(target is not None and loss <= target for loss in losses)
+            is_met = is_met and (side != "cvae" or target is None or met == len(runs))
+            count = "" if target is None else f"{met} of {len(runs)} (at most {target:.2f})"
+            table.append((name, side, format_range(seconds, 1), format_range(losses, 2), count))
+        metrics[name] = {side: [run._asdict() for run in runs] for side, runs in sides.items()} | {"target": target}
+        if "peer" in sides:
+            speedups = ratios(*([run.seconds[-1] for run in sides[side]] for side in ("peer", "cvae")))
+            wanted, stretch = COMPARISONS[name].wanted
+            notes.append(f"{name}: {format_range(speedups, 1)} times as fast (target {wanted}, stretch {stretch})")
     report(args.json, metrics, table, notes)
+    if args.plot:
+        plot_losses(results, args.plot)
+    sys.exit(0 if is_met or args.smoke else 1)
 
 
-def train_with_cvae(data_dir: str | None, seed: int, flags: list[str]) -> Result:
-    """Train the recipe in a new process."""
+def compare(name: str, args: Namespace) -> dict[str, list[Result]]:
+    """Train both sides in turn, and return the runs by side."""
+    comparison = COMPARISONS[name]
+    has_peer = args.example is not None if name == "pytorch-example" else find_spec("pythae") is not None
+    seeds = {"peer": 0, "cvae": 0}
+
+    def train_next(side: str) -> Result:
+        seeds[side] += 1
+        return comparison.train_peer(args, seeds[side]) if side == "peer" else train_with_cvae(name, args, seeds[side])
+
+    sides = {side: lambda side=side: train_next(side) for side in ("peer", "cvae") if has_peer or side == "cvae"}
+    return run_rounds(args.rounds or comparison.rounds, **sides)
+
+
+def find_target(name: str, sides: dict[str, list[Result]]) -> float | None:
+    """Return the test loss that our runs have to meet, in nats."""
+    return COMPARISONS[name].target or min((run.losses[-1] for run in sides.get("peer", [])), default=None)
+
+
+# -- our side --------------------------------------------------------------------------------------------------------
+
+
+def train_with_cvae(name: str, args: Namespace, seed: int) -> Result:
+    """Train the recipe of a comparison in a new process."""
+    comparison = COMPARISONS[name]
     with TemporaryDirectory() as folder:
         run = Path(folder) / "run"
-        command = [sys.executable, "-m", "cvae", "train", "--recipe", "speedrun-mlp", "--seed", str(seed), *flags]
-        command += ["--data-dir", str(data_root(data_dir)), "--out", str(run)]
-        started = time.time()
+        command = [sys.executable, "-m", "cvae", "train", "--recipe", comparison.recipe, "--seed", str(seed)]
+        command += ["--data-dir", str(data_root(args.data_dir)), "--out", str(run)]
+        command += ["--limit", "2000"] if args.smoke else []
+        start = time.time()
         subprocess.run(command, check=True, capture_output=True)
-        seconds = time.time() - started
-        return Result(seconds, test_loss(load_model(run)[0], data_dir))
+        seconds = time.time() - start
+        model: VAE = load_model(run)[0]
+        return to_result([(seconds, model.encode, model.decode)], name, args)
 
 
-def train_example(program: Path, data_dir: str | None, seed: int, smoke: bool) -> Result:
-    """Run the example in a new process, in a folder as it expects it."""
+# -- peers -----------------------------------------------------------------------------------------------------------
+
+
+def train_example(args: Namespace, seed: int) -> Result:
+    """Run PyTorch's example in a new process, in a folder as it expects it."""
     with TemporaryDirectory() as folder:
-        cwd, weights = Path(folder) / "vae", Path(folder) / "weights.safetensors"
-        (cwd / "results").mkdir(parents=True)
-        (Path(folder) / "data").symlink_to(data_root(data_dir).resolve())
-        command = [sys.executable, "-c", RUN_EXAMPLE, str(program), str(weights), "--seed", str(seed)]
-        command += ["--epochs", "1"] if smoke else []
-        started = time.time()
-        result = subprocess.run(command, cwd=cwd, env={**os.environ}, check=True, capture_output=True, text=True)
-        seconds = float(result.stdout.splitlines()[-1].removeprefix("ended at ")) - started
-        return Result(seconds, test_loss(to_model(load_file(weights)), data_dir))
+        (Path(folder) / "vae" / "results").mkdir(parents=True)
+        (Path(folder) / "data").symlink_to(data_root(args.data_dir).resolve())
+        flags = [str(args.example.resolve()), "--seed", str(seed), *(["--epochs", "1"] if args.smoke else [])]
+        runs = record("pytorch_example.py", flags, Path(folder) / "vae")
+    networks = [(seconds, *example_network(weights)) for seconds, weights in runs]
+    return to_result(networks, "pytorch-example", args)
 
 
-def to_model(weights: dict[str, torch.Tensor]) -> VAE:
-    """Return our model with the weights of the example's network, which is the same network."""
-    parts = {"architecture": Part(name="mlp"), "likelihood": Part(name="bernoulli"), "prior": Part(name="normal")}
-    config = ModelConfig(image_shape=(1, 28, 28), latent_dim=20, conditions=(), conditioning=None, **parts)
-    model = build(config).eval()
-    state = {}
-    for kind in ("weight", "bias"):
-        state[f"encoder.hidden.first.{kind}"] = weights[f"fc1.{kind}"]
-        state[f"encoder.head.{kind}"] = torch.cat([weights[f"fc21.{kind}"], weights[f"fc22.{kind}"]])
-        state[f"decoder.hidden.first.{kind}"] = weights[f"fc3.{kind}"]
-        state[f"decoder.head.{kind}"] = weights[f"fc4.{kind}"]
-    model.load_state_dict(state)
-    return model
+def example_network(weights: dict[str, Tensor]) -> tuple[Encode, Decode]:
+    """Return the network of PyTorch's example with these weights."""
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        return F.linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        hidden = layer("fc1", images.flatten(1)).relu()
+        return layer("fc21", hidden), torch.exp(0.5 * layer("fc22", hidden))
+
+    def decode(latents: Tensor) -> Tensor:
+        return layer("fc4", layer("fc3", latents).relu()).sigmoid().unflatten(1, (1, 28, 28))
+
+    return encode, decode
 
 
-def test_loss(model: VAE, data_dir: str | None) -> float:
-    """Return the loss of a model on the test images of MNIST, in nats per image."""
-    test = load_dataset(TrainConfig(data="mnist", data_dir=data_dir)).test
+def train_with_pythae(kind: str, epochs: int, args: Namespace, seed: int) -> Result:
+    """Train pythae's MLP or ResNet in a new process."""
+    with TemporaryDirectory() as folder:
+        images = load_dataset(TrainConfig(data="mnist", data_dir=args.data_dir)).train.images
+        np.save(Path(folder) / "images.npy", images[:1200] if args.smoke else images)
+        runs = record("pythae_training.py", [kind, "images.npy", str(epochs), str(seed)], Path(folder))
+    networks = [(seconds, *pythae_network(kind, weights)) for seconds, weights in runs]
+    return to_result(networks, f"pythae-{kind}", args)
+
+
+def pythae_network(kind: str, weights: dict[str, Tensor]) -> tuple[Encode, Decode]:
+    """Return pythae's MLP or ResNet with these weights."""
+    from _peers.pythae_training import create_model
+
+    model = create_model(kind).eval()
+    model.load_state_dict(weights)
+
+    def encode(images: Tensor) -> tuple[Tensor, Tensor]:
+        output = model.encoder(images)
+        return output["embedding"], torch.exp(0.5 * output["log_covariance"])
+
+    def decode(latents: Tensor) -> Tensor:
+        return model.decoder(latents)["reconstruction"].reshape(-1, 1, 28, 28)
+
+    return encode, decode
+
+
+def record(program: str, flags: list[str], cwd: Path) -> list[tuple[float, dict[str, Tensor]]]:
+    """Run a program of `_peers` in a new process; return the seconds and the weights of every epoch."""
+    with TemporaryDirectory() as folder:
+        command = [sys.executable, str(PEERS / program), str(time.time()), folder, *flags]
+        subprocess.run(command, cwd=cwd, check=True, capture_output=True)
+        return [(float(path.stem), load_file(path)) for path in sorted(Path(folder).iterdir())]
+
+
+# -- the loss --------------------------------------------------------------------------------------------------------
+
+
+def to_result(networks: list[tuple[float, Encode, Decode]], name: str, args: Namespace) -> Result:
+    """Measure the test loss of networks, each of which comes with the seconds since the start of its process."""
+    test = load_dataset(TrainConfig(data="mnist", data_dir=args.data_dir)).test
     assert test is not None
-    torch.manual_seed(0)
+    images = torch.from_numpy(test.images).float() / 255
+    loss = COMPARISONS[name].reconstruction_loss
+    losses = [measure_loss(encode, decode, loss, images) for _, encode, decode in networks]
+    return Result([seconds for seconds, *_ in networks], losses)
+
+
+def measure_loss(
+    encode: Encode, decode: Decode, reconstruction_loss: Callable[[Tensor, Tensor], Tensor], images: Tensor
+) -> float:
+    """Return the mean loss of a model for images (N, 1, 28, 28) in [0, 1], in nats per image."""
+    generator = torch.Generator().manual_seed(0)
     losses = []
     with torch.inference_mode():
-        for start in range(0, len(test), 1000):
-            terms = model(torch.from_numpy(test.images[start : start + 1000]).float() / 255)
-            losses.append(terms.distortion + terms.rate.sum(1))
+        for pixels in images.split(1000):
+            mean, std = encode(pixels)
+            noise = torch.randn(mean.shape, generator=generator)
+            losses.append(reconstruction_loss(decode(mean + std * noise), pixels) + normal_kl(mean, std))
     return float(torch.cat(losses).mean())
+
+
+def normal_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """Return KL(N(mean, std^2) || N(0, 1)) of latents (B, Z), in nats per image (B,)."""
+    return 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).sum(1)
+
+
+def cross_entropy(images: Tensor, targets: Tensor) -> Tensor:
+    return F.binary_cross_entropy(images, targets, reduction="none").flatten(1).sum(1)
+
+
+def half_squared_error(images: Tensor, targets: Tensor) -> Tensor:
+    return 0.5 * (images - targets).square().flatten(1).sum(1)
+
+
+# -- the chart -------------------------------------------------------------------------------------------------------
+
+
+def plot_losses(results: dict[str, dict[str, list[Result]]], path: Path) -> None:
+    """Plot the test loss against the time, in a panel per comparison, and save the chart."""
+    from cvae.plots.style import OKABE_ITO, Figure, save
+
+    figure = Figure(figsize=(4.2 * len(results), 3.4), layout="constrained")
+    for axes, (name, sides) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items(), strict=True):
+        for colour, (side, runs) in zip((OKABE_ITO[0], OKABE_ITO[3]), sides.items(), strict=False):
+            for i, run in enumerate(runs):
+                label = (name if side == "peer" else f"cvae, {COMPARISONS[name].recipe}") if i == 0 else None
+                axes.plot(run.seconds, run.losses, marker="o", markersize=4, color=colour, label=label)
+        target = find_target(name, sides)
+        if target is not None:
+            axes.axhline(target, color="grey", linewidth=0.8, linestyle="--")
+        axes.set_xscale("log")
+        axes.set_xlabel("seconds of the complete process")
+        axes.set_ylabel("test loss, nats")
+        axes.legend(frameon=False)
+    save(figure, path)
+
+
+COMPARISONS = {
+    "pytorch-example": Comparison("speedrun-mlp", train_example, cross_entropy, rounds=3, target=105.6),
+    "pythae-mlp": Comparison(
+        "speedrun-mlp-mse", lambda *run: train_with_pythae("mlp", 20, *run), half_squared_error, rounds=2, target=None
+    ),
+    "pythae-resnet": Comparison(
+        "speedrun-resnet-mse", lambda *run: train_with_pythae("resnet", 5, *run), half_squared_error, 1, None
+    ),
+}
 
 
 if __name__ == "__main__":
