@@ -25,6 +25,9 @@ ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 30
 """Number of timed calls in a warm process. The median of their times is reported."""
 
+MAX_SECONDS = 10
+"""Number of seconds after which JavaScript starts no other timed call."""
+
 
 class Measurement(NamedTuple):
     """The measurements of one runtime in one round. None stands for a quantity that was not measured."""
@@ -228,27 +231,28 @@ def measure_cpp(source: Path, folder: Path, ort: Path) -> Measurement:
 
 # -- JavaScript --------------------------------------------------------------------------------------------------------
 
-JS_MEASURE = """async (model) => {
-    const { latent_dim, classes } = model.spec;
+JS_MEASURE = f"""async (decoder, {{ latent_dim, classes }}) => {{
     const result = [];
-    for (const count of [1, 64]) {
+    for (const count of [1, 64]) {{
         const times = [];
-        for (let i = 0; i < 30; i++) {
+        const end = performance.now() + {1000 * MAX_SECONDS};
+        while (times.length < {REPEATS} && performance.now() < end) {{
             const start = performance.now();
-            await model.decode(new Float32Array(count * latent_dim).fill(0.1), Array(classes ? count : 0).fill(0));
+            await decoder.decode(new Float32Array(count * latent_dim).fill(0.1), Array(classes ? count : 0).fill(0));
             times.push((performance.now() - start) / 1000);
-        }
-        result.push(times.sort((a, b) => a - b)[15]);
-    }
+        }}
+        result.push(times.sort((a, b) => a - b)[times.length >> 1]);
+    }}
     return result;
-}"""
+}}"""
+"""Function that measures a decoder with a spec in JavaScript."""
 
 NODE = f"""
 const {{ readFile }} = await import("node:fs/promises");
 const ort = await import("onnxruntime-node");
 const {{ load }} = await import("./cvae.js");
 const model = await load(ort, await readFile(process.argv[2]));
-console.log(JSON.stringify(await ({JS_MEASURE})(model)));
+console.log(JSON.stringify(await ({JS_MEASURE})(model, model.spec)));
 """
 
 
@@ -265,21 +269,32 @@ def serve_folder(folder: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def measure_browser(source: Path, folder: Path) -> Measurement:
-    """Measure an exported web page in Chromium."""
+def measure_browser(source: Path, folder: Path, *, webgpu: bool = False) -> Measurement:
+    """Measure an exported web page in Chromium, on WebAssembly or WebGPU.
+
+    Raises:
+        SystemExit: If Chromium does not decode with WebGPU.
+    """
     from playwright.sync_api import sync_playwright
 
-    site = folder / "site"
+    site = folder / ("webgpu" if webgpu else "site")
     if not site.exists():
-        export(source, out=site)
+        export(source, out=site, webgpu=webgpu)
+    args = ["--no-sandbox", *["--enable-unsafe-webgpu", "--enable-features=Vulkan"] * webgpu]
     with serve_folder(site) as address, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=args)
         page = chromium.new_page()
-        page.goto(address)
-        page.wait_for_selector("body.ready", timeout=60_000)
+        page.set_default_timeout(60_000)
+        page.goto(f"{address}?runtime={'webgpu' if webgpu else 'wasm'}")
+        page.wait_for_selector("body.ready")
         cold_start = page.evaluate("performance.getEntriesByName('first image')[0].startTime / 1000")
         page.wait_for_timeout(500)
-        single, batch = page.evaluate(f"import('./app.js').then(({{ model }}) => ({JS_MEASURE})(model))")
+        is_webgpu = page.evaluate("import('./app.js').then(({ decoder, model }) => decoder !== model)")
+        if is_webgpu != webgpu:
+            raise SystemExit(page.locator("#alert p").text_content())
+        single, batch = page.evaluate(
+            f"import('./app.js').then(({{ decoder, model }}) => ({JS_MEASURE})(decoder, model.spec))"
+        )
         chromium.close()
     return Measurement(cold_start, single, batch)
 

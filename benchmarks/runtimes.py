@@ -8,8 +8,8 @@ runtimes once; the results are medians over the rounds. `command` is `cvae gener
 that does the same with torch, and `import torch` only imports torch.
 
 `cpp` needs a compiler and `--ort`, a folder with onnxruntime's `include` and `lib`; `node` needs npm; `browser` needs
-Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. --smoke
-measures `command` only.
+Chromium, npm and `pip install playwright`; `http` needs uvicorn and FastAPI; `torch` needs the extra `train`. `webgpu`
+is `browser` on a GPU, and measured only on request. --smoke measures `command` only.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class Runtime(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = ["command", "help", "http", "cpp", "node", "browser", "torch", "import torch"]
-    parser.add_argument("--runtimes", nargs="+", choices=names, default=names, help="Runtimes to measure.")
+    parser.add_argument("--runtimes", nargs="+", choices=[*names, "webgpu"], default=names, help="Runtimes to measure.")
     parser.add_argument(
         "--model", type=Path, default=model(DEFAULT), metavar="RUN", help="Run folder with an exported decoder."
     )
@@ -101,6 +101,11 @@ def make_runtimes(decoder: Path, folder: Path, args: argparse.Namespace) -> dict
         ),
         "node": Runtime("Node", measure_node, lambda: decoder_size + measure_size(*list_node_files(folder))),
         "browser": Runtime("browser (Chromium, one thread)", measure_browser, lambda: measure_size(folder / "site")),
+        "webgpu": Runtime(
+            "browser (Chromium, WebGPU)",
+            partial(measure_browser, webgpu=True),
+            lambda: measure_size(folder / "webgpu"),
+        ),
         "torch": Runtime(
             "torch, eager",
             measure_torch,

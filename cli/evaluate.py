@@ -46,6 +46,13 @@ def evaluate(
             "[default: chosen for the data set]",
         ),
     ] = None,
+    lpips: Annotated[
+        bool,
+        typer.Option(
+            "--lpips",
+            help="Report LPIPS of the reconstructions (downloads VGG16, 553 MB, once; needs torch).",
+        ),
+    ] = False,
     cas: Annotated[
         bool,
         typer.Option(
@@ -88,7 +95,7 @@ def evaluate(
     Examples:
       cvae evaluate
       cvae evaluate mnist-resnet-conditional --samples 100 --limit 1000
-      cvae evaluate runs/mine --features trained
+      cvae evaluate runs/mine --features trained --lpips
       cvae evaluate runs/faces --features age-predictor.onnx
       cvae evaluate runs/mine --data folder:photos --json
     """
@@ -104,6 +111,7 @@ def evaluate(
             samples=samples,
             generated=generated,
             features=features,
+            lpips=lpips,
             cas=cas,
             exported=exported,
             seed=seed,

@@ -50,6 +50,14 @@ def export(
             rich_help_panel=options_of("web", "triton"),
         ),
     ] = None,
+    webgpu: Annotated[
+        bool,
+        typer.Option(
+            "--webgpu/--no-webgpu",
+            help="Also include onnxruntime for WebGPU (4.2 MB). A browser downloads it only if it may decode faster.",
+            rich_help_panel=options_of("web"),
+        ),
+    ] = True,
     encoder: Annotated[
         bool,
         typer.Option(
@@ -69,6 +77,7 @@ def export(
       cvae export onnx
       cvae export onnx runs/mine --half --license Apache-2.0
       cvae export web mnist-resnet-conditional --out site
+      cvae export web --no-webgpu
       cvae export triton --encoder
     """
     from cvae.cli._exporter_flags import parse_value

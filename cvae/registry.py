@@ -287,7 +287,7 @@ LOSSES = Registry(
     "cvae.losses",
     {
         "perceptual": Builtin(
-            "cvae.models.perceptual:Perceptual", "distance in the features of a classifier or of VGG16"
+            "cvae.models.perceptual:Perceptual", "distance in the features of a classifier or of VGG16, such as LPIPS"
         ),
         "adversarial": Builtin(
             "cvae.models.adversarial:Adversarial", "hinge loss of a patch discriminator that is trained with the model"

@@ -1,7 +1,9 @@
 """The onnxruntime files for browsers. They are downloaded once from its npm package, verified, and cached.
 
 The page uses single-threaded WebAssembly, which needs two files of the package. Threads would need a server that sends
-COOP and COEP headers. See https://onnxruntime.ai/docs/tutorials/web/.
+COOP and COEP headers. Two other files also run a model with WebGPU. They are those for browsers with JSPI, which lets
+WebAssembly wait for the GPU; the files for other browsers are larger by half. See
+https://onnxruntime.ai/docs/tutorials/web/.
 """
 
 import base64
@@ -15,6 +17,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from cvae.atomic import cache_root, write_file
@@ -34,8 +37,18 @@ FILES = {
     "ort-wasm-simd-threaded.wasm": (
         "sha512-Gt7e1iIDIZ/PXEhM/OVleqWHVom0kEI/hs8cod0crXcV9jDGM39B23HuQnlOOgDOC3x4k5pxIgtdgzaL9up3MA=="
     ),
+    "ort.jspi.bundle.min.mjs": (
+        "sha512-4XwFfTf4l8cw2XMJlJ7q4Nv9cUrxgKMXw4xh+H1M9uewVX0aV4rmWoyk6bqalGCIpnCBFUNBpWNEqYIE4LGQWw=="
+    ),
+    "ort-wasm-simd-threaded.jspi.wasm": (
+        "sha512-KExjpGx34DoPa8mNqkGyYFh8gwdXIzbNRFKyrJgylXQF+yzKmSbQF+hR9tpCm4Q6igHdQjcpN3CIpgnE0084yg=="
+    ),
 }
 """Files that the page needs from the `dist` folder of the package, with their digests."""
+
+WASM = {"ort.js": "ort.wasm.bundle.min.mjs", "ort.wasm.gz": "ort-wasm-simd-threaded.wasm"}
+WEBGPU = {"ort.webgpu.js": "ort.jspi.bundle.min.mjs", "ort.webgpu.wasm.gz": "ort-wasm-simd-threaded.jspi.wasm"}
+"""Names of these files in the page's folder, by runtime. A name with `.gz` stands for the compressed file."""
 
 CDN = f"https://cdn.jsdelivr.net/npm/{PACKAGE}/dist/"
 """Address of the package's individual files, for machines without npm."""
@@ -50,32 +63,38 @@ TIMEOUT = 60
 """Number of seconds without a response after which a download fails."""
 
 
-def load_files() -> dict[str, bytes]:
+def load_files(*, webgpu: bool) -> dict[str, bytes]:
     """Return the contents of `ort.js`, an ES module, and of `ort.wasm.gz`, by file name.
 
-    The WebAssembly file is compressed, because a plain static server does not compress files. Both files are read from
+    The WebAssembly file is compressed, because a plain static server does not compress files. The files are read from
     the cache, or else downloaded with `fetch` and cached.
+
+    Args:
+        webgpu: whether to return `ort.webgpu.js` and `ort.webgpu.wasm.gz` too.
 
     Raises:
         CvaeError: If the files can't be downloaded.
     """
-    paths = {name: cache_root(None) / PACKAGE / f"{name}.gz" for name in FILES}
-    try:
-        module, wasm = (path.read_bytes() for path in paths.values())
-        unpacked = dict(zip(FILES, map(gzip.decompress, (module, wasm)), strict=True))
-        intact = all(compute_integrity(data) == FILES[name] for name, data in unpacked.items())
-    except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged
-        intact = False
-    if not intact:
-        unpacked = fetch()
-        for name, data in unpacked.items():
+    files = {**WASM, **(WEBGPU if webgpu else {})}
+    paths = {name: cache_root(None) / PACKAGE / f"{name}.gz" for name in files.values()}
+    missing = [name for name, path in paths.items() if not _is_intact(path, FILES[name])]
+    if missing:
+        for name, data in fetch(missing).items():
             write_file(paths[name], gzip.compress(data, 9, mtime=0))
-        wasm = paths["ort-wasm-simd-threaded.wasm"].read_bytes()
-    return {"ort.js": unpacked["ort.wasm.bundle.min.mjs"], "ort.wasm.gz": wasm}
+    contents = {target: paths[name].read_bytes() for target, name in files.items()}
+    return {name: data if name.endswith(".gz") else gzip.decompress(data) for name, data in contents.items()}
 
 
-def fetch() -> dict[str, bytes]:
-    """Download the files from npm, else the registry in $npm_config_registry, else a CDN, and return them by name.
+def _is_intact(path: Path, integrity: str) -> bool:
+    """Return whether a compressed file exists and has this digest."""
+    try:
+        return compute_integrity(gzip.decompress(path.read_bytes())) == integrity
+    except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged
+        return False
+
+
+def fetch(names: Collection[str]) -> dict[str, bytes]:
+    """Download files from npm, else the registry in $npm_config_registry, else a CDN, and return them by name.
 
     Raises:
         CvaeError: If no source has the files, or a file does not have the published digest.
@@ -83,7 +102,7 @@ def fetch() -> dict[str, bytes]:
     reasons = []
     for source, get in {"npm": _from_npm, f"${REGISTRY}": _from_registry, "the CDN": _from_cdn}.items():
         try:
-            contents = get()
+            contents = get(names)
         except (OSError, ValueError, KeyError, tarfile.TarError, subprocess.SubprocessError) as error:
             reasons.append(f"{source}: {' '.join(str(error).split())[:200]}")
             continue
@@ -106,7 +125,7 @@ def compute_integrity(data: bytes) -> str:
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
 
 
-def _from_npm() -> dict[str, bytes] | None:
+def _from_npm(names: Collection[str]) -> dict[str, bytes] | None:
     npm = shutil.which("npm")
     if npm is None:
         return None
@@ -116,18 +135,19 @@ def _from_npm() -> dict[str, bytes] | None:
         archives = list(Path(folder).glob("*.tgz"))
         if process.returncode != 0 or not archives:
             raise OSError(process.stderr or "npm pack wrote nothing")
-        return _unpack(archives[0].read_bytes())
+        return _unpack(archives[0].read_bytes(), names)
 
 
-def _from_registry() -> dict[str, bytes] | None:
+def _from_registry(names: Collection[str]) -> dict[str, bytes] | None:
     registry = os.environ.get(REGISTRY)
     if not registry:
         return None
-    return _unpack(_download(f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"))
+    package = _download(f"{registry.rstrip('/')}/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz")
+    return _unpack(package, names)
 
 
-def _from_cdn() -> dict[str, bytes]:
-    return {name: _download(CDN + name) for name in FILES}
+def _from_cdn(names: Collection[str]) -> dict[str, bytes]:
+    return {name: _download(CDN + name) for name in names}
 
 
 def _download(address: str) -> bytes:
@@ -140,10 +160,10 @@ def _download(address: str) -> bytes:
     return data
 
 
-def _unpack(package: bytes) -> dict[str, bytes]:
+def _unpack(package: bytes, names: Collection[str]) -> dict[str, bytes]:
     """Return the files in an npm package, after checking the digest of the package."""
     if compute_integrity(package) != INTEGRITY:
         raise ValueError(f"its SHA-512 differs from that of the published {PACKAGE}")
     with tarfile.open(fileobj=io.BytesIO(package), mode="r:gz") as archive:
-        members = {name: archive.extractfile(f"package/dist/{name}") for name in FILES}
+        members = {name: archive.extractfile(f"package/dist/{name}") for name in names}
         return {name: member.read() for name, member in members.items() if member is not None}

@@ -18,18 +18,18 @@ from cvae.runtime.find import find
 
 PAGE = (
     "index.html", "style.css", "app.js", "address.js", "animation.js", "conditions.js", "controls.js", "cvae.js",
-    "dom.js", "image.js", "pad.js",
+    "dom.js", "image.js", "pad.js", "runtime.js",
 )  # fmt: skip
 """Files of the page, in the folder `page`. The page reads the spec from the exported files."""
 
 MANIFEST = "model.json"
-"""File that tells the page whether there is an encoder, and how much each dimension changes the image."""
+"""File that tells the page which other files there are, and how much each dimension changes the image."""
 
 DECODINGS = 1024
 """Approximate number of images to decode for the ranking of the dimensions."""
 
 
-def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
+def export(model: str | Path, *, out: str | Path = "web", webgpu: bool = True) -> list[Path]:
     """Create a folder with a page that generates images with an exported model. Either all files are written or none.
 
     The page works under any path of a static server. If the model has an encoder, the page also reconstructs a
@@ -38,6 +38,7 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     Args:
         model: folder of exported files, path of a decoder, or name of a run or zoo model.
         out: folder to create.
+        webgpu: also include onnxruntime for WebGPU (4.2 MB). A browser downloads it only if it may decode faster.
 
     Returns:
         The paths of the files.
@@ -58,10 +59,11 @@ def export(model: str | Path, *, out: str | Path = "web") -> list[Path]:
     ranking = np.argsort(-effects, kind="stable")
     manifest = {
         "encoder": ENCODER in files,
+        "webgpu": webgpu,
         "dimensions": ranking.tolist(),
         "effects": effects[ranking].round(4).tolist(),  # in the order of "dimensions"
     }
-    files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.load_files()}
+    files |= {MANIFEST: json.dumps(manifest).encode(), **onnxruntime_web.load_files(webgpu=webgpu)}
     with atomic_folder(out) as temporary_path:
         for name, data in files.items():
             (temporary_path / name).write_bytes(data)

@@ -32,6 +32,7 @@ def evaluate(
     samples: int | None = None,
     generated: int = 10_000,
     features: str | None = None,
+    lpips: bool = False,
     cas: bool = False,
     exported: bool = False,
     seed: int = 0,
@@ -57,6 +58,7 @@ def evaluate(
             the path of an ONNX file (see the guide to evaluation); None for the data set's own. "trained" is a
             classifier that learns the labels and other conditions of the training images. It is trained once, which
             takes minutes and requires torch, and cached in `data_dir`.
+        lpips: Whether to report LPIPS of the reconstructions. This downloads VGG16 (553 MB) once, and requires torch.
         cas: Whether to train a classifier on generated images and report its accuracy. This takes minutes and requires
             torch.
         exported: Whether to evaluate the exported files, without torch, even if the run has weights.
@@ -94,6 +96,12 @@ def evaluate(
                 f"--cas needs a model whose only condition is a label, unlike {scorer.name!r}; remove --cas"
             )
         load_labelled(config, "--cas")  # check the data now, because the evaluation may take hours
+    pair_metric = None
+    if lpips:
+        arguments.require_torch("--lpips")
+        from cvae.evaluation.run_scorer.lpips import load_lpips
+
+        pair_metric = load_lpips(scorer.image_shape, device)
     extractor: str | FeatureExtractor | None = features
     if features == TRAINED:
         load_split(config, split, scorer)  # check the data before the training
@@ -106,6 +114,7 @@ def evaluate(
         samples=samples,
         generated=generated,
         features=extractor,
+        lpips=pair_metric,
         seed=seed,
         progress=progress,
         note=note,

@@ -24,7 +24,15 @@ from cvae.evaluation.bounds import (
     mean_and_standard_error,
 )
 from cvae.evaluation.feature_extractor import CLASSIFIERS, FeatureExtractor, load_feature_extractor
-from cvae.evaluation.fidelity import NEIGHBOURS, psnr, relative_sharpness, require_ssim, sharpness, ssim
+from cvae.evaluation.fidelity import (
+    NEIGHBOURS,
+    mean_squared_error,
+    psnr,
+    relative_sharpness,
+    require_ssim,
+    sharpness,
+    ssim,
+)
 from cvae.evaluation.generation import Progress, generation_metrics, subsample
 from cvae.evaluation.predictor import SUFFIX, load_predictor
 from cvae.evaluation.splits import fit_images, load_split
@@ -34,6 +42,9 @@ from cvae.spec import Spec
 
 NUM_GENERATED = 10_000
 """Default number of images to generate for the distances. Only distances of equally many images are comparable."""
+
+PairMetric = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""Function that returns the metric (N,) of pairs of images (N, C, H, W) in [0, 1]."""
 
 
 def find_data_config(path: Path, spec_data: str) -> RecordedDataConfig:
@@ -56,6 +67,7 @@ def evaluate(
     samples: int | None = None,
     generated: int = NUM_GENERATED,
     features: str | FeatureExtractor | None = None,
+    lpips: PairMetric | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
@@ -71,6 +83,7 @@ def evaluate(
         generated: number of images to generate for the distances and the accuracy of their conditions, limited to the
             number of real images; 0 skips these metrics.
         features: as in `choose_extractor`.
+        lpips: function that computes LPIPS; None omits it.
         seed: seed of all random numbers.
         progress: function called as the evaluation proceeds.
         note: function called with each message about the data, as in `load_split`.
@@ -111,7 +124,7 @@ def evaluate(
         },
     }
     report |= _likelihood_metrics(scorer, real, samples, seed, progress)
-    report["reconstruction"] = _reconstruction_metrics(scorer, real, progress)
+    report["reconstruction"] = _reconstruction_metrics(scorer, real, lpips, progress)
     if labelled:
         report["labels"] = _label_metrics(scorer, real, seed, progress)
     if extractor is not None:
@@ -226,19 +239,20 @@ def _label_metrics(scorer: Scorer, real: Split, seed: int, progress: Progress) -
     }
 
 
-def _reconstruction_metrics(scorer: Scorer, real: Split, progress: Progress) -> dict[str, float | None]:
-    psnrs, ssims, squared_errors, sharp, real_sharp = [], [], [], [], []
+def _reconstruction_metrics(
+    scorer: Scorer, real: Split, lpips: PairMetric | None, progress: Progress
+) -> dict[str, float | None]:
+    metrics: dict[str, PairMetric] = {"psnr": psnr, "ssim": ssim, "mean_squared_error": mean_squared_error}
+    if lpips is not None:
+        metrics["lpips"] = lpips
+    values: dict[str, list[np.ndarray]] = {name: [] for name in metrics}
+    sharp, real_sharp = [], []
     for start, image, rows in batches(real.images, real.rows):
         reconstruction = scorer.reconstruct(image, rows)
-        psnrs.append(psnr(image, reconstruction))
-        ssims.append(ssim(image, reconstruction))
-        squared_errors.append(((image - reconstruction) ** 2).mean(axis=(1, 2, 3)))  # (B, C, H, W) -> (B,)
+        for name, metric in metrics.items():
+            values[name].append(metric(image, reconstruction))
         sharp.append(sharpness(reconstruction))
         real_sharp.append(sharpness(image))
         progress("reconstruction", start + len(image), len(real))
-    return {
-        "psnr": float(np.concatenate(psnrs).mean()),
-        "ssim": float(np.concatenate(ssims).mean()),
-        "mean_squared_error": float(np.concatenate(squared_errors).mean()),
-        "sharpness": relative_sharpness(np.concatenate(sharp), np.concatenate(real_sharp)),
-    }
+    report: dict[str, float | None] = {name: float(np.concatenate(parts).mean()) for name, parts in values.items()}
+    return report | {"sharpness": relative_sharpness(np.concatenate(sharp), np.concatenate(real_sharp))}

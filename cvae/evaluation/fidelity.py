@@ -24,13 +24,17 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in a grey image (ITU-R BT.601)."""
 
 
+def mean_squared_error(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
+    """Return the mean squared difference (N,) of each pair of images (N, C, H, W)."""
+    return ((images.astype(np.float64) - reconstructions) ** 2).mean(axis=(1, 2, 3))
+
+
 def psnr(images: np.ndarray, reconstructions: np.ndarray) -> np.ndarray:
     """Return the peak signal-to-noise ratio in decibels, (N,), of each pair of images (N, C, H, W) in [0, 1].
 
     The squared error is clipped at 1e-10 (100 dB), because equal images would have an infinite ratio.
     """
-    mse = ((images.astype(np.float64) - reconstructions) ** 2).mean(axis=(1, 2, 3))  # (N, C, H, W) -> (N,)
-    return -10 * np.log10(mse.clip(1e-10))
+    return -10 * np.log10(mean_squared_error(images, reconstructions).clip(1e-10))
 
 
 def require_ssim() -> None:

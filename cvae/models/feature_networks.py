@@ -1,11 +1,13 @@
-"""Networks whose features the perceptual loss compares: a classifier of the data, and VGG16."""
+"""Networks whose features the perceptual loss compares: a classifier of the data, VGG16, and VGG16 as in LPIPS."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, cross_entropy, pad
 
@@ -20,6 +22,9 @@ BATCH_SIZE = 64
 
 MAX_HELD_OUT = 1000
 """Maximum number of held-out images that the accuracy of a classifier is measured on."""
+
+MIN_SQUARE = 1e-12
+"""Minimum mean square of the features of an image to divide by."""
 
 WIDTHS = (16, 32, 64)
 """Numbers of channels of the classifier's feature maps, each half as high and wide as the one before."""
@@ -38,6 +43,22 @@ class FeatureNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, image: Tensor) -> list[Tensor]: ...
+
+    def distance(self, features: list[Tensor], expected: list[Tensor]) -> Tensor:
+        """Return the squared distance (B,) between features, relative to the mean square of the expected ones.
+
+        It is the mean over the layers. Each layer is relative to its own mean square, so that all layers count alike,
+        and each image too, so that the distance does not depend on how a batch is divided.
+        """
+        distances = [
+            _mean_square(a.float() - b.float()) / _mean_square(b.float()).clamp(min=MIN_SQUARE)
+            for a, b in zip(features, expected, strict=True)
+        ]
+        return torch.stack(distances).mean(0)
+
+
+def _mean_square(features: Tensor) -> Tensor:
+    return features.square().mean((1, 2, 3))  # (B, c, h, w) -> (B,)
 
 
 class FeatureClassifier(FeatureNetwork):
@@ -148,6 +169,7 @@ class VGG16(FeatureNetwork):
         UsageError: If the images are neither grey nor colour.
     """
 
+    layout: tuple[int | str, ...] = VGG16_LAYERS
     mean: Tensor
     std: Tensor
 
@@ -160,7 +182,7 @@ class VGG16(FeatureNetwork):
             )
         layers: list[nn.Module] = []
         channels, side = 3, min(image_shape[1:])
-        for entry in VGG16_LAYERS:
+        for entry in self.layout:
             if isinstance(entry, int):
                 layers += [nn.Conv2d(channels, entry, 3, padding=1), nn.ReLU()]
                 channels = entry
@@ -183,6 +205,15 @@ class VGG16(FeatureNetwork):
         return [*outputs, features]
 
     def prepare(self, dataset: Dataset, seed: int) -> str:
+        self.load()
+        return "features of VGG16"
+
+    def load(self) -> None:
+        """Load the weights from the Hugging Face Hub or its cache.
+
+        Raises:
+            CvaeError: If the download fails, or the file is damaged.
+        """
         path = _download_vgg16()
         state = self.layers.state_dict()
         try:
@@ -196,7 +227,56 @@ class VGG16(FeatureNetwork):
                 f"{path!r} is not {VGG16_FILE} of {VGG16_REPOSITORY}: {one_line(error, 200)}; remove it to download it "
                 "again"
             ) from error
-        return "features of VGG16"
+
+
+LPIPS_WEIGHTS = Path(__file__).with_name("lpips-vgg.safetensors")
+
+MIN_SIDE = 16
+"""Minimum height and width of images for LPIPS, whose last layer has a 16th of the pixels of each side."""
+
+MIN_SQUARED_LENGTH = 1e-8
+"""Number that is added to the squared length of a feature vector, so that the gradient is finite."""
+
+
+class LPIPS(VGG16):
+    """LPIPS: distances in the features of VGG16, weighted to agree with judgments of people.
+
+    The features at each position are scaled to unit length. Their squared differences are weighted for each channel,
+    averaged over the positions and added up over five layers (Zhang et al. 2018, eq. 1,
+    https://arxiv.org/abs/1801.03924). The weights are those of version 0.1 for VGG16.
+
+    Raises:
+        UsageError: If the images are neither grey nor colour, or too small for all layers.
+    """
+
+    layout = (*VGG16_LAYERS, "pool", 512, 512, 512)
+
+    def __init__(self, image_shape: tuple[int, int, int]) -> None:
+        if image_shape[0] not in (1, 3) or min(image_shape[1:]) < MIN_SIDE:
+            raise UsageError(
+                f"LPIPS takes grey or colour images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not images of shape "
+                f"{image_shape}; leave it out"
+            )
+        super().__init__(image_shape)
+        weights = load_file(LPIPS_WEIGHTS)
+        self.weights = nn.ParameterList([weights[f"layer{i}"] for i in range(len(weights))])
+
+    def prepare(self, dataset: Dataset, seed: int) -> str:
+        self.load()
+        return "LPIPS, on features of VGG16"
+
+    def distance(self, features: list[Tensor], expected: list[Tensor]) -> Tensor:
+        """Return the LPIPS (B,) between features."""
+        distances = [
+            torch.einsum("bchw,c->bhw", (_unit(a.float()) - _unit(b.float())).square(), weight).mean((1, 2))
+            for weight, a, b in zip(self.weights, features, expected, strict=True)
+        ]
+        return torch.stack(distances).sum(0)
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Scale the features (B, c, h, w) at each position to unit length."""
+    return features / (features.square().sum(1, keepdim=True) + MIN_SQUARED_LENGTH).sqrt()
 
 
 def _download_vgg16() -> str:
@@ -212,6 +292,6 @@ def _download_vgg16() -> str:
     except Exception as error:  # which exception the HTTP client raises depends on the huggingface_hub version
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CvaeError(
-            f"VGG16 can't be downloaded ({one_line(reason, 200)}); connect to the network, fill the cache with: hf "
-            f"download {VGG16_REPOSITORY} {VGG16_FILE}, or use data with labels, on which a classifier is trained"
+            f"VGG16 can't be downloaded ({one_line(reason, 200)}); connect to the network, or fill the cache with: hf "
+            f"download {VGG16_REPOSITORY} {VGG16_FILE}"
         ) from error

@@ -8,30 +8,27 @@ from torch import Tensor
 from cvae.data import Dataset
 from cvae.errors import CvaeError, UsageError, one_line, suggest
 from cvae.flags import Interval
-from cvae.models.feature_networks import VGG16, FeatureClassifier, FeatureNetwork
+from cvae.models.feature_networks import LPIPS, VGG16, FeatureClassifier, FeatureNetwork
 from cvae.models.losses import ImageLoss
 
-NETWORKS = ("auto", "classifier", "vgg16")
-
-MIN_SQUARE = 1e-12
-"""Minimum mean square of the features of an image to divide by."""
+NETWORKS = ("auto", "classifier", "vgg16", "lpips")
 
 
 class Perceptual(ImageLoss):
     """Distance between the features of images and of their reconstructions, at several layers of a frozen network.
 
-    The squared distance in a layer is relative to the mean square of the features of the image, so that all layers
-    count alike, and the loss is the mean over the layers and images (Johnson, Alahi & Fei-Fei 2016, eq. 2,
-    https://arxiv.org/abs/1603.08155). Features that are scaled to unit length at each position, as in LPIPS, lead to
-    stripes in images where the features of a small classifier are weak.
+    The loss is the mean over the images of the LPIPS or, for the other networks, of the squared distance relative to
+    the mean square of the features (Johnson, Alahi & Fei-Fei 2016, eq. 2, https://arxiv.org/abs/1603.08155). With these
+    networks, features that are scaled to unit length at each position, as in LPIPS, lead to stripes in images where the
+    features of a small classifier are weak.
 
     Args:
         image_shape: shape (C, H, W) of the images.
         classes: number of classes, or None if the data have no labels.
         weight: norm of the gradient at the decoder's output, relative to that of the distortion.
         network: network that computes the features: a `classifier`, which is trained on the labels of the data before
-            the first step; `vgg16`, which was trained on ImageNet and is downloaded; or `auto`, a classifier if the
-            data have labels, else VGG16.
+            the first step; `vgg16`, which was trained on ImageNet and is downloaded; `lpips`, the same with the
+            distance LPIPS; or `auto`, a classifier if the data have labels, else VGG16.
 
     Raises:
         UsageError: If there is no such network, or the data do not suit it.
@@ -49,7 +46,7 @@ class Perceptual(ImageLoss):
         if network not in NETWORKS:
             raise UsageError(f"option network={network!r}: no such network; {suggest(network, NETWORKS)}")
         self.weight = weight
-        self.is_required = network == "vgg16"
+        self.is_required = network in ("vgg16", "lpips")
         has_labels = classes is not None and classes > 1
         if network == "classifier" and not has_labels:
             raise UsageError(
@@ -57,7 +54,9 @@ class Perceptual(ImageLoss):
                 "--set perceptual.network=vgg16, which is downloaded, or data with a subfolder per class"
             )
         self.features: FeatureNetwork
-        if network == "vgg16" or not has_labels:
+        if network == "lpips":
+            self.features = LPIPS(image_shape)
+        elif network == "vgg16" or not has_labels:
             self.features = VGG16(image_shape)
         else:
             assert classes is not None
@@ -79,13 +78,4 @@ class Perceptual(ImageLoss):
     def forward(self, image: Tensor, reconstruction: Tensor, random_image: Tensor | None) -> Tensor:
         with torch.no_grad():
             expected = self.features(image)
-        # Relative for each image, so that the loss does not depend on how a batch is divided.
-        distances = [
-            _mean_square(a.float() - b.float()) / _mean_square(b.float()).clamp(min=MIN_SQUARE)
-            for a, b in zip(self.features(reconstruction), expected, strict=True)
-        ]
-        return torch.stack(distances).mean()
-
-
-def _mean_square(features: Tensor) -> Tensor:
-    return features.square().mean((1, 2, 3))  # (B, c, h, w) -> (B,)
+        return self.features.distance(self.features(reconstruction), expected).mean()

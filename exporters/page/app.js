@@ -4,26 +4,17 @@ import { makeTours, play } from "./animation.js";
 import { connectAddress, copyLink } from "./address.js";
 import { makeConditions } from "./conditions.js";
 import { changeVariety, makeSliders, reset, showAll, surprise } from "./controls.js";
-import { load, unpacked } from "./cvae.js";
 import { $, announce, dismissWarning, element, fail, safely } from "./dom.js";
-import { download, enlarge, fit, model, setModel, waitForImage } from "./image.js";
+import { download, enlarge, fit, model, waitForImage } from "./image.js";
 import * as ort from "./ort.js";
 import { makePad } from "./pad.js";
+import { chooseRuntime, loadModel, readBytes } from "./runtime.js";
 
-export { draw, model, show, state, waitForImage } from "./image.js";
-
-async function bytes(name) {
-  const response = await fetch(name);
-  if (!response.ok) throw new Error(`${name} could not be read (${response.status} ${response.statusText})`);
-  return new Uint8Array(await response.arrayBuffer());
-}
+export { decoder, draw, model, show, state, waitForImage } from "./image.js";
 
 async function start() {
-  const { encoder, dimensions, effects } = JSON.parse(new TextDecoder().decode(await bytes("model.json")));
-  const [wasm, decoder] = await Promise.all(["ort.wasm.gz", "decoder.onnx"].map(bytes));
-  ort.env.wasm.numThreads = 1; // more threads would need a server that sends COOP and COEP headers
-  ort.env.wasm.wasmBinary = await unpacked(wasm);
-  setModel(await load(ort, decoder));
+  const { encoder, webgpu, dimensions, effects } = JSON.parse(new TextDecoder().decode(await readBytes("model.json")));
+  const decoderBytes = await loadModel();
   describe(encoder);
   makeConditions();
   makeTours();
@@ -37,9 +28,11 @@ async function start() {
   fit();
   announce("Ready");
   await new Promise(requestAnimationFrame); // show the image before loading the encoder
-  if (!encoder) return;
-  await model.addEncoder(await bytes("encoder.onnx"));
-  await makePad();
+  if (encoder) {
+    await model.addEncoder(await readBytes("encoder.onnx"));
+    await makePad();
+  }
+  await chooseRuntime(decoderBytes, webgpu);
 }
 
 function describe(encoder) {

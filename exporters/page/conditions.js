@@ -3,7 +3,7 @@
 import { stop } from "./animation.js";
 import { toRGBA } from "./cvae.js";
 import { $, element, fail } from "./dom.js";
-import { change, formatNumber, model, state, subscribe, waitForImage } from "./image.js";
+import { change, decoder, formatNumber, model, state, subscribe, waitForImage } from "./image.js";
 
 const THUMBNAILS = 64; // maximum number of thumbnails; more values are shown as a list
 const CHUNK = 16; // number of thumbnails decoded at once; small, so that the main image does not wait long
@@ -82,7 +82,7 @@ async function drawThumbnails(name, choices, thumbnails, isCurrent) {
   for (let first = 0; first < choices.length && isCurrent(); first += CHUNK) {
     const conditions = choices.slice(first, first + CHUNK).map((value) => ({ ...state.conditions, [name]: value }));
     const codes = Float32Array.from(conditions.flatMap(() => [...state.code]));
-    const images = await model.decode(codes, conditions);
+    const images = await decoder.decode(codes, conditions);
     for (const i of conditions.keys()) {
       const image = images.subarray(i * channels * height * width, (i + 1) * channels * height * width);
       const pixels = new ImageData(toRGBA(image, image_shape), width, height);

@@ -6,6 +6,7 @@ import { $, dismissWarning, element, fail } from "./dom.js";
 const MIN_DOWNLOAD_SIDE = 560; // minimum length of the longer side of a downloaded image, in pixels
 
 export let model;
+export let decoder; // object with the function `decode`: `model`, or the same model on another runtime
 /**
  * State of the page. `conditions` are values by name: the name of the value of a category, a number, or an object with
  * true or false for each attribute; null is unknown. `mix` is the position between `conditions` (0) and the conditions
@@ -19,11 +20,16 @@ export const state = {
 const subscribers = [];
 const small = document.createElement("canvas"); // canvas with the image at its original size
 
+let runtime; // name of the runtime of the decoder
+
 export function setModel(value) {
   model = value;
+  setDecoder("WebAssembly", model);
   const [, height, width] = model.spec.image_shape;
   [small.width, small.height] = [width, height];
 }
+
+export const setDecoder = (name, value) => ([runtime, decoder] = [name, value]);
 
 /** Call a function after every change of the state. */
 export const subscribe = (subscriber) => subscribers.push(subscriber);
@@ -51,6 +57,9 @@ export const defaultConditions = (index = 0) =>
 
 /** Round a number for display, but not beyond its range. */
 export const formatNumber = (value, low, high) => Math.min(high, Math.max(low, Number(value.toPrecision(4))));
+
+/** Format a time in milliseconds. */
+export const formatTime = (time) => `${time < 10 ? time.toFixed(1) : Math.round(time)} ms`;
 
 /** Return the known conditions of an image as text, such as "pug, age 40 years, smiling". */
 export function describeConditions(conditions) {
@@ -92,14 +101,14 @@ export async function waitForImage() {
 
 async function decode() {
   const { code, conditions, next, mix } = state;
-  if (mix === 0) {
-    state.image = await model.decode(code, conditions);
-    return;
-  }
+  const [codes, values] = mix === 0 ? [code, conditions] : [Float32Array.from([...code, ...code]), [conditions, next]];
+  const start = performance.now();
+  const images = await decoder.decode(codes, values);
+  const time = ((performance.now() - start) * code.length) / codes.length;
+  $("speed").textContent = `Decoding takes ${formatTime(time)} per image with ${runtime}.`;
   // Between two classes, take the weighted mean of both decodings, as Python does.
-  const both = await model.decode(Float32Array.from([...code, ...code]), [conditions, next]);
-  const size = both.length / 2;
-  state.image = both.slice(0, size).map((value, i) => (1 - mix) * value + mix * both[size + i]);
+  const size = images.length / 2;
+  state.image = mix === 0 ? images : images.slice(0, size).map((value, i) => (1 - mix) * value + mix * images[size + i]);
 }
 
 function paint() {

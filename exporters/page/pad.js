@@ -3,7 +3,7 @@
 import { stop } from "./animation.js";
 import { normal } from "./cvae.js";
 import { $, announce, element, fail, safely, warn } from "./dom.js";
-import { defaultConditions, describeConditions, model, show, state } from "./image.js";
+import { decoder, defaultConditions, describeConditions, model, show, state } from "./image.js";
 
 const CHUNK = 16; // number of values compared with a drawing at once
 
@@ -41,7 +41,7 @@ async function backgroundColour() {
   const [channels, height, width] = model.spec.image_shape;
   const count = 8;
   const conditions = Array.from({ length: count }, (_, i) => defaultConditions(i));
-  const images = await model.decode(normal(1, count * model.spec.latent_dim), conditions);
+  const images = await decoder.decode(normal(1, count * model.spec.latent_dim), conditions);
   const sums = [0, 0, 0];
   let pixels = 0;
   for (let i = 0; i < images.length; i++) {
@@ -216,7 +216,7 @@ async function findBestValue(image) {
     const images = new Float32Array(chunk.length * image.length);
     for (const i of chunk.keys()) images.set(image, i * image.length);
     const { mean, std } = await model.encode(images, conditions);
-    const reconstructions = await model.decode(mean, conditions);
+    const reconstructions = await decoder.decode(mean, conditions);
     for (const [i, value] of chunk.entries()) {
       let bound = image.reduce((sum, pixel, j) => sum + distortion(pixel, reconstructions[i * image.length + j]), 0);
       for (let j = i * size; j < (i + 1) * size; j++) bound += (mean[j] ** 2 + std[j] ** 2 - 1) / 2 - Math.log(std[j]);

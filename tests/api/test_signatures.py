@@ -25,7 +25,7 @@ EXCEPTIONS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "tune": ({"set"}, {"options"}),
     "interpolate": (set(), {"to_conditions"}),  # --to sets both the last image and the conditions at the end
-    "export": ({"license", "half", "out", "encoder"}, {"options"}),  # the options of the built-in exporters
+    "export": ({"license", "half", "out", "webgpu", "encoder"}, {"options"}),  # the options of the built-in exporters
 }
 """For some commands, further parameters that only the command has, and those that only its function has."""
 

@@ -137,5 +137,5 @@ def test_help_of_plugin_exporter_lists_only_its_options(cvae):
 def test_export_help_lists_the_flags_of_every_built_in_exporter(cvae):
     text = cvae("export", "--help").out
     options = {option for name in ("onnx", "web", "triton") for option in EXPORTERS.options(name)}
-    assert options == {"license", "half", "out", "encoder"}
+    assert options == {"license", "half", "out", "webgpu", "encoder"}
     assert all(f"--{option}" in text for option in options)

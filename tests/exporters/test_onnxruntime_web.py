@@ -58,25 +58,27 @@ def test_runtime_is_downloaded_once(tarball, serve, monkeypatch, source):
         monkeypatch.setenv(onnxruntime_web.REGISTRY, serve(tarball.parents[2]) + "/")
     if "cdn" in source:
         unpack_cdn(tarball, serve, monkeypatch)
-    expected = {"ort.js": b"ort.wasm.bundle.min.mjs as published"}
-    files = onnxruntime_web.load_files()
-    assert files["ort.js"] == expected["ort.js"]
+    files = onnxruntime_web.load_files(webgpu=False)
+    assert files.keys() == onnxruntime_web.WASM.keys() and files["ort.js"] == b"ort.wasm.bundle.min.mjs as published"
     assert gzip.decompress(files["ort.wasm.gz"]) == b"ort-wasm-simd-threaded.wasm as published"
+    more = onnxruntime_web.load_files(webgpu=True)
+    assert more.items() > files.items() and more["ort.webgpu.js"] == b"ort.jspi.bundle.min.mjs as published"
+    assert gzip.decompress(more["ort.webgpu.wasm.gz"]) == b"ort-wasm-simd-threaded.jspi.wasm as published"
     if source == "npm":
         assert f"pack onnxruntime-web@{onnxruntime_web.VERSION}" in Path(f"{tarball}.log").read_text()
-    monkeypatch.setattr(onnxruntime_web, "fetch", lambda: pytest.fail("onnxruntime-web was fetched again"))
-    assert onnxruntime_web.load_files() == files
+    monkeypatch.setattr(onnxruntime_web, "fetch", lambda names: pytest.fail("onnxruntime-web was fetched again"))
+    assert onnxruntime_web.load_files(webgpu=True) == more
 
 
 def test_damaged_cache_file_is_downloaded_again(tarball, serve, monkeypatch):
     unpack_cdn(tarball, serve, monkeypatch)
-    files = onnxruntime_web.load_files()
+    files = onnxruntime_web.load_files(webgpu=False)
     (cached,) = (tarball.parents[2] / "cache").rglob("*.wasm.gz")
     data = cached.read_bytes()
     flipped = data[:10] + bytes([data[10] ^ 0xFF]) + data[11:]
     for corrupted in (b"", data[:-9], flipped, gzip.compress(b"something else")):
         cached.write_bytes(corrupted)
-        assert onnxruntime_web.load_files() == files
+        assert onnxruntime_web.load_files(webgpu=False) == files
 
 
 @pytest.mark.parametrize("source", ["registry", "cdn"])
@@ -89,14 +91,14 @@ def test_modified_download_is_rejected(tarball, serve, monkeypatch, source):
         for path in tarball.parent.rglob("*.wasm"):
             path.write_bytes(b"something else")
     with pytest.raises(CvaeError, match="SHA-512") as caught:
-        onnxruntime_web.load_files()
+        onnxruntime_web.load_files(webgpu=False)
     assert "\n" not in str(caught.value) and not (tarball.parents[2] / "cache").exists()
 
 
 def test_error_without_network_states_the_fix_in_one_line(tarball, monkeypatch):
     monkeypatch.setenv(onnxruntime_web.REGISTRY, "http://127.0.0.1:9")
     with pytest.raises(CvaeError) as caught:
-        onnxruntime_web.load_files()
+        onnxruntime_web.load_files(webgpu=False)
     message = str(caught.value)
     assert "\n" not in message and "connect to a network" in message and "set npm_config_registry" in message
     assert onnxruntime_web.PACKAGE in message and "refused" in message

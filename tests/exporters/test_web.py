@@ -13,6 +13,7 @@ from cvae.exporters import onnxruntime_web, web
 from cvae.model_zoo import DEFAULT
 
 ROOT = Path(__file__).resolve().parents[2]
+RUNTIME, WEBGPU = ["ort.js", "ort.wasm.gz"], ["ort.webgpu.js", "ort.webgpu.wasm.gz"]
 
 
 @pytest.fixture
@@ -23,21 +24,21 @@ def linear(tmp_path: Path) -> Linear:
 @pytest.fixture
 def fake_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the files of onnxruntime-web, so that nothing is downloaded."""
-    monkeypatch.setattr(onnxruntime_web, "load_files", lambda: {"ort.js": b"js", "ort.wasm.gz": b"wasm"})
+    monkeypatch.setattr(onnxruntime_web, "load_files", lambda *, webgpu: dict.fromkeys(RUNTIME + WEBGPU * webgpu, b"x"))
 
 
 @pytest.mark.usefixtures("fake_runtime")
-@pytest.mark.parametrize("encoder", [True, False])
-def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder):
+@pytest.mark.parametrize(("encoder", "webgpu"), [(True, True), (False, False)])
+def test_folder_contains_page_runtime_and_model(linear, tmp_path, encoder, webgpu):
     if not encoder:
         (linear.folder / "encoder.onnx").unlink()
-    written = web.export(linear.folder, out=tmp_path / "site")
+    written = web.export(linear.folder, out=tmp_path / "site", webgpu=webgpu)
     page = {path.name for path in (ROOT / "exporters" / "page").iterdir()}
-    expected = page | {"decoder.onnx", "model.json", "ort.js", "ort.wasm.gz", *["encoder.onnx"] * encoder}
+    expected = page | {"decoder.onnx", "model.json", *RUNTIME, *WEBGPU * webgpu, *["encoder.onnx"] * encoder}
     assert {path.name for path in written} == {path.name for path in (tmp_path / "site").iterdir()} == expected
     assert (tmp_path / "site" / "decoder.onnx").read_bytes() == (linear.folder / "decoder.onnx").read_bytes()
     manifest = json.loads((tmp_path / "site" / "model.json").read_text())
-    assert manifest["encoder"] is encoder
+    assert (manifest["encoder"], manifest["webgpu"]) == (encoder, webgpu)
     assert manifest["dimensions"] == [1, 3, 4, 2, 0]  # sorted by the magnitude of their weights
     codes = np.random.default_rng(1).normal(size=(2000, 5))
     for dimension, effect in zip(manifest["dimensions"], manifest["effects"], strict=True):

@@ -1,8 +1,9 @@
 """Visit to an exported page in a real browser."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,24 +26,51 @@ class Site(NamedTuple):
 
 
 class Visit:
-    """An open page, its console messages, and the addresses that it has requested."""
+    """An open page, its console messages, and the addresses that it has requested.
 
-    def __init__(self, chromium: Any, address: str, **options: Any) -> None:
+    Args:
+        chromium: browser.
+        address: address of the page.
+        script: program to run before those of the page.
+        files: other contents of some files of the page.
+        options: options of the browser context.
+    """
+
+    def __init__(
+        self, chromium: Any, address: str, script: str = "", files: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
         self.page = chromium.new_context(**options).new_page()
+        self.page.add_init_script(script)
+        for name, text in (files or {}).items():
+            self.page.route(f"**/{name}", partial(_fulfill, text))
         self.address, self.messages, self.requests = address, [], []
-        self.page.on("console", lambda message: self.messages.append(message.text))
+        self.page.on("console", lambda message: self._add_message(message.text))
         self.page.on("pageerror", lambda error: self.messages.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(address)
         self.page.wait_for_selector("body.ready", timeout=60_000)
         self.page.wait_for_selector("#pad", timeout=60_000)
 
+    def _add_message(self, text: str) -> None:
+        if text != "No available adapters.":  # Chromium prints that if a page asks for WebGPU in vain
+            self.messages.append(text)
+
     def check(self) -> None:
         """Check that the page reported no error and requested nothing outside its folder."""
         origin = self.address.partition("/below")[0]
-        allowed = (self.address, f"blob:{origin}/", "data:")
+        allowed = (self.address.partition("?")[0], f"blob:{origin}/", "data:")
         assert self.messages == []
         assert self.requests and [url for url in self.requests if not url.startswith(allowed)] == []
+        assert "?" in self.address or not self.requests_webgpu  # no WebGPU unless the address chooses it
+
+    @property
+    def requests_webgpu(self) -> bool:
+        """Whether the page has requested a file for WebGPU."""
+        return any("ort.webgpu" in url for url in self.requests)
+
+
+def _fulfill(text: str, route: Any) -> None:
+    route.fulfill(body=text, content_type="text/javascript")
 
 
 def expect_text(page: Any, selector: str, text: str | re.Pattern[str]) -> None:

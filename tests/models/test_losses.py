@@ -199,7 +199,7 @@ def test_error_without_labels_and_without_download_names_the_ways_out(mirror):
         Perceptual((1, 4, 4), None).prepare(dataset(labelled=False), 0)
     message = str(caught.value)
     assert message.startswith("--loss perceptual needs labels, to train a classifier, or else VGG16: ")
-    assert f"hf download {VGG16_REPOSITORY} {VGG16_FILE}, or use data with labels" in message and "\n" not in message
+    assert message.endswith(f"fill the cache with: hf download {VGG16_REPOSITORY} {VGG16_FILE}") and "\n" not in message
 
 
 @pytest.mark.parametrize(
@@ -208,6 +208,7 @@ def test_error_without_labels_and_without_download_names_the_ways_out(mirror):
         ((1, 8, 8), None, "classifier", r"needs labels of two or more classes.*--set perceptual.network=vgg16"),
         ((1, 8, 8), 1, "classifier", r"needs labels of two or more classes"),
         ((2, 8, 8), 5, "vgg16", r"not images with 2 channels.*network=classifier"),
+        ((1, 8, 8), 5, "lpips", r"LPIPS takes .* of at least 16x16 pixels"),
         ((1, 8, 8), 5, "vgg", r"option network='vgg': no such network; did you mean 'vgg16'"),
     ],
 )

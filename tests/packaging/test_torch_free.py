@@ -111,7 +111,7 @@ def test_every_command_except_training_works(trained, tmp_path):
 def test_web_page_can_be_exported(trained, tmp_path):
     program = """
 from cvae.exporters import onnxruntime_web
-onnxruntime_web.load_files = lambda: {"ort.js": b"", "ort.wasm.gz": b""}  # avoids a download
+onnxruntime_web.load_files = lambda webgpu: {"ort.js": b"", "ort.wasm.gz": b""}  # avoids a download
 from cvae.__main__ import main
 main()
 """
