@@ -21,6 +21,7 @@ from PIL import Image
 from cvae.__main__ import main
 from cvae.atomic import write_file
 from cvae.config import DataConfig, TrainConfig
+from cvae.imaging.pool import DecoderPool
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -71,6 +72,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_logfinish() -> None:
     global is_unit_test
     is_unit_test = False
+
+
+can_start_processes = DecoderPool.can_start_processes
+# Unit tests decode images in their own process, in which they can replace functions.
+DecoderPool.can_start_processes = staticmethod(lambda: not is_unit_test and can_start_processes())
 
 
 def require_integration(action: str) -> None:

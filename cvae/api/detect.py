@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cvae.config import DataConfig
     from cvae.data import Dataset, Split
     from cvae.evaluation.exported_scorer import ExportedScorer
-    from cvae.imaging import ImageStream
+    from cvae.imaging.stream import ImageStream
 
 MAX_WORST = 8
 """Maximum number of images in worst.png."""
@@ -122,7 +122,7 @@ def score(
 
     from cvae.detection.detector import Detector
     from cvae.detection.scores import measure
-    from cvae.imaging import ImageStream
+    from cvae.imaging.stream import ImageStream
 
     scorer, folder = _open_scorer(model, device, note)
     detector = Detector.load(folder, scorer.model.spec)

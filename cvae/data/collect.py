@@ -294,8 +294,7 @@ def _decode(items: _Items, size: tuple[int, int]) -> tuple[Dataset, np.ndarray]:
     ranges: dict[int, tuple[int | None, int]] = {}  # bits and peak of images with more than 8 bits
 
     def decode_all(indices: Sequence[int], min_bits: int = 0) -> Iterator[DecodedImage | ReadFailure]:
-        for first in range(0, len(indices), CHUNK):
-            yield from decode([_file(items, i) for i in indices[first : first + CHUNK]], size, min_bits)
+        return decode((_file(items, i) for i in indices), size, min_bits)
 
     def store(index: int, image: DecodedImage | ReadFailure) -> None:
         if isinstance(image, ReadFailure):

@@ -2,18 +2,19 @@
 
 import hashlib
 import json
+import math
 
 import numpy as np
 
 from cvae.data.dataset import Dataset, Split, list_splits
-from cvae.data.disk_images import DiskImages, hash_bytes, hash_image
+from cvae.data.disk_images import DiskImages, hash_bytes, hash_images
 from cvae.fingerprint import BLOCK_DIGITS, Fingerprint
 
 MAX_BLOCKS = 256
 """Maximum number of blocks of a fingerprint."""
 
-CHUNK = 1024
-"""Number of images to read at a time."""
+CHUNK_BYTES = 2**22
+"""Number of bytes of images to read at a time."""
 
 
 def compute_fingerprint(dataset: Dataset, kind: str) -> Fingerprint:
@@ -56,5 +57,6 @@ def _hash_images(images: np.ndarray | DiskImages) -> np.ndarray:
     """Return the hash of each image, (N,) uint64."""
     if isinstance(images, DiskImages) and images.hashes is not None:
         return images.hashes[images.index]
-    hashes = [hash_image(image) for first in range(0, len(images), CHUNK) for image in images[first : first + CHUNK]]
-    return np.array(hashes, "<u8")
+    step = max(1, CHUNK_BYTES // math.prod(images.shape[1:]))
+    chunks = (hash_images(images[first : first + step]) for first in range(0, len(images), step))
+    return np.concatenate([np.empty(0, "<u8"), *chunks])

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -30,8 +31,7 @@ from cvae.model_config import ModelConfig, describe_differences
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
 from cvae.runtime.find import find
-from cvae.runtime.weights import read_header
-from cvae.serialization import MAX_TEXT
+from cvae.runtime.weights import WeightsFile, open_weights
 
 DTYPES = {
     torch.float64: "F64",
@@ -101,40 +101,6 @@ def _serialize(tensors: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 
 
-def load_weights(path: Path, expected: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
-    """Read tensors, which must be finite and have the names, shapes and types of `expected`.
-
-    Returns:
-        The tensors, and the SHA-256 of the bytes that were read. The file itself may be replaced at any time.
-
-    Raises:
-        CvaeError: If the file can't be read, is damaged, or holds different tensors.
-    """
-    size = sum(tensor.numel() * tensor.element_size() for tensor in expected.values())
-    data = read_at_most(path, 8 + MAX_TEXT + size)  # the file is untrusted, and could be larger than memory
-    header = read_header(path, data)
-    for name in [*expected, *header]:
-        if name not in header or name not in expected:
-            problem = "lacks" if name not in header else "has an unexpected"
-            raise CvaeError(
-                f"{str(path)!r} {problem} tensor {one_line(repr(name))}: the file does not match its config.json"
-            )
-        actual = header[name]["dtype"], header[name]["shape"]
-        declared = DTYPES.get(expected[name].dtype), list(expected[name].shape)
-        if actual != declared:
-            raise CvaeError(
-                f"{str(path)!r}: tensor {name!r} is {one_line(actual)}, but its config.json describes {declared}"
-            )
-    try:
-        tensors = load(data)  # rejects overlaps and gaps
-    except (SafetensorError, ValueError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise CvaeError(f"{str(path)!r}: tensor {name!r} holds values that are not finite")
-    return tensors, hashlib.sha256(data).hexdigest()
-
-
 def load_model(run: str | Path) -> tuple[VAE, Config]:
     """Load the trained model of a run folder, in evaluation mode on the CPU, and its config.
 
@@ -146,19 +112,47 @@ def load_model(run: str | Path) -> tuple[VAE, Config]:
 
 def load_model_and_hash(run: str | Path) -> tuple[VAE, Config, str]:
     """Load a model like `load_model`, and also return the SHA-256 of its weights file."""
-    run = Path(run)
+    run, sha256 = Path(run), hashlib.sha256()
     config = read_config(run)
-    path = run / WEIGHTS
-    header = read_header(path, read_at_most(path, 8 + MAX_TEXT, truncate=True))
-    try:
-        with torch.device("meta"), _limit_size(len(header), path):
-            expected = build(config.model).state_dict()  # shapes without data
-        tensors, digest = load_weights(path, expected)
-        model = build(config.model)
-    except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise CvaeError(f"{str(run / CONFIG)!r} does not describe a valid model: {one_line(error)}") from error
-    model.load_state_dict(tensors)
-    return model.eval(), config, digest
+    # The values are read into the model: a copy of them could take gigabytes.
+    with open_weights(run / WEIGHTS, sha256) as weights:
+        try:
+            with torch.device("meta"), _limit_size(len(weights.header), weights.path):
+                expected = build(config.model).state_dict()  # shapes without data
+            _check_header(weights, expected)
+            model = build(config.model)
+        except (UsageError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+            raise CvaeError(f"{str(run / CONFIG)!r} does not describe a valid model: {one_line(error)}") from error
+        weights.read({name: _view_bytes(tensor) for name, tensor in model.state_dict().items()})
+    return model.eval(), config, sha256.hexdigest()
+
+
+def _check_header(weights: WeightsFile, expected: Mapping[str, Tensor]) -> None:
+    """Compare the names, types and shapes of tensors with those of a model.
+
+    Raises:
+        CvaeError: If they differ.
+    """
+    for name in [*expected, *weights.header]:
+        if name not in weights.header or name not in expected:
+            problem = "lacks" if name not in weights.header else "has an unexpected"
+            raise CvaeError(
+                f"{str(weights.path)!r} {problem} tensor {one_line(repr(name))}: the file does not match its "
+                "config.json"
+            )
+        actual = weights.header[name]["dtype"], weights.header[name]["shape"]
+        declared = DTYPES.get(expected[name].dtype), list(expected[name].shape)
+        if actual != declared:
+            raise CvaeError(
+                f"{str(weights.path)!r}: tensor {name!r} is {one_line(actual)}, but its config.json describes "
+                f"{declared}"
+            )
+
+
+def _view_bytes(tensor: Tensor) -> np.ndarray:
+    """Return the bytes of a contiguous tensor, which share its memory."""
+    view: np.ndarray = tensor.view(-1).view(torch.uint8).numpy()
+    return view
 
 
 @contextmanager

@@ -7,11 +7,9 @@ from cvae.imaging.arrays import error_maps, to_pil, to_uint8
 from cvae.imaging.grids import enlarge, grid, magnify, stack, strip
 from cvae.imaging.interpolation import lerp, slerp
 from cvae.imaging.reader import convert, read
-from cvae.imaging.stream import ImageStream, read_set
 from cvae.imaging.writer import check_extension, save, save_gif
 
 __all__ = [
-    "ImageStream",
     "check_extension",
     "convert",
     "enlarge",
@@ -20,7 +18,6 @@ __all__ = [
     "lerp",
     "magnify",
     "read",
-    "read_set",
     "save",
     "save_gif",
     "slerp",

@@ -140,6 +140,11 @@ def explain(error: Exception) -> str:
     return f"damaged ({one_line(error, 80)})"
 
 
+def is_transient(error: Exception) -> bool:
+    """Return whether another attempt to read an image may succeed, for example once a missing package is installed."""
+    return isinstance(error, MemoryError | MissingDecoder) or (isinstance(error, OSError) and error.errno is not None)
+
+
 class UnreadableImage(ValueError):
     """Error about an intact image that is too large, or whose range of values is unknown."""
 

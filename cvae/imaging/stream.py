@@ -1,12 +1,22 @@
 """Sets of image files, read as arrays, chunk by chunk and with a common bit depth. Does not import torch."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from cvae.errors import count_of
-from cvae.imaging.reader import ReadError, common_bit_depth, describe_ranges, read_file
+from cvae.imaging.pool import DecoderPool, Job, ReadFailure, decode_here
+from cvae.imaging.reader import (
+    DecodedImage,
+    ReadError,
+    check_match,
+    common_bit_depth,
+    describe_ranges,
+    ignore_warnings,
+    to_float,
+)
 
 CHUNK = 64
 """Number of images that `read_set` holds in addition to its result."""
@@ -47,34 +57,60 @@ class ImageStream:
         self._first_mismatch, self._num_mismatches = "", 0
 
     def __iter__(self) -> Iterator[tuple[list[int], np.ndarray]]:
-        yield from self._read(range(len(self.paths)), self._count_mismatch)
-        yield from self._read(common_bit_depth(self._ranges)[1])
+        with self._open_pool() as pool:
+            yield from self._read(pool, range(len(self.paths)), self._count_mismatch)
+            yield from self._read(pool, common_bit_depth(self._ranges)[1])
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
-        """Read some of the images (N, C, H, W) again, after the stream has been read."""
-        return np.stack([self._read_one(i) for i in indices])
+        """Read some of the images (N, C, H, W) again, after the stream has been read.
+
+        Raises:
+            ReadError: If a file can't be read any longer.
+        """
+        with self._open_pool() as pool:
+            return np.stack([self._convert(i, image) for i, image in self._decode(pool, indices)])
+
+    def _open_pool(self) -> AbstractContextManager[DecoderPool | None]:
+        """Return a pool of processes if a file that can't be decoded is one of many, which need not fail with it."""
+        is_set = self.skip and len(self.paths) > 1
+        return DecoderPool() if is_set and DecoderPool.can_start_processes() else nullcontext()
 
     def _read(
-        self, indices: Sequence[int], note: Callable[[str], None] | None = None
+        self, pool: DecoderPool | None, indices: Sequence[int], note: Callable[[str], None] | None = None
     ) -> Iterator[tuple[list[int], np.ndarray]]:
         for start in range(0, len(indices), self.chunk):
             images = {}
-            for i in indices[start : start + self.chunk]:
-                try:
-                    images[i] = self._read_one(i, note)
-                except ReadError as error:
-                    if not self.skip:
-                        raise
-                    self.unreadable[i] = error.reason
+            for i, image in self._decode(pool, indices[start : start + self.chunk]):
+                if isinstance(image, ReadFailure) and self.skip:
+                    self.unreadable[i] = image.reason
+                else:
+                    images[i] = self._convert(i, image, note)
             if images:
                 yield list(images), np.stack(list(images.values()))
 
-    def _read_one(self, i: int, note: Callable[[str], None] | None = None) -> np.ndarray:
-        image, decoded = read_file(self.paths[i], self.image_shape, self.exact, note, min_bits=self._depth)
-        if decoded.peak is not None:
-            self._ranges[i] = decoded.bits, decoded.peak
-            self._depth = max(self._depth, decoded.bits or 0)
-        return image
+    def _decode(
+        self, pool: DecoderPool | None, indices: Sequence[int]
+    ) -> Iterator[tuple[int, DecodedImage | ReadFailure]]:
+        if pool is not None:
+            job = Job(self.image_shape, min_bits=self._depth)
+            yield from zip(indices, pool.decode([self.paths[i] for i in indices], job), strict=True)
+            return
+        for i in indices:
+            with ignore_warnings():
+                image = decode_here(self.paths[i], Job(self.image_shape, min_bits=self._depth))
+            yield i, image
+
+    def _convert(
+        self, i: int, image: DecodedImage | ReadFailure, note: Callable[[str], None] | None = None
+    ) -> np.ndarray:
+        """Convert a decoded image to floats, and store its range of values."""
+        if isinstance(image, ReadFailure):
+            raise ReadError(self.paths[i], image.reason, image.transient)
+        check_match(self.paths[i], image, self.exact, note)
+        if image.peak is not None:
+            self._ranges[i] = image.bits, image.peak
+            self._depth = max(self._depth, image.bits or 0)
+        return to_float(image.pixels)
 
     @property
     def mismatch(self) -> str | None:

@@ -38,7 +38,9 @@ def to_batch(
     if not isinstance(images, list | tuple):
         return _convert(images, image_shape, note)
     if all(isinstance(image, str | os.PathLike) for image in images) and len(images) > 1:
-        batch, message = imaging.read_set(images, image_shape, note=note)
+        from cvae.imaging.stream import read_set  # not at the top, because it imports modules for processes
+
+        batch, message = read_set(images, image_shape, note=note)
         if message and note is not None:
             note(message)
         return batch

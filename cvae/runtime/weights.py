@@ -3,18 +3,22 @@
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from cvae.atomic import open_regular, read_at_most
+from cvae.atomic import open_regular
 from cvae.errors import CvaeError, UsageError, one_line
 from cvae.run import DECODER, WEIGHTS
 from cvae.serialization import MAX_TEXT, parse_json
 from cvae.spec import Spec
+
+if TYPE_CHECKING:
+    import hashlib
 
 MAX_BYTES = 4 * 2**30
 """Maximum size of weights to hash when a model is loaded, so that an untrusted folder can't make loading slow."""
@@ -65,6 +69,101 @@ def read_header(path: Path, start: bytes) -> dict[str, dict[str, Any]]:
         raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
 
 
+class WeightsFile:
+    """An open safetensors file, which is read once, from its header to its end.
+
+    Attributes:
+        path: path of the file.
+        size: number of bytes.
+        values: number of values.
+        header: see `read_header`. The places of all tensors fit their shapes and the size of the file.
+    """
+
+    def __init__(self, path: Path, file: IO[bytes], hasher: "hashlib._Hash | None") -> None:
+        self.path, self._file, self._hasher = path, file, hasher
+        self.size, self.values = os.fstat(file.fileno()).st_size, 0
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        start += file.read(min(length, MAX_TEXT))
+        self.header = read_header(path, start)
+        if hasher is not None:
+            hasher.update(start)
+        with self._describe_damage():
+            position = 0
+            for name, tensor in self._tensors():
+                if not all(type(size) is int and 0 < size < 2**48 for size in tensor["shape"]):
+                    raise ValueError(f"{one_line(tensor['shape'], 80)} is not a shape of {one_line(repr(name), 80)}")
+                count = math.prod(tensor["shape"])
+                end = position + count * np.dtype(DTYPES[tensor["dtype"]]).itemsize
+                if tensor["data_offsets"] != [position, end]:
+                    raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
+                position, self.values = end, self.values + count
+            if self.size < len(start) + position:
+                raise ValueError("it is cut off")
+            if self.size > len(start) + position:
+                raise ValueError("it has more bytes than its tensors")
+
+    def _tensors(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the tensors in the order of their places in the file."""
+        return sorted(self.header.items(), key=lambda item: item[1]["data_offsets"])
+
+    def read(self, targets: Mapping[str, np.ndarray]) -> None:
+        """Read all values in blocks, and check that they are finite.
+
+        Args:
+            targets: array of bytes for the values of each tensor that is kept.
+
+        Raises:
+            CvaeError: If the file can't be read, is cut off, or holds values that are not finite.
+        """
+        with self._describe_damage():
+            for name, tensor in self._tensors():
+                begin, end = tensor["data_offsets"]
+                size = BLOCK * np.dtype(DTYPES[tensor["dtype"]]).itemsize
+                for start in range(begin, end, size):
+                    data = self._read_block(name, tensor["dtype"], min(size, end - start))
+                    if name in targets:
+                        targets[name][start - begin : start - begin + len(data)] = np.frombuffer(data, np.uint8)
+
+    def _read_block(self, name: str, dtype: str, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) != size:
+            raise ValueError("it was cut off while it was read")
+        if self._hasher is not None:
+            self._hasher.update(data)
+        values = np.frombuffer(data, DTYPES[dtype])
+        if dtype == "BF16":
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"the tensor {one_line(repr(name), 80)} holds values that are not finite")
+        return data
+
+    @contextmanager
+    def _describe_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, KeyError) as error:
+            raise CvaeError(f"{str(self.path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
+
+
+@contextmanager
+def open_weights(path: Path, hasher: "hashlib._Hash | None" = None) -> Iterator[WeightsFile]:
+    """Open a safetensors file, and check its header.
+
+    Args:
+        path: path of the file.
+        hasher: updated with all bytes that are read.
+
+    Raises:
+        CvaeError: If the file can't be read or is damaged, now or within the block.
+    """
+    try:
+        with open_regular(path) as file:
+            yield WeightsFile(path, file, hasher)
+    except OSError as error:
+        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
+
+
 def scan_weights(path: Path) -> int:
     """Check a safetensors file without torch: its header, and that all values are finite.
 
@@ -74,44 +173,11 @@ def scan_weights(path: Path) -> int:
     Raises:
         CvaeError: If the file can't be read, is damaged, or holds values that are not finite.
     """
-    start = read_at_most(path, 8 + MAX_TEXT, truncate=True)
-    header, first = read_header(path, start), 8 + int.from_bytes(start[:8], "little")
-    try:
-        with open_regular(path) as file:
-            if os.fstat(file.fileno()).st_size > MAX_BYTES:
-                raise CvaeError(f"{str(path)!r} is larger than {MAX_BYTES:,} bytes, so it is not read")
-            file.seek(first)
-            return _scan_tensors(file, header)
-    except OSError as error:
-        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
-    except (ValueError, TypeError, KeyError) as error:
-        raise CvaeError(f"{str(path)!r} is damaged or not a safetensors file: {one_line(error)}") from error
-
-
-def _scan_tensors(file: IO[bytes], header: Mapping[str, dict[str, Any]]) -> int:
-    """Check the tensors of a safetensors file, which is behind its header, and return the number of values."""
-    position = total = 0
-    for name, tensor in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        dtype, shape, (begin, end) = np.dtype(DTYPES[tensor["dtype"]]), tensor["shape"], tensor["data_offsets"]
-        if not all(type(size) is int and 0 < size < 2**48 for size in shape):
-            raise ValueError(f"the shape of {one_line(repr(name), 80)} is not valid")
-        count = math.prod(shape)
-        if (begin, end) != (position, position + count * dtype.itemsize):
-            raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
-        for block in range(0, count, BLOCK):
-            size = min(BLOCK, count - block) * dtype.itemsize
-            data = file.read(size)
-            if len(data) != size:
-                raise ValueError("it is cut off")
-            values = np.frombuffer(data, dtype)
-            if tensor["dtype"] == "BF16":
-                values = (values.astype(np.uint32) << 16).view(np.float32)
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise ValueError(f"the tensor {one_line(repr(name), 80)} holds values that are not finite")
-        position, total = end, total + count
-    if file.read(1):
-        raise ValueError("it has more bytes than its tensors")
-    return total
+    with open_weights(path) as weights:
+        if weights.size > MAX_BYTES:
+            raise CvaeError(f"{str(path)!r} is larger than {MAX_BYTES:,} bytes, so it is not read")
+        weights.read({})
+        return weights.values
 
 
 def check_weights(model: Path, spec: Spec) -> None:

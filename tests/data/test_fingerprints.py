@@ -11,6 +11,7 @@ from PIL import Image
 
 from cvae.config import Config, DataConfig
 from cvae.data import Dataset, Split, load_dataset
+from cvae.data.disk_images import hash_image, hash_images
 from cvae.data.fingerprints import MAX_BLOCKS, compute_fingerprint
 from cvae.data.recorded import load_recorded
 from cvae.errors import CvaeError, UsageError
@@ -62,6 +63,14 @@ def test_fingerprint_of_many_images_is_short_and_counts_a_lower_bound():
     assert len(expected.blocks) == 8 * MAX_BLOCKS
     difference = expected.find_difference(compute_fingerprint(make_dataset(1000, changed=(0, 1, 999)), "npz"))
     assert difference == "at least 2 of 1,000 images or labels differ"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_have_the_same_hash_together_and_alone(channels):
+    images = np.random.default_rng(0).integers(0, 256, (9, channels, 4, 6), np.uint8)
+    images[::2] = images[::2, :1]  # every other image is grey
+    images = images.transpose(0, 1, 3, 2)  # not contiguous
+    assert hash_images(images).tolist() == [hash_image(image) for image in images]
 
 
 def test_fingerprint_of_a_folder_equals_that_of_its_arrays(tmp_path):

@@ -12,10 +12,10 @@ from helpers import assert_load_fails, load_data
 from PIL import Image, features
 
 from cvae.data import cache
-from cvae.data import images as decoding
 from cvae.data.split_names import recognize_split
 from cvae.data.splits import list_folder
 from cvae.errors import CvaeError
+from cvae.imaging import reader as decoding
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,8 @@ from untrusted import MEMORY, assert_rejected, load_in_process
 from cvae.errors import UsageError
 from cvae.imaging.formats import EXTENSIONS, HEIF_EXTENSIONS, MAX_PIXELS, bytes_per_pixel, open_image
 from cvae.imaging.headers import InvalidHeader, read_header
-from cvae.imaging.reader import ORIENTATION, cover, read
+from cvae.imaging.reader import cover, read
+from cvae.imaging.rgb import ORIENTATION
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
 

@@ -1,5 +1,6 @@
 """Hostile runs, configs, recipes and detectors are rejected with a one-line message, within a second and 200 MB."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,10 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from untrusted import assert_rejected
+import torch
+from untrusted import assert_rejected, peak_memory, reset_peak_memory
 
 import cvae
+from cvae.config import Config, TrainConfig
+from cvae.engine.checkpoint import load_model_and_hash, save_weights
 from cvae.errors import one_line
+from cvae.model_config import ModelConfig, Part
+from cvae.models import build
 from cvae.serialization import MAX_TEXT, parse_json
 
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux can limit memory in this way")
@@ -198,6 +204,31 @@ def write_hostile_runs(folder: Path, run: Path) -> None:
 def test_load_model_rejects_hostile_runs(trained, tmp_path):
     write_hostile_runs(tmp_path, trained["labels"])
     assert_rejected(tmp_path)
+
+
+@needs_linux
+@pytest.mark.integration  # it takes seconds
+def test_loading_weights_takes_no_more_memory_than_the_model(tmp_path):
+    model = ModelConfig(
+        image_shape=(1, 28, 28),
+        latent_dim=4,
+        conditions=(),
+        architecture=Part(name="mlp", options={"hidden": [4000, 4000]}),
+        conditioning=None,
+        likelihood=Part(name="bernoulli"),
+        prior=Part(name="normal"),
+    )
+    config = Config(cvae_version="0", data_license="none", model=model, training=TrainConfig(arch="mlp"))
+    (tmp_path / "config.json").write_text(config.to_json())
+    weights = build(model).state_dict()
+    save_weights(tmp_path / "model.safetensors", weights)
+    reset_peak_memory()
+    before = peak_memory()
+    loaded, _, digest = load_model_and_hash(tmp_path)
+    memory, size = peak_memory() - before, (tmp_path / "model.safetensors").stat().st_size
+    assert size > 100 * 2**20 and memory < 1.25 * size
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in loaded.state_dict().items())
+    assert digest == hashlib.sha256((tmp_path / "model.safetensors").read_bytes()).hexdigest()
 
 
 # -- JSON and messages -------------------------------------------------------------------------------------------------
