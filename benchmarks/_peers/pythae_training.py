@@ -1,6 +1,6 @@
 """Train a VAE of pythae 0.1.2 on MNIST with its TrainingPipeline, and record its weights at the end of every epoch.
 
-    python pythae_training.py START WEIGHTS mlp|resnet IMAGES EPOCHS SEED
+    python -m _peers.pythae_training START WEIGHTS mlp|resnet IMAGES EPOCHS SEED
 
 The program does what pythae's own examples/scripts/training.py does with the settings of configs/mnist. IMAGES is a
 .npy file with the images of MNIST's training set, uint8 (N, 1, 28, 28). A sixth of them are for evaluation.
@@ -17,7 +17,8 @@ from pythae.models.nn.benchmarks.mnist import Decoder_ResNet_AE_MNIST, Encoder_R
 from pythae.pipelines import TrainingPipeline
 from pythae.trainers import BaseTrainerConfig
 from pythae.trainers.training_callbacks import TrainingCallback
-from recorder import Recorder
+
+from _peers.recorder import Recorder
 
 LATENT_DIM = 16
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torchvision.utils
-from recorder import Recorder
+
+from _peers.recorder import Recorder
 
 start, weights, *sys.argv = sys.argv[1:]
 recorder = Recorder(Path(weights), float(start))
