@@ -262,7 +262,7 @@ def plot_losses(results: dict[str, dict[str, list[Result]]], path: Path) -> None
         target = find_target(name, sides)
         if target is not None:
             axes.axhline(target, color="grey", linewidth=0.8, linestyle="--")
-        axes.set_xscale("log")
+        axes.set_xlim(left=0)
         axes.set_xlabel("seconds of the complete process")
         axes.set_ylabel("test loss, nats")
         axes.legend(frameon=False)
