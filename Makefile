@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev lint test-fast test test-all coverage fuzz docs clean
+.PHONY: help demo dev lint test-fast test test-all coverage fuzz docs lock clean
 
 help:
 	@echo 'make demo       train on the bundled digits of MNIST and generate a seven'
@@ -20,8 +20,18 @@ help:
 	@echo 'make coverage   run the tests of `make test`, and list the lines that they do not reach'
 	@echo 'make fuzz       fuzz the readers of untrusted files for MINUTES=10'
 	@echo 'make docs       build the documentation site in build/site'
+	@echo 'make lock       update the versions and hashes of packages that the workflows install'
 	@echo 'make clean      remove the environment and all build output'
 
+# With LOCKED=1, as in the workflows, pip installs the versions in .ci/dev.txt, and checks the hashes of their files.
+ifdef LOCKED
+define install
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/dev.txt
+$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+touch $@
+endef
+ATHERIS := --require-hashes --requirement .ci/tools.txt
+else
 # pip keeps the version of torch that is installed, such as a CPU build, instead of upgrading it to the default build.
 define install
 $(BIN)/python -c "from importlib.metadata import distributions as d; print(*{f'torch=={x.version}' for x in d(name='torch')})" \
@@ -29,6 +39,8 @@ $(BIN)/python -c "from importlib.metadata import distributions as d; print(*{f't
 $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable '.[$(1)]'
 touch $@
 endef
+ATHERIS := 'atheris>=3'
+endif
 
 # A stamp file is newer than pyproject.toml if the environment has the packages that pyproject.toml lists.
 $(VENV)/.train: pyproject.toml
@@ -74,7 +86,7 @@ HARNESSES := config detector image onnx spec weights
 
 # atheris is not a development dependency, because it is not built for every Python. Without it, mutations are random.
 fuzz: $(VENV)/.dev
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check $(ATHERIS)
 	for harness in $(HARNESSES); do \
 	  $(BIN)/python fuzz/harnesses.py $$harness -max_total_time=$$((60 * $(MINUTES) / $(words $(HARNESSES)))) \
 	    -rss_limit_mb=1500 -timeout=10 -print_final_stats=1 || exit 1; \
@@ -82,6 +94,17 @@ fuzz: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	$(BIN)/python docs/build_site.py
+
+# New releases are left out for a week, in which most that contain malware are removed.
+COMPILE := build/tools/bin/uv pip compile --quiet --upgrade --universal --generate-hashes --no-header --no-annotate \
+  --python-version 3.11.5 --exclude-newer '7 days'
+
+lock:
+	$(PYTHON) -m venv build/tools
+	build/tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement .ci/tools.txt
+	$(COMPILE) pyproject.toml --extra dev --output-file .ci/dev.txt
+	$(COMPILE) pyproject.toml --constraint .ci/dev.txt --output-file .ci/base.txt
+	$(COMPILE) .ci/tools.in --constraint .ci/dev.txt --output-file .ci/tools.txt
 
 clean:
 	rm -rf $(VENV) demo build .cache .coverage *.egg-info
