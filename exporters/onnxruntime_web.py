@@ -68,9 +68,9 @@ def load_files() -> dict[str, bytes]:
         intact = False
     if not intact:
         unpacked = fetch()
-        for name, data in unpacked.items():
-            write_file(paths[name], gzip.compress(data, 9, mtime=0))
-        wasm = paths["ort-wasm-simd-threaded.wasm"].read_bytes()
+        module, wasm = (gzip.compress(unpacked[name], 9, mtime=0) for name in FILES)
+        for path, data in zip(paths.values(), (module, wasm), strict=True):
+            write_file(path, data)
     return {"ort.js": unpacked["ort.wasm.bundle.min.mjs"], "ort.wasm.gz": wasm}
 
 
