@@ -25,6 +25,7 @@ def main(args: Sequence[str] | None = None) -> None:
     os.environ.setdefault("TORCH_LOGS", "-all")
     try:
         with one_line_warnings():
+            Path.cwd()  # without a working folder, PyTorch may end the process with a message of its own
             sys.exit(run(sys.argv[1:] if args is None else args))
     except Interrupted as interruption:
         print_message(f"cvae: {interruption}")
@@ -37,16 +38,21 @@ def main(args: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader has closed the pipe, for example `cvae parts | head`
         sys.stderr.close()
         sys.exit(1)
-    except FileNotFoundError:
-        if _has_working_folder():
+    except OSError as error:
+        message = _describe(error)
+        if message is None:
             raise
-        print_message("cvae: error: the working folder does not exist any more; change to another folder")
+        print_message(f"cvae: error: {message}")
         sys.exit(1)
-    except OSError as error:  # of standard output; commands report those of files
-        if error.errno != errno.ENOSPC:
-            raise
-        print_message(f"cvae: error: can't write to standard output: {error.strerror}")
-        sys.exit(1)
+
+
+def _describe(error: OSError) -> str | None:
+    """Return a message for an error of the file system that a command does not report itself, or None for others."""
+    if not _has_working_folder():
+        return "the working folder does not exist any more; change to another folder"
+    if isinstance(error.filename, str | bytes):  # such as a path that is too long, or in a folder without permission
+        return f"can't access {os.fsdecode(error.filename)!r}: {error.strerror}"
+    return f"can't write to standard output: {error.strerror}" if error.errno == errno.ENOSPC else None
 
 
 def _has_working_folder() -> bool:

@@ -245,10 +245,12 @@ def remove_stale_files(folder: str | Path) -> None:
 
 
 def _remove(path: Path) -> None:
+    """Remove a temporary file or folder if possible: otherwise, the next process that writes there removes it."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it must not hide whether the file was written
+            path.unlink()
 
 
 # -- locks -------------------------------------------------------------------------------------------------------------
@@ -347,5 +349,5 @@ def cache_root(data_dir: Path | None) -> Path:
     except UsageError:
         raise UsageError(
             "there is no home folder for downloads and decoded images, because the environment variable HOME is not "
-            "set; choose a folder with --data-dir or CVAE_DATA_DIR"
+            "set; choose a folder with CVAE_DATA_DIR, or with --data-dir if the command has this option"
         ) from None

@@ -125,9 +125,15 @@ def _list_losses(run: Path) -> str:
 
 
 def _format_test_bound(run: Path) -> str:
-    """Return the bound on the test images, or "" if training has not finished."""
+    """Return the bound on the test images, or "" if training has not finished.
+
+    Raises:
+        CvaeError: If the metrics can't be read.
+    """
     try:
         tests = [record["test"] for record in read_metrics(run) if "test" in record]
         return f"{tests[0]['bound']:.2f} nats per image" if tests else ""
-    except (CvaeError, ValueError, KeyError, TypeError):
+    except (CvaeError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error.__cause__, OSError):
+            raise
         return ""  # damaged metrics do not prevent an export

@@ -77,20 +77,23 @@ def load_files(*, webgpu: bool) -> dict[str, bytes]:
     """
     files = {**WASM, **(WEBGPU if webgpu else {})}
     paths = {name: cache_root(None) / PACKAGE / f"{name}.gz" for name in files.values()}
-    missing = [name for name, path in paths.items() if not _is_intact(path, FILES[name])]
-    if missing:
-        for name, data in fetch(missing).items():
-            write_file(paths[name], gzip.compress(data, 9, mtime=0))
-    contents = {target: paths[name].read_bytes() for target, name in files.items()}
+    cached = {name: _read_cached(path, FILES[name]) for name, path in paths.items()}
+    packed = {name: data for name, data in cached.items() if data is not None}
+    missing = [name for name in cached if name not in packed]
+    for name, data in (fetch(missing) if missing else {}).items():
+        packed[name] = gzip.compress(data, 9, mtime=0)
+        write_file(paths[name], packed[name])
+    contents = {target: packed[name] for target, name in files.items()}
     return {name: data if name.endswith(".gz") else gzip.decompress(data) for name, data in contents.items()}
 
 
-def _is_intact(path: Path, integrity: str) -> bool:
-    """Return whether a compressed file exists and has this digest."""
+def _read_cached(path: Path, integrity: str) -> bytes | None:
+    """Return the bytes of a compressed file, or None if it is missing or does not have this digest."""
     try:
-        return compute_integrity(gzip.decompress(path.read_bytes())) == integrity
+        data = path.read_bytes()
+        return data if compute_integrity(gzip.decompress(data)) == integrity else None
     except (OSError, EOFError, ValueError, zlib.error):  # missing or damaged
-        return False
+        return None
 
 
 def fetch(names: Collection[str]) -> dict[str, bytes]:

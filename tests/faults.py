@@ -1,18 +1,19 @@
 """Script that runs a command again and again, each time with a fault at another file operation.
 
-    python tests/faults.py SOURCE COMMAND ...
+    python tests/faults.py [--every N] SOURCE COMMAND ...
 
 Each run gets a folder of its own, a copy of SOURCE. A first run without a fault counts the operations on files in this
 folder: opening, syncing, locking, renaming and removing files, and creating folders. Then each operation fails once
-with each error, and each file is cut off once at several sizes. The script prints a list of problems as JSON:
-tracebacks, messages of several lines, files that differ from those of the first run, and temporary files that remain
-after the command has been repeated.
+with each error, and each file is cut off once, just before its end. `--every N` tests only each N-th of these faults.
+The script prints a list of problems as JSON: tracebacks, messages of several lines, incomplete files, and files that
+are missing or remain after the command has been repeated. A run that has been started is resumed instead.
 """
 
 import errno
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import sys
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from cvae.__main__ import main
+from cvae.exporters import onnxruntime_web
+from cvae.run import is_run
 
 WRITING = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.truncate"}
 """Audit events of operations on paths: https://docs.python.org/3/library/audit_events.html."""
@@ -30,7 +33,10 @@ LOCK_ERRORS, ERRORS = (errno.ENOLCK, errno.ENOSYS), (errno.EIO, errno.ENOSPC)
 """Errors of locking a file, and of every other operation. Some file systems can't lock files."""
 
 SIZES = (0, 64, 4096)
-"""Sizes in bytes at which files are cut off: a write beyond this size writes less, and the next one fails."""
+"""Further sizes in bytes at which files are cut off: a write beyond this size writes less, and the next one fails."""
+
+DURATIONS = re.compile(rb'"(seconds|images_per_second)": [0-9.e+-]+')
+"""Metrics that differ from run to run."""
 
 
 class Faults:
@@ -40,13 +46,15 @@ class Faults:
         operations: names of the operations so far.
         failing: index of the operation that fails, or None.
         error: number of its error.
+        versions: the contents that each file has got by renaming, by its path.
     """
 
     def __init__(self) -> None:
-        self.folder: str | None = None
+        self.folder: Path | None = None
         self.operations: list[str] = []
         self.failing: int | None = None
         self.error = 0
+        self.versions: dict[str, list[bytes]] = {}
         sys.addaudithook(self._hook)
         fsync = os.fsync
 
@@ -63,9 +71,11 @@ class Faults:
             self._count(event)
         elif (event == "open" or event in WRITING) and isinstance(arguments[0], str | bytes | os.PathLike):
             with suppress(ValueError):
-                path = str(Path(os.fsdecode(arguments[0])).absolute())
-                if path.startswith(self.folder) and "__pycache__" not in path:
+                path = Path(os.fsdecode(arguments[0])).absolute()
+                if path.is_relative_to(self.folder) and "__pycache__" not in path.parts:
                     self._count(event)
+                    if event == "os.rename":
+                        self._add_versions(path, Path(os.fsdecode(arguments[1])).absolute())
 
     def _count(self, name: str) -> None:
         if self.folder is None:
@@ -74,10 +84,18 @@ class Faults:
         if len(self.operations) - 1 == self.failing:
             raise OSError(self.error, os.strerror(self.error))
 
+    def _add_versions(self, source: Path, target: Path) -> None:
+        folder, self.folder = self.folder, None  # these operations don't count
+        for path in (source, *source.rglob("*")):
+            if path.is_file():
+                name = str((target / path.relative_to(source)).relative_to(folder))
+                self.versions.setdefault(name, []).append(read(path))
+        self.folder = folder
+
     @contextmanager
     def watch(self, folder: Path, failing: int | None = None, error: int = 0) -> Iterator[None]:
-        self.operations, self.failing, self.error = [], failing, error
-        self.folder = str(folder)
+        self.operations, self.failing, self.error, self.versions = [], failing, error, {}
+        self.folder = folder
         try:
             yield
         finally:
@@ -97,11 +115,21 @@ def run(command: list[str]) -> tuple[int, str]:
     return 0, errors.getvalue()
 
 
+def read(path: Path) -> bytes:
+    return DURATIONS.sub(rb'"\1": 0', path.read_bytes())
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {str(path.relative_to(folder)): read(path) for path in folder.rglob("*") if path.is_file()}
 
 
-def check(command: list[str], source: Path) -> tuple[int, list[str]]:
+def repetition(command: list[str]) -> list[str]:
+    """Return the command that completes the work of a command that has failed."""
+    is_started = command[0] == "train" and is_run(Path(command[command.index("--out") + 1]))
+    return [*command, "--resume"] if is_started else command
+
+
+def check(command: list[str], source: Path, every: int = 1) -> tuple[int, list[str]]:
     """Return the number of faults, and a description of each problem that they cause."""
     faults, problems, count = Faults(), [], 0
     folder = Path("work").absolute()
@@ -118,14 +146,15 @@ def check(command: list[str], source: Path) -> tuple[int, list[str]]:
     with faults.watch(folder):
         status, text = run(command)
     assert status == 0, text
-    reference, operations = contents(folder), list(faults.operations)
+    reference, operations, versions = contents(folder), list(faults.operations), dict(faults.versions)
     plans: list[tuple[str, int | None, int]] = [
         (f"{name} {i}", i, error)
         for i, name in enumerate(operations)
         for error in (LOCK_ERRORS if name == "fcntl.flock" else ERRORS)
     ]
-    plans += [(f"files of at most {size} bytes", None, -size) for size in SIZES]
-    for name, failing, error in plans:
+    sizes = {*SIZES, *(len(data) - 1 for name, data in reference.items() if data and not (source / name).exists())}
+    plans += [(f"files of at most {size} bytes", None, -size) for size in sorted(sizes)]
+    for name, failing, error in plans[every // 2 :: every]:
         start()
         count += 1
         if failing is None:
@@ -138,9 +167,11 @@ def check(command: list[str], source: Path) -> tuple[int, list[str]]:
         if status not in (0, 1, 2) or "Traceback" in text or (status and len(messages) != 1):
             problems.append(f"{where}: exit status {status}: {text[-300:]!r}")
         for path, data in contents(folder).items():
-            if not Path(path).name.startswith(".") and data != reference.get(path):
+            if not Path(path).name.startswith(".") and data not in (*versions.get(path, []), reference.get(path)):
                 problems.append(f"{where}: {path} is not complete")
-        status, text = run(command)
+        if status == 0 and contents(folder) == reference:
+            continue
+        status, text = run(repetition(command))
         if status:
             problems.append(f"{where}: the command can't be repeated: {text[-300:]!r}")
         elif contents(folder) != reference:
@@ -150,6 +181,17 @@ def check(command: list[str], source: Path) -> tuple[int, list[str]]:
     return count, problems
 
 
+def replace_downloads() -> None:
+    """Replace the files of onnxruntime-web by small ones, so that nothing is downloaded."""
+    files = {name: name.encode() for name in onnxruntime_web.FILES}
+    onnxruntime_web.FILES = {name: onnxruntime_web.compute_integrity(data) for name, data in files.items()}
+    onnxruntime_web.fetch = lambda: files
+
+
 if __name__ == "__main__":
-    count, problems = check(sys.argv[2:], Path(sys.argv[1]).absolute())
+    arguments = sys.argv[1:]
+    every = int(arguments.pop(1)) if arguments[0] == "--every" else 1
+    source, *command = arguments[arguments[0] == "--every" :]
+    replace_downloads()
+    count, problems = check(command, Path(source).absolute(), every)
     print(json.dumps({"faults": count, "problems": problems}))

@@ -50,6 +50,17 @@ SPECIAL_FILES = {
 }
 
 
+def test_failed_removal_of_a_temporary_file_does_not_hide_the_result(tmp_path, monkeypatch):
+    def fail(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "unlink", fail)
+    write_file(tmp_path / "file", "text")
+    assert (tmp_path / "file").read_text() == "text"
+    with pytest.raises(CvaeError, match="Disk quota exceeded"), atomic_write(tmp_path / "file"):
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+
 @pytest.mark.parametrize("create", SPECIAL_FILES.values(), ids=SPECIAL_FILES)
 def test_only_regular_files_are_read(tmp_path, create):
     create(tmp_path / "file")
@@ -153,7 +164,7 @@ def test_missing_home_folder_names_the_flag(monkeypatch):
     monkeypatch.delenv("HOME", raising=False)
     monkeypatch.delenv("CVAE_DATA_DIR", raising=False)
     monkeypatch.setattr(pwd, "getpwuid", getpwuid)
-    with pytest.raises(UsageError, match="HOME is not set; choose a folder with --data-dir"):
+    with pytest.raises(UsageError, match=r"HOME is not set; choose a folder .* with --data-dir"):
         cache_root(None)
 
 

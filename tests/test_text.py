@@ -94,7 +94,8 @@ def test_markdown_shows_text_as_it_is(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["- a", "+ a", "1. a", "23) a", "---", ":---", "===", "    a", "# a", "> a", "1.5 million", "a - b: 2."]
+    "text",
+    ["- a", "+ a", "1. a", "23) a", "---", ":---", "===", "    a", "# a", "> a", "1.5 million", "a - b: 2.", "-1.5"],
 )
 def test_markdown_of_a_line_is_a_paragraph(text):
     parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")

@@ -303,7 +303,8 @@ def _describe_run(path: Path) -> dict[str, Any]:
             if split in metrics
         }
     except (CvaeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise CvaeError(f"{str(file)!r} is damaged; remove it to describe the run without metrics") from error
+        reason = str(error) if isinstance(error, CvaeError) else f"{str(file)!r} is damaged"
+        raise CvaeError(f"{reason}; remove it to describe the run without metrics") from error
     return {
         "run": str(path),
         **{key: _format_part(value) for key, value in model.items()},

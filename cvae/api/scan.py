@@ -1,6 +1,5 @@
 """Check of untrusted files, without using them."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ def scan(paths: str | Path | Sequence[str | Path]) -> list[dict[str, Any]]:
 
     Raises:
         UsageError: If a path does not exist, or is not a file or folder that cvae reads.
+        CvaeError: If a folder can't be read.
     """
     return [_scan_file(file) for path in _as_list(paths) for file in _list_files(Path(path))]
 
@@ -35,12 +35,16 @@ def _as_list(paths: str | Path | Sequence[str | Path]) -> Sequence[str | Path]:
 
 
 def _list_files(path: Path) -> list[Path]:
-    if path.is_dir():
-        files = [path / name for name in _SCANS if os.path.lexists(path / name)]
+    try:
+        exists, names = path.exists(), [file.name for file in path.iterdir()] if path.is_dir() else None
+    except OSError as error:  # such as a folder without permission
+        raise CvaeError(f"can't read {str(path)!r}: {error.strerror}") from error
+    if names is not None:
+        files = [path / name for name in _SCANS if name in names]
         if not files:
             raise UsageError(f"{str(path)!r} has none of the files of a run: {', '.join(_SCANS)}")
         return files
-    if not path.exists():
+    if not exists:
         raise UsageError(f"there is no file or folder {str(path)!r}")
     if _find_scan(path) is None:
         raise UsageError(

@@ -136,8 +136,8 @@ class Trainer:
             self.display.warning(warning)
         with self._open_table() as table, self.stop.handle_signals():
             try:
-                if self.state.step == 0:
-                    self._save_sample_images(0)
+                if self._is_reported:  # a run that was stopped may lack the images of its last epoch
+                    self._save_sample_images()
                 self.training_step.model.train()
                 if note := self.training_step.prepare(self.state.step):
                     self.display.line(note)
@@ -156,14 +156,19 @@ class Trainer:
                 self.tracking.close()
         test_images = 0 if self.dataset.test is None else len(self.dataset.test)
         self.display.line()
-        seconds = time.monotonic() - started
-        records, resumed = self.state.records, first_step > 0
-        self.display.fields(describe_result(self.config, records, test_images, seconds, resumed=resumed))
+        seconds, records = time.monotonic() - started, self.state.records
+        self.display.fields(describe_result(self.config, records, test_images, seconds, resumed=first_step > 0))
 
     @property
     def _is_done(self) -> bool:
         """Whether all steps are done, or the validation bound has not improved for `--patience` epochs."""
         return self.state.step >= self.total_steps or self._is_out_of_patience
+
+    @property
+    def _is_reported(self) -> bool:
+        """Whether the run is at the end of an epoch whose metrics are printed and whose sample images are saved."""
+        epoch, position = divmod(self.state.step, len(self.batches))
+        return position == 0 and (epoch <= 1 or self._is_done or epoch % report_every(self.epochs) == 0)
 
     @property
     def _selects_best(self) -> bool:
@@ -241,9 +246,8 @@ class Trainer:
 
     def _report(self, record: Record, table: EpochTable) -> None:
         self.tracking.log(record, self.state.step)
-        epoch = record["epoch"]
-        if epoch == 1 or self._is_done or epoch % report_every(self.epochs) == 0:
-            self._save_sample_images(epoch)
+        if self._is_reported:
+            self._save_sample_images()
             validation = selection_bound(record["validation"]) if "validation" in record else None
             table.epoch(record, validation, has_improved=self.has_improved)
             self.has_improved = False
@@ -298,21 +302,17 @@ class Trainer:
         return {**fields, "run": one_line(self.out)}
 
     def _open_table(self) -> EpochTable:
-        return EpochTable(
-            self.display,
-            epochs=self.epochs,
-            steps=len(self.batches),
-            done=self.state.step,
-            has_validation=self._selects_best,
-        )
+        steps, done, has_validation = len(self.batches), self.state.step, self._selects_best
+        return EpochTable(self.display, epochs=self.epochs, steps=steps, done=done, has_validation=has_validation)
 
     @property
     def _shown_images(self) -> Split:
         return self.dataset.validation or self.dataset.train
 
-    def _save_sample_images(self, epoch: int) -> None:
+    def _save_sample_images(self) -> None:
         if self.is_main:
-            save_sample_images(self.evaluated_model, self.config.model, self._shown_images, self.out, epoch)
+            model, epoch = self.evaluated_model, self.state.step // len(self.batches)
+            save_sample_images(model, self.config.model, self._shown_images, self.out, epoch)
 
     def _write_metrics(self) -> None:
         if self.is_main:

@@ -4,6 +4,8 @@ import json
 import os
 import shutil
 import struct
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +107,39 @@ def test_scan_rejects_files_that_are_not_what_their_name_says(tmp_path):
     (tmp_path / CONFIG).symlink_to(tmp_path / "nowhere")
     results = reasons(package.scan(tmp_path))
     assert "contains the encoder" in (results[DECODER] or "") and "broken link" in (results[CONFIG] or "")
+
+
+@pytest.fixture
+def unprivileged() -> Iterator[None]:
+    """Give up the right of root to read every folder, if the tests run as root."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    yield
+    if is_root:
+        os.seteuid(0)
+
+
+@pytest.mark.usefixtures("unprivileged")
+def test_folder_without_permission_is_reported():
+    folder = Path(tempfile.mkdtemp())  # `tmp_path` belongs to root
+    (folder / "locked").mkdir()
+    (folder / "locked" / DECODER).write_bytes(b"")
+    (folder / "run").mkdir()
+    (folder / "run" / DECODER).symlink_to(folder / "locked" / DECODER)
+    (folder / "locked").chmod(0)
+    try:
+        for path in (folder / "locked", folder / "locked" / DECODER):
+            with pytest.raises(package.CvaeError, match=f"can't read '{path}': Permission denied"):
+                package.scan(path)
+        (result,) = package.scan(folder / "run")
+        assert not result["accepted"] and result["reason"].endswith(f"/run/{DECODER}': Permission denied")
+        (folder / "locked").chmod(0o400)  # the names can be read, but not the files
+        (result,) = package.scan(folder / "locked")
+        assert not result["accepted"] and result["reason"].endswith("Permission denied")
+    finally:
+        (folder / "locked").chmod(0o700)
+        shutil.rmtree(folder)
 
 
 def test_scan_weights_counts_the_values_that_torch_reads(trained):

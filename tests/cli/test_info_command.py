@@ -41,6 +41,21 @@ def test_info_escapes_control_characters_in_the_config(cvae, trained):
     assert result.code in (0, 1) and not set("\x1b\u202e\ud800") & set(result.out + result.err), result
 
 
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "it is a folder, a pipe or a device"), ("{", "line 1 is not JSON"), ("{}", "damaged")]
+)
+def test_info_says_why_metrics_cannot_be_read(cvae, trained, content, words):
+    shutil.copytree(trained["plain"], "run")
+    Path("run/metrics.jsonl").unlink()
+    if content is None:
+        Path("run/metrics.jsonl").mkdir()
+    else:
+        Path("run/metrics.jsonl").write_text('{"train": {}}' if content == "{}" else content)
+    result = cvae("info", "run")
+    assert result.code == 1 and result.err.count("\n") == 1 and "'run/metrics.jsonl'" in result.err
+    assert words in result.err and "remove it to describe the run without metrics" in result.err
+
+
 def make_three_runs(trained: dict[str, Path]) -> None:
     """Make three runs. The newest is runs/new, a conditional model; the others are unconditional."""
     for name, model, mtime in ("middle", "plain", 2_000), ("new", "labels", 3_000), ("old", "plain", 1_000):

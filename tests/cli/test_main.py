@@ -138,11 +138,23 @@ def test_full_standard_output_is_reported_in_one_line(tmp_path, args):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the working folder of a process")
-def test_missing_working_folder_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("args", [["train"], ["export", "web", model_zoo.DEFAULT]], ids=" ".join)
+def test_missing_working_folder_is_reported_in_one_line(tmp_path, monkeypatch, capsys, args):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cvae.cli.run", lambda args: Path("relative").resolve())
     tmp_path.rmdir()
     with pytest.raises(SystemExit) as exit_info:
-        main([])
+        main(args)
     error = capsys.readouterr().err
     assert exit_info.value.code == 1 and "the working folder does not exist" in error and error.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other limits and permissions")
+@pytest.mark.parametrize(
+    "command", ["info {}", "generate {}", "scan {}", "train --out {}", "train --data folder:{}", "export web --out {}"]
+)
+def test_path_that_the_system_rejects_is_reported_in_one_line(in_tmp, capsys, command):
+    with pytest.raises(SystemExit) as exit_info:
+        main(command.format("a" * 300).split())
+    *_, line = capsys.readouterr().err.splitlines()
+    assert exit_info.value.code == 1 and line.startswith("cvae: error: can't ")
+    assert line.endswith("File name too long") and "'aaa" in line

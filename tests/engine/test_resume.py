@@ -1,5 +1,7 @@
 """Resumed runs and their checkpoints."""
 
+import errno
+import os
 import pickle
 import signal
 from dataclasses import replace
@@ -113,3 +115,22 @@ def test_resume_rejects_changed_data(tmp_path):
     np.savez(tmp_path / "data.npz", train=np.zeros((100, 9, 9), np.uint8))
     with pytest.raises(CvaeError, match="the images are of shape 1x9x9, not 1x8x8"):
         resume(run, epochs=5, quiet=True)
+
+
+def test_resume_saves_the_sample_images_that_a_stopped_run_lacks(tmp_path, monkeypatch):
+    full = train(QUICK, tmp_path / "full", quiet=True)
+    save = Trainer._save_sample_images
+
+    def fail_after_last_epoch(self):
+        if self.state.step == QUICK.epochs * STEPS:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save_sample_images", fail_after_last_epoch)
+        with pytest.raises(CvaeError, match="No space left on device"):
+            train(QUICK, tmp_path / "run", quiet=True)
+    run = resume(tmp_path / "run", quiet=True)
+    images = {path.name: path.read_bytes() for path in (full / "samples").iterdir()}
+    assert {path.name: path.read_bytes() for path in (run / "samples").iterdir()} == images
+    assert len(read_records(run)) == QUICK.epochs + 1

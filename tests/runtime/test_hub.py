@@ -329,6 +329,16 @@ def test_card_escapes_license_and_name(trained, license):
     assert parsed_card.data.license == license.lower() and r"# a \| b \<script\>c" + "\n" in parsed_card.text
 
 
+def test_card_omits_the_bound_of_damaged_metrics_but_not_of_unreadable_ones(trained, tmp_path):
+    spec = read_spec(trained["plain"] / "decoder.onnx")[0]
+    (tmp_path / "metrics.jsonl").write_text("{")
+    assert "bound on test images" not in card.make_card(tmp_path, spec)
+    (tmp_path / "metrics.jsonl").unlink()
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(CvaeError, match=r"can't read .*metrics\.jsonl': it is a folder"):
+        card.make_card(tmp_path, spec)
+
+
 def test_custom_card_is_not_overwritten(trained, tmp_path):
     for name in ("config.json", "model.safetensors"):
         (tmp_path / name).write_bytes((trained["plain"] / name).read_bytes())

@@ -91,6 +91,20 @@ def test_scan_rejects_costly_graphs_only_for_their_cost(trained):
             scan(model.SerializeToString(), spec, "x")
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("declared_shapes", "the results of shape inference"),
+        ("quantization", "the parameters of a quantization"),
+        ("external_data_in_a_parent_folder", "weights in another file"),
+        ("external_data_without_location", "weights in another file"),
+    ],
+)
+def test_scan_says_what_another_program_has_added(hostile_models, name, content):
+    with pytest.raises(CvaeError, match=f"it has {content}, .* use the file that cvae export onnx has written"):
+        session.read_and_scan(hostile_models / f"{name}.onnx", "decoder")
+
+
 @needs_linux
 @pytest.mark.parametrize(
     ("name", "reason"),

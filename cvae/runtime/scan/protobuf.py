@@ -12,6 +12,9 @@ from cvae.runtime.scan.limits import MAX_ENTRY, MAX_FIELDS
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 """Wire types of fields."""
 
+PROCESSED = -1
+"""Type of a field that exported files never have, but files that another program has processed do."""
+
 VARINT64, VARINT32 = 64, 32
 """Types of varint fields, named after the number of bits that protobuf keeps."""
 
@@ -22,7 +25,7 @@ METADATA_PROPS = 14
 """Field number of ModelProto.metadata_props, which consists of StringStringEntryProto messages: key = 1, value = 2."""
 
 Schema = Mapping[int, tuple[str, int, bool]]
-"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32 or VARINT64) and whether it is repeated."""
+"""Fields of a message: number -> name, type (BYTES, FIXED32, VARINT32, VARINT64 or PROCESSED), whether repeated."""
 
 
 def _read_varint(message: memoryview, position: int, max_bytes: int = 10) -> tuple[int, int]:
@@ -111,6 +114,8 @@ def parse_message(message: memoryview, schema: Schema, max_fields: int = 16) -> 
             name, field_type, repeated = schema[number]
         except KeyError:
             raise ValueError(f"it has a field {number}, which does not occur in exported files") from None
+        if field_type == PROCESSED:
+            raise ValueError(f"it has {name}, which exported files never have")
         is_varint = field_type in (VARINT32, VARINT64)
         if is_varint and repeated and isinstance(value, memoryview) and wire_type == BYTES:  # a packed field
             numbers, position = values.setdefault(name, []), 0

@@ -1,8 +1,8 @@
 """Schemas of the messages in onnx.proto, and readers of weights, attributes, inputs and outputs.
 
-The schemas contain only the fields that exported files use. A message with any other field is rejected. This excludes
-functions, training info, sparse and quantized weights, subgraphs (attributes `g`, `graphs`), data outside the file, and
-`value_info`.
+The schemas contain only the fields that exported files use, and names of some that other programs add (PROCESSED). A
+message with any other field is rejected. This excludes functions, training info, sparse and quantized weights,
+subgraphs (attributes `g`, `graphs`), data outside the file, and `value_info`.
 """
 
 import math
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cvae.runtime.scan.limits import MAX_NAME, MAX_RANK
-from cvae.runtime.scan.protobuf import BYTES, FIXED32, VARINT32, VARINT64, parse_message
+from cvae.runtime.scan.protobuf import BYTES, FIXED32, PROCESSED, VARINT32, VARINT64, parse_message
 from cvae.runtime.scan.tensor import FLOAT, HALF, INT64, Tensor
 
 MODEL = {
@@ -34,6 +34,8 @@ GRAPH = {
     10: ("doc_string", BYTES, False),
     11: ("input", BYTES, True),
     12: ("output", BYTES, True),
+    13: ("the results of shape inference", PROCESSED, True),
+    14: ("the parameters of a quantization", PROCESSED, True),
 }
 NODE = {
     1: ("input", BYTES, True),
@@ -59,6 +61,8 @@ TENSOR = {
     8: ("name", BYTES, False),
     9: ("raw_data", BYTES, False),
     12: ("doc_string", BYTES, False),
+    13: ("weights in another file", PROCESSED, True),
+    14: ("weights in another file", PROCESSED, False),
 }
 VALUE = {1: ("name", BYTES, False), 2: ("type", BYTES, False), 3: ("doc_string", BYTES, False)}
 TYPE = {1: ("tensor_type", BYTES, False), 6: ("denotation", BYTES, False)}
