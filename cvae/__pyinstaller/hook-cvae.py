@@ -21,7 +21,7 @@ NOT_COLLECTED = ("cvae/cli/", "cvae/__main__.py", "cvae/__pyinstaller/", "cvae/m
 datas = [
     (str(ROOT.parent / path), path.parent.as_posix())
     for path in FILES
-    if path.suffix not in (".py", ".pyc", ".safetensors")  # a checkout also contains the weights for torch
+    if path.suffix not in (".py", ".pyc") and path.name != "model.safetensors"  # weights for torch, in a checkout
 ]
 
 hiddenimports = [

@@ -43,7 +43,7 @@ def test_hook_collects_the_default_model(hook):
     for name in (CONFIG, DECODER, ENCODER):
         path = collected[f"cvae/model_zoo/{model_zoo.DEFAULT}/{name}"]
         assert path.samefile(model_zoo.model(model_zoo.DEFAULT) / name)
-    assert not any(name.endswith((".py", ".pyc", ".safetensors")) for name in collected)
+    assert not any(name.endswith((".py", ".pyc", "model.safetensors")) for name in collected)
 
 
 def test_hook_collects_the_data_files_of_the_wheel(hook, wheel):
