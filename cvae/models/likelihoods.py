@@ -22,8 +22,9 @@ def bernoulli_nll(logits: Tensor, image: Tensor) -> Tensor:
 
 def gaussian_nll(mean: Tensor, image: Tensor, log_sigma: Tensor) -> Tensor:
     """Return -log Normal(image | mean, sigma^2) in nats per image (B,), which may be negative."""
-    squares = ((image - mean) * torch.exp(-log_sigma)).square()
-    return (0.5 * (squares + math.log(2 * math.pi)) + log_sigma).flatten(1).sum(1)  # (B, C, H, W) -> (B,)
+    squared_error = (image - mean).square().flatten(1).sum(1)  # (B, C, H, W) -> (B,)
+    constant = image[0].numel() * (log_sigma + 0.5 * math.log(2 * math.pi))
+    return 0.5 * torch.exp(-2 * log_sigma) * squared_error + constant
 
 
 class Likelihood(nn.Module, ABC):
