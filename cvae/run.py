@@ -209,9 +209,14 @@ def is_finished(run: Path) -> bool:
     try:
         records = read_metrics(run)
         epochs = read_config(run).training.epochs
-    except CvaeError:
+        last = records[-1] if records else {}
+        if epochs is None:  # the run has a time budget
+            is_complete = last.get("step", 0) >= last.get("total_steps", math.inf)
+        else:
+            is_complete = len(records) >= epochs
+    except (CvaeError, TypeError):
         return False
-    return any("test" in record for record in records) or len(records) >= (epochs or math.inf)
+    return is_complete or any("test" in record for record in records)
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
