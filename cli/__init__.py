@@ -1,41 +1,36 @@
 """Commands of `cvae`, one module each. Functions import slow modules, to keep `--help` fast."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
-from cvae.cli import (
-    _shared,
-    detect,
-    evaluate,
-    export,
-    generate,
-    hub,
-    info,
-    interpolate,
-    parts,
-    plot,
-    reconstruct,
-    restyle,
-    runs,
-    scan,
-    train,
-    tune,
-    zoo,
-)
-from cvae.cli._exporter_flags import ExportCommand
 from cvae.cli._help import App
 from cvae.cli._usage import CommandLineError, explain, is_help
 
 TRAIN, USE, INSPECT, SHARE = "Train", "Use", "Inspect", "Share"
 """Sections into which `cvae --help` groups the commands."""
 
-app = App(
-    name="cvae",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+COMMANDS = {
+    "train": TRAIN,
+    "tune": TRAIN,
+    "parts": TRAIN,
+    "generate": USE,
+    "interpolate": USE,
+    "reconstruct": USE,
+    "restyle": USE,
+    "detect": USE,
+    "runs": INSPECT,
+    "info": INSPECT,
+    "scan": INSPECT,
+    "evaluate": INSPECT,
+    "plot": INSPECT,
+    "export": SHARE,
+    "zoo": SHARE,
+    "hub": SHARE,
+}
+"""Section of each command. The module of the same name defines the command, or a group of commands as `app`."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -44,6 +39,8 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UsageError: If the command line is invalid.
     """
+    # Only the command on the command line is imported. Help, completion and suggestions need all commands.
+    app = make_app(args[:1] if args and args[0] in COMMANDS else COMMANDS)
     try:
         code = app(args=args, prog_name="cvae", standalone_mode=False, obj=tuple(args))
     except CommandLineError as error:
@@ -59,12 +56,12 @@ def run(args: Sequence[str]) -> int:
 def _print_version(requested: bool) -> None:
     if requested:
         from cvae import __version__
+        from cvae.cli._shared import report
 
-        _shared.report(False, {}, f"cvae-onnx {__version__}")
+        report(False, {}, f"cvae-onnx {__version__}")
         raise typer.Exit
 
 
-@app.callback()
 def cvae(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
@@ -81,20 +78,16 @@ def cvae(
     """
 
 
-app.command(rich_help_panel=TRAIN)(train.train)
-app.command(rich_help_panel=TRAIN)(tune.tune)
-app.command(rich_help_panel=TRAIN)(parts.parts)
-app.command(rich_help_panel=USE)(generate.generate)
-app.command(rich_help_panel=USE)(interpolate.interpolate)
-app.command(rich_help_panel=USE)(reconstruct.reconstruct)
-app.command(rich_help_panel=USE)(restyle.restyle)
-app.add_typer(detect.app, name="detect", rich_help_panel=USE)
-app.command(rich_help_panel=INSPECT)(runs.runs)
-app.command(rich_help_panel=INSPECT)(info.info)
-app.command(rich_help_panel=INSPECT)(scan.scan)
-app.command(rich_help_panel=INSPECT)(evaluate.evaluate)
-app.add_typer(plot.app, name="plot", rich_help_panel=INSPECT)
-app.command(cls=ExportCommand, rich_help_panel=SHARE)(export.export)
-app.add_typer(zoo.app, name="zoo", rich_help_panel=SHARE)
-app.add_typer(hub.app, name="hub", rich_help_panel=SHARE)
-app.command("archs", hidden=True)(parts.parts)  # the former name, kept for one release
+def make_app(names: Iterable[str] = COMMANDS) -> App:
+    """Return a command line with the commands of these names."""
+    app = App(name="cvae", pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app.callback()(cvae)
+    for name in names:
+        module = import_module(f"cvae.cli.{name}")
+        if (group := getattr(module, "app", None)) is not None:
+            app.add_typer(group, name=name, rich_help_panel=COMMANDS[name])
+        else:
+            app.command(rich_help_panel=COMMANDS[name], **getattr(module, "SETTINGS", {}))(getattr(module, name))
+        if name == "parts":
+            app.command("archs", hidden=True)(module.parts)  # the former name, kept for one release
+    return app

@@ -9,11 +9,8 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from cvae.api.flags import all_flags
 from cvae.cli import _completion
-from cvae.config import SHORT_FLAGS
 from cvae.flags import Flag, ShortFlag, flags_of
-from cvae.recipes import parse_options
 from cvae.registry import REGISTRIES
 
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -98,6 +95,8 @@ def add_flags(config: type) -> Callable[[Command], Command]:
     The value of an unused flag is None, so that it does not override a recipe. `read_flags` collects the used flags.
     """
 
+    from cvae.api.flags import all_flags
+
     def decorate(command: Command) -> Command:
         own = inspect.signature(command).parameters.values()
         parameters = [parameter for parameter in own if parameter.kind is not parameter.VAR_KEYWORD]
@@ -139,6 +138,9 @@ def read_flags(config: type, values: Mapping[str, Any], assignments: list[str]) 
     Raises:
         UsageError: If a value is not valid, or an assignment does not have the form PART.OPTION=VALUE.
     """
+    from cvae.config import SHORT_FLAGS
+    from cvae.recipes import parse_options
+
     overrides: dict[str, Any] = {}
     for name, flag in flags_of(config).items():
         spellings = (name, *(_alias_name(name, alias) for alias in flag.aliases))

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from cvae.cli._conversion import avoid_pydantic
 from cvae.data_config import GROUPS, HARDWARE, OUTPUT
 
 OPTIONS = "Options"
@@ -40,8 +41,13 @@ class _Help:
     help: str | None
     params: list[Any]
     options_metavar: str | None
-    get_params: Callable[[Any], list[Any]]
     format_usage: Callable[[Any, Any], None]
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return the parameters, including `--help`."""
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        avoid_pydantic(params)
+        return params
 
     def get_short_help_str(self, limit: int = 0) -> str:
         """Return the first sentence of the help, without truncating it."""

@@ -16,7 +16,7 @@ import typer
 
 from cvae.cli import _completion
 from cvae.cli._flags import field_flag
-from cvae.config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
+from cvae.data_config import DATA, HARDWARE, MODEL, OUTPUT, DataConfig
 from cvae.errors import CvaeError, UsageError
 from cvae.messages import print_message
 from cvae.text import clean_lines

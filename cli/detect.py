@@ -8,7 +8,7 @@ import typer
 from cvae.api import detect
 from cvae.cli import _completion, _shared
 from cvae.cli._help import App
-from cvae.config import DATA, OUTPUT
+from cvae.data_config import DATA, OUTPUT
 from cvae.errors import one_line
 
 app = App(help="Find images that differ from the training images of a model.")

@@ -6,7 +6,7 @@ import typer
 
 from cvae.api import models
 from cvae.cli import _completion, _shared
-from cvae.config import HARDWARE
+from cvae.data_config import HARDWARE
 
 
 @_shared.add_model_option()

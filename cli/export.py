@@ -6,7 +6,10 @@ import typer
 
 from cvae.api import models
 from cvae.cli import _completion, _shared
-from cvae.cli._exporter_flags import options_of
+from cvae.cli._exporter_flags import ExportCommand, options_of
+
+SETTINGS = {"cls": ExportCommand}
+"""Settings of the command."""
 
 
 @_shared.add_model_option("run")

@@ -7,7 +7,7 @@ import typer
 
 from cvae.api import image_results
 from cvae.cli import _shared
-from cvae.config import HARDWARE, OUTPUT
+from cvae.data_config import HARDWARE, OUTPUT
 
 
 @_shared.add_model_option()

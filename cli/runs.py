@@ -61,7 +61,9 @@ def _format_row(row: dict[str, Any]) -> tuple[str, ...]:
     if row["error"] is not None:
         return name, "-", "-", "-", "-", one_line(row["error"], 120)
     bounds = ["-" if row[key] is None else format_nats(row[key]) for key in ("validation", "test")]
-    epochs = f"{row['epochs']}" if row["finished"] else f"{row['epochs']}/{row['total_epochs']} *"
+    epochs = f"{row['epochs']}"
+    if not row["finished"]:
+        epochs += " *" if row["total_epochs"] is None else f"/{row['total_epochs']} *"  # None: it has a time budget
     defaults = {flag(name): getattr(TrainConfig(), name) for name in flags_of(TrainConfig)}
     flags = [_format_flag(*item) for item in row["flags"].items() if defaults.get(item[0], ...) != item[1]]
     if contents := _describe_arrays(row):

@@ -65,6 +65,7 @@ def train(
     Examples:
       cvae train --conditional
       cvae train --data folder:photos --size 64 --epochs 20
+      cvae train --arch mlp --minutes 2
       cvae train --recipe mnist-resnet-conditional --set arch.width=32
       cvae train --resume --out runs/mnist-small-resnet --epochs 20
     """

@@ -8,7 +8,7 @@ import typer
 from cvae.api import zoo
 from cvae.cli import _completion, _shared
 from cvae.cli._help import App
-from cvae.config import OUTPUT
+from cvae.data_config import OUTPUT
 
 app = App(help="List, show and copy the trained models and recipes of cvae.")
 

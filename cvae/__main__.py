@@ -1,6 +1,8 @@
 """Entry point of the commands `cvae` and `python -m cvae`."""
 
+import atexit
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +23,9 @@ def main(args: Sequence[str] | None = None) -> None:
     from cvae.messages import one_line_warnings, print_message
 
     _escape_unprintable()
+    # On exit, the interpreter searches all objects for cycles, to free memory that the system is about to free. Without
+    # this line, that is a tenth of the time of a short command.
+    atexit.register(gc.freeze)
     # torch installs its own log handler, which prints compilation warnings that a user can't act on.
     os.environ.setdefault("TORCH_LOGS", "-all")
     try:

@@ -125,6 +125,15 @@ class TrainConfig(DataConfig):
         resolved=True,
         resumable=True,
     )
+    minutes: float | None = flag_field(
+        None,
+        OPTIMIZATION,
+        "Time budget of the training in minutes, in place of --epochs. The schedules adapt to the measured speed.",
+        automatic="no limit",
+        interval=Interval(above=0),
+        resumable=True,
+        searchable=False,
+    )
     batch_size: int | None = flag_field(
         None,
         OPTIMIZATION,
@@ -245,6 +254,10 @@ class TrainConfig(DataConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.epochs is not None and self.minutes is not None:
+            raise UsageError(
+                f"epochs {self.epochs} and minutes {self.minutes:g} both set the length of the run; remove one of them"
+            )
         if self.milestones is not None and self.schedule != "step":
             raise UsageError(f"milestones require schedule 'step', not {self.schedule!r}")
         if self.milestones == ():

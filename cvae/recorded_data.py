@@ -1,12 +1,15 @@
 """Data that a file names, such as the config of a run. The file may be untrusted. Does not import torch."""
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from cvae.config import Config, DataConfig
+from cvae.data_config import DataConfig
 from cvae.errors import UsageError, one_line
 from cvae.fingerprint import Fingerprint
 from cvae.registry import ARGUMENT_DATASETS, DATASETS
+
+if TYPE_CHECKING:
+    from cvae.config import Config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,7 @@ class RecordedDataConfig(DataConfig):
     recorded_dir: str | None = None
 
     @classmethod
-    def of_run(cls, config: Config) -> Self:
+    def of_run(cls, config: "Config") -> Self:
         """Return the choice that the config of a run has recorded."""
         values = vars(config.training.data_config) | {"data_dir": None}
         return cls(**values, fingerprint=config.fingerprint, recorded_dir=config.training.data_dir)

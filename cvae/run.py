@@ -5,13 +5,14 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cvae.atomic import read_at_most
-from cvae.config import SHORT_FLAGS, Config, TrainConfig, flag
 from cvae.errors import CvaeError
-from cvae.flags import flags_of
 from cvae.serialization import MAX_TEXT
+
+if TYPE_CHECKING:  # `cvae generate` needs only the names of files, and starts faster without the config
+    from cvae.config import Config
 
 RUNS = Path("runs")
 """Folder in which `cvae train` creates runs, in the current working directory."""
@@ -59,12 +60,14 @@ def has_weights(folder: Path) -> bool:
     return is_run(folder) and (folder / WEIGHTS).is_file()
 
 
-def read_config(run: Path) -> Config:
+def read_config(run: Path) -> "Config":
     """Read the config of a run.
 
     Raises:
         CvaeError: If the config can't be read, is not valid, or was written by a newer version of cvae.
     """
+    from cvae.config import Config
+
     return Config.read(run / CONFIG)
 
 
@@ -209,9 +212,14 @@ def is_finished(run: Path) -> bool:
     try:
         records = read_metrics(run)
         epochs = read_config(run).training.epochs
-    except CvaeError:
+        last = records[-1] if records else {}
+        if epochs is None:  # the run has a time budget
+            is_complete = last.get("step", 0) >= last.get("total_steps", math.inf)
+        else:
+            is_complete = len(records) >= epochs
+    except (CvaeError, TypeError):
         return False
-    return any("test" in record for record in records) or len(records) >= (epochs or math.inf)
+    return is_complete or any("test" in record for record in records)
 
 
 def compare_runs(runs: Sequence[Path]) -> list[dict[str, Any]]:
@@ -282,11 +290,14 @@ def _summarize(records: list[dict[str, Any]]) -> dict[str, Any]:
         raise CvaeError(f"{METRICS} is damaged: {error!r}") from error
 
 
-def _read_settings(config: Config) -> dict[str, tuple[str, Any]]:
+def _read_settings(config: "Config") -> dict[str, tuple[str, Any]]:
     """Return the flags of a run, except those that describe the machine, as pairs of spelling and value.
 
     The key of an option contains the name of its part, because options of different parts can't be compared.
     """
+    from cvae.config import SHORT_FLAGS, TrainConfig, flag
+    from cvae.flags import flags_of
+
     training = config.training
     settings = {
         name: (flag(name), getattr(training, name))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cvae.api.conditions import format_values
-from cvae.config import DataConfig
+from cvae.data_config import DataConfig
 from cvae.errors import MissingExtraError, UsageError, count_of
 from cvae.recorded_data import RecordedDataConfig
 

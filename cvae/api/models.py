@@ -312,11 +312,17 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "data": training["data"],
         "losses": ", ".join(training["losses"]) or None,
         "data_license": config.data_license,
-        "epochs": f"{sum('epoch' in record for record in records)} of {training['epochs']}" if records else None,
+        "epochs": _count_epochs(records, training),
         **{f"{split}_bound": bound for split, bound in bounds.items()},
         "exported": _describe_export(path),
         "files": sorted(entry.name for entry in path.iterdir() if entry.is_file()),
     }
+
+
+def _count_epochs(records: list[dict[str, Any]], training: dict[str, Any]) -> str | None:
+    count = sum("epoch" in record for record in records)
+    length = f"of {training['epochs']}" if training.get("minutes") is None else f"in {training['minutes']:g} minutes"
+    return f"{count} {length}" if records else None
 
 
 def _describe_export(run: Path) -> str | None:

@@ -13,6 +13,9 @@ DEFAULTS = vars(TrainConfig())
 RESUMABLE = tuple(name for name, flag in flags_of(TrainConfig).items() if flag.resumable)
 """Flags that may change when a run is resumed. They are parameters of `cvae.resume`."""
 
+LENGTH = ("epochs", "minutes")
+"""Flags that set the length of a run. A run has only one of them."""
+
 Overrides = dict[str, Any]
 """Flags that a user has set, by config field. The key "options" holds the options of the parts."""
 
@@ -55,9 +58,14 @@ def read_layers(recipe: str | os.PathLike[str] | None, overrides: Overrides) -> 
 def merge_layers(layers: list[Overrides]) -> Overrides:
     """Merge layers of flags; later layers override earlier ones. Defaults are not filled in.
 
-    If a later layer chooses a different part, the options of the earlier part are dropped.
+    If a later layer chooses a different part, the options of the earlier part are dropped. If it sets the length of the
+    run, as a number of epochs or as a time budget, the earlier length is dropped.
     """
-    merged = {name: value for layer in layers for name, value in layer.items()}
+    merged: Overrides = {}
+    for layer in layers:
+        if any(layer.get(name) is not None for name in LENGTH):
+            merged = {name: value for name, value in merged.items() if name not in LENGTH}
+        merged |= layer
     options: dict[str, dict[str, Any]] = {}
     current = DEFAULTS
     for layer in layers:

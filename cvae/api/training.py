@@ -139,6 +139,7 @@ def resume(
     data: str | None = None,
     data_dir: str | None = None,
     epochs: int | None = None,
+    minutes: float | None = None,
     patience: int | None = None,
     device: str | None = None,
     on_nan: str | None = None,
@@ -161,6 +162,7 @@ def resume(
         data: The data set that the run was started with, if it was moved. Its content must be the same.
         data_dir: Folder for downloaded data sets and decoded images.
         epochs: Total number of epochs.
+        minutes: Total time budget in minutes, in place of the number of epochs.
         patience: Number of epochs to wait for a better validation bound before stopping early; 0 never stops early.
         device: Device to train on.
         on_nan: What to do if the loss is not finite: "stop" training, or "skip" the batch.
@@ -171,8 +173,7 @@ def resume(
         on_epoch: Called with the record of each epoch once it is saved. An exception that it raises ends the run.
 
     Raises:
-        UsageError: If there is no such run, an argument has the wrong type, the run has already been trained for more
-            than `epochs` epochs, or the images are not those that it was started with.
+        UsageError: If there is no such run, an argument is not valid, the run is already longer, or the images differ.
         CvaeError: If none of the checkpoints is intact, the data have changed, or the export fails. If only the export
             fails, the run itself is complete.
     """
@@ -180,6 +181,7 @@ def resume(
         "data": data,
         "data_dir": data_dir,
         "epochs": epochs,
+        "minutes": minutes,
         "patience": patience,
         "device": device,
         "on_nan": on_nan,
@@ -188,8 +190,7 @@ def resume(
     }
     require_torch("cvae.resume")
     _check_images(images, labels, classes, conditions)
-    used = {name: value for name, value in values.items() if value is not None}
-    changes = check_flags(TrainConfig, used, resume)
+    changes = check_flags(TrainConfig, {name: value for name, value in values.items() if value is not None}, resume)
     del changes["options"]
     folder = Run(out).path
     with one_line_warnings():

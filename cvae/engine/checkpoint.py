@@ -8,7 +8,7 @@ and contains the hash of the tensor file.
 import hashlib
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +27,8 @@ from torch.nn.modules.module import (
 from cvae.atomic import read_at_most, write_file
 from cvae.config import Config
 from cvae.errors import CvaeError, UsageError, one_line
-from cvae.model_config import ModelConfig, describe_differences
 from cvae.models import VAE, build
 from cvae.run import CONFIG, WEIGHTS, read_config
-from cvae.runtime.find import find
 from cvae.runtime.weights import WeightsFile, open_weights
 
 DTYPES = {
@@ -54,46 +52,6 @@ def save_weights(path: Path, state: Mapping[str, Tensor]) -> None:
 def is_finite(model: nn.Module) -> bool:
     """Return whether all weights and buffers of a network are finite."""
     return all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
-
-
-def initialize_weights(models: Iterable[VAE], config: ModelConfig, init: str) -> str | None:
-    """Copy the weights of a trained model into models.
-
-    A prior whose weights differ in name or shape from those of the trained model's prior keeps its initial weights.
-
-    Args:
-        models: models to initialize.
-        config: description of their network.
-        init: run folder, or name of a run or of a zoo model, as in `--init`.
-
-    Returns:
-        A note for the log if the prior keeps its initial weights.
-
-    Raises:
-        UsageError: If the trained model does not exist, or its network differs from that of `models`.
-    """
-    trained, trained_config = load_model(find(init))
-    state, note = trained.state_dict(), None
-    try:
-        for model in models:
-            if _shapes(model.prior) == _shapes(trained.prior):
-                model.load_state_dict(state)
-                continue
-            prior = {f"prior.{name}": tensor for name, tensor in model.prior.state_dict().items()}
-            others = {name: tensor for name, tensor in state.items() if not name.startswith("prior.")}
-            model.load_state_dict(others | prior)
-            note = f"the prior starts with new weights, because it differs from that of {init!r}"
-    except RuntimeError as error:
-        differences = describe_differences(trained_config.model, config)
-        raise UsageError(
-            f"--init {init!r} does not fit this run: {', '.join(differences) or 'their networks differ'}; choose data "
-            "and flags that fit, or train without --init"
-        ) from error
-    return note
-
-
-def _shapes(module: nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _serialize(tensors: Mapping[str, Tensor]) -> bytes:

@@ -107,14 +107,15 @@ class EpochTable:
 
     Args:
         display: where to print.
-        epochs: number of epochs of the run.
+        total_steps: number of steps of the run. It may change.
         steps: number of steps in an epoch.
         done: number of steps that are already done.
         has_validation: whether the run has validation images.
     """
 
-    def __init__(self, display: Display, *, epochs: int, steps: int, done: int, has_validation: bool) -> None:
-        self.display, self.epochs, self.steps, self.has_validation = display, epochs, steps, has_validation
+    def __init__(self, display: Display, *, total_steps: int, steps: int, done: int, has_validation: bool) -> None:
+        self.display, self.has_validation = display, has_validation
+        self.total_steps, self.steps = total_steps, steps
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(24),
@@ -123,8 +124,7 @@ class EpochTable:
             transient=True,
             disable=not display.is_live,
         )
-        epoch = f"epoch {min(done // steps + 1, epochs)}/{epochs}"
-        self.task = self.bar.add_task(epoch, total=epochs * steps, completed=done, metrics="")
+        self.task = self.bar.add_task(self._epoch(done), total=total_steps, completed=done, metrics="")
         self._done, self._started = done, time.monotonic()
         self._update_time = self._line_time = self._started
         self._has_title = False
@@ -137,6 +137,14 @@ class EpochTable:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.bar.stop()
+
+    @property
+    def epochs(self) -> int:
+        """Number of epochs of the run. The last one may be incomplete."""
+        return math.ceil(self.total_steps / self.steps)
+
+    def _epoch(self, step: int) -> str:
+        return f"epoch {min(step // self.steps + 1, self.epochs)}/{self.epochs}"
 
     def due(self, seconds: float = 0.5) -> bool:
         """Return whether the last update was at least `seconds` ago. More frequent updates would stall the device."""
@@ -152,8 +160,7 @@ class EpochTable:
         """
         self._update_time = time.monotonic()
         text = f"loss {format_nats(metrics['loss'])}  {speed:,.0f} images/s  {self._time_left(step)} left"
-        epoch = f"epoch {min(step // self.steps + 1, self.epochs)}/{self.epochs}"
-        self.bar.update(self.task, completed=step, description=epoch, metrics=text)
+        self.bar.update(self.task, total=self.total_steps, completed=step, description=self._epoch(step), metrics=text)
         if not self.display.is_live and self._update_time - self._line_time > LINE_SECONDS:
             self._row(f"{step / self.steps:.1f}/{self.epochs}", metrics, "", speed, step)
 
@@ -182,7 +189,7 @@ class EpochTable:
 
     def _time_left(self, step: int) -> str:
         taken = step - self._done
-        seconds = (time.monotonic() - self._started) / taken * (self.epochs * self.steps - step) if taken else math.inf
+        seconds = (time.monotonic() - self._started) / taken * (self.total_steps - step) if taken else math.inf
         return format_seconds(seconds) if math.isfinite(seconds) else "?"
 
 

@@ -69,6 +69,8 @@ def resume(out: str | Path, *, quiet: bool = False, on_epoch: OnEpoch | None = N
     config = read_config(out)
     changes: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
     recorded = RecordedDataConfig.of_run(config)
+    if length := changes.keys() & {"epochs", "minutes"}:  # a number of epochs replaces a time budget, and vice versa
+        changes = {"epochs": None, "minutes": None, **changes} if len(length) == 1 else changes
     config = replace(config, training=replace(config.training, **changes))
     accelerator = join_processes(config.training)
     if "data" in changes:

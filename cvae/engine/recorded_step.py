@@ -50,11 +50,10 @@ class RecordedStep(TrainingStep):
         image_losses: ImageLosses | None = None,
         label_classifier: LabelClassifier | None = None,
         *,
-        epochs: int,
+        total_steps: int,
     ) -> None:
-        super().__init__(
-            config, accelerator, model, batches, image_losses, label_classifier, epochs=epochs, shard=FULL_BATCH
-        )
+        arguments = config, accelerator, model, batches, image_losses, label_classifier
+        super().__init__(*arguments, total_steps=total_steps, shard=FULL_BATCH)
         steps, device = len(batches), self.device
         self.order = torch.zeros((steps, batches.batch_size), dtype=torch.long, device=device)  # images of each step
         self.table = torch.zeros((steps, len(Scalars._fields)), device=device)  # scalars of each step
@@ -100,12 +99,20 @@ class RecordedStep(TrainingStep):
         return None
 
     def epoch_batches(self, epoch: int, start: int) -> Iterator[tuple[Tensor | None, ...]]:
-        steps = len(self.batches)
         self.order.copy_(self.batches.order(self.training.seed, epoch))
+        self._fill_table(epoch)
+        self.position.fill_(start)
+        return repeat((), len(self.batches) - start)
+
+    def set_length(self, total_steps: int, step: int) -> None:
+        super().set_length(total_steps, step)
+        self._fill_table(step // len(self.batches))
+
+    def _fill_table(self, epoch: int) -> None:
+        """Compute the scalars of all steps of an epoch."""
+        steps = len(self.batches)
         scalars = [self._scalars(epoch * steps + i) for i in range(steps)]
         self.table.copy_(torch.tensor(scalars, dtype=self.table.dtype))
-        self.position.fill_(start)
-        return repeat((), steps - start)
 
     def __call__(self, step: int, *batch: Tensor | None) -> None:
         reseed(self.device, self.training.seed, "step", step)

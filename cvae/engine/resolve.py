@@ -14,6 +14,7 @@ from cvae.condition_rows import read_category, read_rows
 from cvae.conditions import CATEGORY, Condition, single_category
 from cvae.config import Config, TrainConfig
 from cvae.data import Dataset, DiskImages, condition_rows, list_conditions
+from cvae.engine.schedule import default_warmup
 from cvae.errors import UsageError
 from cvae.model_config import ModelConfig, Part
 from cvae.registry import (
@@ -39,15 +40,12 @@ MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8
 DEFAULT_DROP = 0.1
 """Default probability of dropping a condition, except that of a single category, which is always known by default."""
 
-MAX_WARMUP = 100
-"""Maximum default number of warm-up steps. A short run warms up for a twentieth of its steps."""
-
 
 def configure(config: TrainConfig, dataset: Dataset) -> Config:
     """Return the config of a run: `config`, completed with defaults and with settings that depend on the data.
 
     These are the image shape, the conditions, the likelihood, the batch size, the number of epochs, the warm-up steps,
-    and the options of all parts.
+    and the options of all parts. A run with a time budget has no number of epochs, so its warm-up is not set here.
 
     Raises:
         UsageError: If a part or an option is unknown, or the value of an option is not valid.
@@ -56,8 +54,10 @@ def configure(config: TrainConfig, dataset: Dataset) -> Config:
     likelihood = config.likelihood or ("bernoulli" if nearly_binary(images) else "gaussian-optimal")
     batch_size = config.batch_size or choose_batch_size(len(images))
     steps = max(1, len(images) // batch_size)
-    epochs = config.epochs or max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
-    warmup = min(MAX_WARMUP, epochs * steps // 20) if config.warmup is None else config.warmup
+    epochs, warmup = config.epochs, config.warmup
+    if config.minutes is None:
+        epochs = epochs or default_epochs(steps)
+        warmup = default_warmup(epochs * steps) if warmup is None else warmup
     options = dict(config.options)
     CONDITIONINGS.get(config.conditioning)  # report an unknown name even without --conditional
 
@@ -137,6 +137,11 @@ def count_latents(architecture: Part, image_shape: tuple[int, int, int], latent_
         create = create.func
     count = getattr(create, "count_latents", None)
     return latent_dim if count is None else count(image_shape, latent_dim, **architecture.options)
+
+
+def default_epochs(steps: int) -> int:
+    """Return the default number of epochs of a run with a number of steps per epoch."""
+    return max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps))
 
 
 def choose_batch_size(num_images: int) -> int:

@@ -28,11 +28,17 @@ class RunState:
         step: Number of training steps so far.
         best: Lowest bound so far, in nats per image.
         records: Lines of metrics.jsonl.
+        seconds: Duration of the run so far.
+        total_steps: Length of the run.
+        minutes: Time budget that the length was derived from, or None.
     """
 
     step: int = 0
     best: float = float("inf")
     records: list[Record] = field(default_factory=list)
+    seconds: float = 0.0
+    total_steps: int = 0
+    minutes: float | None = None
 
 
 class RunCheckpoints:
@@ -96,7 +102,10 @@ class RunCheckpoints:
             for prefix, optimizer in self._optimizers().items():
                 unpack_optimizer(optimizer, _strip_prefix(prefix, tensors))
             self.training_step.sums.copy_(tensors["sums"])
-            state = RunState(values["step"], values["best"], values["records"])
+            if "seconds" not in values:  # written by an older version, which had no time budgets
+                seconds = sum(record.get("seconds", 0.0) for record in values["records"])
+                values |= {"seconds": seconds, "total_steps": 0, "minutes": None}
+            state = RunState(**{name: values[name] for name in vars(RunState())})
             if self.accelerator.scaler is not None and values["scaler"]:
                 self.accelerator.scaler.load_state_dict(values["scaler"])
         except (KeyError, RuntimeError, ValueError) as error:

@@ -3,6 +3,14 @@
 import math
 from collections.abc import Sequence
 
+MAX_WARMUP = 100
+"""Maximum default number of warm-up steps. A short run warms up for a twentieth of its steps."""
+
+
+def default_warmup(total: int) -> int:
+    """Return the default number of warm-up steps of a run of `total` steps."""
+    return min(MAX_WARMUP, total // 20)
+
 
 def lr_factor(schedule: str, step: int, total: int, warmup: int, milestones: Sequence[float] | None = None) -> float:
     """Return the learning rate factor at `step` of `total`.

@@ -21,7 +21,7 @@ from cvae.engine.imputation import LabelClassifier
 from cvae.engine.optimizers import parameter_groups, parse_scales
 from cvae.engine.processes import copy_from_main
 from cvae.engine.randomness import Shard, reseed
-from cvae.engine.schedule import kl_factor, lr_factor
+from cvae.engine.schedule import default_warmup, kl_factor, lr_factor
 from cvae.models import VAE, Terms
 from cvae.models.objectives import Loss, with_consistency
 from cvae.registry import OBJECTIVES, OPTIMIZERS
@@ -46,7 +46,7 @@ class TrainingStep:
         batches: Training images.
         image_losses: Losses that are added to the objective, or None.
         label_classifier: Classifier that unknown labels are drawn from, or None.
-        epochs: Length of the run, which the schedules depend on.
+        total_steps: Length of the run, which the schedules depend on.
         shard: Part of each batch that belongs to this process.
     """
 
@@ -59,14 +59,14 @@ class TrainingStep:
         image_losses: ImageLosses | None = None,
         label_classifier: LabelClassifier | None = None,
         *,
-        epochs: int,
+        total_steps: int,
         shard: Shard,
     ) -> None:
         self.config, self.training = config, config.training
         self.accelerator, self.device = accelerator, accelerator.device
         self.batches, self.shard = batches, shard
         self.image_losses, self.label_classifier = image_losses, label_classifier
-        self.total_steps = epochs * len(batches)
+        self.total_steps = total_steps
         model.to(self.device)  # before the optimizer is created, which depends on the device
         freeze(model, self.training.freeze)
         create = OPTIMIZERS.get(self.training.optimizer)
@@ -101,6 +101,10 @@ class TrainingStep:
         """Yield the batch of each step of an epoch, from its step `start` on, as arguments of `__call__`."""
         return self.batches.shuffled(self.training.seed, epoch, start)
 
+    def set_length(self, total_steps: int, step: int) -> None:
+        """Change the length of the run after `step` steps."""
+        self.total_steps = total_steps
+
     def __call__(self, step: int, *batch: Tensor | None) -> None:
         """Take a step on images (B, C, H, W) uint8 and the rows of their conditions."""
         images, rows = batch
@@ -111,9 +115,9 @@ class TrainingStep:
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step."""
         training = self.training
-        assert training.warmup is not None  # filled in by configure()
+        warmup = default_warmup(self.total_steps) if training.warmup is None else training.warmup
         milestones = training.milestones and [epoch * len(self.batches) for epoch in training.milestones]
-        return training.lr * lr_factor(training.schedule, step, self.total_steps, training.warmup, milestones)
+        return training.lr * lr_factor(training.schedule, step, self.total_steps, warmup, milestones)
 
     def means(self) -> dict[str, float]:
         """Return the means of the loss and its terms over the epoch so far, in nats, or NaN before its first step."""

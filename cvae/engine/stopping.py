@@ -10,8 +10,9 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+from cvae.config import TrainConfig
 from cvae.engine.randomness import Shard
-from cvae.errors import CvaeError
+from cvae.errors import CvaeError, Diverged
 
 
 class Stop:
@@ -90,3 +91,21 @@ def explain_failure(
             f"restart all of them with: {resume_command} ({reason})"
         )
     return None
+
+
+def explain_divergence(reason: str, training: TrainConfig) -> Diverged:
+    """Return an error that says what can be done if the numbers of a run are no longer finite.
+
+    Args:
+        reason: What is not finite, and at which step.
+        training: Training config of the run.
+    """
+    rates, lower = f"learning rate {training.lr} is", "--lr"
+    if (matrix_lr := training.options.get("optimizer", {}).get("matrix_lr")) is not None:
+        rates = f"learning rate {training.lr} or that of the matrices, {matrix_lr}, is"
+        lower = "--lr or --set optimizer.matrix_lr"
+    return Diverged(
+        f"{reason}: the {rates} probably too high (lower {lower}, or use --warmup 1000, --precision fp32, or a smaller "
+        "--clip), or an image is unusual (to skip its batch: --on-nan skip, which also works with --resume); the last "
+        "good weights have been saved"
+    )

@@ -42,12 +42,13 @@ def describe_run(
         processes: number of processes.
     """
     training, (channels, height, width) = config.training, config.model.image_shape
-    assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
+    assert training.batch_size is not None  # filled in by configure()
     colours = {1: "grey", 3: "in colour"}.get(channels, f"with {channels} channels")
     splits = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     counts = [f"{len(split):,} {name}" for name, split in splits.items() if split is not None]
     is_small = training.batch_size == choose_batch_size(len(dataset.train)) < MAX_BATCH_SIZE
     patience = f"; ends after {count_of(training.patience, 'epoch')} without improvement" if training.patience else ""
+    length = f"{count_of(training.epochs, 'epoch')} of" if training.epochs else f"{training.minutes:g} min, epochs of"
     name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     fields = {
         "model": f"{training.arch}{', conditional' if training.conditional else ''}, {parameters:,} parameters, "
@@ -56,7 +57,7 @@ def describe_run(
         "classes": _count_by_class(dataset),
         "conditions": _describe_conditions(config),
         "losses": _describe_losses(config),
-        "training": f"{count_of(training.epochs, 'epoch')} of {count_of(steps, 'step')}, batches of "
+        "training": f"{length} {count_of(steps, 'step')}, batches of "
         f"{min(training.batch_size, len(dataset.train)):,}{' for a small data set' if is_small else ''}{patience}",
         "device": f"{device.type}{name}, {training.precision}{', compiled' if training.compile else ''}"
         f"{f', {processes} processes' if processes > 1 else ''}",

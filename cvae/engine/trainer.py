@@ -16,29 +16,27 @@ from cvae.atomic import lock_folder, remove_stale_files, write_file
 from cvae.config import Config
 from cvae.data import Dataset, Split
 from cvae.engine.batches import Batches
-from cvae.engine.checkpoint import initialize_weights, is_finite, load_model, save_weights
+from cvae.engine.checkpoint import is_finite, load_model, save_weights
 from cvae.engine.display import Display, EpochTable, report_every
 from cvae.engine.image_losses import ImageLosses
 from cvae.engine.imputation import LabelClassifier
+from cvae.engine.initialization import initialize
+from cvae.engine.pace import Pace
 from cvae.engine.processes import any_process
 from cvae.engine.randomness import Shard, reseed
 from cvae.engine.recorded_step import RecordedStep, can_record
 from cvae.engine.resolve import check_batch_size, check_patience, choose_compile
-from cvae.engine.run_state import Record, RunCheckpoints, RunState, remove_new_run
+from cvae.engine.run_state import Record, RunCheckpoints, remove_new_run
 from cvae.engine.sample_images import save_final_images, save_sample_images
 from cvae.engine.step import TrainingStep
-from cvae.engine.stopping import Stop, explain_failure
+from cvae.engine.stopping import Stop, explain_divergence, explain_failure
 from cvae.engine.summary import describe_contention, describe_explosion, describe_result, describe_run
 from cvae.engine.tracking import Tracking, choose
 from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
-from cvae.models.vae import initialize_output
 from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, selection_bound
-
-MEAN_IMAGES = 10_000
-"""Number of training images whose mean initializes the output of the decoder."""
 
 CHECKPOINT_SECONDS = 120.0
 """Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
@@ -73,17 +71,17 @@ class Trainer:
         self.device, self.is_main = accelerator.device, accelerator.is_main_process
         self.display = Display(quiet=quiet or not self.is_main)
         self.shard = Shard(accelerator.process_index, accelerator.num_processes)
-        assert training.epochs is not None and training.batch_size is not None  # filled in by configure()
+        assert training.batch_size is not None  # filled in by configure()
         arguments = dataset.train, training.batch_size, self.device, config.model.conditions
         self.batches = Batches(*arguments, balance=training.balance, shard=self.shard)
         check_batch_size(self.batches.batch_size, accelerator.num_processes, training.accumulate)
         check_patience(training, dataset)
-        self.epochs, self.total_steps = training.epochs, training.epochs * len(self.batches)
+        self.pace = Pace(training, dataset, len(self.batches), self.batches.batch_size)
+        self.state = self.pace.start()
         # The config stores the choices, so that a run that is resumed on another machine keeps its precision.
         precision = accelerator.mixed_precision.replace("no", "fp32")
-        compiled = choose_compile(training.compile, self.total_steps, self.device.type)
+        compiled = choose_compile(training.compile, 0 if training.minutes else self.total_steps, self.device.type)
         self.config = replace(config, training=replace(training, precision=precision, compile=compiled))
-
         reseed(self.device, training.seed, "weights")
         model = build(config.model).to(memory_format=torch.channels_last)
         self.training_step = self._make_step(model)
@@ -91,7 +89,7 @@ class Trainer:
         self.validation = None if dataset.validation is None else self.validator.batches(dataset.validation)
         self.checkpoints = RunCheckpoints(out, self.training_step, len(dataset.train))
         self.tracking = Tracking(accelerator, choose(training.trackers), out, self.config)
-        self.state, self.notes = RunState(), [*dataset.notes]
+        self.notes = [*dataset.notes]
         self.stop, self.has_warned, self.has_improved = Stop(), False, False
 
     def _make_step(self, model: VAE) -> TrainingStep:
@@ -101,8 +99,13 @@ class Trainer:
             classifier = LabelClassifier(self.config, self.accelerator, self.total_steps)
         arguments = self.config, self.accelerator, model, self.batches, losses, classifier
         if can_record(self.config, self.accelerator, self.batches):
-            return RecordedStep(*arguments, epochs=self.epochs)
-        return TrainingStep(*arguments, epochs=self.epochs, shard=self.shard)
+            return RecordedStep(*arguments, total_steps=self.total_steps)
+        return TrainingStep(*arguments, total_steps=self.total_steps, shard=self.shard)
+
+    @property
+    def total_steps(self) -> int:
+        """Length of the run, an estimate if it has a time budget."""
+        return self.state.total_steps
 
     @property
     def evaluated_model(self) -> VAE:
@@ -143,7 +146,8 @@ class Trainer:
                     self.display.line(note)
                 while not self._is_done:
                     record = self._train_epoch(table)
-                    self._finish_epoch(record, table)
+                    with self.pace.pause():
+                        self._finish_epoch(record, table)
                     self._stop_if_requested()
                 self._finish_run()
             except (MemoryError, OSError, RuntimeError) as error:
@@ -167,8 +171,9 @@ class Trainer:
     @property
     def _is_reported(self) -> bool:
         """Whether the run is at the end of an epoch whose metrics are printed and whose sample images are saved."""
-        epoch, position = divmod(self.state.step, len(self.batches))
-        return position == 0 and (epoch <= 1 or self._is_done or epoch % report_every(self.epochs) == 0)
+        records, epochs = self.state.records, math.ceil(self.total_steps / len(self.batches))
+        is_end = self.state.step == (records[-1]["step"] if records else 0)
+        return is_end and (len(records) <= 1 or self._is_done or len(records) % report_every(epochs) == 0)
 
     @property
     def _selects_best(self) -> bool:
@@ -190,27 +195,32 @@ class Trainer:
             self._train_step(*batch)
             if due := table.due():
                 table.update(self.state.step, self.training_step.means(), self._images_per_second(first, started))
-            if self.state.step % steps == 0:
+            if self.pace.correct(self.state, self.training_step):
+                table.total_steps = self.total_steps
+            if self.state.step % steps == 0 or self.state.step >= self.total_steps:
                 break  # the end of an epoch is checked and saved below
             save = self.stop.is_requested or time.monotonic() - saved > CHECKPOINT_SECONDS
             if any_process(self.accelerator, due or save, self.state.step):
                 self._raise_if_diverged()
             if any_process(self.accelerator, save, self.state.step):
-                self.checkpoints.save(self.state)
+                self._save_checkpoint()
                 saved = time.monotonic()
                 self._stop_if_requested()
         self._raise_if_diverged()
         self.training_step.sums.copy_(self.accelerator.reduce(self.training_step.sums, "mean"))
+        # If a time budget ended a run within an epoch, and the run was resumed, the rest counts as an epoch of its own.
+        done = self.state.records[-1]["step"] if self.state.records else 0
         record: Record = {
-            "epoch": epoch + 1,
+            "epoch": len(self.state.records) + 1,
             "step": self.state.step,
+            "total_steps": self.total_steps,
             "train": self.training_step.means(),
             **({"losses": self.training_step.image_loss_means()} if self.config.training.losses else {}),
             "learning_rate": self.training_step.learning_rate(self.state.step - 1),
             "seconds": round(time.monotonic() - started, 3),
             "images_per_second": round(self._images_per_second(first, started), 1),
         }
-        if skipped := steps - round(float(self.training_step.sums[-1])):
+        if skipped := self.state.step - done - round(float(self.training_step.sums[-1])):
             record["skipped"] = skipped
         return record
 
@@ -239,7 +249,7 @@ class Trainer:
         self.state.best = min(self.state.best, score)
         if self.is_main and improved:
             save_weights(self.out / WEIGHTS, self.evaluated_model.state_dict())
-        self.checkpoints.save(self.state)
+        self._save_checkpoint()
         self._write_metrics()
         self.has_improved |= self._selects_best and improved
         self._report(record, table)
@@ -302,8 +312,8 @@ class Trainer:
         return {**fields, "run": one_line(self.out)}
 
     def _open_table(self) -> EpochTable:
-        steps, done, has_validation = len(self.batches), self.state.step, self._selects_best
-        return EpochTable(self.display, epochs=self.epochs, steps=steps, done=done, has_validation=has_validation)
+        total, steps, done = self.total_steps, len(self.batches), self.state.step
+        return EpochTable(self.display, total_steps=total, steps=steps, done=done, has_validation=self._selects_best)
 
     @property
     def _shown_images(self) -> Split:
@@ -311,7 +321,7 @@ class Trainer:
 
     def _save_sample_images(self) -> None:
         if self.is_main:
-            model, epoch = self.evaluated_model, self.state.step // len(self.batches)
+            model, epoch = self.evaluated_model, len(self.state.records)
             save_sample_images(model, self.config.model, self._shown_images, self.out, epoch)
 
     def _write_metrics(self) -> None:
@@ -327,41 +337,35 @@ class Trainer:
             for network in (self.training_step.image_losses, self.training_step.label_classifier):
                 if network is not None:
                     self.notes += network.prepare(self.dataset)
-        if (init := self.config.training.init) is not None:
-            models = (self.training_step.bare_model, self.training_step.ema)
-            note = initialize_weights([model for model in models if model is not None], self.config.model, init)
-            self.notes += [note] if note else []
-        elif self.config.training.mean_init:
-            mean = torch.from_numpy(self.dataset.train.images[:MEAN_IMAGES].mean(0) / 255).float().to(self.device)
-            for model in (self.training_step.bare_model, self.training_step.ema):
-                if model is not None:
-                    initialize_output(model, mean)
+        models = (self.training_step.bare_model, self.training_step.ema)
+        self.notes += initialize([m for m in models if m is not None], self.config, self.dataset.train)
 
     def _restore(self) -> bool:
         """Load the newest intact checkpoint, and return whether the run has any checkpoints.
 
         Raises:
             CvaeError: If all checkpoints are damaged, the newest intact one does not fit, or the data have changed.
-            UsageError: If the run has been trained for more epochs than the config asks for.
+            UsageError: If the run is already longer than the config says.
         """
         state, notes = self.checkpoints.restore(self.config.training.data)
         self.notes += notes
         if state is None:
             return False
         self.state = state
-        if state.step > self.total_steps:
-            epochs = state.step // len(self.batches)
-            raise UsageError(
-                f"{str(self.out)!r} already has {epochs} epochs, more than {self.epochs}; choose a larger total"
-            )
+        limit = self.pace.resume(state, self.out)
+        self.training_step.set_length(state.total_steps, state.step)
         if state.step == self.total_steps:
-            self.notes.append(f"this run is complete; to continue it, set epochs to more than {self.epochs}")
+            self.notes.append(f"this run is complete; to continue it, set {limit}")
         elif self._is_out_of_patience:
             patience = f"patience {self.config.training.patience}"
             self.notes.append(f"this run ended early ({patience}); to continue it, raise patience, or set it to 0")
         else:
             self.notes.append(f"continuing at step {state.step + 1:,} of {self.total_steps:,}")
         return True
+
+    def _save_checkpoint(self) -> None:
+        self.state.seconds = self.pace.seconds
+        self.checkpoints.save(self.state)
 
     def _prepare_folder(self) -> None:
         if self.is_main:
@@ -393,8 +397,4 @@ class Trainer:
         weights = self.out / WEIGHTS
         if self.is_main and not weights.exists() and is_finite(self.evaluated_model):
             save_weights(weights, self.evaluated_model.state_dict())
-        return Diverged(
-            f"{reason}: the learning rate {self.config.training.lr} is probably too high (lower --lr, or use --warmup "
-            "1000, --precision fp32, or a smaller --clip), or an image is unusual (to skip its batch: --on-nan skip, "
-            "which also works with --resume); the last good weights have been saved"
-        )
+        return explain_divergence(reason, self.config.training)

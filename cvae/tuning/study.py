@@ -34,14 +34,14 @@ from cvae.engine.launch import train
 from cvae.engine.resolve import configure
 from cvae.errors import CvaeError, Diverged, Interrupted, UsageError
 from cvae.messages import print_message
-from cvae.run import read_config, selection_bound
+from cvae.run import selection_bound
 from cvae.serialization import to_dict
 from cvae.tuning.search_space import MACHINE_FLAGS, Domain, Range, Space, apply_params, encode_choice, to_recipe
 
 PRUNING_STEPS = 20
-"""Number of times that a trial is compared with the other trials, evenly spaced over its epochs.
+"""Number of times that a trial is compared with the other trials, evenly spaced over its steps.
 
-In the first quarter of its epochs, a trial is not pruned.
+In the first quarter of its steps, a trial is not pruned.
 """
 
 MAX_FAILURES = 3
@@ -185,13 +185,12 @@ class Study:
         bounds: list[float] = []
         # Importance-weighted bounds are comparable only at equal numbers of samples; ELBOs are always comparable.
         score = itemgetter("bound") if {"objective", "objective.samples"} & self.space.keys() else selection_bound
-        epochs = pruning_step = 0
+        pruning_step = 0
 
         def on_epoch(record: dict[str, Any]) -> None:
-            nonlocal epochs, pruning_step
+            nonlocal pruning_step
             bounds.append(score(record["validation"]))
-            epochs = epochs or read_config(self.folder(trial)).training.epochs or 1
-            if (step := record["epoch"] * PRUNING_STEPS // epochs) > pruning_step:
+            if (step := record["step"] * PRUNING_STEPS // record["total_steps"]) > pruning_step:
                 pruning_step = step
                 trial.report(bounds[-1], step)
                 if trial.should_prune():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import cvae
-from cvae.cli import app
+from cvae.cli import make_app
 from cvae.config import TrainConfig
 
 NOT_IN_PYTHON = {"json", "ctx", "model_option"}
@@ -36,6 +36,7 @@ SEEDS = {("interpolate", "start")}
 def list_commands() -> dict[str, Callable[..., Any]]:
     """Return the callbacks of all commands that the help lists, by name, such as "zoo list"."""
     commands = {}
+    app = make_app()
     groups = [("", app), *((f"{group.name} ", group.typer_instance) for group in app.registered_groups)]
     for prefix, group in groups:
         assert group is not None

@@ -39,7 +39,7 @@ SMOKE = {
     "principal_components": ([], " dB over 359 test images"),
     "priors": (["mnist-resnet-conditional", "--smoke", "--data-dir", str(SHARED)], "Fréchet distance"),
     "runtimes": (["--smoke"], "| Python: `cvae` |"),
-    "startup": (["--smoke"], "mlp takes its first step on digits"),
+    "startup": (["--smoke"], "ratio of the first digit"),
     "time_to_quality": (["--smoke", "--data-dir", str(SHARED)], "whole process, s"),
     "training_speed": (["--smoke", "--data-dir", str(SHARED)], "pytorch-example  652,824"),
 }

@@ -141,11 +141,13 @@ def test_flag_that_defaults_to_none_describes_its_default():
 
 
 def test_lists_of_flags_are_derived_from_the_fields():
-    assert set(RESUMABLE) == {"epochs", "patience", "device", "on_nan", "compile", "trackers", "data", "data_dir"}
+    assert set(RESUMABLE) == {
+        "epochs", "minutes", "patience", "device", "on_nan", "compile", "trackers", "data", "data_dir",
+    }  # fmt: skip
     assert set(MACHINE_FLAGS) == {"data_dir", "device", "compile", "trackers"}
     assert set(NOT_SEARCHABLE) - set(MACHINE_FLAGS) == {
         "data", "size", "condition", "ignore", "path_column", "binarize", "validation", "without",
-        "likelihood", "losses", "seed", "patience",
+        "likelihood", "losses", "seed", "minutes", "patience",
     }  # fmt: skip
     assert PARTS == ("arch", "conditioning", "likelihood", "prior", "objective", "optimizer")
 

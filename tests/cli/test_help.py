@@ -11,11 +11,12 @@ from cli_helpers import noise, run_torch
 from PIL import Image
 
 import cvae as package
-from cvae.cli import app
+from cvae.cli import make_app
 from cvae.config import SHORT_FLAGS, TrainConfig
 from cvae.data_config import GROUPS
 from cvae.flags import flags_of
 
+app = make_app()
 COMMANDS = [c.callback.__name__ for c in app.registered_commands if c.callback and not c.hidden]
 SUBCOMMANDS = [["export", "onnx"]] + [
     [str(group.name), command.name or command.callback.__name__]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae.cli import app
+from cvae.cli import make_app
 
 COMMANDS = [
     "generate", "interpolate", "evaluate", "info", "export onnx", "export web", "detect fit", "plot latent",
@@ -27,6 +27,7 @@ def test_argument_and_option_must_agree(assert_fails, command):
 
 
 def test_every_command_with_a_device_has_the_model_option():
+    app = make_app()
     for group in (app, *(group.typer_instance for group in app.registered_groups)):
         for command in group.registered_commands:
             parameters = command.callback.__annotations__

@@ -95,6 +95,7 @@ OPTIONS = {
 
 CHANGES = {
     "epochs": ("--epochs 9", 9),
+    "minutes": ("--minutes 0.5", 0.5),
     "device": ("--device cpu", "cpu"),
     "patience": ("--patience 3", 3),
     "on_nan": ("--on-nan skip", "skip"),

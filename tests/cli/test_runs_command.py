@@ -72,6 +72,20 @@ def test_table_marks_unfinished_runs_and_shows_flags_as_typed(cvae, three_runs):
     assert note == "* not finished; resume it with: cvae train --resume --out runs/third"
 
 
+def test_run_with_a_time_budget_is_finished_after_its_last_step(cvae, in_tmp):
+    run = make_run("short", 1_000, 0, test=False, options={}, minutes=2.0)
+    config = json.loads((run / "config.json").read_text())
+    config["training"]["epochs"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    for steps, mark, finished in ((7, " *", False), (8, "", True)):
+        record = {"epoch": 1, "step": steps, "total_steps": 8, "seconds": 100.0, "validation": {"bound": 80.0}}
+        (run / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+        _, row, *_ = cvae("runs").out.splitlines()
+        assert re.split("  +", row)[:4] == ["short", "80.00", "-", f"1{mark}"] and is_finished(run) == finished
+    (run / "metrics.jsonl").write_text('{"step": "x", "total_steps": 8}\n')
+    assert not is_finished(run)
+
+
 def test_table_describes_the_arrays_that_runs_were_trained_on(cvae):
     arrays = collect(np.zeros((500, 32, 40), np.uint8), ["circle", "square"] * 250)
     for i, data in enumerate((array_store.store(arrays, Path("cache")), "arrays:0123456789abcdef", "arrays:../x")):

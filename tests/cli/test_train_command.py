@@ -48,7 +48,8 @@ def test_every_flag_reaches_the_config(cvae):
         "arch": "mlp-large", "conditional": True, "conditioning": "concat", "likelihood": "gaussian",
         "prior": "normal", "latent_dim": 5, "data": "digits", "data_dir": "somewhere", "size": 10,
         "binarize": "static", "validation": 0.25, "limit": 64, "objective": "elbo", "losses": [],
-        "kl_warmup": 1.5, "epochs": 2, "batch_size": 16, "patience": 5, "optimizer": "adamw", "lr": 2e-3,
+        "kl_warmup": 1.5, "epochs": 2, "minutes": None, "batch_size": 16, "patience": 5,
+        "optimizer": "adamw", "lr": 2e-3,
         "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "drop_conditions": 0.2, "balance": True, "impute": True,
@@ -111,6 +112,27 @@ def test_flags_override_recipe(cvae):
     config = json.loads(Path("x/config.json").read_text())
     assert (config["model"]["latent_dim"], config["training"]["lr"], config["training"]["limit"]) == (6, 0.001, 64)
     assert config["model"]["architecture"]["options"]["hidden"] == [32]
+
+
+@pytest.mark.integration
+def test_time_budget_replaces_the_epochs_of_a_recipe_and_vice_versa(cvae):
+    Path("mine.toml").write_text('arch = "mlp"\nepochs = 500\nlimit = 64\n')
+    flags = ["--no-export", "--tracker", "none", "--json"]
+    first = cvae("train", "--recipe", "mine.toml", "--minutes", 0.02, *flags).json
+    assert first["step"] >= 2
+    training = json.loads(Path(first["run"], "config.json").read_text())["training"]
+    assert (training["epochs"], training["minutes"], training["warmup"]) == (None, 0.02, None)
+    assert "in 0.02 minutes" in cvae("info", first["run"]).out
+    recipe = Path(first["run"], "config.json")
+    second = cvae("train", "--recipe", recipe, "--epochs", 1, *flags).json
+    training = json.loads(Path(second["run"], "config.json").read_text())["training"]
+    assert (training["epochs"], training["minutes"]) == (1, None)
+    failed = cvae("train", "--epochs", 2, "--minutes", 1)
+    assert failed.code == 2 and failed.err == (
+        "cvae: error: epochs 2 and minutes 1 both set the length of the run; remove one of them\n"
+    )
+    failed = cvae("train", "--resume", "--out", first["run"], "--epochs", 2, "--minutes", 1)
+    assert failed.code == 2 and failed.err.endswith("remove one of them\n")
 
 
 @pytest.mark.integration
@@ -203,6 +225,7 @@ def test_init_keeps_a_new_prior_and_says_so(cvae, trained):
         "flow-matching",
         "--freeze",
         "decoder",
+        "--mean-init",
         "--out",
         "more",
         "--no-export",
@@ -210,6 +233,7 @@ def test_init_keeps_a_new_prior_and_says_so(cvae, trained):
     result = cvae("train", "--init", trained["labels"], *flags, "--out", "more")
     assert result.code == 0, result.err
     assert "the prior starts with new weights" in result.err
+    assert "--mean-init has no effect, because --init sets the weights of the output" in result.err
     weights, source = (load_file(Path(run, "model.safetensors")) for run in ("more", trained["labels"]))
     assert np.array_equal(weights["decoder.head.weight"], source["decoder.head.weight"])
 

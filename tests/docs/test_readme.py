@@ -110,7 +110,9 @@ def test_every_command_in_the_documents_works(document, home, tmp_path, cvae, mo
     for command in commands(document):
         # The documented runs take minutes, so train for two epochs on few images, and search with two trials.
         trains = command.startswith(("cvae train", "cvae tune")) and "--resume" not in command
-        short_command = command + " --limit 500" * trains + " --epochs 2" * (trains and "--epochs" not in command)
+        short_command = command + " --limit 500" * trains
+        if trains and "--epochs" not in command:
+            short_command += " --minutes 0.02" if "--minutes" in command else " --epochs 2"
         short_command += " --trials 2" * command.startswith("cvae tune")
         if "plugin" in str(document) or not command.startswith("cvae "):
             result = subprocess.run(short_command, shell=True, cwd=tmp_path, env=home, capture_output=True, text=True)

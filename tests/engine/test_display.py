@@ -27,7 +27,7 @@ RECORD = {
 
 
 def open_table(display: Display, epochs: int = 3, *, done: int = 0) -> EpochTable:
-    return EpochTable(display, epochs=epochs, steps=10, done=done, has_validation=True)
+    return EpochTable(display, total_steps=10 * epochs, steps=10, done=done, has_validation=True)
 
 
 def test_table_in_a_file_has_aligned_rows_without_control_characters(capsys):

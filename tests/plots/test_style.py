@@ -55,10 +55,10 @@ def test_tall_image_grid_stays_below_the_size_limit(tmp_path):
 def test_plots_do_not_import_torch(trained, tmp_path):
     program = """if True:
         import sys
-        from cvae.cli import app
+        from cvae.cli import make_app
         for command in (["latent", "--method", "pca"], ["traverse"], ["losses"], ["progress"]):
-            app(["plot", *command, sys.argv[1]], standalone_mode=False)
-        app(["plot", "grid", sys.argv[2]], standalone_mode=False)
+            make_app()(["plot", *command, sys.argv[1]], standalone_mode=False)
+        make_app()(["plot", "grid", sys.argv[2]], standalone_mode=False)
         print(*{"torch", "torchvision", "onnx", "safetensors", "matplotlib.pyplot"} & set(sys.modules))
     """
     command = [sys.executable, "-W", "error", "-c", program, str(trained["plain"]), str(trained["labels"])]

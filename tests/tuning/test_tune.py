@@ -226,7 +226,8 @@ def train(config, out, *, quiet, on_epoch):
     event = events.get(number)
     for epoch in range(1, resolved.training.epochs + 1):
         bound = abs(math.log(config.lr / 3e-3)) + 1 / epoch + (50 if event == "bad" else 0)
-        on_epoch({"epoch": epoch, "validation": {"bound": bound}})
+        steps = {"step": epoch, "total_steps": resolved.training.epochs}
+        on_epoch({"epoch": epoch, **steps, "validation": {"bound": bound}})
         if event == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if event == "stop":
