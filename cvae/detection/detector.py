@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from cvae.atomic import atomic_write, read_at_most
+from cvae.atomic import atomic_write, read_at_most, save_array
 from cvae.data import DiskImages
 from cvae.detection.calibration import (
     COMBINED,
@@ -152,8 +152,7 @@ class Detector:
             metadata, *arrays = (stack.enter_context(atomic_write(path)) for path in paths)
             metadata.write_text(json.dumps(to_dict(self.metadata), indent=2) + "\n")
             for temporary_path, array in zip(arrays, (self.codes, self.calibration), strict=True):
-                with temporary_path.open("wb") as file:  # numpy would append .npy to the path
-                    np.save(file, array)
+                save_array(temporary_path, array)
             paths[0].unlink(missing_ok=True)
         return paths
 
