@@ -178,11 +178,13 @@ class Detector:
             if not (
                 list(metadata.thresholds) == names
                 and len(metadata.centre or ()) == len(metadata.scale or ()) == labels
-                and all(map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ()))))
-                and all(0 < scale < math.inf for scale in metadata.scale or ())
                 and metadata.images > NEIGHBOURS
             ):
-                raise ValueError(f"{METADATA} is damaged")
+                raise ValueError(f"{METADATA} does not fit the model")
+            if not all(map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ())))):
+                raise ValueError(f"{METADATA} has a threshold or centre that is not finite")
+            if not all(0 < scale < math.inf for scale in metadata.scale or ()):
+                raise ValueError(f"{METADATA} has a scale that is not positive and finite")
             num_columns = sum(name in COMBINED for name in names)
             codes = _read_array(folder / CODES, (metadata.images, model.latent_dim), np.dtype(np.float32))
             calibration = _read_array(folder / CALIBRATION, (metadata.images, num_columns), np.dtype(np.float64))
