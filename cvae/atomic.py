@@ -16,8 +16,12 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from io import BufferedReader
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cvae.errors import CvaeError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NOT_A_FILE = "it is a folder, a pipe or a device, not a file"
 """Reason for not reading something."""
@@ -89,7 +93,6 @@ def atomic_write(path: str | Path, *, sync: bool = True) -> Iterator[Path]:
     """Yield the path of an empty temporary file in the same folder, and rename it to `path` unless the block raises.
 
     The extension of the temporary file is `.tmp`, so state the format to functions that infer it from the extension.
-    Pass an open file to `numpy.save`, which would append `.npy` to the path.
 
     Args:
         path: path of the file.
@@ -120,6 +123,19 @@ def write_file(path: str | Path, data: bytes | str) -> None:
     """
     with atomic_write(path) as temporary_path:
         temporary_path.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def save_array(path: Path, array: "np.ndarray") -> None:
+    """Write an array in the format of `numpy.save`.
+
+    Raises:
+        OSError: If the array can't be written. `numpy.save` truncates it silently if the disk is full, and appends
+            `.npy` to the path.
+    """
+    import numpy as np
+
+    with path.open("w+b") as file:  # numpy writes to a file with the mode "wb" without Python's checks
+        np.save(file, array)
 
 
 @contextmanager

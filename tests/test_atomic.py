@@ -4,11 +4,13 @@ import ast
 import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cvae import atomic
@@ -22,6 +24,7 @@ from cvae.atomic import (
     open_regular,
     read_at_most,
     remove_stale_files,
+    save_array,
     write_file,
 )
 from cvae.errors import CvaeError, UsageError
@@ -48,6 +51,20 @@ SPECIAL_FILES = {
     "device": lambda path: path.symlink_to("/dev/zero"),
     "folder": Path.mkdir,
 }
+
+
+@pytest.mark.parametrize("missing", [1, 100, 3000])
+def test_array_that_does_not_fit_on_the_disk_is_an_error(tmp_path, missing):
+    """A limit on the size of files makes a write fail, as a full disk would."""
+    array, limits = np.arange(800, dtype=np.float32), resource.getrlimit(resource.RLIMIT_FSIZE)
+    save_array(tmp_path / "file", array)
+    assert np.array_equal(np.load(tmp_path / "file"), array)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (array.nbytes + 128 - missing, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_array(tmp_path / "file", array)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_failed_removal_of_a_temporary_file_does_not_hide_the_result(tmp_path, monkeypatch):

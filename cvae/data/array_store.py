@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.atomic import atomic_folder, cache_root, lock_folder
+from cvae.atomic import atomic_folder, cache_root, lock_folder, save_array
 from cvae.data.dataset import Dataset, Split
 from cvae.data.disk_images import DiskImages
 from cvae.errors import CvaeError, UsageError, count_of, one_line
@@ -45,9 +45,9 @@ def store(dataset: Dataset, data_dir: Path | None) -> str:
         if _read(folder) is None:
             shutil.rmtree(folder, ignore_errors=True)  # the folder may be damaged
             with atomic_folder(folder) as temporary_path:
-                np.save(temporary_path / "images.npy", dataset.train.images[:])
+                save_array(temporary_path / "images.npy", dataset.train.images[:])
                 if dataset.train.labels is not None:
-                    np.save(temporary_path / "labels.npy", dataset.train.labels)
+                    save_array(temporary_path / "labels.npy", dataset.train.labels)
                 if dataset.train.columns:
                     (temporary_path / "columns.json").write_text(_dump_columns(dataset.train.columns))
                 (temporary_path / "classes.json").write_text(json.dumps(dataset.classes))

@@ -80,7 +80,10 @@ def npz(argument: str, data_dir: Path | None, size: tuple[int, int] | None) -> D
     labels = {name: arrays[f"{key}_labels"] for name, key in keys.items() if f"{key}_labels" in arrays}
     classes, labels = _number_labels(labels, arrays.get("classes"), argument)
     images = {name: resize(convert_images(arrays[key], f"{key!r} of {argument!r}"), size) for name, key in keys.items()}
-    columns, ignored = _read_columns(path, keys, {name: len(array) for name, array in images.items()})
+    try:
+        columns, ignored = _read_columns(path, keys, {name: len(array) for name, array in images.items()})
+    except OSError as error:
+        raise _reading_error(path, error) from error
     splits: dict[str, Any] = {
         name: Split(images=images[name], labels=labels.get(name), columns=columns.get(name)) for name in keys
     }
@@ -132,6 +135,9 @@ def _read_columns(
 
     Returns:
         The arrays by split and name, and the keys of arrays that are ignored.
+
+    Raises:
+        OSError: If the file can't be read.
     """
     columns: dict[str, dict[str, np.ndarray]] = {}
     ignored = []
@@ -143,6 +149,8 @@ def _read_columns(
                 split = "train"
             try:
                 array = archive[key] if split else None
+            except OSError:
+                raise
             except Exception:  # for example, it holds Python objects
                 array = None
             if split is None or not isinstance(array, np.ndarray) or not _fits(array, counts[split]):

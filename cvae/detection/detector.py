@@ -10,7 +10,7 @@ from typing import Literal, Self
 
 import numpy as np
 
-from cvae.atomic import atomic_write, read_at_most
+from cvae.atomic import atomic_write, read_at_most, save_array
 from cvae.data import DiskImages
 from cvae.detection.calibration import (
     COMBINED,
@@ -152,8 +152,7 @@ class Detector:
             metadata, *arrays = (stack.enter_context(atomic_write(path)) for path in paths)
             metadata.write_text(json.dumps(to_dict(self.metadata), indent=2) + "\n")
             for temporary_path, array in zip(arrays, (self.codes, self.calibration), strict=True):
-                with temporary_path.open("wb") as file:  # numpy would append .npy to the path
-                    np.save(file, array)
+                save_array(temporary_path, array)
             paths[0].unlink(missing_ok=True)
         return paths
 
@@ -179,11 +178,13 @@ class Detector:
             if not (
                 list(metadata.thresholds) == names
                 and len(metadata.centre or ()) == len(metadata.scale or ()) == labels
-                and all(map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ()))))
-                and all(0 < scale < math.inf for scale in metadata.scale or ())
                 and metadata.images > NEIGHBOURS
             ):
-                raise ValueError(f"{METADATA} is damaged")
+                raise ValueError(f"{METADATA} does not fit the model")
+            if not all(map(math.isfinite, (*metadata.thresholds.values(), *(metadata.centre or ())))):
+                raise ValueError(f"{METADATA} has a threshold or centre that is not finite")
+            if not all(0 < scale < math.inf for scale in metadata.scale or ()):
+                raise ValueError(f"{METADATA} has a scale that is not positive and finite")
             num_columns = sum(name in COMBINED for name in names)
             codes = _read_array(folder / CODES, (metadata.images, model.latent_dim), np.dtype(np.float32))
             calibration = _read_array(folder / CALIBRATION, (metadata.images, num_columns), np.dtype(np.float64))

@@ -96,7 +96,7 @@ def test_failed_write_leaves_no_files(dataset, root, monkeypatch):
         if path.name == "labels.npy":
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(array_store.np, "save", save)
+    monkeypatch.setattr(array_store, "save_array", save)
     with pytest.raises(CvaeError, match="No space left"):
         array_store.store(dataset, None)
     assert list(root.iterdir()) == []

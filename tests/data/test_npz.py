@@ -1,5 +1,7 @@
 """Arrays in npz files: layouts, labels and errors."""
 
+import errno
+import os
 import struct
 import zipfile
 from collections.abc import Callable
@@ -205,3 +207,25 @@ class TestNpz:
             header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 1, 64, 64)}"
             archive.writestr("train.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header)
         assert_load_fails(data, "x.npz", error_type=CvaeError)
+
+    @pytest.mark.parametrize("read", ["the images", "the names of the conditions", "a condition"])
+    def test_failure_to_read_is_reported(self, save: Callable[..., str], monkeypatch: pytest.MonkeyPatch, read: str):
+        data = save(images=self.grey, age=np.arange(6.0))
+        calls = []
+
+        def fail(*args: Any, **options: Any) -> Any:
+            calls.append(read)
+            if read == "the images" or (read == "the names of the conditions" and len(calls) == 2):
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return load(*args, **options)
+
+        def fail_for_age(archive: zipfile.ZipFile, name: str, *args: Any, **options: Any) -> Any:
+            if name == "age.npy":
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return open_member(archive, name, *args, **options)
+
+        load, open_member = np.load, zipfile.ZipFile.open
+        monkeypatch.setattr(np, "load", fail)
+        if read == "a condition":
+            monkeypatch.setattr(zipfile.ZipFile, "open", fail_for_age)
+        assert_load_fails(data, "x.npz", "Input/output error", error_type=CvaeError)
