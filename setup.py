@@ -3,16 +3,22 @@
 The repository, and an editable install of it, keep all 32 bits. This file imports only setuptools, because pip builds a
 wheel in an environment without numpy and onnx.
 
+With CVAE_ONNX_GPU=1 in the environment, the distribution is cvae-onnx-gpu, which requires onnxruntime-gpu. An extra of
+cvae-onnx could not do this: an extra only adds packages, and onnxruntime and onnxruntime-gpu overwrite each other.
+
 Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: onnx/onnx.proto.
 """
 
 import json
 import math
+import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.build_py import build_py
 
 MIN_HALVED = 20_000
@@ -27,6 +33,27 @@ FLOAT, FLOAT16 = 1, 10
 
 INT = 2
 """Value of AttributeProto.AttributeType."""
+
+
+GPU = {"cvae-onnx": "cvae-onnx-gpu", "onnxruntime": "onnxruntime-gpu[cuda,cudnn]"}
+"""Distributions that take the place of others if CVAE_ONNX_GPU is set. The extras install the libraries of CUDA."""
+
+
+class CvaeDistribution(Distribution):
+    """Distribution whose name and requirements depend on CVAE_ONNX_GPU."""
+
+    def parse_config_files(self, *args: Any, **options: Any) -> None:
+        super().parse_config_files(*args, **options)
+        if os.environ.get("CVAE_ONNX_GPU", "0") != "0":
+            self.metadata.name = GPU[self.metadata.name]
+            for requirements in (self.install_requires, *self.extras_require.values()):
+                requirements[:] = map(replace_requirement, requirements)
+
+
+def replace_requirement(requirement: str) -> str:
+    """Return a requirement in which the name is replaced as `GPU` says: cvae-onnx[plot] -> cvae-onnx-gpu[plot]."""
+    name = re.split(r"[^\w-]", requirement)[0]
+    return GPU.get(name, name) + requirement[len(name) :]
 
 
 class BuildPy(build_py):
@@ -142,4 +169,4 @@ def _encode_varint(value: int) -> bytes:
 
 
 if __name__ == "__main__":
-    setup(cmdclass={"build_py": BuildPy})
+    setup(cmdclass={"build_py": BuildPy}, distclass=CvaeDistribution)

@@ -7,7 +7,11 @@ from pathlib import Path
 
 from cvae.text import clean_line
 
-DISTRIBUTION = "cvae-onnx"
+DISTRIBUTION, GPU_DISTRIBUTION = "cvae-onnx", "cvae-onnx-gpu"
+"""Distributions of this package, which require onnxruntime and onnxruntime-gpu."""
+
+GPU_SWITCH = "CVAE_ONNX_GPU=1"
+"""Environment variable with which a checkout is installed as `GPU_DISTRIBUTION`; see setup.py."""
 
 
 class CvaeError(Exception):
@@ -46,19 +50,49 @@ class MissingExtraError(CvaeError, ImportError):
 
 def install_command(extra: str) -> str:
     """Return the command that installs an extra from where this package came from: a checkout, file, URL or index."""
-    try:
-        source = _find_source()
-    except Exception:  # missing or damaged metadata of the installation must not hide the error to report
-        source = None
+    name, source = _find_distribution(), _find_source()
     if source is None:
-        return f"pip install '{DISTRIBUTION}[{extra}]'"
-    if isinstance(source, Path):
-        return f"pip install {shlex.quote(f'{source}[{extra}]')}"
-    return f"pip install {shlex.quote(f'{DISTRIBUTION}[{extra}] @ {source}')}"
+        return f"pip install '{name}[{extra}]'"
+    requirement = f"{source}[{extra}]" if isinstance(source, Path) else f"{name}[{extra}] @ {source}"
+    switch = f"{GPU_SWITCH} " if name == GPU_DISTRIBUTION and not _is_wheel(source) else ""
+    return f"{switch}pip install {shlex.quote(requirement)}"
+
+
+def gpu_install_commands() -> str:
+    """Return the commands that replace onnxruntime with onnxruntime-gpu. The two overwrite each other's files."""
+    if _find_distribution() == GPU_DISTRIBUTION:  # another package has installed onnxruntime as well
+        return "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
+    source, install = _find_source(), f"pip install {GPU_DISTRIBUTION}"
+    if source is not None and not _is_wheel(source):
+        install = f"{GPU_SWITCH} pip install {shlex.quote(str(source))}"
+    return f"pip uninstall -y {DISTRIBUTION} onnxruntime, then {install}"
+
+
+def _is_wheel(source: Path | str) -> bool:
+    """Return whether a source is a wheel, which is a distribution for one of the two runtimes."""
+    return str(source).endswith(".whl")
+
+
+def _find_distribution() -> str:
+    """Return the name of the installed distribution."""
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        distribution(GPU_DISTRIBUTION)
+    except PackageNotFoundError:
+        return DISTRIBUTION
+    return GPU_DISTRIBUTION
 
 
 def _find_source() -> Path | str | None:
     """Return the checkout, file or URL that this package was installed from, or None if it was a package index."""
+    try:
+        return _read_source()
+    except Exception:  # missing or damaged metadata of the installation must not hide the error to report
+        return None
+
+
+def _read_source() -> Path | str | None:
     import json
     from importlib.metadata import distribution
     from urllib.parse import urlsplit
@@ -67,7 +101,7 @@ def _find_source() -> Path | str | None:
     path = Path(__file__).resolve().parents[1]
     if not (path / "pyproject.toml").is_file():  # this package does not run from a checkout
         # https://packaging.python.org/en/latest/specifications/direct-url-data-structure/
-        text = distribution(DISTRIBUTION).read_text("direct_url.json")
+        text = distribution(_find_distribution()).read_text("direct_url.json")
         if text is None:
             return None
         record = json.loads(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvae import errors
-from cvae.errors import MissingExtraError, install_command
+from cvae.errors import MissingExtraError, gpu_install_commands, install_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,13 +18,19 @@ def install_from(tmp_path, monkeypatch):
     monkeypatch.setattr(errors, "__file__", str(tmp_path / "site-packages" / "cvae" / "errors.py"))
     monkeypatch.chdir(tmp_path)
 
-    def install(direct_url: str | None) -> None:
-        folder = tmp_path / "cvae_onnx-0.1.0.dist-info"
+    def install(direct_url: str | None, name: str = "cvae-onnx") -> None:
+        folder = tmp_path / f"{name.replace('-', '_')}-0.1.0.dist-info"
         folder.mkdir()
-        (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cvae-onnx\nVersion: 0.1.0\n")
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.1.0\n")
         if direct_url is not None:
             (folder / "direct_url.json").write_text(direct_url)
-        monkeypatch.setattr(metadata, "distribution", lambda name: metadata.PathDistribution(folder))
+
+        def distribution(wanted: str) -> metadata.Distribution:
+            if wanted != name:
+                raise metadata.PackageNotFoundError(wanted)
+            return metadata.PathDistribution(folder)
+
+        monkeypatch.setattr(metadata, "distribution", distribution)
 
     return install
 
@@ -68,3 +74,38 @@ def test_install_command_uses_pypi_if_metadata_are_missing(install_from, monkeyp
 
     monkeypatch.setattr(metadata, "distribution", fail)
     assert install_command("plot") == "pip install 'cvae-onnx[plot]'"
+
+
+GIT = '{"url": "https://host/a", "vcs_info": {"vcs": "git", "commit_id": "1234"}}'
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "command"),
+    [
+        (None, "pip install 'cvae-onnx-gpu[plot]'"),
+        ('{"url": "https://host/a.whl"}', "pip install 'cvae-onnx-gpu[plot] @ https://host/a.whl'"),
+        (GIT, "CVAE_ONNX_GPU=1 pip install 'cvae-onnx-gpu[plot] @ git+https://host/a@1234'"),
+    ],
+)
+def test_install_command_keeps_the_distribution_for_gpus(install_from, direct_url, command):
+    install_from(direct_url, "cvae-onnx-gpu")
+    assert install_command("plot") == command
+
+
+@pytest.mark.parametrize(
+    ("direct_url", "command"),
+    [
+        (None, "pip install cvae-onnx-gpu"),
+        ('{"url": "https://host/a.whl"}', "pip install cvae-onnx-gpu"),
+        (GIT, "CVAE_ONNX_GPU=1 pip install git+https://host/a@1234"),
+    ],
+)
+def test_runtime_for_gpus_replaces_the_other_runtime(install_from, direct_url, command):
+    install_from(direct_url)
+    assert gpu_install_commands() == f"pip uninstall -y cvae-onnx onnxruntime, then {command}"
+
+
+def test_runtime_for_gpus_is_repaired_if_another_package_has_overwritten_it(install_from):
+    install_from(None, "cvae-onnx-gpu")
+    commands = gpu_install_commands()
+    assert commands == "pip uninstall -y onnxruntime onnxruntime-gpu, then pip install 'onnxruntime-gpu[cuda,cudnn]'"

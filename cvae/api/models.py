@@ -228,7 +228,7 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
 
     Returns:
         For a run, its network, its conditions, its data, its files, and the bounds of its saved weights in nats. For an
-        exported file, its path, its size in bytes, and its spec.
+        exported file, its path, its size in bytes, and its spec. `onnxruntime` is its version, with its providers.
 
     Raises:
         UsageError: If there is no such model.
@@ -239,7 +239,14 @@ def info(model: str | Path | None = None, *, note: arguments.Note = None) -> dic
     path = arguments.find_model(model, note)
     if path.is_dir() and not is_run(path):  # a download contains only exported files
         path /= DECODER
-    return _describe_file(path) if path.is_file() else _describe_run(path)
+    return (_describe_file(path) if path.is_file() else _describe_run(path)) | {"onnxruntime": _describe_runtime()}
+
+
+def _describe_runtime() -> dict[str, Any]:
+    """Return the version of onnxruntime and its providers, which are the devices of `--device`."""
+    import onnxruntime
+
+    return {"version": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
 
 
 def parts(name: str | None = None) -> dict[str, Any]:

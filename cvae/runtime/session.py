@@ -1,8 +1,9 @@
 """onnxruntime sessions of exported files. A file is read once and scanned; batches are run in chunks."""
 
+import io
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 
 from cvae.atomic import read_at_most
-from cvae.errors import CvaeError, UsageError, one_line
+from cvae.errors import CvaeError, UsageError, gpu_install_commands, one_line
 from cvae.run import ENCODER, exported_file
 from cvae.runtime.scan import Cost, protobuf, remove_weights, scan, signature
 from cvae.spec import KEY, Spec
@@ -156,6 +157,8 @@ class Session:
         self._batches = () if on_cpu else BATCHES
 
     def _start(self, data: bytes, options: ort.SessionOptions, provider: str) -> ort.InferenceSession:
+        if provider != PROVIDERS["cpu"]:
+            _prepare_gpu()
         cancel = getattr(options, "set_load_cancellation_flag", lambda cancelled: None)  # onnxruntime 1.21 and later
         try:
             with self._limit_time(cancel):
@@ -259,10 +262,15 @@ def _without_optimization() -> ort.SessionOptions:
     return options
 
 
-_NO_CUDA_FIX = (
-    "replace onnxruntime with onnxruntime-gpu, because the two packages overwrite each other: "
-    "pip uninstall -y onnxruntime, then pip install 'onnxruntime-gpu[cuda,cudnn]'"
-)
+def _prepare_gpu() -> None:
+    """Load the CUDA and cuDNN libraries that pip has installed: onnxruntime does not look for them itself.
+
+    If a library is missing, onnxruntime prints it; the error for a provider that does not start says what is needed.
+    """
+    ort.set_default_logger_severity(4)
+    with redirect_stdout(io.StringIO()):
+        getattr(ort, "preload_dlls", lambda: None)()  # onnxruntime 1.21 and later
+
 
 _CUDA_START_FIX = (
     "it needs an NVIDIA driver (check with nvidia-smi) and the CUDA and cuDNN libraries that it was built for: "
@@ -281,10 +289,11 @@ def _find_providers(device: str) -> list[str]:
     if provider not in available:
         names = [name for name, provider in PROVIDERS.items() if provider in available]
         fix = f"available: {', '.join(['auto', *names, *available])}"
+        no_cuda_fix = f"replace onnxruntime with onnxruntime-gpu: {gpu_install_commands()}"
         if device == "cuda":
-            fix = _NO_CUDA_FIX
+            fix = no_cuda_fix
         elif device.lower() in ("gpu", "nvidia"):
-            fix = f"use 'cuda'{'' if 'cuda' in names else f', but first {_NO_CUDA_FIX}'} ({fix})"
+            fix = f"use 'cuda'{'' if 'cuda' in names else f', but first {no_cuda_fix}'} ({fix})"
         raise UsageError(f"device {device!r} is not available in this onnxruntime; {fix}")
     return [provider]
 

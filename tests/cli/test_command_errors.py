@@ -67,7 +67,11 @@ def test_invalid_arguments_are_reported_in_one_line(assert_fails, wrong_files, t
 @needs_ort_without_cuda
 def test_generate_explains_how_to_install_missing_cuda_provider(assert_fails, trained):
     assert_fails(
-        2, ["'cuda'", "pip uninstall -y onnxruntime", "onnxruntime-gpu"], "generate", trained["plain"], "--device=cuda"
+        2,
+        ["'cuda'", "pip uninstall -y cvae-onnx onnxruntime", "onnxruntime-gpu"],
+        "generate",
+        trained["plain"],
+        "--device=cuda",
     )
 
 

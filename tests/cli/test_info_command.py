@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
 
@@ -27,7 +28,8 @@ def test_info_describes_run(cvae, trained, model):
 def test_info_describes_exported_file(cvae, trained, role):
     path = trained["labels"] / f"{role}.onnx"
     props = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
-    expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"])}
+    runtime = {"version": onnxruntime.__version__, "providers": onnxruntime.get_available_providers()}
+    expected = {"file": str(path), "bytes": path.stat().st_size, **json.loads(props["cvae"]), "onnxruntime": runtime}
     assert cvae("info", path, "--json").json == expected
     assert f"{path.stat().st_size}" in cvae("info", path).out
 

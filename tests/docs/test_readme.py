@@ -26,7 +26,7 @@ CONTINUOUS = (ROOT / "docs" / "python.md", ROOT / "docs" / "generate.md")
 GUIDES = (ROOT / "docs" / "conditions.md",)
 """Pages whose programs and commands build on each other, so they run in order."""
 
-INSTALL_COMMANDS = re.compile(r"^(pip install|make) ")
+INSTALL_COMMANDS = re.compile(r"^(CVAE_ONNX_GPU=1 )?(pip install|make) ")
 """Pattern of the commands that slow tests and CI run in a separate environment."""
 
 OTHER_RUNTIMES = re.compile(r"^(npm|node|cd examples/node|cvae export web|python -m http\.server) ?")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from email.parser import Parser
 from pathlib import Path
 
@@ -140,6 +141,25 @@ def test_wheel_metadata_agrees_with_pyproject(wheel):
     assert {"train", "dev"} <= set(metadata.get_all("Provides-Extra", []))
     assert "cvae = cvae.__main__:main" in wheel.read(f"{folder}/entry_points.txt").decode()
     assert any(name.endswith("LICENSE") for name in wheel.namelist())
+
+
+@pytest.mark.integration
+def test_wheel_for_gpus_differs_only_in_its_name_and_in_the_runtime_that_it_requires(wheel, gpu_wheel):
+    def read(archive: zipfile.ZipFile, name: str) -> tuple[dict[str, bytes], list[str], str]:
+        info = f"{name}-{cvae.__version__}.dist-info"
+        files = {path: archive.read(path) for path in archive.namelist() if not path.startswith(info)}
+        metadata = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+        return files, metadata.get_all("Requires-Dist", []), metadata["Name"]
+
+    files, requirements, _ = read(wheel, "cvae_onnx")
+    gpu_files, gpu_requirements, name = read(gpu_wheel, "cvae_onnx_gpu")
+    assert gpu_files == files and name == "cvae-onnx-gpu"
+    replaced = [
+        re.sub(r"^onnxruntime(?=>)", "onnxruntime-gpu[cuda,cudnn]", re.sub("^cvae-onnx", "cvae-onnx-gpu", requirement))
+        for requirement in requirements
+    ]
+    assert gpu_requirements == replaced != requirements
+    assert not any(re.match(r"(onnxruntime|cvae-onnx)\b(?!-gpu)", requirement) for requirement in gpu_requirements)
 
 
 @pytest.mark.integration

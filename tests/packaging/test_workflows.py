@@ -27,3 +27,9 @@ def test_an_action_has_the_same_hash_everywhere():
 def test_workflow_may_only_read(path):
     assert "\npermissions:\n  contents: read\n" in path.read_text("utf-8")
     assert "pull_request_target" not in path.read_text("utf-8")
+
+
+def test_release_builds_the_wheels_for_cpus_and_for_gpus():
+    (release,) = [path.read_text("utf-8") for path in WORKFLOWS if path.stem == "release"]
+    assert "run: python -m build\n" in release and "run: CVAE_ONNX_GPU=1 python -m build --wheel" in release
+    assert "pip install dist/cvae_onnx-*.whl" in release  # not both wheels, which contain the same files

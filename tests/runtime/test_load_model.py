@@ -49,7 +49,7 @@ def test_load_rejects_encoder_in_place_of_decoder(trained):
 
 @pytest.mark.skipif("CUDAExecutionProvider" in ort.get_available_providers(), reason="this onnxruntime supports CUDA")
 def test_load_explains_how_to_install_cuda_provider(trained):
-    with pytest.raises(UsageError, match=r"'cuda'.*pip uninstall -y onnxruntime.*pip install 'onnxruntime-gpu"):
+    with pytest.raises(UsageError, match=r"'cuda'.*pip uninstall -y cvae-onnx onnxruntime, then .*pip install"):
         cvae.load(trained["plain"], device="cuda")
 
 
@@ -78,6 +78,18 @@ def test_device_that_does_not_start_is_an_error(trained, broken_provider, device
     with pytest.raises(CvaeError, match=f"(CUDA|ROCM)ExecutionProvider.*{words}") as caught:
         cvae.load(trained["plain"], device=device)
     assert "pip uninstall" not in str(caught.value), "reinstalling would not help"
+
+
+def test_libraries_of_cuda_that_pip_installed_are_loaded_before_cuda_starts(
+    trained, broken_provider, monkeypatch, capsys
+):
+    calls = []
+    monkeypatch.setattr(ort, "preload_dlls", lambda: (calls.append(1), print("Failed to load libcudnn")), raising=False)
+    cvae.load(trained["plain"])
+    assert calls == []
+    with pytest.raises(CvaeError):
+        cvae.load(trained["plain"], device="cuda")
+    assert calls == [1] and capsys.readouterr() == ("", "")
 
 
 def test_auto_device_falls_back_to_cpu(trained, models, broken_provider):
