@@ -100,9 +100,9 @@ def command_reference() -> str:
     """Return the reference of all commands, generated from the typer app."""
     import typer
 
-    from cvae.cli import app
+    from cvae.cli import make_app
 
-    root = typer.main.get_command(app)
+    root = typer.main.get_command(make_app())
     parts = ["# Command line", "With `--help`, each command prints its section of this page."]
     for command, context in walk_commands(root, typer.Context(root, info_name="cvae")):
         parts += command_section(command, context)

@@ -185,7 +185,7 @@ def replace_downloads() -> None:
     """Replace the files of onnxruntime-web by small ones, so that nothing is downloaded."""
     files = {name: name.encode() for name in onnxruntime_web.FILES}
     onnxruntime_web.FILES = {name: onnxruntime_web.compute_integrity(data) for name, data in files.items()}
-    onnxruntime_web.fetch = lambda: files
+    onnxruntime_web.fetch = lambda names: {name: files[name] for name in names}
 
 
 if __name__ == "__main__":

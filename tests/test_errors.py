@@ -25,9 +25,9 @@ def install_from(tmp_path, monkeypatch):
         if direct_url is not None:
             (folder / "direct_url.json").write_text(direct_url)
 
-        def distribution(wanted: str) -> metadata.Distribution:
-            if wanted != name:
-                raise metadata.PackageNotFoundError(wanted)
+        def distribution(requested_name: str) -> metadata.Distribution:
+            if requested_name != name:
+                raise metadata.PackageNotFoundError(requested_name)
             return metadata.PathDistribution(folder)
 
         monkeypatch.setattr(metadata, "distribution", distribution)

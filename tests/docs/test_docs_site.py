@@ -14,7 +14,7 @@ import typer
 
 import cvae
 from cvae import model_zoo
-from cvae.cli import app
+from cvae.cli import make_app
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,7 +54,7 @@ def commands(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield from commands(child, f"{path} {name}")
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(app), "cvae")))
+@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(make_app()), "cvae")))
 def test_command_reference_has_every_option(reference, path, command):
     _, _, text = reference.partition(f"\n## {path}\n")
     section, _, _ = text.partition("\n## ")
