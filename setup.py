@@ -44,7 +44,7 @@ class CvaeDistribution(Distribution):
 
     def parse_config_files(self, *args: Any, **options: Any) -> None:
         super().parse_config_files(*args, **options)
-        if os.environ.get("CVAE_ONNX_GPU", "0") != "0":
+        if os.environ.get("CVAE_ONNX_GPU") == "1":
             self.metadata.name = GPU[self.metadata.name]
             for requirements in (self.install_requires, *self.extras_require.values()):
                 requirements[:] = map(replace_requirement, requirements)

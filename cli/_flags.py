@@ -94,7 +94,6 @@ def add_flags(config: type) -> Callable[[Command], Command]:
 
     The value of an unused flag is None, so that it does not override a recipe. `read_flags` collects the used flags.
     """
-
     from cvae.api.flags import all_flags
 
     def decorate(command: Command) -> Command:

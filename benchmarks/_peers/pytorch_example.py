@@ -1,6 +1,6 @@
 """Run the unmodified main.py of PyTorch's VAE example, and record its weights at the end of every epoch.
 
-python pytorch_example.py START WEIGHTS MAIN [FLAG ...]
+python -m _peers.pytorch_example START WEIGHTS MAIN [FLAG ...]
 """
 
 import runpy

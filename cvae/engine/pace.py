@@ -70,8 +70,9 @@ class Pace:
             done, total, state.total_steps = f"{state.step // self.steps} epochs", f"{epochs}", epochs * self.steps
         else:
             done, total = f"{state.seconds / 60:.3g} minutes", f"{minutes:g}"
-            if minutes != state.minutes:
+            if minutes != state.minutes and state.seconds:
                 state.total_steps = math.floor(state.step * self.budget / state.seconds)
+            state.total_steps = state.total_steps or self.start().total_steps  # an older version did not measure it
         state.minutes = minutes
         if state.step > state.total_steps:
             raise UsageError(f"{str(run)!r} already has {done}, more than {total}; choose a larger total")
@@ -97,6 +98,8 @@ class Pace:
         accelerator = training_step.accelerator
         if self._marked_step < 0:
             self._mark(state.step)
+            if self._next == math.inf and not self._earlier:  # the first step ends too late for all corrections
+                self._next = 0.0
         # The last step may come early if the run has become faster. All processes reach it at the same time.
         is_last = state.step >= state.total_steps
         is_due = state.step > self._marked_step and self._next < math.inf and (is_last or self.seconds >= self._next)

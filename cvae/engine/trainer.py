@@ -36,7 +36,7 @@ from cvae.engine.validation import Validator
 from cvae.engine.validation_curve import ValidationCurve
 from cvae.errors import Diverged, Interrupted, UsageError, count_of, one_line
 from cvae.models import VAE, build
-from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, selection_bound
+from cvae.run import CHECKPOINTS, CONFIG, METRICS, SAMPLES, WEIGHTS, sample_path, selection_bound
 
 CHECKPOINT_SECONDS = 120.0
 """Maximum time between two checkpoints. A checkpoint is also saved at the end of each epoch."""
@@ -139,8 +139,8 @@ class Trainer:
             self.display.warning(warning)
         with self._open_table() as table, self.stop.handle_signals():
             try:
-                if self._is_reported:  # a run that was stopped may lack the images of its last epoch
-                    self._save_sample_images()
+                if self._is_reported and not sample_path(self.out, len(self.state.records), "reconstructions").exists():
+                    self._save_sample_images()  # a run that was stopped may lack those of its last epoch
                 self.training_step.model.train()
                 if note := self.training_step.prepare(self.state.step):
                     self.display.line(note)
@@ -312,8 +312,8 @@ class Trainer:
         return {**fields, "run": one_line(self.out)}
 
     def _open_table(self) -> EpochTable:
-        total, steps, done = self.total_steps, len(self.batches), self.state.step
-        return EpochTable(self.display, total_steps=total, steps=steps, done=done, has_validation=self._selects_best)
+        length = {"total_steps": self.total_steps, "steps": len(self.batches), "done": self.state.step}
+        return EpochTable(self.display, **length, has_validation=self._selects_best)
 
     @property
     def _shown_images(self) -> Split:

@@ -156,10 +156,14 @@ class DecoderPool:
         with self._lock:
             if self._closed.is_set():
                 raise CvaeError("the pool is closed")  # nobody waits for this chunk any longer
-            if not self._idle:
-                self._processes.append(_Process())
-                return self._processes[-1]
-            return self._idle.pop()
+            while self._idle:
+                process = self._idle.pop()
+                if process.is_alive():
+                    return process
+                process.close()
+                self._processes.remove(process)
+            self._processes.append(_Process())
+            return self._processes[-1]
 
     def _watch(self) -> None:
         """Kill processes that take too long. A clock would also count the time for which Ctrl-Z stops the program."""
@@ -237,6 +241,10 @@ class _Process:
         except (EOFError, OSError):
             results.append(ReadFailure(self._end(job), transient=True))
         return results
+
+    def is_alive(self) -> bool:
+        """Return whether the process still runs. The system may kill a process that is idle."""
+        return self._process.poll() is None
 
     def kill(self) -> None:
         self._process.kill()

@@ -48,8 +48,7 @@ class DecodedImage(NamedTuple):
         pixels: image of the requested shape (C, H, W), uint8.
         size: width and height of the upright original.
         is_coloured: whether the original is in colour although C is 1.
-        bits: bit depth that was assumed for grey values stored in 16 or 32 bits; None for other files.
-        peak: largest value, if the file has 16 or 32 bits per value and does not state the range; else None.
+        bits, peak: see `cvae.imaging.rgb.RGBImage`.
     """
 
     pixels: np.ndarray

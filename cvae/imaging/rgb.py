@@ -33,7 +33,9 @@ class RGBImage(NamedTuple):
 
     Attributes:
         rgb: upright image, composited on white.
-        size, bits, peak: see `DecodedImage`.
+        size: width and height of the upright original.
+        bits: bit depth that was assumed for grey values stored in 16 or 32 bits; None for other files.
+        peak: largest value, if the file has 16 or 32 bits per value and does not state the range; else None.
     """
 
     rgb: Image.Image

@@ -1,4 +1,4 @@
-"""Checks of the weights of a run: whether the file is valid, and whether an exported file belongs to it."""
+"""Safetensors files: reading and checking the weights of a run."""
 
 import math
 import os
@@ -96,7 +96,7 @@ class WeightsFile:
                 count = math.prod(tensor["shape"])
                 end = position + count * np.dtype(DTYPES[tensor["dtype"]]).itemsize
                 if tensor["data_offsets"] != [position, end]:
-                    raise ValueError(f"the place of {one_line(repr(name), 80)} does not fit its shape")
+                    raise ValueError(f"the offsets of {one_line(repr(name), 80)} do not match its shape")
                 position, self.values = end, self.values + count
             if self.size < len(start) + position:
                 raise ValueError("it is cut off")

@@ -86,6 +86,12 @@ def test_run_ends_within_a_few_percent_of_its_budget_and_at_the_end_of_its_sched
     assert "skipped" not in last and is_finished(run)
 
 
+def test_run_ends_if_the_first_step_takes_longer_than_the_budget(tmp_path, use_clock):
+    use_clock(lambda step: 100.0, 0.0)
+    run = train(replace(BUDGET, minutes=0.5), tmp_path / "run", quiet=True)
+    assert read_records(run)[-1]["step"] == 2
+
+
 def train_in_parts(config: TrainConfig, out: Path, clock: Clock, stop_at: int) -> Path:
     clock.stop_at = stop_at
     with pytest.raises(Interrupted):
