@@ -1,10 +1,11 @@
-"""Formatting of numbers and times, and one-line formatting of warnings and of log messages from other packages.
+"""Formatting of numbers and times, and one-line formatting of warnings, and of messages and errors of other packages.
 
 Does not import torch.
 """
 
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,14 +27,20 @@ def format_warning(message: Warning | str, *_: Any, **__: Any) -> str:
 
 @contextmanager
 def one_line_warnings() -> Iterator[None]:
-    """Print each warning, and each log message of another package such as matplotlib, on one line."""
-    previous = warnings.formatwarning, logging.lastResort
+    """Print each warning, log message of another package such as matplotlib, and error in a thread, on one line."""
+    previous = warnings.formatwarning, logging.lastResort, threading.excepthook
     warnings.formatwarning = format_warning
+    threading.excepthook = _print_thread_error
     logging.lastResort = _OneLineHandler(logging.WARNING)  # used if a package has not configured a handler
     try:
         yield
     finally:
-        warnings.formatwarning, logging.lastResort = previous
+        warnings.formatwarning, logging.lastResort, threading.excepthook = previous
+
+
+def _print_thread_error(error: threading.ExceptHookArgs) -> None:
+    """Print an error that has ended a thread, such as that in which TensorBoard writes its files."""
+    sys.stderr.write(format_warning(f"a background thread has failed: {error.exc_type.__name__}: {error.exc_value}"))
 
 
 class _OneLineHandler(logging.Handler):

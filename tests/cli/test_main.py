@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from cvae import model_zoo
 from cvae.__main__ import main
+from cvae.messages import one_line_warnings
 
 pytestmark = pytest.mark.integration
 
@@ -92,6 +94,18 @@ def test_warning_is_printed_in_one_line(tmp_path):
     """
     result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert (result.returncode, result.stderr) == (0, "cvae: warning: a cause; and a fix\n")
+
+
+def test_error_in_a_thread_is_printed_in_one_line(capsys):
+    def fail() -> None:
+        raise OSError(28, "No space left\non device")
+
+    with one_line_warnings():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+    error = capsys.readouterr().err
+    assert error == "cvae: warning: a background thread has failed: OSError: [Errno 28] No space left on device\n"
 
 
 @pytest.mark.slow
