@@ -73,7 +73,7 @@ def test_scan_rejects_files_that_are_not_regular(trained, tmp_path):
         (lambda data: data[:-1], "cut off"),
         (lambda data: data + b"\0", "more bytes"),
         (lambda data: data[:-4] + np.float32("nan").tobytes(), "not finite"),
-        (lambda data: data.replace(b'"F32"', b'"F64"', 1), "does not fit its shape"),
+        (lambda data: data.replace(b'"F32"', b'"F64"', 1), "do not match its shape"),
         (lambda data: data.replace(b'"F32"', b'"F33"', 1), "F33"),
     ],
 )
