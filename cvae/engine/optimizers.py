@@ -152,47 +152,61 @@ class Muon(AdamW):
         found_inf = getattr(self, "found_inf", None)
         grad_scale = getattr(self, "grad_scale", None)  # set by the scaler of fp16 if the gradients are still scaled
         for group in self.param_groups:
-            for parameter in group["params"] if group["matrices"] else ():
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                    state["step"] = torch.zeros((), device=parameter.device)  # AdamW expects it in restored states
-                momentum = state["momentum"]
-                gradient = parameter.grad if grad_scale is None else parameter.grad / grad_scale
+            for parameters in self._matrices_of_equal_shape(group):
+                # Matrices of the same shape are updated together, because a network has many small ones.
+                weights, gradient, momentum = (
+                    torch.stack([tensor.flatten(1) for tensor in tensors])
+                    for tensors in (
+                        parameters,
+                        [parameter.grad for parameter in parameters],
+                        [self.state[parameter]["momentum"] for parameter in parameters],
+                    )
+                )  # (K, m, n) each
+                if grad_scale is not None:
+                    gradient = gradient / grad_scale
                 new_momentum = self.momentum * momentum + gradient
-                update = orthogonalize((gradient + self.momentum * new_momentum).flatten(1), self.steps)
-                update = update.view_as(parameter) + group["weight_decay"] * parameter
-                updated = parameter - group["lr"] * update
+                update = orthogonalize(gradient + self.momentum * new_momentum, self.steps)
+                new_weights = weights - group["lr"] * (update + group["weight_decay"] * weights)
                 if found_inf is not None:
                     new_momentum = torch.where(found_inf > 0, momentum, new_momentum)
-                    updated = torch.where(found_inf > 0, parameter, updated)
-                momentum.copy_(new_momentum)
-                parameter.copy_(updated)
-                parameter.grad = None  # AdamW skips parameters without gradient
+                    new_weights = torch.where(found_inf > 0, weights, new_weights)
+                for parameter, new_weight, new in zip(parameters, new_weights, new_momentum, strict=True):
+                    parameter.copy_(new_weight.view_as(parameter))
+                    self.state[parameter]["momentum"].copy_(new.view_as(parameter))
+                    parameter.grad = None  # AdamW skips parameters without gradient
         super().step(closure)
 
+    def _matrices_of_equal_shape(self, group: dict[str, Any]) -> Iterable[list[Tensor]]:
+        """Return the matrices of a group that have gradients, those of equal shape together, and create their states."""
+        matrices: dict[torch.Size, list[Tensor]] = {}
+        for parameter in group["params"] if group["matrices"] else ():
+            if parameter.grad is not None:
+                matrices.setdefault(parameter.flatten(1).shape, []).append(parameter)
+                if not self.state[parameter]:
+                    step = torch.zeros((), device=parameter.device)  # AdamW expects it in restored states
+                    self.state[parameter].update(momentum=torch.zeros_like(parameter), step=step)
+        return matrices.values()
 
-def orthogonalize(matrix: Tensor, steps: int) -> Tensor:
-    """Return an approximation of U V^T for the singular value decomposition U S V^T of a matrix (m, n).
+
+def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
+    """Return an approximation of U V^T for the singular value decomposition U S V^T of each matrix, (K, m, n).
 
     The result is scaled by sqrt(max(1, m / n)). The iteration runs on the smaller of the matrices X X^T and X^T X, of
     which X is multiplied by a polynomial.
     """
-    rows, columns = matrix.shape
-    x = (matrix if rows <= columns else matrix.T).float()
-    x = x / (x.norm() + 1e-7)
+    rows, columns = matrices.shape[1:]
+    x = (matrices if rows <= columns else matrices.mT).float()
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
     a, b, c = NEWTON_SCHULZ
-    gram, identity = x @ x.T, torch.eye(len(x), device=x.device)
+    gram, identity = x @ x.mT, torch.eye(x.shape[1], device=x.device)
     product = identity
     for i in range(steps):
-        polynomial = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
+        polynomial = torch.baddbmm(a * identity + b * gram, gram, gram, alpha=c)
         product = polynomial @ product if i else polynomial
         if i < steps - 1:
             gram = polynomial @ gram @ polynomial
     x = product @ x
-    return (x if rows <= columns else x.T) * max(1, rows / columns) ** 0.5
+    return (x if rows <= columns else x.mT) * max(1, rows / columns) ** 0.5
 
 
 def _pair(betas: tuple[float, ...]) -> tuple[float, float]:

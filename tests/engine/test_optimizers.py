@@ -18,41 +18,47 @@ from cvae.registry import OPTIMIZERS
 
 
 @pytest.mark.parametrize("shape", [(20, 400), (400, 20), (7, 7), (1, 5)])
-def test_orthogonalized_matrix_agrees_with_the_iteration_on_the_matrix(shape):
-    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
-    x = matrix / matrix.norm()
+def test_orthogonalized_matrices_agree_with_the_iteration_on_each_matrix(shape):
+    matrices = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).double()
     a, b, c = NEWTON_SCHULZ
-    for _ in range(3):
-        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
-    expected = x * max(1, shape[0] / shape[1]) ** 0.5
-    torch.testing.assert_close(orthogonalize(matrix, 3).double(), expected, rtol=1e-4, atol=1e-5)
+    for matrix, result in zip(matrices, orthogonalize(matrices, 3), strict=True):
+        x = matrix / matrix.norm()
+        for _ in range(3):
+            x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+        expected = x * max(1, shape[0] / shape[1]) ** 0.5
+        torch.testing.assert_close(result.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_orthogonalized_matrix_has_singular_values_close_to_one():
     matrix = torch.randn(30, 90, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    values = torch.diagonal(u.T @ orthogonalize(matrix, 6) @ vh.T)
+    values = torch.diagonal(u.T @ orthogonalize(matrix[None], 6)[0] @ vh.T)
     assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_muon_takes_the_documented_step():
     """The first step of a matrix is along its orthogonalized gradient, and that of other parameters is AdamW's."""
     torch.manual_seed(0)
-    small, large, bias = (nn.Parameter(torch.randn(*shape)) for shape in ((4, 9), (9, 9), (9,)))
+    shapes = ((4, 9), (4, 3, 3), (9, 9), (9,))
+    parameters = [nn.Parameter(torch.randn(*shape)) for shape in shapes]
+    small, kernel, large, bias = parameters
     expected_large, expected_bias = (parameter.detach().clone().requires_grad_() for parameter in (large, bias))
     adamw = torch.optim.AdamW([expected_large, expected_bias], lr=0.01, weight_decay=0.1)
-    groups = [{"params": [small, large, bias], "lr_scale": 1.0}]
+    groups = [{"params": parameters, "lr_scale": 1.0}]
     muon = Muon(groups, 0.01, 0.1, matrix_lr=0.2, momentum=0.9, steps=3, max_side=4)
     for group in muon.param_groups:
         group["lr"] = 0.01 * group["lr_scale"]
-    gradients = [torch.randn_like(parameter) for parameter in (small, large, bias)]
-    for parameter, gradient in zip((small, large, bias), gradients, strict=True):
+    gradients = [torch.randn_like(parameter) for parameter in parameters]
+    for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient.clone()
-    expected_large.grad, expected_bias.grad = gradients[1:]
-    expected_small = small.detach() - 0.2 * (orthogonalize(gradients[0], 3) + 0.1 * small.detach())
+    expected_large.grad, expected_bias.grad = gradients[2:]
+    expected = []  # 1.9 times the gradient has the same direction
+    for matrix, gradient in zip((small, kernel), gradients, strict=False):
+        update = orthogonalize(gradient.flatten(1)[None], 3).view_as(matrix)
+        expected.append(matrix.detach() - 0.2 * (update + 0.1 * matrix.detach()))
     muon.step()
     adamw.step()
-    torch.testing.assert_close(small.detach(), expected_small)  # 1.9 times the gradient has the same direction
+    torch.testing.assert_close([small.detach(), kernel.detach()], expected)
     torch.testing.assert_close(large, expected_large)
     torch.testing.assert_close(bias, expected_bias)
 
