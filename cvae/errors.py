@@ -75,13 +75,11 @@ def _is_wheel(source: Path | str) -> bool:
 
 def _find_distribution() -> str:
     """Return the name of the installed distribution."""
-    from importlib.metadata import PackageNotFoundError, distribution
+    from importlib.metadata import distributions
 
-    try:
-        distribution(GPU_DISTRIBUTION)
-    except PackageNotFoundError:
-        return DISTRIBUTION
-    return GPU_DISTRIBUTION
+    # A build leaves metadata in its checkout too, in another file: they do not mean that the package is installed.
+    is_gpu = any(found.read_text("METADATA") is not None for found in distributions(name=GPU_DISTRIBUTION))
+    return GPU_DISTRIBUTION if is_gpu else DISTRIBUTION
 
 
 def _find_source() -> Path | str | None:

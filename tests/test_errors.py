@@ -25,12 +25,7 @@ def install_from(tmp_path, monkeypatch):
         if direct_url is not None:
             (folder / "direct_url.json").write_text(direct_url)
 
-        def distribution(requested_name: str) -> metadata.Distribution:
-            if requested_name != name:
-                raise metadata.PackageNotFoundError(requested_name)
-            return metadata.PathDistribution(folder)
-
-        monkeypatch.setattr(metadata, "distribution", distribution)
+        monkeypatch.syspath_prepend(tmp_path)  # before the folder of the real installation
 
     return install
 
@@ -73,6 +68,14 @@ def test_install_command_uses_pypi_if_metadata_are_missing(install_from, monkeyp
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "distribution", fail)
+    assert install_command("plot") == "pip install 'cvae-onnx[plot]'"
+
+
+def test_metadata_of_a_build_for_gpus_do_not_count_as_an_installation(install_from, tmp_path):
+    install_from(None)
+    folder = tmp_path / "cvae_onnx_gpu.egg-info"
+    folder.mkdir()
+    (folder / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: cvae-onnx-gpu\nVersion: 0.1.0\n")
     assert install_command("plot") == "pip install 'cvae-onnx[plot]'"
 
 
