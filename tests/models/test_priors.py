@@ -162,6 +162,18 @@ def test_guidance_moves_samples_away_from_other_labels():
     assert means[1] > means[0] + 0.1
 
 
+def test_times_of_flow_matching_average_its_loss(monkeypatch):
+    monkeypatch.setattr("cvae.models.priors.flow_matching.MOMENTUM", 0.0)  # the latents stay normalized as they are
+    latent, label = torch.randn(8, 4), torch.randint(3, (8,))
+    losses = []
+    for times in (1, 500):
+        torch.manual_seed(0)
+        prior = FlowMatching((4,), FiLM(4), hidden=8, times=times)
+        with torch.no_grad():
+            losses.append(torch.stack([prior.loss(latent, label) for _ in range(500 // times)]).mean())
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.05, atol=0)
+
+
 def test_flow_matching_does_not_train_the_encoder():
     prior, latent = FlowMatching((4,), Unconditional(), hidden=8), torch.randn(6, 4, requires_grad=True)
     prior.loss(latent, None).backward()

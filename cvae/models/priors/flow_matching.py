@@ -114,6 +114,8 @@ class FlowMatching(Prior):
         dropout: dropout probability in each block.
         smoothing: standard deviation of the normal noise that is added to normalized latents in training. With few
             training images, it prevents the prior from reproducing their latents.
+        times: number of random times and noises per latent in a training step. If encoder and decoder are frozen, more of
+            them train the velocity field better in the same time.
         dims: number of latent dimensions that the velocity field moves, 0 for all. The dimensions after these are
             normal and independent.
         rest_std: standard deviation of the latents that the velocity field does not move. A small one makes the bound
@@ -136,6 +138,7 @@ class FlowMatching(Prior):
         drop_label: Annotated[float, Interval(minimum=0, maximum=1)] = 0.1,
         dropout: Annotated[float, Interval(minimum=0, maximum=0.9)] = 0.0,
         smoothing: Annotated[float, Interval(minimum=0)] = 0.05,
+        times: Annotated[int, Interval(minimum=1)] = 1,
         dims: Annotated[int, Interval(minimum=0)] = 0,
         rest_std: Annotated[float, Interval(minimum=0.001)] = 1.0,
     ) -> None:
@@ -147,7 +150,7 @@ class FlowMatching(Prior):
         self.dims = math.prod(self.shape)
         self.velocity = Velocity(self.shape, conditioning, hidden, blocks, dropout)
         self.steps, self.guidance, self.rest_std = steps, guidance, rest_std
-        self.drop_label, self.smoothing = drop_label, smoothing
+        self.drop_label, self.smoothing, self.times = drop_label, smoothing, times
         self.unknown_index = conditioning.features - 1
         self.register_buffer("mean", torch.zeros(self.dims))
         self.register_buffer("log_std", torch.zeros(self.dims))
@@ -166,12 +169,13 @@ class FlowMatching(Prior):
             self.mean.lerp_(latent.mean(0), MOMENTUM)
             var = torch.lerp(torch.exp(2 * self.log_std), (latent - self.mean).square().mean(0), MOMENTUM)
             self.log_std.copy_(0.5 * var.clamp(min=1e-8).log())
-        count, device = len(latent), latent.device
-        target = (latent - self.mean) * torch.exp(-self.log_std)
+        target = ((latent - self.mean) * torch.exp(-self.log_std)).repeat(self.times, 1)
+        count, device = len(target), target.device
         target = target + self.smoothing * torch.randn_like(target)
         noise = torch.randn_like(target)
         t = (torch.rand(count, 1, device=device) + torch.arange(count, device=device)[:, None]) / count  # stratified
         if condition is not None:
+            condition = condition.repeat(self.times, *[1] * (condition.ndim - 1))
             is_dropped = torch.rand(count, *[1] * (condition.ndim - 1), device=device) < self.drop_label
             condition = torch.where(is_dropped, self._unknown(condition), condition)
         velocity = self._velocity(torch.lerp(noise, target, t), t, condition)
