@@ -75,6 +75,7 @@ def main() -> None:
     train_config = TrainConfig(
         arch=args.arch, conditional=True, data=data, data_dir=args.data_dir, limit=args.images, validation=0.0,
         epochs=1 + args.epochs, batch_size=args.batch_size, precision=args.precision, device=device,
+        optimizer="adam", options={"objective": {"antithetic": False}},
         **({"compile": True} if args.compile else {}),
     )  # fmt: skip
     peaks = {name: partial(measure_peak, dtype, tuple(args.sizes), device, seconds) for name, dtype in DTYPES.items()}

@@ -37,11 +37,12 @@ MODEL = TrainConfig(
     latent_dim=8,
     validation=0.05,
     epochs=12,
+    optimizer="adam",
     lr=2e-3,
     warmup=100,
     ema=0.999,
     trackers=("none",),
-    options={"arch": {"width": 16, "patch": 2, "smallest": 7}},
+    options={"arch": {"width": 16, "patch": 2, "smallest": 7}, "objective": {"antithetic": False}},
 )
 
 SMOKE = replace(MODEL, data="digits", arch="mlp", options={})

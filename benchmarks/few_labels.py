@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=100, metavar="N", help="Number of known labels.")
     parser.add_argument("--data", default="mnist", metavar="NAME", help="Data set of digits.")
     parser.add_argument("--data-dir", metavar="PATH", help="Folder of the data sets.")
-    parser.add_argument("--epochs", type=int, metavar="N", help="Number of epochs; by default that of `cvae train`.")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="Number of epochs.")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="Seed of the known labels and the training.")
     parser.add_argument("--samples", type=int, default=10_000, metavar="N", help="Number of digits to generate.")
     parser.add_argument("--json", action="store_true", help="Print JSON.")
@@ -47,6 +47,8 @@ def main() -> None:
         impute=True,
         arch="resnet",
         epochs=args.epochs,
+        optimizer="adam",
+        options={"objective": {"antithetic": False}},
         validation=0,
         seed=args.seed,
         trackers=["none"],

@@ -269,7 +269,8 @@ def compare(name: str, args: Any) -> dict[str, Any]:
             "prior": "normal", "latent_dim": 10, "likelihood": "gaussian", "schedule": "constant", "clip": 0.0,
             "data": "mnist", "data_dir": args.data_dir, "limit": images, "validation": 0.0, "epochs": 1 + args.epochs,
             "batch_size": args.batch_size, "device": args.device if name.startswith("plain-loop") else "cpu",
-            **({"compile": True} if args.compile else {}), **flags,
+            "optimizer": "adam", **({"compile": True} if args.compile else {}), **flags,
+            "options": {"objective": {"antithetic": False}, **flags.get("options", {})},
         }
     )  # fmt: skip
     results = run_rounds(

@@ -120,7 +120,7 @@ class TrainConfig(DataConfig):
         None,
         OPTIMIZATION,
         "Number of passes over the training images.",
-        automatic="10; small data sets: enough for 2,000 steps",
+        automatic="2; small data sets: enough for 1,000 steps",
         interval=Interval(minimum=1),
         resolved=True,
         resumable=True,
@@ -153,7 +153,7 @@ class TrainConfig(DataConfig):
     accumulate: int = flag_field(
         1, OPTIMIZATION, "Number of parts to split each batch into, to save memory.", interval=Interval(minimum=1)
     )
-    optimizer: str = flag_field("adam", OPTIMIZATION, "Optimizer; see `cvae parts`.", takes_options=True)
+    optimizer: str = flag_field("muon", OPTIMIZATION, "Optimizer; see `cvae parts`.", takes_options=True)
     lr: float = flag_field(5e-3, OPTIMIZATION, "Learning rate.", interval=Interval(above=0))
     lr_scales: tuple[str, ...] = flag_field(
         (),

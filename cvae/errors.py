@@ -78,7 +78,7 @@ def _find_distribution() -> str:
     from importlib.metadata import distributions
 
     # A build leaves metadata in its checkout too, in another file: they do not mean that the package is installed.
-    is_gpu = any(found.read_text("METADATA") is not None for found in distributions(name=GPU_DISTRIBUTION))
+    is_gpu = any(package.read_text("METADATA") is not None for package in distributions(name=GPU_DISTRIBUTION))
     return GPU_DISTRIBUTION if is_gpu else DISTRIBUTION
 
 

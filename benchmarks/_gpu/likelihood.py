@@ -211,6 +211,8 @@ def train_stage(
     end = time.monotonic() + seconds
     changes = dict(changes)
     objective = {option: changes.pop(option) for option in ("samples", "dreg") if option in changes}
+    if changes["objective"] == "elbo":
+        objective["antithetic"] = False
     if args.smoke:
         changes["batch_size"] = 64
     network = network_settings(args)

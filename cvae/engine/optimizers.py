@@ -128,10 +128,10 @@ class Muon(AdamW):
         weight_decay: float,
         *,
         betas: tuple[float, ...] = BETAS,
-        matrix_lr: Annotated[float, Interval(above=0)] = 0.05,
+        matrix_lr: Annotated[float, Interval(above=0)] = 0.02,
         momentum: Annotated[float, Interval(minimum=0, below=1)] = 0.9,
         steps: Annotated[int, Interval(minimum=1, maximum=20)] = 3,
-        max_side: Annotated[int, Interval(minimum=1)] = 64,
+        max_side: Annotated[int, Interval(minimum=1)] = 128,
     ) -> None:
         split_groups = []
         for group in groups:
@@ -177,7 +177,7 @@ class Muon(AdamW):
         super().step(closure)
 
     def _matrices_of_equal_shape(self, group: dict[str, Any]) -> Iterable[list[Tensor]]:
-        """Return the matrices of a group that have gradients, those of equal shape together, and create their states."""
+        """Return the matrices of a group that have gradients, grouped by their shape, and create their states."""
         matrices: dict[torch.Size, list[Tensor]] = {}
         for parameter in group["params"] if group["matrices"] else ():
             if parameter.grad is not None:

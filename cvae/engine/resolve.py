@@ -28,10 +28,10 @@ from cvae.registry import (
     Registry,
 )
 
-MIN_EPOCHS = 10
+MIN_EPOCHS = 2
 """Minimum number of epochs of a run whose length is not configured."""
 
-MIN_STEPS = 2000
+MIN_STEPS = 1000
 """Minimum number of steps of a run whose length is not configured; a small data set gets more epochs to reach it."""
 
 MAX_BATCH_SIZE, MIN_BATCH_SIZE = 64, 8

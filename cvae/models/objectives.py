@@ -45,7 +45,7 @@ def elbo(
     *,
     beta: NonNegative = 1.0,
     free_bits: NonNegative = 0.0,
-    antithetic: bool = False,
+    antithetic: bool = True,
 ) -> Loss:
     """Return the negative evidence lower bound, distortion + beta * rate.
 

@@ -71,7 +71,7 @@ def test_every_flag_reaches_the_config(cvae):
     assert report["run"] == "runs/digits-mlp-large-conditional"
     config = json.loads(Path(report["run"], "config.json").read_text())
     assert {name: config["training"][name] for name in values} == values
-    assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5, "antithetic": False}
+    assert config["training"]["options"]["objective"] == {"beta": 2.0, "free_bits": 0.5, "antithetic": True}
     assert config["training"]["options"]["optimizer"] == {"betas": [0.8, 0.9]}
     model = config["model"]
     assert (model["image_shape"], model["latent_dim"]) == ([1, 10, 10], 5)

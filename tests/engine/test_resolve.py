@@ -93,9 +93,9 @@ def test_defaults_depend_on_the_data():
     assert configure(automatic, dataset).model.likelihood.name == "gaussian-optimal"  # shades of grey
     assert configure(automatic, binary).model.likelihood.name == "bernoulli"
     assert configure(automatic, colour).model.likelihood.name == "gaussian-optimal"
-    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(2000 / STEPS)
+    assert configure(replace(QUICK, epochs=None), dataset).training.epochs == math.ceil(1000 / STEPS)
     config = configure(replace(QUICK, options={"objective": {"beta": 4}}), dataset)
-    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0, "antithetic": False}
+    assert config.training.options["objective"] == {"beta": 4.0, "free_bits": 0.0, "antithetic": True}
     assert from_dict(Config, json.loads(config.to_json())).to_json() == config.to_json()
 
 
@@ -108,7 +108,7 @@ def test_batch_size_of_a_small_data_set_leaves_several_steps_per_epoch(num_image
     train = Split(images=np.zeros((num_images, 1, 8, 8), np.uint8), labels=np.zeros(num_images, np.int64))
     training = configure(replace(QUICK, batch_size=None, epochs=None), replace(dataset, train=train)).training
     steps = max(1, num_images // expected)
-    assert (training.batch_size, training.epochs) == (expected, max(10, math.ceil(2000 / steps)))
+    assert (training.batch_size, training.epochs) == (expected, max(2, math.ceil(1000 / steps)))
     assert configure(QUICK, replace(dataset, train=train)).training.batch_size == QUICK.batch_size
 
 
