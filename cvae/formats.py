@@ -32,10 +32,13 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
         new["model"]["conditions"] = _upgrade_classes(model)
     training = new.get("training")
     options = training.get("options") if isinstance(training, dict) else None
-    if isinstance(training, dict) and isinstance(options, dict) and "data" in options:
-        new["fingerprint"] = options["data"]  # where versions without fingerprints accepted any key
-        others = {key: value for key, value in options.items() if key != "data"}
-        new["training"] = {**training, "options": others}
+    if isinstance(training, dict) and isinstance(options, dict):
+        if "data" in options:
+            new["fingerprint"] = options["data"]  # where versions without fingerprints accepted any key
+        options = {key: value for key, value in options.items() if key != "data"}
+        if training.get("objective") == "elbo" and isinstance(objective := options.get("objective"), dict):
+            options["objective"] = {"antithetic": False, **objective}  # the default of that time
+        new["training"] = {**training, "options": options}
     return new
 
 
