@@ -18,16 +18,30 @@ pytestmark = pytest.mark.integration
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gallery.md"
 SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
-SMALL_LADDER = ["--set", "arch.width=4", "--set", "arch.max_width=8", "--lr", "5e-3"]
+SMALL_GRID = [
+    "--epochs", "3", "--batch-size", "8", "--lr", "5e-3", "--set", "arch.width=4", "--set", "arch.max_width=8",
+]  # fmt: skip
+    "--epochs",
+    "3",
+    "--batch-size",
+    "8",
+    "--set",
+    "arch.width=4",
+    "--set",
+    "arch.max_width=8",
+    "--lr",
+    "5e-3",
+]
+SMALL_PRIOR = ["--set", "prior.hidden=8", "--set", "prior.blocks=1"]
 SHORT_RUN_FLAGS = {
     "classic-mnist-resnet": ["--epochs", "3", "--set", "arch.width=4"],
     "classic-mnist-conv": ["--epochs", "96", "--limit", "60", "--set", "arch.width=4", "--set", "arch.hidden=16"],
     "classic-mnist-mlp": ["--epochs", "3"],
     "classic-cars-mse": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
     "classic-cars-bce": ["--epochs", "30", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
-    "cars-ladder-base": ["--epochs", "3", "--batch-size", "8", *SMALL_LADDER],
-    "cars-ladder": ["--epochs", "3", "--batch-size", "8", *SMALL_LADDER, "--set", "prior.hidden=16"],
-    "cars": ["--epochs", "30", "--batch-size", "8", "--set", "arch.width=4", "--set", "arch.hidden=64", "--lr", "5e-3"],
+    "cars-grid-base": SMALL_GRID,
+    "cars-grid-prior": [*SMALL_GRID, *SMALL_PRIOR],
+    "cars-grid": [*SMALL_GRID, *SMALL_PRIOR],
 }
 
 

@@ -26,6 +26,7 @@ from cvae.serialization import from_dict
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = list(model_zoo.models())
 for_each_model = pytest.mark.parametrize("name", MODELS)
+for_each_mnist_model = pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("mnist")])
 
 
 def read_report(name: str) -> dict:
@@ -33,7 +34,7 @@ def read_report(name: str) -> dict:
 
 
 def test_zoo_is_small_enough_to_clone():
-    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 40 * 2**20
+    assert sum(model_zoo.describe(name)["bytes"] for name in MODELS) <= 52 * 2**20
 
 
 @for_each_model
@@ -54,10 +55,12 @@ def test_model_was_trained_with_its_recipe(name):
 @for_each_model
 def test_files_of_a_model_belong_together(name):
     folder = model_zoo.model(name)
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    for role in ("decoder", "encoder"):
-        spec, data = read_spec(folder / f"{role}.onnx")
-        assert (spec.weights, spec.name, spec.license) == (digest, name, "Apache-2.0")
+    weights = folder / "model.safetensors"  # missing in a large model, whose exported files have 16-bit weights
+    specs = {role: read_spec(folder / f"{role}.onnx") for role in ("decoder", "encoder")}
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else specs["encoder"][0].weights
+    for spec, data in specs.values():
+        assert (spec.weights, spec.name) == (digest, name)
+        assert spec.license == ("Apache-2.0" if name.startswith("mnist") else "research use only")
         assert spec.agreement["max_abs_difference"] <= 1e-5
         # Stack traces, which torch puts into a graph, would reveal local paths.
         assert b"site-packages" not in data and b".py" not in data and bytes(ROOT) not in data
@@ -67,16 +70,22 @@ def test_files_of_a_model_belong_together(name):
 @for_each_model
 def test_card_lists_every_metric_of_the_evaluation(name):
     report, card = read_report(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
-    assert report["model"] == name and report["protocol"]["images"] == 10_000
-    for part in ("bound", "importance_weighted", "reconstruction", "generated"):
+    assert report["model"] == name
+    for part in ("bound", "reconstruction", "generated"):
         for metric in report[part]:
             assert f"| {part.replace('_', ' ')}: {metric.replace('_', ' ')} | " in card
-    assert f"{report['importance_weighted']['nats']:.2f}" in card and f"cvae train --recipe {name}" in card
+    assert f"{report['reconstruction']['psnr']:.2f}" in card and f"cvae train --recipe {name}" in card
+
+
+@for_each_mnist_model
+def test_importance_weighted_bound_on_the_card_is_that_of_all_test_images(name):
+    report, card = read_report(name), (model_zoo.model(name) / "README.md").read_text("utf-8")
+    assert report["protocol"]["images"] == 10_000 and f"{report['importance_weighted']['nats']:.2f}" in card
 
 
 @pytest.mark.integration
 @needs_mnist
-@for_each_model
+@for_each_mnist_model
 def test_bound_of_a_model_agrees_with_its_card(name):
     """The bound is computed on 400 test images, and agrees within four standard errors."""
     folder, report = model_zoo.model(name), read_report(name)
@@ -90,7 +99,7 @@ def test_bound_of_a_model_agrees_with_its_card(name):
 @pytest.mark.slow
 @pytest.mark.integration
 @needs_mnist
-@for_each_model
+@for_each_mnist_model
 def test_bound_of_exported_files_is_close_to_that_of_the_run(name):
     """If the prior is a flow, the bound of the exported files is looser."""
     folder = model_zoo.model(name)
