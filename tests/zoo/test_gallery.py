@@ -21,17 +21,6 @@ SECTIONS = dict(re.findall(r"## (.*)\n((?:(?!## ).*\n)*)", PAGE.read_text()))
 SMALL_GRID = [
     "--epochs", "3", "--batch-size", "8", "--lr", "5e-3", "--set", "arch.width=4", "--set", "arch.max_width=8",
 ]  # fmt: skip
-    "--epochs",
-    "3",
-    "--batch-size",
-    "8",
-    "--set",
-    "arch.width=4",
-    "--set",
-    "arch.max_width=8",
-    "--lr",
-    "5e-3",
-]
 SMALL_PRIOR = ["--set", "prior.hidden=8", "--set", "prior.blocks=1"]
 SHORT_RUN_FLAGS = {
     "classic-mnist-resnet": ["--epochs", "3", "--set", "arch.width=4"],
