@@ -158,7 +158,7 @@ class Muon(AdamW):
                     torch.stack([tensor.flatten(1) for tensor in tensors])
                     for tensors in (
                         parameters,
-                        [parameter.grad for parameter in parameters],
+                        [parameter.grad for parameter in parameters if parameter.grad is not None],
                         [self.state[parameter]["momentum"] for parameter in parameters],
                     )
                 )  # (K, m, n) each

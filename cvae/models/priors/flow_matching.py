@@ -244,9 +244,9 @@ class FlowMatching(Prior):
             x, condition = x.clone(), None if condition is None else condition.clone()
             for k in range(self.steps):
                 signs = torch.randint(2, x.shape, generator=generator, device=x.device).to(x.dtype) * 2 - 1
-                next_x, pull_back = vjp(partial(self._step, k=k, condition=condition, guidance=1), x)
-                trace = trace + (signs * (pull_back(signs)[0] - signs)).sum(1)  # I + J minus I
-                x = next_x
+                step = vjp(partial(self._step, k=k, condition=condition, guidance=1), x)
+                trace = trace + (signs * (step[1](signs)[0] - signs)).sum(1)  # I + J minus I
+                x = step[0]
         return trace
 
     def _step(self, x: Tensor, k: int, condition: Tensor | None, guidance: float) -> Tensor:
