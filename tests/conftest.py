@@ -119,7 +119,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             warmup=0,
             latent_dim=8,
             prior=prior,
-            options={"prior": {"hidden": 64} if conditional else {}},
+            optimizer="adam",
+            options={"prior": {"hidden": 64} if conditional else {}, "objective": {"antithetic": False}},
             trackers=("none",),
         )
         runs[name] = train(config, folder / name, quiet=True)

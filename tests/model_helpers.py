@@ -68,11 +68,19 @@ def batch(shape: tuple[int, int, int], labels: bool, count: int = 6) -> tuple[to
     return image, torch.arange(count) % 3 if labels else None
 
 
+def random_noise(images: int, samples: int, latent_dim: int, antithetic: bool) -> torch.Tensor:
+    """Return noise (B, K, Z). With `antithetic`, the second half of the samples has the opposite noise of the first."""
+    if not antithetic:
+        return torch.randn(images, samples, latent_dim)
+    noise = torch.randn(images, samples // 2, latent_dim)
+    return torch.cat([noise, -noise], dim=1)
+
+
 def forward_with_noise(model: Any) -> Callable[..., Terms]:
     """Return the function that an objective calls: the model with random noise."""
 
-    def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1) -> Terms:
-        return model(image, label, torch.randn(len(image) * samples, model.latent_dim))
+    def call(image: torch.Tensor, label: torch.Tensor | None, samples: int = 1, *, antithetic: bool = False) -> Terms:
+        return model(image, label, random_noise(len(image), samples, model.latent_dim, antithetic).flatten(0, 1))
 
     return call
 

@@ -198,7 +198,8 @@ def test_config_of_older_version_can_be_read(tmp_path, old):
     data["training"] |= old
     path.write_text(json.dumps(data))
     objective = Config.read(path).training.options["objective"]
-    assert objective == {**data["training"]["options"]["objective"], **{k: v for k, v in old.items() if v is not None}}
+    given = {key: value for key, value in old.items() if value is not None}
+    assert objective == {"antithetic": False, **data["training"]["options"]["objective"], **given}
     assert read_recipe(path)["options"]["objective"] == objective
     assert not SHORT_FLAGS.keys() & json.loads(Config.read(path).to_json())["training"].keys()
 
