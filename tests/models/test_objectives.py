@@ -156,7 +156,9 @@ def test_info_agrees_with_values_computed_by_hand():
     assert loss.loss.item() == pytest.approx(3 + 0.5 * (0.75 * 2 + 10 * _mmd(noise).item()))
 
 
-@pytest.mark.parametrize(("objective", "options", "samples"), [(elbo, {"antithetic": False}, 1), (iwae, {"samples": 3}, 3)])
+@pytest.mark.parametrize(
+    ("objective", "options", "samples"), [(elbo, {"antithetic": False}, 1), (iwae, {"samples": 3}, 3)]
+)
 def test_consistency_adds_the_divergence_between_the_posteriors_of_each_pair(objective, options, samples):
     torch.manual_seed(0)
     mean, log_var = torch.randn(2, 8, 5).repeat_interleave(samples, 1)  # four pairs
