@@ -114,7 +114,8 @@ def make_card(run: Path, machine: str) -> str:
     export = f"cvae export onnx runs/{name}{' --half' * options.get('half', False)}"
     export += f" --license {shlex.quote(options['license'])}" if "license" in options else ""
     retrain = "\n".join(f"cvae train --recipe {stage}" for stage in list_stages(name))
-    objective = f"objective {training.objective}, "
+    objective = f"objective {' and loss '.join([training.objective, *training.losses])}, "
+    best = "the last epoch" if training.losses else "the epoch with the best validation bound"
     if training.init is not None:
         objective = f"initialized from {training.init}, {objective}"
     shown = f"Eight {subject.images} of each class," if spec.classes else subject.images.capitalize()
@@ -146,7 +147,7 @@ Architecture `{spec.architecture}`, {spec.latent_dim} latent dimensions, prior `
         training.schedule
     } schedule, \
 {training.precision}; {minutes:.0f} minutes on {machine} |
-| weights | from the epoch with the best validation bound{", averaged over steps" if training.ema else ""} |
+| weights | from {best}{", averaged over steps" if training.ema else ""} |
 | agreement of onnxruntime with torch | within {agreement:.1e} (decoder) |
 
 Evaluation on {report["protocol"]["images"]:,} {report["protocol"]["split"]} images ({report["backend"]}). \
