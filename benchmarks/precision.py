@@ -58,6 +58,7 @@ def main() -> None:
         make_config = partial(
             TrainConfig, arch=args.arch, conditional=not args.unconditional, data=data, data_dir=args.data_dir,
             limit=args.images, epochs=args.epochs, batch_size=args.batch_size, precision=precision, device=args.device,
+            optimizer="adam", options={"objective": {"antithetic": False}},
         )  # fmt: skip
         return lambda: run_in_subprocess(train, make_config(seed=next(seeds)))
 
