@@ -86,6 +86,12 @@ class TrainConfig(DataConfig):
     zoom: float = flag_field(
         0.0, DATA, "Maximum random scaling of training images, as a fraction.", interval=Interval(minimum=0, below=1)
     )
+    jitter: float = flag_field(
+        0.0,
+        DATA,
+        "Maximum random change of the brightness, tint, contrast and saturation of training images, as a fraction.",
+        interval=Interval(minimum=0, maximum=1),
+    )
     objective: str = flag_field("elbo", OBJECTIVE, "Training objective; see `cvae parts`.", takes_options=True)
     losses: tuple[str, ...] = flag_field(
         (),

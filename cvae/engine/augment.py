@@ -18,8 +18,8 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
 
     Args:
         images: images (B, C, H, W) uint8.
-        config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `binarize` and
-            `consistency`.
+        config: training configuration, with the settings `flip`, `shift`, `crop`, `rotate`, `zoom`, `jitter`,
+            `binarize` and `consistency`.
         shard: the shard of the full batch that consists of these images.
 
     Returns:
@@ -37,7 +37,10 @@ def augment(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
 
 
 def _transform(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
-    """Flip, shift, crop, rotate and scale images. Uncovered margins are filled with the values of the edge pixels."""
+    """Flip, shift, crop, rotate and scale images, and change their colours.
+
+    Uncovered margins are filled with the values of the edge pixels.
+    """
     device, (batch_size, _, height, width) = images.device, images.shape
     if config.flip:
         flip = shard.draw(torch.rand, batch_size, 1, 1, 1, device=device) < 0.5
@@ -52,6 +55,8 @@ def _transform(images: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     values = images.float().div_(255)
     if config.crop < 1 or config.rotate or config.zoom:
         values = _resample(values, config, shard)
+    if config.jitter:
+        values = _change_colours(values, config.jitter, shard)
     return values
 
 
@@ -79,3 +84,18 @@ def _resample(values: Tensor, config: TrainConfig, shard: Shard) -> Tensor:
     # Bilinear interpolation would blur an image that is not enlarged. Not every version of torch has bicubic on MPS.
     mode = "bicubic" if (config.rotate or config.zoom) and values.device.type != "mps" else "bilinear"
     return grid_sample(values, grid, mode=mode, padding_mode="border", align_corners=False).clamp_(0, 1)
+
+
+def _change_colours(values: Tensor, jitter: float, shard: Shard) -> Tensor:
+    """Change the brightness of each channel, the contrast and the saturation of images (B, C, H, W) float32.
+
+    Each is multiplied by a random factor between 1 - jitter and 1 + jitter.
+    """
+    batch_size, channels = values.shape[:2]
+    factors = 1 + jitter * (2 * shard.draw(torch.rand, batch_size, channels + 2, 1, 1, device=values.device) - 1)
+    brightness, contrast, saturation = factors.split([channels, 1, 1], dim=1)
+    values = values * brightness
+    mean = values.mean((1, 2, 3), keepdim=True)
+    values = torch.lerp(mean, values, contrast)
+    grey = values.mean(1, keepdim=True)
+    return torch.lerp(grey, values, saturation).clamp_(0, 1)

@@ -22,7 +22,7 @@ from cvae.model_zoo import recipes
 START = TrainConfig(
     arch="mlp", conditional=True, latent_dim=4, data="folder:w", size=16, binarize="dynamic", validation=0.2,
     without=("c", "d"), condition=("age:number",), ignore=("id",), path_column="photo", limit=100, flip=True,
-    shift=1, crop=0.9, rotate=5.0, zoom=0.1, consistency=0.1,
+    shift=1, crop=0.9, rotate=5.0, zoom=0.1, jitter=0.1, consistency=0.1,
     kl_warmup=1.0, init="runs/first", epochs=5, batch_size=8, accumulate=2, optimizer="adamw", lr=2e-3,
     lr_scales=("encoder.*=2",), freeze=("prior",), center=True, mean_init=True, weight_decay=0.1, schedule="step",
     milestones=(2, 4), warmup=3, drop_conditions=0.2, balance=True, impute=True, clip=1.0, ema=0.9, seed=7,
@@ -54,6 +54,7 @@ FLAGS: dict[str, tuple[list[str], list[str]]] = {
     "crop": (["--crop 0.9"], ["--crop 1"]),
     "rotate": (["--rotate 5"], ["--rotate 0"]),
     "zoom": (["--zoom 0.1"], ["--zoom 0"]),
+    "jitter": (["--jitter 0.1"], ["--jitter 0"]),
     "consistency": (["--consistency 0.1"], ["--consistency 0"]),
     "objective": (["--objective elbo"], ["--objective iwae"]),
     "beta": (["--beta 2", "--beta 2 --set objective.beta=5"], ["--beta 1"]),

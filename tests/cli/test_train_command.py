@@ -53,7 +53,7 @@ def test_every_flag_reaches_the_config(cvae):
         "weight_decay": 0.01, "lr_scales": ["encoder.*=2"], "freeze": ["prior"], "center": True, "mean_init": True,
         "schedule": "step", "warmup": 2, "clip": 5.0, "ema": 0.5, "seed": 3, "device": "cpu", "precision": "fp32",
         "drop_conditions": 0.2, "balance": True, "impute": True,
-        "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "consistency": 0.1,
+        "flip": True, "shift": 1, "crop": 0.9, "rotate": 5.0, "zoom": 0.1, "jitter": 0.1, "consistency": 0.1,
         "accumulate": 2, "on_nan": "skip", "compile": False,
         "trackers": ["none"], "init": "first", "condition": [], "ignore": [], "path_column": None,
         "without": ["3", "5"], "milestones": [1],

@@ -77,8 +77,23 @@ def test_zoom_scales_the_image_about_its_centre():
     assert y.abs().max() < 0.01
 
 
+def test_jitter_multiplies_brightness_contrast_and_saturation():
+    """A pixel of a uniform image keeps its hue up to the factors of the channels; contrast does not change it."""
+    colour = torch.tensor([80, 100, 120], dtype=torch.uint8).view(1, 3, 1, 1)
+    images = seed_and_augment(replace(PLAIN, jitter=0.2), colour.expand(2000, 3, 4, 4))
+    mean = images.mean((1, 2, 3)) * 255
+    assert mean.mean().item() == pytest.approx(100, abs=1)
+    assert mean.std().item() == pytest.approx(0.2 / 3**0.5 * (80**2 + 100**2 + 120**2) ** 0.5 / 3, rel=0.1)
+    halves = torch.tensor([60, 120], dtype=torch.uint8).repeat_interleave(2).view(1, 1, 1, 4)
+    images = seed_and_augment(replace(PLAIN, jitter=0.2), halves.expand(2000, 3, 4, 4))
+    grey = images.mean(1)  # (N, H, W): saturation does not change it
+    ratio = (grey[:, 0, 3] - grey[:, 0, 0]) / grey.mean((1, 2)) / (60 / 90)  # brightness does not change it
+    assert 0.8 <= ratio.min() < 0.81 and 1.19 < ratio.max() <= 1.2 + 1e-4
+    assert torch.allclose(grey.mean((1, 2)), grey[:, 0, [0, 3]].mean(1))
+
+
 def test_consistency_pairs_each_image_with_its_augmented_copy():
-    config = replace(PLAIN, flip=True, shift=1, crop=0.9, rotate=10, zoom=0.1)
+    config = replace(PLAIN, flip=True, shift=1, crop=0.9, rotate=10, zoom=0.1, jitter=0.2)
     pairs = seed_and_augment(replace(config, consistency=0.0))
     assert torch.equal(pairs[0::2], seed_and_augment(PLAIN))
     assert torch.equal(pairs[1::2], seed_and_augment(config))
@@ -103,7 +118,8 @@ def test_dynamic_binarization_uses_grey_levels_as_probabilities():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_shards_are_augmented_like_the_full_batch(count):
-    config = replace(PLAIN, flip=True, shift=1, crop=0.7, rotate=10, zoom=0.1, consistency=0.1, binarize="dynamic")
+    config = replace(PLAIN, flip=True, shift=1, crop=0.7, rotate=10, zoom=0.1, jitter=0.2)
+    config = replace(config, consistency=0.1, binarize="dynamic")
     full = seed_and_augment(config).unflatten(0, (-1, 2))
     for index in range(count):
         images = seed_and_augment(config, IMAGES[index::count], Shard(index, count))
