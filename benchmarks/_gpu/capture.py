@@ -29,7 +29,7 @@ def measure(args: argparse.Namespace, report: Report) -> None:
         "mlp": recipe_config("pytorch-vae", args, binarize="dynamic", ema=0.999),
         "resnet-flow": resnet_flow,
         "resnet": replace(resnet_flow, prior="normal", options={**resnet_flow.options, "prior": {}}),
-        "ladder": recipe_config("mnist-ladder", args),
+        "ladder": recipe_config("mnist-ladder-elbo", args, init=None),
         "mlp-flow": recipe_config("pytorch-vae", args, binarize="dynamic", ema=0.999, prior="flow", latent_dim=32),
     }
     seconds = 0.1 if args.smoke else 1.0

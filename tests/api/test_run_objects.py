@@ -12,7 +12,7 @@ import cvae
 from cvae.errors import CvaeError, UsageError
 from cvae.model_zoo import models
 
-FOLDER = models()["mnist-ladder"]
+FOLDER = models()["mnist-resnet-conditional"]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_run_can_be_used_as_a_path(run):
 
 
 def test_run_has_config_and_metrics(run):
-    assert run.config.model.architecture.name == "ladder"
+    assert run.config.model.architecture.name == "resnet"
     assert len(run.metrics) == run.config.training.epochs + 1 and "test" in run.metrics[-1]
     assert repr(run).startswith(f"<cvae.Run {str(run.path)!r}: validation ") and repr(run).endswith(" nats per image>")
 

@@ -23,7 +23,7 @@ def make_run(name: str, mtime: int, epochs: int, *, test: bool, options: dict[st
     run = Path("runs", name)
     (run / "last").mkdir(parents=True)
     config = json.loads(json.dumps(CONFIG))
-    config["training"] |= {"epochs": 3, **flags}
+    config["training"] |= {"epochs": 3, "lr": 0.002, **flags}
     for part, values in options.items():
         config["model"][{"arch": "architecture"}.get(part, part)] = values
     (run / "config.json").write_text(json.dumps(config))
